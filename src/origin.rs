@@ -1,0 +1,322 @@
+//! Hosts, authorities and origins: parsed once, then used for everything.
+//!
+//! The host that policy judged must be the host the credential goes to. So one canonical value is
+//! made from the bytes a client sent, anything ambiguous is refused, and that same value decides
+//! which credential applies, is resolved and dialled, stands in SNI and `Host`, is what the
+//! certificate is checked against, and keys the connection pool. Nothing below ever looks at the
+//! original text again.
+//!
+//! The parsers are pure. They decode nothing: a `%` in a host is an error, not an escape.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// `http` or `https` (RFC 9110 §4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// Plain HTTP, default port 80.
+    Http,
+    /// HTTP over TLS, default port 443.
+    Https,
+}
+
+impl Scheme {
+    /// The port that a URI of this scheme means when it names none.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        })
+    }
+}
+
+/// A host in canonical form: lower-case name without a trailing dot, or an address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// A registered name in lower case, each label of letters, digits, `-` and `_`.
+    Name(Box<str>),
+    /// An IPv4 literal in the one usual spelling.
+    V4(Ipv4Addr),
+    /// An IPv6 literal; written in brackets.
+    V6(Ipv6Addr),
+}
+
+impl Host {
+    /// Parses a host as it stands in an authority, an IPv6 address in brackets.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorityError`] for userinfo, percent signs, non-ASCII, a trailing dot, empty or overlong
+    /// labels, and for numbers that some resolvers would read as an address (`127.1`, `0x7f000001`).
+    pub fn parse(text: &str) -> Result<Self, AuthorityError> {
+        if let Some(inner) = text.strip_prefix('[') {
+            let inner = inner.strip_suffix(']').ok_or(AuthorityError::Brackets)?;
+            return inner.parse().map(Self::V6).map_err(|_| AuthorityError::Brackets);
+        }
+        if text.len() > 253 {
+            return Err(AuthorityError::TooLong);
+        }
+        let labels = text.split('.');
+        for label in labels.clone() {
+            check_label(label)?;
+        }
+        if labels.clone().next_back().is_some_and(is_numeric) {
+            return text.parse().map(Self::V4).map_err(|_| AuthorityError::Number);
+        }
+        Ok(Self::Name(text.to_ascii_lowercase().into_boxed_str()))
+    }
+
+    /// The name, if this is one.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::V4(_) | Self::V6(_) => None,
+        }
+    }
+}
+
+fn check_label(label: &str) -> Result<(), AuthorityError> {
+    if label.is_empty() {
+        return Err(AuthorityError::EmptyLabel);
+    }
+    if label.len() > 63 {
+        return Err(AuthorityError::TooLong);
+    }
+    match label.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))) {
+        Some(c) => Err(AuthorityError::Character(c)),
+        None => Ok(()),
+    }
+}
+
+/// Would a resolver take this last label for a part of an IPv4 address (WHATWG URL §3.5)?
+fn is_numeric(label: &str) -> bool {
+    let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
+    label.bytes().all(|byte| byte.is_ascii_digit())
+        || hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::V4(address) => address.fmt(f),
+            Self::V6(address) => write!(f, "[{address}]"),
+        }
+    }
+}
+
+/// A host and a port; the port is always known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Authority {
+    /// The host.
+    pub host: Host,
+    /// The port, the scheme's default if none was written.
+    pub port: u16,
+}
+
+impl Authority {
+    /// Parses `host`, `host:port`, `[v6]` or `[v6]:port`.
+    ///
+    /// # Errors
+    ///
+    /// What [`Host::parse`] refuses, a port that is not 1–65535 in plain digits, and a missing port
+    /// where `default_port` is `None` (the request target of CONNECT, RFC 9110 §9.3.6).
+    pub fn parse(text: &str, default_port: Option<u16>) -> Result<Self, AuthorityError> {
+        if text.contains('@') {
+            return Err(AuthorityError::UserInfo);
+        }
+        let (host, port) = split_port(text)?;
+        let port = match port {
+            Some(digits) => parse_port(digits)?,
+            None => default_port.ok_or(AuthorityError::MissingPort)?,
+        };
+        Ok(Self { host: Host::parse(host)?, port })
+    }
+
+    /// Parses the value of a `Host` field or an `:authority` and compares it with this one.
+    pub fn agrees_with(&self, text: &str, scheme: Scheme) -> bool {
+        Self::parse(text, Some(scheme.default_port())).is_ok_and(|other| other == *self)
+    }
+}
+
+/// Splits at the colon before the port, which is never one inside brackets.
+fn split_port(text: &str) -> Result<(&str, Option<&str>), AuthorityError> {
+    let after_brackets = text.rfind(']').map_or(0, |end| end + 1);
+    let Some((before, rest)) = text.split_at_checked(after_brackets) else {
+        return Err(AuthorityError::Brackets);
+    };
+    match rest.split_once(':') {
+        None => Ok((text, None)),
+        Some((name, port)) if before.is_empty() => Ok((name, Some(port))),
+        Some(("", port)) => Ok((before, Some(port))),
+        Some(_) => Err(AuthorityError::Brackets),
+    }
+}
+
+fn parse_port(digits: &str) -> Result<u16, AuthorityError> {
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    match digits.parse() {
+        Ok(port) if plain && port != 0 => Ok(port),
+        _ => Err(AuthorityError::Port),
+    }
+}
+
+impl fmt::Display for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Where a protected resource is (RFC 9110 §4.3.1).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// How it is spoken to.
+    pub scheme: Scheme,
+    /// Where it is.
+    pub authority: Authority,
+}
+
+impl Origin {
+    /// The value of the `Host` field for a request to this origin: without a default port.
+    pub fn host_field(&self) -> String {
+        if self.authority.port == self.scheme.default_port() {
+            self.authority.host.to_string()
+        } else {
+            self.authority.to_string()
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.authority)
+    }
+}
+
+/// Why a text is not one unambiguous authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthorityError {
+    /// `user@host`: some parsers would read another host out of it.
+    #[error("user information is not allowed before the host")]
+    UserInfo,
+    /// Something is wrong with `[` and `]`.
+    #[error("brackets are only for one IPv6 address without a zone")]
+    Brackets,
+    /// An empty host, two dots in a row, or a trailing dot.
+    #[error("a host has no empty labels and no trailing dot")]
+    EmptyLabel,
+    /// More than 63 octets in a label or 253 in all (RFC 1035 §2.3.4).
+    #[error("a host has at most 63 characters in a label and 253 in all")]
+    TooLong,
+    /// A character that no host has, such as `%`, `\` or a letter outside ASCII.
+    #[error("`{}` is not allowed in a host", .0.escape_default())]
+    Character(char),
+    /// A last label that looks like a number, in a host that is not a plain IPv4 address.
+    #[error("a host that ends in a number must be an IPv4 address of four decimal parts")]
+    Number,
+    /// Not a number from 1 to 65535.
+    #[error("the port is not a number from 1 to 65535")]
+    Port,
+    /// No port where one is required.
+    #[error("the port is missing")]
+    MissingPort,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn one_spelling_comes_out_of_every_accepted_one() {
+        for (text, canonical) in [
+            ("API.Test", "api.test:443"),
+            ("api.test:8443", "api.test:8443"),
+            ("api_1.x-y.test", "api_1.x-y.test:443"),
+            ("127.0.0.1", "127.0.0.1:443"),
+            ("[::1]", "[::1]:443"),
+            ("[::FFFF:10.0.0.1]:80", "[::ffff:10.0.0.1]:80"),
+            ("localhost:00080", "localhost:80"),
+        ] {
+            assert_eq!(Authority::parse(text, Some(443)).unwrap().to_string(), canonical);
+        }
+    }
+
+    #[test]
+    fn whatever_another_parser_could_read_differently_is_refused() {
+        for text in [
+            "",
+            ":443",
+            "api.test.",
+            ".api.test",
+            "api..test",
+            "user@api.test",
+            "api.test:443@evil.test",
+            "allowed:x@attacker.example",
+            "api%2etest",
+            "api.test%2Fevil",
+            "api.test\\evil",
+            "аpi.test",
+            "api.test:",
+            "api.test:0",
+            "api.test:65536",
+            "api.test:8O80",
+            "api.test:+80",
+            "api.test:443:443",
+            "[allowed.example]:443",
+            "[::1",
+            "::1",
+            "[::1]x:80",
+            "[::1%25eth0]",
+            "127.1",
+            "0x7f000001",
+            "2130706433",
+            "0177.0.0.1",
+            "1.2.3.4.5",
+            "api test",
+            "api.test/",
+            "api.test?x",
+            "api.test#x",
+        ] {
+            assert!(Authority::parse(text, Some(443)).is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_label_has_63_octets_and_a_name_253() {
+        let label = "a".repeat(63);
+        assert!(Host::parse(&label).is_ok());
+        assert!(Host::parse(&format!("{label}a")).is_err());
+        let name = [label.as_str(), &label, &label, &"b".repeat(61)].join(".");
+        assert_eq!(name.len(), 253);
+        assert!(Host::parse(&name).is_ok());
+        assert!(Host::parse(&format!("{name}b")).is_err());
+    }
+
+    #[test]
+    fn connect_names_its_port() {
+        assert_eq!(Authority::parse("api.test", None), Err(AuthorityError::MissingPort));
+    }
+
+    #[test]
+    fn the_host_field_leaves_a_default_port_out() {
+        for (scheme, authority, field) in [
+            (Scheme::Https, "api.test:443", "api.test"),
+            (Scheme::Https, "api.test:80", "api.test:80"),
+            (Scheme::Http, "api.test:80", "api.test"),
+            (Scheme::Http, "[::1]:8080", "[::1]:8080"),
+        ] {
+            let authority = Authority::parse(authority, None).unwrap();
+            assert_eq!(Origin { scheme, authority }.host_field(), field);
+        }
+    }
+}

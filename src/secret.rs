@@ -1,0 +1,247 @@
+//! Values that cannot be printed.
+//!
+//! Every token, client secret and key that passes through bearerd is a [`Secret`] from the moment
+//! it is read to the moment it is written onto the wire or into its record. The type has no
+//! `Display`, its `Debug` is fixed text, and its memory is overwritten when it is dropped.
+//!
+//! ```
+//! let secret = bearerd::secret::Secret::new("hunter2".to_owned());
+//! assert_eq!(format!("{secret:?}"), "Secret(…)");
+//! ```
+//!
+//! ```compile_fail
+//! let secret = bearerd::secret::Secret::new("hunter2".to_owned());
+//! println!("{secret}"); // no Display
+//! ```
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use aws_lc_rs::digest;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A value that must not appear in a log, an error, a metric or a response.
+#[derive(Clone)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// Takes ownership of a value that was read from a secret source or from a token endpoint.
+    pub fn new(value: String) -> Self {
+        Self(SecretString::from(value))
+    }
+
+    /// The value itself, for the wire or the record. Every call is a place to review.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// The SHA-256 of the value in hexadecimal: enough to recognise it, not to use it.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(self.expose().as_bytes())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        let (left, right) = (self.expose().as_bytes(), other.expose().as_bytes());
+        aws_lc_rs::constant_time::verify_slices_are_equal(left, right).is_ok()
+    }
+}
+
+impl Eq for Secret {}
+
+/// Writes the value in clear: only `store` serialises secrets, into files of mode 0600.
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.expose())
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+/// The SHA-256 of a secret or of a piece of configuration, in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(String);
+
+impl Fingerprint {
+    /// Hashes `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let hash = digest::digest(&digest::SHA256, bytes);
+        Self(hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The hash in hexadecimal.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Where a secret is kept. A configuration file names the place and never holds the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// An environment variable.
+    Env(String),
+    /// A file; a relative path has been made absolute against the configuration file's directory.
+    File(PathBuf),
+    /// A program and its arguments, whose standard output is the secret.
+    Cmd(Vec<String>),
+    /// A credential passed by systemd, a file in `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+}
+
+impl SecretSource {
+    /// Reads the secret; one trailing line ending is cut.
+    ///
+    /// # Errors
+    ///
+    /// [`SecretError`] names the source and what is wrong with it, never the value.
+    pub fn read(&self) -> Result<Secret, SecretError> {
+        let text = match self {
+            Self::Env(name) => std::env::var(name).map_err(|error| self.unset(&error))?,
+            Self::File(path) => self.read_file(path)?,
+            Self::Cmd(argv) => self.run(argv)?,
+            Self::Credential(name) => self.read_file(&self.credential_path(name)?)?,
+        };
+        self.validate(text)
+    }
+
+    fn validate(&self, mut text: String) -> Result<Secret, SecretError> {
+        if text.ends_with('\n') {
+            text.pop();
+            if text.ends_with('\r') {
+                text.pop();
+            }
+        }
+        if text.is_empty() {
+            return Err(self.error("is empty"));
+        }
+        if text.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+            return Err(self.error("holds a line break or a NUL in the middle"));
+        }
+        Ok(Secret::new(text))
+    }
+
+    fn unset(&self, error: &std::env::VarError) -> SecretError {
+        match error {
+            std::env::VarError::NotPresent => {
+                SecretError { missing: true, ..self.error("is not set") }
+            }
+            std::env::VarError::NotUnicode(_) => self.error("is not UTF-8"),
+        }
+    }
+
+    fn read_file(&self, path: &std::path::Path) -> Result<String, SecretError> {
+        std::fs::read_to_string(path).map_err(|error| SecretError {
+            missing: error.kind() == std::io::ErrorKind::NotFound,
+            ..self.error(&format!("cannot be read: {error}"))
+        })
+    }
+
+    fn credential_path(&self, name: &str) -> Result<PathBuf, SecretError> {
+        if name.is_empty() || name.contains('/') || name == ".." {
+            return Err(self.error("is not the name of a systemd credential"));
+        }
+        let dir = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+            self.error("needs $CREDENTIALS_DIRECTORY, which systemd sets for LoadCredential=")
+        })?;
+        Ok(PathBuf::from(dir).join(name))
+    }
+
+    fn run(&self, argv: &[String]) -> Result<String, SecretError> {
+        let Some((program, arguments)) = argv.split_first() else {
+            return Err(self.error("names no program"));
+        };
+        let output = Command::new(program)
+            .args(arguments)
+            .stderr(std::process::Stdio::inherit())
+            .output()
+            .map_err(|error| self.error(&format!("cannot be run: {error}")))?;
+        if !output.status.success() {
+            return Err(self.error(&format!("ended with {}", output.status)));
+        }
+        String::from_utf8(output.stdout).map_err(|_| self.error("did not print UTF-8"))
+    }
+
+    fn error(&self, problem: &str) -> SecretError {
+        SecretError { place: self.to_string(), problem: problem.to_owned(), missing: false }
+    }
+}
+
+impl fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "environment variable `{name}`"),
+            Self::File(path) => write!(f, "file `{}`", path.display()),
+            Self::Cmd(argv) => write!(f, "command `{}`", argv.first().map_or("", String::as_str)),
+            Self::Credential(name) => write!(f, "systemd credential `{name}`"),
+        }
+    }
+}
+
+/// Why a secret could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{place} {problem}")]
+pub struct SecretError {
+    place: String,
+    problem: String,
+    /// The place exists in no form: a variable that is not set, a file that is not there.
+    pub missing: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn file_with(text: &str) -> (tempfile::TempDir, SecretSource) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        std::fs::write(&path, text).unwrap();
+        (dir, SecretSource::File(path))
+    }
+
+    #[test]
+    fn one_trailing_line_ending_is_cut_and_nothing_else() {
+        for (text, expected) in [("a", "a"), ("a\n", "a"), ("a\r\n", "a"), (" a \n", " a ")] {
+            let (_dir, source) = file_with(text);
+            assert_eq!(source.read().unwrap().expose(), expected);
+        }
+    }
+
+    #[test]
+    fn an_empty_or_broken_secret_is_refused_without_being_echoed() {
+        for text in ["", "\n", "geheim\nx", "geheim\rx", "geheim\0"] {
+            let (_dir, source) = file_with(text);
+            let error = source.read().unwrap_err();
+            assert!(!error.to_string().contains("geheim"), "{error}");
+            assert!(!error.missing);
+        }
+    }
+
+    #[test]
+    fn a_missing_file_and_an_unset_variable_are_told_apart_from_broken_ones() {
+        assert!(SecretSource::File("/nonexistent/x".into()).read().unwrap_err().missing);
+        assert!(SecretSource::Env("BEARERD_TEST_UNSET".into()).read().unwrap_err().missing);
+    }
+
+    #[test]
+    fn a_command_prints_the_secret() {
+        let source = SecretSource::Cmd(vec!["printf".into(), "s3cret".into()]);
+        assert_eq!(source.read().unwrap().expose(), "s3cret");
+        let failing = SecretSource::Cmd(vec!["false".into()]);
+        assert!(failing.read().is_err());
+    }
+}

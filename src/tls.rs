@@ -1,0 +1,103 @@
+//! One TLS client configuration for everything that bearerd calls: origin servers and token
+//! endpoints alike. Certificates are always verified; there is no switch against it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+/// Which certificate authorities are trusted.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The base set.
+    pub roots: Roots,
+    /// PEM files to trust as well, such as a company's own CA.
+    pub extra_roots: Vec<PathBuf>,
+}
+
+/// The base set of trusted authorities.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Roots {
+    /// The system's, or the bundled ones where the system has none (a container from scratch).
+    #[default]
+    System,
+    /// Mozilla's, compiled in.
+    Bundled,
+    /// One PEM file and nothing else.
+    File(PathBuf),
+}
+
+/// Why the trusted authorities could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A PEM file cannot be read or holds no certificate.
+    #[error("cannot read certificates from {path}: {problem}")]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// The one cryptography provider of this program.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+impl Config {
+    /// Builds the client side: TLS 1.2 and 1.3, no client certificate.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Roots`] names the file that could not be used.
+    pub fn build(&self) -> Result<ClientConfig, TlsError> {
+        let mut roots = match &self.roots {
+            Roots::System => system_roots(),
+            Roots::Bundled => bundled_roots(),
+            Roots::File(path) => file_roots(path)?,
+        };
+        for path in &self.extra_roots {
+            roots.extend(file_roots(path)?.roots);
+        }
+        Ok(ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("the provider supports TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth())
+    }
+}
+
+fn system_roots() -> RootCertStore {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "a system root certificate was left out");
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        tracing::info!("the system has no root certificates; the bundled ones are used");
+        return bundled_roots();
+    }
+    roots
+}
+
+fn bundled_roots() -> RootCertStore {
+    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
+}
+
+fn file_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let refuse = |problem: String| TlsError::Roots { path: path.to_owned(), problem };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| refuse(e.to_string()))? {
+        let certificate = certificate.map_err(|error| refuse(error.to_string()))?;
+        roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(refuse("it holds no PEM certificate".to_owned()));
+    }
+    Ok(roots)
+}
