@@ -1,0 +1,252 @@
+//! The authorization server's protocol, as the OAuth client speaks it (RFC 6749).
+//!
+//! Building a token request and reading its answer are pure; one [`Transport::send`] stands between
+//! them. This module keeps nothing and persists nothing: what becomes of a new token is decided by
+//! [`token`](crate::token), which composes it with the store.
+//!
+//! Token requests follow no redirect, use no proxy, and always verify TLS: a redirected token
+//! request would carry the OAuth client's secret to a host the operator did not name.
+
+mod answer;
+mod request;
+mod transport;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use url::Url;
+
+use crate::secret::{Fingerprint, Secret};
+
+pub use answer::{RawAnswer, read};
+pub use request::TokenRequest;
+pub use transport::{HttpTransport, Transport, TransportError};
+
+/// How an access token is asked for (RFC 6749 §1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantType {
+    /// Exchange a refresh token (RFC 6749 §6).
+    RefreshToken,
+    /// The OAuth client's own authority (RFC 6749 §4.4).
+    ClientCredentials,
+}
+
+/// How the OAuth client proves itself to the token endpoint (RFC 6749 §2.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ClientAuth {
+    /// `client_id` and `client_secret` in the body. The default: most servers take it.
+    #[default]
+    Post,
+    /// HTTP Basic, identifier and secret form-encoded first, as the RFC says.
+    Basic,
+    /// HTTP Basic with the plain identifier and secret, as many servers expect it.
+    BasicRaw,
+}
+
+/// One token endpoint and the OAuth client registered there.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which grant to use.
+    pub grant: GrantType,
+    /// The token endpoint. Its query is kept.
+    pub token_url: Url,
+    /// The OAuth client's identifier.
+    pub client_id: String,
+    /// The OAuth client's secret; public clients have none.
+    pub client_secret: Option<Secret>,
+    /// How identifier and secret are sent.
+    pub client_auth: ClientAuth,
+    /// The scope to ask for, sent verbatim.
+    pub scope: Option<String>,
+    /// How long one whole token request may take. Default 10 s.
+    pub timeout: Duration,
+}
+
+impl Config {
+    /// Changes whenever anything does that could make a refused grant succeed.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let secret = self.client_secret.as_ref().map(Secret::fingerprint);
+        let shape = format!(
+            "{:?}\n{}\n{}\n{:?}\n{:?}\n{:?}",
+            self.grant, self.token_url, self.client_id, secret, self.client_auth, self.scope
+        );
+        Fingerprint::of(shape.as_bytes())
+    }
+}
+
+/// What is presented to the token endpoint.
+#[derive(Clone, Copy, Debug)]
+pub enum Grant<'a> {
+    /// A refresh token.
+    RefreshToken(&'a Secret),
+    /// Nothing but the OAuth client itself.
+    ClientCredentials,
+}
+
+/// What a token endpoint issued (RFC 6749 §5.1). An `id_token` is never kept.
+#[derive(Clone, Debug)]
+pub struct TokenResponse {
+    /// Goes into `Authorization: Bearer`.
+    pub access_token: Secret,
+    /// `None` when the answer had none: the one that was sent stays in use.
+    pub refresh_token: Option<Secret>,
+    /// Counted from before the request was sent; `None` when the answer gave no usable lifetime.
+    pub expires_at: Option<SystemTime>,
+}
+
+/// A token endpoint, ready to be asked.
+#[derive(Clone, Debug)]
+pub struct TokenEndpoint {
+    config: Arc<Config>,
+    transport: Arc<dyn Transport>,
+}
+
+impl TokenEndpoint {
+    /// Joins a configuration with the way its requests travel.
+    pub fn new(config: Config, transport: Arc<dyn Transport>) -> Self {
+        Self { config: Arc::new(config), transport }
+    }
+
+    /// What this endpoint was made from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Sends `grant` to the token endpoint and returns what it issued.
+    ///
+    /// `now` becomes the start of the new token's lifetime. Pass the time at which the request is
+    /// made, not that of the answer, so that a slow server shortens the lifetime we assume rather
+    /// than lengthening it. Exactly one HTTP request is made.
+    ///
+    /// # Errors
+    ///
+    /// A [`GrantError`], whose [`Class`] says what to do next. Except for [`Class::NotSent`], the
+    /// grant may have been consumed.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping this future after the request went out may lose the only copy of a rotated refresh
+    /// token. Run it on a task that outlives the request that asked for it.
+    pub async fn request(
+        &self,
+        grant: Grant<'_>,
+        now: SystemTime,
+    ) -> Result<TokenResponse, GrantError> {
+        let request = TokenRequest::new(&self.config, grant);
+        let sent = tokio::time::timeout(self.config.timeout, self.transport.send(request)).await;
+        let answer = match sent {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return Err(GrantError::unanswered("no answer in time".to_owned())),
+        };
+        let mut secrets: Vec<&Secret> = self.config.client_secret.iter().collect();
+        if let Grant::RefreshToken(token) = grant {
+            secrets.push(token);
+        }
+        read(&answer, now, &secrets)
+    }
+}
+
+/// What a failed token request means (the first rule that matches, in `oauth/answer.rs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The grant is gone: asking again with it is pointless, and harmful where reuse is detected.
+    GrantDead,
+    /// A person has to sign in or consent; the refresh token may still be good.
+    UserNeeded,
+    /// Too many token requests; ask again after [`GrantError::retry_after`].
+    Throttled,
+    /// The server is in trouble; the grant may have been consumed all the same.
+    Transient,
+    /// The request never left: name, connection or TLS.
+    NotSent,
+    /// Sent, and no readable answer came.
+    Ambiguous,
+    /// The server refuses this OAuth client or this request, whatever the grant.
+    Config,
+    /// Reads like [`Class::Config`], but some servers say a dead grant this way.
+    Doubtful,
+    /// An answer that is no token response and no error (RFC 6749 §5).
+    Protocol,
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::GrantDead => "grant_dead",
+            Self::UserNeeded => "user_needed",
+            Self::Throttled => "throttled",
+            Self::Transient => "transient",
+            Self::NotSent => "not_sent",
+            Self::Ambiguous => "ambiguous",
+            Self::Config => "config",
+            Self::Doubtful => "doubtful",
+            Self::Protocol => "protocol",
+        })
+    }
+}
+
+/// Why a token endpoint issued no access token, and what it said.
+#[derive(Clone, Debug)]
+pub struct GrantError {
+    /// What it means.
+    pub class: Class,
+    /// The HTTP status, if an answer came.
+    pub status: Option<u16>,
+    /// The server's `error` code (RFC 6749 §5.2), cut and escaped.
+    pub code: Option<String>,
+    /// The server's explanation or the transport's, cut, escaped and without secrets.
+    pub description: Option<String>,
+    /// How long the server asks to be left alone.
+    pub retry_after: Option<Duration>,
+    /// A new refresh token in an answer that was otherwise unusable: still the only good one.
+    pub salvaged: Option<Secret>,
+}
+
+impl GrantError {
+    fn unanswered(description: String) -> Self {
+        Self::of_transport(Class::Ambiguous, description)
+    }
+
+    fn of_transport(class: Class, description: String) -> Self {
+        Self {
+            class,
+            status: None,
+            code: None,
+            description: Some(description),
+            retry_after: None,
+            salvaged: None,
+        }
+    }
+}
+
+impl From<TransportError> for GrantError {
+    fn from(error: TransportError) -> Self {
+        match error {
+            TransportError::NotSent(text) => Self::of_transport(Class::NotSent, text),
+            TransportError::Unanswered(text) => Self::unanswered(text),
+            TransportError::TooLong => {
+                Self::of_transport(Class::Protocol, "an answer of more than 1 MiB".to_owned())
+            }
+        }
+    }
+}
+
+impl fmt::Display for GrantError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.status {
+            Some(status) => write!(f, "the token endpoint answered {status}")?,
+            None => f.write_str("the token endpoint could not be asked")?,
+        }
+        if let Some(code) = &self.code {
+            write!(f, " {code}")?;
+        }
+        match &self.description {
+            Some(description) => write!(f, ": {description}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for GrantError {}

@@ -1,0 +1,206 @@
+//! The classification as a table: status, fields and body in, meaning out.
+#![allow(clippy::unwrap_used)]
+
+use http::HeaderValue;
+
+use super::*;
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn answer(status: u16, body: &str) -> RawAnswer {
+    RawAnswer {
+        status: StatusCode::from_u16(status).unwrap(),
+        fields: HeaderMap::new(),
+        body: body.as_bytes().to_vec(),
+    }
+}
+
+fn class_of(status: u16, body: &str) -> Class {
+    read(&answer(status, body), at(0), &[]).unwrap_err().class
+}
+
+#[test]
+fn the_table_of_errors() {
+    use Class::*;
+    let html = "<html>We will be back soon</html>";
+    for (status, body, class) in [
+        // The server says so itself, whatever the status.
+        (400, r#"{"error":"temporarily_unavailable"}"#, Transient),
+        (200, r#"{"error":"server_error"}"#, Transient),
+        (400, r#"{"error":"invalid_request","error_description":"internal_failure"}"#, Transient),
+        // Rate limits, in every disguise.
+        (429, "", Throttled),
+        (429, html, Throttled),
+        (429, r#"{"error":"invalid_grant"}"#, Throttled),
+        (400, r#"{"error":"slow_down"}"#, Throttled),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"has exceeded the rate limit of 10 tokens"}"#,
+            Throttled,
+        ),
+        (
+            400,
+            r#"{"error":"Access Denied","error_description":"You have made too many requests"}"#,
+            Throttled,
+        ),
+        (403, r#"{"message":"Try again in 420 seconds"}"#, Throttled),
+        (
+            400,
+            r#"{"error":"invalid_grant","error_description":"too many refresh tokens"}"#,
+            GrantDead,
+        ),
+        // A dead grant, whatever the status.
+        (400, r#"{"error":"invalid_grant"}"#, GrantDead),
+        (401, r#"{"error":"invalid_grant"}"#, GrantDead),
+        (403, r#"{"error":"invalid_grant"}"#, GrantDead),
+        (404, r#"{"error":"invalid_grant"}"#, GrantDead),
+        (500, r#"{"error":"invalid_grant"}"#, GrantDead),
+        (200, r#"{"error":"bad_refresh_token"}"#, GrantDead),
+        (200, "error=bad_refresh_token&error_description=x", GrantDead),
+        (200, r#"{"ok":false,"error":"invalid_refresh_token"}"#, GrantDead),
+        (400, r#"{"error":{"code":"refresh_token_reused","message":"x"}}"#, GrantDead),
+        // A person is needed.
+        (400, r#"{"error":"interaction_required"}"#, UserNeeded),
+        (400, r#"{"error":"invalid_grant","suberror":"consent_required"}"#, UserNeeded),
+        // The OAuth client or the request.
+        (401, r#"{"error":"invalid_client"}"#, Config),
+        (400, r#"{"error":"unauthorized_client"}"#, Config),
+        (400, r#"{"error":"access_denied"}"#, Config),
+        (401, "", Config),
+        (401, html, Config),
+        (400, r#"{"error":"something_new"}"#, Config),
+        (422, r#"{"message":"no"}"#, Config),
+        (302, "", Config),
+        (404, html, Config),
+        (405, "", Config),
+        (404, r#"{"error":"not_found_error","message":"Refresh token not found"}"#, Doubtful),
+        (400, r#"{"error":"invalid_request"}"#, Doubtful),
+        (400, "", Doubtful),
+        (400, html, Doubtful),
+        // The server is in trouble, or something in between answered.
+        (500, "", Transient),
+        (502, html, Transient),
+        (503, r#"{"message":"down"}"#, Transient),
+        (408, "", Transient),
+        (425, "", Transient),
+        (200, html, Ambiguous),
+        (200, "", Ambiguous),
+        (200, "[]", Ambiguous),
+        (200, "null", Ambiguous),
+        (403, html, Ambiguous),
+        (403, "", Ambiguous),
+        // No token response.
+        (200, "{}", Protocol),
+        (200, r#"{"access_token":5}"#, Protocol),
+        (200, r#"{"access_token":""}"#, Protocol),
+        (200, "{\"access_token\":\"a\\r\\nX: y\"}", Protocol),
+        (200, r#"{"access_token":"ключ"}"#, Protocol),
+        (200, r#"{"access_token":"a","access_token":"b"}"#, Protocol),
+        (200, r#"{"access_token":"a","token_type":"DPoP"}"#, Protocol),
+        (200, r#"{"access_token":"a","token_type":"mac"}"#, Protocol),
+    ] {
+        assert_eq!(class_of(status, body), class, "{status} {body}");
+    }
+    let long = format!(r#"{{"access_token":"{}"}}"#, "a".repeat(MAX_ACCESS_TOKEN + 1));
+    assert_eq!(class_of(200, &long), Protocol);
+}
+
+#[test]
+fn a_token_is_read_from_json_under_any_type_and_from_a_form() {
+    for (status, body) in [
+        (200, r#"{"access_token":"a1","refresh_token":"r1"}"#),
+        (201, r#"{"access_token":"a1","refresh_token":"r1","error":null}"#),
+        (200, "\u{feff}{\"access_token\":\"a1\",\"refresh_token\":\"r1\"}"),
+        (200, "access_token=a1&refresh_token=r1&token_type=bearer"),
+    ] {
+        let token = read(&answer(status, body), at(0), &[]).unwrap();
+        assert_eq!(token.access_token.expose(), "a1", "{body}");
+        assert_eq!(token.refresh_token.unwrap().expose(), "r1", "{body}");
+    }
+}
+
+#[test]
+fn a_lifetime_is_a_number_or_text_and_anything_else_is_unknown() {
+    let lifetime = |json: &str| {
+        let body = format!(r#"{{"access_token":"a","expires_in":{json}}}"#);
+        let expires_at = read(&answer(200, &body), at(1000), &[]).unwrap().expires_at?;
+        Some(expires_at.duration_since(at(1000)).unwrap().as_secs())
+    };
+    for json in ["3600", "3600.0", "3.6e3", "\"3600\"", "\"3600.0\"", "\"3.6e3\"", "\" 3600 \""] {
+        assert_eq!(lifetime(json), Some(3600), "{json}");
+    }
+    for json in ["null", "0", "-1", "\"abc\"", "\"\"", "[]", "\"NaN\"", "true", "\"inf\""] {
+        assert_eq!(lifetime(json), None, "{json}");
+    }
+    assert_eq!(lifetime("1e18"), Some(MAX_LIFETIME.as_secs()));
+}
+
+#[test]
+fn the_token_type_is_bearer_in_any_case_or_absent() {
+    for kind in
+        [r#","token_type":"Bearer""#, r#","token_type":"bearer""#, r#","token_type":"BEARER""#, ""]
+    {
+        assert!(
+            read(&answer(200, &format!(r#"{{"access_token":"a"{kind}}}"#)), at(0), &[]).is_ok()
+        );
+    }
+}
+
+#[test]
+fn an_omitted_empty_or_null_refresh_token_is_none() {
+    for member in ["", r#","refresh_token":"""#, r#","refresh_token":null"#] {
+        let body = format!(r#"{{"access_token":"a"{member}}}"#);
+        assert!(read(&answer(200, &body), at(0), &[]).unwrap().refresh_token.is_none());
+    }
+}
+
+#[test]
+fn a_new_refresh_token_beside_an_unusable_access_token_is_salvaged() {
+    let body = r#"{"access_token":"a","token_type":"DPoP","refresh_token":"r2"}"#;
+    let error = read(&answer(200, body), at(0), &[]).unwrap_err();
+    assert_eq!(error.salvaged.unwrap().expose(), "r2");
+}
+
+#[test]
+fn a_throttle_lasts_as_long_as_the_server_says() {
+    let now = at(1_700_000_000);
+    let wait = |name: &'static str, value: &str, body: &str| {
+        let mut answer = answer(429, body);
+        answer.fields.insert(name, HeaderValue::from_str(value).unwrap());
+        read(&answer, now, &[]).unwrap_err().retry_after.unwrap().as_secs()
+    };
+    assert_eq!(wait("retry-after", "120", ""), 120);
+    assert_eq!(wait("retry-after", "999999", ""), 3600);
+    assert_eq!(wait("retry-after", &httpdate::fmt_http_date(at(1_700_000_030)), ""), 30);
+    assert_eq!(wait("retry-after", "garbage", ""), 60);
+    assert_eq!(wait("x-ratelimit-reset", "45", ""), 45);
+    assert_eq!(wait("x-ratelimit-reset", "1700000050", ""), 50);
+    assert_eq!(wait("x-other", "", r#"{"error_description":"Try again in 420 seconds"}"#), 420);
+}
+
+#[test]
+fn what_the_server_says_is_cut_escaped_and_masked() {
+    let secret = Secret::new("s3cret-token".to_owned());
+    let text = format!("\u{1b}[31m{} s3cret-token", "x".repeat(185));
+    let body = serde_json::json!({ "error": "invalid_grant", "error_description": text });
+    let error = read(&answer(400, &body.to_string()), at(0), &[&secret]).unwrap_err();
+    let shown = format!("{error} {error:?}");
+    assert!(!shown.contains("s3cret-token") && !shown.contains('\u{1b}'), "{shown}");
+    let long = serde_json::json!({ "error": "x", "error_description": "y".repeat(1000) });
+    let error = read(&answer(400, &long.to_string()), at(0), &[]).unwrap_err();
+    assert!(error.description.unwrap().chars().count() <= 201);
+}
+
+#[test]
+fn hostile_bodies_are_bounded_and_never_panic() {
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    for body in
+        [deep.as_str(), "{\"access_token\":", "\u{0}", "a=b", "{\"error\":{}}", "{\"error\":true}"]
+    {
+        assert!(read(&answer(200, body), at(0), &[]).is_err());
+    }
+    let utf16: Vec<u8> = "{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert!(read(&RawAnswer { body: utf16, ..answer(200, "") }, at(0), &[]).is_err());
+}

@@ -1,0 +1,113 @@
+//! How a token request travels: the one effect in [`oauth`](super).
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+
+use super::answer::RawAnswer;
+use super::request::TokenRequest;
+
+/// The largest answer that is read, 1 MiB: a thousand times what any token endpoint sends.
+const MAX_ANSWER: usize = 1024 * 1024;
+
+/// Sends one token request and returns what came back, whatever it is.
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// Sends `request` exactly once.
+    fn send(
+        &self,
+        request: TokenRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<RawAnswer, TransportError>> + Send + '_>>;
+}
+
+/// Why no answer came.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// Nothing was sent, so nothing was consumed.
+    #[error("{0}")]
+    NotSent(String),
+    /// The request went out, wholly or in part; the server may have acted on it.
+    #[error("{0}")]
+    Unanswered(String),
+    /// The answer was cut off at 1 MiB.
+    #[error("the answer is longer than 1 MiB")]
+    TooLong,
+}
+
+/// The real transport: HTTP/1.1, a fresh connection for each request.
+///
+/// Token requests are rare, and a connection of its own cannot be one that the server is closing at
+/// that moment, which would leave it open whether the refresh token was consumed.
+#[derive(Debug)]
+pub struct HttpTransport {
+    client: reqwest::Client,
+}
+
+impl HttpTransport {
+    /// Uses `tls` for https token endpoints.
+    ///
+    /// # Errors
+    ///
+    /// If the TLS configuration does not suit the HTTP client.
+    pub fn new(tls: ClientConfig) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .referer(false)
+            .http1_only()
+            .pool_max_idle_per_host(0)
+            .connect_timeout(Duration::from_secs(5))
+            .user_agent(concat!("bearerd/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { client })
+    }
+
+    async fn exchange(&self, request: TokenRequest) -> Result<RawAnswer, TransportError> {
+        let mut response = self
+            .client
+            .post(request.url)
+            .headers(request.fields)
+            .body(request.body.expose().to_owned())
+            .send()
+            .await
+            .map_err(failure)?;
+        let mut answer = RawAnswer {
+            status: response.status(),
+            fields: std::mem::take(response.headers_mut()),
+            body: Vec::new(),
+        };
+        while let Some(chunk) = response.chunk().await.map_err(failure)? {
+            if answer.body.len() + chunk.len() > MAX_ANSWER {
+                return Err(TransportError::TooLong);
+            }
+            answer.body.extend_from_slice(&chunk);
+        }
+        Ok(answer)
+    }
+}
+
+impl Transport for HttpTransport {
+    fn send(
+        &self,
+        request: TokenRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<RawAnswer, TransportError>> + Send + '_>> {
+        Box::pin(self.exchange(request))
+    }
+}
+
+/// Says what went wrong without the URL, whose query may hold a secret.
+fn failure(error: reqwest::Error) -> TransportError {
+    let not_sent = error.is_connect() || error.is_builder();
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    if not_sent { TransportError::NotSent(text) } else { TransportError::Unanswered(text) }
+}
