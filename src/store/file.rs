@@ -1,0 +1,248 @@
+//! One file per credential: `NAME.json`, and `NAME.lock` beside it.
+//!
+//! The lock file is never removed and never written; holding it (`flock(2)`, given back by the
+//! kernel when the process dies) is the lease, and it is held across the whole token request.
+//! A record is replaced by writing a temporary file, `fsync`, `rename` and `fsync` of the directory,
+//! so that a crash at any moment leaves the old record or the new one. A file that is not a whole
+//! record is moved aside, never guessed from and never deleted.
+//!
+//! Everything here blocks, and therefore runs on tokio's blocking threads.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use super::{
+    Commit, Generation, Lease, RecordError, StoreError, StoreFuture, TokenRecord, TokenStore,
+};
+
+/// How often a held lock is tried again. `flock` cannot wait with a deadline, and a thread that
+/// waits for ever would keep the process from ending.
+const LOCK_POLL: Duration = Duration::from_millis(20);
+/// No record comes near this; a larger file is something else.
+const MAX_RECORD: u64 = 4 * 1024 * 1024;
+
+/// Records in a directory of mode 0700, each in a file of mode 0600.
+#[derive(Clone, Debug)]
+pub struct FileStore {
+    dir: Arc<Path>,
+}
+
+impl FileStore {
+    /// Opens or makes the directory, and proves that it can be written.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] if it cannot be made or written. A directory that is there already is used
+    /// as it is: volumes of containers and systemd's state directories have modes of their own.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|error| io("make", dir, error))?;
+        tempfile::tempfile_in(dir).map_err(|error| io("write to", dir, error))?;
+        Ok(Self { dir: Arc::from(dir) })
+    }
+
+    fn record_path(&self, key: &str) -> PathBuf {
+        self.dir.join(format!("{key}.json"))
+    }
+
+    fn load_now(&self, key: &str) -> Result<Option<TokenRecord>, StoreError> {
+        let path = self.record_path(key);
+        let Some(bytes) = read_private(&path)? else { return Ok(None) };
+        match TokenRecord::from_bytes(&bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(RecordError::Newer(version)) => Err(StoreError::Newer { path, version }),
+            Err(source) => Err(self.set_aside(path, source)),
+        }
+    }
+
+    /// Moves a damaged record out of the way, so that it is neither used nor lost.
+    fn set_aside(&self, path: PathBuf, source: RecordError) -> StoreError {
+        let seconds = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let aside = path.with_extension(format!("corrupt-{seconds}"));
+        match std::fs::rename(&path, &aside) {
+            Ok(()) => StoreError::Corrupt { path, aside, source },
+            Err(error) => io("move aside", &path, error),
+        }
+    }
+
+    fn lock_file(&self, key: &str) -> Result<File, StoreError> {
+        let path = self.dir.join(format!("{key}.lock"));
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(NOFOLLOW)
+            .open(&path)
+            .map_err(|error| io("open", &path, error))
+    }
+
+    fn try_lock(&self, file: &File, key: &str) -> Result<bool, StoreError> {
+        match file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(io("lock", &self.record_path(key), error)),
+        }
+    }
+
+    async fn lease_within(&self, key: &str, wait: Duration) -> Result<Lease, StoreError> {
+        let (store, name) = (self.clone(), key.to_owned());
+        let file = blocking(move || store.lock_file(&name)).await?;
+        let started = Instant::now();
+        while !self.try_lock(&file, key)? {
+            if started.elapsed() >= wait {
+                return Err(StoreError::Busy { key: key.to_owned(), waited: wait });
+            }
+            tokio::time::sleep(LOCK_POLL).await;
+        }
+        Ok(Lease::new(key, file))
+    }
+
+    fn commit_now(
+        &self,
+        key: &str,
+        expected: Generation,
+        bytes: &[u8],
+    ) -> Result<Commit, StoreError> {
+        let current = match self.load_now(key) {
+            Ok(record) => record.map(|record| record.generation).unwrap_or_default(),
+            // It has been moved aside; whoever still knows the record writes it back.
+            Err(StoreError::Corrupt { .. }) => expected,
+            Err(error) => return Err(error),
+        };
+        if current != expected {
+            return Ok(Commit::Conflict);
+        }
+        self.replace(key, bytes)?;
+        Ok(Commit::Stored)
+    }
+
+    fn replace(&self, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.sweep(key);
+        let path = self.record_path(key);
+        let mut temporary = tempfile::Builder::new()
+            .prefix(&temporary_prefix(key))
+            .suffix(".tmp")
+            .permissions(Permissions::from_mode(0o600))
+            .tempfile_in(&*self.dir)
+            .map_err(|error| io("write", &path, error))?;
+        let written = temporary.write_all(bytes).and_then(|()| temporary.as_file().sync_all());
+        written.map_err(|error| io("write", &path, error))?;
+        temporary.persist(&path).map_err(|error| io("replace", &path, error.error))?;
+        let dir = File::open(&*self.dir).and_then(|dir| dir.sync_all());
+        dir.map_err(|error| io("sync", &self.dir, error))
+    }
+
+    /// Removes what a killed process left between writing and renaming. Called under the lease.
+    fn sweep(&self, key: &str) {
+        let prefix = temporary_prefix(key);
+        let Ok(entries) = std::fs::read_dir(&*self.dir) else { return };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                // What cannot be removed is only litter.
+                let _litter = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+impl TokenStore for FileStore {
+    fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<TokenRecord>> {
+        let (store, key) = (self.clone(), key.to_owned());
+        Box::pin(blocking(move || store.load_now(&key)))
+    }
+
+    fn lease<'a>(&'a self, key: &'a str, wait: Duration) -> StoreFuture<'a, Lease> {
+        Box::pin(self.lease_within(key, wait))
+    }
+
+    fn commit<'a>(
+        &'a self,
+        lease: &'a Lease,
+        expected: Generation,
+        record: &'a TokenRecord,
+    ) -> StoreFuture<'a, Commit> {
+        let (store, key, bytes) = (self.clone(), lease.key().to_owned(), record.to_bytes());
+        Box::pin(blocking(move || store.commit_now(&key, expected, &bytes)))
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+}
+
+const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
+
+/// A dot, so that a credential's name (which starts with a letter or digit) never begins like it.
+fn temporary_prefix(key: &str) -> String {
+    format!(".{key}.json.")
+}
+
+/// Runs `work` where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going away; nobody will look at this.
+            Err(error) => Err(io("use", Path::new("the store"), std::io::Error::other(error))),
+        },
+    }
+}
+
+/// Reads a regular file that nobody else may read; `None` if there is none.
+fn read_private(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    let opened = OpenOptions::new().read(true).custom_flags(NOFOLLOW | NONBLOCK).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io("open", path, error)),
+    };
+    let metadata = file.metadata().map_err(|error| io("read", path, error))?;
+    if !metadata.is_file() {
+        return Err(unsafe_file(path, "is not a regular file; move it away"));
+    }
+    check_private(path, &metadata)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_RECORD).read_to_end(&mut bytes).map_err(|error| io("read", path, error))?;
+    Ok(Some(bytes))
+}
+
+/// A FIFO in the record's place must not make the open wait for a writer.
+const NONBLOCK: i32 = OFlags::NONBLOCK.bits() as i32;
+
+fn check_private(path: &Path, metadata: &std::fs::Metadata) -> Result<(), StoreError> {
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(unsafe_file(path, "belongs to another user; chown it to the user of bearerd"));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        let problem = "can be read or written by other users; run `chmod 600` on it";
+        return Err(unsafe_file(path, problem));
+    }
+    Ok(())
+}
+
+fn unsafe_file(path: &Path, problem: &str) -> StoreError {
+    StoreError::Unsafe { path: path.to_owned(), problem: problem.to_owned() }
+}
+
+fn io(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {
+    StoreError::Io { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+#[path = "file/tests.rs"]
+mod tests;
