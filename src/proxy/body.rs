@@ -1,0 +1,186 @@
+//! The two bodies of a forwarded message: towards the origin server, and towards the client.
+//!
+//! Both are enums rather than boxes: no allocation and no virtual call for each message.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::access::AccessRecord;
+use super::connection::Activity;
+use super::origins::Returning;
+use super::replay::{ReplayBody, ReplayError};
+
+/// A request's content on its way to an origin server.
+#[derive(Debug, Default)]
+pub(super) enum RequestBody {
+    /// None.
+    #[default]
+    Empty,
+    /// It streams through, once.
+    Once(Incoming),
+    /// It streams through and is kept.
+    Replay(ReplayBody<Incoming>),
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = ReplayError<hyper::Error>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Once(body) => Pin::new(body).poll_frame(cx).map_err(ReplayError::Source),
+            Self::Replay(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Once(body) => body.is_end_stream(),
+            Self::Replay(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Once(body) => body.size_hint(),
+            Self::Replay(body) => body.size_hint(),
+        }
+    }
+}
+
+/// A response's content on its way to the client.
+#[derive(Debug)]
+pub(super) struct Body {
+    content: Content,
+    /// Finished when the body is: the access record and the connection's idle time.
+    ending: Ending,
+}
+
+#[derive(Debug)]
+enum Content {
+    Full(Option<Bytes>),
+    Origin(Incoming, Option<Returning>),
+}
+
+#[derive(Debug, Default)]
+struct Ending {
+    activity: Option<Arc<Activity>>,
+    record: Option<Box<AccessRecord>>,
+}
+
+impl Body {
+    /// No content.
+    pub(super) fn empty() -> Self {
+        Self::new(Content::Full(None))
+    }
+
+    /// Content of this proxy's own.
+    pub(super) fn full(bytes: Bytes) -> Self {
+        Self::new(Content::Full(Some(bytes)))
+    }
+
+    /// An origin server's content; its connection goes back to the pool at the end.
+    pub(super) fn of_origin(incoming: Incoming, returning: Returning) -> Self {
+        let mut body = Self::new(Content::Origin(incoming, Some(returning)));
+        body.return_at_end();
+        body
+    }
+
+    fn new(content: Content) -> Self {
+        Self { content, ending: Ending::default() }
+    }
+
+    /// Ties the end of this body to the client's connection and to its access record.
+    pub(super) fn ends(
+        mut self,
+        activity: Arc<Activity>,
+        record: Option<Box<AccessRecord>>,
+    ) -> Self {
+        self.ending = Ending { activity: Some(activity), record };
+        self
+    }
+
+    fn return_at_end(&mut self) {
+        if let Content::Origin(incoming, returning) = &mut self.content
+            && incoming.is_end_stream()
+            && let Some(returning) = returning.take()
+        {
+            returning.done();
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        match &mut this.content {
+            Content::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Origin(incoming, returning) => {
+                let polled = Pin::new(&mut *incoming).poll_frame(cx);
+                match &polled {
+                    Poll::Ready(None) => {
+                        if let Some(returning) = returning.take() {
+                            returning.done();
+                        }
+                    }
+                    Poll::Ready(Some(Ok(frame))) => {
+                        if let (Some(record), Some(data)) =
+                            (&mut this.ending.record, frame.data_ref())
+                        {
+                            record.sent(data.len());
+                        }
+                        this.return_at_end();
+                    }
+                    Poll::Ready(Some(Err(_))) => {
+                        if let Some(record) = &mut this.ending.record {
+                            record.broke_off();
+                        }
+                    }
+                    Poll::Pending => {}
+                }
+                polled
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Full(bytes) => bytes.is_none(),
+            Content::Origin(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Full(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Content::Origin(incoming, _) => incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(activity) = &self.activity {
+            activity.request_ended();
+        }
+    }
+}

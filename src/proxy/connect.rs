@@ -1,0 +1,184 @@
+//! CONNECT: a blind tunnel, or a session in which the same requests are served (RFC 9110 §9.3.6).
+//!
+//! Only hosts that a credential names are intercepted. After CONNECT the first byte decides: 0x16
+//! begins a TLS handshake, anything else is plain HTTP, which some clients (Node's `fetch`) send
+//! through CONNECT as well. Either way the requests inside go through the same `Proxy::serve`.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use rustls::server::{Acceptor, ClientHello};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
+
+use super::body::Body;
+use super::connection::{ClientStream, Phase, Watched};
+use super::error::ProxyError;
+use super::message::Session;
+use super::{Inbound, Proxy};
+use crate::origin::{Authority, Host, Origin, Scheme};
+
+/// The first byte of a TLS record that carries a handshake (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+/// One buffer for each direction of a tunnel: small enough for many silent tunnels.
+const RELAY_BUFFER: usize = 32 * 1024;
+
+/// What follows a CONNECT.
+enum Follow {
+    /// Bytes to and from this connection.
+    Tunnel(TcpStream),
+    /// Requests for this authority.
+    Session(Authority),
+}
+
+impl Proxy {
+    /// Answers a CONNECT; what follows it runs in a task of its own.
+    pub(super) async fn connect(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        authority: Authority,
+        inbound: &Inbound,
+    ) -> Result<Response<Body>, ProxyError> {
+        // A CONNECT to port 80 stands for plain http, every other for https.
+        let scheme = if authority.port == 80 { Scheme::Http } else { Scheme::Https };
+        let origin = Origin { scheme, authority };
+        let follow = match self.shared.credentials.for_request(&origin) {
+            Some(_) => {
+                // A certificate that cannot be made is said before the session is promised.
+                self.server_config(&origin.authority.host).map_err(ProxyError::Ca)?;
+                Follow::Session(origin.authority)
+            }
+            None => Follow::Tunnel(self.dial_tunnel(&origin.authority).await?),
+        };
+        let inbound = inbound.for_session(self.watchdog.watch(Phase::Handshake), None);
+        let activity = Arc::clone(&inbound.activity);
+        let upgrade = hyper::upgrade::on(request);
+        let task = tokio::spawn(Arc::clone(self).following(upgrade, follow, inbound));
+        activity.is_run_by(task.abort_handle());
+        Ok(Response::new(Body::empty()))
+    }
+
+    /// A tunnel is dialled before it is promised.
+    async fn dial_tunnel(&self, authority: &Authority) -> Result<TcpStream, ProxyError> {
+        self.admit_unmatched()?;
+        let ports = &self.shared.config.connect_ports;
+        if !ports.is_empty() && !ports.contains(&authority.port) {
+            return Err(ProxyError::Port(authority.port));
+        }
+        Ok(self.origins.dialer().connect(authority).await?)
+    }
+
+    /// Boxed, because what follows a CONNECT may serve requests, and so contain itself.
+    fn following(
+        self: Arc<Self>,
+        upgrade: OnUpgrade,
+        follow: Follow,
+        inbound: Inbound,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.follow(upgrade, follow, inbound))
+    }
+
+    async fn follow(self: Arc<Self>, upgrade: OnUpgrade, follow: Follow, inbound: Inbound) {
+        // A client that went away before the 200 has ended the matter.
+        let Ok(upgraded) = upgrade.await else { return };
+        let Some((stream, before)) = client_stream(upgraded) else { return };
+        let ended = match follow {
+            Follow::Tunnel(server) => relay(stream, before, server, &inbound).await,
+            Follow::Session(authority) => self.session(stream, before, authority, inbound).await,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a CONNECT ended early");
+        }
+    }
+
+    /// Serves the requests that come after a CONNECT, in TLS or in clear.
+    async fn session(
+        self: Arc<Self>,
+        mut stream: ClientStream,
+        before: Bytes,
+        authority: Authority,
+        inbound: Inbound,
+    ) -> io::Result<()> {
+        let mut begun = BytesMut::from(before);
+        if begun.is_empty() && stream.read_buf(&mut begun).await? == 0 {
+            return Ok(());
+        }
+        let is_tls = begun.first() == Some(&TLS_HANDSHAKE);
+        let stream = Watched::new(stream, begun.freeze(), Arc::clone(&inbound.activity));
+        if is_tls {
+            return self.intercept(stream, authority, inbound).await;
+        }
+        let session = Session { authority, scheme: Scheme::Http, misdirected: false };
+        self.serve_session(stream, session, inbound).await;
+        Ok(())
+    }
+
+    /// Ends the client's TLS with a certificate for the host it connected to.
+    async fn intercept(
+        self: Arc<Self>,
+        stream: Watched<ClientStream>,
+        authority: Authority,
+        inbound: Inbound,
+    ) -> io::Result<()> {
+        let config = self.server_config(&authority.host).map_err(io::Error::other)?;
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let misdirected = names_another_host(&hello.client_hello(), &authority.host);
+        let stream = match hello.into_stream(config).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::info!(
+                    host = %authority.host,
+                    %error,
+                    "a client broke off the TLS handshake; if it does not trust the local CA, give \
+                     it the file that `bearerd ca show` names"
+                );
+                return Ok(());
+            }
+        };
+        let session = Session { authority, scheme: Scheme::Https, misdirected };
+        self.serve_session(stream, session, inbound).await;
+        Ok(())
+    }
+
+    async fn serve_session<S>(self: Arc<Self>, stream: S, session: Session, inbound: Inbound)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        inbound.activity.enter(Phase::Idle);
+        let activity = Arc::clone(&inbound.activity);
+        let inbound = inbound.for_session(activity, Some(Arc::new(session)));
+        self.serve_http(stream, inbound).await;
+    }
+}
+
+/// A client may leave SNI out, and does for an address; one that it sends must name the same host.
+fn names_another_host(hello: &ClientHello<'_>, host: &Host) -> bool {
+    hello.server_name().is_some_and(|name| Host::parse(name).as_ref() != Ok(host))
+}
+
+/// The client's own stream back from hyper, with what was read beyond the CONNECT.
+fn client_stream(upgraded: Upgraded) -> Option<(ClientStream, Bytes)> {
+    let parts = upgraded.downcast::<TokioIo<Watched<ClientStream>>>().ok()?;
+    Some((parts.io.into_inner().into_inner(), parts.read_buf))
+}
+
+/// Copies both ways until both sides are done; each side's end passes on to the other.
+async fn relay(
+    client: ClientStream,
+    before: Bytes,
+    mut server: TcpStream,
+    inbound: &Inbound,
+) -> io::Result<()> {
+    inbound.activity.enter(Phase::Tunnel);
+    let mut client = Watched::new(client, before, Arc::clone(&inbound.activity));
+    tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, RELAY_BUFFER, RELAY_BUFFER)
+        .await?;
+    Ok(())
+}

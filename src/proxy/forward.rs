@@ -1,0 +1,246 @@
+//! Sends a request to its origin server, and once more with a new token when the first was
+//! rejected.
+//!
+//! Invariants: a request goes to the origin server at most twice, with the waits for a brand-new
+//! token at most four times; what the client gets at the end is an origin server's answer, untouched,
+//! also when that is a second rejection; a token is only ever put on a request to the origin that
+//! the credential was selected for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, Uri};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::Proxy;
+use super::access::AccessRecord;
+use super::body::{Body, RequestBody};
+use super::challenge::is_rejection;
+use super::error::{OriginError, ProxyError};
+use super::message::{self, MessageError};
+use super::origins::{Origins, Returning};
+use super::replay::{Budget, ReplayBody};
+use crate::credential::{Credential, Selection};
+use crate::origin::Origin;
+use crate::token::{Progress, Renewal, Slot, Token};
+
+/// A rejected answer of at most so many bytes is read to its end, so that its connection is kept.
+const DISCARD: u64 = 16 * 1024;
+const DISCARD_TIME: Duration = Duration::from_secs(1);
+
+/// An answer and the connection it comes over.
+type Answer = (Response<Incoming>, Returning);
+
+impl Proxy {
+    /// Forwards a request of no credential: untouched but for what every proxy changes.
+    pub(super) async fn forward_plain(
+        &self,
+        parts: Parts,
+        body: Incoming,
+        origin: &Origin,
+        record: &mut Option<Box<AccessRecord>>,
+    ) -> Result<Response<Body>, ProxyError> {
+        self.check_length(&parts.headers)?;
+        let mut draft = Draft::new(parts, body, None, origin, self);
+        let answer = draft.exchange(self.origins(), origin, None, record).await?;
+        Ok(self.deliver(answer))
+    }
+
+    /// Forwards a request with its credential's token.
+    pub(super) async fn forward_with_token(
+        &self,
+        parts: Parts,
+        body: Incoming,
+        selection: Selection,
+        record: &mut Option<Box<AccessRecord>>,
+    ) -> Result<Response<Body>, ProxyError> {
+        self.check_length(&parts.headers)?;
+        let Selection { credential, origin } = selection;
+        let slot = &credential.slot;
+        let refused = |error| ProxyError::Token { credential: credential.name.clone(), error };
+        let mut token = slot.token().await.map_err(refused)?;
+        let mut draft = Draft::new(parts, body, Some(&credential), &origin, self);
+        let mut progress = Progress::default();
+        loop {
+            note_token(record, &credential, &token);
+            let authorization = Some(&token.authorization);
+            let answer = draft.exchange(self.origins(), &origin, authorization, record).await?;
+            if !is_rejection(answer.0.status(), answer.0.headers()) {
+                if progress.renewed {
+                    slot.accepted();
+                }
+                return Ok(self.deliver(answer));
+            }
+            match self.after_rejection(&draft, slot, &token, &mut progress).await {
+                Some(next) => {
+                    discard(answer);
+                    token = next;
+                }
+                None => return Ok(self.deliver(answer)),
+            }
+        }
+    }
+
+    /// The token to try again with, or `None` if the rejection is the client's to see.
+    async fn after_rejection(
+        &self,
+        draft: &Draft,
+        slot: &Arc<Slot>,
+        rejected: &Token,
+        progress: &mut Progress,
+    ) -> Option<Arc<Token>> {
+        if !draft.can_repeat() {
+            slot.renew_in_background(rejected.generation);
+            return None;
+        }
+        match slot.renew(rejected.generation, *progress).await {
+            Renewal::PassOn => None,
+            Renewal::Resend(token, wait) if wait.is_zero() => {
+                progress.renewed = true;
+                Some(token)
+            }
+            Renewal::Resend(_, wait) => {
+                progress.settled += 1;
+                tokio::time::sleep(wait).await;
+                slot.token().await.ok()
+            }
+        }
+    }
+
+    fn check_length(&self, fields: &HeaderMap) -> Result<(), MessageError> {
+        let limit = self.limits().body_bytes;
+        let length = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        match length {
+            Some(length) if limit != 0 && u64::gt(&length, &limit) => {
+                Err(MessageError::ContentTooLarge)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes an origin server's answer one for the client.
+    fn deliver(&self, (response, returning): Answer) -> Response<Body> {
+        let (mut parts, body) = response.into_parts();
+        message::prepare_for_client(&mut parts.headers, parts.version, self.via());
+        parts.version = http::Version::HTTP_11;
+        parts.extensions.clear();
+        Response::from_parts(parts, Body::of_origin(body, returning))
+    }
+
+    fn budget(&self) -> Arc<Budget> {
+        Arc::clone(&self.shared.replay_budget)
+    }
+}
+
+/// A request that may have to be written more than once.
+struct Draft {
+    method: Method,
+    uri: Uri,
+    fields: HeaderMap,
+    body: DraftBody,
+}
+
+enum DraftBody {
+    None,
+    Once(Option<Incoming>),
+    Kept(Box<ReplayBody<Incoming>>),
+}
+
+impl Draft {
+    /// Takes a client's request apart; its body is kept only where a token may be rejected.
+    fn new(
+        mut parts: Parts,
+        body: Incoming,
+        credential: Option<&Credential>,
+        origin: &Origin,
+        proxy: &Proxy,
+    ) -> Self {
+        message::prepare_for_origin(&mut parts, origin, proxy.via());
+        let body = match credential {
+            _ if body.is_end_stream() => DraftBody::None,
+            None => DraftBody::Once(Some(body)),
+            Some(credential) => {
+                let kept = ReplayBody::new(body, credential.replay_body, proxy.budget());
+                DraftBody::Kept(Box::new(kept))
+            }
+        };
+        Self { method: parts.method, uri: parts.uri, fields: parts.headers, body }
+    }
+
+    /// Can all of it be sent once more?
+    fn can_repeat(&self) -> bool {
+        match &self.body {
+            DraftBody::None => true,
+            DraftBody::Once(body) => body.is_some(),
+            DraftBody::Kept(body) => body.can_repeat(),
+        }
+    }
+
+    /// The request as it goes out.
+    fn attempt(&mut self, authorization: Option<&HeaderValue>) -> Request<RequestBody> {
+        let mut request = Request::new(match &mut self.body {
+            DraftBody::None => RequestBody::Empty,
+            DraftBody::Once(body) => body.take().map_or(RequestBody::Empty, RequestBody::Once),
+            DraftBody::Kept(body) => RequestBody::Replay(body.again()),
+        });
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.fields.clone();
+        if let Some(authorization) = authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
+        request
+    }
+
+    /// Sends it, and again if a kept connection turned out to be closed: then an origin server that
+    /// has answered nothing may have seen it, which a safe method does not mind (RFC 9110 §9.2.2).
+    async fn exchange(
+        &mut self,
+        origins: &Origins,
+        origin: &Origin,
+        authorization: Option<&HeaderValue>,
+        record: &mut Option<Box<AccessRecord>>,
+    ) -> Result<Answer, OriginError> {
+        let mut stale = 0;
+        loop {
+            if let Some(record) = record {
+                record.attempts += 1;
+            }
+            let request = self.attempt(authorization);
+            match origins.send(origin, request).await {
+                Ok(answer) => return Ok(answer),
+                Err(error)
+                    if error.stale && stale < 2 && self.method.is_safe() && self.can_repeat() =>
+                {
+                    stale += 1;
+                }
+                Err(error) => return Err(error.error),
+            }
+        }
+    }
+}
+
+fn note_token(record: &mut Option<Box<AccessRecord>>, credential: &Credential, token: &Token) {
+    if let Some(record) = record {
+        record.credential = Some(Arc::clone(&credential.name));
+        record.generation = Some(token.generation);
+    }
+}
+
+/// Reads a short answer to its end, so that the connection can be used again.
+fn discard((response, returning): Answer) {
+    let body = response.into_body();
+    let short = body.size_hint().upper().is_some_and(|length| length <= DISCARD);
+    if body.is_end_stream() {
+        returning.done();
+    } else if short {
+        let mut body = Body::of_origin(body, returning);
+        let reading = async move {
+            while let Some(Ok(_)) = http_body_util::BodyExt::frame(&mut body).await {}
+        };
+        tokio::spawn(tokio::time::timeout(DISCARD_TIME, reading));
+    }
+}

@@ -1,0 +1,296 @@
+//! A request body that can be sent a second time.
+//!
+//! Nothing is buffered ahead: while the body streams to the origin server, what passes is kept, up to
+//! a limit. If the request has to be sent again, what was kept is sent first and the rest of the
+//! stream follows, so an origin that answers 401 before it has read the body costs nothing extra.
+//! Beyond the limit the body streams on and what was kept is dropped: then it can be sent only once.
+//!
+//! At most one reader is alive: making the next one ends the one before, whose connection then
+//! breaks off rather than send half a body as a whole one.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+
+/// Bytes that all kept bodies together may hold.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left: AtomicU64,
+}
+
+impl Budget {
+    pub(super) fn new(bytes: u64) -> Arc<Self> {
+        Arc::new(Self { left: AtomicU64::new(bytes) })
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let take = |left: u64| left.checked_sub(bytes);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// One pass over a body; [`ReplayBody::again`] makes the next.
+#[derive(Debug)]
+pub(super) struct ReplayBody<B> {
+    kept: Arc<Mutex<Kept<B>>>,
+    turn: u32,
+    position: usize,
+    size: SizeHint,
+}
+
+#[derive(Debug)]
+struct Kept<B> {
+    source: B,
+    frames: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    length: u64,
+    limit: u64,
+    budget: Arc<Budget>,
+    /// Which reader may read.
+    turn: u32,
+    /// Everything that passed so far is in `frames`.
+    complete: bool,
+    ended: bool,
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReplayError<E> {
+    /// The client's body did.
+    #[error(transparent)]
+    Source(E),
+    /// The request is being sent again on another connection.
+    #[error("the request is sent again elsewhere")]
+    Superseded,
+}
+
+impl<B> ReplayBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    /// Keeps at most `limit` bytes of `source`, and no more than `budget` has left.
+    pub(super) fn new(source: B, limit: u64, budget: Arc<Budget>) -> Self {
+        let size = source.size_hint();
+        let kept = Kept {
+            complete: size.lower() <= limit,
+            ended: source.is_end_stream(),
+            source,
+            frames: Vec::new(),
+            trailers: None,
+            length: 0,
+            limit,
+            budget,
+            turn: 0,
+        };
+        Self { kept: Arc::new(Mutex::new(kept)), turn: 0, position: 0, size }
+    }
+
+    /// Can the body be sent once more, from its beginning?
+    pub(super) fn can_repeat(&self) -> bool {
+        self.lock().complete
+    }
+
+    /// The next pass, from the beginning; the pass before it ends here.
+    pub(super) fn again(&self) -> Self {
+        let mut kept = self.lock();
+        kept.turn += 1;
+        let size = self.size.clone();
+        Self { kept: Arc::clone(&self.kept), turn: kept.turn, position: 0, size }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept<B>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B> Kept<B> {
+    /// Keeps `chunk`, or gives up keeping.
+    fn keep(&mut self, chunk: &Bytes) {
+        let length = chunk.len() as u64;
+        if !self.complete {
+            return;
+        }
+        if self.length + length <= self.limit && self.budget.take(length) {
+            self.length += length;
+            self.frames.push(chunk.clone());
+        } else {
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        self.complete = false;
+        self.frames = Vec::new();
+        self.budget.give_back(std::mem::take(&mut self.length));
+    }
+}
+
+impl<B> Drop for Kept<B> {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+impl<B> Body for ReplayBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = ReplayError<B::Error>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        let mut kept = this.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.turn != this.turn {
+            return Poll::Ready(Some(Err(ReplayError::Superseded)));
+        }
+        if let Some(chunk) = kept.frames.get(this.position) {
+            this.position += 1;
+            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+        }
+        if kept.ended {
+            let trailers = kept.trailers.clone().filter(|_| this.position != usize::MAX);
+            this.position = usize::MAX;
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let Some(frame) = ready!(Pin::new(&mut kept.source).poll_frame(cx)) else {
+            kept.ended = true;
+            return Poll::Ready(None);
+        };
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => {
+                kept.forget();
+                return Poll::Ready(Some(Err(ReplayError::Source(error))));
+            }
+        };
+        if let Some(chunk) = frame.data_ref() {
+            let chunk = chunk.clone();
+            kept.keep(&chunk);
+            this.position = kept.frames.len();
+        } else if let Some(trailers) = frame.trailers_ref() {
+            kept.trailers = Some(trailers.clone());
+            kept.ended = true;
+            this.position = usize::MAX;
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let kept = self.lock();
+        kept.ended
+            && self.position >= kept.frames.len()
+            && (kept.trailers.is_none() || self.position == usize::MAX)
+    }
+
+    /// Of the whole body: it is asked for before the first frame.
+    fn size_hint(&self) -> SizeHint {
+        self.size.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    /// Frames that were there all along.
+    #[derive(Debug)]
+    struct Frames(VecDeque<Frame<Bytes>>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
+
+    fn frames(chunks: &[&'static str]) -> Frames {
+        Frames(
+            chunks.iter().map(|chunk| Frame::data(Bytes::from_static(chunk.as_bytes()))).collect(),
+        )
+    }
+
+    async fn text(body: ReplayBody<Frames>) -> String {
+        let bytes = body.collect().await.unwrap().to_bytes();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_body_within_the_limit_is_sent_again_byte_for_byte() {
+        let first = ReplayBody::new(frames(&["ab", "cd"]), 4, Budget::new(100));
+        let second = first.again();
+        let third = second.again();
+        assert_eq!(text(third).await, "abcd");
+        assert!(second.can_repeat());
+        assert_eq!(text(second.again()).await, "abcd");
+    }
+
+    #[tokio::test]
+    async fn a_second_pass_begun_in_the_middle_sends_what_passed_and_then_the_rest() {
+        let mut first = ReplayBody::new(frames(&["ab", "cd", "ef"]), 10, Budget::new(100));
+        first.frame().await.unwrap().unwrap();
+        let second = first.again();
+        assert!(first.frame().await.unwrap().is_err(), "the first pass is over");
+        assert_eq!(text(second).await, "abcdef");
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_the_body_streams_on_and_is_not_kept() {
+        let budget = Budget::new(100);
+        let mut body = ReplayBody::new(frames(&["abc", "def"]), 4, Arc::clone(&budget));
+        body.frame().await.unwrap().unwrap();
+        assert!(body.can_repeat());
+        body.frame().await.unwrap().unwrap();
+        assert!(!body.can_repeat());
+        assert!(body.frame().await.is_none());
+        assert_eq!(budget.left.load(Ordering::Relaxed), 100);
+    }
+
+    #[tokio::test]
+    async fn all_bodies_together_keep_no_more_than_the_budget_and_give_it_back() {
+        let budget = Budget::new(5);
+        let mut one = ReplayBody::new(frames(&["abcd"]), 10, Arc::clone(&budget));
+        one.frame().await.unwrap().unwrap();
+        let mut two = ReplayBody::new(frames(&["efgh"]), 10, Arc::clone(&budget));
+        two.frame().await.unwrap().unwrap();
+        assert!(one.can_repeat() && !two.can_repeat());
+        drop((one, two));
+        assert_eq!(budget.left.load(Ordering::Relaxed), 5);
+    }
+
+    #[tokio::test]
+    async fn trailers_are_sent_again_too() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "1".parse().unwrap());
+        let mut source = frames(&["ab"]);
+        source.0.push_back(Frame::trailers(trailers.clone()));
+        let first = ReplayBody::new(source, 10, Budget::new(100));
+        let again = first.again();
+        assert_eq!(again.collect().await.unwrap().trailers(), Some(&trailers));
+        let last = first.again();
+        assert_eq!(last.collect().await.unwrap().trailers(), Some(&trailers));
+    }
+}
