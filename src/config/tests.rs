@@ -1,0 +1,234 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+/// Every key of the file with a value it may have.
+pub(crate) const EVERYTHING: &str = r#"
+[proxy]
+listen = ["127.0.0.1:8080", "unix:/run/proxy.sock"]
+unmatched = "deny"
+deny_addresses = ["10.0.0.0/8", "fe80::1"]
+allow_addresses = "10.1.2.3"
+connect_ports = [443]
+threads = 2
+shutdown_grace = "25s"
+open = false
+
+[credential.billing]
+hosts = ["api.x.test", "*.my.salesforce.com", "api.y.test:8443"]
+allow_http = false
+grant = "refresh_token"
+token_url = "https://login.test/token"
+client_id = "acme"
+client_secret = { env = "SECRET" }
+refresh_token = { cmd = ["pass", "show", "seed"] }
+client_auth = "basic_raw"
+scope = "a b"
+lifetime = "1h"
+margin = "10%"
+replay_body = "1MiB"
+timeout = 10
+
+[store]
+url = "file:state"
+
+[ca]
+dir = "certs"
+lifetime = "365d"
+leaf_lifetime = "24h"
+
+[tls]
+roots = "bundled"
+extra_roots = []
+
+[admin]
+listen = ""
+
+[log]
+format = "json"
+access = "off"
+
+[limits]
+connections = 10_000
+connections_per_peer = 0
+request_line = "8KiB"
+header_bytes = "32KiB"
+header_count = 100
+header_read_timeout = "15s"
+handshake_timeout = "5s"
+idle_timeout = "60s"
+tunnel_idle_timeout = "10m"
+connect_timeout = "5s"
+response_timeout = "300s"
+wait = "15s"
+replay_bytes = "64MiB"
+body_bytes = 0
+"#;
+
+fn messages(text: &str) -> Vec<String> {
+    parse(text).1.into_iter().map(|problem| problem.message).collect()
+}
+
+#[test]
+fn every_key_is_read() {
+    let (file, problems) = parse(EVERYTHING);
+    assert_eq!(problems, []);
+    let (name, credential) = file.credentials.first().unwrap();
+    assert_eq!(name.get_ref(), "billing");
+    assert_eq!(credential.hosts.get().unwrap().len(), 3);
+    assert_eq!(credential.replay_body.get(), Some(&Size(1 << 20)));
+    assert_eq!(credential.timeout.get(), Some(&Duration::from_secs(10)));
+    assert_eq!(credential.margin.get(), Some(&Margin::Share(0.1)));
+    assert_eq!(file.proxy.allow_addresses.get().unwrap().len(), 1);
+    assert_eq!(file.log.access.get(), Some(&Switch::Off));
+    assert_eq!(file.limits.header_bytes.get(), Some(&Size(32 << 10)));
+}
+
+#[test]
+fn an_empty_file_says_nothing() {
+    assert_eq!(parse("").1, []);
+}
+
+#[test]
+fn an_unknown_key_brings_the_nearest_one_or_the_list() {
+    let (_, problems) = parse("[proxy]\nlisen = \"x\"\nzzz = 1\n[prxy]\n");
+    let fixes: Vec<_> = problems.iter().map(|problem| problem.fix.clone().unwrap()).collect();
+    assert!(fixes.contains(&"did you mean `listen`?".to_owned()), "{fixes:?}");
+    assert!(fixes.contains(&"did you mean `proxy`?".to_owned()), "{fixes:?}");
+    assert!(
+        fixes.iter().any(|fix| fix.starts_with("the keys here are listen, unmatched")),
+        "{fixes:?}"
+    );
+}
+
+#[test]
+fn a_key_of_a_later_version_is_not_called_unknown() {
+    for text in
+        ["[telemetry]", "[[proxy.client]]", "[credential.x]\npaths = []", "[admin]\ntoken = \"x\""]
+    {
+        let found = messages(text);
+        assert!(
+            found.iter().any(|message| message.ends_with("is not available in this version")),
+            "{found:?}"
+        );
+    }
+    assert!(
+        messages("[credential.x]\ngrant = \"password\"")
+            .concat()
+            .contains("`password` is not available")
+    );
+}
+
+#[test]
+fn values_outside_their_type_are_refused() {
+    for wrong in [
+        "[proxy]\nthreads = \"2\"",
+        "[proxy]\nthreads = -1",
+        "[proxy]\nopen = \"true\"",
+        "[proxy]\nunmatched = \"drop\"",
+        "[proxy]\nconnect_ports = [0]",
+        "[proxy]\nconnect_ports = [65536]",
+        "[proxy]\ndeny_addresses = [\"1.2.3.4/33\"]",
+        "[proxy]\nshutdown_grace = \"25\"",
+        "[proxy]\nshutdown_grace = \"100years\"",
+        "[proxy]\nshutdown_grace = 1.5",
+        "[credential.x]\nmargin = \"101%\"",
+        "[credential.x]\nmargin = \"-1%\"",
+        "[credential.x]\nmargin = \"NaN%\"",
+        "[credential.x]\nreplay_body = \"1MB\"",
+        "[credential.x]\nreplay_body = \"99999999999GiB\"",
+        "[ca]\ndir = \"\"",
+        "[log]\naccess = true",
+        "proxy = 3",
+        "[credential]\nx = 3",
+    ] {
+        assert_eq!(messages(wrong).len(), 1, "{wrong}: {:?}", messages(wrong));
+    }
+}
+
+#[test]
+fn every_wrong_item_of_a_list_is_reported() {
+    assert_eq!(messages("[proxy]\nconnect_ports = [0, 443, \"80\", 70000]").len(), 3);
+}
+
+#[test]
+fn a_secret_names_exactly_one_place() {
+    for wrong in [
+        "\"geheim\"",
+        "12345",
+        "{}",
+        "{ env = \"A\", file = \"b\" }",
+        "{ env = \"$A\" }",
+        "{ env = \"\" }",
+        "{ file = \"\" }",
+        "{ file = 3 }",
+        "{ cmd = \"prog arg\" }",
+        "{ cmd = [] }",
+        "{ cmd = [\"\"] }",
+        "{ credential = \"../x\" }",
+        "{ vault = \"x\" }",
+        "[\"geheim\"]",
+        "true",
+    ] {
+        let (_, problems) = parse(&format!("[credential.x]\nclient_secret = {wrong}"));
+        let [problem] = problems.as_slice() else { panic!("{wrong}: {problems:?}") };
+        assert!(problem.fix.as_ref().unwrap().contains("{ file = \"PATH\" }"), "{wrong}");
+        assert!(!format!("{problem:?}").contains("geheim"));
+    }
+}
+
+#[test]
+fn the_name_of_a_credential_is_a_safe_file_name() {
+    for name in ["\"\"", "\"../x\"", "Big", "-x", "\"a.b\"", "\"a b\"", &"a".repeat(65)] {
+        assert_eq!(messages(&format!("[credential.{name}]")).len(), 1, "{name}");
+    }
+    for name in ["a", "0", "a-b_c", &"a".repeat(64)] {
+        assert_eq!(messages(&format!("[credential.{name}]")).len(), 0, "{name}");
+    }
+}
+
+#[test]
+fn a_second_key_and_a_second_section_are_refused() {
+    assert_eq!(messages("[proxy]\nopen = true\nopen = false").len(), 1);
+    assert_eq!(messages("[credential.x]\n[proxy]\n[credential.x]").len(), 1);
+}
+
+#[test]
+fn a_broken_line_is_reported_once_and_does_not_hide_the_others() {
+    let (file, problems) = parse("[proxy]\nthreads = two\nopen = \"yes\"\nlisten = [\"a\"\n");
+    let lines: Vec<_> = problems
+        .iter()
+        .map(|problem| {
+            line_start(
+                "[proxy]\nthreads = two\nopen = \"yes\"\nlisten = [\"a\"\n",
+                problem.span.clone().unwrap().start,
+            )
+        })
+        .collect();
+    assert!(file.is_garbled());
+    assert!(lines.contains(&8) && lines.contains(&22), "{problems:?}");
+    assert_eq!(lines.iter().filter(|line| **line == 8).count(), 1, "{problems:?}");
+}
+
+#[test]
+fn no_input_panics_or_takes_long() {
+    let begin = std::time::Instant::now();
+    let nested = [
+        format!("a{} = 1", ".a".repeat(400_000)),
+        format!("a{} = 1", ".a".repeat(MAX_DOTS)),
+        format!("[a{}]", ".a".repeat(MAX_DOTS)),
+        format!("[a]\n{}", format!("[a{}]\n", ".a".repeat(MAX_DOTS - 1)).repeat(900)),
+        format!("a = {}", "[".repeat(500_000)),
+        format!("a = {}", "{a=".repeat(300_000)),
+        "=\n".repeat(500_000),
+        "\"".repeat(1_000_000),
+        "[x]\n".repeat(250_000),
+        "\0".repeat(1000),
+        " ".repeat(10_000_000),
+        (0..60_000).map(|n| format!("k{n} = 1\n")).collect(),
+    ];
+    for text in &nested {
+        let (_, problems) = parse(text);
+        assert!(!problems.is_empty());
+    }
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+}

@@ -1,0 +1,27 @@
+//! What the settings come to, for the person who runs `bearerd check`.
+
+use super::Settings;
+use crate::credential;
+use crate::oauth::GrantType;
+
+impl Settings {
+    /// One line for each credential: its hosts, its grant and the host of its token endpoint.
+    pub fn summary(&self) -> Vec<String> {
+        self.credentials.iter().map(described).collect()
+    }
+}
+
+fn described(credential: &credential::Config) -> String {
+    let hosts: Vec<String> = credential.hosts.iter().map(ToString::to_string).collect();
+    let oauth = &credential.token.oauth;
+    let grant = match oauth.grant {
+        GrantType::RefreshToken => "refresh_token",
+        GrantType::ClientCredentials => "client_credentials",
+    };
+    let endpoint = oauth.token_url.host_str().unwrap_or_default();
+    format!(
+        "credential `{}`: hosts {}, grant {grant}, token endpoint {endpoint}",
+        credential.name,
+        hosts.join(" ")
+    )
+}

@@ -1,0 +1,66 @@
+//! The `proxy.toml` that comes with bearerd says what this version does.
+
+use super::*;
+use crate::credential::HostPattern;
+
+const EXAMPLE: &str = include_str!("../../../proxy.toml");
+
+#[test]
+fn the_example_starts_on_a_fresh_machine() {
+    let settings = load(EXAMPLE).unwrap();
+    assert_eq!(settings.warnings.iter().count(), 1, "{}", settings.warnings);
+    assert!(settings.credentials.is_empty());
+}
+
+/// The example with every line that starts with `# ` and satisfies `setting` made active.
+fn uncommented(setting: impl Fn(&str) -> bool) -> String {
+    let lines = EXAMPLE
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(|rest| setting(rest)).unwrap_or(line));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn is_setting(line: &str) -> bool {
+    line.starts_with("[credential.")
+        || line.split_once(" = ").is_some_and(|(key, _)| !key.trim_end().contains(' '))
+}
+
+#[test]
+fn the_credentials_of_the_example_work_once_uncommented() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = uncommented(is_setting).replace("/run/secrets", dir.path().to_str().unwrap());
+    for secret in ["fanatics", "fanatics_seed", "resamania", "resamania_seed_paris"] {
+        write_private(&dir.path().join(secret));
+    }
+    let real = Environment { read_secret: SecretSource::read, ..environment() };
+    let settings = Settings::from_text("proxy.toml", dir.path(), &text, &real)
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(settings.warnings.is_empty(), "{}", settings.warnings);
+    let names: Vec<_> =
+        settings.credentials.iter().map(|credential| credential.name.as_str()).collect();
+    assert_eq!(names, ["fanatics", "resamania"]);
+    let first = settings.credentials.first().unwrap();
+    assert_eq!(first.hosts, [HostPattern::parse("api.fanatics.example").unwrap()]);
+    assert_eq!(first.token.oauth.client_secret.as_ref().unwrap().expose(), "s3cret");
+}
+
+#[test]
+fn the_example_names_every_key_and_its_real_default() {
+    for key in config::KEYS_OF_SECTIONS.iter().flat_map(|keys| keys.iter()) {
+        assert!(
+            EXAMPLE
+                .lines()
+                .any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} "))),
+            "{key}"
+        );
+    }
+    let spelt_out = uncommented(is_setting);
+    let (before, rest) = spelt_out.split_once("# --- Credentials").unwrap();
+    let (_, after) = rest.split_once("\n[store]\n").unwrap();
+    let without_examples =
+        format!("{before}\n[store]\n{after}").replace("threads = 2", "threads = 3");
+    let without_examples = without_examples.replace("connections = 10000", "connections = 1000");
+    let silent = |settings| Settings { warnings: Problems::default(), ..settings };
+    let spelt_out = silent(load(&without_examples).unwrap());
+    assert_eq!(format!("{:#?}", silent(load("").unwrap())), format!("{spelt_out:#?}"));
+}

@@ -1,0 +1,149 @@
+//! The report: its looks, and that it never shows a secret.
+
+use super::*;
+
+#[test]
+fn no_report_shows_a_secret() {
+    for line in [
+        "client_secret = \"hunter2\"",
+        "client_secret = 'hunter2'",
+        "client_secret = \"\"\"\nhunter2\n\"\"\"",
+        "client_secret = hunter2",
+        "client_secret = \"hunter2",
+        "client_secret \"hunter2\"",
+        "client_secret = hunter2\"",
+        "client_secret : \"hunter2\"",
+        "client_secret = \"ok\" hunter2",
+        "client_secret = \"x\\hunter2\"",
+        "client_secret = [\"hunter2\"",
+        "client_secret = { file = \"hunter2\"",
+        "client_secret = { value = \"hunter2\" }",
+        "client_secret = { env = \"hunter2 \" }",
+        "client_secrt = \"hunter2\"",
+        "password = \"hunter2\"",
+        "clientsecret = \"hunter2\"",
+        "refresh_token = \"hunter2\"\nrefresh_token = \"hunter2\"",
+        "x = { hosts = [], client_secret = \"hunter2\" }",
+        "nonsense = 1 # hunter2",
+        "scope = \"\"\"a\nclient_secret = \"hunter2\"",
+        "client_secret = \"\"\"\nMII.hunter2\n= hunter2\n",
+        "key = -----BEGIN\nhunter2=\n-----END",
+        "token_url = \"https://user:hunter2@login.test/x\"",
+        "token_url = \"http://login.test/x?key=hunter2\"",
+        "bootstrap = { password = \"hunter2\" }",
+        "hunter2",
+        "\"hunter2\"",
+        "hunter2 = 1\n=",
+        "[credential.hunter2]\n=",
+    ] {
+        let whole = credential("")
+            .replace("refresh_token", "#")
+            .replace("client_secret", "#")
+            .replace("token_url", "#")
+            + line
+            + "\n";
+        let report = report(&whole);
+        assert!(!report.contains("hunter2"), "{line}\n{report}");
+        assert!(report.contains("error:"), "{line}\n{report}");
+        let debug = format!("{:?}", load(&whole).unwrap_err());
+        assert!(!debug.contains("hunter2"), "{debug}");
+    }
+}
+
+#[test]
+fn a_report_reads_like_one_of_rustc() {
+    let report = report("[limits]\n# note\nwait = \"0s\" # why\n");
+    assert_eq!(
+        report,
+        "\
+error: `limits.wait` must be longer than zero
+ --> proxy.toml:3:8
+  |
+3 | wait = \"0s\" #…
+  |        ^^^^
+  |
+  = help: leave it out for the default, 15s
+
+warning: no credential is active: every request passes without a token
+--> proxy.toml
+ = help: add a [credential.NAME] section
+
+error: proxy.toml has 1 problem and 1 warning
+"
+    );
+}
+
+#[test]
+fn columns_stay_right_beside_hidden_values() {
+    let report = report("credential.x = { client_secret = \"a-long-secret\", hots = [] }\n");
+    assert!(report.contains("--> proxy.toml:1:51\n"), "{report}");
+    assert!(
+        report.contains("{ client_secret = \"…\", hots = [] }") || report.contains("hots"),
+        "{report}"
+    );
+}
+
+#[test]
+fn colour_comes_only_when_asked_for() {
+    let problems = load("x = 1").unwrap_err();
+    assert!(!problems.render(false).contains('\u{1b}'));
+    assert!(problems.render(true).contains('\u{1b}'));
+    assert!(!report("[proxy]\n\"\\u001b[31m\" = 1").contains('\u{1b}'));
+}
+
+#[test]
+fn no_damage_to_a_file_makes_the_report_panic() {
+    let text = config::tests::EVERYTHING;
+    for end in 0..text.len() {
+        let _ = report(text.get(..end).unwrap());
+        let mut damaged = text.as_bytes().to_vec();
+        *damaged.get_mut(end).unwrap() ^= 1 << (end % 7);
+        let _ = report(&String::from_utf8_lossy(&damaged));
+        let wide =
+            format!("{}é\u{1f600}\"\t{}", text.get(..end).unwrap(), text.get(end..).unwrap());
+        let _ = report(&wide);
+    }
+}
+
+#[test]
+fn no_damage_to_a_file_makes_the_report_show_a_secret() {
+    let literal =
+        "password = 'hunter2'\nrefresh_token = { key = \"hunter2\" }\nscope = \"\"\"a\"\"\"\n";
+    let text = credential(literal).replace("{ env = \"S\" }", "\"hunter2\"");
+    let inserts = [
+        "", "\"", "'", "\"\"\"", "'''", "\n", "=", "#", ".", "[", "]", "{", "}", ",", "\\", "x",
+        "\r", "\0",
+    ];
+    for at in 0..text.len() {
+        let (before, after) = text.split_at(at);
+        let shorter = after.get(1..).unwrap();
+        for insert in inserts {
+            for damaged in
+                [format!("{before}{insert}{after}"), format!("{before}{insert}{shorter}")]
+            {
+                let report = report(&damaged);
+                assert!(!report.contains("hunter2"), "{damaged}\n{report}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_byte_order_mark_and_foreign_line_ends_are_accepted() {
+    assert!(load("\u{feff}[proxy]\r\nopen = true\r\n").is_ok());
+    refused("[proxy]\r\nopen = 1\r\n", "2:8", "true or false");
+}
+
+#[test]
+fn hostile_files_are_refused_quickly() {
+    for text in [
+        "=\n".repeat(500_000),
+        "[x]\ny=1\n".repeat(100_000),
+        "x".repeat(10_000_000),
+        "a = \"".repeat(200_000),
+    ] {
+        let begin = std::time::Instant::now();
+        assert!(load(&text).unwrap_err().to_string().len() < 200_000);
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    }
+}
