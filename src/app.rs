@@ -1,0 +1,220 @@
+//! The composition root: builds the parts from the settings, binds the listeners, accepts, drains.
+//!
+//! Two planes. The *data plane* has one thread per core, each with a current-thread runtime, a
+//! [`Proxy`] and a pool of origin connections of its own; a client's connection never changes
+//! threads. The *control plane* is the runtime that [`App::start`] is called on: it accepts and hands the
+//! sockets round-robin to the cores, runs refreshes, the stores and the admin listener.
+//!
+//! One acceptor rather than `SO_REUSEPORT` on each core: with few connections the kernel's spread is
+//! uneven, a second process on the same port would start unnoticed, and unix sockets have no such
+//! option.
+
+mod core;
+mod listener;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::Admin;
+use crate::ca::{CaError, CertificateAuthority};
+use crate::clock::Clock;
+use crate::credential::Credentials;
+use crate::oauth::HttpTransport;
+use crate::proxy::Shared;
+use crate::settings::Settings;
+use crate::store::{self, StoreError};
+use crate::tls::TlsError;
+use crate::token::Context;
+
+use self::core::Cores;
+use listener::{Admission, Listener};
+
+/// Why bearerd did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({key}): {source}")]
+    Listen {
+        /// The address or path.
+        address: String,
+        /// The key that configures it.
+        key: &'static str,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The store's directory cannot be used.
+    #[error("[store] url: {0}")]
+    Store(#[from] StoreError),
+    /// The local CA cannot be used.
+    #[error("[ca] dir: {0}")]
+    Ca(#[from] CaError),
+    /// The trusted authorities cannot be read.
+    #[error("[tls]: {0}")]
+    Tls(#[from] TlsError),
+    /// The HTTP client for token endpoints cannot be made.
+    #[error("the client for token endpoints cannot be made: {0}")]
+    Client(#[from] reqwest::Error),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+impl StartError {
+    /// Is it a matter of configuration (exit code 78) rather than of the moment?
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Ca(_) | Self::Tls(_))
+    }
+}
+
+/// A proxy that serves until it is told to stop.
+#[derive(Debug)]
+pub struct App {
+    proxy_addresses: Vec<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+    credentials: Arc<Credentials>,
+    ca: Option<Arc<CertificateAuthority>>,
+    admin: Arc<Admin>,
+    cores: Cores,
+    acceptors: TaskTracker,
+    stop_accepting: CancellationToken,
+    stop_admin: CancellationToken,
+    flights: TaskTracker,
+    grace: Duration,
+}
+
+impl App {
+    /// Builds everything and begins to serve. Returns once every listener is bound.
+    ///
+    /// The calling runtime becomes the control plane; it must go on running, with time and I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] names the key that has to change.
+    pub async fn start(settings: Settings, clock: Clock) -> Result<Self, StartError> {
+        let listeners = listener::bind_all(&settings.listen)?;
+        let own: Vec<SocketAddr> = listeners.iter().filter_map(Listener::tcp_address).collect();
+        let admin_listener = bind_admin(settings.admin.listen).await?;
+        let tls = settings.tls.build()?;
+        let flights = TaskTracker::new();
+        let context = Context {
+            control: Handle::current(),
+            tasks: flights.clone(),
+            clock: clock.clone(),
+            store: open_store(&settings).await?,
+            transport: Arc::new(HttpTransport::new(tls.clone())?),
+        };
+        let ca = open_ca(&settings, &clock)?;
+        let grace = settings.shutdown_grace;
+        let credentials = Arc::new(Credentials::open(settings.credentials, &context).await);
+        let limits = settings.proxy.limits.clone();
+        let shared = Shared::new(
+            settings.proxy,
+            Arc::clone(&credentials),
+            ca.clone(),
+            Arc::new(tls),
+            own.clone(),
+            clock,
+        );
+        let cores = Cores::start(settings.threads, Arc::new(shared)).map_err(StartError::Thread)?;
+        let admission = Arc::new(Admission::new(limits.connections, limits.connections_per_peer));
+        let (acceptors, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
+        for listener in listeners {
+            let accepting = listener.accept_into(
+                cores.entrance(),
+                Arc::clone(&admission),
+                stop_accepting.clone(),
+            );
+            acceptors.spawn(accepting);
+        }
+        let admin = Arc::new(Admin::new(Arc::clone(&credentials)));
+        let stop_admin = CancellationToken::new();
+        let admin_address = admin_listener.as_ref().and_then(|bound| bound.local_addr().ok());
+        if let Some(bound) = admin_listener {
+            tokio::spawn(Arc::clone(&admin).serve(bound, stop_admin.clone()));
+        }
+        Ok(Self {
+            proxy_addresses: own,
+            admin_address,
+            credentials,
+            ca,
+            admin,
+            cores,
+            acceptors,
+            stop_accepting,
+            stop_admin,
+            flights,
+            grace,
+        })
+    }
+
+    /// Where the proxy listens, TCP only; port 0 has become a real one.
+    pub fn proxy_addresses(&self) -> &[SocketAddr] {
+        &self.proxy_addresses
+    }
+
+    /// Where the admin listener is.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// The credentials at work.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// The local CA, if there is a credential that needs one.
+    pub fn ca(&self) -> Option<&CertificateAuthority> {
+        self.ca.as_deref()
+    }
+
+    /// Stops: not ready any more, no new connections, the requests under way to their end, then the
+    /// refreshes under way. After the grace what is left is cut off, apart from refreshes: their
+    /// token requests have a deadline of their own, and an answer cut off may be a lost token.
+    pub async fn shutdown(self) {
+        self.admin.drain();
+        self.stop_accepting.cancel();
+        self.acceptors.close();
+        self.acceptors.wait().await;
+        self.cores.drain(self.grace).await;
+        self.flights.close();
+        if tokio::time::timeout(self.grace, self.flights.wait()).await.is_err() {
+            tracing::error!("a refresh or an unsaved token did not finish in time");
+        }
+        self.stop_admin.cancel();
+    }
+}
+
+async fn bind_admin(listen: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {
+    let Some(address) = listen else { return Ok(None) };
+    let bound = TcpListener::bind(address).await.map_err(|source| StartError::Listen {
+        address: address.to_string(),
+        key: "admin.listen",
+        source,
+    })?;
+    Ok(Some(bound))
+}
+
+/// No credential, no store and no CA: the example configuration leaves nothing on the disk.
+async fn open_store(settings: &Settings) -> Result<Arc<dyn store::TokenStore>, StartError> {
+    let config = match settings.credentials.is_empty() {
+        true => store::Config::Memory,
+        false => settings.store.clone(),
+    };
+    Ok(config.build()?)
+}
+
+fn open_ca(
+    settings: &Settings,
+    clock: &Clock,
+) -> Result<Option<Arc<CertificateAuthority>>, StartError> {
+    if settings.credentials.is_empty() && !settings.ca.exists() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(settings.ca.open(clock.now())?)))
+}

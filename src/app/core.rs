@@ -1,0 +1,110 @@
+//! The data plane's threads: one current-thread runtime each, fed with sockets.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use super::listener::{Accepted, Permit};
+use crate::proxy::{Proxy, Shared};
+
+/// What a core is told.
+#[derive(Debug)]
+enum Order {
+    /// Serve this connection.
+    Serve(Accepted, Permit),
+    /// Finish what is under way, within the grace, and end.
+    Drain(Duration),
+}
+
+/// All cores.
+#[derive(Debug)]
+pub(super) struct Cores {
+    entrance: Entrance,
+    threads: Vec<JoinHandle<()>>,
+    ended: Vec<oneshot::Receiver<()>>,
+}
+
+/// Hands connections to the cores, in turn.
+#[derive(Clone, Debug)]
+pub(super) struct Entrance {
+    cores: Arc<[UnboundedSender<Order>]>,
+    next: Arc<AtomicUsize>,
+}
+
+impl Cores {
+    /// Starts `count` threads.
+    pub(super) fn start(count: usize, shared: Arc<Shared>) -> io::Result<Self> {
+        let (mut senders, mut threads, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        for index in 0..count.max(1) {
+            let (sender, orders) = unbounded_channel();
+            let (end, at_end) = oneshot::channel();
+            let shared = Arc::clone(&shared);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let run = move || {
+                runtime.block_on(serve(Arc::new(Proxy::new(shared)), orders));
+                // Whatever is left after the grace is cut off here.
+                drop(runtime);
+                let _gone = end.send(());
+            };
+            threads.push(std::thread::Builder::new().name(format!("core-{index}")).spawn(run)?);
+            senders.push(sender);
+            ended.push(at_end);
+        }
+        let entrance = Entrance { cores: senders.into(), next: Arc::default() };
+        Ok(Self { entrance, threads, ended })
+    }
+
+    pub(super) fn entrance(&self) -> Entrance {
+        self.entrance.clone()
+    }
+
+    /// Lets every core finish within `grace`, and waits until all have.
+    pub(super) async fn drain(self, grace: Duration) {
+        for core in self.entrance.cores.iter() {
+            // A core that has ended already needs no order.
+            let _ended = core.send(Order::Drain(grace));
+        }
+        for ended in self.ended {
+            let _crashed = ended.await;
+        }
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a core ended with a panic");
+            }
+        }
+    }
+}
+
+impl Entrance {
+    pub(super) fn admit(&self, connection: Accepted, permit: Permit) {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.cores.len();
+        if let Some(core) = self.cores.get(turn) {
+            // A core that is gone drops the connection, which closes it.
+            let _closed = core.send(Order::Serve(connection, permit));
+        }
+    }
+}
+
+async fn serve(proxy: Arc<Proxy>, mut orders: UnboundedReceiver<Order>) {
+    let watched = Arc::clone(&proxy);
+    tokio::spawn(async move { watched.watch().await });
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Serve(connection, permit) => match connection.into_stream() {
+                Ok(stream) => proxy.accept(stream, Arc::new(permit)),
+                Err(error) => tracing::warn!(%error, "a client's socket could not be used"),
+            },
+            Order::Drain(grace) => {
+                if tokio::time::timeout(grace, proxy.drain()).await.is_err() {
+                    tracing::warn!("the shutdown grace is over; connections are cut off");
+                }
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Listening sockets, and who is let in.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use futures_util::FutureExt;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+use super::StartError;
+use super::core::Entrance;
+use crate::proxy::connection::ClientStream;
+use crate::settings::Listen;
+
+/// How long nothing is accepted after the system had no descriptor or memory for a connection.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// One bound address.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+/// A client's socket, known to no runtime: the core that serves it makes it its own.
+#[derive(Debug)]
+pub(super) enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// Binds every address; a path that a dead process left behind is taken over.
+pub(super) fn bind_all(addresses: &[Listen]) -> Result<Vec<Listener>, StartError> {
+    addresses.iter().map(bind).collect()
+}
+
+fn bind(address: &Listen) -> Result<Listener, StartError> {
+    let (bound, text) = match address {
+        Listen::Tcp(address) => (bind_tcp(*address), address.to_string()),
+        Listen::Unix(path) => (bind_unix(path), path.display().to_string()),
+    };
+    bound.map_err(|source| StartError::Listen { address: text, key: "proxy.listen", source })
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener).map(Listener::Tcp)
+}
+
+fn bind_unix(path: &Path) -> io::Result<Listener> {
+    if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    Ok(Listener::Unix(UnixListener::bind(path)?, path.to_owned()))
+}
+
+impl Listener {
+    /// The address of a TCP listener.
+    pub(super) fn tcp_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(..) => None,
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Accepted, Option<IpAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Accepted::Tcp(stream.into_std()?), Some(peer.ip())))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Accepted::Unix(stream.into_std()?), None))
+            }
+        }
+    }
+
+    /// Accepts until `end`, and then until the queue is empty: whoever has connected is served.
+    pub(super) async fn accept_into(
+        self,
+        entrance: Entrance,
+        admission: Arc<Admission>,
+        end: CancellationToken,
+    ) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.accept() => accepted,
+                () = end.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => admission.admit(stream, peer, &entrance),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(BACKOFF).await;
+                }
+            }
+        }
+        // A queue that is empty leaves the accept pending.
+        while let Some(Ok((stream, peer))) = self.accept().now_or_never() {
+            admission.admit(stream, peer, &entrance);
+        }
+        if let Self::Unix(_, path) = &self {
+            // Somebody may have removed it before us.
+            let _gone = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Accepted {
+    /// Makes the socket known to the calling runtime, which it then stays with.
+    pub(super) fn into_stream(self) -> io::Result<ClientStream> {
+        match self {
+            Self::Tcp(stream) => {
+                stream.set_nodelay(true)?;
+                TcpStream::from_std(stream).map(ClientStream::Tcp)
+            }
+            Self::Unix(stream) => UnixStream::from_std(stream).map(ClientStream::Unix),
+        }
+    }
+}
+
+/// How many clients are here, in all and from each address.
+#[derive(Debug)]
+pub(super) struct Admission {
+    limit: usize,
+    limit_per_peer: usize,
+    count: AtomicUsize,
+    peers: DashMap<IpAddr, usize>,
+}
+
+impl Admission {
+    /// `limit_per_peer` 0 counts no peers.
+    pub(super) fn new(limit: usize, limit_per_peer: usize) -> Self {
+        Self { limit, limit_per_peer, count: AtomicUsize::new(0), peers: DashMap::new() }
+    }
+
+    /// Hands the connection on, or closes it when there are too many.
+    fn admit(self: &Arc<Self>, stream: Accepted, peer: Option<IpAddr>, entrance: &Entrance) {
+        let peer = peer.filter(|_| self.limit_per_peer > 0);
+        if self.count.load(Ordering::Relaxed) >= self.limit {
+            tracing::warn!(
+                limit = self.limit,
+                "limits.connections reached; a connection was closed"
+            );
+            return;
+        }
+        if let Some(peer) = peer {
+            let mut count = self.peers.entry(peer).or_default();
+            if *count >= self.limit_per_peer {
+                tracing::warn!(%peer, "limits.connections_per_peer reached; a connection was closed");
+                return;
+            }
+            *count += 1;
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        entrance.admit(stream, Permit { admission: Arc::clone(self), peer });
+    }
+}
+
+/// One client's place, given back when the client is gone.
+#[derive(Debug)]
+pub(super) struct Permit {
+    admission: Arc<Admission>,
+    peer: Option<IpAddr>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.admission.count.fetch_sub(1, Ordering::Relaxed);
+        let Some(peer) = self.peer else { return };
+        if let Some(mut count) = self.admission.peers.get_mut(&peer) {
+            *count = count.saturating_sub(1);
+        }
+        self.admission.peers.remove_if(&peer, |_, count| *count == 0);
+    }
+}

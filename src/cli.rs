@@ -1,0 +1,112 @@
+//! The command line: one file per command. Results go to standard output, the rest to standard
+//! error.
+
+mod ca;
+mod check;
+mod run;
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::settings::{Locator, LogFormat};
+
+/// sysexits' EX_CONFIG.
+const EX_CONFIG: u8 = 78;
+
+/// A forward proxy that adds OAuth access tokens to the calls of applications that cannot do OAuth.
+#[derive(Debug, Parser)]
+#[command(name = "bearerd", version, about)]
+struct Arguments {
+    /// The configuration; `-` is standard input [default: ./proxy.toml, then /etc/bearerd/proxy.toml]
+    #[arg(long, short, global = true, value_name = "PATH")]
+    config: Option<PathBuf>,
+
+    /// What to log: error, warn, info, debug, trace, or a filter such as `bearerd=debug`
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the proxy (the default)
+    Run(RunArguments),
+    /// Checks the configuration and reports every problem at once
+    Check,
+    /// The local certificate authority that clients are to trust
+    #[command(subcommand)]
+    Ca(CaCommand),
+}
+
+#[derive(Debug, Default, clap::Args)]
+struct RunArguments {
+    /// Where to listen, instead of proxy.listen; may be given more than once
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<String>,
+
+    /// How to log, instead of log.format
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<Format>,
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Format {
+    /// A line for people.
+    Text,
+    /// A JSON object on each line.
+    Json,
+}
+
+impl From<Format> for LogFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Text => Self::Text,
+            Format::Json => Self::Json,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum CaCommand {
+    /// Makes the CA if there is none
+    Init,
+    /// Says where the CA is, until when it lasts and how to trust it
+    Show,
+    /// Writes the certificate to standard output
+    Export {
+        /// The format
+        #[arg(long, default_value = "pem")]
+        format: ca::ExportFormat,
+    },
+}
+
+/// Runs a command line and returns its exit code.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let Arguments { config, log_level, command } = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help goes to standard output, errors to standard error; nowhere to complain if not.
+            let _closed = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let locator = Locator::new(config);
+    match command.unwrap_or_else(|| Command::Run(RunArguments::default())) {
+        Command::Run(arguments) => run::run(&locator, arguments, log_level.as_deref()),
+        Command::Check => check::check(&locator, colors()),
+        Command::Ca(command) => ca::ca(&locator, &command),
+    }
+}
+
+/// Colours where a person looks, unless <https://no-color.org> says no.
+fn colors() -> bool {
+    std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}

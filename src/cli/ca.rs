@@ -1,0 +1,102 @@
+//! `bearerd ca`: the certificate that clients are to trust.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "results go to standard output and the rest to standard error: this command's work"
+)]
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use super::{CaCommand, EX_CONFIG, colors};
+use crate::ca::{self, CaError, CertificateAuthority};
+use crate::settings::{Locator, Settings};
+
+/// What `ca export` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum ExportFormat {
+    /// Text, for nearly everything.
+    Pem,
+    /// Binary, for Windows and Java's keytool.
+    Der,
+}
+
+pub(super) fn ca(locator: &Locator, command: &CaCommand) -> ExitCode {
+    let settings = match Settings::load(locator) {
+        Ok(settings) => settings,
+        Err(problems) => {
+            eprint!("{}", problems.render(colors()));
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    match perform(&settings.ca, command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(config: &ca::Config, command: &CaCommand) -> Result<(), String> {
+    match command {
+        CaCommand::Init => {
+            let made = !config.exists();
+            let ca = open(config)?;
+            println!("{} {}", if made { "made" } else { "already there:" }, path_of(config));
+            println!("sha256 fingerprint {}", ca.fingerprint().as_str());
+            Ok(())
+        }
+        CaCommand::Show => show(config, &existing(config)?),
+        CaCommand::Export { format } => export(&existing(config)?, *format),
+    }
+}
+
+fn open(config: &ca::Config) -> Result<CertificateAuthority, String> {
+    config.open(SystemTime::now()).map_err(|error: CaError| error.to_string())
+}
+
+fn existing(config: &ca::Config) -> Result<CertificateAuthority, String> {
+    if !config.exists() {
+        let path = path_of(config);
+        return Err(format!("there is no CA at {path}; `bearerd ca init` makes one"));
+    }
+    open(config)
+}
+
+fn path_of(config: &ca::Config) -> String {
+    let path = config.certificate_path();
+    std::path::absolute(&path).unwrap_or(path).display().to_string()
+}
+
+fn show(config: &ca::Config, ca: &CertificateAuthority) -> Result<(), String> {
+    let path = path_of(config);
+    println!("certificate         {path}");
+    println!("valid until         {}", humantime::format_rfc3339_seconds(ca.not_after()));
+    println!("sha256 fingerprint  {}", ca.fingerprint().as_str());
+    println!();
+    println!("To trust it:");
+    println!("  curl, Python (urllib, httpx), Go, Ruby   SSL_CERT_FILE={path}");
+    println!("  Python requests, pip                     REQUESTS_CA_BUNDLE={path}");
+    println!("  Node.js                                  NODE_EXTRA_CA_CERTS={path}");
+    println!("  git                                      GIT_SSL_CAINFO={path}");
+    println!("  wget                                     wget --ca-certificate={path}");
+    println!(
+        "  Java                                     keytool -importcert -noprompt -file {path} \\"
+    );
+    println!(
+        "                                             -keystore trust.p12 -storepass changeit, then"
+    );
+    println!("                                             -Djavax.net.ssl.trustStore=trust.p12");
+    Ok(())
+}
+
+fn export(ca: &CertificateAuthority, format: ExportFormat) -> Result<(), String> {
+    let bytes = match format {
+        ExportFormat::Pem => ca.pem().as_bytes(),
+        ExportFormat::Der => ca.der(),
+    };
+    std::io::stdout().write_all(bytes).map_err(|error| format!("cannot write: {error}"))
+}

@@ -1,0 +1,152 @@
+//! `bearerd run`: the proxy, until SIGTERM or SIGINT.
+
+#![allow(clippy::print_stderr, reason = "problems of the configuration go to standard error")]
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::{EX_CONFIG, RunArguments, colors};
+use crate::app::App;
+use crate::clock::Clock;
+use crate::settings::{Listen, Locator, LogFormat, Settings};
+
+pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<&str>) -> ExitCode {
+    harden();
+    let mut settings = match Settings::load(locator) {
+        Ok(settings) => settings,
+        Err(problems) => {
+            eprint!("{}", problems.render(colors()));
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    if let Err(message) = apply(&mut settings, arguments) {
+        eprintln!("error: {message}");
+        return ExitCode::from(2);
+    }
+    if let Err(message) = start_log(settings.log.format, log_level) {
+        eprintln!("error: {message}");
+        return ExitCode::from(2);
+    }
+    eprint!("{}", settings.warnings.render(colors()));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(serve(settings)),
+        Err(error) => {
+            eprintln!("error: cannot start the runtime: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(settings: Settings) -> ExitCode {
+    let unix_sockets = unix_paths(&settings.listen);
+    let (mut terminate, mut interrupt) =
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "signals cannot be received");
+                return ExitCode::FAILURE;
+            }
+        };
+    let app = match App::start(settings, Clock::system()).await {
+        Ok(app) => app,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return match error.is_configuration() {
+                true => ExitCode::from(EX_CONFIG),
+                false => ExitCode::FAILURE,
+            };
+        }
+    };
+    announce(&app, &unix_sockets);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: finishing the requests under way");
+    // A second signal means now; a refresh under way may be lost then.
+    tokio::select! {
+        () = app.shutdown() => tracing::info!("stopped"),
+        _ = terminate.recv() => return ExitCode::FAILURE,
+        _ = interrupt.recv() => return ExitCode::FAILURE,
+    }
+    ExitCode::SUCCESS
+}
+
+fn unix_paths(listen: &[Listen]) -> Vec<String> {
+    let path = |listen: &Listen| match listen {
+        Listen::Unix(path) => Some(format!("unix:{}", path.display())),
+        Listen::Tcp(_) => None,
+    };
+    listen.iter().filter_map(path).collect()
+}
+
+fn announce(app: &App, unix_sockets: &[String]) {
+    for address in app.proxy_addresses() {
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, "bearerd is listening");
+    }
+    for address in unix_sockets {
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), address, "bearerd is listening");
+    }
+    if let Some(address) = app.admin_address() {
+        tracing::info!(%address, "probes are at /livez and /readyz");
+    }
+    for credential in app.credentials().all() {
+        let status = credential.slot.status();
+        tracing::info!(credential = &*status.name, state = %status.condition, "credential");
+    }
+}
+
+fn apply(settings: &mut Settings, arguments: RunArguments) -> Result<(), String> {
+    if !arguments.listen.is_empty() {
+        let parse = |text: &String| {
+            Listen::parse(text).map_err(|problem| format!("--listen `{text}` {problem}"))
+        };
+        settings.listen = arguments.listen.iter().map(parse).collect::<Result<_, _>>()?;
+        if !settings.open && !settings.listen.iter().all(Listen::is_local) {
+            return Err("--listen beyond loopback needs `open = true` in [proxy]: anyone who \
+                        reaches the port could use every credential"
+                .to_owned());
+        }
+    }
+    if let Some(format) = arguments.log_format {
+        settings.log.format = format.into();
+    }
+    Ok(())
+}
+
+/// `RUST_LOG`, then `--log-level`, else bearerd's own messages from `info` on.
+fn start_log(format: LogFormat, level: Option<&str>) -> Result<(), String> {
+    let given = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let text = level.or(given.as_deref()).unwrap_or("info");
+    let filter =
+        EnvFilter::try_new(text).map_err(|error| format!("log level `{text}`: {error}"))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal() && colors()).init(),
+    }
+    Ok(())
+}
+
+/// No core dump holds a token, no other process of the same user reads this one's memory, and there
+/// are as many descriptors as the system allows.
+fn harden() {
+    let _unsupported =
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    let core = getrlimit(Resource::Core);
+    let _forbidden = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: core.maximum });
+    let files = getrlimit(Resource::Nofile);
+    let _forbidden = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
+}
