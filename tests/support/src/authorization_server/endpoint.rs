@@ -1,0 +1,297 @@
+//! The token endpoint: recording, holding, committing and answering.
+//!
+//! The record and the queue of behaviours are under one lock, which gives every request
+//! its place; the refresh tokens and the policy are under another, which makes a grant
+//! atomic. Neither lock is held across a wait.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Request, Response};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+
+use super::behaviour::TokenBehaviour;
+use super::config::AuthorizationServerConfig;
+use super::grant::{Desk, Policy, Refusal};
+use super::request::TokenRequest;
+use crate::events::{Count, Gate, Pass};
+use crate::line::Line;
+use crate::listening::{NoAnswer, Outcome, Service, Tasks};
+use crate::payload::{Payload, cut_short, full, json, owned, response, streamed};
+use crate::refresh_tokens::RefreshTokens;
+use crate::tokens::Tokens;
+
+const LOCK: &str = "no holder of this lock panics";
+
+#[derive(Default)]
+struct Arrivals {
+    requests: Vec<TokenRequest>,
+    behaviours: VecDeque<TokenBehaviour>,
+}
+
+struct Books {
+    policy: Policy,
+    refresh_tokens: RefreshTokens,
+}
+
+/// A request with the place it got.
+struct Arrival {
+    request: TokenRequest,
+    behaviour: TokenBehaviour,
+    pass: Pass,
+}
+
+/// An answer before it becomes a response of a connection.
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Bytes,
+}
+
+/// How the exchange ends on the connection.
+enum Ending {
+    Whole(Answer),
+    Truncated(Answer, usize),
+    Dripping(Answer, Duration),
+    Reset,
+}
+
+/// The token endpoint.
+pub(super) struct Endpoint {
+    config: AuthorizationServerConfig,
+    tokens: Tokens,
+    books: Mutex<Books>,
+    arrivals: Mutex<Arrivals>,
+    gate: Gate,
+    arrived: Count,
+    answered: Count,
+    committed: Count,
+    tasks: Tasks,
+}
+
+impl Endpoint {
+    pub(super) fn new(config: AuthorizationServerConfig, tasks: Tasks) -> Endpoint {
+        let books = Books {
+            policy: Policy::new(&config),
+            refresh_tokens: RefreshTokens::new(config.initial_refresh_token.clone()),
+        };
+        Endpoint {
+            config,
+            tokens: Tokens::new(),
+            books: Mutex::new(books),
+            arrivals: Mutex::default(),
+            gate: Gate::new(),
+            arrived: Count::new(),
+            answered: Count::new(),
+            committed: Count::new(),
+            tasks,
+        }
+    }
+
+    pub(super) fn token_path(&self) -> &str {
+        &self.config.token_path
+    }
+
+    pub(super) fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    pub(super) fn arrived(&self) -> &Count {
+        &self.arrived
+    }
+
+    pub(super) fn answered(&self) -> &Count {
+        &self.answered
+    }
+
+    pub(super) fn committed(&self) -> &Count {
+        &self.committed
+    }
+
+    pub(super) fn requests(&self) -> Vec<TokenRequest> {
+        self.arrivals.lock().expect(LOCK).requests.clone()
+    }
+
+    pub(super) fn enqueue(&self, behaviour: TokenBehaviour) {
+        self.arrivals.lock().expect(LOCK).behaviours.push_back(behaviour);
+    }
+
+    pub(super) fn change_policy(&self, change: impl FnOnce(&mut Policy)) {
+        change(&mut self.books.lock().expect(LOCK).policy);
+    }
+
+    pub(super) fn read_refresh_tokens<T>(&self, read: impl FnOnce(&RefreshTokens) -> T) -> T {
+        read(&self.books.lock().expect(LOCK).refresh_tokens)
+    }
+
+    pub(super) fn change_refresh_tokens<T>(
+        &self,
+        change: impl FnOnce(&mut RefreshTokens) -> T,
+    ) -> T {
+        change(&mut self.books.lock().expect(LOCK).refresh_tokens)
+    }
+
+    fn arrive(&self, head: Parts, body: &Bytes) -> Arrival {
+        let request = TokenRequest::new(head, body);
+        let mut arrivals = self.arrivals.lock().expect(LOCK);
+        let arrival = Arrival {
+            request: request.clone(),
+            behaviour: arrivals.behaviours.pop_front().unwrap_or(TokenBehaviour::Normal),
+            pass: self.gate.pass(),
+        };
+        arrivals.requests.push(request);
+        self.arrived.increment();
+        arrival
+    }
+
+    async fn process(&self, mut arrival: Arrival) -> Ending {
+        arrival.pass.through().await;
+        let ending = self.behave(arrival).await;
+        self.answered.increment();
+        ending
+    }
+
+    async fn behave(&self, arrival: Arrival) -> Ending {
+        let Arrival { request, behaviour, mut pass } = arrival;
+        match behaviour {
+            TokenBehaviour::Normal => Ending::Whole(self.commit(&request)),
+            TokenBehaviour::Respond { status, headers, body } => {
+                Ending::Whole(Answer { status, headers, body })
+            }
+            TokenBehaviour::CommitThenRespond { status, headers, body } => {
+                self.commit(&request);
+                Ending::Whole(Answer { status, headers, body })
+            }
+            TokenBehaviour::DropBeforeCommit => Ending::Reset,
+            TokenBehaviour::DropAfterCommit => {
+                self.commit(&request);
+                Ending::Reset
+            }
+            TokenBehaviour::CommitThenTruncate { keep } => {
+                Ending::Truncated(self.commit(&request), keep)
+            }
+            TokenBehaviour::Stall { commit_first: true } => {
+                let answer = self.commit(&request);
+                pass.released().await;
+                Ending::Whole(answer)
+            }
+            TokenBehaviour::Stall { commit_first: false } => {
+                pass.released().await;
+                Ending::Whole(self.commit(&request))
+            }
+            TokenBehaviour::SlowDrip { interval } => {
+                Ending::Dripping(self.commit(&request), interval)
+            }
+        }
+    }
+
+    fn commit(&self, request: &TokenRequest) -> Answer {
+        if request.method != Method::POST {
+            return wrong_method();
+        }
+        match self.decide(request) {
+            Ok(tokens) => {
+                self.committed.increment();
+                uncached(200, tokens.to_string())
+            }
+            Err(refusal) => refused(&refusal),
+        }
+    }
+
+    fn decide(&self, request: &TokenRequest) -> Result<serde_json::Value, Refusal> {
+        let books = &mut *self.books.lock().expect(LOCK);
+        let mut desk = Desk {
+            config: &self.config,
+            policy: &books.policy,
+            refresh_tokens: &mut books.refresh_tokens,
+            tokens: &self.tokens,
+        };
+        desk.decide(request)
+    }
+
+    fn end(&self, ending: Ending, line: Arc<Line>) -> Outcome {
+        match ending {
+            Ending::Whole(Answer { status, headers, body }) => {
+                Ok(response(status, &headers, full(body)))
+            }
+            Ending::Truncated(answer, keep) => Ok(truncated(answer, keep, line)),
+            Ending::Dripping(answer, interval) => Ok(self.dripping(answer, interval)),
+            Ending::Reset => {
+                line.reset();
+                Err(NoAnswer)
+            }
+        }
+    }
+
+    fn dripping(&self, answer: Answer, interval: Duration) -> Response<Payload> {
+        let (feed, body) = streamed();
+        self.tasks.spawn(async move {
+            for byte in answer.body {
+                tokio::time::sleep(interval).await;
+                let frame = Frame::data(Bytes::copy_from_slice(&[byte]));
+                if feed.send(Ok(frame)).await.is_err() {
+                    break;
+                }
+            }
+        });
+        response(answer.status, &answer.headers, body)
+    }
+}
+
+impl Service for Endpoint {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, line: Arc<Line>) -> Outcome {
+        if request.uri().path() != self.token_path() {
+            return Ok(json(404, &serde_json::json!({ "error": "not_found" })));
+        }
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map_err(|_| NoAnswer)?.to_bytes();
+        let arrival = self.arrive(head, &body);
+        let (finish, finished) = oneshot::channel();
+        let endpoint = self.clone();
+        self.tasks.spawn(async move {
+            // The client may have hung up; the request is processed all the same.
+            let _ = finish.send(endpoint.process(arrival).await);
+        });
+        self.end(finished.await.map_err(|_| NoAnswer)?, line)
+    }
+}
+
+fn truncated(mut answer: Answer, keep: usize, line: Arc<Line>) -> Response<Payload> {
+    let length = answer.body.len().to_string();
+    answer.headers.push(owned("content-length", &length));
+    answer.body.truncate(keep);
+    response(answer.status, &answer.headers, cut_short(answer.body, line))
+}
+
+fn uncached(status: u16, body: String) -> Answer {
+    let headers = vec![
+        owned("content-type", "application/json;charset=UTF-8"),
+        owned("cache-control", "no-store"),
+        owned("pragma", "no-cache"),
+    ];
+    Answer { status, headers, body: body.into() }
+}
+
+fn refused(refusal: &Refusal) -> Answer {
+    let mut answer = uncached(refusal.status, refusal.to_value().to_string());
+    if refusal.challenge {
+        answer.headers.push(owned("www-authenticate", "Basic realm=\"token\""));
+    }
+    answer
+}
+
+fn wrong_method() -> Answer {
+    let mut answer = uncached(405, r#"{"error":"invalid_request"}"#.into());
+    answer.headers.push(owned("allow", "POST"));
+    answer
+}

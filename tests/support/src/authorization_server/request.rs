@@ -1,0 +1,67 @@
+//! A token request as it was received.
+
+use std::time::Instant;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Method, header};
+use url::form_urlencoded;
+
+/// A request that the token endpoint received.
+#[derive(Clone, Debug)]
+pub struct TokenRequest {
+    /// The method.
+    pub method: Method,
+    /// The path and the query.
+    pub path_and_query: String,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body's parameters in their order, percent-decoded.
+    pub form: Vec<(String, String)>,
+    /// When the request had arrived completely.
+    pub at: Instant,
+}
+
+impl TokenRequest {
+    pub(super) fn new(head: Parts, body: &Bytes) -> TokenRequest {
+        TokenRequest {
+            method: head.method,
+            path_and_query: head.uri.path_and_query().map_or("/", |it| it.as_str()).into(),
+            headers: head.headers,
+            form: form_urlencoded::parse(body).into_owned().collect(),
+            at: Instant::now(),
+        }
+    }
+
+    /// The first value of a body parameter.
+    pub fn param(&self, name: &str) -> Option<&str> {
+        let found = self.form.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// User name and password of HTTP Basic, base64-decoded but not percent-decoded.
+    pub fn basic(&self) -> Option<(String, String)> {
+        let value = self.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, credentials) = value.split_once(' ')?;
+        let decoded = STANDARD.decode(credentials.trim()).ok()?;
+        let pair = String::from_utf8(decoded).ok()?;
+        let (user, password) = pair.split_once(':')?;
+        scheme.eq_ignore_ascii_case("basic").then(|| (user.into(), password.into()))
+    }
+
+    /// Whether the body says that it is a form.
+    pub(super) fn is_form(&self) -> bool {
+        let content_type = self.headers.get(header::CONTENT_TYPE);
+        let media_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or("");
+        let essence = media_type.split(';').next().unwrap_or("").trim();
+        essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+    }
+
+    /// Whether a parameter is there twice, which RFC 6749 section 3.2 forbids.
+    pub(super) fn repeats_a_parameter(&self) -> bool {
+        let names = || self.form.iter().map(|(name, _)| name);
+        names().enumerate().any(|(at, name)| names().skip(at + 1).any(|other| other == name))
+    }
+}

@@ -1,0 +1,185 @@
+//! One accepted TCP connection, with or without TLS, and the ways it can end badly.
+//!
+//! hyper only knows how to end a connection politely. A `Line` is the switch that a
+//! service keeps while hyper owns the socket: it can ask for a TCP reset instead of a
+//! close, for an end of the connection that no header announced, and it can tell a
+//! response body that its bytes have reached the kernel.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+#[derive(Default)]
+struct LineState {
+    requests: usize,
+    flushes: u64,
+    reset: bool,
+    closing: bool,
+    ended: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// What a service knows about the connection a request came on.
+pub(crate) struct Line {
+    id: u64,
+    state: Mutex<LineState>,
+}
+
+impl Line {
+    pub(crate) fn new(id: u64) -> Arc<Line> {
+        Arc::new(Line { id, state: Mutex::default() })
+    }
+
+    /// The number of the connection, counted from 1 per server.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Counts one more request on this connection and returns the count.
+    pub(crate) fn count_request(&self) -> usize {
+        let mut state = self.state();
+        state.requests += 1;
+        state.requests
+    }
+
+    /// Makes the end of the connection a TCP reset.
+    pub(crate) fn reset(&self) {
+        self.state().reset = true;
+    }
+
+    /// Ends the connection once everything written so far is flushed.
+    pub(crate) fn close_once_flushed(&self) {
+        self.state().closing = true;
+    }
+
+    /// How often the connection was flushed; wakes `cx` at the next flush.
+    pub(crate) fn poll_flushes(&self, cx: &Context<'_>) -> u64 {
+        let mut state = self.state();
+        state.writer = Some(cx.waker().clone());
+        state.flushes
+    }
+
+    fn note_flush(&self) {
+        let mut state = self.state();
+        state.flushes += 1;
+        state.ended |= state.closing;
+        wake(&mut state.writer);
+        if state.ended {
+            wake(&mut state.reader);
+        }
+    }
+
+    fn poll_ended(&self, cx: &Context<'_>) -> bool {
+        let mut state = self.state();
+        state.reader = Some(cx.waker().clone());
+        state.ended
+    }
+
+    fn wants_reset(&self) -> bool {
+        self.state().reset
+    }
+
+    fn state(&self) -> MutexGuard<'_, LineState> {
+        self.state.lock().expect("no holder of this lock panics")
+    }
+}
+
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+/// The bytes of a connection.
+pub(crate) enum Stream {
+    /// Plain TCP.
+    Plain(TcpStream),
+    /// TLS over TCP, handshake done.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(tls) => tls.get_ref().0,
+        }
+    }
+}
+
+/// The socket that hyper drives: a stream that obeys its line.
+pub(crate) struct Socket {
+    stream: Stream,
+    line: Arc<Line>,
+}
+
+impl Socket {
+    pub(crate) fn new(stream: Stream, line: Arc<Line>) -> Socket {
+        Socket { stream, line }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.line.wants_reset() {
+            // A socket whose peer is already gone cannot be configured, nor need be.
+            let _ = self.stream.tcp().set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.line.poll_ended(cx) {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.stream {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Stream::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Stream::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = match &mut self.stream {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        };
+        if let Poll::Ready(Ok(())) = flushed {
+            self.line.note_flush();
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.line.wants_reset() {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.stream {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}

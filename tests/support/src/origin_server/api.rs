@@ -1,0 +1,327 @@
+//! The API's course of one request: record, read, judge, answer.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, header};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::answer::Answer;
+use super::record::{ReceivedRequest, Record, Recorded, bearer};
+use super::{OriginConfig, routes};
+use crate::events::{Count, Gate, Pass};
+use crate::line::Line;
+use crate::listening::{NoAnswer, Outcome, Service, Tasks};
+use crate::payload::{self, Payload, cut_short, full, last_on, owned, response, streamed};
+use crate::tokens::TokenState;
+
+const LOCK: &str = "no holder of this lock panics";
+
+/// The two places where requests can be held.
+pub(super) struct Gates {
+    pub(super) before_check: Gate,
+    pub(super) after_check: Gate,
+}
+
+struct Passes {
+    before_check: Pass,
+    after_check: Pass,
+}
+
+#[derive(Default)]
+struct Arrivals {
+    records: Vec<Record>,
+    answers: VecDeque<Answer>,
+}
+
+/// A request on its way through the API.
+struct Visit {
+    head: Parts,
+    record: Record,
+    body: Option<Incoming>,
+    line: Arc<Line>,
+    passes: Passes,
+}
+
+/// The API behind an origin server.
+pub(super) struct Api {
+    config: OriginConfig,
+    arrivals: Mutex<Arrivals>,
+    rejecting: AtomicBool,
+    gates: Gates,
+    chunks: Arc<Semaphore>,
+    arrived: Count,
+    completed: Count,
+    judged: Count,
+    accepted: Count,
+    rejected: Count,
+    connections: Count,
+    tasks: Tasks,
+}
+
+impl Api {
+    pub(super) fn new(config: OriginConfig, tasks: Tasks) -> Api {
+        Api {
+            config,
+            arrivals: Mutex::default(),
+            rejecting: AtomicBool::new(false),
+            gates: Gates { before_check: Gate::new(), after_check: Gate::new() },
+            chunks: Arc::new(Semaphore::new(0)),
+            arrived: Count::new(),
+            completed: Count::new(),
+            judged: Count::new(),
+            accepted: Count::new(),
+            rejected: Count::new(),
+            connections: Count::new(),
+            tasks,
+        }
+    }
+
+    pub(super) fn config(&self) -> &OriginConfig {
+        &self.config
+    }
+
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    pub(super) fn gates(&self) -> &Gates {
+        &self.gates
+    }
+
+    pub(super) fn chunks(&self) -> &Arc<Semaphore> {
+        &self.chunks
+    }
+
+    pub(super) fn arrived(&self) -> &Count {
+        &self.arrived
+    }
+
+    pub(super) fn completed(&self) -> &Count {
+        &self.completed
+    }
+
+    pub(super) fn judged(&self) -> &Count {
+        &self.judged
+    }
+
+    pub(super) fn accepted(&self) -> &Count {
+        &self.accepted
+    }
+
+    pub(super) fn rejected(&self) -> &Count {
+        &self.rejected
+    }
+
+    pub(super) fn connections(&self) -> &Count {
+        &self.connections
+    }
+
+    pub(super) fn requests(&self) -> Vec<ReceivedRequest> {
+        let records = self.arrivals.lock().expect(LOCK).records.clone();
+        records.iter().map(Record::snapshot).collect()
+    }
+
+    pub(super) fn clear(&self) {
+        let mut arrivals = self.arrivals.lock().expect(LOCK);
+        arrivals.records.clear();
+        for count in [&self.arrived, &self.completed, &self.judged, &self.accepted, &self.rejected]
+        {
+            count.reset();
+        }
+    }
+
+    pub(super) fn enqueue(&self, answer: Answer) {
+        self.arrivals.lock().expect(LOCK).answers.push_back(answer);
+    }
+
+    pub(super) fn reject_all(&self, reject: bool) {
+        self.rejecting.store(reject, Ordering::SeqCst);
+    }
+
+    pub(super) fn note_frame(&self, record: &Record, frame: &Frame<Bytes>) {
+        if let Some(bytes) = frame.data_ref() {
+            record.note_bytes(bytes, self.config.keep_bodies);
+        }
+    }
+
+    pub(super) fn note_end(&self, record: &Record) {
+        record.note_end();
+        self.completed.increment();
+    }
+
+    fn arrive(&self, request: Request<Incoming>, line: Arc<Line>) -> (Visit, Answer) {
+        let (head, body) = request.into_parts();
+        let record = Record::new(&head, line.id());
+        let mut arrivals = self.arrivals.lock().expect(LOCK);
+        arrivals.records.push(record.clone());
+        let answer = arrivals.answers.pop_front().unwrap_or(Answer::Normal);
+        let passes = Passes {
+            before_check: self.gates.before_check.pass(),
+            after_check: self.gates.after_check.pass(),
+        };
+        self.arrived.increment();
+        (Visit { head, record, body: Some(body), line, passes }, answer)
+    }
+
+    async fn attend(self: &Arc<Self>, mut visit: Visit, answer: Answer) -> Outcome {
+        if reads_first(&answer, &visit.head) {
+            self.read(&mut visit).await?;
+        }
+        visit.passes.before_check.through().await;
+        if let Some(outcome) = end_without_answer(&answer, &visit.line) {
+            return outcome;
+        }
+        let accepted = self.judge(&visit, &answer);
+        visit.passes.after_check.through().await;
+        self.respond(visit, answer, accepted).await
+    }
+
+    async fn read(self: &Arc<Self>, visit: &mut Visit) -> Result<(), NoAnswer> {
+        if let Some(body) = self.take_body(visit) {
+            body.collect().await.map_err(|_| NoAnswer)?;
+        }
+        Ok(())
+    }
+
+    fn take_body(self: &Arc<Self>, visit: &mut Visit) -> Option<Recorded> {
+        let incoming = visit.body.take()?;
+        Some(Recorded::new(incoming, visit.record.clone(), self.clone()))
+    }
+
+    fn judge(&self, visit: &Visit, answer: &Answer) -> bool {
+        let refused = matches!(answer, Answer::RejectToken | Answer::RejectEarly)
+            || self.rejecting.load(Ordering::SeqCst);
+        let accepted = !refused && self.admits(&visit.head.headers);
+        visit.record.judge(accepted);
+        let verdict = if accepted { &self.accepted } else { &self.rejected };
+        verdict.increment();
+        self.judged.increment();
+        accepted
+    }
+
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        let Some(tokens) = &self.config.tokens else {
+            return true;
+        };
+        bearer(headers).is_some_and(|token| tokens.check(token) == TokenState::Valid)
+    }
+
+    async fn respond(self: &Arc<Self>, visit: Visit, answer: Answer, accepted: bool) -> Outcome {
+        match answer {
+            Answer::Stall => self.respond_late(visit, accepted).await,
+            Answer::Respond { status, headers, body } => Ok(response(status, &headers, full(body))),
+            Answer::Chunks(chunks) => Ok(self.released(chunks)),
+            Answer::Trailers { body, trailers } => Ok(self.with_trailers(body, &trailers)),
+            Answer::Truncated { announced, body } => Ok(truncated(announced, body, visit.line)),
+            _ if accepted => Ok(self.route(visit).await),
+            _ => Ok(self.refuse(&visit)),
+        }
+    }
+
+    async fn respond_late(self: &Arc<Self>, mut visit: Visit, accepted: bool) -> Outcome {
+        visit.passes.after_check.released().await;
+        Box::pin(self.respond(visit, Answer::Normal, accepted)).await
+    }
+
+    async fn route(self: &Arc<Self>, mut visit: Visit) -> Response<Payload> {
+        let body = self.take_body(&mut visit);
+        routes::route(self, &visit.head, &visit.record, body).await
+    }
+
+    fn refuse(&self, visit: &Visit) -> Response<Payload> {
+        let (challenge, reason) = self.complaint(&visit.head.headers);
+        let mut refusal =
+            payload::json(401, &json!({ "error": "invalid_token", "reason": reason }));
+        refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.parse().expect("ASCII"));
+        refusal
+    }
+
+    fn complaint(&self, headers: &HeaderMap) -> (&'static str, String) {
+        if !headers.contains_key(header::AUTHORIZATION) {
+            return (r#"Bearer realm="api""#, "missing".into());
+        }
+        let state = bearer(headers).zip(self.config.tokens.as_ref());
+        let state = state.map_or(TokenState::Unknown, |(token, tokens)| tokens.check(token));
+        let reason = format!("{state:?}").to_lowercase();
+        (r#"Bearer realm="api", error="invalid_token""#, reason)
+    }
+
+    fn released(&self, chunks: Vec<Bytes>) -> Response<Payload> {
+        let headers = [owned("content-type", "application/octet-stream")];
+        response(200, &headers, routes::released(self, chunks.into_iter()))
+    }
+
+    fn with_trailers(&self, body: Bytes, trailers: &[(String, String)]) -> Response<Payload> {
+        let names: Vec<&str> = trailers.iter().map(|(name, _)| name.as_str()).collect();
+        let headers = [owned("trailer", &names.join(", "))];
+        let fields = trailer_fields(trailers);
+        let (feed, stream) = streamed();
+        self.tasks.spawn(async move {
+            // A client that hung up needs neither the body nor the trailers.
+            let _ = feed.send(Ok(Frame::data(body))).await;
+            let _ = feed.send(Ok(Frame::trailers(fields))).await;
+        });
+        response(200, &headers, stream)
+    }
+
+    /// Marks the last answer of a connection that is to close unannounced.
+    fn limit(&self, answer: Response<Payload>, line: Arc<Line>, nth: usize) -> Response<Payload> {
+        match self.config.close_after {
+            Some(limit) if nth >= limit => answer.map(|body| last_on(line, body)),
+            _ => answer,
+        }
+    }
+}
+
+impl Service for Api {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, line: Arc<Line>) -> Outcome {
+        let nth = line.count_request();
+        if nth == 1 {
+            self.connections.increment();
+        }
+        let (visit, answer) = self.arrive(request, line.clone());
+        let answer = self.attend(visit, answer).await?;
+        Ok(self.limit(answer, line, nth))
+    }
+}
+
+/// Whether the body is read before the token is judged. An echo reads while it answers.
+fn reads_first(answer: &Answer, head: &Parts) -> bool {
+    match answer {
+        Answer::RejectEarly | Answer::CloseWithoutAnswer | Answer::ResetWithoutAnswer => false,
+        Answer::Normal | Answer::Stall => head.uri.path() != routes::ECHO,
+        _ => true,
+    }
+}
+
+fn end_without_answer(answer: &Answer, line: &Line) -> Option<Outcome> {
+    match answer {
+        Answer::CloseWithoutAnswer => Some(Err(NoAnswer)),
+        Answer::ResetWithoutAnswer => {
+            line.reset();
+            Some(Err(NoAnswer))
+        }
+        _ => None,
+    }
+}
+
+fn truncated(announced: u64, body: Bytes, line: Arc<Line>) -> Response<Payload> {
+    let headers = [owned("content-length", &announced.to_string())];
+    response(200, &headers, cut_short(body, line))
+}
+
+fn trailer_fields(trailers: &[(String, String)]) -> HeaderMap {
+    let parsed = trailers.iter().map(|(name, value)| {
+        let name: header::HeaderName = name.parse().expect("a valid trailer name");
+        (name, value.parse().expect("a valid trailer value"))
+    });
+    parsed.collect()
+}

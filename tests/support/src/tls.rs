@@ -1,0 +1,120 @@
+//! A throwaway certificate authority for TLS on the loopback interface.
+//!
+//! Its certificates carry what strict verifiers ask for (key usages, key identifiers),
+//! so that curl, Python, Java or Node accept them once they trust the authority. The
+//! cryptography provider is always named, never taken from the process.
+
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, date_time_ymd,
+};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// A certificate authority that exists only in memory.
+pub struct TestCa {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl TestCa {
+    /// Creates an authority with a fresh key.
+    #[allow(clippy::new_without_default)] // two defaults would not be equal
+    pub fn new() -> TestCa {
+        let issuer = CertifiedIssuer::self_signed(authority_params(), fresh_key());
+        TestCa { issuer: issuer.expect("the parameters are valid") }
+    }
+
+    /// The authority's certificate, for a trust store file.
+    pub fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// The authority's certificate as DER.
+    pub fn der(&self) -> CertificateDer<'static> {
+        self.issuer.der().clone()
+    }
+
+    /// A server that proves the given DNS names and IP addresses. ALPN is `http/1.1`.
+    pub fn server_config(&self, names: &[&str]) -> Arc<ServerConfig> {
+        self.issue(leaf_params(names))
+    }
+
+    /// The same with a certificate that expired years ago.
+    pub fn server_config_expired(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let mut params = leaf_params(names);
+        params.not_before = date_time_ymd(2001, 1, 1);
+        params.not_after = date_time_ymd(2002, 1, 1);
+        self.issue(params)
+    }
+
+    /// The same with a certificate that signs itself, which this authority never saw.
+    pub fn server_config_self_signed(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let key = fresh_key();
+        let certificate = leaf_params(names).self_signed(&key);
+        server_config(certificate.expect("the parameters are valid").into(), &key)
+    }
+
+    /// A client that trusts this authority and nobody else.
+    pub fn client_config(&self) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der()).expect("a valid authority");
+        ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("the provider supports the default versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth()
+    }
+
+    fn issue(&self, params: CertificateParams) -> Arc<ServerConfig> {
+        let key = fresh_key();
+        let certificate = params.signed_by(&key, &self.issuer);
+        server_config(certificate.expect("the parameters are valid").into(), &key)
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn fresh_key() -> KeyPair {
+    KeyPair::generate().expect("the system has randomness")
+}
+
+fn authority_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    name(&mut params, "bearerd test authority");
+    params
+}
+
+fn leaf_params(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+    let common_name = names.first().cloned().unwrap_or_default();
+    let mut params = CertificateParams::new(names).expect("names are DNS names or addresses");
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    name(&mut params, &common_name);
+    params
+}
+
+fn name(params: &mut CertificateParams, common_name: &str) {
+    params.distinguished_name.remove(DnType::CommonName);
+    params.distinguished_name.push(DnType::CommonName, common_name);
+}
+
+fn server_config(certificate: CertificateDer<'static>, key: &KeyPair) -> Arc<ServerConfig> {
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("the key belongs to the certificate");
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}

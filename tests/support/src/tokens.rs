@@ -1,0 +1,146 @@
+//! The ledger of access tokens: what was issued, and what each is worth now.
+//!
+//! Validity is measured with the monotonic clock, independent of what a token response
+//! announced. Every access token belongs to a family, the grant it descends from, so
+//! that a revocation can take a whole family with it. Revoked stays revoked.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// The worth of an access token at an API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenState {
+    /// It was issued and neither expired nor was revoked.
+    Valid,
+    /// Its lifetime is over.
+    Expired,
+    /// It was revoked, expired or not.
+    Revoked,
+    /// It was never issued.
+    Unknown,
+}
+
+struct AccessToken {
+    value: String,
+    family: u64,
+    ends: Instant,
+    revoked: bool,
+}
+
+impl AccessToken {
+    fn state(&self) -> TokenState {
+        match () {
+            () if self.revoked => TokenState::Revoked,
+            () if self.ends <= Instant::now() => TokenState::Expired,
+            () => TokenState::Valid,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Ledger {
+    tokens: Vec<AccessToken>,
+    by_value: HashMap<String, usize>,
+}
+
+/// All access tokens of an authorization server; clones share the same ledger.
+#[derive(Clone, Default)]
+pub struct Tokens(Arc<Mutex<Ledger>>);
+
+/// The family of tokens that no refresh token stands behind.
+const NO_FAMILY: u64 = 0;
+
+impl Tokens {
+    /// An empty ledger, for an API without an authorization server.
+    pub fn new() -> Tokens {
+        Tokens::default()
+    }
+
+    /// What `token` is worth now.
+    pub fn check(&self, token: &str) -> TokenState {
+        let ledger = self.ledger();
+        let found = ledger.by_value.get(token);
+        found.map_or(TokenState::Unknown, |&at| ledger.tokens[at].state())
+    }
+
+    /// Issues a token outside of any token response.
+    pub fn issue_access_token(&self, lifetime: Duration) -> String {
+        self.issue(NO_FAMILY, lifetime)
+    }
+
+    /// Revokes one token; an unknown one is left unknown.
+    pub fn revoke_access_token(&self, token: &str) {
+        self.revoke_where(|candidate| candidate.value == token);
+    }
+
+    /// Revokes all tokens issued so far.
+    pub fn revoke_all_access_tokens(&self) {
+        self.revoke_where(|_| true);
+    }
+
+    /// Ends the lifetime of all tokens issued so far.
+    pub fn expire_all_access_tokens(&self) {
+        let now = Instant::now();
+        for token in &mut self.ledger().tokens {
+            token.ends = token.ends.min(now);
+        }
+    }
+
+    /// The tokens an API would accept now, oldest first.
+    pub fn live_access_tokens(&self) -> Vec<String> {
+        let ledger = self.ledger();
+        let live = ledger.tokens.iter().filter(|token| token.state() == TokenState::Valid);
+        live.map(|token| token.value.clone()).collect()
+    }
+
+    /// How many tokens were ever issued.
+    pub fn issued_access_tokens(&self) -> usize {
+        self.ledger().tokens.len()
+    }
+
+    /// The token issued last, whatever became of it.
+    pub fn newest_access_token(&self) -> Option<String> {
+        self.ledger().tokens.last().map(|token| token.value.clone())
+    }
+
+    pub(crate) fn issue(&self, family: u64, lifetime: Duration) -> String {
+        let mut ledger = self.ledger();
+        let number = ledger.tokens.len();
+        let value = unique_value("at", number + 1);
+        ledger.by_value.insert(value.clone(), number);
+        ledger.tokens.push(AccessToken {
+            value: value.clone(),
+            family,
+            ends: Instant::now() + lifetime,
+            revoked: false,
+        });
+        value
+    }
+
+    pub(crate) fn revoke_family(&self, family: u64) {
+        self.revoke_where(|token| token.family == family);
+    }
+
+    fn revoke_where(&self, chosen: impl Fn(&AccessToken) -> bool) {
+        for token in &mut self.ledger().tokens {
+            token.revoked |= chosen(token);
+        }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.0.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// A value like `at-3-5f0c…` that no log contains by accident.
+pub(crate) fn unique_value(prefix: &str, number: usize) -> String {
+    let mut random = [0; 16];
+    aws_lc_rs::rand::fill(&mut random).expect("the system has randomness");
+    format!("{prefix}-{number}-{}", hex(&random))
+}
+
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
