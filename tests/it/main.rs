@@ -1,0 +1,9 @@
+//! Integration tests: the real proxy between real local servers and real clients.
+//!
+//! One binary, so that everything is linked once. [`world`] starts an authorization server that
+//! rotates and detects reuse, an API that checks tokens, and bearerd between them.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod world;
+
+mod smoke;

@@ -1,0 +1,17 @@
+//! The main job in its shortest form.
+
+use super::world::World;
+
+#[tokio::test]
+async fn an_application_that_knows_no_oauth_gets_its_answer_in_plain_http_and_in_https() {
+    let world = World::new().await;
+    let client = world.client();
+    for url in [world.http("/a"), world.https("/b")] {
+        let response = client.get(url).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+    }
+    let tokens: Vec<_> =
+        world.origin.requests().iter().map(|request| request.bearer().map(str::to_owned)).collect();
+    assert_eq!(tokens, vec![world.authorization_server.tokens().newest_access_token(); 2]);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+}

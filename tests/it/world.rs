@@ -1,0 +1,256 @@
+//! A small world for one test: an authorization server, an API, and bearerd in between.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bearerd::app::App;
+use bearerd::clock::Clock;
+use bearerd::settings::{Environment, Settings};
+use bearerd::token::Status;
+use bearerd_test_support::{
+    AuthorizationServer, AuthorizationServerConfig, OriginConfig, OriginServer, TestCa,
+};
+use tempfile::TempDir;
+
+/// What a test wants its world to be like; the rest is as a careful operator would have it.
+pub(crate) struct WorldBuilder {
+    authorization_server: AuthorizationServerConfig,
+    origin: OriginConfig,
+    credential: String,
+    sections: String,
+    seed: bool,
+    tls: bool,
+}
+
+/// Everything running. Dropping it stops everything; the state directory goes with it.
+pub(crate) struct World {
+    pub(crate) authorization_server: AuthorizationServer,
+    pub(crate) origin: OriginServer,
+    pub(crate) clock: Clock,
+    pub(crate) dir: TempDir,
+    configuration: String,
+    app: Option<App>,
+}
+
+impl World {
+    /// A world with an https API, a strictly rotating server, and a credential named `api`.
+    pub(crate) fn builder() -> WorldBuilder {
+        WorldBuilder {
+            authorization_server: AuthorizationServerConfig::default(),
+            origin: OriginConfig::default(),
+            credential: String::new(),
+            sections: String::new(),
+            seed: true,
+            tls: true,
+        }
+    }
+
+    /// As [`World::builder`], with nothing changed.
+    pub(crate) async fn new() -> Self {
+        Self::builder().start().await
+    }
+
+    /// The proxy's URL, for clients.
+    pub(crate) fn proxy_url(&self) -> String {
+        format!("http://{}", self.proxy_address())
+    }
+
+    pub(crate) fn proxy_address(&self) -> std::net::SocketAddr {
+        self.app().proxy_addresses()[0]
+    }
+
+    /// `http://localhost:PORT/path` of the API: what an application that knows no TLS asks for.
+    pub(crate) fn http(&self, path: &str) -> String {
+        format!("http://{}{path}", self.origin.authority())
+    }
+
+    /// `https://localhost:PORT/path` of the API: goes through CONNECT.
+    pub(crate) fn https(&self, path: &str) -> String {
+        format!("https://{}{path}", self.origin.authority())
+    }
+
+    /// An HTTP client as an application would have it: told of the proxy and of bearerd's CA.
+    pub(crate) fn client(&self) -> reqwest::Client {
+        let mut roots = rustls::RootCertStore::empty();
+        if let Some(ca) = self.app().ca() {
+            roots.add(ca.der().to_vec().into()).unwrap();
+        }
+        let tls = rustls::ClientConfig::builder_with_provider(bearerd::tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .proxy(reqwest::Proxy::all(self.proxy_url()).unwrap())
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(60))
+            .build()
+            .unwrap()
+    }
+
+    /// One `GET` of an https path in plain http: status and body.
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let response = self.client().get(self.http(path)).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    /// What bearerd says about the credential.
+    pub(crate) fn status(&self) -> Status {
+        self.app().credentials().all()[0].slot.status()
+    }
+
+    pub(crate) fn app(&self) -> &App {
+        self.app.as_ref().unwrap()
+    }
+
+    /// The directory of the file store.
+    pub(crate) fn state(&self) -> std::path::PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// The record of credential `api`, as it is on the disk.
+    pub(crate) fn record(&self) -> serde_json::Value {
+        let text = std::fs::read(self.state().join("api.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&text).unwrap()["record"].clone()
+    }
+
+    /// Writes another seed; it counts from the next start on.
+    pub(crate) fn write_seed(&self, refresh_token: &str) {
+        write_secret(&self.dir.path().join("seed"), refresh_token);
+    }
+
+    /// Ends the proxy in good order and starts another on the same state.
+    pub(crate) async fn restart(&mut self) {
+        self.stop().await;
+        self.start_proxy().await;
+    }
+
+    /// Ends the proxy in good order.
+    pub(crate) async fn stop(&mut self) {
+        if let Some(app) = self.app.take() {
+            app.shutdown().await;
+        }
+    }
+
+    /// Starts the proxy on the state that is there.
+    pub(crate) async fn start_proxy(&mut self) {
+        let environment = Environment::of_process();
+        let settings = Settings::from_text(
+            "proxy.toml",
+            self.dir.path(),
+            &self.configuration,
+            &environment,
+        );
+        let settings = settings.unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+        self.app = Some(App::start(settings, self.clock.clone()).await.unwrap());
+    }
+}
+
+impl WorldBuilder {
+    /// Changes what the authorization server does.
+    pub(crate) fn authorization_server(
+        mut self,
+        change: impl FnOnce(&mut AuthorizationServerConfig),
+    ) -> Self {
+        change(&mut self.authorization_server);
+        self
+    }
+
+    /// Changes what the API does; its tokens and its TLS are added at the start.
+    pub(crate) fn origin(mut self, change: impl FnOnce(&mut OriginConfig)) -> Self {
+        change(&mut self.origin);
+        self
+    }
+
+    /// Adds lines to `[credential.api]`.
+    pub(crate) fn credential(mut self, lines: &str) -> Self {
+        self.credential.push_str(lines);
+        self.credential.push('\n');
+        self
+    }
+
+    /// Adds whole sections to the configuration.
+    pub(crate) fn sections(mut self, text: &str) -> Self {
+        self.sections.push_str(text);
+        self.sections.push('\n');
+        self
+    }
+
+    /// Leaves `refresh_token` out, for the grants that have none.
+    pub(crate) fn without_seed(mut self) -> Self {
+        self.seed = false;
+        self
+    }
+
+    /// An API in plain http; the credential needs `allow_http = true` for it.
+    pub(crate) fn plain_origin(mut self) -> Self {
+        self.tls = false;
+        self
+    }
+
+    /// Starts everything.
+    pub(crate) async fn start(self) -> World {
+        let mut world = self.start_servers().await;
+        world.start_proxy().await;
+        world
+    }
+
+    /// Starts the servers and writes the configuration; the proxy is started by the test.
+    pub(crate) async fn start_servers(self) -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = TestCa::new();
+        std::fs::write(dir.path().join("origin-ca.pem"), ca.pem()).unwrap();
+        let authorization_server = AuthorizationServer::start(self.authorization_server.clone()).await;
+        let origin = OriginServer::start(OriginConfig {
+            tls: self.tls.then(|| ca.server_config(&["localhost", "127.0.0.1"])),
+            tokens: Some(authorization_server.tokens()),
+            ..self.origin
+        })
+        .await;
+        let configuration = format!(
+            r#"
+[proxy]
+listen = "127.0.0.1:0"
+threads = 2
+[admin]
+listen = "127.0.0.1:0"
+[tls]
+roots = "origin-ca.pem"
+{sections}
+[credential.api]
+hosts = ["{host}"]
+token_url = "{token_url}"
+client_id = "{client_id}"
+client_secret = {{ file = "secret" }}
+{seed}
+{credential}
+"#,
+            sections = self.sections,
+            host = origin.authority(),
+            token_url = authorization_server.token_url(),
+            client_id = self.authorization_server.client_id,
+            seed = if self.seed { r#"refresh_token = { file = "seed" }"# } else { "" },
+            credential = self.credential,
+        );
+        write_secret(&dir.path().join("secret"), &self.authorization_server.client_secret);
+        write_secret(&dir.path().join("seed"), &authorization_server.current_refresh_token());
+        // For tests that run the real program.
+        std::fs::write(dir.path().join("proxy.toml"), &configuration).unwrap();
+        World {
+            authorization_server,
+            origin,
+            clock: Clock::adjustable(),
+            dir,
+            configuration,
+            app: None,
+        }
+    }
+}
+
+fn write_secret(path: &Path, value: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, value).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
