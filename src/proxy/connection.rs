@@ -196,18 +196,18 @@ impl Watchdog {
     pub(super) async fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         let mut interval = tokio::time::interval(DRAIN_TICK);
-        loop {
-            let mut watched = self.lock();
-            watched.retain(|activity| {
-                Arc::strong_count(activity) > 1
-                    && (activity.phase() != Phase::Idle || end(activity))
-            });
-            if watched.is_empty() {
-                return;
-            }
-            drop(watched);
+        while !self.close_idle() {
             interval.tick().await;
         }
+    }
+
+    /// Closes what is idle; says whether nothing else is left.
+    fn close_idle(&self) -> bool {
+        let mut watched = self.lock();
+        watched.retain(|activity| {
+            Arc::strong_count(activity) > 1 && (activity.phase() != Phase::Idle || end(activity))
+        });
+        watched.is_empty()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Activity>>> {

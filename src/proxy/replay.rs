@@ -103,8 +103,7 @@ where
     pub(super) fn again(&self) -> Self {
         let mut kept = self.lock();
         kept.turn += 1;
-        let size = self.size.clone();
-        Self { kept: Arc::clone(&self.kept), turn: kept.turn, position: 0, size }
+        Self { kept: Arc::clone(&self.kept), turn: kept.turn, position: 0, size: self.size }
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept<B>> {
@@ -197,7 +196,7 @@ where
 
     /// Of the whole body: it is asked for before the first frame.
     fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) struct Failure {
     /// What it means for the credential.
     pub(super) outcome: Outcome,
     /// The record as it is now, if it changed all the same.
-    pub(super) record: Option<TokenRecord>,
+    pub(super) record: Option<Box<TokenRecord>>,
 }
 
 impl Failure {
@@ -194,7 +194,7 @@ impl Refresher {
         let Some(record) = record else { return Ok(None) };
         match self.plan(&record, false) {
             Plan::Stop(reason) => {
-                Err(Failure { record: Some(record), ..Failure::needs_login(reason) })
+                Err(Failure { record: Some(Box::new(record)), ..Failure::needs_login(reason) })
             }
             // A new seed is a new grant: the old access token may belong to another account.
             Plan::Ask { new_seed: Some(_), .. } => Ok(None),
@@ -289,7 +289,7 @@ impl Refresher {
                 self.save(session).await?;
                 self.report_refreshed(session, started(asked_at, self.context.clock.now()));
                 if unchanged {
-                    let record = Some(session.record.clone());
+                    let record = Some(Box::new(session.record.clone()));
                     return Err(Failure { outcome: Outcome::Unchanged, record });
                 }
                 Ok(session.record.clone())
@@ -524,7 +524,8 @@ impl Refresher {
         self.report_needs_login(reason, session.record.generation, Some(error));
         self.save(session).await?;
         // The access token is served until it expires, unless an origin rejected it.
-        Err(Failure { record: Some(session.record.clone()), ..Failure::needs_login(reason) })
+        let record = Some(Box::new(session.record.clone()));
+        Err(Failure { record, ..Failure::needs_login(reason) })
     }
 
     /// Tries to write an unsaved record until it is written, by this task or by a later refresh.

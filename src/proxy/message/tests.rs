@@ -1,5 +1,5 @@
 //! The rules as tables.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use http::Request;
 
