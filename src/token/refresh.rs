@@ -261,8 +261,12 @@ impl Refresher {
         memory: &mut Memory,
         demand: Demand,
     ) -> Result<TokenRecord, Failure> {
-        let now = self.context.clock.now();
-        if session.record.generation > demand.seen && is_usable(&session.record, now) {
+        let plan = self.plan(&session.record, session.damaged);
+        // A new seed is a new grant: whatever the old one still has to offer is not taken.
+        let is_new_grant = matches!(plan, Plan::Ask { new_seed: Some(_), .. });
+        let is_newer = session.record.generation > demand.seen
+            && is_usable(&session.record, self.context.clock.now());
+        if is_newer && !is_new_grant {
             tracing::info!(
                 credential = self.name,
                 generation = session.record.generation.0,
@@ -270,7 +274,7 @@ impl Refresher {
             );
             return Ok(session.record.clone());
         }
-        let (refresh_token, new_seed) = match self.plan(&session.record, session.damaged) {
+        let (refresh_token, new_seed) = match plan {
             Plan::Ask { refresh_token, new_seed } => (refresh_token, new_seed),
             Plan::Stop(reason) => {
                 self.report_needs_login(reason, session.record.generation, None);
@@ -372,7 +376,7 @@ impl Refresher {
             let Some(pause) = pause else {
                 return (asked_at, Err(Refused { error, replayed }));
             };
-            replayed |= matches!(error.class, Class::Ambiguous | Class::Transient);
+            replayed |= may_have_consumed(error.class);
             tracing::warn!(
                 credential = self.name,
                 class = %error.class,
@@ -489,6 +493,13 @@ impl Refresher {
             return self.die(session, reason, refresh_token, &error).await;
         }
         self.report_refused(session, &error);
+        if !lost_answer && !may_have_consumed(error.class) && session.record.intent.is_some() {
+            // The refresh token is as good as before: a later refusal is not this request's doing.
+            session.record.intent = None;
+            if let Err(error) = self.commit(session).await {
+                self.report_store(&error);
+            }
+        }
         let backoff = match error.class {
             Class::Transient | Class::NotSent | Class::Ambiguous | Class::Throttled => {
                 Backoff::Short
@@ -535,11 +546,12 @@ impl Refresher {
             let mut memory = self.memory.lock().await;
             let (Some(unsaved), Some(record)) = (&memory.unsaved, &memory.known) else { return };
             match self.context.store.commit(&unsaved.lease, unsaved.stored, record).await {
-                Ok(_) => {
-                    tracing::info!(
+                Ok(commit) => {
+                    tracing::warn!(
                         credential = self.name,
                         generation = record.generation.0,
-                        "the token that could not be saved is saved now"
+                        stored = commit == Commit::Stored,
+                        "the token that could not be saved is saved now, or was overtaken"
                     );
                     memory.unsaved = None;
                     self.unsaved.store(false, Ordering::Relaxed);
@@ -659,6 +671,11 @@ fn is_usable(record: &TokenRecord, now: SystemTime) -> bool {
     record.access_token.is_some()
         && !record.rejected
         && record.expires_at.is_none_or(|expires_at| now < expires_at)
+}
+
+/// May the server have acted on a request that failed like this?
+fn may_have_consumed(class: Class) -> bool {
+    matches!(class, Class::Ambiguous | Class::Transient)
 }
 
 fn why(class: Class) -> &'static str {
