@@ -73,8 +73,8 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
         record: &'a TokenRecord,
     ) -> StoreFuture<'a, Commit>;
 
-    /// Does what is stored outlive the process?
-    fn is_durable(&self) -> bool;
+    /// May other processes write to it as well?
+    fn is_shared(&self) -> bool;
 }
 
 /// What became of a commit.

@@ -177,7 +177,7 @@ impl TokenStore for FileStore {
         Box::pin(blocking(move || store.commit_now(&key, expected, &bytes)))
     }
 
-    fn is_durable(&self) -> bool {
+    fn is_shared(&self) -> bool {
         true
     }
 }

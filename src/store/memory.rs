@@ -56,7 +56,7 @@ impl TokenStore for MemoryStore {
         })
     }
 
-    fn is_durable(&self) -> bool {
+    fn is_shared(&self) -> bool {
         false
     }
 }

@@ -23,6 +23,10 @@
 //! Dropping the future of [`Refresher::refresh`] after step 4 loses the grant. `Slot` runs it on a
 //! task that outlives the request that asked for it.
 
+mod plan;
+mod report;
+mod session;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -30,20 +34,18 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
 
 use super::state::{Backoff, Outcome};
-use super::{Config, Context, Generation, Seed, store_failure};
-use crate::oauth::{Class, Grant, GrantError, GrantType, TokenEndpoint, TokenResponse};
+use super::{Config, Context, Generation, Seed};
+use crate::oauth::{Class, Grant, GrantError, TokenEndpoint, TokenResponse};
 use crate::secret::{Fingerprint, Secret};
-use crate::store::{Commit, Intent, Lease, StoreError, Terminal, TerminalReason, TokenRecord};
+use crate::store::{Commit, Intent, StoreError, Terminal, TerminalReason, TokenRecord};
+use plan::{Plan, is_usable, plan, supersede};
+use report::store_failure;
+use session::{Memory, Session, Unsaved};
 
 /// When a request whose answer was lost is made again with the same refresh token: soon, because
 /// the shortest documented grace for that is 5 s (Connect2id), and a minute later it is over.
 const REPLAYS: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(4)];
-/// Attempts to commit, and the wait between them, before the record is served from memory.
-const COMMIT_TRIES: usize = 3;
-const COMMIT_PAUSE: Duration = Duration::from_millis(300);
-/// How often a commit that failed is tried again in the background.
-const REWRITE_PAUSE: Duration = Duration::from_secs(1);
 /// After so many doubtful answers in a row, a grant that worked before is taken for dead.
 const DOUBTS: u32 = 3;
 
@@ -114,47 +116,6 @@ pub(super) struct Refresher {
     unsaved: AtomicBool,
 }
 
-/// What this process knows beyond the store.
-#[derive(Debug, Default)]
-struct Memory {
-    /// The last record read or written: it heals a damaged file.
-    known: Option<TokenRecord>,
-    /// `known` is not on stable storage yet.
-    unsaved: Option<Unsaved>,
-    /// The stored record was found damaged, and `known` is no help.
-    damaged: bool,
-    /// Doubtful answers in a row.
-    doubts: u32,
-}
-
-/// The right to write a record that could not be written.
-#[derive(Debug)]
-struct Unsaved {
-    lease: Lease,
-    stored: Generation,
-}
-
-/// One refresh under way: the lease, and the record as it develops.
-struct Session {
-    lease: Lease,
-    /// The generation in the store, which a commit has to name.
-    stored: Generation,
-    record: TokenRecord,
-    /// `record` is newer than the store.
-    ahead: bool,
-    /// The stored record was damaged, and nothing else is known of it.
-    damaged: bool,
-}
-
-/// What the record and the configuration leave to do.
-#[derive(Debug, PartialEq, Eq)]
-enum Plan {
-    /// Ask with this refresh token, or with none for the other grants.
-    Ask { refresh_token: Option<Secret>, new_seed: Option<Fingerprint> },
-    /// Ask nobody.
-    Stop(TerminalReason),
-}
-
 impl Refresher {
     pub(super) fn new(config: Config, endpoint: TokenEndpoint, context: &Context) -> Self {
         Self {
@@ -192,6 +153,7 @@ impl Refresher {
             }
         };
         let Some(record) = record else { return Ok(None) };
+        self.memory.lock().await.known = Some(record.clone());
         match self.plan(&record, false) {
             Plan::Stop(reason) => {
                 Err(Failure { record: Some(Box::new(record)), ..Failure::needs_login(reason) })
@@ -199,6 +161,34 @@ impl Refresher {
             // A new seed is a new grant: the old access token may belong to another account.
             Plan::Ask { new_seed: Some(_), .. } => Ok(None),
             Plan::Ask { .. } => Ok(Some(record)),
+        }
+    }
+
+    /// Has another process stored something newer than this one knows? Looks only, and not while a
+    /// refresh is under way, which will see for itself.
+    pub(super) async fn look(&self) -> Option<Result<TokenRecord, Failure>> {
+        let mut memory = self.memory.try_lock().ok()?;
+        if memory.unsaved.is_some() {
+            return None;
+        }
+        // What is wrong with the store is said by the next refresh, not every two seconds.
+        let record = self.context.store.load(&self.name).await.ok()??;
+        let known = memory.known.as_ref().map(|known| known.generation).unwrap_or_default();
+        if record.generation <= known {
+            return None;
+        }
+        memory.known = Some(record.clone());
+        match self.plan(&record, false) {
+            Plan::Stop(reason) => {
+                self.report_needs_login(reason, record.generation, None);
+                let record = Some(Box::new(record));
+                Some(Err(Failure { record, ..Failure::needs_login(reason) }))
+            }
+            Plan::Ask { new_seed: Some(_), .. } => None,
+            Plan::Ask { .. } => {
+                self.report_adopted(record.generation);
+                Some(Ok(record))
+            }
         }
     }
 
@@ -222,39 +212,6 @@ impl Refresher {
         result
     }
 
-    /// Takes the lease and the newest record: the one in memory while it waits to be written, or
-    /// else the stored one.
-    async fn open(&self, memory: &mut Memory) -> Result<Session, Failure> {
-        if let (Some(unsaved), Some(record)) = (memory.unsaved.take(), memory.known.clone()) {
-            let Unsaved { lease, stored } = unsaved;
-            return Ok(Session { lease, stored, record, ahead: true, damaged: false });
-        }
-        let store = &self.context.store;
-        let lease = store.lease(&self.name, self.lease_wait).await.map_err(|error| {
-            self.report_store(&error);
-            Failure::of_store(&error)
-        })?;
-        match store.load(&self.name).await {
-            Ok(Some(record)) => Ok(Session {
-                stored: record.generation,
-                lease,
-                record,
-                ahead: false,
-                damaged: false,
-            }),
-            // Never there, or moved aside: a process that still holds the record writes it back.
-            Ok(None) => Ok(rebuild(lease, memory)),
-            Err(error) => {
-                self.report_store(&error);
-                if !matches!(error, StoreError::Corrupt { .. }) {
-                    return Err(Failure::of_store(&error));
-                }
-                memory.damaged = true;
-                Ok(rebuild(lease, memory))
-            }
-        }
-    }
-
     async fn replace(
         &self,
         session: &mut Session,
@@ -267,11 +224,7 @@ impl Refresher {
         let is_newer = session.record.generation > demand.seen
             && is_usable(&session.record, self.context.clock.now());
         if is_newer && !is_new_grant {
-            tracing::info!(
-                credential = self.name,
-                generation = session.record.generation.0,
-                "adopted a newer token from the store"
-            );
+            self.report_adopted(session.record.generation);
             return Ok(session.record.clone());
         }
         let (refresh_token, new_seed) = match plan {
@@ -291,7 +244,7 @@ impl Refresher {
                     && session.record.access_token.as_ref() == Some(&response.access_token);
                 session.record = self.merge(&session.record, response, asked_at);
                 self.save(session).await?;
-                self.report_refreshed(session, started(asked_at, self.context.clock.now()));
+                self.report_refreshed(session, asked_at, self.context.clock.now());
                 if unchanged {
                     let record = Some(Box::new(session.record.clone()));
                     return Err(Failure { outcome: Outcome::Unchanged, record });
@@ -416,53 +369,6 @@ impl Refresher {
         record
     }
 
-    /// Commits, for at most a second; after that the record is served from memory.
-    async fn save(&self, session: &mut Session) -> Result<(), Failure> {
-        session.ahead = true;
-        for attempt in 1..=COMMIT_TRIES {
-            match self.commit(session).await {
-                Ok(Commit::Stored) => return Ok(()),
-                Ok(Commit::Conflict) => return self.adopt(session).await,
-                Err(error) => self.report_store(&error),
-            }
-            if attempt < COMMIT_TRIES {
-                tokio::time::sleep(COMMIT_PAUSE).await;
-            }
-        }
-        tracing::error!(
-            credential = self.name,
-            generation = session.record.generation.0,
-            "the new token is in use but would be lost by a crash; saving it is tried until it works"
-        );
-        Ok(())
-    }
-
-    async fn commit(&self, session: &mut Session) -> Result<Commit, StoreError> {
-        let store = &self.context.store;
-        let result = store.commit(&session.lease, session.stored, &session.record).await?;
-        if result == Commit::Stored {
-            session.stored = session.record.generation;
-            session.ahead = false;
-        }
-        Ok(result)
-    }
-
-    /// Somebody wrote past the lease (a logout, a restored backup): theirs counts, not ours.
-    async fn adopt(&self, session: &mut Session) -> Result<(), Failure> {
-        tracing::warn!(credential = self.name, "the record was changed by someone else meanwhile");
-        let record = self.context.store.load(&self.name).await.map_err(|error| {
-            self.report_store(&error);
-            Failure::of_store(&error)
-        })?;
-        session.ahead = false;
-        session.record = record.unwrap_or_default();
-        session.stored = session.record.generation;
-        match is_usable(&session.record, self.context.clock.now()) {
-            true => Ok(()),
-            false => Err(Failure::failed(Backoff::Short, None, "store_conflict")),
-        }
-    }
-
     /// The server issued nothing: what that means for the credential.
     async fn refused(
         &self,
@@ -538,139 +444,12 @@ impl Refresher {
         let record = Some(Box::new(session.record.clone()));
         Err(Failure { record, ..Failure::needs_login(reason) })
     }
-
-    /// Tries to write an unsaved record until it is written, by this task or by a later refresh.
-    async fn rewrite(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(REWRITE_PAUSE).await;
-            let mut memory = self.memory.lock().await;
-            let (Some(unsaved), Some(record)) = (&memory.unsaved, &memory.known) else { return };
-            match self.context.store.commit(&unsaved.lease, unsaved.stored, record).await {
-                Ok(commit) => {
-                    tracing::warn!(
-                        credential = self.name,
-                        generation = record.generation.0,
-                        stored = commit == Commit::Stored,
-                        "the token that could not be saved is saved now, or was overtaken"
-                    );
-                    memory.unsaved = None;
-                    self.unsaved.store(false, Ordering::Relaxed);
-                    return;
-                }
-                Err(error) => tracing::debug!(credential = self.name, %error, "still not saved"),
-            }
-        }
-    }
-
-    fn report_store(&self, error: &StoreError) {
-        tracing::error!(credential = self.name, %error, "token store");
-    }
-
-    fn report_refreshed(&self, session: &Session, took: Duration) {
-        tracing::info!(
-            credential = self.name,
-            generation = session.record.generation.0,
-            expires_at = session
-                .record
-                .expires_at
-                .map(|at| humantime::format_rfc3339_seconds(at).to_string()),
-            took_ms = took.as_millis(),
-            "access token refreshed"
-        );
-    }
-
-    fn report_refused(&self, session: &Session, error: &GrantError) {
-        tracing::warn!(
-            credential = self.name,
-            generation = session.record.generation.0,
-            class = %error.class,
-            status = error.status,
-            %error,
-            "token request refused"
-        );
-    }
-
-    fn report_needs_login(
-        &self,
-        reason: TerminalReason,
-        generation: Generation,
-        error: Option<&GrantError>,
-    ) {
-        tracing::error!(
-            credential = self.name,
-            generation = generation.0,
-            %reason,
-            error = error.map(ToString::to_string),
-            "credential needs a new refresh token; no token request is made until it has one"
-        );
-    }
 }
 
 /// A failed token request, and whether an answer may have been lost on the way to it.
 struct Refused {
     error: GrantError,
     replayed: bool,
-}
-
-/// Starts from what this process remembers, where the store has nothing.
-fn rebuild(lease: Lease, memory: &mut Memory) -> Session {
-    let stored = Generation::default();
-    let damaged = std::mem::take(&mut memory.damaged);
-    match memory.known.take() {
-        Some(record) => Session { lease, stored, record, ahead: true, damaged: false },
-        None => Session { lease, stored, record: TokenRecord::default(), ahead: false, damaged },
-    }
-}
-
-/// What is left to do, given what is stored and what is configured.
-fn plan(
-    record: &TokenRecord,
-    seed: Option<&Seed>,
-    grant: GrantType,
-    config: &Fingerprint,
-    damaged: bool,
-) -> Plan {
-    if grant == GrantType::ClientCredentials {
-        return Plan::Ask { refresh_token: None, new_seed: None };
-    }
-    let seed = seed.and_then(|seed| seed.value.as_ref());
-    let new_seed = seed
-        .map(|value| (value, value.fingerprint()))
-        .filter(|(_, fingerprint)| !record.knows_seed(fingerprint));
-    if let Some((value, fingerprint)) = new_seed {
-        return Plan::Ask { refresh_token: Some(value.clone()), new_seed: Some(fingerprint) };
-    }
-    let Some(refresh_token) = record.refresh_token.as_ref().or(seed) else {
-        return Plan::Stop(match damaged {
-            true => TerminalReason::Corrupt,
-            false => TerminalReason::NoGrant,
-        });
-    };
-    match &record.terminal {
-        Some(terminal)
-            if terminal.config == *config
-                && terminal.refresh_token == Some(refresh_token.fingerprint()) =>
-        {
-            Plan::Stop(terminal.reason)
-        }
-        _ => Plan::Ask { refresh_token: Some(refresh_token.clone()), new_seed: None },
-    }
-}
-
-/// Makes `new` the current refresh token and remembers the hash of the old one.
-fn supersede(record: &mut TokenRecord, new: Secret) {
-    if let Some(old) = record.refresh_token.replace(new)
-        && record.refresh_token.as_ref() != Some(&old)
-    {
-        record.superseded.insert(0, old.fingerprint());
-        record.superseded.truncate(TokenRecord::HISTORY);
-    }
-}
-
-fn is_usable(record: &TokenRecord, now: SystemTime) -> bool {
-    record.access_token.is_some()
-        && !record.rejected
-        && record.expires_at.is_none_or(|expires_at| now < expires_at)
 }
 
 /// May the server have acted on a request that failed like this?
@@ -689,10 +468,6 @@ fn why(class: Class) -> &'static str {
         Class::Config | Class::Doubtful => "refused",
         Class::Protocol => "unreadable_answer",
     }
-}
-
-fn started(asked_at: SystemTime, now: SystemTime) -> Duration {
-    now.duration_since(asked_at).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -205,6 +205,15 @@ impl State {
         self.hopeless = None;
     }
 
+    /// Something newer was found in the store. A flight under way will find it as well.
+    pub(super) fn adopt(&mut self, outcome: Outcome, now: SystemTime) -> bool {
+        let idle = self.phase != Phase::Refreshing;
+        if idle {
+            self.finish(outcome, now, 0.0);
+        }
+        idle
+    }
+
     /// The flight is over. `jitter` in 0..1 spreads the attempts of several processes.
     pub(super) fn finish(&mut self, outcome: Outcome, now: SystemTime, jitter: f64) {
         self.phase = match outcome {

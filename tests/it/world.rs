@@ -137,12 +137,8 @@ impl World {
     /// Starts the proxy on the state that is there.
     pub(crate) async fn start_proxy(&mut self) {
         let environment = Environment::of_process();
-        let settings = Settings::from_text(
-            "proxy.toml",
-            self.dir.path(),
-            &self.configuration,
-            &environment,
-        );
+        let settings =
+            Settings::from_text("proxy.toml", self.dir.path(), &self.configuration, &environment);
         let settings = settings.unwrap_or_else(|problems| panic!("{}", problems.render(false)));
         self.app = Some(App::start(settings, self.clock.clone()).await.unwrap());
     }
@@ -202,7 +198,8 @@ impl WorldBuilder {
         let dir = tempfile::tempdir().unwrap();
         let ca = TestCa::new();
         std::fs::write(dir.path().join("origin-ca.pem"), ca.pem()).unwrap();
-        let authorization_server = AuthorizationServer::start(self.authorization_server.clone()).await;
+        let authorization_server =
+            AuthorizationServer::start(self.authorization_server.clone()).await;
         let origin = OriginServer::start(OriginConfig {
             tls: self.tls.then(|| ca.server_config(&["localhost", "127.0.0.1"])),
             tokens: Some(authorization_server.tokens()),
