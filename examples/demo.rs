@@ -221,7 +221,7 @@ struct Marks {
 impl<'a> Tour<'a> {
     fn new(stage: &'a Stage) -> Outcome<Self> {
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(trust(stage.app.ca())?)
+            .tls_backend_preconfigured(trust(stage.app.ca().as_deref())?)
             .proxy(reqwest::Proxy::all(stage.proxy())?)
             .build()?;
         let last = Marks { token_requests: 0, sent: 0 };

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -35,14 +36,19 @@ pub struct Config {
 /// What the admin listener reports on.
 #[derive(Debug)]
 pub struct Admin {
-    credentials: Arc<Credentials>,
+    credentials: ArcSwap<Credentials>,
     draining: AtomicBool,
 }
 
 impl Admin {
     /// Reports on `credentials`.
     pub fn new(credentials: Arc<Credentials>) -> Self {
-        Self { credentials, draining: AtomicBool::new(false) }
+        Self { credentials: ArcSwap::new(credentials), draining: AtomicBool::new(false) }
+    }
+
+    /// From now on it reports on `credentials`.
+    pub fn replace(&self, credentials: Arc<Credentials>) {
+        self.credentials.store(credentials);
     }
 
     /// From now on the process is alive and not ready.
@@ -99,8 +105,9 @@ impl Admin {
     /// Ready as long as requests are served: an authorization server that is down makes it degraded,
     /// because taking the proxy out of service would not bring that server back.
     fn readiness(&self) -> Response<Full<Bytes>> {
+        let credentials = self.credentials.load();
         let statuses: Vec<Status> =
-            self.credentials.all().iter().map(|credential| credential.slot.status()).collect();
+            credentials.all().iter().map(|credential| credential.slot.status()).collect();
         let draining = self.draining.load(Ordering::Relaxed);
         let word = match statuses.iter().any(is_degraded) {
             _ if draining => "draining",

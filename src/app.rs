@@ -10,6 +10,7 @@
 //! option.
 
 mod core;
+mod foundation;
 mod listener;
 
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,14 +26,13 @@ use crate::admin::Admin;
 use crate::ca::{CaError, CertificateAuthority};
 use crate::clock::Clock;
 use crate::credential::Credentials;
-use crate::oauth::HttpTransport;
 use crate::proxy::Shared;
 use crate::settings::Settings;
-use crate::store::{self, StoreError};
+use crate::store::StoreError;
 use crate::tls::TlsError;
-use crate::token::Context;
 
 use self::core::Cores;
+use foundation::Foundation;
 use listener::{Admission, Listener};
 
 /// Why bearerd did not start.
@@ -77,8 +77,8 @@ impl StartError {
 pub struct App {
     proxy_addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
-    credentials: Arc<Credentials>,
-    ca: Option<Arc<CertificateAuthority>>,
+    shared: Arc<Shared>,
+    reloads: Mutex<Reloads>,
     admin: Arc<Admin>,
     cores: Cores,
     acceptors: TaskTracker,
@@ -86,6 +86,13 @@ pub struct App {
     stop_admin: CancellationToken,
     flights: TaskTracker,
     grace: Duration,
+}
+
+/// What one reload hands to the next.
+#[derive(Debug)]
+struct Reloads {
+    foundation: Foundation,
+    settings: Settings,
 }
 
 impl App {
@@ -100,39 +107,20 @@ impl App {
         let listeners = listener::bind_all(&settings.listen)?;
         let own: Vec<SocketAddr> = listeners.iter().filter_map(Listener::tcp_address).collect();
         let admin_listener = bind_admin(settings.admin.listen).await?;
-        let tls = settings.tls.build()?;
         let flights = TaskTracker::new();
-        let context = Context {
-            control: Handle::current(),
-            tasks: flights.clone(),
-            clock: clock.clone(),
-            store: open_store(&settings).await?,
-            transport: Arc::new(HttpTransport::new(tls.clone())?),
-        };
-        let ca = open_ca(&settings, &clock)?;
-        let grace = settings.shutdown_grace;
-        let credentials = Arc::new(Credentials::open(settings.credentials, &context).await);
-        let limits = settings.proxy.limits.clone();
-        let shared = Shared::new(
-            settings.proxy,
-            Arc::clone(&credentials),
-            ca.clone(),
-            Arc::new(tls),
-            own.clone(),
-            clock,
-        );
-        let cores = Cores::start(settings.threads, Arc::new(shared)).map_err(StartError::Thread)?;
+        let mut foundation = Foundation::new(clock.clone(), flights.clone(), own.clone());
+        let (snapshot, credentials) = foundation.snapshot(&settings, None).await?;
+        let shared = Arc::new(Shared::new(snapshot, clock));
+        let cores =
+            Cores::start(settings.threads, Arc::clone(&shared)).map_err(StartError::Thread)?;
+        let limits = &settings.proxy.limits;
         let admission = Arc::new(Admission::new(limits.connections, limits.connections_per_peer));
         let (acceptors, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners {
-            let accepting = listener.accept_into(
-                cores.entrance(),
-                Arc::clone(&admission),
-                stop_accepting.clone(),
-            );
-            acceptors.spawn(accepting);
+            let (admission, end) = (Arc::clone(&admission), stop_accepting.clone());
+            acceptors.spawn(listener.accept_into(cores.entrance(), admission, end));
         }
-        let admin = Arc::new(Admin::new(Arc::clone(&credentials)));
+        let admin = Arc::new(Admin::new(credentials));
         let stop_admin = CancellationToken::new();
         let admin_address = admin_listener.as_ref().and_then(|bound| bound.local_addr().ok());
         if let Some(bound) = admin_listener {
@@ -141,16 +129,35 @@ impl App {
         Ok(Self {
             proxy_addresses: own,
             admin_address,
-            credentials,
-            ca,
+            shared,
+            grace: settings.shutdown_grace,
+            reloads: Mutex::new(Reloads { foundation, settings }),
             admin,
             cores,
             acceptors,
             stop_accepting,
             stop_admin,
             flights,
-            grace,
         })
+    }
+
+    /// Serves by new settings from the next request on. Nothing under way is dropped, and tokens are
+    /// kept: those of unchanged credentials in memory, the others through the store.
+    ///
+    /// Returns the keys that have changed and take effect only at the next start.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; the settings before stay in force.
+    pub async fn reload(&self, settings: Settings) -> Result<Vec<&'static str>, StartError> {
+        let mut reloads = self.reloads.lock().await;
+        let before = self.credentials();
+        let (snapshot, credentials) = reloads.foundation.snapshot(&settings, Some(&before)).await?;
+        self.shared.replace(snapshot);
+        self.admin.replace(credentials);
+        let later = needs_restart(&reloads.settings, &settings);
+        reloads.settings = settings;
+        Ok(later)
     }
 
     /// Where the proxy listens, TCP only; port 0 has become a real one.
@@ -164,13 +171,13 @@ impl App {
     }
 
     /// The credentials at work.
-    pub fn credentials(&self) -> &Credentials {
-        &self.credentials
+    pub fn credentials(&self) -> Arc<Credentials> {
+        self.shared.credentials()
     }
 
     /// The local CA, if there is a credential that needs one.
-    pub fn ca(&self) -> Option<&CertificateAuthority> {
-        self.ca.as_deref()
+    pub fn ca(&self) -> Option<Arc<CertificateAuthority>> {
+        self.shared.ca()
     }
 
     /// Stops: not ready any more, no new connections, the requests under way to their end, then the
@@ -200,21 +207,23 @@ async fn bind_admin(listen: Option<SocketAddr>) -> Result<Option<TcpListener>, S
     Ok(Some(bound))
 }
 
-/// No credential, no store and no CA: the example configuration leaves nothing on the disk.
-async fn open_store(settings: &Settings) -> Result<Arc<dyn store::TokenStore>, StartError> {
-    let config = match settings.credentials.is_empty() {
-        true => store::Config::Memory,
-        false => settings.store.clone(),
+/// Keys whose change a reload cannot bring about.
+fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let limits = |settings: &Settings| {
+        let limits = &settings.proxy.limits;
+        (limits.connections, limits.connections_per_peer)
     };
-    Ok(config.build()?)
-}
-
-fn open_ca(
-    settings: &Settings,
-    clock: &Clock,
-) -> Result<Option<Arc<CertificateAuthority>>, StartError> {
-    if settings.credentials.is_empty() && !settings.ca.exists() {
-        return Ok(None);
-    }
-    Ok(Some(Arc::new(settings.ca.open(clock.now())?)))
+    [
+        ("proxy.listen", old.listen != new.listen),
+        ("proxy.threads", old.threads != new.threads),
+        ("proxy.shutdown_grace", old.shutdown_grace != new.shutdown_grace),
+        ("[store]", old.store != new.store),
+        ("[ca]", old.ca != new.ca),
+        ("admin.listen", old.admin != new.admin),
+        ("log.format", old.log.format != new.log.format),
+        ("limits.connections", limits(old) != limits(new)),
+    ]
+    .into_iter()
+    .filter_map(|(key, changed)| changed.then_some(key))
+    .collect()
 }

@@ -13,7 +13,7 @@ use crate::origin::{Authority, AuthorityError, Host, Origin, Scheme};
 use crate::token::{self, Context, Slot};
 
 /// One credential, as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Its name: stands in messages, and is the key of its record.
     pub name: String,
@@ -102,6 +102,8 @@ pub struct Credential {
     pub replay_body: u64,
     /// Its token.
     pub slot: Arc<Slot>,
+    /// What the slot was made from.
+    token: token::Config,
 }
 
 /// Which credential a request gets, and where it is really sent.
@@ -123,14 +125,22 @@ pub struct Credentials {
 
 impl Credentials {
     /// Opens every credential's slot; that the hosts do not overlap has been checked by `settings`.
-    pub async fn open(configs: Vec<Config>, context: &Context) -> Self {
+    ///
+    /// A slot of `before` whose configuration has not changed is taken over with its token and with
+    /// whatever it is doing.
+    pub async fn open(configs: Vec<Config>, context: &Context, before: Option<&Self>) -> Self {
         let mut credentials = Self::default();
         for config in configs {
+            let slot = match before.and_then(|before| before.unchanged(&config)) {
+                Some(slot) => slot,
+                None => Slot::open(config.token.clone(), context.clone()).await,
+            };
             let credential = Arc::new(Credential {
                 name: Arc::from(config.name.as_str()),
                 allow_http: config.allow_http,
                 replay_body: config.replay_body,
-                slot: Slot::open(config.token, context.clone()).await,
+                slot,
+                token: config.token,
             });
             for pattern in config.hosts {
                 credentials.insert(pattern, &credential);
@@ -138,6 +148,13 @@ impl Credentials {
             credentials.all.push(credential);
         }
         credentials
+    }
+
+    fn unchanged(&self, config: &Config) -> Option<Arc<Slot>> {
+        let same = |credential: &&Arc<Credential>| {
+            *credential.name == *config.name && credential.token == config.token
+        };
+        self.all.iter().find(same).map(|credential| Arc::clone(&credential.slot))
     }
 
     fn insert(&mut self, pattern: HostPattern, credential: &Arc<Credential>) {

@@ -45,7 +45,7 @@ pub enum ClientAuth {
 }
 
 /// One token endpoint and the OAuth client registered there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Which grant to use.
     pub grant: GrantType,

@@ -27,8 +27,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -48,7 +49,7 @@ use connection::{Activity, ClientStream, Patience, Phase, Watchdog, Watched};
 use dial::Dialer;
 use error::{Accepts, ProxyError, own_response};
 use message::{MessageError, Session, Target, Via};
-use origins::Origins;
+use origins::{Origins, Reach};
 use replay::Budget;
 
 /// What happens to requests for hosts that no credential names.
@@ -103,33 +104,113 @@ pub struct Limits {
     pub body_bytes: u64,
 }
 
-/// What all cores share.
+/// What all cores share for as long as the process runs.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    config: Config,
-    credentials: Arc<Credentials>,
-    ca: Option<Arc<CertificateAuthority>>,
-    tls: Arc<ClientConfig>,
-    own: Vec<SocketAddr>,
+    snapshot: ArcSwap<Snapshot>,
     clock: Clock,
     via: Via,
-    replay_budget: Arc<Budget>,
     request_ids: RequestIds,
 }
 
+/// What a reload replaces, all at once: a request is served by one snapshot from its first step to
+/// its last.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    config: Config,
+    credentials: Arc<Credentials>,
+    ca: Option<Arc<CertificateAuthority>>,
+    reach: Reach,
+    replay_budget: Arc<Budget>,
+}
+
 impl Shared {
-    /// `own` are the addresses this proxy listens on; `ca` may be missing where no credential is.
+    pub(crate) fn new(snapshot: Snapshot, clock: Clock) -> Self {
+        let (via, request_ids) = (Via::new(), RequestIds::new());
+        Self { snapshot: ArcSwap::from_pointee(snapshot), clock, via, request_ids }
+    }
+
+    /// The credentials at work.
+    pub(crate) fn credentials(&self) -> Arc<Credentials> {
+        Arc::clone(&self.snapshot.load().credentials)
+    }
+
+    /// The local CA, if there is one.
+    pub(crate) fn ca(&self) -> Option<Arc<CertificateAuthority>> {
+        self.snapshot.load().ca.clone()
+    }
+
+    /// From the next request on, `snapshot` is what is served by.
+    pub(crate) fn replace(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+    }
+}
+
+impl Snapshot {
+    /// `own` are the addresses this proxy listens on; `ca` may be missing where no credential is;
+    /// `version` counts the reloads.
     pub(crate) fn new(
         config: Config,
         credentials: Arc<Credentials>,
         ca: Option<Arc<CertificateAuthority>>,
         tls: Arc<ClientConfig>,
         own: Vec<SocketAddr>,
-        clock: Clock,
+        version: u64,
     ) -> Self {
+        let dialer = Dialer {
+            deny: config.origins.deny_addresses.clone(),
+            allow: config.origins.allow_addresses.clone(),
+            own,
+            timeout: config.origins.connect_timeout,
+        };
+        let reach = Reach::new(&config.origins, dialer, tls, version);
         let replay_budget = Budget::new(config.limits.replay_bytes);
-        let (via, request_ids) = (Via::new(), RequestIds::new());
-        Self { config, credentials, ca, tls, own, clock, via, replay_budget, request_ids }
+        Self { config, credentials, ca, reach, replay_budget }
+    }
+
+    fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    fn replay_budget(&self) -> Arc<Budget> {
+        Arc::clone(&self.replay_budget)
+    }
+
+    fn patience(&self) -> Patience {
+        let limits = &self.config.limits;
+        Patience {
+            idle: limits.idle_timeout,
+            head: limits.header_read_timeout,
+            handshake: limits.handshake_timeout,
+            tunnel: limits.tunnel_idle_timeout,
+        }
+    }
+
+    fn check_target_length(&self, parts: &Parts) -> Result<(), MessageError> {
+        let authority = parts.uri.authority().map_or(0, |authority| authority.as_str().len());
+        let path = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
+        match authority + path > self.config.limits.request_line {
+            true => Err(MessageError::TargetTooLong),
+            false => Ok(()),
+        }
+    }
+
+    fn check_length(&self, fields: &HeaderMap) -> Result<(), MessageError> {
+        let limit = self.config.limits.body_bytes;
+        let length = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        match length {
+            Some(length) if limit != 0 && u64::gt(&length, &limit) => {
+                Err(MessageError::ContentTooLarge)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn admit_unmatched(&self) -> Result<(), ProxyError> {
+        match self.config.unmatched {
+            Unmatched::Forward => Ok(()),
+            Unmatched::Deny => Err(ProxyError::Unmatched),
+        }
     }
 }
 
@@ -159,24 +240,7 @@ impl Inbound {
 
 impl Proxy {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let Config { limits, origins, .. } = &shared.config;
-        let dialer = Dialer {
-            deny: origins.deny_addresses.clone(),
-            allow: origins.allow_addresses.clone(),
-            own: shared.own.clone(),
-            timeout: origins.connect_timeout,
-        };
-        let patience = Patience {
-            idle: limits.idle_timeout,
-            head: limits.header_read_timeout,
-            handshake: limits.handshake_timeout,
-            tunnel: limits.tunnel_idle_timeout,
-        };
-        Self {
-            origins: Origins::new(origins, dialer, Arc::clone(&shared.tls)),
-            watchdog: Watchdog::new(patience),
-            shared,
-        }
+        Self { shared, origins: Origins::default(), watchdog: Watchdog::new() }
     }
 
     /// Serves one client's connection in a task of its own. `permit` is dropped with the socket.
@@ -194,7 +258,12 @@ impl Proxy {
 
     /// Looks after connections until it is dropped.
     pub(crate) async fn watch(&self) {
-        self.watchdog.run(|| self.origins.sweep()).await;
+        let each_tick = || {
+            let snapshot = self.shared.snapshot.load();
+            self.origins.sweep(snapshot.reach());
+            snapshot.patience()
+        };
+        self.watchdog.run(each_tick).await;
     }
 
     /// Closes idle connections and waits until the others are done.
@@ -207,11 +276,7 @@ impl Proxy {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let mut builder = http1::Builder::new();
-        builder
-            .max_headers(self.limits().header_count)
-            .max_header_size(self.limits().header_bytes)
-            .header_read_timeout(None);
+        let builder = self.http1();
         let service = service_fn(|request| {
             let (proxy, inbound) = (&self, &inbound);
             async move { Ok::<_, Infallible>(proxy.serve(request, inbound).await) }
@@ -220,6 +285,17 @@ impl Proxy {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a client's connection ended early");
         }
+    }
+
+    fn http1(&self) -> http1::Builder {
+        let snapshot = self.shared.snapshot.load();
+        let limits = &snapshot.config.limits;
+        let mut builder = http1::Builder::new();
+        builder
+            .max_headers(limits.header_count)
+            .max_header_size(limits.header_bytes)
+            .header_read_timeout(None);
+        builder
     }
 
     /// Turns a request into a response, always.
@@ -231,12 +307,12 @@ impl Proxy {
         inbound.activity.enter(Phase::Busy);
         let request_id = self.shared.request_ids.next();
         let accepts = Accepts::of(request.headers());
-        let mut record = self
-            .shared
+        let snapshot = self.shared.snapshot.load_full();
+        let mut record = snapshot
             .config
             .access_log
             .then(|| Box::new(AccessRecord::new(&request_id.to_string(), request.method())));
-        let walked = self.walk(request, inbound, &mut record).await;
+        let walked = self.walk(&snapshot, request, inbound, &mut record).await;
         let mut response = walked.unwrap_or_else(|error| {
             if let Some(record) = &mut record {
                 record.error = Some(error.kind());
@@ -256,12 +332,13 @@ impl Proxy {
     /// The walk, in order; what goes wrong on the way becomes a response in `serve`.
     async fn walk(
         self: &Arc<Self>,
+        snapshot: &Snapshot,
         request: Request<Incoming>,
         inbound: &Inbound,
         record: &mut Option<Box<AccessRecord>>,
     ) -> Result<Response<Body>, ProxyError> {
         let (parts, body) = request.into_parts();
-        self.check_target_length(&parts)?;
+        snapshot.check_target_length(&parts)?;
         let target = message::target(&parts, inbound.session.as_deref())?;
         note_target(record, &target, &parts);
         if self.shared.via.is_in(&parts.headers) {
@@ -270,42 +347,28 @@ impl Proxy {
         let origin = match target {
             Target::Connect(authority) => {
                 let request = Request::from_parts(parts, body);
-                return self.connect(request, authority, inbound).await;
+                return self.connect(snapshot, request, authority, inbound).await;
             }
             Target::Proxy => return Ok(options()),
             Target::Origin(origin) => origin,
         };
         if is_own_name(&origin) {
-            return Ok(self.own_resource(&parts));
+            return Ok(self.own_resource(snapshot, &parts));
         }
-        match self.shared.credentials.for_request(&origin) {
-            Some(selection) => self.forward_with_token(parts, body, selection, record).await,
+        match snapshot.credentials.for_request(&origin) {
+            Some(selection) => {
+                self.forward_with_token(snapshot, parts, body, selection, record).await
+            }
             None => {
-                self.admit_unmatched()?;
-                self.forward_plain(parts, body, &origin, record).await
+                snapshot.admit_unmatched()?;
+                self.forward_plain(snapshot, parts, body, &origin, record).await
             }
         }
     }
 
-    fn check_target_length(&self, parts: &Parts) -> Result<(), MessageError> {
-        let authority = parts.uri.authority().map_or(0, |authority| authority.as_str().len());
-        let path = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
-        match authority + path > self.limits().request_line {
-            true => Err(MessageError::TargetTooLong),
-            false => Ok(()),
-        }
-    }
-
-    fn admit_unmatched(&self) -> Result<(), ProxyError> {
-        match self.shared.config.unmatched {
-            Unmatched::Forward => Ok(()),
-            Unmatched::Deny => Err(ProxyError::Unmatched),
-        }
-    }
-
     /// `http://bearerd.invalid/ca.pem`, and nothing else.
-    fn own_resource(&self, parts: &Parts) -> Response<Body> {
-        match &self.shared.ca {
+    fn own_resource(&self, snapshot: &Snapshot, parts: &Parts) -> Response<Body> {
+        match &snapshot.ca {
             Some(ca) if parts.uri.path() == "/ca.pem" && parts.method == http::Method::GET => {
                 let mut response = Response::new(Body::full(Bytes::from(ca.pem().to_owned())));
                 let kind = HeaderValue::from_static("application/x-pem-file");
@@ -321,19 +384,15 @@ impl Proxy {
         }
     }
 
-    fn server_config(&self, host: &Host) -> Result<Arc<ServerConfig>, Arc<CaError>> {
-        match &self.shared.ca {
+    fn server_config(
+        &self,
+        snapshot: &Snapshot,
+        host: &Host,
+    ) -> Result<Arc<ServerConfig>, Arc<CaError>> {
+        match &snapshot.ca {
             Some(ca) => ca.server_config(host, self.shared.clock.now()),
             None => Err(Arc::new(CaError::Missing)),
         }
-    }
-
-    fn limits(&self) -> &Limits {
-        &self.shared.config.limits
-    }
-
-    fn origins(&self) -> &Origins {
-        &self.origins
     }
 
     fn via(&self) -> &Via {

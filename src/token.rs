@@ -30,7 +30,7 @@ pub use access_token::{Margin, Token};
 pub use slot::Slot;
 
 /// One credential's tokens, as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The credential's name; also the key of its record.
     pub name: String,
@@ -47,7 +47,7 @@ pub struct Config {
 }
 
 /// Where the first refresh token comes from; once a record exists, the record wins.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Seed {
     /// The place, for messages.
     pub source: SecretSource,

@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -38,7 +39,7 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(settings)),
+        Ok(runtime) => runtime.block_on(serve(locator, settings)),
         Err(error) => {
             eprintln!("error: cannot start the runtime: {error}");
             ExitCode::FAILURE
@@ -46,16 +47,15 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
     }
 }
 
-async fn serve(settings: Settings) -> ExitCode {
+async fn serve(locator: &Locator, settings: Settings) -> ExitCode {
     let unix_sockets = unix_paths(&settings.listen);
-    let (mut terminate, mut interrupt) =
-        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-            (Err(error), _) | (_, Err(error)) => {
-                tracing::error!(%error, "signals cannot be received");
-                return ExitCode::FAILURE;
-            }
-        };
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "signals cannot be received");
+            return ExitCode::FAILURE;
+        }
+    };
     let app = match App::start(settings, Clock::system()).await {
         Ok(app) => app,
         Err(error) => {
@@ -67,18 +67,85 @@ async fn serve(settings: Settings) -> ExitCode {
         }
     };
     announce(&app, &unix_sockets);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    while signals.next().await == Signal::Reload {
+        reload(&app, locator).await;
     }
     tracing::info!("stopping: finishing the requests under way");
     // A second signal means now; a refresh under way may be lost then.
     tokio::select! {
-        () = app.shutdown() => tracing::info!("stopped"),
-        _ = terminate.recv() => return ExitCode::FAILURE,
-        _ = interrupt.recv() => return ExitCode::FAILURE,
+        () = app.shutdown() => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        () = signals.stop() => ExitCode::FAILURE,
     }
-    ExitCode::SUCCESS
+}
+
+/// What a person or a supervisor wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signal {
+    /// SIGHUP: read the configuration again.
+    Reload,
+    /// SIGTERM or SIGINT: finish and end.
+    Stop,
+}
+
+struct Signals {
+    hangup: signal::unix::Signal,
+    terminate: signal::unix::Signal,
+    interrupt: signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.hangup.recv() => Signal::Reload,
+            _ = self.terminate.recv() => Signal::Stop,
+            _ = self.interrupt.recv() => Signal::Stop,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while self.next().await != Signal::Stop {}
+    }
+}
+
+/// Reads the configuration again; one that is wrong changes nothing.
+async fn reload(app: &App, locator: &Locator) {
+    let locator = locator.clone();
+    // Secrets may come from commands, which block.
+    let loaded = tokio::task::spawn_blocking(move || Settings::load(&locator)).await;
+    let settings = match loaded {
+        Ok(Ok(settings)) => settings,
+        Ok(Err(problems)) => {
+            eprint!("{}", problems.render(colors()));
+            tracing::error!("the new configuration has problems; the one before stays in force");
+            return;
+        }
+        Err(error) => {
+            tracing::error!(%error, "the configuration could not be read again");
+            return;
+        }
+    };
+    eprint!("{}", settings.warnings.render(colors()));
+    match app.reload(settings).await {
+        Ok(later) if later.is_empty() => tracing::info!("the new configuration is in force"),
+        Ok(later) => {
+            let keys = later.join(", ");
+            tracing::warn!(keys, "the new configuration is in force, but these need a restart");
+        }
+        Err(error) => {
+            tracing::error!(%error, "the configuration before stays in force");
+        }
+    }
 }
 
 fn unix_paths(listen: &[Listen]) -> Vec<String> {

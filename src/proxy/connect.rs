@@ -22,7 +22,7 @@ use super::body::Body;
 use super::connection::{ClientStream, Phase, Watched};
 use super::error::ProxyError;
 use super::message::Session;
-use super::{Inbound, Proxy};
+use super::{Inbound, Proxy, Snapshot};
 use crate::origin::{Authority, Host, Origin, Scheme};
 
 /// The first byte of a TLS record that carries a handshake (RFC 8446 §5.1).
@@ -42,6 +42,7 @@ impl Proxy {
     /// Answers a CONNECT; what follows it runs in a task of its own.
     pub(super) async fn connect(
         self: &Arc<Self>,
+        snapshot: &Snapshot,
         request: Request<Incoming>,
         authority: Authority,
         inbound: &Inbound,
@@ -49,13 +50,13 @@ impl Proxy {
         // A CONNECT to port 80 stands for plain http, every other for https.
         let scheme = if authority.port == 80 { Scheme::Http } else { Scheme::Https };
         let origin = Origin { scheme, authority };
-        let follow = match self.shared.credentials.for_request(&origin) {
+        let follow = match snapshot.credentials.for_request(&origin) {
             Some(_) => {
                 // A certificate that cannot be made is said before the session is promised.
-                self.server_config(&origin.authority.host).map_err(ProxyError::Ca)?;
+                self.server_config(snapshot, &origin.authority.host).map_err(ProxyError::Ca)?;
                 Follow::Session(origin.authority)
             }
-            None => Follow::Tunnel(self.dial_tunnel(&origin.authority).await?),
+            None => Follow::Tunnel(snapshot.dial_tunnel(&origin.authority).await?),
         };
         let inbound = inbound.for_session(self.watchdog.watch(Phase::Handshake), None);
         let activity = Arc::clone(&inbound.activity);
@@ -63,16 +64,6 @@ impl Proxy {
         let task = tokio::spawn(Arc::clone(self).following(upgrade, follow, inbound));
         activity.is_run_by(task.abort_handle());
         Ok(Response::new(Body::empty()))
-    }
-
-    /// A tunnel is dialled before it is promised.
-    async fn dial_tunnel(&self, authority: &Authority) -> Result<TcpStream, ProxyError> {
-        self.admit_unmatched()?;
-        let ports = &self.shared.config.connect_ports;
-        if !ports.is_empty() && !ports.contains(&authority.port) {
-            return Err(ProxyError::Port(authority.port));
-        }
-        Ok(self.origins.dialer().connect(authority).await?)
     }
 
     /// Boxed, because what follows a CONNECT may serve requests, and so contain itself.
@@ -127,7 +118,8 @@ impl Proxy {
         authority: Authority,
         inbound: Inbound,
     ) -> io::Result<()> {
-        let config = self.server_config(&authority.host).map_err(io::Error::other)?;
+        let snapshot = self.shared.snapshot.load_full();
+        let config = self.server_config(&snapshot, &authority.host).map_err(io::Error::other)?;
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let misdirected = names_another_host(&hello.client_hello(), &authority.host);
         let stream = match hello.into_stream(config).await {
@@ -155,6 +147,18 @@ impl Proxy {
         let activity = Arc::clone(&inbound.activity);
         let inbound = inbound.for_session(activity, Some(Arc::new(session)));
         self.serve_http(stream, inbound).await;
+    }
+}
+
+impl Snapshot {
+    /// A tunnel is dialled before it is promised.
+    async fn dial_tunnel(&self, authority: &Authority) -> Result<TcpStream, ProxyError> {
+        self.admit_unmatched()?;
+        let ports = &self.config.connect_ports;
+        if !ports.is_empty() && !ports.contains(&authority.port) {
+            return Err(ProxyError::Port(authority.port));
+        }
+        Ok(self.reach.dialer().connect(authority).await?)
     }
 }
 

@@ -133,16 +133,14 @@ impl Patience {
 /// Looks after the connections of one core.
 #[derive(Debug)]
 pub(super) struct Watchdog {
-    patience: Patience,
     ticks: Arc<AtomicU32>,
     draining: AtomicBool,
     watched: Mutex<Vec<Arc<Activity>>>,
 }
 
 impl Watchdog {
-    pub(super) fn new(patience: Patience) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            patience,
             ticks: Arc::new(AtomicU32::new(0)),
             draining: AtomicBool::new(false),
             watched: Mutex::default(),
@@ -166,26 +164,25 @@ impl Watchdog {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Runs until it is dropped; `each_tick` is called as well.
-    pub(super) async fn run(&self, each_tick: impl Fn()) {
+    /// Runs until it is dropped; `each_tick` says how patient it is to be.
+    pub(super) async fn run(&self, each_tick: impl Fn() -> Patience) {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             interval.tick().await;
             self.ticks.fetch_add(1, Ordering::Relaxed);
-            self.sweep();
-            each_tick();
+            self.sweep(&each_tick());
         }
     }
 
-    fn sweep(&self) {
+    fn sweep(&self, patience: &Patience) {
         let now = self.ticks.load(Ordering::Relaxed);
         self.lock().retain(|activity| {
             if Arc::strong_count(activity) == 1 {
                 return false;
             }
             let stayed = now.wrapping_sub(activity.since.load(Ordering::Relaxed));
-            match self.patience.for_phase(activity.phase()) {
+            match patience.for_phase(activity.phase()) {
                 Some(limit) if u64::from(stayed) > limit.as_secs() => end(activity),
                 _ => true,
             }

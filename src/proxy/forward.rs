@@ -9,20 +9,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::Proxy;
 use super::access::AccessRecord;
 use super::body::{Body, RequestBody};
 use super::challenge::is_rejection;
 use super::error::{OriginError, ProxyError};
-use super::message::{self, MessageError};
-use super::origins::{Origins, Returning};
+use super::message::{self, Via};
+use super::origins::Returning;
 use super::replay::{Budget, ReplayBody};
+use super::{Proxy, Snapshot};
 use crate::credential::{Credential, Selection};
 use crate::origin::Origin;
 use crate::token::{Progress, Renewal, Slot, Token};
@@ -31,6 +31,9 @@ use crate::token::{Progress, Renewal, Slot, Token};
 const DISCARD: u64 = 16 * 1024;
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
+/// How many closed connections are put up with for one request.
+const STALE_TRIES: u32 = 2;
+
 /// An answer and the connection it comes over.
 type Answer = (Response<Incoming>, Returning);
 
@@ -38,36 +41,40 @@ impl Proxy {
     /// Forwards a request of no credential: untouched but for what every proxy changes.
     pub(super) async fn forward_plain(
         &self,
+        snapshot: &Snapshot,
         parts: Parts,
         body: Incoming,
         origin: &Origin,
         record: &mut Option<Box<AccessRecord>>,
     ) -> Result<Response<Body>, ProxyError> {
-        self.check_length(&parts.headers)?;
-        let mut draft = Draft::new(parts, body, None, origin, self);
-        let answer = draft.exchange(self.origins(), origin, None, record).await?;
+        snapshot.check_length(&parts.headers)?;
+        let mut draft = Draft::new(parts, body, origin, self.via(), None);
+        let answer = self.exchange(snapshot, &mut draft, origin, None, record).await?;
         Ok(self.deliver(answer))
     }
 
     /// Forwards a request with its credential's token.
     pub(super) async fn forward_with_token(
         &self,
+        snapshot: &Snapshot,
         parts: Parts,
         body: Incoming,
         selection: Selection,
         record: &mut Option<Box<AccessRecord>>,
     ) -> Result<Response<Body>, ProxyError> {
-        self.check_length(&parts.headers)?;
+        snapshot.check_length(&parts.headers)?;
         let Selection { credential, origin } = selection;
         let slot = &credential.slot;
         let refused = |error| ProxyError::Token { credential: credential.name.clone(), error };
         let mut token = slot.token().await.map_err(refused)?;
-        let mut draft = Draft::new(parts, body, Some(&credential), &origin, self);
+        let keep = Keep { limit: credential.replay_body, budget: snapshot.replay_budget() };
+        let mut draft = Draft::new(parts, body, &origin, self.via(), Some(keep));
         let mut progress = Progress::default();
         loop {
             note_token(record, &credential, &token);
             let authorization = Some(&token.authorization);
-            let answer = draft.exchange(self.origins(), &origin, authorization, record).await?;
+            let answer =
+                self.exchange(snapshot, &mut draft, &origin, authorization, record).await?;
             if !is_rejection(answer.0.status(), answer.0.headers()) {
                 if progress.renewed {
                     slot.accepted();
@@ -110,17 +117,6 @@ impl Proxy {
         }
     }
 
-    fn check_length(&self, fields: &HeaderMap) -> Result<(), MessageError> {
-        let limit = self.limits().body_bytes;
-        let length = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        match length {
-            Some(length) if limit != 0 && u64::gt(&length, &limit) => {
-                Err(MessageError::ContentTooLarge)
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Makes an origin server's answer one for the client.
     fn deliver(&self, (response, returning): Answer) -> Response<Body> {
         let (mut parts, body) = response.into_parts();
@@ -130,8 +126,31 @@ impl Proxy {
         Response::from_parts(parts, Body::of_origin(body, returning))
     }
 
-    fn budget(&self) -> Arc<Budget> {
-        Arc::clone(&self.shared.replay_budget)
+    /// Sends a draft, and again if a kept connection turned out to be closed: then an origin server
+    /// that has answered nothing may have seen it, which a safe method does not mind (RFC 9110
+    /// §9.2.2).
+    async fn exchange(
+        &self,
+        snapshot: &Snapshot,
+        draft: &mut Draft,
+        origin: &Origin,
+        authorization: Option<&HeaderValue>,
+        record: &mut Option<Box<AccessRecord>>,
+    ) -> Result<Answer, OriginError> {
+        let mut stale = 0;
+        loop {
+            if let Some(record) = record {
+                record.attempts += 1;
+            }
+            let request = draft.attempt(authorization);
+            match self.origins.send(snapshot.reach(), origin, request).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) if error.stale && stale < STALE_TRIES && draft.is_harmless() => {
+                    stale += 1;
+                }
+                Err(error) => return Err(error.error),
+            }
+        }
     }
 }
 
@@ -141,6 +160,12 @@ struct Draft {
     uri: Uri,
     fields: HeaderMap,
     body: DraftBody,
+}
+
+/// How much of a body may be kept.
+struct Keep {
+    limit: u64,
+    budget: Arc<Budget>,
 }
 
 enum DraftBody {
@@ -154,17 +179,16 @@ impl Draft {
     fn new(
         mut parts: Parts,
         body: Incoming,
-        credential: Option<&Credential>,
         origin: &Origin,
-        proxy: &Proxy,
+        via: &Via,
+        keep: Option<Keep>,
     ) -> Self {
-        message::prepare_for_origin(&mut parts, origin, proxy.via());
-        let body = match credential {
+        message::prepare_for_origin(&mut parts, origin, via);
+        let body = match keep {
             _ if body.is_end_stream() => DraftBody::None,
             None => DraftBody::Once(Some(body)),
-            Some(credential) => {
-                let kept = ReplayBody::new(body, credential.replay_body, proxy.budget());
-                DraftBody::Kept(Box::new(kept))
+            Some(Keep { limit, budget }) => {
+                DraftBody::Kept(Box::new(ReplayBody::new(body, limit, budget)))
             }
         };
         Self { method: parts.method, uri: parts.uri, fields: parts.headers, body }
@@ -177,6 +201,11 @@ impl Draft {
             DraftBody::Once(body) => body.is_some(),
             DraftBody::Kept(body) => body.can_repeat(),
         }
+    }
+
+    /// Would it do no harm if an origin server got it twice?
+    fn is_harmless(&self) -> bool {
+        self.method.is_safe() && self.can_repeat()
     }
 
     /// The request as it goes out.
@@ -193,33 +222,6 @@ impl Draft {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }
         request
-    }
-
-    /// Sends it, and again if a kept connection turned out to be closed: then an origin server that
-    /// has answered nothing may have seen it, which a safe method does not mind (RFC 9110 §9.2.2).
-    async fn exchange(
-        &mut self,
-        origins: &Origins,
-        origin: &Origin,
-        authorization: Option<&HeaderValue>,
-        record: &mut Option<Box<AccessRecord>>,
-    ) -> Result<Answer, OriginError> {
-        let mut stale = 0;
-        loop {
-            if let Some(record) = record {
-                record.attempts += 1;
-            }
-            let request = self.attempt(authorization);
-            match origins.send(origin, request).await {
-                Ok(answer) => return Ok(answer),
-                Err(error)
-                    if error.stale && stale < 2 && self.method.is_safe() && self.can_repeat() =>
-                {
-                    stale += 1;
-                }
-                Err(error) => return Err(error.error),
-            }
-        }
     }
 }
 

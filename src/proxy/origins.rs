@@ -40,13 +40,20 @@ pub struct Config {
     pub idle_timeout: Duration,
 }
 
-/// The pool and what makes its connections.
-pub(super) struct Origins {
+/// The way to origin servers, the same for all cores; a reload makes a new one.
+pub(super) struct Reach {
     dialer: Dialer,
     tls: TlsConnector,
     connect_timeout: Duration,
     response_timeout: Duration,
     idle_timeout: Duration,
+    /// Tells its connections from those of the configuration before: they may trust other roots.
+    version: u64,
+}
+
+/// One core's pool.
+#[derive(Default)]
+pub(super) struct Origins {
     idle: Arc<Idle>,
 }
 
@@ -57,6 +64,7 @@ struct Idle(Mutex<HashMap<Origin, Vec<IdleConnection>>>);
 struct IdleConnection {
     sender: SendRequest<RequestBody>,
     since: Instant,
+    version: u64,
 }
 
 /// How a request went that may be tried again.
@@ -73,86 +81,31 @@ impl From<OriginError> for SendError {
     }
 }
 
-impl Origins {
-    pub(super) fn new(config: &Config, dialer: Dialer, tls: Arc<ClientConfig>) -> Self {
+impl Reach {
+    pub(super) fn new(
+        config: &Config,
+        dialer: Dialer,
+        tls: Arc<ClientConfig>,
+        version: u64,
+    ) -> Self {
         Self {
             dialer,
             tls: TlsConnector::from(tls),
             connect_timeout: config.connect_timeout,
             response_timeout: config.response_timeout,
             idle_timeout: config.idle_timeout,
-            idle: Arc::default(),
+            version,
         }
+    }
+
+    /// May a kept connection be used still?
+    fn keeps(&self, kept: &IdleConnection) -> bool {
+        kept.version == self.version && kept.since.elapsed() < self.idle_timeout
     }
 
     /// The way to an authority without TLS and HTTP, for tunnels.
     pub(super) fn dialer(&self) -> &Dialer {
         &self.dialer
-    }
-
-    /// Sends `request` to `origin` and returns the response with what gives the connection back.
-    ///
-    /// # Errors
-    ///
-    /// [`SendError`]; a request that was never written has been tried on a fresh connection already.
-    pub(super) async fn send(
-        &self,
-        origin: &Origin,
-        mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Returning), SendError> {
-        loop {
-            let kept = self.take_idle(origin).await;
-            let reused = kept.is_some();
-            let mut sender = match kept {
-                Some(sender) => sender,
-                None => self.connect(origin).await?,
-            };
-            let sending = sender.try_send_request(request);
-            let error = match tokio::time::timeout(self.response_timeout, sending).await {
-                Ok(Ok(response)) => return self.received(origin, response, sender),
-                Ok(Err(error)) => error,
-                Err(_) => return Err(OriginError::ResponseTimeout.into()),
-            };
-            let mut error = error;
-            match error.take_message() {
-                Some(unsent) if reused => request = unsent,
-                _ => return Err(failure(error.into_error(), reused)),
-            }
-        }
-    }
-
-    fn received(
-        &self,
-        origin: &Origin,
-        response: Response<Incoming>,
-        sender: SendRequest<RequestBody>,
-    ) -> Result<(Response<Incoming>, Returning), SendError> {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(OriginError::Upgrade.into());
-        }
-        let idle = Arc::clone(&self.idle);
-        Ok((response, Returning { origin: origin.clone(), sender, idle }))
-    }
-
-    /// A kept connection that is ready for a request, as far as anyone can know.
-    async fn take_idle(&self, origin: &Origin) -> Option<SendRequest<RequestBody>> {
-        loop {
-            let mut kept = self.idle.lock().get_mut(origin)?.pop()?;
-            // It was given back with the last byte of a response; hyper needs a turn to notice.
-            if kept.since.elapsed() < self.idle_timeout && kept.sender.ready().await.is_ok() {
-                return Some(kept.sender);
-            }
-        }
-    }
-
-    /// Forgets connections that were closed or not used for long.
-    pub(super) fn sweep(&self) {
-        self.idle.lock().retain(|_, kept| {
-            kept.retain(|kept| {
-                !kept.sender.is_closed() && kept.since.elapsed() < self.idle_timeout
-            });
-            !kept.is_empty()
-        });
     }
 
     async fn connect(&self, origin: &Origin) -> Result<SendRequest<RequestBody>, OriginError> {
@@ -187,9 +140,83 @@ impl Origins {
     }
 }
 
+impl Origins {
+    /// Sends `request` to `origin` and returns the response with what gives the connection back.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; a request that was never written has been tried on a fresh connection already.
+    pub(super) async fn send(
+        &self,
+        reach: &Reach,
+        origin: &Origin,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Returning), SendError> {
+        loop {
+            let kept = self.take_idle(reach, origin).await;
+            let reused = kept.is_some();
+            let mut sender = match kept {
+                Some(sender) => sender,
+                None => reach.connect(origin).await?,
+            };
+            let sending = sender.try_send_request(request);
+            let error = match tokio::time::timeout(reach.response_timeout, sending).await {
+                Ok(Ok(response)) => return self.received(reach, origin, response, sender),
+                Ok(Err(error)) => error,
+                Err(_) => return Err(OriginError::ResponseTimeout.into()),
+            };
+            let mut error = error;
+            match error.take_message() {
+                Some(unsent) if reused => request = unsent,
+                _ => return Err(failure(error.into_error(), reused)),
+            }
+        }
+    }
+
+    fn received(
+        &self,
+        reach: &Reach,
+        origin: &Origin,
+        response: Response<Incoming>,
+        sender: SendRequest<RequestBody>,
+    ) -> Result<(Response<Incoming>, Returning), SendError> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(OriginError::Upgrade.into());
+        }
+        let (origin, idle) = (origin.clone(), Arc::clone(&self.idle));
+        Ok((response, Returning { origin, sender, idle, version: reach.version }))
+    }
+
+    /// A kept connection that is ready for a request, as far as anyone can know.
+    async fn take_idle(&self, reach: &Reach, origin: &Origin) -> Option<SendRequest<RequestBody>> {
+        loop {
+            let mut kept = self.idle.lock().get_mut(origin)?.pop()?;
+            // It was given back with the last byte of a response; hyper needs a turn to notice.
+            let valid = reach.keeps(&kept);
+            if valid && kept.sender.ready().await.is_ok() {
+                return Some(kept.sender);
+            }
+        }
+    }
+
+    /// Forgets connections that were closed or not used for long.
+    pub(super) fn sweep(&self, reach: &Reach) {
+        self.idle.lock().retain(|_, kept| {
+            kept.retain(|kept| !kept.sender.is_closed() && reach.keeps(kept));
+            !kept.is_empty()
+        });
+    }
+}
+
 impl fmt::Debug for Origins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Origins")
+    }
+}
+
+impl fmt::Debug for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reach({})", self.version)
     }
 }
 
@@ -205,6 +232,7 @@ pub(super) struct Returning {
     origin: Origin,
     sender: SendRequest<RequestBody>,
     idle: Arc<Idle>,
+    version: u64,
 }
 
 impl Returning {
@@ -213,7 +241,8 @@ impl Returning {
         if self.sender.is_closed() {
             return;
         }
-        let kept = IdleConnection { sender: self.sender, since: Instant::now() };
+        let Self { sender, version, .. } = self;
+        let kept = IdleConnection { sender, since: Instant::now(), version };
         self.idle.lock().entry(self.origin).or_default().push(kept);
     }
 }

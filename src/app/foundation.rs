@@ -1,0 +1,89 @@
+//! What is built at first need and then stays, and the snapshots that are built upon it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use super::StartError;
+use crate::ca::CertificateAuthority;
+use crate::clock::Clock;
+use crate::credential::Credentials;
+use crate::oauth::HttpTransport;
+use crate::proxy::Snapshot;
+use crate::settings::Settings;
+use crate::store::TokenStore;
+use crate::token::Context;
+
+/// The store and the CA outlive every reload; neither is touched before a credential needs it, so
+/// that the example configuration leaves nothing on the disk.
+#[derive(Debug)]
+pub(super) struct Foundation {
+    clock: Clock,
+    flights: TaskTracker,
+    own: Vec<SocketAddr>,
+    store: Option<Arc<dyn TokenStore>>,
+    ca: Option<Arc<CertificateAuthority>>,
+    version: u64,
+}
+
+impl Foundation {
+    pub(super) fn new(clock: Clock, flights: TaskTracker, own: Vec<SocketAddr>) -> Self {
+        Self { clock, flights, own, store: None, ca: None, version: 0 }
+    }
+
+    /// Builds what the settings ask for; slots of `before` that did not change are taken over.
+    pub(super) async fn snapshot(
+        &mut self,
+        settings: &Settings,
+        before: Option<&Credentials>,
+    ) -> Result<(Snapshot, Arc<Credentials>), StartError> {
+        let tls = settings.tls.build()?;
+        let credentials = match settings.credentials.is_empty() {
+            true => Credentials::default(),
+            false => {
+                let context = self.context(settings, HttpTransport::new(tls.clone())?)?;
+                Credentials::open(settings.credentials.clone(), &context, before).await
+            }
+        };
+        let credentials = Arc::new(credentials);
+        self.version += 1;
+        let snapshot = Snapshot::new(
+            settings.proxy.clone(),
+            Arc::clone(&credentials),
+            self.ca(settings)?,
+            Arc::new(tls),
+            self.own.clone(),
+            self.version,
+        );
+        Ok((snapshot, credentials))
+    }
+
+    fn context(
+        &mut self,
+        settings: &Settings,
+        transport: HttpTransport,
+    ) -> Result<Context, StartError> {
+        let store = match &self.store {
+            Some(store) => Arc::clone(store),
+            None => Arc::clone(self.store.insert(settings.store.build()?)),
+        };
+        Ok(Context {
+            control: Handle::current(),
+            tasks: self.flights.clone(),
+            clock: self.clock.clone(),
+            store,
+            transport: Arc::new(transport),
+        })
+    }
+
+    /// The CA, made if there is a credential to need one.
+    fn ca(&mut self, settings: &Settings) -> Result<Option<Arc<CertificateAuthority>>, StartError> {
+        let needed = !settings.credentials.is_empty() || settings.ca.exists();
+        if self.ca.is_none() && needed {
+            self.ca = Some(Arc::new(settings.ca.open(self.clock.now())?));
+        }
+        Ok(self.ca.clone())
+    }
+}
