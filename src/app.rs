@@ -1,7 +1,7 @@
 //! The composition root: builds the parts from the settings, binds the listeners, accepts, drains.
 //!
 //! Two planes. The *data plane* has one thread per core, each with a current-thread runtime, a
-//! [`Proxy`] and a pool of origin connections of its own; a client's connection never changes
+//! `Proxy` and a pool of origin connections of its own; a client's connection never changes
 //! threads. The *control plane* is the runtime that [`App::start`] is called on: it accepts and hands the
 //! sockets round-robin to the cores, runs refreshes, the stores and the admin listener.
 //!

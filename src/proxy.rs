@@ -1,6 +1,6 @@
 //! The request path: what happens between a client's request and its response.
 //!
-//! [`Proxy::serve`] is the ordered walk of one request, the same for a plain request, for one inside
+//! `Proxy::serve` is the ordered walk of one request, the same for a plain request, for one inside
 //! an intercepted session and for one in clear after CONNECT. There is one `Proxy` for each core, with
 //! a pool of origin connections of its own; what the cores share is immutable or atomic.
 //!
@@ -17,26 +17,27 @@ mod error;
 mod forward;
 mod message;
 pub mod origins;
+mod reach;
 mod replay;
+mod snapshot;
 
 use std::any::Any;
 use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, ServerConfig};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
 
 use crate::ca::{CaError, CertificateAuthority};
 use crate::clock::Clock;
@@ -45,64 +46,18 @@ use crate::origin::{Host, Origin, Scheme};
 
 use access::AccessRecord;
 use body::Body;
-use connection::{Activity, ClientStream, Patience, Phase, Watchdog, Watched};
-use dial::Dialer;
+use connection::{Activity, ClientStream, Phase, Watchdog, Watched};
 use error::{Accepts, ProxyError, own_response};
+pub(crate) use snapshot::Snapshot;
+pub use snapshot::{Config, Limits, Unmatched};
+
 use message::{MessageError, Session, Target, Via};
-use origins::{Origins, Reach};
-use replay::Budget;
+use origins::Origins;
 
-/// What happens to requests for hosts that no credential names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Unmatched {
-    /// They are forwarded untouched.
-    #[default]
-    Forward,
-    /// They are answered 403.
-    Deny,
-}
-
-/// How requests are served.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// What happens to hosts that no credential names.
-    pub unmatched: Unmatched,
-    /// Ports that may be tunnelled to; empty: any. Default 80, 443 and 8443.
-    pub connect_ports: Vec<u16>,
-    /// Whether each request is logged.
-    pub access_log: bool,
-    /// What a client may take of this proxy.
-    pub limits: Limits,
-    /// How origin servers are reached.
-    pub origins: origins::Config,
-}
-
-/// What clients may take of this proxy. Sizes are bytes.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Clients' connections at a time.
-    pub connections: usize,
-    /// The same for one address; 0: no limit of its own.
-    pub connections_per_peer: usize,
-    /// The request target. Default 8 KiB.
-    pub request_line: usize,
-    /// A request's whole head. Default 32 KiB.
-    pub header_bytes: usize,
-    /// Fields in a head. Default 100.
-    pub header_count: usize,
-    /// From the first byte of a head to its last. Default 15 s.
-    pub header_read_timeout: Duration,
-    /// From CONNECT to the end of the TLS handshake. Default 5 s.
-    pub handshake_timeout: Duration,
-    /// Between two requests of a connection. Default 60 s.
-    pub idle_timeout: Duration,
-    /// Silence in a tunnel. Default 10 min.
-    pub tunnel_idle_timeout: Duration,
-    /// All kept bodies together. Default 64 MiB.
-    pub replay_bytes: u64,
-    /// A request's content; 0: no limit.
-    pub body_bytes: u64,
-}
+/// Requests at a time on one HTTP/2 connection of a client.
+const MAX_STREAMS: u32 = 100;
+/// After so many streams that broke the rules, an HTTP/2 connection is closed.
+const MAX_LOCAL_RESETS: usize = 1024;
 
 /// What all cores share for as long as the process runs.
 #[derive(Debug)]
@@ -111,17 +66,6 @@ pub(crate) struct Shared {
     clock: Clock,
     via: Via,
     request_ids: RequestIds,
-}
-
-/// What a reload replaces, all at once: a request is served by one snapshot from its first step to
-/// its last.
-#[derive(Debug)]
-pub(crate) struct Snapshot {
-    config: Config,
-    credentials: Arc<Credentials>,
-    ca: Option<Arc<CertificateAuthority>>,
-    reach: Reach,
-    replay_budget: Arc<Budget>,
 }
 
 impl Shared {
@@ -146,74 +90,6 @@ impl Shared {
     }
 }
 
-impl Snapshot {
-    /// `own` are the addresses this proxy listens on; `ca` may be missing where no credential is;
-    /// `version` counts the reloads.
-    pub(crate) fn new(
-        config: Config,
-        credentials: Arc<Credentials>,
-        ca: Option<Arc<CertificateAuthority>>,
-        tls: Arc<ClientConfig>,
-        own: Vec<SocketAddr>,
-        version: u64,
-    ) -> Self {
-        let dialer = Dialer {
-            deny: config.origins.deny_addresses.clone(),
-            allow: config.origins.allow_addresses.clone(),
-            own,
-            timeout: config.origins.connect_timeout,
-        };
-        let reach = Reach::new(&config.origins, dialer, tls, version);
-        let replay_budget = Budget::new(config.limits.replay_bytes);
-        Self { config, credentials, ca, reach, replay_budget }
-    }
-
-    fn reach(&self) -> &Reach {
-        &self.reach
-    }
-
-    fn replay_budget(&self) -> Arc<Budget> {
-        Arc::clone(&self.replay_budget)
-    }
-
-    fn patience(&self) -> Patience {
-        let limits = &self.config.limits;
-        Patience {
-            idle: limits.idle_timeout,
-            head: limits.header_read_timeout,
-            handshake: limits.handshake_timeout,
-            tunnel: limits.tunnel_idle_timeout,
-        }
-    }
-
-    fn check_target_length(&self, parts: &Parts) -> Result<(), MessageError> {
-        let authority = parts.uri.authority().map_or(0, |authority| authority.as_str().len());
-        let path = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
-        match authority + path > self.config.limits.request_line {
-            true => Err(MessageError::TargetTooLong),
-            false => Ok(()),
-        }
-    }
-
-    fn check_length(&self, fields: &HeaderMap) -> Result<(), MessageError> {
-        let limit = self.config.limits.body_bytes;
-        let length = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        match length {
-            Some(length) if limit != 0 && u64::gt(&length, &limit) => {
-                Err(MessageError::ContentTooLarge)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn admit_unmatched(&self) -> Result<(), ProxyError> {
-        match self.config.unmatched {
-            Unmatched::Forward => Ok(()),
-            Unmatched::Deny => Err(ProxyError::Unmatched),
-        }
-    }
-}
-
 /// The request path of one core.
 #[derive(Debug)]
 pub(crate) struct Proxy {
@@ -233,8 +109,15 @@ struct Inbound {
 }
 
 impl Inbound {
-    fn for_session(&self, activity: Arc<Activity>, session: Option<Arc<Session>>) -> Self {
-        Self { activity, session, permit: Arc::clone(&self.permit) }
+    /// What follows a CONNECT is watched by itself.
+    fn after_connect(&self, activity: Arc<Activity>) -> Self {
+        Self { activity, session: None, permit: Arc::clone(&self.permit) }
+    }
+
+    /// The handshake is done: requests for the session's authority are expected.
+    fn in_session(self, session: Session) -> Self {
+        self.activity.enter(Phase::Idle);
+        Self { session: Some(Arc::new(session)), ..self }
     }
 }
 
@@ -287,6 +170,42 @@ impl Proxy {
         }
     }
 
+    /// The same for HTTP/2, whose requests run in tasks of their own.
+    async fn serve_http2<S>(self: Arc<Self>, stream: S, inbound: Inbound)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        inbound.activity.is_multiplexed();
+        let proxy = Arc::clone(&self);
+        let service = service_fn(move |request| {
+            let (proxy, inbound) = (Arc::clone(&proxy), inbound.clone());
+            async move { Ok::<_, Infallible>(proxy.serve(request, &inbound).await) }
+        });
+        let mut connection = pin!(self.http2().serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = self.watchdog.drains() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a client's HTTP/2 connection ended early");
+        }
+    }
+
+    fn http2(&self) -> http2::Builder<TokioExecutor> {
+        let snapshot = self.shared.snapshot.load();
+        let head = u32::try_from(snapshot.config.limits.header_bytes).unwrap_or(u32::MAX);
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(head)
+            .max_local_error_reset_streams(MAX_LOCAL_RESETS);
+        builder
+    }
+
     fn http1(&self) -> http1::Builder {
         let snapshot = self.shared.snapshot.load();
         let limits = &snapshot.config.limits;
@@ -304,9 +223,10 @@ impl Proxy {
         request: Request<Incoming>,
         inbound: &Inbound,
     ) -> Response<Body> {
-        inbound.activity.enter(Phase::Busy);
+        inbound.activity.request_began();
         let request_id = self.shared.request_ids.next();
         let accepts = Accepts::of(request.headers());
+        let version = request.version();
         let snapshot = self.shared.snapshot.load_full();
         let mut record = snapshot
             .config
@@ -320,7 +240,8 @@ impl Proxy {
             tracing::debug!(request_id = %request_id, %error, "answered by the proxy itself");
             error.response(accepts, &request_id.to_string())
         });
-        if self.watchdog.is_draining() {
+        // HTTP/2 has GOAWAY for that.
+        if self.watchdog.is_draining() && version != Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(record) = &mut record {
@@ -338,7 +259,7 @@ impl Proxy {
         record: &mut Option<Box<AccessRecord>>,
     ) -> Result<Response<Body>, ProxyError> {
         let (parts, body) = request.into_parts();
-        snapshot.check_target_length(&parts)?;
+        snapshot.check_size(&parts)?;
         let target = message::target(&parts, inbound.session.as_deref())?;
         note_target(record, &target, &parts);
         if self.shared.via.is_in(&parts.headers) {

@@ -53,7 +53,7 @@ impl Foundation {
             settings.proxy.clone(),
             Arc::clone(&credentials),
             self.ca(settings)?,
-            Arc::new(tls),
+            &tls,
             self.own.clone(),
             self.version,
         );

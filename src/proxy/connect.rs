@@ -58,7 +58,7 @@ impl Proxy {
             }
             None => Follow::Tunnel(snapshot.dial_tunnel(&origin.authority).await?),
         };
-        let inbound = inbound.for_session(self.watchdog.watch(Phase::Handshake), None);
+        let inbound = inbound.after_connect(self.watchdog.watch(Phase::Handshake));
         let activity = Arc::clone(&inbound.activity);
         let upgrade = hyper::upgrade::on(request);
         let task = tokio::spawn(Arc::clone(self).following(upgrade, follow, inbound));
@@ -107,7 +107,7 @@ impl Proxy {
             return self.intercept(stream, authority, inbound).await;
         }
         let session = Session { authority, scheme: Scheme::Http, misdirected: false };
-        self.serve_session(stream, session, inbound).await;
+        self.serve_http(stream, inbound.in_session(session)).await;
         Ok(())
     }
 
@@ -134,19 +134,13 @@ impl Proxy {
                 return Ok(());
             }
         };
-        let session = Session { authority, scheme: Scheme::Https, misdirected };
-        self.serve_session(stream, session, inbound).await;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let inbound = inbound.in_session(Session { authority, scheme: Scheme::Https, misdirected });
+        match is_http2 {
+            true => self.serve_http2(stream, inbound).await,
+            false => self.serve_http(stream, inbound).await,
+        }
         Ok(())
-    }
-
-    async fn serve_session<S>(self: Arc<Self>, stream: S, session: Session, inbound: Inbound)
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    {
-        inbound.activity.enter(Phase::Idle);
-        let activity = Arc::clone(&inbound.activity);
-        let inbound = inbound.for_session(activity, Some(Arc::new(session)));
-        self.serve_http(stream, inbound).await;
     }
 }
 
@@ -158,7 +152,7 @@ impl Snapshot {
         if !ports.is_empty() && !ports.contains(&authority.port) {
             return Err(ProxyError::Port(authority.port));
         }
-        Ok(self.reach.dialer().connect(authority).await?)
+        Ok(self.reach().dialer().connect(authority).await?)
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 /// How often the watchdog looks; the precision of its limits.
 const TICK: Duration = Duration::from_secs(1);
@@ -53,6 +54,10 @@ impl Phase {
 /// One connection's doings.
 pub(super) struct Activity {
     phase: AtomicU8,
+    /// Requests under way; more than one only in HTTP/2.
+    requests: AtomicU32,
+    /// HTTP/2 has frames of its own between requests: they begin no head.
+    multiplexed: AtomicBool,
     /// The watchdog's tick at the last change.
     since: AtomicU32,
     ticks: Arc<AtomicU32>,
@@ -74,15 +79,27 @@ impl Activity {
         Phase::of(self.phase.load(Ordering::Relaxed))
     }
 
-    /// A response is over: the connection waits for the next request.
+    /// A head is whole: the connection is busy until as many responses are over.
+    pub(super) fn request_began(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.enter(Phase::Busy);
+    }
+
+    /// A response is over; after the last one the connection waits for the next request.
     pub(super) fn request_ended(&self) {
-        if self.phase() == Phase::Busy {
+        if self.requests.fetch_sub(1, Ordering::Relaxed) == 1 && self.phase() == Phase::Busy {
             self.enter(Phase::Idle);
         }
     }
 
+    /// From here on the connection speaks HTTP/2.
+    pub(super) fn is_multiplexed(&self) {
+        self.multiplexed.store(true, Ordering::Relaxed);
+    }
+
     fn read(&self) {
         match self.phase() {
+            Phase::Idle if self.multiplexed.load(Ordering::Relaxed) => {}
             Phase::Idle => self.enter(Phase::Head),
             Phase::Tunnel => self.touch(),
             Phase::Head | Phase::Busy | Phase::Handshake => {}
@@ -135,6 +152,8 @@ impl Patience {
 pub(super) struct Watchdog {
     ticks: Arc<AtomicU32>,
     draining: AtomicBool,
+    /// For connections that have to be told: those of HTTP/2.
+    drains: CancellationToken,
     watched: Mutex<Vec<Arc<Activity>>>,
 }
 
@@ -143,6 +162,7 @@ impl Watchdog {
         Self {
             ticks: Arc::new(AtomicU32::new(0)),
             draining: AtomicBool::new(false),
+            drains: CancellationToken::new(),
             watched: Mutex::default(),
         }
     }
@@ -151,6 +171,8 @@ impl Watchdog {
     pub(super) fn watch(&self, phase: Phase) -> Arc<Activity> {
         let activity = Arc::new(Activity {
             phase: AtomicU8::new(phase as u8),
+            requests: AtomicU32::new(0),
+            multiplexed: AtomicBool::new(false),
             since: AtomicU32::new(self.ticks.load(Ordering::Relaxed)),
             ticks: Arc::clone(&self.ticks),
             task: OnceLock::new(),
@@ -162,6 +184,11 @@ impl Watchdog {
     /// Has the end begun? Then responses say `Connection: close`.
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when the end has begun.
+    pub(super) fn drains(&self) -> WaitForCancellationFuture<'_> {
+        self.drains.cancelled()
     }
 
     /// Runs until it is dropped; `each_tick` says how patient it is to be.
@@ -192,6 +219,7 @@ impl Watchdog {
     /// Closes what is idle and waits until the rest is done. Aborting the rest is the caller's.
     pub(super) async fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.drains.cancel();
         let mut interval = tokio::time::interval(DRAIN_TICK);
         while !self.close_idle() {
             interval.tick().await;

@@ -151,6 +151,7 @@ fn message_status(error: &MessageError) -> StatusCode {
         MessageError::TransferCoding => StatusCode::NOT_IMPLEMENTED,
         MessageError::Trace => StatusCode::METHOD_NOT_ALLOWED,
         MessageError::TargetTooLong => StatusCode::URI_TOO_LONG,
+        MessageError::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         MessageError::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         MessageError::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         MessageError::Loop => StatusCode::LOOP_DETECTED,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -121,7 +121,7 @@ impl Proxy {
     fn deliver(&self, (response, returning): Answer) -> Response<Body> {
         let (mut parts, body) = response.into_parts();
         message::prepare_for_client(&mut parts.headers, parts.version, self.via());
-        parts.version = http::Version::HTTP_11;
+        parts.version = Version::HTTP_11;
         parts.extensions.clear();
         Response::from_parts(parts, Body::of_origin(body, returning))
     }
@@ -158,6 +158,8 @@ impl Proxy {
 struct Draft {
     method: Method,
     uri: Uri,
+    /// The protocol that is preferred towards the origin server: the client's.
+    version: Version,
     fields: HeaderMap,
     body: DraftBody,
 }
@@ -183,6 +185,7 @@ impl Draft {
         via: &Via,
         keep: Option<Keep>,
     ) -> Self {
+        let version = parts.version;
         message::prepare_for_origin(&mut parts, origin, via);
         let body = match keep {
             _ if body.is_end_stream() => DraftBody::None,
@@ -191,7 +194,7 @@ impl Draft {
                 DraftBody::Kept(Box::new(ReplayBody::new(body, limit, budget)))
             }
         };
-        Self { method: parts.method, uri: parts.uri, fields: parts.headers, body }
+        Self { method: parts.method, uri: parts.uri, version, fields: parts.headers, body }
     }
 
     /// Can all of it be sent once more?
@@ -217,6 +220,7 @@ impl Draft {
         });
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = self.version;
         *request.headers_mut() = self.fields.clone();
         if let Some(authorization) = authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());

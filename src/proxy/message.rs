@@ -59,6 +59,8 @@ pub(super) enum MessageError {
     Trace,
     #[error("the request target is too long")]
     TargetTooLong,
+    #[error("the request has more fields than this proxy forwards")]
+    TooManyFields,
     #[error("the content is larger than this proxy forwards")]
     ContentTooLarge,
     #[error("the request names another host than the CONNECT it came through")]
@@ -99,11 +101,14 @@ fn inside(parts: &Parts, session: &Session, host: Option<&str>) -> Result<Origin
     if parts.uri.authority().is_some() && absolute(&parts.uri)? != origin {
         return Err(MessageError::Misdirected);
     }
-    let host = host.ok_or(MessageError::Host)?;
-    if !origin.authority.agrees_with(host, origin.scheme) {
-        return Err(MessageError::Misdirected);
+    match host {
+        Some(host) if !origin.authority.agrees_with(host, origin.scheme) => {
+            Err(MessageError::Misdirected)
+        }
+        // In HTTP/2 the target has named the authority (RFC 9113 §8.3.1).
+        None if parts.uri.authority().is_none() => Err(MessageError::Host),
+        _ => Ok(origin),
     }
-    Ok(origin)
 }
 
 fn connect(parts: &Parts) -> Result<Authority, MessageError> {
@@ -170,6 +175,7 @@ fn is_last_hop(parts: &Parts) -> bool {
 #[derive(Clone, Debug)]
 pub(super) struct Via {
     pseudonym: String,
+    http_2: HeaderValue,
     http_11: HeaderValue,
     http_10: HeaderValue,
 }
@@ -179,9 +185,10 @@ impl Via {
         let random = RandomState::new().build_hasher().finish();
         let pseudonym = format!("bearerd-{:08x}", random >> 32);
         let value = |version: &str| {
-            HeaderValue::try_from(format!("{version} {pseudonym}")).expect("visible ASCII")
+            HeaderValue::try_from(format!("{version} {pseudonym}"))
+                .expect("a version and a pseudonym are visible ASCII")
         };
-        Self { http_11: value("1.1"), http_10: value("1.0"), pseudonym }
+        Self { http_2: value("2.0"), http_11: value("1.1"), http_10: value("1.0"), pseudonym }
     }
 
     /// Has the message been here before?
@@ -193,7 +200,11 @@ impl Via {
     }
 
     fn add_to(&self, fields: &mut HeaderMap, received: Version) {
-        let value = if received == Version::HTTP_10 { &self.http_10 } else { &self.http_11 };
+        let value = match received {
+            Version::HTTP_10 => &self.http_10,
+            Version::HTTP_2 => &self.http_2,
+            _ => &self.http_11,
+        };
         fields.append(VIA, value.clone());
     }
 }
@@ -205,6 +216,9 @@ pub(super) fn prepare_for_origin(parts: &mut Parts, origin: &Origin, via: &Via) 
     parts.headers.remove(TRAILER);
     if wants_trailers {
         parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
     }
     if parts.method == Method::OPTIONS {
         count_down(&mut parts.headers);
@@ -221,6 +235,16 @@ pub(super) fn prepare_for_origin(parts: &mut Parts, origin: &Origin, via: &Via) 
 pub(super) fn prepare_for_client(fields: &mut HeaderMap, received: Version, via: &Via) {
     remove_hop_by_hop(fields);
     via.add_to(fields, received);
+}
+
+/// HTTP/2 may split `Cookie` into several lines, HTTP/1.1 may not (RFC 9113 §8.2.3).
+fn join_cookies(fields: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        fields.insert(COOKIE, cookie);
+    }
 }
 
 fn count_down(fields: &mut HeaderMap) {

@@ -2,30 +2,28 @@
 //!
 //! Each core has its own pool of plain hyper connections; a connection never changes threads, so
 //! nothing here is contended. Requests are re-serialised by hyper, never passed on as bytes, and a
-//! connection with unread bytes on it is never used again.
+//! connection with unread bytes on it is never used again. An HTTP/1.1 connection is out of the pool
+//! while it serves; one HTTP/2 connection to an origin server serves all requests at once.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response, StatusCode};
+use http::header::{HOST, HeaderValue};
+use http::uri::{PathAndQuery, Uri};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{TrySendError, http1, http2};
 use ipnet::IpNet;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
-use super::dial::Dialer;
 use super::error::OriginError;
-use crate::origin::{Host, Origin, Scheme};
+use super::reach::{Connected, Reach};
+use crate::origin::Origin;
 
 /// How origin servers are reached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Addresses that are never dialled, checked after name resolution. Default: link-local ones,
     /// where clouds keep their metadata services.
@@ -40,31 +38,32 @@ pub struct Config {
     pub idle_timeout: Duration,
 }
 
-/// The way to origin servers, the same for all cores; a reload makes a new one.
-pub(super) struct Reach {
-    dialer: Dialer,
-    tls: TlsConnector,
-    connect_timeout: Duration,
-    response_timeout: Duration,
-    idle_timeout: Duration,
-    /// Tells its connections from those of the configuration before: they may trust other roots.
-    version: u64,
-}
-
 /// One core's pool.
 #[derive(Default)]
 pub(super) struct Origins {
-    idle: Arc<Idle>,
+    kept: Arc<Kept>,
 }
 
-/// Unused connections, the most recently used last.
+/// Connections that can be used again.
 #[derive(Default)]
-struct Idle(Mutex<HashMap<Origin, Vec<IdleConnection>>>);
+struct Kept {
+    /// Idle ones, the most recently used last.
+    http1: Mutex<HashMap<Origin, Vec<IdleConnection>>>,
+    http2: Mutex<HashMap<Origin, SharedConnection>>,
+}
 
 struct IdleConnection {
-    sender: SendRequest<RequestBody>,
+    sender: http1::SendRequest<RequestBody>,
     since: Instant,
     version: u64,
+}
+
+struct SharedConnection {
+    sender: http2::SendRequest<RequestBody>,
+    last_used: Instant,
+    version: u64,
+    /// The origin server refused HTTP/1.1.
+    only: bool,
 }
 
 /// How a request went that may be tried again.
@@ -81,67 +80,15 @@ impl From<OriginError> for SendError {
     }
 }
 
-impl Reach {
-    pub(super) fn new(
-        config: &Config,
-        dialer: Dialer,
-        tls: Arc<ClientConfig>,
-        version: u64,
-    ) -> Self {
-        Self {
-            dialer,
-            tls: TlsConnector::from(tls),
-            connect_timeout: config.connect_timeout,
-            response_timeout: config.response_timeout,
-            idle_timeout: config.idle_timeout,
-            version,
-        }
-    }
-
-    /// May a kept connection be used still?
-    fn keeps(&self, kept: &IdleConnection) -> bool {
-        kept.version == self.version && kept.since.elapsed() < self.idle_timeout
-    }
-
-    /// The way to an authority without TLS and HTTP, for tunnels.
-    pub(super) fn dialer(&self) -> &Dialer {
-        &self.dialer
-    }
-
-    async fn connect(&self, origin: &Origin) -> Result<SendRequest<RequestBody>, OriginError> {
-        let stream = self.dialer.connect(&origin.authority).await?;
-        match origin.scheme {
-            Scheme::Http => handshake(TokioIo::new(stream)).await,
-            Scheme::Https => {
-                let stream = self.secure(&origin.authority.host, stream).await?;
-                handshake(TokioIo::new(stream)).await
-            }
-        }
-    }
-
-    async fn secure(
-        &self,
-        host: &Host,
-        stream: TcpStream,
-    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, OriginError> {
-        let name = match host {
-            Host::Name(name) => ServerName::try_from(name.to_string())
-                .map_err(|error| OriginError::Tls(std::io::Error::other(error)))?,
-            Host::V4(address) => ServerName::from(std::net::IpAddr::from(*address)),
-            Host::V6(address) => ServerName::from(std::net::IpAddr::from(*address)),
-        };
-        let connecting = self.tls.connect(name, stream);
-        match tokio::time::timeout(self.connect_timeout, connecting).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) if is_about_certificate(&error) => Err(OriginError::Certificate(error)),
-            Ok(Err(error)) => Err(OriginError::Tls(error)),
-            Err(_) => Err(OriginError::ConnectTimeout),
-        }
-    }
+/// A connection to send one request on.
+enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
 }
 
 impl Origins {
-    /// Sends `request` to `origin` and returns the response with what gives the connection back.
+    /// Sends `request`, whose target is in origin-form and whose version is the preferred one, to
+    /// `origin`. Returns the response with what gives the connection back.
     ///
     /// # Errors
     ///
@@ -152,23 +99,20 @@ impl Origins {
         origin: &Origin,
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Returning), SendError> {
+        let prefer_http2 = request.version() == Version::HTTP_2;
         loop {
-            let kept = self.take_idle(reach, origin).await;
+            let kept = self.take(reach, origin, prefer_http2).await;
             let reused = kept.is_some();
             let mut sender = match kept {
                 Some(sender) => sender,
-                None => reach.connect(origin).await?,
+                None => self.connect(reach, origin, prefer_http2).await?,
             };
-            let sending = sender.try_send_request(request);
-            let error = match tokio::time::timeout(reach.response_timeout, sending).await {
+            let sending = sender.send(origin, request);
+            match tokio::time::timeout(reach.response_timeout, sending).await {
                 Ok(Ok(response)) => return self.received(reach, origin, response, sender),
-                Ok(Err(error)) => error,
+                Ok(Err(Unanswered { request: Some(unsent), .. })) if reused => request = *unsent,
+                Ok(Err(unanswered)) => return Err(failure(unanswered.error, reused)),
                 Err(_) => return Err(OriginError::ResponseTimeout.into()),
-            };
-            let mut error = error;
-            match error.take_message() {
-                Some(unsent) if reused => request = unsent,
-                _ => return Err(failure(error.into_error(), reused)),
             }
         }
     }
@@ -178,33 +122,84 @@ impl Origins {
         reach: &Reach,
         origin: &Origin,
         response: Response<Incoming>,
-        sender: SendRequest<RequestBody>,
+        sender: Sender,
     ) -> Result<(Response<Incoming>, Returning), SendError> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(OriginError::Upgrade.into());
         }
-        let (origin, idle) = (origin.clone(), Arc::clone(&self.idle));
-        Ok((response, Returning { origin, sender, idle, version: reach.version }))
+        let returning = match sender {
+            Sender::Http1(sender) => Some(Idle {
+                origin: origin.clone(),
+                kept: Arc::clone(&self.kept),
+                connection: IdleConnection {
+                    sender,
+                    since: Instant::now(),
+                    version: reach.version,
+                },
+            }),
+            Sender::Http2(_) => None,
+        };
+        Ok((response, Returning(returning)))
     }
 
     /// A kept connection that is ready for a request, as far as anyone can know.
-    async fn take_idle(&self, reach: &Reach, origin: &Origin) -> Option<SendRequest<RequestBody>> {
+    async fn take(&self, reach: &Reach, origin: &Origin, prefer_http2: bool) -> Option<Sender> {
+        if let Some(sender) = self.shared(reach, origin, prefer_http2) {
+            return Some(Sender::Http2(sender));
+        }
         loop {
-            let mut kept = self.idle.lock().get_mut(origin)?.pop()?;
+            let mut idle = self.kept.http1().get_mut(origin)?.pop()?;
             // It was given back with the last byte of a response; hyper needs a turn to notice.
-            let valid = reach.keeps(&kept);
-            if valid && kept.sender.ready().await.is_ok() {
-                return Some(kept.sender);
+            if idle.is_valid(reach) && idle.sender.ready().await.is_ok() {
+                return Some(Sender::Http1(idle.sender));
+            }
+        }
+    }
+
+    fn shared(
+        &self,
+        reach: &Reach,
+        origin: &Origin,
+        prefer_http2: bool,
+    ) -> Option<http2::SendRequest<RequestBody>> {
+        let mut connections = self.kept.http2();
+        let shared = connections.get_mut(origin)?;
+        if !(prefer_http2 || shared.only) || !shared.is_valid(reach) {
+            return None;
+        }
+        shared.last_used = Instant::now();
+        Some(shared.sender.clone())
+    }
+
+    async fn connect(
+        &self,
+        reach: &Reach,
+        origin: &Origin,
+        prefer_http2: bool,
+    ) -> Result<Sender, OriginError> {
+        match reach.connect(origin, prefer_http2).await? {
+            Connected::Http1(sender) => Ok(Sender::Http1(sender)),
+            Connected::Http2 { sender, only } => {
+                let shared = SharedConnection {
+                    sender: sender.clone(),
+                    last_used: Instant::now(),
+                    version: reach.version,
+                    only,
+                };
+                // One that was made at the same time serves its request and then closes.
+                self.kept.http2().insert(origin.clone(), shared);
+                Ok(Sender::Http2(sender))
             }
         }
     }
 
     /// Forgets connections that were closed or not used for long.
     pub(super) fn sweep(&self, reach: &Reach) {
-        self.idle.lock().retain(|_, kept| {
-            kept.retain(|kept| !kept.sender.is_closed() && reach.keeps(kept));
-            !kept.is_empty()
+        self.kept.http1().retain(|_, idle| {
+            idle.retain(|idle| !idle.sender.is_closed() && idle.is_valid(reach));
+            !idle.is_empty()
         });
+        self.kept.http2().retain(|_, shared| shared.is_valid(reach));
     }
 }
 
@@ -214,63 +209,118 @@ impl fmt::Debug for Origins {
     }
 }
 
-impl fmt::Debug for Reach {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Reach({})", self.version)
+impl Kept {
+    fn http1(&self) -> MutexGuard<'_, HashMap<Origin, Vec<IdleConnection>>> {
+        self.http1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn http2(&self) -> MutexGuard<'_, HashMap<Origin, SharedConnection>> {
+        self.http2.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Idle {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Origin, Vec<IdleConnection>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl IdleConnection {
+    fn is_valid(&self, reach: &Reach) -> bool {
+        self.version == reach.version && self.since.elapsed() < reach.idle_timeout
     }
+}
+
+impl SharedConnection {
+    fn is_valid(&self, reach: &Reach) -> bool {
+        self.version == reach.version
+            && self.last_used.elapsed() < reach.idle_timeout
+            && !self.sender.is_closed()
+    }
+}
+
+impl Sender {
+    async fn send(
+        &mut self,
+        origin: &Origin,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        match self {
+            Self::Http1(sender) => Ok(sender.try_send_request(for_http1(origin, request)).await?),
+            Self::Http2(sender) => Ok(sender.try_send_request(for_http2(origin, request)).await?),
+        }
+    }
+}
+
+/// A request without a response.
+struct Unanswered {
+    error: hyper::Error,
+    /// The request, if nothing of it was written.
+    request: Option<Box<Request<RequestBody>>>,
+}
+
+impl From<TrySendError<Request<RequestBody>>> for Unanswered {
+    fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
+        let request = error.take_message().map(Box::new);
+        Self { error: error.into_error(), request }
+    }
+}
+
+/// As it was made, or back again from HTTP/2.
+fn for_http1(origin: &Origin, mut request: Request<RequestBody>) -> Request<RequestBody> {
+    if request.uri().authority().is_some() {
+        let host = HeaderValue::try_from(origin.host_field()).expect("a canonical host is ASCII");
+        request.headers_mut().insert(HOST, host);
+        *request.uri_mut() = Uri::from(path_of(&request));
+    }
+    *request.version_mut() = Version::HTTP_11;
+    request
+}
+
+/// The authority moves from `Host` into the target (RFC 9113 §8.3.1).
+fn for_http2(origin: &Origin, mut request: Request<RequestBody>) -> Request<RequestBody> {
+    request.headers_mut().remove(HOST);
+    let uri = Uri::builder()
+        .scheme(origin.scheme.to_string().as_str())
+        .authority(origin.host_field())
+        .path_and_query(path_of(&request))
+        .build();
+    *request.uri_mut() = uri.expect("a canonical authority and a path that was parsed make a URI");
+    *request.version_mut() = Version::HTTP_2;
+    request
+}
+
+fn path_of(request: &Request<RequestBody>) -> PathAndQuery {
+    request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"))
 }
 
 /// Gives a connection back once its response has been read to the end; dropped before, it closes
-/// the connection.
-pub(super) struct Returning {
+/// the connection. An HTTP/2 connection was never taken away.
+#[derive(Debug)]
+pub(super) struct Returning(Option<Idle>);
+
+struct Idle {
     origin: Origin,
-    sender: SendRequest<RequestBody>,
-    idle: Arc<Idle>,
-    version: u64,
+    kept: Arc<Kept>,
+    connection: IdleConnection,
 }
 
 impl Returning {
     /// The response is over.
     pub(super) fn done(self) {
-        if self.sender.is_closed() {
-            return;
+        let Some(Idle { origin, kept, mut connection }) = self.0 else { return };
+        if !connection.sender.is_closed() {
+            connection.since = Instant::now();
+            kept.http1().entry(origin).or_default().push(connection);
         }
-        let Self { sender, version, .. } = self;
-        let kept = IdleConnection { sender, since: Instant::now(), version };
-        self.idle.lock().entry(self.origin).or_default().push(kept);
     }
 }
 
-impl fmt::Debug for Returning {
+impl fmt::Debug for Idle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Returning({})", self.origin)
+        write!(f, "Idle({})", self.origin)
     }
-}
-
-async fn handshake<S>(io: TokioIo<S>) -> Result<SendRequest<RequestBody>, OriginError>
-where
-    TokioIo<S>: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let (sender, connection) =
-        http1::Builder::new().handshake(io).await.map_err(OriginError::Closed)?;
-    tokio::spawn(async move {
-        // Whoever waits for a response learns of the error from its request.
-        let _reported = connection.await;
-    });
-    Ok(sender)
 }
 
 fn failure(error: hyper::Error, reused: bool) -> SendError {
     let closed = error.is_incomplete_message()
         || error.is_canceled()
         || error.is_closed()
-        || is_reset(&error);
+        || is_gone(&error);
     let stale = reused && closed;
     let error = if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
         OriginError::Response(error)
@@ -282,19 +332,18 @@ fn failure(error: hyper::Error, reused: bool) -> SendError {
     SendError { error, stale }
 }
 
-fn is_reset(error: &hyper::Error) -> bool {
+/// Was the connection reset, or the stream refused before anything was done with it?
+fn is_gone(error: &hyper::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
     let mut cause = std::error::Error::source(error);
     while let Some(source) = cause {
         if let Some(io) = source.downcast_ref::<std::io::Error>() {
             return matches!(io.kind(), BrokenPipe | ConnectionReset | ConnectionAborted);
         }
+        if let Some(h2) = source.downcast_ref::<h2::Error>() {
+            return h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
         cause = source.source();
     }
     false
-}
-
-fn is_about_certificate(error: &std::io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }

@@ -1,0 +1,175 @@
+//! The way to an origin server: a connection that speaks HTTP, by whatever protocol both sides know.
+//!
+//! The protocol of the client's request is preferred: HTTP/1.1 stays HTTP/1.1, which costs less, and
+//! HTTP/2 goes on as HTTP/2, with its streams and trailers, where the origin server knows it. An
+//! origin server that speaks nothing but HTTP/2 gets HTTP/2 from everybody.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::body::RequestBody;
+use super::dial::Dialer;
+use super::error::OriginError;
+use super::origins::Config;
+use crate::origin::{Authority, Host, Origin, Scheme};
+
+/// How often a busy HTTP/2 connection is asked whether it is still there.
+const PING: Duration = Duration::from_secs(20);
+/// What a response's head may come to, all fields together.
+const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
+
+/// The way to origin servers, the same for all cores; a reload makes a new one.
+pub(super) struct Reach {
+    dialer: Dialer,
+    /// Offers HTTP/1.1 alone.
+    http1: TlsConnector,
+    /// Offers HTTP/2 first.
+    http2: TlsConnector,
+    connect_timeout: Duration,
+    pub(super) response_timeout: Duration,
+    pub(super) idle_timeout: Duration,
+    /// Tells its connections from those of the configuration before: they may trust other roots.
+    pub(super) version: u64,
+}
+
+/// A new connection, by the protocol that was agreed on.
+pub(super) enum Connected {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2 {
+        sender: http2::SendRequest<RequestBody>,
+        /// The origin server refused HTTP/1.1.
+        only: bool,
+    },
+}
+
+impl Reach {
+    pub(super) fn new(config: &Config, dialer: Dialer, tls: &ClientConfig, version: u64) -> Self {
+        let offering = |protocols: &[&[u8]]| {
+            let mut tls = tls.clone();
+            tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            TlsConnector::from(Arc::new(tls))
+        };
+        Self {
+            dialer,
+            http1: offering(&[b"http/1.1"]),
+            http2: offering(&[b"h2", b"http/1.1"]),
+            connect_timeout: config.connect_timeout,
+            response_timeout: config.response_timeout,
+            idle_timeout: config.idle_timeout,
+            version,
+        }
+    }
+
+    /// The way to an authority without TLS and HTTP, for tunnels.
+    pub(super) fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
+    /// Connects to `origin`, offering HTTP/2 if it is preferred or nothing else is spoken there.
+    pub(super) async fn connect(
+        &self,
+        origin: &Origin,
+        prefer_http2: bool,
+    ) -> Result<Connected, OriginError> {
+        let authority = &origin.authority;
+        match origin.scheme {
+            Scheme::Http => {
+                let stream = self.dialer.connect(authority).await?;
+                speak_http1(TokioIo::new(stream)).await
+            }
+            Scheme::Https if prefer_http2 => {
+                let stream = self.secure(authority, &self.http2).await?;
+                speak_agreed(stream, false).await
+            }
+            Scheme::Https => match self.secure(authority, &self.http1).await {
+                Err(OriginError::Tls(error)) if knows_other_protocols(&error) => {
+                    let stream = self.secure(authority, &self.http2).await?;
+                    speak_agreed(stream, true).await
+                }
+                stream => speak_http1(TokioIo::new(stream?)).await,
+            },
+        }
+    }
+
+    async fn secure(
+        &self,
+        authority: &Authority,
+        connector: &TlsConnector,
+    ) -> Result<TlsStream<TcpStream>, OriginError> {
+        let name = match &authority.host {
+            Host::Name(name) => ServerName::try_from(name.to_string())
+                .map_err(|error| OriginError::Tls(std::io::Error::other(error)))?,
+            Host::V4(address) => ServerName::from(std::net::IpAddr::from(*address)),
+            Host::V6(address) => ServerName::from(std::net::IpAddr::from(*address)),
+        };
+        let stream = self.dialer.connect(authority).await?;
+        let connecting = connector.connect(name, stream);
+        match tokio::time::timeout(self.connect_timeout, connecting).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) if is_about_certificate(&error) => Err(OriginError::Certificate(error)),
+            Ok(Err(error)) => Err(OriginError::Tls(error)),
+            Err(_) => Err(OriginError::ConnectTimeout),
+        }
+    }
+}
+
+impl fmt::Debug for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reach({})", self.version)
+    }
+}
+
+async fn speak_agreed(stream: TlsStream<TcpStream>, only: bool) -> Result<Connected, OriginError> {
+    if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        return speak_http1(TokioIo::new(stream)).await;
+    }
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .max_header_list_size(MAX_RESPONSE_HEAD)
+        .adaptive_window(true);
+    let (sender, connection) =
+        builder.handshake(TokioIo::new(stream)).await.map_err(OriginError::Closed)?;
+    tokio::spawn(async move {
+        // Whoever waits for a response learns of the error from its request.
+        let _reported = connection.await;
+    });
+    Ok(Connected::Http2 { sender, only })
+}
+
+async fn speak_http1<S>(io: TokioIo<S>) -> Result<Connected, OriginError>
+where
+    TokioIo<S>: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (sender, connection) =
+        http1::Builder::new().handshake(io).await.map_err(OriginError::Closed)?;
+    tokio::spawn(async move {
+        // Whoever waits for a response learns of the error from its request.
+        let _reported = connection.await;
+    });
+    Ok(Connected::Http1(sender))
+}
+
+fn rustls_error(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
+}
+
+fn is_about_certificate(error: &std::io::Error) -> bool {
+    matches!(rustls_error(error), Some(rustls::Error::InvalidCertificate(_)))
+}
+
+/// RFC 7301 §3.2: the server knows none of the protocols that were offered.
+fn knows_other_protocols(error: &std::io::Error) -> bool {
+    let alert = rustls::AlertDescription::NoApplicationProtocol;
+    matches!(rustls_error(error), Some(rustls::Error::AlertReceived(received)) if *received == alert)
+}
