@@ -1,8 +1,12 @@
 //! The admin listener: is the process alive, is it ready, and what is wrong with whom.
 //!
 //! It runs on the control runtime, on a listener of its own, so that a busy data plane and an open
-//! admin page never get into each other's way. The two probes need no authentication and say no
-//! secret: names, states and times of credentials.
+//! admin page never get into each other's way. The two probes need nothing; the rest is for whoever is
+//! on this machine, or has the admin token. Nothing here shows a secret: names, states, times and what
+//! authorization servers said, with tokens taken out.
+
+mod access;
+mod report;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,33 +26,56 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::credential::Credentials;
-use crate::store::TerminalReason;
-use crate::token::{Condition, Status};
+use crate::metrics::Metrics;
+use crate::secret::Secret;
+use crate::token::Status;
 
-/// Where the admin listener is.
+use access::Access;
+
+/// Where the admin listener is and who may read what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `None`: there is none. Default 127.0.0.1:9090.
     pub listen: Option<SocketAddr>,
+    /// Opens what is otherwise for this machine only, as `Authorization: Bearer`.
+    pub token: Option<Secret>,
+    /// `/metrics` needs no token, also beyond loopback. Default `false`: it names credentials.
+    pub metrics_public: bool,
 }
 
 /// What the admin listener reports on.
 #[derive(Debug)]
 pub struct Admin {
+    access: Access,
     credentials: ArcSwap<Credentials>,
+    metrics: Metrics,
+    clock: Clock,
     draining: AtomicBool,
 }
 
 impl Admin {
     /// Reports on `credentials`.
-    pub fn new(credentials: Arc<Credentials>) -> Self {
-        Self { credentials: ArcSwap::new(credentials), draining: AtomicBool::new(false) }
+    pub fn new(
+        config: Config,
+        credentials: Arc<Credentials>,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            access: Access::new(config),
+            credentials: ArcSwap::new(credentials),
+            metrics,
+            clock,
+            draining: AtomicBool::new(false),
+        }
     }
 
     /// From now on it reports on `credentials`.
     pub fn replace(&self, credentials: Arc<Credentials>) {
         self.credentials.store(credentials);
+        self.metrics.clear_states();
     }
 
     /// From now on the process is alive and not ready.
@@ -78,7 +105,7 @@ impl Admin {
 
     async fn serve_connection(self: Arc<Self>, io: TokioIo<tokio::net::TcpStream>) {
         let service = service_fn(|request: Request<Incoming>| {
-            let response = self.respond(request.method(), request.uri().path());
+            let response = self.respond(&request);
             async move { Ok::<_, Infallible>(response) }
         });
         let mut builder = http1::Builder::new();
@@ -88,72 +115,75 @@ impl Admin {
         }
     }
 
-    fn respond(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        if !matches!(*method, Method::GET | Method::HEAD) {
-            return respond(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "only GET" }));
+    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here");
+        }
+        let path = request.uri().path();
+        match path {
+            "/livez" => return respond(StatusCode::OK, &json!({ "status": "ok" })),
+            "/readyz" => return self.readiness(),
+            _ => {}
+        }
+        if let Err((status, why)) = self.access.check(path, request.headers()) {
+            return refuse(status, why);
         }
         match path {
-            "/livez" => respond(StatusCode::OK, &json!({ "status": "ok" })),
-            "/readyz" => self.readiness(),
+            "/metrics" => self.scrape(),
+            "/api/v1/credentials" => {
+                respond(StatusCode::OK, &json!({ "credentials": self.described() }))
+            }
             _ => respond(
                 StatusCode::NOT_FOUND,
-                &json!({ "error": "not found", "paths": ["/livez", "/readyz"] }),
+                &json!({
+                    "error": "not found",
+                    "paths": ["/livez", "/readyz", "/metrics", "/api/v1/credentials"],
+                }),
             ),
         }
+    }
+
+    fn statuses(&self) -> Vec<Status> {
+        self.credentials.load().all().iter().map(|credential| credential.slot.status()).collect()
+    }
+
+    fn described(&self) -> Vec<Value> {
+        let now = self.clock.now();
+        self.statuses().iter().map(|status| report::describe(status, now)).collect()
     }
 
     /// Ready as long as requests are served: an authorization server that is down makes it degraded,
     /// because taking the proxy out of service would not bring that server back.
     fn readiness(&self) -> Response<Full<Bytes>> {
-        let credentials = self.credentials.load();
-        let statuses: Vec<Status> =
-            credentials.all().iter().map(|credential| credential.slot.status()).collect();
         let draining = self.draining.load(Ordering::Relaxed);
-        let word = match statuses.iter().any(is_degraded) {
+        let word = match self.statuses().iter().any(report::is_degraded) {
             _ if draining => "draining",
             true => "degraded",
             false => "ok",
         };
-        let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-        let credentials: Vec<Value> = statuses.iter().map(describe).collect();
-        respond(status, &json!({ "status": word, "credentials": credentials }))
+        let status = match draining {
+            true => StatusCode::SERVICE_UNAVAILABLE,
+            false => StatusCode::OK,
+        };
+        respond(status, &json!({ "status": word, "credentials": self.described() }))
+    }
+
+    fn scrape(&self) -> Response<Full<Bytes>> {
+        let now = self.clock.now();
+        for status in self.statuses() {
+            let expires_in = status.expires_at.map(|at| report::seconds_until(at, now));
+            let state = status.condition.word();
+            self.metrics.set_state(&status.name, state, expires_in, status.unsaved);
+        }
+        let mut response = Response::new(Full::new(Bytes::from(self.metrics.encode())));
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        response
     }
 }
 
-fn is_degraded(status: &Status) -> bool {
-    let troubled = matches!(status.condition, Condition::Failing(_) | Condition::NeedsLogin(_));
-    status.unsaved || troubled
-}
-
-fn describe(status: &Status) -> Value {
-    json!({
-        "name": &*status.name,
-        "state": status.condition.to_string(),
-        "token": status.usable,
-        "generation": status.generation,
-        "expires_at": status.expires_at.map(|at| humantime::format_rfc3339_seconds(at).to_string()),
-        "unsaved": status.unsaved,
-        "next": next_step(status),
-    })
-}
-
-/// What a person should do, if anything.
-fn next_step(status: &Status) -> Option<&'static str> {
-    match status.condition {
-        _ if status.unsaved => {
-            Some("make the store's directory writable: the newest refresh token is only in memory")
-        }
-        Condition::NeedsLogin(TerminalReason::NoGrant) => {
-            Some("configure a refresh_token for this credential and restart bearerd")
-        }
-        Condition::NeedsLogin(_) => {
-            Some("configure a new refresh_token for this credential and restart bearerd")
-        }
-        Condition::Failing("refused") => {
-            Some("check client_id, client_secret and token_url; the log has the server's answer")
-        }
-        _ => None,
-    }
+fn refuse(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
+    respond(status, &json!({ "error": why }))
 }
 
 fn respond(status: StatusCode, content: &Value) -> Response<Full<Bytes>> {

@@ -26,6 +26,7 @@ use crate::admin::Admin;
 use crate::ca::{CaError, CertificateAuthority};
 use crate::clock::Clock;
 use crate::credential::Credentials;
+use crate::metrics::Metrics;
 use crate::proxy::Shared;
 use crate::settings::Settings;
 use crate::store::StoreError;
@@ -80,6 +81,7 @@ pub struct App {
     shared: Arc<Shared>,
     reloads: Mutex<Reloads>,
     admin: Arc<Admin>,
+    metrics: Metrics,
     cores: Cores,
     acceptors: TaskTracker,
     stop_accepting: CancellationToken,
@@ -108,9 +110,11 @@ impl App {
         let own: Vec<SocketAddr> = listeners.iter().filter_map(Listener::tcp_address).collect();
         let admin_listener = bind_admin(settings.admin.listen).await?;
         let flights = TaskTracker::new();
-        let mut foundation = Foundation::new(clock.clone(), flights.clone(), own.clone());
+        let metrics = Metrics::new();
+        let mut foundation =
+            Foundation::new(clock.clone(), flights.clone(), own.clone(), metrics.clone());
         let (snapshot, credentials) = foundation.snapshot(&settings, None).await?;
-        let shared = Arc::new(Shared::new(snapshot, clock));
+        let shared = Arc::new(Shared::new(snapshot, clock.clone()));
         let cores =
             Cores::start(settings.threads, Arc::clone(&shared)).map_err(StartError::Thread)?;
         let limits = &settings.proxy.limits;
@@ -120,7 +124,8 @@ impl App {
             let (admission, end) = (Arc::clone(&admission), stop_accepting.clone());
             acceptors.spawn(listener.accept_into(cores.entrance(), admission, end));
         }
-        let admin = Arc::new(Admin::new(credentials));
+        let admin = Admin::new(settings.admin.clone(), credentials, metrics.clone(), clock);
+        let admin = Arc::new(admin);
         let stop_admin = CancellationToken::new();
         let admin_address = admin_listener.as_ref().and_then(|bound| bound.local_addr().ok());
         if let Some(bound) = admin_listener {
@@ -133,6 +138,7 @@ impl App {
             grace: settings.shutdown_grace,
             reloads: Mutex::new(Reloads { foundation, settings }),
             admin,
+            metrics,
             cores,
             acceptors,
             stop_accepting,
@@ -150,6 +156,17 @@ impl App {
     ///
     /// [`StartError`]; the settings before stay in force.
     pub async fn reload(&self, settings: Settings) -> Result<Vec<&'static str>, StartError> {
+        let reloaded = self.try_reload(settings).await;
+        self.metrics.reloaded(reloaded.is_ok());
+        reloaded
+    }
+
+    /// Counts a configuration that could not even be read.
+    pub fn reload_failed(&self) {
+        self.metrics.reloaded(false);
+    }
+
+    async fn try_reload(&self, settings: Settings) -> Result<Vec<&'static str>, StartError> {
         let mut reloads = self.reloads.lock().await;
         let before = self.credentials();
         let (snapshot, credentials) = reloads.foundation.snapshot(&settings, Some(&before)).await?;
@@ -219,7 +236,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("proxy.shutdown_grace", old.shutdown_grace != new.shutdown_grace),
         ("[store]", old.store != new.store),
         ("[ca]", old.ca != new.ca),
-        ("admin.listen", old.admin != new.admin),
+        ("[admin]", old.admin != new.admin),
         ("log.format", old.log.format != new.log.format),
         ("limits.connections", limits(old) != limits(new)),
     ]

@@ -4,6 +4,7 @@
 mod ca;
 mod check;
 mod run;
+mod status;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -39,6 +40,15 @@ enum Command {
     Run(RunArguments),
     /// Checks the configuration and reports every problem at once
     Check,
+    /// Shows the credentials of the running proxy: state, expiry, last error, next step
+    Status {
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+        /// Prints nothing; exit code 0 if the proxy is ready: a health check without a shell
+        #[arg(long, conflicts_with = "json")]
+        probe: bool,
+    },
     /// The local certificate authority that clients are to trust
     #[command(subcommand)]
     Ca(CaCommand),
@@ -101,6 +111,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match command.unwrap_or_else(|| Command::Run(RunArguments::default())) {
         Command::Run(arguments) => run::run(&locator, arguments, log_level.as_deref()),
         Command::Check => check::check(&locator, colors()),
+        Command::Status { json, probe } => status::status(&locator, json, probe),
         Command::Ca(command) => ca::ca(&locator, &command),
     }
 }

@@ -300,6 +300,10 @@ section! {
     AdminSection {
         /// `host:port`, or nothing to turn it off.
         listen: String,
+        /// Opens it beyond loopback.
+        token: SecretSource,
+        /// `/metrics` needs no token.
+        metrics_public: bool,
     }
 }
 

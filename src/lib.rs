@@ -13,7 +13,7 @@
 //!                 └─▶ proxy ─▶ credential ─▶ token ─▶ oauth
 //!                       │                      └────▶ store
 //!                       └─▶ ca
-//!     below everything: secret   clock   origin   tls
+//!     below everything: secret   clock   origin   tls   metrics
 //! ```
 //!
 //! An arrow means "may use". `tests/architecture.rs` holds the code to it; `docs/architecture.md`
@@ -26,6 +26,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credential;
+pub mod metrics;
 pub mod oauth;
 pub mod origin;
 pub mod proxy;

@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::oauth::{self, Transport};
 use crate::secret::{Secret, SecretSource};
 pub use crate::store::Generation;
@@ -105,6 +106,8 @@ pub struct Context {
     pub store: Arc<dyn TokenStore>,
     /// How token requests travel.
     pub transport: Arc<dyn Transport>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// What is to be said about one credential, to people and to probes.
@@ -118,8 +121,12 @@ pub struct Status {
     pub usable: bool,
     /// The token's generation.
     pub generation: Generation,
+    /// When it was asked for.
+    pub refreshed_at: Option<SystemTime>,
     /// When the token expires.
     pub expires_at: Option<SystemTime>,
+    /// The last thing that went wrong, and when.
+    pub last_error: Option<(SystemTime, String)>,
     /// The record could not be written; a crash now would lose the refresh token.
     pub unsaved: bool,
 }
@@ -141,15 +148,27 @@ pub enum Condition {
     NeedsLogin(TerminalReason),
 }
 
+impl Condition {
+    /// The state in one word, as [`metrics::STATES`](crate::metrics::STATES) lists them.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Fresh => "fresh",
+            Self::NearExpiry => "near_expiry",
+            Self::Refreshing => "refreshing",
+            Self::Failing(_) => "failing",
+            Self::NeedsLogin(_) => "needs_login",
+        }
+    }
+}
+
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())?;
         match self {
-            Self::Absent => f.write_str("absent"),
-            Self::Fresh => f.write_str("fresh"),
-            Self::NearExpiry => f.write_str("near_expiry"),
-            Self::Refreshing => f.write_str("refreshing"),
-            Self::Failing(why) => write!(f, "failing ({why})"),
-            Self::NeedsLogin(reason) => write!(f, "needs_login ({reason})"),
+            Self::Failing(why) => write!(f, " ({why})"),
+            Self::NeedsLogin(reason) => write!(f, " ({reason})"),
+            _ => Ok(()),
         }
     }
 }

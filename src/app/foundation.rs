@@ -10,6 +10,7 @@ use super::StartError;
 use crate::ca::CertificateAuthority;
 use crate::clock::Clock;
 use crate::credential::Credentials;
+use crate::metrics::Metrics;
 use crate::oauth::HttpTransport;
 use crate::proxy::Snapshot;
 use crate::settings::Settings;
@@ -23,14 +24,20 @@ pub(super) struct Foundation {
     clock: Clock,
     flights: TaskTracker,
     own: Vec<SocketAddr>,
+    metrics: Metrics,
     store: Option<Arc<dyn TokenStore>>,
     ca: Option<Arc<CertificateAuthority>>,
     version: u64,
 }
 
 impl Foundation {
-    pub(super) fn new(clock: Clock, flights: TaskTracker, own: Vec<SocketAddr>) -> Self {
-        Self { clock, flights, own, store: None, ca: None, version: 0 }
+    pub(super) fn new(
+        clock: Clock,
+        flights: TaskTracker,
+        own: Vec<SocketAddr>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { clock, flights, own, metrics, store: None, ca: None, version: 0 }
     }
 
     /// Builds what the settings ask for; slots of `before` that did not change are taken over.
@@ -75,6 +82,7 @@ impl Foundation {
             clock: self.clock.clone(),
             store,
             transport: Arc::new(transport),
+            metrics: self.metrics.clone(),
         })
     }
 

@@ -128,6 +128,7 @@ async fn reload(app: &App, locator: &Locator) {
         Ok(Err(problems)) => {
             eprint!("{}", problems.render(colors()));
             tracing::error!("the new configuration has problems; the one before stays in force");
+            app.reload_failed();
             return;
         }
         Err(error) => {

@@ -12,7 +12,6 @@ const KEYS: &[(&str, &[&str])] = &[
     ("", &["telemetry"]),
     ("proxy", &["client", "gateway", "listen_tls", "no_parent", "parent", "parent_auth"]),
     ("store", &["key", "on_outage"]),
-    ("admin", &["metrics_public", "token"]),
     (
         "credential",
         &[

@@ -103,7 +103,7 @@ fn an_unknown_key_brings_the_nearest_one_or_the_list() {
 #[test]
 fn a_key_of_a_later_version_is_not_called_unknown() {
     for text in
-        ["[telemetry]", "[[proxy.client]]", "[credential.x]\npaths = []", "[admin]\ntoken = \"x\""]
+        ["[telemetry]", "[[proxy.client]]", "[credential.x]\npaths = []", "[store]\nkey = \"x\""]
     {
         let found = messages(text);
         assert!(

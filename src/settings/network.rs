@@ -10,6 +10,7 @@ use super::defaults;
 use super::review::Review;
 use crate::config::{self, AdminSection, Field, Problem, ProxySection, TlsSection};
 use crate::proxy::Unmatched;
+use crate::secret::{Secret, SecretSource};
 use crate::{admin, tls};
 
 /// Where the proxy accepts connections.
@@ -109,8 +110,34 @@ impl Review<'_> {
 
     /// `[admin]`.
     pub(super) fn admin(&mut self, admin: &AdminSection, proxy: &[Listen]) -> admin::Config {
-        let default = || admin::Config { listen: parse_address(defaults::ADMIN_LISTEN) };
-        let Field::Given(text) = &admin.listen else { return default() };
+        admin::Config {
+            listen: self.admin_listen(admin, proxy),
+            token: self.admin_token(admin),
+            metrics_public: admin.metrics_public.or(false),
+        }
+    }
+
+    fn admin_token(&mut self, admin: &AdminSection) -> Option<Secret> {
+        let given = admin.token.given().filter(|_| !self.garbled)?;
+        let source = match given.get_ref() {
+            SecretSource::File(path) => SecretSource::File(self.path(path)),
+            other => other.clone(),
+        };
+        match (self.environment.read_secret)(&source) {
+            Ok(token) => Some(token),
+            Err(error) => {
+                let problem = Problem::error(format!("`admin.token` has no value: {error}"));
+                let fix = "put the token there, readable for the user that runs bearerd";
+                self.report(problem.at(given.span()).fix(fix));
+                None
+            }
+        }
+    }
+
+    fn admin_listen(&mut self, admin: &AdminSection, proxy: &[Listen]) -> Option<SocketAddr> {
+        let Field::Given(text) = &admin.listen else {
+            return parse_address(defaults::ADMIN_LISTEN);
+        };
         let listen = parse_address(text.get_ref());
         if listen.is_none() && !text.get_ref().is_empty() {
             let message = "`admin.listen` must be \"HOST:PORT\" with an IP address or localhost, or \"\" for no admin listener";
@@ -121,7 +148,7 @@ impl Review<'_> {
                 Problem::error("`admin.listen` is an address of `proxy.listen`").at(text.span()),
             );
         }
-        admin::Config { listen }
+        listen
     }
 
     /// `[tls]`.

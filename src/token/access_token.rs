@@ -43,7 +43,7 @@ pub struct Token {
     pub generation: Generation,
     /// `Bearer …`, marked sensitive.
     pub authorization: HeaderValue,
-    issued_at: SystemTime,
+    pub(super) issued_at: SystemTime,
     pub(super) expires_at: Option<SystemTime>,
     refresh_at: Option<SystemTime>,
     rejected: AtomicBool,

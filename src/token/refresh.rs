@@ -29,12 +29,13 @@ mod session;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Mutex;
 
 use super::state::{Backoff, Outcome};
 use super::{Config, Context, Generation, Seed};
+use crate::metrics::CredentialMetrics;
 use crate::oauth::{Class, Grant, GrantError, TokenEndpoint, TokenResponse};
 use crate::secret::{Fingerprint, Secret};
 use crate::store::{Commit, Intent, StoreError, Terminal, TerminalReason, TokenRecord};
@@ -77,11 +78,13 @@ pub(super) struct Failure {
     pub(super) outcome: Outcome,
     /// The record as it is now, if it changed all the same.
     pub(super) record: Option<Box<TokenRecord>>,
+    /// What went wrong, for people; without secrets.
+    pub(super) detail: Option<String>,
 }
 
 impl Failure {
     fn new(outcome: Outcome) -> Self {
-        Self { outcome, record: None }
+        Self { outcome, record: None, detail: None }
     }
 
     /// The flight ended without saying how.
@@ -98,7 +101,18 @@ impl Failure {
     }
 
     fn of_store(error: &StoreError) -> Self {
-        Self::failed(Backoff::Short, None, store_failure(error))
+        let detail = Some(error.to_string());
+        Self { detail, ..Self::failed(Backoff::Short, None, store_failure(error)) }
+    }
+
+    /// The word for the metric.
+    fn outcome(&self) -> &'static str {
+        match &self.outcome {
+            Outcome::Refreshed => "success",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Failed { why, .. } => why,
+            Outcome::NeedsLogin(_) => "needs_login",
+        }
     }
 }
 
@@ -112,6 +126,7 @@ pub(super) struct Refresher {
     lease_wait: Duration,
     config: Fingerprint,
     context: Context,
+    metrics: CredentialMetrics,
     memory: Mutex<Memory>,
     unsaved: AtomicBool,
 }
@@ -119,6 +134,7 @@ pub(super) struct Refresher {
 impl Refresher {
     pub(super) fn new(config: Config, endpoint: TokenEndpoint, context: &Context) -> Self {
         Self {
+            metrics: context.metrics.of_credential(&config.name),
             name: config.name,
             config: config.oauth.fingerprint(),
             endpoint,
@@ -171,8 +187,16 @@ impl Refresher {
         if memory.unsaved.is_some() {
             return None;
         }
-        // What is wrong with the store is said by the next refresh, not every two seconds.
-        let record = self.context.store.load(&self.name).await.ok()??;
+        let record = match self.context.store.load(&self.name).await {
+            Ok(record) => record?,
+            Err(error) => {
+                // The rest is said by the next refresh, and not every two seconds.
+                if matches!(error, StoreError::Corrupt { .. }) {
+                    self.report_store(&error);
+                }
+                return None;
+            }
+        };
         let known = memory.known.as_ref().map(|known| known.generation).unwrap_or_default();
         if record.generation <= known {
             return None;
@@ -194,10 +218,13 @@ impl Refresher {
 
     /// Replaces the token that `demand` names and returns the record that holds the new one.
     pub(super) async fn refresh(self: &Arc<Self>, demand: Demand) -> Result<TokenRecord, Failure> {
+        let began = Instant::now();
         let mut memory = self.memory.lock().await;
         let was_unsaved = memory.unsaved.is_some();
-        let mut session = self.open(&mut memory).await?;
+        let opened = self.open(&mut memory).await;
+        let mut session = opened.inspect_err(|failure| self.report_flight(Err(failure), began))?;
         let result = self.replace(&mut session, &mut memory, demand).await;
+        self.report_flight(result.as_ref().map(|_| session.adopted), began);
         let ahead = session.ahead;
         memory.known = Some(session.record);
         if ahead {
@@ -225,6 +252,7 @@ impl Refresher {
             && is_usable(&session.record, self.context.clock.now());
         if is_newer && !is_new_grant {
             self.report_adopted(session.record.generation);
+            session.adopted = true;
             return Ok(session.record.clone());
         }
         let (refresh_token, new_seed) = match plan {
@@ -247,7 +275,7 @@ impl Refresher {
                 self.report_refreshed(session, asked_at, self.context.clock.now());
                 if unchanged {
                     let record = Some(Box::new(session.record.clone()));
-                    return Err(Failure { outcome: Outcome::Unchanged, record });
+                    return Err(Failure { record, ..Failure::new(Outcome::Unchanged) });
                 }
                 Ok(session.record.clone())
             }
@@ -329,7 +357,10 @@ impl Refresher {
             let Some(pause) = pause else {
                 return (asked_at, Err(Refused { error, replayed }));
             };
-            replayed |= may_have_consumed(error.class);
+            if may_have_consumed(error.class) {
+                replayed = true;
+                self.metrics.replayed();
+            }
             tracing::warn!(
                 credential = self.name,
                 class = %error.class,
@@ -412,7 +443,8 @@ impl Refresher {
             }
             _ => Backoff::Long,
         };
-        Err(Failure::failed(backoff, error.retry_after, why(error.class)))
+        let detail = Some(error.to_string());
+        Err(Failure { detail, ..Failure::failed(backoff, error.retry_after, why(error.class)) })
     }
 
     /// Records that the grant is dead, unless someone else has a newer one.
@@ -438,11 +470,15 @@ impl Refresher {
             config: self.config.clone(),
             at: self.context.clock.now(),
         });
+        if reason == TerminalReason::LostRotation {
+            self.metrics.lost_rotation();
+        }
         self.report_needs_login(reason, session.record.generation, Some(error));
         self.save(session).await?;
         // The access token is served until it expires, unless an origin rejected it.
         let record = Some(Box::new(session.record.clone()));
-        Err(Failure { record, ..Failure::needs_login(reason) })
+        let detail = Some(error.to_string());
+        Err(Failure { record, detail, ..Failure::needs_login(reason) })
     }
 }
 

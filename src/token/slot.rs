@@ -30,6 +30,7 @@ pub struct Slot {
     current: ArcSwapOption<Token>,
     state: Mutex<State>,
     landed: watch::Sender<u64>,
+    last_error: Mutex<Option<(SystemTime, String)>>,
     refresher: Arc<Refresher>,
     context: Context,
 }
@@ -46,6 +47,7 @@ impl Slot {
             current: ArcSwapOption::empty(),
             state: Mutex::default(),
             landed: watch::Sender::new(0),
+            last_error: Mutex::default(),
             refresher: Arc::new(Refresher::new(config, endpoint, &context)),
             context,
         });
@@ -190,7 +192,9 @@ impl Slot {
             condition,
             usable,
             generation: generation_of(token.as_deref()),
+            refreshed_at: token.as_ref().map(|token| token.issued_at),
             expires_at: token.and_then(|token| token.expires_at),
+            last_error: self.last_error().clone(),
             unsaved: self.refresher.is_unsaved(),
         }
     }
@@ -229,6 +233,9 @@ impl Slot {
                 if let Some(record) = &failure.record {
                     self.publish(Some(record));
                 }
+                if let Some(detail) = failure.detail {
+                    *self.last_error() = Some((self.context.clock.now(), detail));
+                }
                 failure.outcome
             }
         };
@@ -252,6 +259,10 @@ impl Slot {
     fn publish(&self, record: Option<&TokenRecord>) {
         let token = record.and_then(|record| Token::of(record, self.margin, self.jitter));
         self.current.store(token.map(Arc::new));
+    }
+
+    fn last_error(&self) -> MutexGuard<'_, Option<(SystemTime, String)>> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

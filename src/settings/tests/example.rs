@@ -29,7 +29,8 @@ fn is_setting(line: &str) -> bool {
 fn the_credentials_of_the_example_work_once_uncommented() {
     let dir = tempfile::tempdir().unwrap();
     let text = uncommented(is_setting).replace("/run/secrets", dir.path().to_str().unwrap());
-    for secret in ["fanatics", "fanatics_seed", "resamania", "resamania_seed_paris"] {
+    for secret in ["fanatics", "fanatics_seed", "resamania", "resamania_seed_paris", "admin_token"]
+    {
         write_private(&dir.path().join(secret));
     }
     let real = Environment { read_secret: SecretSource::read, ..environment() };
@@ -60,6 +61,8 @@ fn the_example_names_every_key_and_its_real_default() {
     let without_examples =
         format!("{before}\n[store]\n{after}").replace("threads = 2", "threads = 3");
     let without_examples = without_examples.replace("connections = 10000", "connections = 1000");
+    let without_examples =
+        without_examples.replace("token = { file = \"/run/secrets/admin_token\" }", "");
     let silent = |settings| Settings { warnings: Problems::default(), ..settings };
     let spelt_out = silent(load(&without_examples).unwrap());
     assert_eq!(format!("{:#?}", silent(load("").unwrap())), format!("{spelt_out:#?}"));

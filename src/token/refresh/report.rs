@@ -1,13 +1,23 @@
 //! What a refresh says in the log: each event once, with the generation and never with a token.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
-use super::{Refresher, Session};
+use super::{Failure, Refresher, Session};
 use crate::oauth::GrantError;
 use crate::store::{Generation, StoreError, TerminalReason};
 
 impl Refresher {
+    pub(super) fn report_flight(&self, ended: Result<bool, &Failure>, began: Instant) {
+        let outcome = match ended {
+            Ok(true) => "adopted",
+            Ok(false) => "success",
+            Err(failure) => failure.outcome(),
+        };
+        self.metrics.refreshed(outcome, began.elapsed());
+    }
+
     pub(super) fn report_store(&self, error: &StoreError) {
+        self.metrics.store_failed(store_failure(error));
         tracing::error!(credential = self.name, %error, "token store");
     }
 

@@ -44,6 +44,8 @@ pub(super) struct Session {
     pub(super) ahead: bool,
     /// The stored record was damaged, and nothing else is known of it.
     pub(super) damaged: bool,
+    /// Another process had refreshed already.
+    pub(super) adopted: bool,
 }
 
 impl Refresher {
@@ -52,7 +54,14 @@ impl Refresher {
     pub(super) async fn open(&self, memory: &mut Memory) -> Result<Session, Failure> {
         if let (Some(unsaved), Some(record)) = (memory.unsaved.take(), memory.known.clone()) {
             let Unsaved { lease, stored } = unsaved;
-            return Ok(Session { lease, stored, record, ahead: true, damaged: false });
+            return Ok(Session {
+                lease,
+                stored,
+                record,
+                ahead: true,
+                damaged: false,
+                adopted: false,
+            });
         }
         let store = &self.context.store;
         let lease = store.lease(&self.name, self.lease_wait).await.map_err(|error| {
@@ -81,11 +90,23 @@ impl Refresher {
         match memory.known.take() {
             Some(known) if known.generation > generation => {
                 self.report_went_back(generation, known.generation);
-                Session { lease, stored: generation, record: known, ahead: true, damaged: false }
+                Session {
+                    lease,
+                    stored: generation,
+                    record: known,
+                    ahead: true,
+                    damaged: false,
+                    adopted: false,
+                }
             }
-            _ => {
-                Session { lease, stored: generation, record: stored, ahead: false, damaged: false }
-            }
+            _ => Session {
+                lease,
+                stored: generation,
+                record: stored,
+                ahead: false,
+                damaged: false,
+                adopted: false,
+            },
         }
     }
 
@@ -165,7 +186,16 @@ fn rebuild(lease: Lease, memory: &mut Memory) -> Session {
     let stored = Generation::default();
     let damaged = std::mem::take(&mut memory.damaged);
     match memory.known.take() {
-        Some(record) => Session { lease, stored, record, ahead: true, damaged: false },
-        None => Session { lease, stored, record: TokenRecord::default(), ahead: false, damaged },
+        Some(record) => {
+            Session { lease, stored, record, ahead: true, damaged: false, adopted: false }
+        }
+        None => Session {
+            lease,
+            stored,
+            record: TokenRecord::default(),
+            ahead: false,
+            damaged,
+            adopted: false,
+        },
     }
 }

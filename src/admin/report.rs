@@ -1,0 +1,72 @@
+//! What is said about a credential, and what a person should do.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::store::TerminalReason;
+use crate::token::{Condition, Status};
+
+/// Is something wrong that a person may want to know of?
+pub(super) fn is_degraded(status: &Status) -> bool {
+    let troubled = matches!(status.condition, Condition::Failing(_) | Condition::NeedsLogin(_));
+    status.unsaved || troubled
+}
+
+/// One credential as JSON. Additions are welcome, renaming is not: programs read it.
+pub(super) fn describe(status: &Status, now: SystemTime) -> Value {
+    let last_error = status.last_error.as_ref();
+    json!({
+        "name": &*status.name,
+        "state": status.condition.word(),
+        "reason": reason(status.condition),
+        "token": status.usable,
+        "generation": status.generation,
+        "refreshed_at": status.refreshed_at.map(text),
+        "expires_at": status.expires_at.map(text),
+        "expires_in": status.expires_at.map(|at| seconds_until(at, now)),
+        "unsaved": status.unsaved,
+        "last_error": last_error.map(|(at, what)| json!({ "at": text(*at), "text": what })),
+        "next": next_step(status),
+    })
+}
+
+fn text(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// Negative once it is over.
+pub(super) fn seconds_until(at: SystemTime, now: SystemTime) -> i64 {
+    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    at.duration_since(now).map_or_else(|past| -seconds(past.duration()), seconds)
+}
+
+fn reason(condition: Condition) -> Option<String> {
+    match condition {
+        Condition::Failing(why) => Some(why.to_owned()),
+        Condition::NeedsLogin(reason) => Some(reason.to_string()),
+        _ => None,
+    }
+}
+
+/// What a person should do, if anything.
+fn next_step(status: &Status) -> Option<&'static str> {
+    match status.condition {
+        _ if status.unsaved => {
+            Some("make the store's directory writable: the newest refresh token is only in memory")
+        }
+        Condition::NeedsLogin(TerminalReason::NoGrant) => {
+            Some("configure a refresh_token for this credential, then reload")
+        }
+        Condition::NeedsLogin(_) => {
+            Some("configure a new refresh_token for this credential, then reload")
+        }
+        Condition::Failing("refused") => {
+            Some("check client_id, client_secret and token_url against what the server said")
+        }
+        Condition::Failing(why) if why.starts_with("store_") || why == "lock_busy" => {
+            Some("look after the store's directory; the log names the file")
+        }
+        _ => None,
+    }
+}
