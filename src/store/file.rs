@@ -116,9 +116,10 @@ impl FileStore {
         bytes: &[u8],
     ) -> Result<Commit, StoreError> {
         let current = match self.load_now(key) {
-            Ok(record) => record.map(|record| record.generation).unwrap_or_default(),
-            // It has been moved aside; whoever still knows the record writes it back.
-            Err(StoreError::Corrupt { .. }) => expected,
+            Ok(Some(record)) => record.generation,
+            // Never there, removed or moved aside: whoever still knows the record writes it back. A
+            // logout leaves a record behind, so nothing stored is never newer.
+            Ok(None) | Err(StoreError::Corrupt { .. }) => expected,
             Err(error) => return Err(error),
         };
         if current != expected {

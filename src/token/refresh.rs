@@ -24,6 +24,7 @@
 //! task that outlives the request that asked for it.
 
 mod plan;
+mod refusal;
 mod report;
 mod session;
 
@@ -38,7 +39,7 @@ use super::{Config, Context, Generation, Seed};
 use crate::metrics::CredentialMetrics;
 use crate::oauth::{Class, Grant, GrantError, TokenEndpoint, TokenResponse};
 use crate::secret::{Fingerprint, Secret};
-use crate::store::{Commit, Intent, StoreError, Terminal, TerminalReason, TokenRecord};
+use crate::store::{Commit, Intent, StoreError, TerminalReason, TokenRecord};
 use plan::{Plan, is_usable, plan, supersede};
 use report::store_failure;
 use session::{Memory, Session, Unsaved};
@@ -47,9 +48,6 @@ use session::{Memory, Session, Unsaved};
 /// the shortest documented grace for that is 5 s (Connect2id), and a minute later it is over.
 const REPLAYS: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(4)];
-/// After so many doubtful answers in a row, a grant that worked before is taken for dead.
-const DOUBTS: u32 = 3;
-
 /// What a flight is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Demand {
@@ -225,6 +223,7 @@ impl Refresher {
         let mut session = opened.inspect_err(|failure| self.report_flight(Err(failure), began))?;
         let result = self.replace(&mut session, &mut memory, demand).await;
         self.report_flight(result.as_ref().map(|_| session.adopted), began);
+        memory.damaged &= result.is_err();
         let ahead = session.ahead;
         memory.known = Some(session.record);
         if ahead {
@@ -399,87 +398,6 @@ impl Refresher {
         }
         record
     }
-
-    /// The server issued nothing: what that means for the credential.
-    async fn refused(
-        &self,
-        session: &mut Session,
-        memory: &mut Memory,
-        refresh_token: Option<Secret>,
-        error: GrantError,
-        lost_answer: bool,
-    ) -> Result<TokenRecord, Failure> {
-        if let Some(salvaged) = error.salvaged.clone() {
-            session.record.generation = session.record.generation.next();
-            supersede(&mut session.record, salvaged);
-            session.record.intent = None;
-            self.save(session).await?;
-        }
-        let worked_before = session.record.generation > Generation(1);
-        memory.doubts = if error.class == Class::Doubtful { memory.doubts + 1 } else { 0 };
-        let dead = match error.class {
-            Class::GrantDead if lost_answer => Some(TerminalReason::LostRotation),
-            Class::GrantDead => Some(TerminalReason::Revoked),
-            Class::UserNeeded => Some(TerminalReason::UserNeeded),
-            Class::Doubtful if memory.doubts >= DOUBTS && worked_before => {
-                Some(TerminalReason::Revoked)
-            }
-            _ => None,
-        };
-        if let (Some(reason), Some(refresh_token)) = (dead, &refresh_token) {
-            return self.die(session, reason, refresh_token, &error).await;
-        }
-        self.report_refused(session, &error);
-        if !lost_answer && !may_have_consumed(error.class) && session.record.intent.is_some() {
-            // The refresh token is as good as before: a later refusal is not this request's doing.
-            session.record.intent = None;
-            if let Err(error) = self.commit(session).await {
-                self.report_store(&error);
-            }
-        }
-        let backoff = match error.class {
-            Class::Transient | Class::NotSent | Class::Ambiguous | Class::Throttled => {
-                Backoff::Short
-            }
-            _ => Backoff::Long,
-        };
-        let detail = Some(error.to_string());
-        Err(Failure { detail, ..Failure::failed(backoff, error.retry_after, why(error.class)) })
-    }
-
-    /// Records that the grant is dead, unless someone else has a newer one.
-    async fn die(
-        &self,
-        session: &mut Session,
-        reason: TerminalReason,
-        refresh_token: &Secret,
-        error: &GrantError,
-    ) -> Result<TokenRecord, Failure> {
-        if let Ok(Some(record)) = self.context.store.load(&self.name).await
-            && record.generation > session.record.generation
-        {
-            session.stored = record.generation;
-            session.record = record;
-            session.ahead = false;
-            return Ok(session.record.clone());
-        }
-        session.record.intent = None;
-        session.record.terminal = Some(Terminal {
-            reason,
-            refresh_token: Some(refresh_token.fingerprint()),
-            config: self.config.clone(),
-            at: self.context.clock.now(),
-        });
-        if reason == TerminalReason::LostRotation {
-            self.metrics.lost_rotation();
-        }
-        self.report_needs_login(reason, session.record.generation, Some(error));
-        self.save(session).await?;
-        // The access token is served until it expires, unless an origin rejected it.
-        let record = Some(Box::new(session.record.clone()));
-        let detail = Some(error.to_string());
-        Err(Failure { record, detail, ..Failure::needs_login(reason) })
-    }
 }
 
 /// A failed token request, and whether an answer may have been lost on the way to it.
@@ -491,19 +409,6 @@ struct Refused {
 /// May the server have acted on a request that failed like this?
 fn may_have_consumed(class: Class) -> bool {
     matches!(class, Class::Ambiguous | Class::Transient)
-}
-
-fn why(class: Class) -> &'static str {
-    match class {
-        Class::GrantDead => "grant_dead",
-        Class::UserNeeded => "user_needed",
-        Class::Throttled => "throttled",
-        Class::Transient => "server_trouble",
-        Class::NotSent => "unreachable",
-        Class::Ambiguous => "no_answer",
-        Class::Config | Class::Doubtful => "refused",
-        Class::Protocol => "unreadable_answer",
-    }
 }
 
 #[cfg(test)]

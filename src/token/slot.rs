@@ -145,9 +145,12 @@ impl Slot {
         }
         // A flight that ends without a newer token leaves the rejection as it is.
         let _deadline = tokio::time::timeout(self.wait, landed.changed()).await;
+        let brought_the_same = self.lock().brought_the_same();
         match self.current.load_full() {
             Some(token)
-                if token.generation > rejected && token.is_usable(self.context.clock.now()) =>
+                if !brought_the_same
+                    && token.generation > rejected
+                    && token.is_usable(self.context.clock.now()) =>
             {
                 Renewal::Resend(token, Duration::ZERO)
             }

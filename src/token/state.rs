@@ -23,6 +23,9 @@ const SETTLE_WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs
 /// means that the wall clock was set back.
 const LONGEST_FAILURE: Duration = Duration::from_secs(3700);
 
+/// Why a credential pauses whose server issues the same token again.
+const NO_CHANGE: &str = "no_change";
+
 /// What one credential is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(super) enum Phase {
@@ -205,6 +208,11 @@ impl State {
         self.hopeless = None;
     }
 
+    /// Did the last flight bring the very token that had been rejected?
+    pub(super) fn brought_the_same(&self) -> bool {
+        matches!(self.phase, Phase::Failing { why: NO_CHANGE, .. })
+    }
+
     /// Something newer was found in the store. A flight under way will find it as well.
     pub(super) fn adopt(&mut self, outcome: Outcome, now: SystemTime) -> bool {
         let idle = self.phase != Phase::Refreshing;
@@ -221,7 +229,7 @@ impl State {
                 self.failures = 0;
                 Phase::Idle
             }
-            Outcome::Unchanged => Phase::Failing { until: now + FORCED_MIN, why: "no_change" },
+            Outcome::Unchanged => Phase::Failing { until: now + FORCED_MIN, why: NO_CHANGE },
             Outcome::NeedsLogin(reason) => Phase::NeedsLogin(reason),
             Outcome::Failed { backoff, retry_after, why } => {
                 self.failures = self.failures.saturating_add(1);

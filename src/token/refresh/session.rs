@@ -104,7 +104,7 @@ impl Refresher {
                 stored: generation,
                 record: stored,
                 ahead: false,
-                damaged: false,
+                damaged: memory.damaged,
                 adopted: false,
             },
         }
@@ -184,7 +184,7 @@ impl Refresher {
 /// Starts from what this process remembers, where the store has nothing.
 fn rebuild(lease: Lease, memory: &mut Memory) -> Session {
     let stored = Generation::default();
-    let damaged = std::mem::take(&mut memory.damaged);
+    let damaged = memory.damaged;
     match memory.known.take() {
         Some(record) => {
             Session { lease, stored, record, ahead: true, damaged: false, adopted: false }

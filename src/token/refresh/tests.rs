@@ -7,6 +7,7 @@ use std::time::UNIX_EPOCH;
 use super::*;
 use crate::oauth::GrantType;
 use crate::secret::SecretSource;
+use crate::store::Terminal;
 use crate::token::{Margin, Token};
 
 const REFRESH: GrantType = GrantType::RefreshToken;

@@ -270,8 +270,7 @@ fn how_long_a_server_is_left_alone() {
 
 #[test]
 fn a_backoff_never_overflows() {
-    let mut state = State::default();
-    state.failures = u32::MAX - 1;
+    let mut state = State { failures: u32::MAX - 1, ..State::default() };
     for _ in 0..3 {
         state.finish(failed(Backoff::Short, None), at(OLD), 0.0);
         assert_eq!(state.phase, failing(OLD + 60));
