@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,7 +55,12 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
 }
 
 fn bind_unix(path: &Path) -> io::Result<Listener> {
-    if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+    let is_socket = |file: std::fs::Metadata| file.file_type().is_socket();
+    let is_abandoned = || {
+        let tried = std::os::unix::net::UnixStream::connect(path);
+        tried.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    if std::fs::symlink_metadata(path).is_ok_and(is_socket) && is_abandoned() {
         std::fs::remove_file(path)?;
     }
     Ok(Listener::Unix(UnixListener::bind(path)?, path.to_owned()))

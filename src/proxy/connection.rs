@@ -37,6 +37,8 @@ pub(super) enum Phase {
     Handshake,
     /// Relaying bytes.
     Tunnel,
+    /// A response is over for the origin server, and its last bytes are on their way to the client.
+    Flushing,
 }
 
 impl Phase {
@@ -46,7 +48,8 @@ impl Phase {
             1 => Self::Head,
             2 => Self::Busy,
             3 => Self::Handshake,
-            _ => Self::Tunnel,
+            4 => Self::Tunnel,
+            _ => Self::Flushing,
         }
     }
 }
@@ -85,9 +88,16 @@ impl Activity {
         self.enter(Phase::Busy);
     }
 
-    /// A response is over; after the last one the connection waits for the next request.
+    /// A response is over but for what is still in buffers.
     pub(super) fn request_ended(&self) {
         if self.requests.fetch_sub(1, Ordering::Relaxed) == 1 && self.phase() == Phase::Busy {
+            self.enter(Phase::Flushing);
+        }
+    }
+
+    /// Nothing is in buffers any more: after a response, the connection waits for the next request.
+    fn flushed(&self) {
+        if self.phase() == Phase::Flushing {
             self.enter(Phase::Idle);
         }
     }
@@ -99,8 +109,8 @@ impl Activity {
 
     fn read(&self) {
         match self.phase() {
-            Phase::Idle if self.multiplexed.load(Ordering::Relaxed) => {}
-            Phase::Idle => self.enter(Phase::Head),
+            Phase::Idle | Phase::Flushing if self.multiplexed.load(Ordering::Relaxed) => {}
+            Phase::Idle | Phase::Flushing => self.enter(Phase::Head),
             Phase::Tunnel => self.touch(),
             Phase::Head | Phase::Busy | Phase::Handshake => {}
         }
@@ -137,7 +147,7 @@ pub(super) struct Patience {
 impl Patience {
     fn for_phase(&self, phase: Phase) -> Option<Duration> {
         match phase {
-            Phase::Idle => Some(self.idle),
+            Phase::Idle | Phase::Flushing => Some(self.idle),
             Phase::Head => Some(self.head),
             Phase::Handshake => Some(self.handshake),
             Phase::Tunnel => Some(self.tunnel),
@@ -362,7 +372,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_flush(cx);
+        if polled.is_ready() {
+            this.activity.flushed();
+        }
+        polled
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {

@@ -60,6 +60,8 @@ pub(super) enum OriginError {
     Closed(hyper::Error),
     #[error("the response is not HTTP: {0}")]
     Response(hyper::Error),
+    #[error("the end of the response could be read in two ways")]
+    Framing,
     #[error("the response changes protocols, which nobody asked for")]
     Upgrade,
     #[error("the request broke off: {0}")]
@@ -147,6 +149,7 @@ fn message_status(error: &MessageError) -> StatusCode {
         | MessageError::OriginForm
         | MessageError::Scheme
         | MessageError::Host
+        | MessageError::ConnectTarget
         | MessageError::ConnectContent => StatusCode::BAD_REQUEST,
         MessageError::TransferCoding => StatusCode::NOT_IMPLEMENTED,
         MessageError::Trace => StatusCode::METHOD_NOT_ALLOWED,
@@ -241,7 +244,7 @@ fn origin_verdict(error: &OriginError) -> (StatusCode, &'static str, &'static st
             "connection_terminated",
             "the origin server closed the connection before it answered",
         ),
-        OriginError::Response(_) => {
+        OriginError::Response(_) | OriginError::Framing => {
             (bad, "http_protocol_error", "the origin server's answer is not valid HTTP")
         }
         OriginError::Upgrade => (

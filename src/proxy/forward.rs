@@ -16,10 +16,10 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::access::AccessRecord;
-use super::body::{Body, RequestBody};
+use super::body::{Body, ClientContent, Passage, RequestBody};
 use super::challenge::is_rejection;
-use super::error::{OriginError, ProxyError};
-use super::message::{self, Via};
+use super::error::ProxyError;
+use super::message::{self, MessageError, Via};
 use super::origins::Returning;
 use super::replay::{Budget, ReplayBody};
 use super::{Proxy, Snapshot};
@@ -47,8 +47,8 @@ impl Proxy {
         origin: &Origin,
         record: &mut Option<Box<AccessRecord>>,
     ) -> Result<Response<Body>, ProxyError> {
-        snapshot.check_length(&parts.headers)?;
-        let mut draft = Draft::new(parts, body, origin, self.via(), None);
+        let content = snapshot.admit_content(&parts.headers, body)?;
+        let mut draft = Draft::new(parts, content, origin, self.via(), None);
         let answer = self.exchange(snapshot, &mut draft, origin, None, record).await?;
         Ok(self.deliver(answer))
     }
@@ -62,13 +62,13 @@ impl Proxy {
         selection: Selection,
         record: &mut Option<Box<AccessRecord>>,
     ) -> Result<Response<Body>, ProxyError> {
-        snapshot.check_length(&parts.headers)?;
+        let content = snapshot.admit_content(&parts.headers, body)?;
         let Selection { credential, origin } = selection;
         let slot = &credential.slot;
         let refused = |error| ProxyError::Token { credential: credential.name.clone(), error };
         let mut token = slot.token().await.map_err(refused)?;
         let keep = Keep { limit: credential.replay_body, budget: snapshot.replay_budget() };
-        let mut draft = Draft::new(parts, body, &origin, self.via(), Some(keep));
+        let mut draft = Draft::new(parts, content, &origin, self.via(), Some(keep));
         let mut progress = Progress::default();
         loop {
             note_token(record, &credential, &token);
@@ -136,19 +136,22 @@ impl Proxy {
         origin: &Origin,
         authorization: Option<&HeaderValue>,
         record: &mut Option<Box<AccessRecord>>,
-    ) -> Result<Answer, OriginError> {
+    ) -> Result<Answer, ProxyError> {
         let mut stale = 0;
         loop {
             if let Some(record) = record {
                 record.attempts += 1;
             }
             let request = draft.attempt(authorization);
-            match self.origins.send(snapshot.reach(), origin, request).await {
+            match self.origins.send(snapshot.reach(), origin, request, &draft.passage).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if error.stale && stale < STALE_TRIES && draft.is_harmless() => {
                     stale += 1;
                 }
-                Err(error) => return Err(error.error),
+                Err(_) if draft.passage.is_too_large() => {
+                    return Err(MessageError::ContentTooLarge.into());
+                }
+                Err(error) => return Err(error.error.into()),
             }
         }
     }
@@ -162,6 +165,7 @@ struct Draft {
     version: Version,
     fields: HeaderMap,
     body: DraftBody,
+    passage: Arc<Passage>,
 }
 
 /// How much of a body may be kept.
@@ -172,21 +176,22 @@ struct Keep {
 
 enum DraftBody {
     None,
-    Once(Option<Incoming>),
-    Kept(Box<ReplayBody<Incoming>>),
+    Once(Option<ClientContent>),
+    Kept(Box<ReplayBody<ClientContent>>),
 }
 
 impl Draft {
     /// Takes a client's request apart; its body is kept only where a token may be rejected.
     fn new(
         mut parts: Parts,
-        body: Incoming,
+        body: ClientContent,
         origin: &Origin,
         via: &Via,
         keep: Option<Keep>,
     ) -> Self {
         let version = parts.version;
         message::prepare_for_origin(&mut parts, origin, via);
+        let passage = body.passage();
         let body = match keep {
             _ if body.is_end_stream() => DraftBody::None,
             None => DraftBody::Once(Some(body)),
@@ -194,7 +199,7 @@ impl Draft {
                 DraftBody::Kept(Box::new(ReplayBody::new(body, limit, budget)))
             }
         };
-        Self { method: parts.method, uri: parts.uri, version, fields: parts.headers, body }
+        Self { method: parts.method, uri: parts.uri, version, fields: parts.headers, body, passage }
     }
 
     /// Can all of it be sent once more?

@@ -51,6 +51,8 @@ pub(super) enum MessageError {
     Scheme,
     #[error("exactly one valid Host field is required")]
     Host,
+    #[error("the target of CONNECT is host:port and nothing else")]
+    ConnectTarget,
     #[error("a CONNECT request has no content")]
     ConnectContent,
     #[error("the only transfer coding is chunked")]
@@ -118,6 +120,10 @@ fn connect(parts: &Parts) -> Result<Authority, MessageError> {
     {
         return Err(MessageError::ConnectContent);
     }
+    // RFC 9112 §3.2.3: the authority form, where hyper takes the absolute one as well.
+    if parts.uri.scheme().is_some() {
+        return Err(MessageError::ConnectTarget);
+    }
     let authority = parts.uri.authority().ok_or(AuthorityError::EmptyLabel)?;
     Ok(Authority::parse(authority.as_str(), None)?)
 }
@@ -162,6 +168,16 @@ fn check_transfer_coding(fields: &HeaderMap) -> Result<(), MessageError> {
         (Some(line), None) if line.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
         _ => Err(MessageError::TransferCoding),
     }
+}
+
+/// Does the head of a response say in one way only where its content ends? What hyper did not decode
+/// would be passed on undecoded and unnamed, and a length beside chunks is somebody's lie.
+pub(super) fn is_framed_once(version: Version, fields: &HeaderMap) -> bool {
+    let coded = fields.contains_key(TRANSFER_ENCODING);
+    !coded
+        || version == Version::HTTP_11
+            && !fields.contains_key(CONTENT_LENGTH)
+            && check_transfer_coding(fields).is_ok()
 }
 
 /// RFC 9110 §7.6.2: an OPTIONS with `Max-Forwards: 0` is answered by whoever gets it.

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use ipnet::IpNet;
 
-use super::body::RequestBody;
+use super::body::{Passage, RequestBody};
 use super::error::OriginError;
+use super::message::is_framed_once;
 use super::reach::{Connected, Reach};
 use crate::origin::Origin;
 
@@ -98,6 +100,7 @@ impl Origins {
         reach: &Reach,
         origin: &Origin,
         mut request: Request<RequestBody>,
+        passage: &Passage,
     ) -> Result<(Response<Incoming>, Returning), SendError> {
         let prefer_http2 = request.version() == Version::HTTP_2;
         loop {
@@ -108,11 +111,11 @@ impl Origins {
                 None => self.connect(reach, origin, prefer_http2).await?,
             };
             let sending = sender.send(origin, request);
-            match tokio::time::timeout(reach.response_timeout, sending).await {
-                Ok(Ok(response)) => return self.received(reach, origin, response, sender),
-                Ok(Err(Unanswered { request: Some(unsent), .. })) if reused => request = *unsent,
-                Ok(Err(unanswered)) => return Err(failure(unanswered.error, reused)),
-                Err(_) => return Err(OriginError::ResponseTimeout.into()),
+            match within(reach.response_timeout, passage, sending).await {
+                Some(Ok(response)) => return self.received(reach, origin, response, sender),
+                Some(Err(Unanswered { request: Some(unsent), .. })) if reused => request = *unsent,
+                Some(Err(unanswered)) => return Err(failure(unanswered.error, reused)),
+                None => return Err(OriginError::ResponseTimeout.into()),
             }
         }
     }
@@ -126,6 +129,9 @@ impl Origins {
     ) -> Result<(Response<Incoming>, Returning), SendError> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(OriginError::Upgrade.into());
+        }
+        if !is_framed_once(response.version(), response.headers()) {
+            return Err(OriginError::Framing.into());
         }
         let returning = match sender {
             Sender::Http1(sender) => Some(Idle {
@@ -242,6 +248,23 @@ impl Sender {
         match self {
             Self::Http1(sender) => Ok(sender.try_send_request(for_http1(origin, request)).await?),
             Self::Http2(sender) => Ok(sender.try_send_request(for_http2(origin, request)).await?),
+        }
+    }
+}
+
+/// Waits for an origin server, which has no time to answer before the client has sent its content.
+async fn within<T>(
+    limit: Duration,
+    passage: &Passage,
+    sending: impl Future<Output = T>,
+) -> Option<T> {
+    let mut sending = pin!(sending);
+    loop {
+        let frames = passage.frames();
+        match tokio::time::timeout(limit, &mut sending).await {
+            Ok(sent) => return Some(sent),
+            Err(_) if passage.frames() > frames => {}
+            Err(_) => return None,
         }
     }
 }

@@ -151,8 +151,9 @@ async fn speak_http1<S>(io: TokioIo<S>) -> Result<Connected, OriginError>
 where
     TokioIo<S>: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let (sender, connection) =
-        http1::Builder::new().handshake(io).await.map_err(OriginError::Closed)?;
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(MAX_RESPONSE_HEAD as usize);
+    let (sender, connection) = builder.handshake(io).await.map_err(OriginError::Closed)?;
     tokio::spawn(async move {
         // Whoever waits for a response learns of the error from its request.
         let _reported = connection.await;

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HeaderMap};
 use http::request::Parts;
+use hyper::body::Incoming;
 use rustls::ClientConfig;
 
+use super::body::ClientContent;
 use super::connection::Patience;
 use super::dial::Dialer;
 use super::error::ProxyError;
@@ -135,14 +137,19 @@ impl Snapshot {
         Ok(())
     }
 
-    pub(super) fn check_length(&self, fields: &HeaderMap) -> Result<(), MessageError> {
+    /// Refuses a content that says that it is too large; one that does not say is counted.
+    pub(super) fn admit_content(
+        &self,
+        fields: &HeaderMap,
+        body: Incoming,
+    ) -> Result<ClientContent, MessageError> {
         let limit = self.config.limits.body_bytes;
         let length = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         match length {
             Some(length) if limit != 0 && u64::gt(&length, &limit) => {
                 Err(MessageError::ContentTooLarge)
             }
-            _ => Ok(()),
+            _ => Ok(ClientContent::new(body, limit)),
         }
     }
 
