@@ -7,13 +7,14 @@ mod run;
 mod status;
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::settings::{Locator, LogFormat};
+use crate::settings::{Locator, LogFormat, Problems};
 
 /// sysexits' EX_CONFIG.
 const EX_CONFIG: u8 = 78;
@@ -97,6 +98,23 @@ enum CaCommand {
     },
 }
 
+/// Writes a result. A reader that has gone away (`bearerd check | head -1`) is no failure, and
+/// `println!` would make a panic of it.
+fn say(text: impl Display) {
+    let mut output = std::io::stdout();
+    let _closed = writeln!(output, "{text}").and_then(|()| output.flush());
+}
+
+/// Writes what is not a result, just as unconcerned about who reads it.
+fn complain(text: impl Display) {
+    let _closed = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Writes a report of the configuration, which ends its lines itself; nothing if it is empty.
+fn complain_of(problems: &Problems) {
+    let _closed = write!(std::io::stderr(), "{}", problems.render(colors()));
+}
+
 /// Runs a command line and returns its exit code.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let Arguments { config, log_level, command } = match Arguments::try_parse_from(arguments) {
@@ -110,7 +128,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let locator = Locator::new(config);
     match command.unwrap_or_else(|| Command::Run(RunArguments::default())) {
         Command::Run(arguments) => run::run(&locator, arguments, log_level.as_deref()),
-        Command::Check => check::check(&locator, colors()),
+        Command::Check => check::check(&locator),
         Command::Status { json, probe } => status::status(&locator, json, probe),
         Command::Ca(command) => ca::ca(&locator, &command),
     }

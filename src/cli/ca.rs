@@ -1,16 +1,10 @@
 //! `bearerd ca`: the certificate that clients are to trust.
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "results go to standard output and the rest to standard error: this command's work"
-)]
-
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use super::{CaCommand, EX_CONFIG, colors};
+use super::{CaCommand, EX_CONFIG, complain, complain_of, say};
 use crate::ca::{self, CaError, CertificateAuthority};
 use crate::settings::{Locator, Settings};
 
@@ -27,14 +21,14 @@ pub(super) fn ca(locator: &Locator, command: &CaCommand) -> ExitCode {
     let settings = match Settings::load(locator) {
         Ok(settings) => settings,
         Err(problems) => {
-            eprint!("{}", problems.render(colors()));
+            complain_of(&problems);
             return ExitCode::from(EX_CONFIG);
         }
     };
     match perform(&settings.ca, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(format!("error: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -45,8 +39,8 @@ fn perform(config: &ca::Config, command: &CaCommand) -> Result<(), String> {
         CaCommand::Init => {
             let made = !config.exists();
             let ca = open(config)?;
-            println!("{} {}", if made { "made" } else { "already there:" }, path_of(config));
-            println!("sha256 fingerprint {}", ca.fingerprint().as_str());
+            say(format!("{} {}", if made { "made" } else { "already there:" }, path_of(config)));
+            say(format!("sha256 fingerprint {}", ca.fingerprint().as_str()));
             Ok(())
         }
         CaCommand::Show => show(config, &existing(config)?),
@@ -73,23 +67,24 @@ fn path_of(config: &ca::Config) -> String {
 
 fn show(config: &ca::Config, ca: &CertificateAuthority) -> Result<(), String> {
     let path = path_of(config);
-    println!("certificate         {path}");
-    println!("valid until         {}", humantime::format_rfc3339_seconds(ca.not_after()));
-    println!("sha256 fingerprint  {}", ca.fingerprint().as_str());
-    println!();
-    println!("To trust it:");
-    println!("  curl, Python (urllib, httpx), Go, Ruby   SSL_CERT_FILE={path}");
-    println!("  Python requests, pip                     REQUESTS_CA_BUNDLE={path}");
-    println!("  Node.js                                  NODE_EXTRA_CA_CERTS={path}");
-    println!("  git                                      GIT_SSL_CAINFO={path}");
-    println!("  wget                                     wget --ca-certificate={path}");
-    println!(
-        "  Java                                     keytool -importcert -noprompt -file {path} \\"
-    );
-    println!(
-        "                                             -keystore trust.p12 -storepass changeit, then"
-    );
-    println!("                                             -Djavax.net.ssl.trustStore=trust.p12");
+    let until = humantime::format_rfc3339_seconds(ca.not_after());
+    let fingerprint = ca.fingerprint();
+    say(format!(
+        "certificate         {path}
+valid until         {until}
+sha256 fingerprint  {}
+
+To trust it:
+  curl, Python (urllib, httpx), Go, Ruby   SSL_CERT_FILE={path}
+  Python requests, pip                     REQUESTS_CA_BUNDLE={path}
+  Node.js                                  NODE_EXTRA_CA_CERTS={path}
+  git                                      GIT_SSL_CAINFO={path}
+  wget                                     wget --ca-certificate={path}
+  Java                                     keytool -importcert -noprompt -file {path} \\
+                                             -keystore trust.p12 -storepass changeit, then
+                                             -Djavax.net.ssl.trustStore=trust.p12",
+        fingerprint.as_str()
+    ));
     Ok(())
 }
 

@@ -1,7 +1,5 @@
 //! `bearerd run`: the proxy, until SIGTERM or SIGINT.
 
-#![allow(clippy::print_stderr, reason = "problems of the configuration go to standard error")]
-
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -10,7 +8,7 @@ use tokio::signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::{EX_CONFIG, RunArguments, colors};
+use super::{EX_CONFIG, RunArguments, colors, complain, complain_of};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::settings::{Listen, Locator, LogFormat, Settings};
@@ -20,19 +18,19 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
     let mut settings = match Settings::load(locator) {
         Ok(settings) => settings,
         Err(problems) => {
-            eprint!("{}", problems.render(colors()));
+            complain_of(&problems);
             return ExitCode::from(EX_CONFIG);
         }
     };
     if let Err(message) = apply(&mut settings, arguments) {
-        eprintln!("error: {message}");
+        complain(format!("error: {message}"));
         return ExitCode::from(2);
     }
     if let Err(message) = start_log(settings.log.format, log_level) {
-        eprintln!("error: {message}");
+        complain(format!("error: {message}"));
         return ExitCode::from(2);
     }
-    eprint!("{}", settings.warnings.render(colors()));
+    complain_of(&settings.warnings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
@@ -41,7 +39,7 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
     match runtime {
         Ok(runtime) => runtime.block_on(serve(locator, settings)),
         Err(error) => {
-            eprintln!("error: cannot start the runtime: {error}");
+            complain(format!("error: cannot start the runtime: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -59,7 +57,7 @@ async fn serve(locator: &Locator, settings: Settings) -> ExitCode {
     let app = match App::start(settings, Clock::system()).await {
         Ok(app) => app,
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(format!("error: {error}"));
             return match error.is_configuration() {
                 true => ExitCode::from(EX_CONFIG),
                 false => ExitCode::FAILURE,
@@ -126,7 +124,7 @@ async fn reload(app: &App, locator: &Locator) {
     let settings = match loaded {
         Ok(Ok(settings)) => settings,
         Ok(Err(problems)) => {
-            eprint!("{}", problems.render(colors()));
+            complain_of(&problems);
             tracing::error!("the new configuration has problems; the one before stays in force");
             app.reload_failed();
             return;
@@ -136,7 +134,7 @@ async fn reload(app: &App, locator: &Locator) {
             return;
         }
     };
-    eprint!("{}", settings.warnings.render(colors()));
+    complain_of(&settings.warnings);
     match app.reload(settings).await {
         Ok(later) if later.is_empty() => tracing::info!("the new configuration is in force"),
         Ok(later) => {

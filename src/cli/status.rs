@@ -2,19 +2,13 @@
 //!
 //! It finds the proxy through the same configuration: `admin.listen`, and `admin.token` if there is one.
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "results go to standard output and the rest to standard error: this command's work"
-)]
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{EX_CONFIG, colors};
+use super::{EX_CONFIG, complain, complain_of, say};
 use crate::settings::{Locator, Settings};
 
 /// sysexits' EX_UNAVAILABLE: no proxy answers.
@@ -50,7 +44,7 @@ pub(super) fn status(locator: &Locator, json: bool, probe: bool) -> ExitCode {
     let settings = match Settings::load(locator) {
         Ok(settings) => settings,
         Err(problems) => {
-            eprint!("{}", problems.render(colors()));
+            complain_of(&problems);
             return ExitCode::from(EX_CONFIG);
         }
     };
@@ -58,12 +52,12 @@ pub(super) fn status(locator: &Locator, json: bool, probe: bool) -> ExitCode {
     match ask(&settings, path) {
         Ok(_) if probe => ExitCode::SUCCESS,
         Ok(text) if json => {
-            print!("{text}");
+            say(text.trim_end());
             ExitCode::SUCCESS
         }
         Ok(text) => show(&text),
         Err(message) => {
-            eprintln!("error: {message}");
+            complain(format!("error: {message}"));
             ExitCode::from(EX_UNAVAILABLE)
         }
     }
@@ -120,15 +114,15 @@ fn show(text: &str) -> ExitCode {
     let answer: Answer = match serde_json::from_str(text) {
         Ok(answer) => answer,
         Err(error) => {
-            eprintln!("error: the proxy's answer cannot be read: {error}");
+            complain(format!("error: the proxy's answer cannot be read: {error}"));
             return ExitCode::FAILURE;
         }
     };
     if answer.credentials.is_empty() {
-        println!("no credential is active");
+        say("no credential is active");
     }
     for credential in &answer.credentials {
-        print!("{}", describe(credential));
+        say(describe(credential).trim_end());
     }
     ExitCode::SUCCESS
 }
