@@ -6,4 +6,11 @@
 
 mod world;
 
+mod command_line;
+mod connect;
+mod durable;
+mod fanatics;
+mod forwarding;
+mod refresh;
+mod resamania;
 mod smoke;

@@ -1,6 +1,7 @@
 //! A small world for one test: an authorization server, an API, and bearerd in between.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bearerd::app::App;
@@ -20,7 +21,13 @@ pub(crate) struct WorldBuilder {
     sections: String,
     seed: bool,
     tls: bool,
+    listen: String,
+    proxy: String,
+    certificate: Certificate,
 }
+
+/// What the API proves itself with, made by the authority that the proxy trusts.
+type Certificate = Box<dyn FnOnce(&TestCa) -> Arc<rustls::ServerConfig>>;
 
 /// Everything running. Dropping it stops everything; the state directory goes with it.
 pub(crate) struct World {
@@ -42,6 +49,9 @@ impl World {
             sections: String::new(),
             seed: true,
             tls: true,
+            listen: r#""127.0.0.1:0""#.to_owned(),
+            proxy: String::new(),
+            certificate: Box::new(|ca| ca.server_config(&["localhost", "127.0.0.1"])),
         }
     }
 
@@ -116,6 +126,37 @@ impl World {
         serde_json::from_slice::<serde_json::Value>(&text).unwrap()["record"].clone()
     }
 
+    /// `n` requests at once over as many connections: statuses and bodies.
+    pub(crate) async fn get_many(&self, n: usize) -> Vec<(u16, String)> {
+        let client = self.client();
+        let mut requests = tokio::task::JoinSet::new();
+        for _ in 0..n {
+            let request = client.get(self.http("/"));
+            requests.spawn(async move {
+                let response = request.send().await.unwrap();
+                (response.status().as_u16(), response.text().await.unwrap())
+            });
+        }
+        requests.join_all().await
+    }
+
+    /// One request in the background, for tests that look at what happens meanwhile.
+    pub(crate) fn spawn_get(&self) -> tokio::task::JoinHandle<(u16, String)> {
+        let request = self.client().get(self.http("/"));
+        tokio::spawn(async move {
+            let response = request.send().await.unwrap();
+            (response.status().as_u16(), response.text().await.unwrap())
+        })
+    }
+
+    /// The access tokens that the API saw, in the order of arrival.
+    pub(crate) fn tokens_seen(&self) -> Vec<String> {
+        let bearer = |request: &bearerd_test_support::ReceivedRequest| {
+            request.bearer().unwrap_or_default().to_owned()
+        };
+        self.origin.requests().iter().map(bearer).collect()
+    }
+
     /// Writes another seed; it counts from the next start on.
     pub(crate) fn write_seed(&self, refresh_token: &str) {
         write_secret(&self.dir.path().join("seed"), refresh_token);
@@ -132,6 +173,11 @@ impl World {
         if let Some(app) = self.app.take() {
             app.shutdown().await;
         }
+    }
+
+    /// The proxy itself, for tests that end it in their own way.
+    pub(crate) fn take_app(&mut self) -> App {
+        self.app.take().unwrap()
     }
 
     /// Starts the proxy on the state that is there.
@@ -186,6 +232,28 @@ impl WorldBuilder {
         self
     }
 
+    /// Sets `proxy.listen`, as TOML.
+    pub(crate) fn listen(mut self, value: &str) -> Self {
+        value.clone_into(&mut self.listen);
+        self
+    }
+
+    /// Adds lines to `[proxy]`.
+    pub(crate) fn proxy(mut self, lines: &str) -> Self {
+        self.proxy.push_str(lines);
+        self.proxy.push('\n');
+        self
+    }
+
+    /// Gives the API another certificate; the authority is the one that the proxy trusts.
+    pub(crate) fn certificate(
+        mut self,
+        make: impl FnOnce(&TestCa) -> Arc<rustls::ServerConfig> + 'static,
+    ) -> Self {
+        self.certificate = Box::new(make);
+        self
+    }
+
     /// Starts everything.
     pub(crate) async fn start(self) -> World {
         let mut world = self.start_servers().await;
@@ -201,7 +269,7 @@ impl WorldBuilder {
         let authorization_server =
             AuthorizationServer::start(self.authorization_server.clone()).await;
         let origin = OriginServer::start(OriginConfig {
-            tls: self.tls.then(|| ca.server_config(&["localhost", "127.0.0.1"])),
+            tls: self.tls.then(|| (self.certificate)(&ca)),
             tokens: Some(authorization_server.tokens()),
             ..self.origin
         })
@@ -209,8 +277,9 @@ impl WorldBuilder {
         let configuration = format!(
             r#"
 [proxy]
-listen = "127.0.0.1:0"
+listen = {listen}
 threads = 2
+{proxy}
 [admin]
 listen = "127.0.0.1:0"
 [tls]
@@ -224,6 +293,8 @@ client_secret = {{ file = "secret" }}
 {seed}
 {credential}
 "#,
+            listen = self.listen,
+            proxy = self.proxy,
             sections = self.sections,
             host = origin.authority(),
             token_url = authorization_server.token_url(),
@@ -243,6 +314,16 @@ client_secret = {{ file = "secret" }}
             configuration,
             app: None,
         }
+    }
+}
+
+/// Waits for what no event announces, at most ten seconds.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let mut pause = tokio::time::interval(Duration::from_millis(5));
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "it never came true: {what}");
+        pause.tick().await;
     }
 }
 

@@ -1,0 +1,715 @@
+//! The real program, as an operator starts and stops it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use bearerd_test_support::{Answer, OriginConfig, OriginServer};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::forwarding::{Wire, message, within};
+use super::world::World;
+
+// ===== check =====
+
+#[tokio::test]
+async fn check_says_what_a_good_file_comes_to_and_changes_nothing() {
+    let world = World::builder().start_servers().await;
+    let before = files(world.dir.path());
+    let output = bearerd(world.dir.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("credential `api`") && said.contains("proxy.toml: ok"), "{said}");
+    assert!(said.contains(&world.origin.authority()) && said.contains("refresh_token"), "{said}");
+    let everything = said + &text(&output.stderr);
+    assert!(!everything.contains("test-client-secret"));
+    assert!(!everything.contains(&world.authorization_server.current_refresh_token()));
+    assert_eq!(files(world.dir.path()), before);
+}
+
+/// Wrong in every line of `BAD_LINES`; the secrets are to be seen nowhere. (A seed's file may be
+/// missing: the store may have its record.)
+const BAD: &str = r#"[proxy]
+listen = "0.0.0.0:0"
+unmatched = "refuse"
+[credential.api]
+hosts = ["api.test."]
+token_url = "http://login.example.com/token"
+client_id = "app"
+client_secret = "hunter2-the-secret"
+refresh_token = { file = "no-such-file" }
+refersh_tokn = "hunter2-the-token"
+[limits]
+idle_timeout = "soon"
+[admin]
+token = "hunter2-unquoted
+"#;
+
+const BAD_LINES: [usize; 7] = [2, 3, 5, 6, 8, 10, 12];
+
+#[tokio::test]
+async fn check_reports_every_problem_at_once_with_its_place_and_without_a_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    // The file as it is, and without the line that breaks the syntax.
+    let well_formed = BAD.replace("[admin]\ntoken = \"hunter2-unquoted\n", "");
+    std::fs::write(dir.path().join("proxy.toml"), &well_formed).unwrap();
+    let output = bearerd(dir.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(78));
+    let report = text(&output.stderr);
+    let missing: Vec<usize> = BAD_LINES
+        .into_iter()
+        .filter(|line| !report.contains(&format!("proxy.toml:{line}:")))
+        .collect();
+    assert!(missing.is_empty(), "no problem in the lines {missing:?}:\n{report}");
+    assert!(report.matches("^^").count() >= BAD_LINES.len(), "{report}");
+    assert!(report.contains("help:"), "{report}");
+    assert!(report.contains("proxy.toml has 7 problems"), "{report}");
+    assert!(!report.contains("hunter2"), "{report}");
+    assert!(output.stdout.is_empty());
+
+    std::fs::write(dir.path().join("proxy.toml"), BAD).unwrap();
+    let output = bearerd(dir.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(78));
+    let report = text(&output.stderr);
+    assert!(report.contains("proxy.toml:14:"), "{report}");
+    assert!(!report.contains("hunter2"), "{report}");
+}
+
+#[tokio::test]
+async fn the_configuration_may_come_from_standard_input_or_from_a_variable() {
+    let world = World::builder().start_servers().await;
+    let file = std::fs::read(world.dir.path().join("proxy.toml")).unwrap();
+    let mut child = command(world.dir.path(), &["check", "--config", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&file).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let output = command(elsewhere.path(), &["check"])
+        .env("BEARERD_CONFIG", world.dir.path().join("proxy.toml"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+
+    let output = bearerd(elsewhere.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(78));
+    let said = text(&output.stderr);
+    assert!(said.contains("--config") && said.contains("/etc/bearerd/proxy.toml"), "{said}");
+}
+
+// ===== run: what stops it at the start =====
+
+#[tokio::test]
+async fn run_with_a_bad_file_stops_before_it_binds_or_writes_anything() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    // Binding would fail with another exit code.
+    let listen = BAD.replace("0.0.0.0:0", &taken.local_addr().unwrap().to_string());
+    std::fs::write(dir.path().join("proxy.toml"), listen).unwrap();
+    let before = files(dir.path());
+    for arguments in [&["run"][..], &[]] {
+        let output = bearerd(dir.path(), arguments);
+        assert_eq!(output.status.code(), Some(78), "{}", text(&output.stderr));
+        assert!(!text(&output.stderr).contains("hunter2"));
+    }
+    assert_eq!(files(dir.path()), before);
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_with_the_key_that_chose_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (key, listen, admin) in [
+        ("proxy.listen", address.as_str(), "127.0.0.1:0"),
+        ("admin.listen", "127.0.0.1:0", &address),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = format!("[proxy]\nlisten = \"{listen}\"\n[admin]\nlisten = \"{admin}\"\n");
+        std::fs::write(dir.path().join("proxy.toml"), file).unwrap();
+        let output = bearerd(dir.path(), &["run"]);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        let said = text(&output.stderr);
+        let sentence = said.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+        assert!(sentence.contains(&address) && sentence.contains(key), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_written_is_a_configuration_error_that_names_the_key() {
+    for (key, section) in [
+        ("[store] url", "[store]\nurl = \"file:taken/state\""),
+        ("[ca] dir", "[ca]\ndir = \"taken\""),
+    ] {
+        let world = World::builder().sections(section).start_servers().await;
+        // Even root cannot make a directory within a file.
+        std::fs::write(world.dir.path().join("taken"), "a file").unwrap();
+        let output = bearerd(world.dir.path(), &["run"]);
+        assert_eq!(output.status.code(), Some(78), "{}", text(&output.stderr));
+        let said = text(&output.stderr);
+        assert!(said.contains(key) && said.contains("taken"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_a_dead_process_left_is_taken_over_and_any_other_file_is_not() {
+    let world =
+        World::builder().listen("[\"127.0.0.1:0\", \"unix:proxy.sock\"]").start_servers().await;
+    let path = world.dir.path().join("proxy.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let first = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let mut client = Wire::over(tokio::net::UnixStream::connect(&path).await.unwrap());
+    assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
+    let second = bearerd(world.dir.path(), &["run"]);
+    assert_eq!(second.status.code(), Some(1), "{}", text(&second.stderr));
+    assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
+    first.stop().await;
+
+    std::fs::write(&path, "precious").unwrap();
+    let mut child = command(world.dir.path(), &["run"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let _ended_already = child.kill();
+    child.wait().unwrap();
+    assert!(line.starts_with("error: ") && line.contains("proxy.listen"), "{line}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), "precious");
+}
+
+#[tokio::test]
+async fn output_that_nobody_reads_is_no_panic() {
+    let world = World::builder().start_servers().await;
+    assert!(bearerd(world.dir.path(), &["ca", "init"]).status.success());
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["check"],
+        &["ca", "init"],
+        &["ca", "show"],
+        &["ca", "export"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command(world.dir.path(), arguments)
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap();
+        let said = text(&output.stderr);
+        assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{arguments:?}: {}", output.status);
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_is_a_usage_error() {
+    let world = World::builder().start_servers().await;
+    for arguments in [
+        &["--no-such-flag"][..],
+        &["no-such-command"],
+        &["ca"],
+        &["ca", "export", "--format", "jks"],
+        &["run", "--listen", "nonsense"],
+        &["run", "--listen", "0.0.0.0:0"],
+        &["run", "--log-format", "xml"],
+        &["run", "--log-level", "bearerd=loud"],
+    ] {
+        let output = bearerd(world.dir.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output.stderr));
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn version_and_help_need_no_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let version = bearerd(dir.path(), &["--version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(text(&version.stdout), format!("bearerd {}\n", env!("CARGO_PKG_VERSION")));
+    let help = bearerd(dir.path(), &["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    for command in ["run", "check", "ca", "--config"] {
+        assert!(text(&help.stdout).contains(command), "{command}");
+    }
+}
+
+// ===== ca =====
+
+#[tokio::test]
+async fn ca_init_makes_one_authority_that_only_its_owner_can_use() {
+    let world = World::builder().start_servers().await;
+    let dir = world.dir.path();
+    for arguments in [&["ca", "show"][..], &["ca", "export"]] {
+        let output = bearerd(dir, arguments);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("bearerd ca init"), "{}", text(&output.stderr));
+    }
+    let made = bearerd(dir, &["ca", "init"]);
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    let fingerprint = last_word(&made.stdout);
+    assert_eq!(mode(&dir.join("certs/ca.key")), 0o600);
+    assert_eq!(mode(&dir.join("certs")), 0o700);
+    let pem = std::fs::read(dir.join("certs/ca.pem")).unwrap();
+
+    let again = bearerd(dir, &["ca", "init"]);
+    assert_eq!(again.status.code(), Some(0));
+    assert_eq!(last_word(&again.stdout), fingerprint);
+    assert_eq!(std::fs::read(dir.join("certs/ca.pem")).unwrap(), pem);
+
+    let shown = bearerd(dir, &["ca", "show"]);
+    assert_eq!(shown.status.code(), Some(0));
+    let shown = text(&shown.stdout);
+    assert!(shown.contains(&fingerprint) && shown.contains("REQUESTS_CA_BUNDLE="), "{shown}");
+
+    assert_eq!(bearerd(dir, &["ca", "export"]).stdout, pem);
+    assert_eq!(bearerd(dir, &["ca", "export", "--format", "pem"]).stdout, pem);
+    let der = bearerd(dir, &["ca", "export", "--format", "der"]).stdout;
+    let (rest, certificate) = X509Certificate::from_der(&der).unwrap();
+    assert!(rest.is_empty() && certificate.is_ca());
+    let (_, parsed) = x509_parser::pem::parse_x509_pem(&pem).unwrap();
+    assert_eq!(parsed.contents, der);
+}
+
+// ===== run: the example =====
+
+#[tokio::test]
+async fn the_example_configuration_runs_on_a_fresh_machine_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/proxy.toml"));
+    // Its admin port may be taken by another test.
+    let file =
+        example.unwrap().replacen("# listen = \"127.0.0.1:9090\"", "listen = \"127.0.0.1:0\"", 1);
+    std::fs::write(dir.path().join("proxy.toml"), file).unwrap();
+    assert_eq!(bearerd(dir.path(), &["check"]).status.code(), Some(0));
+
+    let bearerd = Bearerd::start(dir.path(), &["run", "--listen", "127.0.0.1:0"], &[]).await;
+    let other = OriginServer::start(OriginConfig::default()).await;
+    assert_eq!(bearerd.get(&other.url("/x")).await, 200);
+    assert_eq!(bearerd.get("http://bearerd.invalid/ca.pem").await, 404);
+    assert_eq!(other.requests().len(), 1);
+    let log = bearerd.stop().await;
+    let warning = log.lines().find(|line| line.starts_with("warning")).unwrap_or_default();
+    assert!(warning.contains("credential"), "{log}");
+    assert_eq!(files(dir.path()), ["proxy.toml"]);
+}
+
+// ===== run: probes and logs =====
+
+#[tokio::test]
+async fn the_probes_answer_on_the_admin_listener() {
+    let world = World::builder().start_servers().await;
+    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let mut admin = Wire::to_address(bearerd.admin).await;
+    let live = admin.ask(&["GET /livez HTTP/1.1", "Host: x"]).await;
+    assert_eq!((live.status, live.text()), (200, "{\"status\":\"ok\"}\n".to_owned()));
+    assert_eq!(bearerd.get(&world.http("/")).await, 200);
+    let ready = admin.ask(&["GET /readyz HTTP/1.1", "Host: x"]).await;
+    assert_eq!(ready.status, 200);
+    let ready: serde_json::Value = serde_json::from_slice(&ready.content).unwrap();
+    assert_eq!(ready["status"], "ok");
+    assert_eq!(ready["credentials"][0]["name"], "api");
+    assert_eq!(ready["credentials"][0]["token"], true);
+    assert_eq!(admin.ask(&["GET / HTTP/1.1", "Host: localhost"]).await.status, 404);
+    assert_eq!(admin.ask(&["GET / HTTP/1.1", "Host: x"]).await.status, 403, "DNS rebinding");
+    let posted = admin.ask(&["POST /livez HTTP/1.1", "Host: x", "Content-Length: 0"]).await;
+    assert_eq!(posted.status, 405);
+    bearerd.stop().await;
+}
+
+#[tokio::test]
+async fn readiness_names_a_credential_in_trouble_and_stays_ready() {
+    let world = World::builder().start_servers().await;
+    world.authorization_server.revoke_refresh_token();
+    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    assert_eq!(bearerd.get(&world.http("/")).await, 503);
+    let ready =
+        Wire::to_address(bearerd.admin).await.ask(&["GET /readyz HTTP/1.1", "Host: x"]).await;
+    assert_eq!(ready.status, 200);
+    let ready: serde_json::Value = serde_json::from_slice(&ready.content).unwrap();
+    assert_eq!(ready["status"], "degraded");
+    assert!(ready["credentials"][0]["next"].is_string(), "{ready}");
+    bearerd.stop().await;
+}
+
+#[tokio::test]
+async fn json_logs_are_one_object_a_line_and_hold_no_query_and_no_secret() {
+    no_log_holds_a_secret(&["--log-format", "json"], "info").await;
+}
+
+#[tokio::test]
+async fn not_even_the_most_talkative_log_holds_a_query_or_a_secret() {
+    no_log_holds_a_secret(&["--log-format", "json"], "trace").await;
+}
+
+#[tokio::test]
+async fn text_logs_hold_no_query_and_no_secret_either() {
+    no_log_holds_a_secret(&["--log-format", "text"], "trace").await;
+}
+
+/// Drives requests that carry every kind of secret, then looks for them in all that was logged.
+async fn no_log_holds_a_secret(arguments: &[&str], level: &str) {
+    let world = World::builder().start_servers().await;
+    let authorization_server = &world.authorization_server;
+    let other = OriginServer::start(OriginConfig::default()).await;
+    let arguments = [&["run"], arguments].concat();
+    let bearerd = Bearerd::start(world.dir.path(), &arguments, &[("RUST_LOG", level)]).await;
+    let mut client = Wire::to_address(bearerd.proxy).await;
+    for url in [world.http("/a?secret=query-secret"), other.url("/b?secret=query-secret")] {
+        assert_eq!(post_secrets(&mut client, &url).await, 200);
+    }
+    world.origin.enqueue(Answer::text(200, "answer-secret"));
+    assert_eq!(bearerd.get(&world.http("/c?secret=query-secret")).await, 200);
+    authorization_server.revoke_refresh_token();
+    authorization_server.tokens().revoke_all_access_tokens();
+    for path in ["/d", "/e"] {
+        let url = world.http(&format!("{path}?secret=query-secret"));
+        assert!(matches!(post_secrets(&mut client, &url).await, 401 | 503));
+    }
+    let log = bearerd.stop().await;
+
+    let mut secrets: Vec<String> = ["query", "theirs", "proxy", "cookie", "body", "answer"]
+        .map(|kind| format!("{kind}-secret"))
+        .to_vec();
+    secrets.push("test-client-secret".to_owned());
+    secrets.push(authorization_server.current_refresh_token());
+    secrets.extend(authorization_server.previous_refresh_tokens());
+    let requests = world.origin.requests();
+    secrets.extend(requests.iter().filter_map(|request| request.bearer().map(str::to_owned)));
+    for secret in &secrets {
+        let line = log.lines().find(|line| line.contains(secret.as_str()));
+        assert_eq!(line, None, "{secret} is in the log");
+    }
+    assert!(secrets.len() >= 11, "{secrets:?}");
+    if arguments.contains(&"json") {
+        assert_every_line_is_an_object(&log);
+    }
+}
+
+/// The status of a `POST` with a secret in each of its parts.
+async fn post_secrets(client: &mut Wire, url: &str) -> u16 {
+    let target = format!("POST {url} HTTP/1.1");
+    let head = message(&[
+        &target,
+        "Host: x",
+        "Authorization: Bearer theirs-secret",
+        "Proxy-Authorization: Basic proxy-secret",
+        "Cookie: session=cookie-secret",
+        "Content-Length: 11",
+    ]);
+    client.send(head + "body-secret").await;
+    client.reply().await.status
+}
+
+fn assert_every_line_is_an_object(log: &str) {
+    let mut accesses = 0;
+    for line in log.lines() {
+        let value: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let entry = value.as_object().unwrap_or_else(|| panic!("not an object: {line}"));
+        if entry.get("message").is_some_and(|message| message == "request") {
+            accesses += 1;
+            assert!(entry["request_id"].as_str().is_some_and(|id| id.len() == 16), "{line}");
+            assert!(!entry["target"].as_str().unwrap().contains('?'), "{line}");
+        }
+    }
+    assert_eq!(accesses, 5);
+}
+
+// ===== The end =====
+
+#[tokio::test]
+async fn sigterm_lets_requests_under_way_finish_and_admits_no_new_ones() {
+    let world = World::builder().start_servers().await;
+    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let mut idle = Wire::to_address(bearerd.proxy).await;
+    assert_eq!(idle.ask(&get(&world.http("/"))).await.status, 200);
+    world.origin.hold();
+    let mut busy = Wire::to_address(bearerd.proxy).await;
+    busy.send(message(&get(&world.http("/")))).await;
+    world.origin.wait_for_requests(2).await;
+
+    bearerd.signal(Signal::TERM);
+    bearerd.logs("stopping").await;
+    idle.is_closed().await;
+    refuses(bearerd.proxy).await;
+    let ready =
+        Wire::to_address(bearerd.admin).await.ask(&["GET /readyz HTTP/1.1", "Host: x"]).await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.text().contains("draining"), "{}", ready.text());
+    let live = Wire::to_address(bearerd.admin).await.ask(&["GET /livez HTTP/1.1", "Host: x"]).await;
+    assert_eq!(live.status, 200);
+
+    world.origin.release_all();
+    let reply = busy.reply().await;
+    assert_eq!((reply.status, reply.field("connection")), (200, Some("close")));
+    busy.is_closed().await;
+    assert_eq!(bearerd.ends().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn sigterm_lets_a_tunnel_under_way_finish_within_the_grace_and_no_longer() {
+    let world =
+        World::builder().proxy("connect_ports = []\nshutdown_grace = \"1s\"").start_servers().await;
+    let other = OriginServer::start(OriginConfig::default()).await;
+    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let mut client = Wire::to_address(bearerd.proxy).await;
+    let connect = format!("CONNECT {} HTTP/1.1", other.authority());
+    assert_eq!(client.ask_head(&[&connect, "Host: x"]).await.status, 200);
+    bearerd.signal(Signal::TERM);
+    bearerd.logs("stopping").await;
+    assert_eq!(client.ask(&["GET / HTTP/1.1", "Host: x"]).await.status, 200);
+    client.is_closed().await;
+    assert_eq!(bearerd.ends().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn sigterm_ends_an_idle_session_after_connect_at_once() {
+    let world = World::builder().start_servers().await;
+    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let mut client = Wire::to_address(bearerd.proxy).await;
+    let connect = format!("CONNECT {} HTTP/1.1", world.origin.authority());
+    assert_eq!(client.ask_head(&[&connect, "Host: x"]).await.status, 200);
+    let host = format!("Host: {}", world.origin.authority());
+    assert_eq!(client.ask(&["GET / HTTP/1.1", &host]).await.status, 200);
+    bearerd.signal(Signal::TERM);
+    client.is_closed().await;
+    assert_eq!(bearerd.ends().await.code(), Some(0));
+}
+
+/// The proxy is done with such an answer before its client is: the rest is in buffers.
+#[tokio::test]
+async fn sigterm_lets_a_client_that_reads_slowly_have_all_of_its_answer() {
+    const STEP: usize = 300_000;
+    let world = World::builder().start_servers().await;
+    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let mut clients = Vec::new();
+    for size in (1..=20).map(|number| number * STEP) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut client = Wire::over(socket.connect(bearerd.proxy).await.unwrap());
+        client.send(message(&get(&world.http(&format!("/bytes/{size}"))))).await;
+        assert_eq!(client.reply_head().await.status, 200);
+        clients.push((size, client));
+    }
+    // One that fits into the kernel's buffers is over.
+    bearerd.logs("/bytes/300000").await;
+    bearerd.signal(Signal::TERM);
+    bearerd.logs("stopping").await;
+    refuses(bearerd.proxy).await;
+    let mut cut = Vec::new();
+    for (size, mut client) in clients {
+        let got = client.rest().await.len();
+        if got != size {
+            cut.push((size, got));
+        }
+    }
+    assert_eq!(cut, [], "announced and received");
+    assert_eq!(bearerd.ends().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn sigint_ends_it_as_well_and_a_unix_socket_goes_with_it() {
+    let world =
+        World::builder().listen("[\"127.0.0.1:0\", \"unix:proxy.sock\"]").start_servers().await;
+    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let path = world.dir.path().join("proxy.sock");
+    let mut client = Wire::over(tokio::net::UnixStream::connect(&path).await.unwrap());
+    assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
+    bearerd.signal(Signal::INT);
+    assert_eq!(bearerd.ends().await.code(), Some(0));
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_refresh_under_way_at_the_end_is_finished_and_stored_although_its_client_is_gone() {
+    let world = World::builder().start_servers().await;
+    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    world.authorization_server.hold();
+    let mut client = Wire::to_address(bearerd.proxy).await;
+    client.send(message(&get(&world.http("/")))).await;
+    world.authorization_server.wait_for_token_requests(1).await;
+    drop(client);
+    bearerd.signal(Signal::TERM);
+    bearerd.logs("stopping").await;
+    world.authorization_server.release_all();
+    assert_eq!(bearerd.ends().await.code(), Some(0));
+    let stored = world.record()["refresh_token"].as_str().unwrap().to_owned();
+    assert!(world.authorization_server.refresh_token_is_current(&stored));
+
+    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    assert_eq!(bearerd.get(&world.http("/")).await, 200);
+    assert_eq!(world.authorization_server.reuse_count(), 0);
+    bearerd.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_sigterm_ends_it_at_once() {
+    let world = World::builder().start_servers().await;
+    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    world.origin.hold();
+    let mut client = Wire::to_address(bearerd.proxy).await;
+    client.send(message(&get(&world.http("/")))).await;
+    world.origin.wait_for_requests(1).await;
+    bearerd.signal(Signal::TERM);
+    bearerd.logs("stopping").await;
+    bearerd.signal(Signal::TERM);
+    assert_eq!(bearerd.ends().await.code(), Some(1));
+    client.is_closed().await;
+}
+
+// ===== Helpers =====
+
+/// bearerd in a directory, with an environment that says nothing.
+fn command(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bearerd"));
+    command.args(arguments).current_dir(dir).stdin(Stdio::null());
+    for variable in ["BEARERD_CONFIG", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "RUST_LOG"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// Runs it to its end.
+fn bearerd(dir: &Path, arguments: &[&str]) -> Output {
+    command(dir, arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn last_word(output: &[u8]) -> String {
+    text(output).split_whitespace().last().unwrap().to_owned()
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// The names in a directory, sorted.
+fn files(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn get(url: &str) -> [String; 2] {
+    [format!("GET {url} HTTP/1.1"), "Host: x".to_owned()]
+}
+
+/// Waits until nobody accepts at `address`.
+async fn refuses(address: SocketAddr) {
+    within(async { while TcpStream::connect(address).await.is_ok() {} }).await;
+}
+
+/// A running proxy; dropping it kills it.
+struct Bearerd {
+    proxy: SocketAddr,
+    admin: SocketAddr,
+    pid: Pid,
+    process: Process,
+}
+
+/// What threads find out about a child.
+struct Process {
+    /// Everything on standard error so far.
+    log: watch::Receiver<String>,
+    ended: watch::Receiver<Option<ExitStatus>>,
+}
+
+impl Bearerd {
+    /// Starts it and waits until it listens.
+    async fn start(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let child = command(dir, arguments)
+            .envs(environment.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_child(&child);
+        let process = Process::watch(child);
+        let mut bearerd =
+            Self { proxy: ([0; 4], 0).into(), admin: ([0; 4], 0).into(), pid, process };
+        bearerd.proxy = address_in(&bearerd.logs("bearerd is listening").await);
+        bearerd.admin = address_in(&bearerd.logs("probes are at").await);
+        bearerd
+    }
+
+    /// The first log line that holds `part`, as soon as it is whole.
+    async fn logs(&self, part: &str) -> String {
+        let mut log = self.process.log.clone();
+        let seen = within(log.wait_for(|log| log.contains(part))).await;
+        let seen = seen.unwrap_or_else(|_| panic!("it ended without {part:?}")).clone();
+        seen.lines().find(|line| line.contains(part)).unwrap().to_owned()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid, signal).unwrap();
+    }
+
+    /// Its exit, and whatever was held in its way.
+    async fn ends(&self) -> ExitStatus {
+        let mut ended = self.process.ended.clone();
+        let status = within(ended.wait_for(Option::is_some)).await.unwrap();
+        status.unwrap()
+    }
+
+    /// Ends it in good order; everything that it has logged.
+    async fn stop(self) -> String {
+        self.signal(Signal::TERM);
+        assert_eq!(self.ends().await.code(), Some(0));
+        self.process.log.borrow().clone()
+    }
+
+    /// The status of one `GET` through it.
+    async fn get(&self, url: &str) -> u16 {
+        Wire::to_address(self.proxy).await.ask(&get(url)).await.status
+    }
+}
+
+impl Drop for Bearerd {
+    fn drop(&mut self) {
+        if self.process.ended.borrow().is_none() {
+            // It may have ended just now.
+            let _gone = kill_process(self.pid, Signal::KILL);
+        }
+    }
+}
+
+impl Process {
+    fn watch(mut child: Child) -> Self {
+        let (log, log_seen) = watch::channel(String::new());
+        let (ended, end_seen) = watch::channel(None);
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
+                log.send_modify(|log| log.push_str(&line));
+                line.clear();
+            }
+            // All is read before the end is told.
+            let _nobody = lines.read_to_string(&mut line);
+            ended.send_replace(child.wait().ok());
+        });
+        Self { log: log_seen, ended: end_seen }
+    }
+}
+
+/// The address in a line of the log, in text or in JSON.
+fn address_in(line: &str) -> SocketAddr {
+    let (_, after) = line.split_once("address").unwrap_or_else(|| panic!("no address: {line}"));
+    let address = after.trim_start_matches(['"', ':', '=']);
+    let end = address.find(['"', ' ', ',']).unwrap_or(address.len());
+    address[..end].trim().parse().unwrap_or_else(|error| panic!("{error}: {line}"))
+}

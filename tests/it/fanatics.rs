@@ -1,0 +1,184 @@
+//! Fanatics, the first founding provider: `POST /api/oauth2/token` with four form fields; the answer
+//! has an `id_token` and the refresh token that was sent, until rotation is switched on for the OAuth
+//! client. Errors are 400, 401, 404, 429 and 500.
+
+use std::time::Duration;
+
+use bearerd::token::Condition;
+use bearerd_test_support::{ClientAuth, Rotation, TokenBehaviour};
+use serde_json::{Value, json};
+
+use super::durable::Program;
+use super::world::{World, WorldBuilder};
+
+/// Longer than a token lives.
+const HOURS: Duration = Duration::from_secs(2 * 3600);
+/// Longer than a server that refuses this OAuth client is left alone at first.
+const MINUTES: Duration = Duration::from_secs(120);
+const ID_TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmYW4tNDcxMSJ9.c2lnbmF0dXJl";
+
+fn fanatics() -> WorldBuilder {
+    World::builder().authorization_server(|config| {
+        config.token_path = "/api/oauth2/token".into();
+        config.client_auth = ClientAuth::Post;
+        config.rotation = Rotation::Keep;
+        config.token_type = Some("Bearer".into());
+        config.extra.insert("id_token".into(), ID_TOKEN.into());
+    })
+}
+
+/// One error answer to the first token request, and what the application sees of it.
+async fn after(error: TokenBehaviour) -> (World, reqwest::Response) {
+    let world = fanatics().start().await;
+    world.authorization_server.enqueue(error);
+    let response = world.client().get(world.http("/orders")).send().await.unwrap();
+    (world, response)
+}
+
+fn error_of(response: &reqwest::Response) -> String {
+    let value = response.headers().get("proxy-status").map(|value| value.to_str().unwrap());
+    let value = value.unwrap_or_default();
+    value.split(';').find_map(|part| part.trim().strip_prefix("error=")).unwrap_or("").to_owned()
+}
+
+#[tokio::test]
+async fn the_token_request_is_the_documented_form() {
+    let world = fanatics().start().await;
+    assert_eq!(world.get("/orders").await.0, 200);
+    let requests = world.authorization_server.requests();
+    let request = &requests[0];
+    assert_eq!((request.method.as_str(), &*request.path_and_query), ("POST", "/api/oauth2/token"));
+    assert_eq!(request.headers["content-type"], "application/x-www-form-urlencoded");
+    let mut names: Vec<_> = request.form.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["client_id", "client_secret", "grant_type", "refresh_token"]);
+    assert_eq!(request.param("grant_type"), Some("refresh_token"));
+    assert_eq!(request.headers.get("authorization"), None);
+}
+
+#[tokio::test]
+async fn the_same_refresh_token_is_sent_until_rotation_is_switched_on_midway() {
+    let world = fanatics().start().await;
+    let server = &world.authorization_server;
+    let first = server.current_refresh_token();
+    let mut sent = Vec::new();
+    for round in 0..6 {
+        if round == 3 {
+            server.set_rotation(Rotation::STRICT);
+        }
+        sent.push(server.current_refresh_token());
+        assert_eq!(world.get("/orders").await.0, 200, "round {round}");
+        assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+        world.clock.advance(HOURS);
+    }
+    let requests = server.requests();
+    let seen: Vec<_> = requests.iter().map(|r| r.param("refresh_token").unwrap()).collect();
+    assert_eq!(seen, sent);
+    assert!(sent[..4].iter().all(|token| *token == first));
+    assert!(sent[4] != first && sent[5] != sent[4]);
+    assert_eq!(server.reuse_count(), 0);
+}
+
+#[tokio::test]
+async fn the_id_token_is_kept_nowhere_and_no_token_is_logged() {
+    let world = fanatics().plain_origin().credential("allow_http = true").start_servers().await;
+    world.authorization_server.set_rotation(Rotation::STRICT);
+    let program = Program::start(&world, &["--log-level", "trace"]).await;
+    assert_eq!(program.get(&world).await.0, 200);
+    world.authorization_server.tokens().revoke_all_access_tokens();
+    let description = format!("{} has gone", world.authorization_server.current_refresh_token());
+    let gone = TokenBehaviour::error(400, "invalid_grant", Some(&description));
+    world.authorization_server.enqueue(gone);
+    // Brand-new tokens are given three seconds; then it is refreshed, and the grant is dead.
+    assert_eq!(program.get(&world).await.0, 401);
+    assert_eq!(program.get(&world).await.0, 503);
+
+    let record = std::fs::read_to_string(world.state().join("api.json")).unwrap();
+    assert!(!record.contains("id_token") && !record.contains(ID_TOKEN));
+    let log = program.log();
+    assert!(log.contains("access token refreshed") && log.contains("invalid_grant"), "{log}");
+    let mut secrets = world.authorization_server.previous_refresh_tokens();
+    secrets.extend([
+        world.authorization_server.current_refresh_token(),
+        world.authorization_server.tokens().newest_access_token().unwrap(),
+        "test-client-secret".to_owned(),
+        ID_TOKEN.to_owned(),
+    ]);
+    for secret in secrets {
+        let line = log.lines().find(|line| line.contains(&secret));
+        assert_eq!(line, None);
+    }
+}
+
+#[tokio::test]
+async fn a_400_about_the_grant_needs_a_login() {
+    let body = json!({"error": "invalid_grant",
+        "error_description": "The provided refresh token is invalid, expired or revoked"});
+    let (world, response) = after(TokenBehaviour::json(400, body)).await;
+    assert_eq!(
+        (response.status().as_u16(), &*error_of(&response)),
+        (503, "credential_needs_login")
+    );
+    assert_eq!(response.headers().get("retry-after"), None);
+    world.clock.advance(HOURS);
+    assert_eq!(world.get("/orders").await.0, 503);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_eq!(world.record()["terminal"]["reason"], "revoked");
+}
+
+/// A wrong secret, a wrong URL, a request the server cannot read: nothing is thrown away.
+#[tokio::test]
+async fn errors_of_the_configuration_keep_the_refresh_token_and_are_asked_about_rarely() {
+    for (status, body) in [
+        (400, json!({"error": "invalid_request", "error_description": "Missing parameter"})),
+        (400, json!({"error": "unsupported_grant_type"})),
+        (401, json!({"error": "invalid_client", "error_description": "Bad client credentials"})),
+        (401, json!({"message": "Unauthorized"})),
+        (404, json!({"message": "Not Found"})),
+    ] {
+        let (world, response) = after(TokenBehaviour::json(status, body.clone())).await;
+        let case = format!("{status} {body}");
+        assert_eq!(response.status(), 503, "{case}");
+        assert_eq!(error_of(&response), "credential_unavailable", "{case}");
+        assert!(response.headers().contains_key("retry-after"), "{case}");
+        for _ in 0..10 {
+            assert_eq!(world.get("/orders").await.0, 503, "{case}");
+        }
+        assert_eq!(world.status().condition, Condition::Failing("refused"), "{case}");
+        assert_eq!(world.authorization_server.token_requests(), 1, "{case}");
+        assert_eq!(world.record()["terminal"], Value::Null, "{case}");
+        // As soon as it is mended, the same refresh token works.
+        world.clock.advance(MINUTES);
+        assert_eq!(world.get("/orders").await.0, 200, "{case}");
+        assert_eq!(world.authorization_server.token_requests(), 2, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_429_is_obeyed() {
+    let body = json!({"error": "too_many_requests", "message": "Rate limit exceeded"});
+    let error = TokenBehaviour::json(429, body).with_header("retry-after", "90");
+    let (world, response) = after(error).await;
+    assert_eq!(
+        (response.status().as_u16(), &*error_of(&response)),
+        (503, "credential_unavailable")
+    );
+    let wait: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((80..=90).contains(&wait), "{wait}");
+    world.clock.advance(Duration::from_secs(60));
+    assert_eq!(world.get("/orders").await.0, 503);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.clock.advance(Duration::from_secs(31));
+    assert_eq!(world.get("/orders").await.0, 200);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+}
+
+#[tokio::test]
+async fn a_500_is_asked_again_before_anybody_notices() {
+    let (world, response) = after(TokenBehaviour::json(500, json!({"message": "oops"}))).await;
+    assert_eq!(response.status(), 200);
+    let requests = world.authorization_server.requests();
+    assert_eq!(requests.len(), 2);
+    assert_eq!(requests[0].param("refresh_token"), requests[1].param("refresh_token"));
+    assert!(requests[1].at - requests[0].at < Duration::from_secs(4));
+}

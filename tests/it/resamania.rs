@@ -1,0 +1,199 @@
+//! Resamania, the second founding provider: `POST /{club}/oauth/v2/token`, the shape of
+//! FOSOAuthServerBundle. Every answer has a new refresh token and the old one is gone at once; the
+//! token type is `bearer` in lower case, and there is a scope.
+
+use std::time::Duration;
+
+use bearerd::token::Condition;
+use bearerd_test_support::{ClientAuth, OnReuse, Rotation, TokenBehaviour};
+use serde_json::{Value, json};
+
+use super::refresh::settled;
+use super::world::{World, WorldBuilder, eventually};
+
+/// Longer than a token lives.
+const HOURS: Duration = Duration::from_secs(2 * 3600);
+/// Longer than a server that refuses this OAuth client is left alone at first.
+const MINUTES: Duration = Duration::from_secs(120);
+
+fn resamania() -> WorldBuilder {
+    World::builder().authorization_server(|config| {
+        config.token_path = "/club-4711/oauth/v2/token".into();
+        config.client_auth = ClientAuth::Post;
+        // The old token's row is deleted: presenting it again is an error and nothing more.
+        config.rotation = Rotation::Rotate { grace: Duration::ZERO, on_reuse: OnReuse::Refuse };
+        config.token_type = Some("bearer".into());
+        config.scope = Some("client_api user".into());
+    })
+}
+
+/// A world whose access token is over and whose next token request is answered with `error`.
+async fn with_error(error: TokenBehaviour) -> (World, u16, String) {
+    let world = settled(resamania()).await;
+    world.clock.advance(HOURS);
+    world.authorization_server.enqueue(error);
+    let response = world.client().get(world.http("/members")).send().await.unwrap();
+    let status = response.status().as_u16();
+    let error = response.headers().get("proxy-status").map(|value| value.to_str().unwrap());
+    let error = error.unwrap_or_default().to_owned();
+    (world, status, error)
+}
+
+#[tokio::test]
+async fn every_refresh_sends_the_newest_refresh_token_and_keeps_the_next() {
+    let world = resamania().start().await;
+    let server = &world.authorization_server;
+    let mut sent = Vec::new();
+    for generation in 1..=10 {
+        sent.push(server.current_refresh_token());
+        assert_eq!(world.get("/members").await.0, 200);
+        let record = world.record();
+        assert_eq!(record["generation"], generation);
+        assert_eq!(record["refresh_token"], server.current_refresh_token());
+        assert_eq!(record["intent"], Value::Null);
+        world.clock.advance(HOURS);
+    }
+    let requests = server.requests();
+    for (request, token) in requests.iter().zip(&sent) {
+        assert_eq!(request.path_and_query, "/club-4711/oauth/v2/token");
+        assert_eq!(request.param("refresh_token"), Some(&**token));
+        assert_eq!(request.form.len(), 4);
+    }
+    assert_eq!(requests.len(), 10);
+    assert_eq!(server.reuse_count(), 0);
+    assert_eq!(world.record()["superseded"].as_array().unwrap().len(), 8);
+}
+
+#[tokio::test]
+async fn a_lower_case_token_type_becomes_a_proper_authorization() {
+    let world = resamania().start().await;
+    assert_eq!(world.get("/members").await.0, 200);
+    let token = world.authorization_server.tokens().newest_access_token().unwrap();
+    let seen = world.origin.requests()[0].header("authorization").unwrap().to_owned();
+    assert_eq!(seen, format!("Bearer {token}"));
+}
+
+#[tokio::test]
+async fn a_member_of_staff_revoking_tokens_is_noticed_by_nobody() {
+    let world = settled(resamania()).await;
+    world.authorization_server.tokens().revoke_all_access_tokens();
+    for (status, _) in world.get_many(30).await {
+        assert_eq!(status, 200);
+    }
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert_eq!(world.authorization_server.reuse_count(), 0);
+}
+
+#[tokio::test]
+async fn a_400_about_the_refresh_token_needs_a_login() {
+    for description in ["Invalid refresh token", "Refresh token has expired"] {
+        let error = TokenBehaviour::error(400, "invalid_grant", Some(description));
+        let (world, status, proxy_status) = with_error(error).await;
+        assert_eq!(status, 503, "{description}");
+        assert!(proxy_status.contains("credential_needs_login"), "{proxy_status}");
+        assert!(!proxy_status.contains(description), "{proxy_status}");
+        world.clock.advance(HOURS);
+        assert_eq!(world.get("/members").await.0, 503);
+        assert_eq!(world.authorization_server.token_requests(), 2);
+        assert_eq!(world.record()["terminal"]["reason"], "revoked");
+    }
+}
+
+#[tokio::test]
+async fn errors_of_the_configuration_keep_the_refresh_token() {
+    for (status, body) in [
+        (
+            400,
+            json!({"error": "invalid_client",
+            "error_description": "The client credentials are invalid"}),
+        ),
+        (
+            400,
+            json!({"error": "unauthorized_client",
+            "error_description": "The grant type is unauthorized for this client_id"}),
+        ),
+        (404, json!({"code": 404, "message": "Not Found"})),
+    ] {
+        let case = format!("{status} {body}");
+        let (world, status, proxy_status) = with_error(TokenBehaviour::json(status, body)).await;
+        assert_eq!(status, 503, "{case}");
+        assert!(proxy_status.contains("credential_unavailable"), "{case}: {proxy_status}");
+        assert_eq!(world.get("/members").await.0, 503, "{case}");
+        assert_eq!(world.status().condition, Condition::Failing("refused"), "{case}");
+        assert_eq!(world.authorization_server.token_requests(), 2, "{case}");
+        assert_eq!(world.record()["terminal"], Value::Null, "{case}");
+        world.clock.advance(MINUTES);
+        assert_eq!(world.get("/members").await.0, 200, "{case}");
+        assert_eq!(world.authorization_server.reuse_count(), 0, "{case}");
+    }
+}
+
+/// A club that is not there answers with a page.
+#[tokio::test]
+async fn a_404_page_keeps_the_refresh_token() {
+    let page = "<!DOCTYPE html><title>404 Not Found</title>";
+    let (world, status, proxy_status) = with_error(TokenBehaviour::html(404, page)).await;
+    assert_eq!(status, 503);
+    assert!(proxy_status.contains("credential_unavailable"), "{proxy_status}");
+    assert_eq!(world.record()["terminal"], Value::Null);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+}
+
+#[tokio::test]
+async fn a_429_without_a_time_is_left_alone_for_a_minute() {
+    let (world, status, proxy_status) = with_error(TokenBehaviour::html(429, "<p>slow</p>")).await;
+    assert_eq!(status, 503);
+    assert!(proxy_status.contains("credential_unavailable"), "{proxy_status}");
+    world.clock.advance(Duration::from_secs(50));
+    assert_eq!(world.get("/members").await.0, 503);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    world.clock.advance(Duration::from_secs(11));
+    assert_eq!(world.get("/members").await.0, 200);
+    assert_eq!(world.authorization_server.token_requests(), 3);
+}
+
+#[tokio::test]
+async fn a_500_before_the_rotation_is_asked_again_before_anybody_notices() {
+    let error = TokenBehaviour::json(500, json!({"code": 500, "message": "Internal Server Error"}));
+    let (world, status, _) = with_error(error).await;
+    assert_eq!(status, 200);
+    let server = &world.authorization_server;
+    assert_eq!(server.token_requests(), 3);
+    assert_eq!(server.reuse_count(), 0);
+    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+}
+
+/// The honest limit: the old refresh token is deleted at once, the new one was in the lost answer.
+#[tokio::test]
+async fn a_500_after_the_rotation_cannot_be_healed_and_says_so() {
+    let error = TokenBehaviour::json(500, json!({"code": 500})).after_commit();
+    let (world, status, proxy_status) = with_error(error).await;
+    assert_eq!(status, 503);
+    assert!(proxy_status.contains("credential_needs_login"), "{proxy_status}");
+    assert!(proxy_status.contains("lost"), "{proxy_status}");
+    assert_eq!(world.authorization_server.token_requests(), 3);
+    assert_eq!(world.record()["terminal"]["reason"], "lost_rotation");
+}
+
+#[tokio::test]
+async fn an_error_near_expiry_is_noticed_by_nobody() {
+    for error in [
+        TokenBehaviour::json(429, json!({})),
+        TokenBehaviour::json(404, json!({"code": 404})),
+        TokenBehaviour::error(400, "invalid_client", None),
+        TokenBehaviour::error(400, "invalid_grant", Some("Invalid refresh token")),
+    ] {
+        let world = settled(resamania()).await;
+        world.authorization_server.enqueue(error);
+        world.clock.advance(Duration::from_secs(3400 - 60));
+        assert_eq!(world.get("/members").await.0, 200);
+        eventually("the failure is known", || {
+            matches!(world.status().condition, Condition::Failing(_) | Condition::NeedsLogin(_))
+        })
+        .await;
+        for (status, _) in world.get_many(5).await {
+            assert_eq!(status, 200);
+        }
+        assert_eq!(world.authorization_server.token_requests(), 2);
+    }
+}
