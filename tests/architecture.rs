@@ -1,0 +1,582 @@
+//! Holds `src/` to the drawing in `docs/architecture.md`: which module may use which, and the few
+//! rules of style that a program can check.
+//!
+//! It reads source text, not a syntax tree: comments and literals are blanked, `#[cfg(test)]` items
+//! and files of tests are left out, and what remains is searched for paths that begin with `crate`.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Which top-level module may use which. An arrow that is not used any more has to go.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("main", &["cli"]),
+    // `clock`: the program's edge is where the real clock comes in.
+    // `ca`: `bearerd ca` works without a running proxy.
+    ("cli", &["app", "ca", "clock", "settings"]),
+    // The composition root: it builds every part, so it may use them all but `config` and `cli`.
+    (
+        "app",
+        &[
+            "admin",
+            "ca",
+            "clock",
+            "credential",
+            "metrics",
+            "oauth",
+            "proxy",
+            "settings",
+            "store",
+            "tls",
+            "token",
+        ],
+    ),
+    // `settings` alone knows the file format. It fills the `Config` type that each part owns, which
+    // is all it takes from them; `secret`: it finds out whether each secret is there.
+    (
+        "settings",
+        &[
+            "admin",
+            "ca",
+            "config",
+            "credential",
+            "oauth",
+            "proxy",
+            "secret",
+            "store",
+            "tls",
+            "token",
+        ],
+    ),
+    // Where a secret is, as written in the file; never the secret itself.
+    ("config", &["secret"]),
+    // `store`, `token`: the words for why a credential is not ready, which operators read.
+    ("admin", &["clock", "credential", "metrics", "origin", "secret", "store", "token"]),
+    // `store`: the same words, for the client that gets a 503.
+    ("proxy", &["ca", "clock", "credential", "origin", "store", "token"]),
+    ("credential", &["origin", "token"]),
+    // The only place where the protocol and its durability meet.
+    ("token", &["clock", "metrics", "oauth", "secret", "store"]),
+    ("oauth", &["secret"]),
+    ("store", &["secret"]),
+    // `origin`: a leaf is made for a host. `secret`: the key is one. `tls`: the library's provider.
+    ("ca", &["origin", "secret", "tls"]),
+    // Below everything.
+    ("clock", &[]),
+    ("metrics", &[]),
+    ("origin", &[]),
+    ("secret", &[]),
+    ("tls", &[]),
+];
+
+/// Arrows that no edit of the table above may allow.
+const NEVER: &[(&str, &str)] = &[
+    // A protocol client that also persists is where others went wrong: `token` composes the two.
+    ("oauth", "store"),
+    ("store", "oauth"),
+    // The local CA has nothing to do with how tokens are had and kept.
+    ("ca", "oauth"),
+    ("ca", "store"),
+    ("ca", "token"),
+];
+
+/// What is below the proxy knows nothing of what is above it.
+const BELOW: &[&str] = &["token", "oauth", "store", "ca", "credential"];
+const ABOVE: &[&str] = &["proxy", "app", "admin", "settings", "config"];
+
+/// Words that say too little; docs/architecture.md has better ones.
+const BANNED_WORDS: &[&str] =
+    &["upstream", "backend", "manager", "handler", "helper", "util", "common"];
+
+/// What declares a name.
+const DECLARING: &[&str] =
+    &["mod", "struct", "enum", "union", "trait", "fn", "type", "static", "macro_rules"];
+
+const MOST_LINES: usize = 500;
+
+#[test]
+fn modules_use_only_what_the_table_allows() {
+    let modules = modules();
+    let mut complaints = String::new();
+    for arrow in arrows() {
+        if !modules.contains(&arrow.to) {
+            complain(
+                &mut complaints,
+                &arrow.place,
+                &format!("`{}` is no module of src/", arrow.to),
+            );
+        } else if !is_allowed(&arrow.from, &arrow.to) {
+            let text = format!("{} → {} is not in the table of arrows", arrow.from, arrow.to);
+            complain(&mut complaints, &arrow.place, &text);
+        }
+    }
+    assert!(complaints.is_empty(), "forbidden arrows:\n{complaints}");
+}
+
+#[test]
+fn every_arrow_in_the_table_is_used() {
+    let used: BTreeSet<(String, String)> =
+        arrows().into_iter().map(|arrow| (arrow.from, arrow.to)).collect();
+    let unused: Vec<String> = table()
+        .filter(|(from, to)| !used.contains(&(from.to_string(), to.to_string())))
+        .map(|(from, to)| format!("{from} → {to}"))
+        .collect();
+    assert!(unused.is_empty(), "remove these arrows from the table: {}", unused.join(", "));
+}
+
+#[test]
+fn every_module_is_in_the_table() {
+    let known: BTreeSet<String> = ARROWS.iter().map(|(from, _)| from.to_string()).collect();
+    assert_eq!(modules(), known, "the modules of src/, and those the table has a line for");
+}
+
+#[test]
+fn the_table_points_downward() {
+    for (from, to) in table() {
+        let upward = BELOW.contains(&from) && ABOVE.contains(&to);
+        let to_the_top = to == "main" || (to == "cli" && from != "main");
+        let never = upward || to_the_top || NEVER.contains(&(from, to));
+        assert!(!never, "the table allows {from} → {to}, which nothing may");
+    }
+}
+
+#[test]
+fn no_file_is_longer_than_a_sitting() {
+    let mut complaints = String::new();
+    for source in sources() {
+        let lines = source.text.lines().count();
+        if lines > MOST_LINES {
+            let _ = writeln!(complaints, "  {}: {lines} lines", source.name);
+        }
+    }
+    assert!(complaints.is_empty(), "files of more than {MOST_LINES} lines:\n{complaints}");
+}
+
+#[test]
+fn declarations_use_words_that_say_something() {
+    let mut complaints = String::new();
+    for source in sources() {
+        for (at, name) in declared_names(&blanked(&source.text)) {
+            for word in words(&name) {
+                if BANNED_WORDS.contains(&word.trim_end_matches('s')) {
+                    let text = format!("`{name}`: `{word}` is not one of our words");
+                    complain(&mut complaints, &source.place(at), &text);
+                }
+            }
+        }
+    }
+    assert!(complaints.is_empty(), "names that say too little:\n{complaints}");
+}
+
+#[test]
+fn every_expect_says_why_it_holds() {
+    let mut complaints = String::new();
+    for source in sources().iter().filter(|source| !source.is_test()) {
+        for (at, reason) in reasons(&source.text, &source.code()) {
+            if reason.split_whitespace().count() < 3 {
+                let text = format!("`{reason}` does not say why this cannot fail");
+                complain(&mut complaints, &source.place(at), &text);
+            }
+        }
+    }
+    assert!(complaints.is_empty(), "expectations without a reason:\n{complaints}");
+}
+
+#[test]
+fn unwrap_is_for_tests() {
+    let mut complaints = String::new();
+    for source in sources().iter().filter(|source| !source.is_test()) {
+        for (at, _) in source.code().match_indices(".unwrap()") {
+            complain(&mut complaints, &source.place(at), "unwrap: handle it, or say why it holds");
+        }
+    }
+    assert!(complaints.is_empty(), "{complaints}");
+}
+
+// ===== the scanner, tested on texts =====
+
+#[test]
+fn a_grouped_use_is_several_arrows() {
+    let code =
+        "use crate::{admin, ca::{self, Leaf}, token::Token};\nlet a = crate::tls::provider();";
+    assert_eq!(names(&crate_paths(code)), ["admin", "ca", "token", "tls"]);
+}
+
+#[test]
+fn a_path_in_a_comment_or_a_literal_is_no_arrow() {
+    let text = "/// [`crate::a`]\n// crate::b /* */\n/* crate::c /* x */ crate::d */\n\
+                \"crate::e \\\" crate::f\" r#\"crate::g\"# '\"' crate::h &'a str";
+    assert_eq!(names(&crate_paths(&blanked(text))), ["h"]);
+}
+
+#[test]
+fn super_from_the_top_of_a_module_is_the_crate() {
+    assert_eq!(names(&super_paths("use super::store; use super::super::token;", 1)), ["store"]);
+    assert_eq!(names(&super_paths("use super::store; use super::super::token;", 2)), ["token"]);
+}
+
+#[test]
+fn an_item_for_tests_is_left_out() {
+    let text = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() { crate::x::y() }\n}\nfn c() {}\n\
+                #[cfg(test)]\nuse crate::z;\n";
+    let code = without_tests(&blanked(text));
+    assert!(code.contains("fn a()") && code.contains("fn c()"));
+    assert!(!code.contains("crate"), "{code}");
+    assert_eq!(code.len(), text.len());
+}
+
+#[test]
+fn a_name_is_taken_apart_into_words() {
+    assert_eq!(words("ErrorHandler"), ["error", "handler"]);
+    assert_eq!(words("as_utils2"), ["as", "utils2"]);
+    let declared = declared_names("pub(crate) fn open() {} struct TokenManager; let handler = 1;");
+    assert_eq!(names(&declared), ["open", "TokenManager"]);
+}
+
+#[test]
+fn the_reason_of_an_expect_is_found_across_lines() {
+    let text = "a.expect(\n    \"the lock is never poisoned\").expect(LOCK)";
+    assert_eq!(names(&reasons(text, &blanked(text))), ["the lock is never poisoned"]);
+}
+
+fn names(found: &[(usize, String)]) -> Vec<&str> {
+    found.iter().map(|(_, name)| name.as_str()).collect()
+}
+
+// ===== the table =====
+
+fn table() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ARROWS.iter().flat_map(|(from, to)| to.iter().map(|to| (*from, *to)))
+}
+
+fn is_allowed(from: &str, to: &str) -> bool {
+    from == to || table().any(|arrow| arrow == (from, to))
+}
+
+/// One module's use of another.
+struct Arrow {
+    from: String,
+    to: String,
+    place: String,
+}
+
+/// The arrows between different modules, outside tests.
+fn arrows() -> Vec<Arrow> {
+    let modules = modules();
+    let mut arrows = Vec::new();
+    for source in sources().iter().filter(|source| !source.is_test()) {
+        let code = source.code();
+        let mut found = crate_paths(&code);
+        // Further up than the file's own modules only if an inline module is left: then the name
+        // tells.
+        let above = super_paths(&code, source.depth());
+        found.extend(above.into_iter().filter(|(_, name)| modules.contains(name)));
+        let from = source.module();
+        found.retain(|(_, to)| *to != from);
+        arrows.extend(found.into_iter().map(|(at, to)| Arrow {
+            from: from.clone(),
+            to,
+            place: source.place(at),
+        }));
+    }
+    arrows
+}
+
+// ===== the files =====
+
+/// One file of `src/`.
+struct Source {
+    /// From the package's directory: `src/token/refresh.rs`.
+    name: String,
+    text: String,
+}
+
+impl Source {
+    /// The parts of the path below `src`, without `.rs`.
+    fn parts(&self) -> impl Iterator<Item = &str> {
+        self.name.trim_start_matches("src/").trim_end_matches(".rs").split('/')
+    }
+
+    /// The top-level module it belongs to.
+    fn module(&self) -> String {
+        self.parts().next().unwrap_or_default().to_owned()
+    }
+
+    /// How many modules deep the file is: 1 for `src/token.rs`.
+    fn depth(&self) -> usize {
+        self.parts().count()
+    }
+
+    fn is_test(&self) -> bool {
+        self.parts().any(|part| part == "tests")
+    }
+
+    /// The text without comments, literals and tests, each byte where it was.
+    fn code(&self) -> String {
+        without_tests(&blanked(&self.text))
+    }
+
+    fn place(&self, at: usize) -> String {
+        let before = self.text.as_bytes().iter().take(at);
+        format!("{}:{}", self.name, before.filter(|byte| **byte == b'\n').count() + 1)
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    collect(&package.join("src"), &mut paths);
+    paths.sort();
+    let read = |path: &PathBuf| {
+        let name = path.strip_prefix(package).expect("it was found below the package");
+        Source {
+            name: name.to_string_lossy().replace('\\', "/"),
+            text: fs::read_to_string(path).expect("source files are readable UTF-8"),
+        }
+    };
+    let sources: Vec<Source> = paths.iter().map(read).collect();
+    assert!(sources.len() > 10, "src/ was not found");
+    sources
+}
+
+fn collect(directory: &Path, paths: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("the directory can be listed") {
+        let path = entry.expect("its entries can be read").path();
+        if path.is_dir() {
+            collect(&path, paths);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            paths.push(path);
+        }
+    }
+}
+
+/// The top-level modules: every file and directory of `src/` but the front page.
+fn modules() -> BTreeSet<String> {
+    sources().iter().map(Source::module).filter(|module| module != "lib").collect()
+}
+
+fn complain(complaints: &mut String, place: &str, text: &str) {
+    let _ = writeln!(complaints, "  {place}: {text}");
+}
+
+// ===== the text =====
+
+/// What follows `crate::`, and `bearerd::` in the program: module names, with their places.
+fn crate_paths(code: &str) -> Vec<(usize, String)> {
+    ["crate::", "bearerd::"].iter().flat_map(|root| paths_after(code, root)).collect()
+}
+
+/// What follows exactly as many `super::` as lead to the crate's root.
+fn super_paths(code: &str, depth: usize) -> Vec<(usize, String)> {
+    let root = "super::".repeat(depth);
+    let mut found = paths_after(code, &root);
+    found.retain(|(_, name)| name != "super");
+    found
+}
+
+/// The first segment of each path after `root`, which may be a group of paths.
+fn paths_after(code: &str, root: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices(root) {
+        let (before, after) = (code.get(..at), code.get(at + root.len()..));
+        let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
+        if before.ends_with(is_word) || before.ends_with("::") {
+            continue;
+        }
+        let group = after.trim_start().strip_prefix('{');
+        let names = group.map_or_else(|| vec![first_word(after)], members);
+        found.extend(names.into_iter().map(|name| (at, name)));
+    }
+    found.retain(|(_, name)| name != "self");
+    found
+}
+
+/// The first segments of the paths in a group, up to its closing brace.
+fn members(group: &str) -> Vec<String> {
+    let (mut depth, mut starts, mut names) = (0_usize, true, Vec::new());
+    for (at, character) in group.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' => starts = depth == 0,
+            _ if starts && !character.is_whitespace() => {
+                names.push(first_word(group.get(at..).unwrap_or_default()));
+                starts = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+/// The word a text begins with; a glob import is the word `*`.
+fn first_word(text: &str) -> String {
+    let text = text.trim_start();
+    let word: String = text.chars().take_while(|character| is_word(*character)).collect();
+    if word.is_empty() { text.chars().take(1).collect() } else { word }
+}
+
+fn is_word(character: char) -> bool {
+    character.is_alphanumeric() || character == '_'
+}
+
+/// The names that `mod`, `struct`, `fn` and the like declare.
+fn declared_names(code: &str) -> Vec<(usize, String)> {
+    let mut declared = Vec::new();
+    let mut declaring = false;
+    let mut at = 0;
+    for piece in code.split_inclusive(|character| !is_word(character)) {
+        let word: String = piece.chars().filter(|character| is_word(*character)).collect();
+        if declaring && !word.is_empty() {
+            declared.push((at, word.clone()));
+        }
+        // The exclamation mark of `macro_rules!` stands between the two words.
+        declaring = DECLARING.contains(&word.as_str()) || (declaring && word.is_empty());
+        at += piece.len();
+    }
+    declared
+}
+
+/// `ErrorHandler` and `error_handler` are both `error` and `handler`.
+fn words(name: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut before_is_lower = false;
+    for character in name.chars() {
+        if character == '_' || (character.is_uppercase() && before_is_lower) {
+            words.push(String::new());
+        }
+        if let (Some(word), true) = (words.last_mut(), character != '_') {
+            word.extend(character.to_lowercase());
+        }
+        before_is_lower = character.is_lowercase();
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// The literal reasons given to `expect`; those that are constants are named for themselves.
+fn reasons(text: &str, code: &str) -> Vec<(usize, String)> {
+    let reason = |(at, call): (usize, &str)| {
+        let after = text.get(at + call.len()..)?.trim_start();
+        let literal = after.strip_prefix('"')?;
+        Some((at, literal.get(..literal.find('"')?)?.to_owned()))
+    };
+    code.match_indices(".expect(").filter_map(reason).collect()
+}
+
+/// Blanks each item that begins with `#[cfg(test)]`, up to its `;` or its closing brace.
+fn without_tests(code: &str) -> String {
+    const ATTRIBUTE: &str = "#[cfg(test)]";
+    let mut kept = code.as_bytes().to_vec();
+    for (at, _) in code.match_indices(ATTRIBUTE) {
+        let mut depth = 0_usize;
+        for byte in kept.iter_mut().skip(at) {
+            let ends = match *byte {
+                b'{' => {
+                    depth += 1;
+                    false
+                }
+                b'}' => {
+                    depth = depth.saturating_sub(1);
+                    depth == 0
+                }
+                byte => byte == b';' && depth == 0,
+            };
+            blank(byte);
+            if ends {
+                break;
+            }
+        }
+    }
+    String::from_utf8(kept).expect("blanks are ASCII and replace whole items")
+}
+
+fn blank(byte: &mut u8) {
+    if *byte != b'\n' {
+        *byte = b' ';
+    }
+}
+
+/// The text with comments and the contents of literals made blank, byte for byte.
+fn blanked(text: &str) -> String {
+    let mut kept = text.as_bytes().to_vec();
+    let mut at = 0;
+    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+        let follows_word = text.get(..at).is_some_and(|before| before.ends_with(is_word));
+        let length = blank_length(rest, follows_word);
+        kept.iter_mut().skip(at).take(length).for_each(blank);
+        let step = rest.chars().next().map_or(1, char::len_utf8);
+        at += length.max(step);
+    }
+    String::from_utf8(kept).expect("blanks are ASCII and replace whole characters")
+}
+
+/// How many bytes of a comment or literal a text begins with; 0 when with neither.
+fn blank_length(text: &str, follows_word: bool) -> usize {
+    if text.starts_with("//") {
+        return text.find('\n').unwrap_or(text.len());
+    }
+    if text.starts_with("/*") {
+        return block_comment_length(text);
+    }
+    if text.starts_with('"') {
+        return quoted_length(text, '"');
+    }
+    if text.starts_with('\'') {
+        return character_length(text);
+    }
+    if follows_word { 0 } else { raw_string_length(text).unwrap_or(0) }
+}
+
+/// Block comments nest.
+fn block_comment_length(text: &str) -> usize {
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+        if rest.starts_with("/*") {
+            depth += 1;
+            at += 2;
+        } else if rest.starts_with("*/") {
+            depth -= 1;
+            at += 2;
+            if depth == 0 {
+                break;
+            }
+        } else {
+            at += rest.chars().next().map_or(1, char::len_utf8);
+        }
+    }
+    at
+}
+
+fn quoted_length(text: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, character) in text.char_indices().skip(1) {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            _ if character == quote => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// A character literal; a lifetime has no closing quote after one character.
+fn character_length(text: &str) -> usize {
+    let mut characters = text.chars().skip(1);
+    let (first, second) = (characters.next(), characters.next());
+    if first == Some('\\') || second == Some('\'') { quoted_length(text, '\'') } else { 0 }
+}
+
+/// `r"…"`, `r#"…"#`, `br"…"`.
+fn raw_string_length(text: &str) -> Option<usize> {
+    let prefix = if text.starts_with("br") { "br" } else { "r" };
+    let rest = text.strip_prefix(prefix)?;
+    let hashes = rest.len() - rest.trim_start_matches('#').len();
+    let body = rest.get(hashes..)?.strip_prefix('"')?;
+    let end = format!("\"{}", "#".repeat(hashes));
+    let length = body.find(&end).map_or(body.len(), |found| found + end.len());
+    Some(prefix.len() + hashes + 1 + length)
+}
