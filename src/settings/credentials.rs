@@ -142,6 +142,9 @@ impl Part<'_, '_> {
             client_secret,
             client_auth: client_auth(section),
             scope,
+            params: Vec::new(),
+            refresh_params: Vec::new(),
+            headers: Vec::new(),
             timeout: self.review.time(
                 &format!("{}.timeout", self.path),
                 &section.timeout,
