@@ -68,6 +68,10 @@ impl Review<'_> {
         Some(credential::Config {
             name: name.get_ref().clone(),
             hosts,
+            paths: Vec::new(),
+            methods: Vec::new(),
+            injection: credential::Injection::default(),
+            rejections: credential::Rejections::default(),
             allow_http: section.allow_http.or(false),
             replay_body: section.replay_body.or(Size(defaults::REPLAY_BODY)).0,
             token,
