@@ -6,4 +6,5 @@
 
 mod world;
 
+mod knobs;
 mod smoke;
