@@ -12,6 +12,7 @@ mod choices;
 mod later;
 mod problem;
 mod section;
+mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
 mod values;
@@ -25,10 +26,11 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-pub use self::choices::{ClientAuth, Grant, LogFormat, Margin, Switch, Unmatched};
+pub use self::choices::{ClientAuth, Grant, LogFormat, Margin, OnExisting, Switch, Unmatched};
 pub use self::problem::{Problem, Severity};
 pub use self::section::Field;
 use self::section::{Reader, section};
+pub use self::tables::{Entries, Evidence, Literal, RefreshOn, Variable};
 pub use self::values::Size;
 use crate::secret::SecretSource;
 
@@ -124,6 +126,7 @@ pub(crate) fn is_known_word(word: &str) -> bool {
     KEYS_OF_SECTIONS.iter().any(named)
         || ConfigFile::SECTIONS.contains(&word)
         || ["env", "file", "cmd"].contains(&word)
+        || RefreshOn::KEYS.contains(&word)
 }
 
 /// The keys of every section.
@@ -238,10 +241,16 @@ section! {
     CredentialSection {
         /// The hosts, with `*` for one label and `:port` for one other than 443.
         hosts: Vec<Spanned<String>>,
+        /// The paths on those hosts, as prefixes.
+        paths: Vec<Spanned<String>>,
+        /// The methods.
+        methods: Vec<Spanned<String>>,
         /// Whether a plain-http request stays plain http.
         allow_http: bool,
         /// How a token is asked for.
         grant: Grant,
+        /// Names for templates.
+        vars: Entries<Variable>,
         /// The token endpoint.
         token_url: String,
         /// The identifier of the OAuth client.
@@ -254,10 +263,24 @@ section! {
         client_auth: ClientAuth,
         /// The scope, sent as it is.
         scope: String,
+        /// Further parameters of every token request.
+        params: Entries<Vec<Spanned<String>>>,
+        /// Further parameters of the token requests that present a refresh token.
+        refresh_params: Entries<Vec<Spanned<String>>>,
+        /// Further fields of every token request.
+        headers: Entries<String>,
         /// How long a token lives when the answer does not say.
         lifetime: Duration,
         /// How long before its expiry a token is replaced.
         margin: Margin,
+        /// The answers that mean that a token was not accepted.
+        refresh_on: Vec<Spanned<RefreshOn>>,
+        /// The fields that carry the token.
+        inject: Entries<String>,
+        /// The parameters of the query that carry the token.
+        query: Entries<String>,
+        /// What happens to fields and parameters that the client sent itself.
+        on_existing: OnExisting,
         /// The longest request body that is kept for a second try.
         replay_body: Size,
         /// The longest time for one token request.

@@ -1,16 +1,29 @@
-//! Which credential, if any, belongs to an origin.
+//! Which credential, if any, belongs to a request, how its token is put on it, and which answers
+//! mean that the token was not accepted.
 //!
 //! A credential is a named, configured way to get access tokens for some hosts. [`Credentials`] is
-//! an immutable table: a lookup is one or a few hash reads, never a scan and never a lock.
+//! an immutable table: a lookup is one or a few hash reads and never a lock. The host alone decides
+//! whether a CONNECT is intercepted; among the credentials of a host, path and method decide.
 //!
 //! A plain-http request finds the same entries as an https one and is then sent over TLS, so that a
 //! token never travels in clear unless the operator said `allow_http`.
 
+mod injection;
+mod matching;
+mod rejection;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use http::Method;
+
 use crate::origin::{Authority, AuthorityError, Host, Origin, Scheme};
 use crate::token::{self, Context, Slot};
+
+pub use injection::{Additions, Fields, Injection, InjectionError, OnExisting};
+use matching::{Ambiguous, Rules};
+pub use matching::{PathPrefix, PathPrefixError};
+pub use rejection::{CONTENT_LIMIT, Evidence, RejectionRule, Rejections, Suspicion};
 
 /// One credential, as configured.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,8 +32,16 @@ pub struct Config {
     pub name: String,
     /// The hosts whose requests get its token.
     pub hosts: Vec<HostPattern>,
+    /// The paths on those hosts; none: all.
+    pub paths: Vec<PathPrefix>,
+    /// The methods; none: all.
+    pub methods: Vec<Method>,
     /// A plain-http request stays plain http. Default `false`: it is sent over TLS.
     pub allow_http: bool,
+    /// How its token is put on a request. Default `Authorization: Bearer …`.
+    pub injection: Injection,
+    /// Which answers mean that its token was not accepted. Default every 401.
+    pub rejections: Rejections,
     /// Bodies of at most so many bytes are kept, to be sent again. Default 1 MiB.
     pub replay_body: u64,
     /// Where its tokens come from.
@@ -98,17 +119,37 @@ pub struct Credential {
     pub name: Arc<str>,
     /// A plain-http request stays plain http.
     pub allow_http: bool,
+    /// How its token is put on a request.
+    pub injection: Injection,
+    /// Which answers mean that its token was not accepted.
+    pub rejections: Rejections,
     /// Bodies of at most so many bytes are kept, to be sent again.
     pub replay_body: u64,
+    /// The methods it is for; none: all.
+    methods: Vec<Method>,
     /// Its token.
     pub slot: Arc<Slot>,
     /// What the slot was made from.
     token: token::Config,
 }
 
+/// What a request gets.
+#[derive(Clone, Debug)]
+pub enum Selection {
+    /// This credential's token.
+    Selected(Selected),
+    /// No token, although its host has credentials: they are for other paths or methods. It goes to
+    /// this origin, if it goes at all.
+    Unmatched(Origin),
+    /// No token: no credential names its host.
+    UnknownHost,
+    /// Nothing: its path decides about a token and could be read in two ways.
+    Ambiguous,
+}
+
 /// Which credential a request gets, and where it is really sent.
 #[derive(Clone, Debug)]
-pub struct Selection {
+pub struct Selected {
     /// The credential.
     pub credential: Arc<Credential>,
     /// The origin with the scheme that is used towards it.
@@ -118,13 +159,14 @@ pub struct Selection {
 /// All credentials, by host.
 #[derive(Debug, Default)]
 pub struct Credentials {
-    exact: HashMap<Authority, Arc<Credential>>,
-    wildcard: HashMap<(Box<str>, u16), Arc<Credential>>,
+    exact: HashMap<Authority, Rules>,
+    wildcard: HashMap<(Box<str>, u16), Rules>,
     all: Vec<Arc<Credential>>,
 }
 
 impl Credentials {
-    /// Opens every credential's slot; that the hosts do not overlap has been checked by `settings`.
+    /// Opens every credential's slot; that no two are for the same requests has been checked by
+    /// `settings`.
     ///
     /// A slot of `before` whose configuration has not changed is taken over with its token and with
     /// whatever it is doing.
@@ -138,12 +180,15 @@ impl Credentials {
             let credential = Arc::new(Credential {
                 name: Arc::from(config.name.as_str()),
                 allow_http: config.allow_http,
+                injection: config.injection,
+                rejections: config.rejections,
                 replay_body: config.replay_body,
+                methods: config.methods,
                 slot,
                 token: config.token,
             });
             for pattern in config.hosts {
-                credentials.insert(pattern, &credential);
+                credentials.rules(pattern).insert(&config.paths, &credential);
             }
             credentials.all.push(credential);
         }
@@ -157,14 +202,13 @@ impl Credentials {
         self.all.iter().find(same).map(|credential| Arc::clone(&credential.slot))
     }
 
-    fn insert(&mut self, pattern: HostPattern, credential: &Arc<Credential>) {
-        let credential = Arc::clone(credential);
+    fn rules(&mut self, pattern: HostPattern) -> &mut Rules {
         match pattern {
-            HostPattern::Exact(authority) => self.exact.insert(authority, credential),
+            HostPattern::Exact(authority) => self.exact.entry(authority).or_default(),
             HostPattern::Wildcard { suffix, port } => {
-                self.wildcard.insert((suffix, port), credential)
+                self.wildcard.entry((suffix, port)).or_default()
             }
-        };
+        }
     }
 
     /// Every credential, in the order of the configuration.
@@ -172,27 +216,65 @@ impl Credentials {
         &self.all
     }
 
-    /// The credential of a request to `requested`, if there is one.
+    /// What a request to `requested` gets.
     ///
     /// `http://host/` finds the entry for port 443 and goes there over TLS; `http://host:8443/` finds
     /// the entry for port 8443 and goes to that port. With `allow_http` scheme and port are kept.
-    pub fn for_request(&self, requested: &Origin) -> Option<Selection> {
-        let Authority { host, port } = &requested.authority;
-        if requested.scheme == Scheme::Http && *port == 80 {
-            let over_tls = Authority { host: host.clone(), port: 443 };
-            if let Some(credential) = self.find(&over_tls) {
-                return Some(select(credential, requested, over_tls));
-            }
+    pub fn for_request(&self, requested: &Origin, method: &Method, path: &str) -> Selection {
+        let upgraded = match over_tls(requested) {
+            Some(authority) => self.select(requested, &authority, method, path),
+            None => Selection::UnknownHost,
+        };
+        if let Selection::Selected(_) | Selection::Ambiguous = upgraded {
+            return upgraded;
         }
-        let credential = self.find(&requested.authority)?;
-        Some(select(credential, requested, requested.authority.clone()))
+        match (upgraded, self.select(requested, &requested.authority, method, path)) {
+            (unmatched @ Selection::Unmatched(_), Selection::UnknownHost) => unmatched,
+            (unmatched @ Selection::Unmatched(_), Selection::Unmatched(_)) => unmatched,
+            (_, selection) => selection,
+        }
     }
 
-    /// The exact host wins over a wildcard.
-    fn find(&self, authority: &Authority) -> Option<&Arc<Credential>> {
-        if let Some(credential) = self.exact.get(authority) {
-            return Some(credential);
+    /// Does a credential name the host of a CONNECT? No path is known then.
+    pub fn intercepts(&self, requested: &Origin) -> bool {
+        let is_named = |authority: &Authority| {
+            self.exact.contains_key(authority) || self.wildcard_of(authority).is_some()
+        };
+        over_tls(requested).as_ref().is_some_and(is_named) || is_named(&requested.authority)
+    }
+
+    /// What the entries for `authority` have for a request; the most specific wins, an exact host
+    /// over a wildcard.
+    fn select(
+        &self,
+        requested: &Origin,
+        authority: &Authority,
+        method: &Method,
+        path: &str,
+    ) -> Selection {
+        let (mut known, mut all_allow_http) = (false, true);
+        let wildcard = std::iter::once_with(|| self.wildcard_of(authority)).flatten();
+        for rules in self.exact.get(authority).into_iter().chain(wildcard) {
+            match rules.find(method, path) {
+                Err(Ambiguous) => return Selection::Ambiguous,
+                Ok(Some(credential)) => {
+                    let origin = towards(requested, authority, credential.allow_http);
+                    let credential = Arc::clone(credential);
+                    return Selection::Selected(Selected { credential, origin });
+                }
+                Ok(None) => {
+                    known = true;
+                    all_allow_http &= rules.all_allow_http();
+                }
+            }
         }
+        match known {
+            true => Selection::Unmatched(towards(requested, authority, all_allow_http)),
+            false => Selection::UnknownHost,
+        }
+    }
+
+    fn wildcard_of(&self, authority: &Authority) -> Option<&Rules> {
         if self.wildcard.is_empty() {
             return None;
         }
@@ -201,12 +283,18 @@ impl Credentials {
     }
 }
 
-fn select(credential: &Arc<Credential>, requested: &Origin, over_tls: Authority) -> Selection {
-    let origin = match requested.scheme {
-        Scheme::Http if credential.allow_http => requested.clone(),
-        _ => Origin { scheme: Scheme::Https, authority: over_tls },
-    };
-    Selection { credential: Arc::clone(credential), origin }
+/// `http://host/` finds the entry for port 443 first.
+fn over_tls(requested: &Origin) -> Option<Authority> {
+    let Authority { host, port } = &requested.authority;
+    (requested.scheme == Scheme::Http && *port == 80)
+        .then(|| Authority { host: host.clone(), port: 443 })
+}
+
+fn towards(requested: &Origin, over_tls: &Authority, allow_http: bool) -> Origin {
+    match requested.scheme {
+        Scheme::Http if allow_http => requested.clone(),
+        _ => Origin { scheme: Scheme::Https, authority: over_tls.clone() },
+    }
 }
 
 #[cfg(test)]

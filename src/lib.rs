@@ -13,7 +13,7 @@
 //!                 └─▶ proxy ─▶ credential ─▶ token ─▶ oauth
 //!                       │                      └────▶ store
 //!                       └─▶ ca
-//!     below everything: secret   clock   origin   tls   metrics
+//!     below everything: secret   clock   origin   template   tls   metrics
 //! ```
 //!
 //! An arrow means "may use". `tests/architecture.rs` holds the code to it; `docs/architecture.md`
@@ -33,5 +33,6 @@ pub mod proxy;
 pub mod secret;
 pub mod settings;
 pub mod store;
+pub mod template;
 pub mod tls;
 pub mod token;

@@ -15,9 +15,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::HeaderName;
 use url::Url;
 
 use crate::secret::{Fingerprint, Secret};
+use crate::template::Template;
 
 pub use answer::{RawAnswer, read};
 pub use request::TokenRequest;
@@ -59,19 +61,51 @@ pub struct Config {
     pub client_auth: ClientAuth,
     /// The scope to ask for, sent verbatim.
     pub scope: Option<String>,
+    /// Further parameters of every token request; they win over those that the grant needs.
+    pub params: Vec<Parameter>,
+    /// The same for the `refresh_token` grant alone; they win over `params`.
+    pub refresh_params: Vec<Parameter>,
+    /// Further fields of every token request.
+    pub headers: Vec<(HeaderName, Template)>,
     /// How long one whole token request may take. Default 10 s.
     pub timeout: Duration,
+}
+
+/// One parameter of a token request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// Its name.
+    pub name: String,
+    /// It is sent once for each; none: it is not sent, even if the grant has it.
+    pub values: Vec<Template>,
 }
 
 impl Config {
     /// Changes whenever anything does that could make a refused grant succeed.
     pub fn fingerprint(&self) -> Fingerprint {
         let secret = self.client_secret.as_ref().map(Secret::fingerprint);
-        let shape = format!(
+        let mut shape = format!(
             "{:?}\n{}\n{}\n{:?}\n{:?}\n{:?}",
             self.grant, self.token_url, self.client_id, secret, self.client_auth, self.scope
         );
+        for (list, parameters) in [("params", &self.params), ("refresh", &self.refresh_params)] {
+            for Parameter { name, values } in parameters {
+                let values: Vec<_> = values.iter().map(Template::fingerprint).collect();
+                shape.push_str(&format!("\n{list} {name:?} {values:?}"));
+            }
+        }
+        for (name, template) in &self.headers {
+            shape.push_str(&format!("\nheaders {name} {:?}", template.fingerprint()));
+        }
         Fingerprint::of(shape.as_bytes())
+    }
+
+    /// What may not stand in a message about an answer.
+    fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let parameters = self.params.iter().chain(&self.refresh_params);
+        let in_parameters = parameters.flat_map(|parameter| &parameter.values);
+        let in_fields = self.headers.iter().map(|(_, template)| template);
+        self.client_secret.iter().chain(in_parameters.chain(in_fields).flat_map(Template::secrets))
     }
 }
 
@@ -133,14 +167,14 @@ impl TokenEndpoint {
         grant: Grant<'_>,
         now: SystemTime,
     ) -> Result<TokenResponse, GrantError> {
-        let request = TokenRequest::new(&self.config, grant);
+        let request = TokenRequest::new(&self.config, grant, now);
         let sent = tokio::time::timeout(self.config.timeout, self.transport.send(request)).await;
         let answer = match sent {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Err(GrantError::unanswered("no answer in time".to_owned())),
         };
-        let mut secrets: Vec<&Secret> = self.config.client_secret.iter().collect();
+        let mut secrets: Vec<&Secret> = self.config.secrets().collect();
         if let Grant::RefreshToken(token) = grant {
             secrets.push(token);
         }

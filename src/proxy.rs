@@ -41,7 +41,7 @@ use rustls::ServerConfig;
 
 use crate::ca::{CaError, CertificateAuthority};
 use crate::clock::Clock;
-use crate::credential::Credentials;
+use crate::credential::{Credentials, Selection};
 use crate::origin::{Host, Origin, Scheme};
 
 use access::AccessRecord;
@@ -276,14 +276,24 @@ impl Proxy {
         if is_own_name(&origin) {
             return Ok(self.own_resource(snapshot, &parts));
         }
-        match snapshot.credentials.for_request(&origin) {
-            Some(selection) => {
-                self.forward_with_token(snapshot, parts, body, selection, record).await
+        let credentials = &snapshot.credentials;
+        match credentials.for_request(&origin, &parts.method, parts.uri.path()) {
+            Selection::Selected(selected) => {
+                if forward::keeps_its_own(&selected.credential, &parts, record)? {
+                    let origin = &selected.origin;
+                    return self.forward_plain(snapshot, parts, body, origin, record).await;
+                }
+                self.forward_with_token(snapshot, parts, body, selected, record).await
             }
-            None => {
-                snapshot.admit_unmatched()?;
+            Selection::Unmatched(origin) => {
+                snapshot.admit_unmatched(ProxyError::UnmatchedPath)?;
                 self.forward_plain(snapshot, parts, body, &origin, record).await
             }
+            Selection::UnknownHost => {
+                snapshot.admit_unmatched(ProxyError::Unmatched)?;
+                self.forward_plain(snapshot, parts, body, &origin, record).await
+            }
+            Selection::Ambiguous => Err(MessageError::Path.into()),
         }
     }
 

@@ -45,6 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "proxy",
             "secret",
             "store",
+            "template",
             "tls",
             "token",
         ],
@@ -55,10 +56,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("admin", &["clock", "credential", "metrics", "origin", "secret", "store", "token"]),
     // `store`: the same words, for the client that gets a 503.
     ("proxy", &["ca", "clock", "credential", "origin", "store", "token"]),
-    ("credential", &["origin", "token"]),
+    ("credential", &["origin", "template", "token"]),
     // The only place where the protocol and its durability meet.
     ("token", &["clock", "metrics", "oauth", "secret", "store"]),
-    ("oauth", &["secret"]),
+    ("oauth", &["secret", "template"]),
     ("store", &["secret"]),
     // `origin`: a leaf is made for a host. `secret`: the key is one. `tls`: the library's provider.
     ("ca", &["origin", "secret", "tls"]),
@@ -67,6 +68,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("origin", &[]),
     ("secret", &[]),
+    // Secret variables stand in templates, and are masked by their value.
+    ("template", &["secret"]),
     ("tls", &[]),
 ];
 

@@ -75,6 +75,18 @@ choice! {
 }
 
 choice! {
+    /// What happens to a field or parameter that the client sent itself.
+    OnExisting, "\"replace\", \"keep\" or \"reject\"", later [] {
+        /// The credential's takes its place.
+        Replace = "replace",
+        /// It stays, and the request gets no token.
+        Keep = "keep",
+        /// The request is answered with 403.
+        Reject = "reject",
+    }
+}
+
+choice! {
     /// The shape of a log line.
     LogFormat, "\"text\" or \"json\"", later [] {
         /// For people.

@@ -56,8 +56,20 @@ impl<T> Field<T> {
 }
 
 /// Keys whose values may be secrets, wherever they stand.
-const SECRET_KEYS: [&str; 6] =
-    ["client_secret", "refresh_token", "password", "key", "token", "assertion"];
+const SECRET_KEYS: [&str; 12] = [
+    "client_secret",
+    "refresh_token",
+    "password",
+    "key",
+    "token",
+    "assertion",
+    "vars",
+    "params",
+    "refresh_params",
+    "headers",
+    "inject",
+    "query",
+];
 
 /// The findings of one run over a file.
 #[derive(Debug, Default)]

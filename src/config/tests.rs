@@ -15,6 +15,9 @@ open = false
 
 [credential.billing]
 hosts = ["api.x.test", "*.my.salesforce.com", "api.y.test:8443"]
+paths = ["/v2/", "/status"]
+methods = ["GET", "POST"]
+vars = { tenant = "acme", key = { env = "KEY" } }
 allow_http = false
 grant = "refresh_token"
 token_url = "https://login.test/token"
@@ -23,8 +26,15 @@ client_secret = { env = "SECRET" }
 refresh_token = { cmd = ["pass", "show", "seed"] }
 client_auth = "basic_raw"
 scope = "a b"
+params = { audience = "${tenant}", resource = ["a", "b"], client_id = "" }
+refresh_params = { request = "x" }
+headers = { "X-Correlation-Id" = "${uuid}" }
 lifetime = "1h"
 margin = "10%"
+refresh_on = [401, { status = 403, body = "expired" }, { status = 400, json = "error.code", is = 190 }]
+inject = { Authorization = "Token ${access_token}", x-api-key = "${key}" }
+query = { access_token = "${access_token}" }
+on_existing = "keep"
 replay_body = "1MiB"
 timeout = 10
 
@@ -102,9 +112,12 @@ fn an_unknown_key_brings_the_nearest_one_or_the_list() {
 
 #[test]
 fn a_key_of_a_later_version_is_not_called_unknown() {
-    for text in
-        ["[telemetry]", "[[proxy.client]]", "[credential.x]\npaths = []", "[store]\nkey = \"x\""]
-    {
+    for text in [
+        "[telemetry]",
+        "[[proxy.client]]",
+        "[credential.x]\nissuer = \"x\"",
+        "[store]\nkey = \"x\"",
+    ] {
         let found = messages(text);
         assert!(
             found.iter().any(|message| message.ends_with("is not available in this version")),
@@ -134,6 +147,22 @@ fn values_outside_their_type_are_refused() {
         "[credential.x]\nmargin = \"101%\"",
         "[credential.x]\nmargin = \"-1%\"",
         "[credential.x]\nmargin = \"NaN%\"",
+        "[credential.x]\nvars = { a = [\"x\"] }",
+        "[credential.x]\nvars = { a = 1 }",
+        "[credential.x]\nvars = { a = { env = \"\" } }",
+        "[credential.x]\nparams = { a = 1 }",
+        "[credential.x]\nparams = \"a=b\"",
+        "[credential.x]\ninject = { Authorization = [\"x\"] }",
+        "[credential.x]\non_existing = \"overwrite\"",
+        "[credential.x]\nrefresh_on = [99]",
+        "[credential.x]\nrefresh_on = [\"401\"]",
+        "[credential.x]\nrefresh_on = { status = 403, body = \"\" }",
+        "[credential.x]\nrefresh_on = { body = \"x\" }",
+        "[credential.x]\nrefresh_on = { status = 400, json = \"a\" }",
+        "[credential.x]\nrefresh_on = { status = 400, json = \"a..b\", is = 1 }",
+        "[credential.x]\nrefresh_on = { status = 400, json = \"a\", is = 1.5 }",
+        "[credential.x]\nrefresh_on = { status = 400, body = \"a\", is = 1 }",
+        "[credential.x]\nrefresh_on = { status = 400, text = \"a\" }",
         "[credential.x]\nreplay_body = \"1MB\"",
         "[credential.x]\nreplay_body = \"99999999999GiB\"",
         "[ca]\ndir = \"\"",

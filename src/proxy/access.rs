@@ -17,6 +17,8 @@ pub(super) struct AccessRecord {
     pub(super) status: StatusCode,
     pub(super) credential: Option<Arc<str>>,
     pub(super) generation: Option<Generation>,
+    /// What became of a field or parameter that the client sent and the credential would add.
+    pub(super) existing: Option<&'static str>,
     /// How often the request went to the origin server.
     pub(super) attempts: u32,
     pub(super) error: Option<&'static str>,
@@ -34,6 +36,7 @@ impl AccessRecord {
             status: StatusCode::OK,
             credential: None,
             generation: None,
+            existing: None,
             attempts: 0,
             error: None,
             began: Instant::now(),
@@ -67,6 +70,7 @@ impl Drop for AccessRecord {
             status = self.status.as_u16(),
             credential = self.credential.as_deref(),
             generation = self.generation.map(|generation| generation.0),
+            existing = self.existing,
             attempts = self.attempts,
             error = self.error,
             bytes = self.bytes,

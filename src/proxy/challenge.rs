@@ -1,19 +1,49 @@
-//! Is a 401 about the token? Reading `WWW-Authenticate` (RFC 9110 §11.6.1, RFC 6750 §3).
+//! Was a request refused because of its access token? Reading `WWW-Authenticate` (RFC 9110 §11.6.1,
+//! RFC 6750 §3), and content where a credential has rules about it.
 
-use http::header::WWW_AUTHENTICATE;
-use http::{HeaderMap, StatusCode};
+use std::time::Duration;
+
+use http::header::{CONTENT_ENCODING, WWW_AUTHENTICATE};
+use http::{HeaderMap, Response};
+use http_body::Body as _;
+
+use super::body::Body;
+use crate::credential::{CONTENT_LIMIT, Rejections, Suspicion};
+
+/// How long short content may take to arrive; then it passes unread.
+const CONTENT_TIME: Duration = Duration::from_secs(10);
 
 /// Was the request refused because of its access token, so that a new one may help?
 ///
-/// Every 401 is, except one whose Bearer challenge says `error="insufficient_scope"`: a new token
-/// would have the same scope.
-pub(super) fn is_rejection(status: StatusCode, fields: &HeaderMap) -> bool {
-    status == StatusCode::UNAUTHORIZED
-        && !fields
-            .get_all(WWW_AUTHENTICATE)
-            .iter()
-            .filter_map(|line| line.to_str().ok())
-            .any(lacks_scope)
+/// The credential's rules say so, except where a Bearer challenge says `error="insufficient_scope"`:
+/// a new token would have the same scope. Content is looked at only where a rule asks for it, only
+/// if it is plain, short and of known length, and it passes on byte for byte.
+pub(super) async fn is_rejection(rejections: &Rejections, response: &mut Response<Body>) -> bool {
+    let status = response.status();
+    match rejections.suspect(status) {
+        Suspicion::None => false,
+        Suspicion::Certain => !is_about_scope(response.headers()),
+        Suspicion::Content => {
+            if !is_readable(response) || is_about_scope(response.headers()) {
+                return false;
+            }
+            let content = response.body_mut().look(CONTENT_TIME).await;
+            content.is_some_and(|content| rejections.convict(status, &content))
+        }
+    }
+}
+
+/// Plain, short, and of known length.
+fn is_readable(response: &Response<Body>) -> bool {
+    let is_plain = |coding: &http::HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    response.body().size_hint().exact().is_some_and(|length| length <= CONTENT_LIMIT)
+        && response.headers().get_all(CONTENT_ENCODING).iter().all(is_plain)
+}
+
+/// Does a Bearer challenge say that another token is needed, not a newer one?
+fn is_about_scope(fields: &HeaderMap) -> bool {
+    let mut lines = fields.get_all(WWW_AUTHENTICATE).iter();
+    lines.any(|line| line.to_str().is_ok_and(lacks_scope))
 }
 
 /// Does a Bearer challenge in this line carry `error=insufficient_scope`?
@@ -64,16 +94,28 @@ fn split_scheme(item: &str) -> (Option<&str>, &str) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use http::HeaderValue;
+    use http::{HeaderValue, StatusCode};
 
     use super::*;
 
-    fn rejects(status: u16, lines: &[&str]) -> bool {
-        let mut fields = HeaderMap::new();
-        for line in lines {
-            fields.append(WWW_AUTHENTICATE, HeaderValue::from_str(line).unwrap());
+    fn rejects(rejections: &Rejections, response: Response<Body>) -> bool {
+        let mut response = response;
+        let mut judging = std::pin::pin!(is_rejection(rejections, &mut response));
+        let waker = std::task::Waker::noop();
+        match judging.as_mut().poll(&mut std::task::Context::from_waker(waker)) {
+            std::task::Poll::Ready(verdict) => verdict,
+            std::task::Poll::Pending => panic!("nothing to wait for"),
         }
-        is_rejection(StatusCode::from_u16(status).unwrap(), &fields)
+    }
+
+    fn answer(status: u16, lines: &[&str]) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        for line in lines {
+            let value = HeaderValue::from_str(line).unwrap();
+            response.headers_mut().append(WWW_AUTHENTICATE, value);
+        }
+        response
     }
 
     #[test]
@@ -91,14 +133,16 @@ mod tests {
             (&["Bearer realm=\"error=insufficient_scope\""], true),
             (&["Bearer realm=\"a\\\", error=insufficient_scope\""], true),
         ] {
-            assert_eq!(rejects(401, lines), expected, "{lines:?}");
+            let verdict = rejects(&Rejections::default(), answer(401, lines));
+            assert_eq!(verdict, expected, "{lines:?}");
         }
     }
 
     #[test]
     fn other_statuses_are_not_about_the_token() {
         for status in [200, 400, 403, 407, 500] {
-            assert!(!rejects(status, &["Bearer error=\"invalid_token\""]));
+            let answer = answer(status, &["Bearer error=\"invalid_token\""]);
+            assert!(!rejects(&Rejections::default(), answer));
         }
     }
 }

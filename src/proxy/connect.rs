@@ -50,13 +50,12 @@ impl Proxy {
         // A CONNECT to port 80 stands for plain http, every other for https.
         let scheme = if authority.port == 80 { Scheme::Http } else { Scheme::Https };
         let origin = Origin { scheme, authority };
-        let follow = match snapshot.credentials.for_request(&origin) {
-            Some(_) => {
-                // A certificate that cannot be made is said before the session is promised.
-                self.server_config(snapshot, &origin.authority.host).map_err(ProxyError::Ca)?;
-                Follow::Session(origin.authority)
-            }
-            None => Follow::Tunnel(snapshot.dial_tunnel(&origin.authority).await?),
+        let follow = if snapshot.credentials.intercepts(&origin) {
+            // A certificate that cannot be made is said before the session is promised.
+            self.server_config(snapshot, &origin.authority.host).map_err(ProxyError::Ca)?;
+            Follow::Session(origin.authority)
+        } else {
+            Follow::Tunnel(snapshot.dial_tunnel(&origin.authority).await?)
         };
         let inbound = inbound.after_connect(self.watchdog.watch(Phase::Handshake));
         let activity = Arc::clone(&inbound.activity);
@@ -147,7 +146,7 @@ impl Proxy {
 impl Snapshot {
     /// A tunnel is dialled before it is promised.
     async fn dial_tunnel(&self, authority: &Authority) -> Result<TcpStream, ProxyError> {
-        self.admit_unmatched()?;
+        self.admit_unmatched(ProxyError::Unmatched)?;
         let ports = &self.config.connect_ports;
         if !ports.is_empty() && !ports.contains(&authority.port) {
             return Err(ProxyError::Port(authority.port));

@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::Body;
 use super::message::MessageError;
+use crate::credential::InjectionError;
 use crate::origin::AuthorityError;
 use crate::store::TerminalReason;
 use crate::token::TokenError;
@@ -25,6 +26,15 @@ pub(super) enum ProxyError {
     Message(#[from] MessageError),
     #[error("no credential is configured for this host, and `unmatched` is \"deny\"")]
     Unmatched,
+    #[error("no credential of this host is for this method and path, and `unmatched` is \"deny\"")]
+    UnmatchedPath,
+    #[error(
+        "the request brings a field or parameter that credential \"{0}\" would add, and its \
+         `on_existing` is \"reject\"; leave it out of the request"
+    )]
+    Existing(Arc<str>),
+    #[error("the token of credential {credential} cannot be put on the request: {error}")]
+    Injection { credential: Arc<str>, error: InjectionError },
     #[error("CONNECT to port {0} is not allowed")]
     Port(u16),
     #[error("credential {credential}: {error}")]
@@ -93,7 +103,7 @@ impl ProxyError {
                 };
                 verdict(status, kind, &error.to_string())
             }
-            Self::Unmatched => {
+            Self::Unmatched | Self::UnmatchedPath | Self::Existing(_) => {
                 verdict(StatusCode::FORBIDDEN, "http_request_denied", &self.to_string())
             }
             Self::Port(_) => verdict(
@@ -106,6 +116,11 @@ impl ProxyError {
                 let (status, kind, text) = origin_verdict(error);
                 verdict(status, kind, text)
             }
+            Self::Injection { .. } => verdict(
+                StatusCode::BAD_GATEWAY,
+                "proxy_internal_error",
+                "the access token could not be put on the request; bearerd's log says why",
+            ),
             Self::Ca(_) => verdict(
                 StatusCode::BAD_GATEWAY,
                 "proxy_internal_error",
@@ -150,6 +165,7 @@ fn message_status(error: &MessageError) -> StatusCode {
         | MessageError::Scheme
         | MessageError::Host
         | MessageError::ConnectTarget
+        | MessageError::Path
         | MessageError::ConnectContent => StatusCode::BAD_REQUEST,
         MessageError::TransferCoding => StatusCode::NOT_IMPLEMENTED,
         MessageError::Trace => StatusCode::METHOD_NOT_ALLOWED,

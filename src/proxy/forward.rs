@@ -9,9 +9,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use http::header::HeaderMap;
 use http::request::Parts;
-use http::{Method, Request, Response, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -20,10 +20,9 @@ use super::body::{Body, ClientContent, Passage, RequestBody};
 use super::challenge::is_rejection;
 use super::error::ProxyError;
 use super::message::{self, MessageError, Via};
-use super::origins::Returning;
 use super::replay::{Budget, ReplayBody};
 use super::{Proxy, Snapshot};
-use crate::credential::{Credential, Selection};
+use crate::credential::{Additions, Credential, OnExisting, Selected};
 use crate::origin::Origin;
 use crate::token::{Progress, Renewal, Slot, Token};
 
@@ -33,9 +32,6 @@ const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// How many closed connections are put up with for one request.
 const STALE_TRIES: u32 = 2;
-
-/// An answer and the connection it comes over.
-type Answer = (Response<Incoming>, Returning);
 
 impl Proxy {
     /// Forwards a request of no credential: untouched but for what every proxy changes.
@@ -59,29 +55,34 @@ impl Proxy {
         snapshot: &Snapshot,
         parts: Parts,
         body: Incoming,
-        selection: Selection,
+        selected: Selected,
         record: &mut Option<Box<AccessRecord>>,
     ) -> Result<Response<Body>, ProxyError> {
         let content = snapshot.admit_content(&parts.headers, body)?;
-        let Selection { credential, origin } = selection;
+        let Selected { credential, origin } = selected;
         let slot = &credential.slot;
         let refused = |error| ProxyError::Token { credential: credential.name.clone(), error };
+        let unfit = |error| ProxyError::Injection { credential: credential.name.clone(), error };
         let mut token = slot.token().await.map_err(refused)?;
         let keep = Keep { limit: credential.replay_body, budget: snapshot.replay_budget() };
         let mut draft = Draft::new(parts, content, &origin, self.via(), Some(keep));
+        credential.injection.remove_lookalikes(&mut draft.fields);
         let mut progress = Progress::default();
         loop {
             note_token(record, &credential, &token);
-            let authorization = Some(&token.authorization);
-            let answer =
-                self.exchange(snapshot, &mut draft, &origin, authorization, record).await?;
-            if !is_rejection(answer.0.status(), answer.0.headers()) {
+            let now = || self.shared.clock.now();
+            let additions =
+                credential.injection.additions(&token, now, &draft.uri).map_err(unfit)?;
+            let mut answer =
+                self.exchange(snapshot, &mut draft, &origin, Some(&additions), record).await?;
+            if !is_rejection(&credential.rejections, &mut answer).await {
                 if progress.renewed {
                     slot.accepted();
                 }
                 return Ok(self.deliver(answer));
             }
-            match self.after_rejection(&draft, slot, &token, &mut progress).await {
+            let can_repeat = draft.can_repeat_after(answer.status());
+            match self.after_rejection(can_repeat, slot, &token, &mut progress).await {
                 Some(next) => {
                     discard(answer);
                     token = next;
@@ -94,12 +95,12 @@ impl Proxy {
     /// The token to try again with, or `None` if the rejection is the client's to see.
     async fn after_rejection(
         &self,
-        draft: &Draft,
+        can_repeat: bool,
         slot: &Arc<Slot>,
         rejected: &Token,
         progress: &mut Progress,
     ) -> Option<Arc<Token>> {
-        if !draft.can_repeat() {
+        if !can_repeat {
             slot.renew_in_background(rejected.generation);
             return None;
         }
@@ -118,12 +119,12 @@ impl Proxy {
     }
 
     /// Makes an origin server's answer one for the client.
-    fn deliver(&self, (response, returning): Answer) -> Response<Body> {
-        let (mut parts, body) = response.into_parts();
+    fn deliver(&self, answer: Response<Body>) -> Response<Body> {
+        let (mut parts, body) = answer.into_parts();
         message::prepare_for_client(&mut parts.headers, parts.version, self.via());
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
-        Response::from_parts(parts, Body::of_origin(body, returning))
+        Response::from_parts(parts, body)
     }
 
     /// Sends a draft, and again if a kept connection turned out to be closed: then an origin server
@@ -134,17 +135,19 @@ impl Proxy {
         snapshot: &Snapshot,
         draft: &mut Draft,
         origin: &Origin,
-        authorization: Option<&HeaderValue>,
+        additions: Option<&Additions<'_>>,
         record: &mut Option<Box<AccessRecord>>,
-    ) -> Result<Answer, ProxyError> {
+    ) -> Result<Response<Body>, ProxyError> {
         let mut stale = 0;
         loop {
             if let Some(record) = record {
                 record.attempts += 1;
             }
-            let request = draft.attempt(authorization);
+            let request = draft.attempt(additions);
             match self.origins.send(snapshot.reach(), origin, request, &draft.passage).await {
-                Ok(answer) => return Ok(answer),
+                Ok((answer, returning)) => {
+                    return Ok(answer.map(|body| Body::of_origin(body, returning)));
+                }
                 Err(error) if error.stale && stale < STALE_TRIES && draft.is_harmless() => {
                     stale += 1;
                 }
@@ -155,6 +158,32 @@ impl Proxy {
             }
         }
     }
+}
+
+/// Did the client bring something of its own that is to stay, so that the request gets no token?
+///
+/// # Errors
+///
+/// The credential refuses such requests.
+pub(super) fn keeps_its_own(
+    credential: &Credential,
+    parts: &Parts,
+    record: &mut Option<Box<AccessRecord>>,
+) -> Result<bool, ProxyError> {
+    let injection = &credential.injection;
+    if !injection.is_present(&parts.headers, &parts.uri) {
+        return Ok(false);
+    }
+    let (keeps, became) = match injection.on_existing {
+        OnExisting::Replace => (false, "replaced"),
+        OnExisting::Keep => (true, "kept"),
+        OnExisting::Reject => return Err(ProxyError::Existing(Arc::clone(&credential.name))),
+    };
+    if let Some(record) = record {
+        record.credential = Some(Arc::clone(&credential.name));
+        record.existing = Some(became);
+    }
+    Ok(keeps)
 }
 
 /// A request that may have to be written more than once.
@@ -211,25 +240,32 @@ impl Draft {
         }
     }
 
+    /// Can it, and may it, after an answer with this status? A 401 means that the request was not
+    /// applied (RFC 9110 §15.5.2); other statuses say nothing of the kind.
+    fn can_repeat_after(&self, status: StatusCode) -> bool {
+        (status == StatusCode::UNAUTHORIZED || self.method.is_idempotent()) && self.can_repeat()
+    }
+
     /// Would it do no harm if an origin server got it twice?
     fn is_harmless(&self) -> bool {
         self.method.is_safe() && self.can_repeat()
     }
 
     /// The request as it goes out.
-    fn attempt(&mut self, authorization: Option<&HeaderValue>) -> Request<RequestBody> {
+    fn attempt(&mut self, additions: Option<&Additions<'_>>) -> Request<RequestBody> {
         let mut request = Request::new(match &mut self.body {
             DraftBody::None => RequestBody::Empty,
             DraftBody::Once(body) => body.take().map_or(RequestBody::Empty, RequestBody::Once),
             DraftBody::Kept(body) => RequestBody::Replay(body.again()),
         });
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;
-        *request.headers_mut() = self.fields.clone();
-        if let Some(authorization) = authorization {
-            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        let (mut fields, mut uri) = (self.fields.clone(), self.uri.clone());
+        if let Some(additions) = additions {
+            additions.put_on(&mut fields, &mut uri);
         }
+        *request.headers_mut() = fields;
+        *request.uri_mut() = uri;
         request
     }
 }
@@ -242,13 +278,10 @@ fn note_token(record: &mut Option<Box<AccessRecord>>, credential: &Credential, t
 }
 
 /// Reads a short answer to its end, so that the connection can be used again.
-fn discard((response, returning): Answer) {
-    let body = response.into_body();
+fn discard(answer: Response<Body>) {
+    let mut body = answer.into_body();
     let short = body.size_hint().upper().is_some_and(|length| length <= DISCARD);
-    if body.is_end_stream() {
-        returning.done();
-    } else if short {
-        let mut body = Body::of_origin(body, returning);
+    if short && !body.is_end_stream() {
         let reading = async move {
             while let Some(Ok(_)) = http_body_util::BodyExt::frame(&mut body).await {}
         };

@@ -57,6 +57,10 @@ pub(super) enum MessageError {
     ConnectContent,
     #[error("the only transfer coding is chunked")]
     TransferCoding,
+    #[error(
+        "the path decides which credential the request gets, and holds `%`, `\\` or dot segments that could be read in two ways"
+    )]
+    Path,
     #[error("TRACE is not forwarded")]
     Trace,
     #[error("the request target is too long")]

@@ -20,7 +20,7 @@ use super::replay::Budget;
 use crate::ca::CertificateAuthority;
 use crate::credential::Credentials;
 
-/// What happens to requests for hosts that no credential names.
+/// What happens to requests that no credential is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Unmatched {
     /// They are forwarded untouched.
@@ -153,10 +153,10 @@ impl Snapshot {
         }
     }
 
-    pub(super) fn admit_unmatched(&self) -> Result<(), ProxyError> {
+    pub(super) fn admit_unmatched(&self, refusal: ProxyError) -> Result<(), ProxyError> {
         match self.config.unmatched {
             Unmatched::Forward => Ok(()),
-            Unmatched::Deny => Err(ProxyError::Unmatched),
+            Unmatched::Deny => Err(refusal),
         }
     }
 }

@@ -1,9 +1,13 @@
 //! `[credential.NAME]`: the hosts a token may go to, the token endpoint, and the secrets.
 //!
-//! The checks here are what keeps a credential from going where it does not belong: no host in two
-//! credentials, no plain-http token endpoint beyond this machine, no text that could end a header.
+//! The checks here are what keeps a credential from going where it does not belong: no request that
+//! two credentials are for, no plain-http token endpoint beyond this machine, no text that could end
+//! a header.
 
-use std::collections::HashMap;
+mod injection;
+mod matching;
+mod templates;
+
 use std::ops::Range;
 use std::time::Duration;
 
@@ -13,13 +17,12 @@ use url::{Host, Url};
 use super::defaults;
 use super::review::Review;
 use crate::config::{self, ConfigFile, CredentialSection, Field, Margin, Problem, Size};
-use crate::credential::{self, HostPattern};
+use crate::credential;
 use crate::oauth::{self, ClientAuth, GrantType};
 use crate::secret::{Secret, SecretSource};
+use crate::template::Names;
 use crate::token::{self, Seed};
-
-/// Which credential has named a host, and where.
-type Named = HashMap<HostPattern, Range<usize>>;
+use matching::Named;
 
 impl Review<'_> {
     /// Every credential of the file that is complete.
@@ -53,8 +56,11 @@ impl Review<'_> {
             section,
             review: self,
         };
-        let hosts = part.hosts(named);
-        let oauth = part.oauth();
+        let (paths, methods) = (part.paths(), part.methods());
+        let hosts = part.hosts(named, &paths, &methods);
+        let names = part.names();
+        let oauth = part.oauth(&names);
+        let injection = part.injection(&names);
         let seed = part.seed();
         let lifetime = part.lifetime();
         let token = token::Config {
@@ -68,7 +74,11 @@ impl Review<'_> {
         Some(credential::Config {
             name: name.get_ref().clone(),
             hosts,
+            paths: paths.into_iter().map(|(path, _)| path).collect(),
+            methods,
             allow_http: section.allow_http.or(false),
+            injection,
+            rejections: matching::rejections(section),
             replay_body: section.replay_body.or(Size(defaults::REPLAY_BODY)).0,
             token,
         })
@@ -86,55 +96,17 @@ struct Part<'a, 'b> {
 }
 
 impl Part<'_, '_> {
-    fn hosts(&mut self, named: &mut Named) -> Vec<HostPattern> {
-        let example = "write hosts = [\"api.example.com\"]";
-        let section = self.section;
-        let Field::Given(texts) = &section.hosts else {
-            self.require(&section.hosts, "hosts", example);
-            return Vec::new();
-        };
-        if texts.get_ref().is_empty() {
-            self.report(
-                "hosts",
-                "is empty, so the credential would never be used",
-                texts.span(),
-                example,
-            );
-        }
-        texts.get_ref().iter().filter_map(|text| self.host(text, named)).collect()
-    }
-
-    fn host(&mut self, text: &Spanned<String>, named: &mut Named) -> Option<HostPattern> {
-        let pattern = match HostPattern::parse(text.get_ref()) {
-            Ok(pattern) => pattern,
-            Err(error) => {
-                let fix = "write a host such as \"api.example.com\", \"*.example.com\" or \"api.example.com:8443\"";
-                self.report("hosts", &format!("cannot hold this: {error}"), text.span(), fix);
-                return None;
-            }
-        };
-        if let Some(first) = named.insert(pattern.clone(), text.span()) {
-            let message = format!(
-                "`{}.hosts` names a host that is taken: one host has one credential",
-                self.path
-            );
-            let problem =
-                Problem::error(message).at(text.span()).related(first, "first named here");
-            self.review.report(problem.fix("keep it in one place"));
-        } else if text.get_ref().bytes().any(|byte| byte.is_ascii_uppercase()) {
-            let problem = Problem::warning("hosts are compared in lower case").at(text.span());
-            self.review.report(problem.fix("write it in lower case"));
-        }
-        Some(pattern)
-    }
-
-    fn oauth(&mut self) -> Option<oauth::Config> {
+    fn oauth(&mut self, names: &Names) -> Option<oauth::Config> {
         let section = self.section;
         let grant = grant(section);
         let client_id = self.client_id();
         let scope = self.scope();
         let client_secret = self.client_secret(grant);
         let token_url = self.token_url();
+        let params = self.parameters("params", &section.params, names);
+        let refresh_params = self.parameters("refresh_params", &section.refresh_params, names);
+        self.warn_if_unused(grant);
+        let headers = self.fields("headers", &section.headers, names).unwrap_or_default();
         Some(oauth::Config {
             grant,
             token_url: token_url?,
@@ -142,6 +114,9 @@ impl Part<'_, '_> {
             client_secret,
             client_auth: client_auth(section),
             scope,
+            params,
+            refresh_params,
+            headers,
             timeout: self.review.time(
                 &format!("{}.timeout", self.path),
                 &section.timeout,

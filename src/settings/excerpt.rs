@@ -41,6 +41,10 @@ impl Excerpt {
             let allowed = allowed
                 .map_or(0..0, |range| range.start.saturating_sub(at)..range.end.saturating_sub(at));
             let (length, masked) = next_piece(rest, allowed);
+            // A finding inside of what is masked: what comes before it is a piece of its own.
+            let before = aligned.end.saturating_sub(at);
+            let cut = masked && aligned.contains(&at) && rest.is_char_boundary(before);
+            let length = if cut { length.min(before) } else { length };
             let piece = rest.get(..length).unwrap_or(rest);
             let shown = match (masked, aligned.contains(&at)) {
                 (false, _) => piece.to_owned(),

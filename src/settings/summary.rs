@@ -1,7 +1,7 @@
 //! What the settings come to, for the person who runs `bearerd check`.
 
 use super::Settings;
-use crate::credential;
+use crate::credential::{self, PathPrefix};
 use crate::oauth::GrantType;
 
 impl Settings {
@@ -18,9 +18,19 @@ fn described(credential: &credential::Config) -> String {
         GrantType::RefreshToken => "refresh_token",
         GrantType::ClientCredentials => "client_credentials",
     };
+    let paths: Vec<&str> = credential.paths.iter().map(PathPrefix::as_str).collect();
+    let paths = match paths.as_slice() {
+        [] => String::new(),
+        paths => format!(", paths {}", paths.join(" ")),
+    };
+    let methods: Vec<&str> = credential.methods.iter().map(http::Method::as_str).collect();
+    let methods = match methods.as_slice() {
+        [] => String::new(),
+        methods => format!(", methods {}", methods.join(" ")),
+    };
     let endpoint = oauth.token_url.host_str().unwrap_or_default();
     format!(
-        "credential `{}`: hosts {}, grant {grant}, token endpoint {endpoint}",
+        "credential `{}`: hosts {}{paths}{methods}, grant {grant}, token endpoint {endpoint}",
         credential.name,
         hosts.join(" ")
     )

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 mod example;
+mod knobs;
 mod report;
 
 use std::path::PathBuf;

@@ -71,6 +71,12 @@ impl Token {
         })
     }
 
+    /// The token alone, for ways of sending it other than `Authorization`.
+    pub fn access_token(&self) -> &str {
+        let text = std::str::from_utf8(self.authorization.as_bytes()).unwrap_or_default();
+        text.strip_prefix("Bearer ").unwrap_or_default()
+    }
+
     /// An origin server rejected it: it is served no more, not even until it expires.
     pub(super) fn reject(&self) {
         self.rejected.store(true, Ordering::Release);

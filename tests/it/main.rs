@@ -11,6 +11,7 @@ mod connect;
 mod durable;
 mod fanatics;
 mod forwarding;
+mod knobs;
 mod refresh;
 mod resamania;
 mod smoke;

@@ -162,6 +162,11 @@ impl World {
         write_secret(&self.dir.path().join("seed"), refresh_token);
     }
 
+    /// Changes the configuration; it counts from the next start on.
+    pub(crate) fn configure(&mut self, change: impl FnOnce(&str) -> String) {
+        self.configuration = change(&self.configuration);
+    }
+
     /// Ends the proxy in good order and starts another on the same state.
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
@@ -213,7 +218,8 @@ impl WorldBuilder {
         self
     }
 
-    /// Adds whole sections to the configuration.
+    /// Adds whole sections to the configuration; `@host@` and `@token_url@` become the API's host and
+    /// the token endpoint.
     pub(crate) fn sections(mut self, text: &str) -> Self {
         self.sections.push_str(text);
         self.sections.push('\n');
@@ -295,7 +301,10 @@ client_secret = {{ file = "secret" }}
 "#,
             listen = self.listen,
             proxy = self.proxy,
-            sections = self.sections,
+            sections = self
+                .sections
+                .replace("@host@", &origin.authority())
+                .replace("@token_url@", &authorization_server.token_url()),
             host = origin.authority(),
             token_url = authorization_server.token_url(),
             client_id = self.authorization_server.client_id,

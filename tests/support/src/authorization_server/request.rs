@@ -59,9 +59,10 @@ impl TokenRequest {
         essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
     }
 
-    /// Whether a parameter is there twice, which RFC 6749 section 3.2 forbids.
+    /// Whether a parameter is there twice, which RFC 6749 section 3.2 forbids; RFC 8707 section 2
+    /// allows it for `resource`.
     pub(super) fn repeats_a_parameter(&self) -> bool {
-        let names = || self.form.iter().map(|(name, _)| name);
+        let names = || self.form.iter().map(|(name, _)| name).filter(|name| *name != "resource");
         names().enumerate().any(|(at, name)| names().skip(at + 1).any(|other| other == name))
     }
 }

@@ -1,0 +1,145 @@
+//! Values that are tables of the operator's own: names with texts, variables, and the answers that
+//! count as rejections.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::values::{FromToml, Wrong};
+use crate::secret::SecretSource;
+
+/// Names that the operator chose, each with a value, in alphabetical order.
+#[derive(Clone, Debug, Default)]
+pub struct Entries<T>(pub Vec<(Spanned<String>, Spanned<T>)>);
+
+impl<T: FromToml> FromToml for Entries<T> {
+    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
+        let table = value.get_ref().as_table();
+        let table =
+            table.ok_or_else(|| Wrong::kind(value, "a table such as { name = \"text\" }"))?;
+        let (mut entries, mut wrong) = (Vec::new(), Vec::new());
+        for (name, value) in table {
+            match T::from_toml(value) {
+                Ok(read) => {
+                    let name = Spanned::new(name.span(), name.get_ref().to_string());
+                    entries.push((name, Spanned::new(value.span(), read)));
+                }
+                Err(more) => wrong.extend(more),
+            }
+        }
+        entries.sort_by(|(one, _), (other, _)| one.get_ref().cmp(other.get_ref()));
+        if wrong.is_empty() { Ok(Self(entries)) } else { Err(wrong) }
+    }
+}
+
+/// The value of a variable.
+#[derive(Clone, Debug)]
+pub enum Variable {
+    /// It stands in the file.
+    Text(String),
+    /// It is kept elsewhere.
+    Secret(SecretSource),
+}
+
+impl FromToml for Variable {
+    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
+        match value.get_ref() {
+            DeValue::String(text) => Ok(Self::Text(text.to_string())),
+            DeValue::Table(_) => SecretSource::from_toml(value).map(Self::Secret),
+            DeValue::Array(_) => Err(Wrong::value(
+                value,
+                "a string or the place of a secret; lists are not available in this version",
+            )),
+            _ => Err(Wrong::kind(value, "a string or the place of a secret")),
+        }
+    }
+}
+
+/// An answer of an API that means that the token was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshOn {
+    /// Its status.
+    pub status: u16,
+    /// What its content says; `None`: anything.
+    pub evidence: Option<Evidence>,
+}
+
+/// What the content of an answer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// This text is in it.
+    Body(String),
+    /// At this place of its JSON stands this value.
+    Json(Vec<String>, Literal),
+}
+
+/// A value in JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Literal {
+    /// A text.
+    Text(String),
+    /// A whole number.
+    Number(i64),
+    /// A truth value.
+    Bool(bool),
+}
+
+impl RefreshOn {
+    /// The keys of its table.
+    pub(super) const KEYS: [&str; 4] = ["status", "body", "json", "is"];
+}
+
+impl FromToml for RefreshOn {
+    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
+        const EXPECTED: &str = "a status such as 401, or { status = 403, body = \"text\" }, or \
+                                { status = 400, json = \"error.code\", is = 190 }";
+        let read = match value.get_ref() {
+            DeValue::Integer(_) => {
+                status(value.get_ref()).map(|status| Self { status, evidence: None })
+            }
+            DeValue::Table(table) => rule(table),
+            _ => return Err(Wrong::kind(value, EXPECTED)),
+        };
+        read.ok_or_else(|| Wrong::value(value, EXPECTED))
+    }
+}
+
+fn rule(table: &DeTable<'_>) -> Option<RefreshOn> {
+    let value = |key: &str| table.get(key).map(Spanned::get_ref);
+    if !table.iter().all(|(key, _)| RefreshOn::KEYS.contains(&key.get_ref().as_ref())) {
+        return None;
+    }
+    let evidence = match (value("body"), value("json"), value("is")) {
+        (None, None, None) => None,
+        (Some(body), None, None) => {
+            Some(Evidence::Body(body.as_str().filter(|text| !text.is_empty())?.to_owned()))
+        }
+        (None, Some(json), Some(is)) => Some(Evidence::Json(place(json.as_str()?)?, literal(is)?)),
+        _ => return None,
+    };
+    Some(RefreshOn { status: status(value("status")?)?, evidence })
+}
+
+fn status(value: &DeValue<'_>) -> Option<u16> {
+    let number = number(value)?;
+    u16::try_from(number).ok().filter(|status| (200..600).contains(status))
+}
+
+fn number(value: &DeValue<'_>) -> Option<i64> {
+    let number = value.as_integer()?;
+    i64::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+/// Dotted names and indexes.
+fn place(text: &str) -> Option<Vec<String>> {
+    let steps: Vec<String> = text.split('.').map(str::to_owned).collect();
+    steps.iter().all(|step| !step.is_empty()).then_some(steps)
+}
+
+fn literal(value: &DeValue<'_>) -> Option<Literal> {
+    match value {
+        DeValue::String(text) => Some(Literal::Text(text.to_string())),
+        DeValue::Boolean(truth) => Some(Literal::Bool(*truth)),
+        DeValue::Integer(_) => number(value).map(Literal::Number),
+        _ => None,
+    }
+}

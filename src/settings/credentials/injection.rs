@@ -1,0 +1,54 @@
+//! How a credential's token is put on requests: `inject`, `query` and `on_existing`.
+
+use super::Part;
+use crate::config::{self, Problem};
+use crate::credential::{Fields, Injection, OnExisting};
+use crate::template::{Names, Template};
+
+impl Part<'_, '_> {
+    pub(super) fn injection(&mut self, names: &Names) -> Injection {
+        let section = self.section;
+        let names = names.with_access_token();
+        let listed = self.fields("inject", &section.inject, &names);
+        let query = self.query(&names);
+        let fields = listed.map_or(Fields::Bearer, |listed| match listed.as_slice() {
+            [(name, template)] if name == http::header::AUTHORIZATION && template.is_bearer() => {
+                Fields::Bearer
+            }
+            _ => Fields::Listed(listed),
+        });
+        let on_existing = match section.on_existing.or(config::OnExisting::Replace) {
+            config::OnExisting::Replace => OnExisting::Replace,
+            config::OnExisting::Keep => OnExisting::Keep,
+            config::OnExisting::Reject => OnExisting::Reject,
+        };
+        self.warn_if_nowhere(&fields, &query);
+        Injection { fields, query, on_existing }
+    }
+
+    fn query(&mut self, names: &Names) -> Vec<(String, Template)> {
+        let section = self.section;
+        let mut query = Vec::new();
+        for (name, text) in section.query.get().into_iter().flat_map(|entries| &entries.0) {
+            if name.get_ref().is_empty() {
+                self.report("query", "has a parameter without a name", name.span(), "name it");
+            }
+            let template = self.template("query", text, names);
+            query.extend(template.map(|template| (name.get_ref().clone(), template)));
+        }
+        query
+    }
+
+    fn warn_if_nowhere(&mut self, fields: &Fields, query: &[(String, Template)]) {
+        let Fields::Listed(listed) = fields else { return };
+        let templates = listed.iter().map(|(_, template)| template);
+        let mut templates = templates.chain(query.iter().map(|(_, template)| template));
+        if let Some(given) = self.section.inject.given()
+            && !templates.any(Template::has_access_token)
+        {
+            let message = format!("`{}.inject` puts the access token nowhere", self.path);
+            let fix = "write ${access_token} where the API expects it, in `inject` or in `query`";
+            self.review.report(Problem::warning(message).at(given.span()).fix(fix));
+        }
+    }
+}

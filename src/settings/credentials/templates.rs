@@ -1,0 +1,188 @@
+//! `vars`, and the texts that use them: parameters and fields.
+//!
+//! All of these may hold secrets, so nothing here repeats a text, and a finding points at its place.
+
+use std::ops::Range;
+
+use http::HeaderName;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use toml::Spanned;
+
+use super::Part;
+use crate::config::{Entries, Field, Problem, Variable};
+use crate::oauth::{GrantType, Parameter};
+use crate::template::{Names, Template, TemplateFault};
+
+/// Fields that belong to the connection or the message's frame, not to a credential.
+const NOT_OURS: [HeaderName; 11] = [
+    CONNECTION,
+    CONTENT_LENGTH,
+    EXPECT,
+    HOST,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    VIA,
+];
+
+impl Part<'_, '_> {
+    /// The names that this credential's templates may use. One that has been reported stands for
+    /// nothing, so that nobody complains about it a second time.
+    pub(super) fn names(&mut self) -> Names {
+        let section = self.section;
+        let mut names = Names::default();
+        names.insert("client_id", section.client_id.get().map_or("", String::as_str));
+        for (name, variable) in section.vars.get().into_iter().flat_map(|entries| &entries.0) {
+            if !is_name(name.get_ref()) {
+                let fix = "use letters of a-z, digits and `_`, beginning with a letter";
+                self.report("vars", "has a name that no `${name}` can use", name.span(), fix);
+            } else if Names::RESERVED.contains(&name.get_ref().as_str()) {
+                let fix = "choose another name";
+                self.report("vars", "has a name that has a meaning already", name.span(), fix);
+            }
+            match variable.get_ref() {
+                Variable::Text(text) => names.insert(name.get_ref(), text),
+                Variable::Secret(source) => {
+                    names.insert(name.get_ref(), "");
+                    let field = Field::Given(Spanned::new(variable.span(), source.clone()));
+                    let Some((source, span)) = self.source(&field) else { continue };
+                    match self.read(&source) {
+                        Ok(secret) => names.insert_secret(name.get_ref(), secret),
+                        Err(error) => self.unreadable("vars", &error.to_string(), span),
+                    }
+                }
+            }
+        }
+        names
+    }
+
+    pub(super) fn parameters(
+        &mut self,
+        key: &str,
+        entries: &Field<Entries<Vec<Spanned<String>>>>,
+        names: &Names,
+    ) -> Vec<Parameter> {
+        let mut parameters = Vec::new();
+        for (name, texts) in entries.get().into_iter().flat_map(|entries| &entries.0) {
+            let several = texts.get_ref().len() != 1;
+            if name.get_ref().is_empty() {
+                self.report(key, "has a parameter without a name", name.span(), "name it");
+            }
+            if texts.get_ref().is_empty() {
+                let fix = "write \"\" to leave the parameter out";
+                self.report(key, "has a list without a value", texts.span(), fix);
+            }
+            let mut values = Vec::new();
+            for text in texts.get_ref() {
+                match self.template(key, text, names) {
+                    Some(template) if template.is_empty() && several => {
+                        let fix = "write one \"\" and no list to leave the parameter out";
+                        self.report(key, "has an empty value in a list", text.span(), fix);
+                    }
+                    Some(template) if template.is_empty() => {}
+                    Some(template) => values.push(template),
+                    None => {}
+                }
+            }
+            parameters.push(Parameter { name: name.get_ref().clone(), values });
+        }
+        parameters
+    }
+
+    pub(super) fn warn_if_unused(&mut self, grant: GrantType) {
+        let given = self.section.refresh_params.given();
+        if let Some(given) = given.filter(|_| grant != GrantType::RefreshToken) {
+            let message = format!(
+                "`{}.refresh_params` is not used by the client_credentials grant",
+                self.path
+            );
+            self.review.report(Problem::warning(message).at(given.span()).fix("use `params`"));
+        }
+    }
+
+    /// Fields of a message; `None` if the file says nothing usable about them.
+    pub(super) fn fields(
+        &mut self,
+        key: &str,
+        entries: &Field<Entries<String>>,
+        names: &Names,
+    ) -> Option<Vec<(HeaderName, Template)>> {
+        let mut fields: Vec<(HeaderName, Template)> = Vec::new();
+        for (name, text) in &entries.get()?.0 {
+            let template = self.template(key, text, names);
+            if template.as_ref().is_some_and(|template| !template.fits_field()) {
+                let message = "holds a line break or another character that no field can have";
+                let fix = "use visible ASCII characters and spaces";
+                self.report(key, message, text.span(), fix);
+            }
+            let Some(field) = self.field_name(key, name) else { continue };
+            if fields.iter().any(|(other, _)| *other == field) {
+                let fix = "keep one of the two; capitals make no difference";
+                self.report(key, "names a field twice", name.span(), fix);
+            }
+            fields.extend(template.map(|template| (field, template)));
+        }
+        Some(fields)
+    }
+
+    fn field_name(&mut self, key: &str, name: &Spanned<String>) -> Option<HeaderName> {
+        let Ok(field) = HeaderName::from_bytes(name.get_ref().as_bytes()) else {
+            let fix = "write a name such as \"X-Api-Key\"";
+            self.report(key, "has a name that is no field name", name.span(), fix);
+            return None;
+        };
+        let is_of_connection = ["keep-alive", "proxy-connection", "http2-settings"];
+        if NOT_OURS.contains(&field) || is_of_connection.contains(&field.as_str()) {
+            let message = "names a field that belongs to the connection";
+            self.report(key, message, name.span(), "remove it");
+        }
+        Some(field)
+    }
+
+    /// A text with names in it.
+    pub(super) fn template(
+        &mut self,
+        key: &str,
+        text: &Spanned<String>,
+        names: &Names,
+    ) -> Option<Template> {
+        let error = match Template::parse(text.get_ref(), names) {
+            Ok(template) => return Some(template),
+            Err(error) => error,
+        };
+        // The variables may be there after all, on a line that could not be read.
+        let may_be_there = matches!(self.section.vars, Field::Broken) || self.review.garbled;
+        if error.why != TemplateFault::Unknown || !may_be_there {
+            let fix = match error.why {
+                TemplateFault::Dollar | TemplateFault::Unclosed => {
+                    "write `${name}`, or `$$` for one dollar sign"
+                }
+                TemplateFault::Unknown => {
+                    "the names are client_id, uuid, now, those of this credential's `vars`, and in \
+                     `inject` and `query` access_token"
+                }
+                TemplateFault::NotHere => "it can be used in `inject` and `query`",
+            };
+            self.report(key, &error.to_string(), part_of(text, &error.at), fix);
+        }
+        None
+    }
+}
+
+/// The place of a part of a text in the file; of the whole text where escapes hide it.
+fn part_of(text: &Spanned<String>, part: &Range<usize>) -> Range<usize> {
+    let span = text.span();
+    let is_plain = span.len() == text.get_ref().len() + 2;
+    if is_plain { span.start + 1 + part.start..span.start + 1 + part.end } else { span }
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
