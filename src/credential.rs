@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use http::Method;
 
+use crate::metrics::CredentialMetrics;
 use crate::origin::{Authority, AuthorityError, Host, Origin, Scheme};
 use crate::token::{self, Context, Slot};
 
@@ -129,6 +130,8 @@ pub struct Credential {
     methods: Vec<Method>,
     /// Its token.
     pub slot: Arc<Slot>,
+    /// What is counted of its requests.
+    pub metrics: Arc<CredentialMetrics>,
     /// What the slot was made from.
     token: token::Config,
 }
@@ -185,6 +188,7 @@ impl Credentials {
                 replay_body: config.replay_body,
                 methods: config.methods,
                 slot,
+                metrics: Arc::new(context.metrics.of_credential(&config.name)),
                 token: config.token,
             });
             for pattern in config.hosts {

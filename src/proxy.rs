@@ -18,6 +18,7 @@ mod forward;
 mod message;
 pub mod origins;
 mod reach;
+mod record;
 mod replay;
 mod snapshot;
 
@@ -44,7 +45,7 @@ use crate::clock::Clock;
 use crate::credential::{Credentials, Selection};
 use crate::origin::{Host, Origin, Scheme};
 
-use access::AccessRecord;
+use access::AccessLine;
 use body::Body;
 use connection::{Activity, ClientStream, Phase, Watchdog, Watched};
 use error::{Accepts, ProxyError, own_response};
@@ -53,6 +54,7 @@ pub use snapshot::{Config, Limits, Unmatched};
 
 use message::{MessageError, Session, Target, Via};
 use origins::Origins;
+use record::Record;
 
 /// Requests at a time on one HTTP/2 connection of a client.
 const MAX_STREAMS: u32 = 100;
@@ -228,14 +230,13 @@ impl Proxy {
         let accepts = Accepts::of(request.headers());
         let version = request.version();
         let snapshot = self.shared.snapshot.load_full();
-        let mut record = snapshot
-            .config
-            .access_log
-            .then(|| Box::new(AccessRecord::new(&request_id.to_string(), request.method())));
+        let line = || Box::new(AccessLine::new(&request_id.to_string(), request.method()));
+        let line = snapshot.config.access_log.then(line);
+        let mut record = Record::new(Arc::clone(&snapshot.unmatched), line);
         let walked = self.walk(&snapshot, request, inbound, &mut record).await;
         let mut response = walked.unwrap_or_else(|error| {
-            if let Some(record) = &mut record {
-                record.error = Some(error.kind());
+            if let Some(line) = &mut record.line {
+                line.error = Some(error.kind());
             }
             tracing::debug!(request_id = %request_id, %error, "answered by the proxy itself");
             error.response(accepts, &request_id.to_string())
@@ -244,9 +245,7 @@ impl Proxy {
         if self.watchdog.is_draining() && version != Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        if let Some(record) = &mut record {
-            record.status = response.status();
-        }
+        record.answered(response.status());
         response.map(|body| body.ends(Arc::clone(&inbound.activity), record))
     }
 
@@ -256,7 +255,7 @@ impl Proxy {
         snapshot: &Snapshot,
         request: Request<Incoming>,
         inbound: &Inbound,
-        record: &mut Option<Box<AccessRecord>>,
+        record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
         let (parts, body) = request.into_parts();
         snapshot.check_size(&parts)?;
@@ -345,9 +344,9 @@ fn is_own_name(origin: &Origin) -> bool {
         && origin.authority.host.name() == Some("bearerd.invalid")
 }
 
-fn note_target(record: &mut Option<Box<AccessRecord>>, target: &Target, parts: &Parts) {
-    let Some(record) = record else { return };
-    record.target = match target {
+fn note_target(record: &mut Record, target: &Target, parts: &Parts) {
+    let Some(line) = &mut record.line else { return };
+    line.target = match target {
         Target::Connect(authority) => authority.to_string(),
         Target::Proxy => "*".to_owned(),
         Target::Origin(origin) => format!("{origin}{}", parts.uri.path()),

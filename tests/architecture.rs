@@ -55,8 +55,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // `store`, `token`: the words for why a credential is not ready, which operators read.
     ("admin", &["clock", "credential", "metrics", "origin", "secret", "store", "token"]),
     // `store`: the same words, for the client that gets a 503.
-    ("proxy", &["ca", "clock", "credential", "origin", "store", "token"]),
-    ("credential", &["origin", "template", "token"]),
+    ("proxy", &["ca", "clock", "credential", "metrics", "origin", "store", "token"]),
+    ("credential", &["metrics", "origin", "template", "token"]),
     // The only place where the protocol and its durability meet.
     ("token", &["clock", "metrics", "oauth", "secret", "store"]),
     ("oauth", &["secret", "template"]),

@@ -62,6 +62,7 @@ impl Foundation {
             self.ca(settings)?,
             &tls,
             self.own.clone(),
+            &self.metrics,
             self.version,
         );
         Ok((snapshot, credentials))

@@ -1,15 +1,15 @@
-//! One log line for each request, written when its response is over, however it ended.
+//! One log line for each request.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 
 use crate::token::Generation;
 
 /// What is known about one request by the time it is over. Never a query, a field value or a token.
-pub(super) struct AccessRecord {
+pub(super) struct AccessLine {
     pub(super) request_id: String,
     pub(super) method: Method,
     /// Origin and path; the query may hold secrets.
@@ -22,12 +22,11 @@ pub(super) struct AccessRecord {
     /// How often the request went to the origin server.
     pub(super) attempts: u32,
     pub(super) error: Option<&'static str>,
-    began: Instant,
-    bytes: usize,
-    broken: bool,
+    pub(super) bytes: usize,
+    pub(super) broken: bool,
 }
 
-impl AccessRecord {
+impl AccessLine {
     pub(super) fn new(request_id: &str, method: &Method) -> Self {
         Self {
             request_id: request_id.to_owned(),
@@ -39,29 +38,13 @@ impl AccessRecord {
             existing: None,
             attempts: 0,
             error: None,
-            began: Instant::now(),
             bytes: 0,
             broken: false,
         }
     }
 
-    pub(super) fn sent(&mut self, bytes: usize) {
-        self.bytes += bytes;
-    }
-
-    pub(super) fn broke_off(&mut self) {
-        self.broken = true;
-    }
-}
-
-impl fmt::Debug for AccessRecord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AccessRecord({})", self.request_id)
-    }
-}
-
-impl Drop for AccessRecord {
-    fn drop(&mut self) {
+    /// Writes the line; the request took `duration`.
+    pub(super) fn write(&self, duration: Duration) {
         tracing::info!(
             target: "bearerd::access",
             request_id = self.request_id,
@@ -75,8 +58,14 @@ impl Drop for AccessRecord {
             error = self.error,
             bytes = self.bytes,
             broken = self.broken.then_some(true),
-            ms = self.began.elapsed().as_millis(),
+            ms = duration.as_millis(),
             "request"
         );
+    }
+}
+
+impl fmt::Debug for AccessLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AccessLine({})", self.request_id)
     }
 }

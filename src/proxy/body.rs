@@ -13,9 +13,9 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::access::AccessRecord;
 use super::connection::Activity;
 use super::origins::Returning;
+use super::record::Record;
 use super::replay::{ReplayBody, ReplayError};
 
 /// A client's content, counted as it passes.
@@ -171,7 +171,7 @@ struct LookedAt {
 #[derive(Debug, Default)]
 struct Ending {
     activity: Option<Arc<Activity>>,
-    record: Option<Box<AccessRecord>>,
+    record: Option<Record>,
 }
 
 impl Body {
@@ -197,12 +197,8 @@ impl Body {
     }
 
     /// Ties the end of this body to the client's connection and to its access record.
-    pub(super) fn ends(
-        mut self,
-        activity: Arc<Activity>,
-        record: Option<Box<AccessRecord>>,
-    ) -> Self {
-        self.ending = Ending { activity: Some(activity), record };
+    pub(super) fn ends(mut self, activity: Arc<Activity>, record: Record) -> Self {
+        self.ending = Ending { activity: Some(activity), record: Some(record) };
         self
     }
 

@@ -15,14 +15,15 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::access::AccessRecord;
 use super::body::{Body, ClientContent, Passage, RequestBody};
 use super::challenge::is_rejection;
 use super::error::ProxyError;
 use super::message::{self, MessageError, Via};
+use super::record::Record;
 use super::replay::{Budget, ReplayBody};
 use super::{Proxy, Snapshot};
 use crate::credential::{Additions, Credential, OnExisting, Selected};
+use crate::metrics::RejectionOutcome;
 use crate::origin::Origin;
 use crate::token::{Progress, Renewal, Slot, Token};
 
@@ -41,7 +42,7 @@ impl Proxy {
         parts: Parts,
         body: Incoming,
         origin: &Origin,
-        record: &mut Option<Box<AccessRecord>>,
+        record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
         let content = snapshot.admit_content(&parts.headers, body)?;
         let mut draft = Draft::new(parts, content, origin, self.via(), None);
@@ -56,10 +57,11 @@ impl Proxy {
         parts: Parts,
         body: Incoming,
         selected: Selected,
-        record: &mut Option<Box<AccessRecord>>,
+        record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
         let content = snapshot.admit_content(&parts.headers, body)?;
         let Selected { credential, origin } = selected;
+        record.belongs_to(&credential);
         let slot = &credential.slot;
         let refused = |error| ProxyError::Token { credential: credential.name.clone(), error };
         let unfit = |error| ProxyError::Injection { credential: credential.name.clone(), error };
@@ -69,7 +71,7 @@ impl Proxy {
         credential.injection.remove_lookalikes(&mut draft.fields);
         let mut progress = Progress::default();
         loop {
-            note_token(record, &credential, &token);
+            note_token(record, &token);
             let now = || self.shared.clock.now();
             let additions =
                 credential.injection.additions(&token, now, &draft.uri).map_err(unfit)?;
@@ -84,10 +86,14 @@ impl Proxy {
             let can_repeat = draft.can_repeat_after(answer.status());
             match self.after_rejection(can_repeat, slot, &token, &mut progress).await {
                 Some(next) => {
+                    credential.metrics.rejected(RejectionOutcome::Absorbed);
                     discard(answer);
                     token = next;
                 }
-                None => return Ok(self.deliver(answer)),
+                None => {
+                    credential.metrics.rejected(RejectionOutcome::PassedOn);
+                    return Ok(self.deliver(answer));
+                }
             }
         }
     }
@@ -136,15 +142,15 @@ impl Proxy {
         draft: &mut Draft,
         origin: &Origin,
         additions: Option<&Additions<'_>>,
-        record: &mut Option<Box<AccessRecord>>,
+        record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
         let mut stale = 0;
         loop {
-            if let Some(record) = record {
-                record.attempts += 1;
-            }
             let request = draft.attempt(additions);
-            match self.origins.send(snapshot.reach(), origin, request, &draft.passage).await {
+            let went_out = record.went_out();
+            let sent = self.origins.send(snapshot.reach(), origin, request, &draft.passage).await;
+            record.came_back(went_out);
+            match sent {
                 Ok((answer, returning)) => {
                     return Ok(answer.map(|body| Body::of_origin(body, returning)));
                 }
@@ -168,7 +174,7 @@ impl Proxy {
 pub(super) fn keeps_its_own(
     credential: &Credential,
     parts: &Parts,
-    record: &mut Option<Box<AccessRecord>>,
+    record: &mut Record,
 ) -> Result<bool, ProxyError> {
     let injection = &credential.injection;
     if !injection.is_present(&parts.headers, &parts.uri) {
@@ -179,9 +185,9 @@ pub(super) fn keeps_its_own(
         OnExisting::Keep => (true, "kept"),
         OnExisting::Reject => return Err(ProxyError::Existing(Arc::clone(&credential.name))),
     };
-    if let Some(record) = record {
-        record.credential = Some(Arc::clone(&credential.name));
-        record.existing = Some(became);
+    record.belongs_to(credential);
+    if let Some(line) = &mut record.line {
+        line.existing = Some(became);
     }
     Ok(keeps)
 }
@@ -270,10 +276,9 @@ impl Draft {
     }
 }
 
-fn note_token(record: &mut Option<Box<AccessRecord>>, credential: &Credential, token: &Token) {
-    if let Some(record) = record {
-        record.credential = Some(Arc::clone(&credential.name));
-        record.generation = Some(token.generation);
+fn note_token(record: &mut Record, token: &Token) {
+    if let Some(line) = &mut record.line {
+        line.generation = Some(token.generation);
     }
 }
 

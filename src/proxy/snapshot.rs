@@ -19,6 +19,7 @@ use super::reach::Reach;
 use super::replay::Budget;
 use crate::ca::CertificateAuthority;
 use crate::credential::Credentials;
+use crate::metrics::{CredentialMetrics, Metrics, NO_CREDENTIAL};
 
 /// What happens to requests that no credential is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -79,6 +80,8 @@ pub(crate) struct Snapshot {
     pub(super) config: Config,
     pub(super) credentials: Arc<Credentials>,
     pub(super) ca: Option<Arc<CertificateAuthority>>,
+    /// The measures of requests without a credential.
+    pub(super) unmatched: Arc<CredentialMetrics>,
     reach: Reach,
     replay_budget: Arc<Budget>,
 }
@@ -92,6 +95,7 @@ impl Snapshot {
         ca: Option<Arc<CertificateAuthority>>,
         tls: &ClientConfig,
         own: Vec<SocketAddr>,
+        metrics: &Metrics,
         version: u64,
     ) -> Self {
         let dialer = Dialer {
@@ -102,7 +106,8 @@ impl Snapshot {
         };
         let reach = Reach::new(&config.origins, dialer, tls, version);
         let replay_budget = Budget::new(config.limits.replay_bytes);
-        Self { config, credentials, ca, reach, replay_budget }
+        let unmatched = Arc::new(metrics.of_credential(NO_CREDENTIAL));
+        Self { config, credentials, ca, unmatched, reach, replay_budget }
     }
 
     pub(super) fn reach(&self) -> &Reach {

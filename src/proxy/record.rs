@@ -1,0 +1,92 @@
+//! What is counted and logged of one request: begun with its head, finished when its response is
+//! over, however it ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use super::access::AccessLine;
+use crate::credential::Credential;
+use crate::metrics::CredentialMetrics;
+
+/// One request's times and counts.
+#[derive(Debug)]
+pub(super) struct Record {
+    began: Instant,
+    /// What the origin server took, all attempts together.
+    origin: Duration,
+    status: StatusCode,
+    metrics: Arc<CredentialMetrics>,
+    /// What will be logged, if requests are.
+    pub(super) line: Option<Box<AccessLine>>,
+}
+
+impl Record {
+    /// Begins with the measures of requests that have no credential.
+    pub(super) fn new(unmatched: Arc<CredentialMetrics>, line: Option<Box<AccessLine>>) -> Self {
+        Self {
+            began: Instant::now(),
+            origin: Duration::ZERO,
+            status: StatusCode::OK,
+            metrics: unmatched,
+            line,
+        }
+    }
+
+    /// The request belongs to a credential.
+    pub(super) fn belongs_to(&mut self, credential: &Credential) {
+        self.metrics = Arc::clone(&credential.metrics);
+        if let Some(line) = &mut self.line {
+            line.credential = Some(Arc::clone(&credential.name));
+        }
+    }
+
+    /// The request is sent to an origin server; [`Record::came_back`] when its answer is there.
+    pub(super) fn went_out(&mut self) -> Instant {
+        if let Some(line) = &mut self.line {
+            line.attempts += 1;
+        }
+        Instant::now()
+    }
+
+    /// The origin server has answered, or will not.
+    pub(super) fn came_back(&mut self, went_out: Instant) {
+        self.origin += went_out.elapsed();
+    }
+
+    /// The response's head goes to the client.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.status = status;
+        if !self.origin.is_zero() {
+            self.metrics.answered(self.began.elapsed(), self.origin);
+        }
+        if let Some(line) = &mut self.line {
+            line.status = status;
+        }
+    }
+
+    /// Bytes of the response's content went to the client.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        if let Some(line) = &mut self.line {
+            line.bytes += bytes;
+        }
+    }
+
+    /// The response broke off.
+    pub(super) fn broke_off(&mut self) {
+        if let Some(line) = &mut self.line {
+            line.broken = true;
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let duration = self.began.elapsed();
+        self.metrics.responded(self.status.as_u16(), duration);
+        if let Some(line) = &self.line {
+            line.write(duration);
+        }
+    }
+}
