@@ -122,7 +122,7 @@ impl Admin {
         let path = request.uri().path();
         match path {
             "/livez" => return respond(StatusCode::OK, &json!({ "status": "ok" })),
-            "/readyz" => return self.readiness(),
+            "/readyz" => return self.readiness(self.access.may_know(request.headers())),
             _ => {}
         }
         if let Err((status, why)) = self.access.check(path, request.headers()) {
@@ -154,7 +154,8 @@ impl Admin {
 
     /// Ready as long as requests are served: an authorization server that is down makes it degraded,
     /// because taking the proxy out of service would not bring that server back.
-    fn readiness(&self) -> Response<Full<Bytes>> {
+    /// Which credential is degraded, and why, is not for everyone who can reach the probes.
+    fn readiness(&self, details: bool) -> Response<Full<Bytes>> {
         let draining = self.draining.load(Ordering::Relaxed);
         let word = match self.statuses().iter().any(report::is_degraded) {
             _ if draining => "draining",
@@ -165,7 +166,10 @@ impl Admin {
             true => StatusCode::SERVICE_UNAVAILABLE,
             false => StatusCode::OK,
         };
-        respond(status, &json!({ "status": word, "credentials": self.described() }))
+        match details {
+            true => respond(status, &json!({ "status": word, "credentials": self.described() })),
+            false => respond(status, &json!({ "status": word })),
+        }
     }
 
     fn scrape(&self) -> Response<Full<Bytes>> {

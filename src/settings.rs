@@ -32,6 +32,7 @@ use self::review::Review;
 use crate::config::{self, ConfigFile, Switch};
 pub use crate::config::{Problem, Severity};
 use crate::proxy::origins;
+use crate::secret::{Secret, SecretSource};
 use crate::{admin, ca, credential, proxy, store, tls};
 
 /// Everything the program runs on.
@@ -83,6 +84,22 @@ impl Settings {
     ///
     /// Everything that is wrong with it, or that there is none, in one report.
     pub fn load(locator: &Locator) -> Result<Self, Problems> {
+        Self::load_in(locator, &Environment::of_process())
+    }
+
+    /// As [`Settings::load`], without reading a secret or running a command for one: for whoever only
+    /// asks where things are. Every secret in it is made up.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the file, as far as that can be told without the secrets.
+    pub fn load_without_secrets(locator: &Locator) -> Result<Self, Problems> {
+        let made_up = |_: &SecretSource| Ok(Secret::new("-".to_owned()));
+        let environment = Environment { read_secret: made_up, ..Environment::of_process() };
+        Self::load_in(locator, &environment)
+    }
+
+    fn load_in(locator: &Locator, environment: &Environment) -> Result<Self, Problems> {
         let missing = |message| {
             let fix = "write a proxy.toml, or name one with --config PATH";
             Problems::of("configuration", Problem::error(message).fix(fix))
@@ -93,7 +110,7 @@ impl Settings {
             _ => (path.display().to_string(), environment::base_of(&path)),
         };
         let text = read_text(&path).map_err(|problem| Problems::of(&source, problem))?;
-        Self::from_text(&source, &base_dir, &text, &Environment::of_process())
+        Self::from_text(&source, &base_dir, &text, environment)
     }
 
     /// Checks `text` as the configuration called `source`, whose relative paths start at `base_dir`.

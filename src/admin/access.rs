@@ -23,6 +23,11 @@ impl Access {
         Self { config, is_local }
     }
 
+    /// May whoever sent these fields learn about credentials?
+    pub(super) fn may_know(&self, fields: &HeaderMap) -> bool {
+        self.is_local || self.config.token.as_ref().is_some_and(|token| presents(fields, token))
+    }
+
     /// May a request with these fields read `path`?
     ///
     /// A web page can make a browser on this machine connect here under a name of its own (DNS
@@ -34,7 +39,7 @@ impl Access {
                 "ask by address or as localhost: other names are refused against DNS rebinding",
             ));
         }
-        if self.is_local || path == "/metrics" && self.config.metrics_public {
+        if self.may_know(fields) || path == "/metrics" && self.config.metrics_public {
             return Ok(());
         }
         match &self.config.token {
@@ -42,7 +47,6 @@ impl Access {
                 StatusCode::FORBIDDEN,
                 "beyond loopback this needs admin.token in the configuration",
             )),
-            Some(token) if presents(fields, token) => Ok(()),
             Some(_) => {
                 Err((StatusCode::UNAUTHORIZED, "send the admin token as Authorization: Bearer"))
             }
