@@ -14,6 +14,7 @@ const COMMIT_TRIES: usize = 3;
 const COMMIT_PAUSE: Duration = Duration::from_millis(300);
 /// How often a commit that failed is tried again in the background.
 const REWRITE_PAUSE: Duration = Duration::from_secs(1);
+
 /// What this process knows beyond the store.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
