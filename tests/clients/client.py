@@ -1,4 +1,4 @@
-"""Python's two HTTP clients behind the proxy: `client.py requests|urllib ORIGIN SECONDS`.
+"""Python's HTTP clients behind the proxy: `client.py requests|httpx|urllib ORIGIN SECONDS`.
 
 Everything a user would set is in the environment: http_proxy, https_proxy, REQUESTS_CA_BUNDLE and
 SSL_CERT_FILE. Prints `NAME SCHEME REQUESTS FAILURES` for each scheme; says on standard error what
@@ -42,6 +42,22 @@ def requests_sender():
     return send
 
 
+def httpx_sender():
+    import httpx
+
+    client = httpx.Client(http2=True, timeout=PATIENCE)  # by ALPN, so for https only
+
+    def send(method, url, body):
+        fields = {"Content-Type": "application/json"} if body is not None else {}
+        answer = client.request(method, url, content=body, headers=fields)
+        return answer.status_code, answer.content
+
+    return send
+
+
+SENDERS = {"requests": requests_sender, "httpx": httpx_sender, "urllib": urllib_sender}
+
+
 def get(send, base, number):
     """The API describes the request it saw: it must be ours, with a token."""
     target = f"/hello?n={number}"
@@ -72,7 +88,7 @@ def attempt(check, send, base, number):
 
 def main():
     name, origin, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
-    send = {"requests": requests_sender, "urllib": urllib_sender}[name]()
+    send = SENDERS[name]()
     requests = {"http": 0, "https": 0}
     failures = {"http": 0, "https": 0}
     end = time.monotonic() + seconds
