@@ -630,7 +630,11 @@ struct Process {
 
 impl Bearerd {
     /// Starts it and waits until it listens.
-    pub(super) async fn start(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub(super) async fn start(
+        dir: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let child = command(dir, arguments)
             .envs(environment.iter().copied())
             .stdout(Stdio::null())

@@ -13,5 +13,6 @@ mod fanatics;
 mod forwarding;
 mod knobs;
 mod refresh;
+mod replicas;
 mod resamania;
 mod smoke;

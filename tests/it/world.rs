@@ -65,11 +65,6 @@ impl World {
         Self::builder().start().await
     }
 
-    /// The proxy's URL, for clients.
-    pub(crate) fn proxy_url(&self) -> String {
-        format!("http://{}", self.proxy_address())
-    }
-
     pub(crate) fn proxy_address(&self) -> std::net::SocketAddr {
         self.app().proxy_addresses()[0]
     }
