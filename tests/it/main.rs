@@ -11,6 +11,7 @@ mod connect;
 mod durable;
 mod fanatics;
 mod forwarding;
+mod http2;
 mod knobs;
 mod refresh;
 mod replicas;
