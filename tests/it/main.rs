@@ -14,6 +14,7 @@ mod forwarding;
 mod http2;
 mod knobs;
 mod refresh;
+mod reload;
 mod replicas;
 mod resamania;
 mod smoke;
