@@ -18,3 +18,4 @@ mod reload;
 mod replicas;
 mod resamania;
 mod smoke;
+mod status;
