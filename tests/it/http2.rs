@@ -69,7 +69,7 @@ impl Client {
     }
 
     /// Waits until the connection is over.
-    async fn is_closed(self) -> Result<(), h2::Error> {
+    async fn closes(self) -> Result<(), h2::Error> {
         within(self.connection).await.unwrap()
     }
 }
@@ -125,11 +125,7 @@ async fn every_pairing_carries_the_token_and_the_content_both_ways() {
         let post =
             Request::post(world.https("/echo?a=b")).header("x-mine", "yes").body(()).unwrap();
         let reply = client.ask_with(post, content.clone()).await;
-        assert_eq!(
-            (reply.status, &reply.content[..] == &content[..]),
-            (200, true),
-            "{protocols:?}"
-        );
+        assert_eq!((reply.status, reply.content == content), (200, true), "{protocols:?}");
         assert!(reply.fields.contains_key("via") && !reply.fields.contains_key("connection"));
         assert_eq!(client.ask(get(&world.https("/status/204"))).await.status, 204);
 
@@ -424,7 +420,7 @@ async fn a_shutdown_says_goaway_and_finishes_the_streams() {
     assert_eq!((long.status, long.content == pattern(300_000)), (200, true));
     within(stopping).await.unwrap();
     drop(stream);
-    client.is_closed().await.unwrap();
+    client.closes().await.unwrap();
 }
 
 #[tokio::test]
@@ -436,7 +432,7 @@ async fn an_idle_connection_without_streams_does_not_hold_up_a_shutdown() {
     let began = Instant::now();
     within(world.take_app().shutdown()).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    let _how = (fresh.is_closed().await, used.is_closed().await);
+    let _how = (fresh.closes().await, used.closes().await);
 }
 
 const SHORT: &str = "[limits]\nidle_timeout = \"1s\"";
@@ -451,13 +447,13 @@ async fn an_idle_connection_is_closed_after_its_timeout_and_a_busy_one_is_not() 
     let idle = Client::open(&world).await;
     let began = Instant::now();
     // Refused or closed in good order: gone.
-    let _how = idle.is_closed().await;
+    let _how = idle.closes().await;
     assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
     assert!(!busy.connection.is_finished());
     world.origin.release_all();
     assert_eq!(received(within(response).await.unwrap()).await.status, 200);
     let began = Instant::now();
-    let _how = busy.is_closed().await;
+    let _how = busy.closes().await;
     assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
 }
 
@@ -473,7 +469,7 @@ async fn a_connection_whose_streams_were_reset_is_idle() {
     stream.send_reset(Reason::CANCEL);
     drop((response, stream));
     world.origin.release_all();
-    let _how = client.is_closed().await;
+    let _how = client.closes().await;
 }
 
 /// HTTP/2 has frames between requests; none of them begins a head that would have to end.
