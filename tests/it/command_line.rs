@@ -569,7 +569,7 @@ async fn a_second_sigterm_ends_it_at_once() {
 // ===== Helpers =====
 
 /// bearerd in a directory, with an environment that says nothing.
-fn command(dir: &Path, arguments: &[&str]) -> Command {
+pub(super) fn command(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bearerd"));
     command.args(arguments).current_dir(dir).stdin(Stdio::null());
     for variable in ["BEARERD_CONFIG", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "RUST_LOG"] {
@@ -579,11 +579,11 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
 }
 
 /// Runs it to its end.
-fn bearerd(dir: &Path, arguments: &[&str]) -> Output {
+pub(super) fn bearerd(dir: &Path, arguments: &[&str]) -> Output {
     command(dir, arguments).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
@@ -604,7 +604,7 @@ fn files(dir: &Path) -> Vec<String> {
     names
 }
 
-fn get(url: &str) -> [String; 2] {
+pub(super) fn get(url: &str) -> [String; 2] {
     [format!("GET {url} HTTP/1.1"), "Host: x".to_owned()]
 }
 
@@ -614,9 +614,9 @@ async fn refuses(address: SocketAddr) {
 }
 
 /// A running proxy; dropping it kills it.
-struct Bearerd {
-    proxy: SocketAddr,
-    admin: SocketAddr,
+pub(super) struct Bearerd {
+    pub(super) proxy: SocketAddr,
+    pub(super) admin: SocketAddr,
     pid: Pid,
     process: Process,
 }
@@ -630,7 +630,11 @@ struct Process {
 
 impl Bearerd {
     /// Starts it and waits until it listens.
-    async fn start(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub(super) async fn start(
+        dir: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let child = command(dir, arguments)
             .envs(environment.iter().copied())
             .stdout(Stdio::null())
@@ -647,33 +651,33 @@ impl Bearerd {
     }
 
     /// The first log line that holds `part`, as soon as it is whole.
-    async fn logs(&self, part: &str) -> String {
+    pub(super) async fn logs(&self, part: &str) -> String {
         let mut log = self.process.log.clone();
         let seen = within(log.wait_for(|log| log.contains(part))).await;
         let seen = seen.unwrap_or_else(|_| panic!("it ended without {part:?}")).clone();
         seen.lines().find(|line| line.contains(part)).unwrap().to_owned()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).unwrap();
     }
 
     /// Its exit, and whatever was held in its way.
-    async fn ends(&self) -> ExitStatus {
+    pub(super) async fn ends(&self) -> ExitStatus {
         let mut ended = self.process.ended.clone();
         let status = within(ended.wait_for(Option::is_some)).await.unwrap();
         status.unwrap()
     }
 
     /// Ends it in good order; everything that it has logged.
-    async fn stop(self) -> String {
+    pub(super) async fn stop(self) -> String {
         self.signal(Signal::TERM);
         assert_eq!(self.ends().await.code(), Some(0));
         self.process.log.borrow().clone()
     }
 
     /// The status of one `GET` through it.
-    async fn get(&self, url: &str) -> u16 {
+    pub(super) async fn get(&self, url: &str) -> u16 {
         Wire::to_address(self.proxy).await.ask(&get(url)).await.status
     }
 }

@@ -516,7 +516,7 @@ fn connect_to(target: impl std::fmt::Display) -> [String; 2] {
 }
 
 /// A connection after its CONNECT, and the head of the 200.
-async fn connect(world: &World, target: impl std::fmt::Display) -> (Wire, Reply) {
+pub(super) async fn connect(world: &World, target: impl std::fmt::Display) -> (Wire, Reply) {
     let mut client = Wire::to(world).await;
     let head = client.ask_head(&connect_to(target)).await;
     assert_eq!(head.status, 200, "{head:?}");
@@ -534,7 +534,7 @@ async fn secure(world: &World, target: impl std::fmt::Display) -> Wire<TlsStream
     Wire::over(within(stream).await.unwrap())
 }
 
-async fn handshake(
+pub(super) async fn handshake(
     stream: TcpStream,
     config: Arc<ClientConfig>,
     name: &str,
@@ -543,7 +543,7 @@ async fn handshake(
     TlsConnector::from(config).connect(name, stream).await
 }
 
-fn client_config(roots: RootCertStore) -> Arc<ClientConfig> {
+pub(super) fn client_config(roots: RootCertStore) -> Arc<ClientConfig> {
     let config = ClientConfig::builder_with_provider(bearerd::tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap()

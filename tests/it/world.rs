@@ -29,6 +29,11 @@ pub(crate) struct WorldBuilder {
 /// What the API proves itself with, made by the authority that the proxy trusts.
 type Certificate = Box<dyn FnOnce(&TestCa) -> Arc<rustls::ServerConfig>>;
 
+/// Another proxy on the same configuration, state and clock as a world's.
+pub(crate) struct Sibling {
+    app: App,
+}
+
 /// Everything running. Dropping it stops everything; the state directory goes with it.
 pub(crate) struct World {
     pub(crate) authorization_server: AuthorizationServer,
@@ -60,11 +65,6 @@ impl World {
         Self::builder().start().await
     }
 
-    /// The proxy's URL, for clients.
-    pub(crate) fn proxy_url(&self) -> String {
-        format!("http://{}", self.proxy_address())
-    }
-
     pub(crate) fn proxy_address(&self) -> std::net::SocketAddr {
         self.app().proxy_addresses()[0]
     }
@@ -81,23 +81,7 @@ impl World {
 
     /// An HTTP client as an application would have it: told of the proxy and of bearerd's CA.
     pub(crate) fn client(&self) -> reqwest::Client {
-        let mut roots = rustls::RootCertStore::empty();
-        if let Some(ca) = self.app().ca() {
-            roots.add(ca.der().to_vec().into()).unwrap();
-        }
-        let tls = rustls::ClientConfig::builder_with_provider(bearerd::tls::provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .proxy(reqwest::Proxy::all(self.proxy_url()).unwrap())
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(Duration::from_secs(60))
-            .build()
-            .unwrap()
+        client_of(self.app())
     }
 
     /// One `GET` of an https path in plain http: status and body.
@@ -128,16 +112,25 @@ impl World {
 
     /// `n` requests at once over as many connections: statuses and bodies.
     pub(crate) async fn get_many(&self, n: usize) -> Vec<(u16, String)> {
-        let client = self.client();
-        let mut requests = tokio::task::JoinSet::new();
-        for _ in 0..n {
-            let request = client.get(self.http("/"));
-            requests.spawn(async move {
-                let response = request.send().await.unwrap();
-                (response.status().as_u16(), response.text().await.unwrap())
-            });
-        }
-        requests.join_all().await
+        get_many(&self.client(), &self.http("/"), n).await
+    }
+
+    /// Starts another proxy on the configuration as it is now, with the state and the clock of this
+    /// world.
+    pub(crate) async fn sibling(&self) -> Sibling {
+        Sibling { app: App::start(self.settings(), self.clock.clone()).await.unwrap() }
+    }
+
+    /// The configuration as it is now, read again with its secrets.
+    pub(crate) fn settings(&self) -> Settings {
+        let environment = Environment::of_process();
+        Settings::from_text("proxy.toml", self.dir.path(), &self.configuration, &environment)
+            .unwrap_or_else(|problems| panic!("{}", problems.render(false)))
+    }
+
+    /// Has the running proxy read its configuration again: the keys that need a restart.
+    pub(crate) async fn reload(&self) -> Vec<&'static str> {
+        self.app().reload(self.settings()).await.unwrap()
     }
 
     /// One request in the background, for tests that look at what happens meanwhile.
@@ -162,9 +155,20 @@ impl World {
         write_secret(&self.dir.path().join("seed"), refresh_token);
     }
 
+    /// Writes another client secret; it counts from the next start on.
+    pub(crate) fn write_client_secret(&self, secret: &str) {
+        write_secret(&self.dir.path().join("secret"), secret);
+    }
+
     /// Changes the configuration; it counts from the next start on.
     pub(crate) fn configure(&mut self, change: impl FnOnce(&str) -> String) {
         self.configuration = change(&self.configuration);
+    }
+
+    /// The same, and in the file that the real program reads.
+    pub(crate) fn configure_file(&mut self, change: impl FnOnce(&str) -> String) {
+        self.configure(change);
+        std::fs::write(self.dir.path().join("proxy.toml"), &self.configuration).unwrap();
     }
 
     /// Ends the proxy in good order and starts another on the same state.
@@ -187,11 +191,7 @@ impl World {
 
     /// Starts the proxy on the state that is there.
     pub(crate) async fn start_proxy(&mut self) {
-        let environment = Environment::of_process();
-        let settings =
-            Settings::from_text("proxy.toml", self.dir.path(), &self.configuration, &environment);
-        let settings = settings.unwrap_or_else(|problems| panic!("{}", problems.render(false)));
-        self.app = Some(App::start(settings, self.clock.clone()).await.unwrap());
+        self.app = Some(App::start(self.settings(), self.clock.clone()).await.unwrap());
     }
 }
 
@@ -324,6 +324,71 @@ client_secret = {{ file = "secret" }}
             app: None,
         }
     }
+}
+
+impl Sibling {
+    pub(crate) fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// What it says about the credential.
+    pub(crate) fn status(&self) -> Status {
+        self.app.credentials().all()[0].slot.status()
+    }
+
+    pub(crate) fn client(&self) -> reqwest::Client {
+        client_of(&self.app)
+    }
+
+    /// One `GET` through it: status and body.
+    pub(crate) async fn get(&self, world: &World) -> (u16, String) {
+        get(self.client().get(world.http("/"))).await
+    }
+
+    /// `n` requests at once over as many connections.
+    pub(crate) async fn get_many(&self, world: &World, n: usize) -> Vec<(u16, String)> {
+        get_many(&self.client(), &world.http("/"), n).await
+    }
+
+    /// Ends it in good order.
+    pub(crate) async fn stop(self) {
+        self.app.shutdown().await;
+    }
+}
+
+/// An HTTP client as an application would have it.
+fn client_of(app: &App) -> reqwest::Client {
+    let mut roots = rustls::RootCertStore::empty();
+    if let Some(ca) = app.ca() {
+        roots.add(ca.der().to_vec().into()).unwrap();
+    }
+    let tls = rustls::ClientConfig::builder_with_provider(bearerd::tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let proxy = format!("http://{}", app.proxy_addresses()[0]);
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .proxy(reqwest::Proxy::all(proxy).unwrap())
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(60))
+        .build()
+        .unwrap()
+}
+
+async fn get(request: reqwest::RequestBuilder) -> (u16, String) {
+    let response = request.send().await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+async fn get_many(client: &reqwest::Client, url: &str, n: usize) -> Vec<(u16, String)> {
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..n {
+        requests.spawn(get(client.get(url)));
+    }
+    requests.join_all().await
 }
 
 /// Waits for what no event announces, at most ten seconds.

@@ -1,6 +1,6 @@
 //! Real local servers for bearerd's tests, demo and interoperability scripts.
 //!
-//! Two servers speak HTTP/1.1 over real sockets on the loopback interface: an
+//! Two servers speak HTTP/1.1, and HTTP/2 where TLS agrees on it, over real sockets on the loopback interface: an
 //! OAuth authorization server whose token endpoint rotates, revokes, fails and
 //! stalls on request, and an API ("origin server") that checks the access tokens
 //! that the former issued and records what it received. A throwaway certificate
@@ -36,7 +36,7 @@ pub use authorization_server::{
     AuthorizationServer, AuthorizationServerConfig, ClientAuth, ExpiresIn, TokenBehaviour,
     TokenRequest,
 };
-pub use origin_server::{Answer, OriginConfig, OriginServer, ReceivedRequest};
+pub use origin_server::{Answer, OriginConfig, OriginServer, Protocols, ReceivedRequest};
 pub use payload::pattern;
 pub use refresh_tokens::{OnReuse, Rotation};
 pub use tls::TestCa;

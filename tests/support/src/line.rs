@@ -105,6 +105,14 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// Did the handshake agree on HTTP/2?
+    pub(crate) fn is_http2(&self) -> bool {
+        match self {
+            Stream::Plain(_) => false,
+            Stream::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+
     fn tcp(&self) -> &TcpStream {
         match self {
             Stream::Plain(tcp) => tcp,

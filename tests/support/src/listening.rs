@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -157,10 +157,14 @@ async fn converse(
     let Ok(stream) = secure(tcp, tls).await else {
         return;
     };
+    let is_http2 = stream.is_http2();
     let socket = TokioIo::new(Socket::new(stream, line.clone()));
     let answering = service_fn(move |request| service.clone().answer(request, line.clone()));
     // How a connection ended is the client's observation to make, not the server's.
-    let _ = http1::Builder::new().serve_connection(socket, answering).await;
+    let _ = match is_http2 {
+        true => http2::Builder::new(TokioExecutor::new()).serve_connection(socket, answering).await,
+        false => http1::Builder::new().serve_connection(socket, answering).await,
+    };
 }
 
 async fn secure(tcp: TcpStream, tls: Option<TlsAcceptor>) -> io::Result<Stream> {

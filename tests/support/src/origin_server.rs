@@ -27,11 +27,37 @@ use crate::listening::{Listening, Tasks};
 use crate::tokens::Tokens;
 use api::Api;
 
+/// What an https server speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocols {
+    /// HTTP/1.1 alone.
+    #[default]
+    Http1,
+    /// HTTP/2, or HTTP/1.1 with clients that do not know it.
+    Both,
+    /// HTTP/2 alone: a client that offers nothing else is refused by an alert.
+    Http2,
+}
+
+impl Protocols {
+    /// As TLS names them.
+    fn alpn(self) -> Vec<Vec<u8>> {
+        let names: &[&[u8]] = match self {
+            Protocols::Http1 => &[b"http/1.1"],
+            Protocols::Both => &[b"h2", b"http/1.1"],
+            Protocols::Http2 => &[b"h2"],
+        };
+        names.iter().map(|name| name.to_vec()).collect()
+    }
+}
+
 /// What an [`OriginServer`] is started with.
 #[derive(Clone)]
 pub struct OriginConfig {
     /// Serves https when given.
     pub tls: Option<Arc<ServerConfig>>,
+    /// What is spoken over TLS; plain http is HTTP/1.1.
+    pub protocols: Protocols,
     /// The valid tokens; without, every request is accepted.
     pub tokens: Option<Tokens>,
     /// The address to listen on; a free port of 127.0.0.1 by default.
@@ -49,6 +75,7 @@ impl Default for OriginConfig {
     fn default() -> OriginConfig {
         OriginConfig {
             tls: None,
+            protocols: Protocols::default(),
             tokens: None,
             listen: None,
             files: None,
@@ -70,7 +97,10 @@ impl OriginServer {
     /// # Panics
     ///
     /// When the address cannot be listened on.
-    pub async fn start(config: OriginConfig) -> OriginServer {
+    pub async fn start(mut config: OriginConfig) -> OriginServer {
+        if let Some(tls) = &mut config.tls {
+            Arc::make_mut(tls).alpn_protocols = config.protocols.alpn();
+        }
         let (listen, tls, tasks) = (config.listen, config.tls.clone(), Tasks::new());
         let api = Arc::new(Api::new(config, tasks.clone()));
         let listening = Listening::start(listen, tls, tasks, api.clone());

@@ -19,7 +19,7 @@ use crate::tokens::hex;
 pub struct ReceivedRequest {
     /// The method.
     pub method: Method,
-    /// The request target as it was sent, in origin or absolute form.
+    /// The request target as it was sent, in origin or absolute form; of HTTP/2 the whole URI.
     pub target: String,
     /// The protocol version.
     pub version: Version,

@@ -1,0 +1,302 @@
+//! SIGHUP: what a new configuration changes, and what it leaves alone.
+//!
+//! The program itself where the signal, the file or the log matters, else a reload in this process.
+
+use bearerd::token::{Condition, Generation};
+use bearerd_test_support::{Answer, OriginConfig, OriginServer};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::command_line::{Bearerd, get};
+use super::forwarding::{Wire, message};
+use super::refresh::settled;
+use super::world::{World, WorldBuilder, eventually};
+
+/// A second API in plain http and the credential line that names both hosts.
+async fn second_api(world: &World) -> (OriginServer, String) {
+    let config = OriginConfig {
+        tokens: Some(world.authorization_server.tokens()),
+        ..OriginConfig::default()
+    };
+    let other = OriginServer::start(config).await;
+    let hosts = format!(r#"hosts = ["{}", "{}"]"#, world.origin.authority(), other.authority());
+    (other, hosts)
+}
+
+fn plain() -> WorldBuilder {
+    World::builder().plain_origin().credential("allow_http = true")
+}
+
+fn hosts(world: &World) -> String {
+    format!(r#"hosts = ["{}"]"#, world.origin.authority())
+}
+
+/// Has the program read its file again; the line that says what came of it.
+async fn reload(program: &Bearerd) -> String {
+    program.signal(Signal::HUP);
+    program.logs("in force").await
+}
+
+async fn program(world: &World) -> Bearerd {
+    Bearerd::start(world.dir.path(), &["run"], &[]).await
+}
+
+// ----- the program -----
+
+#[tokio::test]
+async fn a_new_host_gets_the_token_from_the_next_request_on() {
+    let mut world = plain().start_servers().await;
+    let (other, both) = second_api(&world).await;
+    let program = program(&world).await;
+    let mut client = Wire::to_address(program.proxy).await;
+    assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
+    assert_eq!(client.ask(&get(&other.url("/"))).await.status, 401);
+    assert_eq!(other.requests()[0].bearer(), None);
+
+    let one = hosts(&world);
+    world.configure_file(|text| text.replace(&one, &both));
+    let said = reload(&program).await;
+    assert!(said.contains("the new configuration is in force"), "{said}");
+    // Also on a connection of before.
+    assert_eq!(client.ask(&get(&other.url("/"))).await.status, 200);
+    assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_gone_gets_no_token_any_more() {
+    let mut world = plain().start_servers().await;
+    let (other, both) = second_api(&world).await;
+    let one = hosts(&world);
+    world.configure_file(|text| text.replace(&one, &both));
+    let program = program(&world).await;
+    assert_eq!(program.get(&other.url("/")).await, 200);
+
+    world.configure_file(|text| text.replace(&both, &one));
+    reload(&program).await;
+    assert_eq!(program.get(&other.url("/")).await, 401);
+    assert_eq!(other.requests()[1].header("authorization"), None);
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_under_way_comes_to_its_end_over_a_reload() {
+    let mut world = World::builder().start_servers().await;
+    let program = program(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    world.origin.clear();
+    world.origin.hold_after_check();
+    let mut client = Wire::to_address(program.proxy).await;
+    client.send(message(&get(&world.http("/bytes/300000")))).await;
+    world.origin.wait_for_verdicts(1).await;
+    world.origin.enqueue(Answer::Chunks(vec!["one".into(), "two".into()]));
+    let mut streaming = Wire::to_address(program.proxy).await;
+    streaming.send(message(&get(&world.http("/")))).await;
+    world.origin.wait_for_verdicts(2).await;
+
+    // The credential itself goes.
+    world.configure_file(|text| text.split("[credential.api]").next().unwrap().to_owned());
+    reload(&program).await;
+    world.origin.release_all();
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.content.len()), (200, 300_000));
+    world.origin.release_chunk();
+    assert_eq!(streaming.reply_head().await.status, 200);
+    assert_eq!(streaming.chunk().await, b"one");
+    world.origin.release_chunk();
+    assert_eq!(streaming.chunk().await, b"two");
+    assert_eq!(streaming.chunk().await, b"");
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
+    let mut world = plain().start_servers().await;
+    let server = &world.authorization_server;
+    let program = program(&world).await;
+    server.hold();
+    let mut client = Wire::to_address(program.proxy).await;
+    client.send(message(&get(&world.http("/")))).await;
+    server.wait_for_token_requests(1).await;
+    // To the token this is another configuration; the flight of before still holds the lock.
+    world.configure_file(|text| format!("{text}\nlifetime = \"30m\"\n"));
+    reload(&program).await;
+    world.authorization_server.release_all();
+    assert_eq!(client.reply().await.status, 200);
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_eq!(world.authorization_server.reuse_count(), 0);
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
+    let mut world = plain().start_servers().await;
+    let program = program(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    let good = std::fs::read_to_string(world.dir.path().join("proxy.toml")).unwrap();
+    world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
+    program.signal(Signal::HUP);
+    let said = program.logs("stays in force").await;
+    assert!(said.contains("problems"), "{said}");
+    let named = program.logs("proxy.toml:").await;
+    assert!(!named.contains("test-client-secret"), "{named}");
+    program.logs("cleint_id").await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    let mut admin = Wire::to_address(program.admin).await;
+    let metrics = admin.ask(&["GET /metrics HTTP/1.1", "Host: localhost"]).await.text();
+    assert!(metrics.contains("bearerd_reloads_total{outcome=\"failure\"} 1\n"), "{metrics}");
+
+    // One that is gone altogether, and then the good one again.
+    std::fs::remove_file(world.dir.path().join("proxy.toml")).unwrap();
+    program.signal(Signal::HUP);
+    let failed_twice = async {
+        loop {
+            let metrics = admin.ask(&["GET /metrics HTTP/1.1", "Host: localhost"]).await.text();
+            if metrics.contains("bearerd_reloads_total{outcome=\"failure\"} 2\n") {
+                return;
+            }
+        }
+    };
+    super::forwarding::within(failed_twice).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    world.configure_file(|_| good);
+    program.signal(Signal::HUP);
+    program.logs("the new configuration is in force").await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn keys_that_need_a_restart_are_named_and_change_nothing() {
+    let mut world = plain().start_servers().await;
+    let program = program(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    world.configure_file(|text| {
+        let text = text.replacen("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:1\"", 1);
+        text.replacen("threads = 2", "threads = 1", 1)
+            + "\n[store]\nurl = \"file:elsewhere\"\n[ca]\ndir = \"other-certs\"\n"
+    });
+    let said = reload(&program).await;
+    for key in ["proxy.listen", "proxy.threads", "[store]", "[ca]"] {
+        assert!(said.contains(key), "{key}: {said}");
+    }
+    assert!(said.contains("restart") && !said.contains("[admin]"), "{said}");
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert!(!world.dir.path().join("elsewhere").exists());
+    assert!(!world.dir.path().join("other-certs").exists());
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_secret_put_right_is_tried_at_once() {
+    let world = plain().start_servers().await;
+    let server = &world.authorization_server;
+    world.write_client_secret("a-mistyped-secret");
+    let program = program(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 503);
+    assert_eq!(program.get(&world.http("/")).await, 503);
+    assert_eq!(server.token_requests(), 1);
+    world.write_client_secret("test-client-secret");
+    reload(&program).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(server.token_requests(), 2);
+    assert_eq!(server.reuse_count(), 0);
+    let log = program.stop().await;
+    assert!(!log.contains("a-mistyped-secret") && !log.contains("test-client-secret"), "{log}");
+}
+
+#[tokio::test]
+async fn a_new_seed_heals_a_dead_grant_without_a_restart() {
+    let world = plain().start_servers().await;
+    let server = &world.authorization_server;
+    server.revoke_refresh_token();
+    let program = program(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 503);
+    let seed = server.issue_refresh_token();
+    world.write_seed(&seed);
+    reload(&program).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(server.token_requests(), 2);
+    assert_eq!(server.requests()[1].param("refresh_token"), Some(&*seed));
+    assert_eq!(world.record()["terminal"], Value::Null);
+    program.stop().await;
+}
+
+// ----- in this process -----
+
+#[tokio::test]
+async fn tokens_are_kept_over_reloads_of_anything_else() {
+    let mut world = settled(World::builder()).await;
+    world.configure(|text| {
+        format!("{text}\n[log]\naccess = \"off\"\n[limits]\nbody_bytes = 1000\n")
+    });
+    assert_eq!(world.reload().await, Vec::<&str>::new());
+    assert_eq!(world.status().generation, Generation(1));
+    assert_eq!(world.status().condition, Condition::Fresh);
+    assert_eq!(world.get("/").await.0, 200);
+    let large = world.client().post(world.http("/")).body(vec![b'x'; 2000]);
+    assert_eq!(large.send().await.unwrap().status(), 413);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+}
+
+/// What a token is asked for with has changed: the token itself is still good.
+#[tokio::test]
+async fn a_token_is_kept_over_a_change_of_its_own_credential() {
+    let mut world = settled(World::builder()).await;
+    world.configure(|text| {
+        text.replace("client_id =", "margin = \"30s\"\nscope = \"a b\"\nclient_id =")
+    });
+    world.reload().await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.status().generation, Generation(1));
+    assert_eq!(world.authorization_server.token_requests(), 1);
+}
+
+#[tokio::test]
+async fn a_token_under_way_is_found_by_the_credential_that_was_changed_meanwhile() {
+    let mut world = settled(World::builder()).await;
+    world.clock.advance(std::time::Duration::from_secs(7200));
+    world.authorization_server.hold();
+    let before = world.spawn_get();
+    world.authorization_server.wait_for_token_requests(2).await;
+    world.configure(|text| text.replace("client_id =", "scope = \"a b\"\nclient_id ="));
+    world.reload().await;
+    let after = world.spawn_get();
+    world.authorization_server.release_all();
+    assert_eq!(before.await.unwrap().0, 200);
+    assert_eq!(after.await.unwrap().0, 200);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert_eq!(world.authorization_server.reuse_count(), 0);
+}
+
+/// The new token is only in memory because the disk is full; a reload must not fall back to the
+/// token before.
+#[tokio::test]
+async fn a_token_that_could_not_be_saved_is_kept_over_a_change_of_its_credential() {
+    let mut world = settled(World::builder()).await;
+    world.clock.advance(std::time::Duration::from_secs(7200));
+    // Nobody can write where no directory is.
+    let (state, away) = (world.state(), world.dir.path().join("away"));
+    world.authorization_server.hold();
+    let request = world.spawn_get();
+    world.authorization_server.wait_for_token_requests(2).await;
+    std::fs::rename(&state, &away).unwrap();
+    world.authorization_server.release_all();
+    assert_eq!(request.await.unwrap().0, 200);
+    assert!(world.status().unsaved);
+    world.configure(|text| text.replace("client_id =", "scope = \"a b\"\nclient_id ="));
+    world.reload().await;
+    assert_eq!(world.get("/").await.0, 200);
+    std::fs::rename(&away, &state).unwrap();
+    let server = &world.authorization_server;
+    let saved = || world.record()["refresh_token"] == server.current_refresh_token();
+    eventually("it is saved", saved).await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!((server.token_requests(), server.reuse_count()), (2, 0));
+}

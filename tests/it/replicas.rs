@@ -1,0 +1,512 @@
+//! Several proxies on one `file:` store: who asks for a token, who finds one, and who waits for whom.
+//!
+//! Most run in this process, on one state directory and one clock. Where one has to be killed or
+//! stopped while it holds the lock, it is the program itself.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use bearerd::secret::Secret;
+use bearerd::store::{Generation, TokenRecord};
+use bearerd::token::Condition;
+use bearerd_test_support::{OnReuse, Rotation, TokenBehaviour};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::command_line::Bearerd;
+use super::refresh::settled;
+use super::world::{Sibling, World, eventually};
+
+const HOURS: Duration = Duration::from_secs(2 * 3600);
+/// Moves a settled token of an hour into its margin, which begins 240 to 300 s before its end.
+const TO_MARGIN: Duration = Duration::from_secs(3400 - 60);
+/// Within which a sibling's token is in use.
+const ADOPTION: Duration = Duration::from_secs(2);
+
+/// A settled world and a second proxy beside it, both with generation 1.
+async fn pair() -> (World, Sibling) {
+    let world = settled(World::builder()).await;
+    let sibling = world.sibling().await;
+    assert_eq!(sibling.status().generation, Generation(1));
+    (world, sibling)
+}
+
+fn assert_all(answers: &[(u16, String)], status: u16) {
+    for (number, answer) in answers.iter().enumerate() {
+        assert_eq!(answer.0, status, "request {number}: {}", answer.1);
+    }
+}
+
+/// Asserts that the record holds the server's current refresh token, and this generation.
+fn assert_stored(world: &World, generation: u64) {
+    let record = world.record();
+    assert_eq!(record["generation"], generation);
+    assert_eq!(record["refresh_token"], world.authorization_server.current_refresh_token());
+    assert_eq!(record["intent"], Value::Null);
+    assert_eq!(record["terminal"], Value::Null);
+    assert_eq!(world.authorization_server.reuse_count(), 0);
+}
+
+/// The record, changed by somebody who does not care for the lock.
+fn rewrite_record(world: &World, change: impl FnOnce(&mut TokenRecord)) {
+    let path = world.state().join("api.json");
+    let mut record = TokenRecord::from_bytes(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut record);
+    // The file keeps its mode.
+    std::fs::write(&path, record.to_bytes()).unwrap();
+}
+
+// ----- one token request for all -----
+
+/// Row 1, under two replicas.
+#[tokio::test]
+async fn replicas_without_a_token_make_one_token_request() {
+    let world = World::new().await;
+    let sibling = world.sibling().await;
+    let (here, there) = tokio::join!(world.get_many(50), sibling.get_many(&world, 50));
+    assert_all(&here, 200);
+    assert_all(&there, 200);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_stored(&world, 1);
+    assert_eq!(sibling.status().generation, Generation(1));
+}
+
+/// Row 19: the strictest server, and every one of 100 requests was sent with the token that is dead.
+#[tokio::test]
+async fn a_hundred_rejections_over_two_replicas_cost_one_token_request() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    server.tokens().revoke_all_access_tokens();
+    world.origin.hold_before_check();
+    let (here, there, ()) = tokio::join!(world.get_many(50), sibling.get_many(&world, 50), async {
+        world.origin.wait_for_requests(100).await;
+        world.origin.release_all();
+    });
+    assert_all(&here, 200);
+    assert_all(&there, 200);
+    assert_eq!(world.origin.rejected(), 100);
+    assert_eq!(server.token_requests(), 2);
+    assert_eq!(world.status().generation, Generation(2));
+    assert_eq!(sibling.status().generation, Generation(2));
+    assert_stored(&world, 2);
+}
+
+#[tokio::test]
+async fn each_expiry_costs_three_replicas_one_token_request() {
+    let (world, second) = pair().await;
+    let third = world.sibling().await;
+    let server = &world.authorization_server;
+    for generation in 2..=6 {
+        world.clock.advance(HOURS);
+        let (first, second, third) = tokio::join!(
+            world.get_many(10),
+            second.get_many(&world, 10),
+            third.get_many(&world, 10)
+        );
+        assert_all(&[first, second, third].concat(), 200);
+        assert_eq!(server.token_requests() as u64, generation);
+        assert_stored(&world, generation);
+    }
+}
+
+#[tokio::test]
+async fn near_expiry_replicas_make_one_token_request_in_the_background() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    world.clock.advance(TO_MARGIN);
+    server.hold();
+    let (here, there) = tokio::join!(world.get_many(20), sibling.get_many(&world, 20));
+    assert_all(&here, 200);
+    assert_all(&there, 200);
+    server.wait_for_token_requests(2).await;
+    server.release_all();
+    eventually("both have the new token", || {
+        let generations = [world.status().generation, sibling.status().generation];
+        generations == [Generation(2); 2]
+    })
+    .await;
+    assert_eq!(server.token_requests(), 2);
+    assert_stored(&world, 2);
+}
+
+/// Row 3, under two replicas: each finds out for itself, once.
+#[tokio::test]
+async fn near_expiry_an_endpoint_in_trouble_is_asked_once_by_each_replica() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    world.clock.advance(TO_MARGIN);
+    for _ in 0..2 {
+        let trouble = TokenBehaviour::json(503, json!({"message": "down"}));
+        server.enqueue(trouble.with_header("retry-after", "30"));
+    }
+    let failed = || {
+        [world.status(), sibling.status()]
+            .iter()
+            .all(|status| matches!(status.condition, Condition::Failing(_)))
+    };
+    let (here, there) = tokio::join!(world.get_many(20), sibling.get_many(&world, 20));
+    assert_all(&[here, there].concat(), 200);
+    eventually("both know of the failure", failed).await;
+    let (here, there) = tokio::join!(world.get_many(20), sibling.get_many(&world, 20));
+    assert_all(&[here, there].concat(), 200);
+    assert!(server.token_requests() <= 3, "{} token requests", server.token_requests());
+    let record = world.record();
+    assert_eq!((&record["generation"], &record["terminal"]), (&json!(1), &Value::Null));
+    assert_eq!(world.tokens_seen(), vec![server.tokens().newest_access_token().unwrap(); 80]);
+
+    let before = server.token_requests();
+    world.clock.advance(Duration::from_secs(31));
+    let (here, there) = tokio::join!(world.get_many(20), sibling.get_many(&world, 20));
+    assert_all(&[here, there].concat(), 200);
+    eventually("both have the new token", || {
+        [world.status().generation, sibling.status().generation] == [Generation(2); 2]
+    })
+    .await;
+    assert_eq!(server.token_requests(), before + 1);
+    assert_stored(&world, 2);
+}
+
+// ----- what a sibling has stored -----
+
+#[tokio::test]
+async fn a_siblings_token_is_adopted_within_two_seconds_without_a_request() {
+    let (world, sibling) = pair().await;
+    world.clock.advance(HOURS);
+    assert_eq!(world.get("/").await.0, 200);
+    let stored = Instant::now();
+    assert_eq!(world.status().generation, Generation(2));
+    eventually("it is adopted", || sibling.status().generation == Generation(2)).await;
+    assert!(stored.elapsed() <= ADOPTION, "{:?}", stored.elapsed());
+    assert_eq!(sibling.status().condition, Condition::Fresh);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+}
+
+/// At once, before the sibling has looked into the store for itself.
+#[tokio::test]
+async fn a_rejection_reloads_before_it_asks() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    for generation in 2..=4 {
+        world.clock.advance(Duration::from_secs(3000));
+        server.tokens().revoke_all_access_tokens();
+        let (asks, finds) = match generation % 2 {
+            0 => (world.get("/").await, sibling.get(&world).await),
+            _ => (sibling.get(&world).await, world.get("/").await),
+        };
+        assert_eq!((asks.0, finds.0), (200, 200));
+        assert_eq!(server.token_requests() as u64, generation);
+        assert_stored(&world, generation);
+    }
+}
+
+#[tokio::test]
+async fn an_expired_token_is_looked_for_in_the_store_before_anyone_is_asked() {
+    let (world, sibling) = pair().await;
+    world.clock.advance(HOURS);
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(sibling.get(&world).await.0, 200);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    let newest = world.authorization_server.tokens().newest_access_token().unwrap();
+    assert_eq!(world.tokens_seen(), [newest.clone(), newest]);
+}
+
+/// Row 25: another process has rotated past the lock, as it may on a disk that knows no locks.
+#[tokio::test]
+async fn a_refresh_token_that_was_rotated_by_another_process_is_no_dead_grant() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    world.clock.advance(HOURS);
+    server.enqueue(TokenBehaviour::error(400, "invalid_grant", None));
+    server.hold();
+    let request = world.spawn_get();
+    server.wait_for_token_requests(2).await;
+    let (access_token, refresh_token) =
+        (server.tokens().issue_access_token(HOURS), server.issue_refresh_token());
+    rewrite_record(&world, |record| {
+        record.generation = Generation(2);
+        record.access_token = Some(Secret::new(access_token.clone()));
+        record.refresh_token = Some(Secret::new(refresh_token));
+        record.issued_at = Some(world.clock.now());
+        record.expires_at = Some(world.clock.now() + HOURS);
+        record.intent = None;
+    });
+    let stored = world.record();
+    server.release_all();
+    assert_eq!(request.await.unwrap().0, 200);
+    assert_eq!(sibling.get(&world).await.0, 200);
+    assert_eq!(world.tokens_seen(), [access_token.clone(), access_token]);
+    assert_eq!(server.token_requests(), 2);
+    assert_eq!(world.record(), stored, "generation 2 is untouched");
+}
+
+#[tokio::test]
+async fn a_siblings_dead_grant_costs_no_second_token_request() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    server.revoke_refresh_token();
+    world.clock.advance(HOURS);
+    assert_eq!(world.get("/").await.0, 503);
+    assert_all(&sibling.get_many(&world, 20).await, 503);
+    assert!(matches!(sibling.status().condition, Condition::NeedsLogin(_)));
+    assert_all(&world.get_many(20).await, 503);
+    assert_eq!(server.token_requests(), 2);
+}
+
+/// The grant is dead and the access token is not: it is served to its end, by both.
+#[tokio::test]
+async fn near_expiry_a_siblings_dead_grant_leaves_the_token_to_its_end() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    server.revoke_refresh_token();
+    world.clock.advance(TO_MARGIN);
+    let needs_login =
+        |status: bearerd::token::Status| matches!(status.condition, Condition::NeedsLogin(_));
+    assert_eq!(world.get("/").await.0, 200);
+    eventually("the first knows", || needs_login(world.status())).await;
+    assert_eq!(sibling.get(&world).await.0, 200);
+    eventually("the second knows", || needs_login(sibling.status())).await;
+    let (here, there) = tokio::join!(world.get_many(20), sibling.get_many(&world, 20));
+    assert_all(&[here, there].concat(), 200);
+    assert_eq!(server.token_requests(), 2);
+}
+
+/// Row 28: one replica is given the new seed, the other finds its token.
+#[tokio::test]
+async fn a_new_seed_given_to_one_replica_heals_both() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    server.revoke_refresh_token();
+    world.clock.advance(HOURS);
+    assert_eq!((world.get("/").await.0, sibling.get(&world).await.0), (503, 503));
+    world.write_seed(&server.issue_refresh_token());
+    world.reload().await;
+    assert_eq!(world.get("/").await.0, 200);
+    let stored = Instant::now();
+    let healed = || sibling.status().condition == Condition::Fresh;
+    eventually("the other has found it", healed).await;
+    assert!(stored.elapsed() <= ADOPTION, "{:?}", stored.elapsed());
+    assert_eq!(sibling.get(&world).await.0, 200);
+    assert_eq!(server.token_requests(), 3);
+    let generation = world.record()["generation"].as_u64().unwrap();
+    assert!(generation > 1);
+    assert_stored(&world, generation);
+
+    // The other is given it as well, later.
+    sibling.app().reload(world.settings()).await.unwrap();
+    assert_eq!(sibling.get(&world).await.0, 200);
+    assert_eq!(server.token_requests(), 3);
+}
+
+/// Row 28, before anything has expired: the grant of before may be another account's.
+#[tokio::test]
+async fn a_new_seed_wins_over_the_good_token_of_a_sibling() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    let seed = server.issue_refresh_token();
+    world.write_seed(&seed);
+    world.reload().await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(server.requests()[1].param("refresh_token"), Some(&*seed));
+    let generation = world.status().generation;
+    eventually("the other has it", || sibling.status().generation == generation).await;
+    assert_eq!(sibling.get(&world).await.0, 200);
+    let newest = server.tokens().newest_access_token().unwrap();
+    assert_eq!(world.tokens_seen(), [newest.clone(), newest]);
+    assert_eq!(server.token_requests(), 2);
+}
+
+// ----- a lock holder that does not come back -----
+
+/// A token near its end, the program holding the lock because its token request is not answered, and a
+/// proxy in this process that may wait a second.
+async fn holder(commit_first: bool) -> (World, Bearerd) {
+    let builder = World::builder().sections("[limits]\nwait = \"1s\"");
+    let mut world = builder
+        .authorization_server(|config| {
+            let (grace, on_reuse) = (Duration::from_secs(30), OnReuse::RevokeFamily);
+            config.rotation = Rotation::Rotate { grace, on_reuse };
+        })
+        .start()
+        .await;
+    assert_eq!(world.get("/").await.0, 200);
+    world.stop().await;
+    rewrite_record(&world, |record| {
+        // The program's clock cannot be moved.
+        record.issued_at = Some(SystemTime::now() - Duration::from_secs(3400));
+        record.expires_at = Some(SystemTime::now() + Duration::from_secs(200));
+    });
+    world.start_proxy().await;
+    let program = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    world.authorization_server.enqueue(TokenBehaviour::Stall { commit_first });
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    world.authorization_server.wait_for_token_requests(2).await;
+    if commit_first {
+        world.authorization_server.wait_for_committed(2).await;
+    }
+    world.origin.clear();
+    (world, program)
+}
+
+/// Requests are answered with the current token, none of them late, before and after the wait for
+/// the lock is over.
+async fn is_served_meanwhile(world: &World) {
+    let slowest = Duration::from_millis(900);
+    for round in 0..2 {
+        let began = Instant::now();
+        assert_all(&world.get_many(20).await, 200);
+        assert!(began.elapsed() < slowest, "round {round}: {:?}", began.elapsed());
+        let busy = || world.status().condition == Condition::Failing("lock_busy");
+        eventually("the lock is not to be had", busy).await;
+    }
+    assert_eq!(world.authorization_server.token_requests(), 2);
+}
+
+/// Row 20, under two replicas: the other one replays the refresh token within the server's grace.
+#[tokio::test]
+async fn a_killed_lock_holder_blocks_nobody_and_its_refresh_is_done_by_another() {
+    let (world, program) = holder(true).await;
+    let server = &world.authorization_server;
+    is_served_meanwhile(&world).await;
+    program.signal(Signal::KILL);
+    program.ends().await;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while world.status().generation == Generation(1) {
+        assert!(Instant::now() < deadline, "{:?}", world.status());
+        assert_eq!(world.get("/").await.0, 200);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(server.token_requests(), 3);
+    assert_stored(&world, 2);
+    server.release_all();
+}
+
+#[tokio::test]
+async fn a_stopped_lock_holder_blocks_nobody_beyond_the_wait() {
+    let (world, program) = holder(false).await;
+    let server = &world.authorization_server;
+    program.signal(Signal::STOP);
+    is_served_meanwhile(&world).await;
+
+    // Without a token there is nothing to serve; it is said in time.
+    world.clock.advance(Duration::from_secs(300));
+    let began = Instant::now();
+    let response = world.client().get(world.http("/")).send().await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(server.token_requests(), 2);
+
+    // The answer that waited for it all the time is stored, and found.
+    server.release_all();
+    program.signal(Signal::CONT);
+    eventually("it is adopted", || world.status().generation == Generation(2)).await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(server.token_requests(), 2);
+    assert_stored(&world, 2);
+    program.stop().await;
+}
+
+/// A rejection finds the lock held: the request gets the API's own answer, within the wait.
+#[tokio::test]
+async fn a_rejection_waits_no_longer_for_a_stopped_lock_holder() {
+    let (world, program) = holder(false).await;
+    let server = &world.authorization_server;
+    program.signal(Signal::STOP);
+    server.tokens().revoke_all_access_tokens();
+    let began = Instant::now();
+    assert_eq!(world.get("/").await.0, 401);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(server.token_requests(), 2);
+
+    server.release_all();
+    program.signal(Signal::CONT);
+    eventually("it is adopted", || world.status().generation == Generation(2)).await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(server.token_requests(), 2);
+    program.stop().await;
+}
+
+// ----- a backup that is put back -----
+
+/// Generation 3 in both, and the file of generation 1.
+async fn with_a_backup() -> (World, Sibling, Vec<u8>) {
+    let (world, sibling) = pair().await;
+    let backup = std::fs::read(world.state().join("api.json")).unwrap();
+    for _ in 0..2 {
+        world.clock.advance(HOURS);
+        assert_eq!(world.get("/").await.0, 200);
+    }
+    assert_eq!(sibling.get(&world).await.0, 200);
+    assert_eq!(sibling.status().generation, Generation(3));
+    assert_eq!(world.authorization_server.token_requests(), 3);
+    (world, sibling, backup)
+}
+
+#[tokio::test]
+async fn a_backup_put_back_under_running_replicas_is_overtaken_by_the_newest_refresh_token() {
+    let (world, sibling, backup) = with_a_backup().await;
+    let server = &world.authorization_server;
+    let newest = server.current_refresh_token();
+    std::fs::write(world.state().join("api.json"), &backup).unwrap();
+    // As long as they look at it, and longer: nobody goes back.
+    tokio::time::sleep(ADOPTION).await;
+    assert_eq!(world.status().generation, Generation(3));
+    assert_eq!(sibling.status().generation, Generation(3));
+
+    world.clock.advance(HOURS);
+    let (here, there) = tokio::join!(world.get_many(20), sibling.get_many(&world, 20));
+    assert_all(&[here, there].concat(), 200);
+    assert_eq!(server.token_requests(), 4);
+    assert_eq!(server.requests()[3].param("refresh_token"), Some(&*newest));
+    assert_stored(&world, 4);
+    eventually("both have it", || {
+        [world.status().generation, sibling.status().generation] == [Generation(4); 2]
+    })
+    .await;
+}
+
+/// The same, where a new client secret is read before the next refresh.
+#[tokio::test]
+async fn a_reload_does_not_forget_that_a_backup_was_put_back() {
+    let (world, sibling, backup) = with_a_backup().await;
+    sibling.stop().await;
+    let server = &world.authorization_server;
+    let newest = server.current_refresh_token();
+    std::fs::write(world.state().join("api.json"), &backup).unwrap();
+    // The same secret to the server, another to the configuration.
+    let mut settings = world.settings();
+    settings.credentials[0].token.lifetime = Some(Duration::from_secs(1800));
+    world.app().reload(settings).await.unwrap();
+    world.clock.advance(HOURS);
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(server.token_requests(), 4);
+    assert_eq!(server.requests()[3].param("refresh_token"), Some(&*newest));
+    assert_eq!(server.reuse_count(), 0);
+}
+
+#[tokio::test]
+async fn a_backup_put_back_while_nobody_runs_costs_one_token_request_and_is_named() {
+    let (mut world, sibling, backup) = with_a_backup().await;
+    world.stop().await;
+    sibling.stop().await;
+    std::fs::write(world.state().join("api.json"), &backup).unwrap();
+    world.clock.advance(HOURS);
+    world.start_proxy().await;
+    let sibling = world.sibling().await;
+    for _ in 0..3 {
+        let (here, there) = tokio::join!(world.get_many(20), sibling.get_many(&world, 20));
+        assert_all(&[here, there].concat(), 503);
+        world.clock.advance(HOURS);
+    }
+    assert_eq!(world.authorization_server.token_requests(), 4);
+    assert!(matches!(world.status().condition, Condition::NeedsLogin(_)));
+    assert!(matches!(sibling.status().condition, Condition::NeedsLogin(_)));
+    assert_eq!(world.record()["terminal"]["reason"], "revoked");
+
+    // What heals it is what heals every dead grant.
+    world.write_seed(&world.authorization_server.issue_refresh_token());
+    world.reload().await;
+    assert_eq!(world.get("/").await.0, 200);
+    eventually("the other as well", || sibling.status().condition == Condition::Fresh).await;
+    assert_eq!(world.authorization_server.token_requests(), 5);
+}

@@ -1,0 +1,412 @@
+//! What operators and their programs read: `bearerd status`, the admin listener, the metrics.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use bearerd_test_support::{OriginConfig, OriginServer, TokenBehaviour};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::command_line::{Bearerd, bearerd, get, text};
+use super::forwarding::{Reply, Wire, message};
+use super::world::{World, WorldBuilder};
+
+/// Servers, and a configuration whose admin listener `bearerd status` can find.
+async fn servers(builder: WorldBuilder) -> World {
+    let mut world = builder.start_servers().await;
+    // Free a moment ago.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    world.configure_file(|text| {
+        let listen = "[admin]\nlisten = \"127.0.0.1:0\"";
+        assert!(text.contains(listen));
+        text.replace(listen, &format!("[admin]\nlisten = \"{free}\""))
+    });
+    world
+}
+
+async fn program(world: &World) -> Bearerd {
+    Bearerd::start(world.dir.path(), &["run"], &[]).await
+}
+
+/// Runs `bearerd status` with these arguments: exit code, standard output, standard error.
+async fn status(dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let (dir, arguments) = (dir.to_owned(), [&["status"], arguments].concat().join(" "));
+    // The servers of the world go on meanwhile.
+    let run = move || bearerd(&dir, &arguments.split(' ').collect::<Vec<_>>());
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+async fn ask(admin: SocketAddr, path: &str) -> Reply {
+    let request = format!("GET {path} HTTP/1.1");
+    Wire::to_address(admin).await.ask(&[&*request, "Host: localhost"]).await
+}
+
+/// The one credential, as the admin listener describes it.
+async fn described(admin: SocketAddr) -> Value {
+    let reply = ask(admin, "/api/v1/credentials").await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.field("content-type"), Some("application/json"));
+    assert_eq!(reply.field("cache-control"), Some("no-store"));
+    let all: Value = serde_json::from_slice(&reply.content).unwrap();
+    assert_eq!(all["credentials"].as_array().unwrap().len(), 1, "{all}");
+    all["credentials"][0].clone()
+}
+
+/// Everything that may be told apart from what must not be told.
+fn secrets(world: &World) -> Vec<String> {
+    let server = &world.authorization_server;
+    let mut secrets = vec!["test-client-secret".to_owned(), server.current_refresh_token()];
+    secrets.extend(server.previous_refresh_tokens());
+    secrets.extend(server.tokens().newest_access_token());
+    secrets.extend(server.tokens().live_access_tokens());
+    secrets
+}
+
+#[track_caller]
+fn assert_no_secret(world: &World, said: &str) {
+    for secret in secrets(world) {
+        assert!(!said.contains(&secret), "{secret} in {said}");
+    }
+}
+
+// ----- bearerd status -----
+
+#[tokio::test]
+async fn status_says_what_each_credential_is_doing() {
+    let world = servers(World::builder()).await;
+    let program = program(&world).await;
+    let (code, said, _) = status(world.dir.path(), &[]).await;
+    assert_eq!(code, Some(0));
+    assert!(said.starts_with("api: absent\n") && said.contains("none yet"), "{said}");
+
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    let (code, said, complaints) = status(world.dir.path(), &[]).await;
+    assert_eq!((code, &*complaints), (Some(0), ""));
+    assert!(said.starts_with("api: fresh\n"), "{said}");
+    assert!(said.contains("number 1, expires in 59m"), "{said}");
+    assert!(said.contains("last refresh"), "{said}");
+    assert!(!said.contains("last error") && !said.contains("next step"), "{said}");
+
+    let (code, json, _) = status(world.dir.path(), &["--json"]).await;
+    assert_eq!(code, Some(0));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["credentials"][0]["state"], "fresh");
+    assert_eq!(json["credentials"][0], described(program.admin).await);
+    assert_no_secret(&world, &(said + &json.to_string()));
+
+    let (code, said, complaints) = status(world.dir.path(), &["--probe"]).await;
+    assert_eq!((code, &*said, &*complaints), (Some(0), "", ""));
+    assert_eq!(status(world.dir.path(), &["--probe", "--json"]).await.0, Some(2));
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn status_without_a_running_proxy_is_unavailable_and_without_a_good_file_a_problem_of_it() {
+    let mut world = servers(World::builder()).await;
+    for arguments in [&[][..], &["--json"], &["--probe"]] {
+        let (code, said, complaints) = status(world.dir.path(), arguments).await;
+        assert_eq!((code, &*said), (Some(69), ""), "{arguments:?}");
+        assert!(complaints.contains("admin.listen") && complaints.contains("bearerd run"));
+        assert_no_secret(&world, &complaints);
+    }
+    world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
+    for arguments in [&[][..], &["--json"], &["--probe"]] {
+        let (code, said, complaints) = status(world.dir.path(), arguments).await;
+        assert_eq!((code, &*said), (Some(78), ""), "{arguments:?}");
+        assert!(complaints.contains("cleint_id"), "{complaints}");
+    }
+}
+
+#[tokio::test]
+async fn status_without_an_admin_listener_says_so() {
+    let mut world = servers(World::builder()).await;
+    world.configure_file(|text| {
+        let at = text.find("[admin]\nlisten = ").unwrap();
+        let end = at + text[at + 8..].find('\n').unwrap() + 8;
+        format!("{}[admin]\nlisten = \"\"{}", &text[..at], &text[end..])
+    });
+    let (code, _, complaints) = status(world.dir.path(), &[]).await;
+    assert_eq!(code, Some(69));
+    assert!(complaints.contains("admin.listen"), "{complaints}");
+}
+
+/// Exit code 69 of the probe: alive, and not to be given anything new.
+#[tokio::test]
+async fn the_probe_fails_while_the_proxy_drains() {
+    let world = servers(World::builder()).await;
+    let program = program(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    world.origin.clear();
+    world.origin.hold();
+    let mut client = Wire::to_address(program.proxy).await;
+    client.send(message(&get(&world.http("/")))).await;
+    world.origin.wait_for_requests(1).await;
+    program.signal(Signal::TERM);
+    program.logs("stopping").await;
+    let (code, said, complaints) = status(world.dir.path(), &["--probe"]).await;
+    assert_eq!((code, &*said), (Some(69), ""), "{complaints}");
+    assert!(complaints.contains("draining"), "{complaints}");
+    assert_eq!(ask(program.admin, "/livez").await.status, 200);
+    world.origin.release_all();
+    assert_eq!(client.reply().await.status, 200);
+    assert_eq!(program.ends().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_dead_grant_is_shown_with_its_reason_and_what_to_do() {
+    let world = servers(World::builder()).await;
+    let server = &world.authorization_server;
+    let token = server.current_refresh_token();
+    let echo = format!("refresh token {token} is unknown");
+    server.enqueue(TokenBehaviour::error(400, "invalid_grant", Some(&echo)));
+    let program = program(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 503);
+    let (code, said, _) = status(world.dir.path(), &[]).await;
+    assert_eq!(code, Some(0));
+    assert!(said.starts_with("api: needs_login (revoked)\n"), "{said}");
+    let line = |label: &str| said.lines().find(|line| line.trim_start().starts_with(label));
+    assert!(line("last error").unwrap().contains("invalid_grant"), "{said}");
+    assert!(line("next step").unwrap().contains("refresh_token"), "{said}");
+
+    let credential = described(program.admin).await;
+    assert_eq!(credential["reason"], "revoked");
+    assert_eq!(credential["token"], false);
+    assert!(credential["last_error"]["at"].is_string());
+    assert_eq!(status(world.dir.path(), &["--probe"]).await.0, Some(0), "ready, and degraded");
+    let metrics = ask(program.admin, "/metrics").await.text();
+    let state =
+        |name: &str| format!("bearerd_credential_state{{credential=\"api\",state=\"{name}\"}}");
+    assert_eq!(sample(&metrics, &state("needs_login")), Some(1.0));
+    assert_eq!(sample(&metrics, &state("fresh")), Some(0.0));
+    let everything = [said, credential.to_string(), metrics, program.stop().await].concat();
+    assert_no_secret(&world, &everything);
+    // What heals it is read from the same file.
+    world.write_seed(&server.issue_refresh_token());
+}
+
+/// After a restart as well, when nobody has asked for anything.
+#[tokio::test]
+async fn a_dead_grant_is_shown_after_a_restart() {
+    let world = servers(World::builder()).await;
+    world.authorization_server.revoke_refresh_token();
+    let first = program(&world).await;
+    assert_eq!(first.get(&world.http("/")).await, 503);
+    first.stop().await;
+    let second = program(&world).await;
+    let credential = described(second.admin).await;
+    assert_eq!(
+        (&credential["state"], &credential["reason"]),
+        (&"needs_login".into(), &"revoked".into())
+    );
+    assert!(credential["next"].is_string());
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    second.stop().await;
+}
+
+// ----- the admin listener -----
+
+#[tokio::test]
+async fn a_credential_is_described_with_all_its_members() {
+    let world = servers(World::builder()).await;
+    let program = program(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    let credential = described(program.admin).await;
+    let names: Vec<&String> = credential.as_object().unwrap().keys().collect();
+    for name in [
+        "name",
+        "state",
+        "reason",
+        "token",
+        "generation",
+        "refreshed_at",
+        "expires_at",
+        "expires_in",
+        "unsaved",
+        "last_error",
+        "next",
+    ] {
+        assert!(names.iter().any(|given| *given == name), "{name}: {credential}");
+    }
+    assert_eq!(credential["name"], "api");
+    assert_eq!(credential["generation"], 1);
+    assert_eq!((&credential["token"], &credential["unsaved"]), (&true.into(), &false.into()));
+    assert!((3500..=3600).contains(&credential["expires_in"].as_i64().unwrap()), "{credential}");
+    for name in ["refreshed_at", "expires_at"] {
+        humantime::parse_rfc3339(credential[name].as_str().unwrap()).unwrap();
+    }
+    for name in ["reason", "last_error", "next"] {
+        assert_eq!(credential[name], Value::Null, "{name}");
+    }
+    program.stop().await;
+}
+
+/// DNS rebinding: a web page may bring a browser here under a name of its own.
+#[tokio::test]
+async fn what_is_asked_for_under_another_name_is_403() {
+    let world = servers(World::builder()).await;
+    let program = program(&world).await;
+    for path in ["/metrics", "/api/v1/credentials", "/", "/nothing"] {
+        for host in ["evil.test", "evil.test:9090", "localhost.evil.test", "127.0.0.1.evil.test"] {
+            let request = [format!("GET {path} HTTP/1.1"), format!("Host: {host}")];
+            let reply = Wire::to_address(program.admin).await.ask(&request).await;
+            assert_eq!(reply.status, 403, "{path} {host}");
+            assert!(!reply.text().contains("api\""), "{}", reply.text());
+        }
+        let host = format!("Host: {}", program.admin);
+        let request = [format!("GET {path} HTTP/1.1"), host];
+        assert_ne!(Wire::to_address(program.admin).await.ask(&request).await.status, 403, "{path}");
+    }
+    for path in ["/livez", "/readyz"] {
+        let request = [format!("GET {path} HTTP/1.1"), "Host: evil.test".to_owned()];
+        assert_eq!(Wire::to_address(program.admin).await.ask(&request).await.status, 200);
+    }
+    program.stop().await;
+}
+
+// ----- metrics -----
+
+/// The value of a series.
+fn sample(metrics: &str, series: &str) -> Option<f64> {
+    let rest = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+    Some(rest.parse().unwrap())
+}
+
+/// Reads the OpenMetrics text format, strictly: each family announced once before its samples, each
+/// sample of the family before it, no series twice, `# EOF` at the end. Returns the series.
+fn parsed(metrics: &str) -> Vec<String> {
+    let body = metrics.strip_suffix("# EOF\n").expect("it ends with # EOF");
+    let (mut families, mut series) = (Vec::<(String, String)>::new(), Vec::new());
+    for line in body.lines() {
+        if let Some(described) = line.strip_prefix("# ") {
+            let mut words = described.splitn(3, ' ');
+            let (what, name) = (words.next().unwrap(), words.next().unwrap());
+            let rest = words.next().unwrap_or_default();
+            assert!(name.starts_with("bearerd_"), "{line}");
+            match what {
+                "TYPE" => assert!(["counter", "gauge", "histogram"].contains(&rest), "{line}"),
+                "HELP" => assert!(!rest.is_empty() && !rest.contains(".."), "{line}"),
+                "UNIT" => assert!(name.ends_with(&format!("_{rest}")), "{line}"),
+                _ => panic!("{line}"),
+            }
+            if families.last().is_none_or(|(last, _)| last != name) {
+                assert!(families.iter().all(|(known, _)| known != name), "twice: {line}");
+                families.push((name.to_owned(), String::new()));
+            }
+            if what == "TYPE" {
+                rest.clone_into(&mut families.last_mut().unwrap().1);
+            }
+            continue;
+        }
+        let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?}"));
+        value.parse::<f64>().unwrap_or_else(|error| panic!("{error}: {line}"));
+        let (family, kind) = families.last().unwrap();
+        let suffix = name.split('{').next().unwrap().strip_prefix(family.as_str()).unwrap();
+        let fits = match kind.as_str() {
+            "counter" => suffix == "_total",
+            "gauge" => suffix.is_empty(),
+            _ => ["_bucket", "_sum", "_count"].contains(&suffix),
+        };
+        assert!(fits, "{kind} {family}: {line}");
+        assert!(!series.contains(&name.to_owned()), "twice: {line}");
+        series.push(name.to_owned());
+    }
+    series
+}
+
+#[tokio::test]
+async fn metrics_are_openmetrics_and_count_what_happened() {
+    let world = servers(World::builder().plain_origin().credential("allow_http = true")).await;
+    let program = program(&world).await;
+    let reply = ask(program.admin, "/metrics").await;
+    assert!(reply.field("content-type").unwrap().starts_with("application/openmetrics-text"));
+    parsed(&reply.text());
+
+    for _ in 0..3 {
+        assert_eq!(program.get(&world.http("/")).await, 200);
+    }
+    assert_eq!(program.get(&world.http("/status/404")).await, 404);
+    assert_eq!(program.get(&world.http("/status/500")).await, 500);
+    let metrics = ask(program.admin, "/metrics").await.text();
+    parsed(&metrics);
+    let api = "credential=\"api\"";
+    for (series, value) in [
+        (format!("bearerd_token_refreshes_total{{{api},outcome=\"success\"}}"), 1.0),
+        (format!("bearerd_requests_total{{{api},code=\"200\"}}"), 3.0),
+        (format!("bearerd_requests_total{{{api},code=\"404\"}}"), 1.0),
+        (format!("bearerd_requests_total{{{api},code=\"500\"}}"), 1.0),
+        (format!("bearerd_request_duration_seconds_count{{{api}}}"), 5.0),
+        (format!("bearerd_overhead_seconds_count{{{api}}}"), 5.0),
+        (format!("bearerd_origin_duration_seconds_count{{{api}}}"), 5.0),
+        (format!("bearerd_token_refresh_duration_seconds_count{{{api}}}"), 1.0),
+        (format!("bearerd_credential_state{{{api},state=\"fresh\"}}"), 1.0),
+        (format!("bearerd_credential_unsaved{{{api}}}"), 0.0),
+    ] {
+        assert_eq!(sample(&metrics, &series), Some(value), "{series} in {metrics}");
+    }
+    let expires = sample(&metrics, &format!("bearerd_token_expires_in_seconds{{{api}}}")).unwrap();
+    assert!((3500.0..=3600.0).contains(&expires), "{expires}");
+    assert_no_secret(&world, &metrics);
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn absorbed_rejections_and_failed_refreshes_are_counted() {
+    let world = super::refresh::settled(World::builder()).await;
+    let server = &world.authorization_server;
+    let admin = world.app().admin_address().unwrap();
+    server.tokens().revoke_all_access_tokens();
+    assert_eq!(world.get("/").await.0, 200);
+    world.clock.advance(std::time::Duration::from_secs(7200));
+    server
+        .enqueue(TokenBehaviour::json(429, serde_json::json!({})).with_header("retry-after", "60"));
+    assert_eq!(world.get("/").await.0, 503);
+    let metrics = ask(admin, "/metrics").await.text();
+    parsed(&metrics);
+    let api = "credential=\"api\"";
+    for (series, value) in [
+        (format!("bearerd_rejections_total{{{api},outcome=\"absorbed\"}}"), 1.0),
+        (format!("bearerd_token_refreshes_total{{{api},outcome=\"success\"}}"), 2.0),
+        (format!("bearerd_token_refreshes_total{{{api},outcome=\"throttled\"}}"), 1.0),
+        (format!("bearerd_requests_total{{{api},code=\"503\"}}"), 1.0),
+        (format!("bearerd_requests_total{{{api},code=\"200\"}}"), 2.0),
+        (format!("bearerd_credential_state{{{api},state=\"failing\"}}"), 1.0),
+    ] {
+        assert_eq!(sample(&metrics, &series), Some(value), "{series} in {metrics}");
+    }
+}
+
+/// A client chooses hosts, paths and methods as it likes; the number of series is the operator's.
+#[tokio::test]
+async fn no_label_holds_what_a_client_chose() {
+    let world = servers(World::builder()).await;
+    let program = program(&world).await;
+    let other = OriginServer::start(OriginConfig::default()).await;
+    let port = other.port();
+    assert_eq!(program.get(&format!("http://127.0.0.1:{port}/x")).await, 200);
+    let before = parsed(&ask(program.admin, "/metrics").await.text());
+    for number in 2..200 {
+        // All of them lead to this machine.
+        let url = format!("http://127.0.0.{number}:{port}/client-path-{number}?q=client-query");
+        let status = program.get(&url).await;
+        assert!(matches!(status, 200 | 502), "{status}");
+    }
+    for name in ["client-one.invalid", "client-two.invalid"] {
+        program.get(&format!("http://{name}/")).await;
+    }
+    let metrics = ask(program.admin, "/metrics").await.text();
+    let after = parsed(&metrics);
+    assert!(!metrics.contains("client-") && !metrics.contains("127.0.0."), "{metrics}");
+    let mut new: Vec<_> = after.iter().filter(|series| !before.contains(series)).collect();
+    new.retain(|series| !series.starts_with("bearerd_requests_total{credential=\"none\",code=\"5"));
+    assert_eq!(new, Vec::<&String>::new());
+    let total: f64 = [200, 502, 504]
+        .iter()
+        .filter_map(|code| {
+            let series = format!("bearerd_requests_total{{credential=\"none\",code=\"{code}\"}}");
+            sample(&metrics, &series)
+        })
+        .sum();
+    assert_eq!(total, 201.0);
+    program.stop().await;
+}
