@@ -396,19 +396,34 @@ statistics() { curl --silent --fail --noproxy '*' --max-time 5 "$control/stats";
 # A number of the statistics, by Python's way to it: `count "['https']['rejected']"`.
 count() { statistics | python3 -c "import json, sys; print(json.load(sys.stdin)$1)"; }
 
-issued_more_than() { (($(count "['issued']") > $1)); }
+milliseconds() {
+    local now=${EPOCHREALTIME/[.,]/}
+    printf '%s' "${now%???}"
+}
 
-# Revokes all live access tokens about every seven seconds, always a second after one was issued:
-# in the middle of its life, when every request carries that token and no other is on its way. A
-# request whose first and second token are both revoked would rightly see the second 401.
+# Has another access token been issued? If not, none was until `since`.
+another_issued() { # COUNT
+    local asked
+    asked=$(milliseconds)
+    if (($(count "['issued']") > $1)); then return 0; fi
+    since=$asked
+    return 1
+}
+
+# Revokes all live access tokens about every seven seconds, always a second or so after one was
+# issued: in the middle of its life, when every request carries that token and no other is on its way.
+# A request whose first and second token are both revoked would rightly see the second 401. On a
+# machine too busy to tell, nothing is revoked.
 revoke_now_and_then() {
     trap - EXIT
-    local issued
+    local issued since
     while true; do
         sleep 5
+        since=$(milliseconds)
         issued=$(count "['issued']")
-        await 60 issued_more_than "$issued"
-        sleep 1
+        await 60 another_issued "$issued" || continue
+        sleep 0.7
+        if (($(milliseconds) - since > 1900)); then continue; fi
         curl --silent --fail --noproxy '*' --max-time 5 --request POST "$control/revoke"
     done
 }

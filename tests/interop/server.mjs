@@ -217,6 +217,9 @@ const server = https.createServer({
   key: readFileSync(join(out, "key.pem")),
   cert: readFileSync(join(out, "cert.pem")),
 });
+// Longer than bearerd's limits.idle_timeout, as behind a load balancer. With Node's own 5 s a POST now
+// and then meets a connection that is just being closed: it may not be sent twice, so it fails.
+server.keepAliveTimeout = 75_000;
 const authority = `localhost:${await listen(server)}`;
 const issuer = `https://${authority}`;
 const provider = createProvider(issuer);
