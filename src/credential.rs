@@ -178,7 +178,10 @@ impl Credentials {
         for config in configs {
             let slot = match before.and_then(|before| before.unchanged(&config)) {
                 Some(slot) => slot,
-                None => Slot::open(config.token.clone(), context.clone()).await,
+                None => {
+                    let before = before.and_then(|before| before.named(&config.name));
+                    Slot::open(config.token.clone(), context.clone(), before).await
+                }
             };
             let credential = Arc::new(Credential {
                 name: Arc::from(config.name.as_str()),
@@ -197,6 +200,10 @@ impl Credentials {
             credentials.all.push(credential);
         }
         credentials
+    }
+
+    fn named(&self, name: &str) -> Option<&Slot> {
+        self.all.iter().find(|credential| *credential.name == *name).map(|found| &*found.slot)
     }
 
     fn unchanged(&self, config: &Config) -> Option<Arc<Slot>> {

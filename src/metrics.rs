@@ -196,7 +196,8 @@ impl Inner {
         let registry = &mut self.registry;
         registry.register(
             "requests",
-            "Responses to clients, by status. A 503 of a credential is bearerd's own: no token",
+            "Requests by the status of the response; 499: the client gave up before there was one. A 503 \
+             without an origin's time is bearerd's own: no token",
             self.requests.clone(),
         );
         registry.register_with_unit(

@@ -225,7 +225,7 @@ impl Proxy {
         request: Request<Incoming>,
         inbound: &Inbound,
     ) -> Response<Body> {
-        inbound.activity.request_began();
+        let serving = inbound.activity.serve();
         let request_id = self.shared.request_ids.next();
         let accepts = Accepts::of(request.headers());
         let version = request.version();
@@ -246,7 +246,7 @@ impl Proxy {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         record.answered(response.status());
-        response.map(|body| body.ends(Arc::clone(&inbound.activity), record))
+        response.map(|body| body.ends(serving, record))
     }
 
     /// The walk, in order; what goes wrong on the way becomes a response in `serve`.

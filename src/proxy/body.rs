@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::connection::Activity;
+use super::connection::Serving;
 use super::origins::Returning;
 use super::record::Record;
 use super::replay::{ReplayBody, ReplayError};
@@ -168,10 +168,11 @@ struct LookedAt {
     rest: Content,
 }
 
+/// What ends with a body: its order of fields is the order in which they are dropped.
 #[derive(Debug, Default)]
 struct Ending {
-    activity: Option<Arc<Activity>>,
     record: Option<Record>,
+    _serving: Option<Serving>,
 }
 
 impl Body {
@@ -196,9 +197,9 @@ impl Body {
         Self { content, ending: Ending::default() }
     }
 
-    /// Ties the end of this body to the client's connection and to its access record.
-    pub(super) fn ends(mut self, activity: Arc<Activity>, record: Record) -> Self {
-        self.ending = Ending { activity: Some(activity), record: Some(record) };
+    /// Ties the end of this body to the request's record and to the client's connection.
+    pub(super) fn ends(mut self, serving: Serving, record: Record) -> Self {
+        self.ending = Ending { record: Some(record), _serving: Some(serving) };
         self
     }
 
@@ -321,13 +322,5 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         self.content.size_hint()
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        if let Some(activity) = &self.activity {
-            activity.request_ended();
-        }
     }
 }

@@ -82,14 +82,15 @@ impl Activity {
         Phase::of(self.phase.load(Ordering::Relaxed))
     }
 
-    /// A head is whole: the connection is busy until as many responses are over.
-    pub(super) fn request_began(&self) {
+    /// A head is whole: the connection is busy until the response is over but for what is still in
+    /// buffers, or the client has given the request up.
+    pub(super) fn serve(self: &Arc<Self>) -> Serving {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.enter(Phase::Busy);
+        Serving(Arc::clone(self))
     }
 
-    /// A response is over but for what is still in buffers.
-    pub(super) fn request_ended(&self) {
+    fn request_ended(&self) {
         if self.requests.fetch_sub(1, Ordering::Relaxed) == 1 && self.phase() == Phase::Busy {
             self.enter(Phase::Flushing);
         }
@@ -126,6 +127,16 @@ impl Activity {
     pub(super) fn is_run_by(&self, task: AbortHandle) {
         // A connection is run by one task; a second name could only be a bug.
         let _already = self.task.set(task);
+    }
+}
+
+/// A request under way; dropped when it is over, however it ends.
+#[derive(Debug)]
+pub(super) struct Serving(Arc<Activity>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.request_ended();
     }
 }
 

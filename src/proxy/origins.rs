@@ -22,7 +22,7 @@ use super::body::{Passage, RequestBody};
 use super::error::OriginError;
 use super::message::is_framed_once;
 use super::reach::{Connected, Reach};
-use crate::origin::Origin;
+use crate::origin::{Origin, Scheme};
 
 /// How origin servers are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,8 @@ struct Kept {
     /// Idle ones, the most recently used last.
     http1: Mutex<HashMap<Origin, Vec<IdleConnection>>>,
     http2: Mutex<HashMap<Origin, SharedConnection>>,
+    /// Origin servers that were offered HTTP/2 and chose HTTP/1.1, with the version of the reach.
+    declined: Mutex<HashMap<Origin, u64>>,
 }
 
 struct IdleConnection {
@@ -153,6 +155,9 @@ impl Origins {
         if let Some(sender) = self.shared(reach, origin, prefer_http2) {
             return Some(Sender::Http2(sender));
         }
+        if prefer_http2 && !self.declined(reach, origin) {
+            return None;
+        }
         loop {
             let mut idle = self.kept.http1().get_mut(origin)?.pop()?;
             // It was given back with the last byte of a response; hyper needs a turn to notice.
@@ -160,6 +165,12 @@ impl Origins {
                 return Some(Sender::Http1(idle.sender));
             }
         }
+    }
+
+    /// Is it known that `origin` speaks no HTTP/2? Without TLS nothing is offered.
+    fn declined(&self, reach: &Reach, origin: &Origin) -> bool {
+        origin.scheme == Scheme::Http
+            || self.kept.declined().get(origin).is_some_and(|version| *version == reach.version)
     }
 
     fn shared(
@@ -184,7 +195,12 @@ impl Origins {
         prefer_http2: bool,
     ) -> Result<Sender, OriginError> {
         match reach.connect(origin, prefer_http2).await? {
-            Connected::Http1(sender) => Ok(Sender::Http1(sender)),
+            Connected::Http1(sender) => {
+                if prefer_http2 {
+                    self.kept.declined().insert(origin.clone(), reach.version);
+                }
+                Ok(Sender::Http1(sender))
+            }
             Connected::Http2 { sender, only } => {
                 let shared = SharedConnection {
                     sender: sender.clone(),
@@ -206,6 +222,7 @@ impl Origins {
             !idle.is_empty()
         });
         self.kept.http2().retain(|_, shared| shared.is_valid(reach));
+        self.kept.declined().retain(|_, version| *version == reach.version);
     }
 }
 
@@ -218,6 +235,10 @@ impl fmt::Debug for Origins {
 impl Kept {
     fn http1(&self) -> MutexGuard<'_, HashMap<Origin, Vec<IdleConnection>>> {
         self.http1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn declined(&self) -> MutexGuard<'_, HashMap<Origin, u64>> {
+        self.declined.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn http2(&self) -> MutexGuard<'_, HashMap<Origin, SharedConnection>> {

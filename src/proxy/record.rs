@@ -24,11 +24,17 @@ pub(super) struct Record {
 
 impl Record {
     /// Begins with the measures of requests that have no credential.
-    pub(super) fn new(unmatched: Arc<CredentialMetrics>, line: Option<Box<AccessLine>>) -> Self {
+    pub(super) fn new(
+        unmatched: Arc<CredentialMetrics>,
+        mut line: Option<Box<AccessLine>>,
+    ) -> Self {
+        if let Some(line) = &mut line {
+            line.status = given_up();
+        }
         Self {
             began: Instant::now(),
             origin: Duration::ZERO,
-            status: StatusCode::OK,
+            status: given_up(),
             metrics: unmatched,
             line,
         }
@@ -79,6 +85,11 @@ impl Record {
             line.broken = true;
         }
     }
+}
+
+/// What stands for a request that its client gave up before there was an answer, as nginx has it.
+fn given_up() -> StatusCode {
+    StatusCode::from_u16(499).expect("499 lies within 100 and 999")
 }
 
 impl Drop for Record {

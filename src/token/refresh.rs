@@ -125,8 +125,8 @@ pub(super) struct Refresher {
     config: Fingerprint,
     context: Context,
     metrics: CredentialMetrics,
-    memory: Mutex<Memory>,
-    unsaved: AtomicBool,
+    memory: Arc<Mutex<Memory>>,
+    unsaved: Arc<AtomicBool>,
 }
 
 impl Refresher {
@@ -140,8 +140,22 @@ impl Refresher {
             lifetime: config.lifetime,
             lease_wait: config.wait,
             context: context.clone(),
-            memory: Mutex::default(),
-            unsaved: AtomicBool::new(false),
+            memory: Arc::default(),
+            unsaved: Arc::default(),
+        }
+    }
+
+    /// A refresher for the same credential with another configuration, and the same memory.
+    pub(super) fn succeed(
+        &self,
+        config: Config,
+        endpoint: TokenEndpoint,
+        context: &Context,
+    ) -> Self {
+        Self {
+            memory: Arc::clone(&self.memory),
+            unsaved: Arc::clone(&self.unsaved),
+            ..Self::new(config, endpoint, context)
         }
     }
 
@@ -159,15 +173,16 @@ impl Refresher {
                 // A damaged record is looked into by the first refresh, under the lease.
                 return match error {
                     StoreError::Corrupt { .. } => {
-                        self.memory.lock().await.damaged = true;
+                        if let Ok(mut memory) = self.memory.try_lock() {
+                            memory.damaged = true;
+                        }
                         Ok(None)
                     }
                     error => Err(Failure::of_store(&error)),
                 };
             }
         };
-        let Some(record) = record else { return Ok(None) };
-        self.memory.lock().await.known = Some(record.clone());
+        let Some(record) = self.newer_of(record) else { return Ok(None) };
         match self.plan(&record, false) {
             Plan::Stop(reason) => {
                 Err(Failure { record: Some(Box::new(record)), ..Failure::needs_login(reason) })
@@ -176,6 +191,17 @@ impl Refresher {
             Plan::Ask { new_seed: Some(_), .. } => Ok(None),
             Plan::Ask { .. } => Ok(Some(record)),
         }
+    }
+
+    /// The stored record, or the one that a slot before this one has left in memory if it is newer.
+    fn newer_of(&self, stored: Option<TokenRecord>) -> Option<TokenRecord> {
+        // A flight of the slot before holds the memory, and stores what it gets before the next flight.
+        let Ok(mut memory) = self.memory.try_lock() else { return stored };
+        let generation = |record: &Option<TokenRecord>| record.as_ref().map(|r| r.generation);
+        if generation(&stored) >= generation(&memory.known) {
+            memory.known = stored;
+        }
+        memory.known.clone()
     }
 
     /// Has another process stored something newer than this one knows? Looks only, and not while a
@@ -195,8 +221,11 @@ impl Refresher {
                 return None;
             }
         };
-        let known = memory.known.as_ref().map(|known| known.generation).unwrap_or_default();
-        if record.generation <= known {
+        let news = memory.known.as_ref().is_none_or(|known| {
+            let died = record.generation == known.generation && record.terminal != known.terminal;
+            record.generation > known.generation || died
+        });
+        if !news {
             return None;
         }
         memory.known = Some(record.clone());

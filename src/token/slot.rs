@@ -37,7 +37,10 @@ pub struct Slot {
 
 impl Slot {
     /// Makes a slot and reads its record, so that a token that is still good is used at once.
-    pub async fn open(config: Config, context: Context) -> Arc<Self> {
+    ///
+    /// `before` is the slot of the same credential before a reload: what only that one knows (a token
+    /// that is not saved yet, a record that a backup has overwritten) is not forgotten.
+    pub async fn open(config: Config, context: Context, before: Option<&Self>) -> Arc<Self> {
         let endpoint = TokenEndpoint::new(config.oauth.clone(), context.transport.clone());
         let slot = Arc::new(Self {
             name: Arc::from(config.name.as_str()),
@@ -48,7 +51,10 @@ impl Slot {
             state: Mutex::default(),
             landed: watch::Sender::new(0),
             last_error: Mutex::default(),
-            refresher: Arc::new(Refresher::new(config, endpoint, &context)),
+            refresher: Arc::new(match before {
+                Some(before) => before.refresher.succeed(config, endpoint, &context),
+                None => Refresher::new(config, endpoint, &context),
+            }),
             context,
         });
         let recalled = slot.refresher.recall().await;
@@ -131,9 +137,13 @@ impl Slot {
     pub async fn renew(self: &Arc<Self>, rejected: Generation, progress: Progress) -> Renewal {
         let mut landed = self.landed.subscribe();
         let now = self.context.clock.now();
-        let token = self.current.load_full();
-        let verdict =
-            self.lock().reject(rejected, token.as_deref(), now, progress.renewed, progress.settled);
+        let (verdict, token) = {
+            // Read under the lock: a flight publishes before it changes the state.
+            let mut state = self.lock();
+            let token = self.current.load_full();
+            let Progress { renewed, settled } = progress;
+            (state.reject(rejected, token.as_deref(), now, renewed, settled), token)
+        };
         match (verdict, token) {
             (Rejection::Resend, Some(token)) => return Renewal::Resend(token, Duration::ZERO),
             (Rejection::Settle(wait), Some(token)) => return Renewal::Resend(token, wait),

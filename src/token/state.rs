@@ -53,6 +53,8 @@ pub(super) struct State {
     failures: u32,
     /// No forced refresh before this.
     forced_after: Option<SystemTime>,
+    /// The generation whose rejection caused the last forced refresh.
+    forced_from: Option<Generation>,
     /// The pause after the next forced refresh that does not help.
     forced_pause: Option<Duration>,
     /// An origin went on rejecting this generation after every wait.
@@ -166,7 +168,11 @@ impl State {
         let held = match &self.phase {
             Phase::Refreshing if renewed => return Rejection::PassOn,
             Phase::Refreshing => return Rejection::Wait,
-            Phase::NeedsLogin(_) => return Rejection::PassOn,
+            Phase::NeedsLogin(_) => {
+                // No other will come: whoever asks next is told so instead of being rejected as well.
+                token.filter(|token| token.generation == rejected).inspect(|token| token.reject());
+                return Rejection::PassOn;
+            }
             Phase::Failing { until, .. } => !reached(*until, now),
             Phase::Idle => false,
         };
@@ -177,10 +183,16 @@ impl State {
         if let (true, Some(wait)) = (young, SETTLE_WAITS.get(settled)) {
             return Rejection::Settle(*wait);
         }
+        // A token that no rejection had asked for says nothing about what asking is worth.
+        let was_asked_for = self.forced_from.is_some_and(|from| from < rejected);
+        if renewed && !was_asked_for {
+            return Rejection::PassOn;
+        }
         if renewed || !self.may_force(now) {
             self.did_not_help(rejected, now);
             return Rejection::PassOn;
         }
+        self.forced_from = Some(rejected);
         self.forced_after = Some(now + self.forced_pause.unwrap_or(FORCED_MIN));
         self.phase = Phase::Refreshing;
         Rejection::StartAndWait
@@ -204,6 +216,7 @@ impl State {
     /// A request that was sent again with a new token was accepted: the refresh was worth it.
     pub(super) fn accepted(&mut self) {
         self.forced_after = None;
+        self.forced_from = None;
         self.forced_pause = None;
         self.hopeless = None;
     }
