@@ -195,7 +195,7 @@ fn token_verdict(credential: &str, error: &TokenError) -> Verdict {
             kind: "credential_needs_login",
             text: format!(
                 "no access token for credential \"{credential}\": {}. An operator has to configure a \
-                 new refresh_token for it and restart bearerd.",
+                 new refresh_token for it and reload bearerd (SIGHUP).",
                 explain(*reason)
             ),
             retry_after: None,
