@@ -8,7 +8,7 @@
 //!
 //! The parsers are pure. They decode nothing: a `%` in a host is an error, not an escape.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// `http` or `https` (RFC 9110 §4.2).
@@ -194,6 +194,27 @@ impl Origin {
             self.authority.to_string()
         }
     }
+
+    /// Is `value` what [`Origin::host_field`] would write? Allocates nothing.
+    pub fn is_host_field(&self, value: &[u8]) -> bool {
+        let mut rest = Rest(value);
+        let written = if self.authority.port == self.scheme.default_port() {
+            write!(rest, "{}", self.authority.host)
+        } else {
+            write!(rest, "{}", self.authority)
+        };
+        written.is_ok() && rest.0.is_empty()
+    }
+}
+
+/// What is left of some bytes after that was cut off which is written to it.
+struct Rest<'a>(&'a [u8]);
+
+impl fmt::Write for Rest<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 = self.0.strip_prefix(text.as_bytes()).ok_or(fmt::Error)?;
+        Ok(())
+    }
 }
 
 impl fmt::Display for Origin {
@@ -316,7 +337,12 @@ mod tests {
             (Scheme::Http, "[::1]:8080", "[::1]:8080"),
         ] {
             let authority = Authority::parse(authority, None).unwrap();
-            assert_eq!(Origin { scheme, authority }.host_field(), field);
+            let origin = Origin { scheme, authority };
+            assert_eq!(origin.host_field(), field);
+            assert!(origin.is_host_field(field.as_bytes()));
+            for other in ["", "api", "api.test:8", "api.test:4430", "API.test", "[::1]:80800"] {
+                assert!(!origin.is_host_field(other.as_bytes()), "{origin} {other}");
+            }
         }
     }
 }

@@ -243,12 +243,19 @@ pub(super) fn prepare_for_origin(parts: &mut Parts, origin: &Origin, via: &Via) 
     if parts.method == Method::OPTIONS {
         count_down(&mut parts.headers);
     }
-    let host = HeaderValue::try_from(origin.host_field()).expect("a canonical host is ASCII");
-    parts.headers.insert(HOST, host);
+    write_host(&mut parts.headers, origin);
     via.add_to(&mut parts.headers, parts.version);
     parts.version = Version::HTTP_11;
     let path = parts.uri.path_and_query().cloned();
     parts.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
+}
+
+/// Writes `Host` as the origin has it, unless the client did; there is one line at most by now.
+fn write_host(fields: &mut HeaderMap, origin: &Origin) {
+    if !fields.get(HOST).is_some_and(|host| origin.is_host_field(host.as_bytes())) {
+        let host = HeaderValue::try_from(origin.host_field()).expect("a canonical host is ASCII");
+        fields.insert(HOST, host);
+    }
 }
 
 /// Makes an origin server's head fit for the client.
@@ -278,6 +285,18 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// Fields that never go further than one connection, named by `Connection` or not.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    PROXY_CONNECTION,
+    KEEP_ALIVE,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    HTTP2_SETTINGS,
+];
+
 /// Fields that no `Connection` can name away: they belong to the message (RFC 9110 §7.6.1 allows
 /// only hop-by-hop options there), and losing one would change whom the origin server sees.
 const END_TO_END: [HeaderName; 6] =
@@ -294,17 +313,11 @@ fn remove_hop_by_hop(fields: &mut HeaderMap) {
         }
         fields.remove(CONNECTION);
     }
-    for name in [
-        &PROXY_CONNECTION,
-        &KEEP_ALIVE,
-        &TE,
-        &TRANSFER_ENCODING,
-        &UPGRADE,
-        &PROXY_AUTHENTICATE,
-        &PROXY_AUTHORIZATION,
-        &HTTP2_SETTINGS,
-    ] {
-        fields.remove(name);
+    // Most messages have none of these; one look costs less than eight removals.
+    if fields.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        for name in &HOP_BY_HOP {
+            fields.remove(name);
+        }
     }
 }
 

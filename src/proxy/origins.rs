@@ -7,9 +7,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::{HOST, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
@@ -17,6 +17,7 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use ipnet::IpNet;
+use tokio::time::{Instant, Sleep};
 
 use super::body::{Passage, RequestBody};
 use super::error::OriginError;
@@ -50,14 +51,18 @@ pub(super) struct Origins {
 #[derive(Default)]
 struct Kept {
     /// Idle ones, the most recently used last.
-    http1: Mutex<HashMap<Origin, Vec<IdleConnection>>>,
+    http1: Mutex<HashMap<Origin, Vec<Http1Connection>>>,
     http2: Mutex<HashMap<Origin, SharedConnection>>,
     /// Origin servers that were offered HTTP/2 and chose HTTP/1.1, with the version of the reach.
     declined: Mutex<HashMap<Origin, u64>>,
 }
 
-struct IdleConnection {
+struct Http1Connection {
     sender: http1::SendRequest<RequestBody>,
+    /// For the answers on it, one after the other: setting a timer later is next to free, making
+    /// one for each request is not.
+    timer: Pin<Box<Sleep>>,
+    /// Idle since then.
     since: Instant,
     version: u64,
 }
@@ -86,8 +91,8 @@ impl From<OriginError> for SendError {
 
 /// A connection to send one request on.
 enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
-    Http2(http2::SendRequest<RequestBody>),
+    Http1(Http1Connection),
+    Http2(http2::SendRequest<RequestBody>, Pin<Box<Sleep>>),
 }
 
 impl Origins {
@@ -112,9 +117,8 @@ impl Origins {
                 Some(sender) => sender,
                 None => self.connect(reach, origin, prefer_http2).await?,
             };
-            let sending = sender.send(origin, request);
-            match within(reach.response_timeout, passage, sending).await {
-                Some(Ok(response)) => return self.received(reach, origin, response, sender),
+            match sender.send(origin, request, reach.response_timeout, passage).await {
+                Some(Ok(response)) => return self.received(origin, response, sender),
                 Some(Err(Unanswered { request: Some(unsent), .. })) if reused => request = *unsent,
                 Some(Err(unanswered)) => return Err(failure(unanswered.error, reused)),
                 None => return Err(OriginError::ResponseTimeout.into()),
@@ -124,7 +128,6 @@ impl Origins {
 
     fn received(
         &self,
-        reach: &Reach,
         origin: &Origin,
         response: Response<Incoming>,
         sender: Sender,
@@ -136,16 +139,10 @@ impl Origins {
             return Err(OriginError::Framing.into());
         }
         let returning = match sender {
-            Sender::Http1(sender) => Some(Idle {
-                origin: origin.clone(),
-                kept: Arc::clone(&self.kept),
-                connection: IdleConnection {
-                    sender,
-                    since: Instant::now(),
-                    version: reach.version,
-                },
-            }),
-            Sender::Http2(_) => None,
+            Sender::Http1(connection) => {
+                Some(Idle { origin: origin.clone(), kept: Arc::clone(&self.kept), connection })
+            }
+            Sender::Http2(..) => None,
         };
         Ok((response, Returning(returning)))
     }
@@ -153,16 +150,17 @@ impl Origins {
     /// A kept connection that is ready for a request, as far as anyone can know.
     async fn take(&self, reach: &Reach, origin: &Origin, prefer_http2: bool) -> Option<Sender> {
         if let Some(sender) = self.shared(reach, origin, prefer_http2) {
-            return Some(Sender::Http2(sender));
+            return Some(Sender::Http2(sender, timer()));
         }
         if prefer_http2 && !self.declined(reach, origin) {
             return None;
         }
         loop {
             let mut idle = self.kept.http1().get_mut(origin)?.pop()?;
-            // It was given back with the last byte of a response; hyper needs a turn to notice.
-            if idle.is_valid(reach) && idle.sender.ready().await.is_ok() {
-                return Some(Sender::Http1(idle.sender));
+            // It was given back with the last byte of a response; hyper needs a turn to notice. One
+            // that is idle for too long is taken away by the sweep.
+            if idle.version == reach.version && idle.sender.ready().await.is_ok() {
+                return Some(Sender::Http1(idle));
             }
         }
     }
@@ -199,7 +197,8 @@ impl Origins {
                 if prefer_http2 {
                     self.kept.declined().insert(origin.clone(), reach.version);
                 }
-                Ok(Sender::Http1(sender))
+                let (timer, since, version) = (timer(), Instant::now(), reach.version);
+                Ok(Sender::Http1(Http1Connection { sender, timer, since, version }))
             }
             Connected::Http2 { sender, only } => {
                 let shared = SharedConnection {
@@ -210,7 +209,7 @@ impl Origins {
                 };
                 // One that was made at the same time serves its request and then closes.
                 self.kept.http2().insert(origin.clone(), shared);
-                Ok(Sender::Http2(sender))
+                Ok(Sender::Http2(sender, timer()))
             }
         }
     }
@@ -233,7 +232,7 @@ impl fmt::Debug for Origins {
 }
 
 impl Kept {
-    fn http1(&self) -> MutexGuard<'_, HashMap<Origin, Vec<IdleConnection>>> {
+    fn http1(&self) -> MutexGuard<'_, HashMap<Origin, Vec<Http1Connection>>> {
         self.http1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -246,7 +245,7 @@ impl Kept {
     }
 }
 
-impl IdleConnection {
+impl Http1Connection {
     fn is_valid(&self, reach: &Reach) -> bool {
         self.version == reach.version && self.since.elapsed() < reach.idle_timeout
     }
@@ -261,31 +260,46 @@ impl SharedConnection {
 }
 
 impl Sender {
+    /// Sends `request`; `None` when the answer took longer than `limit`.
     async fn send(
         &mut self,
         origin: &Origin,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Unanswered> {
+        limit: Duration,
+        passage: &Passage,
+    ) -> Option<Result<Response<Incoming>, Unanswered>> {
         match self {
-            Self::Http1(sender) => Ok(sender.try_send_request(for_http1(origin, request)).await?),
-            Self::Http2(sender) => Ok(sender.try_send_request(for_http2(origin, request)).await?),
+            Self::Http1(Http1Connection { sender, timer, .. }) => {
+                let sending = sender.try_send_request(for_http1(origin, request));
+                within(timer.as_mut(), limit, passage, sending).await
+            }
+            Self::Http2(sender, timer) => {
+                let sending = sender.try_send_request(for_http2(origin, request));
+                within(timer.as_mut(), limit, passage, sending).await
+            }
         }
     }
 }
 
+fn timer() -> Pin<Box<Sleep>> {
+    Box::pin(tokio::time::sleep(Duration::ZERO))
+}
+
 /// Waits for an origin server, which has no time to answer before the client has sent its content.
-async fn within<T>(
+async fn within<T, E: Into<Unanswered>>(
+    mut timer: Pin<&mut Sleep>,
     limit: Duration,
     passage: &Passage,
-    sending: impl Future<Output = T>,
-) -> Option<T> {
+    sending: impl Future<Output = Result<T, E>>,
+) -> Option<Result<T, Unanswered>> {
     let mut sending = pin!(sending);
     loop {
         let frames = passage.frames();
-        match tokio::time::timeout(limit, &mut sending).await {
-            Ok(sent) => return Some(sent),
-            Err(_) if passage.frames() > frames => {}
-            Err(_) => return None,
+        timer.as_mut().reset(Instant::now() + limit);
+        tokio::select! {
+            biased;
+            sent = &mut sending => return Some(sent.map_err(Into::into)),
+            () = timer.as_mut() => if passage.frames() == frames { return None },
         }
     }
 }
@@ -340,7 +354,7 @@ pub(super) struct Returning(Option<Idle>);
 struct Idle {
     origin: Origin,
     kept: Arc<Kept>,
-    connection: IdleConnection,
+    connection: Http1Connection,
 }
 
 impl Returning {
