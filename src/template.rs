@@ -2,13 +2,15 @@
 //!
 //! A template is parsed once, when the settings are built: names that nobody knows are refused there,
 //! and whatever is fixed (`client_id`, the credential's `vars`) becomes part of its text. What is left
-//! for a request is the access token, `${uuid}` and `${now}`. `$$` stands for one dollar sign. Nothing
-//! is decoded, and what a name stands for is never read as a template again.
+//! for a request is what only a request knows ([`Values`]): `${uuid}` and `${now}`, the tokens and
+//! assertions where there are some ([`Late`]), the variables whose value a request chooses, and members
+//! of the last token answer, `${raw.a.b}`. `$$` stands for one dollar sign. Nothing is decoded, and
+//! what a name stands for is never read as a template again.
 //!
 //! The texts may hold secrets: they cannot be printed.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -31,15 +33,47 @@ enum Segment {
     Text(Secret),
     /// The value of a variable that was read from a secret's place.
     Hidden(Secret),
-    AccessToken,
+    Late(Late),
+    /// A variable whose value belongs to the request.
+    Variable(String),
+    /// A member of the token answer, by its dotted path.
+    Raw(String),
     Uuid,
     Now,
 }
 
+/// A name whose value exists only at some points, each with values of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Late {
+    /// `${access_token}`: in what is put on requests, and in token requests that renew it.
+    AccessToken,
+    /// `${assertion}`: the signed JWT of a token request.
+    Assertion,
+    /// `${token_url}`: where a token request goes.
+    TokenUrl,
+}
+
+impl Late {
+    const ALL: [Self; 3] = [Self::AccessToken, Self::Assertion, Self::TokenUrl];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::AccessToken => "access_token",
+            Self::Assertion => "assertion",
+            Self::TokenUrl => "token_url",
+        }
+    }
+}
+
+/// What the variables of a request stand for, by name. Not secret: they come from paths and fields.
+pub type Variables = BTreeMap<String, String>;
+
 /// The names that a template may use, with the values that are known already.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    access_token: bool,
+    late: BTreeSet<Late>,
+    raw: bool,
+    variables: BTreeSet<String>,
     fixed: BTreeMap<String, Fixed>,
 }
 
@@ -74,20 +108,49 @@ impl Names {
         self.fixed.insert(name.to_owned(), Fixed { value, hidden: true });
     }
 
-    /// The same names and `${access_token}`.
+    /// A variable whose value each request brings along.
+    pub fn insert_variable(&mut self, name: &str) {
+        self.variables.insert(name.to_owned());
+    }
+
+    /// The same names and a late one.
     #[must_use]
-    pub fn with_access_token(&self) -> Self {
-        Self { access_token: true, fixed: self.fixed.clone() }
+    pub fn with(&self, late: Late) -> Self {
+        let mut names = self.clone();
+        names.late.insert(late);
+        names
+    }
+
+    /// The same names and the members of the token answer, `${raw.a.b}`.
+    #[must_use]
+    pub fn with_raw(&self) -> Self {
+        Self { raw: true, ..self.clone() }
     }
 }
 
-/// What a template's names stand for at the moment.
+/// What a template's names stand for at the moment. Where no template can have a name, it stands for
+/// nothing.
 #[derive(Clone, Copy)]
 pub struct Values<'a> {
-    /// Empty where no template has it.
-    pub access_token: &'a str,
     /// The wall clock.
     pub now: SystemTime,
+    /// The current access token.
+    pub access_token: &'a str,
+    /// The signed assertion.
+    pub assertion: &'a str,
+    /// The token endpoint.
+    pub token_url: &'a str,
+    /// What the variables stand for.
+    pub variables: Option<&'a Variables>,
+    /// Members of the token answer, by their dotted paths.
+    pub raw: Option<&'a BTreeMap<String, Secret>>,
+}
+
+impl Values<'_> {
+    /// Nothing but the time.
+    pub fn at(now: SystemTime) -> Self {
+        Self { now, access_token: "", assertion: "", token_url: "", variables: None, raw: None }
+    }
 }
 
 /// Why a text is no template, and which part of it. It holds nothing of the text.
@@ -112,8 +175,8 @@ pub enum TemplateFault {
     /// A name that nobody knows.
     #[error("names something unknown in `${{…}}`")]
     Unknown,
-    /// The access token where there is none.
-    #[error("names the access token, which does not exist yet at that point")]
+    /// A token, an assertion or an answer where there is none.
+    #[error("names something that does not exist at that point")]
     NotHere,
 }
 
@@ -137,12 +200,18 @@ impl Template {
             let named = after.strip_prefix("${").ok_or(fail(1, TemplateFault::Dollar))?;
             let (name, behind) =
                 named.split_once('}').ok_or(fail(after.len(), TemplateFault::Unclosed))?;
-            let segment = match name {
-                "uuid" => Segment::Uuid,
-                "now" => Segment::Now,
-                "access_token" if names.access_token => Segment::AccessToken,
-                "access_token" => return Err(fail(name.len() + 3, TemplateFault::NotHere)),
-                _ => match names.fixed.get(name) {
+            let late = Late::ALL.into_iter().find(|late| late.name() == name);
+            let segment = match (name, late) {
+                ("uuid", _) => Segment::Uuid,
+                ("now", _) => Segment::Now,
+                (_, Some(late)) if names.late.contains(&late) => Segment::Late(late),
+                (_, Some(_)) => return Err(fail(name.len() + 3, TemplateFault::NotHere)),
+                (name, _) if is_raw(name) => match names.raw {
+                    true => Segment::Raw(name.trim_start_matches("raw.").to_owned()),
+                    false => return Err(fail(name.len() + 3, TemplateFault::NotHere)),
+                },
+                (name, _) if names.variables.contains(name) => Segment::Variable(name.to_owned()),
+                (name, _) => match names.fixed.get(name) {
                     None => return Err(fail(name.len() + 3, TemplateFault::Unknown)),
                     Some(fixed) if fixed.hidden => Segment::Hidden(fixed.value.clone()),
                     Some(fixed) => {
@@ -182,19 +251,35 @@ impl Template {
         let fits = |text: &Secret| text.expose().bytes().all(|byte| matches!(byte, b' '..=b'~'));
         self.segments.iter().all(|segment| match segment {
             Segment::Text(text) | Segment::Hidden(text) => fits(text),
-            Segment::AccessToken | Segment::Uuid | Segment::Now => true,
+            _ => true,
         })
     }
 
-    /// Does it hold the access token?
-    pub fn has_access_token(&self) -> bool {
-        self.segments.contains(&Segment::AccessToken)
+    /// Does it hold this name?
+    pub fn has(&self, late: Late) -> bool {
+        self.segments.contains(&Segment::Late(late))
+    }
+
+    /// The members of the token answer that it names, as dotted paths.
+    pub fn raw(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Raw(path) => Some(path.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The variables that it names.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Variable(name) => Some(name.as_str()),
+            _ => None,
+        })
     }
 
     /// Is it `Bearer ${access_token}`, which every token keeps ready?
     pub fn is_bearer(&self) -> bool {
         match self.segments.as_slice() {
-            [Segment::Text(text), Segment::AccessToken] => text.expose() == "Bearer ",
+            [Segment::Text(text), Segment::Late(Late::AccessToken)] => text.expose() == "Bearer ",
             _ => false,
         }
     }
@@ -220,7 +305,9 @@ impl Template {
                 Segment::Text(text) | Segment::Hidden(text) => {
                     shape.push_str(text.fingerprint().as_str());
                 }
-                Segment::AccessToken => shape.push_str("access_token"),
+                Segment::Late(late) => shape.push_str(late.name()),
+                Segment::Variable(name) => shape.push_str(&format!("variable {name}")),
+                Segment::Raw(path) => shape.push_str(&format!("raw {path}")),
                 Segment::Uuid => shape.push_str("uuid"),
                 Segment::Now => shape.push_str("now"),
             }
@@ -234,7 +321,17 @@ impl Segment {
     fn text<'a>(&'a self, values: Values<'a>) -> Cow<'a, str> {
         match self {
             Self::Text(text) | Self::Hidden(text) => Cow::Borrowed(text.expose()),
-            Self::AccessToken => Cow::Borrowed(values.access_token),
+            Self::Late(Late::AccessToken) => Cow::Borrowed(values.access_token),
+            Self::Late(Late::Assertion) => Cow::Borrowed(values.assertion),
+            Self::Late(Late::TokenUrl) => Cow::Borrowed(values.token_url),
+            Self::Variable(name) => {
+                let value = values.variables.and_then(|variables| variables.get(name));
+                Cow::Borrowed(value.map_or("", String::as_str))
+            }
+            Self::Raw(path) => {
+                let value = values.raw.and_then(|raw| raw.get(path));
+                Cow::Borrowed(value.map_or("", Secret::expose))
+            }
             Self::Uuid => Cow::Owned(uuid()),
             Self::Now => {
                 let since = values.now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -254,6 +351,11 @@ fn push_text(segments: &mut Vec<Segment>, literal: &mut String) {
     if !literal.is_empty() {
         segments.push(Segment::Text(Secret::new(std::mem::take(literal))));
     }
+}
+
+/// `raw.` and dotted names behind it.
+fn is_raw(name: &str) -> bool {
+    name.strip_prefix("raw.").is_some_and(|path| path.split('.').all(|step| !step.is_empty()))
 }
 
 /// A random identifier (RFC 9562 §5.4).
@@ -279,11 +381,12 @@ mod tests {
         names.insert("client_id", "acme");
         names.insert("dollar", "${uuid}$");
         names.insert_secret("key", Secret::new("k-1".to_owned()));
-        names.with_access_token()
+        names.insert_variable("club");
+        names.with(Late::AccessToken)
     }
 
     fn values() -> Values<'static> {
-        Values { access_token: "at", now: UNIX_EPOCH + Duration::from_secs(1_700_000_000) }
+        Values { access_token: "at", ..Values::at(UNIX_EPOCH + Duration::from_secs(1_700_000_000)) }
     }
 
     #[test]
@@ -315,7 +418,10 @@ mod tests {
             ("x ${nothing} y", 2..12, Unknown),
             ("${ now }", 0..8, Unknown),
             ("${NOW}", 0..6, Unknown),
-            ("${raw.a}", 0..8, Unknown),
+            ("${raw.a}", 0..8, NotHere),
+            ("${assertion}", 0..12, NotHere),
+            ("${raw.}", 0..7, Unknown),
+            ("${raw..a}", 0..9, Unknown),
         ] {
             let error = Template::parse(text, &names()).unwrap_err();
             assert_eq!(error, TemplateError { at, why }, "{text}");
@@ -333,6 +439,30 @@ mod tests {
         }
         let broken = Values { access_token: "a\r\nb", ..values() };
         assert!(field("${access_token}").expand_field(broken).is_err());
+    }
+
+    #[test]
+    fn what_a_request_and_an_answer_know_is_filled_in_late() {
+        let names = names().with_raw().with(Late::TokenUrl).with(Late::Assertion);
+        let variables = Variables::from([("club".to_owned(), "paris".to_owned())]);
+        let raw = BTreeMap::from([("a.b".to_owned(), Secret::new("x".to_owned()))]);
+        let values = Values {
+            variables: Some(&variables),
+            raw: Some(&raw),
+            token_url: "https://as/token",
+            assertion: "j.w.t",
+            ..values()
+        };
+        for (text, expected) in [
+            ("/${club}/${raw.a.b}${raw.c}", "/paris/x"),
+            ("${token_url} ${assertion}", "https://as/token j.w.t"),
+        ] {
+            let template = Template::parse(text, &names).unwrap();
+            assert_eq!(template.expand(values), expected);
+        }
+        let template = Template::parse("${club}${raw.a.b}", &names).unwrap();
+        assert_eq!(template.variables().collect::<Vec<_>>(), ["club"]);
+        assert_eq!(template.raw().collect::<Vec<_>>(), ["a.b"]);
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Injection {
         if self.fields == Fields::Bearer && self.query.is_empty() {
             return Ok(Additions::Bearer(&token.authorization));
         }
-        let values = Values { access_token: token.access_token(), now: now() };
+        let values = Values { access_token: token.access_token(), ..Values::at(now()) };
         let fields = match &self.fields {
             Fields::Bearer => vec![(&AUTHORIZATION, token.authorization.clone())],
             Fields::Listed(listed) => listed
@@ -194,10 +194,10 @@ fn is_lookalike(name: &str, ours: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::template::Names;
+    use crate::template::{Late, Names};
 
     fn template(text: &str) -> Template {
-        Template::parse(text, &Names::default().with_access_token()).unwrap()
+        Template::parse(text, &Names::default().with(Late::AccessToken)).unwrap()
     }
 
     fn query(parameters: &[(&str, &str)]) -> Injection {
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_parameter_replaces_its_namesakes_and_leaves_every_other_byte() {
         let injection = query(&[("access_token", "${access_token}")]);
-        let values = Values { access_token: "a/t+ %", now: SystemTime::UNIX_EPOCH };
+        let values = Values { access_token: "a/t+ %", ..Values::at(SystemTime::UNIX_EPOCH) };
         let ours = "access_token=a%2Ft%2B%20%25";
         for (target, expected) in [
             ("/", format!("/?{ours}")),

@@ -43,7 +43,7 @@ impl TokenRequest {
         fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
         fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         authenticate(config, &mut form, &mut fields);
-        let values = Values { access_token: "", now };
+        let values = Values::at(now);
         form.replace(&config.params, values);
         if let Grant::RefreshToken(_) = grant {
             form.replace(&config.refresh_params, values);

@@ -3,12 +3,12 @@
 use super::Part;
 use crate::config::{self, Problem};
 use crate::credential::{Fields, Injection, OnExisting};
-use crate::template::{Names, Template};
+use crate::template::{Late, Names, Template};
 
 impl Part<'_, '_> {
     pub(super) fn injection(&mut self, names: &Names) -> Injection {
         let section = self.section;
-        let names = names.with_access_token();
+        let names = names.with(Late::AccessToken);
         let listed = self.fields("inject", &section.inject, &names);
         let query = self.query(&names);
         let fields = listed.map_or(Fields::Bearer, |listed| match listed.as_slice() {
@@ -44,7 +44,7 @@ impl Part<'_, '_> {
         let templates = listed.iter().map(|(_, template)| template);
         let mut templates = templates.chain(query.iter().map(|(_, template)| template));
         if let Some(given) = self.section.inject.given()
-            && !templates.any(Template::has_access_token)
+            && !templates.any(|template| template.has(Late::AccessToken))
         {
             let message = format!("`{}.inject` puts the access token nowhere", self.path);
             let fix = "write ${access_token} where the API expects it, in `inject` or in `query`";

@@ -11,7 +11,7 @@ fn only(more: &str) -> credential::Config {
 }
 
 fn expanded(template: &Template) -> String {
-    template.expand(Values { access_token: "AT", now: std::time::UNIX_EPOCH })
+    template.expand(Values { access_token: "AT", ..Values::at(std::time::UNIX_EPOCH) })
 }
 
 #[test]
