@@ -256,6 +256,7 @@ fn credential_config(n: usize) -> credential::Config {
         rejections: Rejections::default(),
         replay_body: 1024 * 1024,
         token: token::Config {
+            variables: Default::default(),
             name: name.clone(),
             oauth,
             seed: None,

@@ -11,6 +11,7 @@ mod answer;
 mod request;
 mod transport;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,7 +20,7 @@ use http::HeaderName;
 use url::Url;
 
 use crate::secret::{Fingerprint, Secret};
-use crate::template::Template;
+use crate::template::{Template, Values, Variables};
 
 pub use answer::{RawAnswer, read};
 pub use request::TokenRequest;
@@ -114,19 +115,46 @@ impl Config {
 pub enum Grant<'a> {
     /// A refresh token.
     RefreshToken(&'a Secret),
-    /// Nothing but the OAuth client itself.
-    ClientCredentials,
+    /// The credential's own grant, which needs nothing but the configuration and can be repeated.
+    Own,
+}
+
+/// What a token request is made from, apart from the configuration and the grant.
+#[derive(Clone, Copy, Debug)]
+pub struct Given<'a> {
+    /// When it is made. Becomes the start of the new token's lifetime: pass the time at which the
+    /// request is made, not that of the answer, so that a slow server shortens the lifetime we assume
+    /// rather than lengthening it.
+    pub now: SystemTime,
+    /// The token that is to be replaced, for servers that want to see it.
+    pub access_token: Option<&'a Secret>,
+    /// What the variables of this slot stand for.
+    pub variables: &'a Variables,
+}
+
+impl Given<'_> {
+    fn values(&self) -> Values<'_> {
+        Values {
+            access_token: self.access_token.map_or("", Secret::expose),
+            variables: Some(self.variables),
+            ..Values::at(self.now)
+        }
+    }
 }
 
 /// What a token endpoint issued (RFC 6749 §5.1). An `id_token` is never kept.
 #[derive(Clone, Debug)]
 pub struct TokenResponse {
-    /// Goes into `Authorization: Bearer`.
-    pub access_token: Secret,
+    /// Goes into `Authorization: Bearer`; `None` where the old one was prolonged instead.
+    pub access_token: Option<Secret>,
     /// `None` when the answer had none: the one that was sent stays in use.
     pub refresh_token: Option<Secret>,
     /// Counted from before the request was sent; `None` when the answer gave no usable lifetime.
     pub expires_at: Option<SystemTime>,
+    /// The same for the refresh token.
+    pub refresh_expires_at: Option<SystemTime>,
+    /// The members that the credential's templates name, by their dotted paths.
+    pub raw: BTreeMap<String, Secret>,
 }
 
 /// A token endpoint, ready to be asked.
@@ -147,11 +175,8 @@ impl TokenEndpoint {
         &self.config
     }
 
-    /// Sends `grant` to the token endpoint and returns what it issued.
-    ///
-    /// `now` becomes the start of the new token's lifetime. Pass the time at which the request is
-    /// made, not that of the answer, so that a slow server shortens the lifetime we assume rather
-    /// than lengthening it. Exactly one HTTP request is made.
+    /// Sends `grant` to the token endpoint and returns what it issued. Exactly one HTTP request is
+    /// made.
     ///
     /// # Errors
     ///
@@ -165,9 +190,9 @@ impl TokenEndpoint {
     pub async fn request(
         &self,
         grant: Grant<'_>,
-        now: SystemTime,
+        given: Given<'_>,
     ) -> Result<TokenResponse, GrantError> {
-        let request = TokenRequest::new(&self.config, grant, now);
+        let request = TokenRequest::new(&self.config, grant, given);
         let sent = tokio::time::timeout(self.config.timeout, self.transport.send(request)).await;
         let answer = match sent {
             Ok(Ok(answer)) => answer,
@@ -178,7 +203,7 @@ impl TokenEndpoint {
         if let Grant::RefreshToken(token) = grant {
             secrets.push(token);
         }
-        read(&answer, now, &secrets)
+        read(&answer, given.now, &secrets)
     }
 }
 

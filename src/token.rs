@@ -26,6 +26,7 @@ use crate::oauth::{self, Transport};
 use crate::secret::{Secret, SecretSource};
 pub use crate::store::Generation;
 use crate::store::{TerminalReason, TokenStore};
+use crate::template::Variables;
 
 pub use access_token::{Margin, Token};
 pub use slot::Slot;
@@ -37,6 +38,8 @@ pub struct Config {
     pub name: String,
     /// Where tokens come from.
     pub oauth: oauth::Config,
+    /// What the variables stand for, where one credential has many tokens.
+    pub variables: Variables,
     /// The first refresh token.
     pub seed: Option<Seed>,
     /// How long before its expiry a token is replaced.

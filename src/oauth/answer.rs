@@ -4,6 +4,7 @@
 //! limits as `invalid_request`, lifetimes as text, and maintenance pages as success. [`read`] puts
 //! every answer into one [`Class`]; the rules are tried in order and the first that matches decides.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::RETRY_AFTER;
@@ -134,9 +135,11 @@ fn issued(
         return Err(refuse("its token_type is not bearer"));
     }
     Ok(TokenResponse {
-        access_token: Secret::new(access_token.to_owned()),
+        access_token: Some(Secret::new(access_token.to_owned())),
         refresh_token,
         expires_at: members.lifetime("expires_in").map(|lifetime| now + lifetime),
+        refresh_expires_at: None,
+        raw: BTreeMap::new(),
     })
 }
 

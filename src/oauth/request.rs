@@ -1,7 +1,6 @@
 //! A token request as bytes: pure, so that a test can look at every one of them.
 
 use std::borrow::Cow;
-use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use url::Url;
 use url::form_urlencoded::{self, Serializer};
 
-use super::{ClientAuth, Config, Grant, Parameter};
+use super::{ClientAuth, Config, Given, Grant, Parameter};
 use crate::secret::Secret;
 use crate::template::Values;
 
@@ -26,15 +25,15 @@ pub struct TokenRequest {
 }
 
 impl TokenRequest {
-    /// Writes down the request for `grant`, made at `now`.
-    pub fn new(config: &Config, grant: Grant<'_>, now: SystemTime) -> Self {
+    /// Writes down the request for `grant`.
+    pub fn new(config: &Config, grant: Grant<'_>, given: Given<'_>) -> Self {
         let mut form = Form::default();
         match grant {
             Grant::RefreshToken(token) => {
                 form.add("grant_type", "refresh_token");
                 form.add("refresh_token", token.expose());
             }
-            Grant::ClientCredentials => form.add("grant_type", "client_credentials"),
+            Grant::Own => form.add("grant_type", "client_credentials"),
         }
         if let Some(scope) = &config.scope {
             form.add("scope", scope);
@@ -43,7 +42,7 @@ impl TokenRequest {
         fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
         fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         authenticate(config, &mut form, &mut fields);
-        let values = Values::at(now);
+        let values = given.values();
         form.replace(&config.params, values);
         if let Grant::RefreshToken(_) = grant {
             form.replace(&config.refresh_params, values);
@@ -119,7 +118,7 @@ mod tests {
 
     use super::*;
     use crate::oauth::GrantType;
-    use crate::template::{Names, Template};
+    use crate::template::{Names, Template, Variables};
 
     fn config(client_auth: ClientAuth, secret: Option<&str>) -> Config {
         Config {
@@ -134,6 +133,11 @@ mod tests {
             headers: Vec::new(),
             timeout: Duration::from_secs(10),
         }
+    }
+
+    fn given() -> Given<'static> {
+        static NONE: Variables = Variables::new();
+        Given { now: UNIX_EPOCH, access_token: None, variables: &NONE }
     }
 
     fn authorization(request: &TokenRequest) -> Option<String> {
@@ -154,7 +158,7 @@ mod tests {
             (ClientAuth::Basic, None, "&client_id=a+b", None),
         ] {
             let request =
-                TokenRequest::new(&config(auth, secret), Grant::RefreshToken(&token), UNIX_EPOCH);
+                TokenRequest::new(&config(auth, secret), Grant::RefreshToken(&token), given());
             assert_eq!(request.body.expose(), format!("{grant}{body}"));
             assert_eq!(authorization(&request).as_deref(), header);
             assert_eq!(request.url.as_str(), "https://as.test/token?tenant=1");
@@ -164,7 +168,7 @@ mod tests {
     #[test]
     fn a_scope_is_sent_verbatim_with_every_grant() {
         let config = Config { scope: Some("a b,c".to_owned()), ..config(ClientAuth::Post, None) };
-        let request = TokenRequest::new(&config, Grant::ClientCredentials, UNIX_EPOCH);
+        let request = TokenRequest::new(&config, Grant::Own, given());
         assert_eq!(
             request.body.expose(),
             "grant_type=client_credentials&scope=a+b%2Cc&client_id=a+b"
@@ -201,12 +205,12 @@ mod tests {
             ..config(ClientAuth::Post, Some("s"))
         };
         let always = "client_key=a+b&resource=https%3A%2F%2Fx&resource=k-1&at=0";
-        let refresh = TokenRequest::new(&config, Grant::RefreshToken(&token), UNIX_EPOCH);
+        let refresh = TokenRequest::new(&config, Grant::RefreshToken(&token), given());
         assert_eq!(
             refresh.body.expose(),
             format!("refresh_token=rt&client_secret=s&{always}&grant_type=refresh")
         );
-        let other = TokenRequest::new(&config, Grant::ClientCredentials, UNIX_EPOCH);
+        let other = TokenRequest::new(&config, Grant::Own, given());
         assert_eq!(
             other.body.expose(),
             format!("client_secret=s&audience=a%26b&{always}&grant_type=account_credentials")
@@ -220,7 +224,7 @@ mod tests {
             (ACCEPT, template("text/plain")),
         ];
         let config = Config { headers, ..config(ClientAuth::Post, None) };
-        let request = TokenRequest::new(&config, Grant::ClientCredentials, UNIX_EPOCH);
+        let request = TokenRequest::new(&config, Grant::Own, given());
         let key = request.fields.get("x-key").unwrap();
         assert!(key == "k-1" && key.is_sensitive());
         assert_eq!(request.fields.get(ACCEPT).unwrap(), "text/plain");

@@ -20,7 +20,7 @@ use crate::config::{self, ConfigFile, CredentialSection, Field, Margin, Problem,
 use crate::credential;
 use crate::oauth::{self, ClientAuth, GrantType};
 use crate::secret::{Secret, SecretSource};
-use crate::template::Names;
+use crate::template::{Names, Variables};
 use crate::token::{self, Seed};
 use matching::Named;
 
@@ -66,6 +66,7 @@ impl Review<'_> {
         let token = token::Config {
             name: name.get_ref().clone(),
             oauth: oauth?,
+            variables: Variables::new(),
             seed,
             margin: margin(section),
             lifetime,

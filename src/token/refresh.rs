@@ -37,9 +37,10 @@ use tokio::sync::Mutex;
 use super::state::{Backoff, Outcome};
 use super::{Config, Context, Generation, Seed};
 use crate::metrics::CredentialMetrics;
-use crate::oauth::{Class, Grant, GrantError, TokenEndpoint, TokenResponse};
+use crate::oauth::{Class, Given, Grant, GrantError, TokenEndpoint, TokenResponse};
 use crate::secret::{Fingerprint, Secret};
 use crate::store::{Commit, Intent, StoreError, TerminalReason, TokenRecord};
+use crate::template::Variables;
 use plan::{Plan, is_usable, plan, supersede};
 use report::store_failure;
 use session::{Memory, Session, Unsaved};
@@ -119,6 +120,7 @@ impl Failure {
 pub(super) struct Refresher {
     name: String,
     endpoint: TokenEndpoint,
+    variables: Variables,
     seed: Option<Seed>,
     lifetime: Option<Duration>,
     lease_wait: Duration,
@@ -136,6 +138,7 @@ impl Refresher {
             name: config.name,
             config: config.oauth.fingerprint(),
             endpoint,
+            variables: config.variables,
             seed: config.seed,
             lifetime: config.lifetime,
             lease_wait: config.wait,
@@ -291,13 +294,13 @@ impl Refresher {
             }
         };
         let lost_answer = self.begin(session, refresh_token.as_ref(), new_seed, demand).await?;
-        let grant = refresh_token.as_ref().map_or(Grant::ClientCredentials, Grant::RefreshToken);
-        let (asked_at, answer) = self.ask(grant).await;
+        let grant = refresh_token.as_ref().map_or(Grant::Own, Grant::RefreshToken);
+        let (asked_at, answer) = self.ask(grant, session.record.access_token.as_ref()).await;
         match answer {
             Ok(response) => {
                 memory.doubts = 0;
-                let unchanged = demand.rejected
-                    && session.record.access_token.as_ref() == Some(&response.access_token);
+                let unchanged =
+                    demand.rejected && session.record.access_token == response.access_token;
                 session.record = self.merge(&session.record, response, asked_at);
                 self.save(session).await?;
                 self.report_refreshed(session, asked_at, self.context.clock.now());
@@ -361,13 +364,18 @@ impl Refresher {
     }
 
     /// Sends the grant, again at once if it never left, and again soon if no answer came.
-    async fn ask(&self, grant: Grant<'_>) -> (SystemTime, Result<TokenResponse, Refused>) {
+    async fn ask(
+        &self,
+        grant: Grant<'_>,
+        access_token: Option<&Secret>,
+    ) -> (SystemTime, Result<TokenResponse, Refused>) {
         let mut replays = REPLAYS.iter();
         let mut replayed = false;
         let mut unsent = 0;
         loop {
             let asked_at = self.context.clock.now();
-            let error = match self.endpoint.request(grant, asked_at).await {
+            let given = Given { now: asked_at, access_token, variables: &self.variables };
+            let error = match self.endpoint.request(grant, given).await {
                 Ok(response) => return (asked_at, Ok(response)),
                 Err(error) => error,
             };
@@ -409,7 +417,7 @@ impl Refresher {
     ) -> TokenRecord {
         let mut record = TokenRecord {
             generation: old.generation.next(),
-            access_token: Some(response.access_token),
+            access_token: response.access_token.or_else(|| old.access_token.clone()),
             issued_at: Some(asked_at),
             expires_at: response
                 .expires_at

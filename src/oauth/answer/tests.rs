@@ -116,7 +116,7 @@ fn a_token_is_read_from_json_under_any_type_and_from_a_form() {
         (200, "access_token=a1&refresh_token=r1&token_type=bearer"),
     ] {
         let token = read(&answer(status, body), at(0), &[]).unwrap();
-        assert_eq!(token.access_token.expose(), "a1", "{body}");
+        assert_eq!(token.access_token.unwrap().expose(), "a1", "{body}");
         assert_eq!(token.refresh_token.unwrap().expose(), "r1", "{body}");
     }
 }
