@@ -9,6 +9,7 @@
 //! uneven, a second process on the same port would start unnoticed, and unix sockets have no such
 //! option.
 
+mod admission;
 mod core;
 mod foundation;
 mod listener;
@@ -33,8 +34,9 @@ use crate::store::StoreError;
 use crate::tls::TlsError;
 
 use self::core::Cores;
+use admission::Admission;
 use foundation::Foundation;
-use listener::{Admission, Listener};
+use listener::Listener;
 
 /// Why bearerd did not start.
 #[derive(Debug, thiserror::Error)]

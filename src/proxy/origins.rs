@@ -16,30 +16,13 @@ use http::uri::{PathAndQuery, Uri};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use ipnet::IpNet;
 use tokio::time::{Instant, Sleep};
 
-use super::body::{Passage, RequestBody};
-use super::error::OriginError;
+use super::content::{Passage, RequestBody};
 use super::message::is_framed_once;
+use super::origin_error::OriginError;
 use super::reach::{Connected, Reach};
 use crate::origin::{Origin, Scheme};
-
-/// How origin servers are reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Addresses that are never dialled, checked after name resolution. Default: link-local ones,
-    /// where clouds keep their metadata services.
-    pub deny_addresses: Vec<IpNet>,
-    /// Exceptions to that.
-    pub allow_addresses: Vec<IpNet>,
-    /// For name, connection and TLS each. Default 5 s.
-    pub connect_timeout: Duration,
-    /// Until the response's head. Default 300 s: some APIs think long.
-    pub response_timeout: Duration,
-    /// How long an unused connection is kept. Default 60 s.
-    pub idle_timeout: Duration,
-}
 
 /// One core's pool.
 #[derive(Default)]
