@@ -244,6 +244,18 @@ async fn each_key_that_needs_a_restart_is_named() {
     }
 }
 
+/// A reload is compared with what runs, not with the reload before it.
+#[tokio::test]
+async fn a_key_that_needs_a_restart_is_named_until_it_is_as_it_was_at_the_start() {
+    let mut world = World::new().await;
+    world.configure(|text| text.replacen("threads = 2", "threads = 1", 1));
+    for _ in 0..2 {
+        assert_eq!(world.reload().await, ["proxy.threads"]);
+    }
+    world.configure(|text| text.replacen("threads = 1", "threads = 2", 1));
+    assert_eq!(world.reload().await, Vec::<&str>::new());
+}
+
 /// Operators see what is in force.
 #[tokio::test]
 async fn a_credential_that_is_gone_is_reported_no_more() {
