@@ -185,6 +185,20 @@ async fn keys_that_need_a_restart_are_named_and_change_nothing() {
 }
 
 #[tokio::test]
+async fn what_the_command_line_says_goes_for_a_reload_as_well() {
+    let mut world = World::plain().start_servers().await;
+    let listen = ["--listen", "127.0.0.1:0", "--log-format", "json"];
+    let program = Program::start_with(world.dir.path(), &listen, &[]).await;
+    world.configure_file(|text| {
+        text.replacen("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:8080\"", 1)
+    });
+    let said = reload(&program).await;
+    assert!(!said.contains("restart"), "{said}");
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_secret_put_right_is_tried_at_once() {
     let world = World::plain().start_servers().await;
     let server = &world.authorization_server;
