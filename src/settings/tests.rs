@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 mod example;
 mod knobs;
+mod providers;
 mod report;
 
 use std::path::PathBuf;

@@ -20,6 +20,7 @@ mod forwarding;
 mod http2;
 mod knobs;
 mod message_rules;
+mod promises;
 mod refresh;
 mod rejections;
 mod reload;

@@ -1,0 +1,90 @@
+//! Every block of `docs/providers.md` is a configuration that this version takes.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use super::*;
+use crate::secret::SecretError;
+
+const PAGE: &str = include_str!("../../../docs/providers.md");
+
+/// What is said about blocks on purpose: the block and a part of the warning.
+const EXPECTED: &[(&str, &str)] = &[];
+
+/// The blocks, each with the name of its credential.
+fn blocks() -> Vec<(String, &'static str)> {
+    let texts = PAGE.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let name = |text: &str| {
+        let names: Vec<_> =
+            text.lines().filter_map(|line| line.strip_prefix("[credential.")).collect();
+        let [name] = names.as_slice() else { panic!("one credential in a block, not {names:?}") };
+        name.trim_end_matches(']').to_owned()
+    };
+    texts.map(|text| (name(text), text)).collect()
+}
+
+/// A certificate and its key, PEM.
+static IDENTITY: LazyLock<(String, String)> = LazyLock::new(|| {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let parameters = rcgen::CertificateParams::new(vec!["client.test".to_owned()]).unwrap();
+    (parameters.self_signed(&key).unwrap().pem(), key.serialize_pem())
+});
+
+/// A private key of the kind that providers ask for, PEM.
+static RSA_KEY: LazyLock<String> = LazyLock::new(|| {
+    use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+    use aws_lc_rs::rsa::{KeyPair, KeySize};
+    use base64::Engine as _;
+    let key = KeyPair::generate(KeySize::Rsa2048).unwrap();
+    let der: Pkcs8V1Der<'_> = key.as_der().unwrap();
+    let text = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+    format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
+});
+
+/// What would be in the files that the blocks name: the names say what they are.
+fn read_lines(source: &SecretSource) -> Result<Option<Secret>, SecretError> {
+    let place = source.to_string();
+    let text = match () {
+        () if place.contains(".crt") => &IDENTITY.0,
+        () if place.contains(".key") => &IDENTITY.1,
+        () if place.contains(".pem") => &*RSA_KEY,
+        () => panic!("{place} is no key by its name"),
+    };
+    Ok(Some(Secret::new(text.clone())))
+}
+
+#[test]
+fn every_block_is_a_configuration_without_a_problem() {
+    let environment = Environment { read_lines, ..environment() };
+    let mut found = Vec::new();
+    for (name, text) in blocks() {
+        match Settings::from_text(&name, Path::new("/etc/bearerd"), text, &environment) {
+            Err(problems) => found.push(problems.to_string()),
+            Ok(settings) => {
+                let [credential] = settings.credentials.as_slice() else { panic!("{name}") };
+                assert_eq!(credential.name, name);
+                let expected = |warning: &Problem| {
+                    EXPECTED.iter().any(|(of, part)| *of == name && warning.message.contains(part))
+                };
+                let warnings = settings.warnings.iter().filter(|warning| !expected(warning));
+                found.extend(warnings.map(|warning| format!("{name}: {}", warning.message)));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn every_provider_has_one_block_and_stands_in_the_table() {
+    let blocks = blocks();
+    let names: BTreeSet<_> = blocks.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names.len(), blocks.len());
+    assert!(names.len() >= 25, "{}", names.len());
+    let linked: BTreeSet<_> = PAGE
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .filter_map(|line| line.split_once("| [")?.1.split_once(']'))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(names, linked);
+}
