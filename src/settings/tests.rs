@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 mod example;
 mod knobs;
-mod providers;
+mod documented_providers;
 mod report;
 
 use std::path::PathBuf;
