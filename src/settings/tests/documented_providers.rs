@@ -1,10 +1,9 @@
 //! Every block of `docs/providers.md` is a configuration that this version takes.
 
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
 
+use super::providers::lines;
 use super::*;
-use crate::secret::SecretError;
 
 const PAGE: &str = include_str!("../../../docs/providers.md");
 
@@ -23,39 +22,9 @@ fn blocks() -> Vec<(String, &'static str)> {
     texts.map(|text| (name(text), text)).collect()
 }
 
-/// A certificate and its key, PEM.
-static IDENTITY: LazyLock<(String, String)> = LazyLock::new(|| {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let parameters = rcgen::CertificateParams::new(vec!["client.test".to_owned()]).unwrap();
-    (parameters.self_signed(&key).unwrap().pem(), key.serialize_pem())
-});
-
-/// A private key of the kind that providers ask for, PEM.
-static RSA_KEY: LazyLock<String> = LazyLock::new(|| {
-    use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
-    use aws_lc_rs::rsa::{KeyPair, KeySize};
-    use base64::Engine as _;
-    let key = KeyPair::generate(KeySize::Rsa2048).unwrap();
-    let der: Pkcs8V1Der<'_> = key.as_der().unwrap();
-    let text = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
-    format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
-});
-
-/// What would be in the files that the blocks name: the names say what they are.
-fn read_lines(source: &SecretSource) -> Result<Option<Secret>, SecretError> {
-    let place = source.to_string();
-    let text = match () {
-        () if place.contains(".crt") => &IDENTITY.0,
-        () if place.contains(".key") => &IDENTITY.1,
-        () if place.contains(".pem") => &*RSA_KEY,
-        () => panic!("{place} is no key by its name"),
-    };
-    Ok(Some(Secret::new(text.clone())))
-}
-
 #[test]
 fn every_block_is_a_configuration_without_a_problem() {
-    let environment = Environment { read_lines, ..environment() };
+    let environment = Environment { read_lines: lines, ..environment() };
     let mut found = Vec::new();
     for (name, text) in blocks() {
         match Settings::from_text(&name, Path::new("/etc/bearerd"), text, &environment) {
