@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
+mod documented_providers;
 mod example;
 mod knobs;
-mod documented_providers;
 mod report;
 
 use std::path::PathBuf;
