@@ -165,14 +165,17 @@ fn issued(
     })
 }
 
+/// What servers call a token that is presented as RFC 6750 says: also `BearerToken` (Apigee), and
+/// whose it is (Slack).
+const BEARER: [&str; 4] = ["bearer", "bearertoken", "bot", "user"];
+
 /// `None` for a type that nobody here can present.
 fn token_type(value: Option<&Value>) -> Option<TokenType> {
     match value {
         None | Some(Value::Null) => Some(TokenType::Bearer),
         Some(Value::String(kind)) => match kind.to_ascii_lowercase().as_str() {
-            "" | "bearer" => Some(TokenType::Bearer),
             "dpop" => Some(TokenType::Dpop),
-            _ => None,
+            kind => (kind.is_empty() || BEARER.contains(&kind)).then_some(TokenType::Bearer),
         },
         Some(_) => None,
     }
