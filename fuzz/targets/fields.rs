@@ -19,7 +19,8 @@ fuzz_target!(|input: (&str, &str, Vec<(&str, &[u8])>)| {
     }
     let Ok(request) = request.body(()) else { return };
     let Some(sent) = fuzzing::to_origin(request.into_parts().0) else { return };
-    for name in ["connection", "proxy-authorization", "transfer-encoding", "upgrade", "keep-alive"] {
+    for name in ["connection", "proxy-authorization", "transfer-encoding", "upgrade", "keep-alive"]
+    {
         assert!(!sent.headers.contains_key(name), "{name}");
     }
     assert_eq!(sent.headers.get_all("host").iter().count(), 1);
