@@ -289,3 +289,6 @@ impl From<RequestError> for GrantError {
         Self::of_transport(Class::NotSent, error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

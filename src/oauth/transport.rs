@@ -119,3 +119,6 @@ fn failure(error: reqwest::Error) -> TransportError {
     }
     if not_sent { TransportError::NotSent(text) } else { TransportError::Unanswered(text) }
 }
+
+#[cfg(test)]
+mod tests;
