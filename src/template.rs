@@ -49,17 +49,20 @@ pub enum Late {
     AccessToken,
     /// `${assertion}`: the signed JWT of a token request.
     Assertion,
+    /// `${refresh_token}`: what a token request presents, for servers that call it something else.
+    RefreshToken,
     /// `${token_url}`: where a token request goes.
     TokenUrl,
 }
 
 impl Late {
-    const ALL: [Self; 3] = [Self::AccessToken, Self::Assertion, Self::TokenUrl];
+    const ALL: [Self; 4] = [Self::AccessToken, Self::Assertion, Self::RefreshToken, Self::TokenUrl];
 
     fn name(self) -> &'static str {
         match self {
             Self::AccessToken => "access_token",
             Self::Assertion => "assertion",
+            Self::RefreshToken => "refresh_token",
             Self::TokenUrl => "token_url",
         }
     }
@@ -85,7 +88,7 @@ struct Fixed {
 
 impl Names {
     /// Names that mean something of their own, now or in the design: no variable may have one.
-    pub const RESERVED: [&str; 9] = [
+    pub const RESERVED: [&str; 10] = [
         "access_token",
         "assertion",
         "client",
@@ -93,6 +96,7 @@ impl Names {
         "field",
         "now",
         "raw",
+        "refresh_token",
         "token_url",
         "uuid",
     ];
@@ -138,6 +142,8 @@ pub struct Values<'a> {
     pub access_token: &'a str,
     /// The signed assertion.
     pub assertion: &'a str,
+    /// The refresh token that is presented.
+    pub refresh_token: &'a str,
     /// The token endpoint.
     pub token_url: &'a str,
     /// What the variables stand for.
@@ -149,7 +155,9 @@ pub struct Values<'a> {
 impl Values<'_> {
     /// Nothing but the time.
     pub fn at(now: SystemTime) -> Self {
-        Self { now, access_token: "", assertion: "", token_url: "", variables: None, raw: None }
+        let (access_token, assertion, refresh_token, token_url) = ("", "", "", "");
+        let (variables, raw) = (None, None);
+        Self { now, access_token, assertion, refresh_token, token_url, variables, raw }
     }
 }
 
@@ -323,6 +331,7 @@ impl Segment {
             Self::Text(text) | Self::Hidden(text) => Cow::Borrowed(text.expose()),
             Self::Late(Late::AccessToken) => Cow::Borrowed(values.access_token),
             Self::Late(Late::Assertion) => Cow::Borrowed(values.assertion),
+            Self::Late(Late::RefreshToken) => Cow::Borrowed(values.refresh_token),
             Self::Late(Late::TokenUrl) => Cow::Borrowed(values.token_url),
             Self::Variable(name) => {
                 let value = values.variables.and_then(|variables| variables.get(name));

@@ -163,7 +163,12 @@ impl TokenRequest {
         };
         let url = url.map_or_else(|| endpoints.token(), Ok)?.clone();
         let token_url = endpoints.token.as_ref().map_or("", Url::as_str);
-        let mut draft = Draft::new(config, endpoints, Values { token_url, ..given.values() })?;
+        let refresh_token = match grant {
+            Grant::RefreshToken(token) => token.expose(),
+            _ => "",
+        };
+        let values = Values { token_url, refresh_token, ..given.values() };
+        let mut draft = Draft::new(config, endpoints, values)?;
         draft.present(grant, material)?;
         let Draft { mut form, mut fields, secrets, assertion, values, .. } = draft;
         let signed = assertion.as_ref().map_or("", Secret::expose);

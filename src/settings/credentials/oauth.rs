@@ -71,7 +71,7 @@ impl Part<'_, '_> {
 
     /// What may stand in parameters and fields of token requests.
     pub(super) fn names_of_requests(&self, names: &Names) -> Names {
-        let names = names.with(Late::AccessToken).with(Late::TokenUrl);
+        let names = names.with(Late::AccessToken).with(Late::RefreshToken).with(Late::TokenUrl);
         let is_signed = !self.section.assertion.is_absent()
             || client_auth(self.section) == ClientAuth::ClientSecretJwt;
         if is_signed { names.with(Late::Assertion) } else { names }

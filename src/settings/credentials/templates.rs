@@ -193,12 +193,12 @@ impl Part<'_, '_> {
                 }
                 TemplateFault::Unknown => {
                     "the names are client_id, uuid, now, those of this credential's `vars`, and in \
-                     some places access_token, token_url, assertion and raw.…"
+                     some places access_token, refresh_token, token_url, assertion and raw.…"
                 }
                 TemplateFault::NotHere => {
                     "access_token is for what is put on requests and for `params`, `headers` and \
-                     `steps`; token_url for `assertion`, `params` and `headers`; assertion for the \
-                     latter two, if there is one; raw.… for `steps`"
+                     `steps`; token_url for `assertion`, `params` and `headers`; refresh_token and, \
+                     if there is one, assertion for the latter two; raw.… for `steps`"
                 }
             };
             self.report(key, &error.to_string(), part_of(text, &error.at), fix);

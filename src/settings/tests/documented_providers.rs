@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::providers::lines;
+use super::providers::{configured, lines, sent};
 use super::*;
+use crate::oauth::{Grant, Livelihood};
 
 const PAGE: &str = include_str!("../../../docs/providers.md");
 
 /// What is said about blocks on purpose: the block and a part of the warning.
-const EXPECTED: &[(&str, &str)] = &[];
+const EXPECTED: &[(&str, &str)] = &[("resamania", "uses a person's password")];
 
 /// The blocks, each with the name of its credential.
 fn blocks() -> Vec<(String, &'static str)> {
@@ -56,4 +57,36 @@ fn every_provider_has_one_block_and_stands_in_the_table() {
         .map(|(name, _)| name)
         .collect();
     assert_eq!(names, linked);
+}
+
+/// The block of one provider, and what it sends for a refresh token or for its own grant.
+fn request_of(name: &str) -> String {
+    let (_, text) = blocks().into_iter().find(|(of, _)| of == name).unwrap();
+    let config = configured(text).unwrap_or_else(|problems| panic!("{problems}"));
+    let token = Secret::new("rt".to_owned());
+    match config.token.oauth.grant.lives_on() {
+        Livelihood::RefreshToken => sent(&config, Grant::RefreshToken(&token)),
+        Livelihood::Repeatable => sent(&config, Grant::Own),
+    }
+}
+
+#[test]
+fn a_token_that_renews_itself_is_presented_where_the_server_wants_it() {
+    let place = "https://graph.instagram.com/refresh_access_token";
+    let query = "access_token=rt&grant_type=ig_refresh_token";
+    assert_eq!(request_of("instagram"), format!("GET {place}?{query}\n"));
+}
+
+#[test]
+fn every_block_makes_a_whole_token_request() {
+    // The URL of the others is published by their issuer.
+    let with_a_url = blocks().into_iter().filter(|(_, text)| text.contains("\ntoken_url "));
+    let mut requests = 0;
+    for (name, _) in with_a_url {
+        let request = request_of(&name);
+        let is_whole = request.starts_with("POST https://") || request.starts_with("GET https://");
+        assert!(is_whole && !request.contains("${"), "{name}: {request}");
+        requests += 1;
+    }
+    assert!(requests >= 35, "{requests}");
 }
