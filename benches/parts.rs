@@ -266,6 +266,8 @@ fn credential_config(n: usize) -> credential::Config {
     credential::Config {
         hosts: vec![HostPattern::parse(&host(n)).expect("it is a name")],
         paths: Vec::new(),
+        variables: Vec::new(),
+        secrets: Vec::new(),
         methods: Vec::new(),
         allow_http: false,
         injection: Injection::default(),

@@ -59,7 +59,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // `secret`: each token of a credential may have secrets of its own, read at first use.
     ("credential", &["metrics", "origin", "secret", "template", "token"]),
     // The only place where the protocol and its durability meet.
-    ("token", &["clock", "metrics", "oauth", "secret", "store"]),
+    // `template`: what the variables of a slot stand for.
+    ("token", &["clock", "metrics", "oauth", "secret", "store", "template"]),
     ("oauth", &["secret", "template"]),
     ("store", &["secret"]),
     // `origin`: a leaf is made for a host. `secret`: the key is one. `tls`: the library's provider.

@@ -6,6 +6,7 @@
 
 mod world;
 
+mod clubs;
 mod command_line;
 mod connect;
 mod durable;

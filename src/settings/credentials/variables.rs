@@ -217,10 +217,7 @@ impl Part<'_, '_> {
     }
 
     /// The path with the fixed variables in it.
-    pub(super) fn fixed_path(
-        &mut self,
-        source: &Spanned<SecretSource>,
-    ) -> Option<std::path::PathBuf> {
+    pub(super) fn fixed_path(&self, source: &Spanned<SecretSource>) -> Option<std::path::PathBuf> {
         let SecretSource::File(path) = source.get_ref() else { return None };
         let names = &self.chosen.in_paths;
         let text = path.to_str().filter(|text| text.contains("${"));
@@ -252,7 +249,7 @@ impl Part<'_, '_> {
 
     /// Every name in a path is a list of values, and every list is in every path.
     fn check_paths(&mut self, paths: &[(PathPrefix, Range<usize>)]) {
-        let listed: Vec<_> = self.chosen.variables.iter().cloned().collect();
+        let listed = self.chosen.variables.clone();
         let by_path = |name: &str| {
             listed.iter().any(|(it, _)| it.name == name && it.from == VariableSource::Path)
         };
