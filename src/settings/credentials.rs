@@ -11,6 +11,7 @@ mod injection;
 mod matching;
 mod oauth;
 mod templates;
+mod variables;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -20,13 +21,14 @@ use toml::Spanned;
 use super::defaults;
 use super::review::Review;
 use crate::config::{ConfigFile, CredentialSection, Field, Margin, Problem, Size};
-use crate::credential;
+use crate::credential::{self, OwnSecret};
 use crate::oauth::{GrantType, Livelihood};
 use crate::secret::{Secret, SecretSource};
 use crate::template::Variables;
 use crate::token::{self, Seed};
 use matching::Named;
 use oauth::grant_type;
+use variables::Chosen;
 
 impl Review<'_> {
     /// Every credential of the file that is complete.
@@ -59,6 +61,7 @@ impl Review<'_> {
             span: name.span(),
             section,
             review: self,
+            chosen: Chosen::default(),
         };
         let (paths, methods) = (part.paths(), part.methods());
         let hosts = part.hosts(named, &paths, &methods);
@@ -67,6 +70,8 @@ impl Review<'_> {
         let oauth = part.oauth(&names, &injection);
         let seed = part.seed();
         let lifetime = part.lifetime();
+        let variables = part.variables(&paths);
+        let secrets = std::mem::take(&mut part.chosen.secrets);
         let token = token::Config {
             name: name.get_ref().clone(),
             oauth: oauth?,
@@ -85,6 +90,8 @@ impl Review<'_> {
             injection,
             rejections: matching::rejections(section),
             replay_body: section.replay_body.or(Size(defaults::REPLAY_BODY)).0,
+            variables,
+            secrets,
             token,
         })
     }
@@ -98,11 +105,15 @@ struct Part<'a, 'b> {
     span: Range<usize>,
     section: &'a CredentialSection,
     review: &'a mut Review<'b>,
+    chosen: Chosen,
 }
 
 impl Part<'_, '_> {
     fn seed(&mut self) -> Option<Seed> {
         let section = self.section;
+        if self.is_own("refresh_token", OwnSecret::RefreshToken, &section.refresh_token) {
+            return None;
+        }
         let Some((source, span)) = self.source(&section.refresh_token) else {
             self.warn_without_seed();
             return None;
@@ -141,9 +152,9 @@ impl Part<'_, '_> {
     /// The place of a secret, its path made absolute, unless nothing may be read.
     fn source(&mut self, field: &Field<SecretSource>) -> Option<(SecretSource, Range<usize>)> {
         let given = field.given().filter(|_| !self.review.garbled)?;
-        let source = match given.get_ref() {
-            SecretSource::File(path) => SecretSource::File(self.review.path(path)),
-            other => other.clone(),
+        let source = match self.fixed_path(given) {
+            Some(path) => SecretSource::File(self.review.path(path)),
+            None => given.get_ref().clone(),
         };
         self.warn_if_readable(&source, given.span());
         Some((source, given.span()))

@@ -6,6 +6,7 @@ mod grants;
 mod knobs;
 mod providers;
 mod report;
+mod variables;
 
 use std::path::PathBuf;
 

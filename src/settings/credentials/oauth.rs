@@ -8,7 +8,7 @@ use url::{Host, Url};
 
 use super::{Part, answers, injection};
 use crate::config::{self, ClientId, ClientSecret, CredentialSection, Field, Problem};
-use crate::credential::Injection;
+use crate::credential::{Injection, OwnSecret};
 use crate::oauth::{self, ClientAuth, ClientCert, ClientCertError, Encoding, GrantType};
 use crate::secret::{Secret, SecretSource};
 use crate::settings::defaults;
@@ -185,7 +185,12 @@ impl Part<'_, '_> {
         match given.get_ref() {
             ClientSecret::Empty => Some(Secret::new(String::new())),
             ClientSecret::Kept(source) => {
-                self.secret("client_secret", &Spanned::new(given.span(), source.clone()))
+                let place = Spanned::new(given.span(), source.clone());
+                let field = Field::Given(place.clone());
+                if self.is_own("client_secret", OwnSecret::ClientSecret, &field) {
+                    return None;
+                }
+                self.secret("client_secret", &place)
             }
         }
     }
