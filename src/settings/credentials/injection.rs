@@ -1,8 +1,10 @@
 //! How a credential's token is put on requests: `inject`, `query` and `on_existing`.
 
 use super::Part;
+use super::oauth::grant_type;
 use crate::config::{self, Problem};
 use crate::credential::{Fields, Injection, OnExisting};
+use crate::oauth::GrantType;
 use crate::template::{Late, Names, Template};
 
 /// The members of token answers that what is put on requests names.
@@ -56,6 +58,8 @@ impl Part<'_, '_> {
         let mut templates = templates.chain(query.iter().map(|(_, template)| template));
         if let Some(given) = self.section.inject.given()
             && !templates.any(|template| template.has(Late::AccessToken))
+            // The static grant has no token.
+            && grant_type(self.section) != GrantType::Static
         {
             let message = format!("`{}.inject` puts the access token nowhere", self.path);
             let fix = "write ${access_token} where the API expects it, in `inject` or in `query`";
