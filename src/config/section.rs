@@ -56,11 +56,12 @@ impl<T> Field<T> {
 }
 
 /// Keys whose values may be secrets, wherever they stand.
-const SECRET_KEYS: [&str; 12] = [
+const SECRET_KEYS: [&str; 13] = [
     "client_secret",
     "refresh_token",
     "password",
     "key",
+    "old_keys",
     "token",
     "assertion",
     "vars",

@@ -40,6 +40,8 @@ timeout = 10
 
 [store]
 url = "file:state"
+key = { env = "STORE_KEY" }
+old_keys = [{ env = "STORE_KEY_OLD" }, { file = "OLD_STORE_KEY" }]
 
 [ca]
 dir = "certs"
@@ -116,7 +118,7 @@ fn a_key_of_a_later_version_is_not_called_unknown() {
         "[telemetry]",
         "[[proxy.client]]",
         "[credential.x]\nissuer = \"x\"",
-        "[store]\nkey = \"x\"",
+        "[store]\non_outage = \"keep\"",
     ] {
         let found = messages(text);
         assert!(
