@@ -26,7 +26,7 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
             return ExitCode::from(EX_CONFIG);
         }
     };
-    if let Err(message) = apply(&mut settings, arguments) {
+    if let Err(message) = apply(&mut settings, &arguments) {
         complain(format!("error: {message}"));
         return ExitCode::from(2);
     }
@@ -34,14 +34,15 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
         complain(format!("error: {message}"));
         return ExitCode::from(2);
     }
-    log_problems(&settings.warnings, settings.log.format);
+    let invocation = Invocation { locator, arguments: &arguments, format: settings.log.format };
+    log_problems(&settings.warnings, invocation.format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(locator, settings, inputs)),
+        Ok(runtime) => runtime.block_on(serve(&invocation, settings, inputs)),
         Err(error) => {
             complain(format!("error: cannot start the runtime: {error}"));
             ExitCode::FAILURE
@@ -49,8 +50,15 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
     }
 }
 
-async fn serve(locator: &Locator, settings: Settings, inputs: Inputs) -> ExitCode {
-    let format = settings.log.format;
+/// Where the settings come from, and how it is said what is wrong with them.
+struct Invocation<'a> {
+    locator: &'a Locator,
+    arguments: &'a RunArguments,
+    /// The log's, which only a restart changes.
+    format: LogFormat,
+}
+
+async fn serve(invocation: &Invocation<'_>, settings: Settings, inputs: Inputs) -> ExitCode {
     let unix_sockets = unix_paths(&settings.listen);
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
@@ -62,7 +70,7 @@ async fn serve(locator: &Locator, settings: Settings, inputs: Inputs) -> ExitCod
     let app = match App::start(settings, Clock::system()).await {
         Ok(app) => app,
         Err(error) => {
-            match format {
+            match invocation.format {
                 LogFormat::Text => complain(format!("error: {error}")),
                 LogFormat::Json => tracing::error!(%error, "bearerd cannot start"),
             }
@@ -85,7 +93,7 @@ async fn serve(locator: &Locator, settings: Settings, inputs: Inputs) -> ExitCod
                 tracing::info!(changed, "reading the configuration again");
             }
         }
-        watch.renew(reload(&app, locator, watch.inputs(), format).await);
+        watch.renew(reload(&app, invocation, watch.inputs()).await);
     }
     tracing::info!("stopping: finishing the requests under way");
     // A second signal means now; a refresh under way may be lost then.
@@ -135,15 +143,16 @@ impl Signals {
     }
 }
 
-/// Reads the configuration again; one that is wrong changes nothing. Returns what has been read.
-async fn reload(app: &App, locator: &Locator, before: &Inputs, format: LogFormat) -> Inputs {
-    let (locator, known) = (locator.clone(), before.clone());
+/// Reads the configuration again, for the same command line; one that is wrong changes nothing.
+/// Returns what has been read.
+async fn reload(app: &App, invocation: &Invocation<'_>, before: &Inputs) -> Inputs {
+    let (locator, known) = (invocation.locator.clone(), before.clone());
     // Secrets may come from commands, which block.
     let loaded = tokio::task::spawn_blocking(move || Settings::load_again(&locator, &known)).await;
-    let (settings, inputs) = match loaded {
+    let (mut settings, inputs) = match loaded {
         Ok((Ok(settings), inputs)) => (settings, inputs),
         Ok((Err(problems), inputs)) => {
-            log_problems(&problems, format);
+            log_problems(&problems, invocation.format);
             tracing::error!("the new configuration has problems; the one before stays in force");
             app.reload_failed();
             return inputs;
@@ -153,7 +162,12 @@ async fn reload(app: &App, locator: &Locator, before: &Inputs, format: LogFormat
             return before.clone();
         }
     };
-    log_problems(&settings.warnings, format);
+    if let Err(problem) = apply(&mut settings, invocation.arguments) {
+        tracing::error!(problem, "the configuration before stays in force");
+        app.reload_failed();
+        return inputs;
+    }
+    log_problems(&settings.warnings, invocation.format);
     match app.reload(settings).await {
         Ok(later) if later.is_empty() => tracing::info!("the new configuration is in force"),
         Ok(later) => {
@@ -205,7 +219,7 @@ fn announce(app: &App, unix_sockets: &[String]) {
     }
 }
 
-fn apply(settings: &mut Settings, arguments: RunArguments) -> Result<(), String> {
+fn apply(settings: &mut Settings, arguments: &RunArguments) -> Result<(), String> {
     if !arguments.listen.is_empty() {
         let parse = |text: &String| {
             Listen::parse(text).map_err(|problem| format!("--listen `{text}` {problem}"))
