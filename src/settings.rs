@@ -120,7 +120,7 @@ impl Settings {
         let path = match locator.find() {
             Ok(path) => path,
             // Should it come back, it will be where it was.
-            Err(message) => return (Err(missing(message)), before.clone()),
+            Err(message) => return (Err(missing(message)), before.clone().without_file()),
         };
         let (source, base_dir) = match path.to_str() {
             Some("-") => ("standard input".to_owned(), environment::base_of(Path::new(""))),

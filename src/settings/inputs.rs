@@ -62,6 +62,14 @@ impl Inputs {
         self.file = Some(File { path, content: Content::of_text(text), spoken });
     }
 
+    /// The same, with the configuration file gone from its place.
+    pub(super) fn without_file(mut self) -> Self {
+        if let Some(file) = &mut self.file {
+            file.content = Content::Unusable;
+        }
+        self
+    }
+
     /// The configuration that came through standard input or another pipe.
     pub(super) fn spoken(&self) -> Option<&str> {
         self.file.as_ref()?.spoken.as_deref()

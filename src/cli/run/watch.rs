@@ -51,7 +51,7 @@ impl Watch {
     pub(super) async fn changed(&mut self, app: &App) -> Vec<String> {
         loop {
             self.pace.tick().await;
-            let with_commands = self.are_commands_due(app);
+            let with_commands = self.are_commands_due(|| app.has_refused_client());
             if with_commands {
                 self.commands_ran = Some(Instant::now());
             }
@@ -74,10 +74,10 @@ impl Watch {
     }
 
     /// The authorization server has refused the OAuth client: a command may know a newer secret.
-    fn are_commands_due(&self, app: &App) -> bool {
+    fn are_commands_due(&self, is_refused: impl FnOnce() -> bool) -> bool {
         self.inputs.has_commands()
             && self.commands_ran.is_none_or(|ran| ran.elapsed() >= COMMANDS)
-            && app.has_refused_client()
+            && is_refused()
     }
 }
 
@@ -92,4 +92,38 @@ async fn look(mut inputs: Inputs, with_commands: bool) -> (Inputs, Vec<String>) 
         (inputs, changed)
     });
     looking.await.unwrap_or_else(|_panicked| (before, Vec::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::settings::{Locator, Settings};
+
+    fn inputs(client_secret: &str) -> Inputs {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("proxy.toml");
+        let text = format!(
+            "[credential.x]\nhosts = [\"api.test\"]\ntoken_url = \"https://login.test/\"\n\
+             client_id = \"x\"\nclient_secret = {client_secret}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let locator = Locator { explicit: Some(path), variable: None };
+        Settings::load_again(&locator, &Inputs::default()).1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn commands_run_again_once_a_minute_and_only_while_the_client_is_refused() {
+        let mut watch = Watch::new(inputs("{ cmd = [\"printf\", \"s\"] }"));
+        assert!(!watch.are_commands_due(|| false));
+        assert!(watch.are_commands_due(|| true));
+        watch.commands_ran = Some(Instant::now());
+        tokio::time::advance(COMMANDS - LOOK).await;
+        assert!(!watch.are_commands_due(|| true));
+        tokio::time::advance(LOOK).await;
+        assert!(watch.are_commands_due(|| true) && !watch.are_commands_due(|| false));
+        // A reload runs them anyway, and does not count.
+        watch.renew(inputs("{ file = \"/nonexistent\" }"));
+        assert!(!watch.are_commands_due(|| true));
+    }
 }

@@ -32,6 +32,22 @@ fn a_key_that_nothing_uses_is_warned_about() {
     assert!(report(text).contains("`store.key` is not used"), "{}", report(text));
 }
 
+/// `bearerd run --config <(…)` and a SIGHUP.
+#[test]
+fn a_configuration_that_came_through_a_pipe_is_not_read_a_second_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
+    let path = pipe.clone();
+    let writer = std::thread::spawn(move || std::fs::write(path, "[proxy]\nthreads = 1\n"));
+    let locator = Locator { explicit: Some(pipe), variable: None };
+    let (first, inputs) = Settings::load_again(&locator, &Inputs::default());
+    writer.join().unwrap().unwrap();
+    let (second, _) = Settings::load_again(&locator, &inputs);
+    assert_eq!((first.unwrap().threads, second.unwrap().threads), (1, 1));
+}
+
 /// `bearerd status` asks only where things are.
 #[test]
 fn a_store_key_is_not_needed_where_no_secret_is_read() {
