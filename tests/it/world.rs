@@ -48,6 +48,7 @@ pub(crate) struct Sibling {
 pub(crate) struct World {
     pub(crate) authorization_server: AuthorizationServer,
     pub(crate) origin: OriginServer,
+    /// bearerd's alone: the servers go by the real time.
     pub(crate) clock: Clock,
     pub(crate) dir: TempDir,
     configuration: String,
