@@ -75,7 +75,7 @@ impl Environment {
 fn is_volatile(dir: &Path) -> bool {
     const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
     let found = dir.ancestors().find_map(|place| rustix::fs::statfs(place).ok());
-    found.is_some_and(|system| IN_MEMORY.iter().any(|magic| *magic == system.f_type))
+    found.is_some_and(|system| IN_MEMORY.contains(&system.f_type))
 }
 
 fn first_directory(list: &str) -> Option<PathBuf> {

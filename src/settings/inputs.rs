@@ -125,7 +125,7 @@ fn is_stream(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use std::os::unix::fs::symlink;
 
     use super::*;

@@ -78,12 +78,12 @@ fn a_flipped_bit_under_a_right_checksum_is_never_opened() {
             let file =
                 format!("{{\"bearerd\": 1, \"sha256\": \"{sum}\", \"sealed\": \"{forged}\"}}");
             let error = keys(1, &[]).open("a", file.into_bytes()).unwrap_err();
-            let expected = match (index, &error) {
-                (0, SealError::Damaged(RecordError::Newer(_))) => true,
-                (1..=8, SealError::OtherKey { .. }) => true,
-                (9.., SealError::NotThisRecord { .. }) => true,
-                _ => false,
-            };
+            let expected = matches!(
+                (index, &error),
+                (0, SealError::Damaged(RecordError::Newer(_)))
+                    | (1..=8, SealError::OtherKey { .. })
+                    | (9.., SealError::NotThisRecord { .. })
+            );
             assert!(expected, "byte {index}, bit {bit}: {error:?}");
         }
     }
