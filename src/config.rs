@@ -355,6 +355,10 @@ section! {
     StoreSection {
         /// `file:DIR` or `memory:`.
         url: String,
+        /// The key that encrypts records.
+        key: SecretSource,
+        /// Keys of before, which records may still be encrypted with.
+        old_keys: Vec<Spanned<SecretSource>>,
     }
 }
 

@@ -206,7 +206,7 @@ impl Part<'_, '_> {
     pub(super) fn lines(&mut self, key: &str, place: &Spanned<SecretSource>) -> Option<Secret> {
         let field = Field::Given(place.clone());
         let (source, span) = self.source(&field)?;
-        match (self.review.environment.read_lines)(&source) {
+        match self.review.read_lines(&source) {
             Ok(lines) => lines,
             Err(error) => {
                 self.unreadable(key, &error.to_string(), span);
@@ -226,7 +226,7 @@ impl Part<'_, '_> {
         }
         let (cert, key) = (table.cert.given()?, table.key.given()?);
         let path = SecretSource::File(self.review.path(cert.get_ref()));
-        let chain = match (self.review.environment.read_lines)(&path) {
+        let chain = match self.review.read_lines(&path) {
             Ok(chain) => chain?,
             Err(error) => {
                 self.unreadable("client_cert.cert", &error.to_string(), cert.span());
