@@ -127,6 +127,7 @@ pub(crate) fn is_known_word(word: &str) -> bool {
         || ConfigFile::SECTIONS.contains(&word)
         || ["env", "file", "cmd"].contains(&word)
         || RefreshOn::KEYS.contains(&word)
+        || Variable::KEYS.contains(&word)
 }
 
 /// The keys of every section.

@@ -16,8 +16,8 @@ use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
-use http::HeaderValue;
 use http::header::InvalidHeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use crate::secret::{Fingerprint, Secret};
 
@@ -73,6 +73,7 @@ pub type Variables = BTreeMap<String, String>;
 pub struct Names {
     late: BTreeSet<Late>,
     raw: bool,
+    fields: bool,
     variables: BTreeSet<String>,
     fixed: BTreeMap<String, Fixed>,
 }
@@ -111,6 +112,11 @@ impl Names {
     /// A variable whose value each request brings along.
     pub fn insert_variable(&mut self, name: &str) {
         self.variables.insert(name.to_owned());
+    }
+
+    /// Fields of the request, `${field.X-Club}`: variables whose names are `field.x-club`.
+    pub fn insert_fields(&mut self) {
+        self.fields = true;
     }
 
     /// The same names and a late one.
@@ -175,6 +181,9 @@ pub enum TemplateFault {
     /// A name that nobody knows.
     #[error("names something unknown in `${{…}}`")]
     Unknown,
+    /// The name of the proxy's client.
+    #[error("names the proxy's client, which has no name in this version")]
+    Client,
     /// A token, an assertion or an answer where there is none.
     #[error("names something that does not exist at that point")]
     NotHere,
@@ -210,7 +219,11 @@ impl Template {
                     true => Segment::Raw(name.trim_start_matches("raw.").to_owned()),
                     false => return Err(fail(name.len() + 3, TemplateFault::NotHere)),
                 },
+                ("client", _) => return Err(fail(name.len() + 3, TemplateFault::Client)),
                 (name, _) if names.variables.contains(name) => Segment::Variable(name.to_owned()),
+                (name, _) if names.fields && field_name(name).is_some() => {
+                    Segment::Variable(name.to_ascii_lowercase())
+                }
                 (name, _) => match names.fixed.get(name) {
                     None => return Err(fail(name.len() + 3, TemplateFault::Unknown)),
                     Some(fixed) if fixed.hidden => Segment::Hidden(fixed.value.clone()),
@@ -351,6 +364,11 @@ fn push_text(segments: &mut Vec<Segment>, literal: &mut String) {
     if !literal.is_empty() {
         segments.push(Segment::Text(Secret::new(std::mem::take(literal))));
     }
+}
+
+/// The field that `field.X-Club` names.
+pub fn field_name(name: &str) -> Option<HeaderName> {
+    HeaderName::from_bytes(name.strip_prefix("field.")?.as_bytes()).ok()
 }
 
 /// `raw.` and dotted names behind it.

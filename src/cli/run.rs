@@ -171,8 +171,13 @@ fn announce(app: &App, unix_sockets: &[String]) {
         tracing::info!(%address, "probes are at /livez and /readyz");
     }
     for credential in app.credentials().all() {
-        let status = credential.slot.status();
-        tracing::info!(credential = &*status.name, state = %status.condition, "credential");
+        let statuses = credential.statuses();
+        if statuses.is_empty() {
+            tracing::info!(credential = &*credential.name, "credential: one token for each value");
+        }
+        for status in statuses {
+            tracing::info!(credential = &*status.name, state = %status.condition, "credential");
+        }
     }
 }
 

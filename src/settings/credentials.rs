@@ -7,6 +7,7 @@
 mod injection;
 mod matching;
 mod templates;
+mod variables;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -17,12 +18,13 @@ use url::{Host, Url};
 use super::defaults;
 use super::review::Review;
 use crate::config::{self, ConfigFile, CredentialSection, Field, Margin, Problem, Size};
-use crate::credential;
+use crate::credential::{self, OwnSecret};
 use crate::oauth::{self, ClientAuth, GrantType};
 use crate::secret::{Secret, SecretSource};
 use crate::template::{Names, Variables};
 use crate::token::{self, Seed};
 use matching::Named;
+use variables::Chosen;
 
 impl Review<'_> {
     /// Every credential of the file that is complete.
@@ -55,6 +57,7 @@ impl Review<'_> {
             span: name.span(),
             section,
             review: self,
+            chosen: Chosen::default(),
         };
         let (paths, methods) = (part.paths(), part.methods());
         let hosts = part.hosts(named, &paths, &methods);
@@ -63,6 +66,8 @@ impl Review<'_> {
         let injection = part.injection(&names);
         let seed = part.seed();
         let lifetime = part.lifetime();
+        let variables = part.variables(&paths);
+        let secrets = std::mem::take(&mut part.chosen.secrets);
         let token = token::Config {
             name: name.get_ref().clone(),
             oauth: oauth?,
@@ -81,6 +86,8 @@ impl Review<'_> {
             injection,
             rejections: matching::rejections(section),
             replay_body: section.replay_body.or(Size(defaults::REPLAY_BODY)).0,
+            variables,
+            secrets,
             token,
         })
     }
@@ -94,6 +101,7 @@ struct Part<'a, 'b> {
     span: Range<usize>,
     section: &'a CredentialSection,
     review: &'a mut Review<'b>,
+    chosen: Chosen,
 }
 
 impl Part<'_, '_> {
@@ -179,6 +187,9 @@ impl Part<'_, '_> {
                 problem.at(self.span.clone()).fix("write client_secret = { file = \"PATH\" }"),
             );
         }
+        if self.is_own("client_secret", OwnSecret::ClientSecret, &section.client_secret) {
+            return None;
+        }
         let (source, span) = self.source(&section.client_secret)?;
         self.read(&source)
             .map_err(|error| self.unreadable("client_secret", &error.to_string(), span))
@@ -187,6 +198,9 @@ impl Part<'_, '_> {
 
     fn seed(&mut self) -> Option<Seed> {
         let section = self.section;
+        if self.is_own("refresh_token", OwnSecret::RefreshToken, &section.refresh_token) {
+            return None;
+        }
         let Some((source, span)) = self.source(&section.refresh_token) else {
             self.warn_without_seed();
             return None;
@@ -227,9 +241,9 @@ impl Part<'_, '_> {
     /// The place of a secret, its path made absolute, unless nothing may be read.
     fn source(&mut self, field: &Field<SecretSource>) -> Option<(SecretSource, Range<usize>)> {
         let given = field.given().filter(|_| !self.review.garbled)?;
-        let source = match given.get_ref() {
-            SecretSource::File(path) => SecretSource::File(self.review.path(path)),
-            other => other.clone(),
+        let source = match self.fixed_path(given) {
+            Some(path) => SecretSource::File(self.review.path(path)),
+            None => given.get_ref().clone(),
         };
         self.warn_if_readable(&source, given.span());
         Some((source, given.span()))

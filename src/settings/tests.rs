@@ -2,6 +2,7 @@
 mod example;
 mod knobs;
 mod report;
+mod variables;
 
 use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
-//! One file per credential: `NAME.json`, and `NAME.lock` beside it.
+//! One file per record: `NAME.json`, and `NAME.lock` beside it. A slash in a key is an `@` in the file's
+//! name, which no part of a key can hold: `resamania/paris` is in `resamania@paris.json`.
 //!
 //! The lock file is never removed and never written; holding it (`flock(2)`, given back by the
 //! kernel when the process dies) is the lease, and it is held across the whole token request.
@@ -51,7 +52,7 @@ impl FileStore {
     }
 
     fn record_path(&self, key: &str) -> PathBuf {
-        self.dir.join(format!("{key}.json"))
+        self.dir.join(format!("{}.json", file_stem(key)))
     }
 
     fn load_now(&self, key: &str) -> Result<Option<TokenRecord>, StoreError> {
@@ -77,7 +78,7 @@ impl FileStore {
     }
 
     fn lock_file(&self, key: &str) -> Result<File, StoreError> {
-        let path = self.dir.join(format!("{key}.lock"));
+        let path = self.dir.join(format!("{}.lock", file_stem(key)));
         OpenOptions::new()
             .write(true)
             .create(true)
@@ -187,7 +188,12 @@ const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
 
 /// A dot, so that a credential's name (which starts with a letter or digit) never begins like it.
 fn temporary_prefix(key: &str) -> String {
-    format!(".{key}.json.")
+    format!(".{}.json.", file_stem(key))
+}
+
+/// Keys are made of credentials' names and percent-encoded values, so neither has an `@` of its own.
+fn file_stem(key: &str) -> String {
+    key.replace('/', "@")
 }
 
 /// Runs `work` where it may block.

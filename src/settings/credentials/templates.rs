@@ -1,4 +1,4 @@
-//! `vars`, and the texts that use them: parameters and fields.
+//! The texts that use variables: parameters and fields.
 //!
 //! All of these may hold secrets, so nothing here repeats a text, and a finding points at its place.
 
@@ -12,7 +12,7 @@ use http::header::{
 use toml::Spanned;
 
 use super::Part;
-use crate::config::{Entries, Field, Problem, Variable};
+use crate::config::{Entries, Field, Problem};
 use crate::oauth::{GrantType, Parameter};
 use crate::template::{Names, Template, TemplateFault};
 
@@ -32,36 +32,6 @@ const NOT_OURS: [HeaderName; 11] = [
 ];
 
 impl Part<'_, '_> {
-    /// The names that this credential's templates may use. One that has been reported stands for
-    /// nothing, so that nobody complains about it a second time.
-    pub(super) fn names(&mut self) -> Names {
-        let section = self.section;
-        let mut names = Names::default();
-        names.insert("client_id", section.client_id.get().map_or("", String::as_str));
-        for (name, variable) in section.vars.get().into_iter().flat_map(|entries| &entries.0) {
-            if !is_name(name.get_ref()) {
-                let fix = "use letters of a-z, digits and `_`, beginning with a letter";
-                self.report("vars", "has a name that no `${name}` can use", name.span(), fix);
-            } else if Names::RESERVED.contains(&name.get_ref().as_str()) {
-                let fix = "choose another name";
-                self.report("vars", "has a name that has a meaning already", name.span(), fix);
-            }
-            match variable.get_ref() {
-                Variable::Text(text) => names.insert(name.get_ref(), text),
-                Variable::Secret(source) => {
-                    names.insert(name.get_ref(), "");
-                    let field = Field::Given(Spanned::new(variable.span(), source.clone()));
-                    let Some((source, span)) = self.source(&field) else { continue };
-                    match self.read(&source) {
-                        Ok(secret) => names.insert_secret(name.get_ref(), secret),
-                        Err(error) => self.unreadable("vars", &error.to_string(), span),
-                    }
-                }
-            }
-        }
-        names
-    }
-
     pub(super) fn parameters(
         &mut self,
         key: &str,
@@ -137,8 +107,7 @@ impl Part<'_, '_> {
             self.report(key, "has a name that is no field name", name.span(), fix);
             return None;
         };
-        let is_of_connection = ["keep-alive", "proxy-connection", "http2-settings"];
-        if NOT_OURS.contains(&field) || is_of_connection.contains(&field.as_str()) {
+        if is_of_connection(&field) {
             let message = "names a field that belongs to the connection";
             self.report(key, message, name.span(), "remove it");
         }
@@ -153,7 +122,10 @@ impl Part<'_, '_> {
         names: &Names,
     ) -> Option<Template> {
         let error = match Template::parse(text.get_ref(), names) {
-            Ok(template) => return Some(template),
+            Ok(template) => {
+                self.note_fields(key, template.variables(), &text.span());
+                return Some(template);
+            }
             Err(error) => error,
         };
         // The variables may be there after all, on a line that could not be read.
@@ -164,10 +136,11 @@ impl Part<'_, '_> {
                     "write `${name}`, or `$$` for one dollar sign"
                 }
                 TemplateFault::Unknown => {
-                    "the names are client_id, uuid, now, those of this credential's `vars`, and in \
+                    "the names are client_id, uuid, now, field.NAME, those of this credential's `vars`, and in \
                      `inject` and `query` access_token"
                 }
                 TemplateFault::NotHere => "it can be used in `inject` and `query`",
+                TemplateFault::Client => "use a field of the request, as in `${field.X-Club}`",
             };
             self.report(key, &error.to_string(), part_of(text, &error.at), fix);
         }
@@ -182,7 +155,8 @@ fn part_of(text: &Spanned<String>, part: &Range<usize>) -> Range<usize> {
     if is_plain { span.start + 1 + part.start..span.start + 1 + part.end } else { span }
 }
 
-fn is_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+/// Does a field belong to the connection or the message's frame?
+pub(super) fn is_of_connection(field: &HeaderName) -> bool {
+    let more = ["keep-alive", "proxy-connection", "http2-settings"];
+    NOT_OURS.contains(field) || more.contains(&field.as_str())
 }
