@@ -271,6 +271,9 @@ fn credential_config(n: usize) -> credential::Config {
         injection: Injection::default(),
         rejections: Rejections::default(),
         replay_body: 1024 * 1024,
+        forward_without_token: false,
+        variables: Vec::new(),
+        secrets: Vec::new(),
         token: token::Config {
             variables: Default::default(),
             name: name.clone(),

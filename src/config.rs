@@ -26,7 +26,9 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-pub use self::choices::{ClientAuth, Grant, LogFormat, Margin, OnExisting, Switch, Unmatched};
+pub use self::choices::{
+    ClientAuth, Grant, LogFormat, Margin, OnExisting, OnFailure, Switch, Unmatched,
+};
 pub use self::problem::{Problem, Severity};
 pub use self::section::Field;
 use self::section::{Reader, section};
@@ -282,6 +284,10 @@ section! {
         query: Entries<String>,
         /// What happens to fields and parameters that the client sent itself.
         on_existing: OnExisting,
+        /// Whether tokens are bound to a key (RFC 9449).
+        dpop: bool,
+        /// What happens to requests while no token is to be had.
+        on_failure: OnFailure,
         /// The longest request body that is kept for a second try.
         replay_body: Size,
         /// The longest time for one token request.

@@ -24,7 +24,7 @@ use serde::Serialize;
 use crate::secret::Secret;
 
 /// The field that carries a proof (RFC 9449 §4.1).
-pub const DPOP: HeaderName = HeaderName::from_static("dpop");
+pub static DPOP: HeaderName = HeaderName::from_static("dpop");
 /// The field with which a server asks for a nonce in the next proof (RFC 9449 §8, §9).
 const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 /// No nonce is longer in practice; a longer one is not kept.
@@ -249,7 +249,7 @@ mod tests {
         let key = Key::generate();
         assert_eq!(Key::from_stored(key.to_stored()), Ok(key.clone()));
         let text = key.to_stored().expose();
-        for damaged in ["", "x", &text[..text.len() - 8], &text.replace(|c: char| c == 'A', "B")] {
+        for damaged in ["", "x", &text[..text.len() - 8], &text.replace('A', "B")] {
             let stored = Secret::new(damaged.to_owned());
             assert_eq!(Key::from_stored(&stored), Err(KeyError), "{damaged}");
         }
