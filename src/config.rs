@@ -348,6 +348,8 @@ section! {
         dpop: bool,
         /// What happens to requests while no token is to be had.
         on_failure: OnFailure,
+        /// Whether the application's own token requests are answered here.
+        stub_token_endpoint: bool,
         /// The longest request body that is kept for a second try.
         replay_body: Size,
         /// The longest time for one token request.

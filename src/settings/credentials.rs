@@ -92,6 +92,7 @@ impl Review<'_> {
             rejections: matching::rejections(section),
             replay_body: section.replay_body.or(Size(defaults::REPLAY_BODY)).0,
             forward_without_token,
+            stub_token_endpoint: section.stub_token_endpoint.or(false),
             variables,
             secrets,
             token,
