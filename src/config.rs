@@ -8,6 +8,7 @@
 //! The invariant: no [`Problem`] that comes from here holds a value of the file in its texts, and
 //! [`ConfigFile::public`] names the only values that a report may show.
 
+mod answers;
 mod choices;
 mod later;
 mod nested;
@@ -27,8 +28,9 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+pub use self::answers::{AnswerRule, Comparison, Place, Response};
 pub use self::choices::{
-    ClientAuth, Encoding, Grant, LogFormat, Margin, OnExisting, Switch, Unmatched,
+    ClientAuth, Encoding, Grant, LogFormat, Margin, OnExisting, Rotation, Switch, Unit, Unmatched,
 };
 pub use self::nested::{
     AssertionTable, BootstrapTable, ClaimValue, ClientCertTable, ClientId, ClientSecret, KeyFile,
@@ -135,6 +137,8 @@ pub(crate) fn is_known_word(word: &str) -> bool {
         || ["env", "file", "cmd"].contains(&word)
         || RefreshOn::KEYS.contains(&word)
         || KEYS_OF_TABLES.iter().any(named)
+        || AnswerRule::KEYS.contains(&word)
+        || Response::KEYS.contains(&word)
 }
 
 /// The keys of every section.
@@ -318,6 +322,14 @@ section! {
         headers: Entries<String>,
         /// The calls that follow the token request.
         steps: Vec<Spanned<StepTable>>,
+        /// Where an answer has its members.
+        response: Response,
+        /// The answers that mean that the grant is gone.
+        dead: Vec<Spanned<AnswerRule>>,
+        /// The answers that mean too many token requests.
+        busy: Vec<Spanned<AnswerRule>>,
+        /// What becomes of the refresh token of an answer.
+        rotation: Rotation,
         /// How long a token lives when the answer does not say.
         lifetime: Duration,
         /// How long before its expiry a token is replaced.

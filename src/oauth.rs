@@ -26,7 +26,10 @@ use http::HeaderName;
 use crate::secret::{Fingerprint, Secret};
 use crate::template::{Template, Values, Variables};
 
-pub use answer::{RawAnswer, read};
+pub use answer::{
+    AnswerRule, Comparison, Mapping, MemberPath, RawAnswer, Reading, Rotation, TokenType, Unit,
+    read,
+};
 pub use assertion::{Assertion, Claim, SigningKey, SigningKeyError};
 pub use endpoint::{Revocation, TokenEndpoint, TokenKind};
 pub use grant::{Bootstrap, Exchange, Grant, GrantType, Livelihood, OwnGrant};
@@ -113,6 +116,10 @@ pub struct Config {
     pub headers: Vec<(HeaderName, Template)>,
     /// What is called after the token endpoint, in this order.
     pub steps: Vec<Step>,
+    /// How the answers are read.
+    pub reading: Reading,
+    /// What becomes of a refresh token in an answer. Default: it takes the place of the old one.
+    pub rotation: Rotation,
     /// How long one whole token request may take. Default 10 s.
     pub timeout: Duration,
 }
@@ -160,6 +167,8 @@ impl Config {
             refresh_params: Vec::new(),
             headers: Vec::new(),
             steps: Vec::new(),
+            reading: Reading::default(),
+            rotation: Rotation::default(),
             timeout: Duration::from_secs(10),
         }
     }
@@ -200,6 +209,9 @@ impl Config {
         write_fields(&self.headers, &mut shape);
         for step in &self.steps {
             step.write_shape(&mut shape);
+        }
+        if self.reading != Reading::default() {
+            shape.push_str(&format!("\n{:?}", self.reading));
         }
         Fingerprint::of(shape.as_bytes())
     }
@@ -263,8 +275,10 @@ impl Given<'_> {
 /// What a token endpoint issued (RFC 6749 §5.1). An `id_token` is never kept.
 #[derive(Clone, Debug)]
 pub struct TokenResponse {
-    /// Goes into `Authorization: Bearer`; `None` where the old one was prolonged instead.
+    /// What the API is shown; `None` where the old one was prolonged instead.
     pub access_token: Option<Secret>,
+    /// How it is shown.
+    pub token_type: TokenType,
     /// `None` when the answer had none: the one that was sent stays in use.
     pub refresh_token: Option<Secret>,
     /// Counted from before the request was sent; `None` when the answer gave no usable lifetime.
@@ -273,6 +287,8 @@ pub struct TokenResponse {
     pub refresh_expires_at: Option<SystemTime>,
     /// The members that the credential's templates name, by their dotted paths.
     pub raw: BTreeMap<String, Secret>,
+    /// The nonce for the next proof (RFC 9449 §8.2).
+    pub dpop_nonce: Option<String>,
 }
 
 /// What a failed token request means (the first rule that matches, in `oauth/answer.rs`).
@@ -296,6 +312,8 @@ pub enum Class {
     Doubtful,
     /// An answer that is no token response and no error (RFC 6749 §5).
     Protocol,
+    /// The proof needs [`GrantError::dpop_nonce`]; ask once more with it (RFC 9449 §8).
+    Nonce,
 }
 
 impl fmt::Display for Class {
@@ -310,6 +328,7 @@ impl fmt::Display for Class {
             Self::Config => "config",
             Self::Doubtful => "doubtful",
             Self::Protocol => "protocol",
+            Self::Nonce => "nonce",
         })
     }
 }
@@ -329,6 +348,8 @@ pub struct GrantError {
     pub retry_after: Option<Duration>,
     /// A new refresh token in an answer that was otherwise unusable: still the only good one.
     pub salvaged: Option<Secret>,
+    /// The nonce for the next proof (RFC 9449 §8).
+    pub dpop_nonce: Option<String>,
 }
 
 impl GrantError {
@@ -344,6 +365,7 @@ impl GrantError {
             description: Some(description),
             retry_after: None,
             salvaged: None,
+            dpop_nonce: None,
         }
     }
 }

@@ -16,6 +16,8 @@ mod content;
 mod dial;
 mod error;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod message;
 mod origin_error;
 mod origins;

@@ -12,17 +12,5 @@ const KEYS: &[(&str, &[&str])] = &[
     ("", &["telemetry"]),
     ("proxy", &["client", "gateway", "listen_tls", "no_parent", "parent", "parent_auth"]),
     ("store", &["key", "on_outage"]),
-    (
-        "credential",
-        &[
-            "busy",
-            "dead",
-            "dpop",
-            "keepalive",
-            "on_failure",
-            "response",
-            "rotation",
-            "stub_token_endpoint",
-        ],
-    ),
+    ("credential", &["dpop", "keepalive", "on_failure", "stub_token_endpoint"]),
 ];

@@ -44,6 +44,10 @@ device_url = "https://login.test/device"
 encoding = "json"
 assertion = { alg = "HS256", key = { env = "KEY" }, kid = "k", iss = "i", sub = "s", aud = "a", ttl = "5m", claims = { a = ["x", 1, true, { b = 1.5 }] } }
 steps = [{ url = "https://api.test/login", encoding = "get", params = { a = "${access_token}" }, headers = { A = "b" }, response = { access_token = "a.b", expires_in = "c" } }]
+response = { access_token = "data.0.token", expires_in = "data.0.life", unit = "ms", ok = "result == '0000'", error = "result", keep_access_token = true }
+dead = { status = 404, error = "not_found_error" }
+busy = [{ status = 400, body = "exceeded the rate limit" }, { json = "code", is = 7 }]
+rotation = "require"
 lifetime = "1h"
 margin = "10%"
 refresh_on = [401, { status = 403, body = "expired" }, { status = 400, json = "error.code", is = 190 }]

@@ -57,6 +57,11 @@ impl Wrong {
         Self { below: format!(".{key}{}", self.below), ..self }
     }
 
+    /// A part of the value, what is wrong with it and what to write.
+    pub(super) fn part(span: Range<usize>, message: &str, fix: String) -> Self {
+        Self { below: String::new(), span, message: message.to_owned(), fix: Some(fix) }
+    }
+
     /// The finding about the key that holds the value.
     pub(super) fn of_key(self, path: &str, key: &str) -> Problem {
         let problem =

@@ -7,7 +7,7 @@ use super::assertion::Purpose;
 use super::discovery::{self, Discovery};
 use super::{
     Class, Config, Endpoints, Exchange, Given, Grant, GrantError, Material, OwnGrant, RawAnswer,
-    RequestError, TokenRequest, TokenResponse, Transport, read, steps,
+    Reading, RequestError, TokenRequest, TokenResponse, TokenType, Transport, read, steps,
 };
 use crate::secret::{Secret, SecretSource};
 use crate::template::Values;
@@ -86,7 +86,7 @@ impl TokenEndpoint {
         let request = TokenRequest::new(&self.config, &endpoints, &material, grant, given)?;
         let carried = request.secrets.clone();
         let answer = self.send(request).await?;
-        let tokens = read(&answer, given.now, &self.secrets(&carried))?;
+        let tokens = read(&answer, &self.config.reading, given.now, &self.secrets(&carried))?;
         self.follow(tokens, given).await
     }
 
@@ -216,7 +216,7 @@ impl TokenEndpoint {
         given: Given<'_>,
         carried: &[Secret],
     ) -> Result<TokenResponse, GrantError> {
-        read(answer, given.now, &self.secrets(carried))
+        read(answer, &Reading::default(), given.now, &self.secrets(carried))
     }
 
     async fn send(&self, request: TokenRequest) -> Result<RawAnswer, GrantError> {
@@ -281,6 +281,8 @@ fn issued(access_token: String) -> TokenResponse {
         expires_at: None,
         refresh_expires_at: None,
         raw: BTreeMap::new(),
+        token_type: TokenType::default(),
+        dpop_nonce: None,
     }
 }
 

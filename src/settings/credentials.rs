@@ -4,6 +4,7 @@
 //! two credentials are for, no plain-http token endpoint beyond this machine, no text that could end
 //! a header.
 
+mod answers;
 mod assertion;
 mod grants;
 mod injection;
@@ -63,7 +64,7 @@ impl Review<'_> {
         let hosts = part.hosts(named, &paths, &methods);
         let names = part.names();
         let injection = part.injection(&names);
-        let oauth = part.oauth(&names, &injection::raw_of(&injection));
+        let oauth = part.oauth(&names, &injection);
         let seed = part.seed();
         let lifetime = part.lifetime();
         let token = token::Config {

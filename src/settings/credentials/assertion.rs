@@ -191,7 +191,8 @@ impl Part<'_, '_> {
     }
 }
 
-fn templates(step: &Step) -> impl Iterator<Item = &Template> {
+/// The texts of a step.
+pub(super) fn templates(step: &Step) -> impl Iterator<Item = &Template> {
     let in_parameters = step.params.iter().flat_map(|parameter| &parameter.values);
     in_parameters.chain(step.headers.iter().map(|(_, template)| template)).chain([&step.url])
 }

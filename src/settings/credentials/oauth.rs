@@ -6,18 +6,21 @@ use std::time::UNIX_EPOCH;
 use toml::Spanned;
 use url::{Host, Url};
 
-use super::Part;
+use super::injection::raw_of;
+use super::{Part, answers};
 use crate::config::{self, ClientId, ClientSecret, CredentialSection, Field, Problem};
-use crate::oauth::{self, ClientAuth, ClientCert, ClientCertError, Encoding, GrantType};
+use crate::credential::Injection;
+use crate::oauth::{
+    self, ClientAuth, ClientCert, ClientCertError, Encoding, GrantType, MemberPath,
+};
 use crate::secret::{Secret, SecretSource};
 use crate::settings::defaults;
 use crate::template::{Late, Names, Template, Values, Variables};
 use crate::tls;
 
 impl Part<'_, '_> {
-    /// Everything about the authorization server. `raw` are the members of its answers that what is
-    /// put on requests names.
-    pub(super) fn oauth(&mut self, names: &Names, raw: &[String]) -> Option<oauth::Config> {
+    /// Everything about the authorization server. `injection` names members of its answers.
+    pub(super) fn oauth(&mut self, names: &Names, injection: &Injection) -> Option<oauth::Config> {
         let section = self.section;
         let grant = grant_type(section);
         let client_id = self.client_id(names);
@@ -34,7 +37,10 @@ impl Part<'_, '_> {
             self.parameters("refresh_params", &section.refresh_params, &in_requests);
         self.warn_if_unused(grant);
         let headers = self.fields("headers", &section.headers, &in_requests).unwrap_or_default();
-        let steps = self.steps(names, raw);
+        let steps = self.steps(names, &raw_of(injection));
+        let mut reading = self.reading(injection);
+        let in_steps = steps.iter().flat_map(super::assertion::templates).flat_map(Template::raw);
+        reading.raw.extend(in_steps.filter_map(MemberPath::parse));
         let client_cert = self.client_cert();
         let [token_url, refresh_url, revoke_url, auth_url, device_url, issuer] = urls?;
         Some(oauth::Config {
@@ -58,6 +64,8 @@ impl Part<'_, '_> {
             refresh_params,
             headers,
             steps,
+            reading,
+            rotation: answers::rotation(section),
             timeout: self.review.time(
                 &format!("{}.timeout", self.path),
                 &section.timeout,

@@ -198,7 +198,7 @@ impl Part<'_, '_> {
                 TemplateFault::NotHere => {
                     "access_token is for what is put on requests and for `params`, `headers` and \
                      `steps`; token_url for `assertion`, `params` and `headers`; assertion for the \
-                     latter two, if there is one; raw.… for `steps`"
+                     latter two, if there is one; raw.… for `inject`, `query` and `steps`"
                 }
             };
             self.report(key, &error.to_string(), part_of(text, &error.at), fix);
