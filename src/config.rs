@@ -136,9 +136,10 @@ pub(crate) fn is_known_word(word: &str) -> bool {
         || ConfigFile::SECTIONS.contains(&word)
         || ["env", "file", "cmd"].contains(&word)
         || RefreshOn::KEYS.contains(&word)
-        || KEYS_OF_TABLES.iter().any(named)
+        || Variable::KEYS.contains(&word)
         || AnswerRule::KEYS.contains(&word)
         || Response::KEYS.contains(&word)
+        || KEYS_OF_TABLES.iter().any(named)
 }
 
 /// The keys of every section.
@@ -320,8 +321,6 @@ section! {
         refresh_params: Entries<Vec<Spanned<String>>>,
         /// Further fields of every token request.
         headers: Entries<String>,
-        /// The calls that follow the token request.
-        steps: Vec<Spanned<StepTable>>,
         /// Where an answer has its members.
         response: Response,
         /// The answers that mean that the grant is gone.
@@ -330,6 +329,8 @@ section! {
         busy: Vec<Spanned<AnswerRule>>,
         /// What becomes of the refresh token of an answer.
         rotation: Rotation,
+        /// The calls that follow the token request.
+        steps: Vec<Spanned<StepTable>>,
         /// How long a token lives when the answer does not say.
         lifetime: Duration,
         /// How long before its expiry a token is replaced.
@@ -354,6 +355,10 @@ section! {
     StoreSection {
         /// `file:DIR` or `memory:`.
         url: String,
+        /// The key that encrypts records.
+        key: SecretSource,
+        /// Keys of before, which records may still be encrypted with.
+        old_keys: Vec<Spanned<SecretSource>>,
     }
 }
 

@@ -114,12 +114,12 @@ pub struct Config {
     pub refresh_params: Vec<Parameter>,
     /// Further fields of every token request.
     pub headers: Vec<(HeaderName, Template)>,
-    /// What is called after the token endpoint, in this order.
-    pub steps: Vec<Step>,
     /// How the answers are read.
     pub reading: Reading,
     /// What becomes of a refresh token in an answer. Default: it takes the place of the old one.
     pub rotation: Rotation,
+    /// What is called after the token endpoint, in this order.
+    pub steps: Vec<Step>,
     /// How long one whole token request may take. Default 10 s.
     pub timeout: Duration,
 }
@@ -166,9 +166,9 @@ impl Config {
             params: Vec::new(),
             refresh_params: Vec::new(),
             headers: Vec::new(),
-            steps: Vec::new(),
             reading: Reading::default(),
             rotation: Rotation::default(),
+            steps: Vec::new(),
             timeout: Duration::from_secs(10),
         }
     }
