@@ -19,12 +19,13 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 
+use crate::dpop::Nonces;
 use crate::metrics::CredentialMetrics;
 use crate::origin::{Authority, AuthorityError, Host, Origin, Scheme};
 use crate::template::Variables;
 use crate::token::{self, Context, Status};
 
-pub use injection::{Additions, Fields, Injection, InjectionError, OnExisting};
+pub use injection::{Additions, Destination, Fields, Injection, InjectionError, OnExisting};
 use matching::{Ambiguous, Rules};
 pub use matching::{PathPrefix, PathPrefixError};
 pub use rejection::{CONTENT_LIMIT, Evidence, RejectionRule, Rejections, Suspicion};
@@ -53,6 +54,9 @@ pub struct Config {
     pub rejections: Rejections,
     /// Bodies of at most so many bytes are kept, to be sent again. Default 1 MiB.
     pub replay_body: u64,
+    /// While no token is to be had, requests go on without one. Default `false`: they get 503, because
+    /// an application that is told nothing takes the API's refusal for its own mistake.
+    pub forward_without_token: bool,
     /// What a request says that chooses among its tokens; none: it has one token.
     pub variables: Vec<Variable>,
     /// The secrets that each of its tokens has of its own.
@@ -138,6 +142,8 @@ pub struct Credential {
     pub rejections: Rejections,
     /// Bodies of at most so many bytes are kept, to be sent again.
     pub replay_body: u64,
+    /// While no token is to be had, requests go on without one.
+    pub forward_without_token: bool,
     /// The methods it is for; none: all.
     methods: Vec<Method>,
     /// What a request says that chooses among its tokens.
@@ -146,6 +152,8 @@ pub struct Credential {
     slots: Slots,
     /// What is counted of its requests.
     pub metrics: Arc<CredentialMetrics>,
+    /// What origin servers asked to see in the next proof, where tokens are bound to a key.
+    pub nonces: Nonces<Origin>,
 }
 
 impl Credential {
@@ -245,10 +253,12 @@ impl Credentials {
                 injection: config.injection,
                 rejections: config.rejections,
                 replay_body: config.replay_body,
+                forward_without_token: config.forward_without_token,
                 methods: config.methods,
                 variables: config.variables,
                 slots: Slots::open(recipe, before).await,
                 metrics: Arc::new(context.metrics.of_credential(&config.name)),
+                nonces: Nonces::default(),
             });
             for pattern in config.hosts {
                 credentials.rules(pattern).insert(&config.paths, &credential);

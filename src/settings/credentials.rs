@@ -68,6 +68,7 @@ impl Review<'_> {
         let names = part.names();
         let injection = part.injection(&names);
         let oauth = part.oauth(&names, &injection);
+        let forward_without_token = part.forwards_without_token();
         let seed = part.seed();
         let lifetime = part.lifetime();
         let variables = part.variables(&paths);
@@ -91,6 +92,7 @@ impl Review<'_> {
             injection,
             rejections: matching::rejections(section),
             replay_body: section.replay_body.or(Size(defaults::REPLAY_BODY)).0,
+            forward_without_token,
             variables,
             secrets,
             token,

@@ -314,3 +314,16 @@ async fn refresh_parameters_are_for_refresh_tokens_only_and_a_form_parameter_can
     assert_eq!(request.param("client_id"), None);
     assert!(request.param("client_secret").is_some());
 }
+
+#[tokio::test]
+async fn on_failure_decides_whether_a_request_goes_on_without_a_token() {
+    for (key, status, sent) in [("", 503, 0), ("on_failure = \"forward\"", 200, 1)] {
+        let world = World::builder().without_seed().credential(key).start().await;
+        accepting(&world, 1);
+        let request = world.client().get(world.https("/")).header("x-own", "1");
+        assert_eq!(request.send().await.unwrap().status(), status, "{key}");
+        let seen = world.origin.requests();
+        assert_eq!(seen.len(), sent, "{key}");
+        assert!(seen.iter().all(|request| request.header("authorization").is_none()));
+    }
+}
