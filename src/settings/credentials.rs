@@ -73,6 +73,7 @@ impl Review<'_> {
         let lifetime = part.lifetime();
         let variables = part.variables(&paths);
         let secrets = std::mem::take(&mut part.chosen.secrets);
+        part.review.note_own(&secrets, &variables);
         let token = token::Config {
             name: name.get_ref().clone(),
             oauth: oauth?,
