@@ -384,6 +384,8 @@ impl Refresher {
                 Err(error) => error,
             };
             let pause = match error.class {
+                // The answer had a new refresh token: this one is spent.
+                _ if error.salvaged.is_some() => None,
                 Class::NotSent if unsent == 0 => {
                     unsent += 1;
                     Some(Duration::ZERO)
