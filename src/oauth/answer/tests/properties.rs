@@ -147,7 +147,8 @@ proptest! {
                     prop_assert!(end > now && end <= now + MAX_LIFETIME);
                 }
                 prop_assert!(token.refresh_expires_at.is_none_or(|end| end > now));
-                prop_assert!(reading.dpop || token.token_type == TokenType::Bearer);
+                let bound = token.token_type == TokenType::Dpop;
+                prop_assert!(bound == reading.dpop || token.access_token.is_none());
             }
             Err(error) => {
                 let said = format!("{error} {error:?}");
