@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::forwarding::{Wire, message, within};
+use super::wire::{Wire, get, message, within};
 use super::world::World;
 
 // ===== check =====
@@ -602,10 +602,6 @@ fn files(dir: &Path) -> Vec<String> {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
-}
-
-pub(super) fn get(url: &str) -> [String; 2] {
-    [format!("GET {url} HTTP/1.1"), "Host: x".to_owned()]
 }
 
 /// Waits until nobody accepts at `address`.

@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::forwarding::{Reply, Wire, message, nobody, within};
+use super::wire::{Reply, Wire, message, nobody, within};
 use super::world::World;
 
 /// Tunnels to the ports that tests get.

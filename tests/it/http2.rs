@@ -16,8 +16,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::client::TlsStream;
 
 use super::connect::{client_config, connect, handshake};
-use super::forwarding::{Wire, message, within};
 use super::refresh::settled;
+use super::wire::{Wire, message, within};
 use super::world::{World, WorldBuilder, eventually};
 
 // ===== A client =====

@@ -7,9 +7,9 @@ use bearerd_test_support::{Answer, OriginConfig, OriginServer};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::command_line::{Bearerd, get};
-use super::forwarding::{Wire, message};
+use super::command_line::Bearerd;
 use super::refresh::settled;
+use super::wire::{Wire, get, message, within};
 use super::world::{World, WorldBuilder, eventually};
 
 /// A second API in plain http and the credential line that names both hosts.
@@ -161,7 +161,7 @@ async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
             }
         }
     };
-    super::forwarding::within(failed_twice).await;
+    within(failed_twice).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     world.configure_file(|_| good);
     program.signal(Signal::HUP);

@@ -7,8 +7,8 @@ use bearerd_test_support::{OriginConfig, OriginServer, TokenBehaviour};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::command_line::{Bearerd, bearerd, get, text};
-use super::forwarding::{Reply, Wire, message};
+use super::command_line::{Bearerd, bearerd, text};
+use super::wire::{Reply, Wire, get, message};
 use super::world::{World, WorldBuilder};
 
 /// Servers, and a configuration whose admin listener `bearerd status` can find.
