@@ -3,19 +3,16 @@
 //! Where the process has to die for real, the tests run the program itself ([`Program`]).
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bearerd::token::Condition;
 use bearerd_test_support::{ExpiresIn, OnReuse, Rotation, TokenBehaviour};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::program::Program;
 use super::refresh::settled;
+use super::wire::Wire;
 use super::world::{World, WorldBuilder, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -23,91 +20,6 @@ const HOURS: Duration = Duration::from_secs(2 * 3600);
 /// A server that forgives an answer that got lost.
 const FORGIVING: Rotation =
     Rotation::Rotate { grace: Duration::from_secs(30), on_reuse: OnReuse::RevokeFamily };
-
-// ----- the program itself -----
-
-/// `bearerd run` on a world's configuration. Killed with signal 9 when dropped.
-pub(super) struct Program {
-    child: Child,
-    log: Arc<Mutex<String>>,
-    proxy: SocketAddr,
-}
-
-impl Program {
-    /// Starts it, with more arguments, and waits until it listens.
-    pub(super) async fn start(world: &World, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_bearerd"))
-            .arg("run")
-            .arg("--config")
-            .arg(world.dir.path().join("proxy.toml"))
-            .args(arguments)
-            .env_remove("RUST_LOG")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let (found, mut addresses) = mpsc::unbounded_channel();
-        let (lines, copy) = (BufReader::new(child.stderr.take().unwrap()).lines(), log.clone());
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let address = line.rsplit_once("address=").map(|(_, address)| address.parse());
-                if line.contains("bearerd is listening") {
-                    let _nobody_waits = found.send(address.unwrap().unwrap());
-                }
-                copy.lock().unwrap().push_str(&format!("{line}\n"));
-            }
-        });
-        let listening = tokio::time::timeout(Duration::from_secs(20), addresses.recv()).await;
-        let Ok(Some(proxy)) = listening else {
-            panic!("bearerd does not listen:\n{}", log.lock().unwrap());
-        };
-        Self { child, log, proxy }
-    }
-
-    /// Everything it has logged so far.
-    pub(super) fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
-    }
-
-    /// An application that speaks plain http to it.
-    pub(super) fn client(&self) -> reqwest::Client {
-        client(self.proxy)
-    }
-
-    /// One request: status and body.
-    pub(super) async fn get(&self, world: &World) -> (u16, String) {
-        let response = self.client().get(world.http("/")).send().await.unwrap();
-        (response.status().as_u16(), response.text().await.unwrap())
-    }
-
-    /// Ends it with signal 9, this instant.
-    pub(super) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // It may be dead already, which is what is wanted.
-        let _dead = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-fn client(proxy: SocketAddr) -> reqwest::Client {
-    let tls = rustls::ClientConfig::builder_with_provider(bearerd::tls::provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .proxy(reqwest::Proxy::all(format!("http://{proxy}")).unwrap())
-        .timeout(Duration::from_secs(30))
-        .build()
-        .unwrap()
-}
 
 fn plain() -> WorldBuilder {
     World::builder().plain_origin().credential("allow_http = true")
@@ -149,7 +61,7 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
     let (mut answered, mut refreshed) = (0, BTreeSet::new());
     for round in 0..ROUNDS {
         let before = server.token_requests();
-        let program = Program::start(&world, &[]).await;
+        let program = Program::start(&world).await;
         let mut clients = JoinSet::new();
         for _ in 0..4 {
             clients.spawn(drive(program.client(), world.http("/")));
@@ -162,7 +74,7 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
         }
         // Not a wait for anything: the moment of the kill, from at once to 33 ms later.
         tokio::time::sleep(Duration::from_micros(round as u64 * 2741 % 33_000)).await;
-        program.kill();
+        program.kill().await;
         server.release_all();
         for clients in clients.join_all().await {
             answered += clients.unwrap_or_else(|status| panic!("round {round}: {status}"));
@@ -184,8 +96,8 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
         refreshed.insert(stored["generation"].as_u64().unwrap());
         assert_eq!(server.reuse_count(), 0, "round {round}");
     }
-    let program = Program::start(&world, &[]).await;
-    assert_eq!(program.get(&world).await.0, 200);
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
     assert!(answered > ROUNDS / 2, "{answered} requests in {ROUNDS} rounds");
     assert!(refreshed.len() > ROUNDS / 3, "{refreshed:?}");
     let names: Vec<_> = std::fs::read_dir(world.state())
@@ -202,8 +114,8 @@ async fn an_answer_lost_by_a_kill_is_asked_for_again_within_the_grace() {
     let world =
         plain().authorization_server(|config| config.rotation = FORGIVING).start_servers().await;
     lose_an_answer(&world).await;
-    let program = Program::start(&world, &[]).await;
-    assert_eq!(program.get(&world).await.0, 200);
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
     let server = &world.authorization_server;
     let requests = server.requests();
     assert_eq!(requests.len(), 2);
@@ -220,7 +132,7 @@ async fn an_answer_lost_by_a_kill_ends_as_a_lost_rotation_where_the_server_is_st
     assert_ne!(world.record()["intent"], Value::Null);
     let server = &world.authorization_server;
     for _ in 0..2 {
-        let program = Program::start(&world, &[]).await;
+        let program = Program::start(&world).await;
         let client = program.client();
         for _ in 0..100 {
             let response = client.get(world.http("/")).send().await.unwrap();
@@ -230,7 +142,7 @@ async fn an_answer_lost_by_a_kill_ends_as_a_lost_rotation_where_the_server_is_st
         }
         assert_eq!(server.token_requests(), 2);
         assert_eq!(reason(&world), "lost_rotation");
-        program.kill();
+        program.kill().await;
     }
 }
 
@@ -238,10 +150,10 @@ async fn an_answer_lost_by_a_kill_ends_as_a_lost_rotation_where_the_server_is_st
 async fn lose_an_answer(world: &World) {
     let server = &world.authorization_server;
     server.enqueue(TokenBehaviour::Stall { commit_first: true });
-    let program = Program::start(world, &[]).await;
+    let program = Program::start(world).await;
     let waiting = tokio::spawn(program.client().get(world.http("/")).send());
     server.wait_for_committed(1).await;
-    program.kill();
+    program.kill().await;
     assert!(waiting.await.unwrap().is_err());
     server.release_all();
 }
@@ -253,14 +165,14 @@ async fn a_kill_before_the_server_acts_costs_nothing_but_a_second_request() {
     let server = &world.authorization_server;
     server.enqueue(TokenBehaviour::Stall { commit_first: false });
     server.enqueue(TokenBehaviour::Normal);
-    let program = Program::start(&world, &[]).await;
+    let program = Program::start(&world).await;
     let waiting = tokio::spawn(program.client().get(world.http("/")).send());
     server.wait_for_token_requests(1).await;
-    program.kill();
+    program.kill().await;
     assert!(waiting.await.unwrap().is_err());
     // Still not dealt with: the next process is first.
-    let program = Program::start(&world, &[]).await;
-    assert_eq!(program.get(&world).await.0, 200);
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
     assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
 }
 
@@ -272,7 +184,7 @@ async fn two_processes_on_one_store_make_one_token_request() {
         .start_servers()
         .await;
     let server = &world.authorization_server;
-    let (first, second) = (Program::start(&world, &[]).await, Program::start(&world, &[]).await);
+    let (first, second) = (Program::start(&world).await, Program::start(&world).await);
     let both = [first.client(), second.client()];
     let many = |n: usize| {
         let mut requests = JoinSet::new();
@@ -554,12 +466,10 @@ impl Trouble {
 }
 
 async fn readiness(world: &World) -> Value {
-    let url = format!("http://{}/readyz", world.app().admin_address().unwrap());
-    let direct = client(world.proxy_address());
-    // The admin listener is not behind the proxy, but loopback is reachable through it all the same.
-    let response = direct.get(url).send().await.unwrap();
-    assert_eq!(response.status(), 200);
-    serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
+    let mut admin = Wire::to_address(world.app().admin_address().unwrap()).await;
+    let reply = admin.ask(&["GET /readyz HTTP/1.1", "Host: x"]).await;
+    assert_eq!(reply.status, 200);
+    serde_json::from_slice(&reply.content).unwrap()
 }
 
 /// Row 26.

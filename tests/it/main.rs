@@ -2,9 +2,10 @@
 //!
 //! One binary, so that everything is linked once. [`world`] starts an authorization server that
 //! rotates and detects reuse, an API that checks tokens, and bearerd between them; [`wire`] is a client
-//! that writes exactly the bytes a test wants.
+//! that writes exactly the bytes a test wants, and [`program`] runs bearerd as a process of its own.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod program;
 mod wire;
 mod world;
 

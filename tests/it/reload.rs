@@ -7,7 +7,7 @@ use bearerd_test_support::{Answer, OriginConfig, OriginServer};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::command_line::Bearerd;
+use super::program::Program;
 use super::refresh::settled;
 use super::wire::{Wire, get, message, within};
 use super::world::{World, WorldBuilder, eventually};
@@ -32,13 +32,9 @@ fn hosts(world: &World) -> String {
 }
 
 /// Has the program read its file again; the line that says what came of it.
-async fn reload(program: &Bearerd) -> String {
+async fn reload(program: &Program) -> String {
     program.signal(Signal::HUP);
     program.logs("in force").await
-}
-
-async fn program(world: &World) -> Bearerd {
-    Bearerd::start(world.dir.path(), &["run"], &[]).await
 }
 
 // ----- the program -----
@@ -47,7 +43,7 @@ async fn program(world: &World) -> Bearerd {
 async fn a_new_host_gets_the_token_from_the_next_request_on() {
     let mut world = plain().start_servers().await;
     let (other, both) = second_api(&world).await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     let mut client = Wire::to_address(program.proxy).await;
     assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
     assert_eq!(client.ask(&get(&other.url("/"))).await.status, 401);
@@ -70,7 +66,7 @@ async fn a_host_that_is_gone_gets_no_token_any_more() {
     let (other, both) = second_api(&world).await;
     let one = hosts(&world);
     world.configure_file(|text| text.replace(&one, &both));
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&other.url("/")).await, 200);
 
     world.configure_file(|text| text.replace(&both, &one));
@@ -85,7 +81,7 @@ async fn a_host_that_is_gone_gets_no_token_any_more() {
 #[tokio::test]
 async fn what_is_under_way_comes_to_its_end_over_a_reload() {
     let mut world = World::builder().start_servers().await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     world.origin.clear();
     world.origin.hold_after_check();
@@ -116,7 +112,7 @@ async fn what_is_under_way_comes_to_its_end_over_a_reload() {
 async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
     let mut world = plain().start_servers().await;
     let server = &world.authorization_server;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     server.hold();
     let mut client = Wire::to_address(program.proxy).await;
     client.send(message(&get(&world.http("/")))).await;
@@ -135,7 +131,7 @@ async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
 #[tokio::test]
 async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
     let mut world = plain().start_servers().await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     let good = std::fs::read_to_string(world.dir.path().join("proxy.toml")).unwrap();
     world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
@@ -174,7 +170,7 @@ async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
 #[tokio::test]
 async fn keys_that_need_a_restart_are_named_and_change_nothing() {
     let mut world = plain().start_servers().await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     world.configure_file(|text| {
         let text = text.replacen("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:1\"", 1);
@@ -198,7 +194,7 @@ async fn a_client_secret_put_right_is_tried_at_once() {
     let world = plain().start_servers().await;
     let server = &world.authorization_server;
     world.write_client_secret("a-mistyped-secret");
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 503);
     assert_eq!(program.get(&world.http("/")).await, 503);
     assert_eq!(server.token_requests(), 1);
@@ -216,7 +212,7 @@ async fn a_new_seed_heals_a_dead_grant_without_a_restart() {
     let world = plain().start_servers().await;
     let server = &world.authorization_server;
     server.revoke_refresh_token();
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 503);
     let seed = server.issue_refresh_token();
     world.write_seed(&seed);

@@ -12,7 +12,7 @@ use bearerd_test_support::{OnReuse, Rotation, TokenBehaviour};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::command_line::Bearerd;
+use super::program::Program;
 use super::refresh::settled;
 use super::world::{Sibling, World, eventually};
 
@@ -318,7 +318,7 @@ async fn a_new_seed_wins_over_the_good_token_of_a_sibling() {
 
 /// A token near its end, the program holding the lock because its token request is not answered, and a
 /// proxy in this process that may wait a second.
-async fn holder(commit_first: bool) -> (World, Bearerd) {
+async fn holder(commit_first: bool) -> (World, Program) {
     let builder = World::builder().sections("[limits]\nwait = \"1s\"");
     let mut world = builder
         .authorization_server(|config| {
@@ -335,7 +335,7 @@ async fn holder(commit_first: bool) -> (World, Bearerd) {
         record.expires_at = Some(SystemTime::now() + Duration::from_secs(200));
     });
     world.start_proxy().await;
-    let program = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let program = Program::start(&world).await;
     world.authorization_server.enqueue(TokenBehaviour::Stall { commit_first });
     assert_eq!(program.get(&world.http("/")).await, 200);
     world.authorization_server.wait_for_token_requests(2).await;

@@ -1,5 +1,6 @@
 //! A small world for one test: an authorization server, an API, and bearerd in between.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +66,7 @@ impl World {
         Self::builder().start().await
     }
 
-    pub(crate) fn proxy_address(&self) -> std::net::SocketAddr {
+    pub(crate) fn proxy_address(&self) -> SocketAddr {
         self.app().proxy_addresses()[0]
     }
 
@@ -356,21 +357,25 @@ impl Sibling {
     }
 }
 
-/// An HTTP client as an application would have it.
+/// An HTTP client as an application would have it: told of the proxy and of bearerd's CA.
 fn client_of(app: &App) -> reqwest::Client {
     let mut roots = rustls::RootCertStore::empty();
     if let Some(ca) = app.ca() {
         roots.add(ca.der().to_vec().into()).unwrap();
     }
+    client_through(app.proxy_addresses()[0], roots)
+}
+
+/// An HTTP client that goes through this proxy and trusts these roots.
+pub(crate) fn client_through(proxy: SocketAddr, roots: rustls::RootCertStore) -> reqwest::Client {
     let tls = rustls::ClientConfig::builder_with_provider(bearerd::tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let proxy = format!("http://{}", app.proxy_addresses()[0]);
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
-        .proxy(reqwest::Proxy::all(proxy).unwrap())
+        .proxy(reqwest::Proxy::all(format!("http://{proxy}")).unwrap())
         .http1_only()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(Duration::from_secs(60))
