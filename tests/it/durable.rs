@@ -11,23 +11,12 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::program::Program;
-use super::refresh::settled;
 use super::wire::Wire;
-use super::world::{World, WorldBuilder, eventually};
+use super::world::{HOURS, MINUTE, TO_MARGIN, World, eventually};
 
-const MINUTE: Duration = Duration::from_secs(60);
-const HOURS: Duration = Duration::from_secs(2 * 3600);
 /// A server that forgives an answer that got lost.
 const FORGIVING: Rotation =
     Rotation::Rotate { grace: Duration::from_secs(30), on_reuse: OnReuse::RevokeFamily };
-
-fn plain() -> WorldBuilder {
-    World::builder().plain_origin().credential("allow_http = true")
-}
-
-fn reason(world: &World) -> Value {
-    world.record()["terminal"]["reason"].clone()
-}
 
 // ----- kill -9 -----
 
@@ -49,7 +38,7 @@ async fn drive(client: reqwest::Client, url: String) -> Result<usize, String> {
 /// token request is on its way, which is then lost.
 #[tokio::test]
 async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_works() {
-    let world = plain()
+    let world = World::plain()
         .authorization_server(|config| {
             config.rotation = FORGIVING;
             // Over after 200 ms, replaced after some 100 ms: the next refresh is never far.
@@ -111,8 +100,10 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
 /// Row 20.
 #[tokio::test]
 async fn an_answer_lost_by_a_kill_is_asked_for_again_within_the_grace() {
-    let world =
-        plain().authorization_server(|config| config.rotation = FORGIVING).start_servers().await;
+    let world = World::plain()
+        .authorization_server(|config| config.rotation = FORGIVING)
+        .start_servers()
+        .await;
     lose_an_answer(&world).await;
     let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
@@ -127,7 +118,7 @@ async fn an_answer_lost_by_a_kill_is_asked_for_again_within_the_grace() {
 /// Row 21.
 #[tokio::test]
 async fn an_answer_lost_by_a_kill_ends_as_a_lost_rotation_where_the_server_is_strict() {
-    let world = plain().start_servers().await;
+    let world = World::plain().start_servers().await;
     lose_an_answer(&world).await;
     assert_ne!(world.record()["intent"], Value::Null);
     let server = &world.authorization_server;
@@ -141,7 +132,7 @@ async fn an_answer_lost_by_a_kill_ends_as_a_lost_rotation_where_the_server_is_st
             assert!(status.contains("credential_needs_login"), "{status}");
         }
         assert_eq!(server.token_requests(), 2);
-        assert_eq!(reason(&world), "lost_rotation");
+        assert_eq!(world.terminal_reason(), "lost_rotation");
         program.kill().await;
     }
 }
@@ -161,7 +152,7 @@ async fn lose_an_answer(world: &World) {
 /// The request was sent, and the server had not dealt with it when the process died.
 #[tokio::test]
 async fn a_kill_before_the_server_acts_costs_nothing_but_a_second_request() {
-    let world = plain().start_servers().await;
+    let world = World::plain().start_servers().await;
     let server = &world.authorization_server;
     server.enqueue(TokenBehaviour::Stall { commit_first: false });
     server.enqueue(TokenBehaviour::Normal);
@@ -179,7 +170,7 @@ async fn a_kill_before_the_server_acts_costs_nothing_but_a_second_request() {
 /// Row 19, with two processes on one machine.
 #[tokio::test]
 async fn two_processes_on_one_store_make_one_token_request() {
-    let world = plain()
+    let world = World::plain()
         .authorization_server(|config| config.expires_in = ExpiresIn::Seconds(30))
         .start_servers()
         .await;
@@ -209,11 +200,9 @@ async fn two_processes_on_one_store_make_one_token_request() {
 
 #[tokio::test]
 async fn a_shutdown_waits_for_the_answer_of_a_token_request() {
-    let mut world = settled(plain()).await;
+    let mut world = World::plain().settled().await;
     world.clock.advance(HOURS);
-    world.authorization_server.hold();
-    let request = world.spawn_get();
-    world.authorization_server.wait_for_token_requests(2).await;
+    let request = world.begin_refresh().await;
     request.abort();
     let app = world.take_app();
     let stopping = tokio::spawn(app.shutdown());
@@ -229,7 +218,7 @@ async fn a_shutdown_waits_for_the_answer_of_a_token_request() {
 /// Row 27.
 #[tokio::test]
 async fn a_restart_with_the_original_seed_goes_on_with_the_stored_token() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     for generation in 2..=5 {
         world.clock.advance(HOURS);
         assert_eq!(world.get("/").await.0, 200);
@@ -251,7 +240,7 @@ async fn a_restart_with_the_original_seed_goes_on_with_the_stored_token() {
 /// Row 27: also when a person puts the original seed back after another one.
 #[tokio::test]
 async fn a_seed_that_was_used_before_never_wins_again() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     let original = world.authorization_server.previous_refresh_tokens()[0].clone();
     let second = world.authorization_server.issue_refresh_token();
     for seed in [&second, &original] {
@@ -269,11 +258,11 @@ async fn a_seed_that_was_used_before_never_wins_again() {
 /// Row 28.
 #[tokio::test]
 async fn a_new_seed_heals_a_dead_grant() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     world.authorization_server.revoke_refresh_token();
     world.clock.advance(HOURS);
     assert_eq!(world.get("/").await.0, 503);
-    assert_eq!(reason(&world), "revoked");
+    assert_eq!(world.terminal_reason(), "revoked");
     let seed = world.authorization_server.issue_refresh_token();
     world.write_seed(&seed);
     world.restart().await;
@@ -290,7 +279,7 @@ async fn a_new_seed_heals_a_dead_grant() {
 /// Row 28: the new seed may belong to another account.
 #[tokio::test]
 async fn a_new_seed_wins_over_an_access_token_that_is_still_good() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     let seed = world.authorization_server.issue_refresh_token();
     world.write_seed(&seed);
     world.restart().await;
@@ -305,7 +294,7 @@ async fn a_new_seed_wins_over_an_access_token_that_is_still_good() {
 /// Row 34, across restarts.
 #[tokio::test]
 async fn a_dead_grant_stays_dead_through_a_restart_without_a_token_request() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     world.authorization_server.revoke_refresh_token();
     world.clock.advance(HOURS);
     assert_eq!(world.get("/").await.0, 503);
@@ -315,12 +304,12 @@ async fn a_dead_grant_stays_dead_through_a_restart_without_a_token_request() {
         assert_eq!(world.get("/").await.0, 503);
     }
     assert_eq!(world.authorization_server.token_requests(), 2);
-    assert_eq!(reason(&world), "revoked");
+    assert_eq!(world.terminal_reason(), "revoked");
 }
 
 #[tokio::test]
 async fn a_rejected_token_is_not_used_again_after_a_restart() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     let server = &world.authorization_server;
     server.tokens().revoke_all_access_tokens();
     server.enqueue(TokenBehaviour::json(429, json!({})).with_header("retry-after", "60"));
@@ -337,7 +326,7 @@ async fn a_rejected_token_is_not_used_again_after_a_restart() {
 /// Row 22: what a kill between writing and renaming leaves behind.
 #[tokio::test]
 async fn a_half_written_temporary_file_is_neither_read_nor_kept() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     world.stop().await;
     let litter = world.state().join(".api.json.Ab12.tmp");
     std::fs::write(&litter, b"{\"bearerd\": 1, \"sha2").unwrap();
@@ -356,7 +345,7 @@ async fn a_torn_record_is_moved_aside_and_the_seed_tried() {
     for keep in [0, 1, 200] {
         let builder =
             World::builder().authorization_server(|config| config.rotation = Rotation::Keep);
-        let mut world = settled(builder).await;
+        let mut world = builder.settled().await;
         world.stop().await;
         let path = world.state().join("api.json");
         let bytes = std::fs::read(&path).unwrap();
@@ -375,7 +364,7 @@ async fn a_torn_record_is_moved_aside_and_the_seed_tried() {
 /// Row 22: the seed was used up long ago, and the server says so.
 #[tokio::test]
 async fn a_torn_record_whose_seed_is_used_up_costs_one_token_request_and_is_named_corrupt() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     world.stop().await;
     std::fs::write(world.state().join("api.json"), b"{\"bearerd\"").unwrap();
     for _ in 0..2 {
@@ -384,7 +373,7 @@ async fn a_torn_record_whose_seed_is_used_up_costs_one_token_request_and_is_name
             assert_eq!(world.get("/").await.0, 503);
         }
         assert_eq!(world.authorization_server.token_requests(), 2);
-        assert_eq!(reason(&world), "corrupt");
+        assert_eq!(world.terminal_reason(), "corrupt");
         assert!(moved_aside(&world).exists());
         world.stop().await;
     }
@@ -395,7 +384,7 @@ async fn a_torn_record_whose_seed_is_used_up_costs_one_token_request_and_is_name
 async fn a_record_that_is_damaged_or_gone_while_the_proxy_runs_is_written_back() {
     for restarted in [false, true] {
         for damage in [Some(b"{\"bearerd\": 1"), None] {
-            let mut world = settled(World::builder()).await;
+            let mut world = World::settled().await;
             if restarted {
                 world.restart().await;
             }
@@ -418,12 +407,10 @@ async fn a_record_that_is_damaged_or_gone_while_the_proxy_runs_is_written_back()
 /// The refresh token that was being exchanged when the record vanished must not be lost either.
 #[tokio::test]
 async fn a_record_that_vanishes_during_a_token_request_is_written_anew() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
-    server.hold();
-    let request = world.spawn_get();
-    server.wait_for_token_requests(2).await;
+    let request = world.begin_refresh().await;
     std::fs::remove_file(world.state().join("api.json")).unwrap();
     server.release_all();
     assert_eq!(request.await.unwrap().0, 200);
@@ -479,7 +466,7 @@ async fn a_token_that_cannot_be_saved_is_served_and_saved_later() {
         for generation in [1, 2] {
             let world = match generation {
                 1 => World::new().await,
-                _ => settled(World::builder()).await,
+                _ => World::settled().await,
             };
             save_later(&world, generation, trouble).await;
         }
@@ -491,9 +478,7 @@ async fn save_later(world: &World, generation: u64, trouble: Trouble) {
     let server = &world.authorization_server;
     let requests = server.token_requests() + 1;
     world.clock.advance(HOURS);
-    server.hold();
-    let request = world.spawn_get();
-    server.wait_for_token_requests(requests).await;
+    let request = world.begin_refresh().await;
     trouble.begin(world);
     let released = Instant::now();
     server.release_all();
@@ -519,9 +504,9 @@ async fn save_later(world: &World, generation: u64, trouble: Trouble) {
 /// I3: while there is time, a refresh that cannot be recorded is not begun.
 #[tokio::test]
 async fn near_expiry_nothing_is_refreshed_that_could_not_be_saved() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
-    world.clock.advance(Duration::from_secs(3400 - 60));
+    world.clock.advance(TO_MARGIN);
     Trouble::NotADirectory.begin(&world);
     assert_eq!(world.get("/").await.0, 200);
     let failed = || matches!(world.status().condition, Condition::Failing(_));
@@ -537,12 +522,10 @@ async fn near_expiry_nothing_is_refreshed_that_could_not_be_saved() {
 /// A token that is only in memory still refreshes, with the refresh token that nobody else knows.
 #[tokio::test]
 async fn an_unsaved_token_can_expire_and_be_replaced_before_the_disk_recovers() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
-    server.hold();
-    let request = world.spawn_get();
-    server.wait_for_token_requests(2).await;
+    let request = world.begin_refresh().await;
     Trouble::NotADirectory.begin(&world);
     server.release_all();
     assert_eq!(request.await.unwrap().0, 200);

@@ -9,10 +9,8 @@ use bearerd_test_support::{ClientAuth, Rotation, TokenBehaviour};
 use serde_json::{Value, json};
 
 use super::program::Program;
-use super::world::{World, WorldBuilder};
+use super::world::{HOURS, World, WorldBuilder};
 
-/// Longer than a token lives.
-const HOURS: Duration = Duration::from_secs(2 * 3600);
 /// Longer than a server that refuses this OAuth client is left alone at first.
 const MINUTES: Duration = Duration::from_secs(120);
 const ID_TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmYW4tNDcxMSJ9.c2lnbmF0dXJl";
@@ -123,7 +121,7 @@ async fn a_400_about_the_grant_needs_a_login() {
     world.clock.advance(HOURS);
     assert_eq!(world.get("/orders").await.0, 503);
     assert_eq!(world.authorization_server.token_requests(), 1);
-    assert_eq!(world.record()["terminal"]["reason"], "revoked");
+    assert_eq!(world.terminal_reason(), "revoked");
 }
 
 /// A wrong secret, a wrong URL, a request the server cannot read: nothing is thrown away.

@@ -26,7 +26,7 @@ async fn plain_http_for_the_host_of_a_credential_leaves_over_tls_with_the_token(
 
 #[tokio::test]
 async fn allow_http_keeps_a_plain_http_request_plain() {
-    let world = World::builder().plain_origin().credential("allow_http = true").start().await;
+    let world = World::plain().start().await;
     let (status, _) = world.get("/a").await;
     assert_eq!(status, 200);
     assert_eq!(world.origin.accepted(), 1);

@@ -16,7 +16,6 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::client::TlsStream;
 
 use super::connect::{client_config, connect, handshake};
-use super::refresh::settled;
 use super::wire::{Wire, message, within};
 use super::world::{World, WorldBuilder, eventually};
 
@@ -227,7 +226,7 @@ async fn streams_beyond_a_hundred_wait_for_their_turn() {
 #[tokio::test]
 async fn a_rejection_amid_many_streams_with_content_is_absorbed() {
     for protocols in [Protocols::Http1, Protocols::Both] {
-        let world = settled(speaking(protocols)).await;
+        let world = speaking(protocols).settled().await;
         let client = Client::open(&world).await;
         world.authorization_server.tokens().revoke_all_access_tokens();
         world.origin.hold_before_check();
@@ -252,7 +251,7 @@ async fn a_rejection_amid_many_streams_with_content_is_absorbed() {
 
 #[tokio::test]
 async fn an_origin_that_rejects_before_it_reads_gets_the_content_again() {
-    let world = settled(speaking(Protocols::Both)).await;
+    let world = speaking(Protocols::Both).settled().await;
     let client = Client::open(&world).await;
     world.origin.enqueue(Answer::RejectEarly);
     let post = Request::post(world.https("/echo")).body(()).unwrap();

@@ -10,40 +10,7 @@ use bearerd_test_support::{Answer, ClientAuth, ExpiresIn, OriginServer, Rotation
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::world::{World, WorldBuilder, eventually};
-
-/// Longer than a new token is given to become known to the API.
-const MINUTE: Duration = Duration::from_secs(60);
-/// Longer than a token lives.
-const HOURS: Duration = Duration::from_secs(2 * 3600);
-/// Moves a settled token of an hour into its margin, which begins 240 to 300 s before its end.
-const TO_MARGIN: Duration = Duration::from_secs(3400 - 60);
-
-/// Starts a world and has one request answered: generation 1, old enough to be past its settling.
-pub(super) async fn settled(builder: WorldBuilder) -> World {
-    let world = builder.start().await;
-    assert_eq!(world.get("/").await.0, 200);
-    assert_eq!(world.authorization_server.token_requests(), 1);
-    world.clock.advance(MINUTE);
-    world.origin.clear();
-    world
-}
-
-/// Asserts that the record holds the server's current refresh token, and this generation.
-fn assert_stored(world: &World, generation: u64) {
-    let record = world.record();
-    assert_eq!(record["generation"], generation);
-    assert_eq!(record["refresh_token"], world.authorization_server.current_refresh_token());
-    assert_eq!(record["intent"], Value::Null);
-    assert_eq!(record["terminal"], Value::Null);
-    assert_eq!(world.authorization_server.reuse_count(), 0);
-}
-
-fn assert_all(answers: &[(u16, String)], status: u16) {
-    for (number, answer) in answers.iter().enumerate() {
-        assert_eq!(answer.0, status, "request {number}: {}", answer.1);
-    }
-}
+use super::world::{HOURS, MINUTE, TO_MARGIN, World, assert_all, eventually};
 
 fn assert_needs_login(answer: &(u16, String)) {
     assert_eq!(answer.0, 503, "{}", answer.1);
@@ -57,13 +24,9 @@ fn time(value: &Value) -> SystemTime {
 /// One request whose new token comes from a request that was sent a minute ago, so that a rejection
 /// of it is not put down to its youth.
 async fn get_with_a_token_that_was_long_under_way(world: &World) -> (u16, String) {
-    let server = &world.authorization_server;
-    let before = server.token_requests();
-    server.hold();
-    let request = world.spawn_get();
-    server.wait_for_token_requests(before + 1).await;
+    let request = world.begin_refresh().await;
     world.clock.advance(MINUTE);
-    server.release_all();
+    world.authorization_server.release_all();
     request.await.unwrap()
 }
 
@@ -75,27 +38,25 @@ async fn fifty_requests_without_a_token_cost_one_token_request() {
     let world = World::new().await;
     assert_all(&world.get_many(50).await, 200);
     assert_eq!(world.authorization_server.token_requests(), 1);
-    assert_stored(&world, 1);
+    world.assert_stored(1);
 }
 
 /// Row 1, from a stored generation 1 whose access token is over.
 #[tokio::test]
 async fn fifty_requests_with_an_expired_token_wait_for_one_token_request() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     world.clock.advance(HOURS);
     assert_all(&world.get_many(50).await, 200);
     assert_eq!(world.authorization_server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 #[tokio::test]
 async fn a_request_with_an_expired_token_reaches_the_api_only_with_the_new_one() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
-    server.hold();
-    let request = world.spawn_get();
-    server.wait_for_token_requests(2).await;
+    let request = world.begin_refresh().await;
     assert_eq!(world.origin.requests().len(), 0);
     assert!(!request.is_finished());
     server.release_all();
@@ -105,7 +66,7 @@ async fn a_request_with_an_expired_token_reaches_the_api_only_with_the_new_one()
 
 #[tokio::test]
 async fn a_thousand_rejections_at_once_cost_one_refresh() {
-    let world = settled(World::builder().plain_origin().credential("allow_http = true")).await;
+    let world = World::plain().settled().await;
     world.authorization_server.tokens().revoke_all_access_tokens();
     world.origin.hold_before_check();
     let (answers, ()) = tokio::join!(world.get_many(1000), async {
@@ -115,12 +76,12 @@ async fn a_thousand_rejections_at_once_cost_one_refresh() {
     assert_all(&answers, 200);
     assert_eq!(world.origin.rejected(), 1000);
     assert_eq!(world.authorization_server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 #[tokio::test]
 async fn a_late_rejection_of_an_older_token_costs_no_token_request() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     world.authorization_server.tokens().revoke_all_access_tokens();
     for _ in 0..10 {
         world.origin.enqueue(Answer::Stall);
@@ -136,7 +97,7 @@ async fn a_late_rejection_of_an_older_token_costs_no_token_request() {
         assert_eq!(request.await.unwrap().0, 200);
     }
     assert_eq!(world.authorization_server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 // ----- near expiry -----
@@ -144,7 +105,7 @@ async fn a_late_rejection_of_an_older_token_costs_no_token_request() {
 /// Row 2.
 #[tokio::test]
 async fn near_expiry_requests_keep_the_old_token_while_one_refresh_runs() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     let first = server.tokens().newest_access_token().unwrap();
     world.clock.advance(TO_MARGIN);
@@ -159,13 +120,13 @@ async fn near_expiry_requests_keep_the_old_token_while_one_refresh_runs() {
     assert_eq!(world.get("/").await.0, 200);
     assert_eq!(world.tokens_seen(), [server.tokens().newest_access_token().unwrap()]);
     assert_eq!(server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 /// Row 3.
 #[tokio::test]
 async fn near_expiry_an_endpoint_in_trouble_is_left_alone_and_nobody_notices() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     world.clock.advance(TO_MARGIN);
     let trouble = TokenBehaviour::json(503, json!({"message": "down"}));
@@ -183,7 +144,7 @@ async fn near_expiry_an_endpoint_in_trouble_is_left_alone_and_nobody_notices() {
     assert_eq!(world.get("/").await.0, 200);
     eventually("it was tried again", || world.status().condition == Condition::Fresh).await;
     assert_eq!(server.token_requests(), 3);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 /// Row 4.
@@ -192,7 +153,7 @@ async fn a_margin_longer_than_the_token_lives_is_no_storm_of_refreshes() {
     let builder = World::builder().credential("margin = \"5m\"").authorization_server(|config| {
         config.expires_in = ExpiresIn::Seconds(60);
     });
-    let world = settled(builder).await;
+    let world = builder.settled().await;
     let server = &world.authorization_server;
     let (before, client) = (server.token_requests(), world.client());
     for _ in 0..60 {
@@ -232,7 +193,7 @@ async fn a_lifetime_is_read_as_a_number_or_as_text() {
 async fn a_token_without_a_lifetime_is_used_until_the_api_rejects_it() {
     for unknown in [ExpiresIn::Absent, ExpiresIn::Json(Value::Null)] {
         let builder = World::builder().authorization_server(|config| config.expires_in = unknown);
-        let world = settled(builder).await;
+        let world = builder.settled().await;
         let server = &world.authorization_server;
         assert_eq!(world.record()["expires_at"], Value::Null);
         world.clock.advance(Duration::from_secs(300 * 24 * 3600));
@@ -241,7 +202,7 @@ async fn a_token_without_a_lifetime_is_used_until_the_api_rejects_it() {
         server.tokens().revoke_all_access_tokens();
         assert_eq!(world.get("/").await.0, 200);
         assert_eq!(server.token_requests(), 2);
-        assert_stored(&world, 2);
+        world.assert_stored(2);
         assert_eq!(world.record()["expires_at"], Value::Null);
     }
 }
@@ -251,11 +212,11 @@ async fn a_configured_lifetime_stands_in_for_one_that_the_answer_lacks() {
     let builder = World::builder()
         .credential("lifetime = \"10m\"")
         .authorization_server(|config| config.expires_in = ExpiresIn::Absent);
-    let world = settled(builder).await;
+    let world = builder.settled().await;
     world.clock.advance(Duration::from_secs(600));
     assert_eq!(world.get("/").await.0, 200);
     assert_eq!(world.authorization_server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 /// Row 11.
@@ -290,7 +251,7 @@ async fn a_token_of_another_type_is_never_sent_and_its_refresh_token_is_kept() {
 /// Row 12, with a token in use: the salvaged refresh token must be tried when the API asks for it.
 #[tokio::test]
 async fn after_an_unusable_answer_a_rejection_is_still_healed_with_the_salvaged_refresh_token() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     let salvaged = server.issue_refresh_token();
     let answer = json!({"access_token": "dpop-token", "token_type": "DPoP", "expires_in": 3600,
@@ -318,7 +279,7 @@ async fn a_maintenance_page_with_status_200_is_asked_again() {
     }
     assert_eq!(world.get("/").await.0, 200);
     assert_eq!(world.authorization_server.token_requests(), 3);
-    assert_stored(&world, 1);
+    world.assert_stored(1);
 }
 
 /// Row 17.
@@ -329,14 +290,14 @@ async fn a_refresh_token_that_is_not_answered_stays_in_use() {
             config.rotation = Rotation::Omit;
             config.extra.extend(answered.clone().map(|value| ("refresh_token".to_owned(), value)));
         });
-        let world = settled(builder).await;
+        let world = builder.settled().await;
         world.clock.advance(HOURS);
         assert_eq!(world.get("/").await.0, 200);
         let requests = world.authorization_server.requests();
         let sent: Vec<_> = requests.iter().map(|request| request.param("refresh_token")).collect();
         let seed = world.authorization_server.current_refresh_token();
         assert_eq!(sent, [Some(&*seed), Some(&*seed)], "{answered:?}");
-        assert_stored(&world, 2);
+        world.assert_stored(2);
     }
 }
 
@@ -347,7 +308,7 @@ async fn an_answer_that_was_reset_is_asked_for_again_within_the_shortest_grace()
         let on_reuse = bearerd_test_support::OnReuse::RevokeFamily;
         config.rotation = Rotation::Rotate { grace: Duration::from_secs(5), on_reuse };
     });
-    let world = settled(builder).await;
+    let world = builder.settled().await;
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
     server.enqueue(TokenBehaviour::DropAfterCommit);
@@ -356,13 +317,13 @@ async fn an_answer_that_was_reset_is_asked_for_again_within_the_shortest_grace()
     assert_eq!(requests.len(), 3);
     assert_eq!(requests[1].param("refresh_token"), requests[2].param("refresh_token"));
     assert!(requests[2].at - requests[1].at < Duration::from_secs(5));
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 /// Row 30.
 #[tokio::test]
 async fn a_superseded_refresh_token_that_is_handed_back_does_not_replace_the_newest() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     let (old, current) =
         (server.previous_refresh_tokens()[0].clone(), server.current_refresh_token());
@@ -379,7 +340,7 @@ async fn a_superseded_refresh_token_that_is_handed_back_does_not_replace_the_new
 #[tokio::test]
 async fn a_provider_may_begin_to_rotate_one_day() {
     let builder = World::builder().authorization_server(|config| config.rotation = Rotation::Keep);
-    let world = settled(builder).await;
+    let world = builder.settled().await;
     let server = &world.authorization_server;
     let seed = server.current_refresh_token();
     for generation in 2..=6 {
@@ -389,7 +350,7 @@ async fn a_provider_may_begin_to_rotate_one_day() {
         world.clock.advance(HOURS);
         assert_eq!(world.get("/").await.0, 200);
         assert_eq!(server.token_requests(), usize::try_from(generation).unwrap());
-        assert_stored(&world, generation);
+        world.assert_stored(generation);
         assert_eq!(world.record()["refresh_token"] == seed, generation < 4);
     }
 }
@@ -408,7 +369,7 @@ async fn a_server_that_is_down_for_a_moment_is_waited_for() {
     for pair in times.windows(2) {
         assert!(pair[1] - pair[0] >= Duration::from_millis(400), "{:?}", pair[1] - pair[0]);
     }
-    assert_stored(&world, 1);
+    world.assert_stored(1);
 }
 
 /// Row 36.
@@ -428,7 +389,7 @@ async fn a_throttling_server_is_left_alone_for_as_long_as_it_says() {
     world.clock.advance(Duration::from_secs(121));
     assert_eq!(world.get("/").await.0, 200);
     assert_eq!(server.token_requests(), 2);
-    assert_stored(&world, 1);
+    world.assert_stored(1);
 }
 
 /// Row 42.
@@ -448,7 +409,7 @@ async fn a_redirected_token_request_goes_nowhere_else() {
 /// Row 34.
 #[tokio::test]
 async fn a_dead_grant_costs_one_token_request_and_then_none_in_an_hour() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     server.revoke_refresh_token();
     world.clock.advance(HOURS);
@@ -462,7 +423,7 @@ async fn a_dead_grant_costs_one_token_request_and_then_none_in_an_hour() {
         assert_eq!(response.headers().get("retry-after"), None);
     }
     assert_eq!(server.token_requests(), 2);
-    assert_eq!(world.record()["terminal"]["reason"], "revoked");
+    assert_eq!(world.terminal_reason(), "revoked");
     assert_eq!(world.origin.requests().len(), 0);
 }
 
@@ -483,13 +444,13 @@ async fn a_dead_grant_is_recognised_under_every_status() {
             assert_needs_login(&world.get("/").await);
         }
         assert_eq!(world.authorization_server.token_requests(), 1, "{status} {code}");
-        assert_eq!(world.record()["terminal"]["reason"], "revoked", "{status} {code}");
+        assert_eq!(world.terminal_reason(), "revoked", "{status} {code}");
     }
 }
 
 #[tokio::test]
 async fn a_dead_grant_is_answered_with_the_next_action_and_without_a_secret() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     let mut secrets = vec!["test-client-secret".to_owned(), server.current_refresh_token()];
     secrets.extend(server.previous_refresh_tokens());
@@ -517,7 +478,7 @@ async fn a_dead_grant_is_answered_with_the_next_action_and_without_a_secret() {
 
 #[tokio::test]
 async fn a_token_outlives_its_dead_grant_until_it_expires() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     world.authorization_server.revoke_refresh_token();
     world.clock.advance(TO_MARGIN);
     assert_eq!(world.get("/").await.0, 200);
@@ -532,7 +493,7 @@ async fn a_token_outlives_its_dead_grant_until_it_expires() {
 /// #25: the request that finds out gets the API's answer, later ones bearerd's.
 #[tokio::test]
 async fn a_rejected_token_of_a_dead_grant_is_served_no_more() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     world.authorization_server.revoke_refresh_token();
     world.authorization_server.tokens().revoke_all_access_tokens();
     let (status, body) = world.get("/").await;
@@ -548,7 +509,7 @@ async fn a_rejected_token_of_a_dead_grant_is_served_no_more() {
 /// Row 39.
 #[tokio::test]
 async fn a_500_that_consumed_the_refresh_token_ends_as_a_lost_rotation() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
     server.enqueue(TokenBehaviour::error(500, "oops", None).after_commit());
@@ -556,7 +517,7 @@ async fn a_500_that_consumed_the_refresh_token_ends_as_a_lost_rotation() {
         assert_needs_login(&world.get("/").await);
     }
     assert_eq!(server.token_requests(), 3);
-    assert_eq!(world.record()["terminal"]["reason"], "lost_rotation");
+    assert_eq!(world.terminal_reason(), "lost_rotation");
 }
 
 #[tokio::test]
@@ -568,7 +529,7 @@ async fn a_grant_that_dies_after_a_throttle_was_revoked_and_not_lost() {
     server.revoke_refresh_token();
     world.clock.advance(MINUTE);
     assert_needs_login(&world.get("/").await);
-    assert_eq!(world.record()["terminal"]["reason"], "revoked");
+    assert_eq!(world.terminal_reason(), "revoked");
 }
 
 // ----- clients that hang up -----
@@ -576,25 +537,23 @@ async fn a_grant_that_dies_after_a_throttle_was_revoked_and_not_lost() {
 /// Row 24.
 #[tokio::test]
 async fn a_client_that_hangs_up_does_not_cancel_the_refresh_it_waits_for() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
-    server.hold();
-    let request = world.spawn_get();
-    server.wait_for_token_requests(2).await;
+    let request = world.begin_refresh().await;
     request.abort();
     assert!(request.await.unwrap_err().is_cancelled());
     server.release_all();
     eventually("the answer is stored", || world.record()["generation"] == 2).await;
     assert_eq!(world.get("/").await.0, 200);
     assert_eq!(server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 /// Row 24: the proxy has let go of the request before the answer comes.
 #[tokio::test]
 async fn a_request_that_is_gone_from_the_proxy_leaves_its_refresh_behind() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     server.tokens().revoke_all_access_tokens();
     server.hold();
@@ -612,7 +571,7 @@ async fn a_request_that_is_gone_from_the_proxy_leaves_its_refresh_behind() {
     eventually("the answer is stored", || world.record()["generation"] == 2).await;
     assert_eq!(world.get("/").await.0, 200);
     assert_eq!(server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 // ----- rejections -----
@@ -620,7 +579,7 @@ async fn a_request_that_is_gone_from_the_proxy_leaves_its_refresh_behind() {
 /// Row 43.
 #[tokio::test]
 async fn a_revoked_token_is_replaced_and_the_request_sent_again() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     for (round, https) in [false, true].into_iter().enumerate() {
         let old = server.tokens().newest_access_token().unwrap();
@@ -632,7 +591,7 @@ async fn a_revoked_token_is_replaced_and_the_request_sent_again() {
         let new = server.tokens().newest_access_token().unwrap();
         assert_eq!(world.tokens_seen(), [old, new]);
         assert_eq!(server.token_requests(), round + 2);
-        assert_stored(&world, round as u64 + 2);
+        world.assert_stored(round as u64 + 2);
     }
 }
 
@@ -641,7 +600,7 @@ async fn a_revoked_token_is_replaced_and_the_request_sent_again() {
 async fn requests_in_flight_survive_a_refresh_that_kills_the_token_they_carry() {
     let builder =
         World::builder().authorization_server(|config| config.revoke_previous_access_token = true);
-    let world = settled(builder).await;
+    let world = builder.settled().await;
     let server = &world.authorization_server;
     let old = server.tokens().newest_access_token().unwrap();
     world.origin.hold_before_check();
@@ -658,13 +617,13 @@ async fn requests_in_flight_survive_a_refresh_that_kills_the_token_they_carry() 
     let new = server.tokens().newest_access_token().unwrap();
     assert_eq!(world.tokens_seen(), [vec![old; 21], vec![new; 21]].concat());
     assert_eq!(server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 /// Row 44.
 #[tokio::test]
 async fn an_api_that_rejects_every_token_does_not_become_a_stream_of_token_requests() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     world.origin.reject_all(true);
     let (status, body) = get_with_a_token_that_was_long_under_way(&world).await;
@@ -691,13 +650,13 @@ async fn an_api_that_rejects_every_token_does_not_become_a_stream_of_token_reque
     }
     world.origin.reject_all(false);
     assert_eq!(world.get("/").await.0, 200);
-    assert_stored(&world, 5);
+    world.assert_stored(5);
 }
 
 /// Row 45.
 #[tokio::test]
 async fn a_brand_new_token_is_given_three_seconds_to_become_known() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     let old = server.tokens().newest_access_token().unwrap();
     server.tokens().revoke_all_access_tokens();
@@ -711,13 +670,13 @@ async fn a_brand_new_token_is_given_three_seconds_to_become_known() {
     let new = server.tokens().newest_access_token().unwrap();
     assert_eq!(world.tokens_seen(), [old, new.clone(), new.clone(), new]);
     assert_eq!(server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 /// Row 46.
 #[tokio::test]
 async fn a_refresh_that_brings_the_rejected_token_again_passes_the_rejection_on() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     let same = server.tokens().newest_access_token().unwrap();
     server.tokens().revoke_all_access_tokens();
@@ -736,7 +695,7 @@ async fn a_refresh_that_brings_the_rejected_token_again_passes_the_rejection_on(
 /// Row 46.
 #[tokio::test]
 async fn an_answer_about_scopes_is_no_rejection_of_the_token() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let challenge = r#"Bearer error="insufficient_scope", scope="write""#;
     for status in [401, 403] {
         world.origin.enqueue(Answer::text(status, "no").with_header("www-authenticate", challenge));
@@ -751,7 +710,7 @@ async fn an_answer_about_scopes_is_no_rejection_of_the_token() {
 
 #[tokio::test]
 async fn the_second_rejection_reaches_the_client_as_the_api_wrote_it() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     world.authorization_server.tokens().revoke_all_access_tokens();
     world.origin.enqueue(Answer::Normal);
     let body = "{\n  \"why\": \"ümlaut\"\n}";
@@ -781,7 +740,7 @@ async fn the_second_rejection_reaches_the_client_as_the_api_wrote_it() {
 /// Row 47.
 #[tokio::test]
 async fn a_short_body_is_sent_again_byte_for_byte() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     for (round, length) in [2_000, 1 << 20].into_iter().enumerate() {
         world.authorization_server.tokens().revoke_all_access_tokens();
         world.clock.advance(MINUTE);
@@ -804,7 +763,7 @@ async fn a_short_body_is_sent_again_byte_for_byte() {
 /// Row 47.
 #[tokio::test]
 async fn a_body_over_the_limit_sees_its_401_and_the_token_is_replaced_in_the_background() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     server.tokens().revoke_all_access_tokens();
     let body = bearerd_test_support::pattern(10 << 20);
@@ -817,12 +776,12 @@ async fn a_body_over_the_limit_sees_its_401_and_the_token_is_replaced_in_the_bac
     assert_eq!(world.origin.requests()[0].body_length, 10 << 20);
     assert_eq!(post().await.unwrap().status(), 200);
     assert_eq!(server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 #[tokio::test]
 async fn a_refresh_that_fails_leaves_the_rejection_as_it_is() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     server.tokens().revoke_all_access_tokens();
     server.enqueue(TokenBehaviour::json(429, json!({})).with_header("retry-after", "60"));
@@ -832,13 +791,13 @@ async fn a_refresh_that_fails_leaves_the_rejection_as_it_is() {
     assert_eq!(server.token_requests(), 2);
     world.clock.advance(Duration::from_secs(61));
     assert_eq!(world.get("/").await.0, 200);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 /// Row 44, for bodies that are not sent again: nobody learns whether the new token helps.
 #[tokio::test]
 async fn an_api_that_rejects_every_upload_costs_one_token_request_in_thirty_seconds() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     world.origin.reject_all(true);
     let body = bearerd_test_support::pattern(2 << 20);
@@ -936,7 +895,7 @@ async fn client_credentials_need_no_refresh_token() {
     let builder = World::builder()
         .without_seed()
         .credential("grant = \"client_credentials\"\nscope = \"a b\"");
-    let mut world = settled(builder).await;
+    let mut world = builder.settled().await;
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
     assert_all(&world.get_many(20).await, 200);

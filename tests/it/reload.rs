@@ -8,9 +8,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::program::Program;
-use super::refresh::settled;
 use super::wire::{Wire, get, message, within};
-use super::world::{World, WorldBuilder, eventually};
+use super::world::{HOURS, World, eventually};
 
 /// A second API in plain http and the credential line that names both hosts.
 async fn second_api(world: &World) -> (OriginServer, String) {
@@ -21,10 +20,6 @@ async fn second_api(world: &World) -> (OriginServer, String) {
     let other = OriginServer::start(config).await;
     let hosts = format!(r#"hosts = ["{}", "{}"]"#, world.origin.authority(), other.authority());
     (other, hosts)
-}
-
-fn plain() -> WorldBuilder {
-    World::builder().plain_origin().credential("allow_http = true")
 }
 
 fn hosts(world: &World) -> String {
@@ -41,7 +36,7 @@ async fn reload(program: &Program) -> String {
 
 #[tokio::test]
 async fn a_new_host_gets_the_token_from_the_next_request_on() {
-    let mut world = plain().start_servers().await;
+    let mut world = World::plain().start_servers().await;
     let (other, both) = second_api(&world).await;
     let program = Program::start(&world).await;
     let mut client = Wire::to_address(program.proxy).await;
@@ -62,7 +57,7 @@ async fn a_new_host_gets_the_token_from_the_next_request_on() {
 
 #[tokio::test]
 async fn a_host_that_is_gone_gets_no_token_any_more() {
-    let mut world = plain().start_servers().await;
+    let mut world = World::plain().start_servers().await;
     let (other, both) = second_api(&world).await;
     let one = hosts(&world);
     world.configure_file(|text| text.replace(&one, &both));
@@ -110,7 +105,7 @@ async fn what_is_under_way_comes_to_its_end_over_a_reload() {
 
 #[tokio::test]
 async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
-    let mut world = plain().start_servers().await;
+    let mut world = World::plain().start_servers().await;
     let server = &world.authorization_server;
     let program = Program::start(&world).await;
     server.hold();
@@ -130,7 +125,7 @@ async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
 
 #[tokio::test]
 async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
-    let mut world = plain().start_servers().await;
+    let mut world = World::plain().start_servers().await;
     let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     let good = std::fs::read_to_string(world.dir.path().join("proxy.toml")).unwrap();
@@ -169,7 +164,7 @@ async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
 
 #[tokio::test]
 async fn keys_that_need_a_restart_are_named_and_change_nothing() {
-    let mut world = plain().start_servers().await;
+    let mut world = World::plain().start_servers().await;
     let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     world.configure_file(|text| {
@@ -191,7 +186,7 @@ async fn keys_that_need_a_restart_are_named_and_change_nothing() {
 
 #[tokio::test]
 async fn a_client_secret_put_right_is_tried_at_once() {
-    let world = plain().start_servers().await;
+    let world = World::plain().start_servers().await;
     let server = &world.authorization_server;
     world.write_client_secret("a-mistyped-secret");
     let program = Program::start(&world).await;
@@ -209,7 +204,7 @@ async fn a_client_secret_put_right_is_tried_at_once() {
 
 #[tokio::test]
 async fn a_new_seed_heals_a_dead_grant_without_a_restart() {
-    let world = plain().start_servers().await;
+    let world = World::plain().start_servers().await;
     let server = &world.authorization_server;
     server.revoke_refresh_token();
     let program = Program::start(&world).await;
@@ -228,7 +223,7 @@ async fn a_new_seed_heals_a_dead_grant_without_a_restart() {
 
 #[tokio::test]
 async fn tokens_are_kept_over_reloads_of_anything_else() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     world.configure(|text| {
         format!("{text}\n[log]\naccess = \"off\"\n[limits]\nbody_bytes = 1000\n")
     });
@@ -244,7 +239,7 @@ async fn tokens_are_kept_over_reloads_of_anything_else() {
 /// What a token is asked for with has changed: the token itself is still good.
 #[tokio::test]
 async fn a_token_is_kept_over_a_change_of_its_own_credential() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     world.configure(|text| {
         text.replace("client_id =", "margin = \"30s\"\nscope = \"a b\"\nclient_id =")
     });
@@ -256,11 +251,9 @@ async fn a_token_is_kept_over_a_change_of_its_own_credential() {
 
 #[tokio::test]
 async fn a_token_under_way_is_found_by_the_credential_that_was_changed_meanwhile() {
-    let mut world = settled(World::builder()).await;
-    world.clock.advance(std::time::Duration::from_secs(7200));
-    world.authorization_server.hold();
-    let before = world.spawn_get();
-    world.authorization_server.wait_for_token_requests(2).await;
+    let mut world = World::settled().await;
+    world.clock.advance(HOURS);
+    let before = world.begin_refresh().await;
     world.configure(|text| text.replace("client_id =", "scope = \"a b\"\nclient_id ="));
     world.reload().await;
     let after = world.spawn_get();
@@ -275,13 +268,11 @@ async fn a_token_under_way_is_found_by_the_credential_that_was_changed_meanwhile
 /// token before.
 #[tokio::test]
 async fn a_token_that_could_not_be_saved_is_kept_over_a_change_of_its_credential() {
-    let mut world = settled(World::builder()).await;
-    world.clock.advance(std::time::Duration::from_secs(7200));
+    let mut world = World::settled().await;
+    world.clock.advance(HOURS);
     // Nobody can write where no directory is.
     let (state, away) = (world.state(), world.dir.path().join("away"));
-    world.authorization_server.hold();
-    let request = world.spawn_get();
-    world.authorization_server.wait_for_token_requests(2).await;
+    let request = world.begin_refresh().await;
     std::fs::rename(&state, &away).unwrap();
     world.authorization_server.release_all();
     assert_eq!(request.await.unwrap().0, 200);

@@ -13,37 +13,17 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::program::Program;
-use super::refresh::settled;
-use super::world::{Sibling, World, eventually};
+use super::world::{HOURS, Sibling, TO_MARGIN, World, assert_all, eventually};
 
-const HOURS: Duration = Duration::from_secs(2 * 3600);
-/// Moves a settled token of an hour into its margin, which begins 240 to 300 s before its end.
-const TO_MARGIN: Duration = Duration::from_secs(3400 - 60);
 /// Within which a sibling's token is in use.
 const ADOPTION: Duration = Duration::from_secs(2);
 
 /// A settled world and a second proxy beside it, both with generation 1.
 async fn pair() -> (World, Sibling) {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let sibling = world.sibling().await;
     assert_eq!(sibling.status().generation, Generation(1));
     (world, sibling)
-}
-
-fn assert_all(answers: &[(u16, String)], status: u16) {
-    for (number, answer) in answers.iter().enumerate() {
-        assert_eq!(answer.0, status, "request {number}: {}", answer.1);
-    }
-}
-
-/// Asserts that the record holds the server's current refresh token, and this generation.
-fn assert_stored(world: &World, generation: u64) {
-    let record = world.record();
-    assert_eq!(record["generation"], generation);
-    assert_eq!(record["refresh_token"], world.authorization_server.current_refresh_token());
-    assert_eq!(record["intent"], Value::Null);
-    assert_eq!(record["terminal"], Value::Null);
-    assert_eq!(world.authorization_server.reuse_count(), 0);
 }
 
 /// The record, changed by somebody who does not care for the lock.
@@ -66,7 +46,7 @@ async fn replicas_without_a_token_make_one_token_request() {
     assert_all(&here, 200);
     assert_all(&there, 200);
     assert_eq!(world.authorization_server.token_requests(), 1);
-    assert_stored(&world, 1);
+    world.assert_stored(1);
     assert_eq!(sibling.status().generation, Generation(1));
 }
 
@@ -87,7 +67,7 @@ async fn a_hundred_rejections_over_two_replicas_cost_one_token_request() {
     assert_eq!(server.token_requests(), 2);
     assert_eq!(world.status().generation, Generation(2));
     assert_eq!(sibling.status().generation, Generation(2));
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 #[tokio::test]
@@ -104,7 +84,7 @@ async fn each_expiry_costs_three_replicas_one_token_request() {
         );
         assert_all(&[first, second, third].concat(), 200);
         assert_eq!(server.token_requests() as u64, generation);
-        assert_stored(&world, generation);
+        world.assert_stored(generation);
     }
 }
 
@@ -125,7 +105,7 @@ async fn near_expiry_replicas_make_one_token_request_in_the_background() {
     })
     .await;
     assert_eq!(server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 /// Row 3, under two replicas: each finds out for itself, once.
@@ -162,7 +142,7 @@ async fn near_expiry_an_endpoint_in_trouble_is_asked_once_by_each_replica() {
     })
     .await;
     assert_eq!(server.token_requests(), before + 1);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 // ----- what a sibling has stored -----
@@ -194,7 +174,7 @@ async fn a_rejection_reloads_before_it_asks() {
         };
         assert_eq!((asks.0, finds.0), (200, 200));
         assert_eq!(server.token_requests() as u64, generation);
-        assert_stored(&world, generation);
+        world.assert_stored(generation);
     }
 }
 
@@ -216,9 +196,7 @@ async fn a_refresh_token_that_was_rotated_by_another_process_is_no_dead_grant() 
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
     server.enqueue(TokenBehaviour::error(400, "invalid_grant", None));
-    server.hold();
-    let request = world.spawn_get();
-    server.wait_for_token_requests(2).await;
+    let request = world.begin_refresh().await;
     let (access_token, refresh_token) =
         (server.tokens().issue_access_token(HOURS), server.issue_refresh_token());
     rewrite_record(&world, |record| {
@@ -288,7 +266,7 @@ async fn a_new_seed_given_to_one_replica_heals_both() {
     assert_eq!(server.token_requests(), 3);
     let generation = world.record()["generation"].as_u64().unwrap();
     assert!(generation > 1);
-    assert_stored(&world, generation);
+    world.assert_stored(generation);
 
     // The other is given it as well, later.
     sibling.app().reload(world.settings()).await.unwrap();
@@ -376,7 +354,7 @@ async fn a_killed_lock_holder_blocks_nobody_and_its_refresh_is_done_by_another()
     }
     assert_eq!(world.get("/").await.0, 200);
     assert_eq!(server.token_requests(), 3);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
     server.release_all();
 }
 
@@ -402,7 +380,7 @@ async fn a_stopped_lock_holder_blocks_nobody_beyond_the_wait() {
     eventually("it is adopted", || world.status().generation == Generation(2)).await;
     assert_eq!(world.get("/").await.0, 200);
     assert_eq!(server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
     program.stop().await;
 }
 
@@ -458,7 +436,7 @@ async fn a_backup_put_back_under_running_replicas_is_overtaken_by_the_newest_ref
     assert_all(&[here, there].concat(), 200);
     assert_eq!(server.token_requests(), 4);
     assert_eq!(server.requests()[3].param("refresh_token"), Some(&*newest));
-    assert_stored(&world, 4);
+    world.assert_stored(4);
     eventually("both have it", || {
         [world.status().generation, sibling.status().generation] == [Generation(4); 2]
     })
@@ -501,7 +479,7 @@ async fn a_backup_put_back_while_nobody_runs_costs_one_token_request_and_is_name
     assert_eq!(world.authorization_server.token_requests(), 4);
     assert!(matches!(world.status().condition, Condition::NeedsLogin(_)));
     assert!(matches!(sibling.status().condition, Condition::NeedsLogin(_)));
-    assert_eq!(world.record()["terminal"]["reason"], "revoked");
+    assert_eq!(world.terminal_reason(), "revoked");
 
     // What heals it is what heals every dead grant.
     world.write_seed(&world.authorization_server.issue_refresh_token());

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::program::{Program, bearerd, text};
 use super::wire::{Reply, Wire, get, message};
-use super::world::{World, WorldBuilder};
+use super::world::{HOURS, World, WorldBuilder};
 
 /// Servers, and a configuration whose admin listener `bearerd status` can find.
 async fn servers(builder: WorldBuilder) -> World {
@@ -312,7 +312,7 @@ fn parsed(metrics: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn metrics_are_openmetrics_and_count_what_happened() {
-    let world = servers(World::builder().plain_origin().credential("allow_http = true")).await;
+    let world = servers(World::plain()).await;
     let program = Program::start(&world).await;
     let reply = ask(program.admin, "/metrics").await;
     assert!(reply.field("content-type").unwrap().starts_with("application/openmetrics-text"));
@@ -348,12 +348,12 @@ async fn metrics_are_openmetrics_and_count_what_happened() {
 
 #[tokio::test]
 async fn absorbed_rejections_and_failed_refreshes_are_counted() {
-    let world = super::refresh::settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     let admin = world.app().admin_address().unwrap();
     server.tokens().revoke_all_access_tokens();
     assert_eq!(world.get("/").await.0, 200);
-    world.clock.advance(std::time::Duration::from_secs(7200));
+    world.clock.advance(HOURS);
     server
         .enqueue(TokenBehaviour::json(429, serde_json::json!({})).with_header("retry-after", "60"));
     assert_eq!(world.get("/").await.0, 503);
