@@ -101,6 +101,41 @@ async fn the_target_decides_which_credential_and_never_the_host_field() {
     }));
 }
 
+#[tokio::test]
+async fn the_client_s_own_authorization_is_replaced() {
+    let world = World::new().await;
+    for url in [world.http("/"), world.https("/")] {
+        let request = world.client().get(url).header("authorization", "Bearer of-the-client");
+        let twice = request.header("authorization", "Basic YTpi");
+        assert_eq!(twice.send().await.unwrap().status(), 200);
+    }
+    let token = world.authorization_server.tokens().newest_access_token().unwrap();
+    assert_eq!(world.tokens_seen(), [token.clone(), token]);
+}
+
+#[tokio::test]
+async fn the_token_never_goes_to_another_host_or_port() {
+    let world = World::new().await;
+    assert_eq!(world.get("/").await.0, 200);
+    let other = OriginServer::start(OriginConfig::default()).await;
+    let client = world.client();
+    let own = client.get(other.url("/")).header("authorization", "Bearer of-the-client");
+    assert_eq!(own.send().await.unwrap().status(), 200);
+    let address = format!("http://127.0.0.1:{}/", other.port());
+    assert_eq!(client.get(address).send().await.unwrap().status(), 200);
+    // The target decides, whatever `Host` says (RFC 9112 §3.2.2).
+    let disguised = client.get(other.url("/")).header("host", world.origin.authority());
+    let disguised = disguised.send().await.unwrap().status();
+    assert!(disguised == 200 || disguised == 400, "{disguised}");
+    let seen: Vec<_> = other
+        .requests()
+        .iter()
+        .map(|request| request.header("authorization").map(str::to_owned))
+        .collect();
+    assert_eq!(seen[0].as_deref(), Some("Bearer of-the-client"));
+    assert!(seen[1..].iter().all(Option::is_none), "{seen:?}");
+}
+
 // ===== Without a credential =====
 
 #[tokio::test]
