@@ -3,16 +3,20 @@
 //! Most run in this process, on one state directory and one clock. Where one has to be killed or
 //! stopped while it holds the lock, it is the program itself.
 
+use std::mem::MaybeUninit;
 use std::time::{Duration, Instant, SystemTime};
 
 use bearerd::secret::Secret;
 use bearerd::store::{Generation, TokenRecord};
 use bearerd::token::Condition;
 use bearerd_test_support::{OnReuse, Rotation, TokenBehaviour};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::program::Program;
+use super::wire::within;
 use super::world::{HOURS, Sibling, TO_MARGIN, World, assert_all, eventually};
 
 /// Within which a sibling's token is in use.
@@ -33,6 +37,23 @@ fn rewrite_record(world: &World, change: impl FnOnce(&mut TokenRecord)) {
     change(&mut record);
     // The file keeps its mode.
     std::fs::write(&path, record.to_bytes()).unwrap();
+}
+
+/// Waits until the proxies have read the record so many times, of their own accord.
+async fn record_is_read(world: &World, times: usize) {
+    let inotify = inotify::init(CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&inotify, world.state().join("api.json"), WatchFlags::CLOSE_NOWRITE)
+        .unwrap();
+    let (tell, mut read) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let mut buffer = [MaybeUninit::uninit(); 1024];
+        let mut events = inotify::Reader::new(inotify, &mut buffer);
+        // The last event is the end of the file itself, when nobody waits any more.
+        while events.next().is_ok() && tell.send(()).is_ok() {}
+    });
+    for _ in 0..times {
+        within(read.recv()).await.unwrap();
+    }
 }
 
 // ----- one token request for all -----
@@ -346,12 +367,12 @@ async fn a_killed_lock_holder_blocks_nobody_and_its_refresh_is_done_by_another()
     is_served_meanwhile(&world).await;
     program.signal(Signal::KILL);
     program.ends().await;
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while world.status().generation == Generation(1) {
-        assert!(Instant::now() < deadline, "{:?}", world.status());
-        assert_eq!(world.get("/").await.0, 200);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    // The pause after the last attempt is over, and the next request makes another.
+    let freed = Instant::now();
+    world.clock.advance(Duration::from_secs(2));
+    assert_eq!(world.get("/").await.0, 200);
+    eventually("another has refreshed", || world.status().generation == Generation(2)).await;
+    assert!(freed.elapsed() < Duration::from_secs(3), "{:?}", freed.elapsed());
     assert_eq!(world.get("/").await.0, 200);
     assert_eq!(server.token_requests(), 3);
     world.assert_stored(2);
@@ -426,8 +447,8 @@ async fn a_backup_put_back_under_running_replicas_is_overtaken_by_the_newest_ref
     let server = &world.authorization_server;
     let newest = server.current_refresh_token();
     std::fs::write(world.state().join("api.json"), &backup).unwrap();
-    // As long as they look at it, and longer: nobody goes back.
-    tokio::time::sleep(ADOPTION).await;
+    // They look by turns: four times are two for each, and so one to its end. Nobody goes back.
+    record_is_read(&world, 4).await;
     assert_eq!(world.status().generation, Generation(3));
     assert_eq!(sibling.status().generation, Generation(3));
 
