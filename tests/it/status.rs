@@ -7,9 +7,9 @@ use bearerd_test_support::{OriginConfig, OriginServer, TokenBehaviour};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::command_line::{Bearerd, bearerd, get, text};
-use super::forwarding::{Reply, Wire, message};
-use super::world::{World, WorldBuilder};
+use super::program::{Program, bearerd, text};
+use super::wire::{Reply, Wire, get, message};
+use super::world::{HOURS, World, WorldBuilder};
 
 /// Servers, and a configuration whose admin listener `bearerd status` can find.
 async fn servers(builder: WorldBuilder) -> World {
@@ -22,10 +22,6 @@ async fn servers(builder: WorldBuilder) -> World {
         text.replace(listen, &format!("[admin]\nlisten = \"{free}\""))
     });
     world
-}
-
-async fn program(world: &World) -> Bearerd {
-    Bearerd::start(world.dir.path(), &["run"], &[]).await
 }
 
 /// Runs `bearerd status` with these arguments: exit code, standard output, standard error.
@@ -75,7 +71,7 @@ fn assert_no_secret(world: &World, said: &str) {
 #[tokio::test]
 async fn status_says_what_each_credential_is_doing() {
     let world = servers(World::builder()).await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     let (code, said, _) = status(world.dir.path(), &[]).await;
     assert_eq!(code, Some(0));
     assert!(said.starts_with("api: absent\n") && said.contains("none yet"), "{said}");
@@ -135,7 +131,7 @@ async fn status_without_an_admin_listener_says_so() {
 #[tokio::test]
 async fn the_probe_fails_while_the_proxy_drains() {
     let world = servers(World::builder()).await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     world.origin.clear();
     world.origin.hold();
@@ -160,7 +156,7 @@ async fn a_dead_grant_is_shown_with_its_reason_and_what_to_do() {
     let token = server.current_refresh_token();
     let echo = format!("refresh token {token} is unknown");
     server.enqueue(TokenBehaviour::error(400, "invalid_grant", Some(&echo)));
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 503);
     let (code, said, _) = status(world.dir.path(), &[]).await;
     assert_eq!(code, Some(0));
@@ -190,10 +186,10 @@ async fn a_dead_grant_is_shown_with_its_reason_and_what_to_do() {
 async fn a_dead_grant_is_shown_after_a_restart() {
     let world = servers(World::builder()).await;
     world.authorization_server.revoke_refresh_token();
-    let first = program(&world).await;
+    let first = Program::start(&world).await;
     assert_eq!(first.get(&world.http("/")).await, 503);
     first.stop().await;
-    let second = program(&world).await;
+    let second = Program::start(&world).await;
     let credential = described(second.admin).await;
     assert_eq!(
         (&credential["state"], &credential["reason"]),
@@ -209,7 +205,7 @@ async fn a_dead_grant_is_shown_after_a_restart() {
 #[tokio::test]
 async fn a_credential_is_described_with_all_its_members() {
     let world = servers(World::builder()).await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     let credential = described(program.admin).await;
     let names: Vec<&String> = credential.as_object().unwrap().keys().collect();
@@ -245,7 +241,7 @@ async fn a_credential_is_described_with_all_its_members() {
 #[tokio::test]
 async fn what_is_asked_for_under_another_name_is_403() {
     let world = servers(World::builder()).await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     for path in ["/metrics", "/api/v1/credentials", "/", "/nothing"] {
         for host in ["evil.test", "evil.test:9090", "localhost.evil.test", "127.0.0.1.evil.test"] {
             let request = [format!("GET {path} HTTP/1.1"), format!("Host: {host}")];
@@ -316,8 +312,8 @@ fn parsed(metrics: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn metrics_are_openmetrics_and_count_what_happened() {
-    let world = servers(World::builder().plain_origin().credential("allow_http = true")).await;
-    let program = program(&world).await;
+    let world = servers(World::plain()).await;
+    let program = Program::start(&world).await;
     let reply = ask(program.admin, "/metrics").await;
     assert!(reply.field("content-type").unwrap().starts_with("application/openmetrics-text"));
     parsed(&reply.text());
@@ -352,12 +348,12 @@ async fn metrics_are_openmetrics_and_count_what_happened() {
 
 #[tokio::test]
 async fn absorbed_rejections_and_failed_refreshes_are_counted() {
-    let world = super::refresh::settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     let admin = world.app().admin_address().unwrap();
     server.tokens().revoke_all_access_tokens();
     assert_eq!(world.get("/").await.0, 200);
-    world.clock.advance(std::time::Duration::from_secs(7200));
+    world.clock.advance(HOURS);
     server
         .enqueue(TokenBehaviour::json(429, serde_json::json!({})).with_header("retry-after", "60"));
     assert_eq!(world.get("/").await.0, 503);
@@ -380,7 +376,7 @@ async fn absorbed_rejections_and_failed_refreshes_are_counted() {
 #[tokio::test]
 async fn no_label_holds_what_a_client_chose() {
     let world = servers(World::builder()).await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     let other = OriginServer::start(OriginConfig::default()).await;
     let port = other.port();
     assert_eq!(program.get(&format!("http://127.0.0.1:{port}/x")).await, 200);
