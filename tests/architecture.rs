@@ -58,13 +58,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("proxy", &["ca", "clock", "credential", "metrics", "origin", "store", "token"]),
     ("credential", &["metrics", "origin", "template", "token"]),
     // The only place where the protocol and its durability meet.
-    ("token", &["clock", "metrics", "oauth", "secret", "store"]),
-    ("oauth", &["secret", "template"]),
-    ("store", &["secret"]),
+    ("token", &["clock", "crash", "metrics", "oauth", "secret", "store"]),
+    ("oauth", &["crash", "secret", "template"]),
+    ("store", &["crash", "secret"]),
     // `origin`: a leaf is made for a host. `secret`: the key is one. `tls`: the library's provider.
     ("ca", &["origin", "secret", "tls"]),
     // Below everything.
     ("clock", &[]),
+    ("crash", &[]),
     ("metrics", &[]),
     ("origin", &[]),
     ("secret", &[]),

@@ -20,6 +20,7 @@ use rustix::fs::OFlags;
 use super::{
     Commit, Generation, Lease, RecordError, StoreError, StoreFuture, TokenRecord, TokenStore,
 };
+use crate::crash;
 
 /// How often a held lock is tried again. `flock` cannot wait with a deadline, and a thread that
 /// waits for ever would keep the process from ending.
@@ -140,7 +141,9 @@ impl FileStore {
             .map_err(|error| io("write", &path, error))?;
         let written = temporary.write_all(bytes).and_then(|()| temporary.as_file().sync_all());
         written.map_err(|error| io("write", &path, error))?;
+        crash::point("after_temp");
         temporary.persist(&path).map_err(|error| io("replace", &path, error.error))?;
+        crash::point("after_rename");
         let dir = File::open(&*self.dir).and_then(|dir| dir.sync_all());
         dir.map_err(|error| io("sync", &self.dir, error))
     }

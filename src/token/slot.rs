@@ -14,6 +14,7 @@ use super::state::{Outcome, Phase, Rejection, State, Want};
 use super::{
     Condition, Config, Context, Generation, Margin, Progress, Renewal, Status, Token, TokenError,
 };
+use crate::crash;
 use crate::oauth::TokenEndpoint;
 use crate::store::TokenRecord;
 
@@ -232,6 +233,7 @@ impl Slot {
 
     fn land(&self, result: Result<TokenRecord, Failure>) {
         self.land_quietly(result.map(Some));
+        crash::point("after_publish");
         self.landed.send_modify(|flights| *flights = flights.wrapping_add(1));
     }
 
