@@ -25,6 +25,7 @@ mod rejections;
 mod reload;
 mod replicas;
 mod resamania;
+mod rows;
 mod smoke;
 mod status;
 mod token_endpoint;
