@@ -40,6 +40,8 @@ async fn row_05_credentials_that_expire_together_refresh_one_by_one() {
         .without_seed()
         .credential("grant = \"client_credentials\"\npaths = [\"/c0/\"]")
         .sections(&sections.replace("grant =", "allow_http = true\ngrant ="))
+        // 400 records to be synced would take longer than the test.
+        .sections("[store]\nurl = \"memory:\"")
         .start()
         .await;
     let server = &world.authorization_server;
@@ -68,11 +70,17 @@ async fn row_05_credentials_that_expire_together_refresh_one_by_one() {
     assert!((1..MANY / 2).contains(&early), "{early} after 15 s");
     assert!((MANY / 2..MANY).contains(&late), "{late} after 45 s");
     ask_all().await;
-    eventually("those that were due have been replaced", || near_expiry() == 0).await;
-    assert_eq!(server.token_requests(), MANY + late);
+    eventually("those that were due are asked for", || server.token_requests() >= MANY + late)
+        .await;
     world.clock.advance(Duration::from_secs(20));
     ask_all().await;
-    eventually("all have been replaced", || server.token_requests() == 2 * MANY).await;
+    eventually("the others as well", || server.token_requests() >= 2 * MANY).await;
+    let refreshing = || {
+        let mut slots = credentials.all().iter().map(|credential| credential.slot.status());
+        slots.any(|status| status.condition != Condition::Fresh)
+    };
+    eventually("no refresh is under way", || !refreshing()).await;
+    assert_eq!(server.token_requests(), 2 * MANY);
 }
 
 /// Row 9: a lifetime that cannot be meant counts as unknown, and costs no second token request.
@@ -141,9 +149,14 @@ async fn row_36_a_throttling_server_is_left_alone_however_it_says_so() {
         let since = soon(world, seconds).duration_since(std::time::UNIX_EPOCH);
         since.unwrap().as_secs().to_string()
     };
-    for (case, wait) in
-        [("seconds", 120), ("date", 120), ("none", 60), ("text", 420), ("epoch", 120), ("delta", 120)]
-    {
+    for (case, wait) in [
+        ("seconds", 120),
+        ("date", 120),
+        ("none", 60),
+        ("text", 420),
+        ("epoch", 120),
+        ("delta", 120),
+    ] {
         let world = World::new().await;
         let server = &world.authorization_server;
         let throttled = TokenBehaviour::error(429, "too_many_requests", None);
@@ -189,25 +202,26 @@ async fn is_left_alone(world: &World, wait: u64, case: &str) {
     assert_eq!(server.token_requests(), 2, "{case}");
 }
 
-/// Row 40: whatever fails, fails with 500, for an hour.
+/// Row 40: whatever fails, fails with 500.
 #[tokio::test]
 async fn row_40_a_server_that_only_knows_500_is_asked_about_once_a_minute() {
     let world = World::new().await;
     let server = &world.authorization_server;
     let seed = server.current_refresh_token();
     let trouble = || TokenBehaviour::error(500, "oops", None);
-    for _ in 0..200 {
+    for _ in 0..60 {
         server.enqueue(trouble());
     }
     let longest = Duration::from_secs(60);
-    for _ in 0..60 {
+    for _ in 0..20 {
         let (status, retry_after) = ask(&world).await;
         assert_eq!(status, 503);
         assert!(retry_after.is_some_and(|wait| wait <= longest.as_secs()), "{retry_after:?}");
         world.clock.advance(MINUTE);
     }
-    // Each attempt may be repeated once, in case its answer was lost.
-    assert!((60..=130).contains(&server.token_requests()), "{}", server.token_requests());
+    // Each attempt may be repeated once, in case its answer was lost, and the first request sees a few
+    // of them through while it may wait.
+    assert!((20..=60).contains(&server.token_requests()), "{}", server.token_requests());
     assert_eq!(world.record()["terminal"], Value::Null);
     assert!(server.requests().iter().all(|sent| sent.param("refresh_token") == Some(&*seed)));
     assert!(server.refresh_token_is_current(&seed));
