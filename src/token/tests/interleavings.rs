@@ -16,7 +16,7 @@ use shuttle::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread;
 
-use super::super::state::{Backoff, Outcome, Rejection, State, Want};
+use super::super::state::{Backoff, Outcome, Phase, Rejection, State, Want};
 use super::super::{Generation, Margin, Token};
 use crate::secret::Secret;
 use crate::store::TokenRecord;
@@ -155,9 +155,10 @@ impl Replica {
         *self.landed.lock().unwrap()
     }
 
-    fn changed(&self, seen: u64) {
+    /// Waits for a version other than `seen`; which it is.
+    fn changed(&self, seen: u64) -> u64 {
         let landed = self.landed.lock().unwrap();
-        drop(self.landing.wait_while(landed, |landed| *landed == seen).unwrap());
+        *self.landing.wait_while(landed, |landed| *landed == seen).unwrap()
     }
 
     /// `Slot::token`, without a deadline.
@@ -202,7 +203,7 @@ impl Replica {
         renewed: bool,
         settled: usize,
     ) -> Option<(Arc<Token>, bool)> {
-        let seen = self.subscribe();
+        let mut seen = self.subscribe();
         let now = self.shared.now();
         let (verdict, token) = {
             let mut state = self.state.lock().unwrap();
@@ -219,7 +220,13 @@ impl Replica {
             (Rejection::Wait, _) => {}
             (Rejection::PassOn | Rejection::Resend | Rejection::Settle(_), _) => return None,
         }
-        self.changed(seen);
+        loop {
+            seen = self.changed(seen);
+            let newer = generation_of(self.load().as_deref()) > rejected;
+            if newer || self.state.lock().unwrap().phase != Phase::Refreshing {
+                break;
+            }
+        }
         let token = self.load()?;
         let newer = token.generation.0 > rejected && token.is_usable(self.shared.now());
         newer.then_some((token, false))
