@@ -106,6 +106,28 @@ choice! {
     }
 }
 
+choice! {
+    /// What becomes of the refresh token of an answer.
+    Rotation, "\"auto\", \"ignore\" or \"require\"", later [] {
+        /// A new one takes the place of the old.
+        Auto = "auto",
+        /// The old one stays.
+        Ignore = "ignore",
+        /// An answer without a new one is an error.
+        Require = "require",
+    }
+}
+
+choice! {
+    /// What the numbers of a lifetime count.
+    Unit, "\"s\" or \"ms\"", later [] {
+        /// Seconds.
+        Seconds = "s",
+        /// Milliseconds.
+        Milliseconds = "ms",
+    }
+}
+
 /// How long before its expiry a token is replaced.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Margin {

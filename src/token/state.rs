@@ -63,6 +63,7 @@ pub(super) struct State {
 
 /// What a request may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "with an answer that starts a flight the machine is refreshing: somebody has to start it"]
 pub(super) enum Want {
     /// Use the current token.
     Use,
@@ -80,6 +81,7 @@ pub(super) enum Want {
 
 /// What to do about a rejected request.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "with an answer that starts a flight the machine is refreshing: somebody has to start it"]
 pub(super) enum Rejection {
     /// A newer token is there already: send again with it.
     Resend,

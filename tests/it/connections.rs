@@ -75,6 +75,17 @@ async fn connections_to_the_origin_are_used_again() {
 }
 
 #[tokio::test]
+async fn a_connection_that_the_origin_says_it_is_about_to_close_is_not_used_again() {
+    let world = World::new().await;
+    let mut wire = Wire::to(&world).await;
+    for (time, connections) in [("timeout=60", 1), ("timeout=1", 1), ("timeout=60", 2)] {
+        world.origin.enqueue(Answer::status(200).with_header("keep-alive", time));
+        assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+        assert_eq!(world.origin.connections(), connections, "{time}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_of_http_1_0_is_served_without_a_host_field_and_then_closed() {
     let world = World::new().await;
     let mut wire = Wire::to(&world).await;

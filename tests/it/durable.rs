@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::program::Program;
-use super::wire::Wire;
 use super::world::{HOURS, MINUTE, TO_MARGIN, World, eventually};
 
 /// A server that forgives an answer that got lost.
@@ -453,8 +452,7 @@ impl Trouble {
 }
 
 async fn readiness(world: &World) -> Value {
-    let mut admin = Wire::to_address(world.app().admin_address().unwrap()).await;
-    let reply = admin.ask(&["GET /readyz HTTP/1.1", "Host: x"]).await;
+    let reply = world.ask_admin("/readyz").await;
     assert_eq!(reply.status, 200);
     serde_json::from_slice(&reply.content).unwrap()
 }

@@ -185,6 +185,20 @@ async fn keys_that_need_a_restart_are_named_and_change_nothing() {
 }
 
 #[tokio::test]
+async fn what_the_command_line_says_goes_for_a_reload_as_well() {
+    let mut world = World::plain().start_servers().await;
+    let listen = ["--listen", "127.0.0.1:0", "--log-format", "json"];
+    let program = Program::start_with(world.dir.path(), &listen, &[]).await;
+    world.configure_file(|text| {
+        text.replacen("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:8080\"", 1)
+    });
+    let said = reload(&program).await;
+    assert!(!said.contains("restart"), "{said}");
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_secret_put_right_is_tried_at_once() {
     let world = World::plain().start_servers().await;
     let server = &world.authorization_server;
@@ -220,6 +234,78 @@ async fn a_new_seed_heals_a_dead_grant_without_a_restart() {
 }
 
 // ----- in this process -----
+
+/// What stays as it was at the start, each key alone.
+#[tokio::test]
+async fn each_key_that_needs_a_restart_is_named() {
+    for (key, before, after) in [
+        ("proxy.listen", "\"127.0.0.1:0\"\nthreads", "\"127.0.0.1:1\"\nthreads"),
+        ("proxy.threads", "threads = 2", "threads = 1"),
+        ("proxy.shutdown_grace", "threads = 2", "threads = 2\nshutdown_grace = \"3s\""),
+        ("[store]", "[tls]", "[store]\nurl = \"file:elsewhere\"\n[tls]"),
+        ("[ca]", "[tls]", "[ca]\ndir = \"elsewhere\"\n[tls]"),
+        ("[admin]", "\"127.0.0.1:0\"\n[tls]", "\"127.0.0.1:1\"\n[tls]"),
+        ("log.format", "[tls]", "[log]\nformat = \"json\"\n[tls]"),
+        ("limits.connections", "[tls]", "[limits]\nconnections = 7\n[tls]"),
+        ("limits.connections", "[tls]", "[limits]\nconnections_per_peer = 7\n[tls]"),
+    ] {
+        let mut world = World::new().await;
+        world.configure(|text| {
+            assert!(text.contains(before), "{key}");
+            text.replacen(before, after, 1)
+        });
+        assert_eq!(world.reload().await, [key]);
+    }
+}
+
+/// A reload is compared with what runs, not with the reload before it.
+#[tokio::test]
+async fn a_key_that_needs_a_restart_is_named_until_it_is_as_it_was_at_the_start() {
+    let mut world = World::new().await;
+    world.configure(|text| text.replacen("threads = 2", "threads = 1", 1));
+    for _ in 0..2 {
+        assert_eq!(world.reload().await, ["proxy.threads"]);
+    }
+    world.configure(|text| text.replacen("threads = 1", "threads = 2", 1));
+    assert_eq!(world.reload().await, Vec::<&str>::new());
+}
+
+/// Operators see what is in force.
+#[tokio::test]
+async fn a_credential_that_is_gone_is_reported_no_more() {
+    let second = r#"[credential.second]
+hosts = ["second.test"]
+token_url = "@token_url@"
+client_id = "test-client"
+client_secret = { file = "secret" }
+grant = "client_credentials"
+"#;
+    let mut world = World::builder().sections(second).start().await;
+    assert_eq!(names(&world).await, ["api", "second"]);
+    let series = "bearerd_credential_state{credential=\"second\"";
+    assert!(world.ask_admin("/metrics").await.text().contains(series));
+    world.configure(|text| {
+        let (before, rest) = text.split_once("[credential.second]").unwrap();
+        let (_, after) = rest.split_once("[credential.api]").unwrap();
+        format!("{before}[credential.api]{after}")
+    });
+    world.reload().await;
+    assert_eq!(names(&world).await, ["api"]);
+    let metrics = world.ask_admin("/metrics").await.text();
+    assert!(!metrics.contains(series), "{metrics}");
+    assert!(metrics.contains("bearerd_credential_state{credential=\"api\""), "{metrics}");
+}
+
+/// The credentials that the admin listener lists, sorted.
+async fn names(world: &World) -> Vec<String> {
+    let listed = world.ask_admin("/api/v1/credentials").await;
+    let listed: Value = serde_json::from_slice(&listed.content).unwrap();
+    let listed = listed["credentials"].as_array().unwrap();
+    let mut names: Vec<_> =
+        listed.iter().map(|credential| credential["name"].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
 
 #[tokio::test]
 async fn tokens_are_kept_over_reloads_of_anything_else() {

@@ -210,17 +210,12 @@ async fn an_expired_token_is_looked_for_in_the_store_before_anyone_is_asked() {
     assert_eq!(world.tokens_seen(), [newest.clone(), newest]);
 }
 
-/// Row 25: another process has rotated past the lock, as it may on a disk that knows no locks.
-#[tokio::test]
-async fn a_refresh_token_that_was_rotated_by_another_process_is_no_dead_grant() {
-    let (world, sibling) = pair().await;
+/// Stores generation 2, as another process may on a disk that knows no locks; its access token.
+fn rotate_past_the_lock(world: &World) -> String {
     let server = &world.authorization_server;
-    world.clock.advance(HOURS);
-    server.enqueue(TokenBehaviour::error(400, "invalid_grant", None));
-    let request = world.begin_refresh().await;
     let (access_token, refresh_token) =
         (server.tokens().issue_access_token(HOURS), server.issue_refresh_token());
-    rewrite_record(&world, |record| {
+    rewrite_record(world, |record| {
         record.generation = Generation(2);
         record.access_token = Some(Secret::new(access_token.clone()));
         record.refresh_token = Some(Secret::new(refresh_token));
@@ -228,6 +223,18 @@ async fn a_refresh_token_that_was_rotated_by_another_process_is_no_dead_grant() 
         record.expires_at = Some(world.clock.now() + HOURS);
         record.intent = None;
     });
+    access_token
+}
+
+/// Row 25: another process has rotated meanwhile, so that ours was too late.
+#[tokio::test]
+async fn a_refresh_token_that_was_rotated_by_another_process_is_no_dead_grant() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    world.clock.advance(HOURS);
+    server.enqueue(TokenBehaviour::error(400, "invalid_grant", None));
+    let request = world.begin_refresh().await;
+    let access_token = rotate_past_the_lock(&world);
     let stored = world.record();
     server.release_all();
     assert_eq!(request.await.unwrap().0, 200);
@@ -235,6 +242,38 @@ async fn a_refresh_token_that_was_rotated_by_another_process_is_no_dead_grant() 
     assert_eq!(world.tokens_seen(), [access_token.clone(), access_token]);
     assert_eq!(server.token_requests(), 2);
     assert_eq!(world.record(), stored, "generation 2 is untouched");
+}
+
+/// The same where ours was answered as well: what is stored counts.
+#[tokio::test]
+async fn a_record_that_another_process_has_stored_meanwhile_is_not_overwritten() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    world.clock.advance(HOURS);
+    let answer = json!({"access_token": server.tokens().issue_access_token(HOURS),
+        "expires_in": 3600, "refresh_token": "rt-too-late"});
+    server.enqueue(TokenBehaviour::json(200, answer));
+    let request = world.begin_refresh().await;
+    let access_token = rotate_past_the_lock(&world);
+    let stored = world.record();
+    server.release_all();
+    assert_eq!(request.await.unwrap().0, 200);
+    assert_eq!(sibling.get(&world).await.0, 200);
+    assert_eq!(world.tokens_seen(), [access_token.clone(), access_token]);
+    assert_eq!(server.token_requests(), 2);
+    assert_eq!(world.record(), stored, "generation 2 is untouched");
+}
+
+#[tokio::test]
+async fn a_siblings_dead_grant_is_known_without_a_request() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    server.revoke_refresh_token();
+    world.clock.advance(HOURS);
+    assert_eq!(world.get("/").await.0, 503);
+    let knows = || matches!(sibling.status().condition, Condition::NeedsLogin(_));
+    eventually("the sibling has found it", knows).await;
+    assert_eq!(server.token_requests(), 2);
 }
 
 #[tokio::test]
@@ -355,6 +394,8 @@ async fn is_served_meanwhile(world: &World) {
         assert!(began.elapsed() < slowest, "round {round}: {:?}", began.elapsed());
         let busy = || world.status().condition == Condition::Failing("lock_busy");
         eventually("the lock is not to be had", busy).await;
+        // The wait is a second.
+        assert!(began.elapsed() < Duration::from_secs(3), "round {round}: {:?}", began.elapsed());
     }
     assert_eq!(world.authorization_server.token_requests(), 2);
 }

@@ -1,6 +1,6 @@
 //! What operators and their programs read: `bearerd status`, the admin listener, the metrics.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use bearerd_test_support::{OriginConfig, OriginServer, TokenBehaviour};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::program::{Program, bearerd, text};
 use super::wire::{Reply, Wire, get, message};
-use super::world::{HOURS, World, WorldBuilder};
+use super::world::{HOURS, World, WorldBuilder, eventually};
 
 /// Servers, and a configuration whose admin listener `bearerd status` can find.
 async fn servers(builder: WorldBuilder) -> World {
@@ -200,7 +200,89 @@ async fn a_dead_grant_is_shown_after_a_restart() {
     second.stop().await;
 }
 
+#[tokio::test]
+async fn a_token_that_is_over_is_shown_as_expired() {
+    let mut world = servers(World::builder()).await;
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    world.clock.advance(HOURS);
+    let (code, said, _) = status(world.dir.path(), &[]).await;
+    assert_eq!(code, Some(0));
+    assert!(said.contains("number 1, expired\n"), "{said}");
+    let credential = described(world.app().admin_address().unwrap()).await;
+    assert_eq!(credential["token"], false);
+    assert!((-3700..=-3500).contains(&credential["expires_in"].as_i64().unwrap()), "{credential}");
+}
+
+/// An authorization server that does not accept the OAuth client: ready, and degraded.
+#[tokio::test]
+async fn a_refresh_that_was_refused_is_shown_with_what_to_do() {
+    let mut world = servers(World::builder()).await;
+    world.start_proxy().await;
+    world.authorization_server.enqueue(TokenBehaviour::error(401, "invalid_client", None));
+    assert_eq!(world.get("/").await.0, 503);
+    let ready = world.ask_admin("/readyz").await;
+    assert_eq!(ready.status, 200);
+    let ready: Value = serde_json::from_slice(&ready.content).unwrap();
+    assert_eq!(ready["status"], "degraded");
+    assert_eq!(ready["credentials"][0]["reason"], "refused");
+    let (_, said, _) = status(world.dir.path(), &[]).await;
+    assert!(said.starts_with("api: failing (refused)\n"), "{said}");
+    assert!(said.contains("next step") && said.contains("client_secret"), "{said}");
+    assert_no_secret(&world, &(said + &ready.to_string()));
+}
+
+#[tokio::test]
+async fn a_token_that_is_only_in_memory_is_shown_with_what_to_do() {
+    let mut world = servers(World::builder()).await;
+    world.start_proxy().await;
+    let request = world.begin_refresh().await;
+    // Nobody can write where no directory is.
+    let (state, away) = (world.state(), world.dir.path().join("away"));
+    std::fs::rename(&state, &away).unwrap();
+    world.authorization_server.release_all();
+    assert_eq!(request.await.unwrap().0, 200);
+    let unsaved = "bearerd_credential_unsaved{credential=\"api\"}";
+    assert_eq!(sample(&world.ask_admin("/metrics").await.text(), unsaved), Some(1.0));
+    assert_eq!(described(world.app().admin_address().unwrap()).await["unsaved"], true);
+    let (_, said, _) = status(world.dir.path(), &[]).await;
+    assert!(said.contains("next step") && said.contains("writable"), "{said}");
+
+    std::fs::rename(&away, &state).unwrap();
+    eventually("it is saved", || !world.status().unsaved).await;
+    assert_eq!(sample(&world.ask_admin("/metrics").await.text(), unsaved), Some(0.0));
+}
+
 // ----- the admin listener -----
+
+#[tokio::test]
+async fn beyond_loopback_the_probes_name_nobody_and_the_rest_needs_the_token() {
+    let mut world = servers(World::builder()).await;
+    world.write_secret("admin-token", "test-admin-token");
+    world.configure_file(|text| {
+        let anywhere = "[admin]\ntoken = { file = \"admin-token\" }\nlisten = \"0.0.0.0:";
+        text.replace("[admin]\nlisten = \"127.0.0.1:", anywhere)
+    });
+    world.start_proxy().await;
+    assert!(world.app().admin_address().unwrap().ip().is_unspecified());
+    let admin = (Ipv4Addr::LOCALHOST, world.app().admin_address().unwrap().port()).into();
+    let ready = ask(admin, "/readyz").await;
+    assert_eq!((ready.status, ready.text()), (200, "{\"status\":\"ok\"}\n".to_owned()));
+    for path in ["/metrics", "/api/v1/credentials"] {
+        assert_eq!(ask(admin, path).await.status, 401, "{path}");
+        let request = [
+            &*format!("GET {path} HTTP/1.1"),
+            "Host: localhost",
+            "Authorization: Bearer test-admin-token",
+        ];
+        assert_eq!(Wire::to_address(admin).await.ask(&request).await.status, 200, "{path}");
+    }
+    // `bearerd status` finds the token where the proxy does.
+    let (code, said, complaints) = status(world.dir.path(), &[]).await;
+    assert_eq!(code, Some(0), "{complaints}");
+    assert!(said.starts_with("api: absent\n"), "{said}");
+    assert!(!said.contains("test-admin-token"), "{said}");
+}
 
 #[tokio::test]
 async fn a_credential_is_described_with_all_its_members() {
@@ -370,6 +452,21 @@ async fn absorbed_rejections_and_failed_refreshes_are_counted() {
     ] {
         assert_eq!(sample(&metrics, &series), Some(value), "{series} in {metrics}");
     }
+}
+
+#[tokio::test]
+async fn a_rejection_that_no_refresh_heals_is_counted_as_passed_on() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    server.revoke_refresh_token();
+    server.tokens().revoke_all_access_tokens();
+    assert_eq!(world.get("/").await.0, 401);
+    let metrics = world.ask_admin("/metrics").await.text();
+    let rejections = |outcome: &str| {
+        let series = "bearerd_rejections_total{credential=\"api\",outcome=";
+        sample(&metrics, &format!("{series}\"{outcome}\"}}")).unwrap_or(0.0)
+    };
+    assert_eq!((rejections("passed_on"), rejections("absorbed")), (1.0, 0.0), "{metrics}");
 }
 
 /// A client chooses hosts, paths and methods as it likes; the number of series is the operator's.

@@ -14,6 +14,8 @@ use bearerd_test_support::{
 };
 use tempfile::TempDir;
 
+use super::wire::{Reply, Wire};
+
 /// Longer than a new token is given to become known to the API.
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 /// Longer than a token lives.
@@ -46,6 +48,7 @@ pub(crate) struct Sibling {
 pub(crate) struct World {
     pub(crate) authorization_server: AuthorizationServer,
     pub(crate) origin: OriginServer,
+    /// bearerd's alone: the servers go by the real time.
     pub(crate) clock: Clock,
     pub(crate) dir: TempDir,
     configuration: String,
@@ -115,6 +118,13 @@ impl World {
 
     pub(crate) fn app(&self) -> &App {
         self.app.as_ref().unwrap()
+    }
+
+    /// One `GET` at the admin listener.
+    pub(crate) async fn ask_admin(&self, path: &str) -> Reply {
+        let request = format!("GET {path} HTTP/1.1");
+        let mut admin = Wire::to_address(self.app().admin_address().unwrap()).await;
+        admin.ask(&[&*request, "Host: localhost"]).await
     }
 
     /// The directory of the file store.
@@ -197,12 +207,17 @@ impl World {
 
     /// Writes another seed; it counts from the next start on.
     pub(crate) fn write_seed(&self, refresh_token: &str) {
-        write_secret(&self.dir.path().join("seed"), refresh_token);
+        self.write_secret("seed", refresh_token);
     }
 
     /// Writes another client secret; it counts from the next start on.
     pub(crate) fn write_client_secret(&self, secret: &str) {
-        write_secret(&self.dir.path().join("secret"), secret);
+        self.write_secret("secret", secret);
+    }
+
+    /// Writes a file that the configuration can name as a secret's.
+    pub(crate) fn write_secret(&self, name: &str, secret: &str) {
+        write_secret(&self.dir.path().join(name), secret);
     }
 
     /// Changes the configuration; it counts from the next start on.

@@ -105,5 +105,6 @@ fn why(class: Class) -> &'static str {
         Class::Ambiguous => "no_answer",
         Class::Config | Class::Doubtful => "refused",
         Class::Protocol => "unreadable_answer",
+        Class::Nonce => "refused",
     }
 }
