@@ -11,24 +11,6 @@ pub(super) fn is_later(section: &str, key: &str) -> bool {
 const KEYS: &[(&str, &[&str])] = &[
     ("", &["telemetry"]),
     ("proxy", &["client", "gateway", "listen_tls", "no_parent", "parent", "parent_auth"]),
-    ("store", &["key", "on_outage"]),
-    (
-        "credential",
-        &[
-            "assertion",
-            "auth_url",
-            "bootstrap",
-            "client_cert",
-            "device_url",
-            "dpop",
-            "encoding",
-            "issuer",
-            "keepalive",
-            "on_failure",
-            "refresh_url",
-            "revoke_url",
-            "steps",
-            "stub_token_endpoint",
-        ],
-    ),
+    ("store", &["on_outage"]),
+    ("credential", &["dpop", "keepalive", "on_failure", "stub_token_endpoint"]),
 ];

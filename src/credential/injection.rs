@@ -10,7 +10,7 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, InvalidHea
 use http::uri::{InvalidUri, PathAndQuery};
 use url::form_urlencoded;
 
-use crate::template::{Template, Values};
+use crate::template::{Template, Values, Variables};
 use crate::token::Token;
 
 /// How a token is put on a request.
@@ -87,6 +87,7 @@ impl Injection {
     }
 
     /// What `token` puts on a request for `target`; `now` is read only if a template may need it.
+    /// `variables` are those that chose the token.
     ///
     /// # Errors
     ///
@@ -94,13 +95,18 @@ impl Injection {
     pub fn additions<'a>(
         &'a self,
         token: &'a Token,
+        variables: &Variables,
         now: impl FnOnce() -> SystemTime,
         target: &Uri,
     ) -> Result<Additions<'a>, InjectionError> {
         if self.fields == Fields::Bearer && self.query.is_empty() {
             return Ok(Additions::Bearer(&token.authorization));
         }
-        let values = Values { access_token: token.access_token(), ..Values::at(now()) };
+        let values = Values {
+            access_token: token.access_token(),
+            variables: Some(variables),
+            ..Values::at(now())
+        };
         let fields = match &self.fields {
             Fields::Bearer => vec![(&AUTHORIZATION, token.authorization.clone())],
             Fields::Listed(listed) => listed

@@ -9,6 +9,7 @@ mod program;
 mod wire;
 mod world;
 
+mod clubs;
 mod command_line;
 mod connect;
 mod connections;
@@ -26,6 +27,8 @@ mod reload;
 mod replicas;
 mod resamania;
 mod rows;
+mod sealed;
+mod secrets;
 mod smoke;
 mod status;
 mod token_endpoint;

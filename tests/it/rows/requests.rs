@@ -60,7 +60,7 @@ async fn row_05_credentials_that_expire_together_refresh_one_by_one() {
     // The margin of an hour is 300 s; a tenth of it is 30 s.
     let credentials = world.app().credentials();
     let near_expiry = || {
-        let slots = credentials.all().iter().map(|credential| credential.slot.status());
+        let slots = credentials.all().iter().flat_map(|credential| credential.statuses());
         slots.filter(|status| status.condition == Condition::NearExpiry).count()
     };
     world.clock.advance(Duration::from_secs(3600 - 300 + 15));
@@ -76,7 +76,7 @@ async fn row_05_credentials_that_expire_together_refresh_one_by_one() {
     ask_all().await;
     eventually("the others as well", || server.token_requests() >= 2 * MANY).await;
     let refreshing = || {
-        let mut slots = credentials.all().iter().map(|credential| credential.slot.status());
+        let mut slots = credentials.all().iter().flat_map(|credential| credential.statuses());
         slots.any(|status| status.condition != Condition::Fresh)
     };
     eventually("no refresh is under way", || !refreshing()).await;
