@@ -1,9 +1,10 @@
 //! The 48 rows of the conformance table of the refresh engine: which test shows which.
 //!
 //! Most rows are shown by the tests of a subject. What is below is the rest: [`crashes`] at every named
-//! point of a refresh, [`replicas`] on one store, and [`requests`] of one proxy. The table here is
+//! point of a refresh, [`replicas`] on one store, [`answers`] read, and [`requests`] of one proxy. The table here is
 //! itself a test: a row without a test, or a test that is no longer there, fails.
 
+mod answers;
 mod crashes;
 mod replicas;
 mod requests;
@@ -13,7 +14,7 @@ use std::path::Path;
 
 /// Rows 19 to 31 are shown under two replicas as well, by the tests of `replicas`, `rows::replicas` and
 /// `rows::crashes`.
-const ROWS: [(usize, &[&str]); 42] = [
+const ROWS: [(usize, &[&str]); 45] = [
     (
         1,
         &[
@@ -35,6 +36,10 @@ const ROWS: [(usize, &[&str]); 42] = [
     (7, &["token_endpoint::a_lifetime_is_read_as_a_number_or_as_text"]),
     (8, &["token_endpoint::a_token_without_a_lifetime_is_used_until_the_api_rejects_it"]),
     (9, &["rows/requests::row_09_an_absurd_lifetime_is_no_loop_of_refreshes"]),
+    (
+        10,
+        &["rows/answers::row_10_an_expiry_is_the_same_instant_in_seconds_milliseconds_and_as_text"],
+    ),
     (11, &["token_endpoint::the_token_type_may_be_written_in_any_case_or_not_at_all"]),
     (
         12,
@@ -44,9 +49,17 @@ const ROWS: [(usize, &[&str]); 42] = [
         ],
     ),
     (13, &["rows/requests::row_13_an_answer_is_read_as_what_it_is_and_not_as_what_it_is_called"]),
-    (14, &["dead_grants::a_dead_grant_is_recognised_under_every_status"]),
+    (
+        14,
+        &[
+            "dead_grants::a_dead_grant_is_recognised_under_every_status",
+            "rows/answers::row_14_a_dead_grant_under_status_200_and_ok_false_needs_a_login",
+        ],
+    ),
     (15, &["token_endpoint::a_maintenance_page_with_status_200_is_asked_again"]),
+    (16, &["rows/answers::row_16_members_by_other_names_under_status_201_are_a_success"]),
     (17, &["token_endpoint::a_refresh_token_that_is_not_answered_stays_in_use"]),
+    (18, &["rows/answers::row_18_an_answer_without_a_token_prolongs_the_one_that_is_there"]),
     (
         19,
         &[
@@ -189,11 +202,8 @@ const ROWS: [(usize, &[&str]); 42] = [
 ];
 
 /// What is not shown yet, and what it waits for.
-const MISSING: [(usize, &str); 6] = [
+const MISSING: [(usize, &str); 3] = [
     (6, "a clock that tests can set back"),
-    (10, "`expires_at` and `expires` in an answer"),
-    (16, "`response` of a credential"),
-    (18, "`response.keep_access_token` of a credential"),
     (33, "`keepalive` of a credential"),
     (48, "revocation of what comes for a credential that is gone"),
 ];
