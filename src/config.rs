@@ -26,7 +26,9 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-pub use self::choices::{ClientAuth, Grant, LogFormat, Margin, OnExisting, Switch, Unmatched};
+pub use self::choices::{
+    ClientAuth, Grant, LogFormat, Margin, OnExisting, Rotation, Switch, Unmatched,
+};
 pub use self::problem::{Problem, Severity};
 pub use self::section::Field;
 use self::section::{Reader, section};
@@ -273,6 +275,10 @@ section! {
         lifetime: Duration,
         /// How long before its expiry a token is replaced.
         margin: Margin,
+        /// What to do with the refresh tokens that answers bring.
+        rotation: Rotation,
+        /// How long a refresh token may lie unused.
+        keepalive: Duration,
         /// The answers that mean that a token was not accepted.
         refresh_on: Vec<Spanned<RefreshOn>>,
         /// The fields that carry the token.

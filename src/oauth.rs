@@ -35,6 +35,52 @@ pub enum GrantType {
     ClientCredentials,
 }
 
+/// What a credential lives on between two token requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Livelihood {
+    /// A refresh token, which has to be kept and may be used up.
+    RefreshToken,
+    /// Nothing: the same request can be made again.
+    Repeatable,
+}
+
+impl GrantType {
+    /// What a credential of this grant lives on.
+    pub fn lives_on(self) -> Livelihood {
+        match self {
+            Self::RefreshToken => Livelihood::RefreshToken,
+            Self::ClientCredentials => Livelihood::Repeatable,
+        }
+    }
+}
+
+/// How a first refresh token is had without a person (RFC 6749 §4.3).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bootstrap {
+    /// The resource owner's name.
+    pub username: String,
+    /// The resource owner's password.
+    pub password: Secret,
+}
+
+/// Which token is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// A refresh token; most servers end the whole grant with it.
+    RefreshToken,
+    /// An access token.
+    AccessToken,
+}
+
+/// What became of a token that was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// The server forgot it, or never knew it (RFC 7009 §2.2).
+    Done,
+    /// The server has no place for that, as far as the configuration says.
+    NoEndpoint,
+}
+
 /// How the OAuth client proves itself to the token endpoint (RFC 6749 §2.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ClientAuth {
@@ -54,12 +100,16 @@ pub struct Config {
     pub grant: GrantType,
     /// The token endpoint. Its query is kept.
     pub token_url: Url,
+    /// Where tokens are given back (RFC 7009).
+    pub revoke_url: Option<Url>,
     /// The OAuth client's identifier.
     pub client_id: String,
     /// The OAuth client's secret; public clients have none.
     pub client_secret: Option<Secret>,
     /// How identifier and secret are sent.
     pub client_auth: ClientAuth,
+    /// Where the first refresh token comes from, if neither a seed nor a login brings it.
+    pub bootstrap: Option<Bootstrap>,
     /// The scope to ask for, sent verbatim.
     pub scope: Option<String>,
     /// Further parameters of every token request; they win over those that the grant needs.
@@ -95,6 +145,9 @@ impl Config {
                 shape.push_str(&format!("\n{list} {name:?} {values:?}"));
             }
         }
+        if let Some(Bootstrap { username, password }) = &self.bootstrap {
+            shape.push_str(&format!("\nbootstrap {username:?} {:?}", password.fingerprint()));
+        }
         for (name, template) in &self.headers {
             shape.push_str(&format!("\nheaders {name} {:?}", template.fingerprint()));
         }
@@ -106,7 +159,11 @@ impl Config {
         let parameters = self.params.iter().chain(&self.refresh_params);
         let in_parameters = parameters.flat_map(|parameter| &parameter.values);
         let in_fields = self.headers.iter().map(|(_, template)| template);
-        self.client_secret.iter().chain(in_parameters.chain(in_fields).flat_map(Template::secrets))
+        let password = self.bootstrap.iter().map(|bootstrap| &bootstrap.password);
+        self.client_secret
+            .iter()
+            .chain(password)
+            .chain(in_parameters.chain(in_fields).flat_map(Template::secrets))
     }
 }
 
@@ -115,6 +172,8 @@ impl Config {
 pub enum Grant<'a> {
     /// A refresh token.
     RefreshToken(&'a Secret),
+    /// The configured bootstrap.
+    Bootstrap,
     /// The credential's own grant, which needs nothing but the configuration and can be repeated.
     Own,
 }
@@ -204,6 +263,33 @@ impl TokenEndpoint {
             secrets.push(token);
         }
         read(&answer, given.now, &secrets)
+    }
+
+    /// Gives `token` back (RFC 7009).
+    ///
+    /// # Errors
+    ///
+    /// A [`GrantError`]; with [`Class::Transient`] and [`Class::Throttled`] it is worth asking again.
+    pub async fn revoke(
+        &self,
+        token: &Secret,
+        kind: TokenKind,
+        given: Given<'_>,
+    ) -> Result<Revocation, GrantError> {
+        let Some(request) = TokenRequest::revocation(&self.config, token, kind) else {
+            return Ok(Revocation::NoEndpoint);
+        };
+        let sent = tokio::time::timeout(self.config.timeout, self.transport.send(request)).await;
+        let answer = match sent {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return Err(GrantError::unanswered("no answer in time".to_owned())),
+        };
+        if answer.status.is_success() {
+            return Ok(Revocation::Done);
+        }
+        let secrets: Vec<&Secret> = self.config.secrets().chain([token]).collect();
+        read(&answer, given.now, &secrets).map(|_| Revocation::Done)
     }
 }
 

@@ -9,6 +9,7 @@
 //! *How* a token is replaced, durably, is `token/refresh.rs`.
 
 mod access_token;
+mod margin;
 mod refresh;
 mod slot;
 mod state;
@@ -28,7 +29,8 @@ pub use crate::store::Generation;
 use crate::store::{TerminalReason, TokenStore};
 use crate::template::Variables;
 
-pub use access_token::{Margin, Token};
+pub use access_token::Token;
+pub use margin::Margin;
 pub use slot::Slot;
 
 /// One credential's tokens, as configured.
@@ -46,8 +48,27 @@ pub struct Config {
     pub margin: Margin,
     /// The lifetime to assume when the answer says nothing; `None`: until an origin rejects it.
     pub lifetime: Option<Duration>,
+    /// What to do with the refresh tokens that answers bring. Default: whatever they do.
+    pub rotation: Rotation,
+    /// A refresh token that was not used for so long is used, so that it does not die of idleness;
+    /// `None`: only if its server says that it is about to expire.
+    pub keepalive: Option<Duration>,
     /// How long a request may wait for a token. Default 15 s.
     pub wait: Duration,
+}
+
+/// What to do with the refresh tokens that answers bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Rotation {
+    /// Keep the newest; a server that begins to rotate one day is no surprise.
+    #[default]
+    Auto,
+    /// Keep the configured one, whatever comes: for servers that hand out refresh tokens nobody needs.
+    /// Nothing can be lost then, so nothing is written down before it is asked for.
+    Ignore,
+    /// An answer without a new one is an error: where the server is known to rotate, it means that
+    /// something is wrong.
+    Require,
 }
 
 /// Where the first refresh token comes from; once a record exists, the record wins.
@@ -128,6 +149,8 @@ pub struct Status {
     pub refreshed_at: Option<SystemTime>,
     /// When the token expires.
     pub expires_at: Option<SystemTime>,
+    /// Since when nothing but failures has come.
+    pub failing_since: Option<SystemTime>,
     /// The last thing that went wrong, and when.
     pub last_error: Option<(SystemTime, String)>,
     /// The record could not be written; a crash now would lose the refresh token.

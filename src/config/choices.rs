@@ -87,6 +87,18 @@ choice! {
 }
 
 choice! {
+    /// What to do with the refresh tokens that answers bring.
+    Rotation, "\"auto\", \"ignore\" or \"require\"", later [] {
+        /// Keep the newest.
+        Auto = "auto",
+        /// Keep the first.
+        Ignore = "ignore",
+        /// Refuse answers without a new one.
+        Require = "require",
+    }
+}
+
+choice! {
     /// The shape of a log line.
     LogFormat, "\"text\" or \"json\"", later [] {
         /// For people.

@@ -100,7 +100,11 @@ impl Injection {
         if self.fields == Fields::Bearer && self.query.is_empty() {
             return Ok(Additions::Bearer(&token.authorization));
         }
-        let values = Values { access_token: token.access_token(), ..Values::at(now()) };
+        let values = Values {
+            access_token: token.access_token(),
+            raw: Some(&token.raw),
+            ..Values::at(now())
+        };
         let fields = match &self.fields {
             Fields::Bearer => vec![(&AUTHORIZATION, token.authorization.clone())],
             Fields::Listed(listed) => listed

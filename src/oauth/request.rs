@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use url::Url;
 use url::form_urlencoded::{self, Serializer};
 
-use super::{ClientAuth, Config, Given, Grant, Parameter};
+use super::{Bootstrap, ClientAuth, Config, Given, Grant, Parameter, TokenKind};
 use crate::secret::Secret;
 use crate::template::Values;
 
@@ -33,6 +33,13 @@ impl TokenRequest {
                 form.add("grant_type", "refresh_token");
                 form.add("refresh_token", token.expose());
             }
+            Grant::Bootstrap => {
+                form.add("grant_type", "password");
+                if let Some(Bootstrap { username, password }) = &config.bootstrap {
+                    form.add("username", username);
+                    form.add("password", password.expose());
+                }
+            }
             Grant::Own => form.add("grant_type", "client_credentials"),
         }
         if let Some(scope) = &config.scope {
@@ -54,6 +61,25 @@ impl TokenRequest {
             }
         }
         Self { url: config.token_url.clone(), fields, body: form.encoded() }
+    }
+}
+
+impl TokenRequest {
+    /// Writes down the request that gives `token` back (RFC 7009 §2.1), if there is a place for it.
+    pub fn revocation(config: &Config, token: &Secret, kind: TokenKind) -> Option<Self> {
+        let mut form = Form::default();
+        form.add("token", token.expose());
+        form.add(
+            "token_type_hint",
+            match kind {
+                TokenKind::RefreshToken => "refresh_token",
+                TokenKind::AccessToken => "access_token",
+            },
+        );
+        let mut fields = HeaderMap::new();
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        authenticate(config, &mut form, &mut fields);
+        Some(Self { url: config.revoke_url.clone()?, fields, body: form.encoded() })
     }
 }
 
@@ -127,6 +153,8 @@ mod tests {
             client_id: "a b".to_owned(),
             client_secret: secret.map(|text| Secret::new(text.to_owned())),
             client_auth,
+            bootstrap: None,
+            revoke_url: None,
             scope: None,
             params: Vec::new(),
             refresh_params: Vec::new(),

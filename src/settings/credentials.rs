@@ -63,6 +63,7 @@ impl Review<'_> {
         let injection = part.injection(&names);
         let seed = part.seed();
         let lifetime = part.lifetime();
+        let keepalive = part.keepalive();
         let token = token::Config {
             name: name.get_ref().clone(),
             oauth: oauth?,
@@ -70,6 +71,8 @@ impl Review<'_> {
             seed,
             margin: margin(section),
             lifetime,
+            rotation: rotation(section),
+            keepalive,
             wait,
         };
         Some(credential::Config {
@@ -114,6 +117,8 @@ impl Part<'_, '_> {
             client_id: client_id?,
             client_secret,
             client_auth: client_auth(section),
+            bootstrap: None,
+            revoke_url: None,
             scope,
             params,
             refresh_params,
@@ -224,6 +229,12 @@ impl Part<'_, '_> {
         given.map(|time| self.review.time(&key, &self.section.lifetime, time))
     }
 
+    fn keepalive(&mut self) -> Option<Duration> {
+        let key = format!("{}.keepalive", self.path);
+        let given = self.section.keepalive.get().copied();
+        given.map(|time| self.review.time(&key, &self.section.keepalive, time))
+    }
+
     /// The place of a secret, its path made absolute, unless nothing may be read.
     fn source(&mut self, field: &Field<SecretSource>) -> Option<(SecretSource, Range<usize>)> {
         let given = field.given().filter(|_| !self.review.garbled)?;
@@ -329,5 +340,13 @@ fn margin(section: &CredentialSection) -> token::Margin {
         Margin::Auto => token::Margin::Auto,
         Margin::Fixed(time) => token::Margin::Fixed(time),
         Margin::Share(share) => token::Margin::Share(share),
+    }
+}
+
+fn rotation(section: &CredentialSection) -> token::Rotation {
+    match section.rotation.or(config::Rotation::Auto) {
+        config::Rotation::Auto => token::Rotation::Auto,
+        config::Rotation::Ignore => token::Rotation::Ignore,
+        config::Rotation::Require => token::Rotation::Require,
     }
 }

@@ -24,6 +24,9 @@ use super::{
 /// How often a held lock is tried again. `flock` cannot wait with a deadline, and a thread that
 /// waits for ever would keep the process from ending.
 const LOCK_POLL: Duration = Duration::from_millis(20);
+/// How long a commit waits for another, and how often it looks.
+const COMMIT_WAIT: Duration = Duration::from_secs(1);
+const COMMIT_POLL: Duration = Duration::from_millis(5);
 /// No record comes near this; a larger file is something else.
 const MAX_RECORD: u64 = 4 * 1024 * 1024;
 
@@ -115,6 +118,7 @@ impl FileStore {
         expected: Generation,
         bytes: &[u8],
     ) -> Result<Commit, StoreError> {
+        let _alone = self.lock_commits(key)?;
         let current = match self.load_now(key) {
             Ok(Some(record)) => record.generation,
             // Never there, removed or moved aside: whoever still knows the record writes it back. A
@@ -127,6 +131,20 @@ impl FileStore {
         }
         self.replace(key, bytes)?;
         Ok(Commit::Stored)
+    }
+
+    /// Keeps compare and set together against an operator, who does not wait for the lease. A commit takes
+    /// milliseconds; a process that was stopped in the middle of one holds nobody up for longer than this.
+    fn lock_commits(&self, key: &str) -> Result<File, StoreError> {
+        let file = self.lock_file(&format!("{key}.commit"))?;
+        let started = Instant::now();
+        while !self.try_lock(&file, key)? {
+            if started.elapsed() >= COMMIT_WAIT {
+                return Err(StoreError::Busy { key: key.to_owned(), waited: COMMIT_WAIT });
+            }
+            std::thread::sleep(COMMIT_POLL);
+        }
+        Ok(file)
     }
 
     fn replace(&self, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
@@ -175,6 +193,16 @@ impl TokenStore for FileStore {
         record: &'a TokenRecord,
     ) -> StoreFuture<'a, Commit> {
         let (store, key, bytes) = (self.clone(), lease.key().to_owned(), record.to_bytes());
+        Box::pin(blocking(move || store.commit_now(&key, expected, &bytes)))
+    }
+
+    fn overrule<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Generation,
+        record: &'a TokenRecord,
+    ) -> StoreFuture<'a, Commit> {
+        let (store, key, bytes) = (self.clone(), key.to_owned(), record.to_bytes());
         Box::pin(blocking(move || store.commit_now(&key, expected, &bytes)))
     }
 
