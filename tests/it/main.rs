@@ -19,3 +19,4 @@ mod replicas;
 mod resamania;
 mod smoke;
 mod status;
+mod upkeep;
