@@ -15,7 +15,8 @@ use bearerd::clock::Clock;
 use bearerd::credential::{self, Credentials, HostPattern, Injection, Rejections, Selection};
 use bearerd::metrics::Metrics;
 use bearerd::oauth::{
-    self, ClientAuth, GrantType, RawAnswer, TokenRequest, Transport, TransportError,
+    self, ClientAuth, GrantType, RawAnswer, Reading, Rotation, TokenRequest, Transport,
+    TransportError,
 };
 use bearerd::origin;
 use bearerd::origin::{Authority, Host, Origin, Scheme};
@@ -247,6 +248,8 @@ fn credential_config(n: usize) -> credential::Config {
         params: Vec::new(),
         refresh_params: Vec::new(),
         headers: Vec::new(),
+        reading: Reading::default(),
+        rotation: Rotation::default(),
         timeout: Duration::from_secs(10),
     };
     credential::Config {
@@ -264,7 +267,6 @@ fn credential_config(n: usize) -> credential::Config {
             seed: None,
             margin: Margin::Auto,
             lifetime: None,
-            rotation: Default::default(),
             keepalive: None,
             wait: Duration::from_secs(15),
         },

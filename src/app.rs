@@ -9,7 +9,9 @@
 //! uneven, a second process on the same port would start unnoticed, and unix sockets have no such
 //! option.
 
+mod admission;
 mod core;
+mod fixed;
 mod foundation;
 mod listener;
 
@@ -33,8 +35,10 @@ use crate::store::StoreError;
 use crate::tls::TlsError;
 
 use self::core::Cores;
+use admission::Admission;
+use fixed::Fixed;
 use foundation::Foundation;
-use listener::{Admission, Listener};
+use listener::Listener;
 
 /// Why bearerd did not start.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +98,7 @@ pub struct App {
 #[derive(Debug)]
 struct Reloads {
     foundation: Foundation,
-    settings: Settings,
+    fixed: Fixed,
 }
 
 impl App {
@@ -136,7 +140,7 @@ impl App {
             admin_address,
             shared,
             grace: settings.shutdown_grace,
-            reloads: Mutex::new(Reloads { foundation, settings }),
+            reloads: Mutex::new(Reloads { foundation, fixed: Fixed::of(&settings) }),
             admin,
             metrics,
             cores,
@@ -150,7 +154,7 @@ impl App {
     /// Serves by new settings from the next request on. Nothing under way is dropped, and tokens are
     /// kept: those of unchanged credentials in memory, the others through the store.
     ///
-    /// Returns the keys that have changed and take effect only at the next start.
+    /// Returns the keys that are not as they were at the start and take effect only at the next.
     ///
     /// # Errors
     ///
@@ -172,9 +176,7 @@ impl App {
         let (snapshot, credentials) = reloads.foundation.snapshot(&settings, Some(&before)).await?;
         self.shared.replace(snapshot);
         self.admin.replace(credentials);
-        let later = needs_restart(&reloads.settings, &settings);
-        reloads.settings = settings;
-        Ok(later)
+        Ok(reloads.fixed.changed_by(&settings))
     }
 
     /// Where the proxy listens, TCP only; port 0 has become a real one.
@@ -222,25 +224,4 @@ async fn bind_admin(listen: Option<SocketAddr>) -> Result<Option<TcpListener>, S
         source,
     })?;
     Ok(Some(bound))
-}
-
-/// Keys whose change a reload cannot bring about.
-fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let limits = |settings: &Settings| {
-        let limits = &settings.proxy.limits;
-        (limits.connections, limits.connections_per_peer)
-    };
-    [
-        ("proxy.listen", old.listen != new.listen),
-        ("proxy.threads", old.threads != new.threads),
-        ("proxy.shutdown_grace", old.shutdown_grace != new.shutdown_grace),
-        ("[store]", old.store != new.store),
-        ("[ca]", old.ca != new.ca),
-        ("[admin]", old.admin != new.admin),
-        ("log.format", old.log.format != new.log.format),
-        ("limits.connections", limits(old) != limits(new)),
-    ]
-    .into_iter()
-    .filter_map(|(key, changed)| changed.then_some(key))
-    .collect()
 }

@@ -8,6 +8,7 @@
 //! The invariant: no [`Problem`] that comes from here holds a value of the file in its texts, and
 //! [`ConfigFile::public`] names the only values that a report may show.
 
+mod answers;
 mod choices;
 mod later;
 mod problem;
@@ -26,8 +27,9 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+pub use self::answers::{AnswerRule, Comparison, Place, Response};
 pub use self::choices::{
-    ClientAuth, Grant, LogFormat, Margin, OnExisting, Rotation, Switch, Unmatched,
+    ClientAuth, Grant, LogFormat, Margin, OnExisting, Rotation, Switch, Unit, Unmatched,
 };
 pub use self::problem::{Problem, Severity};
 pub use self::section::Field;
@@ -129,6 +131,8 @@ pub(crate) fn is_known_word(word: &str) -> bool {
         || ConfigFile::SECTIONS.contains(&word)
         || ["env", "file", "cmd"].contains(&word)
         || RefreshOn::KEYS.contains(&word)
+        || AnswerRule::KEYS.contains(&word)
+        || Response::KEYS.contains(&word)
 }
 
 /// The keys of every section.
@@ -271,12 +275,18 @@ section! {
         refresh_params: Entries<Vec<Spanned<String>>>,
         /// Further fields of every token request.
         headers: Entries<String>,
+        /// Where an answer has its members.
+        response: Response,
+        /// The answers that mean that the grant is gone.
+        dead: Vec<Spanned<AnswerRule>>,
+        /// The answers that mean too many token requests.
+        busy: Vec<Spanned<AnswerRule>>,
+        /// What becomes of the refresh token of an answer.
+        rotation: Rotation,
         /// How long a token lives when the answer does not say.
         lifetime: Duration,
         /// How long before its expiry a token is replaced.
         margin: Margin,
-        /// What to do with the refresh tokens that answers bring.
-        rotation: Rotation,
         /// How long a refresh token may lie unused.
         keepalive: Duration,
         /// The answers that mean that a token was not accepted.

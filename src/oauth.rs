@@ -22,7 +22,10 @@ use url::Url;
 use crate::secret::{Fingerprint, Secret};
 use crate::template::{Template, Values, Variables};
 
-pub use answer::{RawAnswer, read};
+pub use answer::{
+    AnswerRule, Comparison, Mapping, MemberPath, RawAnswer, Reading, Rotation, TokenType, Unit,
+    read,
+};
 pub use request::TokenRequest;
 pub use transport::{HttpTransport, Transport, TransportError};
 
@@ -118,6 +121,10 @@ pub struct Config {
     pub refresh_params: Vec<Parameter>,
     /// Further fields of every token request.
     pub headers: Vec<(HeaderName, Template)>,
+    /// How the answers are read.
+    pub reading: Reading,
+    /// What becomes of a refresh token in an answer. Default: it takes the place of the old one.
+    pub rotation: Rotation,
     /// How long one whole token request may take. Default 10 s.
     pub timeout: Duration,
 }
@@ -150,6 +157,9 @@ impl Config {
         }
         for (name, template) in &self.headers {
             shape.push_str(&format!("\nheaders {name} {:?}", template.fingerprint()));
+        }
+        if self.reading != Reading::default() {
+            shape.push_str(&format!("\n{:?}", self.reading));
         }
         Fingerprint::of(shape.as_bytes())
     }
@@ -204,8 +214,10 @@ impl Given<'_> {
 /// What a token endpoint issued (RFC 6749 §5.1). An `id_token` is never kept.
 #[derive(Clone, Debug)]
 pub struct TokenResponse {
-    /// Goes into `Authorization: Bearer`; `None` where the old one was prolonged instead.
+    /// What the API is shown; `None` where the old one was prolonged instead.
     pub access_token: Option<Secret>,
+    /// How it is shown.
+    pub token_type: TokenType,
     /// `None` when the answer had none: the one that was sent stays in use.
     pub refresh_token: Option<Secret>,
     /// Counted from before the request was sent; `None` when the answer gave no usable lifetime.
@@ -214,6 +226,8 @@ pub struct TokenResponse {
     pub refresh_expires_at: Option<SystemTime>,
     /// The members that the credential's templates name, by their dotted paths.
     pub raw: BTreeMap<String, Secret>,
+    /// The nonce for the next proof (RFC 9449 §8.2).
+    pub dpop_nonce: Option<String>,
 }
 
 /// A token endpoint, ready to be asked.
@@ -262,7 +276,7 @@ impl TokenEndpoint {
         if let Grant::RefreshToken(token) = grant {
             secrets.push(token);
         }
-        read(&answer, given.now, &secrets)
+        read(&answer, &self.config.reading, given.now, &secrets)
     }
 
     /// Gives `token` back (RFC 7009).
@@ -314,6 +328,8 @@ pub enum Class {
     Doubtful,
     /// An answer that is no token response and no error (RFC 6749 §5).
     Protocol,
+    /// The proof needs [`GrantError::dpop_nonce`]; ask once more with it (RFC 9449 §8).
+    Nonce,
 }
 
 impl fmt::Display for Class {
@@ -328,6 +344,7 @@ impl fmt::Display for Class {
             Self::Config => "config",
             Self::Doubtful => "doubtful",
             Self::Protocol => "protocol",
+            Self::Nonce => "nonce",
         })
     }
 }
@@ -347,6 +364,8 @@ pub struct GrantError {
     pub retry_after: Option<Duration>,
     /// A new refresh token in an answer that was otherwise unusable: still the only good one.
     pub salvaged: Option<Secret>,
+    /// The nonce for the next proof (RFC 9449 §8).
+    pub dpop_nonce: Option<String>,
 }
 
 impl GrantError {
@@ -362,6 +381,7 @@ impl GrantError {
             description: Some(description),
             retry_after: None,
             salvaged: None,
+            dpop_nonce: None,
         }
     }
 }

@@ -12,12 +12,16 @@ mod body;
 mod challenge;
 mod connect;
 pub(crate) mod connection;
+mod content;
 mod dial;
 mod error;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod message;
-pub mod origins;
-mod reach;
+mod origin_error;
+mod origins;
+pub mod reach;
 mod record;
 mod replay;
 mod snapshot;
@@ -56,6 +60,8 @@ use message::{MessageError, Session, Target, Via};
 use origins::Origins;
 use record::Record;
 
+/// How many fields hyper lets a head have.
+const HYPER_MAX_HEADERS: usize = 100;
 /// Requests at a time on one HTTP/2 connection of a client.
 const MAX_STREAMS: u32 = 100;
 /// After so many streams that broke the rules, an HTTP/2 connection is closed.
@@ -212,10 +218,11 @@ impl Proxy {
         let snapshot = self.shared.snapshot.load();
         let limits = &snapshot.config.limits;
         let mut builder = http1::Builder::new();
-        builder
-            .max_headers(limits.header_count)
-            .max_header_size(limits.header_bytes)
-            .header_read_timeout(None);
+        builder.max_header_size(limits.header_bytes).header_read_timeout(None);
+        // hyper reads heads faster while its own limit stands.
+        if limits.header_count != HYPER_MAX_HEADERS {
+            builder.max_headers(limits.header_count);
+        }
         builder
     }
 

@@ -31,7 +31,7 @@ pub use self::report::Problems;
 use self::review::Review;
 use crate::config::{self, ConfigFile, Switch};
 pub use crate::config::{Problem, Severity};
-use crate::proxy::origins;
+use crate::proxy::reach;
 use crate::secret::{Secret, SecretSource};
 use crate::{admin, ca, credential, proxy, store, tls};
 
@@ -169,7 +169,7 @@ impl Review<'_> {
 
     fn proxy(&mut self, file: &ConfigFile, access_log: bool) -> proxy::Config {
         let limits = self.limits(&file.limits);
-        let origins = origins::Config {
+        let origins = reach::Config {
             deny_addresses: network::networks(
                 &file.proxy.deny_addresses,
                 &defaults::DENY_ADDRESSES,

@@ -48,27 +48,11 @@ pub struct Config {
     pub margin: Margin,
     /// The lifetime to assume when the answer says nothing; `None`: until an origin rejects it.
     pub lifetime: Option<Duration>,
-    /// What to do with the refresh tokens that answers bring. Default: whatever they do.
-    pub rotation: Rotation,
     /// A refresh token that was not used for so long is used, so that it does not die of idleness;
     /// `None`: only if its server says that it is about to expire.
     pub keepalive: Option<Duration>,
     /// How long a request may wait for a token. Default 15 s.
     pub wait: Duration,
-}
-
-/// What to do with the refresh tokens that answers bring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Rotation {
-    /// Keep the newest; a server that begins to rotate one day is no surprise.
-    #[default]
-    Auto,
-    /// Keep the configured one, whatever comes: for servers that hand out refresh tokens nobody needs.
-    /// Nothing can be lost then, so nothing is written down before it is asked for.
-    Ignore,
-    /// An answer without a new one is an error: where the server is known to rotate, it means that
-    /// something is wrong.
-    Require,
 }
 
 /// Where the first refresh token comes from; once a record exists, the record wins.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::listener::{Accepted, Permit};
+use super::admission::{Accepted, Permit};
 use crate::proxy::{Proxy, Shared};
 
 /// What a core is told.

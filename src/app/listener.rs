@@ -1,21 +1,19 @@
-//! Listening sockets, and who is let in.
+//! Listening sockets.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use dashmap::DashMap;
 use futures_util::FutureExt;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
+use super::admission::{Accepted, Admission};
 use super::core::Entrance;
-use crate::proxy::connection::ClientStream;
 use crate::settings::Listen;
 
 /// How long nothing is accepted after the system had no descriptor or memory for a connection.
@@ -26,13 +24,6 @@ const BACKOFF: Duration = Duration::from_millis(100);
 pub(super) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
-}
-
-/// A client's socket, known to no runtime: the core that serves it makes it its own.
-#[derive(Debug)]
-pub(super) enum Accepted {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
 }
 
 /// Binds every address; a path that a dead process left behind is taken over.
@@ -101,7 +92,7 @@ impl Listener {
                 () = end.cancelled() => break,
             };
             match accepted {
-                Ok((stream, peer)) => admission.admit(stream, peer, &entrance),
+                Ok((stream, peer)) => admit(stream, peer, &admission, &entrance),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(BACKOFF).await;
@@ -110,7 +101,7 @@ impl Listener {
         }
         // A queue that is empty leaves the accept pending.
         while let Some(Ok((stream, peer))) = self.accept().now_or_never() {
-            admission.admit(stream, peer, &entrance);
+            admit(stream, peer, &admission, &entrance);
         }
         if let Self::Unix(_, path) = &self {
             // Somebody may have removed it before us.
@@ -119,71 +110,9 @@ impl Listener {
     }
 }
 
-impl Accepted {
-    /// Makes the socket known to the calling runtime, which it then stays with.
-    pub(super) fn into_stream(self) -> io::Result<ClientStream> {
-        match self {
-            Self::Tcp(stream) => {
-                stream.set_nodelay(true)?;
-                TcpStream::from_std(stream).map(ClientStream::Tcp)
-            }
-            Self::Unix(stream) => UnixStream::from_std(stream).map(ClientStream::Unix),
-        }
-    }
-}
-
-/// How many clients are here, in all and from each address.
-#[derive(Debug)]
-pub(super) struct Admission {
-    limit: usize,
-    limit_per_peer: usize,
-    count: AtomicUsize,
-    peers: DashMap<IpAddr, usize>,
-}
-
-impl Admission {
-    /// `limit_per_peer` 0 counts no peers.
-    pub(super) fn new(limit: usize, limit_per_peer: usize) -> Self {
-        Self { limit, limit_per_peer, count: AtomicUsize::new(0), peers: DashMap::new() }
-    }
-
-    /// Hands the connection on, or closes it when there are too many.
-    fn admit(self: &Arc<Self>, stream: Accepted, peer: Option<IpAddr>, entrance: &Entrance) {
-        let peer = peer.filter(|_| self.limit_per_peer > 0);
-        if self.count.load(Ordering::Relaxed) >= self.limit {
-            tracing::warn!(
-                limit = self.limit,
-                "limits.connections reached; a connection was closed"
-            );
-            return;
-        }
-        if let Some(peer) = peer {
-            let mut count = self.peers.entry(peer).or_default();
-            if *count >= self.limit_per_peer {
-                tracing::warn!(%peer, "limits.connections_per_peer reached; a connection was closed");
-                return;
-            }
-            *count += 1;
-        }
-        self.count.fetch_add(1, Ordering::Relaxed);
-        entrance.admit(stream, Permit { admission: Arc::clone(self), peer });
-    }
-}
-
-/// One client's place, given back when the client is gone.
-#[derive(Debug)]
-pub(super) struct Permit {
-    admission: Arc<Admission>,
-    peer: Option<IpAddr>,
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.admission.count.fetch_sub(1, Ordering::Relaxed);
-        let Some(peer) = self.peer else { return };
-        if let Some(mut count) = self.admission.peers.get_mut(&peer) {
-            *count = count.saturating_sub(1);
-        }
-        self.admission.peers.remove_if(&peer, |_, count| *count == 0);
+/// Hands the connection on, or closes it when there are too many.
+fn admit(stream: Accepted, peer: Option<IpAddr>, admission: &Arc<Admission>, entrance: &Entrance) {
+    if let Some(permit) = admission.admit(peer) {
+        entrance.admit(stream, permit);
     }
 }

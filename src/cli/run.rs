@@ -22,7 +22,7 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
             return ExitCode::from(EX_CONFIG);
         }
     };
-    if let Err(message) = apply(&mut settings, arguments) {
+    if let Err(message) = apply(&mut settings, &arguments) {
         complain(format!("error: {message}"));
         return ExitCode::from(2);
     }
@@ -37,7 +37,7 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(locator, settings)),
+        Ok(runtime) => runtime.block_on(serve(locator, &arguments, settings)),
         Err(error) => {
             complain(format!("error: cannot start the runtime: {error}"));
             ExitCode::FAILURE
@@ -45,7 +45,7 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
     }
 }
 
-async fn serve(locator: &Locator, settings: Settings) -> ExitCode {
+async fn serve(locator: &Locator, arguments: &RunArguments, settings: Settings) -> ExitCode {
     let unix_sockets = unix_paths(&settings.listen);
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
@@ -66,7 +66,7 @@ async fn serve(locator: &Locator, settings: Settings) -> ExitCode {
     };
     announce(&app, &unix_sockets);
     while signals.next().await == Signal::Reload {
-        reload(&app, locator).await;
+        reload(&app, locator, arguments).await;
     }
     tracing::info!("stopping: finishing the requests under way");
     // A second signal means now; a refresh under way may be lost then.
@@ -116,12 +116,12 @@ impl Signals {
     }
 }
 
-/// Reads the configuration again; one that is wrong changes nothing.
-async fn reload(app: &App, locator: &Locator) {
+/// Reads the configuration again, for the same command line; one that is wrong changes nothing.
+async fn reload(app: &App, locator: &Locator, arguments: &RunArguments) {
     let locator = locator.clone();
     // Secrets may come from commands, which block.
     let loaded = tokio::task::spawn_blocking(move || Settings::load(&locator)).await;
-    let settings = match loaded {
+    let mut settings = match loaded {
         Ok(Ok(settings)) => settings,
         Ok(Err(problems)) => {
             complain_of(&problems);
@@ -134,6 +134,11 @@ async fn reload(app: &App, locator: &Locator) {
             return;
         }
     };
+    if let Err(problem) = apply(&mut settings, arguments) {
+        tracing::error!(problem, "the configuration before stays in force");
+        app.reload_failed();
+        return;
+    }
     complain_of(&settings.warnings);
     match app.reload(settings).await {
         Ok(later) if later.is_empty() => tracing::info!("the new configuration is in force"),
@@ -171,7 +176,7 @@ fn announce(app: &App, unix_sockets: &[String]) {
     }
 }
 
-fn apply(settings: &mut Settings, arguments: RunArguments) -> Result<(), String> {
+fn apply(settings: &mut Settings, arguments: &RunArguments) -> Result<(), String> {
     if !arguments.listen.is_empty() {
         let parse = |text: &String| {
             Listen::parse(text).map_err(|problem| format!("--listen `{text}` {problem}"))

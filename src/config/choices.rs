@@ -87,18 +87,6 @@ choice! {
 }
 
 choice! {
-    /// What to do with the refresh tokens that answers bring.
-    Rotation, "\"auto\", \"ignore\" or \"require\"", later [] {
-        /// Keep the newest.
-        Auto = "auto",
-        /// Keep the first.
-        Ignore = "ignore",
-        /// Refuse answers without a new one.
-        Require = "require",
-    }
-}
-
-choice! {
     /// The shape of a log line.
     LogFormat, "\"text\" or \"json\"", later [] {
         /// For people.
@@ -115,6 +103,28 @@ choice! {
         On = "on",
         /// Off.
         Off = "off",
+    }
+}
+
+choice! {
+    /// What becomes of the refresh token of an answer.
+    Rotation, "\"auto\", \"ignore\" or \"require\"", later [] {
+        /// A new one takes the place of the old.
+        Auto = "auto",
+        /// The old one stays.
+        Ignore = "ignore",
+        /// An answer without a new one is an error.
+        Require = "require",
+    }
+}
+
+choice! {
+    /// What the numbers of a lifetime count.
+    Unit, "\"s\" or \"ms\"", later [] {
+        /// Seconds.
+        Seconds = "s",
+        /// Milliseconds.
+        Milliseconds = "ms",
     }
 }
 

@@ -71,6 +71,11 @@ const SECRET_KEYS: [&str; 12] = [
     "query",
 ];
 
+/// Keys whose tables describe answers, and what of these is never a secret, not even by mistake.
+const OPEN_TABLES: [&str; 4] = ["response", "dead", "busy", "refresh_on"];
+const OPEN_KEYS: [&str; 8] =
+    ["status", "json", "unit", "ok", "keep_access_token", "expires_in", "expires_at", "token_type"];
+
 /// The findings of one run over a file.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
@@ -108,6 +113,9 @@ impl Reader {
         if !SECRET_KEYS.contains(&key) {
             self.show(value);
         }
+        if OPEN_TABLES.contains(&key) {
+            self.show_tables(value);
+        }
         match T::from_toml(value) {
             Ok(read) => Field::Given(Spanned::new(value.span(), read)),
             Err(wrong) => {
@@ -124,6 +132,18 @@ impl Reader {
             DeValue::Table(_) => {}
             DeValue::String(text) if text.contains(['@', '?']) => {}
             _ => self.public.push(value.span()),
+        }
+    }
+
+    fn show_tables(&mut self, value: &Spanned<DeValue<'_>>) {
+        match value.get_ref() {
+            DeValue::Array(items) => items.iter().for_each(|item| self.show_tables(item)),
+            DeValue::Table(table) => {
+                let open = |key: &&str| OPEN_KEYS.contains(key);
+                let open = table.iter().filter(|(key, _)| open(&key.get_ref().as_ref()));
+                open.for_each(|(_, value)| self.show(value));
+            }
+            _ => {}
         }
     }
 
@@ -153,7 +173,7 @@ fn unknown_key(path: &str, key: &str, known: &[&str]) -> Problem {
     Problem::error(format!("unknown key {place}")).fix(fix)
 }
 
-fn closest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(super) fn closest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     if key.len() > 64 {
         return None;
     }

@@ -119,23 +119,26 @@ fn rule(table: &DeTable<'_>) -> Option<RefreshOn> {
     Some(RefreshOn { status: status(value("status")?)?, evidence })
 }
 
-fn status(value: &DeValue<'_>) -> Option<u16> {
+pub(super) fn status(value: &DeValue<'_>) -> Option<u16> {
     let number = number(value)?;
     u16::try_from(number).ok().filter(|status| (200..600).contains(status))
 }
 
-fn number(value: &DeValue<'_>) -> Option<i64> {
+pub(super) fn number(value: &DeValue<'_>) -> Option<i64> {
     let number = value.as_integer()?;
     i64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
-/// Dotted names and indexes.
-fn place(text: &str) -> Option<Vec<String>> {
+/// Dotted names and indexes. What other notations have (`$.a`, `a[0]`, spaces) would never be found.
+pub(super) fn place(text: &str) -> Option<Vec<String>> {
     let steps: Vec<String> = text.split('.').map(str::to_owned).collect();
-    steps.iter().all(|step| !step.is_empty()).then_some(steps)
+    let usable = |step: &String| {
+        !step.is_empty() && step != "$" && !step.contains(['[', ']']) && step.trim() == step
+    };
+    steps.iter().all(usable).then_some(steps)
 }
 
-fn literal(value: &DeValue<'_>) -> Option<Literal> {
+pub(super) fn literal(value: &DeValue<'_>) -> Option<Literal> {
     match value {
         DeValue::String(text) => Some(Literal::Text(text.to_string())),
         DeValue::Boolean(truth) => Some(Literal::Bool(*truth)),

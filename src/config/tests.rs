@@ -29,6 +29,10 @@ scope = "a b"
 params = { audience = "${tenant}", resource = ["a", "b"], client_id = "" }
 refresh_params = { request = "x" }
 headers = { "X-Correlation-Id" = "${uuid}" }
+response = { access_token = "data.0.token", expires_in = "data.0.life", unit = "ms", ok = "result == '0000'", error = "result", keep_access_token = true }
+dead = { status = 404, error = "not_found_error" }
+busy = [{ status = 400, body = "exceeded the rate limit" }, { json = "code", is = 7 }]
+rotation = "require"
 lifetime = "1h"
 margin = "10%"
 refresh_on = [401, { status = 403, body = "expired" }, { status = 400, json = "error.code", is = 190 }]

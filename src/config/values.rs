@@ -43,6 +43,11 @@ impl Wrong {
         vec![Self { span: value.span(), message, fix: fix.map(str::to_owned) }]
     }
 
+    /// A part of the value, what is wrong with it and what to write.
+    pub(super) fn part(span: Range<usize>, message: &str, fix: String) -> Self {
+        Self { span, message: message.to_owned(), fix: Some(fix) }
+    }
+
     /// The finding about the key that holds the value.
     pub(super) fn of_key(self, path: &str, key: &str) -> Problem {
         let problem = Problem::error(format!("`{path}.{key}` {}", self.message)).at(self.span);

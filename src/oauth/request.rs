@@ -159,6 +159,8 @@ mod tests {
             params: Vec::new(),
             refresh_params: Vec::new(),
             headers: Vec::new(),
+            reading: Default::default(),
+            rotation: Default::default(),
             timeout: Duration::from_secs(10),
         }
     }

@@ -47,7 +47,7 @@ fn is_about_scope(fields: &HeaderMap) -> bool {
 }
 
 /// Does a Bearer challenge in this line carry `error=insufficient_scope`?
-fn lacks_scope(line: &str) -> bool {
+pub(super) fn lacks_scope(line: &str) -> bool {
     let mut in_bearer = false;
     for item in items(line) {
         let (scheme, parameter) = split_scheme(item);

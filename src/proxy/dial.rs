@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::error::OriginError;
+use super::origin_error::OriginError;
 use crate::origin::{Authority, Host};
 
 /// Which addresses may be dialled, and how long that may take.

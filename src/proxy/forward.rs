@@ -15,8 +15,9 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::body::{Body, ClientContent, Passage, RequestBody};
+use super::body::Body;
 use super::challenge::is_rejection;
+use super::content::{ClientContent, Passage, RequestBody};
 use super::error::ProxyError;
 use super::message::{self, MessageError, Via};
 use super::record::Record;

@@ -160,6 +160,10 @@ fn host_field(parts: &Parts) -> Result<Option<&str>, MessageError> {
     if host.is_empty() {
         return Ok(None);
     }
+    // What the target says as well is read there.
+    if parts.uri.authority().is_some_and(|authority| authority == host) {
+        return Ok(Some(host));
+    }
     Authority::parse(host, Some(80)).map_err(|_| MessageError::Host)?;
     Ok(Some(host))
 }

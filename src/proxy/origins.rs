@@ -11,35 +11,22 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::header::{HOST, HeaderValue};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use ipnet::IpNet;
 use tokio::time::{Instant, Sleep};
 
-use super::body::{Passage, RequestBody};
-use super::error::OriginError;
+use super::content::{Passage, RequestBody};
 use super::message::is_framed_once;
+use super::origin_error::OriginError;
 use super::reach::{Connected, Reach};
 use crate::origin::{Origin, Scheme};
 
-/// How origin servers are reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Addresses that are never dialled, checked after name resolution. Default: link-local ones,
-    /// where clouds keep their metadata services.
-    pub deny_addresses: Vec<IpNet>,
-    /// Exceptions to that.
-    pub allow_addresses: Vec<IpNet>,
-    /// For name, connection and TLS each. Default 5 s.
-    pub connect_timeout: Duration,
-    /// Until the response's head. Default 300 s: some APIs think long.
-    pub response_timeout: Duration,
-    /// How long an unused connection is kept. Default 60 s.
-    pub idle_timeout: Duration,
-}
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// So long before an origin server closes a connection it gets no more requests.
+const CLOSE_MARGIN: Duration = Duration::from_secs(1);
 
 /// One core's pool.
 #[derive(Default)]
@@ -64,6 +51,8 @@ struct Http1Connection {
     timer: Pin<Box<Sleep>>,
     /// Idle since then.
     since: Instant,
+    /// How long the origin server keeps it, if it has said so.
+    kept_for: Option<Duration>,
     version: u64,
 }
 
@@ -139,7 +128,8 @@ impl Origins {
             return Err(OriginError::Framing.into());
         }
         let returning = match sender {
-            Sender::Http1(connection) => {
+            Sender::Http1(mut connection) => {
+                connection.kept_for = keep_alive(response.headers());
                 Some(Idle { origin: origin.clone(), kept: Arc::clone(&self.kept), connection })
             }
             Sender::Http2(..) => None,
@@ -159,7 +149,10 @@ impl Origins {
             let mut idle = self.kept.http1().get_mut(origin)?.pop()?;
             // It was given back with the last byte of a response; hyper needs a turn to notice. One
             // that is idle for too long is taken away by the sweep.
-            if idle.version == reach.version && idle.sender.ready().await.is_ok() {
+            if idle.version == reach.version
+                && !idle.is_given_up()
+                && idle.sender.ready().await.is_ok()
+            {
                 return Some(Sender::Http1(idle));
             }
         }
@@ -197,8 +190,13 @@ impl Origins {
                 if prefer_http2 {
                     self.kept.declined().insert(origin.clone(), reach.version);
                 }
-                let (timer, since, version) = (timer(), Instant::now(), reach.version);
-                Ok(Sender::Http1(Http1Connection { sender, timer, since, version }))
+                Ok(Sender::Http1(Http1Connection {
+                    sender,
+                    timer: timer(),
+                    since: Instant::now(),
+                    kept_for: None,
+                    version: reach.version,
+                }))
             }
             Connected::Http2 { sender, only } => {
                 let shared = SharedConnection {
@@ -247,7 +245,15 @@ impl Kept {
 
 impl Http1Connection {
     fn is_valid(&self, reach: &Reach) -> bool {
-        self.version == reach.version && self.since.elapsed() < reach.idle_timeout
+        self.version == reach.version
+            && self.since.elapsed() < reach.idle_timeout
+            && !self.is_given_up()
+    }
+
+    /// Is the origin server about to close it, by its own account? A request that meets the close on
+    /// its way is lost, and only a safe one may be sent again.
+    fn is_given_up(&self) -> bool {
+        self.kept_for.is_some_and(|time| self.since.elapsed() >= time.saturating_sub(CLOSE_MARGIN))
     }
 }
 
@@ -374,6 +380,16 @@ impl fmt::Debug for Idle {
     }
 }
 
+/// The seconds of `Keep-Alive: timeout=5, max=100`, which no RFC defines and most servers send.
+fn keep_alive(fields: &HeaderMap) -> Option<Duration> {
+    let text = fields.get(KEEP_ALIVE)?.to_str().ok()?;
+    text.split(',').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let value = name.trim().eq_ignore_ascii_case("timeout").then_some(value)?;
+        value.trim().trim_matches('"').parse().ok().map(Duration::from_secs)
+    })
+}
+
 fn failure(error: hyper::Error, reused: bool) -> SendError {
     let closed = error.is_incomplete_message()
         || error.is_canceled()
@@ -404,4 +420,27 @@ fn is_gone(error: &hyper::Error) -> bool {
         cause = source.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_keep_alive_time_is_read_in_every_spelling_or_not_at_all() {
+        for (text, seconds) in [
+            ("timeout=5", Some(5)),
+            ("max=100, Timeout = \"65\"", Some(65)),
+            ("timeout=0", Some(0)),
+            ("", None),
+            ("timeout", None),
+            ("timeout=-1", None),
+            ("timeout=5s", None),
+            ("mytimeout=5", None),
+        ] {
+            let fields = HeaderMap::from_iter([(KEEP_ALIVE, text.parse().unwrap())]);
+            assert_eq!(keep_alive(&fields), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
 }

@@ -10,22 +10,38 @@ use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use ipnet::IpNet;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::body::RequestBody;
+use super::content::RequestBody;
 use super::dial::Dialer;
-use super::error::OriginError;
-use super::origins::Config;
+use super::origin_error::OriginError;
 use crate::origin::{Authority, Host, Origin, Scheme};
 
 /// How often a busy HTTP/2 connection is asked whether it is still there.
 const PING: Duration = Duration::from_secs(20);
 /// What a response's head may come to, all fields together.
 const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
+
+/// How origin servers are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Addresses that are never dialled, checked after name resolution. Default: link-local ones,
+    /// where clouds keep their metadata services.
+    pub deny_addresses: Vec<IpNet>,
+    /// Exceptions to that.
+    pub allow_addresses: Vec<IpNet>,
+    /// For name, connection and TLS each. Default 5 s.
+    pub connect_timeout: Duration,
+    /// Until the response's head. Default 300 s: some APIs think long.
+    pub response_timeout: Duration,
+    /// How long an unused connection is kept. Default 60 s.
+    pub idle_timeout: Duration,
+}
 
 /// The way to origin servers, the same for all cores; a reload makes a new one.
 pub(super) struct Reach {

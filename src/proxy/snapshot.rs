@@ -9,13 +9,12 @@ use http::request::Parts;
 use hyper::body::Incoming;
 use rustls::ClientConfig;
 
-use super::body::ClientContent;
 use super::connection::Patience;
+use super::content::ClientContent;
 use super::dial::Dialer;
 use super::error::ProxyError;
 use super::message::MessageError;
-use super::origins;
-use super::reach::Reach;
+use super::reach::{self, Reach};
 use super::replay::Budget;
 use crate::ca::CertificateAuthority;
 use crate::credential::Credentials;
@@ -43,7 +42,7 @@ pub struct Config {
     /// What a client may take of this proxy.
     pub limits: Limits,
     /// How origin servers are reached.
-    pub origins: origins::Config,
+    pub origins: reach::Config,
 }
 
 /// What clients may take of this proxy. Sizes are bytes.

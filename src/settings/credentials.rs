@@ -4,6 +4,7 @@
 //! two credentials are for, no plain-http token endpoint beyond this machine, no text that could end
 //! a header.
 
+mod answers;
 mod injection;
 mod matching;
 mod templates;
@@ -17,7 +18,7 @@ use url::{Host, Url};
 use super::defaults;
 use super::review::Review;
 use crate::config::{self, ConfigFile, CredentialSection, Field, Margin, Problem, Size};
-use crate::credential;
+use crate::credential::{self, Injection};
 use crate::oauth::{self, ClientAuth, GrantType};
 use crate::secret::{Secret, SecretSource};
 use crate::template::{Names, Variables};
@@ -59,8 +60,8 @@ impl Review<'_> {
         let (paths, methods) = (part.paths(), part.methods());
         let hosts = part.hosts(named, &paths, &methods);
         let names = part.names();
-        let oauth = part.oauth(&names);
         let injection = part.injection(&names);
+        let oauth = part.oauth(&names, &injection);
         let seed = part.seed();
         let lifetime = part.lifetime();
         let keepalive = part.keepalive();
@@ -71,7 +72,6 @@ impl Review<'_> {
             seed,
             margin: margin(section),
             lifetime,
-            rotation: rotation(section),
             keepalive,
             wait,
         };
@@ -100,7 +100,7 @@ struct Part<'a, 'b> {
 }
 
 impl Part<'_, '_> {
-    fn oauth(&mut self, names: &Names) -> Option<oauth::Config> {
+    fn oauth(&mut self, names: &Names, injection: &Injection) -> Option<oauth::Config> {
         let section = self.section;
         let grant = grant(section);
         let client_id = self.client_id();
@@ -123,6 +123,8 @@ impl Part<'_, '_> {
             params,
             refresh_params,
             headers,
+            reading: self.reading(injection),
+            rotation: answers::rotation(section),
             timeout: self.review.time(
                 &format!("{}.timeout", self.path),
                 &section.timeout,
@@ -340,13 +342,5 @@ fn margin(section: &CredentialSection) -> token::Margin {
         Margin::Auto => token::Margin::Auto,
         Margin::Fixed(time) => token::Margin::Fixed(time),
         Margin::Share(share) => token::Margin::Share(share),
-    }
-}
-
-fn rotation(section: &CredentialSection) -> token::Rotation {
-    match section.rotation.or(config::Rotation::Auto) {
-        config::Rotation::Auto => token::Rotation::Auto,
-        config::Rotation::Ignore => token::Rotation::Ignore,
-        config::Rotation::Require => token::Rotation::Require,
     }
 }

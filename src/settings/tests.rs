@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used)]
+mod answers;
 mod example;
 mod knobs;
 mod report;

@@ -17,6 +17,9 @@ use crate::secret::{Fingerprint, Secret};
 pub struct Generation(pub u64);
 
 impl Generation {
+    /// There was no token yet; the record of the very first refresh has it while that is under way.
+    pub const NONE: Self = Self(0);
+
     /// The generation of the next token.
     #[must_use]
     pub fn next(self) -> Self {

@@ -39,9 +39,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Mutex;
 
 use super::state::{Backoff, Outcome, Spent};
-use super::{Config, Context, Generation, Rotation, Seed};
+use super::{Config, Context, Generation, Seed};
 use crate::metrics::CredentialMetrics;
-use crate::oauth::{Grant, TokenEndpoint, TokenResponse};
+use crate::oauth::{Grant, Rotation, TokenEndpoint, TokenResponse};
 use crate::secret::{Fingerprint, Secret};
 use crate::store::{Commit, Intent, StoreError, TerminalReason, TokenRecord};
 use crate::template::Variables;
@@ -156,7 +156,7 @@ impl Refresher {
             variables: config.variables,
             seed: config.seed,
             lifetime: config.lifetime,
-            rotation: config.rotation,
+            rotation: config.oauth.rotation,
             lease_wait: config.wait,
             context: context.clone(),
             memory: Arc::default(),

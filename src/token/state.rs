@@ -70,6 +70,7 @@ pub(super) struct State {
 
 /// What a request may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "with an answer that starts a flight the machine is refreshing: somebody has to start it"]
 pub(super) enum Want {
     /// Use the current token.
     Use,

@@ -1,18 +1,18 @@
 //! The real program, as an operator starts and stops it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::Stdio;
 
 use bearerd_test_support::{Answer, OriginConfig, OriginServer};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::forwarding::{Wire, message, within};
+use super::program::{Program, bearerd, command, text};
+use super::wire::{Wire, get, message, within};
 use super::world::World;
 
 // ===== check =====
@@ -164,7 +164,7 @@ async fn a_socket_that_a_dead_process_left_is_taken_over_and_any_other_file_is_n
         World::builder().listen("[\"127.0.0.1:0\", \"unix:proxy.sock\"]").start_servers().await;
     let path = world.dir.path().join("proxy.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let first = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let first = Program::start(&world).await;
     let mut client = Wire::over(tokio::net::UnixStream::connect(&path).await.unwrap());
     assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
     let second = bearerd(world.dir.path(), &["run"]);
@@ -291,12 +291,12 @@ async fn the_example_configuration_runs_on_a_fresh_machine_and_leaves_nothing_be
     std::fs::write(dir.path().join("proxy.toml"), file).unwrap();
     assert_eq!(bearerd(dir.path(), &["check"]).status.code(), Some(0));
 
-    let bearerd = Bearerd::start(dir.path(), &["run", "--listen", "127.0.0.1:0"], &[]).await;
+    let program = Program::start_with(dir.path(), &["--listen", "127.0.0.1:0"], &[]).await;
     let other = OriginServer::start(OriginConfig::default()).await;
-    assert_eq!(bearerd.get(&other.url("/x")).await, 200);
-    assert_eq!(bearerd.get("http://bearerd.invalid/ca.pem").await, 404);
+    assert_eq!(program.get(&other.url("/x")).await, 200);
+    assert_eq!(program.get("http://bearerd.invalid/ca.pem").await, 404);
     assert_eq!(other.requests().len(), 1);
-    let log = bearerd.stop().await;
+    let log = program.stop().await;
     let warning = log.lines().find(|line| line.starts_with("warning")).unwrap_or_default();
     assert!(warning.contains("credential"), "{log}");
     assert_eq!(files(dir.path()), ["proxy.toml"]);
@@ -307,11 +307,11 @@ async fn the_example_configuration_runs_on_a_fresh_machine_and_leaves_nothing_be
 #[tokio::test]
 async fn the_probes_answer_on_the_admin_listener() {
     let world = World::builder().start_servers().await;
-    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
-    let mut admin = Wire::to_address(bearerd.admin).await;
+    let program = Program::start(&world).await;
+    let mut admin = Wire::to_address(program.admin).await;
     let live = admin.ask(&["GET /livez HTTP/1.1", "Host: x"]).await;
     assert_eq!((live.status, live.text()), (200, "{\"status\":\"ok\"}\n".to_owned()));
-    assert_eq!(bearerd.get(&world.http("/")).await, 200);
+    assert_eq!(program.get(&world.http("/")).await, 200);
     let ready = admin.ask(&["GET /readyz HTTP/1.1", "Host: x"]).await;
     assert_eq!(ready.status, 200);
     let ready: serde_json::Value = serde_json::from_slice(&ready.content).unwrap();
@@ -322,22 +322,22 @@ async fn the_probes_answer_on_the_admin_listener() {
     assert_eq!(admin.ask(&["GET / HTTP/1.1", "Host: x"]).await.status, 403, "DNS rebinding");
     let posted = admin.ask(&["POST /livez HTTP/1.1", "Host: x", "Content-Length: 0"]).await;
     assert_eq!(posted.status, 405);
-    bearerd.stop().await;
+    program.stop().await;
 }
 
 #[tokio::test]
 async fn readiness_names_a_credential_in_trouble_and_stays_ready() {
     let world = World::builder().start_servers().await;
     world.authorization_server.revoke_refresh_token();
-    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
-    assert_eq!(bearerd.get(&world.http("/")).await, 503);
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 503);
     let ready =
-        Wire::to_address(bearerd.admin).await.ask(&["GET /readyz HTTP/1.1", "Host: x"]).await;
+        Wire::to_address(program.admin).await.ask(&["GET /readyz HTTP/1.1", "Host: x"]).await;
     assert_eq!(ready.status, 200);
     let ready: serde_json::Value = serde_json::from_slice(&ready.content).unwrap();
     assert_eq!(ready["status"], "degraded");
     assert!(ready["credentials"][0]["next"].is_string(), "{ready}");
-    bearerd.stop().await;
+    program.stop().await;
 }
 
 #[tokio::test]
@@ -360,21 +360,20 @@ async fn no_log_holds_a_secret(arguments: &[&str], level: &str) {
     let world = World::builder().start_servers().await;
     let authorization_server = &world.authorization_server;
     let other = OriginServer::start(OriginConfig::default()).await;
-    let arguments = [&["run"], arguments].concat();
-    let bearerd = Bearerd::start(world.dir.path(), &arguments, &[("RUST_LOG", level)]).await;
-    let mut client = Wire::to_address(bearerd.proxy).await;
+    let program = Program::start_with(world.dir.path(), arguments, &[("RUST_LOG", level)]).await;
+    let mut client = Wire::to_address(program.proxy).await;
     for url in [world.http("/a?secret=query-secret"), other.url("/b?secret=query-secret")] {
         assert_eq!(post_secrets(&mut client, &url).await, 200);
     }
     world.origin.enqueue(Answer::text(200, "answer-secret"));
-    assert_eq!(bearerd.get(&world.http("/c?secret=query-secret")).await, 200);
+    assert_eq!(program.get(&world.http("/c?secret=query-secret")).await, 200);
     authorization_server.revoke_refresh_token();
     authorization_server.tokens().revoke_all_access_tokens();
     for path in ["/d", "/e"] {
         let url = world.http(&format!("{path}?secret=query-secret"));
         assert!(matches!(post_secrets(&mut client, &url).await, 401 | 503));
     }
-    let log = bearerd.stop().await;
+    let log = program.stop().await;
 
     let mut secrets: Vec<String> = ["query", "theirs", "proxy", "cookie", "body", "answer"]
         .map(|kind| format!("{kind}-secret"))
@@ -429,30 +428,30 @@ fn assert_every_line_is_an_object(log: &str) {
 #[tokio::test]
 async fn sigterm_lets_requests_under_way_finish_and_admits_no_new_ones() {
     let world = World::builder().start_servers().await;
-    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
-    let mut idle = Wire::to_address(bearerd.proxy).await;
+    let program = Program::start(&world).await;
+    let mut idle = Wire::to_address(program.proxy).await;
     assert_eq!(idle.ask(&get(&world.http("/"))).await.status, 200);
     world.origin.hold();
-    let mut busy = Wire::to_address(bearerd.proxy).await;
+    let mut busy = Wire::to_address(program.proxy).await;
     busy.send(message(&get(&world.http("/")))).await;
     world.origin.wait_for_requests(2).await;
 
-    bearerd.signal(Signal::TERM);
-    bearerd.logs("stopping").await;
+    program.signal(Signal::TERM);
+    program.logs("stopping").await;
     idle.is_closed().await;
-    refuses(bearerd.proxy).await;
+    refuses(program.proxy).await;
     let ready =
-        Wire::to_address(bearerd.admin).await.ask(&["GET /readyz HTTP/1.1", "Host: x"]).await;
+        Wire::to_address(program.admin).await.ask(&["GET /readyz HTTP/1.1", "Host: x"]).await;
     assert_eq!(ready.status, 503);
     assert!(ready.text().contains("draining"), "{}", ready.text());
-    let live = Wire::to_address(bearerd.admin).await.ask(&["GET /livez HTTP/1.1", "Host: x"]).await;
+    let live = Wire::to_address(program.admin).await.ask(&["GET /livez HTTP/1.1", "Host: x"]).await;
     assert_eq!(live.status, 200);
 
     world.origin.release_all();
     let reply = busy.reply().await;
     assert_eq!((reply.status, reply.field("connection")), (200, Some("close")));
     busy.is_closed().await;
-    assert_eq!(bearerd.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0));
 }
 
 #[tokio::test]
@@ -460,29 +459,29 @@ async fn sigterm_lets_a_tunnel_under_way_finish_within_the_grace_and_no_longer()
     let world =
         World::builder().proxy("connect_ports = []\nshutdown_grace = \"1s\"").start_servers().await;
     let other = OriginServer::start(OriginConfig::default()).await;
-    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
-    let mut client = Wire::to_address(bearerd.proxy).await;
+    let program = Program::start(&world).await;
+    let mut client = Wire::to_address(program.proxy).await;
     let connect = format!("CONNECT {} HTTP/1.1", other.authority());
     assert_eq!(client.ask_head(&[&connect, "Host: x"]).await.status, 200);
-    bearerd.signal(Signal::TERM);
-    bearerd.logs("stopping").await;
+    program.signal(Signal::TERM);
+    program.logs("stopping").await;
     assert_eq!(client.ask(&["GET / HTTP/1.1", "Host: x"]).await.status, 200);
     client.is_closed().await;
-    assert_eq!(bearerd.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0));
 }
 
 #[tokio::test]
 async fn sigterm_ends_an_idle_session_after_connect_at_once() {
     let world = World::builder().start_servers().await;
-    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
-    let mut client = Wire::to_address(bearerd.proxy).await;
+    let program = Program::start(&world).await;
+    let mut client = Wire::to_address(program.proxy).await;
     let connect = format!("CONNECT {} HTTP/1.1", world.origin.authority());
     assert_eq!(client.ask_head(&[&connect, "Host: x"]).await.status, 200);
     let host = format!("Host: {}", world.origin.authority());
     assert_eq!(client.ask(&["GET / HTTP/1.1", &host]).await.status, 200);
-    bearerd.signal(Signal::TERM);
+    program.signal(Signal::TERM);
     client.is_closed().await;
-    assert_eq!(bearerd.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0));
 }
 
 /// The proxy is done with such an answer before its client is: the rest is in buffers.
@@ -490,21 +489,21 @@ async fn sigterm_ends_an_idle_session_after_connect_at_once() {
 async fn sigterm_lets_a_client_that_reads_slowly_have_all_of_its_answer() {
     const STEP: usize = 300_000;
     let world = World::builder().start_servers().await;
-    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let program = Program::start(&world).await;
     let mut clients = Vec::new();
     for size in (1..=20).map(|number| number * STEP) {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
-        let mut client = Wire::over(socket.connect(bearerd.proxy).await.unwrap());
+        let mut client = Wire::over(socket.connect(program.proxy).await.unwrap());
         client.send(message(&get(&world.http(&format!("/bytes/{size}"))))).await;
         assert_eq!(client.reply_head().await.status, 200);
         clients.push((size, client));
     }
     // One that fits into the kernel's buffers is over.
-    bearerd.logs("/bytes/300000").await;
-    bearerd.signal(Signal::TERM);
-    bearerd.logs("stopping").await;
-    refuses(bearerd.proxy).await;
+    program.logs("/bytes/300000").await;
+    program.signal(Signal::TERM);
+    program.logs("stopping").await;
+    refuses(program.proxy).await;
     let mut cut = Vec::new();
     for (size, mut client) in clients {
         let got = client.rest().await.len();
@@ -513,79 +512,60 @@ async fn sigterm_lets_a_client_that_reads_slowly_have_all_of_its_answer() {
         }
     }
     assert_eq!(cut, [], "announced and received");
-    assert_eq!(bearerd.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0));
 }
 
 #[tokio::test]
 async fn sigint_ends_it_as_well_and_a_unix_socket_goes_with_it() {
     let world =
         World::builder().listen("[\"127.0.0.1:0\", \"unix:proxy.sock\"]").start_servers().await;
-    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let program = Program::start(&world).await;
     let path = world.dir.path().join("proxy.sock");
     let mut client = Wire::over(tokio::net::UnixStream::connect(&path).await.unwrap());
     assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
-    bearerd.signal(Signal::INT);
-    assert_eq!(bearerd.ends().await.code(), Some(0));
+    program.signal(Signal::INT);
+    assert_eq!(program.ends().await.code(), Some(0));
     assert!(!path.exists());
 }
 
 #[tokio::test]
 async fn a_refresh_under_way_at_the_end_is_finished_and_stored_although_its_client_is_gone() {
     let world = World::builder().start_servers().await;
-    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let program = Program::start(&world).await;
     world.authorization_server.hold();
-    let mut client = Wire::to_address(bearerd.proxy).await;
+    let mut client = Wire::to_address(program.proxy).await;
     client.send(message(&get(&world.http("/")))).await;
     world.authorization_server.wait_for_token_requests(1).await;
     drop(client);
-    bearerd.signal(Signal::TERM);
-    bearerd.logs("stopping").await;
+    program.signal(Signal::TERM);
+    program.logs("stopping").await;
     world.authorization_server.release_all();
-    assert_eq!(bearerd.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0));
     let stored = world.record()["refresh_token"].as_str().unwrap().to_owned();
     assert!(world.authorization_server.refresh_token_is_current(&stored));
 
-    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
-    assert_eq!(bearerd.get(&world.http("/")).await, 200);
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
     assert_eq!(world.authorization_server.reuse_count(), 0);
-    bearerd.stop().await;
+    program.stop().await;
 }
 
 #[tokio::test]
 async fn a_second_sigterm_ends_it_at_once() {
     let world = World::builder().start_servers().await;
-    let bearerd = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let program = Program::start(&world).await;
     world.origin.hold();
-    let mut client = Wire::to_address(bearerd.proxy).await;
+    let mut client = Wire::to_address(program.proxy).await;
     client.send(message(&get(&world.http("/")))).await;
     world.origin.wait_for_requests(1).await;
-    bearerd.signal(Signal::TERM);
-    bearerd.logs("stopping").await;
-    bearerd.signal(Signal::TERM);
-    assert_eq!(bearerd.ends().await.code(), Some(1));
+    program.signal(Signal::TERM);
+    program.logs("stopping").await;
+    program.signal(Signal::TERM);
+    assert_eq!(program.ends().await.code(), Some(1));
     client.is_closed().await;
 }
 
 // ===== Helpers =====
-
-/// bearerd in a directory, with an environment that says nothing.
-pub(super) fn command(dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bearerd"));
-    command.args(arguments).current_dir(dir).stdin(Stdio::null());
-    for variable in ["BEARERD_CONFIG", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "RUST_LOG"] {
-        command.env_remove(variable);
-    }
-    command
-}
-
-/// Runs it to its end.
-pub(super) fn bearerd(dir: &Path, arguments: &[&str]) -> Output {
-    command(dir, arguments).output().unwrap()
-}
-
-pub(super) fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
 
 fn last_word(output: &[u8]) -> String {
     text(output).split_whitespace().last().unwrap().to_owned()
@@ -604,116 +584,7 @@ fn files(dir: &Path) -> Vec<String> {
     names
 }
 
-pub(super) fn get(url: &str) -> [String; 2] {
-    [format!("GET {url} HTTP/1.1"), "Host: x".to_owned()]
-}
-
 /// Waits until nobody accepts at `address`.
 async fn refuses(address: SocketAddr) {
     within(async { while TcpStream::connect(address).await.is_ok() {} }).await;
-}
-
-/// A running proxy; dropping it kills it.
-pub(super) struct Bearerd {
-    pub(super) proxy: SocketAddr,
-    pub(super) admin: SocketAddr,
-    pid: Pid,
-    process: Process,
-}
-
-/// What threads find out about a child.
-struct Process {
-    /// Everything on standard error so far.
-    log: watch::Receiver<String>,
-    ended: watch::Receiver<Option<ExitStatus>>,
-}
-
-impl Bearerd {
-    /// Starts it and waits until it listens.
-    pub(super) async fn start(
-        dir: &Path,
-        arguments: &[&str],
-        environment: &[(&str, &str)],
-    ) -> Self {
-        let child = command(dir, arguments)
-            .envs(environment.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let pid = Pid::from_child(&child);
-        let process = Process::watch(child);
-        let mut bearerd =
-            Self { proxy: ([0; 4], 0).into(), admin: ([0; 4], 0).into(), pid, process };
-        bearerd.proxy = address_in(&bearerd.logs("bearerd is listening").await);
-        bearerd.admin = address_in(&bearerd.logs("probes are at").await);
-        bearerd
-    }
-
-    /// The first log line that holds `part`, as soon as it is whole.
-    pub(super) async fn logs(&self, part: &str) -> String {
-        let mut log = self.process.log.clone();
-        let seen = within(log.wait_for(|log| log.contains(part))).await;
-        let seen = seen.unwrap_or_else(|_| panic!("it ended without {part:?}")).clone();
-        seen.lines().find(|line| line.contains(part)).unwrap().to_owned()
-    }
-
-    pub(super) fn signal(&self, signal: Signal) {
-        kill_process(self.pid, signal).unwrap();
-    }
-
-    /// Its exit, and whatever was held in its way.
-    pub(super) async fn ends(&self) -> ExitStatus {
-        let mut ended = self.process.ended.clone();
-        let status = within(ended.wait_for(Option::is_some)).await.unwrap();
-        status.unwrap()
-    }
-
-    /// Ends it in good order; everything that it has logged.
-    pub(super) async fn stop(self) -> String {
-        self.signal(Signal::TERM);
-        assert_eq!(self.ends().await.code(), Some(0));
-        self.process.log.borrow().clone()
-    }
-
-    /// The status of one `GET` through it.
-    pub(super) async fn get(&self, url: &str) -> u16 {
-        Wire::to_address(self.proxy).await.ask(&get(url)).await.status
-    }
-}
-
-impl Drop for Bearerd {
-    fn drop(&mut self) {
-        if self.process.ended.borrow().is_none() {
-            // It may have ended just now.
-            let _gone = kill_process(self.pid, Signal::KILL);
-        }
-    }
-}
-
-impl Process {
-    fn watch(mut child: Child) -> Self {
-        let (log, log_seen) = watch::channel(String::new());
-        let (ended, end_seen) = watch::channel(None);
-        let mut lines = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            let mut line = String::new();
-            while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
-                log.send_modify(|log| log.push_str(&line));
-                line.clear();
-            }
-            // All is read before the end is told.
-            let _nobody = lines.read_to_string(&mut line);
-            ended.send_replace(child.wait().ok());
-        });
-        Self { log: log_seen, ended: end_seen }
-    }
-}
-
-/// The address in a line of the log, in text or in JSON.
-fn address_in(line: &str) -> SocketAddr {
-    let (_, after) = line.split_once("address").unwrap_or_else(|| panic!("no address: {line}"));
-    let address = after.trim_start_matches(['"', ':', '=']);
-    let end = address.find(['"', ' ', ',']).unwrap_or(address.len());
-    address[..end].trim().parse().unwrap_or_else(|error| panic!("{error}: {line}"))
 }

@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::forwarding::{Reply, Wire, message, nobody, within};
+use super::wire::{Reply, Wire, message, nobody, within};
 use super::world::World;
 
 /// Tunnels to the ports that tests get.
@@ -242,7 +242,7 @@ async fn plain_http_after_a_connect_leaves_over_tls_with_the_token() {
 
 #[tokio::test]
 async fn plain_http_after_a_connect_stays_plain_with_allow_http() {
-    let world = World::builder().plain_origin().credential("allow_http = true").start().await;
+    let world = World::plain().start().await;
     let host = format!("Host: {}", world.origin.authority());
     let (mut client, _) = connect(&world, world.origin.authority()).await;
     assert_eq!(client.ask(&["GET /x HTTP/1.1", &host]).await.status, 200);

@@ -3,119 +3,19 @@
 //! Where the process has to die for real, the tests run the program itself ([`Program`]).
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bearerd::token::Condition;
 use bearerd_test_support::{ExpiresIn, OnReuse, Rotation, TokenBehaviour};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::refresh::settled;
-use super::world::{World, WorldBuilder, eventually};
+use super::program::Program;
+use super::world::{HOURS, MINUTE, TO_MARGIN, World, eventually};
 
-const MINUTE: Duration = Duration::from_secs(60);
-const HOURS: Duration = Duration::from_secs(2 * 3600);
 /// A server that forgives an answer that got lost.
 const FORGIVING: Rotation =
     Rotation::Rotate { grace: Duration::from_secs(30), on_reuse: OnReuse::RevokeFamily };
-
-// ----- the program itself -----
-
-/// `bearerd run` on a world's configuration. Killed with signal 9 when dropped.
-pub(super) struct Program {
-    child: Child,
-    log: Arc<Mutex<String>>,
-    proxy: SocketAddr,
-}
-
-impl Program {
-    /// Starts it, with more arguments, and waits until it listens.
-    pub(super) async fn start(world: &World, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_bearerd"))
-            .arg("run")
-            .arg("--config")
-            .arg(world.dir.path().join("proxy.toml"))
-            .args(arguments)
-            .env_remove("RUST_LOG")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let (found, mut addresses) = mpsc::unbounded_channel();
-        let (lines, copy) = (BufReader::new(child.stderr.take().unwrap()).lines(), log.clone());
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let address = line.rsplit_once("address=").map(|(_, address)| address.parse());
-                if line.contains("bearerd is listening") {
-                    let _nobody_waits = found.send(address.unwrap().unwrap());
-                }
-                copy.lock().unwrap().push_str(&format!("{line}\n"));
-            }
-        });
-        let listening = tokio::time::timeout(Duration::from_secs(20), addresses.recv()).await;
-        let Ok(Some(proxy)) = listening else {
-            panic!("bearerd does not listen:\n{}", log.lock().unwrap());
-        };
-        Self { child, log, proxy }
-    }
-
-    /// Everything it has logged so far.
-    pub(super) fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
-    }
-
-    /// An application that speaks plain http to it.
-    pub(super) fn client(&self) -> reqwest::Client {
-        client(self.proxy)
-    }
-
-    /// One request: status and body.
-    pub(super) async fn get(&self, world: &World) -> (u16, String) {
-        let response = self.client().get(world.http("/")).send().await.unwrap();
-        (response.status().as_u16(), response.text().await.unwrap())
-    }
-
-    /// Ends it with signal 9, this instant.
-    pub(super) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // It may be dead already, which is what is wanted.
-        let _dead = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-fn client(proxy: SocketAddr) -> reqwest::Client {
-    let tls = rustls::ClientConfig::builder_with_provider(bearerd::tls::provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .proxy(reqwest::Proxy::all(format!("http://{proxy}")).unwrap())
-        .timeout(Duration::from_secs(30))
-        .build()
-        .unwrap()
-}
-
-fn plain() -> WorldBuilder {
-    World::builder().plain_origin().credential("allow_http = true")
-}
-
-fn reason(world: &World) -> Value {
-    world.record()["terminal"]["reason"].clone()
-}
 
 // ----- kill -9 -----
 
@@ -137,7 +37,7 @@ async fn drive(client: reqwest::Client, url: String) -> Result<usize, String> {
 /// token request is on its way, which is then lost.
 #[tokio::test]
 async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_works() {
-    let world = plain()
+    let world = World::plain()
         .authorization_server(|config| {
             config.rotation = FORGIVING;
             // Over after 200 ms, replaced after some 100 ms: the next refresh is never far.
@@ -149,7 +49,7 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
     let (mut answered, mut refreshed) = (0, BTreeSet::new());
     for round in 0..ROUNDS {
         let before = server.token_requests();
-        let program = Program::start(&world, &[]).await;
+        let program = Program::start(&world).await;
         let mut clients = JoinSet::new();
         for _ in 0..4 {
             clients.spawn(drive(program.client(), world.http("/")));
@@ -162,7 +62,7 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
         }
         // Not a wait for anything: the moment of the kill, from at once to 33 ms later.
         tokio::time::sleep(Duration::from_micros(round as u64 * 2741 % 33_000)).await;
-        program.kill();
+        program.kill().await;
         server.release_all();
         for clients in clients.join_all().await {
             answered += clients.unwrap_or_else(|status| panic!("round {round}: {status}"));
@@ -184,8 +84,8 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
         refreshed.insert(stored["generation"].as_u64().unwrap());
         assert_eq!(server.reuse_count(), 0, "round {round}");
     }
-    let program = Program::start(&world, &[]).await;
-    assert_eq!(program.get(&world).await.0, 200);
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
     assert!(answered > ROUNDS / 2, "{answered} requests in {ROUNDS} rounds");
     assert!(refreshed.len() > ROUNDS / 3, "{refreshed:?}");
     let names: Vec<_> = std::fs::read_dir(world.state())
@@ -199,11 +99,13 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
 /// Row 20.
 #[tokio::test]
 async fn an_answer_lost_by_a_kill_is_asked_for_again_within_the_grace() {
-    let world =
-        plain().authorization_server(|config| config.rotation = FORGIVING).start_servers().await;
+    let world = World::plain()
+        .authorization_server(|config| config.rotation = FORGIVING)
+        .start_servers()
+        .await;
     lose_an_answer(&world).await;
-    let program = Program::start(&world, &[]).await;
-    assert_eq!(program.get(&world).await.0, 200);
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
     let server = &world.authorization_server;
     let requests = server.requests();
     assert_eq!(requests.len(), 2);
@@ -215,12 +117,12 @@ async fn an_answer_lost_by_a_kill_is_asked_for_again_within_the_grace() {
 /// Row 21.
 #[tokio::test]
 async fn an_answer_lost_by_a_kill_ends_as_a_lost_rotation_where_the_server_is_strict() {
-    let world = plain().start_servers().await;
+    let world = World::plain().start_servers().await;
     lose_an_answer(&world).await;
     assert_ne!(world.record()["intent"], Value::Null);
     let server = &world.authorization_server;
     for _ in 0..2 {
-        let program = Program::start(&world, &[]).await;
+        let program = Program::start(&world).await;
         let client = program.client();
         for _ in 0..100 {
             let response = client.get(world.http("/")).send().await.unwrap();
@@ -229,8 +131,8 @@ async fn an_answer_lost_by_a_kill_ends_as_a_lost_rotation_where_the_server_is_st
             assert!(status.contains("credential_needs_login"), "{status}");
         }
         assert_eq!(server.token_requests(), 2);
-        assert_eq!(reason(&world), "lost_rotation");
-        program.kill();
+        assert_eq!(world.terminal_reason(), "lost_rotation");
+        program.kill().await;
     }
 }
 
@@ -238,10 +140,10 @@ async fn an_answer_lost_by_a_kill_ends_as_a_lost_rotation_where_the_server_is_st
 async fn lose_an_answer(world: &World) {
     let server = &world.authorization_server;
     server.enqueue(TokenBehaviour::Stall { commit_first: true });
-    let program = Program::start(world, &[]).await;
+    let program = Program::start(world).await;
     let waiting = tokio::spawn(program.client().get(world.http("/")).send());
     server.wait_for_committed(1).await;
-    program.kill();
+    program.kill().await;
     assert!(waiting.await.unwrap().is_err());
     server.release_all();
 }
@@ -249,30 +151,30 @@ async fn lose_an_answer(world: &World) {
 /// The request was sent, and the server had not dealt with it when the process died.
 #[tokio::test]
 async fn a_kill_before_the_server_acts_costs_nothing_but_a_second_request() {
-    let world = plain().start_servers().await;
+    let world = World::plain().start_servers().await;
     let server = &world.authorization_server;
     server.enqueue(TokenBehaviour::Stall { commit_first: false });
     server.enqueue(TokenBehaviour::Normal);
-    let program = Program::start(&world, &[]).await;
+    let program = Program::start(&world).await;
     let waiting = tokio::spawn(program.client().get(world.http("/")).send());
     server.wait_for_token_requests(1).await;
-    program.kill();
+    program.kill().await;
     assert!(waiting.await.unwrap().is_err());
     // Still not dealt with: the next process is first.
-    let program = Program::start(&world, &[]).await;
-    assert_eq!(program.get(&world).await.0, 200);
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
     assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
 }
 
 /// Row 19, with two processes on one machine.
 #[tokio::test]
 async fn two_processes_on_one_store_make_one_token_request() {
-    let world = plain()
+    let world = World::plain()
         .authorization_server(|config| config.expires_in = ExpiresIn::Seconds(30))
         .start_servers()
         .await;
     let server = &world.authorization_server;
-    let (first, second) = (Program::start(&world, &[]).await, Program::start(&world, &[]).await);
+    let (first, second) = (Program::start(&world).await, Program::start(&world).await);
     let both = [first.client(), second.client()];
     let many = |n: usize| {
         let mut requests = JoinSet::new();
@@ -297,11 +199,9 @@ async fn two_processes_on_one_store_make_one_token_request() {
 
 #[tokio::test]
 async fn a_shutdown_waits_for_the_answer_of_a_token_request() {
-    let mut world = settled(plain()).await;
+    let mut world = World::plain().settled().await;
     world.clock.advance(HOURS);
-    world.authorization_server.hold();
-    let request = world.spawn_get();
-    world.authorization_server.wait_for_token_requests(2).await;
+    let request = world.begin_refresh().await;
     request.abort();
     let app = world.take_app();
     let stopping = tokio::spawn(app.shutdown());
@@ -317,7 +217,7 @@ async fn a_shutdown_waits_for_the_answer_of_a_token_request() {
 /// Row 27.
 #[tokio::test]
 async fn a_restart_with_the_original_seed_goes_on_with_the_stored_token() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     for generation in 2..=5 {
         world.clock.advance(HOURS);
         assert_eq!(world.get("/").await.0, 200);
@@ -339,7 +239,7 @@ async fn a_restart_with_the_original_seed_goes_on_with_the_stored_token() {
 /// Row 27: also when a person puts the original seed back after another one.
 #[tokio::test]
 async fn a_seed_that_was_used_before_never_wins_again() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     let original = world.authorization_server.previous_refresh_tokens()[0].clone();
     let second = world.authorization_server.issue_refresh_token();
     for seed in [&second, &original] {
@@ -357,11 +257,11 @@ async fn a_seed_that_was_used_before_never_wins_again() {
 /// Row 28.
 #[tokio::test]
 async fn a_new_seed_heals_a_dead_grant() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     world.authorization_server.revoke_refresh_token();
     world.clock.advance(HOURS);
     assert_eq!(world.get("/").await.0, 503);
-    assert_eq!(reason(&world), "revoked");
+    assert_eq!(world.terminal_reason(), "revoked");
     let seed = world.authorization_server.issue_refresh_token();
     world.write_seed(&seed);
     world.restart().await;
@@ -378,7 +278,7 @@ async fn a_new_seed_heals_a_dead_grant() {
 /// Row 28: the new seed may belong to another account.
 #[tokio::test]
 async fn a_new_seed_wins_over_an_access_token_that_is_still_good() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     let seed = world.authorization_server.issue_refresh_token();
     world.write_seed(&seed);
     world.restart().await;
@@ -393,7 +293,7 @@ async fn a_new_seed_wins_over_an_access_token_that_is_still_good() {
 /// Row 34, across restarts.
 #[tokio::test]
 async fn a_dead_grant_stays_dead_through_a_restart_without_a_token_request() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     world.authorization_server.revoke_refresh_token();
     world.clock.advance(HOURS);
     assert_eq!(world.get("/").await.0, 503);
@@ -403,12 +303,12 @@ async fn a_dead_grant_stays_dead_through_a_restart_without_a_token_request() {
         assert_eq!(world.get("/").await.0, 503);
     }
     assert_eq!(world.authorization_server.token_requests(), 2);
-    assert_eq!(reason(&world), "revoked");
+    assert_eq!(world.terminal_reason(), "revoked");
 }
 
 #[tokio::test]
 async fn a_rejected_token_is_not_used_again_after_a_restart() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     let server = &world.authorization_server;
     server.tokens().revoke_all_access_tokens();
     server.enqueue(TokenBehaviour::json(429, json!({})).with_header("retry-after", "60"));
@@ -425,7 +325,7 @@ async fn a_rejected_token_is_not_used_again_after_a_restart() {
 /// Row 22: what a kill between writing and renaming leaves behind.
 #[tokio::test]
 async fn a_half_written_temporary_file_is_neither_read_nor_kept() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     world.stop().await;
     let litter = world.state().join(".api.json.Ab12.tmp");
     std::fs::write(&litter, b"{\"bearerd\": 1, \"sha2").unwrap();
@@ -444,7 +344,7 @@ async fn a_torn_record_is_moved_aside_and_the_seed_tried() {
     for keep in [0, 1, 200] {
         let builder =
             World::builder().authorization_server(|config| config.rotation = Rotation::Keep);
-        let mut world = settled(builder).await;
+        let mut world = builder.settled().await;
         world.stop().await;
         let path = world.state().join("api.json");
         let bytes = std::fs::read(&path).unwrap();
@@ -463,7 +363,7 @@ async fn a_torn_record_is_moved_aside_and_the_seed_tried() {
 /// Row 22: the seed was used up long ago, and the server says so.
 #[tokio::test]
 async fn a_torn_record_whose_seed_is_used_up_costs_one_token_request_and_is_named_corrupt() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     world.stop().await;
     std::fs::write(world.state().join("api.json"), b"{\"bearerd\"").unwrap();
     for _ in 0..2 {
@@ -472,7 +372,7 @@ async fn a_torn_record_whose_seed_is_used_up_costs_one_token_request_and_is_name
             assert_eq!(world.get("/").await.0, 503);
         }
         assert_eq!(world.authorization_server.token_requests(), 2);
-        assert_eq!(reason(&world), "corrupt");
+        assert_eq!(world.terminal_reason(), "corrupt");
         assert!(moved_aside(&world).exists());
         world.stop().await;
     }
@@ -483,7 +383,7 @@ async fn a_torn_record_whose_seed_is_used_up_costs_one_token_request_and_is_name
 async fn a_record_that_is_damaged_or_gone_while_the_proxy_runs_is_written_back() {
     for restarted in [false, true] {
         for damage in [Some(b"{\"bearerd\": 1"), None] {
-            let mut world = settled(World::builder()).await;
+            let mut world = World::settled().await;
             if restarted {
                 world.restart().await;
             }
@@ -506,12 +406,10 @@ async fn a_record_that_is_damaged_or_gone_while_the_proxy_runs_is_written_back()
 /// The refresh token that was being exchanged when the record vanished must not be lost either.
 #[tokio::test]
 async fn a_record_that_vanishes_during_a_token_request_is_written_anew() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
-    server.hold();
-    let request = world.spawn_get();
-    server.wait_for_token_requests(2).await;
+    let request = world.begin_refresh().await;
     std::fs::remove_file(world.state().join("api.json")).unwrap();
     server.release_all();
     assert_eq!(request.await.unwrap().0, 200);
@@ -554,12 +452,9 @@ impl Trouble {
 }
 
 async fn readiness(world: &World) -> Value {
-    let url = format!("http://{}/readyz", world.app().admin_address().unwrap());
-    let direct = client(world.proxy_address());
-    // The admin listener is not behind the proxy, but loopback is reachable through it all the same.
-    let response = direct.get(url).send().await.unwrap();
-    assert_eq!(response.status(), 200);
-    serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
+    let reply = world.ask_admin("/readyz").await;
+    assert_eq!(reply.status, 200);
+    serde_json::from_slice(&reply.content).unwrap()
 }
 
 /// Row 26.
@@ -569,7 +464,7 @@ async fn a_token_that_cannot_be_saved_is_served_and_saved_later() {
         for generation in [1, 2] {
             let world = match generation {
                 1 => World::new().await,
-                _ => settled(World::builder()).await,
+                _ => World::settled().await,
             };
             save_later(&world, generation, trouble).await;
         }
@@ -581,9 +476,7 @@ async fn save_later(world: &World, generation: u64, trouble: Trouble) {
     let server = &world.authorization_server;
     let requests = server.token_requests() + 1;
     world.clock.advance(HOURS);
-    server.hold();
-    let request = world.spawn_get();
-    server.wait_for_token_requests(requests).await;
+    let request = world.begin_refresh().await;
     trouble.begin(world);
     let released = Instant::now();
     server.release_all();
@@ -609,9 +502,9 @@ async fn save_later(world: &World, generation: u64, trouble: Trouble) {
 /// I3: while there is time, a refresh that cannot be recorded is not begun.
 #[tokio::test]
 async fn near_expiry_nothing_is_refreshed_that_could_not_be_saved() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
-    world.clock.advance(Duration::from_secs(3400 - 60));
+    world.clock.advance(TO_MARGIN);
     Trouble::NotADirectory.begin(&world);
     assert_eq!(world.get("/").await.0, 200);
     let failed = || matches!(world.status().condition, Condition::Failing(_));
@@ -627,12 +520,10 @@ async fn near_expiry_nothing_is_refreshed_that_could_not_be_saved() {
 /// A token that is only in memory still refreshes, with the refresh token that nobody else knows.
 #[tokio::test]
 async fn an_unsaved_token_can_expire_and_be_replaced_before_the_disk_recovers() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
-    server.hold();
-    let request = world.spawn_get();
-    server.wait_for_token_requests(2).await;
+    let request = world.begin_refresh().await;
     Trouble::NotADirectory.begin(&world);
     server.release_all();
     assert_eq!(request.await.unwrap().0, 200);

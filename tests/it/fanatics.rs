@@ -8,11 +8,9 @@ use bearerd::token::Condition;
 use bearerd_test_support::{ClientAuth, Rotation, TokenBehaviour};
 use serde_json::{Value, json};
 
-use super::durable::Program;
-use super::world::{World, WorldBuilder};
+use super::program::Program;
+use super::world::{HOURS, World, WorldBuilder};
 
-/// Longer than a token lives.
-const HOURS: Duration = Duration::from_secs(2 * 3600);
 /// Longer than a server that refuses this OAuth client is left alone at first.
 const MINUTES: Duration = Duration::from_secs(120);
 const ID_TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmYW4tNDcxMSJ9.c2lnbmF0dXJl";
@@ -83,19 +81,19 @@ async fn the_same_refresh_token_is_sent_until_rotation_is_switched_on_midway() {
 async fn the_id_token_is_kept_nowhere_and_no_token_is_logged() {
     let world = fanatics().plain_origin().credential("allow_http = true").start_servers().await;
     world.authorization_server.set_rotation(Rotation::STRICT);
-    let program = Program::start(&world, &["--log-level", "trace"]).await;
-    assert_eq!(program.get(&world).await.0, 200);
+    let program = Program::start_with(world.dir.path(), &["--log-level", "trace"], &[]).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
     world.authorization_server.tokens().revoke_all_access_tokens();
     let description = format!("{} has gone", world.authorization_server.current_refresh_token());
     let gone = TokenBehaviour::error(400, "invalid_grant", Some(&description));
     world.authorization_server.enqueue(gone);
     // Brand-new tokens are given three seconds; then it is refreshed, and the grant is dead.
-    assert_eq!(program.get(&world).await.0, 401);
-    assert_eq!(program.get(&world).await.0, 503);
+    assert_eq!(program.get(&world.http("/")).await, 401);
+    assert_eq!(program.get(&world.http("/")).await, 503);
 
     let record = std::fs::read_to_string(world.state().join("api.json")).unwrap();
     assert!(!record.contains("id_token") && !record.contains(ID_TOKEN));
-    let log = program.log();
+    let log = program.stop().await;
     assert!(log.contains("access token refreshed") && log.contains("invalid_grant"), "{log}");
     let mut secrets = world.authorization_server.previous_refresh_tokens();
     secrets.extend([
@@ -123,7 +121,7 @@ async fn a_400_about_the_grant_needs_a_login() {
     world.clock.advance(HOURS);
     assert_eq!(world.get("/orders").await.0, 503);
     assert_eq!(world.authorization_server.token_requests(), 1);
-    assert_eq!(world.record()["terminal"]["reason"], "revoked");
+    assert_eq!(world.terminal_reason(), "revoked");
 }
 
 /// A wrong secret, a wrong URL, a request the server cannot read: nothing is thrown away.

@@ -159,6 +159,30 @@ async fn the_most_specific_credential_wins_and_the_rest_of_the_host_gets_no_toke
 }
 
 #[tokio::test]
+async fn of_two_credentials_for_every_path_the_one_that_lists_the_method_wins() {
+    let get_only = "methods = [\"GET\"]";
+    // Whichever of them it is, and so whichever comes first in the file.
+    for (api, second, grants) in [
+        ("", get_only, ["client_credentials", "refresh_token"]),
+        (get_only, "", ["refresh_token", "client_credentials"]),
+    ] {
+        let sections = second_credential(second);
+        let world = World::builder().credential(api).sections(&sections).start().await;
+        let (client, url) = (world.client(), world.http("/"));
+        for request in [client.get(&url), client.post(&url), client.get(&url), client.post(&url)] {
+            accepting(&world, 1);
+            assert_eq!(request.send().await.unwrap().status(), 200);
+        }
+        let requests = world.authorization_server.requests();
+        let asked: Vec<_> = requests.iter().map(|request| request.param("grant_type")).collect();
+        assert_eq!(asked, grants.map(Some));
+        let [get, post, get_again, post_again] = world.tokens_seen().try_into().unwrap();
+        assert_ne!(get, post);
+        assert_eq!((get, post), (get_again, post_again));
+    }
+}
+
+#[tokio::test]
 async fn a_path_that_could_be_read_in_two_ways_is_refused_where_paths_decide() {
     let world = World::builder().credential("paths = [\"/v2/\"]").start().await;
     for path in [

@@ -1,22 +1,31 @@
 //! Integration tests: the real proxy between real local servers and real clients.
 //!
 //! One binary, so that everything is linked once. [`world`] starts an authorization server that
-//! rotates and detects reuse, an API that checks tokens, and bearerd between them.
+//! rotates and detects reuse, an API that checks tokens, and bearerd between them; [`wire`] is a client
+//! that writes exactly the bytes a test wants, and [`program`] runs bearerd as a process of its own.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod program;
+mod wire;
 mod world;
 
 mod command_line;
 mod connect;
+mod connections;
+mod dead_grants;
 mod durable;
+mod failures;
 mod fanatics;
 mod forwarding;
 mod http2;
 mod knobs;
+mod message_rules;
 mod refresh;
+mod rejections;
 mod reload;
 mod replicas;
 mod resamania;
 mod smoke;
 mod status;
+mod token_endpoint;
 mod upkeep;

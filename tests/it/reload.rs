@@ -7,10 +7,9 @@ use bearerd_test_support::{Answer, OriginConfig, OriginServer};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::command_line::{Bearerd, get};
-use super::forwarding::{Wire, message};
-use super::refresh::settled;
-use super::world::{World, WorldBuilder, eventually};
+use super::program::Program;
+use super::wire::{Wire, get, message, within};
+use super::world::{HOURS, World, eventually};
 
 /// A second API in plain http and the credential line that names both hosts.
 async fn second_api(world: &World) -> (OriginServer, String) {
@@ -23,31 +22,23 @@ async fn second_api(world: &World) -> (OriginServer, String) {
     (other, hosts)
 }
 
-fn plain() -> WorldBuilder {
-    World::builder().plain_origin().credential("allow_http = true")
-}
-
 fn hosts(world: &World) -> String {
     format!(r#"hosts = ["{}"]"#, world.origin.authority())
 }
 
 /// Has the program read its file again; the line that says what came of it.
-async fn reload(program: &Bearerd) -> String {
+async fn reload(program: &Program) -> String {
     program.signal(Signal::HUP);
     program.logs("in force").await
-}
-
-async fn program(world: &World) -> Bearerd {
-    Bearerd::start(world.dir.path(), &["run"], &[]).await
 }
 
 // ----- the program -----
 
 #[tokio::test]
 async fn a_new_host_gets_the_token_from_the_next_request_on() {
-    let mut world = plain().start_servers().await;
+    let mut world = World::plain().start_servers().await;
     let (other, both) = second_api(&world).await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     let mut client = Wire::to_address(program.proxy).await;
     assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
     assert_eq!(client.ask(&get(&other.url("/"))).await.status, 401);
@@ -66,11 +57,11 @@ async fn a_new_host_gets_the_token_from_the_next_request_on() {
 
 #[tokio::test]
 async fn a_host_that_is_gone_gets_no_token_any_more() {
-    let mut world = plain().start_servers().await;
+    let mut world = World::plain().start_servers().await;
     let (other, both) = second_api(&world).await;
     let one = hosts(&world);
     world.configure_file(|text| text.replace(&one, &both));
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&other.url("/")).await, 200);
 
     world.configure_file(|text| text.replace(&both, &one));
@@ -85,7 +76,7 @@ async fn a_host_that_is_gone_gets_no_token_any_more() {
 #[tokio::test]
 async fn what_is_under_way_comes_to_its_end_over_a_reload() {
     let mut world = World::builder().start_servers().await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     world.origin.clear();
     world.origin.hold_after_check();
@@ -114,9 +105,9 @@ async fn what_is_under_way_comes_to_its_end_over_a_reload() {
 
 #[tokio::test]
 async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
-    let mut world = plain().start_servers().await;
+    let mut world = World::plain().start_servers().await;
     let server = &world.authorization_server;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     server.hold();
     let mut client = Wire::to_address(program.proxy).await;
     client.send(message(&get(&world.http("/")))).await;
@@ -134,8 +125,8 @@ async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
 
 #[tokio::test]
 async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
-    let mut world = plain().start_servers().await;
-    let program = program(&world).await;
+    let mut world = World::plain().start_servers().await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     let good = std::fs::read_to_string(world.dir.path().join("proxy.toml")).unwrap();
     world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
@@ -161,7 +152,7 @@ async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
             }
         }
     };
-    super::forwarding::within(failed_twice).await;
+    within(failed_twice).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     world.configure_file(|_| good);
     program.signal(Signal::HUP);
@@ -173,8 +164,8 @@ async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
 
 #[tokio::test]
 async fn keys_that_need_a_restart_are_named_and_change_nothing() {
-    let mut world = plain().start_servers().await;
-    let program = program(&world).await;
+    let mut world = World::plain().start_servers().await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     world.configure_file(|text| {
         let text = text.replacen("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:1\"", 1);
@@ -194,11 +185,25 @@ async fn keys_that_need_a_restart_are_named_and_change_nothing() {
 }
 
 #[tokio::test]
+async fn what_the_command_line_says_goes_for_a_reload_as_well() {
+    let mut world = World::plain().start_servers().await;
+    let listen = ["--listen", "127.0.0.1:0", "--log-format", "json"];
+    let program = Program::start_with(world.dir.path(), &listen, &[]).await;
+    world.configure_file(|text| {
+        text.replacen("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:8080\"", 1)
+    });
+    let said = reload(&program).await;
+    assert!(!said.contains("restart"), "{said}");
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_secret_put_right_is_tried_at_once() {
-    let world = plain().start_servers().await;
+    let world = World::plain().start_servers().await;
     let server = &world.authorization_server;
     world.write_client_secret("a-mistyped-secret");
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 503);
     assert_eq!(program.get(&world.http("/")).await, 503);
     assert_eq!(server.token_requests(), 1);
@@ -213,10 +218,10 @@ async fn a_client_secret_put_right_is_tried_at_once() {
 
 #[tokio::test]
 async fn a_new_seed_heals_a_dead_grant_without_a_restart() {
-    let world = plain().start_servers().await;
+    let world = World::plain().start_servers().await;
     let server = &world.authorization_server;
     server.revoke_refresh_token();
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 503);
     let seed = server.issue_refresh_token();
     world.write_seed(&seed);
@@ -230,9 +235,81 @@ async fn a_new_seed_heals_a_dead_grant_without_a_restart() {
 
 // ----- in this process -----
 
+/// What stays as it was at the start, each key alone.
+#[tokio::test]
+async fn each_key_that_needs_a_restart_is_named() {
+    for (key, before, after) in [
+        ("proxy.listen", "\"127.0.0.1:0\"\nthreads", "\"127.0.0.1:1\"\nthreads"),
+        ("proxy.threads", "threads = 2", "threads = 1"),
+        ("proxy.shutdown_grace", "threads = 2", "threads = 2\nshutdown_grace = \"3s\""),
+        ("[store]", "[tls]", "[store]\nurl = \"file:elsewhere\"\n[tls]"),
+        ("[ca]", "[tls]", "[ca]\ndir = \"elsewhere\"\n[tls]"),
+        ("[admin]", "\"127.0.0.1:0\"\n[tls]", "\"127.0.0.1:1\"\n[tls]"),
+        ("log.format", "[tls]", "[log]\nformat = \"json\"\n[tls]"),
+        ("limits.connections", "[tls]", "[limits]\nconnections = 7\n[tls]"),
+        ("limits.connections", "[tls]", "[limits]\nconnections_per_peer = 7\n[tls]"),
+    ] {
+        let mut world = World::new().await;
+        world.configure(|text| {
+            assert!(text.contains(before), "{key}");
+            text.replacen(before, after, 1)
+        });
+        assert_eq!(world.reload().await, [key]);
+    }
+}
+
+/// A reload is compared with what runs, not with the reload before it.
+#[tokio::test]
+async fn a_key_that_needs_a_restart_is_named_until_it_is_as_it_was_at_the_start() {
+    let mut world = World::new().await;
+    world.configure(|text| text.replacen("threads = 2", "threads = 1", 1));
+    for _ in 0..2 {
+        assert_eq!(world.reload().await, ["proxy.threads"]);
+    }
+    world.configure(|text| text.replacen("threads = 1", "threads = 2", 1));
+    assert_eq!(world.reload().await, Vec::<&str>::new());
+}
+
+/// Operators see what is in force.
+#[tokio::test]
+async fn a_credential_that_is_gone_is_reported_no_more() {
+    let second = r#"[credential.second]
+hosts = ["second.test"]
+token_url = "@token_url@"
+client_id = "test-client"
+client_secret = { file = "secret" }
+grant = "client_credentials"
+"#;
+    let mut world = World::builder().sections(second).start().await;
+    assert_eq!(names(&world).await, ["api", "second"]);
+    let series = "bearerd_credential_state{credential=\"second\"";
+    assert!(world.ask_admin("/metrics").await.text().contains(series));
+    world.configure(|text| {
+        let (before, rest) = text.split_once("[credential.second]").unwrap();
+        let (_, after) = rest.split_once("[credential.api]").unwrap();
+        format!("{before}[credential.api]{after}")
+    });
+    world.reload().await;
+    assert_eq!(names(&world).await, ["api"]);
+    let metrics = world.ask_admin("/metrics").await.text();
+    assert!(!metrics.contains(series), "{metrics}");
+    assert!(metrics.contains("bearerd_credential_state{credential=\"api\""), "{metrics}");
+}
+
+/// The credentials that the admin listener lists, sorted.
+async fn names(world: &World) -> Vec<String> {
+    let listed = world.ask_admin("/api/v1/credentials").await;
+    let listed: Value = serde_json::from_slice(&listed.content).unwrap();
+    let listed = listed["credentials"].as_array().unwrap();
+    let mut names: Vec<_> =
+        listed.iter().map(|credential| credential["name"].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
 #[tokio::test]
 async fn tokens_are_kept_over_reloads_of_anything_else() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     world.configure(|text| {
         format!("{text}\n[log]\naccess = \"off\"\n[limits]\nbody_bytes = 1000\n")
     });
@@ -248,7 +325,7 @@ async fn tokens_are_kept_over_reloads_of_anything_else() {
 /// What a token is asked for with has changed: the token itself is still good.
 #[tokio::test]
 async fn a_token_is_kept_over_a_change_of_its_own_credential() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     world.configure(|text| {
         text.replace("client_id =", "margin = \"30s\"\nscope = \"a b\"\nclient_id =")
     });
@@ -260,11 +337,9 @@ async fn a_token_is_kept_over_a_change_of_its_own_credential() {
 
 #[tokio::test]
 async fn a_token_under_way_is_found_by_the_credential_that_was_changed_meanwhile() {
-    let mut world = settled(World::builder()).await;
-    world.clock.advance(std::time::Duration::from_secs(7200));
-    world.authorization_server.hold();
-    let before = world.spawn_get();
-    world.authorization_server.wait_for_token_requests(2).await;
+    let mut world = World::settled().await;
+    world.clock.advance(HOURS);
+    let before = world.begin_refresh().await;
     world.configure(|text| text.replace("client_id =", "scope = \"a b\"\nclient_id ="));
     world.reload().await;
     let after = world.spawn_get();
@@ -279,13 +354,11 @@ async fn a_token_under_way_is_found_by_the_credential_that_was_changed_meanwhile
 /// token before.
 #[tokio::test]
 async fn a_token_that_could_not_be_saved_is_kept_over_a_change_of_its_credential() {
-    let mut world = settled(World::builder()).await;
-    world.clock.advance(std::time::Duration::from_secs(7200));
+    let mut world = World::settled().await;
+    world.clock.advance(HOURS);
     // Nobody can write where no directory is.
     let (state, away) = (world.state(), world.dir.path().join("away"));
-    world.authorization_server.hold();
-    let request = world.spawn_get();
-    world.authorization_server.wait_for_token_requests(2).await;
+    let request = world.begin_refresh().await;
     std::fs::rename(&state, &away).unwrap();
     world.authorization_server.release_all();
     assert_eq!(request.await.unwrap().0, 200);

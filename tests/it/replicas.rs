@@ -3,47 +3,31 @@
 //! Most run in this process, on one state directory and one clock. Where one has to be killed or
 //! stopped while it holds the lock, it is the program itself.
 
+use std::mem::MaybeUninit;
 use std::time::{Duration, Instant, SystemTime};
 
 use bearerd::secret::Secret;
 use bearerd::store::{Generation, TokenRecord};
 use bearerd::token::Condition;
 use bearerd_test_support::{OnReuse, Rotation, TokenBehaviour};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
-use super::command_line::Bearerd;
-use super::refresh::settled;
-use super::world::{Sibling, World, eventually};
+use super::program::Program;
+use super::wire::within;
+use super::world::{HOURS, Sibling, TO_MARGIN, World, assert_all, eventually};
 
-const HOURS: Duration = Duration::from_secs(2 * 3600);
-/// Moves a settled token of an hour into its margin, which begins 240 to 300 s before its end.
-const TO_MARGIN: Duration = Duration::from_secs(3400 - 60);
 /// Within which a sibling's token is in use.
 const ADOPTION: Duration = Duration::from_secs(2);
 
 /// A settled world and a second proxy beside it, both with generation 1.
 async fn pair() -> (World, Sibling) {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let sibling = world.sibling().await;
     assert_eq!(sibling.status().generation, Generation(1));
     (world, sibling)
-}
-
-fn assert_all(answers: &[(u16, String)], status: u16) {
-    for (number, answer) in answers.iter().enumerate() {
-        assert_eq!(answer.0, status, "request {number}: {}", answer.1);
-    }
-}
-
-/// Asserts that the record holds the server's current refresh token, and this generation.
-fn assert_stored(world: &World, generation: u64) {
-    let record = world.record();
-    assert_eq!(record["generation"], generation);
-    assert_eq!(record["refresh_token"], world.authorization_server.current_refresh_token());
-    assert_eq!(record["intent"], Value::Null);
-    assert_eq!(record["terminal"], Value::Null);
-    assert_eq!(world.authorization_server.reuse_count(), 0);
 }
 
 /// The record, changed by somebody who does not care for the lock.
@@ -53,6 +37,23 @@ fn rewrite_record(world: &World, change: impl FnOnce(&mut TokenRecord)) {
     change(&mut record);
     // The file keeps its mode.
     std::fs::write(&path, record.to_bytes()).unwrap();
+}
+
+/// Waits until the proxies have read the record so many times, of their own accord.
+async fn record_is_read(world: &World, times: usize) {
+    let inotify = inotify::init(CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&inotify, world.state().join("api.json"), WatchFlags::CLOSE_NOWRITE)
+        .unwrap();
+    let (tell, mut read) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let mut buffer = [MaybeUninit::uninit(); 1024];
+        let mut events = inotify::Reader::new(inotify, &mut buffer);
+        // The last event is the end of the file itself, when nobody waits any more.
+        while events.next().is_ok() && tell.send(()).is_ok() {}
+    });
+    for _ in 0..times {
+        within(read.recv()).await.unwrap();
+    }
 }
 
 // ----- one token request for all -----
@@ -66,7 +67,7 @@ async fn replicas_without_a_token_make_one_token_request() {
     assert_all(&here, 200);
     assert_all(&there, 200);
     assert_eq!(world.authorization_server.token_requests(), 1);
-    assert_stored(&world, 1);
+    world.assert_stored(1);
     assert_eq!(sibling.status().generation, Generation(1));
 }
 
@@ -87,7 +88,7 @@ async fn a_hundred_rejections_over_two_replicas_cost_one_token_request() {
     assert_eq!(server.token_requests(), 2);
     assert_eq!(world.status().generation, Generation(2));
     assert_eq!(sibling.status().generation, Generation(2));
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 #[tokio::test]
@@ -104,7 +105,7 @@ async fn each_expiry_costs_three_replicas_one_token_request() {
         );
         assert_all(&[first, second, third].concat(), 200);
         assert_eq!(server.token_requests() as u64, generation);
-        assert_stored(&world, generation);
+        world.assert_stored(generation);
     }
 }
 
@@ -125,7 +126,7 @@ async fn near_expiry_replicas_make_one_token_request_in_the_background() {
     })
     .await;
     assert_eq!(server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 /// Row 3, under two replicas: each finds out for itself, once.
@@ -162,7 +163,7 @@ async fn near_expiry_an_endpoint_in_trouble_is_asked_once_by_each_replica() {
     })
     .await;
     assert_eq!(server.token_requests(), before + 1);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
 }
 
 // ----- what a sibling has stored -----
@@ -194,7 +195,7 @@ async fn a_rejection_reloads_before_it_asks() {
         };
         assert_eq!((asks.0, finds.0), (200, 200));
         assert_eq!(server.token_requests() as u64, generation);
-        assert_stored(&world, generation);
+        world.assert_stored(generation);
     }
 }
 
@@ -209,19 +210,12 @@ async fn an_expired_token_is_looked_for_in_the_store_before_anyone_is_asked() {
     assert_eq!(world.tokens_seen(), [newest.clone(), newest]);
 }
 
-/// Row 25: another process has rotated past the lock, as it may on a disk that knows no locks.
-#[tokio::test]
-async fn a_refresh_token_that_was_rotated_by_another_process_is_no_dead_grant() {
-    let (world, sibling) = pair().await;
+/// Stores generation 2, as another process may on a disk that knows no locks; its access token.
+fn rotate_past_the_lock(world: &World) -> String {
     let server = &world.authorization_server;
-    world.clock.advance(HOURS);
-    server.enqueue(TokenBehaviour::error(400, "invalid_grant", None));
-    server.hold();
-    let request = world.spawn_get();
-    server.wait_for_token_requests(2).await;
     let (access_token, refresh_token) =
         (server.tokens().issue_access_token(HOURS), server.issue_refresh_token());
-    rewrite_record(&world, |record| {
+    rewrite_record(world, |record| {
         record.generation = Generation(2);
         record.access_token = Some(Secret::new(access_token.clone()));
         record.refresh_token = Some(Secret::new(refresh_token));
@@ -229,6 +223,18 @@ async fn a_refresh_token_that_was_rotated_by_another_process_is_no_dead_grant() 
         record.expires_at = Some(world.clock.now() + HOURS);
         record.intent = None;
     });
+    access_token
+}
+
+/// Row 25: another process has rotated meanwhile, so that ours was too late.
+#[tokio::test]
+async fn a_refresh_token_that_was_rotated_by_another_process_is_no_dead_grant() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    world.clock.advance(HOURS);
+    server.enqueue(TokenBehaviour::error(400, "invalid_grant", None));
+    let request = world.begin_refresh().await;
+    let access_token = rotate_past_the_lock(&world);
     let stored = world.record();
     server.release_all();
     assert_eq!(request.await.unwrap().0, 200);
@@ -236,6 +242,38 @@ async fn a_refresh_token_that_was_rotated_by_another_process_is_no_dead_grant() 
     assert_eq!(world.tokens_seen(), [access_token.clone(), access_token]);
     assert_eq!(server.token_requests(), 2);
     assert_eq!(world.record(), stored, "generation 2 is untouched");
+}
+
+/// The same where ours was answered as well: what is stored counts.
+#[tokio::test]
+async fn a_record_that_another_process_has_stored_meanwhile_is_not_overwritten() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    world.clock.advance(HOURS);
+    let answer = json!({"access_token": server.tokens().issue_access_token(HOURS),
+        "expires_in": 3600, "refresh_token": "rt-too-late"});
+    server.enqueue(TokenBehaviour::json(200, answer));
+    let request = world.begin_refresh().await;
+    let access_token = rotate_past_the_lock(&world);
+    let stored = world.record();
+    server.release_all();
+    assert_eq!(request.await.unwrap().0, 200);
+    assert_eq!(sibling.get(&world).await.0, 200);
+    assert_eq!(world.tokens_seen(), [access_token.clone(), access_token]);
+    assert_eq!(server.token_requests(), 2);
+    assert_eq!(world.record(), stored, "generation 2 is untouched");
+}
+
+#[tokio::test]
+async fn a_siblings_dead_grant_is_known_without_a_request() {
+    let (world, sibling) = pair().await;
+    let server = &world.authorization_server;
+    server.revoke_refresh_token();
+    world.clock.advance(HOURS);
+    assert_eq!(world.get("/").await.0, 503);
+    let knows = || matches!(sibling.status().condition, Condition::NeedsLogin(_));
+    eventually("the sibling has found it", knows).await;
+    assert_eq!(server.token_requests(), 2);
 }
 
 #[tokio::test]
@@ -288,7 +326,7 @@ async fn a_new_seed_given_to_one_replica_heals_both() {
     assert_eq!(server.token_requests(), 3);
     let generation = world.record()["generation"].as_u64().unwrap();
     assert!(generation > 1);
-    assert_stored(&world, generation);
+    world.assert_stored(generation);
 
     // The other is given it as well, later.
     sibling.app().reload(world.settings()).await.unwrap();
@@ -318,7 +356,7 @@ async fn a_new_seed_wins_over_the_good_token_of_a_sibling() {
 
 /// A token near its end, the program holding the lock because its token request is not answered, and a
 /// proxy in this process that may wait a second.
-async fn holder(commit_first: bool) -> (World, Bearerd) {
+async fn holder(commit_first: bool) -> (World, Program) {
     let builder = World::builder().sections("[limits]\nwait = \"1s\"");
     let mut world = builder
         .authorization_server(|config| {
@@ -335,7 +373,7 @@ async fn holder(commit_first: bool) -> (World, Bearerd) {
         record.expires_at = Some(SystemTime::now() + Duration::from_secs(200));
     });
     world.authorization_server.enqueue(TokenBehaviour::Stall { commit_first });
-    let program = Bearerd::start(world.dir.path(), &["run"], &[]).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     world.authorization_server.wait_for_token_requests(2).await;
     if commit_first {
@@ -357,6 +395,8 @@ async fn is_served_meanwhile(world: &World) {
         assert!(began.elapsed() < slowest, "round {round}: {:?}", began.elapsed());
         let busy = || world.status().condition == Condition::Failing("lock_busy");
         eventually("the lock is not to be had", busy).await;
+        // The wait is a second.
+        assert!(began.elapsed() < Duration::from_secs(3), "round {round}: {:?}", began.elapsed());
     }
     assert_eq!(world.authorization_server.token_requests(), 2);
 }
@@ -369,15 +409,15 @@ async fn a_killed_lock_holder_blocks_nobody_and_its_refresh_is_done_by_another()
     is_served_meanwhile(&world).await;
     program.signal(Signal::KILL);
     program.ends().await;
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while world.status().generation == Generation(1) {
-        assert!(Instant::now() < deadline, "{:?}", world.status());
-        assert_eq!(world.get("/").await.0, 200);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    // The pause after the last attempt is over, and the next request makes another.
+    let freed = Instant::now();
+    world.clock.advance(Duration::from_secs(2));
+    assert_eq!(world.get("/").await.0, 200);
+    eventually("another has refreshed", || world.status().generation == Generation(2)).await;
+    assert!(freed.elapsed() < Duration::from_secs(3), "{:?}", freed.elapsed());
     assert_eq!(world.get("/").await.0, 200);
     assert_eq!(server.token_requests(), 3);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
     server.release_all();
 }
 
@@ -403,7 +443,7 @@ async fn a_stopped_lock_holder_blocks_nobody_beyond_the_wait() {
     eventually("it is adopted", || world.status().generation == Generation(2)).await;
     assert_eq!(world.get("/").await.0, 200);
     assert_eq!(server.token_requests(), 2);
-    assert_stored(&world, 2);
+    world.assert_stored(2);
     program.stop().await;
 }
 
@@ -449,8 +489,8 @@ async fn a_backup_put_back_under_running_replicas_is_overtaken_by_the_newest_ref
     let server = &world.authorization_server;
     let newest = server.current_refresh_token();
     std::fs::write(world.state().join("api.json"), &backup).unwrap();
-    // As long as they look at it, and longer: nobody goes back.
-    tokio::time::sleep(ADOPTION).await;
+    // They look by turns: four times are two for each, and so one to its end. Nobody goes back.
+    record_is_read(&world, 4).await;
     assert_eq!(world.status().generation, Generation(3));
     assert_eq!(sibling.status().generation, Generation(3));
 
@@ -459,7 +499,7 @@ async fn a_backup_put_back_under_running_replicas_is_overtaken_by_the_newest_ref
     assert_all(&[here, there].concat(), 200);
     assert_eq!(server.token_requests(), 4);
     assert_eq!(server.requests()[3].param("refresh_token"), Some(&*newest));
-    assert_stored(&world, 4);
+    world.assert_stored(4);
     eventually("both have it", || {
         [world.status().generation, sibling.status().generation] == [Generation(4); 2]
     })
@@ -502,7 +542,7 @@ async fn a_backup_put_back_while_nobody_runs_costs_one_token_request_and_is_name
     assert_eq!(world.authorization_server.token_requests(), 4);
     assert!(matches!(world.status().condition, Condition::NeedsLogin(_)));
     assert!(matches!(sibling.status().condition, Condition::NeedsLogin(_)));
-    assert_eq!(world.record()["terminal"]["reason"], "revoked");
+    assert_eq!(world.terminal_reason(), "revoked");
 
     // What heals it is what heals every dead grant.
     world.write_seed(&world.authorization_server.issue_refresh_token());

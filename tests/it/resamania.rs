@@ -8,11 +8,8 @@ use bearerd::token::Condition;
 use bearerd_test_support::{ClientAuth, OnReuse, Rotation, TokenBehaviour};
 use serde_json::{Value, json};
 
-use super::refresh::settled;
-use super::world::{World, WorldBuilder, eventually};
+use super::world::{HOURS, TO_MARGIN, World, WorldBuilder, eventually};
 
-/// Longer than a token lives.
-const HOURS: Duration = Duration::from_secs(2 * 3600);
 /// Longer than a server that refuses this OAuth client is left alone at first.
 const MINUTES: Duration = Duration::from_secs(120);
 
@@ -29,7 +26,7 @@ fn resamania() -> WorldBuilder {
 
 /// A world whose access token is over and whose next token request is answered with `error`.
 async fn with_error(error: TokenBehaviour) -> (World, u16, String) {
-    let world = settled(resamania()).await;
+    let world = resamania().settled().await;
     world.clock.advance(HOURS);
     world.authorization_server.enqueue(error);
     let response = world.client().get(world.http("/members")).send().await.unwrap();
@@ -75,7 +72,7 @@ async fn a_lower_case_token_type_becomes_a_proper_authorization() {
 
 #[tokio::test]
 async fn a_member_of_staff_revoking_tokens_is_noticed_by_nobody() {
-    let world = settled(resamania()).await;
+    let world = resamania().settled().await;
     world.authorization_server.tokens().revoke_all_access_tokens();
     for (status, _) in world.get_many(30).await {
         assert_eq!(status, 200);
@@ -95,7 +92,7 @@ async fn a_400_about_the_refresh_token_needs_a_login() {
         world.clock.advance(HOURS);
         assert_eq!(world.get("/members").await.0, 503);
         assert_eq!(world.authorization_server.token_requests(), 2);
-        assert_eq!(world.record()["terminal"]["reason"], "revoked");
+        assert_eq!(world.terminal_reason(), "revoked");
     }
 }
 
@@ -172,7 +169,7 @@ async fn a_500_after_the_rotation_cannot_be_healed_and_says_so() {
     assert!(proxy_status.contains("credential_needs_login"), "{proxy_status}");
     assert!(proxy_status.contains("lost"), "{proxy_status}");
     assert_eq!(world.authorization_server.token_requests(), 3);
-    assert_eq!(world.record()["terminal"]["reason"], "lost_rotation");
+    assert_eq!(world.terminal_reason(), "lost_rotation");
 }
 
 #[tokio::test]
@@ -183,9 +180,9 @@ async fn an_error_near_expiry_is_noticed_by_nobody() {
         TokenBehaviour::error(400, "invalid_client", None),
         TokenBehaviour::error(400, "invalid_grant", Some("Invalid refresh token")),
     ] {
-        let world = settled(resamania()).await;
+        let world = resamania().settled().await;
         world.authorization_server.enqueue(error);
-        world.clock.advance(Duration::from_secs(3400 - 60));
+        world.clock.advance(TO_MARGIN);
         assert_eq!(world.get("/members").await.0, 200);
         eventually("the failure is known", || {
             matches!(world.status().condition, Condition::Failing(_) | Condition::NeedsLogin(_))

@@ -1,15 +1,15 @@
 //! What operators and their programs read: `bearerd status`, the admin listener, the metrics.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use bearerd_test_support::{OriginConfig, OriginServer, TokenBehaviour};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::command_line::{Bearerd, bearerd, get, text};
-use super::forwarding::{Reply, Wire, message};
-use super::world::{World, WorldBuilder};
+use super::program::{Program, bearerd, text};
+use super::wire::{Reply, Wire, get, message};
+use super::world::{HOURS, World, WorldBuilder, eventually};
 
 /// Servers, and a configuration whose admin listener `bearerd status` can find.
 async fn servers(builder: WorldBuilder) -> World {
@@ -22,10 +22,6 @@ async fn servers(builder: WorldBuilder) -> World {
         text.replace(listen, &format!("[admin]\nlisten = \"{free}\""))
     });
     world
-}
-
-async fn program(world: &World) -> Bearerd {
-    Bearerd::start(world.dir.path(), &["run"], &[]).await
 }
 
 /// Runs `bearerd status` with these arguments: exit code, standard output, standard error.
@@ -75,7 +71,7 @@ fn assert_no_secret(world: &World, said: &str) {
 #[tokio::test]
 async fn status_says_what_each_credential_is_doing() {
     let world = servers(World::builder()).await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     let (code, said, _) = status(world.dir.path(), &[]).await;
     assert_eq!(code, Some(0));
     assert!(said.starts_with("api: absent\n") && said.contains("none yet"), "{said}");
@@ -135,7 +131,7 @@ async fn status_without_an_admin_listener_says_so() {
 #[tokio::test]
 async fn the_probe_fails_while_the_proxy_drains() {
     let world = servers(World::builder()).await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     world.origin.clear();
     world.origin.hold();
@@ -160,7 +156,7 @@ async fn a_dead_grant_is_shown_with_its_reason_and_what_to_do() {
     let token = server.current_refresh_token();
     let echo = format!("refresh token {token} is unknown");
     server.enqueue(TokenBehaviour::error(400, "invalid_grant", Some(&echo)));
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 503);
     let (code, said, _) = status(world.dir.path(), &[]).await;
     assert_eq!(code, Some(0));
@@ -190,10 +186,10 @@ async fn a_dead_grant_is_shown_with_its_reason_and_what_to_do() {
 async fn a_dead_grant_is_shown_after_a_restart() {
     let world = servers(World::builder()).await;
     world.authorization_server.revoke_refresh_token();
-    let first = program(&world).await;
+    let first = Program::start(&world).await;
     assert_eq!(first.get(&world.http("/")).await, 503);
     first.stop().await;
-    let second = program(&world).await;
+    let second = Program::start(&world).await;
     let credential = described(second.admin).await;
     assert_eq!(
         (&credential["state"], &credential["reason"]),
@@ -204,12 +200,94 @@ async fn a_dead_grant_is_shown_after_a_restart() {
     second.stop().await;
 }
 
+#[tokio::test]
+async fn a_token_that_is_over_is_shown_as_expired() {
+    let mut world = servers(World::builder()).await;
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    world.clock.advance(HOURS);
+    let (code, said, _) = status(world.dir.path(), &[]).await;
+    assert_eq!(code, Some(0));
+    assert!(said.contains("number 1, expired\n"), "{said}");
+    let credential = described(world.app().admin_address().unwrap()).await;
+    assert_eq!(credential["token"], false);
+    assert!((-3700..=-3500).contains(&credential["expires_in"].as_i64().unwrap()), "{credential}");
+}
+
+/// An authorization server that does not accept the OAuth client: ready, and degraded.
+#[tokio::test]
+async fn a_refresh_that_was_refused_is_shown_with_what_to_do() {
+    let mut world = servers(World::builder()).await;
+    world.start_proxy().await;
+    world.authorization_server.enqueue(TokenBehaviour::error(401, "invalid_client", None));
+    assert_eq!(world.get("/").await.0, 503);
+    let ready = world.ask_admin("/readyz").await;
+    assert_eq!(ready.status, 200);
+    let ready: Value = serde_json::from_slice(&ready.content).unwrap();
+    assert_eq!(ready["status"], "degraded");
+    assert_eq!(ready["credentials"][0]["reason"], "refused");
+    let (_, said, _) = status(world.dir.path(), &[]).await;
+    assert!(said.starts_with("api: failing (refused)\n"), "{said}");
+    assert!(said.contains("next step") && said.contains("client_secret"), "{said}");
+    assert_no_secret(&world, &(said + &ready.to_string()));
+}
+
+#[tokio::test]
+async fn a_token_that_is_only_in_memory_is_shown_with_what_to_do() {
+    let mut world = servers(World::builder()).await;
+    world.start_proxy().await;
+    let request = world.begin_refresh().await;
+    // Nobody can write where no directory is.
+    let (state, away) = (world.state(), world.dir.path().join("away"));
+    std::fs::rename(&state, &away).unwrap();
+    world.authorization_server.release_all();
+    assert_eq!(request.await.unwrap().0, 200);
+    let unsaved = "bearerd_credential_unsaved{credential=\"api\"}";
+    assert_eq!(sample(&world.ask_admin("/metrics").await.text(), unsaved), Some(1.0));
+    assert_eq!(described(world.app().admin_address().unwrap()).await["unsaved"], true);
+    let (_, said, _) = status(world.dir.path(), &[]).await;
+    assert!(said.contains("next step") && said.contains("writable"), "{said}");
+
+    std::fs::rename(&away, &state).unwrap();
+    eventually("it is saved", || !world.status().unsaved).await;
+    assert_eq!(sample(&world.ask_admin("/metrics").await.text(), unsaved), Some(0.0));
+}
+
 // ----- the admin listener -----
+
+#[tokio::test]
+async fn beyond_loopback_the_probes_name_nobody_and_the_rest_needs_the_token() {
+    let mut world = servers(World::builder()).await;
+    world.write_secret("admin-token", "test-admin-token");
+    world.configure_file(|text| {
+        let anywhere = "[admin]\ntoken = { file = \"admin-token\" }\nlisten = \"0.0.0.0:";
+        text.replace("[admin]\nlisten = \"127.0.0.1:", anywhere)
+    });
+    world.start_proxy().await;
+    assert!(world.app().admin_address().unwrap().ip().is_unspecified());
+    let admin = (Ipv4Addr::LOCALHOST, world.app().admin_address().unwrap().port()).into();
+    let ready = ask(admin, "/readyz").await;
+    assert_eq!((ready.status, ready.text()), (200, "{\"status\":\"ok\"}\n".to_owned()));
+    for path in ["/metrics", "/api/v1/credentials"] {
+        assert_eq!(ask(admin, path).await.status, 401, "{path}");
+        let request = [
+            &*format!("GET {path} HTTP/1.1"),
+            "Host: localhost",
+            "Authorization: Bearer test-admin-token",
+        ];
+        assert_eq!(Wire::to_address(admin).await.ask(&request).await.status, 200, "{path}");
+    }
+    // `bearerd status` finds the token where the proxy does.
+    let (code, said, complaints) = status(world.dir.path(), &[]).await;
+    assert_eq!(code, Some(0), "{complaints}");
+    assert!(said.starts_with("api: absent\n"), "{said}");
+    assert!(!said.contains("test-admin-token"), "{said}");
+}
 
 #[tokio::test]
 async fn a_credential_is_described_with_all_its_members() {
     let world = servers(World::builder()).await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     let credential = described(program.admin).await;
     let names: Vec<&String> = credential.as_object().unwrap().keys().collect();
@@ -245,7 +323,7 @@ async fn a_credential_is_described_with_all_its_members() {
 #[tokio::test]
 async fn what_is_asked_for_under_another_name_is_403() {
     let world = servers(World::builder()).await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     for path in ["/metrics", "/api/v1/credentials", "/", "/nothing"] {
         for host in ["evil.test", "evil.test:9090", "localhost.evil.test", "127.0.0.1.evil.test"] {
             let request = [format!("GET {path} HTTP/1.1"), format!("Host: {host}")];
@@ -316,8 +394,8 @@ fn parsed(metrics: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn metrics_are_openmetrics_and_count_what_happened() {
-    let world = servers(World::builder().plain_origin().credential("allow_http = true")).await;
-    let program = program(&world).await;
+    let world = servers(World::plain()).await;
+    let program = Program::start(&world).await;
     let reply = ask(program.admin, "/metrics").await;
     assert!(reply.field("content-type").unwrap().starts_with("application/openmetrics-text"));
     parsed(&reply.text());
@@ -352,12 +430,12 @@ async fn metrics_are_openmetrics_and_count_what_happened() {
 
 #[tokio::test]
 async fn absorbed_rejections_and_failed_refreshes_are_counted() {
-    let world = super::refresh::settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     let admin = world.app().admin_address().unwrap();
     server.tokens().revoke_all_access_tokens();
     assert_eq!(world.get("/").await.0, 200);
-    world.clock.advance(std::time::Duration::from_secs(7200));
+    world.clock.advance(HOURS);
     server
         .enqueue(TokenBehaviour::json(429, serde_json::json!({})).with_header("retry-after", "60"));
     assert_eq!(world.get("/").await.0, 503);
@@ -376,11 +454,26 @@ async fn absorbed_rejections_and_failed_refreshes_are_counted() {
     }
 }
 
+#[tokio::test]
+async fn a_rejection_that_no_refresh_heals_is_counted_as_passed_on() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    server.revoke_refresh_token();
+    server.tokens().revoke_all_access_tokens();
+    assert_eq!(world.get("/").await.0, 401);
+    let metrics = world.ask_admin("/metrics").await.text();
+    let rejections = |outcome: &str| {
+        let series = "bearerd_rejections_total{credential=\"api\",outcome=";
+        sample(&metrics, &format!("{series}\"{outcome}\"}}")).unwrap_or(0.0)
+    };
+    assert_eq!((rejections("passed_on"), rejections("absorbed")), (1.0, 0.0), "{metrics}");
+}
+
 /// A client chooses hosts, paths and methods as it likes; the number of series is the operator's.
 #[tokio::test]
 async fn no_label_holds_what_a_client_chose() {
     let world = servers(World::builder()).await;
-    let program = program(&world).await;
+    let program = Program::start(&world).await;
     let other = OriginServer::start(OriginConfig::default()).await;
     let port = other.port();
     assert_eq!(program.get(&format!("http://127.0.0.1:{port}/x")).await, 200);

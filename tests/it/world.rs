@@ -1,5 +1,6 @@
 //! A small world for one test: an authorization server, an API, and bearerd in between.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,15 @@ use bearerd_test_support::{
     AuthorizationServer, AuthorizationServerConfig, OriginConfig, OriginServer, TestCa,
 };
 use tempfile::TempDir;
+
+use super::wire::{Reply, Wire};
+
+/// Longer than a new token is given to become known to the API.
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+/// Longer than a token lives.
+pub(crate) const HOURS: Duration = Duration::from_secs(2 * 3600);
+/// Moves a settled token of an hour into its margin, which begins 240 to 300 s before its end.
+pub(crate) const TO_MARGIN: Duration = Duration::from_secs(3400 - 60);
 
 /// What a test wants its world to be like; the rest is as a careful operator would have it.
 pub(crate) struct WorldBuilder {
@@ -38,6 +48,7 @@ pub(crate) struct Sibling {
 pub(crate) struct World {
     pub(crate) authorization_server: AuthorizationServer,
     pub(crate) origin: OriginServer,
+    /// bearerd's alone: the servers go by the real time.
     pub(crate) clock: Clock,
     pub(crate) dir: TempDir,
     configuration: String,
@@ -60,12 +71,22 @@ impl World {
         }
     }
 
+    /// A world whose API speaks plain http, and may be given tokens all the same.
+    pub(crate) fn plain() -> WorldBuilder {
+        Self::builder().plain_origin().credential("allow_http = true")
+    }
+
     /// As [`World::builder`], with nothing changed.
     pub(crate) async fn new() -> Self {
         Self::builder().start().await
     }
 
-    pub(crate) fn proxy_address(&self) -> std::net::SocketAddr {
+    /// As [`World::new`], [settled](WorldBuilder::settled).
+    pub(crate) async fn settled() -> Self {
+        Self::builder().settled().await
+    }
+
+    pub(crate) fn proxy_address(&self) -> SocketAddr {
         self.app().proxy_addresses()[0]
     }
 
@@ -99,6 +120,13 @@ impl World {
         self.app.as_ref().unwrap()
     }
 
+    /// One `GET` at the admin listener.
+    pub(crate) async fn ask_admin(&self, path: &str) -> Reply {
+        let request = format!("GET {path} HTTP/1.1");
+        let mut admin = Wire::to_address(self.app().admin_address().unwrap()).await;
+        admin.ask(&[&*request, "Host: localhost"]).await
+    }
+
     /// The directory of the file store.
     pub(crate) fn state(&self) -> std::path::PathBuf {
         self.dir.path().join("state")
@@ -108,6 +136,22 @@ impl World {
     pub(crate) fn record(&self) -> serde_json::Value {
         let text = std::fs::read(self.state().join("api.json")).unwrap();
         serde_json::from_slice::<serde_json::Value>(&text).unwrap()["record"].clone()
+    }
+
+    /// Why the record says that a person has to act.
+    pub(crate) fn terminal_reason(&self) -> serde_json::Value {
+        self.record()["terminal"]["reason"].clone()
+    }
+
+    /// Asserts that the record holds the server's current refresh token, and this generation.
+    #[track_caller]
+    pub(crate) fn assert_stored(&self, generation: u64) {
+        let record = self.record();
+        assert_eq!(record["generation"], generation);
+        assert_eq!(record["refresh_token"], self.authorization_server.current_refresh_token());
+        assert_eq!(record["intent"], serde_json::Value::Null);
+        assert_eq!(record["terminal"], serde_json::Value::Null);
+        assert_eq!(self.authorization_server.reuse_count(), 0);
     }
 
     /// `n` requests at once over as many connections: statuses and bodies.
@@ -142,6 +186,17 @@ impl World {
         })
     }
 
+    /// One request in the background that needs a new token; the authorization server has received the
+    /// token request and holds it until `release_all`.
+    pub(crate) async fn begin_refresh(&self) -> tokio::task::JoinHandle<(u16, String)> {
+        let server = &self.authorization_server;
+        let before = server.token_requests();
+        server.hold();
+        let request = self.spawn_get();
+        server.wait_for_token_requests(before + 1).await;
+        request
+    }
+
     /// The access tokens that the API saw, in the order of arrival.
     pub(crate) fn tokens_seen(&self) -> Vec<String> {
         let bearer = |request: &bearerd_test_support::ReceivedRequest| {
@@ -152,12 +207,17 @@ impl World {
 
     /// Writes another seed; it counts from the next start on.
     pub(crate) fn write_seed(&self, refresh_token: &str) {
-        write_secret(&self.dir.path().join("seed"), refresh_token);
+        self.write_secret("seed", refresh_token);
     }
 
     /// Writes another client secret; it counts from the next start on.
     pub(crate) fn write_client_secret(&self, secret: &str) {
-        write_secret(&self.dir.path().join("secret"), secret);
+        self.write_secret("secret", secret);
+    }
+
+    /// Writes a file that the configuration can name as a secret's.
+    pub(crate) fn write_secret(&self, name: &str, secret: &str) {
+        write_secret(&self.dir.path().join(name), secret);
     }
 
     /// Changes the configuration; it counts from the next start on.
@@ -267,6 +327,17 @@ impl WorldBuilder {
         world
     }
 
+    /// Starts everything and has one request answered: generation 1, old enough for a rejection of it
+    /// not to be put down to its youth.
+    pub(crate) async fn settled(self) -> World {
+        let world = self.start().await;
+        assert_eq!(world.get("/").await.0, 200);
+        assert_eq!(world.authorization_server.token_requests(), 1);
+        world.clock.advance(MINUTE);
+        world.origin.clear();
+        world
+    }
+
     /// Starts the servers and writes the configuration; the proxy is started by the test.
     pub(crate) async fn start_servers(self) -> World {
         let dir = tempfile::tempdir().unwrap();
@@ -356,21 +427,25 @@ impl Sibling {
     }
 }
 
-/// An HTTP client as an application would have it.
+/// An HTTP client as an application would have it: told of the proxy and of bearerd's CA.
 fn client_of(app: &App) -> reqwest::Client {
     let mut roots = rustls::RootCertStore::empty();
     if let Some(ca) = app.ca() {
         roots.add(ca.der().to_vec().into()).unwrap();
     }
+    client_through(app.proxy_addresses()[0], roots)
+}
+
+/// An HTTP client that goes through this proxy and trusts these roots.
+pub(crate) fn client_through(proxy: SocketAddr, roots: rustls::RootCertStore) -> reqwest::Client {
     let tls = rustls::ClientConfig::builder_with_provider(bearerd::tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let proxy = format!("http://{}", app.proxy_addresses()[0]);
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
-        .proxy(reqwest::Proxy::all(proxy).unwrap())
+        .proxy(reqwest::Proxy::all(format!("http://{proxy}")).unwrap())
         .http1_only()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(Duration::from_secs(60))
@@ -389,6 +464,14 @@ async fn get_many(client: &reqwest::Client, url: &str, n: usize) -> Vec<(u16, St
         requests.spawn(get(client.get(url)));
     }
     requests.join_all().await
+}
+
+/// Asserts that each answer has this status.
+#[track_caller]
+pub(crate) fn assert_all(answers: &[(u16, String)], status: u16) {
+    for (number, answer) in answers.iter().enumerate() {
+        assert_eq!(answer.0, status, "request {number}: {}", answer.1);
+    }
 }
 
 /// Waits for what no event announces, at most ten seconds.

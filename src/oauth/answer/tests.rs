@@ -1,8 +1,14 @@
 //! The classification as a table: status, fields and body in, meaning out.
 #![allow(clippy::unwrap_used)]
 
+mod properties;
+mod rows;
+
+use std::time::{Duration, UNIX_EPOCH};
+
 use http::HeaderValue;
 
+use super::expiry::MAX_LIFETIME;
 use super::*;
 
 fn at(seconds: u64) -> SystemTime {
@@ -17,8 +23,25 @@ fn answer(status: u16, body: &str) -> RawAnswer {
     }
 }
 
+/// As any server's answer is read.
+fn read_by_default(
+    answer: &RawAnswer,
+    now: SystemTime,
+    secrets: &[&Secret],
+) -> Result<TokenResponse, GrantError> {
+    read(answer, &Reading::default(), now, secrets)
+}
+
 fn class_of(status: u16, body: &str) -> Class {
-    read(&answer(status, body), at(0), &[]).unwrap_err().class
+    read_by_default(&answer(status, body), at(0), &[]).unwrap_err().class
+}
+
+fn path(text: &str) -> MemberPath {
+    MemberPath::parse(text).unwrap()
+}
+
+fn mapped(mapping: Mapping) -> Reading {
+    Reading { mapping, ..Reading::default() }
 }
 
 #[test]
@@ -115,7 +138,7 @@ fn a_token_is_read_from_json_under_any_type_and_from_a_form() {
         (200, "\u{feff}{\"access_token\":\"a1\",\"refresh_token\":\"r1\"}"),
         (200, "access_token=a1&refresh_token=r1&token_type=bearer"),
     ] {
-        let token = read(&answer(status, body), at(0), &[]).unwrap();
+        let token = read_by_default(&answer(status, body), at(0), &[]).unwrap();
         assert_eq!(token.access_token.unwrap().expose(), "a1", "{body}");
         assert_eq!(token.refresh_token.unwrap().expose(), "r1", "{body}");
     }
@@ -125,7 +148,7 @@ fn a_token_is_read_from_json_under_any_type_and_from_a_form() {
 fn a_lifetime_is_a_number_or_text_and_anything_else_is_unknown() {
     let lifetime = |json: &str| {
         let body = format!(r#"{{"access_token":"a","expires_in":{json}}}"#);
-        let expires_at = read(&answer(200, &body), at(1000), &[]).unwrap().expires_at?;
+        let expires_at = read_by_default(&answer(200, &body), at(1000), &[]).unwrap().expires_at?;
         Some(expires_at.duration_since(at(1000)).unwrap().as_secs())
     };
     for json in ["3600", "3600.0", "3.6e3", "\"3600\"", "\"3600.0\"", "\"3.6e3\"", "\" 3600 \""] {
@@ -143,7 +166,8 @@ fn the_token_type_is_bearer_in_any_case_or_absent() {
         [r#","token_type":"Bearer""#, r#","token_type":"bearer""#, r#","token_type":"BEARER""#, ""]
     {
         assert!(
-            read(&answer(200, &format!(r#"{{"access_token":"a"{kind}}}"#)), at(0), &[]).is_ok()
+            read_by_default(&answer(200, &format!(r#"{{"access_token":"a"{kind}}}"#)), at(0), &[])
+                .is_ok()
         );
     }
 }
@@ -152,14 +176,14 @@ fn the_token_type_is_bearer_in_any_case_or_absent() {
 fn an_omitted_empty_or_null_refresh_token_is_none() {
     for member in ["", r#","refresh_token":"""#, r#","refresh_token":null"#] {
         let body = format!(r#"{{"access_token":"a"{member}}}"#);
-        assert!(read(&answer(200, &body), at(0), &[]).unwrap().refresh_token.is_none());
+        assert!(read_by_default(&answer(200, &body), at(0), &[]).unwrap().refresh_token.is_none());
     }
 }
 
 #[test]
 fn a_new_refresh_token_beside_an_unusable_access_token_is_salvaged() {
     let body = r#"{"access_token":"a","token_type":"DPoP","refresh_token":"r2"}"#;
-    let error = read(&answer(200, body), at(0), &[]).unwrap_err();
+    let error = read_by_default(&answer(200, body), at(0), &[]).unwrap_err();
     assert_eq!(error.salvaged.unwrap().expose(), "r2");
 }
 
@@ -169,7 +193,7 @@ fn a_throttle_lasts_as_long_as_the_server_says() {
     let wait = |name: &'static str, value: &str, body: &str| {
         let mut answer = answer(429, body);
         answer.fields.insert(name, HeaderValue::from_str(value).unwrap());
-        read(&answer, now, &[]).unwrap_err().retry_after.unwrap().as_secs()
+        read_by_default(&answer, now, &[]).unwrap_err().retry_after.unwrap().as_secs()
     };
     assert_eq!(wait("retry-after", "120", ""), 120);
     assert_eq!(wait("retry-after", "999999", ""), 3600);
@@ -185,11 +209,11 @@ fn what_the_server_says_is_cut_escaped_and_masked() {
     let secret = Secret::new("s3cret-token".to_owned());
     let text = format!("\u{1b}[31m{} s3cret-token", "x".repeat(185));
     let body = serde_json::json!({ "error": "invalid_grant", "error_description": text });
-    let error = read(&answer(400, &body.to_string()), at(0), &[&secret]).unwrap_err();
+    let error = read_by_default(&answer(400, &body.to_string()), at(0), &[&secret]).unwrap_err();
     let shown = format!("{error} {error:?}");
     assert!(!shown.contains("s3cret-token") && !shown.contains('\u{1b}'), "{shown}");
     let long = serde_json::json!({ "error": "x", "error_description": "y".repeat(1000) });
-    let error = read(&answer(400, &long.to_string()), at(0), &[]).unwrap_err();
+    let error = read_by_default(&answer(400, &long.to_string()), at(0), &[]).unwrap_err();
     assert!(error.description.unwrap().chars().count() <= 201);
 }
 
@@ -199,8 +223,8 @@ fn hostile_bodies_are_bounded_and_never_panic() {
     for body in
         [deep.as_str(), "{\"access_token\":", "\u{0}", "a=b", "{\"error\":{}}", "{\"error\":true}"]
     {
-        assert!(read(&answer(200, body), at(0), &[]).is_err());
+        assert!(read_by_default(&answer(200, body), at(0), &[]).is_err());
     }
     let utf16: Vec<u8> = "{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    assert!(read(&RawAnswer { body: utf16, ..answer(200, "") }, at(0), &[]).is_err());
+    assert!(read_by_default(&RawAnswer { body: utf16, ..answer(200, "") }, at(0), &[]).is_err());
 }

@@ -8,7 +8,7 @@ use crate::template::{Late, Names, Template};
 impl Part<'_, '_> {
     pub(super) fn injection(&mut self, names: &Names) -> Injection {
         let section = self.section;
-        let names = names.with(Late::AccessToken);
+        let names = names.with(Late::AccessToken).with_raw();
         let listed = self.fields("inject", &section.inject, &names);
         let query = self.query(&names);
         let fields = listed.map_or(Fields::Bearer, |listed| match listed.as_slice() {

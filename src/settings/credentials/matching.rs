@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use http::{Method, StatusCode};
-use serde_json::Value;
 use toml::Spanned;
 
 use super::Part;
-use crate::config::{self, CredentialSection, Field, Literal, Problem};
+use crate::config::{self, CredentialSection, Field, Problem};
 use crate::credential::{Evidence, HostPattern, PathPrefix, RejectionRule, Rejections};
 
 /// Who has named a host and a path (empty for all), for which methods, and where.
@@ -179,12 +178,7 @@ fn evidence(evidence: &config::Evidence) -> Evidence {
     match evidence {
         config::Evidence::Body(text) => Evidence::Contains(text.clone()),
         config::Evidence::Json(path, is) => {
-            let is = match is {
-                Literal::Text(text) => Value::from(text.as_str()),
-                Literal::Number(number) => Value::from(*number),
-                Literal::Bool(truth) => Value::from(*truth),
-            };
-            Evidence::Json { path: path.clone(), is }
+            Evidence::Json { path: path.clone(), is: super::answers::value(is) }
         }
     }
 }

@@ -4,8 +4,8 @@
 use std::time::SystemTime;
 
 use super::outcome::{Terms, issue};
-use super::{Refresher, Rotation};
-use crate::oauth::{Given, Revocation, TokenKind, TokenResponse};
+use super::Refresher;
+use crate::oauth::{Given, Revocation, Rotation, TokenKind, TokenResponse};
 use crate::store::{Commit, StoreError, Terminal, TerminalReason, TokenRecord};
 
 /// How often a compare-and-set is tried against refreshes that come in between.

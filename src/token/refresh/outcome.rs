@@ -2,11 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::super::Rotation;
 use super::super::margin::{Lesson, learn};
 use super::super::state::Backoff;
 use super::plan::{is_usable, supersede};
-use crate::oauth::{Class, GrantError, TokenResponse};
+use crate::oauth::{Class, GrantError, Rotation, TokenResponse};
 use crate::secret::Fingerprint;
 use crate::store::{TerminalReason, TokenRecord};
 
@@ -176,7 +175,7 @@ pub(super) fn why(class: Class) -> &'static str {
         Class::Transient => "server_trouble",
         Class::NotSent => "unreachable",
         Class::Ambiguous => "no_answer",
-        Class::Config | Class::Doubtful => "refused",
+        Class::Config | Class::Doubtful | Class::Nonce => "refused",
         Class::Protocol => "unreadable_answer",
     }
 }

@@ -202,7 +202,7 @@ impl Refresher {
 
 /// Starts from what this process remembers, where the store has nothing.
 fn rebuild(lease: Lease, memory: &mut Memory) -> Session {
-    let stored = Generation::default();
+    let stored = Generation::NONE;
     let damaged = memory.damaged;
     match memory.known.take() {
         Some(record) => Session { ahead: true, ..Session::new(lease, stored, record) },

@@ -16,12 +16,12 @@ use super::*;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::oauth::{
-    Bootstrap, ClientAuth, GrantType, RawAnswer, TokenRequest, TokenResponse, Transport,
+    Bootstrap, ClientAuth, GrantType, RawAnswer, Rotation, TokenRequest, TokenResponse, Transport,
     TransportError,
 };
 use crate::secret::{Secret, SecretSource};
 use crate::store::{MemoryStore, TerminalReason, TokenRecord, TokenStore};
-use crate::token::{Rotation, Seed};
+use crate::token::Seed;
 
 const TOKEN_URL: &str = "https://as.example/token";
 const REVOKE_URL: &str = "https://as.example/revoke";
@@ -114,7 +114,6 @@ impl Stage {
             seed: None,
             margin: Margin::Auto,
             lifetime: None,
-            rotation: Rotation::Auto,
             keepalive: None,
             wait: Duration::from_secs(5),
         };
@@ -340,7 +339,7 @@ async fn an_operator_replaces_a_token_that_is_still_good() {
 
 #[tokio::test]
 async fn with_rotation_ignored_nothing_is_written_before_and_the_first_refresh_token_stays() {
-    let mut stage = Stage::new(|config| config.rotation = Rotation::Ignore);
+    let mut stage = Stage::new(|config| config.oauth.rotation = Rotation::Ignore);
     stage.seed("s1");
     let slot = stage.open().await;
     stage.script.issue(1);
@@ -363,7 +362,7 @@ async fn with_rotation_ignored_nothing_is_written_before_and_the_first_refresh_t
 
 #[tokio::test]
 async fn with_rotation_required_an_answer_without_a_new_refresh_token_is_an_error_with_a_name() {
-    let mut stage = Stage::new(|config| config.rotation = Rotation::Require);
+    let mut stage = Stage::new(|config| config.oauth.rotation = Rotation::Require);
     stage.seed("s1");
     let slot = stage.open().await;
     stage.script.answer(200, json!({"access_token": "at1", "expires_in": 3600}));

@@ -15,6 +15,7 @@ const SETTLE_WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs
 
 /// What to do about a rejected request.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "with an answer that starts a flight the machine is refreshing: somebody has to start it"]
 pub(in crate::token) enum Rejection {
     /// A newer token is there already: send again with it.
     Resend,

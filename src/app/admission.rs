@@ -1,0 +1,87 @@
+//! Who is let in: a client's socket on its way to a core, and the place it takes.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::proxy::connection::ClientStream;
+
+/// A client's socket, known to no runtime: the core that serves it makes it its own.
+#[derive(Debug)]
+pub(super) enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    /// Makes the socket known to the calling runtime, which it then stays with.
+    pub(super) fn into_stream(self) -> io::Result<ClientStream> {
+        match self {
+            Self::Tcp(stream) => {
+                stream.set_nodelay(true)?;
+                TcpStream::from_std(stream).map(ClientStream::Tcp)
+            }
+            Self::Unix(stream) => UnixStream::from_std(stream).map(ClientStream::Unix),
+        }
+    }
+}
+
+/// How many clients are here, in all and from each address.
+#[derive(Debug)]
+pub(super) struct Admission {
+    limit: usize,
+    limit_per_peer: usize,
+    count: AtomicUsize,
+    peers: DashMap<IpAddr, usize>,
+}
+
+impl Admission {
+    /// `limit_per_peer` 0 counts no peers.
+    pub(super) fn new(limit: usize, limit_per_peer: usize) -> Self {
+        Self { limit, limit_per_peer, count: AtomicUsize::new(0), peers: DashMap::new() }
+    }
+
+    /// A place for a client from `peer`, or `None` when there are too many.
+    pub(super) fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<Permit> {
+        let peer = peer.filter(|_| self.limit_per_peer > 0);
+        if self.count.load(Ordering::Relaxed) >= self.limit {
+            tracing::warn!(
+                limit = self.limit,
+                "limits.connections reached; a connection was closed"
+            );
+            return None;
+        }
+        if let Some(peer) = peer {
+            let mut count = self.peers.entry(peer).or_default();
+            if *count >= self.limit_per_peer {
+                tracing::warn!(%peer, "limits.connections_per_peer reached; a connection was closed");
+                return None;
+            }
+            *count += 1;
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Some(Permit { admission: Arc::clone(self), peer })
+    }
+}
+
+/// One client's place, given back when the client is gone.
+#[derive(Debug)]
+pub(super) struct Permit {
+    admission: Arc<Admission>,
+    peer: Option<IpAddr>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.admission.count.fetch_sub(1, Ordering::Relaxed);
+        let Some(peer) = self.peer else { return };
+        if let Some(mut count) = self.admission.peers.get_mut(&peer) {
+            *count = count.saturating_sub(1);
+        }
+        self.admission.peers.remove_if(&peer, |_, count| *count == 0);
+    }
+}

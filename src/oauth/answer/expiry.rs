@@ -1,0 +1,143 @@
+//! When a token expires, from whatever the answer says: seconds or milliseconds, a lifetime or an
+//! instant, a number or text.
+//!
+//! Zero, less, junk and instants that have passed count as unknown: an answer that issues a token
+//! does not mean to say that it is worthless.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use super::mapping::{Mapping, Unit};
+use super::members::Members;
+
+/// No lifetime is believed beyond a year: a token that old has been revoked or forgotten.
+pub(super) const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Refresh tokens are kept for longer, though not for as long as a clock can count.
+const MAX_REFRESH_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// September 2001 in seconds. Nothing lives for so long, so more than that is an instant.
+const INSTANT_IN_SECONDS: f64 = 1e9;
+/// The same in milliseconds.
+const INSTANT_IN_MILLISECONDS: f64 = 1e12;
+
+/// What a member means where its size does not tell.
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    /// A time from now.
+    Lifetime,
+    /// A time since 1970.
+    Instant,
+}
+
+/// When the access token expires, at most a year from `now`. What is mapped comes before what is
+/// found under a usual name: `expires_in`, `expires_at`, `expires`.
+pub(super) fn of_access_token(
+    members: &Members,
+    mapping: &Mapping,
+    now: SystemTime,
+) -> Option<SystemTime> {
+    let mapped = [(&mapping.expires_at, Role::Instant), (&mapping.expires_in, Role::Lifetime)];
+    let mapped =
+        mapped.iter().filter_map(|(path, role)| Some((members.at(path.as_ref()?)?, *role)));
+    let usual =
+        [("expires_in", Role::Lifetime), ("expires_at", Role::Instant), ("expires", Role::Instant)];
+    let usual = usual.iter().filter_map(|(name, role)| Some((members.get(name)?, *role)));
+    let lifetime =
+        mapped.chain(usual).find_map(|(value, role)| lifetime(value, role, mapping.unit, now))?;
+    Some(now + lifetime.min(MAX_LIFETIME))
+}
+
+/// When the refresh token expires, under the names that servers use for it.
+pub(super) fn of_refresh_token(
+    members: &Members,
+    mapping: &Mapping,
+    now: SystemTime,
+) -> Option<SystemTime> {
+    let names = [
+        ("refresh_token_expires_in", Role::Lifetime),
+        ("refresh_expires_in", Role::Lifetime),
+        ("x_refresh_token_expires_in", Role::Lifetime),
+        ("refresh_token_expires_at", Role::Instant),
+    ];
+    let lifetime = names
+        .iter()
+        .filter_map(|(name, role)| Some((members.get(name)?, *role)))
+        .find_map(|(value, role)| lifetime(value, role, mapping.unit, now))?;
+    Some(now + lifetime.min(MAX_REFRESH_LIFETIME))
+}
+
+/// How long from `now`; more than zero.
+fn lifetime(value: &Value, role: Role, unit: Option<Unit>, now: SystemTime) -> Option<Duration> {
+    let lifetime = match value {
+        Value::Number(number) => of_number(number.as_f64()?, role, unit, now),
+        Value::String(text) => {
+            let text = text.trim();
+            match text.parse::<f64>() {
+                Ok(number) => of_number(number, role, unit, now),
+                Err(_) => of_text(text, now),
+            }
+        }
+        _ => None,
+    };
+    lifetime.filter(|lifetime| !lifetime.is_zero())
+}
+
+fn of_number(number: f64, role: Role, unit: Option<Unit>, now: SystemTime) -> Option<Duration> {
+    if !number.is_finite() || number <= 0.0 {
+        return None;
+    }
+    let (role, unit) = match unit {
+        Some(unit) => (role, unit),
+        None if number >= INSTANT_IN_MILLISECONDS => (Role::Instant, Unit::Milliseconds),
+        None if number >= INSTANT_IN_SECONDS => (Role::Instant, Unit::Seconds),
+        None => (Role::Lifetime, Unit::Seconds),
+    };
+    let seconds = match unit {
+        Unit::Seconds => number,
+        Unit::Milliseconds => number / 1000.0,
+    };
+    // Beyond the year 5000 any clock fails, and every limit here is long passed.
+    let time = Duration::from_secs_f64(seconds.min(1e11));
+    match role {
+        Role::Lifetime => Some(time),
+        Role::Instant => (UNIX_EPOCH + time).duration_since(now).ok(),
+    }
+}
+
+fn of_text(text: &str, now: SystemTime) -> Option<Duration> {
+    let instant = iso_8601(text).or_else(|| httpdate::parse_http_date(text).ok());
+    match instant {
+        Some(instant) => instant.duration_since(now).ok(),
+        None => days_hours_minutes(text),
+    }
+}
+
+/// `2026-11-22T17:00:00.5+01:00`, also with a space, without colon, or without zone, which is UTC.
+fn iso_8601(text: &str) -> Option<SystemTime> {
+    // The date has hyphens of its own; the sign of a zone comes after it.
+    let zone = text.char_indices().skip(11).find(|(_, c)| matches!(c, '+' | '-'));
+    let Some((at, sign)) = zone else { return humantime::parse_rfc3339_weak(text).ok() };
+    let (time, zone) = text.split_at_checked(at)?;
+    let digits: String = zone.chars().skip(1).filter(|c| *c != ':').collect();
+    let (hours, minutes) = match digits.len() {
+        2 => (digits.as_str(), "0"),
+        4 => digits.split_at_checked(2)?,
+        _ => return None,
+    };
+    let (hours, minutes): (u64, u64) = (hours.parse().ok()?, minutes.parse().ok()?);
+    let offset = Duration::from_secs(hours * 3600 + minutes * 60);
+    let local = humantime::parse_rfc3339_weak(time).ok()?;
+    if sign == '+' { local.checked_sub(offset) } else { local.checked_add(offset) }
+}
+
+/// `0:04:00`, as Tableau says how long a session lives.
+fn days_hours_minutes(text: &str) -> Option<Duration> {
+    let parts: Option<Vec<u64>> =
+        text.split(':').map(|part| part.parse::<u32>().ok().map(u64::from)).collect();
+    match parts?.as_slice() {
+        [days, hours, minutes] => {
+            Some(Duration::from_secs(days * 86_400 + hours * 3600 + minutes * 60))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,150 @@
+//! The members of an answer, whatever it is written in: JSON under any content type, or a form.
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::mapping::MemberPath;
+
+/// The members of a JSON object or array, or the pairs of a form; in order, duplicates kept.
+pub(super) struct Members {
+    /// Whether the body could be read at all.
+    pub(super) parsed: bool,
+    pairs: Vec<(String, Value)>,
+    is_form: bool,
+}
+
+impl Members {
+    /// Goes by the bytes and not by `Content-Type`, which is often wrong.
+    pub(super) fn of(body: &[u8]) -> Self {
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+        if let Ok(object) = serde_json::from_slice::<Object>(body) {
+            return Self { parsed: true, pairs: object.0, is_form: false };
+        }
+        if let Ok(items) = serde_json::from_slice::<Vec<Value>>(body) {
+            let pairs = items.into_iter().enumerate();
+            let pairs: Vec<_> = pairs.map(|(index, item)| (index.to_string(), item)).collect();
+            return Self { parsed: !pairs.is_empty(), pairs, is_form: false };
+        }
+        let pairs = form(body).unwrap_or_default();
+        Self { parsed: !pairs.is_empty(), pairs, is_form: true }
+    }
+
+    /// The value at a place.
+    pub(super) fn at(&self, path: &MemberPath) -> Option<&Value> {
+        let (name, below) = path.split()?;
+        below.iter().try_fold(self.get(name)?, |value, step| match value {
+            Value::Array(items) => items.get(step.parse::<usize>().ok()?),
+            other => other.get(step),
+        })
+    }
+
+    /// The value at `path`, or the member called `name` where no path is given.
+    pub(super) fn find(&self, path: Option<&MemberPath>, name: &str) -> Option<&Value> {
+        match path {
+            Some(path) => self.at(path),
+            None => self.get(name),
+        }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    /// Stands the name more than once at the top?
+    pub(super) fn is_doubled(&self, path: Option<&MemberPath>, name: &str) -> bool {
+        let name = path.and_then(MemberPath::split).map_or(name, |(first, _)| first);
+        self.pairs.iter().filter(|(key, _)| key == name).nth(1).is_some()
+    }
+
+    /// A member that is text and not empty.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        text(self.get(name)?)
+    }
+
+    /// 0 and 0.0 are one number; 0 and "0" are not the same, except in a form, which has only text.
+    pub(super) fn same(&self, found: &Value, literal: &Value) -> bool {
+        let as_text = || match (found.as_str(), literal) {
+            (Some(found), Value::Number(number)) => found == number.to_string(),
+            (Some(found), Value::Bool(truth)) => found == truth.to_string(),
+            _ => false,
+        };
+        let as_number = || found.as_f64().is_some_and(|number| literal.as_f64() == Some(number));
+        found == literal || as_number() || (self.is_form && as_text())
+    }
+
+    /// What is at `path`, or `error`, where some servers put an object with a code inside. Nothing,
+    /// `false`, zero and an empty text are no error.
+    pub(super) fn code(&self, path: Option<&MemberPath>) -> Option<String> {
+        let mapped = path.and_then(|path| Self::code_of(self.at(path)?));
+        mapped.or_else(|| Self::code_of(self.get("error")?))
+    }
+
+    fn code_of(value: &Value) -> Option<String> {
+        let inner = |object: &Value| {
+            let names = ["type", "code", "status"];
+            let code = names.iter().find_map(|name| object.get(*name).and_then(Value::as_str));
+            code.unwrap_or("error").to_owned()
+        };
+        let code = match value {
+            Value::String(code) => code.clone(),
+            Value::Number(number) if number.as_f64() != Some(0.0) => number.to_string(),
+            object @ Value::Object(_) => inner(object),
+            Value::Bool(true) => "error".to_owned(),
+            _ => return None,
+        };
+        (!code.is_empty()).then_some(code)
+    }
+
+    /// What the server says about its error, for people.
+    pub(super) fn description(&self) -> Option<String> {
+        let nested = self.get("error").and_then(|error| error.get("message"));
+        ["error_description", "message", "detail", "title"]
+            .iter()
+            .find_map(|name| self.text(name))
+            .or_else(|| nested.and_then(Value::as_str))
+            .map(str::to_owned)
+    }
+}
+
+/// Text that is not empty.
+pub(super) fn text(value: &Value) -> Option<&str> {
+    value.as_str().filter(|text| !text.is_empty())
+}
+
+/// A form body, only if it is one beyond doubt: otherwise any text would parse.
+fn form(body: &[u8]) -> Option<Vec<(String, Value)>> {
+    let text = std::str::from_utf8(body).ok()?;
+    if text.contains(['<', '{', '\n', ' ']) {
+        return None;
+    }
+    let pairs: Vec<(String, Value)> = url::form_urlencoded::parse(body)
+        .map(|(key, value)| (key.into_owned(), Value::String(value.into_owned())))
+        .collect();
+    let known = |(key, _): &(String, Value)| key == "access_token" || key == "error";
+    pairs.iter().any(known).then_some(pairs)
+}
+
+/// A JSON object whose duplicate members are not silently merged.
+struct Object(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Object(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}

@@ -1,0 +1,156 @@
+//! What holds of every answer, however hostile.
+
+use http::HeaderName;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Longer than any word of the error's own text.
+const SECRET: &str = "s3cret/of+the=client s3cret";
+
+fn fields() -> impl Strategy<Value = HeaderMap> {
+    const NAMES: [&str; 4] = ["retry-after", "x-ratelimit-reset", "dpop-nonce", "content-type"];
+    let field = (prop::sample::select(&NAMES[..]), "[ -~]{0,20}|[0-9]{1,22}(\\.[0-9])?");
+    vec(field, 0..3).prop_map(|fields| {
+        let field = |(name, value): (&'static str, String)| {
+            (HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap())
+        };
+        fields.into_iter().map(field).collect()
+    })
+}
+
+fn word() -> impl Strategy<Value = String> {
+    const WORDS: [&str; 10] = [
+        "invalid_grant",
+        "server_error",
+        "use_dpop_nonce",
+        "Bearer",
+        "DPoP",
+        "2026-11-22T17:00:00+01:00",
+        "3.6e3",
+        "1:02:03",
+        SECRET,
+        "Try again in 99999999999 hours",
+    ];
+    prop_oneof![
+        prop::sample::select(&WORDS[..]).prop_map(str::to_owned),
+        ".{0,12}".prop_map(|text| text),
+        any::<f64>().prop_map(|number| number.to_string()),
+        ".{0,4}".prop_map(|around| format!("{around}{SECRET}{around}")),
+    ]
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        word().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<bool>().prop_map(Value::from),
+        Just(Value::Null),
+    ];
+    leaf.prop_recursive(2, 6, 3, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..3).prop_map(Value::from),
+            vec((name(), inner), 0..3).prop_map(|members| members.into_iter().collect()),
+        ]
+    })
+}
+
+fn name() -> impl Strategy<Value = String> {
+    const NAMES: [&str; 12] = [
+        "access_token",
+        "refresh_token",
+        "expires_in",
+        "expires_at",
+        "expires",
+        "refresh_expires_in",
+        "token_type",
+        "error",
+        "error_description",
+        "message",
+        "code",
+        "data",
+    ];
+    prop_oneof![
+        1 => Just("access_token".to_owned()),
+        3 => prop::sample::select(&NAMES[..]).prop_map(str::to_owned),
+    ]
+}
+
+/// Written by hand, so that a member can stand twice.
+fn body() -> impl Strategy<Value = Vec<u8>> {
+    let object = vec((name(), value()), 0..7).prop_map(|members| {
+        let members: Vec<_> =
+            members.iter().map(|(name, value)| format!("{:?}:{value}", name)).collect();
+        format!("{{{}}}", members.join(",")).into_bytes()
+    });
+    let form = vec((name(), word()), 0..5).prop_map(|pairs| {
+        url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish().into()
+    });
+    prop_oneof![4 => object, 1 => form, 1 => vec(any::<u8>(), 0..200)]
+}
+
+fn reading() -> impl Strategy<Value = Reading> {
+    let place = || proptest::option::weighted(0.2, name().prop_map(|name| path(&name)));
+    let unit = prop::sample::select(&[None, Some(Unit::Seconds), Some(Unit::Milliseconds)][..]);
+    let places = (place(), place(), place(), place(), place());
+    (places, unit, any::<bool>(), any::<bool>()).prop_map(|(places, unit, keep, dpop)| Reading {
+        mapping: Mapping {
+            access_token: places.0,
+            refresh_token: places.1,
+            expires_in: places.2,
+            expires_at: places.3,
+            error: places.4,
+            unit,
+            keep_access_token: keep,
+            ..Mapping::default()
+        },
+        raw: ["data.code", "message", "data.0"].into_iter().map(path).collect(),
+        dpop,
+        ..Reading::default()
+    })
+}
+
+fn now() -> impl Strategy<Value = SystemTime> {
+    prop_oneof![Just(at(0)), (0..4_000_000_000_u64).prop_map(at)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+    #[test]
+    fn whatever_comes_is_a_token_that_fits_or_an_error_that_tells_no_secret(
+        status in prop_oneof![Just(200_u16), 100_u16..1000],
+        fields in fields(),
+        body in body(),
+        reading in reading(),
+        now in now(),
+    ) {
+        let status = StatusCode::from_u16(status).unwrap();
+        let answer = RawAnswer { status, fields, body };
+        let secret = Secret::new(SECRET.to_owned());
+        match read(&answer, &reading, now, &[&secret]) {
+            Ok(token) => {
+                prop_assert!(status.is_success());
+                prop_assert!(token.access_token.is_some() || reading.mapping.keep_access_token);
+                for text in token.access_token.iter().chain(token.raw.values()) {
+                    prop_assert!(HeaderValue::from_str(text.expose()).is_ok());
+                    prop_assert!(text.expose().len() <= MAX_ACCESS_TOKEN);
+                }
+                if let Some(end) = token.expires_at {
+                    prop_assert!(end > now && end <= now + MAX_LIFETIME);
+                }
+                prop_assert!(token.refresh_expires_at.is_none_or(|end| end > now));
+                prop_assert!(reading.dpop || token.token_type == TokenType::Bearer);
+            }
+            Err(error) => {
+                let said = format!("{error} {error:?}");
+                prop_assert!(!said.contains(SECRET), "{}", said);
+                prop_assert!(!error.to_string().contains(char::is_control), "{}", said);
+                prop_assert!(error.retry_after.is_none_or(|wait| wait.as_secs() <= 3600));
+                prop_assert!(error.class != Class::Nonce || error.dpop_nonce.is_some());
+            }
+        }
+    }
+}

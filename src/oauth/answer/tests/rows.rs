@@ -1,0 +1,369 @@
+//! What the operator says about a server, and the finer points of lifetimes, waits and members.
+
+use serde_json::json;
+
+use super::*;
+
+const NOW: u64 = 1_700_000_000;
+
+/// Seconds from `NOW` to the expiry of a token whose answer has these members too.
+fn life(reading: &Reading, members: &str) -> Option<u64> {
+    let body = format!(r#"{{"access_token":"a",{members}}}"#);
+    let token = read(&answer(200, &body), reading, at(NOW), &[]).unwrap();
+    token.expires_at.map(|end| end.duration_since(at(NOW)).unwrap().as_secs())
+}
+
+#[test]
+fn an_instant_is_told_from_a_lifetime_by_its_size_and_its_form() {
+    for (members, expected) in [
+        // Row 10: the same instant in every form.
+        (r#""expires_at":1700003600"#, Some(3600)),
+        (r#""expires_at":1700003600000"#, Some(3600)),
+        (r#""expires_at":1700003600.7"#, Some(3600)),
+        (r#""expires_at":"1700003600""#, Some(3600)),
+        (r#""expires_at":"2023-11-14T23:13:20Z""#, Some(3600)),
+        (r#""expires_at":"2023-11-14T23:13:20.000Z""#, Some(3600)),
+        (r#""expires_at":"2023-11-14T23:13:20""#, Some(3600)),
+        (r#""expires_at":"2023-11-14 23:13:20""#, Some(3600)),
+        (r#""expires_at":"2023-11-15T00:13:20+01:00""#, Some(3600)),
+        (r#""expires_at":"2023-11-14T15:13:20.123-0800""#, Some(3600)),
+        (r#""expires_at":"2023-11-15T01:13:20+02""#, Some(3600)),
+        (r#""expires_at":"Tue, 14 Nov 2023 23:13:20 GMT""#, Some(3600)),
+        (r#""expires":1700003600,"expires_in":3600"#, Some(3600)),
+        (r#""expires":1700003600"#, Some(3600)),
+        (r#""expires_in":1700003600"#, Some(3600)),
+        (r#""expires_in":1700003600000"#, Some(3600)),
+        (r#""expires_at":3600"#, Some(3600)),
+        (r#""expires":"3600""#, Some(3600)),
+        (r#""expires_in":"0:04:30""#, Some(4 * 3600 + 30 * 60)),
+        (r#""expires_in":"10:00:00""#, Some(10 * 86_400)),
+        // The next member counts where one cannot be used.
+        (r#""expires_in":0,"expires_at":1700003600"#, Some(3600)),
+        (r#""expires_in":null,"expires":1700003600"#, Some(3600)),
+        // What has passed, and what is nothing, is unknown.
+        (r#""expires_at":1600000000"#, None),
+        (r#""expires_at":"2001-01-01T00:00:00Z""#, None),
+        (r#""expires_at":"tomorrow""#, None),
+        (r#""expires_at":"2023-11-14T23:13:20+""#, None),
+        (r#""expires_at":"99:99""#, None),
+        (r#""expires_at":{}"#, None),
+        // Nothing lives for ever.
+        (r#""expires_at":"9999-01-01T00:00:00Z""#, Some(MAX_LIFETIME.as_secs())),
+        (r#""expires_in":1e300"#, Some(MAX_LIFETIME.as_secs())),
+        (r#""expires_in":"4294967295:0:0""#, Some(MAX_LIFETIME.as_secs())),
+    ] {
+        assert_eq!(life(&Reading::default(), members), expected, "{members}");
+    }
+}
+
+#[test]
+fn a_unit_counts_where_it_is_given() {
+    let with = |unit| mapped(Mapping { unit: Some(unit), ..Mapping::default() });
+    for (unit, members, expected) in [
+        (Unit::Milliseconds, r#""expires_in":3600000"#, Some(3600)),
+        (Unit::Milliseconds, r#""expires_in":"3600000""#, Some(3600)),
+        (Unit::Milliseconds, r#""expires_at":1700003600000"#, Some(3600)),
+        (Unit::Milliseconds, r#""expires_in":1e10"#, Some(10_000_000)),
+        (Unit::Seconds, r#""expires_at":1700003600"#, Some(3600)),
+        (Unit::Seconds, r#""expires_in":1700003600"#, Some(MAX_LIFETIME.as_secs())),
+        (Unit::Seconds, r#""expires_at":3600"#, None),
+    ] {
+        assert_eq!(life(&with(unit), members), expected, "{unit:?} {members}");
+    }
+}
+
+#[test]
+fn the_end_of_a_refresh_token_is_read_under_the_names_it_goes_by() {
+    let end = |members: &str| {
+        let body = format!(r#"{{"access_token":"a","refresh_token":"r",{members}}}"#);
+        let token = read_by_default(&answer(200, &body), at(NOW), &[]).unwrap();
+        token.refresh_expires_at.map(|end| end.duration_since(at(NOW)).unwrap().as_secs())
+    };
+    for (members, expected) in [
+        (r#""refresh_token_expires_in":15897600"#, Some(15_897_600)),
+        (r#""refresh_expires_in":"1800""#, Some(1800)),
+        (r#""x_refresh_token_expires_in":8726400"#, Some(8_726_400)),
+        (r#""refresh_token_expires_at":1700003600"#, Some(3600)),
+        // Five years is what some say and mean.
+        (r#""x_refresh_token_expires_in":157680000"#, Some(157_680_000)),
+        // Keycloak's "never".
+        (r#""refresh_expires_in":0"#, None),
+        (r#""expires_in":3600"#, None),
+    ] {
+        assert_eq!(end(members), expected, "{members}");
+    }
+}
+
+#[test]
+fn members_are_where_the_mapping_says_and_nowhere_else() {
+    let reading = mapped(Mapping {
+        access_token: Some(path("data.tokens.0.accessToken")),
+        refresh_token: Some(path("data.refreshToken")),
+        expires_in: Some(path("data.ttl")),
+        token_type: Some(path("data.kind")),
+        ..Mapping::default()
+    });
+    let body = r#"{"access_token":"other","token_type":"mac","expires_in":1,
+        "data":{"tokens":[{"accessToken":"a1"}],"refreshToken":"r1","ttl":"60","kind":"bearer"}}"#;
+    // Row 16: a success is any 2xx.
+    let token = read(&answer(201, body), &reading, at(0), &[]).unwrap();
+    assert_eq!(token.access_token.unwrap().expose(), "a1");
+    assert_eq!(token.refresh_token.unwrap().expose(), "r1");
+    assert_eq!(token.expires_at, Some(at(60)));
+    for body in [
+        r#"{"access_token":"other"}"#,
+        r#"{"access_token":"other","data":{"tokens":{"0":5}}}"#,
+        r#"{"data":{"tokens":[]}}"#,
+        r#"{"data":{"tokens":[{"accessToken":"a"}]},"data":1}"#,
+        r#"{"data":{"tokens":[{"accessToken":"a"}],"kind":"mac"}}"#,
+    ] {
+        let error = read(&answer(200, body), &reading, at(0), &[]).unwrap_err();
+        assert_eq!(error.class, Class::Protocol, "{body}");
+    }
+    let list = mapped(Mapping { access_token: Some(path("0.token")), ..Mapping::default() });
+    let token = read(&answer(200, r#"[{"token":"a1"}]"#), &list, at(0), &[]).unwrap();
+    assert_eq!(token.access_token.unwrap().expose(), "a1");
+}
+
+#[test]
+fn a_success_is_what_ok_says() {
+    let reading = |place: &str, equal, literal| {
+        let ok = Some(Comparison { path: path(place), equal, literal });
+        mapped(Mapping { ok, ..Mapping::default() })
+    };
+    for (ok, members, expected) in [
+        (reading("result", true, json!("0000")), r#""result":"0000""#, true),
+        (reading("result", true, json!("0000")), r#""result":"5031""#, false),
+        (reading("result", true, json!("0000")), r#""result":0"#, false),
+        (reading("result", true, json!("0000")), r#""other":"0000""#, false),
+        (reading("ok", true, json!(true)), r#""ok":true"#, true),
+        (reading("ok", true, json!(true)), r#""ok":false"#, false),
+        (reading("ok", true, json!(true)), r#""ok":"true""#, false),
+        (reading("a.code", true, json!(0)), r#""a":{"code":0.0}"#, true),
+        (reading("a.code", false, json!(7)), r#""a":{"code":8}"#, true),
+        (reading("a.code", false, json!(7)), r#""a":{"code":7}"#, false),
+        (reading("a.code", false, json!(7)), r#""a":{}"#, true),
+        // An error stays one.
+        (reading("ok", true, json!(true)), r#""ok":true,"error":"x""#, false),
+    ] {
+        let body = format!(r#"{{"access_token":"a",{members}}}"#);
+        assert_eq!(read(&answer(200, &body), &ok, at(0), &[]).is_ok(), expected, "{body}");
+        assert!(read(&answer(400, &body), &ok, at(0), &[]).is_err());
+    }
+    let form = reading("code", true, json!(0));
+    assert!(read(&answer(200, "access_token=a&code=0"), &form, at(0), &[]).is_ok());
+    assert!(read(&answer(200, "access_token=a&code=1"), &form, at(0), &[]).is_err());
+}
+
+#[test]
+fn an_error_code_is_where_the_mapping_says_or_where_it_always_is() {
+    let reading = mapped(Mapping { error: Some(path("meta.code")), ..Mapping::default() });
+    for (status, body, class, code) in [
+        (200, r#"{"meta":{"code":"invalid_grant"}}"#, Class::GrantDead, "invalid_grant"),
+        (400, r#"{"meta":{"code":4001}}"#, Class::Config, "4001"),
+        (400, r#"{"error":"invalid_grant"}"#, Class::GrantDead, "invalid_grant"),
+        (200, r#"{"access_token":"a","meta":{"code":17}}"#, Class::Config, "17"),
+    ] {
+        let error = read(&answer(status, body), &reading, at(0), &[]).unwrap_err();
+        assert_eq!((error.class, error.code.as_deref()), (class, Some(code)), "{body}");
+    }
+    let none = r#"{"access_token":"a","meta":{"code":0}}"#;
+    assert!(read(&answer(200, none), &reading, at(0), &[]).is_ok());
+    // A code that says "all is well" is no error where `ok` tells the two apart.
+    let ok = Comparison { path: path("result"), equal: true, literal: json!("0000") };
+    let error = Some(path("result"));
+    let reading = mapped(Mapping { ok: Some(ok), error, ..Mapping::default() });
+    let good = r#"{"access_token":"a","result":"0000"}"#;
+    assert!(read(&answer(200, good), &reading, at(0), &[]).is_ok());
+    let bad = r#"{"access_token":"a","result":"5031"}"#;
+    let error = read(&answer(200, bad), &reading, at(0), &[]).unwrap_err();
+    assert_eq!(error.code.as_deref(), Some("5031"));
+}
+
+#[test]
+fn a_success_without_an_access_token_prolongs_the_old_one_where_that_is_said() {
+    let ok = Comparison { path: path("result"), equal: true, literal: json!("0000") };
+    let keep = Mapping { ok: Some(ok), keep_access_token: true, ..Mapping::default() };
+    let read_with = |mapping: &Mapping, body: &str| {
+        read(&answer(200, body), &mapped(mapping.clone()), at(0), &[])
+    };
+    // Row 18.
+    let token = read_with(&keep, r#"{"result":"0000","expires_in":60}"#).unwrap();
+    assert!(token.access_token.is_none());
+    assert_eq!(token.expires_at, Some(at(60)));
+    let token = read_with(&keep, r#"{"result":"0000","access_token":"a2"}"#).unwrap();
+    assert_eq!(token.access_token.unwrap().expose(), "a2");
+    for body in [r#"{"result":"5031"}"#, "{}", "<html>"] {
+        assert!(read_with(&keep, body).is_err(), "{body}");
+    }
+    let must_have_one = Mapping { keep_access_token: false, ..keep };
+    let error = read_with(&must_have_one, r#"{"result":"0000"}"#).unwrap_err();
+    assert_eq!(error.class, Class::Protocol);
+}
+
+#[test]
+fn rules_of_the_operator_come_before_all_others() {
+    let rule = AnswerRule::default();
+    let status = |status| StatusCode::from_u16(status).ok();
+    let dead = vec![
+        AnswerRule { status: status(404), error: Some("not_found_error".into()), ..rule.clone() },
+        AnswerRule { status: status(500), body: Some("token is dead".into()), ..rule.clone() },
+        AnswerRule { json: Some((path("fault.code"), json!(12))), ..rule.clone() },
+        AnswerRule { status: status(418), ..rule.clone() },
+        rule.clone(),
+    ];
+    let busy = vec![
+        AnswerRule { status: status(400), body: Some("exceeded the quota".into()), ..rule.clone() },
+        AnswerRule { status: status(418), body: Some("slow".into()), ..rule },
+    ];
+    let reading = Reading { dead, busy, ..Reading::default() };
+    for (number, body, class) in [
+        (404, r#"{"error":"not_found_error"}"#, Class::GrantDead),
+        (404, r#"{"error":"other"}"#, Class::Config),
+        (410, r#"{"error":"not_found_error"}"#, Class::Config),
+        // Row 40: what can end a server whose every failure is 500.
+        (500, r#"{"message":"the token is dead"}"#, Class::GrantDead),
+        (500, "<html>token is dead", Class::GrantDead),
+        (500, r#"{"message":"oops"}"#, Class::Transient),
+        (200, r#"{"access_token":"a","fault":{"code":12}}"#, Class::GrantDead),
+        (
+            400,
+            r#"{"error":"invalid_grant","error_description":"exceeded the quota"}"#,
+            Class::Throttled,
+        ),
+        (400, r#"{"error":"invalid_grant"}"#, Class::GrantDead),
+        (418, "", Class::GrantDead),
+        (418, "slow", Class::Throttled),
+    ] {
+        let error = read(&answer(number, body), &reading, at(0), &[]).unwrap_err();
+        assert_eq!(error.class, class, "{number} {body}");
+        assert_eq!(error.retry_after.is_some(), class == Class::Throttled, "{number} {body}");
+    }
+    assert!(read(&answer(200, r#"{"access_token":"a"}"#), &reading, at(0), &[]).is_ok());
+}
+
+#[test]
+fn a_token_bound_to_a_key_is_for_those_who_have_one() {
+    let body = r#"{"access_token":"a","refresh_token":"r2","token_type":"dpop"}"#;
+    let read_with = |dpop, body: &str| {
+        read(&answer(200, body), &Reading { dpop, ..Reading::default() }, at(0), &[])
+    };
+    assert_eq!(read_with(true, body).unwrap().token_type, TokenType::Dpop);
+    let bearer = r#"{"access_token":"a","token_type":"Bearer"}"#;
+    assert_eq!(read_with(true, bearer).unwrap().token_type, TokenType::Bearer);
+    // Row 12.
+    let error = read_with(false, body).unwrap_err();
+    assert_eq!(error.class, Class::Protocol);
+    assert_eq!(error.salvaged.unwrap().expose(), "r2");
+    for kind in ["\"mac\"", "5", "[]", "true", "\"N_A\""] {
+        let body = format!(r#"{{"access_token":"a","token_type":{kind}}}"#);
+        assert_eq!(read_with(true, &body).unwrap_err().class, Class::Protocol, "{kind}");
+    }
+    for kind in ["null", "\"\""] {
+        let body = format!(r#"{{"access_token":"a","token_type":{kind}}}"#);
+        assert_eq!(read_with(true, &body).unwrap().token_type, TokenType::Bearer, "{kind}");
+    }
+}
+
+#[test]
+fn a_proof_without_a_nonce_is_asked_for_again_with_it() {
+    let read_with = |status, body: &str, nonce: &'static str| {
+        let mut answer = answer(status, body);
+        answer.fields.insert("dpop-nonce", HeaderValue::from_static(nonce));
+        read_by_default(&answer, at(0), &[])
+    };
+    for status in [200, 400, 401] {
+        let error = read_with(status, r#"{"error":"use_dpop_nonce"}"#, "n-1").unwrap_err();
+        assert_eq!(error.class, Class::Nonce, "{status}");
+        assert_eq!(error.dpop_nonce.as_deref(), Some("n-1"));
+    }
+    for nonce in ["", "a b", "a\"b", "a\\b"] {
+        let error = read_with(400, r#"{"error":"use_dpop_nonce"}"#, nonce).unwrap_err();
+        assert_eq!((error.class, error.dpop_nonce), (Class::Config, None), "{nonce:?}");
+    }
+    assert_eq!(class_of(400, r#"{"error":"use_dpop_nonce"}"#), Class::Config);
+    let error = read_with(400, r#"{"error":"invalid_grant"}"#, "n-1").unwrap_err();
+    assert_eq!(error.class, Class::GrantDead);
+    let token = read_with(200, r#"{"access_token":"a"}"#, "n-2").unwrap();
+    assert_eq!(token.dpop_nonce.as_deref(), Some("n-2"));
+}
+
+#[test]
+fn a_wait_is_read_in_every_form_that_servers_use() {
+    let wait = |status, name: &'static str, value: &str, body: &str| {
+        let mut answer = answer(status, body);
+        answer.fields.insert(name, HeaderValue::from_str(value).unwrap());
+        read_by_default(&answer, at(NOW), &[]).unwrap_err().retry_after.map(|wait| wait.as_secs())
+    };
+    let says = |text: &str| json!({ "error_description": text }).to_string();
+    // Row 36, beside what the fields' own test shows.
+    for (name, value, expected) in [
+        ("retry-after", "1.2", 2),
+        ("retry-after", "0", 0),
+        ("retry-after", "1700000030", 30),
+        ("retry-after", "Tue, 14 Nov 2023 22:13:00 GMT", 0),
+        ("retry-after", "-5", 60),
+        ("retry-after", "NaN", 60),
+        ("x-rate-limit-reset", "45", 45),
+        ("ratelimit-reset", "1700000050", 50),
+        ("x-ratelimit-reset", "1600000000", 0),
+        ("x-ratelimit-reset", "junk", 60),
+    ] {
+        assert_eq!(wait(429, name, value, ""), Some(expected), "{name}: {value}");
+    }
+    for (text, expected) in [
+        ("Try again in 420 seconds", 420),
+        ("Try again in 420 seconds.", 420),
+        ("try again after 30 Seconds", 30),
+        ("Too many requests, come back in 2 minutes!", 120),
+        ("rate limit: retry in 15s", 15),
+        ("in 1 hour", 3600),
+        ("in 9 hours", 3600),
+        ("in 99999999999999999999 seconds", 60),
+        ("in seconds", 60),
+        ("again in", 60),
+        ("", 60),
+    ] {
+        assert_eq!(wait(429, "x-other", "", &says(text)), Some(expected), "{text}");
+    }
+    assert_eq!(wait(503, "retry-after", "7", ""), Some(7));
+    assert_eq!(wait(403, "retry-after", "7", "<html>"), Some(7), "a gateway in between");
+    assert_eq!(wait(503, "x-ratelimit-reset", "7", ""), None);
+    assert_eq!(wait(400, "retry-after", "7", r#"{"error":"invalid_grant"}"#), None);
+}
+
+#[test]
+fn members_that_templates_name_are_kept_as_text() {
+    let raw = ["instance_url", "user.id", "list.1", "live", "note", "id_token", "user", "bad"];
+    let reading = Reading { raw: raw.into_iter().map(path).collect(), ..Reading::default() };
+    let body = r#"{"access_token":"a","instance_url":"https://eu1.test","user":{"id":42},
+        "list":["x","y"],"live":true,"note":null,"bad":"a\r\nb","id_token":"j"}"#;
+    let token = read(&answer(200, body), &reading, at(0), &[]).unwrap();
+    let kept: Vec<_> = token.raw.iter().map(|(k, v)| (k.as_str(), v.expose())).collect();
+    let expected = [
+        ("id_token", "j"),
+        ("instance_url", "https://eu1.test"),
+        ("list.1", "y"),
+        ("live", "true"),
+        ("user.id", "42"),
+    ];
+    assert_eq!(kept, expected);
+    assert!(read_by_default(&answer(200, body), at(0), &[]).unwrap().raw.is_empty());
+}
+
+#[test]
+fn a_secret_is_masked_also_the_way_it_was_sent() {
+    let secret = Secret::new("a/b+c d=".to_owned());
+    let text = "sent refresh_token=a%2Fb%2Bc+d%3D, which is a/b+c d=";
+    let body = json!({ "error": "invalid_request", "error_description": text }).to_string();
+    let error = read_by_default(&answer(400, &body), at(0), &[&secret]).unwrap_err();
+    assert_eq!(error.description.unwrap(), "sent refresh_token=…, which is …");
+}
+
+#[test]
+fn a_path_has_no_empty_step() {
+    assert_eq!(path("data.0.token").to_string(), "data.0.token");
+    for text in ["", ".", "a.", ".a", "a..b"] {
+        assert_eq!(MemberPath::parse(text), None, "{text:?}");
+    }
+}

@@ -1,0 +1,76 @@
+//! How long a server wants to be left alone, in any of the usual ways.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::HeaderMap;
+use http::header::RETRY_AFTER;
+
+/// How long a server that throttles without saying for how long is left alone.
+const DEFAULT_THROTTLE: Duration = Duration::from_secs(60);
+/// The longest wait a server can impose.
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+/// When the limit on requests is lifted. The names differ, and what they count does too.
+const RESETS: [&str; 3] = ["x-ratelimit-reset", "x-rate-limit-reset", "ratelimit-reset"];
+/// More seconds than that are counted from 1970.
+const INSTANT: f64 = 1e9;
+
+/// How long a server that throttles wants to be left alone, from 0 to one hour.
+pub(super) fn throttle(fields: &HeaderMap, description: Option<&str>, now: SystemTime) -> Duration {
+    let reset = || RESETS.iter().find_map(|name| seconds(text(fields, name)?, now));
+    retry_after(fields, now)
+        .or_else(reset)
+        .or_else(|| description.and_then(in_words))
+        .unwrap_or(DEFAULT_THROTTLE)
+        .min(MAX_WAIT)
+}
+
+/// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3), at most one hour.
+pub(super) fn retry_after(fields: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = text(fields, RETRY_AFTER.as_str())?;
+    let date = || {
+        let date = httpdate::parse_http_date(text).ok()?;
+        // A date that has passed asks for no wait.
+        Some(date.duration_since(now).unwrap_or_default())
+    };
+    seconds(text, now).or_else(date).map(|wait| wait.min(MAX_WAIT))
+}
+
+fn text<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    fields.get(name)?.to_str().ok().map(str::trim)
+}
+
+/// Seconds, which some servers count from 1970 and others from now.
+fn seconds(text: &str, now: SystemTime) -> Option<Duration> {
+    let number: f64 = text.parse().ok()?;
+    if !number.is_finite() || number < 0.0 {
+        return None;
+    }
+    // Part of a second is a second: too early would be asking for more of the same.
+    let time = Duration::from_secs_f64(number.min(1e11).ceil());
+    if number > INSTANT {
+        Some((UNIX_EPOCH + time).duration_since(now).unwrap_or_default())
+    } else {
+        Some(time)
+    }
+}
+
+/// The `420` of "Try again in 420 seconds", also "after 2 minutes" and "in 30s".
+fn in_words(text: &str) -> Option<Duration> {
+    let words: Vec<String> = text.split_whitespace().map(str::to_ascii_lowercase).collect();
+    words.windows(2).enumerate().find_map(|(at, two)| {
+        let [lead, number] = two else { return None };
+        if lead != "in" && lead != "after" {
+            return None;
+        }
+        let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+        let (number, unit) = number.split_at_checked(end)?;
+        let unit = if unit.is_empty() { words.get(at + 2)?.as_str() } else { unit };
+        let seconds = match unit.trim_end_matches(['.', ',', ';', '!', ')']) {
+            "s" | "sec" | "secs" | "second" | "seconds" | "second(s" => 1,
+            "m" | "min" | "mins" | "minute" | "minutes" | "minute(s" => 60,
+            "h" | "hour" | "hours" => 3600,
+            _ => return None,
+        };
+        Some(Duration::from_secs(number.parse::<u64>().ok()?.saturating_mul(seconds)))
+    })
+}

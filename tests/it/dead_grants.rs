@@ -1,0 +1,144 @@
+//! Refresh tokens that the authorization server no longer accepts: who is told, and who is asked.
+//!
+//! The rows are those of the conformance table of the refresh engine.
+
+use std::time::Duration;
+
+use bearerd::token::Condition;
+use bearerd_test_support::TokenBehaviour;
+use serde_json::json;
+
+use super::world::{HOURS, MINUTE, TO_MARGIN, World, assert_all, eventually};
+
+/// Row 34.
+#[tokio::test]
+async fn a_dead_grant_costs_one_token_request_and_then_none_in_an_hour() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    server.revoke_refresh_token();
+    world.clock.advance(HOURS);
+    assert_needs_login(&world.get("/").await);
+    assert_eq!(server.token_requests(), 2);
+    let client = world.client();
+    for _ in 0..1000 {
+        world.clock.advance(Duration::from_millis(3600));
+        let response = client.get(world.http("/")).send().await.unwrap();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers().get("retry-after"), None);
+    }
+    assert_eq!(server.token_requests(), 2);
+    assert_eq!(world.terminal_reason(), "revoked");
+    assert_eq!(world.origin.requests().len(), 0);
+}
+
+/// Row 35, and 14.
+#[tokio::test]
+async fn a_dead_grant_is_recognised_under_every_status() {
+    for (status, code) in [
+        (200, "bad_refresh_token"),
+        (400, "invalid_grant"),
+        (401, "invalid_grant"),
+        (403, "invalid_grant"),
+        (404, "invalid_grant"),
+        (500, "invalid_grant"),
+    ] {
+        let world = World::new().await;
+        world.authorization_server.enqueue(TokenBehaviour::error(status, code, Some("gone")));
+        for _ in 0..3 {
+            assert_needs_login(&world.get("/").await);
+        }
+        assert_eq!(world.authorization_server.token_requests(), 1, "{status} {code}");
+        assert_eq!(world.terminal_reason(), "revoked", "{status} {code}");
+    }
+}
+
+#[tokio::test]
+async fn a_dead_grant_is_answered_with_the_next_action_and_without_a_secret() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    let mut secrets = vec!["test-client-secret".to_owned(), server.current_refresh_token()];
+    secrets.extend(server.previous_refresh_tokens());
+    secrets.extend(server.tokens().newest_access_token());
+    let description = format!("{} is unknown", server.current_refresh_token());
+    server.enqueue(TokenBehaviour::error(400, "invalid_grant", Some(&description)));
+    world.clock.advance(HOURS);
+    for accept in ["*/*", "application/json"] {
+        let request = world.client().get(world.http("/")).header("accept", accept);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers().get("retry-after"), None);
+        let proxy_status = response.headers()["proxy-status"].to_str().unwrap().to_owned();
+        assert!(proxy_status.contains("error=credential_needs_login"), "{proxy_status}");
+        let fields = format!("{:?}", response.headers());
+        let body = response.text().await.unwrap();
+        for part in ["api", "no longer accepts", "refresh_token", "operator"] {
+            assert!(body.contains(part), "no {part:?} in {body}");
+        }
+        for secret in &secrets {
+            assert!(!body.contains(secret) && !fields.contains(secret), "{body} {fields}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_outlives_its_dead_grant_until_it_expires() {
+    let world = World::settled().await;
+    world.authorization_server.revoke_refresh_token();
+    world.clock.advance(TO_MARGIN);
+    assert_eq!(world.get("/").await.0, 200);
+    let dead = || matches!(world.status().condition, Condition::NeedsLogin(_));
+    eventually("the grant is known to be dead", dead).await;
+    assert_all(&world.get_many(5).await, 200);
+    world.clock.advance(HOURS);
+    assert_needs_login(&world.get("/").await);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+}
+
+/// #25: the request that finds out gets the API's answer, later ones bearerd's.
+#[tokio::test]
+async fn a_rejected_token_of_a_dead_grant_is_served_no_more() {
+    let world = World::settled().await;
+    world.authorization_server.revoke_refresh_token();
+    world.authorization_server.tokens().revoke_all_access_tokens();
+    let (status, body) = world.get("/").await;
+    assert_eq!((status, body.contains("invalid_token")), (401, true), "{body}");
+    for _ in 0..5 {
+        assert_needs_login(&world.get("/").await);
+    }
+    assert_eq!(world.origin.requests().len(), 1);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert_eq!(world.record()["rejected"], true);
+}
+
+/// Row 39.
+#[tokio::test]
+async fn a_500_that_consumed_the_refresh_token_ends_as_a_lost_rotation() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    world.clock.advance(HOURS);
+    server.enqueue(TokenBehaviour::error(500, "oops", None).after_commit());
+    for _ in 0..5 {
+        assert_needs_login(&world.get("/").await);
+    }
+    assert_eq!(server.token_requests(), 3);
+    assert_eq!(world.terminal_reason(), "lost_rotation");
+}
+
+#[tokio::test]
+async fn a_grant_that_dies_after_a_throttle_was_revoked_and_not_lost() {
+    let world = World::new().await;
+    let server = &world.authorization_server;
+    server.enqueue(TokenBehaviour::json(429, json!({})).with_header("retry-after", "60"));
+    assert_eq!(world.get("/").await.0, 503);
+    server.revoke_refresh_token();
+    world.clock.advance(MINUTE);
+    assert_needs_login(&world.get("/").await);
+    assert_eq!(world.terminal_reason(), "revoked");
+}
+
+// ----- helpers -----
+
+fn assert_needs_login(answer: &(u16, String)) {
+    assert_eq!(answer.0, 503, "{}", answer.1);
+    assert!(answer.1.contains("\"api\"") && answer.1.contains("refresh_token"), "{}", answer.1);
+}

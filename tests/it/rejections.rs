@@ -1,0 +1,262 @@
+//! Access tokens that the API rejects: who gets another, which requests are sent again, and how often the
+//! authorization server is asked for it.
+//!
+//! The rows are those of the conformance table of the refresh engine.
+
+use std::time::{Duration, Instant};
+
+use bearerd::token::Condition;
+use bearerd_test_support::{Answer, TokenBehaviour, pattern};
+use serde_json::json;
+
+use super::world::{MINUTE, TO_MARGIN, World, eventually};
+
+/// Row 43.
+#[tokio::test]
+async fn a_revoked_token_is_replaced_and_the_request_sent_again() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    for (round, https) in [false, true].into_iter().enumerate() {
+        let old = server.tokens().newest_access_token().unwrap();
+        server.tokens().revoke_all_access_tokens();
+        world.clock.advance(MINUTE);
+        world.origin.clear();
+        let url = if https { world.https("/") } else { world.http("/") };
+        assert_eq!(world.client().get(url).send().await.unwrap().status(), 200);
+        let new = server.tokens().newest_access_token().unwrap();
+        assert_eq!(world.tokens_seen(), [old, new]);
+        assert_eq!(server.token_requests(), round + 2);
+        world.assert_stored(round as u64 + 2);
+    }
+}
+
+/// Row 31.
+#[tokio::test]
+async fn requests_in_flight_survive_a_refresh_that_kills_the_token_they_carry() {
+    let builder =
+        World::builder().authorization_server(|config| config.revoke_previous_access_token = true);
+    let world = builder.settled().await;
+    let server = &world.authorization_server;
+    let old = server.tokens().newest_access_token().unwrap();
+    world.origin.hold_before_check();
+    let in_flight: Vec<_> = (0..20).map(|_| world.spawn_get()).collect();
+    world.origin.wait_for_requests(20).await;
+    world.clock.advance(TO_MARGIN);
+    let last = world.spawn_get();
+    eventually("the refresh is over", || world.status().generation.0 == 2).await;
+    world.origin.wait_for_requests(21).await;
+    world.origin.release_all();
+    for request in in_flight.into_iter().chain([last]) {
+        assert_eq!(request.await.unwrap().0, 200);
+    }
+    let new = server.tokens().newest_access_token().unwrap();
+    assert_eq!(world.tokens_seen(), [vec![old; 21], vec![new; 21]].concat());
+    assert_eq!(server.token_requests(), 2);
+    world.assert_stored(2);
+}
+
+/// Row 44.
+#[tokio::test]
+async fn an_api_that_rejects_every_token_does_not_become_a_stream_of_token_requests() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    world.origin.reject_all(true);
+    let (status, body) = get_with_a_token_that_was_long_under_way(&world).await;
+    assert_eq!((status, &*body), (401, r#"{"error":"invalid_token","reason":"valid"}"#));
+    assert_eq!(server.token_requests(), 2);
+    let client = world.client();
+    for _ in 0..1000 {
+        let response = client.get(world.http("/")).send().await.unwrap();
+        assert_eq!(response.status(), 401);
+        let challenge = response.headers()["www-authenticate"].to_str().unwrap().to_owned();
+        assert_eq!(challenge, r#"Bearer realm="api", error="invalid_token""#);
+        assert_eq!(response.text().await.unwrap(), body);
+        assert_eq!(server.token_requests(), 2);
+    }
+
+    // The pause doubles: after 30 s one more, then none for 60 s, then none for 120 s.
+    for (generation, pause) in [(3, 30), (4, 60), (5, 120)] {
+        world.clock.advance(Duration::from_secs(pause - 20));
+        assert_eq!(world.get("/").await.0, 401);
+        assert_eq!(server.token_requests(), generation - 1, "before {pause} s");
+        world.clock.advance(Duration::from_secs(21));
+        assert_eq!(get_with_a_token_that_was_long_under_way(&world).await.0, 401);
+        assert_eq!(server.token_requests(), generation, "after {pause} s");
+    }
+    world.origin.reject_all(false);
+    assert_eq!(world.get("/").await.0, 200);
+    world.assert_stored(5);
+}
+
+/// Row 45.
+#[tokio::test]
+async fn a_brand_new_token_is_given_three_seconds_to_become_known() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    let old = server.tokens().newest_access_token().unwrap();
+    server.tokens().revoke_all_access_tokens();
+    for answer in [Answer::Normal, Answer::RejectToken, Answer::RejectToken] {
+        world.origin.enqueue(answer);
+    }
+    let started = Instant::now();
+    assert_eq!(world.get("/").await.0, 200);
+    assert!(started.elapsed() >= Duration::from_secs(3));
+    assert!(started.elapsed() < Duration::from_secs(10));
+    let new = server.tokens().newest_access_token().unwrap();
+    assert_eq!(world.tokens_seen(), [old, new.clone(), new.clone(), new]);
+    assert_eq!(server.token_requests(), 2);
+    world.assert_stored(2);
+}
+
+/// Row 46.
+#[tokio::test]
+async fn a_refresh_that_brings_the_rejected_token_again_passes_the_rejection_on() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    let same = server.tokens().newest_access_token().unwrap();
+    server.tokens().revoke_all_access_tokens();
+    server.enqueue(TokenBehaviour::json(200, json!({"access_token": same, "expires_in": 3600})));
+    world.origin.enqueue(Answer::text(401, "the first answer"));
+    let answer = world.get("/").await;
+    assert_eq!(answer, (401, "the first answer".to_owned()));
+    assert_eq!(world.origin.requests().len(), 1);
+    assert_eq!(server.token_requests(), 2);
+    for _ in 0..10 {
+        assert_eq!(world.get("/").await.0, 401);
+    }
+    assert_eq!(server.token_requests(), 2);
+}
+
+/// Row 46.
+#[tokio::test]
+async fn an_answer_about_scopes_is_no_rejection_of_the_token() {
+    let world = World::settled().await;
+    let challenge = r#"Bearer error="insufficient_scope", scope="write""#;
+    for status in [401, 403] {
+        world.origin.enqueue(Answer::text(status, "no").with_header("www-authenticate", challenge));
+        let response = world.client().get(world.http("/")).send().await.unwrap();
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers()["www-authenticate"], challenge);
+        assert_eq!(response.text().await.unwrap(), "no");
+    }
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_eq!(world.origin.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn the_second_rejection_reaches_the_client_as_the_api_wrote_it() {
+    let world = World::settled().await;
+    world.authorization_server.tokens().revoke_all_access_tokens();
+    world.origin.enqueue(Answer::Normal);
+    let body = "{\n  \"why\": \"ümlaut\"\n}";
+    let second = Answer::text(401, body)
+        .with_header("www-authenticate", "Bearer realm=\"a\", Custom x=\"y\"")
+        .with_header("x-request-cost", "7")
+        .with_header("set-cookie", "a=1")
+        .with_header("set-cookie", "b=2");
+    world.origin.enqueue(second);
+    let server = &world.authorization_server;
+    server.hold();
+    let request = tokio::spawn(world.client().get(world.http("/")).send());
+    server.wait_for_token_requests(2).await;
+    world.clock.advance(MINUTE);
+    server.release_all();
+    let response = request.await.unwrap().unwrap();
+    assert_eq!(response.status(), 401);
+    let fields = response.headers().clone();
+    assert_eq!(fields["www-authenticate"], "Bearer realm=\"a\", Custom x=\"y\"");
+    assert_eq!(fields["x-request-cost"], "7");
+    assert_eq!(fields.get_all("set-cookie").iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
+    assert_eq!(response.text().await.unwrap(), body);
+    assert_eq!(world.origin.requests().len(), 2);
+    assert_eq!(server.token_requests(), 2);
+}
+
+/// Row 47.
+#[tokio::test]
+async fn a_short_body_is_sent_again_byte_for_byte() {
+    let world = World::settled().await;
+    for (round, length) in [2_000, 1 << 20].into_iter().enumerate() {
+        world.authorization_server.tokens().revoke_all_access_tokens();
+        world.clock.advance(MINUTE);
+        world.origin.clear();
+        let body = pattern(length);
+        let request = world.client().post(world.http("/orders")).body(body.clone());
+        let response = request.header("content-type", "application/json").send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let requests = world.origin.requests();
+        assert_eq!(requests.len(), 2);
+        for request in requests {
+            assert_eq!((request.method.as_str(), &*request.target), ("POST", "/orders"));
+            assert!(request.body == body, "{} of {length} bytes", request.body_length);
+            assert_eq!(request.header("content-type"), Some("application/json"));
+        }
+        assert_eq!(world.authorization_server.token_requests(), round + 2);
+    }
+}
+
+/// Row 47.
+#[tokio::test]
+async fn a_body_over_the_limit_sees_its_401_and_the_token_is_replaced_in_the_background() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    server.tokens().revoke_all_access_tokens();
+    let body = pattern(10 << 20);
+    let post = || world.client().post(world.http("/upload")).body(body.clone()).send();
+    let response = post().await.unwrap();
+    assert_eq!(response.status(), 401);
+    assert!(response.text().await.unwrap().contains("revoked"));
+    eventually("the new token is there", || world.status().generation.0 == 2).await;
+    assert_eq!(world.origin.requests().len(), 1);
+    assert_eq!(world.origin.requests()[0].body_length, 10 << 20);
+    assert_eq!(post().await.unwrap().status(), 200);
+    assert_eq!(server.token_requests(), 2);
+    world.assert_stored(2);
+}
+
+#[tokio::test]
+async fn a_refresh_that_fails_leaves_the_rejection_as_it_is() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    server.tokens().revoke_all_access_tokens();
+    server.enqueue(TokenBehaviour::json(429, json!({})).with_header("retry-after", "60"));
+    let (status, body) = world.get("/").await;
+    assert_eq!((status, body.contains("revoked")), (401, true), "{body}");
+    assert_eq!(world.get("/").await.0, 503);
+    assert_eq!(server.token_requests(), 2);
+    world.clock.advance(Duration::from_secs(61));
+    assert_eq!(world.get("/").await.0, 200);
+    world.assert_stored(2);
+}
+
+/// Row 44, for bodies that are not sent again: nobody learns whether the new token helps.
+#[tokio::test]
+async fn an_api_that_rejects_every_upload_costs_one_token_request_in_thirty_seconds() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    world.origin.reject_all(true);
+    let body = pattern(2 << 20);
+    for round in 0..5 {
+        let upload = world.client().post(world.http("/upload")).body(body.clone()).send();
+        assert_eq!(upload.await.unwrap().status(), 401);
+        let landed = || world.status().condition == Condition::Fresh;
+        eventually("no refresh is under way", landed).await;
+        assert_eq!(server.token_requests(), 2, "upload {round}");
+        world.clock.advance(Duration::from_secs(4));
+    }
+    world.clock.advance(Duration::from_secs(30));
+    let upload = world.client().post(world.http("/upload")).body(body).send();
+    assert_eq!(upload.await.unwrap().status(), 401);
+    eventually("it was tried again", || server.token_requests() == 3).await;
+}
+
+// ----- helpers -----
+
+/// One request whose new token comes from a request that was sent a minute ago, so that a rejection
+/// of it is not put down to its youth.
+async fn get_with_a_token_that_was_long_under_way(world: &World) -> (u16, String) {
+    let request = world.begin_refresh().await;
+    world.clock.advance(MINUTE);
+    world.authorization_server.release_all();
+    request.await.unwrap()
+}
