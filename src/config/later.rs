@@ -12,22 +12,5 @@ const KEYS: &[(&str, &[&str])] = &[
     ("", &["telemetry"]),
     ("proxy", &["client", "gateway", "listen_tls", "no_parent", "parent", "parent_auth"]),
     ("store", &["key", "on_outage"]),
-    (
-        "credential",
-        &[
-            "assertion",
-            "auth_url",
-            "bootstrap",
-            "client_cert",
-            "device_url",
-            "dpop",
-            "encoding",
-            "issuer",
-            "on_failure",
-            "refresh_url",
-            "revoke_url",
-            "steps",
-            "stub_token_endpoint",
-        ],
-    ),
+    ("credential", &["dpop", "on_failure", "stub_token_endpoint"]),
 ];

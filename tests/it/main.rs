@@ -9,6 +9,7 @@ mod program;
 mod wire;
 mod world;
 
+mod bootstrap;
 mod command_line;
 mod connect;
 mod connections;

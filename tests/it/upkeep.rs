@@ -9,13 +9,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::refresh::settled;
-use super::world::{World, eventually};
+use super::world::{TO_MARGIN, World, eventually};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3600);
-/// Moves a settled token of an hour into its margin, which begins 240 to 300 s before its end.
-const TO_MARGIN: Duration = Duration::from_secs(3400 - 60);
 
 async fn reaches(world: &World, generation: u64) {
     eventually("the next generation", || world.status().generation == Generation(generation)).await;
@@ -24,7 +21,7 @@ async fn reaches(world: &World, generation: u64) {
 /// #7 and #8: by the clock, with nobody asking.
 #[tokio::test]
 async fn near_expiry_a_used_token_is_replaced_without_a_request() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     world.clock.advance(TO_MARGIN);
     reaches(&world, 2).await;
     assert_eq!(world.authorization_server.token_requests(), 2);
@@ -34,7 +31,7 @@ async fn near_expiry_a_used_token_is_replaced_without_a_request() {
 /// #5: a token that is about to expire is replaced as soon as bearerd starts.
 #[tokio::test]
 async fn a_start_near_expiry_replaces_the_token_before_the_first_request() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     world.stop().await;
     world.clock.advance(TO_MARGIN);
     world.start_proxy().await;
@@ -45,7 +42,7 @@ async fn a_start_near_expiry_replaces_the_token_before_the_first_request() {
 /// #9 and row 33: a refresh token that dies after 30 days of idleness outlives 40.
 #[tokio::test]
 async fn forty_idle_days_cost_one_token_request_and_end_with_a_token() {
-    let world = settled(World::builder().credential("keepalive = \"30d\"")).await;
+    let world = World::builder().credential("keepalive = \"30d\"").settled().await;
     world.clock.advance(29 * DAY);
     world.clock.advance(2 * DAY);
     reaches(&world, 2).await;
@@ -58,7 +55,7 @@ async fn forty_idle_days_cost_one_token_request_and_end_with_a_token() {
 /// Row 6: the wall clock jumps an hour ahead, and back again.
 #[tokio::test]
 async fn a_clock_that_jumps_an_hour_costs_at_most_one_token_request_for_each_jump() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     world.clock.set_back(HOUR);
     for _ in 0..20 {
@@ -96,7 +93,7 @@ async fn a_lifetime_that_is_none_is_no_loop_of_token_requests() {
     for junk in [json!(0), json!(-1), json!("abc"), json!(1e18)] {
         let builder = World::builder()
             .authorization_server(|config| config.expires_in = ExpiresIn::Json(junk.clone()));
-        let world = settled(builder).await;
+        let world = builder.settled().await;
         for _ in 0..20 {
             assert_eq!(world.get("/").await.0, 200, "{junk}");
         }
@@ -110,7 +107,7 @@ async fn a_refresh_token_that_is_to_be_kept_is_kept() {
     let builder = World::builder()
         .credential("rotation = \"ignore\"")
         .authorization_server(|config| config.rotation = Rotation::Keep);
-    let world = settled(builder).await;
+    let world = builder.settled().await;
     let first = world.record()["refresh_token"].clone();
     let other = json!({"access_token": "junk", "refresh_token": "nobody-needs-this"});
     world.authorization_server.enqueue(TokenBehaviour::json(200, other));
@@ -123,7 +120,7 @@ async fn a_refresh_token_that_is_to_be_kept_is_kept() {
 /// Row 46, near expiry: the server returns the same token until it is over (Reltio).
 #[tokio::test]
 async fn a_server_that_returns_the_same_token_early_is_asked_later() {
-    let world = settled(World::builder()).await;
+    let world = World::settled().await;
     let server = &world.authorization_server;
     let same = server.tokens().newest_access_token().unwrap();
     world.clock.advance(TO_MARGIN);
@@ -141,7 +138,7 @@ async fn a_server_that_returns_the_same_token_early_is_asked_later() {
 /// #29 and row 48, over two replicas: the other one notices within two seconds.
 #[tokio::test]
 async fn a_logout_ends_a_credential_in_every_process_and_through_restarts() {
-    let mut world = settled(World::builder()).await;
+    let mut world = World::settled().await;
     let sibling = world.sibling().await;
     assert_eq!(sibling.get(&world).await.0, 200);
     let logged_out = Condition::NeedsLogin(TerminalReason::LoggedOut);

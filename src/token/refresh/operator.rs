@@ -3,8 +3,8 @@
 
 use std::time::SystemTime;
 
-use super::outcome::{Terms, issue};
 use super::Refresher;
+use super::outcome::{Terms, issue};
 use crate::oauth::{Given, Revocation, Rotation, TokenKind, TokenResponse};
 use crate::store::{Commit, StoreError, Terminal, TerminalReason, TokenRecord};
 

@@ -16,15 +16,20 @@ use super::*;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::oauth::{
-    Bootstrap, ClientAuth, GrantType, RawAnswer, Rotation, TokenRequest, TokenResponse, Transport,
-    TransportError,
+    Bootstrap, GrantType, OwnGrant, RawAnswer, Rotation, TokenRequest, TokenResponse, TokenType,
+    Transport, TransportError,
 };
 use crate::secret::{Secret, SecretSource};
 use crate::store::{MemoryStore, TerminalReason, TokenRecord, TokenStore};
+use crate::template::{Names, Template};
 use crate::token::Seed;
 
 const TOKEN_URL: &str = "https://as.example/token";
 const REVOKE_URL: &str = "https://as.example/revoke";
+
+fn text(text: &str) -> Template {
+    Template::parse(text, &Names::default()).unwrap()
+}
 
 /// Answers what it was told to, in this order, and remembers what it was asked.
 #[derive(Debug, Default)]
@@ -96,20 +101,11 @@ impl Stage {
         let clock = Clock::adjustable();
         let mut config = Config {
             name: "api".to_owned(),
-            oauth: crate::oauth::Config {
-                grant: GrantType::RefreshToken,
-                token_url: TOKEN_URL.parse().unwrap(),
-                revoke_url: None,
-                client_id: "client".to_owned(),
-                client_secret: None,
-                client_auth: ClientAuth::Post,
-                bootstrap: None,
-                scope: None,
-                params: Vec::new(),
-                refresh_params: Vec::new(),
-                headers: Vec::new(),
-                timeout: Duration::from_secs(10),
-            },
+            oauth: crate::oauth::Config::new(
+                GrantType::RefreshToken,
+                text(TOKEN_URL),
+                text("client"),
+            ),
             variables: Default::default(),
             seed: None,
             margin: Margin::Auto,
@@ -148,8 +144,9 @@ fn seed(value: &str) -> Option<Seed> {
 }
 
 fn with_bootstrap(config: &mut Config) {
-    let (username, password) = ("svc".to_owned(), Secret::new("pw".to_owned()));
-    config.oauth.bootstrap = Some(Bootstrap { username, password });
+    let grant =
+        OwnGrant::Password { username: text("svc"), password: Secret::new("pw".to_owned()) };
+    config.oauth.bootstrap = Some(Bootstrap { grant, scope: None, params: Vec::new() });
 }
 
 async fn token(slot: &Arc<Slot>) -> Result<String, TokenError> {
@@ -226,7 +223,7 @@ async fn a_bootstrap_that_is_refused_is_tried_again_after_five_minutes() {
 #[tokio::test]
 async fn a_logout_leaves_a_tombstone_and_revokes_both_tokens() {
     let mut stage = Stage::new(|config| {
-        config.oauth.revoke_url = Some(REVOKE_URL.parse().unwrap());
+        config.oauth.revoke_url = Some(text(REVOKE_URL));
         with_bootstrap(config);
     });
     stage.seed("s1");
@@ -260,7 +257,7 @@ async fn a_logout_leaves_a_tombstone_and_revokes_both_tokens() {
 #[tokio::test]
 async fn a_refresh_under_way_does_not_undo_a_logout() {
     let mut stage = Stage::new(|config| {
-        config.oauth.revoke_url = Some(REVOKE_URL.parse().unwrap());
+        config.oauth.revoke_url = Some(text(REVOKE_URL));
     });
     stage.seed("s1");
     let slot = stage.open().await;
@@ -304,10 +301,12 @@ async fn a_login_heals_a_logout_and_wins_over_a_seed_that_was_never_used() {
     let secret = |text: &str| Some(Secret::new(text.to_owned()));
     let response = TokenResponse {
         access_token: secret("at-login"),
+        token_type: TokenType::default(),
         refresh_token: secret("rt-login"),
         expires_at: Some(stage.clock.now() + Duration::from_secs(3600)),
         refresh_expires_at: None,
         raw: Default::default(),
+        dpop_nonce: None,
     };
     slot.store_login(&response, stage.clock.now()).await.unwrap();
     assert_eq!(token(&slot).await.unwrap(), "at-login");

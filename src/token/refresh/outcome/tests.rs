@@ -4,6 +4,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::*;
+use crate::oauth::TokenType;
 use crate::secret::Secret;
 use crate::store::{Generation, Intent, Terminal};
 
@@ -37,10 +38,12 @@ fn old() -> TokenRecord {
 fn answer(access_token: Option<&str>, refresh_token: Option<&str>) -> TokenResponse {
     TokenResponse {
         access_token: access_token.map(secret),
+        token_type: TokenType::default(),
         refresh_token: refresh_token.map(secret),
         expires_at: Some(at(4400 + 3600)),
         refresh_expires_at: None,
         raw: [("url".to_owned(), secret("u4"))].into(),
+        dpop_nonce: None,
     }
 }
 
@@ -224,6 +227,7 @@ fn what_may_mean_too_early() {
             description: None,
             retry_after: None,
             salvaged: None,
+            dpop_nonce: None,
         };
         assert_eq!(may_be_too_early(&error), early, "{class} {status:?} {code:?}");
     }
