@@ -12,7 +12,9 @@ use std::time::{Duration, SystemTime};
 
 use bearerd::ca;
 use bearerd::clock::Clock;
-use bearerd::credential::{self, Credentials, HostPattern, Injection, Rejections, Selection};
+use bearerd::credential::{
+    self, Credential, Credentials, HostPattern, Injection, Rejections, Selection,
+};
 use bearerd::metrics::Metrics;
 use bearerd::oauth::{self, GrantType, RawAnswer, TokenRequest, Transport, TransportError};
 use bearerd::origin;
@@ -89,27 +91,41 @@ fn tokens(criterion: &mut Criterion) {
     for count in [1, 100, 10_000] {
         let credentials = runtime.block_on(credentials(count));
         let requests: Vec<_> = (0..count).map(|n| https_origin(&host(n))).collect();
-        let find = |origin| match credentials.for_request(origin, &Method::GET, "/v1/orders/17") {
+        let fields = HeaderMap::new();
+        let find = |origin| match credentials.for_request(
+            origin,
+            &Method::GET,
+            "/v1/orders/17",
+            &fields,
+        ) {
             Selection::Selected(selected) => selected.credential,
             none => panic!("{none:?}"),
         };
+        let slot_of = |credential: &Credential| {
+            Arc::clone(&credential.only().expect("it has no variables").slot)
+        };
         let read = |slot: &Arc<Slot>| slot.token().now_or_never().expect("it is fresh").is_ok();
+        let read_of =
+            |credential: &Credential| credential.only().is_some_and(|only| read(&only.slot));
         let one = requests.last().expect("there is one at least");
-        let slot = Arc::clone(&find(one).slot);
+        let slot = slot_of(&find(one));
         group
             .bench_function(BenchmarkId::new("read", count), |b| b.iter(|| read(black_box(&slot))));
         group.bench_function(BenchmarkId::new("find and read", count), |b| {
-            b.iter(|| read(&find(black_box(one)).slot))
+            b.iter(|| read_of(&find(black_box(one))))
         });
         let mut in_turn = requests.iter().cycle();
         group.bench_function(BenchmarkId::new("find and read in turn", count), |b| {
-            b.iter(|| read(&find(in_turn.next().expect("it has no end")).slot))
+            b.iter(|| read_of(&find(in_turn.next().expect("it has no end"))))
         });
     }
     let credentials = runtime.block_on(credentials(10_000));
     let other = https_origin("www.example.org");
     group.bench_function("find none", |b| {
-        b.iter(|| credentials.for_request(black_box(&other), &Method::GET, "/v1/orders/17"))
+        let fields = HeaderMap::new();
+        b.iter(|| {
+            credentials.for_request(black_box(&other), &Method::GET, "/v1/orders/17", &fields)
+        })
     });
     group.finish();
 }
@@ -243,6 +259,8 @@ fn credential_config(n: usize) -> credential::Config {
     credential::Config {
         hosts: vec![HostPattern::parse(&host(n)).expect("it is a name")],
         paths: Vec::new(),
+        variables: Vec::new(),
+        secrets: Vec::new(),
         methods: Vec::new(),
         allow_http: false,
         injection: Injection::default(),

@@ -27,7 +27,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::credential::Credentials;
+use crate::credential::{Credential, Credentials};
 use crate::metrics::Metrics;
 use crate::secret::Secret;
 use crate::token::{Status, TokenError};
@@ -130,13 +130,18 @@ impl Admin {
             return refuse(status, why);
         }
         let credentials = self.credentials.load_full();
-        let Some(found) = credentials.all().iter().find(|credential| *credential.name == *name)
-        else {
-            return refuse(StatusCode::NOT_FOUND, "there is no credential of that name");
+        // A credential with variables has several tokens; each is called as the list of them calls it.
+        let found = credentials.all().iter().find_map(|credential| {
+            let mut tokens = credential.in_use().into_iter();
+            Some((credential, tokens.find(|instance| *instance.title == *name)?))
+        });
+        let Some((credential, instance)) = found else {
+            return refuse(StatusCode::NOT_FOUND, "there is no credential of that name in use");
         };
-        let error = match found.slot.refresh_now().await {
+        let error = match instance.slot.refresh_now().await {
             Ok(status) => {
-                return respond(StatusCode::OK, &report::describe(&status, self.clock.now()));
+                let described = report::describe(&credential.name, &status, self.clock.now());
+                return respond(StatusCode::OK, &described);
             }
             Err(error) => error,
         };
@@ -177,12 +182,19 @@ impl Admin {
     }
 
     fn statuses(&self) -> Vec<Status> {
-        self.credentials.load().all().iter().map(|credential| credential.slot.status()).collect()
+        self.credentials.load().all().iter().flat_map(|credential| credential.statuses()).collect()
     }
 
     fn described(&self) -> Vec<Value> {
         let now = self.clock.now();
-        self.statuses().iter().map(|status| report::describe(status, now)).collect()
+        let describe = |credential: &Arc<Credential>| match credential.statuses().as_slice() {
+            [] => vec![report::unused(&credential.name)],
+            some => some
+                .iter()
+                .map(|it| report::describe(&credential.name, it, now))
+                .collect::<Vec<_>>(),
+        };
+        self.credentials.load().all().iter().flat_map(describe).collect()
     }
 
     /// Ready as long as requests are served: an authorization server that is down makes it degraded,
@@ -207,10 +219,13 @@ impl Admin {
 
     fn scrape(&self) -> Response<Full<Bytes>> {
         let now = self.clock.now();
-        for status in self.statuses() {
-            let expires_in = status.expires_at.map(|at| report::seconds_until(at, now));
-            let state = status.condition.word();
-            self.metrics.set_state(&status.name, state, expires_in, status.unsaved);
+        for credential in self.credentials.load().all() {
+            let statuses = credential.statuses();
+            let states: Vec<&str> = statuses.iter().map(|status| status.condition.word()).collect();
+            let expiries = statuses.iter().filter_map(|status| status.expires_at);
+            let expires_in = expiries.min().map(|at| report::seconds_until(at, now));
+            let unsaved = statuses.iter().filter(|status| status.unsaved).count();
+            self.metrics.set_states(&credential.name, &states, expires_in, unsaved);
         }
         let mut response = Response::new(Full::new(Bytes::from(self.metrics.encode())));
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -136,6 +136,7 @@ pub(crate) fn is_known_word(word: &str) -> bool {
         || ConfigFile::SECTIONS.contains(&word)
         || ["env", "file", "cmd"].contains(&word)
         || RefreshOn::KEYS.contains(&word)
+        || Variable::KEYS.contains(&word)
         || AnswerRule::KEYS.contains(&word)
         || Response::KEYS.contains(&word)
         || KEYS_OF_TABLES.iter().any(named)
@@ -356,6 +357,10 @@ section! {
     StoreSection {
         /// `file:DIR` or `memory:`.
         url: String,
+        /// The key that encrypts records.
+        key: SecretSource,
+        /// Keys of before, which records may still be encrypted with.
+        old_keys: Vec<Spanned<SecretSource>>,
     }
 }
 

@@ -11,20 +11,28 @@
 mod injection;
 mod matching;
 mod rejection;
+mod slots;
+mod variables;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use http::Method;
+use http::{HeaderMap, Method};
 
 use crate::metrics::CredentialMetrics;
 use crate::origin::{Authority, AuthorityError, Host, Origin, Scheme};
-use crate::token::{self, Context, Slot};
+use crate::template::Variables;
+use crate::token::{self, Context, Status};
 
 pub use injection::{Additions, Fields, Injection, InjectionError, OnExisting};
 use matching::{Ambiguous, Rules};
 pub use matching::{PathPrefix, PathPrefixError};
 pub use rejection::{CONTENT_LIMIT, Evidence, RejectionRule, Rejections, Suspicion};
+pub use slots::{Instance, InstanceError, MOST_SLOTS};
+use slots::{Recipe, Slots};
+pub use variables::{
+    ChoiceError, LONGEST_VALUE, OwnSecret, SecretPath, Variable, VariableSource, is_harmless,
+};
 
 /// One credential, as configured.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +53,10 @@ pub struct Config {
     pub rejections: Rejections,
     /// Bodies of at most so many bytes are kept, to be sent again. Default 1 MiB.
     pub replay_body: u64,
+    /// What a request says that chooses among its tokens; none: it has one token.
+    pub variables: Vec<Variable>,
+    /// The secrets that each of its tokens has of its own.
+    pub secrets: Vec<SecretPath>,
     /// Where its tokens come from.
     pub token: token::Config,
 }
@@ -128,12 +140,57 @@ pub struct Credential {
     pub replay_body: u64,
     /// The methods it is for; none: all.
     methods: Vec<Method>,
-    /// Its token.
-    pub slot: Arc<Slot>,
+    /// What a request says that chooses among its tokens.
+    variables: Vec<Variable>,
+    /// Its tokens.
+    slots: Slots,
     /// What is counted of its requests.
     pub metrics: Arc<CredentialMetrics>,
-    /// What the slot was made from.
-    token: token::Config,
+}
+
+impl Credential {
+    /// Its only token, if it has no variables.
+    pub fn only(&self) -> Option<&Arc<Instance>> {
+        match &self.slots {
+            Slots::One(instance) => Some(instance),
+            Slots::Many(_) => None,
+        }
+    }
+
+    /// The token for the values that a request has chosen.
+    ///
+    /// # Errors
+    ///
+    /// [`InstanceError`], only where there are variables.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the making of a slot to the next that asks.
+    pub async fn instance(&self, values: &Variables) -> Result<Arc<Instance>, InstanceError> {
+        match &self.slots {
+            Slots::One(instance) => Ok(Arc::clone(instance)),
+            Slots::Many(many) => many.instance(values).await,
+        }
+    }
+
+    /// Its tokens in use.
+    pub fn in_use(&self) -> Vec<Arc<Instance>> {
+        self.slots.in_use()
+    }
+
+    /// What is to be said about each of its tokens in use.
+    pub fn statuses(&self) -> Vec<Status> {
+        self.slots.in_use().iter().map(|instance| instance.slot.status()).collect()
+    }
+
+    /// Removes the fields that were meant for this proxy.
+    pub fn remove_choice(&self, fields: &mut HeaderMap) {
+        for variable in &self.variables {
+            if let VariableSource::Field(name) = &variable.from {
+                fields.remove(name);
+            }
+        }
+    }
 }
 
 /// What a request gets.
@@ -148,6 +205,8 @@ pub enum Selection {
     UnknownHost,
     /// Nothing: its path decides about a token and could be read in two ways.
     Ambiguous,
+    /// Nothing: it is for this credential and does not choose one of its tokens.
+    Refused(Arc<Credential>, ChoiceError),
 }
 
 /// Which credential a request gets, and where it is really sent.
@@ -157,6 +216,8 @@ pub struct Selected {
     pub credential: Arc<Credential>,
     /// The origin with the scheme that is used towards it.
     pub origin: Origin,
+    /// The values that choose among the credential's tokens.
+    pub values: Variables,
 }
 
 /// All credentials, by host.
@@ -168,7 +229,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Opens every credential's slot; that no two are for the same requests has been checked by
+    /// Opens every credential's slots; that no two are for the same requests has been checked by
     /// `settings`.
     ///
     /// A slot of `before` whose configuration has not changed is taken over with its token and with
@@ -176,13 +237,13 @@ impl Credentials {
     pub async fn open(configs: Vec<Config>, context: &Context, before: Option<&Self>) -> Self {
         let mut credentials = Self::default();
         for config in configs {
-            let slot = match before.and_then(|before| before.unchanged(&config)) {
-                Some(slot) => slot,
-                None => {
-                    let before = before.and_then(|before| before.named(&config.name));
-                    Slot::open(config.token.clone(), context.clone(), before).await
-                }
+            let recipe = Recipe {
+                token: config.token,
+                variables: config.variables.clone(),
+                secrets: config.secrets,
+                context: context.clone(),
             };
+            let before = before.and_then(|before| before.named(&config.name));
             let credential = Arc::new(Credential {
                 name: Arc::from(config.name.as_str()),
                 allow_http: config.allow_http,
@@ -190,9 +251,9 @@ impl Credentials {
                 rejections: config.rejections,
                 replay_body: config.replay_body,
                 methods: config.methods,
-                slot,
+                variables: config.variables,
+                slots: Slots::open(recipe, before).await,
                 metrics: Arc::new(context.metrics.of_credential(&config.name)),
-                token: config.token,
             });
             for pattern in config.hosts {
                 credentials.rules(pattern).insert(&config.paths, &credential);
@@ -202,15 +263,8 @@ impl Credentials {
         credentials
     }
 
-    fn named(&self, name: &str) -> Option<&Slot> {
-        self.all.iter().find(|credential| *credential.name == *name).map(|found| &*found.slot)
-    }
-
-    fn unchanged(&self, config: &Config) -> Option<Arc<Slot>> {
-        let same = |credential: &&Arc<Credential>| {
-            *credential.name == *config.name && credential.token == config.token
-        };
-        self.all.iter().find(same).map(|credential| Arc::clone(&credential.slot))
+    fn named(&self, name: &str) -> Option<&Slots> {
+        self.all.iter().find(|credential| *credential.name == *name).map(|found| &found.slots)
     }
 
     fn rules(&mut self, pattern: HostPattern) -> &mut Rules {
@@ -231,15 +285,23 @@ impl Credentials {
     ///
     /// `http://host/` finds the entry for port 443 and goes there over TLS; `http://host:8443/` finds
     /// the entry for port 8443 and goes to that port. With `allow_http` scheme and port are kept.
-    pub fn for_request(&self, requested: &Origin, method: &Method, path: &str) -> Selection {
+    pub fn for_request(
+        &self,
+        requested: &Origin,
+        method: &Method,
+        path: &str,
+        fields: &HeaderMap,
+    ) -> Selection {
+        let asked = Asked { requested, method, path, fields };
         let upgraded = match over_tls(requested) {
-            Some(authority) => self.select(requested, &authority, method, path),
+            Some(authority) => self.select(asked, &authority),
             None => Selection::UnknownHost,
         };
-        if let Selection::Selected(_) | Selection::Ambiguous = upgraded {
-            return upgraded;
+        match upgraded {
+            Selection::UnknownHost | Selection::Unmatched(_) => {}
+            decided => return decided,
         }
-        match (upgraded, self.select(requested, &requested.authority, method, path)) {
+        match (upgraded, self.select(asked, &requested.authority)) {
             (unmatched @ Selection::Unmatched(_), Selection::UnknownHost) => unmatched,
             (unmatched @ Selection::Unmatched(_), Selection::Unmatched(_)) => unmatched,
             (_, selection) => selection,
@@ -256,22 +318,19 @@ impl Credentials {
 
     /// What the entries for `authority` have for a request; the most specific wins, an exact host
     /// over a wildcard.
-    fn select(
-        &self,
-        requested: &Origin,
-        authority: &Authority,
-        method: &Method,
-        path: &str,
-    ) -> Selection {
+    fn select(&self, asked: Asked<'_>, authority: &Authority) -> Selection {
         let (mut known, mut all_allow_http) = (false, true);
         let wildcard = std::iter::once_with(|| self.wildcard_of(authority)).flatten();
         for rules in self.exact.get(authority).into_iter().chain(wildcard) {
-            match rules.find(method, path) {
+            match rules.find(asked.method, asked.path) {
                 Err(Ambiguous) => return Selection::Ambiguous,
-                Ok(Some(credential)) => {
-                    let origin = towards(requested, authority, credential.allow_http);
-                    let credential = Arc::clone(credential);
-                    return Selection::Selected(Selected { credential, origin });
+                Ok(Some(rule)) => {
+                    let credential = Arc::clone(&rule.credential);
+                    let origin = towards(asked.requested, authority, credential.allow_http);
+                    return match rule.choose(asked.path, asked.fields) {
+                        Ok(values) => Selection::Selected(Selected { credential, origin, values }),
+                        Err(error) => Selection::Refused(credential, error),
+                    };
                 }
                 Ok(None) => {
                     known = true;
@@ -280,7 +339,7 @@ impl Credentials {
             }
         }
         match known {
-            true => Selection::Unmatched(towards(requested, authority, all_allow_http)),
+            true => Selection::Unmatched(towards(asked.requested, authority, all_allow_http)),
             false => Selection::UnknownHost,
         }
     }
@@ -292,6 +351,15 @@ impl Credentials {
         let (_, suffix) = authority.host.name()?.split_once('.')?;
         self.wildcard.get(&(Box::from(suffix), authority.port))
     }
+}
+
+/// What of a request decides about its token.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    requested: &'a Origin,
+    method: &'a Method,
+    path: &'a str,
+    fields: &'a HeaderMap,
 }
 
 /// `http://host/` finds the entry for port 443 first.

@@ -135,18 +135,20 @@ impl Metrics {
         self.0.reloads.get_or_create(&ReloadLabels { outcome }).inc();
     }
 
-    /// Sets what is known only at the moment of a scrape.
-    pub fn set_state(
+    /// Sets what is known only at the moment of a scrape: the state of each of a credential's tokens,
+    /// the seconds until the first of them expires, and how many are not saved.
+    pub fn set_states(
         &self,
         credential: &str,
-        state: &'static str,
+        states: &[&str],
         expires_in: Option<i64>,
-        unsaved: bool,
+        unsaved: usize,
     ) {
         let labels = CredentialLabels { credential: credential.to_owned() };
-        for each in STATES {
-            let labels = StateLabels { credential: credential.to_owned(), state: each };
-            self.0.states.get_or_create(&labels).set(i64::from(each == state));
+        for state in STATES {
+            let labels = StateLabels { credential: credential.to_owned(), state };
+            let count = states.iter().filter(|it| **it == state).count();
+            self.0.states.get_or_create(&labels).set(gauge(count));
         }
         match expires_in {
             Some(seconds) => {
@@ -156,10 +158,10 @@ impl Metrics {
                 self.0.expires_in.remove(&labels);
             }
         }
-        self.0.unsaved.get_or_create(&labels).set(i64::from(unsaved));
+        self.0.unsaved.get_or_create(&labels).set(gauge(unsaved));
     }
 
-    /// Forgets what [`Metrics::set_state`] said of credentials that are gone.
+    /// Forgets what [`Metrics::set_states`] said of credentials that are gone.
     pub fn clear_states(&self) {
         self.0.states.clear();
         self.0.expires_in.clear();
@@ -178,6 +180,10 @@ impl Metrics {
 /// The values of the label `state`.
 pub const STATES: [&str; 6] =
     ["absent", "fresh", "near_expiry", "refreshing", "failing", "needs_login"];
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -282,19 +288,21 @@ impl Inner {
         );
         registry.register_with_unit(
             "token_expires_in",
-            "Until the current access token expires; negative: it has. Missing: no token, or it lasts \
-             until it is rejected",
+            "Until the current access token expires, the first of a credential that has several; \
+             negative: it has. Missing: no token, or it lasts until it is rejected",
             Unit::Seconds,
             self.expires_in.clone(),
         );
         registry.register(
             "credential_state",
-            "1 for the state that a credential is in: alert on needs_login, and on failing for long",
+            "How many of a credential's tokens are in a state, 1 for one that has no variables: alert on \
+             needs_login, and on failing for long",
             self.states.clone(),
         );
         registry.register(
             "credential_unsaved",
-            "1 while the newest refresh token is only in memory: alert on it, the disk is full or gone",
+            "How many of a credential's newest refresh tokens are only in memory: alert on any, the disk \
+             is full or gone",
             self.unsaved.clone(),
         );
     }

@@ -264,7 +264,7 @@ impl Proxy {
         inbound: &Inbound,
         record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         snapshot.check_size(&parts)?;
         let target = message::target(&parts, inbound.session.as_deref())?;
         note_target(record, &target, &parts);
@@ -283,8 +283,9 @@ impl Proxy {
             return Ok(self.own_resource(snapshot, &parts));
         }
         let credentials = &snapshot.credentials;
-        match credentials.for_request(&origin, &parts.method, parts.uri.path()) {
+        match credentials.for_request(&origin, &parts.method, parts.uri.path(), &parts.headers) {
             Selection::Selected(selected) => {
+                selected.credential.remove_choice(&mut parts.headers);
                 if forward::keeps_its_own(&selected.credential, &parts, record)? {
                     let origin = &selected.origin;
                     return self.forward_plain(snapshot, parts, body, origin, record).await;
@@ -300,6 +301,10 @@ impl Proxy {
                 self.forward_plain(snapshot, parts, body, &origin, record).await
             }
             Selection::Ambiguous => Err(MessageError::Path.into()),
+            Selection::Refused(credential, error) => {
+                record.belongs_to(&credential);
+                Err(ProxyError::Choice { credential: Arc::clone(&credential.name), error })
+            }
         }
     }
 

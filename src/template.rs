@@ -16,8 +16,8 @@ use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
-use http::HeaderValue;
 use http::header::InvalidHeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use crate::secret::{Fingerprint, Secret};
 
@@ -73,6 +73,7 @@ pub type Variables = BTreeMap<String, String>;
 pub struct Names {
     late: BTreeSet<Late>,
     raw: bool,
+    fields: bool,
     variables: BTreeSet<String>,
     fixed: BTreeMap<String, Fixed>,
 }
@@ -111,6 +112,11 @@ impl Names {
     /// A variable whose value each request brings along.
     pub fn insert_variable(&mut self, name: &str) {
         self.variables.insert(name.to_owned());
+    }
+
+    /// Fields of the request, `${field.X-Club}`: variables whose names are `field.x-club`.
+    pub fn insert_fields(&mut self) {
+        self.fields = true;
     }
 
     /// The same names and a late one.
@@ -175,6 +181,9 @@ pub enum TemplateFault {
     /// A name that nobody knows.
     #[error("names something unknown in `${{…}}`")]
     Unknown,
+    /// The name of the proxy's client.
+    #[error("names the proxy's client, which has no name in this version")]
+    Client,
     /// A token, an assertion or an answer where there is none.
     #[error("names something that does not exist at that point")]
     NotHere,
@@ -210,7 +219,11 @@ impl Template {
                     true => Segment::Raw(name.trim_start_matches("raw.").to_owned()),
                     false => return Err(fail(name.len() + 3, TemplateFault::NotHere)),
                 },
+                ("client", _) => return Err(fail(name.len() + 3, TemplateFault::Client)),
                 (name, _) if names.variables.contains(name) => Segment::Variable(name.to_owned()),
+                (name, _) if names.fields && field_name(name).is_some() => {
+                    Segment::Variable(name.to_ascii_lowercase())
+                }
                 (name, _) => match names.fixed.get(name) {
                     None => return Err(fail(name.len() + 3, TemplateFault::Unknown)),
                     Some(fixed) if fixed.hidden => Segment::Hidden(fixed.value.clone()),
@@ -353,6 +366,11 @@ fn push_text(segments: &mut Vec<Segment>, literal: &mut String) {
     }
 }
 
+/// The field that `field.X-Club` names.
+pub fn field_name(name: &str) -> Option<HeaderName> {
+    HeaderName::from_bytes(name.strip_prefix("field.")?.as_bytes()).ok()
+}
+
 /// `raw.` and dotted names behind it.
 fn is_raw(name: &str) -> bool {
     name.strip_prefix("raw.").is_some_and(|path| path.split('.').all(|step| !step.is_empty()))
@@ -370,126 +388,5 @@ pub(crate) fn uuid() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::time::Duration;
-
-    use super::*;
-
-    fn names() -> Names {
-        let mut names = Names::default();
-        names.insert("client_id", "acme");
-        names.insert("dollar", "${uuid}$");
-        names.insert_secret("key", Secret::new("k-1".to_owned()));
-        names.insert_variable("club");
-        names.with(Late::AccessToken)
-    }
-
-    fn values() -> Values<'static> {
-        Values { access_token: "at", ..Values::at(UNIX_EPOCH + Duration::from_secs(1_700_000_000)) }
-    }
-
-    #[test]
-    fn names_become_what_they_stand_for() {
-        for (text, expected) in [
-            ("", ""),
-            ("plain é", "plain é"),
-            ("Bearer ${access_token}", "Bearer at"),
-            ("${client_id}:${key}", "acme:k-1"),
-            ("a$$b$$${now}$$", "a$b$1700000000$"),
-            ("$${uuid}", "${uuid}"),
-            ("${dollar}", "${uuid}$"),
-            ("${access_token}${access_token}", "atat"),
-        ] {
-            let template = Template::parse(text, &names()).unwrap();
-            assert_eq!(template.expand(values()), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_understood_is_refused_with_its_place() {
-        use TemplateFault::{Dollar, NotHere, Unclosed, Unknown};
-        for (text, at, why) in [
-            ("a $b", 2..3, Dollar),
-            ("$", 0..1, Dollar),
-            ("$$$", 2..3, Dollar),
-            ("x${now", 1..6, Unclosed),
-            ("${}", 0..3, Unknown),
-            ("x ${nothing} y", 2..12, Unknown),
-            ("${ now }", 0..8, Unknown),
-            ("${NOW}", 0..6, Unknown),
-            ("${raw.a}", 0..8, NotHere),
-            ("${assertion}", 0..12, NotHere),
-            ("${raw.}", 0..7, Unknown),
-            ("${raw..a}", 0..9, Unknown),
-        ] {
-            let error = Template::parse(text, &names()).unwrap_err();
-            assert_eq!(error, TemplateError { at, why }, "{text}");
-        }
-        let error = Template::parse("${access_token}", &Names::default()).unwrap_err();
-        assert_eq!(error.why, NotHere);
-    }
-
-    #[test]
-    fn a_field_is_sensitive_and_holds_no_line_break() {
-        let field = |text: &str| Template::parse(text, &names()).unwrap();
-        assert!(field("a ${key}").expand_field(values()).unwrap().is_sensitive());
-        for text in ["a\r\nb", "a\n", "\0", "é"] {
-            assert!(!field(text).fits_field(), "{text:?}");
-        }
-        let broken = Values { access_token: "a\r\nb", ..values() };
-        assert!(field("${access_token}").expand_field(broken).is_err());
-    }
-
-    #[test]
-    fn what_a_request_and_an_answer_know_is_filled_in_late() {
-        let names = names().with_raw().with(Late::TokenUrl).with(Late::Assertion);
-        let variables = Variables::from([("club".to_owned(), "paris".to_owned())]);
-        let raw = BTreeMap::from([("a.b".to_owned(), Secret::new("x".to_owned()))]);
-        let values = Values {
-            variables: Some(&variables),
-            raw: Some(&raw),
-            token_url: "https://as/token",
-            assertion: "j.w.t",
-            ..values()
-        };
-        for (text, expected) in [
-            ("/${club}/${raw.a.b}${raw.c}", "/paris/x"),
-            ("${token_url} ${assertion}", "https://as/token j.w.t"),
-        ] {
-            let template = Template::parse(text, &names).unwrap();
-            assert_eq!(template.expand(values), expected);
-        }
-        let template = Template::parse("${club}${raw.a.b}", &names).unwrap();
-        assert_eq!(template.variables().collect::<Vec<_>>(), ["club"]);
-        assert_eq!(template.raw().collect::<Vec<_>>(), ["a.b"]);
-    }
-
-    #[test]
-    fn a_uuid_is_random_and_says_its_version() {
-        let template = Template::parse("${uuid}", &names()).unwrap();
-        let (one, two) = (template.expand(values()), template.expand(values()));
-        assert_ne!(one, two);
-        let parts: Vec<_> = one.split('-').map(str::len).collect();
-        assert_eq!(parts, [8, 4, 4, 4, 12]);
-        assert_eq!(one.chars().nth(14), Some('4'));
-        assert!(one.chars().nth(19).is_some_and(|c| "89ab".contains(c)), "{one}");
-    }
-
-    #[test]
-    fn only_the_bearer_form_is_kept_ready() {
-        let is_bearer = |text| Template::parse(text, &names()).unwrap().is_bearer();
-        assert!(is_bearer("Bearer ${access_token}"));
-        assert!(!is_bearer("bearer ${access_token}") && !is_bearer("Bearer ${access_token} "));
-    }
-
-    #[test]
-    fn nothing_of_it_can_be_printed_and_every_change_is_seen() {
-        let parse = |text| Template::parse(text, &names()).unwrap();
-        assert_eq!(format!("{:?}", parse("geheim ${key}")), "Template(…)");
-        assert_eq!(parse("a${now}").fingerprint(), parse("a${now}").fingerprint());
-        assert_ne!(parse("a${now}").fingerprint(), parse("a${uuid}").fingerprint());
-        assert_ne!(parse("a").fingerprint(), parse("b").fingerprint());
-        assert_eq!(parse("${key}x").secrets().count(), 1);
-    }
-}
+#[path = "template/tests.rs"]
+mod tests;

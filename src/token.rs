@@ -36,7 +36,7 @@ pub use slot::Slot;
 /// One credential's tokens, as configured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The credential's name; also the key of its record.
+    /// The credential's name; with the variables' values the key of its record.
     pub name: String,
     /// Where tokens come from.
     pub oauth: oauth::Config,
@@ -53,6 +53,50 @@ pub struct Config {
     pub keepalive: Option<Duration>,
     /// How long a request may wait for a token. Default 15 s.
     pub wait: Duration,
+}
+
+impl Config {
+    /// The key of its record: the name, and the variables' values in the order of their names,
+    /// percent-encoded, each behind a slash.
+    pub fn key(&self) -> String {
+        self.key_for(&self.variables)
+    }
+
+    /// The key with these values.
+    pub fn key_for(&self, variables: &Variables) -> String {
+        let mut key = self.name.clone();
+        for value in variables.values() {
+            key.push('/');
+            key.extend(value.bytes().map(percent_encoded));
+        }
+        key
+    }
+
+    /// Can a first token be had only with what a record holds?
+    pub fn needs_record(&self) -> bool {
+        let has_seed = self.seed.as_ref().is_some_and(|seed| seed.value.is_some());
+        let needs_refresh_token = self.oauth.grant.lives_on() == oauth::Livelihood::RefreshToken;
+        needs_refresh_token && !has_seed && self.oauth.bootstrap.is_none()
+    }
+
+    /// What messages call it: `resamania[paris]`, or the name alone.
+    pub fn title(&self) -> String {
+        let values: Vec<&str> = self.variables.values().map(String::as_str).collect();
+        match values.as_slice() {
+            [] => self.name.clone(),
+            values => format!("{}[{}]", self.name, values.join(",")),
+        }
+    }
+}
+
+/// Unreserved characters (RFC 3986 §2.3) as they are, so that two values never give one key.
+fn percent_encoded(byte: u8) -> String {
+    match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    }
 }
 
 /// Where the first refresh token comes from; once a record exists, the record wins.

@@ -56,9 +56,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("admin", &["clock", "credential", "metrics", "origin", "secret", "store", "token"]),
     // `store`: the same words, for the client that gets a 503.
     ("proxy", &["ca", "clock", "credential", "metrics", "origin", "store", "token"]),
-    ("credential", &["metrics", "origin", "template", "token"]),
+    // `secret`: each token of a credential may have secrets of its own, read at first use.
+    ("credential", &["metrics", "origin", "secret", "template", "token"]),
     // The only place where the protocol and its durability meet.
-    ("token", &["clock", "metrics", "oauth", "secret", "store"]),
+    // `template`: what the variables of a slot stand for.
+    ("token", &["clock", "metrics", "oauth", "secret", "store", "template"]),
     ("oauth", &["secret", "template"]),
     ("store", &["secret"]),
     // `origin`: a leaf is made for a host. `secret`: the key is one. `tls`: the library's provider.

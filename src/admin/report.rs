@@ -13,11 +13,24 @@ pub(super) fn is_degraded(status: &Status) -> bool {
     status.unsaved || troubled
 }
 
-/// One credential as JSON. Additions are welcome, renaming is not: programs read it.
-pub(super) fn describe(status: &Status, now: SystemTime) -> Value {
+/// A credential with one token for each value of its variables, and none of them in use.
+pub(super) fn unused(credential: &str) -> Value {
+    json!({
+        "name": credential,
+        "credential": credential,
+        "state": Condition::Absent.word(),
+        "token": false,
+        "generation": 0,
+        "unsaved": false,
+    })
+}
+
+/// One token of a credential as JSON. Additions are welcome, renaming is not: programs read it.
+pub(super) fn describe(credential: &str, status: &Status, now: SystemTime) -> Value {
     let last_error = status.last_error.as_ref();
     json!({
         "name": &*status.name,
+        "credential": credential,
         "state": status.condition.word(),
         "reason": reason(status.condition),
         "token": status.usable,

@@ -31,26 +31,51 @@ impl<T: FromToml> FromToml for Entries<T> {
     }
 }
 
-/// The value of a variable.
+/// The value of a variable, or where it comes from.
 #[derive(Clone, Debug)]
 pub enum Variable {
     /// It stands in the file.
     Text(String),
     /// It is kept elsewhere.
     Secret(SecretSource),
+    /// A request chooses one of these by its path.
+    List(Vec<Spanned<String>>),
+    /// A request chooses it by what `from` names; one of `values`, if there are any.
+    From {
+        /// Such as `${field.X-Club}`.
+        from: Spanned<String>,
+        /// What is allowed.
+        values: Option<Vec<Spanned<String>>>,
+    },
+}
+
+impl Variable {
+    /// The keys of its table.
+    pub(super) const KEYS: [&str; 2] = ["from", "values"];
 }
 
 impl FromToml for Variable {
     fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
         match value.get_ref() {
             DeValue::String(text) => Ok(Self::Text(text.to_string())),
+            DeValue::Table(table) if table.contains_key("from") => chosen(value, table),
             DeValue::Table(_) => SecretSource::from_toml(value).map(Self::Secret),
-            DeValue::Array(_) => Err(Wrong::value(
-                value,
-                "a string or the place of a secret; lists are not available in this version",
-            )),
-            _ => Err(Wrong::kind(value, "a string or the place of a secret")),
+            DeValue::Array(_) => Vec::from_toml(value).map(Self::List),
+            _ => Err(Wrong::kind(value, "a string, a list of strings or the place of a secret")),
         }
+    }
+}
+
+fn chosen(whole: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<Variable, Vec<Wrong>> {
+    const EXPECTED: &str = "such as { from = \"${field.X-Club}\", values = [\"paris\", \"lyon\"] }";
+    let is_key = |key: &str| Variable::KEYS.contains(&key);
+    match table.get("from") {
+        Some(from) if table.iter().all(|(key, _)| is_key(key.get_ref())) => {
+            let text = String::from_toml(from)?;
+            let values = table.get("values").map(Vec::from_toml).transpose()?;
+            Ok(Variable::From { from: Spanned::new(from.span(), text), values })
+        }
+        _ => Err(Wrong::value(whole, EXPECTED)),
     }
 }
 

@@ -59,6 +59,8 @@ timeout = 10
 
 [store]
 url = "file:state"
+key = { env = "STORE_KEY" }
+old_keys = [{ env = "STORE_KEY_OLD" }, { file = "OLD_STORE_KEY" }]
 
 [ca]
 dir = "certs"
@@ -131,7 +133,7 @@ fn an_unknown_key_brings_the_nearest_one_or_the_list() {
 
 #[test]
 fn a_key_of_a_later_version_is_not_called_unknown() {
-    for text in ["[telemetry]", "[[proxy.client]]", "[store]\nkey = \"x\""] {
+    for text in ["[telemetry]", "[[proxy.client]]", "[store]\non_outage = \"keep\""] {
         let found = messages(text);
         assert!(
             found.iter().any(|message| message.ends_with("is not available in this version")),
@@ -156,7 +158,9 @@ fn values_outside_their_type_are_refused() {
         "[credential.x]\nmargin = \"101%\"",
         "[credential.x]\nmargin = \"-1%\"",
         "[credential.x]\nmargin = \"NaN%\"",
-        "[credential.x]\nvars = { a = [\"x\"] }",
+        "[credential.x]\nvars = { a = [\"x\", 1] }",
+        "[credential.x]\nvars = { a = { from = 1 } }",
+        "[credential.x]\nvars = { a = { from = \"${field.a}\", value = [] } }",
         "[credential.x]\nvars = { a = 1 }",
         "[credential.x]\nvars = { a = { env = \"\" } }",
         "[credential.x]\nparams = { a = 1 }",

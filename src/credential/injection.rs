@@ -10,7 +10,7 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, InvalidHea
 use http::uri::{InvalidUri, PathAndQuery};
 use url::form_urlencoded;
 
-use crate::template::{Template, Values};
+use crate::template::{Template, Values, Variables};
 use crate::token::Token;
 
 /// How a token is put on a request.
@@ -87,6 +87,7 @@ impl Injection {
     }
 
     /// What `token` puts on a request for `target`; `now` is read only if a template may need it.
+    /// `variables` are those that chose the token.
     ///
     /// # Errors
     ///
@@ -94,6 +95,7 @@ impl Injection {
     pub fn additions<'a>(
         &'a self,
         token: &'a Token,
+        variables: &Variables,
         now: impl FnOnce() -> SystemTime,
         target: &Uri,
     ) -> Result<Additions<'a>, InjectionError> {
@@ -103,6 +105,7 @@ impl Injection {
         let values = Values {
             access_token: token.access_token(),
             raw: Some(&token.raw),
+            variables: Some(variables),
             ..Values::at(now())
         };
         let fields = match &self.fields {

@@ -4,15 +4,33 @@
 //! decode `%2e`, take `\` for `/` or walk `..`. Where a path decides about a token, whatever could
 //! be read in two ways is therefore refused rather than guessed.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
-use http::Method;
+use http::{HeaderMap, Method};
 
 use super::Credential;
+use super::variables::{ChoiceError, choose};
+use crate::template::Variables;
 
 /// A prefix of paths: `/v2/` is what is below that directory, `/v2` is that and the resource itself.
+/// `${club}` stands for exactly one whole segment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PathPrefix(Box<str>);
+pub struct PathPrefix {
+    text: Box<str>,
+    segments: Box<[Segment]>,
+    /// It ends with `/`: only what is below it.
+    below: bool,
+}
+
+/// What stands between two slashes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Segment {
+    /// These bytes.
+    Literal(Box<str>),
+    /// Any bytes: the value of this variable.
+    Variable(Box<str>),
+}
 
 /// Why a text is no entry for `paths`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,9 +44,12 @@ pub enum PathPrefixError {
     /// Bytes that servers read in several ways.
     #[error("`%`, `\\`, `.`, `..` and `//` could be read in two ways")]
     Ambiguous,
-    /// `${…}`.
-    #[error("variables in paths are not available in this version")]
-    Variable,
+    /// `x${club}`.
+    #[error("a variable is a whole segment, as in `/${{club}}/`")]
+    PartOfSegment,
+    /// `/${club}/${club}/`.
+    #[error("a variable stands there twice")]
+    Twice,
 }
 
 impl PathPrefix {
@@ -38,32 +59,99 @@ impl PathPrefix {
     ///
     /// [`PathPrefixError`] for what no request could match, or could match in two ways.
     pub fn parse(text: &str) -> Result<Self, PathPrefixError> {
-        let segments = text.strip_prefix('/').ok_or(PathPrefixError::Relative)?;
-        if text.contains("${") {
-            return Err(PathPrefixError::Variable);
-        }
+        let rest = text.strip_prefix('/').ok_or(PathPrefixError::Relative)?;
         if !text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#')) {
             return Err(PathPrefixError::Character);
         }
         if text.contains("//") || is_ambiguous(text, usize::MAX) {
             return Err(PathPrefixError::Ambiguous);
         }
-        debug_assert!(!segments.starts_with('/'));
-        Ok(Self(Box::from(text)))
+        let below = text.ends_with('/');
+        let pieces = rest.strip_suffix('/').unwrap_or(rest);
+        let pieces = pieces.split('/').filter(|piece| !piece.is_empty());
+        let segments: Box<[Segment]> = pieces.map(Segment::parse).collect::<Result<_, _>>()?;
+        let prefix = Self { text: Box::from(text), segments, below };
+        let mut names: Vec<&str> = prefix.variables().collect();
+        names.sort_unstable();
+        match names.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
+            true => Err(PathPrefixError::Twice),
+            false => Ok(prefix),
+        }
     }
 
     /// As it was written.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// The variables in it.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Variable(name) => Some(&**name),
+            Segment::Literal(_) => None,
+        })
+    }
+
+    /// The same for two prefixes that match the same paths: what the variables are called makes no
+    /// difference.
+    pub fn shape(&self) -> String {
+        let mut shape = String::new();
+        for segment in &self.segments {
+            shape.push('/');
+            shape.push_str(match segment {
+                Segment::Literal(text) => text,
+                Segment::Variable(_) => "${}",
+            });
+        }
+        shape.push_str(if self.below { "/" } else { "" });
+        shape
+    }
+
+    /// What stands in `path` where this prefix has the variable `name`.
+    pub(super) fn value<'a>(&self, name: &str, path: &'a str) -> Option<&'a str> {
+        let is_it = |segment: &Segment| matches!(segment, Segment::Variable(it) if **it == *name);
+        let at = self.segments.iter().position(is_it)?;
+        path.split('/').skip(1).nth(at)
     }
 
     fn matches(&self, path: &str) -> bool {
-        path.strip_prefix(&*self.0)
-            .is_some_and(|rest| self.0.ends_with('/') || rest.is_empty() || rest.starts_with('/'))
+        if self.variables().next().is_some() {
+            return self.matches_segments(path);
+        }
+        path.strip_prefix(&*self.text)
+            .is_some_and(|rest| self.below || rest.is_empty() || rest.starts_with('/'))
     }
 
-    fn segments(&self) -> usize {
-        self.0.split('/').filter(|segment| !segment.is_empty()).count()
+    fn matches_segments(&self, path: &str) -> bool {
+        let mut found = path.split('/').skip(1);
+        let same = |segment: &Segment| match (segment, found.next()) {
+            (Segment::Literal(text), Some(found)) => **text == *found,
+            (Segment::Variable(_), found) => found.is_some(),
+            (Segment::Literal(_), None) => false,
+        };
+        self.segments.iter().all(same) && (!self.below || found.next().is_some())
+    }
+
+    fn covers(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// The less, the more specific: more segments, then a literal one before a variable one, from the
+    /// left, then what is only below.
+    fn rank(&self) -> (Reverse<usize>, Vec<bool>, bool) {
+        let is_variable = |segment: &Segment| matches!(segment, Segment::Variable(_));
+        (Reverse(self.covers()), self.segments.iter().map(is_variable).collect(), !self.below)
+    }
+}
+
+impl Segment {
+    fn parse(text: &str) -> Result<Self, PathPrefixError> {
+        let name = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+        match name {
+            Some(name) if !name.contains(['$', '{', '}']) => Ok(Self::Variable(Box::from(name))),
+            _ if text.contains("${") => Err(PathPrefixError::PartOfSegment),
+            _ => Ok(Self::Literal(Box::from(text))),
+        }
     }
 }
 
@@ -75,15 +163,23 @@ pub(super) struct Rules {
     covered: usize,
 }
 
+/// What some requests of a host get.
 #[derive(Debug)]
-struct Rule {
+pub(super) struct Rule {
     path: Option<PathPrefix>,
-    credential: Arc<Credential>,
+    pub(super) credential: Arc<Credential>,
 }
 
 /// The path could be read in two ways, and a credential depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ambiguous;
+
+impl Rule {
+    /// The values of the credential's variables in a request that this rule is for.
+    pub(super) fn choose(&self, path: &str, fields: &HeaderMap) -> Result<Variables, ChoiceError> {
+        choose(&self.credential.variables, self.path.as_ref(), path, fields)
+    }
+}
 
 impl Rules {
     pub(super) fn insert(&mut self, paths: &[PathPrefix], credential: &Arc<Credential>) {
@@ -92,22 +188,18 @@ impl Rules {
             self.rules.push(rule(None));
         }
         for path in paths {
-            self.covered = self.covered.max(path.segments());
+            self.covered = self.covered.max(path.covers());
             self.rules.push(rule(Some(path.clone())));
         }
-        // The longer path first, and a listed method before any.
+        // The more specific path first, no path last, and a listed method before any.
         self.rules.sort_by_key(|rule| {
-            let length = rule.path.as_ref().map_or(0, |path| path.0.len());
-            (std::cmp::Reverse(length), rule.credential.methods.is_empty())
+            let rank = rule.path.as_ref().map(PathPrefix::rank);
+            (rank.is_none(), rank, rule.credential.methods.is_empty())
         });
     }
 
-    /// The most specific credential for this method and path.
-    pub(super) fn find(
-        &self,
-        method: &Method,
-        path: &str,
-    ) -> Result<Option<&Arc<Credential>>, Ambiguous> {
+    /// The most specific rule for this method and path.
+    pub(super) fn find(&self, method: &Method, path: &str) -> Result<Option<&Rule>, Ambiguous> {
         if self.covered > 0 && is_ambiguous(path, self.covered) {
             return Err(Ambiguous);
         }
@@ -116,7 +208,7 @@ impl Rules {
             rule.path.as_ref().is_none_or(|prefix| prefix.matches(path))
                 && (methods.is_empty() || methods.contains(method))
         };
-        Ok(self.rules.iter().find(matches).map(|rule| &rule.credential))
+        Ok(self.rules.iter().find(matches))
     }
 
     /// Do all of them keep plain http plain?
@@ -178,6 +270,62 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_is_exactly_one_whole_segment() {
+        for (prefix, path, expected) in [
+            ("/${club}/", "/paris/x", true),
+            ("/${club}/", "/paris/", true),
+            ("/${club}/", "/paris", false),
+            ("/${club}/", "/", false),
+            ("/${club}/", "//x", true),
+            ("/${club}", "/paris", true),
+            ("/${club}", "/paris/x", true),
+            ("/${club}", "/", true),
+            ("/v1/${club}/members", "/v1/paris/members", true),
+            ("/v1/${club}/members", "/v1/paris/members/7", true),
+            ("/v1/${club}/members", "/v1/paris/member", false),
+            ("/v1/${club}/members", "/v1/a/b/members", false),
+            ("/v1/${club}/members/", "/v1/paris/members", false),
+            ("/${a}/${b}/", "/x/y/", true),
+            ("/${a}/${b}/", "/x/y", false),
+        ] {
+            let matches = PathPrefix::parse(prefix).unwrap().matches(path);
+            assert_eq!(matches, expected, "{prefix} {path}");
+        }
+    }
+
+    #[test]
+    fn the_more_specific_path_comes_first() {
+        let order = [
+            "/v1/paris/x",
+            "/v1/${club}/x/",
+            "/v1/${club}/x",
+            "/${a}/b/c",
+            "/v1/paris/",
+            "/v1/${club}/",
+            "/v1/${club}",
+            "/${a}/paris",
+            "/v1/",
+            "/v1",
+            "/${a}/",
+            "/${a}",
+            "/",
+        ];
+        let mut sorted = order.map(|text| PathPrefix::parse(text).unwrap());
+        sorted.reverse();
+        sorted.sort_by_key(PathPrefix::rank);
+        assert_eq!(sorted.each_ref().map(PathPrefix::as_str), order);
+    }
+
+    #[test]
+    fn what_variables_are_called_makes_no_difference_to_a_shape() {
+        let shape = |text| PathPrefix::parse(text).unwrap().shape();
+        assert_eq!(shape("/v1/${club}/"), shape("/v1/${gym}/"));
+        assert_ne!(shape("/v1/${club}/"), shape("/v1/${club}"));
+        assert_ne!(shape("/v1/${club}/"), shape("/v1/club/"));
+        assert_eq!(shape("/"), "/");
+    }
+
+    #[test]
     fn what_could_be_read_in_two_ways_is_ambiguous() {
         for (path, expected) in [
             ("/v2/x", false),
@@ -207,7 +355,7 @@ mod tests {
 
     #[test]
     fn entries_that_no_request_could_match_for_certain_are_refused() {
-        use PathPrefixError::{Ambiguous, Character, Relative, Variable};
+        use PathPrefixError::{Ambiguous, Character, PartOfSegment, Relative, Twice};
         for (text, error) in [
             ("", Relative),
             ("v2", Relative),
@@ -220,7 +368,12 @@ mod tests {
             ("/a\\b", Ambiguous),
             ("//a", Ambiguous),
             ("/a//b", Ambiguous),
-            ("/${club}/", Variable),
+            ("/x${club}/", PartOfSegment),
+            ("/${club}x", PartOfSegment),
+            ("/${a}${b}/", PartOfSegment),
+            ("/${a/", PartOfSegment),
+            ("/${a/b}/", PartOfSegment),
+            ("/${club}/x/${club}", Twice),
         ] {
             assert_eq!(PathPrefix::parse(text), Err(error), "{text}");
         }

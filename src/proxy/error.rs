@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use super::body::Body;
 use super::message::MessageError;
 use super::origin_error::OriginError;
-use crate::credential::InjectionError;
+use crate::credential::{ChoiceError, InjectionError, InstanceError};
 use crate::origin::AuthorityError;
 use crate::store::TerminalReason;
 use crate::token::TokenError;
@@ -33,6 +33,10 @@ pub(super) enum ProxyError {
          `on_existing` is \"reject\"; leave it out of the request"
     )]
     Existing(Arc<str>),
+    #[error("credential \"{credential}\" {error}")]
+    Choice { credential: Arc<str>, error: ChoiceError },
+    #[error("credential \"{credential}\" {error}")]
+    Instance { credential: Arc<str>, error: InstanceError },
     #[error("the token of credential {credential} cannot be put on the request: {error}")]
     Injection { credential: Arc<str>, error: InjectionError },
     #[error("CONNECT to port {0} is not allowed")]
@@ -70,9 +74,10 @@ impl ProxyError {
                 };
                 verdict(status, kind, &error.to_string())
             }
-            Self::Unmatched | Self::UnmatchedPath | Self::Existing(_) => {
+            Self::Unmatched | Self::UnmatchedPath | Self::Existing(_) | Self::Choice { .. } => {
                 verdict(StatusCode::FORBIDDEN, "http_request_denied", &self.to_string())
             }
+            Self::Instance { error, .. } => instance_verdict(*error, &self.to_string()),
             Self::Port(_) => verdict(
                 StatusCode::FORBIDDEN,
                 "http_request_denied",
@@ -168,6 +173,27 @@ fn token_verdict(credential: &str, error: &TokenError) -> Verdict {
             retry_after: None,
         },
     }
+}
+
+fn instance_verdict(error: InstanceError, text: &str) -> Verdict {
+    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+    let (status, kind, next) = match error {
+        InstanceError::Unknown => (
+            StatusCode::FORBIDDEN,
+            "http_request_denied",
+            "an operator can put a refresh_token in place for them",
+        ),
+        InstanceError::TooMany => (
+            unavailable,
+            "credential_unavailable",
+            "an operator can list the values that are allowed in its `vars`, or reload bearerd \
+             (SIGHUP), which forgets those without a token",
+        ),
+        InstanceError::Secret => {
+            (unavailable, "credential_needs_login", "bearerd's log names the file")
+        }
+    };
+    Verdict { status, kind, text: format!("{text}; {next}"), retry_after: None }
 }
 
 fn explain(reason: TerminalReason) -> &'static str {

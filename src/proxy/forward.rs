@@ -61,11 +61,22 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
         let content = snapshot.admit_content(&parts.headers, body)?;
-        let Selected { credential, origin } = selected;
+        let Selected { credential, origin, values } = selected;
         record.belongs_to(&credential);
-        let slot = &credential.slot;
-        let refused = |error| ProxyError::Token { credential: credential.name.clone(), error };
-        let unfit = |error| ProxyError::Injection { credential: credential.name.clone(), error };
+        let made;
+        let instance = match credential.only() {
+            Some(instance) => instance,
+            None => {
+                made = credential.instance(&values).await.map_err(|error| {
+                    ProxyError::Instance { credential: Arc::clone(&credential.name), error }
+                })?;
+                record.names(&made.title);
+                &made
+            }
+        };
+        let slot = &instance.slot;
+        let refused = |error| ProxyError::Token { credential: instance.title.clone(), error };
+        let unfit = |error| ProxyError::Injection { credential: instance.title.clone(), error };
         let mut token = slot.token().await.map_err(refused)?;
         let keep = Keep { limit: credential.replay_body, budget: snapshot.replay_budget() };
         let mut draft = Draft::new(parts, content, &origin, self.via(), Some(keep));
@@ -74,8 +85,10 @@ impl Proxy {
         loop {
             note_token(record, &token);
             let now = || self.shared.clock.now();
-            let additions =
-                credential.injection.additions(&token, now, &draft.uri).map_err(unfit)?;
+            let additions = credential
+                .injection
+                .additions(&token, instance.variables(), now, &draft.uri)
+                .map_err(unfit)?;
             let mut answer =
                 self.exchange(snapshot, &mut draft, &origin, Some(&additions), record).await?;
             if !is_rejection(&credential.rejections, &mut answer).await {

@@ -48,6 +48,13 @@ impl Record {
         }
     }
 
+    /// The line in the log says which of the credential's tokens it was.
+    pub(super) fn names(&mut self, title: &Arc<str>) {
+        if let Some(line) = &mut self.line {
+            line.credential = Some(Arc::clone(title));
+        }
+    }
+
     /// The request is sent to an origin server; [`Record::came_back`] when its answer is there.
     pub(super) fn went_out(&mut self) -> Instant {
         if let Some(line) = &mut self.line {

@@ -11,6 +11,7 @@ mod injection;
 mod matching;
 mod oauth;
 mod templates;
+mod variables;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -20,13 +21,14 @@ use toml::Spanned;
 use super::defaults;
 use super::review::Review;
 use crate::config::{ConfigFile, CredentialSection, Field, Margin, Problem, Size};
-use crate::credential;
+use crate::credential::{self, OwnSecret};
 use crate::oauth::{GrantType, Livelihood};
 use crate::secret::{Secret, SecretSource};
 use crate::template::Variables;
 use crate::token::{self, Seed};
 use matching::Named;
 use oauth::grant_type;
+use variables::Chosen;
 
 impl Review<'_> {
     /// Every credential of the file that is complete.
@@ -59,6 +61,7 @@ impl Review<'_> {
             span: name.span(),
             section,
             review: self,
+            chosen: Chosen::default(),
         };
         let (paths, methods) = (part.paths(), part.methods());
         let hosts = part.hosts(named, &paths, &methods);
@@ -68,6 +71,8 @@ impl Review<'_> {
         let seed = part.seed();
         let lifetime = part.lifetime();
         let keepalive = part.keepalive();
+        let variables = part.variables(&paths);
+        let secrets = std::mem::take(&mut part.chosen.secrets);
         let token = token::Config {
             name: name.get_ref().clone(),
             oauth: oauth?,
@@ -87,6 +92,8 @@ impl Review<'_> {
             injection,
             rejections: matching::rejections(section),
             replay_body: section.replay_body.or(Size(defaults::REPLAY_BODY)).0,
+            variables,
+            secrets,
             token,
         })
     }
@@ -100,11 +107,15 @@ struct Part<'a, 'b> {
     span: Range<usize>,
     section: &'a CredentialSection,
     review: &'a mut Review<'b>,
+    chosen: Chosen,
 }
 
 impl Part<'_, '_> {
     fn seed(&mut self) -> Option<Seed> {
         let section = self.section;
+        if self.is_own("refresh_token", OwnSecret::RefreshToken, &section.refresh_token) {
+            return None;
+        }
         let Some((source, span)) = self.source(&section.refresh_token) else {
             self.warn_without_seed();
             return None;
@@ -149,39 +160,21 @@ impl Part<'_, '_> {
     /// The place of a secret, its path made absolute, unless nothing may be read.
     fn source(&mut self, field: &Field<SecretSource>) -> Option<(SecretSource, Range<usize>)> {
         let given = field.given().filter(|_| !self.review.garbled)?;
-        let source = match given.get_ref() {
-            SecretSource::File(path) => SecretSource::File(self.review.path(path)),
-            other => other.clone(),
+        let given = match self.fixed_path(given) {
+            Some(path) => Spanned::new(given.span(), SecretSource::File(path)),
+            None => given.clone(),
         };
-        self.warn_if_readable(&source, given.span());
-        Some((source, given.span()))
+        Some((self.review.place_of(&given), given.span()))
     }
 
-    fn read(&self, source: &SecretSource) -> Result<Secret, crate::secret::SecretError> {
-        (self.review.environment.read_secret)(source)
+    fn read(&mut self, source: &SecretSource) -> Result<Secret, crate::secret::SecretError> {
+        self.review.read(source)
     }
 
     fn unreadable(&mut self, key: &str, error: &str, span: Range<usize>) {
         let fix = "put the secret there, readable for the user that runs bearerd";
         self.report(key, &format!("has no value: {error}"), span, fix);
     }
-
-    #[cfg(unix)]
-    fn warn_if_readable(&mut self, source: &SecretSource, span: Range<usize>) {
-        use std::os::unix::fs::MetadataExt;
-        let SecretSource::File(path) = source else { return };
-        let mode = std::fs::metadata(path).map_or(0, |file| file.mode());
-        if mode & 0o077 != 0 {
-            let message = format!(
-                "{source} can be read by others than its owner (mode {:04o})",
-                mode & 0o7777
-            );
-            self.review.report(Problem::warning(message).at(span).fix("chmod 600"));
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn warn_if_readable(&mut self, _source: &SecretSource, _span: Range<usize>) {}
 
     fn require<T>(&mut self, field: &Field<T>, key: &str, fix: &str) {
         if field.is_absent() {

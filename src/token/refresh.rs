@@ -132,7 +132,10 @@ pub(super) struct Flown {
 /// Replaces one credential's tokens.
 #[derive(Debug)]
 pub(super) struct Refresher {
+    /// For messages.
     name: String,
+    /// Of the record.
+    key: String,
     endpoint: TokenEndpoint,
     variables: Variables,
     seed: Option<Seed>,
@@ -150,7 +153,8 @@ impl Refresher {
     pub(super) fn new(config: Config, endpoint: TokenEndpoint, context: &Context) -> Self {
         Self {
             metrics: context.metrics.of_credential(&config.name),
-            name: config.name,
+            name: config.title(),
+            key: config.key(),
             config: config.oauth.fingerprint(),
             endpoint,
             variables: config.variables,
@@ -185,7 +189,7 @@ impl Refresher {
 
     /// Reads the record at start: the token in it, or the reason why none will be asked for.
     pub(super) async fn recall(&self) -> Result<Option<TokenRecord>, Failure> {
-        let record = match self.context.store.load(&self.name).await {
+        let record = match self.context.store.load(&self.key).await {
             Ok(record) => record,
             Err(error) => {
                 self.report_store(&error);
@@ -230,7 +234,7 @@ impl Refresher {
         if memory.unsaved.is_some() {
             return None;
         }
-        let record = match self.context.store.load(&self.name).await {
+        let record = match self.context.store.load(&self.key).await {
             Ok(record) => record?,
             Err(error) => {
                 // The rest is said by the next refresh, and not every two seconds.

@@ -46,7 +46,7 @@ impl Slot {
     pub async fn open(config: Config, context: Context, before: Option<&Self>) -> Arc<Self> {
         let endpoint = TokenEndpoint::new(config.oauth.clone(), context.transport.clone());
         let slot = Arc::new(Self {
-            name: Arc::from(config.name.as_str()),
+            name: Arc::from(config.title()),
             wait: config.wait,
             margin: config.margin,
             jitter: random_share(),
@@ -68,7 +68,7 @@ impl Slot {
         slot
     }
 
-    /// The credential's name.
+    /// The credential's name, with the values of its variables: `resamania[paris]`.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -10,6 +10,7 @@ mod wire;
 mod world;
 
 mod bootstrap;
+mod clubs;
 mod command_line;
 mod connect;
 mod connections;
@@ -26,6 +27,8 @@ mod rejections;
 mod reload;
 mod replicas;
 mod resamania;
+mod sealed;
+mod secrets;
 mod smoke;
 mod status;
 mod token_endpoint;

@@ -142,7 +142,7 @@ async fn a_logout_ends_a_credential_in_every_process_and_through_restarts() {
     let sibling = world.sibling().await;
     assert_eq!(sibling.get(&world).await.0, 200);
     let logged_out = Condition::NeedsLogin(TerminalReason::LoggedOut);
-    world.app().credentials().all()[0].slot.logout().await.unwrap();
+    world.app().credentials().all()[0].only().unwrap().slot.logout().await.unwrap();
     assert_eq!(world.get("/").await.0, 503);
     eventually("the other one knows", || sibling.status().condition == logged_out).await;
     assert_eq!(sibling.get(&world).await.0, 503);
@@ -169,7 +169,7 @@ async fn before_a_new_token_is_given_time_the_store_is_read_again() {
     assert_eq!(world.get("/").await.0, 200);
     assert_eq!(sibling.get(&world).await.0, 200);
     // The sibling replaces it, and only the store knows.
-    sibling.app().credentials().all()[0].slot.refresh_now().await.unwrap();
+    sibling.app().credentials().all()[0].only().unwrap().slot.refresh_now().await.unwrap();
     let first = world.tokens_seen()[0].clone();
     world.authorization_server.tokens().revoke_access_token(&first);
     let began = std::time::Instant::now();

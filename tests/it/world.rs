@@ -113,7 +113,7 @@ impl World {
 
     /// What bearerd says about the credential.
     pub(crate) fn status(&self) -> Status {
-        self.app().credentials().all()[0].slot.status()
+        self.app().credentials().all()[0].statuses().remove(0)
     }
 
     pub(crate) fn app(&self) -> &App {
@@ -404,7 +404,7 @@ impl Sibling {
 
     /// What it says about the credential.
     pub(crate) fn status(&self) -> Status {
-        self.app.credentials().all()[0].slot.status()
+        self.app.credentials().all()[0].statuses().remove(0)
     }
 
     pub(crate) fn client(&self) -> reqwest::Client {

@@ -11,7 +11,7 @@ use super::Part;
 use crate::config::{self, CredentialSection, Field, Problem};
 use crate::credential::{Evidence, HostPattern, PathPrefix, RejectionRule, Rejections};
 
-/// Who has named a host and a path (empty for all), for which methods, and where.
+/// Who has named a host and a path (its shape, empty for all), for which methods, and where.
 pub(super) type Named = HashMap<(HostPattern, String), Vec<(Vec<Method>, Range<usize>)>>;
 
 impl Part<'_, '_> {
@@ -74,7 +74,7 @@ impl Part<'_, '_> {
             return true;
         }
         let all = [(String::new(), span)];
-        let given = paths.iter().map(|(path, span)| (path.as_str().to_owned(), span.clone()));
+        let given = paths.iter().map(|(path, span)| (path.shape(), span.clone()));
         let places: Vec<_> = match paths {
             [] => all.into(),
             _ => given.collect(),
@@ -113,7 +113,8 @@ impl Part<'_, '_> {
             match PathPrefix::parse(text.get_ref()) {
                 Ok(path) => paths.push((path, text.span())),
                 Err(error) => {
-                    let fix = "write the plain beginning of a path, such as \"/v2/\"";
+                    let fix =
+                        "write the plain beginning of a path, such as \"/v2/\" or \"/${club}/\"";
                     self.report("paths", &format!("cannot hold this: {error}"), text.span(), fix);
                 }
             }

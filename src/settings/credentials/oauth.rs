@@ -8,7 +8,7 @@ use url::{Host, Url};
 
 use super::{Part, answers, injection};
 use crate::config::{self, ClientId, ClientSecret, CredentialSection, Field, Problem};
-use crate::credential::Injection;
+use crate::credential::{Injection, OwnSecret};
 use crate::oauth::{self, ClientAuth, ClientCert, ClientCertError, Encoding, GrantType};
 use crate::secret::{Secret, SecretSource};
 use crate::settings::defaults;
@@ -185,7 +185,12 @@ impl Part<'_, '_> {
         match given.get_ref() {
             ClientSecret::Empty => Some(Secret::new(String::new())),
             ClientSecret::Kept(source) => {
-                self.secret("client_secret", &Spanned::new(given.span(), source.clone()))
+                let place = Spanned::new(given.span(), source.clone());
+                let field = Field::Given(place.clone());
+                if self.is_own("client_secret", OwnSecret::ClientSecret, &field) {
+                    return None;
+                }
+                self.secret("client_secret", &place)
             }
         }
     }
@@ -201,7 +206,7 @@ impl Part<'_, '_> {
     pub(super) fn lines(&mut self, key: &str, place: &Spanned<SecretSource>) -> Option<Secret> {
         let field = Field::Given(place.clone());
         let (source, span) = self.source(&field)?;
-        match (self.review.environment.read_lines)(&source) {
+        match self.review.read_lines(&source) {
             Ok(lines) => lines,
             Err(error) => {
                 self.unreadable(key, &error.to_string(), span);
@@ -221,7 +226,7 @@ impl Part<'_, '_> {
         }
         let (cert, key) = (table.cert.given()?, table.key.given()?);
         let path = SecretSource::File(self.review.path(cert.get_ref()));
-        let chain = match (self.review.environment.read_lines)(&path) {
+        let chain = match self.review.read_lines(&path) {
             Ok(chain) => chain?,
             Err(error) => {
                 self.unreadable("client_cert.cert", &error.to_string(), cert.span());

@@ -1,4 +1,4 @@
-//! `vars`, and the texts that use them: parameters and fields.
+//! The texts that use variables: parameters and fields.
 //!
 //! All of these may hold secrets, so nothing here repeats a text, and a finding points at its place.
 
@@ -13,7 +13,7 @@ use http::header::{
 use toml::Spanned;
 
 use super::Part;
-use crate::config::{ClientId, Entries, Field, Variable};
+use crate::config::{ClientId, Entries, Field};
 use crate::oauth::{GrantType, Livelihood, Parameter};
 use crate::secret::Secret;
 use crate::template::{Names, Template, TemplateFault, Values};
@@ -34,38 +34,8 @@ const NOT_OURS: [HeaderName; 11] = [
 ];
 
 impl Part<'_, '_> {
-    /// The names that this credential's templates may use. One that has been reported stands for
-    /// nothing, so that nobody complains about it a second time.
-    pub(super) fn names(&mut self) -> Names {
-        let section = self.section;
-        let mut names = Names::default();
-        for (name, variable) in section.vars.get().into_iter().flat_map(|entries| &entries.0) {
-            if !is_name(name.get_ref()) {
-                let fix = "use letters of a-z, digits and `_`, beginning with a letter";
-                self.report("vars", "has a name that no `${name}` can use", name.span(), fix);
-            } else if Names::RESERVED.contains(&name.get_ref().as_str()) {
-                let fix = "choose another name";
-                self.report("vars", "has a name that has a meaning already", name.span(), fix);
-            }
-            match variable.get_ref() {
-                Variable::Text(text) => names.insert(name.get_ref(), text),
-                Variable::Secret(source) => {
-                    names.insert(name.get_ref(), "");
-                    let field = Field::Given(Spanned::new(variable.span(), source.clone()));
-                    let Some((source, span)) = self.source(&field) else { continue };
-                    match self.read(&source) {
-                        Ok(secret) => names.insert_secret(name.get_ref(), secret),
-                        Err(error) => self.unreadable("vars", &error.to_string(), span),
-                    }
-                }
-            }
-        }
-        self.name_client(&mut names);
-        names
-    }
-
     /// `${client_id}`, which may use the others, unless a request has to bring them.
-    fn name_client(&mut self, names: &mut Names) {
+    pub(super) fn name_client(&mut self, names: &mut Names) {
         let client_id = self.section.client_id.given();
         match client_id.map(|given| (given.get_ref(), given.span())) {
             None => names.insert("client_id", ""),
@@ -165,8 +135,7 @@ impl Part<'_, '_> {
             self.report(key, "has a name that is no field name", name.span(), fix);
             return None;
         };
-        let is_of_connection = ["keep-alive", "proxy-connection", "http2-settings"];
-        if NOT_OURS.contains(&field) || is_of_connection.contains(&field.as_str()) {
+        if is_of_connection(&field) {
             let message = "names a field that belongs to the connection";
             self.report(key, message, name.span(), "remove it");
         }
@@ -181,7 +150,10 @@ impl Part<'_, '_> {
         names: &Names,
     ) -> Option<Template> {
         let error = match Template::parse(text.get_ref(), names) {
-            Ok(template) => return Some(template),
+            Ok(template) => {
+                self.note_fields(key, template.variables(), &text.span());
+                return Some(template);
+            }
             Err(error) => error,
         };
         // The variables may be there after all, on a line that could not be read.
@@ -192,7 +164,7 @@ impl Part<'_, '_> {
                     "write `${name}`, or `$$` for one dollar sign"
                 }
                 TemplateFault::Unknown => {
-                    "the names are client_id, uuid, now, those of this credential's `vars`, and in \
+                    "the names are client_id, uuid, now, field.NAME, those of this credential's `vars`, and in \
                      some places access_token, token_url, assertion and raw.…"
                 }
                 TemplateFault::NotHere => {
@@ -200,6 +172,7 @@ impl Part<'_, '_> {
                      `steps`; token_url for `assertion`, `params` and `headers`; assertion for the \
                      latter two, if there is one; raw.… for `steps`"
                 }
+                TemplateFault::Client => "use a field of the request, as in `${field.X-Club}`",
             };
             self.report(key, &error.to_string(), part_of(text, &error.at), fix);
         }
@@ -214,7 +187,8 @@ fn part_of(text: &Spanned<String>, part: &Range<usize>) -> Range<usize> {
     if is_plain { span.start + 1 + part.start..span.start + 1 + part.end } else { span }
 }
 
-fn is_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+/// Does a field belong to the connection or the message's frame?
+pub(super) fn is_of_connection(field: &HeaderName) -> bool {
+    let more = ["keep-alive", "proxy-connection", "http2-settings"];
+    NOT_OURS.contains(field) || more.contains(&field.as_str())
 }

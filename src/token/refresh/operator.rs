@@ -111,7 +111,7 @@ impl Refresher {
         change: impl Fn(&TokenRecord) -> TokenRecord,
     ) -> Result<Overruled, StoreError> {
         for _ in 0..TRIES {
-            let stored = match self.context.store.load(&self.name).await {
+            let stored = match self.context.store.load(&self.key).await {
                 Ok(stored) => stored.unwrap_or_default(),
                 // It was moved aside; what is written now takes its place.
                 Err(StoreError::Corrupt { .. }) => TokenRecord::default(),
@@ -123,7 +123,7 @@ impl Refresher {
             let known = memory.as_ref().and_then(|memory| memory.known.clone());
             let before = known.filter(|known| known.generation > expected).unwrap_or(stored);
             let record = change(&before);
-            let written = self.context.store.overrule(&self.name, expected, &record).await?;
+            let written = self.context.store.overrule(&self.key, expected, &record).await?;
             if written == Commit::Stored {
                 if let Some(memory) = &mut memory {
                     memory.unsaved = None;
@@ -133,7 +133,7 @@ impl Refresher {
                 return Ok(Overruled { before, record });
             }
         }
-        Err(StoreError::Busy { key: self.name.clone(), waited: self.lease_wait })
+        Err(StoreError::Busy { key: self.key.clone(), waited: self.lease_wait })
     }
 
     /// Gives the tokens of `record` back (RFC 7009), the refresh token first, as far as the server has a

@@ -67,7 +67,7 @@ impl Refresher {
         refresh_token: &Secret,
         error: &GrantError,
     ) -> Result<TokenRecord, Failure> {
-        if let Ok(Some(record)) = self.context.store.load(&self.name).await
+        if let Ok(Some(record)) = self.context.store.load(&self.key).await
             && record.generation > session.record.generation
         {
             session.stored = record.generation;

@@ -82,11 +82,11 @@ impl Refresher {
             return Ok(Session { ahead: true, ..Session::new(lease, stored, record) });
         }
         let store = &self.context.store;
-        let lease = store.lease(&self.name, self.lease_wait).await.map_err(|error| {
+        let lease = store.lease(&self.key, self.lease_wait).await.map_err(|error| {
             self.report_store(&error);
             Failure::of_store(&error)
         })?;
-        match store.load(&self.name).await {
+        match store.load(&self.key).await {
             Ok(Some(record)) => Ok(self.newest(lease, record, memory)),
             // Never there, or moved aside: a process that still holds the record writes it back.
             Ok(None) => Ok(rebuild(lease, memory)),
@@ -155,7 +155,7 @@ impl Refresher {
     /// Somebody wrote past the lease (a logout, a login, a restored backup): theirs counts, not ours.
     pub(super) async fn overtaken(&self, session: &mut Session) -> Result<(), Failure> {
         tracing::warn!(credential = self.name, "the record was changed by someone else meanwhile");
-        let record = self.context.store.load(&self.name).await.map_err(|error| {
+        let record = self.context.store.load(&self.key).await.map_err(|error| {
             self.report_store(&error);
             Failure::of_store(&error)
         })?;

@@ -146,22 +146,37 @@ impl AuthorizationServer {
 
     /// How often a refresh token was presented after it had been replaced.
     pub fn reuse_count(&self) -> usize {
-        self.endpoint.read_refresh_tokens(|tokens| tokens.reuses())
+        self.endpoint.reuses()
     }
 
     /// The newest refresh token, even when it was revoked.
     pub fn current_refresh_token(&self) -> String {
-        self.endpoint.read_refresh_tokens(|tokens| tokens.current().to_owned())
+        self.endpoint.of_realm("", |tokens| tokens.current().to_owned())
+    }
+
+    /// The same of one realm.
+    pub fn current_refresh_token_of(&self, realm: &str) -> String {
+        self.endpoint.of_realm(realm, |tokens| tokens.current().to_owned())
+    }
+
+    /// A new valid refresh token of one realm, as after an interactive login there.
+    pub fn issue_refresh_token_of(&self, realm: &str) -> String {
+        self.endpoint.of_realm(realm, |tokens| tokens.log_in())
+    }
+
+    /// Revokes the current refresh token of one realm.
+    pub fn revoke_refresh_token_of(&self, realm: &str) {
+        self.endpoint.of_realm(realm, |tokens| tokens.revoke());
     }
 
     /// The refresh tokens that were replaced, oldest first.
     pub fn previous_refresh_tokens(&self) -> Vec<String> {
-        self.endpoint.read_refresh_tokens(|tokens| tokens.previous())
+        self.endpoint.of_realm("", |tokens| tokens.previous())
     }
 
     /// Whether `token` is the newest refresh token and not revoked.
     pub fn refresh_token_is_current(&self, token: &str) -> bool {
-        self.endpoint.read_refresh_tokens(|tokens| tokens.is_current(token))
+        self.endpoint.of_realm("", |tokens| tokens.is_current(token))
     }
 
     /// A new valid refresh token, as after an interactive login.
@@ -169,11 +184,11 @@ impl AuthorizationServer {
     /// It replaces the current one, which gives a plain `invalid_grant` from now on.
     /// Access tokens stay as they are.
     pub fn issue_refresh_token(&self) -> String {
-        self.endpoint.change_refresh_tokens(|tokens| tokens.log_in())
+        self.endpoint.of_realm("", |tokens| tokens.log_in())
     }
 
     /// Revokes the current refresh token: the next refresh gives `invalid_grant`.
     pub fn revoke_refresh_token(&self) {
-        self.endpoint.change_refresh_tokens(|tokens| tokens.revoke());
+        self.endpoint.of_realm("", |tokens| tokens.revoke());
     }
 }

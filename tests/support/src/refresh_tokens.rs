@@ -93,12 +93,13 @@ pub(crate) struct RefreshTokens {
 }
 
 impl RefreshTokens {
-    pub(crate) fn new(initial: String) -> RefreshTokens {
+    /// Tokens whose first family has this number.
+    pub(crate) fn new(initial: String, family: u64) -> RefreshTokens {
         RefreshTokens {
-            current: Current { value: initial, family: 1, generation: 0, revoked: false },
+            current: Current { value: initial, family, generation: 0, revoked: false },
             superseded: Vec::new(),
             issued: 0,
-            families: 1,
+            families: family,
             reuses: 0,
         }
     }

@@ -55,8 +55,11 @@ pub struct AuthorizationServerConfig {
     pub client_secret: String,
     /// The accepted ways of client authentication.
     pub client_auth: ClientAuth,
-    /// The exact path of the token endpoint; everything else is 404.
+    /// The exact path of the token endpoint; everything else is 404. A segment `*` stands for any, and
+    /// each has refresh tokens of its own: a realm.
     pub token_path: String,
+    /// A parameter of token requests that names the realm.
+    pub realm_parameter: Option<String>,
     /// What a refresh does to the refresh token.
     pub rotation: Rotation,
     /// What the answer says about the lifetime.
@@ -89,6 +92,7 @@ impl Default for AuthorizationServerConfig {
             client_secret: "test-client-secret".into(),
             client_auth: ClientAuth::Any,
             token_path: "/token".into(),
+            realm_parameter: None,
             rotation: Rotation::STRICT,
             expires_in: ExpiresIn::Seconds(3600),
             access_token_lifetime: Duration::from_secs(3600),

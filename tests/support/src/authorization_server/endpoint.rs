@@ -4,7 +4,7 @@
 //! its place; the refresh tokens and the policy are under another, which makes a grant
 //! atomic. Neither lock is held across a wait.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,7 +37,23 @@ struct Arrivals {
 
 struct Books {
     policy: Policy,
-    refresh_tokens: RefreshTokens,
+    /// By realm; that of a server with one is the empty text.
+    refresh_tokens: BTreeMap<String, RefreshTokens>,
+}
+
+/// Families of different realms never have the same number.
+const FAMILIES: u64 = 1_000_000;
+
+impl Books {
+    fn realm(&mut self, realm: &str, config: &AuthorizationServerConfig) -> &mut RefreshTokens {
+        let first = 1 + FAMILIES * self.refresh_tokens.len() as u64;
+        let initial = match realm {
+            "" => config.initial_refresh_token.clone(),
+            realm => format!("{}-{realm}", config.initial_refresh_token),
+        };
+        let tokens = self.refresh_tokens.entry(realm.to_owned());
+        tokens.or_insert_with(|| RefreshTokens::new(initial, first))
+    }
 }
 
 /// A request with the place it got.
@@ -77,10 +93,7 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(config: AuthorizationServerConfig, tasks: Tasks) -> Endpoint {
-        let books = Books {
-            policy: Policy::new(&config),
-            refresh_tokens: RefreshTokens::new(config.initial_refresh_token.clone()),
-        };
+        let books = Books { policy: Policy::new(&config), refresh_tokens: BTreeMap::new() };
         Endpoint {
             config,
             tokens: Tokens::new(),
@@ -130,15 +143,30 @@ impl Endpoint {
         change(&mut self.books.lock().expect(LOCK).policy);
     }
 
-    pub(super) fn read_refresh_tokens<T>(&self, read: impl FnOnce(&RefreshTokens) -> T) -> T {
-        read(&self.books.lock().expect(LOCK).refresh_tokens)
+    pub(super) fn of_realm<T>(&self, realm: &str, look: impl FnOnce(&mut RefreshTokens) -> T) -> T {
+        look(self.books.lock().expect(LOCK).realm(realm, &self.config))
     }
 
-    pub(super) fn change_refresh_tokens<T>(
-        &self,
-        change: impl FnOnce(&mut RefreshTokens) -> T,
-    ) -> T {
-        change(&mut self.books.lock().expect(LOCK).refresh_tokens)
+    pub(super) fn reuses(&self) -> usize {
+        let books = self.books.lock().expect(LOCK);
+        books.refresh_tokens.values().map(RefreshTokens::reuses).sum()
+    }
+
+    /// Whether `path` is the token endpoint's.
+    fn is_here(&self, path: &str) -> bool {
+        let pattern: Vec<_> = self.config.token_path.split('/').collect();
+        let segments: Vec<_> = path.split('/').collect();
+        let same = |(wanted, found): (&&str, &&str)| *wanted == "*" || wanted == found;
+        pattern.len() == segments.len() && pattern.iter().zip(&segments).all(same)
+    }
+
+    fn realm_of(&self, request: &TokenRequest) -> String {
+        if let Some(parameter) = &self.config.realm_parameter {
+            return request.param(parameter).unwrap_or_default().to_owned();
+        }
+        let segment = self.config.token_path.split('/').position(|segment| segment == "*");
+        let path = request.path_and_query.split('?').next().unwrap_or_default();
+        segment.and_then(|at| path.split('/').nth(at)).unwrap_or_default().to_owned()
     }
 
     fn arrive(&self, head: Parts, body: &Bytes) -> Arrival {
@@ -210,10 +238,12 @@ impl Endpoint {
 
     fn decide(&self, request: &TokenRequest) -> Result<serde_json::Value, Refusal> {
         let books = &mut *self.books.lock().expect(LOCK);
+        books.realm(&self.realm_of(request), &self.config);
+        let Books { policy, refresh_tokens } = books;
         let mut desk = Desk {
             config: &self.config,
-            policy: &books.policy,
-            refresh_tokens: &mut books.refresh_tokens,
+            policy,
+            refresh_tokens: refresh_tokens.get_mut(&self.realm_of(request)).expect("just made"),
             tokens: &self.tokens,
         };
         desk.decide(request)
@@ -250,7 +280,7 @@ impl Endpoint {
 
 impl Service for Endpoint {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, line: Arc<Line>) -> Outcome {
-        if request.uri().path() != self.token_path() {
+        if !self.is_here(request.uri().path()) {
             return Ok(json(404, &serde_json::json!({ "error": "not_found" })));
         }
         let (head, body) = request.into_parts();

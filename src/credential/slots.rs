@@ -1,0 +1,266 @@
+//! The slots of one credential: one, or one for each combination of its variables' values.
+//!
+//! A credential without variables has one slot from the start, and reaching it is a field access. One
+//! with variables makes a slot when a request first needs it, on the control runtime, where its secret
+//! files are read as well; whoever comes meanwhile waits for the same one. Nothing is made for values
+//! that are not allowed: those do not get here.
+//!
+//! Values that no list names come from strangers, so there are at most [`MOST_SLOTS`] slots, and none is
+//! made for values that have neither a first refresh token nor a record.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dashmap::DashMap;
+use tokio::sync::OnceCell;
+
+use super::variables::{OwnSecret, SecretPath, Variable};
+use crate::secret::{Secret, SecretError};
+use crate::template::Variables;
+use crate::token::{self, Condition, Context, Seed, Slot, Status};
+
+/// So many slots one credential has at most. Each costs a few kilobytes, a record and a token of the
+/// authorization server; beyond it new values are refused until a reload, which forgets those slots
+/// that never had a token.
+pub const MOST_SLOTS: usize = 1024;
+
+/// A slot, and the values that it is for.
+#[derive(Debug)]
+pub struct Instance {
+    /// What messages call it: `resamania[paris]`, or the credential's name.
+    pub title: Arc<str>,
+    /// Its token.
+    pub slot: Arc<Slot>,
+    /// What the slot was made from.
+    config: token::Config,
+}
+
+/// Why there is no slot for some values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InstanceError {
+    /// There are too many already.
+    #[error("has as many tokens as it may have")]
+    TooMany,
+    /// Nothing is known of these values: no first refresh token and no record.
+    #[error("has no refresh token for these values")]
+    Unknown,
+    /// A secret of its own cannot be read.
+    #[error("has a secret that cannot be read for these values")]
+    Secret,
+}
+
+/// The slots of one credential.
+#[derive(Debug)]
+pub(super) enum Slots {
+    /// No variables, one slot.
+    One(Arc<Instance>),
+    /// One for each combination of values in use.
+    Many(Many),
+}
+
+/// Slots by the keys of their records.
+#[derive(Debug)]
+pub(super) struct Many {
+    recipe: Arc<Recipe>,
+    made: DashMap<String, Arc<OnceCell<Arc<Instance>>>>,
+    /// Held while an entry is added, so that their number is exact.
+    adding: Mutex<()>,
+}
+
+/// How a slot is made.
+#[derive(Clone, Debug)]
+pub(super) struct Recipe {
+    /// What all slots have in common.
+    pub(super) token: token::Config,
+    pub(super) variables: Vec<Variable>,
+    /// What each slot reads for itself.
+    pub(super) secrets: Vec<SecretPath>,
+    pub(super) context: Context,
+}
+
+impl Instance {
+    /// What the credential's variables stand for here.
+    pub fn variables(&self) -> &Variables {
+        &self.config.variables
+    }
+
+    async fn open(config: token::Config, context: &Context, before: Option<&Slot>) -> Arc<Self> {
+        let slot = Slot::open(config.clone(), context.clone(), before).await;
+        Arc::new(Self { title: Arc::from(config.title()), slot, config })
+    }
+
+    /// Would forgetting it lose nothing but the knowledge that there is nothing?
+    fn is_empty(&self) -> bool {
+        let Status { condition, generation, unsaved, .. } = self.slot.status();
+        generation == token::Generation::default() && !unsaved && condition != Condition::Refreshing
+    }
+}
+
+impl Slots {
+    /// Opens the slots, with those of `before` that did not change.
+    pub(super) async fn open(recipe: Recipe, before: Option<&Self>) -> Self {
+        if !recipe.variables.is_empty() {
+            return Self::Many(Many::open(recipe, before).await);
+        }
+        let before = match before {
+            Some(Self::One(before)) => Some(before),
+            _ => None,
+        };
+        match before.filter(|before| before.config == recipe.token) {
+            Some(before) => Self::One(Arc::clone(before)),
+            None => {
+                let slot = before.map(|before| &*before.slot);
+                Self::One(Instance::open(recipe.token, &recipe.context, slot).await)
+            }
+        }
+    }
+
+    /// The slots in use, in the order of their titles.
+    pub(super) fn in_use(&self) -> Vec<Arc<Instance>> {
+        match self {
+            Self::One(instance) => vec![Arc::clone(instance)],
+            Self::Many(many) => many.in_use(),
+        }
+    }
+}
+
+impl Many {
+    async fn open(recipe: Recipe, before: Option<&Slots>) -> Self {
+        let many = Self { recipe: Arc::new(recipe), made: DashMap::new(), adding: Mutex::new(()) };
+        for old in before.map(Slots::in_use).unwrap_or_default() {
+            if let Some(instance) = many.recipe.take_over(old).await {
+                let key = instance.config.key();
+                many.made.insert(key, Arc::new(OnceCell::new_with(Some(instance))));
+            }
+        }
+        many
+    }
+
+    /// The slot for these values, which is made if there is none.
+    pub(super) async fn instance(
+        &self,
+        values: &Variables,
+    ) -> Result<Arc<Instance>, InstanceError> {
+        let key = self.recipe.token.key_for(values);
+        let cell = self.cell(&key)?;
+        let made = cell
+            .get_or_try_init(|| {
+                let (recipe, values) = (Arc::clone(&self.recipe), values.clone());
+                let making = async move { recipe.make(values).await };
+                let made = self.recipe.context.control.spawn(making);
+                // Only a panic or the end of the process keeps it from ending.
+                async move { made.await.unwrap_or(Err(InstanceError::Secret)) }
+            })
+            .await
+            .cloned();
+        if made.is_err() {
+            // Unless somebody else is trying: the map's and this one are the last.
+            let last =
+                |_: &String, it: &Arc<OnceCell<_>>| !it.initialized() && Arc::strong_count(it) <= 2;
+            self.made.remove_if(&key, last);
+        }
+        made
+    }
+
+    fn cell(&self, key: &str) -> Result<Arc<OnceCell<Arc<Instance>>>, InstanceError> {
+        if let Some(cell) = self.made.get(key) {
+            return Ok(Arc::clone(&cell));
+        }
+        let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.made.len() >= MOST_SLOTS && !self.made.contains_key(key) {
+            return Err(InstanceError::TooMany);
+        }
+        Ok(Arc::clone(&self.made.entry(key.to_owned()).or_default()))
+    }
+
+    fn in_use(&self) -> Vec<Arc<Instance>> {
+        let mut instances: Vec<_> =
+            self.made.iter().filter_map(|cell| cell.value().get().cloned()).collect();
+        instances.sort_by(|one, other| one.title.cmp(&other.title));
+        instances
+    }
+}
+
+impl Recipe {
+    async fn make(&self, values: Variables) -> Result<Arc<Instance>, InstanceError> {
+        let config = self.filled(values).await?;
+        if self.is_open() && !self.can_begin(&config).await {
+            return Err(InstanceError::Unknown);
+        }
+        Ok(Instance::open(config, &self.context, None).await)
+    }
+
+    /// The same slot after a reload, with its new configuration if that has changed; none if the values
+    /// are not allowed any more, or if it has never had a token and a stranger chose its values.
+    async fn take_over(&self, old: Arc<Instance>) -> Option<Arc<Instance>> {
+        if !self.allows(old.variables()) || (self.is_open() && old.is_empty()) {
+            return None;
+        }
+        match self.filled(old.variables().clone()).await {
+            Ok(config) if config == old.config => Some(old),
+            Ok(config) => Some(Instance::open(config, &self.context, Some(&old.slot)).await),
+            // The token that is there is better than none.
+            Err(_) => Some(old),
+        }
+    }
+
+    fn allows(&self, values: &Variables) -> bool {
+        let allowed = |variable: &Variable| match (values.get(&variable.name), &variable.allowed) {
+            (Some(value), Some(allowed)) => allowed.contains(value),
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        values.len() == self.variables.len() && self.variables.iter().all(allowed)
+    }
+
+    /// May a stranger choose values that the operator never wrote?
+    fn is_open(&self) -> bool {
+        self.variables.iter().any(|variable| variable.allowed.is_none())
+    }
+
+    /// Is there anything that a first token request could be made with?
+    async fn can_begin(&self, config: &token::Config) -> bool {
+        if !config.needs_record() {
+            return true;
+        }
+        // A record that cannot be read is a record.
+        !matches!(self.context.store.load(&config.key()).await, Ok(None))
+    }
+
+    /// The configuration for these values, with the secrets that are theirs.
+    async fn filled(&self, values: Variables) -> Result<token::Config, InstanceError> {
+        let mut config = token::Config { variables: values, ..self.token.clone() };
+        for secret in &self.secrets {
+            let source = secret.place(&config.variables);
+            let place = source.clone();
+            let reading = self.context.control.spawn_blocking(move || place.read());
+            let read = reading.await.map_err(|_| InstanceError::Secret)?;
+            match secret.secret {
+                OwnSecret::RefreshToken => {
+                    let value = self.seed(&config, read);
+                    config.seed = Some(Seed { source, value });
+                }
+                OwnSecret::ClientSecret => {
+                    let read = read.map_err(|error| self.unreadable(&config, &error));
+                    config.oauth.client_secret = Some(read.map_err(|()| InstanceError::Secret)?);
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    /// A seed that is not there is no error: there may be a record.
+    fn seed(&self, config: &token::Config, read: Result<Secret, SecretError>) -> Option<Secret> {
+        match read {
+            Ok(value) => Some(value),
+            Err(error) if error.missing => None,
+            Err(error) => {
+                self.unreadable(config, &error);
+                None
+            }
+        }
+    }
+
+    fn unreadable(&self, config: &token::Config, error: &SecretError) {
+        tracing::error!(credential = config.title(), %error, "a secret cannot be read");
+    }
+}

@@ -1,0 +1,446 @@
+//! One credential, many tokens: a club in the path or in a field says which.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use bearerd::token::Condition;
+use serde_json::Value;
+
+use super::world::{World, WorldBuilder};
+
+/// Longer than a token lives.
+const HOURS: Duration = Duration::from_secs(2 * 3600);
+
+const BY_PATH: &str = r#"
+paths = ["/${club}/"]
+vars = { club = ["paris", "lyon"] }
+params = { club = "${club}" }
+refresh_token = { file = "seeds/${club}" }
+"#;
+
+const BY_FIELD: &str = r#"
+vars = { club = "${field.X-Club}" }
+params = { club = "${club}" }
+refresh_token = { file = "seeds/${club}" }
+"#;
+
+/// An authorization server that keeps the clubs apart, and a credential with these lines.
+fn servers(lines: &str) -> WorldBuilder {
+    World::builder()
+        .without_seed()
+        .authorization_server(|config| config.realm_parameter = Some("club".into()))
+        .credential(lines)
+}
+
+async fn start(lines: &str, clubs: &[&str]) -> World {
+    let mut world = servers(lines).start_servers().await;
+    for club in clubs {
+        write_seed(&world, club);
+    }
+    world.start_proxy().await;
+    world
+}
+
+fn write_seed(world: &World, club: &str) {
+    let seed = world.authorization_server.current_refresh_token_of(club);
+    write_secret(world, &format!("seeds/{club}"), &seed);
+}
+
+fn write_secret(world: &World, path: &str, value: &str) {
+    let path = world.dir.path().join(path);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, value).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// A `GET` with `X-Club`: status, and the sentence where bearerd answers itself.
+async fn get_for(world: &World, club: &str) -> (u16, String) {
+    let response = world.client().get(world.http("/members")).header("X-Club", club);
+    let response = response.send().await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+/// The files of the store, without the locks.
+fn records(world: &World) -> Vec<String> {
+    stored(world).into_iter().filter(|name| name.ends_with(".json")).collect()
+}
+
+fn stored(world: &World) -> Vec<String> {
+    let entries = std::fs::read_dir(world.state()).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn record(world: &World, name: &str) -> Value {
+    let text = std::fs::read(world.state().join(name)).unwrap();
+    serde_json::from_slice::<Value>(&text).unwrap()["record"].clone()
+}
+
+fn titles(world: &World) -> Vec<String> {
+    let credentials = world.app().credentials();
+    let statuses = credentials.all()[0].statuses();
+    statuses.iter().map(|status| status.name.to_string()).collect()
+}
+
+/// The clubs of the token requests, in the order of their arrival.
+fn asked_for(world: &World) -> Vec<String> {
+    let requests = world.authorization_server.requests();
+    requests.iter().map(|request| request.param("club").unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn two_clubs_have_two_tokens_two_records_and_a_refresh_each() {
+    let world = start(BY_PATH, &["paris", "lyon"]).await;
+    let server = &world.authorization_server;
+    let seeds = ["paris", "lyon"].map(|club| server.current_refresh_token_of(club));
+    for path in ["/paris/members", "/lyon/members", "/paris/", "/lyon/a/b"] {
+        assert_eq!(world.get(path).await.0, 200, "{path}");
+    }
+    let [paris, lyon, paris_again, lyon_again] = world.tokens_seen().try_into().unwrap();
+    assert!(paris != lyon && paris == paris_again && lyon == lyon_again);
+    assert_eq!(asked_for(&world), ["paris", "lyon"]);
+    let sent =
+        server.requests().into_iter().map(|it| it.param("refresh_token").unwrap().to_owned());
+    assert_eq!(sent.collect::<Vec<_>>(), seeds);
+    assert_eq!(records(&world), ["api@lyon.json", "api@paris.json"]);
+    for club in ["paris", "lyon"] {
+        let stored = record(&world, &format!("api@{club}.json"));
+        assert_eq!(stored["refresh_token"], server.current_refresh_token_of(club));
+        assert_eq!(stored["generation"], 1);
+    }
+    world.clock.advance(HOURS);
+    for path in ["/paris/", "/lyon/", "/lyon/", "/paris/"] {
+        assert_eq!(world.get(path).await.0, 200, "{path}");
+    }
+    assert_eq!(asked_for(&world), ["paris", "lyon", "paris", "lyon"]);
+    assert_eq!(server.reuse_count(), 0);
+}
+
+#[tokio::test]
+async fn a_club_outside_the_list_is_refused_and_creates_nothing() {
+    let world = start(BY_PATH, &["paris", "lyon", "berlin"]).await;
+    for path in ["/berlin/members", "/Paris/members", "/paris;x/members", "/parisx/", "/..paris/"] {
+        let (status, said) = world.get(path).await;
+        assert_eq!(status, 403, "{path}: {said}");
+        assert!(said.contains("is not for this value of \"club\""), "{said}");
+    }
+    for path in ["/%70aris/members", "/paris%2fx", "/berlin/..%2fparis/"] {
+        assert_eq!(world.get(path).await.0, 400, "{path}");
+    }
+    assert_eq!(stored(&world), [""; 0]);
+    assert_eq!(world.authorization_server.token_requests(), 0);
+    assert!(world.origin.requests().is_empty());
+    assert!(titles(&world).is_empty());
+}
+
+#[tokio::test]
+async fn a_field_chooses_the_token_and_never_reaches_the_api() {
+    let world = start(BY_FIELD, &["paris", "lyon"]).await;
+    for club in ["paris", "lyon", "paris"] {
+        assert_eq!(get_for(&world, club).await.0, 200);
+    }
+    assert_eq!(asked_for(&world), ["paris", "lyon"]);
+    let [one, two, three] = world.tokens_seen().try_into().unwrap();
+    assert!(one != two && one == three);
+    for request in world.origin.requests() {
+        assert_eq!(request.header("x-club"), None);
+        assert_eq!(request.header("accept"), Some("*/*"));
+    }
+}
+
+#[tokio::test]
+async fn a_field_can_be_named_where_it_is_used() {
+    let lines = r#"
+params = { club = "${field.X-Club}" }
+inject = { Authorization = "Bearer ${access_token}", X-Sent-For = "club ${field.x-club}" }
+refresh_token = { file = "seeds/${field.X-CLUB}" }
+"#;
+    let world = start(lines, &["paris"]).await;
+    assert_eq!(get_for(&world, "paris").await.0, 200);
+    assert_eq!(asked_for(&world), ["paris"]);
+    assert_eq!(world.origin.requests()[0].header("x-club"), None);
+    assert_eq!(world.origin.requests()[0].header("x-sent-for"), Some("club paris"));
+}
+
+#[tokio::test]
+async fn a_field_that_is_kept_from_choosing_is_removed_as_well() {
+    let world = start(&format!("{BY_FIELD}on_existing = \"keep\""), &["paris"]).await;
+    let request = world.client().get(world.http("/")).header("X-Club", "paris");
+    request.header("Authorization", "Bearer own").send().await.unwrap();
+    let seen = &world.origin.requests()[0];
+    assert_eq!((seen.bearer(), seen.header("x-club")), (Some("own"), None));
+}
+
+#[tokio::test]
+async fn a_field_that_chooses_nothing_is_refused_and_creates_nothing() {
+    let world = start(BY_FIELD, &["paris"]).await;
+    let (status, said) = world.get("/members").await;
+    assert_eq!(status, 403);
+    assert!(
+        said.contains("the request field \"x-club\", which this request does not have"),
+        "{said}"
+    );
+    let twice = world.client().get(world.http("/"));
+    let twice = twice.header("X-Club", "paris").header("X-Club", "lyon").send().await.unwrap();
+    assert_eq!(twice.status(), 403);
+    for unfit in ["", ".", "..", "../seed", "a b", "a%2fb", "${client_id}", &"a".repeat(65)] {
+        let (status, said) = get_for(&world, unfit).await;
+        assert_eq!(status, 403, "{unfit:?}");
+        assert!(said.contains("1 to 64 letters") && !said.contains("../seed"), "{said}");
+    }
+    let (status, said) = get_for(&world, "stranger").await;
+    assert_eq!(status, 403);
+    assert!(said.contains("no refresh token for these values"), "{said}");
+    assert_eq!(stored(&world), [""; 0]);
+    assert_eq!(world.authorization_server.token_requests(), 0);
+    assert!(world.origin.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_field_may_have_a_list_as_well() {
+    let lines = BY_FIELD
+        .replace("\"${field.X-Club}\"", "{ from = \"${field.X-Club}\", values = [\"paris\"] }");
+    let world = start(&lines, &["paris", "lyon"]).await;
+    assert_eq!(get_for(&world, "paris").await.0, 200);
+    assert_eq!(get_for(&world, "lyon").await.0, 403);
+    assert_eq!(records(&world), ["api@paris.json"]);
+}
+
+#[tokio::test]
+async fn a_hundred_first_requests_are_one_token_request() {
+    let world = start(BY_PATH, &["paris"]).await;
+    world.authorization_server.hold();
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let request = world.client().get(world.http("/paris/"));
+        requests.spawn(async move { request.send().await.unwrap().status().as_u16() });
+    }
+    world.authorization_server.wait_for_token_requests(1).await;
+    world.authorization_server.release_all();
+    assert_eq!(requests.join_all().await, [200; 100]);
+    assert_eq!(asked_for(&world), ["paris"]);
+    assert_eq!(titles(&world), ["api[paris]"]);
+}
+
+#[tokio::test]
+async fn a_club_without_its_seed_waits_for_one_and_the_others_work() {
+    let world = start(BY_PATH, &["paris"]).await;
+    let (status, said) = world.get("/lyon/").await;
+    assert_eq!(status, 503);
+    assert!(said.contains("api[lyon]") && said.contains("it has no refresh token"), "{said}");
+    assert_eq!(world.get("/paris/").await.0, 200);
+    write_seed(&world, "lyon");
+    world.reload().await;
+    assert_eq!(world.get("/lyon/").await.0, 200);
+    assert_eq!(asked_for(&world), ["paris", "lyon"]);
+}
+
+#[tokio::test]
+async fn each_club_can_have_a_client_secret_of_its_own() {
+    let mut world = servers(BY_PATH).start_servers().await;
+    world.configure(|text| {
+        text.replace(
+            "client_secret = { file = \"secret\" }",
+            "client_secret = { file = \"secrets/${club}\" }",
+        )
+    });
+    for club in ["paris", "lyon"] {
+        write_seed(&world, club);
+    }
+    write_secret(&world, "secrets/paris", "test-client-secret");
+    world.start_proxy().await;
+    assert_eq!(world.get("/paris/").await.0, 200);
+    let (status, said) = world.get("/lyon/").await;
+    assert_eq!(status, 503);
+    assert!(said.contains("a secret that cannot be read"), "{said}");
+    // It is read by the next request, not by the next start.
+    write_secret(&world, "secrets/lyon", "test-client-secret");
+    assert_eq!(world.get("/lyon/").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_restart_finds_every_record_again() {
+    let mut world = start(BY_PATH, &["paris", "lyon"]).await;
+    for path in ["/paris/", "/lyon/"] {
+        assert_eq!(world.get(path).await.0, 200);
+    }
+    world.restart().await;
+    assert!(titles(&world).is_empty());
+    for path in ["/paris/", "/lyon/"] {
+        assert_eq!(world.get(path).await.0, 200);
+    }
+    assert_eq!(asked_for(&world), ["paris", "lyon"]);
+    assert_eq!(titles(&world), ["api[lyon]", "api[paris]"]);
+    let [paris, lyon, paris_again, lyon_again] = world.tokens_seen().try_into().unwrap();
+    assert!(paris == paris_again && lyon == lyon_again);
+}
+
+#[tokio::test]
+async fn a_stranger_s_value_with_a_record_needs_no_seed() {
+    let mut world = start(BY_FIELD, &["paris"]).await;
+    assert_eq!(get_for(&world, "paris").await.0, 200);
+    std::fs::remove_file(world.dir.path().join("seeds/paris")).unwrap();
+    world.restart().await;
+    world.clock.advance(HOURS);
+    assert_eq!(get_for(&world, "paris").await.0, 200);
+    assert_eq!(asked_for(&world), ["paris", "paris"]);
+}
+
+#[tokio::test]
+async fn a_reload_adds_a_club_and_takes_one_away() {
+    let mut world = start(BY_PATH, &["paris", "lyon", "berlin"]).await;
+    for path in ["/paris/", "/lyon/"] {
+        assert_eq!(world.get(path).await.0, 200);
+    }
+    assert_eq!(world.get("/berlin/").await.0, 403);
+    world.configure(|text| text.replace(r#"["paris", "lyon"]"#, r#"["paris", "berlin"]"#));
+    world.reload().await;
+    assert_eq!(titles(&world), ["api[paris]"]);
+    assert_eq!(world.get("/berlin/").await.0, 200);
+    assert_eq!(world.get("/lyon/").await.0, 403);
+    assert_eq!(world.get("/paris/").await.0, 200);
+    assert_eq!(asked_for(&world), ["paris", "lyon", "berlin"]);
+}
+
+#[tokio::test]
+async fn a_new_seed_of_one_club_counts_after_a_reload() {
+    let world = start(BY_PATH, &["paris", "lyon"]).await;
+    for path in ["/paris/", "/lyon/"] {
+        assert_eq!(world.get(path).await.0, 200);
+    }
+    world.authorization_server.revoke_refresh_token_of("paris");
+    world.clock.advance(HOURS);
+    assert_eq!((world.get("/paris/").await.0, world.get("/lyon/").await.0), (503, 200));
+    let new = world.authorization_server.issue_refresh_token_of("paris");
+    write_secret(&world, "seeds/paris", &new);
+    world.reload().await;
+    assert_eq!((world.get("/paris/").await.0, world.get("/lyon/").await.0), (200, 200));
+    assert_eq!(asked_for(&world), ["paris", "lyon", "paris", "lyon", "paris"]);
+}
+
+#[tokio::test]
+async fn two_replicas_refresh_each_club_once() {
+    let world = start(BY_PATH, &["paris", "lyon"]).await;
+    let sibling = world.sibling().await;
+    for round in 1..=3 {
+        let mut requests = tokio::task::JoinSet::new();
+        for n in 0..40 {
+            let client = if n % 2 == 0 { world.client() } else { sibling.client() };
+            let club = if n % 4 < 2 { "paris" } else { "lyon" };
+            let request = client.get(world.http(&format!("/{club}/")));
+            requests.spawn(async move { request.send().await.unwrap().status().as_u16() });
+        }
+        assert_eq!(requests.join_all().await, [200; 40]);
+        let mut asked = asked_for(&world);
+        asked.sort();
+        let expected = [vec!["lyon"; round], vec!["paris"; round]].concat();
+        assert_eq!(asked, expected);
+        world.clock.advance(HOURS);
+    }
+    assert_eq!(world.authorization_server.reuse_count(), 0);
+}
+
+#[tokio::test]
+async fn a_rejection_renews_the_token_of_its_club_alone() {
+    let world = start(BY_PATH, &["paris", "lyon"]).await;
+    for path in ["/paris/", "/lyon/"] {
+        assert_eq!(world.get(path).await.0, 200);
+    }
+    // Old enough that nobody waits for it to become known.
+    world.clock.advance(Duration::from_secs(600));
+    let paris = world.tokens_seen()[0].clone();
+    world.authorization_server.tokens().revoke_access_token(&paris);
+    for path in ["/paris/", "/lyon/", "/paris/"] {
+        assert_eq!(world.get(path).await.0, 200);
+    }
+    assert_eq!(asked_for(&world), ["paris", "lyon", "paris"]);
+}
+
+#[tokio::test]
+async fn a_literal_path_goes_before_a_variable_one() {
+    let mut world = servers(BY_PATH)
+        .sections(
+            r#"
+[credential.own]
+hosts = ["@host@"]
+paths = ["/paris/"]
+token_url = "@token_url@"
+client_id = "test-client"
+client_secret = { file = "secret" }
+grant = "client_credentials"
+params = { club = "own" }
+"#,
+        )
+        .start_servers()
+        .await;
+    write_seed(&world, "lyon");
+    world.start_proxy().await;
+    for path in ["/paris/", "/lyon/"] {
+        assert_eq!(world.get(path).await.0, 200);
+    }
+    assert_eq!(asked_for(&world), ["own", "lyon"]);
+    assert_eq!(records(&world), ["api@lyon.json", "own.json"]);
+}
+
+#[tokio::test]
+async fn operators_see_the_clubs_in_use_and_metrics_name_the_credential_alone() {
+    let world = start(BY_PATH, &["paris", "lyon"]).await;
+    let admin = format!("http://{}", world.app().admin_address().unwrap());
+    let client = world.client();
+    let ask = async |path: &str| {
+        client.get(format!("{admin}{path}")).send().await.unwrap().text().await.unwrap()
+    };
+    let described: Value = serde_json::from_str(&ask("/api/v1/credentials").await).unwrap();
+    assert_eq!(described["credentials"][0]["name"], "api");
+    assert_eq!(described["credentials"][0]["state"], "absent");
+    for path in ["/paris/", "/lyon/"] {
+        assert_eq!(world.get(path).await.0, 200);
+    }
+    for path in ["/api/v1/credentials", "/readyz"] {
+        let described: Value = serde_json::from_str(&ask(path).await).unwrap();
+        for (at, name) in [(0, "api[lyon]"), (1, "api[paris]")] {
+            assert_eq!(described["credentials"][at]["name"], name);
+            assert_eq!(described["credentials"][at]["credential"], "api");
+            assert_eq!(described["credentials"][at]["state"], "fresh");
+        }
+    }
+    let metrics = ask("/metrics").await;
+    let fresh = "bearerd_credential_state{credential=\"api\",state=\"fresh\"} 2";
+    assert!(metrics.contains(fresh), "{metrics}");
+    assert!(!metrics.contains("paris") && !metrics.contains("lyon"), "{metrics}");
+    world.authorization_server.revoke_refresh_token_of("paris");
+    world.clock.advance(HOURS);
+    assert_eq!(world.get("/paris/").await.0, 503);
+    let credentials = world.app().credentials();
+    let conditions: Vec<Condition> =
+        credentials.all()[0].statuses().iter().map(|status| status.condition).collect();
+    assert!(matches!(conditions[..], [_, Condition::NeedsLogin(_)]), "{conditions:?}");
+    assert!(ask("/readyz").await.contains("degraded"));
+}
+
+#[tokio::test]
+async fn strangers_values_make_no_more_slots_than_are_allowed() {
+    let world = World::builder()
+        .without_seed()
+        .sections("[store]\nurl = \"memory:\"")
+        .credential("grant = \"client_credentials\"\nparams = { tenant = \"${field.X-Club}\" }")
+        .start()
+        .await;
+    let client = world.client();
+    let get = |n: usize| {
+        let request = client.get(world.http("/")).header("X-Club", format!("club-{n}"));
+        async move { request.send().await.unwrap().status().as_u16() }
+    };
+    let most = bearerd::credential::MOST_SLOTS;
+    for start in (0..most).step_by(64) {
+        let statuses = futures_util::future::join_all((start..start + 64).map(get)).await;
+        assert_eq!(statuses, [200; 64]);
+    }
+    let (status, said) = get_for(&world, "one-more").await;
+    assert_eq!(status, 503);
+    assert!(said.contains("as many tokens as it may have"), "{said}");
+    assert_eq!(get(7).await, 200);
+    assert_eq!(world.authorization_server.token_requests(), most);
+}
