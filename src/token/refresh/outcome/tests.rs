@@ -73,7 +73,7 @@ fn a_success_moves_everything_on() {
         refresh_token: Some(secret("rt4")),
         superseded: vec![secret("rt3").fingerprint(), secret("rt2").fingerprint()],
         raw: [("url".to_owned(), secret("u4")), ("kept".to_owned(), secret("k3"))].into(),
-        worked_with: Some(config.clone()),
+        worked_with: Some(config),
         ..TokenRecord::default()
     };
     assert_eq!(record, expected);
