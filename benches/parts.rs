@@ -275,6 +275,7 @@ fn credential_config(n: usize) -> credential::Config {
             seed: None,
             margin: Margin::Auto,
             lifetime: None,
+            keepalive: None,
             wait: Duration::from_secs(15),
         },
         name,

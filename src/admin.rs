@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::credential::{Credential, Credentials};
 use crate::metrics::Metrics;
 use crate::secret::Secret;
-use crate::token::Status;
+use crate::token::{Status, TokenError};
 
 use access::Access;
 
@@ -105,14 +105,52 @@ impl Admin {
 
     async fn serve_connection(self: Arc<Self>, io: TokioIo<tokio::net::TcpStream>) {
         let service = service_fn(|request: Request<Incoming>| {
-            let response = self.respond(&request);
-            async move { Ok::<_, Infallible>(response) }
+            let admin = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(admin.answer(&request).await) }
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new());
         if let Err(error) = builder.serve_connection(io, service).await {
             tracing::debug!(%error, "an admin connection ended early");
         }
+    }
+
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let refreshed = request.uri().path().strip_prefix("/api/v1/credentials/");
+        match refreshed.and_then(|rest| rest.strip_suffix("/refresh")) {
+            Some(name) if *request.method() == Method::POST => self.refresh(name, request).await,
+            Some(_) => refuse(StatusCode::METHOD_NOT_ALLOWED, "a refresh is asked for with POST"),
+            None => self.respond(request),
+        }
+    }
+
+    /// `POST /api/v1/credentials/NAME/refresh`: replaces a token that is still good.
+    async fn refresh(&self, name: &str, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if let Err((status, why)) = self.access.check_change(request.headers()) {
+            return refuse(status, why);
+        }
+        let credentials = self.credentials.load_full();
+        // A credential with variables has several tokens; each is called as the list of them calls it.
+        let found = credentials.all().iter().find_map(|credential| {
+            let mut tokens = credential.in_use().into_iter();
+            Some((credential, tokens.find(|instance| *instance.title == *name)?))
+        });
+        let Some((credential, instance)) = found else {
+            return refuse(StatusCode::NOT_FOUND, "there is no credential of that name in use");
+        };
+        let error = match instance.slot.refresh_now().await {
+            Ok(status) => {
+                let described = report::describe(&credential.name, &status, self.clock.now());
+                return respond(StatusCode::OK, &described);
+            }
+            Err(error) => error,
+        };
+        let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
+        if let TokenError::Unavailable { retry_after, .. } = error {
+            let seconds = HeaderValue::from(retry_after.as_secs().max(1));
+            response.headers_mut().insert(RETRY_AFTER, seconds);
+        }
+        response
     }
 
     fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {

@@ -336,6 +336,8 @@ section! {
         lifetime: Duration,
         /// How long before its expiry a token is replaced.
         margin: Margin,
+        /// How long a refresh token may lie unused.
+        keepalive: Duration,
         /// The answers that mean that a token was not accepted.
         refresh_on: Vec<Spanned<RefreshOn>>,
         /// The fields that carry the token.

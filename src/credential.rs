@@ -188,6 +188,11 @@ impl Credential {
         }
     }
 
+    /// Its tokens in use.
+    pub fn in_use(&self) -> Vec<Arc<Instance>> {
+        self.slots.in_use()
+    }
+
     /// What is to be said about each of its tokens in use.
     pub fn statuses(&self) -> Vec<Status> {
         self.slots.in_use().iter().map(|instance| instance.slot.status()).collect()

@@ -40,6 +40,9 @@ struct Inner {
     refresh_durations: Family<CredentialLabels, Histogram>,
     replays: Family<CredentialLabels, Counter>,
     lost_rotations: Family<CredentialLabels, Counter>,
+    bootstraps: Family<OutcomeLabels, Counter>,
+    adoptions: Family<CredentialLabels, Counter>,
+    overdue: Family<CredentialLabels, Counter>,
     store_errors: Family<OutcomeLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     expires_in: Family<CredentialLabels, Gauge>,
@@ -98,6 +101,9 @@ impl Metrics {
             refresh_durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
             replays: Family::default(),
             lost_rotations: Family::default(),
+            bootstraps: Family::default(),
+            adoptions: Family::default(),
+            overdue: Family::default(),
             store_errors: Family::default(),
             reloads: Family::default(),
             expires_in: Family::default(),
@@ -260,6 +266,22 @@ impl Inner {
             self.lost_rotations.clone(),
         );
         registry.register(
+            "token_bootstraps",
+            "Grants begun anew without a person: success, refused (the next attempt is five minutes \
+             later: look at the bootstrap's user name and password) or failed (trouble that passes)",
+            self.bootstraps.clone(),
+        );
+        registry.register(
+            "token_adoptions",
+            "Tokens taken over from the store, which another process had put there",
+            self.adoptions.clone(),
+        );
+        registry.register(
+            "token_outages",
+            "Times that a credential failed for 15 min without a success: alert on any",
+            self.overdue.clone(),
+        );
+        registry.register(
             "store_errors",
             "Failures of the token store, by kind",
             self.store_errors.clone(),
@@ -339,6 +361,21 @@ impl CredentialMetrics {
     /// A refresh token is lost.
     pub fn lost_rotation(&self) {
         self.metrics.0.lost_rotations.get_or_create(&self.labels()).inc();
+    }
+
+    /// A grant was begun anew, or not.
+    pub fn bootstrapped(&self, outcome: &'static str) {
+        self.metrics.0.bootstraps.get_or_create(&self.outcome(outcome)).inc();
+    }
+
+    /// Another process's token was taken over.
+    pub fn adopted(&self) {
+        self.metrics.0.adoptions.get_or_create(&self.labels()).inc();
+    }
+
+    /// Failures have lasted for a quarter of an hour.
+    pub fn overdue(&self) {
+        self.metrics.0.overdue.get_or_create(&self.labels()).inc();
     }
 
     /// The store failed.

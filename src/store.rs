@@ -26,7 +26,9 @@ use std::time::Duration;
 
 pub use file::FileStore;
 pub use memory::MemoryStore;
-pub use record::{Generation, Intent, RecordError, Terminal, TerminalReason, TokenRecord};
+pub use record::{
+    Bootstrapped, Generation, Intent, RecordError, Terminal, TerminalReason, TokenRecord,
+};
 pub use seal::{Key, KeyError, KeyId, Keys, SealError};
 
 /// Which store to use.
@@ -99,6 +101,15 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     fn commit<'a>(
         &'a self,
         lease: &'a Lease,
+        expected: Generation,
+        record: &'a TokenRecord,
+    ) -> StoreFuture<'a, Commit>;
+
+    /// Replaces the record as [`TokenStore::commit`] does, without the lease: for an operator who does not
+    /// wait for whoever holds it. The holder's next commit is a conflict.
+    fn overrule<'a>(
+        &'a self,
+        key: &'a str,
         expected: Generation,
         record: &'a TokenRecord,
     ) -> StoreFuture<'a, Commit>;
@@ -187,7 +198,7 @@ pub enum StoreError {
         source: SealError,
     },
     /// A newer bearerd wrote it; it was left untouched.
-    #[error("{path} was written by a newer bearerd (format {version}); this one reads format 1")]
+    #[error("{path} was written by a newer bearerd (format {version}); this one reads format 2")]
     Newer {
         /// The record.
         path: PathBuf,

@@ -9,6 +9,7 @@
 //! *How* a token is replaced, durably, is `token/refresh.rs`.
 
 mod access_token;
+mod margin;
 mod refresh;
 mod slot;
 mod state;
@@ -28,7 +29,8 @@ pub use crate::store::Generation;
 use crate::store::{TerminalReason, TokenStore};
 use crate::template::Variables;
 
-pub use access_token::{Margin, Token};
+pub use access_token::Token;
+pub use margin::Margin;
 pub use slot::Slot;
 
 /// One credential's tokens, as configured.
@@ -46,6 +48,9 @@ pub struct Config {
     pub margin: Margin,
     /// The lifetime to assume when the answer says nothing; `None`: until an origin rejects it.
     pub lifetime: Option<Duration>,
+    /// A refresh token that was not used for so long is used, so that it does not die of idleness;
+    /// `None`: only if its server says that it is about to expire.
+    pub keepalive: Option<Duration>,
     /// How long a request may wait for a token. Default 15 s.
     pub wait: Duration,
 }
@@ -70,7 +75,8 @@ impl Config {
     /// Can a first token be had only with what a record holds?
     pub fn needs_record(&self) -> bool {
         let has_seed = self.seed.as_ref().is_some_and(|seed| seed.value.is_some());
-        self.oauth.grant == oauth::GrantType::RefreshToken && !has_seed
+        let needs_refresh_token = self.oauth.grant.lives_on() == oauth::Livelihood::RefreshToken;
+        needs_refresh_token && !has_seed && self.oauth.bootstrap.is_none()
     }
 
     /// What messages call it: `resamania[paris]`, or the name alone.
@@ -171,6 +177,8 @@ pub struct Status {
     pub refreshed_at: Option<SystemTime>,
     /// When the token expires.
     pub expires_at: Option<SystemTime>,
+    /// Since when nothing but failures has come.
+    pub failing_since: Option<SystemTime>,
     /// The last thing that went wrong, and when.
     pub last_error: Option<(SystemTime, String)>,
     /// The record could not be written; a crash now would lose the refresh token.

@@ -17,6 +17,11 @@ pub(super) struct Access {
 /// Why a request is refused, as a status and a sentence.
 type Refusal = (StatusCode, &'static str);
 
+const FOREIGN_NAME: Refusal = (
+    StatusCode::FORBIDDEN,
+    "ask by address or as localhost: other names are refused against DNS rebinding",
+);
+
 impl Access {
     pub(super) fn new(config: Config) -> Self {
         let is_local = config.listen.is_none_or(|listen| listen.ip().to_canonical().is_loopback());
@@ -28,16 +33,28 @@ impl Access {
         self.is_local || self.config.token.as_ref().is_some_and(|token| presents(fields, token))
     }
 
+    /// May a request with these fields change something? Being on this machine is not enough: a web page
+    /// can make a browser here send a POST, but not one with the admin token.
+    pub(super) fn check_change(&self, fields: &HeaderMap) -> Result<(), Refusal> {
+        if !fields.get(HOST).is_some_and(names_this_machine) {
+            return Err(FOREIGN_NAME);
+        }
+        match &self.config.token {
+            Some(token) if presents(fields, token) => Ok(()),
+            Some(_) => {
+                Err((StatusCode::UNAUTHORIZED, "send the admin token as Authorization: Bearer"))
+            }
+            None => Err((StatusCode::FORBIDDEN, "this needs admin.token in the configuration")),
+        }
+    }
+
     /// May a request with these fields read `path`?
     ///
     /// A web page can make a browser on this machine connect here under a name of its own (DNS
     /// rebinding). Such a request carries that name in `Host`, so only addresses and `localhost` pass.
     pub(super) fn check(&self, path: &str, fields: &HeaderMap) -> Result<(), Refusal> {
         if !fields.get(HOST).is_some_and(names_this_machine) {
-            return Err((
-                StatusCode::FORBIDDEN,
-                "ask by address or as localhost: other names are refused against DNS rebinding",
-            ));
+            return Err(FOREIGN_NAME);
         }
         if self.may_know(fields) || path == "/metrics" && self.config.metrics_public {
             return Ok(());
@@ -92,6 +109,31 @@ mod tests {
             map.insert(*name, HeaderValue::from_str(value).unwrap());
         }
         access.check(path, &map).map_or_else(|(status, _)| status.as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn only_the_admin_token_may_change_something() {
+        let (host, bearer) = (("host", "127.0.0.1:9090"), ("authorization", "Bearer t0ken"));
+        for (token, fields, expected) in [
+            (None, vec![host], 403),
+            (None, vec![host, bearer], 403),
+            (Some("t0ken"), vec![host], 401),
+            (Some("other"), vec![host, bearer], 401),
+            (Some("t0ken"), vec![host, bearer], 200),
+            (Some("t0ken"), vec![("host", "attacker.example"), bearer], 403),
+        ] {
+            let access = Access::new(Config {
+                listen: Some("127.0.0.1:9090".parse().unwrap()),
+                token: token.map(|token| Secret::new(token.to_owned())),
+                metrics_public: true,
+            });
+            let fields = fields.iter().map(|(name, value)| {
+                ((*name).try_into().unwrap(), HeaderValue::from_str(value).unwrap())
+            });
+            let checked = access.check_change(&fields.collect());
+            let status = checked.map_or_else(|(status, _)| status.as_u16(), |()| 200);
+            assert_eq!(status, expected);
+        }
     }
 
     #[test]

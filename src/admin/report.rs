@@ -39,6 +39,7 @@ pub(super) fn describe(credential: &str, status: &Status, now: SystemTime) -> Va
         "expires_at": status.expires_at.map(text),
         "expires_in": status.expires_at.map(|at| seconds_until(at, now)),
         "unsaved": status.unsaved,
+        "failing_since": status.failing_since.map(text),
         "last_error": last_error.map(|(at, what)| json!({ "at": text(*at), "text": what })),
         "next": next_step(status),
     })
@@ -71,12 +72,21 @@ fn next_step(status: &Status) -> Option<&'static str> {
         Condition::NeedsLogin(TerminalReason::NoGrant) => {
             Some("configure a refresh_token for this credential, then reload")
         }
+        Condition::NeedsLogin(TerminalReason::LoggedOut) => {
+            Some("it was logged out: log in, or configure a new refresh_token and reload")
+        }
         Condition::NeedsLogin(_) => {
             Some("configure a new refresh_token for this credential, then reload")
         }
         Condition::Failing("refused") => {
             Some("check client_id, client_secret and token_url against what the server said")
         }
+        Condition::Failing("bootstrap_refused") => Some(
+            "check the bootstrap's user name and password; it is tried again every five minutes",
+        ),
+        Condition::Failing("not_rotated") => Some(
+            "rotation = \"require\", and the server sends no new refresh token: is it set up to?",
+        ),
         Condition::Failing(why) if why.starts_with("store_") || why == "lock_busy" => {
             Some("look after the store's directory; the log names the file")
         }

@@ -130,6 +130,7 @@ impl Injection {
         let now = now();
         let values = Values {
             access_token: token.access_token(),
+            raw: Some(&token.raw),
             variables: Some(destination.variables),
             ..Values::at(now)
         };

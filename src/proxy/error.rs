@@ -206,6 +206,7 @@ fn explain(reason: TerminalReason) -> &'static str {
         TerminalReason::UserNeeded => "the authorization server asks for a person to sign in again",
         TerminalReason::NoGrant => "it has no refresh token",
         TerminalReason::Corrupt => "its stored record is damaged",
+        TerminalReason::LoggedOut => "it was logged out",
     }
 }
 

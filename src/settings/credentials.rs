@@ -71,6 +71,7 @@ impl Review<'_> {
         let forward_without_token = part.forwards_without_token();
         let seed = part.seed();
         let lifetime = part.lifetime();
+        let keepalive = part.keepalive();
         let variables = part.variables(&paths);
         let secrets = std::mem::take(&mut part.chosen.secrets);
         part.review.note_own(&secrets, &variables);
@@ -81,6 +82,7 @@ impl Review<'_> {
             seed,
             margin: margin(section),
             lifetime,
+            keepalive,
             wait,
         };
         Some(credential::Config {
@@ -151,6 +153,12 @@ impl Part<'_, '_> {
         let key = format!("{}.lifetime", self.path);
         let given = self.section.lifetime.get().copied();
         given.map(|time| self.review.time(&key, &self.section.lifetime, time))
+    }
+
+    fn keepalive(&mut self) -> Option<Duration> {
+        let key = format!("{}.keepalive", self.path);
+        let given = self.section.keepalive.get().copied();
+        given.map(|time| self.review.time(&key, &self.section.keepalive, time))
     }
 
     /// The place of a secret, its path made absolute, unless nothing may be read.

@@ -28,6 +28,9 @@ use crate::crash;
 /// How often a held lock is tried again. `flock` cannot wait with a deadline, and a thread that
 /// waits for ever would keep the process from ending.
 const LOCK_POLL: Duration = Duration::from_millis(20);
+/// How long a commit waits for another, and how often it looks.
+const COMMIT_WAIT: Duration = Duration::from_secs(1);
+const COMMIT_POLL: Duration = Duration::from_millis(5);
 /// No record comes near this; a larger file is something else.
 const MAX_RECORD: u64 = 4 * 1024 * 1024;
 
@@ -125,6 +128,7 @@ impl FileStore {
         expected: Generation,
         bytes: &[u8],
     ) -> Result<Commit, StoreError> {
+        let _alone = self.lock_commits(key)?;
         let current = match self.load_now(key) {
             Ok(Some(record)) => record.generation,
             // Never there, removed or moved aside: whoever still knows the record writes it back. A
@@ -137,6 +141,20 @@ impl FileStore {
         }
         self.replace(key, bytes)?;
         Ok(Commit::Stored)
+    }
+
+    /// Keeps compare and set together against an operator, who does not wait for the lease. A commit takes
+    /// milliseconds; a process that was stopped in the middle of one holds nobody up for longer than this.
+    fn lock_commits(&self, key: &str) -> Result<File, StoreError> {
+        let file = self.lock_file(&format!("{key}.commit"))?;
+        let started = Instant::now();
+        while !self.try_lock(&file, key)? {
+            if started.elapsed() >= COMMIT_WAIT {
+                return Err(StoreError::Busy { key: key.to_owned(), waited: COMMIT_WAIT });
+            }
+            std::thread::sleep(COMMIT_POLL);
+        }
+        Ok(file)
     }
 
     fn replace(&self, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
@@ -187,6 +205,17 @@ impl TokenStore for FileStore {
         record: &'a TokenRecord,
     ) -> StoreFuture<'a, Commit> {
         let (store, key) = (self.clone(), lease.key().to_owned());
+        let bytes = self.keys.seal(&key, record.to_bytes());
+        Box::pin(blocking(move || store.commit_now(&key, expected, &bytes)))
+    }
+
+    fn overrule<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Generation,
+        record: &'a TokenRecord,
+    ) -> StoreFuture<'a, Commit> {
+        let (store, key) = (self.clone(), key.to_owned());
         let bytes = self.keys.seal(&key, record.to_bytes());
         Box::pin(blocking(move || store.commit_now(&key, expected, &bytes)))
     }

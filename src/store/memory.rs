@@ -45,13 +45,22 @@ impl TokenStore for MemoryStore {
         expected: Generation,
         record: &'a TokenRecord,
     ) -> StoreFuture<'a, Commit> {
+        self.overrule(lease.key(), expected, record)
+    }
+
+    fn overrule<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Generation,
+        record: &'a TokenRecord,
+    ) -> StoreFuture<'a, Commit> {
         Box::pin(async move {
             let mut records = self.records();
-            let current = records.get(lease.key()).map(|record| record.generation);
+            let current = records.get(key).map(|record| record.generation);
             if current.unwrap_or_default() != expected {
                 return Ok(Commit::Conflict);
             }
-            records.insert(lease.key().to_owned(), record.clone());
+            records.insert(key.to_owned(), record.clone());
             Ok(Commit::Stored)
         })
     }

@@ -1,5 +1,6 @@
 //! One credential's record, and its form on disk: pure, both ways.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -53,6 +54,21 @@ pub struct TokenRecord {
     /// The current refresh token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_token: Option<Secret>,
+    /// When the refresh token expires, if the server said so.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_time")]
+    pub refresh_expires_at: Option<SystemTime>,
+    /// The members of the last token answer that templates name, by their dotted paths.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub raw: BTreeMap<String, Secret>,
+    /// The longest margin that the server has not refused; `None`: it has refused none.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_seconds")]
+    pub margin_limit: Option<Duration>,
+    /// The configuration with which the last token was issued: what it asks is known to work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worked_with: Option<Fingerprint>,
+    /// The last time that the grant was begun anew without a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Bootstrapped>,
     /// Hashes of superseded refresh tokens, newest first, at most [`TokenRecord::HISTORY`]:
     /// enough to recognise a server that hands an old one back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -80,6 +96,18 @@ pub struct Intent {
     /// When.
     #[serde(with = "time_text")]
     pub at: SystemTime,
+}
+
+/// What became of the last bootstrap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bootstrapped {
+    /// When it was tried.
+    #[serde(with = "time_text")]
+    pub at: SystemTime,
+    /// The server issued nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
 }
 
 /// Why nothing is tried any more, and what would have to change.
@@ -112,6 +140,8 @@ pub enum TerminalReason {
     NoGrant,
     /// The record was damaged and nothing else is known.
     Corrupt,
+    /// An operator has logged it out.
+    LoggedOut,
 }
 
 impl fmt::Display for TerminalReason {
@@ -122,6 +152,7 @@ impl fmt::Display for TerminalReason {
             Self::UserNeeded => "user_needed",
             Self::NoGrant => "no_grant",
             Self::Corrupt => "corrupt",
+            Self::LoggedOut => "logged_out",
         })
     }
 }
@@ -129,6 +160,11 @@ impl fmt::Display for TerminalReason {
 impl TokenRecord {
     /// How many superseded refresh tokens are remembered.
     pub const HISTORY: usize = 8;
+
+    /// Was this credential logged out, and not logged in again?
+    pub fn is_tombstone(&self) -> bool {
+        self.terminal.as_ref().is_some_and(|terminal| terminal.reason == TerminalReason::LoggedOut)
+    }
 
     /// Has this seed been used before?
     pub fn knows_seed(&self, seed: &Fingerprint) -> bool {
@@ -164,7 +200,7 @@ impl TokenRecord {
 }
 
 /// The format of the record file; a change that an older bearerd cannot read counts it up.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -229,6 +265,23 @@ mod optional_time {
     }
 }
 
+mod optional_seconds {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        time: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        time.map(|time| time.as_secs()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(from)?.map(Duration::from_secs))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
@@ -243,6 +296,11 @@ mod tests {
             expires_at: Some(time + Duration::from_secs(3600)),
             rejected: true,
             refresh_token: Some(Secret::new("rt \"\\ ü".to_owned())),
+            refresh_expires_at: Some(time + Duration::from_secs(30 * 86_400)),
+            raw: [("a.b".to_owned(), Secret::new("raw".to_owned()))].into(),
+            margin_limit: Some(Duration::from_secs(75)),
+            worked_with: Some(Fingerprint::of(b"config")),
+            bootstrap: Some(Bootstrapped { at: time, refused: true }),
             superseded: vec![Fingerprint::of(b"old")],
             seeds: vec![Fingerprint::of(b"seed")],
             dpop_key: Some(Secret::new("key".to_owned())),
@@ -290,8 +348,24 @@ mod tests {
     #[test]
     fn a_newer_format_is_named() {
         let text = String::from_utf8(record().to_bytes()).unwrap();
-        let newer = text.replacen("\"bearerd\": 1", "\"bearerd\": 2", 1);
-        assert_eq!(TokenRecord::from_bytes(newer.as_bytes()), Err(RecordError::Newer(2)));
+        let newer = text.replacen("\"bearerd\": 2", "\"bearerd\": 3", 1);
+        assert_eq!(TokenRecord::from_bytes(newer.as_bytes()), Err(RecordError::Newer(3)));
+    }
+
+    /// Format 1 lacks members that format 2 may have.
+    #[test]
+    fn a_record_of_the_format_before_is_read() {
+        let old = TokenRecord {
+            refresh_expires_at: None,
+            raw: BTreeMap::new(),
+            margin_limit: None,
+            worked_with: None,
+            bootstrap: None,
+            ..record()
+        };
+        let text = String::from_utf8(old.to_bytes()).unwrap();
+        let older = text.replacen("\"bearerd\": 2", "\"bearerd\": 1", 1);
+        assert_eq!(TokenRecord::from_bytes(older.as_bytes()), Ok(old));
     }
 
     #[test]

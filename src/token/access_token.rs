@@ -1,42 +1,17 @@
 //! An access token and its freshness: arithmetic over times that are passed in.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 
+use super::Margin;
+use crate::clock::Moment;
 use crate::dpop;
+use crate::secret::Secret;
 use crate::store::{Generation, TokenRecord};
-
-/// How long before its expiry an access token is replaced.
-///
-/// While a token is inside this window requests go on using it and one refresh runs in the
-/// background. The window is wall-clock time and never more than half the token's lifetime, so that
-/// short tokens are not refreshed without end. Up to a fifth is taken off at random, so that many
-/// credentials and processes do not all refresh at the same second.
-#[derive(Clone, Copy, Debug, PartialEq, Default)]
-pub enum Margin {
-    /// A tenth of the lifetime, at least 10 s and at most 5 min: longer than clocks usually differ.
-    #[default]
-    Auto,
-    /// This long.
-    Fixed(Duration),
-    /// This share of the lifetime, from 0 to 1.
-    Share(f64),
-}
-
-impl Margin {
-    /// The margin for a token of this lifetime; `jitter` from 0 to 1 shortens it by up to a fifth.
-    pub fn of(self, lifetime: Duration, jitter: f64) -> Duration {
-        let margin = match self {
-            Self::Auto => (lifetime / 10).clamp(Duration::from_secs(10), Duration::from_secs(300)),
-            Self::Fixed(margin) => margin,
-            Self::Share(share) => lifetime.mul_f64(share.clamp(0.0, 1.0)),
-        };
-        margin.min(lifetime / 2).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 5.0)
-    }
-}
 
 /// An access token, ready to be put on a request.
 pub struct Token {
@@ -44,16 +19,27 @@ pub struct Token {
     pub generation: Generation,
     /// `Bearer …`, or `DPoP …` where it is bound to a key; marked sensitive.
     pub authorization: HeaderValue,
+    /// The members of the token answer that templates name, by their dotted paths.
+    pub raw: BTreeMap<String, Secret>,
     key: Option<dpop::Key>,
     pub(super) issued_at: SystemTime,
     pub(super) expires_at: Option<SystemTime>,
-    refresh_at: Option<SystemTime>,
+    issued: Moment,
+    expires: Option<Moment>,
+    refresh: Option<Moment>,
     rejected: AtomicBool,
+    used: AtomicBool,
 }
 
 impl Token {
-    /// Makes a token of a record; `None` if the record holds none.
-    pub(super) fn of(record: &TokenRecord, margin: Margin, jitter: f64) -> Option<Self> {
+    /// Makes a token of a record; `None` if the record holds none. `now` ties its times, which are those
+    /// of a wall clock, to the time that really passes.
+    pub(super) fn of(
+        record: &TokenRecord,
+        margin: Margin,
+        jitter: f64,
+        now: Moment,
+    ) -> Option<Self> {
         let access_token = record.access_token.as_ref()?;
         let key = record.dpop_key.as_ref().map(dpop::Key::from_stored).transpose().ok()?;
         let scheme = if key.is_some() { "DPoP" } else { "Bearer" };
@@ -63,16 +49,21 @@ impl Token {
         let issued_at = record.issued_at.unwrap_or(SystemTime::UNIX_EPOCH);
         let refresh_at = record.expires_at.map(|expires_at| {
             let lifetime = expires_at.duration_since(issued_at).unwrap_or_default();
-            expires_at - margin.of(lifetime, jitter)
+            let most = record.margin_limit.unwrap_or(lifetime);
+            expires_at - margin.of(lifetime, most, jitter)
         });
         Some(Self {
             generation: record.generation,
             authorization,
+            raw: record.raw.clone(),
             key,
             issued_at,
             expires_at: record.expires_at,
-            refresh_at,
+            issued: now.at_wall(issued_at),
+            expires: record.expires_at.map(|at| now.at_wall(at)),
+            refresh: refresh_at.map(|at| now.at_wall(at)),
             rejected: AtomicBool::new(record.rejected),
+            used: AtomicBool::new(false),
         })
     }
 
@@ -92,18 +83,30 @@ impl Token {
         self.rejected.store(true, Ordering::Release);
     }
 
+    /// Somebody asked for it: it is worth replacing before the next request comes.
+    pub(super) fn mark_used(&self) {
+        // Read first: a write would move the cache line between cores with every request.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn was_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// May it still be put on a request?
-    pub fn is_usable(&self, now: SystemTime) -> bool {
-        self.expires_at.is_none_or(|at| now < at) && !self.rejected.load(Ordering::Acquire)
+    pub fn is_usable(&self, now: Moment) -> bool {
+        !self.expires.is_some_and(|at| at.is_over(now)) && !self.rejected.load(Ordering::Acquire)
     }
 
     /// Is it time to replace it?
-    pub(super) fn is_due(&self, now: SystemTime) -> bool {
-        self.refresh_at.is_some_and(|at| now >= at) || !self.is_usable(now)
+    pub(super) fn is_due(&self, now: Moment) -> bool {
+        self.refresh.is_some_and(|at| at.is_over(now)) || !self.is_usable(now)
     }
 
-    pub(super) fn age(&self, now: SystemTime) -> Duration {
-        now.duration_since(self.issued_at).unwrap_or_default()
+    pub(super) fn age(&self, now: Moment) -> Duration {
+        self.issued.elapsed(now)
     }
 
     pub(super) fn lifetime(&self) -> Option<Duration> {

@@ -23,7 +23,12 @@
 //! Dropping the future of [`Refresher::refresh`] after step 4 loses the grant. `Slot` runs it on a
 //! task that outlives the request that asked for it.
 
+mod ask;
+mod bootstrap;
+mod operator;
+mod outcome;
 mod plan;
+mod recall;
 mod refusal;
 mod report;
 mod session;
@@ -34,21 +39,19 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Mutex;
 
-use super::state::{Backoff, Outcome};
+use super::state::{Backoff, Outcome, Spent};
 use super::{Config, Context, Generation, Seed};
 use crate::metrics::CredentialMetrics;
-use crate::oauth::{Class, Given, Grant, GrantError, TokenEndpoint, TokenResponse};
+use crate::oauth::{Grant, Rotation, TokenEndpoint, TokenResponse};
 use crate::secret::{Fingerprint, Secret};
 use crate::store::{Commit, Intent, StoreError, TerminalReason, TokenRecord};
 use crate::template::Variables;
-use plan::{Plan, is_usable, plan, supersede};
+use ask::{Asked, Refused};
+use outcome::{Terms, Unfit, issue};
+use plan::{Plan, Sources, is_usable, plan, supersede};
 use report::store_failure;
 use session::{Memory, Session, Unsaved};
 
-/// When a request whose answer was lost is made again with the same refresh token: soon, because
-/// the shortest documented grace for that is 5 s (Connect2id), and a minute later it is over.
-const REPLAYS: [Duration; 3] =
-    [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(4)];
 /// What a flight is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Demand {
@@ -67,6 +70,11 @@ impl Demand {
 
     pub(super) fn rejected(seen: Generation) -> Self {
         Self { seen, rejected: true, usable: false }
+    }
+
+    /// Was it the token of `record` that was rejected?
+    fn rejects(self, record: &TokenRecord) -> bool {
+        self.rejected && record.generation == self.seen
     }
 }
 
@@ -115,6 +123,13 @@ impl Failure {
     }
 }
 
+/// How a flight ended, and what it cost.
+#[derive(Debug)]
+pub(super) struct Flown {
+    pub(super) result: Result<TokenRecord, Failure>,
+    pub(super) spent: Spent,
+}
+
 /// Replaces one credential's tokens.
 #[derive(Debug)]
 pub(super) struct Refresher {
@@ -126,6 +141,7 @@ pub(super) struct Refresher {
     variables: Variables,
     seed: Option<Seed>,
     lifetime: Option<Duration>,
+    rotation: Rotation,
     lease_wait: Duration,
     config: Fingerprint,
     context: Context,
@@ -145,6 +161,7 @@ impl Refresher {
             variables: config.variables,
             seed: config.seed,
             lifetime: config.lifetime,
+            rotation: config.oauth.rotation,
             lease_wait: config.wait,
             context: context.clone(),
             memory: Arc::default(),
@@ -171,95 +188,25 @@ impl Refresher {
         self.unsaved.load(Ordering::Relaxed)
     }
 
-    /// Reads the record at start: the token in it, or the reason why none will be asked for.
-    pub(super) async fn recall(&self) -> Result<Option<TokenRecord>, Failure> {
-        let record = match self.context.store.load(&self.key).await {
-            Ok(record) => record,
-            Err(error) => {
-                self.report_store(&error);
-                // A damaged record is looked into by the first refresh, under the lease.
-                return match error {
-                    StoreError::Corrupt { .. } => {
-                        if let Ok(mut memory) = self.memory.try_lock() {
-                            memory.damaged = true;
-                        }
-                        Ok(None)
-                    }
-                    error => Err(Failure::of_store(&error)),
-                };
-            }
-        };
-        let Some(record) = self.newer_of(record) else { return Ok(None) };
-        match self.plan(&record, false) {
-            Plan::Stop(reason) => {
-                Err(Failure { record: Some(Box::new(record)), ..Failure::needs_login(reason) })
-            }
-            // A new seed is a new grant: the old access token may belong to another account.
-            Plan::Ask { new_seed: Some(_), .. } => Ok(None),
-            Plan::Ask { .. } => Ok(Some(record)),
-        }
-    }
-
-    /// The stored record, or the one that a slot before this one has left in memory if it is newer.
-    fn newer_of(&self, stored: Option<TokenRecord>) -> Option<TokenRecord> {
-        // A flight of the slot before holds the memory, and stores what it gets before the next flight.
-        let Ok(mut memory) = self.memory.try_lock() else { return stored };
-        let generation = |record: &Option<TokenRecord>| record.as_ref().map(|r| r.generation);
-        if generation(&stored) >= generation(&memory.known) {
-            memory.known = stored;
-        }
-        memory.known.clone()
-    }
-
-    /// Has another process stored something newer than this one knows? Looks only, and not while a
-    /// refresh is under way, which will see for itself.
-    pub(super) async fn look(&self) -> Option<Result<TokenRecord, Failure>> {
-        let mut memory = self.memory.try_lock().ok()?;
-        if memory.unsaved.is_some() {
-            return None;
-        }
-        let record = match self.context.store.load(&self.key).await {
-            Ok(record) => record?,
-            Err(error) => {
-                // The rest is said by the next refresh, and not every two seconds.
-                if matches!(error, StoreError::Corrupt { .. }) {
-                    self.report_store(&error);
-                }
-                return None;
-            }
-        };
-        let news = memory.known.as_ref().is_none_or(|known| {
-            let died = record.generation == known.generation && record.terminal != known.terminal;
-            record.generation > known.generation || died
-        });
-        if !news {
-            return None;
-        }
-        memory.known = Some(record.clone());
-        match self.plan(&record, false) {
-            Plan::Stop(reason) => {
-                self.report_needs_login(reason, record.generation, None);
-                let record = Some(Box::new(record));
-                Some(Err(Failure { record, ..Failure::needs_login(reason) }))
-            }
-            Plan::Ask { new_seed: Some(_), .. } => None,
-            Plan::Ask { .. } => {
-                self.report_adopted(record.generation);
-                Some(Ok(record))
-            }
-        }
-    }
-
     /// Replaces the token that `demand` names and returns the record that holds the new one.
-    pub(super) async fn refresh(self: &Arc<Self>, demand: Demand) -> Result<TokenRecord, Failure> {
+    pub(super) async fn refresh(self: &Arc<Self>, demand: Demand) -> Flown {
         let began = Instant::now();
         let mut memory = self.memory.lock().await;
+        memory.serve(&self.config);
         let was_unsaved = memory.unsaved.is_some();
-        let opened = self.open(&mut memory).await;
-        let mut session = opened.inspect_err(|failure| self.report_flight(Err(failure), began))?;
+        let mut session = match self.open(&mut memory).await {
+            Ok(session) => session,
+            Err(failure) => {
+                self.report_flight(Err(&failure), began);
+                return Flown { result: Err(failure), spent: Spent::default() };
+            }
+        };
         let result = self.replace(&mut session, &mut memory, demand).await;
         self.report_flight(result.as_ref().map(|_| session.adopted), began);
         memory.damaged &= result.is_err();
+        let lifetime = session.record.expires_at.zip(session.record.issued_at);
+        let lifetime = lifetime.map(|(end, start)| end.duration_since(start).unwrap_or_default());
+        let spent = Spent { requests: session.requests, lifetime };
         let ahead = session.ahead;
         memory.known = Some(session.record);
         if ahead {
@@ -271,7 +218,7 @@ impl Refresher {
             let rewriting = Arc::clone(self).rewrite();
             self.context.tasks.spawn_on(rewriting, &self.context.control);
         }
-        result
+        Flown { result, spent }
     }
 
     async fn replace(
@@ -285,44 +232,126 @@ impl Refresher {
         let is_new_grant = matches!(plan, Plan::Ask { new_seed: Some(_), .. });
         let is_newer = session.record.generation > demand.seen
             && is_usable(&session.record, self.context.clock.now());
-        if is_newer && !is_new_grant {
-            self.report_adopted(session.record.generation);
-            session.adopted = true;
-            return Ok(session.record.clone());
+        if is_newer && !is_new_grant && !session.record.is_tombstone() {
+            return self.accept_foreign(session);
         }
         let (refresh_token, new_seed) = match plan {
             Plan::Ask { refresh_token, new_seed } => (refresh_token, new_seed),
+            Plan::Bootstrap => {
+                session.record.rejected |= demand.rejects(&session.record);
+                return self.bootstrap(session, memory, demand).await;
+            }
+            Plan::BootstrapLater(pause) => return Err(self.bootstrap_later(session, pause)),
             Plan::Stop(reason) => {
                 self.report_needs_login(reason, session.record.generation, None);
                 return Err(Failure::needs_login(reason));
             }
         };
-        let lost_answer = self.begin(session, refresh_token.as_ref(), new_seed, demand).await?;
+        let begun = self.begin(session, refresh_token.as_ref(), new_seed, demand).await?;
+        let Begun::Go { lost_answer } = begun else { return self.accept_foreign(session) };
         let grant = refresh_token.as_ref().map_or(Grant::Own, Grant::RefreshToken);
-        let (asked_at, answer) = self.ask(grant, session.record.access_token.as_ref()).await;
+        let Asked { at, answer, requests } =
+            self.ask(grant, session.record.access_token.as_ref()).await;
+        session.requests += requests;
         match answer {
             Ok(response) => {
-                memory.doubts = 0;
-                let unchanged =
-                    demand.rejected && session.record.access_token == response.access_token;
-                session.record = self.merge(&session.record, response, asked_at);
-                self.save(session).await?;
-                self.report_refreshed(session, asked_at, self.context.clock.now());
-                if unchanged {
-                    let record = Some(Box::new(session.record.clone()));
-                    return Err(Failure { record, ..Failure::new(Outcome::Unchanged) });
-                }
-                Ok(session.record.clone())
+                self.issued(session, memory, demand, response, at, refresh_token.is_some()).await
             }
             Err(Refused { error, replayed }) => {
-                self.refused(session, memory, refresh_token, error, lost_answer || replayed).await
+                let lost = lost_answer || replayed;
+                self.refused(session, memory, demand, refresh_token, error, lost).await
             }
         }
     }
 
-    /// What the record and the configured seed leave to do.
+    /// Stores what the server issued.
+    async fn issued(
+        &self,
+        session: &mut Session,
+        memory: &mut Memory,
+        demand: Demand,
+        response: TokenResponse,
+        asked_at: SystemTime,
+        by_refresh_token: bool,
+    ) -> Result<TokenRecord, Failure> {
+        memory.doubts = 0;
+        let terms = Terms {
+            asked_at,
+            lifetime: self.lifetime,
+            rotation: self.rotation,
+            config: &self.config,
+            by_refresh_token,
+            forced: demand.rejected,
+            refused_early: memory.refused_early.take(),
+        };
+        let record = match issue(&session.record, response, terms) {
+            Ok(record) => record,
+            Err(unfit) => return Err(self.unfit(session, unfit).await),
+        };
+        let unchanged = demand.rejected && session.record.access_token == record.access_token;
+        session.record = record;
+        self.save(session).await?;
+        self.report_refreshed(session, asked_at, self.context.clock.now());
+        if unchanged {
+            let record = Some(Box::new(session.record.clone()));
+            return Err(Failure { record, ..Failure::new(Outcome::Unchanged) });
+        }
+        Ok(session.record.clone())
+    }
+
+    /// An answer that issued something which is not what the configuration asks for.
+    async fn unfit(&self, session: &mut Session, unfit: Unfit) -> Failure {
+        let (why, detail) = match unfit {
+            Unfit::NothingToProlong => {
+                ("unreadable_answer", "the answer prolongs an access token, and there is none yet")
+            }
+            Unfit::NotRotated => (
+                "not_rotated",
+                "the answer has no new refresh token, and rotation = \"require\" asks for one",
+            ),
+        };
+        tracing::warn!(
+            credential = self.name,
+            generation = session.record.generation.0,
+            detail,
+            "token request refused"
+        );
+        if session.record.intent.take().is_some()
+            && let Err(error) = self.commit(session).await
+        {
+            self.report_store(&error);
+        }
+        let detail = Some(detail.to_owned());
+        Failure { detail, ..Failure::failed(Backoff::Long, None, why) }
+    }
+
+    /// What the record and the configuration leave to do.
     fn plan(&self, record: &TokenRecord, damaged: bool) -> Plan {
-        plan(record, self.seed.as_ref(), self.endpoint.config().grant, &self.config, damaged)
+        let config = self.endpoint.config();
+        let sources = Sources {
+            seed: self.seed.as_ref(),
+            livelihood: config.grant.lives_on(),
+            can_bootstrap: config.bootstrap.is_some(),
+            config: &self.config,
+        };
+        plan(record, sources, damaged, self.context.clock.now())
+    }
+
+    /// Goes on with what somebody else has stored.
+    fn accept_foreign(&self, session: &mut Session) -> Result<TokenRecord, Failure> {
+        let record = session.record.clone();
+        if record.is_tombstone() {
+            let failure = Failure::needs_login(TerminalReason::LoggedOut);
+            return Err(Failure { record: Some(Box::new(record)), ..failure });
+        }
+        self.report_adopted(record.generation);
+        session.adopted = true;
+        Ok(record)
+    }
+
+    fn bootstrap_later(&self, session: &Session, pause: Duration) -> Failure {
+        let record = Some(Box::new(session.record.clone()));
+        Failure { record, ..Failure::failed(Backoff::Short, Some(pause), "bootstrap_pause") }
     }
 
     /// Writes down what is about to be tried. Says whether the answer to an earlier request with
@@ -333,28 +362,39 @@ impl Refresher {
         refresh_token: Option<&Secret>,
         new_seed: Option<Fingerprint>,
         demand: Demand,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Begun, Failure> {
         let record = &mut session.record;
-        record.rejected |= demand.rejected && record.generation == demand.seen;
-        let Some(refresh_token) = refresh_token else { return Ok(false) };
+        record.rejected |= demand.rejects(record);
+        let Some(refresh_token) = refresh_token else {
+            return Ok(Begun::Go { lost_answer: false });
+        };
         let fingerprint = refresh_token.fingerprint();
         let lost_answer =
             record.intent.as_ref().is_some_and(|intent| intent.refresh_token == fingerprint);
+        if self.rotation == Rotation::Ignore && new_seed.is_none() && record.terminal.is_none() {
+            // Nothing can be lost: the refresh token stays the same, whatever comes back.
+            return Ok(Begun::Go { lost_answer: false });
+        }
         if let Some(seed) = new_seed {
-            if record.refresh_token.is_some() {
+            if record.refresh_token.is_some() || record.is_tombstone() {
                 record.generation = record.generation.next();
             }
             supersede(record, refresh_token.clone());
             record.seeds.push(seed);
             record.access_token = None;
             record.expires_at = None;
+            record.refresh_expires_at = None;
         }
         record.terminal = None;
-        record.intent = Some(Intent { refresh_token: fingerprint, at: self.context.clock.now() });
+        if self.rotation != Rotation::Ignore {
+            let at = self.context.clock.now();
+            record.intent = Some(Intent { refresh_token: fingerprint, at });
+        }
         match self.commit(session).await {
             Ok(Commit::Stored) => {}
             Ok(Commit::Conflict) => {
-                return Err(Failure::failed(Backoff::Short, None, "store_conflict"));
+                self.overtaken(session).await?;
+                return Ok(Begun::Overtaken);
             }
             Err(error) => {
                 self.report_store(&error);
@@ -364,95 +404,19 @@ impl Refresher {
                 }
             }
         }
-        Ok(lost_answer)
-    }
-
-    /// Sends the grant, again at once if it never left, and again soon if no answer came.
-    async fn ask(
-        &self,
-        grant: Grant<'_>,
-        access_token: Option<&Secret>,
-    ) -> (SystemTime, Result<TokenResponse, Refused>) {
-        let mut replays = REPLAYS.iter();
-        let mut replayed = false;
-        let mut unsent = 0;
-        loop {
-            let asked_at = self.context.clock.now();
-            let given =
-                Given { now: asked_at, access_token, variables: &self.variables, proof: None };
-            let error = match self.endpoint.request(grant, given).await {
-                Ok(response) => return (asked_at, Ok(response)),
-                Err(error) => error,
-            };
-            let pause = match error.class {
-                // The answer had a new refresh token: this one is spent.
-                _ if error.salvaged.is_some() => None,
-                Class::NotSent if unsent == 0 => {
-                    unsent += 1;
-                    Some(Duration::ZERO)
-                }
-                Class::Ambiguous => replays.next().copied(),
-                Class::Transient if !replayed && error.retry_after.is_none() => {
-                    replays.next().copied()
-                }
-                _ => None,
-            };
-            let Some(pause) = pause else {
-                return (asked_at, Err(Refused { error, replayed }));
-            };
-            if may_have_consumed(error.class) {
-                replayed = true;
-                self.metrics.replayed();
-            }
-            tracing::warn!(
-                credential = self.name,
-                class = %error.class,
-                %error,
-                again_in = ?pause,
-                "token request failed"
-            );
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// The record after a success. What the server left out is kept.
-    fn merge(
-        &self,
-        old: &TokenRecord,
-        response: TokenResponse,
-        asked_at: SystemTime,
-    ) -> TokenRecord {
-        let mut record = TokenRecord {
-            generation: old.generation.next(),
-            access_token: response.access_token.or_else(|| old.access_token.clone()),
-            issued_at: Some(asked_at),
-            expires_at: response
-                .expires_at
-                .or_else(|| self.lifetime.map(|lifetime| asked_at + lifetime)),
-            rejected: false,
-            intent: None,
-            terminal: None,
-            ..old.clone()
-        };
-        if let Some(refresh_token) = response.refresh_token {
-            // Within its grace a server may hand out a token that is superseded already.
-            if !record.superseded.contains(&refresh_token.fingerprint()) {
-                supersede(&mut record, refresh_token);
-            }
-        }
-        record
+        Ok(Begun::Go { lost_answer })
     }
 }
 
-/// A failed token request, and whether an answer may have been lost on the way to it.
-struct Refused {
-    error: GrantError,
-    replayed: bool,
-}
-
-/// May the server have acted on a request that failed like this?
-fn may_have_consumed(class: Class) -> bool {
-    matches!(class, Class::Ambiguous | Class::Transient)
+/// What came of writing an intent down.
+enum Begun {
+    /// It is written: ask.
+    Go {
+        /// An earlier request with the same refresh token was not answered.
+        lost_answer: bool,
+    },
+    /// Somebody else has stored a token meanwhile, which is in the session now.
+    Overtaken,
 }
 
 #[cfg(test)]

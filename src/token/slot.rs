@@ -1,26 +1,25 @@
 //! One credential's token: a lock-free read, and one flight at a time.
 
+mod flight;
+mod operator;
+mod timer;
+
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::refresh::{Demand, Failure, Refresher};
-use super::state::{Outcome, Phase, Rejection, State, Want};
+use super::refresh::{Demand, Refresher};
+use super::state::{Phase, Rejection, Spent, State, Want};
 use super::{
     Condition, Config, Context, Generation, Margin, Progress, Renewal, Status, Token, TokenError,
 };
-use crate::crash;
+use crate::clock::Moment;
 use crate::oauth::TokenEndpoint;
-use crate::store::TokenRecord;
-
-/// How often the store is looked at for what other processes have written: a sibling's new token is
-/// in use within two seconds.
-const LOOK_PAUSE: Duration = Duration::from_millis(1500);
 
 /// One credential's token.
 pub struct Slot {
@@ -28,8 +27,11 @@ pub struct Slot {
     wait: Duration,
     margin: Margin,
     jitter: f64,
+    keepalive: Option<Duration>,
     current: ArcSwapOption<Token>,
     state: Mutex<State>,
+    /// When the refresh token has to be used even if nobody asks.
+    upkeep: Mutex<Option<SystemTime>>,
     landed: watch::Sender<u64>,
     last_error: Mutex<Option<(SystemTime, String)>>,
     refresher: Arc<Refresher>,
@@ -48,8 +50,10 @@ impl Slot {
             wait: config.wait,
             margin: config.margin,
             jitter: random_share(),
+            keepalive: config.keepalive,
             current: ArcSwapOption::empty(),
             state: Mutex::default(),
+            upkeep: Mutex::default(),
             landed: watch::Sender::new(0),
             last_error: Mutex::default(),
             refresher: Arc::new(match before {
@@ -59,11 +63,8 @@ impl Slot {
             context,
         });
         let recalled = slot.refresher.recall().await;
-        slot.land_quietly(recalled);
-        if slot.context.store.is_shared() {
-            let watching = watch_store(Arc::downgrade(&slot));
-            slot.context.control.spawn(watching);
-        }
+        slot.land_quietly(recalled, Spent::default());
+        slot.context.control.spawn(timer::watch(Arc::downgrade(&slot)));
         slot
     }
 
@@ -82,7 +83,7 @@ impl Slot {
     ///
     /// Dropping the future gives up the wait and nothing else: the flight goes on.
     pub async fn token(self: &Arc<Self>) -> Result<Arc<Token>, TokenError> {
-        let now = self.context.clock.now();
+        let now = self.context.clock.moment();
         if let Some(token) = self.fresh(now) {
             return Ok(token);
         }
@@ -91,8 +92,9 @@ impl Slot {
         let mut waited = false;
         loop {
             landed.mark_unchanged();
-            let now = self.context.clock.now();
+            let now = self.context.clock.moment();
             let token = self.current.load_full();
+            token.iter().for_each(|token| token.mark_used());
             let want = self.lock().want(token.as_deref(), now);
             match (want, token) {
                 (Want::Use, Some(token)) => return Ok(token),
@@ -106,7 +108,7 @@ impl Slot {
                 (Want::Wait | Want::Use, _) => {}
                 (Want::NeedsLogin(reason), _) => return Err(TokenError::NeedsLogin { reason }),
                 (Want::Unavailable { until, why }, _) => {
-                    let retry_after = until.duration_since(now).unwrap_or_default();
+                    let retry_after = until.left(now);
                     // Whoever waited for the flight that failed may see the next one through;
                     // whoever comes later is told at once, so that nothing piles up.
                     if !waited || Instant::now() + retry_after >= deadline {
@@ -125,9 +127,10 @@ impl Slot {
     }
 
     /// The current token if it is fresh: no lock, no allocation.
-    fn fresh(&self, now: SystemTime) -> Option<Arc<Token>> {
+    fn fresh(&self, now: Moment) -> Option<Arc<Token>> {
         let token = self.current.load();
         let token = token.as_ref()?;
+        token.mark_used();
         (!token.is_due(now)).then(|| Arc::clone(token))
     }
 
@@ -137,14 +140,11 @@ impl Slot {
     /// token request, and those that arrive after it cost none.
     pub async fn renew(self: &Arc<Self>, rejected: Generation, progress: Progress) -> Renewal {
         let mut landed = self.landed.subscribe();
-        let now = self.context.clock.now();
-        let (verdict, token) = {
-            // Read under the lock: a flight publishes before it changes the state.
-            let mut state = self.lock();
-            let token = self.current.load_full();
-            let Progress { renewed, settled } = progress;
-            (state.reject(rejected, token.as_deref(), now, renewed, settled), token)
-        };
+        let (mut verdict, mut token) = self.reject(rejected, progress);
+        if matches!(verdict, Rejection::Settle(_)) && self.look_again().await {
+            // A sibling has moved on: its token is sent, and nobody waits.
+            (verdict, token) = self.reject(rejected, progress);
+        }
         match (verdict, token) {
             (Rejection::Resend, Some(token)) => return Renewal::Resend(token, Duration::ZERO),
             (Rejection::Settle(wait), Some(token)) => return Renewal::Resend(token, wait),
@@ -166,7 +166,7 @@ impl Slot {
             Some(token)
                 if !brought_the_same
                     && token.generation > rejected
-                    && token.is_usable(self.context.clock.now()) =>
+                    && token.is_usable(self.context.clock.moment()) =>
             {
                 Renewal::Resend(token, Duration::ZERO)
             }
@@ -174,15 +174,21 @@ impl Slot {
         }
     }
 
+    fn reject(&self, rejected: Generation, progress: Progress) -> (Rejection, Option<Arc<Token>>) {
+        let now = self.context.clock.moment();
+        // Read under the lock: a flight publishes before it changes the state.
+        let mut state = self.lock();
+        let token = self.current.load_full();
+        let Progress { renewed, settled } = progress;
+        (state.reject(rejected, token.as_deref(), now, renewed, settled), token)
+    }
+
     /// Starts what [`Slot::renew`] would, and waits for nothing: for a request that cannot be sent
     /// again.
     pub fn renew_in_background(self: &Arc<Self>, rejected: Generation) {
-        let now = self.context.clock.now();
-        let token = self.current.load_full();
         // As if it had been waited for: nothing will be sent again.
-        let settled = usize::MAX;
-        let verdict = self.lock().reject(rejected, token.as_deref(), now, false, settled);
-        if verdict == Rejection::StartAndWait {
+        let progress = Progress { renewed: false, settled: usize::MAX };
+        if self.reject(rejected, progress).0 == Rejection::StartAndWait {
             self.start(Demand::rejected(rejected));
         }
     }
@@ -194,17 +200,21 @@ impl Slot {
 
     /// What is to be said about this credential.
     pub fn status(&self) -> Status {
-        let now = self.context.clock.now();
+        let now = self.context.clock.moment();
         let token = self.current.load_full();
         let usable = token.as_ref().is_some_and(|token| token.is_usable(now));
         let due = token.as_ref().is_some_and(|token| token.is_due(now));
-        let condition = match (&self.lock().phase, usable) {
-            (Phase::NeedsLogin(reason), _) => Condition::NeedsLogin(*reason),
-            (Phase::Failing { why, .. }, _) => Condition::Failing(why),
-            (Phase::Refreshing, _) => Condition::Refreshing,
-            (Phase::Idle, true) if due => Condition::NearExpiry,
-            (Phase::Idle, true) => Condition::Fresh,
-            (Phase::Idle, false) => Condition::Absent,
+        let (condition, failing_since) = {
+            let state = self.lock();
+            let condition = match (&state.phase, usable) {
+                (Phase::NeedsLogin(reason), _) => Condition::NeedsLogin(*reason),
+                (Phase::Failing { why, .. }, _) => Condition::Failing(why),
+                (Phase::Refreshing, _) => Condition::Refreshing,
+                (Phase::Idle, true) if due => Condition::NearExpiry,
+                (Phase::Idle, true) => Condition::Fresh,
+                (Phase::Idle, false) => Condition::Absent,
+            };
+            (condition, state.failing_since())
         };
         Status {
             name: Arc::clone(&self.name),
@@ -213,72 +223,10 @@ impl Slot {
             generation: generation_of(token.as_deref()),
             refreshed_at: token.as_ref().map(|token| token.issued_at),
             expires_at: token.and_then(|token| token.expires_at),
+            failing_since: failing_since.map(|since| since.wall),
             last_error: self.last_error().clone(),
             unsaved: self.refresher.is_unsaved(),
         }
-    }
-
-    /// Starts the flight that the state machine has just allowed.
-    fn start(self: &Arc<Self>, demand: Demand) {
-        if demand.rejected
-            && let Some(token) = self.current.load().as_ref()
-            && token.generation == demand.seen
-        {
-            token.reject();
-        }
-        let slot = Arc::clone(self);
-        let flight = async move {
-            // Lands even if the refresh panics: waiters must not hang on a flight that crashed.
-            let mut landing = Landing { slot: Arc::clone(&slot), result: None };
-            let refresher = Arc::clone(&slot.refresher);
-            landing.result = Some(refresher.refresh(demand).await);
-        };
-        self.context.tasks.spawn_on(flight, &self.context.control);
-    }
-
-    fn land(&self, result: Result<TokenRecord, Failure>) {
-        self.land_quietly(result.map(Some));
-        crash::point("after_publish");
-        self.landed.send_modify(|flights| *flights = flights.wrapping_add(1));
-    }
-
-    /// Publishes the token before the state says that the flight is over.
-    fn land_quietly(&self, result: Result<Option<TokenRecord>, Failure>) {
-        let outcome = match result {
-            Ok(record) => {
-                self.publish(record.as_ref());
-                Outcome::Refreshed
-            }
-            Err(failure) => {
-                if let Some(record) = &failure.record {
-                    self.publish(Some(record));
-                }
-                if let Some(detail) = failure.detail {
-                    *self.last_error() = Some((self.context.clock.now(), detail));
-                }
-                failure.outcome
-            }
-        };
-        self.lock().finish(outcome, self.context.clock.now(), random_share());
-    }
-
-    /// Takes over what another process has stored, if this one is doing nothing itself.
-    fn adopt(&self, found: Result<TokenRecord, Failure>) {
-        let (record, outcome) = match found {
-            Ok(record) => (Some(Box::new(record)), Outcome::Refreshed),
-            Err(failure) => (failure.record, failure.outcome),
-        };
-        let mut state = self.lock();
-        if state.adopt(outcome, self.context.clock.now()) {
-            self.publish(record.as_deref());
-        }
-        drop(state);
-        self.landed.send_modify(|flights| *flights = flights.wrapping_add(1));
-    }
-
-    fn publish(&self, record: Option<&TokenRecord>) {
-        let token = record.and_then(|record| Token::of(record, self.margin, self.jitter));
-        self.current.store(token.map(Arc::new));
     }
 
     fn last_error(&self) -> MutexGuard<'_, Option<(SystemTime, String)>> {
@@ -296,30 +244,6 @@ impl fmt::Debug for Slot {
     }
 }
 
-/// Looks into the store now and then, for as long as the slot lives.
-async fn watch_store(slot: Weak<Slot>) {
-    loop {
-        tokio::time::sleep(LOOK_PAUSE).await;
-        let Some(slot) = slot.upgrade() else { return };
-        if let Some(found) = slot.refresher.look().await {
-            slot.adopt(found);
-        }
-    }
-}
-
-/// Ends a flight exactly once, whatever happens to it.
-struct Landing {
-    slot: Arc<Slot>,
-    result: Option<Result<TokenRecord, Failure>>,
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        let result = self.result.take().unwrap_or_else(|| Err(Failure::crashed()));
-        self.slot.land(result);
-    }
-}
-
 fn generation_of(token: Option<&Token>) -> Generation {
     token.map(|token| token.generation).unwrap_or_default()
 }
@@ -329,3 +253,7 @@ fn random_share() -> f64 {
     let random = RandomState::new().build_hasher().finish();
     f64::from(u32::try_from(random >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }
+
+#[cfg(test)]
+#[path = "slot/tests.rs"]
+mod tests;

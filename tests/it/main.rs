@@ -9,6 +9,7 @@ mod program;
 mod wire;
 mod world;
 
+mod bootstrap;
 mod clubs;
 mod command_line;
 mod connect;
@@ -34,3 +35,4 @@ mod secrets;
 mod smoke;
 mod status;
 mod token_endpoint;
+mod upkeep;

@@ -372,14 +372,15 @@ async fn holder(commit_first: bool) -> (World, Program) {
         record.issued_at = Some(SystemTime::now() - Duration::from_secs(3400));
         record.expires_at = Some(SystemTime::now() + Duration::from_secs(200));
     });
-    world.start_proxy().await;
-    let program = Program::start(&world).await;
     world.authorization_server.enqueue(TokenBehaviour::Stall { commit_first });
+    let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     world.authorization_server.wait_for_token_requests(2).await;
     if commit_first {
         world.authorization_server.wait_for_committed(2).await;
     }
+    // Only now, because it would replace such a token at its start.
+    world.start_proxy().await;
     world.origin.clear();
     (world, program)
 }

@@ -90,11 +90,11 @@ async fn a_process_that_still_holds_the_record_writes_it_over_a_damaged_one() {
 #[tokio::test]
 async fn a_record_of_a_newer_format_is_refused_and_left_untouched() {
     let (_dir, store) = store();
-    let newer = b"{\"bearerd\": 2, \"sha256\": \"\", \"record\": {}}";
+    let newer = b"{\"bearerd\": 3, \"sha256\": \"\", \"record\": {}}";
     let path = store.dir.join("a.json");
     std::fs::write(&path, newer).unwrap();
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-    assert!(matches!(store.load("a").await, Err(StoreError::Newer { version: 2, .. })));
+    assert!(matches!(store.load("a").await, Err(StoreError::Newer { version: 3, .. })));
     let lease = store.lease("a", Duration::ZERO).await.unwrap();
     assert!(store.commit(&lease, Generation(0), &record(1, "x")).await.is_err());
     assert_eq!(std::fs::read(&path).unwrap(), newer);
@@ -146,6 +146,21 @@ fn a_place_where_no_directory_can_be_made_is_named() {
     std::fs::write(&file, "").unwrap();
     let error = FileStore::open(&file.join("state"), Keys::default()).unwrap_err();
     assert!(error.to_string().contains("file/state"), "{error}");
+}
+
+/// A logout does not wait for a refresh, and the refresh's commit fails.
+#[tokio::test]
+async fn an_operator_overrules_the_holder_of_the_lease() {
+    let (_dir, store) = store();
+    let lease = store.lease("a", Duration::ZERO).await.unwrap();
+    store.commit(&lease, Generation(0), &record(1, "x")).await.unwrap();
+    let overruled = store.overrule("a", Generation(1), &record(2, "y")).await.unwrap();
+    assert_eq!(overruled, Commit::Stored);
+    let late = store.commit(&lease, Generation(1), &record(2, "z")).await.unwrap();
+    assert_eq!(late, Commit::Conflict);
+    assert_eq!(store.load("a").await.unwrap(), Some(record(2, "y")));
+    let late = store.overrule("a", Generation(1), &record(2, "z")).await.unwrap();
+    assert_eq!(late, Commit::Conflict);
 }
 
 // ----- encrypted -----

@@ -1,16 +1,12 @@
 //! What a token request that brought nothing means for its credential.
 
-use super::super::Generation;
-use super::super::state::Backoff;
-use super::plan::supersede;
+use super::outcome::{Circumstances, backoff, death, may_be_too_early, may_have_consumed, why};
+use super::plan::{Plan, supersede};
 use super::session::{Memory, Session};
-use super::{Failure, Refresher, may_have_consumed};
+use super::{Demand, Failure, Refresher};
 use crate::oauth::{Class, GrantError};
 use crate::secret::Secret;
 use crate::store::{Terminal, TerminalReason, TokenRecord};
-
-/// After so many doubtful answers in a row, a grant that worked before is taken for dead.
-const DOUBTS: u32 = 3;
 
 impl Refresher {
     /// The server issued nothing: what that means for the credential.
@@ -18,6 +14,7 @@ impl Refresher {
         &self,
         session: &mut Session,
         memory: &mut Memory,
+        demand: Demand,
         refresh_token: Option<Secret>,
         error: GrantError,
         lost_answer: bool,
@@ -27,20 +24,24 @@ impl Refresher {
             session.record.intent = None;
             self.save(session).await?;
         }
-        let worked_before = session.record.generation > Generation(1);
-        memory.doubts = if error.class == Class::Doubtful { memory.doubts + 1 } else { 0 };
-        let dead = match error.class {
-            Class::GrantDead if session.damaged => Some(TerminalReason::Corrupt),
-            Class::GrantDead if lost_answer => Some(TerminalReason::LostRotation),
-            Class::GrantDead => Some(TerminalReason::Revoked),
-            Class::UserNeeded => Some(TerminalReason::UserNeeded),
-            Class::Doubtful if memory.doubts >= DOUBTS && worked_before => {
-                Some(TerminalReason::Revoked)
-            }
-            _ => None,
+        let now = self.context.clock.now();
+        if demand.usable {
+            // With a token to spare it may only be too early; that is no doubt about the grant.
+            let left = session.record.expires_at.and_then(|end| end.duration_since(now).ok());
+            memory.refused_early = left.filter(|_| may_be_too_early(&error));
+        } else {
+            memory.doubts = if error.class == Class::Doubtful { memory.doubts + 1 } else { 0 };
+        }
+        let circumstances = Circumstances {
+            damaged: session.damaged,
+            lost_answer,
+            worked_before: session.record.worked_with.as_ref() == Some(&self.config),
+            doubts: if demand.usable { 0 } else { memory.doubts },
         };
-        if let (Some(reason), Some(refresh_token)) = (dead, &refresh_token) {
-            return self.die(session, reason, refresh_token, &error).await;
+        if let (Some(reason), Some(refresh_token)) =
+            (death(error.class, circumstances), &refresh_token)
+        {
+            return self.die(session, memory, demand, reason, refresh_token, &error).await;
         }
         self.report_refused(session, &error);
         if !lost_answer && !may_have_consumed(error.class) && session.record.intent.is_some() {
@@ -50,20 +51,18 @@ impl Refresher {
                 self.report_store(&error);
             }
         }
-        let backoff = match error.class {
-            Class::Transient | Class::NotSent | Class::Ambiguous | Class::Throttled => {
-                Backoff::Short
-            }
-            _ => Backoff::Long,
-        };
         let detail = Some(error.to_string());
-        Err(Failure { detail, ..Failure::failed(backoff, error.retry_after, why(error.class)) })
+        let failure = Failure::failed(backoff(error.class), error.retry_after, why(error.class));
+        Err(Failure { detail, ..failure })
     }
 
-    /// Records that the grant is dead, unless someone else has a newer one.
+    /// Records that the grant is dead, unless someone else has a newer one, and begins a new one if
+    /// that needs no person.
     async fn die(
         &self,
         session: &mut Session,
+        memory: &mut Memory,
+        demand: Demand,
         reason: TerminalReason,
         refresh_token: &Secret,
         error: &GrantError,
@@ -74,7 +73,7 @@ impl Refresher {
             session.stored = record.generation;
             session.record = record;
             session.ahead = false;
-            return Ok(session.record.clone());
+            return self.accept_foreign(session);
         }
         session.record.intent = None;
         session.record.terminal = Some(Terminal {
@@ -86,25 +85,20 @@ impl Refresher {
         if reason == TerminalReason::LostRotation {
             self.metrics.lost_rotation();
         }
+        let plan = self.plan(&session.record, session.damaged);
+        if let Plan::Bootstrap | Plan::BootstrapLater(_) = plan {
+            self.report_died(reason, session.record.generation, error);
+            self.save(session).await?;
+            return match plan {
+                Plan::BootstrapLater(pause) => Err(self.bootstrap_later(session, pause)),
+                _ => self.bootstrap(session, memory, demand).await,
+            };
+        }
         self.report_needs_login(reason, session.record.generation, Some(error));
         self.save(session).await?;
         // The access token is served until it expires, unless an origin rejected it.
         let record = Some(Box::new(session.record.clone()));
         let detail = Some(error.to_string());
         Err(Failure { record, detail, ..Failure::needs_login(reason) })
-    }
-}
-
-fn why(class: Class) -> &'static str {
-    match class {
-        Class::GrantDead => "grant_dead",
-        Class::UserNeeded => "user_needed",
-        Class::Throttled => "throttled",
-        Class::Transient => "server_trouble",
-        Class::NotSent => "unreachable",
-        Class::Ambiguous => "no_answer",
-        Class::Config | Class::Doubtful => "refused",
-        Class::Protocol => "unreadable_answer",
-        Class::Nonce => "refused",
     }
 }

@@ -22,6 +22,7 @@ impl Refresher {
     }
 
     pub(super) fn report_adopted(&self, generation: Generation) {
+        self.metrics.adopted();
         tracing::info!(
             credential = self.name,
             generation = generation.0,
@@ -65,6 +66,29 @@ impl Refresher {
             status = error.status,
             %error,
             "token request refused"
+        );
+    }
+
+    pub(in crate::token) fn report_overdue(&self) {
+        self.metrics.overdue();
+        tracing::error!(
+            credential = self.name,
+            "no token request has succeeded for a quarter of an hour"
+        );
+    }
+
+    pub(super) fn report_died(
+        &self,
+        reason: TerminalReason,
+        generation: Generation,
+        error: &GrantError,
+    ) {
+        tracing::error!(
+            credential = self.name,
+            generation = generation.0,
+            %reason,
+            %error,
+            "the grant is dead; the bootstrap begins a new one"
         );
     }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::super::state::Backoff;
 use super::plan::is_usable;
 use super::{Failure, Refresher};
-use crate::store::{Commit, Generation, Lease, StoreError, TokenRecord};
+use crate::secret::Fingerprint;
+use crate::store::{Commit, Generation, Lease, StoreError, TerminalReason, TokenRecord};
 
 /// Attempts to commit, and the wait between them, before the record is served from memory.
 const COMMIT_TRIES: usize = 3;
@@ -26,6 +27,21 @@ pub(super) struct Memory {
     pub(super) damaged: bool,
     /// Doubtful answers in a row.
     pub(super) doubts: u32,
+    /// The server refused with so much left of the access token's life.
+    pub(super) refused_early: Option<Duration>,
+    /// The configuration that both are about.
+    config: Option<Fingerprint>,
+}
+
+impl Memory {
+    /// What was learned about requests of another shape says nothing about those to come.
+    pub(super) fn serve(&mut self, config: &Fingerprint) {
+        if self.config.as_ref() != Some(config) {
+            self.config = Some(config.clone());
+            self.doubts = 0;
+            self.refused_early = None;
+        }
+    }
 }
 
 /// The right to write a record that could not be written.
@@ -47,6 +63,14 @@ pub(super) struct Session {
     pub(super) damaged: bool,
     /// Another process had refreshed already.
     pub(super) adopted: bool,
+    /// HTTP requests that were made.
+    pub(super) requests: u32,
+}
+
+impl Session {
+    fn new(lease: Lease, stored: Generation, record: TokenRecord) -> Self {
+        Self { lease, stored, record, ahead: false, damaged: false, adopted: false, requests: 0 }
+    }
 }
 
 impl Refresher {
@@ -55,14 +79,7 @@ impl Refresher {
     pub(super) async fn open(&self, memory: &mut Memory) -> Result<Session, Failure> {
         if let (Some(unsaved), Some(record)) = (memory.unsaved.take(), memory.known.clone()) {
             let Unsaved { lease, stored } = unsaved;
-            return Ok(Session {
-                lease,
-                stored,
-                record,
-                ahead: true,
-                damaged: false,
-                adopted: false,
-            });
+            return Ok(Session { ahead: true, ..Session::new(lease, stored, record) });
         }
         let store = &self.context.store;
         let lease = store.lease(&self.key, self.lease_wait).await.map_err(|error| {
@@ -89,25 +106,11 @@ impl Refresher {
     fn newest(&self, lease: Lease, stored: TokenRecord, memory: &mut Memory) -> Session {
         let generation = stored.generation;
         match memory.known.take() {
-            Some(known) if known.generation > generation => {
+            Some(known) if known.generation > generation && !buries(&stored, &known) => {
                 self.report_went_back(generation, known.generation);
-                Session {
-                    lease,
-                    stored: generation,
-                    record: known,
-                    ahead: true,
-                    damaged: false,
-                    adopted: false,
-                }
+                Session { ahead: true, ..Session::new(lease, generation, known) }
             }
-            _ => Session {
-                lease,
-                stored: generation,
-                record: stored,
-                ahead: false,
-                damaged: memory.damaged,
-                adopted: false,
-            },
+            _ => Session { damaged: memory.damaged, ..Session::new(lease, generation, stored) },
         }
     }
 
@@ -117,7 +120,14 @@ impl Refresher {
         for attempt in 1..=COMMIT_TRIES {
             match self.commit(session).await {
                 Ok(Commit::Stored) => return Ok(()),
-                Ok(Commit::Conflict) => return self.adopt(session).await,
+                Ok(Commit::Conflict) => {
+                    let ours = session.record.clone();
+                    let overtaken = self.overtaken(session).await;
+                    if session.record.is_tombstone() {
+                        self.revoke(&ours).await;
+                    }
+                    return overtaken;
+                }
                 Err(error) => self.report_store(&error),
             }
             if attempt < COMMIT_TRIES {
@@ -142,8 +152,8 @@ impl Refresher {
         Ok(result)
     }
 
-    /// Somebody wrote past the lease (a logout, a restored backup): theirs counts, not ours.
-    async fn adopt(&self, session: &mut Session) -> Result<(), Failure> {
+    /// Somebody wrote past the lease (a logout, a login, a restored backup): theirs counts, not ours.
+    pub(super) async fn overtaken(&self, session: &mut Session) -> Result<(), Failure> {
         tracing::warn!(credential = self.name, "the record was changed by someone else meanwhile");
         let record = self.context.store.load(&self.key).await.map_err(|error| {
             self.report_store(&error);
@@ -152,6 +162,10 @@ impl Refresher {
         session.ahead = false;
         session.record = record.unwrap_or_default();
         session.stored = session.record.generation;
+        if session.record.is_tombstone() {
+            let record = Some(Box::new(session.record.clone()));
+            return Err(Failure { record, ..Failure::needs_login(TerminalReason::LoggedOut) });
+        }
         match is_usable(&session.record, self.context.clock.now()) {
             true => Ok(()),
             false => Err(Failure::failed(Backoff::Short, None, "store_conflict")),
@@ -172,6 +186,10 @@ impl Refresher {
                         stored = commit == Commit::Stored,
                         "the token that could not be saved is saved now, or was overtaken"
                     );
+                    if commit == Commit::Conflict {
+                        // What overtook it counts from now on.
+                        memory.known = None;
+                    }
                     memory.unsaved = None;
                     self.unsaved.store(false, Ordering::Relaxed);
                     return;
@@ -187,16 +205,12 @@ fn rebuild(lease: Lease, memory: &mut Memory) -> Session {
     let stored = Generation::NONE;
     let damaged = memory.damaged;
     match memory.known.take() {
-        Some(record) => {
-            Session { lease, stored, record, ahead: true, damaged: false, adopted: false }
-        }
-        None => Session {
-            lease,
-            stored,
-            record: TokenRecord::default(),
-            ahead: false,
-            damaged,
-            adopted: false,
-        },
+        Some(record) => Session { ahead: true, ..Session::new(lease, stored, record) },
+        None => Session { damaged, ..Session::new(lease, stored, TokenRecord::default()) },
     }
+}
+
+/// Is `stored` a logout from after the last token of `known`, rather than an old backup?
+fn buries(stored: &TokenRecord, known: &TokenRecord) -> bool {
+    stored.is_tombstone() && stored.terminal.as_ref().map(|terminal| terminal.at) >= known.issued_at
 }

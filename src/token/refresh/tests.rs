@@ -5,12 +5,27 @@ use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::oauth::GrantType;
+use crate::clock::Moment;
+use crate::oauth::Livelihood;
 use crate::secret::SecretSource;
-use crate::store::Terminal;
+use crate::store::{Bootstrapped, Terminal};
 use crate::token::{Margin, Token};
 
-const REFRESH: GrantType = GrantType::RefreshToken;
+const NOW: SystemTime = UNIX_EPOCH;
+
+/// What a configuration named `c` has to offer.
+fn sources<'a>(
+    seed: Option<&'a Seed>,
+    livelihood: Livelihood,
+    can_bootstrap: bool,
+    config: &'a Fingerprint,
+) -> Sources<'a> {
+    Sources { seed, livelihood, can_bootstrap, config }
+}
+
+fn moment(time: SystemTime) -> Moment {
+    Moment { wall: time, running: time.duration_since(UNIX_EPOCH).unwrap() }
+}
 
 fn secret(text: &str) -> Secret {
     Secret::new(text.to_owned())
@@ -95,8 +110,9 @@ fn what_is_left_to_do() {
             ask("r3", false),
         ),
     ] {
-        let plan = plan(&record, seed.as_ref(), REFRESH, &config("c"), damaged);
-        assert_eq!(plan, expected, "{case}");
+        let config = config("c");
+        let sources = sources(seed.as_ref(), Livelihood::RefreshToken, false, &config);
+        assert_eq!(plan(&record, sources, damaged, NOW), expected, "{case}");
     }
 }
 
@@ -105,10 +121,81 @@ fn client_credentials_need_nothing_to_be_left() {
     let expected = Plan::Ask { refresh_token: None, new_seed: None };
     for record in [TokenRecord::default(), record(Some("r3")), dead(record(None), "r3", "c")] {
         for damaged in [false, true] {
-            let grant = GrantType::ClientCredentials;
-            let seed = seed(Some("s2"));
-            assert_eq!(plan(&record, Some(&seed), grant, &config("c"), damaged), expected);
+            let (seed, config) = (seed(Some("s2")), config("c"));
+            let sources = sources(Some(&seed), Livelihood::Repeatable, true, &config);
+            assert_eq!(plan(&record, sources, damaged, NOW), expected);
         }
+    }
+}
+
+fn logged_out(record: TokenRecord) -> TokenRecord {
+    let terminal = Terminal {
+        reason: TerminalReason::LoggedOut,
+        refresh_token: None,
+        config: config("c"),
+        at: UNIX_EPOCH,
+    };
+    TokenRecord { refresh_token: None, terminal: Some(terminal), ..record }
+}
+
+/// #28 and #29: neither an old seed nor a bootstrap nor another configuration.
+#[test]
+fn a_tombstone_is_lifted_only_by_a_new_seed() {
+    let stop = Plan::Stop(TerminalReason::LoggedOut);
+    let record = logged_out(record(Some("r3")));
+    for (seeded, config_name, expected) in [
+        (None, "c", stop),
+        (Some("s1"), "c", Plan::Stop(TerminalReason::LoggedOut)),
+        (Some("s1"), "other", Plan::Stop(TerminalReason::LoggedOut)),
+        (Some("s2"), "c", ask("s2", true)),
+    ] {
+        let (seed, config) = (seed(seeded), config(config_name));
+        let sources = sources(Some(&seed), Livelihood::RefreshToken, true, &config);
+        assert_eq!(plan(&record, sources, false, NOW), expected, "{seeded:?} {config_name}");
+    }
+    // What needs no seed has none to be lifted by.
+    for (config_name, expected) in [
+        ("c", Plan::Stop(TerminalReason::LoggedOut)),
+        ("other", Plan::Ask { refresh_token: None, new_seed: None }),
+    ] {
+        let config = config(config_name);
+        let sources = sources(None, Livelihood::Repeatable, false, &config);
+        assert_eq!(plan(&record, sources, false, NOW), expected, "{config_name}");
+    }
+}
+
+/// #24: for a dead grant, for the very first one, and not twice within five minutes.
+#[test]
+fn where_no_person_is_needed_a_grant_is_begun_anew() {
+    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    let tried = |refused, record: TokenRecord| TokenRecord {
+        bootstrap: Some(Bootstrapped { at: at(1000), refused }),
+        ..record
+    };
+    let later = |seconds| Plan::BootstrapLater(Duration::from_secs(seconds));
+    let dead_one = || dead(record(Some("r3")), "r3", "c");
+    let mut user_needed = dead_one();
+    user_needed.terminal.as_mut().unwrap().reason = TerminalReason::UserNeeded;
+    for (case, record, now, expected) in [
+        ("the first start", TokenRecord::default(), 1000, Plan::Bootstrap),
+        ("a refresh token", record(Some("r3")), 1000, ask("r3", false)),
+        ("a dead grant", dead_one(), 1000, Plan::Bootstrap),
+        ("it died soon after", tried(false, dead_one()), 1100, later(200)),
+        ("it died later", tried(false, dead_one()), 1300, Plan::Bootstrap),
+        ("refused", tried(true, TokenRecord::default()), 1001, later(299)),
+        ("refused long ago", tried(true, TokenRecord::default()), 1300, Plan::Bootstrap),
+        ("refused, by a clock that was set back", tried(true, dead_one()), 999, Plan::Bootstrap),
+        (
+            "no refresh token came of it",
+            tried(false, TokenRecord::default()),
+            1001,
+            Plan::Bootstrap,
+        ),
+        ("a person is needed", user_needed, 1000, Plan::Stop(TerminalReason::UserNeeded)),
+    ] {
+        let config = config("c");
+        let sources = sources(None, Livelihood::RefreshToken, true, &config);
+        assert_eq!(plan(&record, sources, false, at(now)), expected, "{case}");
     }
 }
 
@@ -146,8 +233,8 @@ fn which_records_hold_a_token_that_may_be_used() {
         (TokenRecord { access_token: None, ..good }, false),
     ] {
         assert_eq!(is_usable(&record, now), usable, "{record:?}");
-        let token = Token::of(&record, Margin::Auto, 0.0);
-        assert_eq!(token.is_some_and(|token| token.is_usable(now)), usable, "{record:?}");
+        let token = Token::of(&record, Margin::Auto, 0.0, moment(UNIX_EPOCH));
+        assert_eq!(token.is_some_and(|token| token.is_usable(moment(now))), usable, "{record:?}");
     }
 }
 
@@ -177,25 +264,25 @@ fn the_margin_is_scaled_to_the_lifetime() {
     ] {
         let lifetime = Duration::from_secs_f64(lifetime);
         let expected = Duration::from_secs_f64(expected);
-        assert_eq!(margin.of(lifetime, 0.0), expected, "{margin:?} of {lifetime:?}");
+        assert_eq!(margin.of(lifetime, lifetime, 0.0), expected, "{margin:?} of {lifetime:?}");
         // Up to a fifth is taken off at random, and not a bit more.
         let fifth = expected.mul_f64(0.8);
-        assert_eq!(margin.of(lifetime, 1.0), fifth, "{margin:?} of {lifetime:?}");
-        assert_eq!(margin.of(lifetime, 9.0), fifth, "{margin:?} of {lifetime:?}");
+        assert_eq!(margin.of(lifetime, lifetime, 1.0), fifth, "{margin:?} of {lifetime:?}");
+        assert_eq!(margin.of(lifetime, lifetime, 9.0), fifth, "{margin:?} of {lifetime:?}");
     }
 }
 
 #[test]
 fn a_token_is_due_from_its_margin_on_and_usable_to_its_end() {
-    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    let at = |seconds| moment(UNIX_EPOCH + Duration::from_secs(seconds));
     let record = TokenRecord {
         access_token: Some(secret("a")),
-        issued_at: Some(at(1000)),
-        expires_at: Some(at(1000 + 3600)),
+        issued_at: Some(at(1000).wall),
+        expires_at: Some(at(1000 + 3600).wall),
         ..TokenRecord::default()
     };
     for (jitter, due) in [(0.0, 4300), (0.5, 4330), (1.0, 4360)] {
-        let token = Token::of(&record, Margin::Auto, jitter).unwrap();
+        let token = Token::of(&record, Margin::Auto, jitter, at(1000)).unwrap();
         assert!(!token.is_due(at(due - 1)), "{jitter}");
         assert!(token.is_due(at(due)), "{jitter}");
         assert!(token.is_usable(at(4599)) && !token.is_usable(at(4600)), "{jitter}");
@@ -205,9 +292,9 @@ fn a_token_is_due_from_its_margin_on_and_usable_to_its_end() {
 #[test]
 fn only_a_header_that_could_be_sent_becomes_a_token() {
     let record = |text| TokenRecord { access_token: Some(secret(text)), ..TokenRecord::default() };
-    let token = Token::of(&record("abc"), Margin::Auto, 0.0).unwrap();
+    let token = Token::of(&record("abc"), Margin::Auto, 0.0, moment(NOW)).unwrap();
     assert!(token.authorization == "Bearer abc" && token.authorization.is_sensitive());
-    assert!(Token::of(&record("a\r\nX: y"), Margin::Auto, 0.0).is_none());
-    assert!(Token::of(&TokenRecord::default(), Margin::Auto, 0.0).is_none());
+    assert!(Token::of(&record("a\r\nX: y"), Margin::Auto, 0.0, moment(NOW)).is_none());
+    assert!(Token::of(&TokenRecord::default(), Margin::Auto, 0.0, moment(NOW)).is_none());
     assert_eq!(format!("{token:?}"), "Token(generation 0)");
 }

@@ -13,8 +13,15 @@ const ISSUED: u64 = 1_000_000;
 /// Far beyond its settling, far from its expiry.
 const OLD: u64 = ISSUED + 600;
 
-fn at(seconds: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(seconds)
+/// On a machine that has run since 1970 and whose clock was never set.
+pub(super) fn at(seconds: u64) -> Moment {
+    let running = Duration::from_secs(seconds);
+    Moment { wall: UNIX_EPOCH + running, running }
+}
+
+/// The same moment with a wall clock that shows something else.
+fn showing(shown: u64, now: u64) -> Moment {
+    Moment { wall: at(shown).wall, ..at(now) }
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -26,11 +33,11 @@ fn token_living(generation: u64, lifetime: Option<Duration>) -> Token {
     let record = TokenRecord {
         generation: Generation(generation),
         access_token: Some(Secret::new(format!("at-{generation}"))),
-        issued_at: Some(at(ISSUED)),
-        expires_at: lifetime.map(|lifetime| at(ISSUED) + lifetime),
+        issued_at: Some(at(ISSUED).wall),
+        expires_at: lifetime.map(|lifetime| at(ISSUED).wall + lifetime),
         ..TokenRecord::default()
     };
-    Token::of(&record, Margin::Auto, 0.0).unwrap()
+    Token::of(&record, Margin::Auto, 0.0, at(ISSUED)).unwrap()
 }
 
 fn token(generation: u64) -> Token {
@@ -57,7 +64,7 @@ fn first_rejection(state: &mut State, generation: u64, now: u64) -> Rejection {
 
 /// The end of a refresh that brought `generation`, which was then rejected like the one before.
 fn rejected_again(state: &mut State, generation: u64, now: u64) {
-    state.finish(Outcome::Refreshed, at(now), 0.0);
+    state.finish(Outcome::Refreshed, Spent::default(), at(now), 0.0);
     let verdict = state.reject(Generation(generation), Some(&token(generation)), at(now), true, 0);
     assert_eq!(verdict, Rejection::PassOn);
 }
@@ -142,7 +149,7 @@ fn a_rejection_counts_only_for_its_own_generation() {
         assert_eq!(reject(false), Rejection::Resend, "{phase:?}");
         assert_eq!(reject(true), Rejection::PassOn, "{phase:?}");
         assert_eq!(state.phase, phase);
-        assert_eq!(state.forced_after, None);
+        assert_eq!(state.forced.after, None);
     }
 }
 
@@ -225,7 +232,7 @@ fn while_new_tokens_are_rejected_the_pause_doubles_from_30_s_to_10_min() {
 fn a_hopeless_token_is_not_even_waited_for() {
     let mut state = State::default();
     assert_eq!(first_rejection(&mut state, 1, ISSUED + 10), Rejection::StartAndWait);
-    state.finish(Outcome::Refreshed, at(ISSUED), 0.0);
+    state.finish(Outcome::Refreshed, Spent::default(), at(ISSUED), 0.0);
     let young = token(2);
     let last = state.reject(Generation(2), Some(&young), at(ISSUED), true, 2);
     assert_eq!(last, Rejection::PassOn);
@@ -262,7 +269,7 @@ fn how_long_a_server_is_left_alone() {
     ] {
         let mut state = State::default();
         for pause in pauses {
-            state.finish(failed(backoff, retry_after), at(OLD), jitter);
+            state.finish(failed(backoff, retry_after), Spent::default(), at(OLD), jitter);
             assert_eq!(state.phase, failing(OLD + pause), "{backoff:?} {retry_after:?} {jitter}");
         }
     }
@@ -272,7 +279,7 @@ fn how_long_a_server_is_left_alone() {
 fn a_backoff_never_overflows() {
     let mut state = State { failures: u32::MAX - 1, ..State::default() };
     for _ in 0..3 {
-        state.finish(failed(Backoff::Short, None), at(OLD), 0.0);
+        state.finish(failed(Backoff::Short, None), Spent::default(), at(OLD), 0.0);
         assert_eq!(state.phase, failing(OLD + 60));
     }
 }
@@ -281,36 +288,53 @@ fn a_backoff_never_overflows() {
 fn a_success_ends_the_backoff() {
     let mut state = State::default();
     for _ in 0..5 {
-        state.finish(failed(Backoff::Short, None), at(OLD), 0.0);
+        state.finish(failed(Backoff::Short, None), Spent::default(), at(OLD), 0.0);
     }
-    state.finish(Outcome::Refreshed, at(OLD), 0.0);
+    state.finish(Outcome::Refreshed, Spent::default(), at(OLD), 0.0);
     assert_eq!(state.phase, Phase::Idle);
-    state.finish(failed(Backoff::Short, None), at(OLD), 0.0);
+    state.finish(failed(Backoff::Short, None), Spent::default(), at(OLD), 0.0);
     assert_eq!(state.phase, failing(OLD + 1));
 }
 
 #[test]
 fn how_flights_end() {
     let mut state = State::default();
-    state.finish(Outcome::Unchanged, at(OLD), 1.0);
+    state.finish(Outcome::Unchanged, Spent::default(), at(OLD), 1.0);
     assert_eq!(state.phase, Phase::Failing { until: at(OLD + 30), why: "no_change" });
-    state.finish(Outcome::NeedsLogin(TerminalReason::NoGrant), at(OLD), 1.0);
+    state.finish(Outcome::NeedsLogin(TerminalReason::NoGrant), Spent::default(), at(OLD), 1.0);
     assert_eq!(state.phase, Phase::NeedsLogin(TerminalReason::NoGrant));
 }
 
 #[test]
-fn a_clock_that_is_set_back_does_not_freeze_a_failure_or_a_budget() {
-    let set_back = OLD - 4000;
-    let mut state = state(failing(OLD));
-    assert_eq!(state.want(None, at(set_back)), Want::StartAndWait);
+fn a_clock_that_is_set_back_by_any_amount_freezes_neither_a_failure_nor_a_budget() {
+    for back in [1, 600, 3599, 4000, 900_000] {
+        let shown = OLD - back;
+        let mut state = state(failing(OLD + 60));
+        let early = state.want(None, showing(shown, OLD + 59));
+        assert_eq!(early, Want::Unavailable { until: at(OLD + 60), why: "server_trouble" });
+        assert_eq!(state.want(None, showing(shown, OLD + 60)), Want::StartAndWait);
 
-    let mut state = State::default();
-    assert_eq!(first_rejection(&mut state, 1, OLD), Rejection::StartAndWait);
-    rejected_again(&mut state, 2, OLD);
-    let old_token = Some(token(2));
-    // Before its own issue a token has no age; it has been waited for already.
-    let answer = state.reject(Generation(2), old_token.as_ref(), at(set_back), false, 2);
-    assert_eq!(answer, Rejection::StartAndWait);
+        let mut state = State::default();
+        assert_eq!(first_rejection(&mut state, 1, OLD), Rejection::StartAndWait);
+        rejected_again(&mut state, 2, OLD);
+        let mut reject =
+            |now| state.reject(Generation(2), Some(&token(2)), showing(shown, now), false, 2);
+        assert_eq!(reject(OLD + 29), Rejection::PassOn);
+        assert_eq!(reject(OLD + 30), Rejection::StartAndWait);
+    }
+}
+
+#[test]
+fn a_token_ends_after_its_lifetime_also_by_a_clock_that_was_set_back() {
+    for back in [1, 600, 3600, 900_000] {
+        let (token, mut state) = (token(1), State::default());
+        let mut want = |age| state.want(Some(&token), showing(ISSUED + age - back, ISSUED + age));
+        assert_eq!(want(back.min(3299)), Want::Use);
+        assert_eq!(want(3300), Want::UseAndStart, "in the margin");
+        state.phase = Phase::Idle;
+        let mut want = |age| state.want(Some(&token), showing(ISSUED + age - back, ISSUED + age));
+        assert_eq!(want(3600), Want::StartAndWait, "over");
+    }
 }
 
 #[test]
@@ -318,4 +342,93 @@ fn the_longest_wait_that_a_server_can_impose_is_kept() {
     let mut state = state(failing(OLD + 3600));
     let want = state.want(None, at(OLD));
     assert_eq!(want, Want::Unavailable { until: at(OLD + 3600), why: "server_trouble" });
+}
+
+// ----- what has been spent -----
+
+fn spent(requests: u32, lifetime: Option<u64>) -> Spent {
+    Spent { requests, lifetime: lifetime.map(seconds) }
+}
+
+/// Failures whose pauses are over at once, so that nothing but the budget stands in the way.
+fn fail(state: &mut State, requests: u32, now: u64) {
+    state.finish(failed(Backoff::Short, None), spent(requests, None), at(now), 0.0);
+    state.phase = Phase::Idle;
+}
+
+#[test]
+fn ten_token_requests_that_brought_nothing_are_followed_by_one_a_minute() {
+    let mut state = State::default();
+    fail(&mut state, 4, OLD);
+    fail(&mut state, 4, OLD);
+    assert_eq!(state.want(None, at(OLD)), Want::StartAndWait);
+    fail(&mut state, 2, OLD);
+    let unavailable = Want::Unavailable { until: at(OLD + 60), why: "budget_spent" };
+    assert_eq!(state.want(None, at(OLD + 59)), unavailable);
+    // In its margin, a token is used and nothing is started.
+    let near_its_end = token_living(1, Some(seconds(OLD - ISSUED + 60)));
+    assert_eq!(state.want(Some(&near_its_end), at(OLD + 59)), Want::Use);
+    let young = state.reject(Generation(1), Some(&token(1)), at(OLD + 59), false, 0);
+    assert_eq!(young, Rejection::PassOn);
+    assert_eq!(state.want(None, at(OLD + 60)), Want::StartAndWait);
+}
+
+#[test]
+fn tokens_that_live_for_five_seconds_are_bought_for_ever() {
+    let mut state = State::default();
+    for number in 0..1000 {
+        let now = OLD + 4 * number;
+        assert_eq!(state.want(None, at(now)), Want::StartAndWait, "{number}");
+        state.finish(Outcome::Refreshed, spent(1, Some(5)), at(now), 0.0);
+    }
+}
+
+#[test]
+fn tokens_that_are_over_at_once_are_not_bought_for_ever() {
+    let mut state = State::default();
+    let mut bought = 0;
+    for second in 0..600 {
+        if state.want(None, at(OLD + second)) == Want::StartAndWait {
+            bought += 1;
+            state.finish(Outcome::Refreshed, spent(1, Some(1)), at(OLD + second), 0.0);
+        }
+    }
+    assert!((10..=20).contains(&bought), "{bought} in ten minutes");
+}
+
+#[test]
+fn a_forced_refresh_is_worth_its_cost_once_a_request_is_accepted() {
+    let mut state = State::default();
+    for generation in 1..=50 {
+        let now = OLD + generation;
+        assert_eq!(first_rejection(&mut state, generation, now), Rejection::StartAndWait);
+        state.finish(Outcome::Refreshed, spent(1, Some(3600)), at(now), 0.0);
+        state.accepted();
+    }
+    // Of uploads nobody learns whether it helped.
+    let mut forced = 0;
+    for second in 0..3600 {
+        let now = OLD + 1000 + second;
+        if first_rejection(&mut state, 100, now) == Rejection::StartAndWait {
+            forced += 1;
+            state.finish(Outcome::Refreshed, spent(1, Some(3600)), at(now), 0.0);
+        }
+    }
+    assert!(forced <= 70, "{forced} in an hour");
+}
+
+/// #29: whatever a flight that was in the air brings.
+#[test]
+fn a_logout_outlives_a_flight_that_was_in_the_air() {
+    let logged_out = Phase::NeedsLogin(TerminalReason::LoggedOut);
+    let mut state = State::default();
+    assert_eq!(state.want(None, at(OLD)), Want::StartAndWait);
+    state.log_out(Generation(7));
+    state.finish(failed(Backoff::Short, None), Spent::default(), at(OLD), 0.0);
+    assert_eq!(state.phase, logged_out);
+    assert!(state.is_buried(Generation(6)) && state.is_buried(Generation(7)));
+    assert!(!state.is_buried(Generation(8)));
+    // #28: a login has a newer generation.
+    assert!(state.adopt(Outcome::Refreshed, at(OLD)));
+    assert_eq!(state.phase, Phase::Idle);
 }

@@ -10,14 +10,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use shuttle::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread;
 
-use super::super::state::{Backoff, Outcome, Phase, Rejection, State, Want};
+use super::super::state::{Backoff, Outcome, Phase, Rejection, Spent, State, Want};
 use super::super::{Generation, Margin, Token};
+use crate::clock::Moment;
 use crate::secret::Secret;
 use crate::store::TokenRecord;
 
@@ -45,7 +46,7 @@ impl Shared {
         let now = 1_000_000;
         let record = match generation {
             0 => TokenRecord::default(),
-            generation => issued(generation, at(now) - LIFETIME, 2 * LIFETIME),
+            generation => issued(generation, at(now - LIFETIME.as_secs()), 2 * LIFETIME),
         };
         Arc::new(Self {
             now: AtomicU64::new(now),
@@ -58,7 +59,7 @@ impl Shared {
         })
     }
 
-    fn now(&self) -> SystemTime {
+    fn now(&self) -> Moment {
         at(self.now.load(SeqCst))
     }
 
@@ -87,16 +88,18 @@ impl Shared {
     }
 }
 
-fn at(seconds: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(seconds)
+/// Both clocks go evenly, and nobody sets the wall clock.
+fn at(seconds: u64) -> Moment {
+    let running = Duration::from_secs(seconds);
+    Moment { wall: UNIX_EPOCH + running, running }
 }
 
-fn issued(generation: u64, at: SystemTime, lifetime: Duration) -> TokenRecord {
+fn issued(generation: u64, at: Moment, lifetime: Duration) -> TokenRecord {
     TokenRecord {
         generation: Generation(generation),
         access_token: Some(Secret::new(format!("at-{generation}"))),
-        issued_at: Some(at),
-        expires_at: Some(at + lifetime),
+        issued_at: Some(at.wall),
+        expires_at: Some(at.wall + lifetime),
         ..TokenRecord::default()
     }
 }
@@ -105,10 +108,10 @@ fn generation_of(token: Option<&Token>) -> u64 {
     token.map_or(0, |token| token.generation.0)
 }
 
-fn is_usable(record: &TokenRecord, now: SystemTime) -> bool {
+fn is_usable(record: &TokenRecord, now: Moment) -> bool {
     record.access_token.is_some()
         && !record.rejected
-        && record.expires_at.is_none_or(|expires_at| now < expires_at)
+        && record.expires_at.is_none_or(|expires_at| now.wall < expires_at)
 }
 
 /// What a flight is for, as `Demand`.
@@ -138,7 +141,7 @@ impl Replica {
         let record = shared.record.lock().unwrap().clone();
         Arc::new(Self {
             shared: Arc::clone(shared),
-            current: Mutex::new(Token::of(&record, Margin::Auto, 0.0).map(Arc::new)),
+            current: Mutex::new(Token::of(&record, Margin::Auto, 0.0, shared.now()).map(Arc::new)),
             state: Mutex::default(),
             landed: Mutex::new(0),
             landing: Condvar::new(),
@@ -170,7 +173,7 @@ impl Replica {
         Some(token)
     }
 
-    fn ask(self: &Arc<Self>, now: SystemTime) -> Option<Arc<Token>> {
+    fn ask(self: &Arc<Self>, now: Moment) -> Option<Arc<Token>> {
         if let Some(token) = self.load().filter(|token| !token.is_due(now)) {
             return Some(token);
         }
@@ -265,6 +268,7 @@ impl Replica {
 
     /// `Slot::land`: publishes before the state says that the flight is over, and wakes at last.
     fn land(&self, result: Result<TokenRecord, Outcome>) {
+        let mut state = self.state.lock().unwrap();
         let outcome = match result {
             Ok(record) => {
                 self.publish(&record);
@@ -272,7 +276,9 @@ impl Replica {
             }
             Err(outcome) => outcome,
         };
-        self.state.lock().unwrap().finish(outcome, self.shared.now(), 0.0);
+        let spent = Spent { requests: 1, lifetime: Some(LIFETIME) };
+        state.finish(outcome, spent, self.shared.now(), 0.0);
+        drop(state);
         self.wake();
     }
 
@@ -282,7 +288,7 @@ impl Replica {
     }
 
     fn publish(&self, record: &TokenRecord) {
-        let token = Token::of(record, Margin::Auto, 0.0).map(Arc::new);
+        let token = Token::of(record, Margin::Auto, 0.0, self.shared.now()).map(Arc::new);
         let before = std::mem::replace(&mut *self.current.lock().unwrap(), token);
         let before = generation_of(before.as_deref());
         assert!(record.generation.0 >= before, "I5: {before} was replaced by an older one");

@@ -1,12 +1,13 @@
 //! Properties: arithmetic for any times, and the machine for any sequence of events.
 #![allow(clippy::unwrap_used)]
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
-use super::super::state::{Backoff, Outcome, Phase, Rejection, State, Want};
+use super::super::state::{Backoff, Outcome, Phase, Rejection, Spent, State, Want};
 use super::super::{Generation, Margin, Token};
+use crate::clock::Moment;
 use crate::secret::Secret;
 use crate::store::{TerminalReason, TokenRecord};
 
@@ -15,8 +16,10 @@ const DAY: u64 = 86_400;
 const SHORT_MAX: Duration = Duration::from_secs(60);
 const LONG_MAX: Duration = Duration::from_secs(900);
 
-fn at(seconds: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(seconds)
+/// Both clocks go evenly, and nobody sets the wall clock.
+fn at(seconds: u64) -> Moment {
+    let running = Duration::from_secs(seconds);
+    Moment { wall: UNIX_EPOCH + running, running }
 }
 
 fn token(
@@ -29,11 +32,11 @@ fn token(
     let record = TokenRecord {
         generation: Generation(generation),
         access_token: Some(Secret::new(format!("at-{generation}"))),
-        issued_at: Some(at(issued)),
-        expires_at: lifetime.map(|lifetime| at(issued + lifetime)),
+        issued_at: Some(at(issued).wall),
+        expires_at: lifetime.map(|lifetime| at(issued + lifetime).wall),
         ..TokenRecord::default()
     };
-    Token::of(&record, margin, jitter).unwrap()
+    Token::of(&record, margin, jitter, at(issued)).unwrap()
 }
 
 fn any_margin() -> impl Strategy<Value = Margin> {
@@ -60,9 +63,9 @@ proptest! {
         jitter in -1.0..2.0,
     ) {
         let lifetime = Duration::from_millis(millis);
-        let taken = margin.of(lifetime, jitter);
+        let taken = margin.of(lifetime, lifetime, jitter);
         prop_assert!(taken <= lifetime / 2, "{:?}", taken);
-        let most = margin.of(lifetime, 0.0);
+        let most = margin.of(lifetime, lifetime, 0.0);
         prop_assert!(taken <= most && taken + Duration::from_nanos(1) >= most.mul_f64(0.8), "{:?}", taken);
     }
 
@@ -76,11 +79,11 @@ proptest! {
         if !token.is_usable(now) {
             prop_assert!(token.is_due(now));
         }
-        let due_from = at(issued) + Duration::from_secs(lifetime) / 2;
+        let due_from = at(issued).after(Duration::from_secs(lifetime) / 2).wall;
         if token.is_due(now) {
-            prop_assert!(now >= due_from);
+            prop_assert!(now.wall >= due_from);
         }
-        prop_assert_eq!(token.is_usable(now), now < at(issued + lifetime));
+        prop_assert_eq!(token.is_usable(now), now.wall < at(issued + lifetime).wall);
         prop_assert_eq!(State::default().want(Some(&token), now) == Want::Use, !token.is_due(now));
     }
 
@@ -102,16 +105,16 @@ proptest! {
         let mut state = State::default();
         let failed = |retry_after| Outcome::Failed { backoff, retry_after, why: "server_trouble" };
         for _ in 0..before {
-            state.finish(failed(None), at(now), 1.0);
+            state.finish(failed(None), Spent::default(), at(now), 1.0);
         }
         let wish = wish.map(Duration::from_secs);
-        state.finish(failed(wish), at(now), jitter);
+        state.finish(failed(wish), Spent::default(), at(now), jitter);
         let Phase::Failing { until, .. } = state.phase else { panic!("{:?}", state.phase) };
         let (first, cap) = match backoff {
             Backoff::Short => (Duration::from_secs(1), SHORT_MAX),
             Backoff::Long => (Duration::from_secs(60), LONG_MAX),
         };
-        let pause = until.duration_since(at(now)).unwrap();
+        let pause = until.left(at(now));
         prop_assert!(pause >= wish.unwrap_or_default().max(first / 2), "{:?}", pause);
         prop_assert!(pause <= wish.unwrap_or_default().max(cap), "{:?}", pause);
     }
@@ -239,7 +242,7 @@ impl Model {
             // Somebody is there to wake whoever waits.
             Want::Wait => assert!(!usable && self.in_flight),
             Want::Unavailable { until, .. } => {
-                assert!(!usable && !self.in_flight && until > now);
+                assert!(!usable && !self.in_flight && !until.is_over(now));
             }
             Want::NeedsLogin(_) => assert!(!usable && self.needs_login),
         }
@@ -283,6 +286,11 @@ impl Model {
             return;
         }
         self.in_flight = false;
+        let lifetime = match ending {
+            Ending::Refreshed { lifetime } => lifetime.map(Duration::from_secs),
+            _ => None,
+        };
+        let spent = Spent { requests: 1, lifetime };
         let outcome = match ending {
             Ending::Refreshed { lifetime } => {
                 self.publish(*lifetime);
@@ -299,7 +307,7 @@ impl Model {
                 Outcome::NeedsLogin(TerminalReason::Revoked)
             }
         };
-        self.state.finish(outcome, at(self.now), 0.5);
+        self.state.finish(outcome, spent, at(self.now), 0.5);
     }
 
     fn adopt(&mut self, alive: bool) {

@@ -1,0 +1,86 @@
+//! Reading records without refreshing: at the start, and for what other processes have written.
+
+use super::plan::Plan;
+use super::{Failure, Refresher};
+use crate::store::{StoreError, TokenRecord};
+
+impl Refresher {
+    /// Reads the record at start: the token in it, or the reason why none will be asked for.
+    pub(in crate::token) async fn recall(&self) -> Result<Option<TokenRecord>, Failure> {
+        let record = match self.context.store.load(&self.key).await {
+            Ok(record) => record,
+            Err(error) => {
+                self.report_store(&error);
+                // A damaged record is looked into by the first refresh, under the lease.
+                return match error {
+                    StoreError::Corrupt { .. } => {
+                        if let Ok(mut memory) = self.memory.try_lock() {
+                            memory.damaged = true;
+                        }
+                        Ok(None)
+                    }
+                    error => Err(Failure::of_store(&error)),
+                };
+            }
+        };
+        let Some(record) = self.newer_of(record) else { return Ok(None) };
+        match self.plan(&record, false) {
+            Plan::Stop(reason) => {
+                Err(Failure { record: Some(Box::new(record)), ..Failure::needs_login(reason) })
+            }
+            // A new seed is a new grant: the old access token may belong to another account.
+            Plan::Ask { new_seed: Some(_), .. } => Ok(None),
+            Plan::Ask { .. } | Plan::Bootstrap | Plan::BootstrapLater(_) => Ok(Some(record)),
+        }
+    }
+
+    /// The stored record, or the one that a slot before this one has left in memory if it is newer.
+    fn newer_of(&self, stored: Option<TokenRecord>) -> Option<TokenRecord> {
+        // A flight of the slot before holds the memory, and stores what it gets before the next flight.
+        let Ok(mut memory) = self.memory.try_lock() else { return stored };
+        let generation = |record: &Option<TokenRecord>| record.as_ref().map(|r| r.generation);
+        if generation(&stored) >= generation(&memory.known) {
+            memory.known = stored;
+        }
+        memory.known.clone()
+    }
+
+    /// Has another process stored something newer than this one knows? Looks only, and not while a
+    /// refresh is under way, which will see for itself.
+    pub(in crate::token) async fn look(&self) -> Option<Result<TokenRecord, Failure>> {
+        let mut memory = self.memory.try_lock().ok()?;
+        if memory.unsaved.is_some() {
+            return None;
+        }
+        let record = match self.context.store.load(&self.key).await {
+            Ok(record) => record?,
+            Err(error) => {
+                // The rest is said by the next refresh, and not every two seconds.
+                if matches!(error, StoreError::Corrupt { .. }) {
+                    self.report_store(&error);
+                }
+                return None;
+            }
+        };
+        let news = memory.known.as_ref().is_none_or(|known| {
+            let died = record.generation == known.generation && record.terminal != known.terminal;
+            record.generation > known.generation || died
+        });
+        if !news {
+            return None;
+        }
+        memory.known = Some(record.clone());
+        match self.plan(&record, false) {
+            Plan::Stop(reason) => {
+                self.report_needs_login(reason, record.generation, None);
+                let record = Some(Box::new(record));
+                Some(Err(Failure { record, ..Failure::needs_login(reason) }))
+            }
+            Plan::Ask { new_seed: Some(_), .. } => None,
+            Plan::Ask { .. } | Plan::Bootstrap | Plan::BootstrapLater(_) => {
+                self.report_adopted(record.generation);
+                Some(Ok(record))
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Grants that are begun anew without a person, by the `password` grant of a real server.
+
+use bearerd::token::Condition;
+use bearerd_test_support::TokenBehaviour;
+
+use super::world::{HOURS, World, WorldBuilder, eventually};
+
+const BOOTSTRAP: &str =
+    r#"bootstrap = { grant = "password", username = "svc", password = { file = "secret" } }"#;
+
+/// A server that knows the service account; its password is the client's secret, for want of another file.
+fn knows_service(builder: WorldBuilder) -> WorldBuilder {
+    builder.authorization_server(|config| {
+        config.resource_owner = Some(("svc".to_owned(), config.client_secret.clone()));
+    })
+}
+
+fn grants(world: &World) -> Vec<String> {
+    let grant = |request: &bearerd_test_support::TokenRequest| {
+        request.param("grant_type").unwrap_or_default().to_owned()
+    };
+    world.authorization_server.requests().iter().map(grant).collect()
+}
+
+fn assert_stored(world: &World) {
+    let record = world.record();
+    assert_eq!(record["refresh_token"], world.authorization_server.current_refresh_token());
+    assert_eq!(record["terminal"], serde_json::Value::Null);
+    assert_eq!(record["intent"], serde_json::Value::Null);
+}
+
+/// #5 and #24: both ways of saying it.
+#[tokio::test]
+async fn the_first_refresh_token_may_come_from_a_password() {
+    let grant = "grant = \"password\"\nusername = \"svc\"\npassword = { file = \"secret\" }";
+    for lines in [BOOTSTRAP, grant] {
+        let world = knows_service(World::builder().without_seed()).credential(lines);
+        let mut world = world.start().await;
+        for (number, (status, body)) in world.get_many(20).await.into_iter().enumerate() {
+            assert_eq!(status, 200, "{number}: {body}");
+        }
+        assert_eq!(grants(&world), ["password"]);
+        assert_stored(&world);
+        // From then on the refresh token, also after a restart.
+        world.clock.advance(HOURS);
+        world.restart().await;
+        assert_eq!(world.get("/").await.0, 200);
+        assert_eq!(grants(&world), ["password", "refresh_token"]);
+        assert_stored(&world);
+    }
+}
+
+/// #24: nobody notices.
+#[tokio::test]
+async fn a_revoked_grant_is_healed_within_the_request_that_finds_out() {
+    let world = knows_service(World::builder()).credential(BOOTSTRAP).settled().await;
+    world.authorization_server.revoke_refresh_token();
+    world.clock.advance(HOURS);
+    for (number, (status, body)) in world.get_many(20).await.into_iter().enumerate() {
+        assert_eq!(status, 200, "{number}: {body}");
+    }
+    assert_eq!(grants(&world), ["refresh_token", "refresh_token", "password"]);
+    assert_stored(&world);
+    assert_eq!(world.status().condition, Condition::Fresh);
+}
+
+/// Row 21: the answer is lost, the server is strict; it is counted as lost, and healed.
+#[tokio::test]
+async fn a_lost_rotation_is_counted_and_healed() {
+    let world = knows_service(World::builder()).credential(BOOTSTRAP).settled().await;
+    world.authorization_server.enqueue(TokenBehaviour::DropAfterCommit);
+    world.clock.advance(HOURS);
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(grants(&world), ["refresh_token", "refresh_token", "refresh_token", "password"]);
+    assert_eq!(world.authorization_server.reuse_count(), 1);
+    assert_stored(&world);
+}
+
+/// #24: a bootstrap that fails is no end: the account may be unlocked at the server.
+#[tokio::test]
+async fn a_refused_bootstrap_is_tried_every_five_minutes_and_not_more_often() {
+    let world = knows_service(World::builder().without_seed()).credential(BOOTSTRAP).start().await;
+    for _ in 0..2 {
+        let locked = TokenBehaviour::error(400, "invalid_grant", Some("account locked"));
+        world.authorization_server.enqueue(locked);
+    }
+    for (status, body) in world.get_many(20).await {
+        assert_eq!(status, 503, "{body}");
+    }
+    assert_eq!(world.get("/").await.0, 503);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_eq!(world.status().condition, Condition::Failing("bootstrap_refused"));
+    world.clock.advance(std::time::Duration::from_secs(301));
+    assert_eq!(world.get("/").await.0, 503);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    world.clock.advance(std::time::Duration::from_secs(301));
+    eventually("its turn has come", || {
+        !matches!(world.status().condition, Condition::NeedsLogin(_))
+    })
+    .await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.authorization_server.token_requests(), 3);
+    assert_stored(&world);
+}

@@ -1,0 +1,219 @@
+//! What bearerd does by itself: token requests that no request asks for, and what clocks do to them.
+
+use std::time::Duration;
+
+use bearerd::store::{Generation, TerminalReason};
+use bearerd::token::Condition;
+use bearerd_test_support::{ExpiresIn, Rotation, TokenBehaviour};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::world::{TO_MARGIN, World, eventually};
+
+const DAY: Duration = Duration::from_secs(86_400);
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn reaches(world: &World, generation: u64) {
+    eventually("the next generation", || world.status().generation == Generation(generation)).await;
+}
+
+/// #7 and #8: by the clock, with nobody asking.
+#[tokio::test]
+async fn near_expiry_a_used_token_is_replaced_without_a_request() {
+    let world = World::settled().await;
+    world.clock.advance(TO_MARGIN);
+    reaches(&world, 2).await;
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert_eq!(world.origin.requests().len(), 0);
+}
+
+/// #5: a token that is about to expire is replaced as soon as bearerd starts.
+#[tokio::test]
+async fn a_start_near_expiry_replaces_the_token_before_the_first_request() {
+    let mut world = World::settled().await;
+    world.stop().await;
+    world.clock.advance(TO_MARGIN);
+    world.start_proxy().await;
+    reaches(&world, 2).await;
+    assert_eq!(world.authorization_server.token_requests(), 2);
+}
+
+/// #9 and row 33: a refresh token that dies after 30 days of idleness outlives 40.
+#[tokio::test]
+async fn forty_idle_days_cost_one_token_request_and_end_with_a_token() {
+    let world = World::builder().credential("keepalive = \"30d\"").settled().await;
+    world.clock.advance(29 * DAY);
+    world.clock.advance(2 * DAY);
+    reaches(&world, 2).await;
+    world.clock.advance(9 * DAY);
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.authorization_server.token_requests(), 3);
+    assert_eq!(world.record()["refresh_token"], world.authorization_server.current_refresh_token());
+}
+
+/// Row 6: the wall clock jumps an hour ahead, and back again.
+#[tokio::test]
+async fn a_clock_that_jumps_an_hour_costs_at_most_one_token_request_for_each_jump() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    world.clock.set_back(HOUR);
+    for _ in 0..20 {
+        assert_eq!(world.get("/").await.0, 200);
+    }
+    assert_eq!(server.token_requests(), 1);
+    world.clock.advance(2 * HOUR);
+    for _ in 0..20 {
+        assert_eq!(world.get("/").await.0, 200);
+    }
+    assert_eq!(server.token_requests(), 2);
+    world.clock.set_back(HOUR);
+    for _ in 0..20 {
+        assert_eq!(world.get("/").await.0, 200);
+    }
+    assert_eq!(server.token_requests(), 2);
+    assert_eq!(server.reuse_count(), 0);
+}
+
+/// Row 6: a failure is over when its pause is, whatever the wall clock says.
+#[tokio::test]
+async fn a_clock_that_is_set_back_does_not_lengthen_a_failure() {
+    let world = World::new().await;
+    let trouble = TokenBehaviour::json(503, json!({}));
+    world.authorization_server.enqueue(trouble.with_header("retry-after", "2"));
+    let refused = world.client().get(world.http("/")).send();
+    world.clock.set_back(Duration::from_secs(1800));
+    // Whoever waits sees the next attempt through, two seconds later.
+    assert_eq!(refused.await.unwrap().status(), 200);
+}
+
+/// Row 9.
+#[tokio::test]
+async fn a_lifetime_that_is_none_is_no_loop_of_token_requests() {
+    for junk in [json!(0), json!(-1), json!("abc"), json!(1e18)] {
+        let builder = World::builder()
+            .authorization_server(|config| config.expires_in = ExpiresIn::Json(junk.clone()));
+        let world = builder.settled().await;
+        for _ in 0..20 {
+            assert_eq!(world.get("/").await.0, 200, "{junk}");
+        }
+        assert_eq!(world.authorization_server.token_requests(), 1, "{junk}");
+    }
+}
+
+/// Row 1 with `rotation = "ignore"`.
+#[tokio::test]
+async fn a_refresh_token_that_is_to_be_kept_is_kept() {
+    let builder = World::builder()
+        .credential("rotation = \"ignore\"")
+        .authorization_server(|config| config.rotation = Rotation::Keep);
+    let world = builder.settled().await;
+    let first = world.record()["refresh_token"].clone();
+    let other = json!({"access_token": "junk", "refresh_token": "nobody-needs-this"});
+    world.authorization_server.enqueue(TokenBehaviour::json(200, other));
+    world.clock.advance(2 * HOUR);
+    let _rejected = world.get("/").await;
+    assert_eq!(world.record()["refresh_token"], first);
+    assert_eq!(world.record()["intent"], Value::Null);
+}
+
+/// Row 46, near expiry: the server returns the same token until it is over (Reltio).
+#[tokio::test]
+async fn a_server_that_returns_the_same_token_early_is_asked_later() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    let same = server.tokens().newest_access_token().unwrap();
+    world.clock.advance(TO_MARGIN);
+    server.enqueue(TokenBehaviour::json(200, json!({"access_token": same, "expires_in": 200})));
+    reaches(&world, 2).await;
+    let limit = world.record()["margin_limit"].as_u64().unwrap();
+    assert!((40..=60).contains(&limit), "{limit}");
+    for _ in 0..20 {
+        assert_eq!(world.get("/").await.0, 200);
+    }
+    assert_eq!(world.status().condition, Condition::Fresh);
+    assert_eq!(server.token_requests(), 2);
+}
+
+/// #29 and row 48, over two replicas: the other one notices within two seconds.
+#[tokio::test]
+async fn a_logout_ends_a_credential_in_every_process_and_through_restarts() {
+    let mut world = World::settled().await;
+    let sibling = world.sibling().await;
+    assert_eq!(sibling.get(&world).await.0, 200);
+    let logged_out = Condition::NeedsLogin(TerminalReason::LoggedOut);
+    world.app().credentials().all()[0].only().unwrap().slot.logout().await.unwrap();
+    assert_eq!(world.get("/").await.0, 503);
+    eventually("the other one knows", || sibling.status().condition == logged_out).await;
+    assert_eq!(sibling.get(&world).await.0, 503);
+    sibling.stop().await;
+    world.restart().await;
+    assert_eq!(world.get("/").await.0, 503);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    let record = world.record();
+    assert_eq!(record["terminal"]["reason"], "logged_out");
+    assert_eq!((&record["refresh_token"], &record["access_token"]), (&Value::Null, &Value::Null));
+
+    // #28.
+    world.write_seed(&world.authorization_server.issue_refresh_token());
+    world.reload().await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.record()["generation"], 4);
+}
+
+/// #11: a sibling has a newer token than the one that is rejected, and nobody waits for it.
+#[tokio::test]
+async fn before_a_new_token_is_given_time_the_store_is_read_again() {
+    let world = World::new().await;
+    let sibling = world.sibling().await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(sibling.get(&world).await.0, 200);
+    // The sibling replaces it, and only the store knows.
+    sibling.app().credentials().all()[0].only().unwrap().slot.refresh_now().await.unwrap();
+    let first = world.tokens_seen()[0].clone();
+    world.authorization_server.tokens().revoke_access_token(&first);
+    let began = std::time::Instant::now();
+    assert_eq!(world.get("/").await.0, 200);
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    assert_eq!(world.authorization_server.token_requests(), 2);
+}
+
+/// `POST /api/v1/credentials/NAME/refresh`.
+#[tokio::test]
+async fn an_operator_with_the_admin_token_has_a_token_replaced() {
+    let world = World::builder();
+    let mut world = world.start_servers().await;
+    std::fs::write(world.dir.path().join("admin"), "adm1n").unwrap();
+    world.configure(|text| {
+        let listen = "[admin]\nlisten = \"127.0.0.1:0\"";
+        text.replace(listen, &format!("{listen}\ntoken = {{ file = \"admin\" }}"))
+    });
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    let refused = ask(&world, "POST", "api", "").await;
+    assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
+    let token = "authorization: Bearer adm1n\r\n";
+    let unknown = ask(&world, "POST", "other", token).await;
+    assert!(unknown.starts_with("HTTP/1.1 404 "), "{unknown}");
+    let wrong = ask(&world, "GET", "api", token).await;
+    assert!(wrong.starts_with("HTTP/1.1 405 "), "{wrong}");
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    let done = ask(&world, "POST", "api", token).await;
+    assert!(done.starts_with("HTTP/1.1 200 "), "{done}");
+    let status: Value = serde_json::from_str(done.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!((&status["name"], &status["generation"]), (&json!("api"), &json!(2)));
+    assert_eq!(world.authorization_server.token_requests(), 2);
+}
+
+/// One request for a refresh on the admin listener, and the whole answer.
+async fn ask(world: &World, method: &str, name: &str, fields: &str) -> String {
+    let mut stream = TcpStream::connect(world.app().admin_address().unwrap()).await.unwrap();
+    let request = format!(
+        "{method} /api/v1/credentials/{name}/refresh HTTP/1.1\r\nhost: localhost\r\n{fields}\
+         content-length: 0\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
