@@ -16,14 +16,12 @@ use bearerd::credential::{
     self, Credential, Credentials, HostPattern, Injection, Rejections, Selection,
 };
 use bearerd::metrics::Metrics;
-use bearerd::oauth::{
-    self, ClientAuth, GrantType, RawAnswer, Reading, Rotation, TokenRequest, Transport,
-    TransportError,
-};
+use bearerd::oauth::{self, GrantType, RawAnswer, TokenRequest, Transport, TransportError};
 use bearerd::origin;
 use bearerd::origin::{Authority, Host, Origin, Scheme};
 use bearerd::secret::Secret;
 use bearerd::store::{Generation, MemoryStore, TokenRecord, TokenStore};
+use bearerd::template::{Names, Template};
 use bearerd::token::{self, Context, Margin, Slot};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt;
@@ -252,19 +250,11 @@ async fn keep_token(store: &MemoryStore, name: &str) {
 
 fn credential_config(n: usize) -> credential::Config {
     let name = format!("api-{n}");
+    let text = |text| Template::parse(text, &Names::default()).expect("it names nothing");
+    let url = text("https://login.example.com/token");
     let oauth = oauth::Config {
-        grant: GrantType::ClientCredentials,
-        token_url: "https://login.example.com/token".parse().expect("it is a URL"),
-        client_id: "bench".to_owned(),
         client_secret: Some(Secret::new("any".to_owned())),
-        client_auth: ClientAuth::default(),
-        scope: None,
-        params: Vec::new(),
-        refresh_params: Vec::new(),
-        headers: Vec::new(),
-        reading: Reading::default(),
-        rotation: Rotation::default(),
-        timeout: Duration::from_secs(10),
+        ..oauth::Config::new(GrantType::ClientCredentials, url, text("bench"))
     };
     credential::Config {
         hosts: vec![HostPattern::parse(&host(n)).expect("it is a name")],

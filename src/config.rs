@@ -11,6 +11,7 @@
 mod answers;
 mod choices;
 mod later;
+mod nested;
 mod problem;
 mod section;
 mod tables;
@@ -29,7 +30,11 @@ use toml::de::{DeString, DeTable, DeValue};
 
 pub use self::answers::{AnswerRule, Comparison, Place, Response};
 pub use self::choices::{
-    ClientAuth, Grant, LogFormat, Margin, OnExisting, Rotation, Switch, Unit, Unmatched,
+    ClientAuth, Encoding, Grant, LogFormat, Margin, OnExisting, Rotation, Switch, Unit, Unmatched,
+};
+pub use self::nested::{
+    AssertionTable, BootstrapTable, ClaimValue, ClientCertTable, ClientId, ClientSecret, KeyFile,
+    StepResponse, StepTable,
 };
 pub use self::problem::{Problem, Severity};
 pub use self::section::Field;
@@ -132,6 +137,7 @@ pub(crate) fn is_known_word(word: &str) -> bool {
         || ["env", "file", "cmd"].contains(&word)
         || RefreshOn::KEYS.contains(&word)
         || Variable::KEYS.contains(&word)
+        || KEYS_OF_TABLES.iter().any(named)
         || AnswerRule::KEYS.contains(&word)
         || Response::KEYS.contains(&word)
 }
@@ -146,6 +152,15 @@ pub(crate) const KEYS_OF_SECTIONS: [&[&str]; 8] = [
     AdminSection::KEYS,
     LogSection::KEYS,
     LimitsSection::KEYS,
+];
+
+/// The keys of the tables inside of credentials.
+const KEYS_OF_TABLES: [&[&str]; 5] = [
+    BootstrapTable::KEYS,
+    AssertionTable::KEYS,
+    ClientCertTable::KEYS,
+    StepTable::KEYS,
+    StepResponse::KEYS,
 ];
 
 fn refuse_unread(text: &str) -> Option<Problem> {
@@ -256,18 +271,48 @@ section! {
         allow_http: bool,
         /// How a token is asked for.
         grant: Grant,
+        /// A person's name at the authorization server.
+        username: String,
+        /// The password that belongs to it.
+        password: SecretSource,
+        /// The token that is exchanged for another.
+        subject_token: SecretSource,
+        /// What kind of token that is.
+        subject_token_type: String,
+        /// The token of the party that acts.
+        actor_token: SecretSource,
+        /// What kind of token that is.
+        actor_token_type: String,
+        /// Where the first refresh token comes from without a person.
+        bootstrap: BootstrapTable,
+        /// The authorization server, whose published document names its endpoints.
+        issuer: String,
         /// Names for templates.
         vars: Entries<Variable>,
         /// The token endpoint.
         token_url: String,
+        /// Where refresh tokens are presented, if not there.
+        refresh_url: String,
+        /// Where tokens are given back.
+        revoke_url: String,
+        /// Where a person consents.
+        auth_url: String,
+        /// Where a code for another device comes from.
+        device_url: String,
         /// The identifier of the OAuth client.
-        client_id: String,
+        client_id: ClientId,
         /// The OAuth client's secret.
-        client_secret: SecretSource,
+        client_secret: ClientSecret,
         /// The first refresh token.
         refresh_token: SecretSource,
         /// How the OAuth client proves itself.
         client_auth: ClientAuth,
+        /// The certificate of the OAuth client.
+        client_cert: ClientCertTable,
+        /// The signed statement that proves the client or is presented as a grant.
+        assertion: AssertionTable,
+        /// How the parameters of a token request travel.
+        encoding: Encoding,
         /// The scope, sent as it is.
         scope: String,
         /// Further parameters of every token request.
@@ -276,6 +321,8 @@ section! {
         refresh_params: Entries<Vec<Spanned<String>>>,
         /// Further fields of every token request.
         headers: Entries<String>,
+        /// The calls that follow the token request.
+        steps: Vec<Spanned<StepTable>>,
         /// Where an answer has its members.
         response: Response,
         /// The answers that mean that the grant is gone.

@@ -8,16 +8,20 @@
 //! request would carry the OAuth client's secret to a host the operator did not name.
 
 mod answer;
+mod assertion;
+mod discovery;
+mod endpoint;
+mod grant;
+mod identity;
 mod request;
+mod steps;
 mod transport;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
+use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use http::HeaderName;
-use url::Url;
 
 use crate::secret::{Fingerprint, Secret};
 use crate::template::{Template, Values, Variables};
@@ -26,17 +30,13 @@ pub use answer::{
     AnswerRule, Comparison, Mapping, MemberPath, RawAnswer, Reading, Rotation, TokenType, Unit,
     read,
 };
-pub use request::TokenRequest;
+pub use assertion::{Assertion, Claim, SigningKey, SigningKeyError};
+pub use endpoint::{Revocation, TokenEndpoint, TokenKind};
+pub use grant::{Bootstrap, Exchange, Grant, GrantType, Livelihood, OwnGrant};
+pub use identity::{ClientCert, ClientCertError};
+pub use request::{Endpoints, Material, RequestError, TokenRequest};
+pub use steps::{Obtained, Step};
 pub use transport::{HttpTransport, Transport, TransportError};
-
-/// How an access token is asked for (RFC 6749 §1.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GrantType {
-    /// Exchange a refresh token (RFC 6749 §6).
-    RefreshToken,
-    /// The OAuth client's own authority (RFC 6749 §4.4).
-    ClientCredentials,
-}
 
 /// How the OAuth client proves itself to the token endpoint (RFC 6749 §2.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -48,6 +48,28 @@ pub enum ClientAuth {
     Basic,
     /// HTTP Basic with the plain identifier and secret, as many servers expect it.
     BasicRaw,
+    /// `Post` and `Basic` at once, which RFC 6749 §2.3 forbids and some servers want.
+    Both,
+    /// Only `client_id`, as a public client does, or one that is proven by its certificate.
+    None,
+    /// An assertion signed with the client's private key (RFC 7523 §2.2).
+    PrivateKeyJwt,
+    /// An assertion signed with the client's secret.
+    ClientSecretJwt,
+}
+
+/// How the parameters of a token request travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Encoding {
+    /// In the body, as a form. The default: RFC 6749 knows nothing else.
+    #[default]
+    Form,
+    /// In the body, as one JSON object.
+    Json,
+    /// In the query of a POST without a body.
+    Query,
+    /// In the query of a GET.
+    Get,
 }
 
 /// One token endpoint and the OAuth client registered there.
@@ -55,22 +77,45 @@ pub enum ClientAuth {
 pub struct Config {
     /// Which grant to use.
     pub grant: GrantType,
+    /// What [`Grant::Own`] presents; `None` for grants that take a person or a refresh token.
+    pub own: Option<OwnGrant>,
+    /// Where refresh tokens come from without a person.
+    pub bootstrap: Option<Bootstrap>,
+    /// The authorization server, whose published document fills in the URLs that are not given (RFC
+    /// 8414, OpenID Connect Discovery).
+    pub issuer: Option<Template>,
     /// The token endpoint. Its query is kept.
-    pub token_url: Url,
-    /// The OAuth client's identifier.
-    pub client_id: String,
+    pub token_url: Option<Template>,
+    /// Where refresh tokens are presented. Default: the token endpoint.
+    pub refresh_url: Option<Template>,
+    /// Where tokens are given back (RFC 7009).
+    pub revoke_url: Option<Template>,
+    /// Where a person consents in a browser (RFC 6749 §3.1).
+    pub auth_url: Option<Template>,
+    /// Where a code for another device comes from (RFC 8628 §3.1).
+    pub device_url: Option<Template>,
+    /// The OAuth client's identifier; some grants need none.
+    pub client_id: Option<Template>,
     /// The OAuth client's secret; public clients have none.
     pub client_secret: Option<Secret>,
     /// How identifier and secret are sent.
     pub client_auth: ClientAuth,
+    /// The certificate shown in TLS.
+    pub client_cert: Option<ClientCert>,
+    /// The assertion, for the grants and client authentications that have one, and `${assertion}`.
+    pub assertion: Option<Assertion>,
+    /// How the parameters travel.
+    pub encoding: Encoding,
     /// The scope to ask for, sent verbatim.
-    pub scope: Option<String>,
+    pub scope: Option<Template>,
     /// Further parameters of every token request; they win over those that the grant needs.
     pub params: Vec<Parameter>,
     /// The same for the `refresh_token` grant alone; they win over `params`.
     pub refresh_params: Vec<Parameter>,
     /// Further fields of every token request.
     pub headers: Vec<(HeaderName, Template)>,
+    /// What is called after the token endpoint, in this order.
+    pub steps: Vec<Step>,
     /// How the answers are read.
     pub reading: Reading,
     /// What becomes of a refresh token in an answer. Default: it takes the place of the old one.
@@ -86,24 +131,94 @@ pub struct Parameter {
     pub name: String,
     /// It is sent once for each; none: it is not sent, even if the grant has it.
     pub values: Vec<Template>,
+    /// In JSON it is a list, also with one value.
+    pub list: bool,
 }
 
 impl Config {
+    /// A confidential client at `token_url`, with everything else at its default.
+    pub fn new(grant: GrantType, token_url: Template, client_id: Template) -> Self {
+        let own = match grant {
+            GrantType::ClientCredentials => Some(OwnGrant::ClientCredentials),
+            GrantType::JwtBearer => Some(OwnGrant::JwtBearer),
+            GrantType::SelfSignedJwt => Some(OwnGrant::SelfSignedJwt),
+            GrantType::Custom => Some(OwnGrant::Custom),
+            GrantType::Static => Some(OwnGrant::Static),
+            _ => None,
+        };
+        Self {
+            grant,
+            own,
+            bootstrap: None,
+            issuer: None,
+            token_url: Some(token_url),
+            refresh_url: None,
+            revoke_url: None,
+            auth_url: None,
+            device_url: None,
+            client_id: Some(client_id),
+            client_secret: None,
+            client_auth: ClientAuth::default(),
+            client_cert: None,
+            assertion: None,
+            encoding: Encoding::default(),
+            scope: None,
+            params: Vec::new(),
+            refresh_params: Vec::new(),
+            headers: Vec::new(),
+            steps: Vec::new(),
+            reading: Reading::default(),
+            rotation: Rotation::default(),
+            timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// Puts a password in the place of the configured one.
+    pub fn set_password(&mut self, value: Secret) {
+        let bootstrap = self.bootstrap.as_mut().map(|bootstrap| &mut bootstrap.grant);
+        for grant in self.own.as_mut().into_iter().chain(bootstrap) {
+            if let OwnGrant::Password { password, .. } = grant {
+                *password = value.clone();
+            }
+        }
+    }
+
     /// Changes whenever anything does that could make a refused grant succeed.
     pub fn fingerprint(&self) -> Fingerprint {
         let secret = self.client_secret.as_ref().map(Secret::fingerprint);
+        let certificate = self.client_cert.as_ref().map(ClientCert::fingerprint);
         let mut shape = format!(
-            "{:?}\n{}\n{}\n{:?}\n{:?}\n{:?}",
-            self.grant, self.token_url, self.client_id, secret, self.client_auth, self.scope
+            "{:?}\n{:?}\n{:?}\n{:?}\n{:?}",
+            self.grant, secret, self.client_auth, self.encoding, certificate
         );
-        for (list, parameters) in [("params", &self.params), ("refresh", &self.refresh_params)] {
-            for Parameter { name, values } in parameters {
-                let values: Vec<_> = values.iter().map(Template::fingerprint).collect();
-                shape.push_str(&format!("\n{list} {name:?} {values:?}"));
-            }
+        for text in [
+            &self.issuer,
+            &self.token_url,
+            &self.refresh_url,
+            &self.revoke_url,
+            &self.auth_url,
+            &self.device_url,
+            &self.client_id,
+            &self.scope,
+        ] {
+            _ = write!(shape, "\n{:?}", text.as_ref().map(Template::fingerprint));
         }
-        for (name, template) in &self.headers {
-            shape.push_str(&format!("\nheaders {name} {:?}", template.fingerprint()));
+        if let Some(own) = &self.own {
+            own.write_shape(&mut shape);
+        }
+        if let Some(bootstrap) = &self.bootstrap {
+            bootstrap.grant.write_shape(&mut shape);
+            _ = write!(shape, "\n{:?}", bootstrap.scope.as_ref().map(Template::fingerprint));
+            write_parameters("bootstrap", &bootstrap.params, &mut shape);
+        }
+        if let Some(assertion) = &self.assertion {
+            assertion.write_shape(&mut shape);
+        }
+        write_parameters("params", &self.params, &mut shape);
+        write_parameters("refresh", &self.refresh_params, &mut shape);
+        write_fields(&self.headers, &mut shape);
+        for step in &self.steps {
+            step.write_shape(&mut shape);
         }
         if self.reading != Reading::default() {
             shape.push_str(&format!("\n{:?}", self.reading));
@@ -113,20 +228,35 @@ impl Config {
 
     /// What may not stand in a message about an answer.
     fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let bootstrap = self.bootstrap.iter();
         let parameters = self.params.iter().chain(&self.refresh_params);
+        let parameters = parameters.chain(bootstrap.clone().flat_map(|it| &it.params));
         let in_parameters = parameters.flat_map(|parameter| &parameter.values);
         let in_fields = self.headers.iter().map(|(_, template)| template);
-        self.client_secret.iter().chain(in_parameters.chain(in_fields).flat_map(Template::secrets))
+        let urls = [&self.issuer, &self.token_url, &self.refresh_url, &self.revoke_url];
+        let texts = urls.into_iter().chain([&self.client_id, &self.scope]).flatten();
+        let templates = in_parameters.chain(in_fields).chain(texts);
+        let own = self.own.iter().chain(bootstrap.map(|it| &it.grant));
+        self.client_secret
+            .iter()
+            .chain(templates.flat_map(Template::secrets))
+            .chain(own.flat_map(OwnGrant::secrets))
+            .chain(self.assertion.iter().flat_map(Assertion::secrets))
+            .chain(self.steps.iter().flat_map(Step::secrets))
     }
 }
 
-/// What is presented to the token endpoint.
-#[derive(Clone, Copy, Debug)]
-pub enum Grant<'a> {
-    /// A refresh token.
-    RefreshToken(&'a Secret),
-    /// The credential's own grant, which needs nothing but the configuration and can be repeated.
-    Own,
+fn write_parameters(list: &str, parameters: &[Parameter], shape: &mut String) {
+    for Parameter { name, values, list: is_list } in parameters {
+        let values: Vec<_> = values.iter().map(Template::fingerprint).collect();
+        _ = write!(shape, "\n{list} {name:?} {values:?} {is_list}");
+    }
+}
+
+fn write_fields(fields: &[(HeaderName, Template)], shape: &mut String) {
+    for (name, template) in fields {
+        _ = write!(shape, "\nheaders {name} {:?}", template.fingerprint());
+    }
 }
 
 /// What a token request is made from, apart from the configuration and the grant.
@@ -169,56 +299,6 @@ pub struct TokenResponse {
     pub raw: BTreeMap<String, Secret>,
     /// The nonce for the next proof (RFC 9449 §8.2).
     pub dpop_nonce: Option<String>,
-}
-
-/// A token endpoint, ready to be asked.
-#[derive(Clone, Debug)]
-pub struct TokenEndpoint {
-    config: Arc<Config>,
-    transport: Arc<dyn Transport>,
-}
-
-impl TokenEndpoint {
-    /// Joins a configuration with the way its requests travel.
-    pub fn new(config: Config, transport: Arc<dyn Transport>) -> Self {
-        Self { config: Arc::new(config), transport }
-    }
-
-    /// What this endpoint was made from.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// Sends `grant` to the token endpoint and returns what it issued. Exactly one HTTP request is
-    /// made.
-    ///
-    /// # Errors
-    ///
-    /// A [`GrantError`], whose [`Class`] says what to do next. Except for [`Class::NotSent`], the
-    /// grant may have been consumed.
-    ///
-    /// # Cancellation
-    ///
-    /// Dropping this future after the request went out may lose the only copy of a rotated refresh
-    /// token. Run it on a task that outlives the request that asked for it.
-    pub async fn request(
-        &self,
-        grant: Grant<'_>,
-        given: Given<'_>,
-    ) -> Result<TokenResponse, GrantError> {
-        let request = TokenRequest::new(&self.config, grant, given);
-        let sent = tokio::time::timeout(self.config.timeout, self.transport.send(request)).await;
-        let answer = match sent {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(error.into()),
-            Err(_) => return Err(GrantError::unanswered("no answer in time".to_owned())),
-        };
-        let mut secrets: Vec<&Secret> = self.config.secrets().collect();
-        if let Grant::RefreshToken(token) = grant {
-            secrets.push(token);
-        }
-        read(&answer, &self.config.reading, given.now, &secrets)
-    }
 }
 
 /// What a failed token request means (the first rule that matches, in `oauth/answer.rs`).

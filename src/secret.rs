@@ -109,13 +109,26 @@ impl SecretSource {
     ///
     /// [`SecretError`] names the source and what is wrong with it, never the value.
     pub fn read(&self) -> Result<Secret, SecretError> {
-        let text = match self {
-            Self::Env(name) => std::env::var(name).map_err(|error| self.unset(&error))?,
-            Self::File(path) => self.read_file(path)?,
-            Self::Cmd(argv) => self.run(argv)?,
-            Self::Credential(name) => self.read_file(&self.credential_path(name)?)?,
-        };
-        self.validate(text)
+        self.validate(self.read_text()?)
+    }
+
+    fn read_text(&self) -> Result<String, SecretError> {
+        match self {
+            Self::Env(name) => std::env::var(name).map_err(|error| self.unset(&error)),
+            Self::File(path) => self.read_file(path),
+            Self::Cmd(argv) => self.run(argv),
+            Self::Credential(name) => self.read_file(&self.credential_path(name)?),
+        }
+    }
+
+    /// Reads a secret of several lines, such as a key in PEM, as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`SecretSource::read`].
+    pub fn read_lines(&self) -> Result<Secret, SecretError> {
+        let text = self.read_text()?;
+        if text.trim().is_empty() { Err(self.error("is empty")) } else { Ok(Secret::new(text)) }
     }
 
     fn validate(&self, mut text: String) -> Result<Secret, SecretError> {

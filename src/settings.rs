@@ -95,7 +95,8 @@ impl Settings {
     /// What is wrong with the file, as far as that can be told without the secrets.
     pub fn load_without_secrets(locator: &Locator) -> Result<Self, Problems> {
         let made_up = |_: &SecretSource| Ok(Secret::new("-".to_owned()));
-        let environment = Environment { read_secret: made_up, ..Environment::of_process() };
+        let (read_secret, read_lines) = (made_up, |_: &SecretSource| Ok(None));
+        let environment = Environment { read_secret, read_lines, ..Environment::of_process() };
         Self::load_in(locator, &environment)
     }
 

@@ -377,7 +377,7 @@ fn is_raw(name: &str) -> bool {
 }
 
 /// A random identifier (RFC 9562 §5.4).
-fn uuid() -> String {
+pub(crate) fn uuid() -> String {
     let mut bytes = [0; 16];
     rand::fill(&mut bytes).expect("the operating system has random numbers");
     let number = u128::from_be_bytes(bytes);

@@ -49,28 +49,66 @@ choice! {
 
 choice! {
     /// How an access token is asked for.
-    Grant, "\"refresh_token\" or \"client_credentials\"",
-    later [
-        "password", "jwt_bearer", "token_exchange", "device_code", "authorization_code",
-        "self_signed_jwt", "custom", "static"
-    ] {
+    Grant,
+    "\"refresh_token\", \"client_credentials\", \"password\", \"jwt_bearer\", \"token_exchange\", \
+     \"device_code\", \"authorization_code\", \"self_signed_jwt\", \"custom\" or \"static\"",
+    later [] {
         /// With a refresh token (RFC 6749 §6).
         RefreshToken = "refresh_token",
         /// With the client's own authentication only (RFC 6749 §4.4).
         ClientCredentials = "client_credentials",
+        /// With a person's name and password (RFC 6749 §4.3).
+        Password = "password",
+        /// With a signed assertion (RFC 7523).
+        JwtBearer = "jwt_bearer",
+        /// With another token (RFC 8693).
+        TokenExchange = "token_exchange",
+        /// With a code that a person enters elsewhere (RFC 8628).
+        DeviceCode = "device_code",
+        /// With a code that a person's browser brings back (RFC 6749 §4.1).
+        AuthorizationCode = "authorization_code",
+        /// Not at all: the assertion is the token.
+        SelfSignedJwt = "self_signed_jwt",
+        /// With a request of the operator's own.
+        Custom = "custom",
+        /// Not at all: what is put on requests is configured.
+        Static = "static",
     }
 }
 
 choice! {
     /// How the OAuth client proves itself to the token endpoint.
-    ClientAuth, "\"post\", \"basic\" or \"basic_raw\"",
-    later ["both", "none", "private_key_jwt", "client_secret_jwt"] {
+    ClientAuth,
+    "\"post\", \"basic\", \"basic_raw\", \"both\", \"none\", \"private_key_jwt\" or \"client_secret_jwt\"",
+    later [] {
         /// In the request's body.
         Post = "post",
         /// In the `Authorization` field, encoded as RFC 6749 §2.3.1 says.
         Basic = "basic",
         /// In the `Authorization` field, without that encoding.
         BasicRaw = "basic_raw",
+        /// In the body and in the `Authorization` field.
+        Both = "both",
+        /// Not at all.
+        None = "none",
+        /// With an assertion signed by a private key (RFC 7523).
+        PrivateKeyJwt = "private_key_jwt",
+        /// With an assertion signed by the client's secret.
+        ClientSecretJwt = "client_secret_jwt",
+    }
+}
+
+choice! {
+    /// How the parameters of a token request travel.
+    Encoding, "\"form\", \"json\", \"query\" or \"get\"", later [] {
+        /// As a form in the body.
+        Form = "form",
+        /// As JSON in the body.
+        Json = "json",
+        /// In the query of a POST.
+        Query = "query",
+        /// In the query of a GET.
+        Get = "get",
     }
 }
 

@@ -56,13 +56,18 @@ impl<T> Field<T> {
 }
 
 /// Keys whose values may be secrets, wherever they stand.
-const SECRET_KEYS: [&str; 12] = [
+const SECRET_KEYS: [&str; 17] = [
     "client_secret",
     "refresh_token",
     "password",
     "key",
     "token",
     "assertion",
+    "bootstrap",
+    "client_cert",
+    "steps",
+    "subject_token",
+    "actor_token",
     "vars",
     "params",
     "refresh_params",

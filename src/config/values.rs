@@ -23,6 +23,8 @@ pub(super) trait FromToml: Sized {
 /// Why a value cannot be read.
 #[derive(Debug)]
 pub(super) struct Wrong {
+    /// The keys inside of the value that lead to it, each after a dot.
+    below: String,
     span: Range<usize>,
     message: String,
     fix: Option<String>,
@@ -40,17 +42,30 @@ impl Wrong {
     }
 
     fn text(value: &Spanned<DeValue<'_>>, message: String, fix: Option<&str>) -> Vec<Self> {
-        vec![Self { span: value.span(), message, fix: fix.map(str::to_owned) }]
+        let below = String::new();
+        vec![Self { below, span: value.span(), message, fix: fix.map(str::to_owned) }]
+    }
+
+    /// A key that a table inside of the value does not have.
+    pub(super) fn unknown(span: Range<usize>, known: &[&str]) -> Self {
+        let fix = Some(format!("the keys here are {}", known.join(", ")));
+        Self { below: String::new(), span, message: "has an unknown key".to_owned(), fix }
+    }
+
+    /// The finding as one about `key` of the table around it.
+    pub(super) fn within(self, key: &str) -> Self {
+        Self { below: format!(".{key}{}", self.below), ..self }
     }
 
     /// A part of the value, what is wrong with it and what to write.
     pub(super) fn part(span: Range<usize>, message: &str, fix: String) -> Self {
-        Self { span, message: message.to_owned(), fix: Some(fix) }
+        Self { below: String::new(), span, message: message.to_owned(), fix: Some(fix) }
     }
 
     /// The finding about the key that holds the value.
     pub(super) fn of_key(self, path: &str, key: &str) -> Problem {
-        let problem = Problem::error(format!("`{path}.{key}` {}", self.message)).at(self.span);
+        let problem =
+            Problem::error(format!("`{path}.{key}{}` {}", self.below, self.message)).at(self.span);
         match self.fix {
             Some(fix) => problem.fix(fix),
             None => problem,

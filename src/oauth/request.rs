@@ -1,103 +1,421 @@
 //! A token request as bytes: pure, so that a test can look at every one of them.
 
-use std::borrow::Cow;
+mod form;
+#[cfg(test)]
+mod tests;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue};
-use url::Url;
-use url::form_urlencoded::{self, Serializer};
+use http::header::{ACCEPT, AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, Method};
+use url::{Url, form_urlencoded};
 
-use super::{ClientAuth, Config, Given, Grant, Parameter};
+use super::assertion::Purpose;
+use super::{
+    Assertion, Bootstrap, ClientAuth, ClientCert, Config, Given, Grant, OwnGrant, SigningKeyError,
+    TokenKind,
+};
 use crate::secret::Secret;
-use crate::template::Values;
+use crate::template::{Late, Template, Values, Variables};
+pub(super) use form::Form;
 
-/// A `POST` to a token endpoint (RFC 6749 §3.2).
-#[derive(Clone, Debug)]
+/// A request to the authorization server.
+#[derive(Clone)]
 pub struct TokenRequest {
-    /// Where to.
+    /// `POST`, or `GET` where a server wants that.
+    pub method: Method,
+    /// Where to. Its query may hold secrets.
     pub url: Url,
     /// All fields apart from `Host` and `Content-Length`; secret ones are marked sensitive.
     pub fields: HeaderMap,
-    /// The form.
+    /// The content, empty where everything is in the query.
     pub body: Secret,
+    /// The certificate to present.
+    pub client_cert: Option<ClientCert>,
+    /// What it carries and the configuration does not: nothing of it may stand in a message.
+    pub secrets: Vec<Secret>,
+}
+
+/// The URL without its query.
+impl std::fmt::Debug for TokenRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { method, url, fields, .. } = self;
+        let (scheme, host, path) = (url.scheme(), url.host_str().unwrap_or_default(), url.path());
+        write!(f, "TokenRequest({method} {scheme}://{host}{path}, {fields:?})")
+    }
+}
+
+/// Why there is no request to send: nothing has left.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// A URL is not configured, and the issuer does not publish it.
+    #[error("there is no {0}")]
+    NoUrl(&'static str),
+    /// A URL with its variables filled in is none.
+    #[error("the {0} with its variables filled in is not a URL")]
+    Url(&'static str),
+    /// The configuration has nothing of this kind to present.
+    #[error("there is no {0} to present")]
+    NoGrant(&'static str),
+    /// The assertion cannot be signed.
+    #[error("the key of the assertion {0}")]
+    Key(#[from] SigningKeyError),
+}
+
+/// The URLs of an authorization server, with variables filled in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// The issuer, if one is configured.
+    pub issuer: Option<String>,
+    /// The token endpoint.
+    pub token: Option<Url>,
+    /// Where refresh tokens are presented.
+    pub refresh: Option<Url>,
+    /// Where tokens are given back.
+    pub revoke: Option<Url>,
+    /// Where a person consents.
+    pub authorize: Option<Url>,
+    /// Where a code for another device comes from.
+    pub device: Option<Url>,
+}
+
+impl Endpoints {
+    /// What the configuration says.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Url`], where the value of a variable does not fit.
+    pub fn of(config: &Config, given: Given<'_>) -> Result<Self, RequestError> {
+        let url = |template: &Option<Template>, what| {
+            template.as_ref().map(|template| expand_url(template, what, given.values())).transpose()
+        };
+        let token = url(&config.token_url, "token_url")?;
+        Ok(Self {
+            issuer: config.issuer.as_ref().map(|template| template.expand(given.values())),
+            refresh: url(&config.refresh_url, "refresh_url")?,
+            revoke: url(&config.revoke_url, "revoke_url")?,
+            authorize: url(&config.auth_url, "auth_url")?,
+            device: url(&config.device_url, "device_url")?,
+            token,
+        })
+    }
+
+    fn token(&self) -> Result<&Url, RequestError> {
+        self.token.as_ref().ok_or(RequestError::NoUrl("token_url"))
+    }
+
+    /// Whom an assertion is for (RFC 7523 §3).
+    pub(super) fn audience(&self) -> &str {
+        let token = self.token.as_ref().map(Url::as_str);
+        self.issuer.as_deref().or(token).unwrap_or_default()
+    }
+}
+
+/// Fills in a URL. What a request brings along cannot leave its place in it.
+pub(super) fn expand_url(
+    template: &Template,
+    what: &'static str,
+    values: Values<'_>,
+) -> Result<Url, RequestError> {
+    let encoded: Variables = template
+        .variables()
+        .filter_map(|name| Some((name.to_owned(), percent_encode(values.variables?.get(name)?))))
+        .collect();
+    let text = template.expand(Values { variables: Some(&encoded), ..values });
+    text.parse().map_err(|_| RequestError::Url(what))
+}
+
+/// All but the unreserved characters (RFC 3986 §2.3).
+fn percent_encode(text: &str) -> String {
+    let one = |byte: u8| match byte {
+        b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(one).collect()
+}
+
+/// Tokens of others, read for this one request.
+#[derive(Clone, Debug, Default)]
+pub struct Material {
+    /// The subject token of an exchange.
+    pub subject_token: Option<Secret>,
+    /// The actor token.
+    pub actor_token: Option<Secret>,
 }
 
 impl TokenRequest {
     /// Writes down the request for `grant`.
-    pub fn new(config: &Config, grant: Grant<'_>, given: Given<'_>) -> Self {
-        let mut form = Form::default();
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`]; nothing has left then.
+    pub fn new(
+        config: &Config,
+        endpoints: &Endpoints,
+        material: &Material,
+        grant: Grant<'_>,
+        given: Given<'_>,
+    ) -> Result<Self, RequestError> {
+        let url = match grant {
+            Grant::RefreshToken(_) if endpoints.refresh.is_some() => endpoints.refresh.as_ref(),
+            _ => None,
+        };
+        let url = url.map_or_else(|| endpoints.token(), Ok)?.clone();
+        let token_url = endpoints.token.as_ref().map_or("", Url::as_str);
+        let mut draft = Draft::new(config, endpoints, Values { token_url, ..given.values() })?;
+        draft.present(grant, material)?;
+        let Draft { mut form, mut fields, secrets, assertion, values, .. } = draft;
+        let signed = assertion.as_ref().map_or("", Secret::expose);
+        let values = Values { assertion: signed, ..values };
+        form.replace(&config.params, values);
+        match (grant, &config.bootstrap) {
+            (Grant::RefreshToken(_), _) => form.replace(&config.refresh_params, values),
+            (Grant::Bootstrap, Some(bootstrap)) => form.replace(&bootstrap.params, values),
+            _ => {}
+        }
+        add_fields(&mut fields, &config.headers, values);
+        let (method, url, body) = form.encode(config.encoding, url, &mut fields);
+        let client_cert = config.client_cert.clone();
+        let secrets = secrets.into_iter().chain(assertion).collect();
+        Ok(Self { method, url, fields, body, client_cert, secrets })
+    }
+
+    /// Writes down the request that gives `token` back (RFC 7009 §2.1). It is a form, whatever the
+    /// token endpoint wants.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`]; nothing has left then.
+    pub fn revocation(
+        config: &Config,
+        endpoints: &Endpoints,
+        token: &Secret,
+        kind: TokenKind,
+        given: Given<'_>,
+    ) -> Result<Self, RequestError> {
+        let url = endpoints.revoke.clone().ok_or(RequestError::NoUrl("revoke_url"))?;
+        let token_url = endpoints.token.as_ref().map_or("", Url::as_str);
+        let mut draft = Draft::new(config, endpoints, Values { token_url, ..given.values() })?;
+        draft.form.add("token", token.expose());
+        draft.form.add("token_type_hint", kind.hint());
+        draft.authenticate()?;
+        add_fields(&mut draft.fields, &config.headers, draft.values);
+        let mut fields = draft.fields;
+        let (method, url, body) = draft.form.encode(super::Encoding::Form, url, &mut fields);
+        let secrets = draft.secrets.into_iter().chain([token.clone()]).collect();
+        Ok(Self { method, url, fields, body, client_cert: config.client_cert.clone(), secrets })
+    }
+
+    /// A request for a public document.
+    pub(super) fn get(url: Url, client_cert: Option<ClientCert>) -> Self {
+        let (method, fields, body) = (Method::GET, accepting(), Secret::new(String::new()));
+        Self { method, url, fields, body, client_cert, secrets: Vec::new() }
+    }
+}
+
+/// Fields of the operator take the place of ours.
+pub(super) fn add_fields(
+    fields: &mut HeaderMap,
+    templates: &[(http::HeaderName, Template)],
+    values: Values<'_>,
+) {
+    for (name, template) in templates {
+        // What is in the template has been checked; what comes late is a token or visible ASCII.
+        if let Ok(value) = template.expand_field(values) {
+            fields.insert(name, value);
+        }
+    }
+}
+
+pub(super) fn accepting() -> HeaderMap {
+    HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))])
+}
+
+/// A request on its way to paper.
+struct Draft<'a> {
+    config: &'a Config,
+    endpoints: &'a Endpoints,
+    values: Values<'a>,
+    client_id: String,
+    form: Form,
+    fields: HeaderMap,
+    secrets: Vec<Secret>,
+    /// What `${assertion}` stands for.
+    assertion: Option<Secret>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(
+        config: &'a Config,
+        endpoints: &'a Endpoints,
+        values: Values<'a>,
+    ) -> Result<Self, RequestError> {
+        let client_id = config.client_id.as_ref().map(|it| it.expand(values)).unwrap_or_default();
+        let (form, fields, secrets) = (Form::default(), accepting(), Vec::new());
+        let mut draft =
+            Self { config, endpoints, values, client_id, form, fields, secrets, assertion: None };
+        if let Some(assertion) = config.assertion.as_ref().filter(|_| names_assertion(config)) {
+            let signed =
+                assertion.sign(Purpose::Grant, &draft.client_id, endpoints.audience(), values)?;
+            draft.assertion = Some(signed);
+        }
+        Ok(draft)
+    }
+
+    /// Writes what the grant needs, the scope, and who asks.
+    fn present(&mut self, grant: Grant<'_>, material: &Material) -> Result<(), RequestError> {
+        let config = self.config;
+        let mut scope = config.scope.as_ref();
         match grant {
             Grant::RefreshToken(token) => {
-                form.add("grant_type", "refresh_token");
-                form.add("refresh_token", token.expose());
+                self.form.add("grant_type", "refresh_token");
+                self.form.add("refresh_token", token.expose());
+                self.secrets.push(token.clone());
             }
-            Grant::Own => form.add("grant_type", "client_credentials"),
-        }
-        if let Some(scope) = &config.scope {
-            form.add("scope", scope);
-        }
-        let mut fields = HeaderMap::new();
-        fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-        authenticate(config, &mut form, &mut fields);
-        let values = given.values();
-        form.replace(&config.params, values);
-        if let Grant::RefreshToken(_) = grant {
-            form.replace(&config.refresh_params, values);
-        }
-        for (name, template) in &config.headers {
-            // What is in the template has been checked; `${uuid}` and `${now}` always fit.
-            if let Ok(value) = template.expand_field(values) {
-                fields.insert(name, value);
+            Grant::AuthorizationCode { code, redirect_uri, verifier } => {
+                self.form.add("grant_type", "authorization_code");
+                self.form.add("code", code.expose());
+                self.form.add("redirect_uri", redirect_uri);
+                if let Some(verifier) = verifier {
+                    self.form.add("code_verifier", verifier.expose());
+                }
+                self.secrets.extend(verifier.into_iter().chain([code]).cloned());
+                // It was asked for where the code came from (RFC 6749 §4.1.3).
+                scope = None;
+            }
+            Grant::DeviceCode(code) => {
+                self.form.add("grant_type", "urn:ietf:params:oauth:grant-type:device_code");
+                self.form.add("device_code", code.expose());
+                self.secrets.push(code.clone());
+                scope = None;
+            }
+            Grant::Own => {
+                let own = config.own.as_ref().ok_or(RequestError::NoGrant("grant of its own"))?;
+                if self.present_own(own, material)? {
+                    return Ok(());
+                }
+            }
+            Grant::Bootstrap => {
+                let bootstrap: &Bootstrap =
+                    config.bootstrap.as_ref().ok_or(RequestError::NoGrant("bootstrap"))?;
+                scope = bootstrap.scope.as_ref().or(scope);
+                if self.present_own(&bootstrap.grant, material)? {
+                    return Ok(());
+                }
             }
         }
-        Self { url: config.token_url.clone(), fields, body: form.encoded() }
+        if let Some(scope) = scope {
+            self.form.add("scope", &scope.expand(self.values));
+        }
+        self.authenticate()
+    }
+
+    /// Returns whether the operator writes everything else.
+    fn present_own(&mut self, own: &OwnGrant, material: &Material) -> Result<bool, RequestError> {
+        match own {
+            OwnGrant::ClientCredentials => self.form.add("grant_type", "client_credentials"),
+            OwnGrant::Password { username, password } => {
+                self.form.add("grant_type", "password");
+                self.form.add("username", &username.expand(self.values));
+                self.form.add("password", password.expose());
+            }
+            OwnGrant::JwtBearer => {
+                let assertion = self.assertion.clone();
+                let assertion = assertion.ok_or(RequestError::NoGrant("assertion"))?;
+                self.form.add("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
+                self.form.add("assertion", assertion.expose());
+            }
+            OwnGrant::TokenExchange(exchange) => {
+                let subject = material.subject_token.as_ref();
+                let subject = subject.ok_or(RequestError::NoGrant("subject_token"))?;
+                let kind = "urn:ietf:params:oauth:grant-type:token-exchange";
+                self.form.add("grant_type", kind);
+                self.form.add("subject_token", subject.expose());
+                self.form.add("subject_token_type", &exchange.subject_token_type);
+                self.secrets.push(subject.clone());
+                if let Some((_, kind)) = &exchange.actor {
+                    let actor = material.actor_token.as_ref();
+                    let actor = actor.ok_or(RequestError::NoGrant("actor_token"))?;
+                    self.form.add("actor_token", actor.expose());
+                    self.form.add("actor_token_type", kind);
+                    self.secrets.push(actor.clone());
+                }
+            }
+            OwnGrant::Custom => return Ok(true),
+            OwnGrant::SelfSignedJwt | OwnGrant::Static => {
+                return Err(RequestError::NoGrant("grant that takes a token request"));
+            }
+        }
+        Ok(false)
+    }
+
+    /// One method per request (RFC 6749 §2.3); a client without a secret only names itself.
+    fn authenticate(&mut self) -> Result<(), RequestError> {
+        let id = self.client_id.clone();
+        match (&self.config.client_secret, self.config.client_auth) {
+            (secret, ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt) => {
+                let assertion = self.config.assertion.as_ref();
+                let assertion = match (assertion, secret) {
+                    (Some(assertion), _) => self.client_assertion(assertion)?,
+                    (None, _) => return Err(RequestError::NoGrant("assertion")),
+                };
+                let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+                self.form.add("client_id", &id);
+                self.form.add("client_assertion_type", kind);
+                self.form.add("client_assertion", assertion.expose());
+                self.secrets.push(assertion);
+            }
+            (None, _) | (_, ClientAuth::None) if id.is_empty() => {}
+            (None, _) | (_, ClientAuth::None) => self.form.add("client_id", &id),
+            (Some(secret), ClientAuth::Post) => {
+                self.form.add("client_id", &id);
+                self.form.add("client_secret", secret.expose());
+            }
+            (Some(secret), ClientAuth::Basic) => {
+                self.fields.insert(AUTHORIZATION, encoded_basic(&id, secret));
+            }
+            (Some(secret), ClientAuth::BasicRaw) => {
+                let value = basic(&format!("{id}:{}", secret.expose()));
+                self.fields.insert(AUTHORIZATION, value);
+            }
+            (Some(secret), ClientAuth::Both) => {
+                self.fields.insert(AUTHORIZATION, encoded_basic(&id, secret));
+                self.form.add("client_id", &id);
+                self.form.add("client_secret", secret.expose());
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the assertion is the grant, its texts describe that, and the client is proven by the
+    /// same key with the default texts.
+    fn client_assertion(&self, assertion: &Assertion) -> Result<Secret, RequestError> {
+        let plain = Assertion { ttl: assertion.ttl, ..Assertion::new(assertion.key.clone()) };
+        let assertion = if is_granted_by_assertion(self.config) { &plain } else { assertion };
+        let aud = self.endpoints.audience();
+        Ok(assertion.sign(Purpose::Client, &self.client_id, aud, self.values)?)
     }
 }
 
-/// The parameters of a request, in the order in which they are sent.
-#[derive(Default)]
-struct Form<'a>(Vec<(&'a str, Cow<'a, str>)>);
-
-impl<'a> Form<'a> {
-    fn add(&mut self, name: &'a str, value: &'a str) {
-        self.0.push((name, Cow::Borrowed(value)));
-    }
-
-    /// Parameters of the operator win over those of the same name; one without a value ends them.
-    fn replace(&mut self, parameters: &'a [Parameter], values: Values<'_>) {
-        for parameter in parameters {
-            self.0.retain(|(name, _)| *name != parameter.name);
-            let expanded = parameter.values.iter().map(|value| Cow::Owned(value.expand(values)));
-            self.0.extend(expanded.map(|value| (parameter.name.as_str(), value)));
-        }
-    }
-
-    fn encoded(self) -> Secret {
-        Secret::new(Serializer::new(String::new()).extend_pairs(self.0).finish())
-    }
+fn is_granted_by_assertion(config: &Config) -> bool {
+    let bootstrap = config.bootstrap.as_ref().map(|bootstrap| &bootstrap.grant);
+    let is = |own: &&OwnGrant| matches!(own, OwnGrant::JwtBearer);
+    config.own.as_ref().filter(is).or(bootstrap.filter(is)).is_some()
 }
 
-/// One method per request (RFC 6749 §2.3); a client without a secret only names itself.
-fn authenticate<'a>(config: &'a Config, form: &mut Form<'a>, fields: &mut HeaderMap) {
-    let id = config.client_id.as_str();
-    match (&config.client_secret, config.client_auth) {
-        (None, _) => form.add("client_id", id),
-        (Some(secret), ClientAuth::Post) => {
-            form.add("client_id", id);
-            form.add("client_secret", secret.expose());
-        }
-        (Some(secret), ClientAuth::Basic) => {
-            let pair = format!("{}:{}", encode(id), encode(secret.expose()));
-            fields.insert(AUTHORIZATION, basic(&pair));
-        }
-        (Some(secret), ClientAuth::BasicRaw) => {
-            let pair = format!("{id}:{}", secret.expose());
-            fields.insert(AUTHORIZATION, basic(&pair));
-        }
-    }
+/// Is there anything that a signature is made for, apart from the client's own?
+fn names_assertion(config: &Config) -> bool {
+    let bootstrap = config.bootstrap.iter().flat_map(|bootstrap| &bootstrap.params);
+    let parameters = config.params.iter().chain(&config.refresh_params).chain(bootstrap);
+    let mut templates = parameters
+        .flat_map(|parameter| &parameter.values)
+        .chain(config.headers.iter().map(|(_, template)| template));
+    is_granted_by_assertion(config) || templates.any(|template| template.has(Late::Assertion))
+}
+
+fn encoded_basic(id: &str, secret: &Secret) -> HeaderValue {
+    basic(&format!("{}:{}", encode(id), encode(secret.expose())))
 }
 
 fn encode(text: &str) -> String {
@@ -109,142 +427,4 @@ fn basic(pair: &str) -> HeaderValue {
     let mut value = HeaderValue::try_from(text).expect("base64 is visible ASCII");
     value.set_sensitive(true);
     value
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::time::{Duration, UNIX_EPOCH};
-
-    use super::*;
-    use crate::oauth::GrantType;
-    use crate::template::{Names, Template, Variables};
-
-    fn config(client_auth: ClientAuth, secret: Option<&str>) -> Config {
-        Config {
-            grant: GrantType::RefreshToken,
-            token_url: "https://as.test/token?tenant=1".parse().unwrap(),
-            client_id: "a b".to_owned(),
-            client_secret: secret.map(|text| Secret::new(text.to_owned())),
-            client_auth,
-            scope: None,
-            params: Vec::new(),
-            refresh_params: Vec::new(),
-            headers: Vec::new(),
-            reading: Default::default(),
-            rotation: Default::default(),
-            timeout: Duration::from_secs(10),
-        }
-    }
-
-    fn given() -> Given<'static> {
-        static NONE: Variables = Variables::new();
-        Given { now: UNIX_EPOCH, access_token: None, variables: &NONE }
-    }
-
-    fn authorization(request: &TokenRequest) -> Option<String> {
-        let value = request.fields.get(AUTHORIZATION)?;
-        assert!(value.is_sensitive());
-        let encoded = value.to_str().unwrap().strip_prefix("Basic ").unwrap();
-        Some(String::from_utf8(STANDARD.decode(encoded).unwrap()).unwrap())
-    }
-
-    #[test]
-    fn each_client_authentication_sends_the_secret_in_one_place_only() {
-        let token = Secret::new("r+t".to_owned());
-        let grant = "grant_type=refresh_token&refresh_token=r%2Bt";
-        for (auth, secret, body, header) in [
-            (ClientAuth::Post, Some("s/1"), "&client_id=a+b&client_secret=s%2F1", None),
-            (ClientAuth::Basic, Some("s/1"), "", Some("a+b:s%2F1")),
-            (ClientAuth::BasicRaw, Some("s/1"), "", Some("a b:s/1")),
-            (ClientAuth::Basic, None, "&client_id=a+b", None),
-        ] {
-            let request =
-                TokenRequest::new(&config(auth, secret), Grant::RefreshToken(&token), given());
-            assert_eq!(request.body.expose(), format!("{grant}{body}"));
-            assert_eq!(authorization(&request).as_deref(), header);
-            assert_eq!(request.url.as_str(), "https://as.test/token?tenant=1");
-        }
-    }
-
-    #[test]
-    fn a_scope_is_sent_verbatim_with_every_grant() {
-        let config = Config { scope: Some("a b,c".to_owned()), ..config(ClientAuth::Post, None) };
-        let request = TokenRequest::new(&config, Grant::Own, given());
-        assert_eq!(
-            request.body.expose(),
-            "grant_type=client_credentials&scope=a+b%2Cc&client_id=a+b"
-        );
-    }
-    fn template(text: &str) -> Template {
-        let mut names = Names::default();
-        names.insert("client_id", "a b");
-        names.insert_secret("key", Secret::new("k-1".to_owned()));
-        Template::parse(text, &names).unwrap()
-    }
-
-    fn parameters(list: &[(&str, &[&str])]) -> Vec<Parameter> {
-        let parameter = |(name, values): &(&str, &[&str])| Parameter {
-            name: (*name).to_owned(),
-            values: values.iter().map(|text| template(text)).collect(),
-        };
-        list.iter().map(parameter).collect()
-    }
-
-    #[test]
-    fn parameters_of_the_operator_win_repeat_and_remove() {
-        let token = Secret::new("rt".to_owned());
-        let config = Config {
-            params: parameters(&[
-                ("audience", &["a&b"]),
-                ("client_key", &["${client_id}"]),
-                ("client_id", &[]),
-                ("resource", &["https://x", "${key}"]),
-                ("at", &["${now}"]),
-                ("grant_type", &["account_credentials"]),
-            ]),
-            refresh_params: parameters(&[("grant_type", &["refresh"]), ("audience", &[])]),
-            ..config(ClientAuth::Post, Some("s"))
-        };
-        let always = "client_key=a+b&resource=https%3A%2F%2Fx&resource=k-1&at=0";
-        let refresh = TokenRequest::new(&config, Grant::RefreshToken(&token), given());
-        assert_eq!(
-            refresh.body.expose(),
-            format!("refresh_token=rt&client_secret=s&{always}&grant_type=refresh")
-        );
-        let other = TokenRequest::new(&config, Grant::Own, given());
-        assert_eq!(
-            other.body.expose(),
-            format!("client_secret=s&audience=a%26b&{always}&grant_type=account_credentials")
-        );
-    }
-
-    #[test]
-    fn fields_of_the_operator_are_sent_and_sensitive() {
-        let headers = vec![
-            (http::HeaderName::from_static("x-key"), template("${key}")),
-            (ACCEPT, template("text/plain")),
-        ];
-        let config = Config { headers, ..config(ClientAuth::Post, None) };
-        let request = TokenRequest::new(&config, Grant::Own, given());
-        let key = request.fields.get("x-key").unwrap();
-        assert!(key == "k-1" && key.is_sensitive());
-        assert_eq!(request.fields.get(ACCEPT).unwrap(), "text/plain");
-        assert!(!format!("{config:?}{request:?}").contains("k-1"));
-    }
-
-    #[test]
-    fn a_changed_parameter_may_make_a_refused_grant_succeed() {
-        let plain = config(ClientAuth::Post, None);
-        let with =
-            |value: &str| Config { params: parameters(&[("audience", &[value])]), ..plain.clone() };
-        let refresh =
-            Config { params: Vec::new(), refresh_params: with("a").params, ..plain.clone() };
-        let headers = vec![(ACCEPT, template("x"))];
-        let fields = Config { headers, ..plain.clone() };
-        let all = [&plain, &with("a"), &with("b"), &refresh, &fields].map(Config::fingerprint);
-        for (index, one) in all.iter().enumerate() {
-            assert_eq!(all.iter().filter(|other| *other == one).count(), 1, "{index}");
-        }
-    }
 }

@@ -42,6 +42,7 @@ pub enum TransportError {
 /// that moment, which would leave it open whether the refresh token was consumed.
 #[derive(Debug)]
 pub struct HttpTransport {
+    tls: ClientConfig,
     client: reqwest::Client,
 }
 
@@ -52,24 +53,17 @@ impl HttpTransport {
     ///
     /// If the TLS configuration does not suit the HTTP client.
     pub fn new(tls: ClientConfig) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .referer(false)
-            .http1_only()
-            .pool_max_idle_per_host(0)
-            .connect_timeout(Duration::from_secs(5))
-            .user_agent(concat!("bearerd/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { client })
+        Ok(Self { client: client(tls.clone())?, tls })
     }
 
     async fn exchange(&self, request: TokenRequest) -> Result<RawAnswer, TransportError> {
-        let mut response = self
-            .client
-            .post(request.url)
+        let client = match &request.client_cert {
+            // No connection outlives its request, so there is nothing to keep.
+            Some(certificate) => client(certificate.present(&self.tls)).map_err(failure)?,
+            None => self.client.clone(),
+        };
+        let mut response = client
+            .request(request.method, request.url)
             .headers(request.fields)
             .body(request.body.expose().to_owned())
             .send()
@@ -88,6 +82,20 @@ impl HttpTransport {
         }
         Ok(answer)
     }
+}
+
+fn client(tls: ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .referer(false)
+        .http1_only()
+        .pool_max_idle_per_host(0)
+        .connect_timeout(Duration::from_secs(5))
+        .user_agent(concat!("bearerd/", env!("CARGO_PKG_VERSION")))
+        .build()
 }
 
 impl Transport for HttpTransport {
@@ -111,3 +119,6 @@ fn failure(error: reqwest::Error) -> TransportError {
     }
     if not_sent { TransportError::NotSent(text) } else { TransportError::Unanswered(text) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,11 @@
 //! a header.
 
 mod answers;
+mod assertion;
+mod grants;
 mod injection;
 mod matching;
+mod oauth;
 mod templates;
 mod variables;
 
@@ -14,17 +17,17 @@ use std::ops::Range;
 use std::time::Duration;
 
 use toml::Spanned;
-use url::{Host, Url};
 
 use super::defaults;
 use super::review::Review;
-use crate::config::{self, ConfigFile, CredentialSection, Field, Margin, Problem, Size};
-use crate::credential::{self, Injection, OwnSecret};
-use crate::oauth::{self, ClientAuth, GrantType};
+use crate::config::{ConfigFile, CredentialSection, Field, Margin, Problem, Size};
+use crate::credential::{self, OwnSecret};
+use crate::oauth::{GrantType, Livelihood};
 use crate::secret::{Secret, SecretSource};
-use crate::template::{Names, Variables};
+use crate::template::Variables;
 use crate::token::{self, Seed};
 use matching::Named;
+use oauth::grant_type;
 use variables::Chosen;
 
 impl Review<'_> {
@@ -106,99 +109,6 @@ struct Part<'a, 'b> {
 }
 
 impl Part<'_, '_> {
-    fn oauth(&mut self, names: &Names, injection: &Injection) -> Option<oauth::Config> {
-        let section = self.section;
-        let grant = grant(section);
-        let client_id = self.client_id();
-        let scope = self.scope();
-        let client_secret = self.client_secret(grant);
-        let token_url = self.token_url();
-        let params = self.parameters("params", &section.params, names);
-        let refresh_params = self.parameters("refresh_params", &section.refresh_params, names);
-        self.warn_if_unused(grant);
-        let headers = self.fields("headers", &section.headers, names).unwrap_or_default();
-        Some(oauth::Config {
-            grant,
-            token_url: token_url?,
-            client_id: client_id?,
-            client_secret,
-            client_auth: client_auth(section),
-            scope,
-            params,
-            refresh_params,
-            headers,
-            reading: self.reading(injection),
-            rotation: answers::rotation(section),
-            timeout: self.review.time(
-                &format!("{}.timeout", self.path),
-                &section.timeout,
-                defaults::TOKEN_TIMEOUT,
-            ),
-        })
-    }
-
-    fn client_id(&mut self) -> Option<String> {
-        let section = self.section;
-        self.require(
-            &section.client_id,
-            "client_id",
-            "write client_id = \"…\" as the authorization server gave it",
-        );
-        self.plain_text("client_id", &section.client_id)
-    }
-
-    fn scope(&mut self) -> Option<String> {
-        let section = self.section;
-        self.plain_text("scope", &section.scope)
-    }
-
-    /// Text of visible ASCII and spaces (RFC 6749 appendix A): nothing that could end a header.
-    fn plain_text(&mut self, key: &str, field: &Field<String>) -> Option<String> {
-        let text = field.given()?;
-        if text.get_ref().is_empty() {
-            self.report(key, "is empty", text.span(), "leave the key out, or fill it");
-        } else if !text.get_ref().bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-            let message = "holds a line break or another character that cannot be sent";
-            self.report(key, message, text.span(), "use visible ASCII characters and spaces");
-        }
-        Some(text.get_ref().clone())
-    }
-
-    fn token_url(&mut self) -> Option<Url> {
-        let section = self.section;
-        self.require(&section.token_url, "token_url", "write token_url = \"https://…\"");
-        let text = section.token_url.given()?;
-        let (message, fix) = match parse_token_url(text.get_ref(), section.allow_http.or(false)) {
-            Ok(url) => return Some(url),
-            Err(refusal) => refusal,
-        };
-        self.report("token_url", message, text.span(), fix);
-        None
-    }
-
-    fn client_secret(&mut self, grant: GrantType) -> Option<Secret> {
-        let section = self.section;
-        let needed = match (grant, client_auth(section)) {
-            (GrantType::ClientCredentials, _) => Some("the client_credentials grant"),
-            (_, ClientAuth::Basic | ClientAuth::BasicRaw) => Some("client_auth = \"basic\""),
-            (GrantType::RefreshToken, ClientAuth::Post) => None,
-        };
-        if let (Some(why), true) = (needed, section.client_secret.is_absent()) {
-            let problem =
-                Problem::error(format!("`{}.client_secret` is missing: {why} needs it", self.path));
-            self.review.missing(
-                problem.at(self.span.clone()).fix("write client_secret = { file = \"PATH\" }"),
-            );
-        }
-        if self.is_own("client_secret", OwnSecret::ClientSecret, &section.client_secret) {
-            return None;
-        }
-        let (source, span) = self.source(&section.client_secret)?;
-        self.read(&source)
-            .map_err(|error| self.unreadable("client_secret", &error.to_string(), span))
-            .ok()
-    }
-
     fn seed(&mut self) -> Option<Seed> {
         let section = self.section;
         if self.is_own("refresh_token", OwnSecret::RefreshToken, &section.refresh_token) {
@@ -208,12 +118,9 @@ impl Part<'_, '_> {
             self.warn_without_seed();
             return None;
         };
-        if grant(section) == GrantType::ClientCredentials {
-            let message = format!(
-                "`{}.refresh_token` is not used by the client_credentials grant",
-                self.path
-            );
-            self.review.report(Problem::warning(message).at(span).fix("remove it"));
+        let grant = grant_type(section);
+        if grant.lives_on() == Livelihood::Repeatable {
+            self.warn_unused("refresh_token", grant, span);
             return None;
         }
         match self.read(&source) {
@@ -227,10 +134,11 @@ impl Part<'_, '_> {
     }
 
     fn warn_without_seed(&mut self) {
-        if grant(self.section) == GrantType::RefreshToken && self.section.refresh_token.is_absent()
-        {
+        let section = self.section;
+        let lacks = section.refresh_token.is_absent() && section.bootstrap.is_absent();
+        if grant_type(section) == GrantType::RefreshToken && lacks {
             let message = format!("`{}` has no first refresh token", self.path);
-            let fix = "write refresh_token = { file = \"PATH\" }; without it the store must hold a token already";
+            let fix = "write refresh_token = { file = \"PATH\" } or bootstrap = { grant = \"…\" }; without them the store must hold a token already";
             self.review.missing(Problem::warning(message).at(self.span.clone()).fix(fix));
         }
     }
@@ -289,55 +197,6 @@ impl Part<'_, '_> {
     fn report(&mut self, key: &str, message: &str, span: Range<usize>, fix: &str) {
         let problem = Problem::error(format!("`{}.{key}` {message}", self.path));
         self.review.report(problem.at(span).fix(fix));
-    }
-}
-
-/// The token endpoint, or why it is refused and what to write.
-fn parse_token_url(text: &str, allow_http: bool) -> Result<Url, (&'static str, &'static str)> {
-    let whole = "write the whole URL, such as \"https://login.example.com/oauth/token\"";
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(("holds a space, a line break or a character outside ASCII", whole));
-    }
-    let url = Url::parse(text).map_err(|_| ("is not a URL", whole))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-        return Err(("is not an https URL", whole));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(("holds a user name or a password", "use client_id and client_secret"));
-    }
-    if url.fragment().is_some() {
-        return Err(("has a fragment, which is never sent", "cut it off at the `#`"));
-    }
-    if url.scheme() == "http" && !allow_http && !is_loopback(&url) {
-        return Err((
-            "is not https, so the client's secrets would travel in the open",
-            "write https://; plain http is for loopback hosts, or with allow_http = true",
-        ));
-    }
-    Ok(url)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
-}
-
-fn grant(section: &CredentialSection) -> GrantType {
-    match section.grant.or(config::Grant::RefreshToken) {
-        config::Grant::RefreshToken => GrantType::RefreshToken,
-        config::Grant::ClientCredentials => GrantType::ClientCredentials,
-    }
-}
-
-fn client_auth(section: &CredentialSection) -> ClientAuth {
-    match section.client_auth.or(config::ClientAuth::Post) {
-        config::ClientAuth::Post => ClientAuth::Post,
-        config::ClientAuth::Basic => ClientAuth::Basic,
-        config::ClientAuth::BasicRaw => ClientAuth::BasicRaw,
     }
 }
 

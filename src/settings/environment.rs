@@ -51,6 +51,9 @@ pub struct Environment {
     pub open_files: u64,
     /// How a secret is read: [`SecretSource::read`], unless a test must not touch the machine.
     pub read_secret: fn(&SecretSource) -> Result<Secret, SecretError>,
+    /// The same for keys and certificates: [`SecretSource::read_lines`]; `None` where nothing may be
+    /// read, and nothing that could stand for one.
+    pub read_lines: fn(&SecretSource) -> Result<Option<Secret>, SecretError>,
 }
 
 impl Environment {
@@ -64,6 +67,7 @@ impl Environment {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             open_files: limit.unwrap_or(u64::MAX),
             read_secret: SecretSource::read,
+            read_lines: |source| source.read_lines().map(Some),
         }
     }
 }

@@ -28,8 +28,10 @@ impl Review<'_> {
     }
 
     fn memory_store(&mut self, file: &ConfigFile, url: &Spanned<String>) -> store::Config {
-        let refreshes =
-            |grant: Option<&Grant>| grant.is_none_or(|grant| *grant == Grant::RefreshToken);
+        let refreshes = |grant: Option<&Grant>| {
+            use Grant::{AuthorizationCode, DeviceCode, RefreshToken};
+            grant.is_none_or(|it| matches!(it, RefreshToken | AuthorizationCode | DeviceCode))
+        };
         if file.credentials.iter().any(|(_, section)| refreshes(section.grant.get())) {
             let message = "a refresh token that the server replaces is lost with the next restart";
             let fix = "write url = \"file:DIR\", unless the refresh tokens never change";

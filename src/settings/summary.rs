@@ -1,8 +1,10 @@
 //! What the settings come to, for the person who runs `bearerd check`.
 
+use std::time::UNIX_EPOCH;
+
 use super::Settings;
 use crate::credential::{self, PathPrefix};
-use crate::oauth::GrantType;
+use crate::template::Values;
 
 impl Settings {
     /// One line for each credential: its hosts, its grant and the host of its token endpoint.
@@ -14,10 +16,7 @@ impl Settings {
 fn described(credential: &credential::Config) -> String {
     let hosts: Vec<String> = credential.hosts.iter().map(ToString::to_string).collect();
     let oauth = &credential.token.oauth;
-    let grant = match oauth.grant {
-        GrantType::RefreshToken => "refresh_token",
-        GrantType::ClientCredentials => "client_credentials",
-    };
+    let grant = oauth.grant.name();
     let paths: Vec<&str> = credential.paths.iter().map(PathPrefix::as_str).collect();
     let paths = match paths.as_slice() {
         [] => String::new(),
@@ -28,9 +27,14 @@ fn described(credential: &credential::Config) -> String {
         [] => String::new(),
         methods => format!(", methods {}", methods.join(" ")),
     };
-    let endpoint = oauth.token_url.host_str().unwrap_or_default();
+    let whom = [("token endpoint", &oauth.token_url), ("issuer", &oauth.issuer)];
+    let whom = whom.into_iter().find_map(|(what, url)| {
+        let url: url::Url = url.as_ref()?.expand(Values::at(UNIX_EPOCH)).parse().ok()?;
+        Some(format!(", {what} {}", url.host_str()?))
+    });
+    let whom = whom.filter(|_| oauth.grant.asks()).unwrap_or_default();
     format!(
-        "credential `{}`: hosts {}{paths}{methods}, grant {grant}, token endpoint {endpoint}",
+        "credential `{}`: hosts {}{paths}{methods}, grant {grant}{whom}",
         credential.name,
         hosts.join(" ")
     )

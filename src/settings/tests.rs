@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used)]
 mod answers;
 mod example;
+mod grants;
 mod knobs;
+mod providers;
 mod report;
 mod variables;
 
@@ -18,6 +20,7 @@ fn environment() -> Environment {
         cpus: 3,
         open_files: 3000,
         read_secret: |_| Ok(Secret::new("value".to_owned())),
+        read_lines: |_| Ok(None),
     }
 }
 

@@ -5,6 +5,17 @@ use crate::config::{self, Problem};
 use crate::credential::{Fields, Injection, OnExisting};
 use crate::template::{Late, Names, Template};
 
+/// The members of token answers that what is put on requests names.
+pub(super) fn raw_of(injection: &Injection) -> Vec<String> {
+    let listed = match &injection.fields {
+        Fields::Listed(listed) => listed.as_slice(),
+        Fields::Bearer => &[],
+    };
+    let fields = listed.iter().map(|(_, template)| template);
+    let query = injection.query.iter().map(|(_, template)| template);
+    fields.chain(query).flat_map(Template::raw).map(str::to_owned).collect()
+}
+
 impl Part<'_, '_> {
     pub(super) fn injection(&mut self, names: &Names) -> Injection {
         let section = self.section;

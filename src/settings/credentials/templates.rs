@@ -3,6 +3,7 @@
 //! All of these may hold secrets, so nothing here repeats a text, and a finding points at its place.
 
 use std::ops::Range;
+use std::time::UNIX_EPOCH;
 
 use http::HeaderName;
 use http::header::{
@@ -12,9 +13,10 @@ use http::header::{
 use toml::Spanned;
 
 use super::Part;
-use crate::config::{Entries, Field, Problem};
-use crate::oauth::{GrantType, Parameter};
-use crate::template::{Names, Template, TemplateFault};
+use crate::config::{ClientId, Entries, Field};
+use crate::oauth::{GrantType, Livelihood, Parameter};
+use crate::secret::Secret;
+use crate::template::{Names, Template, TemplateFault, Values};
 
 /// Fields that belong to the connection or the message's frame, not to a credential.
 const NOT_OURS: [HeaderName; 11] = [
@@ -32,6 +34,34 @@ const NOT_OURS: [HeaderName; 11] = [
 ];
 
 impl Part<'_, '_> {
+    /// `${client_id}`, which may use the others, unless a request has to bring them.
+    pub(super) fn name_client(&mut self, names: &mut Names) {
+        let client_id = self.section.client_id.given();
+        match client_id.map(|given| (given.get_ref(), given.span())) {
+            None => names.insert("client_id", ""),
+            Some((ClientId::Text(text), _)) => match Template::parse(text, names) {
+                Ok(template) if template.variables().next().is_none() => {
+                    let text = template.expand(Values::at(UNIX_EPOCH));
+                    let hidden = template.secrets().next().is_some();
+                    match hidden {
+                        true => names.insert_secret("client_id", Secret::new(text)),
+                        false => names.insert("client_id", &text),
+                    }
+                }
+                Ok(_) => {}
+                // It is reported where it stands.
+                Err(_) => names.insert("client_id", ""),
+            },
+            Some((ClientId::Secret(source), span)) => {
+                names.insert("client_id", "");
+                let place = Spanned::new(span, source.clone());
+                if let Some(secret) = self.secret("client_id", &place) {
+                    names.insert_secret("client_id", secret);
+                }
+            }
+        }
+    }
+
     pub(super) fn parameters(
         &mut self,
         key: &str,
@@ -48,6 +78,8 @@ impl Part<'_, '_> {
                 let fix = "write \"\" to leave the parameter out";
                 self.report(key, "has a list without a value", texts.span(), fix);
             }
+            // One value stands where it is; a list has its own place.
+            let list = texts.get_ref().first().is_some_and(|first| first.span() != texts.span());
             let mut values = Vec::new();
             for text in texts.get_ref() {
                 match self.template(key, text, names) {
@@ -60,19 +92,15 @@ impl Part<'_, '_> {
                     None => {}
                 }
             }
-            parameters.push(Parameter { name: name.get_ref().clone(), values });
+            parameters.push(Parameter { name: name.get_ref().clone(), values, list });
         }
         parameters
     }
 
     pub(super) fn warn_if_unused(&mut self, grant: GrantType) {
         let given = self.section.refresh_params.given();
-        if let Some(given) = given.filter(|_| grant != GrantType::RefreshToken) {
-            let message = format!(
-                "`{}.refresh_params` is not used by the client_credentials grant",
-                self.path
-            );
-            self.review.report(Problem::warning(message).at(given.span()).fix("use `params`"));
+        if let Some(given) = given.filter(|_| grant.lives_on() == Livelihood::Repeatable) {
+            self.warn_unused("refresh_params", grant, given.span());
         }
     }
 
@@ -137,9 +165,13 @@ impl Part<'_, '_> {
                 }
                 TemplateFault::Unknown => {
                     "the names are client_id, uuid, now, field.NAME, those of this credential's `vars`, and in \
-                     `inject` and `query` access_token"
+                     some places access_token, token_url, assertion and raw.…"
                 }
-                TemplateFault::NotHere => "it can be used in `inject` and `query`",
+                TemplateFault::NotHere => {
+                    "access_token is for what is put on requests and for `params`, `headers` and \
+                     `steps`; token_url for `assertion`, `params` and `headers`; assertion for the \
+                     latter two, if there is one; raw.… for `inject`, `query` and `steps`"
+                }
                 TemplateFault::Client => "use a field of the request, as in `${field.X-Club}`",
             };
             self.report(key, &error.to_string(), part_of(text, &error.at), fix);

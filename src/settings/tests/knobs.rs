@@ -100,7 +100,7 @@ fn what_cannot_be_meant_is_refused_where_it_stands() {
         ("inject = { Host = \"${access_token}\" }", "7:12", "belongs to the connection"),
         ("inject = { Aa = \"${access_token}\", aA = \"x\" }", "7:36", "names a field twice"),
         ("query = { \"\" = \"${access_token}\" }", "7:11", "without a name"),
-        ("params = { a = \"${access_token}\" }", "7:17", "does not exist at that point"),
+        ("params = { a = \"${assertion}\" }", "7:17", "does not exist at that point"),
         ("params = { a = [] }", "7:16", "without a value"),
         ("params = { a = [\"x\", \"\"] }", "7:22", "empty value in a list"),
         ("headers = { a = \"${nothing}\" }", "7:18", "names something unknown"),

@@ -37,7 +37,7 @@ fn no_report_shows_a_secret() {
         "inject = { \"hunter2\" = \"\\n\" }",
         "params = { a = [\"hunter2\", \"\"] }",
         "params = [\"hunter2\"]",
-        "refresh_params = { a = \"hunter2 ${access_token}\" }",
+        "refresh_params = { a = \"hunter2 ${assertion}\" }",
         "headers = { Host = \"hunter2\" }",
         "query = { a = \"hunter2$\" }",
         "vars = { key = [\"hunter2\"] }",

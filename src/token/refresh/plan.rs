@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::super::Seed;
-use crate::oauth::GrantType;
+use crate::oauth::{GrantType, Livelihood};
 use crate::secret::{Fingerprint, Secret};
 use crate::store::{TerminalReason, TokenRecord};
 
@@ -24,7 +24,7 @@ pub(super) fn plan(
     config: &Fingerprint,
     damaged: bool,
 ) -> Plan {
-    if grant == GrantType::ClientCredentials {
+    if grant.lives_on() == Livelihood::Repeatable {
         return Plan::Ask { refresh_token: None, new_seed: None };
     }
     let seed = seed.and_then(|seed| seed.value.as_ref());

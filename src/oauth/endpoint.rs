@@ -1,0 +1,296 @@
+//! A token endpoint at work: builds a request, sends it, reads the answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::assertion::Purpose;
+use super::discovery::{self, Discovery};
+use super::{
+    Class, Config, Endpoints, Exchange, Given, Grant, GrantError, Material, OwnGrant, RawAnswer,
+    Reading, RequestError, TokenRequest, TokenResponse, TokenType, Transport, read, steps,
+};
+use crate::secret::{Secret, SecretSource};
+use crate::template::Values;
+
+/// A token endpoint, ready to be asked.
+#[derive(Clone, Debug)]
+pub struct TokenEndpoint {
+    config: Arc<Config>,
+    transport: Arc<dyn Transport>,
+    discovery: Arc<Discovery>,
+}
+
+/// Which token is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// A refresh token; most servers end the whole grant with it.
+    RefreshToken,
+    /// An access token.
+    AccessToken,
+}
+
+impl TokenKind {
+    pub(super) fn hint(self) -> &'static str {
+        match self {
+            Self::RefreshToken => "refresh_token",
+            Self::AccessToken => "access_token",
+        }
+    }
+}
+
+/// What became of a token that was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// The server forgot it, or never knew it (RFC 7009 §2.2).
+    Done,
+    /// The server has no place for that, as far as the configuration says.
+    NoEndpoint,
+}
+
+impl TokenEndpoint {
+    /// Joins a configuration with the way its requests travel.
+    pub fn new(config: Config, transport: Arc<dyn Transport>) -> Self {
+        Self { config: Arc::new(config), transport, discovery: Arc::default() }
+    }
+
+    /// What this endpoint was made from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Presents `grant` to the token endpoint and returns what it issued. It is presented exactly
+    /// once; the document of the issuer is read before, if it has to be, and the configured steps
+    /// follow. The grants `self_signed_jwt` and `static` ask nobody.
+    ///
+    /// # Errors
+    ///
+    /// A [`GrantError`], whose [`Class`] says what to do next. Except for [`Class::NotSent`], the
+    /// grant may have been consumed.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping this future after the request went out may lose the only copy of a rotated refresh
+    /// token. Run it on a task that outlives the request that asked for it.
+    pub async fn request(
+        &self,
+        grant: Grant<'_>,
+        given: Given<'_>,
+    ) -> Result<TokenResponse, GrantError> {
+        match (grant, &self.config.own) {
+            (Grant::Own, Some(OwnGrant::Static)) => return Ok(issued(String::new())),
+            (Grant::Own, Some(OwnGrant::SelfSignedJwt)) => return self.self_signed(given),
+            _ => {}
+        }
+        let endpoints = self.endpoints(given, |known| known.token.is_some()).await?;
+        let material = self.material(grant).await?;
+        let request = TokenRequest::new(&self.config, &endpoints, &material, grant, given)?;
+        let carried = request.secrets.clone();
+        let answer = self.send(request).await?;
+        let tokens = read(&answer, &self.config.reading, given.now, &self.secrets(&carried))?;
+        self.follow(tokens, given).await
+    }
+
+    /// Gives `token` back (RFC 7009).
+    ///
+    /// # Errors
+    ///
+    /// A [`GrantError`]; with [`Class::Transient`] and [`Class::Throttled`] it is worth asking again.
+    pub async fn revoke(
+        &self,
+        token: &Secret,
+        kind: TokenKind,
+        given: Given<'_>,
+    ) -> Result<Revocation, GrantError> {
+        let endpoints = self.endpoints(given, |known| known.revoke.is_some()).await?;
+        if endpoints.revoke.is_none() {
+            return Ok(Revocation::NoEndpoint);
+        }
+        let request = TokenRequest::revocation(&self.config, &endpoints, token, kind, given)?;
+        let carried = request.secrets.clone();
+        let answer = self.send(request).await?;
+        if answer.status.is_success() {
+            return Ok(Revocation::Done);
+        }
+        self.refusal(&answer, given, &carried).map(|_| Revocation::Done)
+    }
+
+    /// All URLs of the authorization server: the configured ones, and for the others what the issuer
+    /// publishes, which is asked at most once a day.
+    ///
+    /// # Errors
+    ///
+    /// [`Class::NotSent`] if the issuer cannot be asked or its document is not to be believed.
+    pub async fn all_endpoints(&self, given: Given<'_>) -> Result<Endpoints, GrantError> {
+        self.endpoints(given, |_| false).await
+    }
+
+    async fn endpoints(
+        &self,
+        given: Given<'_>,
+        suffice: fn(&Endpoints) -> bool,
+    ) -> Result<Endpoints, GrantError> {
+        let configured = Endpoints::of(&self.config, given)?;
+        let Some(issuer) = configured.issuer.clone().filter(|_| !suffice(&configured)) else {
+            return Ok(configured);
+        };
+        if let Some(published) = self.discovery.recall(&issuer, given.now) {
+            return Ok(configured.or(published));
+        }
+        match self.discover(&issuer).await {
+            Ok(published) => {
+                self.discovery.keep(published.clone(), given.now);
+                Ok(configured.or(published))
+            }
+            Err(error) => match self.discovery.recall_old(&issuer) {
+                Some(published) => {
+                    tracing::warn!(%error, "the issuer's document of yesterday is used");
+                    Ok(configured.or(published))
+                }
+                None => Err(error),
+            },
+        }
+    }
+
+    /// Asks the issuer for its document, wherever it is.
+    async fn discover(&self, issuer: &str) -> Result<Endpoints, GrantError> {
+        let not_sent = |text: String| GrantError::of_transport(Class::NotSent, text);
+        let locations =
+            discovery::locations(issuer).map_err(|error| not_sent(error.to_string()))?;
+        let mut failure = None;
+        for url in locations {
+            let request = TokenRequest::get(url, self.config.client_cert.clone());
+            let error = match self.send(request).await {
+                Ok(answer) if answer.status.is_success() => {
+                    match discovery::read(&answer.body, issuer) {
+                        Ok(published) => return Ok(published),
+                        Err(error) => error.to_string(),
+                    }
+                }
+                Ok(answer) => format!("the issuer answered {} for its document", answer.status),
+                Err(error) => {
+                    let why = error.description.unwrap_or_default();
+                    format!("the issuer could not be asked for its document: {why}")
+                }
+            };
+            failure.get_or_insert(error);
+        }
+        Err(not_sent(failure.unwrap_or_default()))
+    }
+
+    /// Makes the calls that follow.
+    async fn follow(
+        &self,
+        mut tokens: TokenResponse,
+        given: Given<'_>,
+    ) -> Result<TokenResponse, GrantError> {
+        for step in &self.config.steps {
+            let access_token = tokens.access_token.as_ref().or(given.access_token);
+            let values = Values {
+                access_token: access_token.map_or("", Secret::expose),
+                raw: Some(&tokens.raw),
+                ..given.values()
+            };
+            let carried: Vec<Secret> =
+                access_token.into_iter().chain(tokens.raw.values()).cloned().collect();
+            let certificate = self.config.client_cert.clone();
+            let made = async {
+                let answer = self.send(step.request(certificate, values)?).await?;
+                if !answer.status.is_success() {
+                    self.refusal(&answer, given, &carried)?;
+                }
+                step.read(&answer, given.now)
+                    .map_err(|why| GrantError::of_transport(Class::Protocol, why.to_owned()))
+            };
+            match made.await {
+                Ok(obtained) => obtained.add_to(&mut tokens),
+                Err(error) => return Err(steps::failure(error, &tokens)),
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// The error in an answer that is none of success.
+    fn refusal(
+        &self,
+        answer: &RawAnswer,
+        given: Given<'_>,
+        carried: &[Secret],
+    ) -> Result<TokenResponse, GrantError> {
+        read(answer, &Reading::default(), given.now, &self.secrets(carried))
+    }
+
+    async fn send(&self, request: TokenRequest) -> Result<RawAnswer, GrantError> {
+        match tokio::time::timeout(self.config.timeout, self.transport.send(request)).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(GrantError::unanswered("no answer in time".to_owned())),
+        }
+    }
+
+    fn secrets<'a>(&'a self, carried: &'a [Secret]) -> Vec<&'a Secret> {
+        self.config.secrets().chain(carried).collect()
+    }
+
+    fn self_signed(&self, given: Given<'_>) -> Result<TokenResponse, GrantError> {
+        let assertion = self.config.assertion.as_ref();
+        let assertion = assertion.ok_or(RequestError::NoGrant("assertion"))?;
+        let endpoints = Endpoints::of(&self.config, given)?;
+        let token_url = endpoints.token.as_ref().map_or("", url::Url::as_str);
+        let values = Values { token_url, ..given.values() };
+        let client_id = self.config.client_id.as_ref().map(|id| id.expand(values));
+        let client_id = client_id.unwrap_or_default();
+        let aud = endpoints.audience();
+        let token =
+            assertion.sign(Purpose::Grant, &client_id, aud, values).map_err(RequestError::from)?;
+        let expires_at = Some(assertion.expires_at(given.now));
+        Ok(TokenResponse { access_token: Some(token), expires_at, ..issued(String::new()) })
+    }
+
+    /// Reads the tokens of others that `grant` presents.
+    async fn material(&self, grant: Grant<'_>) -> Result<Material, GrantError> {
+        let own = match grant {
+            Grant::Own => self.config.own.as_ref(),
+            Grant::Bootstrap => self.config.bootstrap.as_ref().map(|it| &it.grant),
+            _ => None,
+        };
+        let Some(OwnGrant::TokenExchange(exchange)) = own else { return Ok(Material::default()) };
+        let Exchange { subject_token, actor, .. } = &**exchange;
+        let actor_token = match actor {
+            Some((source, _)) => Some(read_secret(source).await?),
+            None => None,
+        };
+        Ok(Material { subject_token: Some(read_secret(subject_token).await?), actor_token })
+    }
+}
+
+/// Files may be on slow disks, and commands take their time: not on a thread of the runtime.
+async fn read_secret(source: &SecretSource) -> Result<Secret, GrantError> {
+    let source = source.clone();
+    let not_sent = |text: String| GrantError::of_transport(Class::NotSent, text);
+    match tokio::task::spawn_blocking(move || source.read()).await {
+        Ok(Ok(secret)) => Ok(secret),
+        Ok(Err(error)) => Err(not_sent(error.to_string())),
+        Err(_) => Err(not_sent("reading a token ended early".to_owned())),
+    }
+}
+
+/// A token that nobody issued.
+fn issued(access_token: String) -> TokenResponse {
+    TokenResponse {
+        access_token: Some(Secret::new(access_token)),
+        refresh_token: None,
+        expires_at: None,
+        refresh_expires_at: None,
+        raw: BTreeMap::new(),
+        token_type: TokenType::default(),
+        dpop_nonce: None,
+    }
+}
+
+impl From<RequestError> for GrantError {
+    fn from(error: RequestError) -> Self {
+        Self::of_transport(Class::NotSent, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,252 @@
+//! Discovery, steps, revocation and the grants without a request, over scripted answers.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::{HeaderMap, StatusCode};
+
+use super::*;
+use crate::oauth::{Assertion, Encoding, GrantType, Parameter, SigningKey, Step, TransportError};
+use crate::template::{Late, Names, Template, Variables};
+
+/// Answers in turn and writes down what it was sent; with no answer left, the connection fails.
+#[derive(Debug, Default)]
+struct Script {
+    answers: Mutex<VecDeque<(u16, String)>>,
+    sent: Mutex<Vec<String>>,
+}
+
+impl Script {
+    fn of(answers: &[(u16, &str)]) -> Arc<Self> {
+        let answers = answers.iter().map(|(status, body)| (*status, (*body).to_owned()));
+        Arc::new(Self { answers: Mutex::new(answers.collect()), sent: Mutex::default() })
+    }
+
+    fn sent(&self) -> Vec<String> {
+        std::mem::take(&mut self.sent.lock().unwrap())
+    }
+}
+
+impl Transport for Script {
+    fn send(
+        &self,
+        request: TokenRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<RawAnswer, TransportError>> + Send + '_>> {
+        let line = format!("{} {} {}", request.method, request.url, request.body.expose());
+        self.sent.lock().unwrap().push(line.trim_end().to_owned());
+        let answer = self.answers.lock().unwrap().pop_front();
+        Box::pin(async move {
+            let (status, body) =
+                answer.ok_or_else(|| TransportError::NotSent("refused".to_owned()))?;
+            let status = StatusCode::from_u16(status).unwrap();
+            Ok(RawAnswer { status, fields: HeaderMap::new(), body: body.into_bytes() })
+        })
+    }
+}
+
+fn text(text: &str) -> Template {
+    let mut names = Names::default().with_raw().with(Late::AccessToken);
+    names.insert_variable("club");
+    Template::parse(text, &names).unwrap()
+}
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn given(now: SystemTime) -> Given<'static> {
+    static NONE: Variables = Variables::new();
+    Given { now, access_token: None, variables: &NONE }
+}
+
+fn config() -> Config {
+    Config::new(GrantType::ClientCredentials, text("https://as.test/token"), text("acme"))
+}
+
+const TOKENS: &str = r#"{"access_token":"at1","refresh_token":"rt2","expires_in":60}"#;
+const ASK: &str = "POST https://as.test/token grant_type=client_credentials&client_id=acme";
+
+#[tokio::test]
+async fn an_issuer_is_asked_once_a_day_and_its_last_word_counts_while_it_is_away() {
+    let document = r#"{"issuer":"https://id.test/a","token_endpoint":"https://as.test/token"}"#;
+    let answers = [(404, ""), (200, document), (200, TOKENS), (200, TOKENS)];
+    let script = Script::of(&answers);
+    let config = Config { token_url: None, issuer: Some(text("https://id.test/a")), ..config() };
+    let endpoint = TokenEndpoint::new(config, script.clone());
+    endpoint.request(Grant::Own, given(at(1_000_000))).await.unwrap();
+    let places = [
+        "GET https://id.test/a/.well-known/openid-configuration",
+        "GET https://id.test/.well-known/oauth-authorization-server/a",
+    ];
+    assert_eq!(script.sent(), [places[0], places[1], ASK]);
+    endpoint.request(Grant::Own, given(at(1_080_000))).await.unwrap();
+    assert_eq!(script.sent(), [ASK]);
+    *script.answers.lock().unwrap() = [(500, ""), (500, ""), (200, TOKENS)]
+        .map(|(status, body)| (status, body.to_owned()))
+        .into();
+    endpoint.request(Grant::Own, given(at(1_090_000))).await.unwrap();
+    assert_eq!(script.sent(), [places[0], places[1], ASK]);
+}
+
+#[tokio::test]
+async fn a_foreign_or_absent_document_sends_nothing_and_a_given_url_needs_none() {
+    let foreign = r#"{"issuer":"https://other.test","token_endpoint":"https://as.test/token"}"#;
+    let with_issuer = Config { issuer: Some(text("https://id.test")), ..config() };
+    let without_url = Config { token_url: None, ..with_issuer.clone() };
+    for answers in [&[(200, foreign), (200, foreign)][..], &[]] {
+        let script = Script::of(answers);
+        let endpoint = TokenEndpoint::new(without_url.clone(), script.clone());
+        let error = endpoint.request(Grant::Own, given(at(0))).await.unwrap_err();
+        assert_eq!(error.class, Class::NotSent, "{error}");
+        assert_eq!(script.sent().len(), 2);
+    }
+    let script = Script::of(&[(200, TOKENS)]);
+    let endpoint = TokenEndpoint::new(with_issuer, script.clone());
+    endpoint.request(Grant::Own, given(at(0))).await.unwrap();
+    assert_eq!(script.sent(), [ASK]);
+}
+
+fn stepping() -> Config {
+    let parameter = |name: &str, value| Parameter {
+        name: name.to_owned(),
+        values: vec![text(value)],
+        list: false,
+    };
+    let login = Step {
+        url: text("https://rest.test/login"),
+        encoding: Encoding::Get,
+        params: vec![parameter("version", "*"), parameter("access_token", "${access_token}")],
+        headers: Vec::new(),
+        access_token: Some("session.token".to_owned()),
+        expires_in: Some("session.ttl".to_owned()),
+        raw: vec!["restUrl".to_owned()],
+    };
+    let ping = Step {
+        url: text("https://rest.test/ping"),
+        encoding: Encoding::Form,
+        params: vec![parameter("url", "${raw.restUrl}"), parameter("t", "${access_token}")],
+        access_token: None,
+        expires_in: None,
+        raw: Vec::new(),
+        ..login.clone()
+    };
+    Config { steps: vec![login, ping], ..config() }
+}
+
+#[tokio::test]
+async fn steps_follow_and_the_last_token_is_the_one_that_is_used() {
+    let login = r#"{"session":{"token":"bh","ttl":"600"},"restUrl":"https://r/"}"#;
+    let script = Script::of(&[(200, TOKENS), (200, login), (200, "{}")]);
+    let endpoint = TokenEndpoint::new(stepping(), script.clone());
+    let tokens = endpoint.request(Grant::Own, given(at(1000))).await.unwrap();
+    assert_eq!(tokens.access_token.unwrap().expose(), "bh");
+    assert_eq!(tokens.refresh_token.unwrap().expose(), "rt2");
+    assert_eq!(tokens.expires_at, Some(at(1600)));
+    assert_eq!(
+        script.sent(),
+        [
+            ASK,
+            "GET https://rest.test/login?version=*&access_token=at1",
+            "POST https://rest.test/ping url=https%3A%2F%2Fr%2F&t=bh",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_failed_step_saves_the_new_refresh_token_and_says_nothing_of_the_grant() {
+    for (answers, class) in [
+        (&[(200, TOKENS), (503, "")][..], Class::Transient),
+        (&[(200, TOKENS), (400, r#"{"error":"invalid_grant"}"#)], Class::Config),
+        (&[(200, TOKENS), (200, r#"{"session":{}}"#)], Class::Protocol),
+        (&[(200, TOKENS), (200, "<html>at1")], Class::Protocol),
+        (&[(200, TOKENS)], Class::Transient),
+    ] {
+        let endpoint = TokenEndpoint::new(stepping(), Script::of(answers));
+        let error = endpoint.request(Grant::Own, given(at(0))).await.unwrap_err();
+        assert_eq!(error.class, class, "{error}");
+        assert_eq!(error.salvaged.as_ref().unwrap().expose(), "rt2");
+        assert!(!error.to_string().contains("at1"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_given_back_where_there_is_a_place_for_it() {
+    let token = Secret::new("r t".to_owned());
+    let config = Config {
+        revoke_url: Some(text("https://as.test/revoke")),
+        client_secret: Some(Secret::new("s".to_owned())),
+        encoding: Encoding::Json,
+        ..config()
+    };
+    let script = Script::of(&[(200, ""), (400, r#"{"error":"invalid_client"}"#), (503, "")]);
+    let endpoint = TokenEndpoint::new(config.clone(), script.clone());
+    let revoke = || endpoint.revoke(&token, TokenKind::RefreshToken, given(at(0)));
+    assert_eq!(revoke().await.unwrap(), Revocation::Done);
+    let request = "POST https://as.test/revoke token=r+t&token_type_hint=refresh_token&client_id=acme&client_secret=s";
+    assert_eq!(script.sent(), [request]);
+    assert_eq!(revoke().await.unwrap_err().class, Class::Config);
+    assert_eq!(revoke().await.unwrap_err().class, Class::Transient);
+    let nowhere = Config { revoke_url: None, ..config };
+    let endpoint = TokenEndpoint::new(nowhere, Script::of(&[]));
+    let revoked = endpoint.revoke(&token, TokenKind::AccessToken, given(at(0))).await;
+    assert_eq!(revoked.unwrap(), Revocation::NoEndpoint);
+}
+
+#[tokio::test]
+async fn a_self_signed_jwt_and_a_static_credential_ask_nobody() {
+    let key = Secret::new("s".repeat(32));
+    let key = SigningKey::shared(&key, None, None).unwrap();
+    let assertion = Assertion { ttl: Duration::from_secs(90), ..Assertion::new(key) };
+    let own = Config::new(GrantType::SelfSignedJwt, text("https://api.test/"), text("acme"));
+    let own = Config { assertion: Some(assertion), ..own };
+    let endpoint = TokenEndpoint::new(own, Script::of(&[]));
+    let tokens = endpoint.request(Grant::Own, given(at(1000))).await.unwrap();
+    assert_eq!(tokens.expires_at, Some(at(1090)));
+    assert_eq!(tokens.access_token.unwrap().expose().split('.').count(), 3);
+    let none = Config::new(GrantType::Static, text("https://as.test/"), text("acme"));
+    let endpoint = TokenEndpoint::new(none, Script::of(&[]));
+    let tokens = endpoint.request(Grant::Own, given(at(0))).await.unwrap();
+    assert!(tokens.access_token.is_some() && tokens.expires_at.is_none());
+}
+
+#[tokio::test]
+async fn the_subject_token_is_read_for_each_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let exchange = Exchange {
+        subject_token: SecretSource::File(path.clone()),
+        subject_token_type: "t".to_owned(),
+        actor: None,
+    };
+    let own = Some(OwnGrant::TokenExchange(Box::new(exchange)));
+    let config = Config { grant: GrantType::TokenExchange, own, ..config() };
+    let script = Script::of(&[(200, TOKENS), (400, r#"{"error":"x","error_description":"two"}"#)]);
+    let endpoint = TokenEndpoint::new(config, script.clone());
+    let error = endpoint.request(Grant::Own, given(at(0))).await.unwrap_err();
+    assert_eq!((error.class, script.sent().len()), (Class::NotSent, 0));
+    std::fs::write(&path, "one\n").unwrap();
+    endpoint.request(Grant::Own, given(at(0))).await.unwrap();
+    std::fs::write(&path, "two\n").unwrap();
+    let error = endpoint.request(Grant::Own, given(at(0))).await.unwrap_err();
+    assert!(!error.to_string().contains("two"), "{error}");
+    let sent = script.sent();
+    let [one, two] = sent.as_slice() else { panic!("{sent:?}") };
+    assert!(one.contains("&subject_token=one&") && two.contains("&subject_token=two&"));
+}
+
+#[tokio::test]
+async fn a_variable_cannot_leave_its_place_in_a_url() {
+    let config = Config { token_url: Some(text("https://as.test/${club}/token")), ..config() };
+    for (value, path) in [("paris", "/paris/token"), ("../x?y#", "/..%2Fx%3Fy%23/token")] {
+        let script = Script::of(&[(200, TOKENS)]);
+        let endpoint = TokenEndpoint::new(config.clone(), script.clone());
+        let variables = Variables::from([("club".to_owned(), value.to_owned())]);
+        let given = Given { variables: &variables, ..given(at(0)) };
+        endpoint.request(Grant::Own, given).await.unwrap();
+        assert!(script.sent().concat().starts_with(&format!("POST https://as.test{path} ")));
+    }
+}

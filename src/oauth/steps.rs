@@ -1,0 +1,162 @@
+//! Calls that follow the token request, where its token is not yet the one that APIs take.
+//!
+//! Each step is one more request. It may name the token so far as `${access_token}` and members of the
+//! answers so far as `${raw.a.b}`; its own answer may bring another access token. The refresh token
+//! is always the one that the token endpoint issued.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::{Duration, SystemTime};
+
+use http::HeaderName;
+use serde_json::Value;
+
+use super::request::{Form, accepting, add_fields, expand_url};
+use super::{
+    Class, ClientCert, Encoding, GrantError, Parameter, RawAnswer, RequestError, TokenRequest,
+    TokenResponse, write_fields, write_parameters,
+};
+use crate::secret::Secret;
+use crate::template::{Template, Values};
+
+/// One call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Where to.
+    pub url: Template,
+    /// How the parameters travel. Default a form.
+    pub encoding: Encoding,
+    /// The parameters, of which none is added.
+    pub params: Vec<Parameter>,
+    /// The fields.
+    pub headers: Vec<(HeaderName, Template)>,
+    /// Where in the answer the access token is, as a dotted path; `None`: the one so far stays.
+    pub access_token: Option<String>,
+    /// Where in the answer the seconds are that it lives; `None`: as the one so far.
+    pub expires_in: Option<String>,
+    /// The members of the answer that later texts name, as dotted paths.
+    pub raw: Vec<String>,
+}
+
+/// What the answer to a step says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Obtained {
+    /// The access token from here on.
+    pub access_token: Option<Secret>,
+    /// When it expires.
+    pub expires_at: Option<SystemTime>,
+    /// The members that later texts name.
+    pub raw: BTreeMap<String, Secret>,
+}
+
+impl Step {
+    /// Writes down the request.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Url`]
+    pub fn request(
+        &self,
+        client_cert: Option<ClientCert>,
+        values: Values<'_>,
+    ) -> Result<TokenRequest, RequestError> {
+        let url = expand_url(&self.url, "url of a step", values)?;
+        let (mut form, mut fields) = (Form::default(), accepting());
+        form.replace(&self.params, values);
+        add_fields(&mut fields, &self.headers, values);
+        let (method, url, body) = form.encode(self.encoding, url, &mut fields);
+        Ok(TokenRequest { method, url, fields, body, client_cert, secrets: Vec::new() })
+    }
+
+    /// Reads its answer, which was asked for at `now`; a pure function.
+    ///
+    /// # Errors
+    ///
+    /// What is missing in it.
+    pub fn read(&self, answer: &RawAnswer, now: SystemTime) -> Result<Obtained, &'static str> {
+        let content: Value = serde_json::from_slice(&answer.body)
+            .map_err(|_| "a step was not answered with JSON")?;
+        let token = match &self.access_token {
+            None => None,
+            Some(path) => {
+                let token = text(&content, path).filter(|token| is_token(token));
+                Some(Secret::new(token.ok_or("the answer to a step has no access token")?))
+            }
+        };
+        let lifetime = self.expires_in.as_ref().and_then(|path| text(&content, path)?.parse().ok());
+        let lifetime = lifetime.filter(|seconds| (1..=MAX_LIFETIME).contains(seconds));
+        let raw = self
+            .raw
+            .iter()
+            .filter_map(|path| Some((path.clone(), Secret::new(text(&content, path)?))));
+        Ok(Obtained {
+            access_token: token,
+            expires_at: lifetime.and_then(|seconds| now.checked_add(Duration::from_secs(seconds))),
+            raw: raw.collect(),
+        })
+    }
+
+    pub(super) fn write_shape(&self, shape: &mut String) {
+        let Self { url, encoding, access_token, expires_in, raw, .. } = self;
+        _ = write!(shape, "\nstep {:?} {encoding:?}", url.fingerprint());
+        _ = write!(shape, " {access_token:?} {expires_in:?} {raw:?}");
+        write_parameters("step", &self.params, shape);
+        write_fields(&self.headers, shape);
+    }
+
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let in_parameters = self.params.iter().flat_map(|parameter| &parameter.values);
+        let in_fields = self.headers.iter().map(|(_, template)| template);
+        let templates = in_parameters.chain(in_fields).chain([&self.url]);
+        templates.flat_map(Template::secrets)
+    }
+}
+
+impl Obtained {
+    /// What it brings takes the place of what was there.
+    pub(super) fn add_to(self, tokens: &mut TokenResponse) {
+        if self.access_token.is_some() {
+            tokens.access_token = self.access_token;
+        }
+        if self.expires_at.is_some() {
+            tokens.expires_at = self.expires_at;
+        }
+        tokens.raw.extend(self.raw);
+    }
+}
+
+/// A failed step says nothing about the grant, which was accepted and may have been replaced: the new
+/// refresh token is kept, and nothing may be asked again with the old one.
+pub(super) fn failure(error: GrantError, tokens: &TokenResponse) -> GrantError {
+    let class = match error.class {
+        Class::GrantDead | Class::UserNeeded | Class::Doubtful => Class::Config,
+        Class::NotSent | Class::Ambiguous => Class::Transient,
+        class => class,
+    };
+    GrantError { class, salvaged: tokens.refresh_token.clone(), ..error }
+}
+
+/// No lifetime is believed beyond a year, in seconds.
+const MAX_LIFETIME: u64 = 365 * 24 * 60 * 60;
+
+/// Visible ASCII (RFC 6749 appendix A.12), of a length that fits into a header block.
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 16 * 1024 && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The text, number or truth value at a dotted path, whose steps are names or indexes.
+fn text(content: &Value, path: &str) -> Option<String> {
+    let mut at = content;
+    for name in path.split('.') {
+        at = match at {
+            Value::Array(items) => items.get(name.parse::<usize>().ok()?)?,
+            other => other.get(name)?,
+        };
+    }
+    match at {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}

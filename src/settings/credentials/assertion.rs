@@ -1,0 +1,204 @@
+//! `assertion`, and `steps`.
+
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::Part;
+use super::oauth::{encoding, place_of};
+use crate::config::{AssertionTable, ClaimValue, Field, StepTable};
+use crate::oauth::{Assertion, Claim, ClientAuth, GrantType, SigningKey, SigningKeyError, Step};
+use crate::secret::Secret;
+use crate::template::{Late, Names, Template};
+
+impl Part<'_, '_> {
+    /// The assertion of a credential that has one. Its key is tried.
+    pub(super) fn assertion(
+        &mut self,
+        grant: GrantType,
+        auth: ClientAuth,
+        client_secret: Option<&Secret>,
+        names: &Names,
+    ) -> Option<Assertion> {
+        let section = self.section;
+        let by_secret = auth == ClientAuth::ClientSecretJwt;
+        if section.assertion.is_absent() {
+            if auth == ClientAuth::PrivateKeyJwt {
+                let place = place_of(&section.client_auth, &self.span);
+                let fix = "write assertion = { key = { file = \"key.pem\" } }";
+                let message = "is missing: client_auth = \"private_key_jwt\" needs it";
+                self.report("assertion", message, place, fix);
+            }
+            let secret = client_secret.filter(|_| by_secret)?;
+            return SigningKey::shared(secret, None, None).ok().map(Assertion::new);
+        }
+        let given = section.assertion.given()?;
+        let table = given.get_ref();
+        let key = self.signing_key(given, client_secret.filter(|_| by_secret), by_secret);
+        self.check_algorithm(auth, grant, table);
+        let names = Self::names_of_assertion(names);
+        let text = |part: &mut Self, key: &str, field: &Field<String>| {
+            let filled = field.given().filter(|text| !text.get_ref().is_empty())?;
+            part.template(&format!("assertion.{key}"), filled, &names)
+        };
+        let iss = text(self, "iss", &table.iss);
+        let sub = text(self, "sub", &table.sub);
+        let aud = text(self, "aud", &table.aud);
+        let default = Duration::from_secs(300);
+        let ttl = self.review.time(&format!("{}.assertion.ttl", self.path), &table.ttl, default);
+        let mut claims = Vec::new();
+        for (name, value) in table.claims.get().into_iter().flat_map(|entries| &entries.0) {
+            let claim = self.claim(value.get_ref(), &names);
+            claims.extend(claim.map(|claim| (name.get_ref().clone(), claim)));
+        }
+        Some(Assertion { key: key?, iss, sub, aud, ttl, claims })
+    }
+
+    fn signing_key(
+        &mut self,
+        given: &Spanned<AssertionTable>,
+        client_secret: Option<&Secret>,
+        by_secret: bool,
+    ) -> Option<SigningKey> {
+        let table = given.get_ref();
+        let filled = |field: &Field<String>| {
+            field.get().filter(|text| !text.is_empty()).map(|text| text.as_str().to_owned())
+        };
+        let (alg, kid) = (filled(&table.alg), filled(&table.kid));
+        let (alg, kid) = (alg.as_deref(), kid.as_deref());
+        let found = match table.key.given() {
+            Some(place) => {
+                let text = self.lines("assertion.key", place)?;
+                match alg {
+                    Some(name) if name.starts_with("HS") && !is_structured(&text) => {
+                        let cut = text.expose().trim_end_matches(['\r', '\n']).to_owned();
+                        SigningKey::shared(&Secret::new(cut), alg, kid)
+                    }
+                    _ => SigningKey::parse(&text, alg, kid),
+                }
+            }
+            None if by_secret => SigningKey::shared(client_secret?, alg, kid),
+            None => {
+                let fix = "write key = { file = \"key.pem\" }, a private key in PEM or as JWK";
+                self.report("assertion.key", "is missing", given.span(), fix);
+                return None;
+            }
+        };
+        match found {
+            Ok(key) => Some(key),
+            Err(error) => {
+                let (key, place, fix) = match error {
+                    SigningKeyError::Algorithm => (
+                        "assertion.alg",
+                        place_of(&table.alg, &given.span()),
+                        format!("the algorithms are {}", SigningKey::ALGORITHMS),
+                    ),
+                    _ => (
+                        "assertion.key",
+                        place_of(&table.key, &given.span()),
+                        "name a private key in PEM (openssl genpkey writes one) or as JWK, of the \
+                         kind that `alg` says"
+                            .to_owned(),
+                    ),
+                };
+                self.report(key, &error.to_string(), place, &fix);
+                None
+            }
+        }
+    }
+
+    /// A shared secret proves nothing as a private key, and nobody has a public half of it.
+    fn check_algorithm(&mut self, auth: ClientAuth, grant: GrantType, table: &AssertionTable) {
+        let Some(alg) = table.alg.given() else { return };
+        let shared = alg.get_ref().starts_with("HS");
+        let wrong = match auth {
+            ClientAuth::PrivateKeyJwt => shared,
+            ClientAuth::ClientSecretJwt if grant != GrantType::JwtBearer => {
+                !shared && table.key.is_absent()
+            }
+            _ => false,
+        };
+        if wrong {
+            let fix = "private_key_jwt takes RS…, PS…, ES… and EdDSA, client_secret_jwt HS…";
+            let message = "does not suit `client_auth`";
+            self.report("assertion.alg", message, alg.span(), fix);
+        }
+    }
+
+    fn claim(&mut self, value: &ClaimValue, names: &Names) -> Option<Claim> {
+        Some(match value {
+            ClaimValue::Text(text) => {
+                Claim::Text(self.template("assertion.claims", text, names)?)
+            }
+            ClaimValue::Plain(value) => Claim::Plain(value.clone()),
+            ClaimValue::List(items) => {
+                let items: Vec<_> = items.iter().map(|item| self.claim(item, names)).collect();
+                Claim::List(items.into_iter().collect::<Option<_>>()?)
+            }
+            ClaimValue::Table(entries) => {
+                let entry = |(name, value): &(String, ClaimValue)| {
+                    Some((name.clone(), self.claim(value, names)?))
+                };
+                let entries: Vec<_> = entries.iter().map(entry).collect();
+                Claim::Table(entries.into_iter().collect::<Option<_>>()?)
+            }
+        })
+    }
+
+    /// The calls that follow the token request; `raw` are the members that what is put on requests
+    /// names.
+    pub(super) fn steps(&mut self, names: &Names, raw: &[String]) -> Vec<Step> {
+        let section = self.section;
+        let names = names.with(Late::AccessToken).with_raw();
+        let mut steps = Vec::new();
+        for given in section.steps.get().into_iter().flatten() {
+            steps.extend(self.step(given, &names));
+        }
+        // What one answer brings is kept if a later text names it.
+        let mut later = raw.to_vec();
+        for step in steps.iter_mut().rev() {
+            step.raw.clone_from(&later);
+            later.extend(templates(step).flat_map(Template::raw).map(str::to_owned));
+            later.sort_unstable();
+            later.dedup();
+        }
+        steps
+    }
+
+    fn step(&mut self, given: &Spanned<StepTable>, names: &Names) -> Option<Step> {
+        let step = given.get_ref();
+        if step.url.is_absent() {
+            self.report("steps.url", "is missing", given.span(), "write url = \"https://…\"");
+        }
+        let url = self.url("steps.url", &step.url, names);
+        let params = self.parameters("steps.params", &step.params, names);
+        let headers = self.fields("steps.headers", &step.headers, names).unwrap_or_default();
+        let response = step.response.get();
+        let path = |part: &mut Self, key: &str, field: Option<&Field<String>>| {
+            let path = field.and_then(Field::given)?;
+            if path.get_ref().split('.').any(str::is_empty) {
+                let fix = "write names with a dot between them, such as \"data.token\"";
+                part.report(&format!("steps.response.{key}"), "is no path", path.span(), fix);
+            }
+            Some(path.get_ref().clone())
+        };
+        let access_token =
+            path(self, "access_token", response.map(|response| &response.access_token));
+        let expires_in = path(self, "expires_in", response.map(|response| &response.expires_in));
+        let encoding = encoding(&step.encoding);
+        let raw = Vec::new();
+        Some(Step { url: url?, encoding, params, headers, access_token, expires_in, raw })
+    }
+}
+
+/// The texts of a step.
+pub(super) fn templates(step: &Step) -> impl Iterator<Item = &Template> {
+    let in_parameters = step.params.iter().flat_map(|parameter| &parameter.values);
+    in_parameters.chain(step.headers.iter().map(|(_, template)| template)).chain([&step.url])
+}
+
+/// Is it PEM or JSON rather than a shared secret?
+fn is_structured(text: &Secret) -> bool {
+    let text = text.expose().trim_start();
+    text.starts_with('{') || text.starts_with("-----BEGIN")
+}
