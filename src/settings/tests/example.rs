@@ -29,8 +29,14 @@ fn is_setting(line: &str) -> bool {
 fn the_credentials_of_the_example_work_once_uncommented() {
     let dir = tempfile::tempdir().unwrap();
     let text = uncommented(is_setting).replace("/run/secrets", dir.path().to_str().unwrap());
-    for secret in ["fanatics", "fanatics_seed", "resamania", "resamania_seed_paris", "admin_token"]
-    {
+    for secret in [
+        "fanatics",
+        "fanatics_seed",
+        "resamania",
+        "resamania_seed_paris",
+        "resamania_seed_lyon",
+        "admin_token",
+    ] {
         write_private(&dir.path().join(secret));
     }
     let real = Environment { read_secret: SecretSource::read, ..environment() };
