@@ -33,6 +33,7 @@ use crate::proxy::Shared;
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::tls::TlsError;
+use crate::token::Condition;
 
 use self::core::Cores;
 use admission::Admission;
@@ -54,7 +55,7 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The store's directory cannot be used.
-    #[error("[store] url: {0}")]
+    #[error("[store] {key}: {0}", key = key_of(.0))]
     Store(#[from] StoreError),
     /// The local CA cannot be used.
     #[error("[ca] dir: {0}")]
@@ -74,6 +75,14 @@ impl StartError {
     /// Is it a matter of configuration (exit code 78) rather than of the moment?
     pub fn is_configuration(&self) -> bool {
         matches!(self, Self::Store(_) | Self::Ca(_) | Self::Tls(_))
+    }
+}
+
+/// Which key of `[store]` it is about.
+fn key_of(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Sealed { .. } => "key",
+        _ => "url",
     }
 }
 
@@ -192,6 +201,13 @@ impl App {
     /// The credentials at work.
     pub fn credentials(&self) -> Arc<Credentials> {
         self.shared.credentials()
+    }
+
+    /// Has an authorization server refused the OAuth client itself, so that another secret could help?
+    pub fn has_refused_client(&self) -> bool {
+        let credentials = self.credentials();
+        let mut statuses = credentials.all().iter().flat_map(|credential| credential.statuses());
+        statuses.any(|status| status.condition == Condition::Failing("refused"))
     }
 
     /// The local CA, if there is a credential that needs one.

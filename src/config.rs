@@ -30,7 +30,8 @@ use toml::de::{DeString, DeTable, DeValue};
 
 pub use self::answers::{AnswerRule, Comparison, Place, Response};
 pub use self::choices::{
-    ClientAuth, Encoding, Grant, LogFormat, Margin, OnExisting, Rotation, Switch, Unit, Unmatched,
+    ClientAuth, Encoding, Grant, LogFormat, Margin, OnExisting, OnFailure, Rotation, Switch, Unit,
+    Unmatched,
 };
 pub use self::nested::{
     AssertionTable, BootstrapTable, ClaimValue, ClientCertTable, ClientId, ClientSecret, KeyFile,
@@ -137,9 +138,9 @@ pub(crate) fn is_known_word(word: &str) -> bool {
         || ["env", "file", "cmd"].contains(&word)
         || RefreshOn::KEYS.contains(&word)
         || Variable::KEYS.contains(&word)
-        || KEYS_OF_TABLES.iter().any(named)
         || AnswerRule::KEYS.contains(&word)
         || Response::KEYS.contains(&word)
+        || KEYS_OF_TABLES.iter().any(named)
 }
 
 /// The keys of every section.
@@ -321,8 +322,6 @@ section! {
         refresh_params: Entries<Vec<Spanned<String>>>,
         /// Further fields of every token request.
         headers: Entries<String>,
-        /// The calls that follow the token request.
-        steps: Vec<Spanned<StepTable>>,
         /// Where an answer has its members.
         response: Response,
         /// The answers that mean that the grant is gone.
@@ -331,6 +330,8 @@ section! {
         busy: Vec<Spanned<AnswerRule>>,
         /// What becomes of the refresh token of an answer.
         rotation: Rotation,
+        /// The calls that follow the token request.
+        steps: Vec<Spanned<StepTable>>,
         /// How long a token lives when the answer does not say.
         lifetime: Duration,
         /// How long before its expiry a token is replaced.
@@ -343,6 +344,12 @@ section! {
         query: Entries<String>,
         /// What happens to fields and parameters that the client sent itself.
         on_existing: OnExisting,
+        /// Whether tokens are bound to a key (RFC 9449).
+        dpop: bool,
+        /// What happens to requests while no token is to be had.
+        on_failure: OnFailure,
+        /// Whether the application's own token requests are answered here.
+        stub_token_endpoint: bool,
         /// The longest request body that is kept for a second try.
         replay_body: Size,
         /// The longest time for one token request.
@@ -355,6 +362,10 @@ section! {
     StoreSection {
         /// `file:DIR` or `memory:`.
         url: String,
+        /// The key that encrypts records.
+        key: SecretSource,
+        /// Keys of before, which records may still be encrypted with.
+        old_keys: Vec<Spanned<SecretSource>>,
     }
 }
 

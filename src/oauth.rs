@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderName;
 
+use crate::dpop;
 use crate::secret::{Fingerprint, Secret};
 use crate::template::{Template, Values, Variables};
 
@@ -114,12 +115,12 @@ pub struct Config {
     pub refresh_params: Vec<Parameter>,
     /// Further fields of every token request.
     pub headers: Vec<(HeaderName, Template)>,
-    /// What is called after the token endpoint, in this order.
-    pub steps: Vec<Step>,
     /// How the answers are read.
     pub reading: Reading,
     /// What becomes of a refresh token in an answer. Default: it takes the place of the old one.
     pub rotation: Rotation,
+    /// What is called after the token endpoint, in this order.
+    pub steps: Vec<Step>,
     /// How long one whole token request may take. Default 10 s.
     pub timeout: Duration,
 }
@@ -166,9 +167,9 @@ impl Config {
             params: Vec::new(),
             refresh_params: Vec::new(),
             headers: Vec::new(),
-            steps: Vec::new(),
             reading: Reading::default(),
             rotation: Rotation::default(),
+            steps: Vec::new(),
             timeout: Duration::from_secs(10),
         }
     }
@@ -270,6 +271,17 @@ pub struct Given<'a> {
     pub access_token: Option<&'a Secret>,
     /// What the variables of this slot stand for.
     pub variables: &'a Variables,
+    /// What the tokens are to be bound to, if anything.
+    pub proof: Option<Proof<'a>>,
+}
+
+/// What goes into the proof of possession of a token request (RFC 9449 §5).
+#[derive(Clone, Copy, Debug)]
+pub struct Proof<'a> {
+    /// The key that the tokens are bound to.
+    pub key: &'a dpop::Key,
+    /// What the authorization server asked to see.
+    pub nonce: Option<&'a str>,
 }
 
 impl Given<'_> {

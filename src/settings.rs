@@ -12,10 +12,12 @@ mod credentials;
 pub mod defaults;
 mod environment;
 mod excerpt;
+mod inputs;
 mod limits;
 mod network;
 pub mod report;
 mod review;
+mod secrets;
 mod state;
 mod summary;
 #[cfg(test)]
@@ -26,6 +28,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use self::environment::{Environment, Locator};
+pub use self::inputs::Inputs;
 pub use self::network::Listen;
 pub use self::report::Problems;
 use self::review::Review;
@@ -84,7 +87,13 @@ impl Settings {
     ///
     /// Everything that is wrong with it, or that there is none, in one report.
     pub fn load(locator: &Locator) -> Result<Self, Problems> {
-        Self::load_in(locator, &Environment::of_process())
+        Self::load_again(locator, &Inputs::default()).0
+    }
+
+    /// As [`Settings::load`], and what has been read for it, whatever came of it. `before` is what an
+    /// earlier load has read: a configuration that came through a pipe is not there a second time.
+    pub fn load_again(locator: &Locator, before: &Inputs) -> (Result<Self, Problems>, Inputs) {
+        Self::load_in(locator, &Environment::of_process(), before)
     }
 
     /// As [`Settings::load`], without reading a secret or running a command for one: for whoever only
@@ -94,24 +103,50 @@ impl Settings {
     ///
     /// What is wrong with the file, as far as that can be told without the secrets.
     pub fn load_without_secrets(locator: &Locator) -> Result<Self, Problems> {
-        let made_up = |_: &SecretSource| Ok(Secret::new("-".to_owned()));
+        let made_up = |_: &SecretSource| Ok(Secret::new(MADE_UP.to_owned()));
         let (read_secret, read_lines) = (made_up, |_: &SecretSource| Ok(None));
         let environment = Environment { read_secret, read_lines, ..Environment::of_process() };
-        Self::load_in(locator, &environment)
+        Self::load_in(locator, &environment, &Inputs::default()).0
     }
 
-    fn load_in(locator: &Locator, environment: &Environment) -> Result<Self, Problems> {
+    fn load_in(
+        locator: &Locator,
+        environment: &Environment,
+        before: &Inputs,
+    ) -> (Result<Self, Problems>, Inputs) {
         let missing = |message| {
             let fix = "write a proxy.toml, or name one with --config PATH";
             Problems::of("configuration", Problem::error(message).fix(fix))
         };
-        let path = locator.find().map_err(missing)?;
+        let path = match locator.find() {
+            Ok(path) => path,
+            // Should it come back, it will be where it was.
+            Err(message) => return (Err(missing(message)), before.clone().without_file()),
+        };
         let (source, base_dir) = match path.to_str() {
             Some("-") => ("standard input".to_owned(), environment::base_of(Path::new(""))),
             _ => (path.display().to_string(), environment::base_of(&path)),
         };
-        let text = read_text(&path).map_err(|problem| Problems::of(&source, problem))?;
-        Self::from_text(&source, &base_dir, &text, environment)
+        let text = match before.spoken() {
+            Some(text) => Ok(text.to_owned()),
+            None => read_text(&path),
+        };
+        let (settings, mut inputs) = match &text {
+            Ok(text) => Self::review(&source, &base_dir, text, environment),
+            Err(problem) => (Err(Problems::of(&source, problem.clone())), Inputs::default()),
+        };
+        inputs.note_file(path, text.ok().as_deref());
+        (settings, inputs)
+    }
+
+    /// Finds out whether the stored records can be opened with the configured keys; changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`store::StoreError::Sealed`] names the first record and the key that it needs.
+    pub fn examine_store(&self) -> Result<(), store::StoreError> {
+        let names: Vec<&str> = self.credentials.iter().map(|config| config.name.as_str()).collect();
+        self.store.examine(&names)
     }
 
     /// Checks `text` as the configuration called `source`, whose relative paths start at `base_dir`.
@@ -125,6 +160,15 @@ impl Settings {
         text: &str,
         environment: &Environment,
     ) -> Result<Self, Problems> {
+        Self::review(source, base_dir, text, environment).0
+    }
+
+    fn review(
+        source: &str,
+        base_dir: &Path,
+        text: &str,
+        environment: &Environment,
+    ) -> (Result<Self, Problems>, Inputs) {
         let (file, mut problems) = config::parse(text);
         let mut review = Review::new(base_dir, environment, file.is_garbled());
         let settings = review.settings(source, &file);
@@ -132,11 +176,11 @@ impl Settings {
             review.problems.into_iter().filter(|problem| !file.is_consequence(text, problem)),
         );
         let problems = Problems::new(source, text, file.public, problems);
-        if problems.has_errors() {
-            Err(problems)
-        } else {
-            Ok(Self { warnings: problems, ..settings })
-        }
+        let reviewed = match problems.has_errors() {
+            true => Err(problems),
+            false => Ok(Self { warnings: problems, ..settings }),
+        };
+        (reviewed, review.inputs)
     }
 }
 
@@ -197,6 +241,9 @@ impl Review<'_> {
         }
     }
 }
+
+/// Stands for every secret where none is read: also in the form of a store's key.
+const MADE_UP: &str = "TWFkZSB1cCwgYW5kIG5vdGhpbmcgaXMgb3BlbmVkISE=";
 
 /// The text of the file, at most one byte more than is accepted.
 fn read_text(path: &Path) -> Result<String, Problem> {

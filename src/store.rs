@@ -14,11 +14,12 @@
 mod file;
 mod memory;
 mod record;
+mod seal;
 
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use std::time::Duration;
 pub use file::FileStore;
 pub use memory::MemoryStore;
 pub use record::{Generation, Intent, RecordError, Terminal, TerminalReason, TokenRecord};
+pub use seal::{Key, KeyError, KeyId, Keys, SealError};
 
 /// Which store to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub enum Config {
     File {
         /// The directory.
         dir: PathBuf,
+        /// What encrypts the records. Default nothing: they are plain text of mode 0600.
+        keys: Keys,
     },
 }
 
@@ -48,8 +52,34 @@ impl Config {
     pub fn build(&self) -> Result<Arc<dyn TokenStore>, StoreError> {
         Ok(match self {
             Self::Memory => Arc::new(MemoryStore::default()),
-            Self::File { dir } => Arc::new(FileStore::open(dir)?),
+            Self::File { dir, keys } => Arc::new(FileStore::open(dir, keys.clone())?),
         })
+    }
+
+    /// Finds out whether the records of these credentials can be opened with the configured keys, so
+    /// that a wrong key stops the start and not the first request. Reads, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Sealed`]; what else may be wrong with a record is found when it is used.
+    pub fn examine(&self, credentials: &[&str]) -> Result<(), StoreError> {
+        match self {
+            Self::Memory => Ok(()),
+            Self::File { dir, keys } => file::examine(dir, keys, credentials),
+        }
+    }
+
+    /// Are records written in plain text, to a place that others may copy?
+    pub fn is_plain_text(&self) -> bool {
+        matches!(self, Self::File { keys: Keys { current: None, .. }, .. })
+    }
+
+    /// The directory, if it is one.
+    pub fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Memory => None,
+            Self::File { dir, .. } => Some(dir),
+        }
     }
 }
 
@@ -147,6 +177,14 @@ pub enum StoreError {
         aside: PathBuf,
         /// What is wrong with it.
         source: RecordError,
+    },
+    /// It is encrypted, and not with a key that is configured; it was left untouched.
+    #[error("{path} {source}; nothing was changed")]
+    Sealed {
+        /// The record.
+        path: PathBuf,
+        /// Which key it needs.
+        source: SealError,
     },
     /// A newer bearerd wrote it; it was left untouched.
     #[error("{path} was written by a newer bearerd (format {version}); this one reads format 1")]

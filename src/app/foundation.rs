@@ -75,7 +75,10 @@ impl Foundation {
     ) -> Result<Context, StartError> {
         let store = match &self.store {
             Some(store) => Arc::clone(store),
-            None => Arc::clone(self.store.insert(settings.store.build()?)),
+            None => {
+                settings.examine_store()?;
+                Arc::clone(self.store.insert(settings.store.build()?))
+            }
         };
         Ok(Context {
             control: Handle::current(),

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::net::{TcpListener, UnixListener};
+use rustix::fs::Mode;
+use tokio::net::{TcpListener, UnixListener, UnixSocket};
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
@@ -18,6 +19,8 @@ use crate::settings::Listen;
 
 /// How long nothing is accepted after the system had no descriptor or memory for a connection.
 const BACKOFF: Duration = Duration::from_millis(100);
+/// Clients that may wait to be accepted on a unix socket; the standard library's number.
+const BACKLOG: u32 = 128;
 
 /// One bound address.
 #[derive(Debug)]
@@ -54,7 +57,19 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
     if std::fs::symlink_metadata(path).is_ok_and(is_socket) && is_abandoned() {
         std::fs::remove_file(path)?;
     }
-    Ok(Listener::Unix(UnixListener::bind(path)?, path.to_owned()))
+    Ok(Listener::Unix(private_socket(path)?, path.to_owned()))
+}
+
+/// A socket of mode 0600, whatever the umask: whoever may write to it may use every credential.
+fn private_socket(path: &Path) -> io::Result<UnixListener> {
+    let socket = UnixSocket::new_stream()?;
+    // Linux makes the file with the mode of the socket less the umask, so it is never wider, not even
+    // for a moment; what the umask has taken away is then given back.
+    let mode = Mode::RUSR | Mode::WUSR;
+    rustix::fs::fchmod(&socket, mode)?;
+    socket.bind(path)?;
+    rustix::fs::chmod(path, mode)?;
+    socket.listen(BACKLOG)
 }
 
 impl Listener {

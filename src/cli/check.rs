@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use super::{EX_CONFIG, complain_of, say};
+use super::{EX_CONFIG, complain, complain_of, say};
 use crate::settings::{Locator, Settings};
 
 /// Prints every problem of the configuration, or a line for each credential.
@@ -12,7 +12,12 @@ pub(super) fn check(locator: &Locator) -> ExitCode {
     match Settings::load(locator) {
         Ok(settings) => {
             complain_of(&settings.warnings);
+            if let Err(error) = settings.examine_store() {
+                complain(format!("error: {error}"));
+                return ExitCode::from(EX_CONFIG);
+            }
             settings.summary().iter().for_each(say);
+            say(settings.storage());
             say(format!("{}: ok", settings.source));
             ExitCode::SUCCESS
         }

@@ -1,5 +1,7 @@
 //! `bearerd run`: the proxy, until SIGTERM or SIGINT.
 
+mod watch;
+
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -8,14 +10,16 @@ use tokio::signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use self::watch::Watch;
 use super::{EX_CONFIG, RunArguments, colors, complain, complain_of};
 use crate::app::App;
 use crate::clock::Clock;
-use crate::settings::{Listen, Locator, LogFormat, Settings};
+use crate::settings::{Inputs, Listen, Locator, LogFormat, Problems, Settings, Severity};
 
 pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<&str>) -> ExitCode {
     harden();
-    let mut settings = match Settings::load(locator) {
+    let (settings, inputs) = Settings::load_again(locator, &Inputs::default());
+    let mut settings = match settings {
         Ok(settings) => settings,
         Err(problems) => {
             complain_of(&problems);
@@ -30,14 +34,15 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
         complain(format!("error: {message}"));
         return ExitCode::from(2);
     }
-    complain_of(&settings.warnings);
+    let invocation = Invocation { locator, arguments: &arguments, format: settings.log.format };
+    log_problems(&settings.warnings, invocation.format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(locator, &arguments, settings)),
+        Ok(runtime) => runtime.block_on(serve(&invocation, settings, inputs)),
         Err(error) => {
             complain(format!("error: cannot start the runtime: {error}"));
             ExitCode::FAILURE
@@ -45,7 +50,15 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
     }
 }
 
-async fn serve(locator: &Locator, arguments: &RunArguments, settings: Settings) -> ExitCode {
+/// Where the settings come from, and how it is said what is wrong with them.
+struct Invocation<'a> {
+    locator: &'a Locator,
+    arguments: &'a RunArguments,
+    /// The log's, which only a restart changes.
+    format: LogFormat,
+}
+
+async fn serve(invocation: &Invocation<'_>, settings: Settings, inputs: Inputs) -> ExitCode {
     let unix_sockets = unix_paths(&settings.listen);
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
@@ -57,7 +70,10 @@ async fn serve(locator: &Locator, arguments: &RunArguments, settings: Settings) 
     let app = match App::start(settings, Clock::system()).await {
         Ok(app) => app,
         Err(error) => {
-            complain(format!("error: {error}"));
+            match invocation.format {
+                LogFormat::Text => complain(format!("error: {error}")),
+                LogFormat::Json => tracing::error!(%error, "bearerd cannot start"),
+            }
             return match error.is_configuration() {
                 true => ExitCode::from(EX_CONFIG),
                 false => ExitCode::FAILURE,
@@ -65,8 +81,19 @@ async fn serve(locator: &Locator, arguments: &RunArguments, settings: Settings) 
         }
     };
     announce(&app, &unix_sockets);
-    while signals.next().await == Signal::Reload {
-        reload(&app, locator, arguments).await;
+    let mut watch = Watch::new(inputs);
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Reload => {}
+                Signal::Stop => break,
+            },
+            changed = watch.changed(&app) => {
+                let changed = changed.join(", ");
+                tracing::info!(changed, "reading the configuration again");
+            }
+        }
+        watch.renew(reload(&app, invocation, watch.inputs()).await);
     }
     tracing::info!("stopping: finishing the requests under way");
     // A second signal means now; a refresh under way may be lost then.
@@ -117,29 +144,30 @@ impl Signals {
 }
 
 /// Reads the configuration again, for the same command line; one that is wrong changes nothing.
-async fn reload(app: &App, locator: &Locator, arguments: &RunArguments) {
-    let locator = locator.clone();
+/// Returns what has been read.
+async fn reload(app: &App, invocation: &Invocation<'_>, before: &Inputs) -> Inputs {
+    let (locator, known) = (invocation.locator.clone(), before.clone());
     // Secrets may come from commands, which block.
-    let loaded = tokio::task::spawn_blocking(move || Settings::load(&locator)).await;
-    let mut settings = match loaded {
-        Ok(Ok(settings)) => settings,
-        Ok(Err(problems)) => {
-            complain_of(&problems);
+    let loaded = tokio::task::spawn_blocking(move || Settings::load_again(&locator, &known)).await;
+    let (mut settings, inputs) = match loaded {
+        Ok((Ok(settings), inputs)) => (settings, inputs),
+        Ok((Err(problems), inputs)) => {
+            log_problems(&problems, invocation.format);
             tracing::error!("the new configuration has problems; the one before stays in force");
             app.reload_failed();
-            return;
+            return inputs;
         }
         Err(error) => {
             tracing::error!(%error, "the configuration could not be read again");
-            return;
+            return before.clone();
         }
     };
-    if let Err(problem) = apply(&mut settings, arguments) {
+    if let Err(problem) = apply(&mut settings, invocation.arguments) {
         tracing::error!(problem, "the configuration before stays in force");
         app.reload_failed();
-        return;
+        return inputs;
     }
-    complain_of(&settings.warnings);
+    log_problems(&settings.warnings, invocation.format);
     match app.reload(settings).await {
         Ok(later) if later.is_empty() => tracing::info!("the new configuration is in force"),
         Ok(later) => {
@@ -148,6 +176,21 @@ async fn reload(app: &App, locator: &Locator, arguments: &RunArguments) {
         }
         Err(error) => {
             tracing::error!(%error, "the configuration before stays in force");
+        }
+    }
+    inputs
+}
+
+/// Says what was found in the configuration: as a report for people, or a line for each finding.
+fn log_problems(problems: &Problems, format: LogFormat) {
+    if format == LogFormat::Text {
+        return complain_of(problems);
+    }
+    for problem in problems.iter() {
+        let (place, fix) = (problems.place(problem), problem.fix.as_deref());
+        match problem.severity {
+            Severity::Error => tracing::error!(place, fix, "{}", problem.message),
+            Severity::Warning => tracing::warn!(place, fix, "{}", problem.message),
         }
     }
 }

@@ -11,6 +11,6 @@ pub(super) fn is_later(section: &str, key: &str) -> bool {
 const KEYS: &[(&str, &[&str])] = &[
     ("", &["telemetry"]),
     ("proxy", &["client", "gateway", "listen_tls", "no_parent", "parent", "parent_auth"]),
-    ("store", &["key", "on_outage"]),
-    ("credential", &["dpop", "keepalive", "on_failure", "stub_token_endpoint"]),
+    ("store", &["on_outage"]),
+    ("credential", &["keepalive"]),
 ];

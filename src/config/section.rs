@@ -56,11 +56,12 @@ impl<T> Field<T> {
 }
 
 /// Keys whose values may be secrets, wherever they stand.
-const SECRET_KEYS: [&str; 17] = [
+const SECRET_KEYS: [&str; 18] = [
     "client_secret",
     "refresh_token",
     "password",
     "key",
+    "old_keys",
     "token",
     "assertion",
     "bootstrap",

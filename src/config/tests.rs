@@ -29,6 +29,10 @@ scope = "a b"
 params = { audience = "${tenant}", resource = ["a", "b"], client_id = "" }
 refresh_params = { request = "x" }
 headers = { "X-Correlation-Id" = "${uuid}" }
+response = { access_token = "data.0.token", expires_in = "data.0.life", unit = "ms", ok = "result == '0000'", error = "result", keep_access_token = true }
+dead = { status = 404, error = "not_found_error" }
+busy = [{ status = 400, body = "exceeded the rate limit" }, { json = "code", is = 7 }]
+rotation = "require"
 username = "svc"
 password = { env = "PASSWORD" }
 subject_token = { file = "/run/secrets/token" }
@@ -44,10 +48,6 @@ device_url = "https://login.test/device"
 encoding = "json"
 assertion = { alg = "HS256", key = { env = "KEY" }, kid = "k", iss = "i", sub = "s", aud = "a", ttl = "5m", claims = { a = ["x", 1, true, { b = 1.5 }] } }
 steps = [{ url = "https://api.test/login", encoding = "get", params = { a = "${access_token}" }, headers = { A = "b" }, response = { access_token = "a.b", expires_in = "c" } }]
-response = { access_token = "data.0.token", expires_in = "data.0.life", unit = "ms", ok = "result == '0000'", error = "result", keep_access_token = true }
-dead = { status = 404, error = "not_found_error" }
-busy = [{ status = 400, body = "exceeded the rate limit" }, { json = "code", is = 7 }]
-rotation = "require"
 lifetime = "1h"
 margin = "10%"
 refresh_on = [401, { status = 403, body = "expired" }, { status = 400, json = "error.code", is = 190 }]
@@ -59,6 +59,8 @@ timeout = 10
 
 [store]
 url = "file:state"
+key = { env = "STORE_KEY" }
+old_keys = [{ env = "STORE_KEY_OLD" }, { file = "OLD_STORE_KEY" }]
 
 [ca]
 dir = "certs"
@@ -131,7 +133,7 @@ fn an_unknown_key_brings_the_nearest_one_or_the_list() {
 
 #[test]
 fn a_key_of_a_later_version_is_not_called_unknown() {
-    for text in ["[telemetry]", "[[proxy.client]]", "[store]\nkey = \"x\""] {
+    for text in ["[telemetry]", "[[proxy.client]]", "[store]\non_outage = \"keep\""] {
         let found = messages(text);
         assert!(
             found.iter().any(|message| message.ends_with("is not available in this version")),
@@ -249,9 +251,15 @@ fn a_broken_line_is_reported_once_and_does_not_hide_the_others() {
     assert_eq!(lines.iter().filter(|line| **line == 8).count(), 1, "{problems:?}");
 }
 
+/// What this thread has computed so far: the time of day says more about the machine's other work.
+pub(crate) fn computed() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap()
+}
+
 #[test]
-fn no_input_panics_or_takes_long() {
-    let begin = std::time::Instant::now();
+fn no_input_panics_or_takes_much_work() {
+    let begin = computed();
     let nested = [
         format!("a{} = 1", ".a".repeat(400_000)),
         format!("a{} = 1", ".a".repeat(MAX_DOTS)),
@@ -270,5 +278,6 @@ fn no_input_panics_or_takes_long() {
         let (_, problems) = parse(text);
         assert!(!problems.is_empty());
     }
-    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+    let work = computed() - begin;
+    assert!(work < Duration::from_secs(30), "{work:?}");
 }

@@ -7,7 +7,7 @@ use super::assertion::Purpose;
 use super::discovery::{self, Discovery};
 use super::{
     Class, Config, Endpoints, Exchange, Given, Grant, GrantError, Material, OwnGrant, RawAnswer,
-    Reading, RequestError, TokenRequest, TokenResponse, TokenType, Transport, read, steps,
+    RequestError, TokenRequest, TokenResponse, TokenType, Transport, read, steps,
 };
 use crate::secret::{Secret, SecretSource};
 use crate::template::Values;
@@ -216,7 +216,7 @@ impl TokenEndpoint {
         given: Given<'_>,
         carried: &[Secret],
     ) -> Result<TokenResponse, GrantError> {
-        read(answer, &Reading::default(), given.now, &self.secrets(carried))
+        read(answer, &self.config.reading, given.now, &self.secrets(carried))
     }
 
     async fn send(&self, request: TokenRequest) -> Result<RawAnswer, GrantError> {
@@ -279,9 +279,9 @@ fn issued(access_token: String) -> TokenResponse {
         access_token: Some(Secret::new(access_token)),
         refresh_token: None,
         expires_at: None,
+        token_type: TokenType::Bearer,
         refresh_expires_at: None,
         raw: BTreeMap::new(),
-        token_type: TokenType::default(),
         dpop_nonce: None,
     }
 }

@@ -68,10 +68,12 @@ impl Review<'_> {
         let names = part.names();
         let injection = part.injection(&names);
         let oauth = part.oauth(&names, &injection);
+        let forward_without_token = part.forwards_without_token();
         let seed = part.seed();
         let lifetime = part.lifetime();
         let variables = part.variables(&paths);
         let secrets = std::mem::take(&mut part.chosen.secrets);
+        part.review.note_own(&secrets, &variables);
         let token = token::Config {
             name: name.get_ref().clone(),
             oauth: oauth?,
@@ -90,6 +92,8 @@ impl Review<'_> {
             injection,
             rejections: matching::rejections(section),
             replay_body: section.replay_body.or(Size(defaults::REPLAY_BODY)).0,
+            forward_without_token,
+            stub_token_endpoint: section.stub_token_endpoint.or(false),
             variables,
             secrets,
             token,
@@ -152,39 +156,21 @@ impl Part<'_, '_> {
     /// The place of a secret, its path made absolute, unless nothing may be read.
     fn source(&mut self, field: &Field<SecretSource>) -> Option<(SecretSource, Range<usize>)> {
         let given = field.given().filter(|_| !self.review.garbled)?;
-        let source = match self.fixed_path(given) {
-            Some(path) => SecretSource::File(self.review.path(path)),
-            None => given.get_ref().clone(),
+        let given = match self.fixed_path(given) {
+            Some(path) => Spanned::new(given.span(), SecretSource::File(path)),
+            None => given.clone(),
         };
-        self.warn_if_readable(&source, given.span());
-        Some((source, given.span()))
+        Some((self.review.place_of(&given), given.span()))
     }
 
-    fn read(&self, source: &SecretSource) -> Result<Secret, crate::secret::SecretError> {
-        (self.review.environment.read_secret)(source)
+    fn read(&mut self, source: &SecretSource) -> Result<Secret, crate::secret::SecretError> {
+        self.review.read(source)
     }
 
     fn unreadable(&mut self, key: &str, error: &str, span: Range<usize>) {
         let fix = "put the secret there, readable for the user that runs bearerd";
         self.report(key, &format!("has no value: {error}"), span, fix);
     }
-
-    #[cfg(unix)]
-    fn warn_if_readable(&mut self, source: &SecretSource, span: Range<usize>) {
-        use std::os::unix::fs::MetadataExt;
-        let SecretSource::File(path) = source else { return };
-        let mode = std::fs::metadata(path).map_or(0, |file| file.mode());
-        if mode & 0o077 != 0 {
-            let message = format!(
-                "{source} can be read by others than its owner (mode {:04o})",
-                mode & 0o7777
-            );
-            self.review.report(Problem::warning(message).at(span).fix("chmod 600"));
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn warn_if_readable(&mut self, _source: &SecretSource, _span: Range<usize>) {}
 
     fn require<T>(&mut self, field: &Field<T>, key: &str, fix: &str) {
         if field.is_absent() {

@@ -54,6 +54,8 @@ pub struct Environment {
     /// The same for keys and certificates: [`SecretSource::read_lines`]; `None` where nothing may be
     /// read, and nothing that could stand for one.
     pub read_lines: fn(&SecretSource) -> Result<Option<Secret>, SecretError>,
+    /// Is a directory, or the place where it would be made, in memory, so that a reboot empties it?
+    pub is_volatile: fn(&Path) -> bool,
 }
 
 impl Environment {
@@ -68,8 +70,16 @@ impl Environment {
             open_files: limit.unwrap_or(u64::MAX),
             read_secret: SecretSource::read,
             read_lines: |source| source.read_lines().map(Some),
+            is_volatile,
         }
     }
+}
+
+/// tmpfs or ramfs, which is also what an `emptyDir` in memory of Kubernetes is.
+fn is_volatile(dir: &Path) -> bool {
+    const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+    let found = dir.ancestors().find_map(|place| rustix::fs::statfs(place).ok());
+    found.is_some_and(|system| IN_MEMORY.contains(&system.f_type))
 }
 
 fn first_directory(list: &str) -> Option<PathBuf> {

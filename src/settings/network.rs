@@ -10,7 +10,7 @@ use super::defaults;
 use super::review::Review;
 use crate::config::{self, AdminSection, Field, Problem, ProxySection, TlsSection};
 use crate::proxy::Unmatched;
-use crate::secret::{Secret, SecretSource};
+use crate::secret::Secret;
 use crate::{admin, tls};
 
 /// Where the proxy accepts connections.
@@ -119,11 +119,7 @@ impl Review<'_> {
 
     fn admin_token(&mut self, admin: &AdminSection) -> Option<Secret> {
         let given = admin.token.given().filter(|_| !self.garbled)?;
-        let source = match given.get_ref() {
-            SecretSource::File(path) => SecretSource::File(self.path(path)),
-            other => other.clone(),
-        };
-        match (self.environment.read_secret)(&source) {
+        match self.secret(given) {
             Ok(token) => Some(token),
             Err(error) => {
                 let problem = Problem::error(format!("`admin.token` has no value: {error}"));

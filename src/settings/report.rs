@@ -67,6 +67,14 @@ impl Problems {
         Some((line, column))
     }
 
+    /// Where a finding is, as `proxy.toml:3:1`, or only in which file.
+    pub fn place(&self, problem: &Problem) -> String {
+        match self.position(problem) {
+            Some((line, column)) => format!("{}:{line}:{column}", self.source),
+            None => self.source.clone(),
+        }
+    }
+
     /// The whole report, every line ended, empty if there is nothing to say.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::environment::Environment;
+use super::inputs::Inputs;
 use crate::config::{Field, Problem};
 
 /// One review of one file.
@@ -18,11 +19,13 @@ pub(super) struct Review<'a> {
     /// The syntax is broken: what seems to be missing may stand in the file after all, and no secret
     /// is read on its behalf.
     pub(super) garbled: bool,
+    /// What has been read so far.
+    pub(super) inputs: Inputs,
 }
 
 impl<'a> Review<'a> {
     pub(super) fn new(base_dir: &'a Path, environment: &'a Environment, garbled: bool) -> Self {
-        Self { problems: Vec::new(), base_dir, environment, garbled }
+        Self { problems: Vec::new(), base_dir, environment, garbled, inputs: Inputs::default() }
     }
 
     /// Adds a finding.

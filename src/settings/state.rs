@@ -1,25 +1,35 @@
 //! `[store]` and `[ca]`: the directories that survive a restart.
 
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::Spanned;
 
 use super::defaults;
 use super::review::Review;
-use crate::config::{CaSection, ConfigFile, Field, Grant, Problem};
+use crate::config::{CaSection, ConfigFile, Field, Grant, Problem, StoreSection};
+use crate::secret::SecretSource;
 use crate::{ca, store};
 
 impl Review<'_> {
     /// `[store]`; default `$STATE_DIRECTORY`, or `state` beside the file.
     pub(super) fn store(&mut self, file: &ConfigFile) -> store::Config {
+        let keys = self.store_keys(&file.store);
         let Field::Given(url) = &file.store.url else {
-            return store::Config::File { dir: self.state_dir(defaults::STORE_DIR) };
+            let dir = self.state_dir(defaults::STORE_DIR);
+            self.warn_if_volatile(file, &dir, None);
+            return store::Config::File { dir, keys };
         };
         match url.get_ref().split_once(':') {
-            Some(("memory", "")) => self.memory_store(file, url),
+            Some(("memory", "")) => {
+                self.warn_if_keys_are_idle(&file.store);
+                self.memory_store(file, url)
+            }
             Some(("file", dir)) if !dir.is_empty() && !dir.contains('\0') => {
-                store::Config::File { dir: self.path(dir.strip_prefix("//").unwrap_or(dir)) }
+                let dir = self.path(dir.strip_prefix("//").unwrap_or(dir));
+                self.warn_if_volatile(file, &dir, Some(url.span()));
+                store::Config::File { dir, keys }
             }
             Some(("redis" | "rediss" | "postgres" | "kubernetes" | "https", _)) => self
                 .refuse_store(url, "names a kind of store that is not available in this version"),
@@ -28,11 +38,7 @@ impl Review<'_> {
     }
 
     fn memory_store(&mut self, file: &ConfigFile, url: &Spanned<String>) -> store::Config {
-        let refreshes = |grant: Option<&Grant>| {
-            use Grant::{AuthorizationCode, DeviceCode, RefreshToken};
-            grant.is_none_or(|it| matches!(it, RefreshToken | AuthorizationCode | DeviceCode))
-        };
-        if file.credentials.iter().any(|(_, section)| refreshes(section.grant.get())) {
+        if keeps_refresh_tokens(file) {
             let message = "a refresh token that the server replaces is lost with the next restart";
             let fix = "write url = \"file:DIR\", unless the refresh tokens never change";
             self.report(Problem::warning(message).at(url.span()).fix(fix));
@@ -44,6 +50,55 @@ impl Review<'_> {
         let problem = Problem::error(format!("`store.url` {message}")).at(url.span());
         self.report(problem.fix("write \"file:DIR\" or \"memory:\""));
         store::Config::Memory
+    }
+
+    /// `store.key`, which seals, and `store.old_keys`, which only open.
+    fn store_keys(&mut self, store: &StoreSection) -> store::Keys {
+        let current = store.key.given().and_then(|given| self.store_key("store.key", given));
+        let old = store.old_keys.get().into_iter().flatten();
+        store::Keys {
+            current,
+            old: old.filter_map(|given| self.store_key("store.old_keys", given)).collect(),
+        }
+    }
+
+    fn store_key(&mut self, name: &str, given: &Spanned<SecretSource>) -> Option<store::Key> {
+        if self.garbled {
+            return None;
+        }
+        let (message, fix) = match self.secret(given).map(|text| store::Key::parse(&text)) {
+            Ok(Ok(key)) => return Some(key),
+            Ok(Err(error)) => (error.to_string(), "make a key with `openssl rand -base64 32`"),
+            Err(error) => (
+                format!("has no value: {error}"),
+                "put the key there, readable for the user that runs bearerd; `openssl rand -base64 32` makes one",
+            ),
+        };
+        let problem = Problem::error(format!("`{name}` {message}")).at(given.span());
+        self.report(problem.fix(fix));
+        None
+    }
+
+    fn warn_if_keys_are_idle(&mut self, store: &StoreSection) {
+        if let Some(key) = store.key.given() {
+            let message = "`store.key` is not used: `memory:` writes nothing";
+            self.report(Problem::warning(message).at(key.span()).fix("remove it"));
+        }
+    }
+
+    fn warn_if_volatile(&mut self, file: &ConfigFile, dir: &Path, span: Option<Range<usize>>) {
+        if !keeps_refresh_tokens(file) || !(self.environment.is_volatile)(dir) {
+            return;
+        }
+        let message = "the directory of `store.url` is in memory (tmpfs): a refresh token that the \
+                       server replaces is lost with the next reboot or with the container";
+        let problem = Problem::warning(message);
+        let problem = match span {
+            Some(span) => problem.at(span),
+            None => problem,
+        };
+        let fix = "use a directory on a disk or a persistent volume";
+        self.report(problem.fix(fix));
     }
 
     /// `[ca]`; default `$STATE_DIRECTORY`, or `certs` beside the file.
@@ -69,4 +124,13 @@ impl Review<'_> {
     fn state_dir(&self, otherwise: &str) -> PathBuf {
         self.environment.state_directory.clone().unwrap_or_else(|| self.path(otherwise))
     }
+}
+
+/// Does a credential live on a refresh token, which the server may replace?
+fn keeps_refresh_tokens(file: &ConfigFile) -> bool {
+    let refreshes = |grant: Option<&Grant>| {
+        use Grant::{AuthorizationCode, DeviceCode, RefreshToken};
+        grant.is_none_or(|it| matches!(it, RefreshToken | AuthorizationCode | DeviceCode))
+    };
+    file.credentials.iter().any(|(_, section)| refreshes(section.grant.get()))
 }

@@ -11,6 +11,18 @@ impl Settings {
     pub fn summary(&self) -> Vec<String> {
         self.credentials.iter().map(described).collect()
     }
+
+    /// Where records are kept, and whether they are encrypted.
+    pub fn storage(&self) -> String {
+        let Some(dir) = self.store.dir() else {
+            return "store: memory, nothing survives a restart".to_owned();
+        };
+        let kept = match self.store.is_plain_text() {
+            true => "records in plain text, mode 0600 (`store.key` encrypts them)",
+            false => "records encrypted",
+        };
+        format!("store: {}, {kept}", dir.display())
+    }
 }
 
 fn described(credential: &credential::Config) -> String {

@@ -5,6 +5,7 @@ mod grants;
 mod knobs;
 mod providers;
 mod report;
+mod storage;
 mod variables;
 
 use std::path::PathBuf;
@@ -14,13 +15,20 @@ use crate::oauth::GrantType;
 use crate::secret::{Secret, SecretSource};
 use crate::token::Margin;
 
+/// What is in the variables whose name has `STORE_KEY` in it.
+const STORE_KEY: &str = "LAl2wQ9r5n0E1u8kq3vTzYxPb7sGdHjF+oM/iRcVaWE=";
+
 fn environment() -> Environment {
     Environment {
         state_directory: None,
         cpus: 3,
         open_files: 3000,
-        read_secret: |_| Ok(Secret::new("value".to_owned())),
+        read_secret: |source| {
+            let is_key = source.to_string().contains("STORE_KEY");
+            Ok(Secret::new(if is_key { STORE_KEY } else { "value" }.to_owned()))
+        },
         read_lines: |_| Ok(None),
+        is_volatile: |_| false,
     }
 }
 
@@ -58,7 +66,9 @@ fn everything_the_file_can_say_arrives_at_its_part() {
     assert_eq!(settings.proxy.unmatched, proxy::Unmatched::Deny);
     assert_eq!(settings.proxy.connect_ports, [443]);
     assert_eq!(settings.proxy.limits.header_bytes, 32 << 10);
-    assert_eq!(settings.store, store::Config::File { dir: "/etc/bearerd/state".into() });
+    let key = store::Key::parse(&Secret::new(STORE_KEY.to_owned())).unwrap();
+    let keys = store::Keys { current: Some(key.clone()), old: vec![key.clone(), key] };
+    assert_eq!(settings.store, store::Config::File { dir: "/etc/bearerd/state".into(), keys });
     assert_eq!(settings.ca.dir, PathBuf::from("/etc/bearerd/certs"));
     assert_eq!(settings.admin.listen, None);
     assert!(!settings.proxy.access_log);
@@ -79,7 +89,10 @@ fn an_empty_file_gives_the_defaults_and_one_warning() {
     assert_eq!(settings.proxy.limits.connections, 1000);
     assert_eq!(settings.proxy.connect_ports, [80, 443, 8443]);
     assert_eq!(settings.proxy.origins.deny_addresses.len(), 3);
-    assert_eq!(settings.store, store::Config::File { dir: "/etc/bearerd/state".into() });
+    assert_eq!(
+        settings.store,
+        store::Config::File { dir: "/etc/bearerd/state".into(), keys: store::Keys::default() }
+    );
     assert_eq!(settings.warnings.iter().count(), 1);
     assert!(settings.warnings.to_string().contains("no credential is active"));
 }
@@ -89,7 +102,10 @@ fn systemd_names_the_state_directory() {
     let environment =
         Environment { state_directory: Some("/var/lib/bearerd".into()), ..environment() };
     let settings = Settings::from_text("proxy.toml", Path::new("/etc"), "", &environment).unwrap();
-    assert_eq!(settings.store, store::Config::File { dir: "/var/lib/bearerd".into() });
+    assert_eq!(
+        settings.store,
+        store::Config::File { dir: "/var/lib/bearerd".into(), keys: store::Keys::default() }
+    );
     assert_eq!(settings.ca.dir, PathBuf::from("/var/lib/bearerd"));
 }
 

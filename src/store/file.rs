@@ -5,7 +5,8 @@
 //! kernel when the process dies) is the lease, and it is held across the whole token request.
 //! A record is replaced by writing a temporary file, `fsync`, `rename` and `fsync` of the directory,
 //! so that a crash at any moment leaves the old record or the new one. A file that is not a whole
-//! record is moved aside, never guessed from and never deleted.
+//! record is moved aside, never guessed from and never deleted. One that only another key opens stays where
+//! it is, whatever happens (`seal.rs`).
 //!
 //! Everything here blocks, and therefore runs on tokio's blocking threads.
 
@@ -19,7 +20,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 
 use super::{
-    Commit, Generation, Lease, RecordError, StoreError, StoreFuture, TokenRecord, TokenStore,
+    Commit, Generation, Keys, Lease, RecordError, SealError, StoreError, StoreFuture, TokenRecord,
+    TokenStore,
 };
 
 /// How often a held lock is tried again. `flock` cannot wait with a deadline, and a thread that
@@ -32,6 +34,7 @@ const MAX_RECORD: u64 = 4 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct FileStore {
     dir: Arc<Path>,
+    keys: Arc<Keys>,
 }
 
 impl FileStore {
@@ -41,14 +44,14 @@ impl FileStore {
     ///
     /// [`StoreError::Io`] if it cannot be made or written. A directory that is there already is used
     /// as it is: volumes of containers and systemd's state directories have modes of their own.
-    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+    pub fn open(dir: &Path, keys: Keys) -> Result<Self, StoreError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(dir)
             .map_err(|error| io("make", dir, error))?;
         tempfile::tempfile_in(dir).map_err(|error| io("write to", dir, error))?;
-        Ok(Self { dir: Arc::from(dir) })
+        Ok(Self { dir: Arc::from(dir), keys: Arc::new(keys) })
     }
 
     fn record_path(&self, key: &str) -> PathBuf {
@@ -58,10 +61,15 @@ impl FileStore {
     fn load_now(&self, key: &str) -> Result<Option<TokenRecord>, StoreError> {
         let path = self.record_path(key);
         let Some(bytes) = read_private(&path)? else { return Ok(None) };
-        match TokenRecord::from_bytes(&bytes) {
+        let opened = self.keys.open(key, bytes);
+        let read = opened.and_then(|plain| Ok(TokenRecord::from_bytes(&plain)?));
+        match read {
             Ok(record) => Ok(Some(record)),
-            Err(RecordError::Newer(version)) => Err(StoreError::Newer { path, version }),
-            Err(source) => Err(self.set_aside(path, source)),
+            Err(SealError::Damaged(RecordError::Newer(version))) => {
+                Err(StoreError::Newer { path, version })
+            }
+            Err(SealError::Damaged(source)) => Err(self.set_aside(path, source)),
+            Err(source) => Err(StoreError::Sealed { path, source }),
         }
     }
 
@@ -175,7 +183,8 @@ impl TokenStore for FileStore {
         expected: Generation,
         record: &'a TokenRecord,
     ) -> StoreFuture<'a, Commit> {
-        let (store, key, bytes) = (self.clone(), lease.key().to_owned(), record.to_bytes());
+        let (store, key) = (self.clone(), lease.key().to_owned());
+        let bytes = self.keys.seal(&key, record.to_bytes());
         Box::pin(blocking(move || store.commit_now(&key, expected, &bytes)))
     }
 
@@ -186,6 +195,34 @@ impl TokenStore for FileStore {
 
 const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
 
+/// Tries to open the records of these credentials, in the order of their names, and changes nothing.
+pub(super) fn examine(dir: &Path, keys: &Keys, credentials: &[&str]) -> Result<(), StoreError> {
+    // A directory that is not there, or cannot be read, is made or complained of when it is opened.
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    let mut names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    for name in names {
+        let Some(key) = name.strip_suffix(".json").map(key_of_stem) else { continue };
+        if !credentials.iter().any(|credential| is_record_of(&key, credential)) {
+            continue;
+        }
+        let path = dir.join(&name);
+        let Ok(Some(bytes)) = read_private(&path) else { continue };
+        match keys.open(&key, bytes) {
+            Ok(_) | Err(SealError::Damaged(_)) => {}
+            Err(source) => return Err(StoreError::Sealed { path, source }),
+        }
+    }
+    Ok(())
+}
+
+/// Is `key` the credential's, alone or with the values of its variables after the name?
+fn is_record_of(key: &str, credential: &str) -> bool {
+    let in_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+    key.strip_prefix(credential).is_some_and(|rest| !rest.starts_with(in_name))
+}
+
 /// A dot, so that a credential's name (which starts with a letter or digit) never begins like it.
 fn temporary_prefix(key: &str) -> String {
     format!(".{}.json.", file_stem(key))
@@ -194,6 +231,10 @@ fn temporary_prefix(key: &str) -> String {
 /// Keys are made of credentials' names and percent-encoded values, so neither has an `@` of its own.
 fn file_stem(key: &str) -> String {
     key.replace('/', "@")
+}
+
+fn key_of_stem(stem: &str) -> String {
+    stem.replace('@', "/")
 }
 
 /// Runs `work` where it may block.

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 
+use crate::dpop;
 use crate::store::{Generation, TokenRecord};
 
 /// How long before its expiry an access token is replaced.
@@ -41,8 +42,9 @@ impl Margin {
 pub struct Token {
     /// Which token of its credential it is.
     pub generation: Generation,
-    /// `Bearer …`, marked sensitive.
+    /// `Bearer …`, or `DPoP …` where it is bound to a key; marked sensitive.
     pub authorization: HeaderValue,
+    key: Option<dpop::Key>,
     pub(super) issued_at: SystemTime,
     pub(super) expires_at: Option<SystemTime>,
     refresh_at: Option<SystemTime>,
@@ -53,8 +55,10 @@ impl Token {
     /// Makes a token of a record; `None` if the record holds none.
     pub(super) fn of(record: &TokenRecord, margin: Margin, jitter: f64) -> Option<Self> {
         let access_token = record.access_token.as_ref()?;
+        let key = record.dpop_key.as_ref().map(dpop::Key::from_stored).transpose().ok()?;
+        let scheme = if key.is_some() { "DPoP" } else { "Bearer" };
         let mut authorization =
-            HeaderValue::try_from(format!("Bearer {}", access_token.expose())).ok()?;
+            HeaderValue::try_from(format!("{scheme} {}", access_token.expose())).ok()?;
         authorization.set_sensitive(true);
         let issued_at = record.issued_at.unwrap_or(SystemTime::UNIX_EPOCH);
         let refresh_at = record.expires_at.map(|expires_at| {
@@ -64,6 +68,7 @@ impl Token {
         Some(Self {
             generation: record.generation,
             authorization,
+            key,
             issued_at,
             expires_at: record.expires_at,
             refresh_at,
@@ -71,10 +76,15 @@ impl Token {
         })
     }
 
+    /// The key that it is bound to: without a proof made with it, it is worth nothing.
+    pub fn key(&self) -> Option<&dpop::Key> {
+        self.key.as_ref()
+    }
+
     /// The token alone, for ways of sending it other than `Authorization`.
     pub fn access_token(&self) -> &str {
         let text = std::str::from_utf8(self.authorization.as_bytes()).unwrap_or_default();
-        text.strip_prefix("Bearer ").unwrap_or_default()
+        text.split_once(' ').map_or("", |(_scheme, token)| token)
     }
 
     /// An origin server rejected it: it is served no more, not even until it expires.

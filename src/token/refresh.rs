@@ -378,12 +378,15 @@ impl Refresher {
         let mut unsent = 0;
         loop {
             let asked_at = self.context.clock.now();
-            let given = Given { now: asked_at, access_token, variables: &self.variables };
+            let given =
+                Given { now: asked_at, access_token, variables: &self.variables, proof: None };
             let error = match self.endpoint.request(grant, given).await {
                 Ok(response) => return (asked_at, Ok(response)),
                 Err(error) => error,
             };
             let pause = match error.class {
+                // The answer had a new refresh token: this one is spent.
+                _ if error.salvaged.is_some() => None,
                 Class::NotSent if unsent == 0 => {
                     unsent += 1;
                     Some(Duration::ZERO)

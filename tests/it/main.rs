@@ -27,6 +27,8 @@ mod rejections;
 mod reload;
 mod replicas;
 mod resamania;
+mod sealed;
+mod secrets;
 mod smoke;
 mod status;
 mod token_endpoint;

@@ -1,7 +1,5 @@
 //! How the answers of a token endpoint are read: `response`, `dead`, `busy` and `rotation`.
 
-use std::collections::BTreeSet;
-
 use http::StatusCode;
 use serde_json::Value;
 use toml::Spanned;
@@ -10,11 +8,11 @@ use super::Part;
 use crate::config::{
     self, AnswerRule, CredentialSection, Field, Literal, Place, Problem, Response,
 };
-use crate::credential::{Fields, Injection};
 use crate::oauth::{self, Comparison, Mapping, MemberPath, Reading, Rotation, Unit};
 
 impl Part<'_, '_> {
-    pub(super) fn reading(&mut self, injection: &Injection) -> Reading {
+    /// `raw` are the members that other texts name.
+    pub(super) fn reading(&mut self, raw: &[String]) -> Reading {
         let section = self.section;
         let mapping = section.response.get().map(mapping).unwrap_or_default();
         self.warn_if_all_succeed(&mapping);
@@ -22,8 +20,8 @@ impl Part<'_, '_> {
             mapping,
             dead: self.answer_rules("dead", &section.dead),
             busy: self.answer_rules("busy", &section.busy),
-            raw: named_members(injection),
-            dpop: false,
+            raw: raw.iter().filter_map(|path| MemberPath::parse(path)).collect(),
+            dpop: section.dpop.or(false),
         }
     }
 
@@ -117,16 +115,4 @@ pub(super) fn value(literal: &Literal) -> Value {
         Literal::Number(number) => Value::from(*number),
         Literal::Bool(truth) => Value::from(*truth),
     }
-}
-
-/// The members of an answer that what is put on requests names.
-fn named_members(injection: &Injection) -> BTreeSet<MemberPath> {
-    let listed = match &injection.fields {
-        Fields::Bearer => [].as_slice(),
-        Fields::Listed(listed) => listed,
-    };
-    let in_fields = listed.iter().map(|(_, template)| template);
-    let in_query = injection.query.iter().map(|(_, template)| template);
-    let named = in_fields.chain(in_query).flat_map(|template| template.raw());
-    named.filter_map(MemberPath::parse).collect()
 }

@@ -145,9 +145,9 @@ impl Part<'_, '_> {
         })
     }
 
-    /// The calls that follow the token request; `raw` are the members that what is put on requests
-    /// names.
-    pub(super) fn steps(&mut self, names: &Names, raw: &[String]) -> Vec<Step> {
+    /// The calls that follow the token request, and the members of its answer that anything names;
+    /// `raw` are those that what is put on requests names.
+    pub(super) fn steps(&mut self, names: &Names, raw: Vec<String>) -> (Vec<Step>, Vec<String>) {
         let section = self.section;
         let names = names.with(Late::AccessToken).with_raw();
         let mut steps = Vec::new();
@@ -155,14 +155,14 @@ impl Part<'_, '_> {
             steps.extend(self.step(given, &names));
         }
         // What one answer brings is kept if a later text names it.
-        let mut later = raw.to_vec();
+        let mut later = raw;
         for step in steps.iter_mut().rev() {
             step.raw.clone_from(&later);
             later.extend(templates(step).flat_map(Template::raw).map(str::to_owned));
             later.sort_unstable();
             later.dedup();
         }
-        steps
+        (steps, later)
     }
 
     fn step(&mut self, given: &Spanned<StepTable>, names: &Names) -> Option<Step> {
@@ -191,8 +191,7 @@ impl Part<'_, '_> {
     }
 }
 
-/// The texts of a step.
-pub(super) fn templates(step: &Step) -> impl Iterator<Item = &Template> {
+fn templates(step: &Step) -> impl Iterator<Item = &Template> {
     let in_parameters = step.params.iter().flat_map(|parameter| &parameter.values);
     in_parameters.chain(step.headers.iter().map(|(_, template)| template)).chain([&step.url])
 }

@@ -6,21 +6,17 @@ use std::time::UNIX_EPOCH;
 use toml::Spanned;
 use url::{Host, Url};
 
-use super::injection::raw_of;
-use super::{Part, answers};
+use super::{Part, answers, injection};
 use crate::config::{self, ClientId, ClientSecret, CredentialSection, Field, Problem};
-use crate::credential::Injection;
-use crate::credential::OwnSecret;
-use crate::oauth::{
-    self, ClientAuth, ClientCert, ClientCertError, Encoding, GrantType, MemberPath,
-};
+use crate::credential::{Injection, OwnSecret};
+use crate::oauth::{self, ClientAuth, ClientCert, ClientCertError, Encoding, GrantType};
 use crate::secret::{Secret, SecretSource};
 use crate::settings::defaults;
 use crate::template::{Late, Names, Template, Values, Variables};
 use crate::tls;
 
 impl Part<'_, '_> {
-    /// Everything about the authorization server. `injection` names members of its answers.
+    /// Everything about the authorization server; `injection` names members of its answers.
     pub(super) fn oauth(&mut self, names: &Names, injection: &Injection) -> Option<oauth::Config> {
         let section = self.section;
         let grant = grant_type(section);
@@ -38,10 +34,8 @@ impl Part<'_, '_> {
             self.parameters("refresh_params", &section.refresh_params, &in_requests);
         self.warn_if_unused(grant);
         let headers = self.fields("headers", &section.headers, &in_requests).unwrap_or_default();
-        let steps = self.steps(names, &raw_of(injection));
-        let mut reading = self.reading(injection);
-        let in_steps = steps.iter().flat_map(super::assertion::templates).flat_map(Template::raw);
-        reading.raw.extend(in_steps.filter_map(MemberPath::parse));
+        let (steps, raw) = self.steps(names, injection::raw_of(injection));
+        let reading = self.reading(&raw);
         let client_cert = self.client_cert();
         let [token_url, refresh_url, revoke_url, auth_url, device_url, issuer] = urls?;
         Some(oauth::Config {
@@ -64,9 +58,9 @@ impl Part<'_, '_> {
             params,
             refresh_params,
             headers,
-            steps,
             reading,
             rotation: answers::rotation(section),
+            steps,
             timeout: self.review.time(
                 &format!("{}.timeout", self.path),
                 &section.timeout,
@@ -213,7 +207,7 @@ impl Part<'_, '_> {
     pub(super) fn lines(&mut self, key: &str, place: &Spanned<SecretSource>) -> Option<Secret> {
         let field = Field::Given(place.clone());
         let (source, span) = self.source(&field)?;
-        match (self.review.environment.read_lines)(&source) {
+        match self.review.read_lines(&source) {
             Ok(lines) => lines,
             Err(error) => {
                 self.unreadable(key, &error.to_string(), span);
@@ -233,7 +227,7 @@ impl Part<'_, '_> {
         }
         let (cert, key) = (table.cert.given()?, table.key.given()?);
         let path = SecretSource::File(self.review.path(cert.get_ref()));
-        let chain = match (self.review.environment.read_lines)(&path) {
+        let chain = match self.review.read_lines(&path) {
             Ok(chain) => chain?,
             Err(error) => {
                 self.unreadable("client_cert.cert", &error.to_string(), cert.span());

@@ -170,7 +170,7 @@ impl Part<'_, '_> {
                 TemplateFault::NotHere => {
                     "access_token is for what is put on requests and for `params`, `headers` and \
                      `steps`; token_url for `assertion`, `params` and `headers`; assertion for the \
-                     latter two, if there is one; raw.… for `inject`, `query` and `steps`"
+                     latter two, if there is one; raw.… for `steps`"
                 }
                 TemplateFault::Client => "use a field of the request, as in `${field.X-Club}`",
             };

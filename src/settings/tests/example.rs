@@ -36,9 +36,11 @@ fn the_credentials_of_the_example_work_once_uncommented() {
         "resamania_seed_paris",
         "resamania_seed_lyon",
         "admin_token",
+        "store_key",
     ] {
         write_private(&dir.path().join(secret));
     }
+    std::fs::write(dir.path().join("store_key"), STORE_KEY).unwrap();
     let real = Environment { read_secret: SecretSource::read, ..environment() };
     let settings = Settings::from_text("proxy.toml", dir.path(), &text, &real)
         .unwrap_or_else(|problems| panic!("{problems}"));
@@ -69,6 +71,8 @@ fn the_example_names_every_key_and_its_real_default() {
     let without_examples = without_examples.replace("connections = 10000", "connections = 1000");
     let without_examples =
         without_examples.replace("token = { file = \"/run/secrets/admin_token\" }", "");
+    let without_examples =
+        without_examples.replace("\nkey = { file = \"/run/secrets/store_key\" }", "");
     let silent = |settings| Settings { warnings: Problems::default(), ..settings };
     let spelt_out = silent(load(&without_examples).unwrap());
     assert_eq!(format!("{:#?}", silent(load("").unwrap())), format!("{spelt_out:#?}"));

@@ -52,6 +52,7 @@ pub(super) fn sent(config: &credential::Config, grant: Grant<'_>) -> String {
         now: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         access_token: Some(&access_token),
         variables: &none,
+        proof: None,
     };
     let material = Material {
         subject_token: Some(Secret::new("subject".to_owned())),

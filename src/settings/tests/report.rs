@@ -1,6 +1,7 @@
 //! The report: its looks, and that it never shows a secret.
 
 use super::*;
+use crate::config::tests::computed;
 
 #[test]
 fn no_report_shows_a_secret() {
@@ -148,15 +149,16 @@ fn a_byte_order_mark_and_foreign_line_ends_are_accepted() {
 }
 
 #[test]
-fn hostile_files_are_refused_quickly() {
+fn hostile_files_are_refused_with_little_work() {
     for text in [
         "=\n".repeat(500_000),
         "[x]\ny=1\n".repeat(100_000),
         "x".repeat(10_000_000),
         "a = \"".repeat(200_000),
     ] {
-        let begin = std::time::Instant::now();
+        let begin = computed();
         assert!(load(&text).unwrap_err().to_string().len() < 200_000);
-        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        let work = computed() - begin;
+        assert!(work < Duration::from_secs(10), "{work:?}");
     }
 }

@@ -6,7 +6,7 @@ use crate::secret::Secret;
 
 fn store() -> (tempfile::TempDir, FileStore) {
     let dir = tempfile::tempdir().unwrap();
-    let store = FileStore::open(&dir.path().join("state")).unwrap();
+    let store = FileStore::open(&dir.path().join("state"), Keys::default()).unwrap();
     (dir, store)
 }
 
@@ -28,7 +28,7 @@ async fn a_commit_is_read_back_by_another_process_s_eyes() {
     let (_dir, store) = store();
     assert_eq!(store.load("a").await.unwrap(), None);
     assert_eq!(put(&store, 0, &record(1, "rt1")).await, Commit::Stored);
-    let other = FileStore::open(&store.dir).unwrap();
+    let other = FileStore::open(&store.dir, Keys::default()).unwrap();
     assert_eq!(other.load("a").await.unwrap(), Some(record(1, "rt1")));
 }
 
@@ -45,7 +45,7 @@ async fn a_commit_over_another_generation_changes_nothing() {
 async fn a_lease_excludes_everyone_until_it_is_dropped() {
     let (_dir, store) = store();
     let lease = store.lease("a", Duration::ZERO).await.unwrap();
-    let other = FileStore::open(&store.dir).unwrap();
+    let other = FileStore::open(&store.dir, Keys::default()).unwrap();
     let busy = other.lease("a", Duration::ZERO).await.unwrap_err();
     assert!(matches!(busy, StoreError::Busy { .. }), "{busy}");
     assert!(other.lease("b", Duration::ZERO).await.is_ok());
@@ -144,6 +144,171 @@ fn a_place_where_no_directory_can_be_made_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = FileStore::open(&file.join("state")).unwrap_err();
+    let error = FileStore::open(&file.join("state"), Keys::default()).unwrap_err();
     assert!(error.to_string().contains("file/state"), "{error}");
+}
+
+// ----- encrypted -----
+
+fn key(seed: u8) -> crate::store::Key {
+    let hexadecimal: String = (0..32).map(|at: u8| format!("{:02x}", at ^ seed)).collect();
+    crate::store::Key::parse(&Secret::new(hexadecimal)).unwrap()
+}
+
+fn keys(current: Option<u8>, old: &[u8]) -> Keys {
+    Keys { current: current.map(key), old: old.iter().map(|seed| key(*seed)).collect() }
+}
+
+/// Every file of the directory with what is in it.
+fn contents(dir: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    // A temporary file may be gone by now.
+    paths.filter_map(|path| Some((path.clone(), std::fs::read(path).ok()?))).collect()
+}
+
+fn shows(bytes: &[u8], token: &str) -> bool {
+    bytes.windows(token.len()).any(|part| part == token.as_bytes())
+}
+
+#[tokio::test]
+async fn a_record_of_before_the_key_is_read_and_encrypted_by_the_next_commit() {
+    let (_dir, plain) = store();
+    put(&plain, 0, &record(1, "token-1")).await;
+    let store = FileStore::open(&plain.dir, keys(Some(1), &[])).unwrap();
+    assert_eq!(store.load("a").await.unwrap(), Some(record(1, "token-1")));
+    assert_eq!(put(&store, 1, &record(2, "token-2")).await, Commit::Stored);
+    assert_eq!(store.load("a").await.unwrap(), Some(record(2, "token-2")));
+    assert!(!contents(&store.dir).values().any(|bytes| shows(bytes, "token-")));
+}
+
+#[tokio::test]
+async fn an_old_key_still_reads_and_the_next_commit_takes_the_current_one() {
+    let (_dir, before) = store();
+    let before = FileStore::open(&before.dir, keys(Some(1), &[])).unwrap();
+    put(&before, 0, &record(1, "rt1")).await;
+    let rotated = FileStore::open(&before.dir, keys(Some(2), &[1])).unwrap();
+    assert_eq!(rotated.load("a").await.unwrap(), Some(record(1, "rt1")));
+    put(&rotated, 1, &record(2, "rt2")).await;
+    let after = FileStore::open(&before.dir, keys(Some(2), &[])).unwrap();
+    assert_eq!(after.load("a").await.unwrap(), Some(record(2, "rt2")));
+    assert!(matches!(before.load("a").await, Err(StoreError::Sealed { .. })));
+    // And back to plain text, for who wants that.
+    let open = FileStore::open(&before.dir, keys(None, &[2])).unwrap();
+    put(&open, 2, &record(3, "rt3")).await;
+    assert_eq!(plain_load(&before.dir).await, record(3, "rt3"));
+}
+
+async fn plain_load(dir: &Path) -> TokenRecord {
+    let store = FileStore::open(dir, Keys::default()).unwrap();
+    store.load("a").await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn what_other_keys_have_encrypted_is_neither_moved_nor_overwritten() {
+    let (_dir, before) = store();
+    let before = FileStore::open(&before.dir, keys(Some(1), &[])).unwrap();
+    put(&before, 0, &record(1, "rt1")).await;
+    let lock = before.lease("a", Duration::ZERO).await.unwrap();
+    drop(lock);
+    let untouched = contents(&before.dir);
+    for keys in [keys(None, &[]), keys(Some(2), &[3])] {
+        let examined = examine(&before.dir, &keys, &["a"]);
+        let store = FileStore::open(&before.dir, keys).unwrap();
+        for error in [examined.unwrap_err(), store.load("a").await.unwrap_err()] {
+            assert!(matches!(error, StoreError::Sealed { .. }), "{error}");
+            let said = error.to_string();
+            assert!(said.contains("a.json") && said.contains(&key(1).id().to_string()), "{said}");
+            assert!(said.contains("nothing was changed"), "{said}");
+        }
+        let lease = store.lease("a", Duration::ZERO).await.unwrap();
+        for expected in [0, 1] {
+            let commit = store.commit(&lease, Generation(expected), &record(9, "x")).await;
+            assert!(matches!(commit, Err(StoreError::Sealed { .. })));
+        }
+        assert_eq!(contents(&before.dir), untouched);
+    }
+}
+
+#[tokio::test]
+async fn the_file_of_another_credential_is_refused_and_stays() {
+    let (_dir, store) = store();
+    let store = FileStore::open(&store.dir, keys(Some(1), &[])).unwrap();
+    put(&store, 0, &record(1, "rt1")).await;
+    std::fs::rename(store.dir.join("a.json"), store.dir.join("b.json")).unwrap();
+    let untouched = contents(&store.dir);
+    let error = store.load("b").await.unwrap_err();
+    assert!(error.to_string().contains("another credential"), "{error}");
+    assert_eq!(contents(&store.dir), untouched);
+}
+
+/// A file's name is not its key: the values of variables stand behind an `@` there.
+#[tokio::test]
+async fn the_records_of_one_credential_s_many_tokens_are_examined_under_their_own_keys() {
+    let (_dir, store) = store();
+    let store = FileStore::open(&store.dir, keys(Some(1), &[])).unwrap();
+    let lease = store.lease("a/paris", Duration::ZERO).await.unwrap();
+    store.commit(&lease, Generation(0), &record(1, "rt1")).await.unwrap();
+    assert!(examine(&store.dir, &keys(Some(1), &[]), &["a"]).is_ok());
+    assert!(examine(&store.dir, &keys(Some(2), &[]), &["a"]).is_err());
+    assert!(examine(&store.dir, &keys(Some(2), &[]), &["b"]).is_ok());
+}
+
+#[tokio::test]
+async fn a_damaged_encrypted_record_is_moved_aside_like_any_other() {
+    let (_dir, store) = store();
+    let store = FileStore::open(&store.dir, keys(Some(1), &[])).unwrap();
+    put(&store, 0, &record(1, "rt1")).await;
+    let path = store.dir.join("a.json");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() - 20;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    assert!(examine(&store.dir, &store.keys, &["a"]).is_ok());
+    assert!(matches!(store.load("a").await, Err(StoreError::Corrupt { .. })));
+    assert_eq!(put(&store, 1, &record(2, "rt2")).await, Commit::Stored);
+}
+
+/// Somebody looks at the directory all the time while records are written.
+#[tokio::test]
+async fn no_file_ever_holds_plain_text_not_even_a_temporary_one() {
+    let (_dir, store) = store();
+    let store = FileStore::open(&store.dir, keys(Some(1), &[])).unwrap();
+    let (dir, stop) = (Arc::clone(&store.dir), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let seen = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (stopped, temporary) = (Arc::clone(&stop), Arc::clone(&seen));
+    let order = std::sync::atomic::Ordering::SeqCst;
+    let looker = std::thread::spawn(move || {
+        while !stopped.load(order) {
+            for (path, bytes) in contents(&dir) {
+                assert!(!shows(&bytes, "token-"), "{}", path.display());
+                let is_temporary = path.extension().is_some_and(|extension| extension == "tmp");
+                temporary.fetch_add(usize::from(is_temporary && !bytes.is_empty()), order);
+            }
+        }
+    });
+    let mut generation = 0;
+    while seen.load(order) < 10 && !looker.is_finished() {
+        put(&store, generation, &record(generation + 1, "token-of-a-secret")).await;
+        generation += 1;
+        assert!(generation < 20_000, "no temporary file was ever seen");
+    }
+    stop.store(true, order);
+    looker.join().unwrap();
+}
+
+#[test]
+fn records_are_found_by_the_name_of_their_credential() {
+    for (key, credential, found) in [
+        ("api", "api", true),
+        ("api", "ap", false),
+        ("api-2", "api", false),
+        ("api_2", "api", false),
+        ("api", "api-2", false),
+        // One of the tokens of a credential with variables.
+        ("api/paris", "api", true),
+        ("api/paris/2", "api", true),
+        ("%61pi", "api", false),
+    ] {
+        assert_eq!(is_record_of(key, credential), found, "{key} {credential}");
+    }
 }

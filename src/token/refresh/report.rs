@@ -91,6 +91,7 @@ pub(super) fn store_failure(error: &StoreError) -> &'static str {
         StoreError::Io { .. } => "store_io",
         StoreError::Unsafe { .. } => "store_unsafe",
         StoreError::Corrupt { .. } => "store_corrupt",
+        StoreError::Sealed { .. } => "store_sealed",
         StoreError::Newer { .. } => "store_newer",
     }
 }

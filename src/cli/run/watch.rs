@@ -1,0 +1,129 @@
+//! Notices that the configuration or a secret has changed, without being told.
+//!
+//! A look at a handful of small files each second costs nothing that could be measured, and works where
+//! notifications do not: on NFS, through the links of a Kubernetes volume, with every editor.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+
+use crate::app::App;
+use crate::settings::Inputs;
+
+/// How often the files are looked at: a new seed is in use within three seconds.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long nothing must change before a change is believed: a file may be written in pieces, and
+/// several belong together.
+const SETTLE: Duration = Duration::from_millis(150);
+/// How often it is waited for that; a file that changes all the time is taken as it is.
+const SETTLES: usize = 8;
+/// The least time between two runs of the commands that give secrets: they may ask a vault, or a person.
+const COMMANDS: Duration = Duration::from_secs(60);
+
+/// Compares what was read with what is there now.
+#[derive(Debug)]
+pub(super) struct Watch {
+    inputs: Inputs,
+    pace: Interval,
+    commands_ran: Option<Instant>,
+}
+
+impl Watch {
+    /// A watch over what the settings in force were made from.
+    pub(super) fn new(inputs: Inputs) -> Self {
+        let mut pace = interval(LOOK);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { inputs, pace, commands_ran: None }
+    }
+
+    /// What was read last.
+    pub(super) fn inputs(&self) -> &Inputs {
+        &self.inputs
+    }
+
+    /// Watches over what has just been read, whether it was good or not: what is wrong is said once.
+    pub(super) fn renew(&mut self, inputs: Inputs) {
+        self.inputs = inputs;
+    }
+
+    /// Waits until something has changed, and names it. Dropping the future forgets nothing.
+    pub(super) async fn changed(&mut self, app: &App) -> Vec<String> {
+        loop {
+            self.pace.tick().await;
+            let with_commands = self.are_commands_due(|| app.has_refused_client());
+            if with_commands {
+                self.commands_ran = Some(Instant::now());
+            }
+            let mut inputs = self.inputs.clone();
+            let mut changed = BTreeSet::new();
+            for settled in 0..SETTLES {
+                let (seen, news) = look(inputs, with_commands && settled == 0).await;
+                inputs = seen;
+                if news.is_empty() {
+                    break;
+                }
+                changed.extend(news);
+                tokio::time::sleep(SETTLE).await;
+            }
+            if !changed.is_empty() {
+                self.inputs = inputs;
+                return changed.into_iter().collect();
+            }
+        }
+    }
+
+    /// The authorization server has refused the OAuth client: a command may know a newer secret.
+    fn are_commands_due(&self, is_refused: impl FnOnce() -> bool) -> bool {
+        self.inputs.has_commands()
+            && self.commands_ran.is_none_or(|ran| ran.elapsed() >= COMMANDS)
+            && is_refused()
+    }
+}
+
+/// One look, where it may block: a file may be on a network that does not answer.
+async fn look(mut inputs: Inputs, with_commands: bool) -> (Inputs, Vec<String>) {
+    let before = inputs.clone();
+    let looking = tokio::task::spawn_blocking(move || {
+        let mut changed = inputs.changes();
+        if with_commands {
+            changed.extend(inputs.changes_of_commands());
+        }
+        (inputs, changed)
+    });
+    looking.await.unwrap_or_else(|_panicked| (before, Vec::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::settings::{Locator, Settings};
+
+    fn inputs(client_secret: &str) -> Inputs {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("proxy.toml");
+        let text = format!(
+            "[credential.x]\nhosts = [\"api.test\"]\ntoken_url = \"https://login.test/\"\n\
+             client_id = \"x\"\nclient_secret = {client_secret}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let locator = Locator { explicit: Some(path), variable: None };
+        Settings::load_again(&locator, &Inputs::default()).1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn commands_run_again_once_a_minute_and_only_while_the_client_is_refused() {
+        let mut watch = Watch::new(inputs("{ cmd = [\"printf\", \"s\"] }"));
+        assert!(!watch.are_commands_due(|| false));
+        assert!(watch.are_commands_due(|| true));
+        watch.commands_ran = Some(Instant::now());
+        tokio::time::advance(COMMANDS - LOOK).await;
+        assert!(!watch.are_commands_due(|| true));
+        tokio::time::advance(LOOK).await;
+        assert!(watch.are_commands_due(|| true) && !watch.are_commands_due(|| false));
+        // A reload runs them anyway, and does not count.
+        watch.renew(inputs("{ file = \"/nonexistent\" }"));
+        assert!(!watch.are_commands_due(|| true));
+    }
+}

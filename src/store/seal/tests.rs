@@ -1,0 +1,184 @@
+//! The envelope: what opens, what does not, and what each is called.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use super::*;
+
+const PLAIN: &[u8] = b"{\"refresh_token\": \"rt-1\"}";
+
+fn key(seed: u8) -> Key {
+    let bytes: Vec<u8> = (0..32).map(|at: u8| at.wrapping_mul(7) ^ seed).collect();
+    Key::parse(&Secret::new(STANDARD.encode(bytes))).unwrap()
+}
+
+fn keys(current: u8, old: &[u8]) -> Keys {
+    Keys { current: Some(key(current)), old: old.iter().map(|seed| key(*seed)).collect() }
+}
+
+fn sealed() -> Vec<u8> {
+    key(1).seal("a", [9; NONCE_LEN], PLAIN.to_vec())
+}
+
+#[test]
+fn what_is_sealed_is_opened_and_holds_no_plain_text() {
+    let keys = keys(1, &[]);
+    let sealed = keys.seal("a", PLAIN.to_vec());
+    assert_eq!(keys.open("a", sealed.clone()).unwrap(), PLAIN);
+    let text = String::from_utf8(sealed.clone()).unwrap();
+    let envelope: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let inside = STANDARD.decode(envelope["sealed"].as_str().unwrap()).unwrap();
+    assert_eq!((inside[0], &inside[1..9]), (1, key(1).id.0.as_slice()));
+    for bytes in [&sealed, &inside] {
+        assert!(!bytes.windows(4).any(|part| part == b"rt-1"), "{text}");
+    }
+    // No nonce is used twice.
+    assert_ne!(keys.seal("a", PLAIN.to_vec()), sealed);
+}
+
+/// The form on the disk, once and for all: a later bearerd has to open it.
+#[test]
+fn the_form_is_fixed() {
+    let text = String::from_utf8(sealed()).unwrap();
+    assert_eq!(text, include_str!("sealed.json"));
+    assert_eq!(keys(1, &[]).open("a", text.into_bytes()).unwrap(), PLAIN);
+}
+
+#[test]
+fn a_flipped_bit_is_never_opened() {
+    let (sealed, keys) = (sealed(), keys(1, &[]));
+    for index in 0..sealed.len() {
+        for bit in 0..8 {
+            let mut bytes = sealed.clone();
+            bytes[index] ^= 1 << bit;
+            let opened = keys.open("a", bytes.clone());
+            // What is no envelope any more is no record either.
+            let is_refused = match &opened {
+                Ok(passed) => {
+                    passed == &bytes && crate::store::TokenRecord::from_bytes(passed).is_err()
+                }
+                Err(error) => matches!(error, SealError::Damaged(_)),
+            };
+            assert!(is_refused, "byte {index}, bit {bit}: {opened:?}");
+        }
+    }
+}
+
+/// The checksum is no secret: without it the cipher itself has to notice.
+#[test]
+fn a_flipped_bit_under_a_right_checksum_is_never_opened() {
+    let text = String::from_utf8(sealed()).unwrap();
+    let envelope: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let inside = STANDARD.decode(envelope["sealed"].as_str().unwrap()).unwrap();
+    for index in 0..inside.len() {
+        for bit in 0..8 {
+            let mut forged = inside.clone();
+            forged[index] ^= 1 << bit;
+            let forged = STANDARD.encode(forged);
+            let sum = Fingerprint::of(forged.as_bytes());
+            let sum = sum.as_str();
+            let file =
+                format!("{{\"bearerd\": 1, \"sha256\": \"{sum}\", \"sealed\": \"{forged}\"}}");
+            let error = keys(1, &[]).open("a", file.into_bytes()).unwrap_err();
+            let expected = matches!(
+                (index, &error),
+                (0, SealError::Damaged(RecordError::Newer(_)))
+                    | (1..=8, SealError::OtherKey { .. })
+                    | (9.., SealError::NotThisRecord { .. })
+            );
+            assert!(expected, "byte {index}, bit {bit}: {error:?}");
+        }
+    }
+}
+
+#[test]
+fn a_file_cut_at_any_byte_is_never_opened() {
+    let (sealed, keys) = (sealed(), keys(1, &[]));
+    // The last byte is a line feed, which JSON does not need.
+    for end in 0..sealed.len() - 1 {
+        let cut = sealed[..end].to_vec();
+        let passed = keys.open("a", cut.clone()).unwrap();
+        assert_eq!(passed, cut, "cut at {end}");
+        assert!(crate::store::TokenRecord::from_bytes(&passed).is_err(), "cut at {end}");
+    }
+}
+
+#[test]
+fn who_may_open_what() {
+    let a = key(1).id();
+    let table: [(&str, Keys, &str, Result<(), SealError>); 6] = [
+        ("the current key", keys(1, &[]), "a", Ok(())),
+        ("an old key", keys(2, &[3, 1]), "a", Ok(())),
+        ("an old key alone", Keys { current: None, ..keys(2, &[1]) }, "a", Ok(())),
+        (
+            "another key",
+            keys(2, &[3]),
+            "a",
+            Err(SealError::OtherKey { key: a, configured: vec![key(2).id(), key(3).id()] }),
+        ),
+        ("no key", Keys::default(), "a", Err(SealError::NoKey { key: a })),
+        ("another credential", keys(1, &[]), "b", Err(SealError::NotThisRecord { key: a })),
+    ];
+    for (what, keys, name, expected) in table {
+        let opened = keys.open(name, sealed());
+        assert_eq!(opened.as_deref().map(drop).map_err(Clone::clone), expected, "{what}");
+        assert!(opened.is_err() || opened.unwrap() == PLAIN, "{what}");
+    }
+}
+
+#[test]
+fn plain_text_passes_and_stays_plain_without_a_key() {
+    for keys in [Keys::default(), keys(1, &[2])] {
+        assert_eq!(keys.open("a", PLAIN.to_vec()).unwrap(), PLAIN);
+    }
+    assert_eq!(Keys::default().seal("a", PLAIN.to_vec()), PLAIN);
+    let only_old = Keys { current: None, old: vec![key(1)] };
+    assert_eq!(only_old.seal("a", PLAIN.to_vec()), PLAIN);
+}
+
+#[test]
+fn a_newer_form_is_named() {
+    let newer = String::from_utf8(sealed()).unwrap().replacen(": 1", ": 2", 1);
+    let error = keys(1, &[]).open("a", newer.into_bytes()).unwrap_err();
+    assert_eq!(error, SealError::Damaged(RecordError::Newer(2)));
+}
+
+#[test]
+fn a_key_is_32_bytes_in_base64_or_hexadecimal_and_nothing_weaker() {
+    let base64 = "LAl2wQ9r5n0E1u8kq3vTzYxPb7sGdHjF+oM/iRcVaWE=";
+    let hex: String =
+        STANDARD.decode(base64).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+    let parse = |text: &str| Key::parse(&Secret::new(text.to_owned()));
+    let same = [base64, base64.trim_end_matches('='), &hex, &hex.to_uppercase()];
+    for text in same {
+        assert_eq!(parse(text).unwrap(), parse(base64).unwrap(), "{text}");
+    }
+    let zeros = STANDARD.encode([0; 32]);
+    let words = STANDARD.encode(b"passwordpasswordpasswordpassword");
+    let short = STANDARD.encode(&STANDARD.decode(base64).unwrap()[..31]);
+    let long = STANDARD.encode([&STANDARD.decode(base64).unwrap()[..], &[1]].concat());
+    for (text, expected) in [
+        ("", KeyError::Form),
+        ("correct horse battery staple", KeyError::Form),
+        ("LAl2wQ9r5n0E1u8kq3vTzYxPb7sGdHjF+oM/iRcVaW!=", KeyError::Form),
+        (&hex[..62], KeyError::Form),
+        (&hex.replace("2c", "+c"), KeyError::Form),
+        (&short, KeyError::Form),
+        (&long, KeyError::Form),
+        (&zeros, KeyError::Weak),
+        (&"ab".repeat(32), KeyError::Weak),
+        (&words, KeyError::Weak),
+    ] {
+        assert_eq!(parse(text).unwrap_err(), expected, "{text}");
+    }
+}
+
+#[test]
+fn debug_and_messages_show_the_key_s_id_and_not_the_key() {
+    let base64 = "LAl2wQ9r5n0E1u8kq3vTzYxPb7sGdHjF+oM/iRcVaWE=";
+    let key = Key::parse(&Secret::new(base64.to_owned())).unwrap();
+    let shown =
+        format!("{:?} {}", Keys { current: Some(key.clone()), old: vec![key.clone()] }, key.id());
+    assert!(shown.contains(&key.id().to_string()) && key.id().to_string().len() == 16, "{shown}");
+    assert!(!shown.contains("LAl2") && !shown.contains("2c0976"), "{shown}");
+    let error = keys(2, &[]).open("a", key.seal("a", [0; NONCE_LEN], PLAIN.to_vec())).unwrap_err();
+    assert!(error.to_string().contains(&key.id().to_string()), "{error}");
+}

@@ -1,0 +1,158 @@
+//! `[store] key`: records that only the holder of a key can read, in the real program.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bearerd::secret::Secret;
+use bearerd::store::{FileStore, Generation, Key, Keys, TokenRecord, TokenStore};
+
+use super::program::{Program, bearerd, text};
+use super::world::{HOURS, World, WorldBuilder};
+
+const KEY: &str = "LAl2wQ9r5n0E1u8kq3vTzYxPb7sGdHjF+oM/iRcVaWE=";
+const OTHER_KEY: &str = "T2nZ0Vbq7y1oLkJ9xW4uRcEaGfHs8dMpQi5tYrBvXgA=";
+
+const ENCRYPTED: &str = "[store]\nurl = \"file:state\"\nkey = { file = \"key\" }";
+
+async fn world(builder: WorldBuilder) -> World {
+    let world = builder.sections(ENCRYPTED).start_servers().await;
+    world.write_secret("key", KEY);
+    world
+}
+
+fn id(key: &str) -> String {
+    parsed(key).id().to_string()
+}
+
+fn parsed(key: &str) -> Key {
+    Key::parse(&Secret::new(key.to_owned())).unwrap()
+}
+
+/// Every file of the state directory with what is in it.
+fn state(world: &World) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = std::fs::read_dir(world.state()).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
+}
+
+fn record_text(world: &World) -> String {
+    text(&std::fs::read(world.state().join("api.json")).unwrap())
+}
+
+/// The record as the holder of `key` alone reads it.
+async fn record_under(world: &World, key: &str) -> Option<TokenRecord> {
+    let keys = Keys { current: Some(parsed(key)), old: Vec::new() };
+    let store = FileStore::open(&world.state(), keys).unwrap();
+    store.load("api").await.ok().flatten()
+}
+
+#[tokio::test]
+async fn what_the_program_stores_is_encrypted_and_read_again_after_a_restart() {
+    let world = world(World::plain()).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.stop().await;
+    let server = &world.authorization_server;
+    let record = record_under(&world, KEY).await.unwrap();
+    assert_eq!(record.refresh_token.unwrap().expose(), server.current_refresh_token());
+    for (path, bytes) in state(&world) {
+        let content = String::from_utf8_lossy(&bytes);
+        for secret in [server.current_refresh_token(), world.tokens_seen()[0].clone()] {
+            assert!(!content.contains(&secret), "{}", path.display());
+        }
+    }
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(server.token_requests(), 1);
+    let log = program.stop().await;
+    assert!(!log.contains(KEY), "{log}");
+}
+
+/// Another key, and none at all.
+#[tokio::test]
+async fn a_wrong_key_stops_the_start_and_touches_nothing() {
+    let mut world = world(World::plain()).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.stop().await;
+    let before = state(&world);
+    world.write_secret("key", OTHER_KEY);
+    let without = |text: &str| text.replace("key = { file = \"key\" }", "");
+    for remove in [false, true] {
+        if remove {
+            world.configure_file(without);
+        }
+        for command in ["run", "check"] {
+            let output = bearerd(world.dir.path(), &[command]);
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(78), "{command}: {said}");
+            assert!(said.contains("state/api.json") && said.contains(&id(KEY)), "{said}");
+            assert!(said.contains("store.key") && said.contains("nothing was changed"), "{said}");
+            assert!(!said.contains(KEY) && !said.contains(OTHER_KEY), "{said}");
+        }
+        assert_eq!(state(&world), before);
+    }
+    assert_eq!(world.authorization_server.token_requests(), 1);
+}
+
+#[tokio::test]
+async fn plain_text_of_before_and_an_old_key_are_read_and_replaced_by_the_next_commit() {
+    let plain = "[store]\nurl = \"file:state\"\n";
+    let mut world = World::builder().sections(plain).settled().await;
+    assert!(record_text(&world).contains("refresh_token"));
+    world.write_secret("key", KEY);
+    world.write_secret("new-key", OTHER_KEY);
+    for (keys, current) in [
+        ("key = { file = \"key\" }\n", KEY),
+        ("key = { file = \"new-key\" }\nold_keys = [{ file = \"key\" }]\n", OTHER_KEY),
+    ] {
+        let section = format!("{plain}{keys}");
+        world.configure(|text| {
+            let (before, rest) = text.split_once(plain).unwrap();
+            let (_, after) = rest.split_once("[credential").unwrap();
+            format!("{before}{section}\n[credential{after}")
+        });
+        let stored = record_text(&world);
+        world.restart().await;
+        // The token of before is still good, and nothing is written for the key's sake alone.
+        let requests = world.authorization_server.token_requests();
+        assert_eq!(world.get("/").await.0, 200);
+        assert_eq!(world.authorization_server.token_requests(), requests);
+        assert_eq!(record_text(&world), stored);
+        world.clock.advance(HOURS);
+        assert_eq!(world.get("/").await.0, 200);
+        let record = record_under(&world, current).await.unwrap();
+        assert!(
+            world
+                .authorization_server
+                .refresh_token_is_current(record.refresh_token.unwrap().expose())
+        );
+        assert!(!record_text(&world).contains("refresh_token"));
+    }
+    assert_eq!(world.authorization_server.reuse_count(), 0);
+}
+
+/// Another process with another key has written: this one serves what it has, and then refuses.
+#[tokio::test]
+async fn a_record_that_another_key_has_sealed_meanwhile_is_never_overwritten() {
+    let mut world = world(World::builder()).await;
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let keys = Keys { current: Some(parsed(OTHER_KEY)), old: Vec::new() };
+    let store = FileStore::open(elsewhere.path(), keys).unwrap();
+    let lease = store.lease("api", Duration::ZERO).await.unwrap();
+    let record = TokenRecord { generation: Generation(9), ..TokenRecord::default() };
+    store.commit(&lease, Generation(0), &record).await.unwrap();
+    std::fs::rename(elsewhere.path().join("api.json"), world.state().join("api.json")).unwrap();
+    let before = state(&world);
+    assert_eq!(world.get("/").await.0, 200);
+    world.clock.advance(HOURS);
+    let (status, _) = world.get("/").await;
+    assert_eq!(status, 503);
+    let (_, error) = world.status().last_error.unwrap();
+    assert!(error.contains(&id(OTHER_KEY)) && error.contains("api.json"), "{error}");
+    assert_eq!(state(&world), before);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+}

@@ -1,0 +1,201 @@
+//! What changes on the disk takes effect without a signal, in the real program.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use bearerd_test_support::{OriginConfig, OriginServer};
+use serde_json::Value;
+
+use super::program::{Program, command};
+use super::world::{World, eventually};
+
+/// From the change to the request that has the use of it.
+const SOON: Duration = Duration::from_secs(3);
+
+const NOTICED: &str = "reading the configuration again";
+
+#[tokio::test]
+async fn a_new_seed_heals_a_dead_grant_within_three_seconds_and_without_a_signal() {
+    let world = World::plain().start_servers().await;
+    let server = &world.authorization_server;
+    server.revoke_refresh_token();
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 503);
+    assert_eq!(program.get(&world.http("/")).await, 503);
+    assert_eq!(server.token_requests(), 1);
+    let seed = server.issue_refresh_token();
+    world.write_seed(&seed);
+    let changed = Instant::now();
+    program.logs("the new configuration is in force").await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert!(changed.elapsed() < SOON, "{:?}", changed.elapsed());
+    assert_eq!(server.requests()[1].param("refresh_token"), Some(&*seed));
+    assert_eq!(world.record()["terminal"], Value::Null);
+    let noticed = program.logs(NOTICED).await;
+    assert!(noticed.contains("/seed`"), "{noticed}");
+    let log = program.stop().await;
+    assert!(!log.contains(&seed), "{log}");
+    assert_eq!(log.matches(NOTICED).count(), 1, "{log}");
+}
+
+/// As the kubelet does it: the link `..data` is replaced, nothing else.
+#[tokio::test]
+async fn a_client_secret_that_kubernetes_swaps_is_used_without_a_signal() {
+    let world = World::plain().start_servers().await;
+    let at = |name: &str| world.dir.path().join(name);
+    for (version, secret) in [("..one", "a-mistyped-secret"), ("..two", "test-client-secret")] {
+        std::fs::create_dir(at(version)).unwrap();
+        world.write_secret(&format!("{version}/secret"), secret);
+    }
+    std::fs::remove_file(at("secret")).unwrap();
+    symlink("..one", at("..data")).unwrap();
+    symlink("..data/secret", at("secret")).unwrap();
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 503);
+    symlink("..two", at("..data_tmp")).unwrap();
+    std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    program.logs("the new configuration is in force").await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    let log = program.stop().await;
+    assert!(!log.contains("a-mistyped-secret") && !log.contains("test-client-secret"), "{log}");
+}
+
+#[tokio::test]
+async fn a_changed_configuration_is_in_force_without_a_signal_and_a_bad_one_is_reported_once() {
+    let mut world = World::plain().start_servers().await;
+    let tokens = Some(world.authorization_server.tokens());
+    let other = OriginServer::start(OriginConfig { tokens, ..OriginConfig::default() }).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&other.url("/")).await, 401);
+    let one = format!("hosts = [\"{}\"]", world.origin.authority());
+    let both = format!("hosts = [\"{}\", \"{}\"]", world.origin.authority(), other.authority());
+    world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
+    program.logs("the one before stays in force").await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    world.configure_file(|text| text.replace("cleint_id =", "client_id =").replace(&one, &both));
+    program.logs("the new configuration is in force").await;
+    assert_eq!(program.get(&other.url("/")).await, 200);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    let log = program.stop().await;
+    assert_eq!(log.matches("the one before stays in force").count(), 1, "{log}");
+}
+
+/// It is named by the new configuration, which is bad only because the file is not there yet.
+#[tokio::test]
+async fn a_secret_that_comes_after_the_configuration_that_names_it_is_noticed() {
+    let mut world = World::plain().start_servers().await;
+    let program = Program::start(&world).await;
+    world.configure_file(|text| text.replace("file = \"secret\"", "file = \"new-secret\""));
+    program.logs("the one before stays in force").await;
+    world.write_secret("new-secret", "test-client-secret");
+    program.logs("the new configuration is in force").await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.stop().await;
+}
+
+/// The command is asked only once the authorization server has refused what it said before.
+#[tokio::test]
+async fn a_command_is_run_again_when_its_client_secret_is_refused() {
+    let mut world = World::plain().start_servers().await;
+    let script = "echo run >> runs; cat vault";
+    world.configure_file(|text| {
+        let cmd = format!("cmd = [\"sh\", \"-c\", \"{script}\"]");
+        text.replace("file = \"secret\"", &cmd)
+    });
+    world.write_secret("vault", "a-mistyped-secret");
+    let runs = || std::fs::read_to_string(world.dir.path().join("runs")).unwrap().lines().count();
+    let program = Program::start(&world).await;
+    world.write_secret("vault", "test-client-secret");
+    assert_eq!(runs(), 1);
+    assert_eq!(program.get(&world.http("/")).await, 503);
+    program.logs("the new configuration is in force").await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    let noticed = program.logs(NOTICED).await;
+    assert!(noticed.contains("command `sh`"), "{noticed}");
+    // One to see that it says something else, one for the new settings.
+    assert_eq!(runs(), 3);
+    let log = program.stop().await;
+    assert!(!log.contains("a-mistyped-secret") && !log.contains("test-client-secret"), "{log}");
+}
+
+/// The seeds of clubs are read by the token that needs them, and not with the configuration.
+#[tokio::test]
+async fn a_new_seed_of_one_club_is_used_without_a_signal() {
+    let lines = r#"
+paths = ["/${club}/"]
+vars = { club = ["paris", "lyon"] }
+params = { club = "${club}" }
+refresh_token = { file = "seed-${club}" }
+"#;
+    let world = World::plain()
+        .without_seed()
+        .authorization_server(|config| config.realm_parameter = Some("club".into()))
+        .credential(lines)
+        .start_servers()
+        .await;
+    let server = &world.authorization_server;
+    for club in ["paris", "lyon"] {
+        world.write_secret(&format!("seed-{club}"), &server.current_refresh_token_of(club));
+    }
+    server.revoke_refresh_token_of("paris");
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/paris/")).await, 503);
+    assert_eq!(program.get(&world.http("/lyon/")).await, 200);
+    world.write_secret("seed-paris", &server.issue_refresh_token_of("paris"));
+    program.logs("the new configuration is in force").await;
+    assert_eq!(program.get(&world.http("/paris/")).await, 200);
+    assert_eq!(program.get(&world.http("/lyon/")).await, 200);
+    assert_eq!(server.token_requests(), 3);
+    let noticed = program.logs(NOTICED).await;
+    assert!(noticed.contains("seed-paris") && !noticed.contains("seed-lyon"), "{noticed}");
+    program.stop().await;
+}
+
+// ----- around them -----
+
+#[tokio::test]
+async fn warnings_and_problems_are_objects_of_the_json_log() {
+    let mut world = World::plain().start_servers().await;
+    let secret = world.dir.path().join("secret");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let program = Program::start_with(world.dir.path(), &["--log-format", "json"], &[]).await;
+    let warned = program.logs("can be read by others").await;
+    world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
+    let refused = program.logs("unknown key").await;
+    program.logs("the one before stays in force").await;
+    for (line, level) in [(warned, "WARN"), (refused, "ERROR")] {
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["level"], level);
+        assert!(line["place"].as_str().unwrap().starts_with("proxy.toml:"), "{line}");
+        assert!(!line["fix"].as_str().unwrap().is_empty(), "{line}");
+    }
+    for line in program.stop().await.lines() {
+        assert!(serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object()), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_unix_socket_has_mode_0600_whatever_the_umask() {
+    for umask in ["000", "022", "277"] {
+        let world = World::plain().listen("\"unix:proxy.sock\"").start_servers().await;
+        let program = command(world.dir.path(), &["run"]).get_program().to_owned();
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", &format!("umask {umask}; exec \"$0\" run")])
+            .arg(program)
+            .current_dir(world.dir.path())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let path = world.dir.path().join("proxy.sock");
+        let answers = |path: &Path| std::os::unix::net::UnixStream::connect(path).is_ok();
+        eventually("it listens", || answers(&path)).await;
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(mode & 0o777, 0o600, "{umask}");
+    }
+}
