@@ -13,7 +13,7 @@
 //!                 └─▶ proxy ─▶ credential ─▶ token ─▶ oauth
 //!                       │                      └────▶ store
 //!                       └─▶ ca
-//!     below everything: secret   clock   origin   template   tls   metrics
+//!     below everything: secret   clock   origin   template   tls   metrics   crash
 //! ```
 //!
 //! An arrow means "may use". `tests/architecture.rs` holds the code to it; `docs/architecture.md`
@@ -25,6 +25,7 @@ pub mod ca;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod crash;
 pub mod credential;
 pub mod dpop;
 mod jwt;

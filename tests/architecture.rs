@@ -60,13 +60,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("credential", &["dpop", "metrics", "origin", "secret", "template", "token"]),
     // The only place where the protocol and its durability meet.
     // `template`: what the variables of a slot stand for.
-    ("token", &["clock", "dpop", "metrics", "oauth", "secret", "store", "template"]),
-    ("oauth", &["dpop", "jwt", "secret", "template"]),
-    ("store", &["secret"]),
+    ("token", &["clock", "crash", "dpop", "metrics", "oauth", "secret", "store", "template"]),
+    ("oauth", &["crash", "dpop", "jwt", "secret", "template"]),
+    ("store", &["crash", "secret"]),
     // `origin`: a leaf is made for a host. `secret`: the key is one. `tls`: the library's provider.
     ("ca", &["origin", "secret", "tls"]),
     // Below everything.
     ("clock", &[]),
+    ("crash", &[]),
     ("dpop", &["jwt", "secret"]),
     ("jwt", &[]),
     ("metrics", &[]),

@@ -9,6 +9,7 @@ use rustls::ClientConfig;
 
 use super::answer::RawAnswer;
 use super::request::TokenRequest;
+use crate::crash;
 
 /// The largest answer that is read, 1 MiB: a thousand times what any token endpoint sends.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -69,6 +70,7 @@ impl HttpTransport {
             .send()
             .await
             .map_err(failure)?;
+        crash::point("after_send");
         let mut answer = RawAnswer {
             status: response.status(),
             fields: std::mem::take(response.headers_mut()),
@@ -80,6 +82,7 @@ impl HttpTransport {
             }
             answer.body.extend_from_slice(&chunk);
         }
+        crash::point("after_response");
         Ok(answer)
     }
 }

@@ -23,6 +23,7 @@ use super::{
     Commit, Generation, Keys, Lease, RecordError, SealError, StoreError, StoreFuture, TokenRecord,
     TokenStore,
 };
+use crate::crash;
 
 /// How often a held lock is tried again. `flock` cannot wait with a deadline, and a thread that
 /// waits for ever would keep the process from ending.
@@ -149,7 +150,9 @@ impl FileStore {
             .map_err(|error| io("write", &path, error))?;
         let written = temporary.write_all(bytes).and_then(|()| temporary.as_file().sync_all());
         written.map_err(|error| io("write", &path, error))?;
+        crash::point("after_temp");
         temporary.persist(&path).map_err(|error| io("replace", &path, error.error))?;
+        crash::point("after_rename");
         let dir = File::open(&*self.dir).and_then(|dir| dir.sync_all());
         dir.map_err(|error| io("sync", &self.dir, error))
     }

@@ -14,6 +14,7 @@ use super::state::{Outcome, Phase, Rejection, State, Want};
 use super::{
     Condition, Config, Context, Generation, Margin, Progress, Renewal, Status, Token, TokenError,
 };
+use crate::crash;
 use crate::oauth::TokenEndpoint;
 use crate::store::TokenRecord;
 
@@ -153,8 +154,13 @@ impl Slot {
                 return Renewal::PassOn;
             }
         }
-        // A flight that ends without a newer token leaves the rejection as it is.
-        let _deadline = tokio::time::timeout(self.wait, landed.changed()).await;
+        // A flight that ends without a newer token leaves the rejection as it is. What wakes may also be
+        // the one before it, or a look into the store: then this one is still under way.
+        let deadline = Instant::now() + self.wait;
+        while tokio::time::timeout_at(deadline, landed.changed()).await.is_ok()
+            && generation_of(self.current.load_full().as_deref()) <= rejected
+            && self.lock().phase == Phase::Refreshing
+        {}
         let brought_the_same = self.lock().brought_the_same();
         match self.current.load_full() {
             Some(token)
@@ -232,6 +238,7 @@ impl Slot {
 
     fn land(&self, result: Result<TokenRecord, Failure>) {
         self.land_quietly(result.map(Some));
+        crash::point("after_publish");
         self.landed.send_modify(|flights| *flights = flights.wrapping_add(1));
     }
 

@@ -27,6 +27,7 @@ mod rejections;
 mod reload;
 mod replicas;
 mod resamania;
+mod rows;
 mod sealed;
 mod secrets;
 mod smoke;
