@@ -174,6 +174,16 @@ impl Config {
         }
     }
 
+    /// Puts a password in the place of the configured one.
+    pub fn set_password(&mut self, value: Secret) {
+        let bootstrap = self.bootstrap.as_mut().map(|bootstrap| &mut bootstrap.grant);
+        for grant in self.own.as_mut().into_iter().chain(bootstrap) {
+            if let OwnGrant::Password { password, .. } = grant {
+                *password = value.clone();
+            }
+        }
+    }
+
     /// Changes whenever anything does that could make a refused grant succeed.
     pub fn fingerprint(&self) -> Fingerprint {
         let secret = self.client_secret.as_ref().map(Secret::fingerprint);

@@ -75,8 +75,11 @@ impl Config {
     /// Can a first token be had only with what a record holds?
     pub fn needs_record(&self) -> bool {
         let has_seed = self.seed.as_ref().is_some_and(|seed| seed.value.is_some());
-        let needs_refresh_token = self.oauth.grant.lives_on() == oauth::Livelihood::RefreshToken;
-        needs_refresh_token && !has_seed && self.oauth.bootstrap.is_none()
+        let lives_on = self.oauth.grant.lives_on();
+        lives_on == oauth::Livelihood::RefreshToken
+            && self.oauth.grant != oauth::GrantType::Password
+            && self.oauth.bootstrap.is_none()
+            && !has_seed
     }
 
     /// What messages call it: `resamania[paris]`, or the name alone.

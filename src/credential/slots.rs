@@ -239,9 +239,13 @@ impl Recipe {
                     let value = self.seed(&config, read);
                     config.seed = Some(Seed { source, value });
                 }
-                OwnSecret::ClientSecret => {
+                OwnSecret::ClientSecret | OwnSecret::Password => {
                     let read = read.map_err(|error| self.unreadable(&config, &error));
-                    config.oauth.client_secret = Some(read.map_err(|()| InstanceError::Secret)?);
+                    let value = read.map_err(|()| InstanceError::Secret)?;
+                    match secret.secret {
+                        OwnSecret::Password => config.oauth.set_password(value),
+                        _ => config.oauth.client_secret = Some(value),
+                    }
                 }
             }
         }

@@ -129,6 +129,8 @@ pub enum OwnSecret {
     RefreshToken,
     /// The OAuth client's secret.
     ClientSecret,
+    /// The password of the `password` grant, or of the `bootstrap` with it.
+    Password,
 }
 
 impl SecretPath {

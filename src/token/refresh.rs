@@ -148,6 +148,8 @@ pub(super) struct Refresher {
     metrics: CredentialMetrics,
     memory: Arc<Mutex<Memory>>,
     unsaved: Arc<AtomicBool>,
+    /// What the authorization server wants to see in the next proof (RFC 9449 §8).
+    nonce: std::sync::Mutex<Option<String>>,
 }
 
 impl Refresher {
@@ -166,6 +168,7 @@ impl Refresher {
             context: context.clone(),
             memory: Arc::default(),
             unsaved: Arc::default(),
+            nonce: std::sync::Mutex::default(),
         }
     }
 
@@ -247,11 +250,12 @@ impl Refresher {
                 return Err(Failure::needs_login(reason));
             }
         };
+        let key = self.bind(&mut session.record);
         let begun = self.begin(session, refresh_token.as_ref(), new_seed, demand).await?;
         let Begun::Go { lost_answer } = begun else { return self.accept_foreign(session) };
         let grant = refresh_token.as_ref().map_or(Grant::Own, Grant::RefreshToken);
         let Asked { at, answer, requests } =
-            self.ask(grant, session.record.access_token.as_ref()).await;
+            self.ask(grant, session.record.access_token.as_ref(), key.as_ref()).await;
         session.requests += requests;
         match answer {
             Ok(response) => {

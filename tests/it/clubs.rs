@@ -119,6 +119,27 @@ async fn two_clubs_have_two_tokens_two_records_and_a_refresh_each() {
 }
 
 #[tokio::test]
+async fn the_token_url_names_the_club() {
+    let mut world = World::builder()
+        .without_seed()
+        .authorization_server(|config| config.token_path = "/*/oauth/v2/token".into())
+        .credential(&BY_PATH.replace("params = { club = \"${club}\" }\n", ""))
+        .start_servers()
+        .await;
+    world.configure(|text| text.replace("/*/oauth", "/${club}/oauth"));
+    for club in ["paris", "lyon"] {
+        write_seed(&world, club);
+    }
+    world.start_proxy().await;
+    for path in ["/paris/members", "/lyon/members", "/paris/members"] {
+        assert_eq!(world.get(path).await.0, 200, "{path}");
+    }
+    let requests = world.authorization_server.requests();
+    let asked: Vec<_> = requests.iter().map(|request| request.path_and_query.as_str()).collect();
+    assert_eq!(asked, ["/paris/oauth/v2/token", "/lyon/oauth/v2/token"]);
+}
+
+#[tokio::test]
 async fn a_club_outside_the_list_is_refused_and_creates_nothing() {
     let world = start(BY_PATH, &["paris", "lyon", "berlin"]).await;
     for path in ["/berlin/members", "/Paris/members", "/paris;x/members", "/parisx/", "/..paris/"] {

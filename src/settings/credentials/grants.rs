@@ -5,8 +5,9 @@ use std::ops::Range;
 use super::Part;
 use super::oauth::{grant as grant_of, place_of};
 use crate::config::{BootstrapTable, CredentialSection, Field, Problem};
+use crate::credential::OwnSecret;
 use crate::oauth::{Bootstrap, Exchange, GrantType, Livelihood, OwnGrant};
-use crate::secret::SecretSource;
+use crate::secret::{Secret, SecretSource};
 use crate::template::{Late, Names};
 
 /// The keys that a grant may need: those of a credential, or of its `bootstrap`.
@@ -145,7 +146,11 @@ impl Part<'_, '_> {
                     .given()
                     .and_then(|text| self.template(&format!("{prefix}username"), text, names));
                 let key = format!("{prefix}password");
-                let password = password.given().and_then(|place| self.secret(&key, place));
+                let password = match self.is_own(&key, OwnSecret::Password, password) {
+                    // Each slot puts its own in this place.
+                    true => Some(Secret::new(String::new())),
+                    false => password.given().and_then(|place| self.secret(&key, place)),
+                };
                 Some(OwnGrant::Password { username: username?, password: password? })
             }
             GrantType::TokenExchange => {

@@ -187,10 +187,11 @@ impl Part<'_, '_> {
             ClientSecret::Kept(source) => {
                 let place = Spanned::new(given.span(), source.clone());
                 let field = Field::Given(place.clone());
-                if self.is_own("client_secret", OwnSecret::ClientSecret, &field) {
-                    return None;
+                match self.is_own("client_secret", OwnSecret::ClientSecret, &field) {
+                    // Each slot puts its own in this place.
+                    true => Some(Secret::new(String::new())),
+                    false => self.secret("client_secret", &place),
                 }
-                self.secret("client_secret", &place)
             }
         }
     }

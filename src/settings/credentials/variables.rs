@@ -242,6 +242,7 @@ impl Part<'_, '_> {
                 found.push((credential::Variable { name, from, allowed: None }, span));
             }
         }
+        self.check_hosts(&found);
         self.check_seed(&found);
         self.check_length(&found);
         found.into_iter().map(|(variable, _)| variable).collect()
@@ -278,6 +279,34 @@ impl Part<'_, '_> {
                 let fix = "write paths = [\"/${name}/\"] with its name, or take the value from a field: \
                            { from = \"${field.X-Club}\", values = [\"paris\"] }";
                 self.report("vars", message, span.clone(), fix);
+            }
+        }
+    }
+
+    /// A value that no list names must not decide on whose server the client's secrets are sent to: behind
+    /// it the host needs a name that the operator wrote.
+    fn check_hosts(&mut self, variables: &[(credential::Variable, Range<usize>)]) {
+        let section = self.section;
+        let fields = [
+            ("token_url", &section.token_url),
+            ("refresh_url", &section.refresh_url),
+            ("revoke_url", &section.revoke_url),
+            ("issuer", &section.issuer),
+        ];
+        for (key, field) in fields {
+            let Some(text) = field.given() else { continue };
+            let host = text.get_ref().split_once("://").map_or(&**text.get_ref(), |(_, rest)| rest);
+            let host = host.split(['/', '?', '#']).next().unwrap_or_default();
+            let is_in = |it: &credential::Variable| {
+                host.to_ascii_lowercase().contains(&format!("${{{}}}", it.name))
+            };
+            let is_open = |it: &credential::Variable| it.allowed.is_none() && is_in(it);
+            let behind = host.rsplit_once('}').map_or("", |(_, behind)| behind);
+            let is_named = behind.strip_prefix('.').is_some_and(|name| name.contains('.'));
+            if variables.iter().any(|(it, _)| is_open(it)) && !is_named {
+                let message = "lets a request name the host that gets the client's secrets";
+                let fix = "list the values that are allowed, or write \"https://${name}.login.example.com/\"";
+                self.report(key, message, text.span(), fix);
             }
         }
     }

@@ -34,6 +34,7 @@ fn the_credentials_of_the_example_work_once_uncommented() {
         "fanatics_seed",
         "resamania",
         "resamania_seed_paris",
+        "resamania_seed_lyon",
         "admin_token",
         "store_key",
     ] {

@@ -114,6 +114,27 @@ fn several_tokens_never_share_a_first_refresh_token() {
 }
 
 #[test]
+fn a_stranger_s_value_never_is_the_host_that_gets_the_secrets() {
+    let with_url = |url: &str, lines: &str| {
+        with_seed("${field.a}", lines).replace("https://login.test/token", url)
+    };
+    for url in [
+        "https://${field.A}/token",
+        "https://login.${field.a}/token",
+        "https://${field.a}.com/token",
+        "https://${field.a}:8443/token",
+        "https://x.test.${field.a}",
+    ] {
+        refused(&with_url(url, ""), "3:13", "lets a request name the host");
+    }
+    assert!(load(&with_url("https://${field.a}.login.test/${field.a}/token", "")).is_ok());
+    let listed = "vars = { a = { from = \"${field.a}\", values = [\"x.test\", \"y.test\"] } }";
+    let listed =
+        with_url("https://${a}/token", listed).replace("file = \"${field.a}", "file = \"${a}");
+    assert!(load(&listed).is_ok());
+}
+
+#[test]
 fn records_keep_names_that_are_file_names() {
     let three = "headers = { A = \"${field.A}${field.B}${field.C}\" }";
     let seed = "${field.A}${field.B}${field.C}";

@@ -1,11 +1,14 @@
 //! One token request with its repetitions.
 
+use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use super::Refresher;
 use super::outcome::may_have_consumed;
-use crate::oauth::{Class, Given, Grant, GrantError, TokenResponse};
+use crate::dpop;
+use crate::oauth::{Class, Given, Grant, GrantError, Proof, TokenResponse};
 use crate::secret::Secret;
+use crate::store::TokenRecord;
 
 /// When a request whose answer was lost is made again with the same refresh token: soon, because
 /// the shortest documented grace for that is 5 s (Connect2id), and a minute later it is over.
@@ -30,20 +33,37 @@ pub(super) struct Refused {
 
 impl Refresher {
     /// Sends the grant, again at once if it never left, and again soon if no answer came.
-    pub(super) async fn ask(&self, grant: Grant<'_>, access_token: Option<&Secret>) -> Asked {
+    pub(super) async fn ask(
+        &self,
+        grant: Grant<'_>,
+        access_token: Option<&Secret>,
+        key: Option<&dpop::Key>,
+    ) -> Asked {
         let mut replays = REPLAYS.iter();
         let mut replayed = false;
         let mut unsent = 0;
         let mut requests = 0;
+        let mut proved_again = false;
         loop {
             let at = self.context.clock.now();
-            let given = Given { now: at, access_token, variables: &self.variables, proof: None };
+            let nonce = key.and_then(|_| self.nonce());
+            let proof = key.map(|key| Proof { key, nonce: nonce.as_deref() });
+            let given = Given { now: at, access_token, variables: &self.variables, proof };
             requests += 1;
             let error = match self.endpoint.request(grant, given).await {
-                Ok(response) => return Asked { at, answer: Ok(response), requests },
+                Ok(response) => {
+                    self.keep_nonce(response.dpop_nonce.as_deref());
+                    return Asked { at, answer: Ok(response), requests };
+                }
                 Err(error) => error,
             };
+            self.keep_nonce(error.dpop_nonce.as_deref());
             let pause = match error.class {
+                // Nothing was looked at but the proof (RFC 9449 §8).
+                Class::Nonce if key.is_some() && !proved_again => {
+                    proved_again = true;
+                    Some(Duration::ZERO)
+                }
                 // The answer had a new refresh token: this one is spent.
                 _ if error.salvaged.is_some() => None,
                 Class::NotSent if unsent == 0 => {
@@ -59,6 +79,9 @@ impl Refresher {
             let Some(pause) = pause else {
                 return Asked { at, answer: Err(Refused { error, replayed }), requests };
             };
+            if error.class == Class::Nonce {
+                continue;
+            }
             if may_have_consumed(error.class) {
                 replayed = true;
                 self.metrics.replayed();
@@ -72,5 +95,31 @@ impl Refresher {
             );
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// What the authorization server wants to see in the next proof.
+    fn nonce(&self) -> Option<String> {
+        self.nonce.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn keep_nonce(&self, nonce: Option<&str>) {
+        if let Some(nonce) = nonce {
+            *self.nonce.lock().unwrap_or_else(PoisonError::into_inner) = Some(nonce.to_owned());
+        }
+    }
+
+    /// The key that this credential's tokens are bound to, if they are bound to one: that of the
+    /// record, or a new one, which the record holds from now on. A refresh token may be bound to it as
+    /// well (RFC 9449 §5), so it is written down before the first request with it goes out, wherever an
+    /// intent is.
+    pub(super) fn bind(&self, record: &mut TokenRecord) -> Option<dpop::Key> {
+        if !self.endpoint.config().reading.dpop {
+            record.dpop_key = None;
+            return None;
+        }
+        let stored = record.dpop_key.as_ref().and_then(|text| dpop::Key::from_stored(text).ok());
+        let key = stored.unwrap_or_else(dpop::Key::generate);
+        record.dpop_key = Some(key.to_stored().clone());
+        Some(key)
     }
 }

@@ -22,7 +22,8 @@ impl Refresher {
             generation = session.record.generation.0,
             "beginning the grant anew with the bootstrap"
         );
-        let Asked { at, answer, requests } = self.ask(Grant::Bootstrap, None).await;
+        let key = self.bind(&mut session.record);
+        let Asked { at, answer, requests } = self.ask(Grant::Bootstrap, None, key.as_ref()).await;
         session.requests += requests;
         let error = match answer {
             Ok(response) => {
