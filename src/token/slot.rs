@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::refresh::{Demand, Refresher};
-use super::state::{Phase, Rejection, Spent, State, Want};
+use super::state::{Phase, Rejection, SAT_OUT, Spent, State, Want};
 use super::{
     Condition, Config, Context, Generation, Margin, Progress, Renewal, Status, Token, TokenError,
 };
@@ -110,8 +110,9 @@ impl Slot {
                 (Want::Unavailable { until, why }, _) => {
                     let retry_after = until.left(now);
                     // Whoever waited for the flight that failed may see the next one through;
-                    // whoever comes later is told at once, so that nothing piles up.
-                    if !waited || Instant::now() + retry_after >= deadline {
+                    // whoever comes later is told at once, unless it is a matter of moments.
+                    let is_told = !waited && retry_after > SAT_OUT;
+                    if is_told || Instant::now() + retry_after >= deadline {
                         return Err(TokenError::Unavailable { retry_after, why });
                     }
                     tokio::time::sleep(retry_after).await;
@@ -139,38 +140,46 @@ impl Slot {
     /// A rejection counts only for its own generation. A thousand rejections of one token cost one
     /// token request, and those that arrive after it cost none.
     pub async fn renew(self: &Arc<Self>, rejected: Generation, progress: Progress) -> Renewal {
-        let mut landed = self.landed.subscribe();
-        let (mut verdict, mut token) = self.reject(rejected, progress);
-        if matches!(verdict, Rejection::Settle(_)) && self.look_again().await {
-            // A sibling has moved on: its token is sent, and nobody waits.
-            (verdict, token) = self.reject(rejected, progress);
-        }
-        match (verdict, token) {
-            (Rejection::Resend, Some(token)) => return Renewal::Resend(token, Duration::ZERO),
-            (Rejection::Settle(wait), Some(token)) => return Renewal::Resend(token, wait),
-            (Rejection::StartAndWait, _) => self.start(Demand::rejected(rejected)),
-            (Rejection::Wait, _) => {}
-            (Rejection::PassOn | Rejection::Resend | Rejection::Settle(_), _) => {
-                return Renewal::PassOn;
-            }
-        }
-        // A flight that ends without a newer token leaves the rejection as it is. What wakes may also be
-        // the one before it, or a look into the store: then this one is still under way.
         let deadline = Instant::now() + self.wait;
-        while tokio::time::timeout_at(deadline, landed.changed()).await.is_ok()
-            && generation_of(self.current.load_full().as_deref()) <= rejected
-            && self.lock().phase == Phase::Refreshing
-        {}
-        let brought_the_same = self.lock().brought_the_same();
-        match self.current.load_full() {
-            Some(token)
-                if !brought_the_same
-                    && token.generation > rejected
-                    && token.is_usable(self.context.clock.moment()) =>
-            {
-                Renewal::Resend(token, Duration::ZERO)
+        let mut landed = self.landed.subscribe();
+        let mut has_looked = false;
+        loop {
+            landed.mark_unchanged();
+            let (mut verdict, mut token) = self.reject(rejected, progress);
+            if matches!(verdict, Rejection::Settle(_)) && !has_looked {
+                has_looked = true;
+                if self.look_again().await {
+                    // A sibling has moved on: its token is sent, and nobody waits.
+                    (verdict, token) = self.reject(rejected, progress);
+                }
             }
-            _ => Renewal::PassOn,
+            match (verdict, token) {
+                (Rejection::Resend, Some(token)) => return Renewal::Resend(token, Duration::ZERO),
+                (Rejection::Settle(wait), Some(token)) => return Renewal::Resend(token, wait),
+                (Rejection::StartAndWait, _) => self.start(Demand::rejected(rejected)),
+                (Rejection::Wait, _) => {}
+                (Rejection::Later(wait), _) if Instant::now() + wait < deadline => {
+                    tokio::time::sleep(wait).await;
+                    continue;
+                }
+                _ => return Renewal::PassOn,
+            }
+            // What wakes may also be the flight before this one, or a look into the store: then this one
+            // is still under way.
+            while tokio::time::timeout_at(deadline, landed.changed()).await.is_ok()
+                && generation_of(self.current.load_full().as_deref()) <= rejected
+                && self.lock().phase == Phase::Refreshing
+            {}
+            let now = self.context.clock.moment();
+            let newer = self.current.load_full().filter(|token| token.generation > rejected);
+            if Instant::now() >= deadline || newer.is_some() || !self.lock().is_paused_briefly(now)
+            {
+                // A flight that ends without a newer token leaves the rejection as it is.
+                let brought_the_same = self.lock().brought_the_same();
+                let newer = newer.filter(|token| !brought_the_same && token.is_usable(now));
+                return newer
+                    .map_or(Renewal::PassOn, |token| Renewal::Resend(token, Duration::ZERO));
+            }
         }
     }
 

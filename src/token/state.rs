@@ -25,6 +25,11 @@ pub(super) use timers::{Standing, upkeep};
 /// The pause after the first forced refresh that did not help.
 const FORCED_MIN: Duration = Duration::from_secs(30);
 
+/// A pause so short is sat out by whoever needs a token: most clients make more of a late answer than of
+/// a 503 (the torture test's clients see no failure). A longer one is said at once, so that nothing
+/// piles up behind a server that is down.
+pub(super) const SAT_OUT: Duration = Duration::from_secs(4);
+
 /// Why a credential pauses whose server issues the same token again.
 const NO_CHANGE: &str = "no_change";
 /// Why no token is asked for although none is there: too many requests have brought nothing.
@@ -191,6 +196,10 @@ impl State {
                 return;
             }
             Outcome::Failed { backoff, retry_after, why } => {
+                if self.is_forced {
+                    // It says nothing about what new tokens are worth.
+                    self.forced.did_not_happen();
+                }
                 self.failures = self.failures.saturating_add(1);
                 let pause = backoff.after(self.failures).mul_f64(1.0 - jitter / 2.0);
                 let until = now.after(retry_after.unwrap_or_default().max(pause));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{FORCED_MIN, Phase, State};
+use super::{FORCED_MIN, Phase, SAT_OUT, State};
 use crate::clock::Moment;
 use crate::token::{Generation, Token};
 
@@ -25,6 +25,8 @@ pub(in crate::token) enum Rejection {
     StartAndWait,
     /// Wait for the flight that is under way, then send again.
     Wait,
+    /// No token is asked for before that; ask here again then.
+    Later(Duration),
     /// Pass the rejection on to the client.
     PassOn,
 }
@@ -40,6 +42,13 @@ pub(super) struct Forced {
     pause: Option<Duration>,
     /// An origin went on rejecting this generation after every wait.
     hopeless: Option<Generation>,
+}
+
+impl Forced {
+    /// The last one failed: the next need not wait any longer than the failure says.
+    pub(super) fn did_not_happen(&mut self) {
+        self.after = None;
+    }
 }
 
 impl State {
@@ -64,8 +73,13 @@ impl State {
                 token.filter(|token| token.generation == rejected).inspect(|token| token.reject());
                 return Rejection::PassOn;
             }
-            Phase::Failing { until, .. } => !until.is_over(now),
-            Phase::Idle => false,
+            Phase::Failing { until, .. } if !until.is_over(now) => {
+                if !renewed && self.is_paused_briefly(now) {
+                    return Rejection::Later(until.left(now));
+                }
+                true
+            }
+            Phase::Failing { .. } | Phase::Idle => false,
         };
         if held || self.forced.hopeless == Some(rejected) && !self.may_force(now) {
             return Rejection::PassOn;
@@ -111,6 +125,14 @@ impl State {
     pub(in crate::token) fn accepted(&mut self) {
         self.forced = Forced::default();
         self.budget.restore();
+    }
+
+    /// Did the last flight fail in a way that is over in moments?
+    pub(in crate::token) fn is_paused_briefly(&self, now: Moment) -> bool {
+        match &self.phase {
+            Phase::Failing { until, why } => *why != super::NO_CHANGE && until.left(now) <= SAT_OUT,
+            _ => false,
+        }
     }
 
     /// Did the last flight bring the very token that had been rejected?

@@ -221,6 +221,10 @@ impl Replica {
             }
             (Rejection::StartAndWait, _) => self.start(Demand { seen: rejected, rejected: true }),
             (Rejection::Wait, _) => {}
+            (Rejection::Later(wait), _) => {
+                self.shared.advance(wait.as_secs() + 1);
+                return self.renew(rejected, renewed, settled);
+            }
             (Rejection::PassOn | Rejection::Resend | Rejection::Settle(_), _) => return None,
         }
         loop {
@@ -230,8 +234,13 @@ impl Replica {
                 break;
             }
         }
-        let token = self.load()?;
-        let newer = token.generation.0 > rejected && token.is_usable(self.shared.now());
+        let now = self.shared.now();
+        let newer = self.load().filter(|token| token.generation.0 > rejected);
+        if newer.is_none() && self.state.lock().unwrap().is_paused_briefly(now) {
+            return self.renew(rejected, renewed, settled);
+        }
+        let token = newer?;
+        let newer = token.is_usable(now);
         newer.then_some((token, false))
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
-use super::super::state::{Backoff, Outcome, Phase, Rejection, Spent, State, Want};
+use super::super::state::{Backoff, Outcome, Phase, Rejection, SAT_OUT, Spent, State, Want};
 use super::super::{Generation, Margin, Token};
 use crate::clock::Moment;
 use crate::secret::Secret;
@@ -268,6 +268,9 @@ impl Model {
                 }
             }
             Rejection::Wait => assert!(!newer && !renewed && self.in_flight),
+            Rejection::Later(wait) => {
+                assert!(!newer && !renewed && !self.in_flight && wait <= SAT_OUT);
+            }
             Rejection::PassOn => {}
         }
     }
@@ -297,11 +300,15 @@ impl Model {
                 Outcome::Refreshed
             }
             Ending::Unchanged => Outcome::Unchanged,
-            Ending::Failed { backoff, retry_after } => Outcome::Failed {
-                backoff: *backoff,
-                retry_after: retry_after.map(Duration::from_secs),
-                why: "server_trouble",
-            },
+            Ending::Failed { backoff, retry_after } => {
+                // It says nothing about what new tokens are worth; its own pause holds the next one up.
+                self.forgiven = true;
+                Outcome::Failed {
+                    backoff: *backoff,
+                    retry_after: retry_after.map(Duration::from_secs),
+                    why: "server_trouble",
+                }
+            }
             Ending::NeedsLogin => {
                 self.needs_login = true;
                 Outcome::NeedsLogin(TerminalReason::Revoked)
@@ -370,6 +377,7 @@ proptest! {
                     settled += 1;
                     model.now += wait.as_secs();
                 }
+                Rejection::Later(wait) => model.now += wait.as_secs() + 1,
                 Rejection::Resend => renewed = true,
                 Rejection::StartAndWait | Rejection::Wait => {
                     if verdict == Rejection::StartAndWait {
