@@ -266,6 +266,8 @@ fn credential_config(n: usize) -> credential::Config {
         injection: Injection::default(),
         rejections: Rejections::default(),
         replay_body: 1024 * 1024,
+        forward_without_token: false,
+        stub_token_endpoint: false,
         token: token::Config {
             variables: Default::default(),
             name: name.clone(),

@@ -30,7 +30,8 @@ use toml::de::{DeString, DeTable, DeValue};
 
 pub use self::answers::{AnswerRule, Comparison, Place, Response};
 pub use self::choices::{
-    ClientAuth, Encoding, Grant, LogFormat, Margin, OnExisting, Rotation, Switch, Unit, Unmatched,
+    ClientAuth, Encoding, Grant, LogFormat, Margin, OnExisting, OnFailure, Rotation, Switch, Unit,
+    Unmatched,
 };
 pub use self::nested::{
     AssertionTable, BootstrapTable, ClaimValue, ClientCertTable, ClientId, ClientSecret, KeyFile,
@@ -345,6 +346,12 @@ section! {
         query: Entries<String>,
         /// What happens to fields and parameters that the client sent itself.
         on_existing: OnExisting,
+        /// Whether tokens are bound to a key (RFC 9449).
+        dpop: bool,
+        /// What happens to requests while no token is to be had.
+        on_failure: OnFailure,
+        /// Whether the application's own token requests are answered here.
+        stub_token_endpoint: bool,
         /// The longest request body that is kept for a second try.
         replay_body: Size,
         /// The longest time for one token request.

@@ -12,6 +12,7 @@ mod injection;
 mod matching;
 mod rejection;
 mod slots;
+mod token_endpoint;
 mod variables;
 
 use std::collections::HashMap;
@@ -19,17 +20,19 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 
+use crate::dpop::Nonces;
 use crate::metrics::CredentialMetrics;
 use crate::origin::{Authority, AuthorityError, Host, Origin, Scheme};
 use crate::template::Variables;
 use crate::token::{self, Context, Status};
 
-pub use injection::{Additions, Fields, Injection, InjectionError, OnExisting};
+pub use injection::{Additions, Destination, Fields, Injection, InjectionError, OnExisting};
 use matching::{Ambiguous, Rules};
 pub use matching::{PathPrefix, PathPrefixError};
 pub use rejection::{CONTENT_LIMIT, Evidence, RejectionRule, Rejections, Suspicion};
 pub use slots::{Instance, InstanceError, MOST_SLOTS};
 use slots::{Recipe, Slots};
+use token_endpoint::TokenPath;
 pub use variables::{
     ChoiceError, LONGEST_VALUE, OwnSecret, SecretPath, Variable, VariableSource, is_harmless,
 };
@@ -53,6 +56,12 @@ pub struct Config {
     pub rejections: Rejections,
     /// Bodies of at most so many bytes are kept, to be sent again. Default 1 MiB.
     pub replay_body: u64,
+    /// While no token is to be had, requests go on without one. Default `false`: they get 503, because
+    /// an application that is told nothing takes the API's refusal for its own mistake.
+    pub forward_without_token: bool,
+    /// The application's own token requests are answered with a token that is worth nothing. Default
+    /// `false`: they pass.
+    pub stub_token_endpoint: bool,
     /// What a request says that chooses among its tokens; none: it has one token.
     pub variables: Vec<Variable>,
     /// The secrets that each of its tokens has of its own.
@@ -138,6 +147,10 @@ pub struct Credential {
     pub rejections: Rejections,
     /// Bodies of at most so many bytes are kept, to be sent again.
     pub replay_body: u64,
+    /// While no token is to be had, requests go on without one.
+    pub forward_without_token: bool,
+    /// The application's own token requests are answered here.
+    stub_token_endpoint: bool,
     /// The methods it is for; none: all.
     methods: Vec<Method>,
     /// What a request says that chooses among its tokens.
@@ -146,6 +159,8 @@ pub struct Credential {
     slots: Slots,
     /// What is counted of its requests.
     pub metrics: Arc<CredentialMetrics>,
+    /// What origin servers asked to see in the next proof, where tokens are bound to a key.
+    pub nonces: Nonces<Origin>,
 }
 
 impl Credential {
@@ -207,6 +222,9 @@ pub enum Selection {
     Ambiguous,
     /// Nothing: it is for this credential and does not choose one of its tokens.
     Refused(Arc<Credential>, ChoiceError),
+    /// An answer of the proxy's own: it is the application's token request, and this credential says
+    /// that it goes no further.
+    Stub(Arc<Credential>),
 }
 
 /// Which credential a request gets, and where it is really sent.
@@ -235,8 +253,11 @@ impl Credentials {
     /// A slot of `before` whose configuration has not changed is taken over with its token and with
     /// whatever it is doing.
     pub async fn open(configs: Vec<Config>, context: &Context, before: Option<&Self>) -> Self {
-        let mut credentials = Self::default();
+        let (mut credentials, mut token_paths) = (Self::default(), Vec::new());
         for config in configs {
+            let oauth = &config.token.oauth;
+            let urls = oauth.token_url.iter().chain(&oauth.refresh_url);
+            let paths: Vec<TokenPath> = urls.filter_map(TokenPath::of).collect();
             let recipe = Recipe {
                 token: config.token,
                 variables: config.variables.clone(),
@@ -250,17 +271,37 @@ impl Credentials {
                 injection: config.injection,
                 rejections: config.rejections,
                 replay_body: config.replay_body,
+                forward_without_token: config.forward_without_token,
+                stub_token_endpoint: config.stub_token_endpoint,
                 methods: config.methods,
                 variables: config.variables,
                 slots: Slots::open(recipe, before).await,
                 metrics: Arc::new(context.metrics.of_credential(&config.name)),
+                nonces: Nonces::default(),
             });
             for pattern in config.hosts {
                 credentials.rules(pattern).insert(&config.paths, &credential);
             }
+            token_paths.extend(paths.into_iter().map(|path| (path, Arc::clone(&credential))));
             credentials.all.push(credential);
         }
+        for (path, credential) in token_paths {
+            credentials.watch_token_requests(path, &credential);
+        }
         credentials
+    }
+
+    /// Token requests matter where a credential would give them a token, or where one answers them.
+    fn watch_token_requests(&mut self, path: TokenPath, credential: &Arc<Credential>) {
+        let authority = path.authority.clone();
+        if credential.stub_token_endpoint || self.exact.contains_key(&authority) {
+            let rules = self.exact.entry(authority).or_default();
+            rules.watch_token_requests(path, credential);
+        } else if let Some(rules) =
+            self.wildcard_key(&authority).and_then(|key| self.wildcard.get_mut(&key))
+        {
+            rules.watch_token_requests(path, credential);
+        }
     }
 
     fn named(&self, name: &str) -> Option<&Slots> {
@@ -322,6 +363,17 @@ impl Credentials {
         let (mut known, mut all_allow_http) = (false, true);
         let wildcard = std::iter::once_with(|| self.wildcard_of(authority)).flatten();
         for rules in self.exact.get(authority).into_iter().chain(wildcard) {
+            match rules.token_request(asked.path) {
+                Some(credential) if credential.stub_token_endpoint => {
+                    return Selection::Stub(Arc::clone(credential));
+                }
+                Some(_) => {
+                    known = true;
+                    all_allow_http &= rules.all_allow_http();
+                    continue;
+                }
+                None => {}
+            }
             match rules.find(asked.method, asked.path) {
                 Err(Ambiguous) => return Selection::Ambiguous,
                 Ok(Some(rule)) => {
@@ -348,8 +400,12 @@ impl Credentials {
         if self.wildcard.is_empty() {
             return None;
         }
+        self.wildcard.get(&self.wildcard_key(authority)?)
+    }
+
+    fn wildcard_key(&self, authority: &Authority) -> Option<(Box<str>, u16)> {
         let (_, suffix) = authority.host.name()?.split_once('.')?;
-        self.wildcard.get(&(Box::from(suffix), authority.port))
+        Some((Box::from(suffix), authority.port))
     }
 }
 

@@ -26,6 +26,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credential;
+pub mod dpop;
+mod jwt;
 pub mod metrics;
 pub mod oauth;
 pub mod origin;

@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderName;
 
+use crate::dpop;
 use crate::secret::{Fingerprint, Secret};
 use crate::template::{Template, Values, Variables};
 
@@ -260,6 +261,17 @@ pub struct Given<'a> {
     pub access_token: Option<&'a Secret>,
     /// What the variables of this slot stand for.
     pub variables: &'a Variables,
+    /// What the tokens are to be bound to, if anything.
+    pub proof: Option<Proof<'a>>,
+}
+
+/// What goes into the proof of possession of a token request (RFC 9449 §5).
+#[derive(Clone, Copy, Debug)]
+pub struct Proof<'a> {
+    /// The key that the tokens are bound to.
+    pub key: &'a dpop::Key,
+    /// What the authorization server asked to see.
+    pub nonce: Option<&'a str>,
 }
 
 impl Given<'_> {

@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -301,6 +301,10 @@ impl Proxy {
                 self.forward_plain(snapshot, parts, body, &origin, record).await
             }
             Selection::Ambiguous => Err(MessageError::Path.into()),
+            Selection::Stub(credential) => {
+                record.belongs_to(&credential);
+                Ok(stub_tokens())
+            }
             Selection::Refused(credential, error) => {
                 record.belongs_to(&credential);
                 Err(ProxyError::Choice { credential: Arc::clone(&credential.name), error })
@@ -346,6 +350,21 @@ fn options() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
     response.headers_mut().insert(ALLOW, methods);
+    response
+}
+
+/// What an application gets that asks for tokens itself: they are worth nothing, and what it puts
+/// them on gets the real one.
+fn stub_tokens() -> Response<Body> {
+    let tokens = concat!(
+        r#"{"access_token":"bearerd-stub","token_type":"Bearer","expires_in":3600,"#,
+        r#""refresh_token":"bearerd-stub"}"#
+    );
+    let mut response = Response::new(Body::full(Bytes::from_static(tokens.as_bytes())));
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // RFC 6749 §5.1.
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

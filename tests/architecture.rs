@@ -57,16 +57,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     // `store`: the same words, for the client that gets a 503.
     ("proxy", &["ca", "clock", "credential", "metrics", "origin", "store", "token"]),
     // `secret`: each token of a credential may have secrets of its own, read at first use.
-    ("credential", &["metrics", "origin", "secret", "template", "token"]),
+    ("credential", &["dpop", "metrics", "origin", "secret", "template", "token"]),
     // The only place where the protocol and its durability meet.
     // `template`: what the variables of a slot stand for.
-    ("token", &["clock", "metrics", "oauth", "secret", "store", "template"]),
-    ("oauth", &["secret", "template"]),
+    ("token", &["clock", "dpop", "metrics", "oauth", "secret", "store", "template"]),
+    ("oauth", &["dpop", "jwt", "secret", "template"]),
     ("store", &["secret"]),
     // `origin`: a leaf is made for a host. `secret`: the key is one. `tls`: the library's provider.
     ("ca", &["origin", "secret", "tls"]),
     // Below everything.
     ("clock", &[]),
+    ("dpop", &["jwt", "secret"]),
+    ("jwt", &[]),
     ("metrics", &[]),
     ("origin", &[]),
     ("secret", &[]),

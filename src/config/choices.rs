@@ -125,6 +125,16 @@ choice! {
 }
 
 choice! {
+    /// What happens to requests while no token is to be had.
+    OnFailure, "\"refuse\" or \"forward\"", later [] {
+        /// They are answered with 503.
+        Refuse = "refuse",
+        /// They go on without a token.
+        Forward = "forward",
+    }
+}
+
+choice! {
     /// The shape of a log line.
     LogFormat, "\"text\" or \"json\"", later [] {
         /// For people.

@@ -12,5 +12,4 @@ const KEYS: &[(&str, &[&str])] = &[
     ("", &["telemetry"]),
     ("proxy", &["client", "gateway", "listen_tls", "no_parent", "parent", "parent_auth"]),
     ("store", &["on_outage"]),
-    ("credential", &["dpop", "on_failure", "stub_token_endpoint"]),
 ];

@@ -5,11 +5,13 @@
 
 use std::time::SystemTime;
 
-use http::Uri;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
 use http::uri::{InvalidUri, PathAndQuery};
+use http::{Method, Uri};
 use url::form_urlencoded;
 
+use crate::dpop;
+use crate::origin::Origin;
 use crate::template::{Template, Values, Variables};
 use crate::token::Token;
 
@@ -22,6 +24,31 @@ pub struct Injection {
     pub query: Vec<(String, Template)>,
     /// What happens when the client sent one of these itself. Default: it is replaced.
     pub on_existing: OnExisting,
+    /// Tokens are bound to a key, and each request brings a proof (RFC 9449). Default no.
+    pub dpop: bool,
+}
+
+/// The request that a token is put on.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Where it goes.
+    pub origin: &'a Origin,
+    /// Its target in origin-form.
+    pub target: &'a Uri,
+    /// The variables that chose the token.
+    pub variables: &'a Variables,
+    /// What the origin server asked to see in the next proof.
+    pub nonce: Option<&'a str>,
+}
+
+impl Destination<'_> {
+    /// The target URI without query, as a proof names it (RFC 9449 §4.2).
+    fn uri(&self) -> String {
+        let Origin { scheme, .. } = self.origin;
+        format!("{scheme}://{}{}", self.origin.host_field(), self.target.path())
+    }
 }
 
 /// The fields that carry a token.
@@ -86,8 +113,7 @@ impl Injection {
         }
     }
 
-    /// What `token` puts on a request for `target`; `now` is read only if a template may need it.
-    /// `variables` are those that chose the token.
+    /// What `token` puts on a request for `destination`; `now` is read only if something needs it.
     ///
     /// # Errors
     ///
@@ -95,29 +121,39 @@ impl Injection {
     pub fn additions<'a>(
         &'a self,
         token: &'a Token,
-        variables: &Variables,
         now: impl FnOnce() -> SystemTime,
-        target: &Uri,
+        destination: Destination<'_>,
     ) -> Result<Additions<'a>, InjectionError> {
-        if self.fields == Fields::Bearer && self.query.is_empty() {
+        if self.fields == Fields::Bearer && self.query.is_empty() && !self.dpop {
             return Ok(Additions::Bearer(&token.authorization));
         }
+        let now = now();
         let values = Values {
             access_token: token.access_token(),
             raw: Some(&token.raw),
-            variables: Some(variables),
-            ..Values::at(now())
+            variables: Some(destination.variables),
+            ..Values::at(now)
         };
-        let fields = match &self.fields {
+        let mut fields: Vec<_> = match &self.fields {
             Fields::Bearer => vec![(&AUTHORIZATION, token.authorization.clone())],
             Fields::Listed(listed) => listed
                 .iter()
                 .map(|(name, template)| Ok((name, template.expand_field(values)?)))
                 .collect::<Result<_, InvalidHeaderValue>>()?,
         };
+        if let Some(key) = token.key() {
+            let proof = key.proof(dpop::Use {
+                method: destination.method,
+                target: &destination.uri(),
+                now,
+                access_token: Some(token.access_token()),
+                nonce: destination.nonce,
+            });
+            fields.push((&dpop::DPOP, proof));
+        }
         let target = match self.query.is_empty() {
             true => None,
-            false => Some(self.with_query(target, values)?),
+            false => Some(self.with_query(destination.target, values)?),
         };
         Ok(Additions::Listed(fields, target))
     }
@@ -155,7 +191,8 @@ impl Injection {
             Fields::Bearer => (Some(&AUTHORIZATION), [].as_slice()),
             Fields::Listed(listed) => (None, listed.as_slice()),
         };
-        bearer.into_iter().chain(listed.iter().map(|(name, _)| name))
+        let proof = self.dpop.then_some(&dpop::DPOP);
+        bearer.into_iter().chain(proof).chain(listed.iter().map(|(name, _)| name))
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 
 use super::Credential;
+use super::token_endpoint::TokenPath;
 use super::variables::{ChoiceError, choose};
 use crate::template::Variables;
 
@@ -161,6 +162,8 @@ pub(super) struct Rules {
     rules: Vec<Rule>,
     /// So many segments of a path may decide.
     covered: usize,
+    /// Where token requests go, and whose.
+    token_paths: Vec<(TokenPath, Arc<Credential>)>,
 }
 
 /// What some requests of a host get.
@@ -209,6 +212,19 @@ impl Rules {
                 && (methods.is_empty() || methods.contains(method))
         };
         Ok(self.rules.iter().find(matches))
+    }
+
+    /// From now on requests for this path get no token.
+    pub(super) fn watch_token_requests(&mut self, path: TokenPath, credential: &Arc<Credential>) {
+        self.token_paths.push((path, Arc::clone(credential)));
+    }
+
+    /// Whose token endpoint a path is, if it is one.
+    pub(super) fn token_request(&self, path: &str) -> Option<&Arc<Credential>> {
+        let mut found = self.token_paths.iter().filter(|(wanted, _)| wanted.is(path));
+        let first = found.next()?;
+        let stub = std::iter::once(first).chain(found).find(|(_, it)| it.stub_token_endpoint);
+        Some(&stub.unwrap_or(first).1)
     }
 
     /// Do all of them keep plain http plain?

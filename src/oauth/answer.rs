@@ -151,6 +151,10 @@ fn issued(
         Some(TokenType::Dpop) if !reading.dpop => {
             return Err(refuse("its token_type is DPoP, which this credential is not set up for"));
         }
+        // Whoever steals it could use it, which is what the operator wanted to rule out.
+        Some(TokenType::Bearer) if reading.dpop && access_token.is_some() => {
+            return Err(refuse("its token_type is not DPoP: the token is bound to no key"));
+        }
         Some(token_type) => token_type,
         None => return Err(refuse("its token_type is not bearer")),
     };
@@ -201,11 +205,9 @@ fn is_visible(text: &str) -> bool {
     text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
 }
 
-/// The nonce for the next proof (RFC 9449 §8.1: 1*NQCHAR).
+/// The nonce for the next proof.
 fn dpop_nonce(fields: &HeaderMap) -> Option<String> {
-    let text = fields.get("dpop-nonce")?.to_str().ok()?;
-    let fits = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-    (!text.is_empty() && text.bytes().all(fits)).then(|| text.to_owned())
+    crate::dpop::nonce(fields).map(str::to_owned)
 }
 
 /// What a stranger wrote, fit for one line of a log.

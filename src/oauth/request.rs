@@ -12,9 +12,10 @@ use url::{Url, form_urlencoded};
 
 use super::assertion::Purpose;
 use super::{
-    Assertion, Bootstrap, ClientAuth, ClientCert, Config, Given, Grant, OwnGrant, SigningKeyError,
-    TokenKind,
+    Assertion, Bootstrap, ClientAuth, ClientCert, Config, Given, Grant, OwnGrant, Proof,
+    SigningKeyError, TokenKind,
 };
+use crate::dpop;
 use crate::secret::Secret;
 use crate::template::{Late, Template, Values, Variables};
 pub(super) use form::Form;
@@ -176,6 +177,17 @@ impl TokenRequest {
         }
         add_fields(&mut fields, &config.headers, values);
         let (method, url, body) = form.encode(config.encoding, url, &mut fields);
+        if let Some(Proof { key, nonce }) = given.proof {
+            let target = without_query(&url);
+            let proof = key.proof(dpop::Use {
+                method: &method,
+                target: target.as_str(),
+                now: given.now,
+                access_token: None,
+                nonce,
+            });
+            fields.insert(&dpop::DPOP, proof);
+        }
         let client_cert = config.client_cert.clone();
         let secrets = secrets.into_iter().chain(assertion).collect();
         Ok(Self { method, url, fields, body, client_cert, secrets })
@@ -212,6 +224,14 @@ impl TokenRequest {
         let (method, fields, body) = (Method::GET, accepting(), Secret::new(String::new()));
         Self { method, url, fields, body, client_cert, secrets: Vec::new() }
     }
+}
+
+/// A target as a proof names it (RFC 9449 §4.2).
+fn without_query(url: &Url) -> Url {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    url
 }
 
 /// Fields of the operator take the place of ours.

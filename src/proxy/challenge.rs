@@ -42,21 +42,31 @@ fn is_readable(response: &Response<Body>) -> bool {
 
 /// Does a Bearer challenge say that another token is needed, not a newer one?
 fn is_about_scope(fields: &HeaderMap) -> bool {
-    let mut lines = fields.get_all(WWW_AUTHENTICATE).iter();
-    lines.any(|line| line.to_str().is_ok_and(lacks_scope))
+    is_challenged(fields, "bearer", "insufficient_scope")
 }
 
-/// Does a Bearer challenge in this line carry `error=insufficient_scope`?
-pub(super) fn lacks_scope(line: &str) -> bool {
-    let mut in_bearer = false;
+/// Does a challenge ask for a nonce in the proof (RFC 9449 §9)? Then the token is as good as before.
+pub(super) fn wants_nonce(fields: &HeaderMap) -> bool {
+    is_challenged(fields, "dpop", "use_dpop_nonce")
+}
+
+/// Is there a challenge of this scheme with this error?
+fn is_challenged(fields: &HeaderMap, scheme: &str, error: &str) -> bool {
+    let mut lines = fields.get_all(WWW_AUTHENTICATE).iter();
+    lines.any(|line| line.to_str().is_ok_and(|line| challenges(line, scheme, error)))
+}
+
+/// The same for one line.
+pub(super) fn challenges(line: &str, meant: &str, error: &str) -> bool {
+    let mut is_meant = false;
     for item in items(line) {
         let (scheme, parameter) = split_scheme(item);
         if let Some(scheme) = scheme {
-            in_bearer = scheme.eq_ignore_ascii_case("bearer");
+            is_meant = scheme.eq_ignore_ascii_case(meant);
         }
-        if let (true, Some((name, value))) = (in_bearer, parameter.split_once('='))
+        if let (true, Some((name, value))) = (is_meant, parameter.split_once('='))
             && name.trim().eq_ignore_ascii_case("error")
-            && value.trim().trim_matches('"') == "insufficient_scope"
+            && value.trim().trim_matches('"') == error
         {
             return true;
         }
@@ -135,6 +145,18 @@ mod tests {
         ] {
             let verdict = rejects(&Rejections::default(), answer(401, lines));
             assert_eq!(verdict, expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_dpop_challenge_asks_for_a_nonce() {
+        for (line, expected) in [
+            ("DPoP error=\"use_dpop_nonce\", error_description=\"x\"", true),
+            ("Bearer realm=\"x\", DPoP algs=\"ES256\", error=\"use_dpop_nonce\"", true),
+            ("DPoP error=\"invalid_token\"", false),
+            ("Bearer error=\"use_dpop_nonce\"", false),
+        ] {
+            assert_eq!(wants_nonce(answer(401, &[line]).headers()), expected, "{line}");
         }
     }
 

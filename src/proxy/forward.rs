@@ -16,14 +16,14 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::body::Body;
-use super::challenge::is_rejection;
+use super::challenge::{self, is_rejection};
 use super::content::{ClientContent, Passage, RequestBody};
 use super::error::ProxyError;
 use super::message::{self, MessageError, Via};
 use super::record::Record;
 use super::replay::{Budget, ReplayBody};
 use super::{Proxy, Snapshot};
-use crate::credential::{Additions, Credential, OnExisting, Selected};
+use crate::credential::{Additions, Credential, Destination, OnExisting, Selected};
 use crate::metrics::RejectionOutcome;
 use crate::origin::Origin;
 use crate::token::{Progress, Renewal, Slot, Token};
@@ -46,6 +46,17 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
         let content = snapshot.admit_content(&parts.headers, body)?;
+        self.forward_untouched(snapshot, parts, content, origin, record).await
+    }
+
+    async fn forward_untouched(
+        &self,
+        snapshot: &Snapshot,
+        parts: Parts,
+        content: ClientContent,
+        origin: &Origin,
+        record: &mut Record,
+    ) -> Result<Response<Body>, ProxyError> {
         let mut draft = Draft::new(parts, content, origin, self.via(), None);
         let answer = self.exchange(snapshot, &mut draft, origin, None, record).await?;
         Ok(self.deliver(answer))
@@ -75,27 +86,49 @@ impl Proxy {
             }
         };
         let slot = &instance.slot;
-        let refused = |error| ProxyError::Token { credential: instance.title.clone(), error };
         let unfit = |error| ProxyError::Injection { credential: instance.title.clone(), error };
-        let mut token = slot.token().await.map_err(refused)?;
+        let mut token = match slot.token().await {
+            Ok(token) => token,
+            Err(_) if credential.forward_without_token => {
+                return self.forward_untouched(snapshot, parts, content, &origin, record).await;
+            }
+            Err(error) => {
+                return Err(ProxyError::Token { credential: instance.title.clone(), error });
+            }
+        };
         let keep = Keep { limit: credential.replay_body, budget: snapshot.replay_budget() };
         let mut draft = Draft::new(parts, content, &origin, self.via(), Some(keep));
         credential.injection.remove_lookalikes(&mut draft.fields);
-        let mut progress = Progress::default();
+        let (mut progress, mut proved_again) = (Progress::default(), false);
         loop {
             note_token(record, &token);
             let now = || self.shared.clock.now();
-            let additions = credential
-                .injection
-                .additions(&token, instance.variables(), now, &draft.uri)
-                .map_err(unfit)?;
+            let nonce = token.key().and_then(|_| credential.nonces.of(&origin));
+            let destination = Destination {
+                method: &draft.method,
+                origin: &origin,
+                target: &draft.uri,
+                variables: instance.variables(),
+                nonce: nonce.as_deref(),
+            };
+            let additions =
+                credential.injection.additions(&token, now, destination).map_err(unfit)?;
             let mut answer =
                 self.exchange(snapshot, &mut draft, &origin, Some(&additions), record).await?;
-            if !is_rejection(&credential.rejections, &mut answer).await {
-                if progress.renewed {
-                    slot.accepted();
+            match judge(&credential, &origin, &token, &mut answer).await {
+                Verdict::Accepted => {
+                    if progress.renewed {
+                        slot.accepted();
+                    }
+                    return Ok(self.deliver(answer));
                 }
-                return Ok(self.deliver(answer));
+                Verdict::ProofLacksNonce if !proved_again && draft.can_repeat() => {
+                    proved_again = true;
+                    discard(answer);
+                    continue;
+                }
+                Verdict::ProofLacksNonce => return Ok(self.deliver(answer)),
+                Verdict::Rejected => {}
             }
             let can_repeat = draft.can_repeat_after(answer.status());
             match self.after_rejection(can_repeat, slot, &token, &mut progress).await {
@@ -177,6 +210,35 @@ impl Proxy {
                 Err(error) => return Err(error.error.into()),
             }
         }
+    }
+}
+
+/// What an answer says of the token that went with the request.
+enum Verdict {
+    Accepted,
+    Rejected,
+    /// The token may be as good as before: its proof lacked a nonce, which is known now.
+    ProofLacksNonce,
+}
+
+/// A nonce counts only if it is news: a server that asks again for the one it got wants something
+/// else, and a token that is bound to a key may be rejected like any other.
+async fn judge(
+    credential: &Credential,
+    origin: &Origin,
+    token: &Token,
+    answer: &mut Response<Body>,
+) -> Verdict {
+    if token.key().is_some() {
+        let is_news = credential.nonces.learn(origin, answer.headers());
+        let is_unauthorized = answer.status() == StatusCode::UNAUTHORIZED;
+        if is_news && is_unauthorized && challenge::wants_nonce(answer.headers()) {
+            return Verdict::ProofLacksNonce;
+        }
+    }
+    match is_rejection(&credential.rejections, answer).await {
+        true => Verdict::Rejected,
+        false => Verdict::Accepted,
     }
 }
 

@@ -6,7 +6,7 @@ use http::request::Parts;
 use super::message::{self, Target, Via};
 
 pub fn lacks_scope(line: &str) -> bool {
-    super::challenge::lacks_scope(line)
+    super::challenge::challenges(line, "bearer", "insufficient_scope")
 }
 
 /// What would be sent to an origin server for a client's head, if anything would.

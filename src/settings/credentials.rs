@@ -68,11 +68,13 @@ impl Review<'_> {
         let names = part.names();
         let injection = part.injection(&names);
         let oauth = part.oauth(&names, &injection);
+        let forward_without_token = part.forwards_without_token();
         let seed = part.seed();
         let lifetime = part.lifetime();
         let keepalive = part.keepalive();
         let variables = part.variables(&paths);
         let secrets = std::mem::take(&mut part.chosen.secrets);
+        part.review.note_own(&secrets, &variables);
         let token = token::Config {
             name: name.get_ref().clone(),
             oauth: oauth?,
@@ -92,6 +94,8 @@ impl Review<'_> {
             injection,
             rejections: matching::rejections(section),
             replay_body: section.replay_body.or(Size(defaults::REPLAY_BODY)).0,
+            forward_without_token,
+            stub_token_endpoint: section.stub_token_endpoint.or(false),
             variables,
             secrets,
             token,

@@ -3,13 +3,16 @@
 //! Every secret of a review is read here and nowhere else, so that [`Inputs`](super::Inputs) knows
 //! them all.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
 use toml::Spanned;
 
 use super::review::Review;
 use crate::config::Problem;
+use crate::credential::{SecretPath, Variable};
 use crate::secret::{Secret, SecretError, SecretSource};
+use crate::template::Variables;
 
 impl Review<'_> {
     /// The place of a secret, its path made absolute. Warns if others could read it.
@@ -45,6 +48,19 @@ impl Review<'_> {
         self.read(&source)
     }
 
+    /// Notes the secrets that each token of a credential reads for itself, for all values that are
+    /// written out. Values that only a request knows cannot be foreseen: their files want a SIGHUP.
+    pub(super) fn note_own(&mut self, secrets: &[SecretPath], variables: &[Variable]) {
+        for secret in secrets {
+            let named: BTreeSet<&str> = secret.path.variables().collect();
+            let named = variables.iter().filter(|variable| named.contains(&*variable.name));
+            for values in written_out(named) {
+                // What it holds, and whether it is there, matters to the token that needs it.
+                let _noted = self.read(&secret.place(&values));
+            }
+        }
+    }
+
     fn warn_if_readable(&mut self, source: &SecretSource, given: &Spanned<SecretSource>) {
         let SecretSource::File(path) = source else { return };
         let Ok(file) = std::fs::metadata(path) else { return };
@@ -56,6 +72,19 @@ impl Review<'_> {
             self.report(Problem::warning(message).at(given.span()).fix("chmod 600"));
         }
     }
+}
+
+/// Every choice of values; none if one is chosen freely.
+fn written_out<'a>(variables: impl Iterator<Item = &'a Variable>) -> Vec<Variables> {
+    variables.fold(vec![Variables::new()], |choices, variable| {
+        let allowed = variable.allowed.as_deref().unwrap_or_default();
+        let with = |values: &Variables, value: &String| {
+            let mut values = values.clone();
+            values.insert(variable.name.clone(), value.clone());
+            values
+        };
+        choices.iter().flat_map(|values| allowed.iter().map(move |it| with(values, it))).collect()
+    })
 }
 
 /// Whose a file is, and who may do what with it.

@@ -232,13 +232,13 @@ pub(super) fn examine(dir: &Path, keys: &Keys, credentials: &[&str]) -> Result<(
         entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     for name in names {
-        let Some(key) = name.strip_suffix(".json") else { continue };
-        if !credentials.iter().any(|credential| is_record_of(key, credential)) {
+        let Some(key) = name.strip_suffix(".json").map(key_of_stem) else { continue };
+        if !credentials.iter().any(|credential| is_record_of(&key, credential)) {
             continue;
         }
         let path = dir.join(&name);
         let Ok(Some(bytes)) = read_private(&path) else { continue };
-        match keys.open(key, bytes) {
+        match keys.open(&key, bytes) {
             Ok(_) | Err(SealError::Damaged(_)) => {}
             Err(source) => return Err(StoreError::Sealed { path, source }),
         }
@@ -260,6 +260,10 @@ fn temporary_prefix(key: &str) -> String {
 /// Keys are made of credentials' names and percent-encoded values, so neither has an `@` of its own.
 fn file_stem(key: &str) -> String {
     key.replace('/', "@")
+}
+
+fn key_of_stem(stem: &str) -> String {
+    stem.replace('@', "/")
 }
 
 /// Runs `work` where it may block.

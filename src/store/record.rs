@@ -76,6 +76,9 @@ pub struct TokenRecord {
     /// Hashes of every seed that was ever used, so that an old one never wins over this record.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seeds: Vec<Fingerprint>,
+    /// The key that the tokens are bound to (RFC 9449).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dpop_key: Option<Secret>,
     /// A refresh that was begun; still there after a restart, its answer was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<Intent>,
@@ -300,6 +303,7 @@ mod tests {
             bootstrap: Some(Bootstrapped { at: time, refused: true }),
             superseded: vec![Fingerprint::of(b"old")],
             seeds: vec![Fingerprint::of(b"seed")],
+            dpop_key: Some(Secret::new("key".to_owned())),
             intent: Some(Intent { refresh_token: Fingerprint::of(b"rt"), at: time }),
             terminal: Some(Terminal {
                 reason: TerminalReason::LostRotation,

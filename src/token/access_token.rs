@@ -9,6 +9,7 @@ use http::HeaderValue;
 
 use super::Margin;
 use crate::clock::Moment;
+use crate::dpop;
 use crate::secret::Secret;
 use crate::store::{Generation, TokenRecord};
 
@@ -16,10 +17,11 @@ use crate::store::{Generation, TokenRecord};
 pub struct Token {
     /// Which token of its credential it is.
     pub generation: Generation,
-    /// `Bearer …`, marked sensitive.
+    /// `Bearer …`, or `DPoP …` where it is bound to a key; marked sensitive.
     pub authorization: HeaderValue,
     /// The members of the token answer that templates name, by their dotted paths.
     pub raw: BTreeMap<String, Secret>,
+    key: Option<dpop::Key>,
     pub(super) issued_at: SystemTime,
     pub(super) expires_at: Option<SystemTime>,
     issued: Moment,
@@ -39,8 +41,10 @@ impl Token {
         now: Moment,
     ) -> Option<Self> {
         let access_token = record.access_token.as_ref()?;
+        let key = record.dpop_key.as_ref().map(dpop::Key::from_stored).transpose().ok()?;
+        let scheme = if key.is_some() { "DPoP" } else { "Bearer" };
         let mut authorization =
-            HeaderValue::try_from(format!("Bearer {}", access_token.expose())).ok()?;
+            HeaderValue::try_from(format!("{scheme} {}", access_token.expose())).ok()?;
         authorization.set_sensitive(true);
         let issued_at = record.issued_at.unwrap_or(SystemTime::UNIX_EPOCH);
         let refresh_at = record.expires_at.map(|expires_at| {
@@ -52,6 +56,7 @@ impl Token {
             generation: record.generation,
             authorization,
             raw: record.raw.clone(),
+            key,
             issued_at,
             expires_at: record.expires_at,
             issued: now.at_wall(issued_at),
@@ -62,10 +67,15 @@ impl Token {
         })
     }
 
+    /// The key that it is bound to: without a proof made with it, it is worth nothing.
+    pub fn key(&self) -> Option<&dpop::Key> {
+        self.key.as_ref()
+    }
+
     /// The token alone, for ways of sending it other than `Authorization`.
     pub fn access_token(&self) -> &str {
         let text = std::str::from_utf8(self.authorization.as_bytes()).unwrap_or_default();
-        text.strip_prefix("Bearer ").unwrap_or_default()
+        text.split_once(' ').map_or("", |(_scheme, token)| token)
     }
 
     /// An origin server rejected it: it is served no more, not even until it expires.

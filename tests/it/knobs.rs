@@ -314,3 +314,41 @@ async fn refresh_parameters_are_for_refresh_tokens_only_and_a_form_parameter_can
     assert_eq!(request.param("client_id"), None);
     assert!(request.param("client_secret").is_some());
 }
+
+#[tokio::test]
+async fn on_failure_decides_whether_a_request_goes_on_without_a_token() {
+    for (key, status, sent) in [("", 503, 0), ("on_failure = \"forward\"", 200, 1)] {
+        let world = World::builder().without_seed().credential(key).start().await;
+        accepting(&world, 1);
+        let request = world.client().get(world.https("/")).header("x-own", "1");
+        assert_eq!(request.send().await.unwrap().status(), status, "{key}");
+        let seen = world.origin.requests();
+        assert_eq!(seen.len(), sent, "{key}");
+        assert!(seen.iter().all(|request| request.header("authorization").is_none()));
+    }
+}
+
+#[tokio::test]
+async fn an_applications_own_token_request_gets_no_token_and_a_stub_answers_it_if_so_configured() {
+    for (key, from_origin) in [("", true), ("stub_token_endpoint = true", false)] {
+        // The token endpoint lies on the host of the API, as the founding providers have it.
+        let mut world = World::builder().credential(key).start().await;
+        let path = "/api/oauth2/token";
+        let (elsewhere, here) = (world.authorization_server.token_url(), world.https(path));
+        world.configure(|text| text.replace(&elsewhere, &here));
+        world.restart().await;
+        world.origin.enqueue(Answer::status(200));
+        let asked = world.client().post(world.https(path)).body("grant_type=password").send();
+        let answer = asked.await.unwrap();
+        assert_eq!(answer.status(), 200, "{key}");
+        let seen = world.origin.requests();
+        assert_eq!(seen.len(), usize::from(from_origin), "{key}");
+        assert!(seen.iter().all(|request| request.header("authorization").is_none()));
+        if !from_origin {
+            assert_eq!(answer.headers()["cache-control"], "no-store");
+            let text = answer.text().await.unwrap();
+            let tokens: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(tokens["access_token"], "bearerd-stub");
+        }
+    }
+}

@@ -19,6 +19,7 @@ mod durable;
 mod failures;
 mod fanatics;
 mod forwarding;
+mod grants;
 mod http2;
 mod knobs;
 mod message_rules;

@@ -121,6 +121,39 @@ async fn a_command_is_run_again_when_its_client_secret_is_refused() {
     assert!(!log.contains("a-mistyped-secret") && !log.contains("test-client-secret"), "{log}");
 }
 
+/// The seeds of clubs are read by the token that needs them, and not with the configuration.
+#[tokio::test]
+async fn a_new_seed_of_one_club_is_used_without_a_signal() {
+    let lines = r#"
+paths = ["/${club}/"]
+vars = { club = ["paris", "lyon"] }
+params = { club = "${club}" }
+refresh_token = { file = "seed-${club}" }
+"#;
+    let world = World::plain()
+        .without_seed()
+        .authorization_server(|config| config.realm_parameter = Some("club".into()))
+        .credential(lines)
+        .start_servers()
+        .await;
+    let server = &world.authorization_server;
+    for club in ["paris", "lyon"] {
+        world.write_secret(&format!("seed-{club}"), &server.current_refresh_token_of(club));
+    }
+    server.revoke_refresh_token_of("paris");
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/paris/")).await, 503);
+    assert_eq!(program.get(&world.http("/lyon/")).await, 200);
+    world.write_secret("seed-paris", &server.issue_refresh_token_of("paris"));
+    program.logs("the new configuration is in force").await;
+    assert_eq!(program.get(&world.http("/paris/")).await, 200);
+    assert_eq!(program.get(&world.http("/lyon/")).await, 200);
+    assert_eq!(server.token_requests(), 3);
+    let noticed = program.logs(NOTICED).await;
+    assert!(noticed.contains("seed-paris") && !noticed.contains("seed-lyon"), "{noticed}");
+    program.stop().await;
+}
+
 // ----- around them -----
 
 #[tokio::test]

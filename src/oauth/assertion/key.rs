@@ -1,7 +1,6 @@
 //! The keys that sign assertions: PEM, JWK (RFC 7517) or a shared secret, with their algorithm.
 
 use std::fmt;
-use std::sync::Once;
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
@@ -102,7 +101,7 @@ impl SigningKey {
         header: &Header,
         claims: &Map<String, Value>,
     ) -> Result<Secret, SigningKeyError> {
-        install_provider();
+        crate::jwt::install_provider();
         let signed = jsonwebtoken::encode(header, claims, &self.key);
         signed.map(Secret::new).map_err(|_| SigningKeyError::Mismatch)
     }
@@ -131,15 +130,6 @@ impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SigningKey").field("algorithm", &self.algorithm).finish_non_exhaustive()
     }
-}
-
-/// The library panics if it has to choose between two; another crate may turn the other one on.
-fn install_provider() {
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| {
-        // Someone else has installed one: just as good.
-        let _installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
-    });
 }
 
 fn parse_algorithm(name: &str) -> Result<Algorithm, SigningKeyError> {

@@ -60,7 +60,7 @@ fn at(seconds: u64) -> SystemTime {
 
 fn given(now: SystemTime) -> Given<'static> {
     static NONE: Variables = Variables::new();
-    Given { now, access_token: None, variables: &NONE }
+    Given { now, access_token: None, variables: &NONE, proof: None }
 }
 
 fn config() -> Config {

@@ -17,7 +17,7 @@ fn config(client_auth: ClientAuth, secret: Option<&str>) -> Config {
 
 fn given() -> Given<'static> {
     static NONE: Variables = Variables::new();
-    Given { now: UNIX_EPOCH, access_token: None, variables: &NONE }
+    Given { now: UNIX_EPOCH, access_token: None, variables: &NONE, proof: None }
 }
 
 fn request(config: &Config, grant: Grant<'_>) -> TokenRequest {

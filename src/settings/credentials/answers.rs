@@ -21,7 +21,7 @@ impl Part<'_, '_> {
             dead: self.answer_rules("dead", &section.dead),
             busy: self.answer_rules("busy", &section.busy),
             raw: raw.iter().filter_map(|path| MemberPath::parse(path)).collect(),
-            dpop: false,
+            dpop: section.dpop.or(false),
         }
     }
 

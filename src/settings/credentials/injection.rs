@@ -34,7 +34,23 @@ impl Part<'_, '_> {
             config::OnExisting::Reject => OnExisting::Reject,
         };
         self.warn_if_nowhere(&fields, &query);
-        Injection { fields, query, on_existing }
+        let dpop = section.dpop.or(false);
+        Injection { fields, query, on_existing, dpop }
+    }
+
+    /// Do requests go on without a token while none is to be had?
+    pub(super) fn forwards_without_token(&mut self) -> bool {
+        let section = self.section;
+        let given = section.on_failure.or(config::OnFailure::Refuse);
+        if let (config::OnFailure::Forward, Some(place)) = (given, section.on_failure.given()) {
+            let message = format!(
+                "`{}.on_failure` lets requests go to the API without a token while none is to be had",
+                self.path
+            );
+            let fix = "write \"refuse\" unless the API is meant to be used without one as well";
+            self.review.report(Problem::warning(message).at(place.span()).fix(fix));
+        }
+        given == config::OnFailure::Forward
     }
 
     fn query(&mut self, names: &Names) -> Vec<(String, Template)> {

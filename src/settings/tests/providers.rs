@@ -1,4 +1,5 @@
-//! Configurations of real providers (oauth.md §4.3), and the exact bytes of their token requests.
+//! Configurations of real providers (oauth.md §4.3): the exact bytes of their token requests, and what
+//! becomes of their answers.
 
 use std::sync::LazyLock;
 use std::time::{Duration, UNIX_EPOCH};
@@ -7,9 +8,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::*;
-use crate::oauth::{Endpoints, Given, Grant, Material, TokenRequest};
+use crate::oauth::{Endpoints, Given, Grant, Material, RawAnswer, TokenRequest, read};
 use crate::secret::SecretError;
-use crate::template::Variables;
+use crate::template::{Template, Values, Variables};
 
 /// The key of RFC 8037 appendix A.1.
 pub(super) const JWK: &str = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
@@ -51,6 +52,7 @@ pub(super) fn sent(config: &credential::Config, grant: Grant<'_>) -> String {
         now: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         access_token: Some(&access_token),
         variables: &none,
+        proof: None,
     };
     let material = Material {
         subject_token: Some(Secret::new("subject".to_owned())),
@@ -87,12 +89,16 @@ fn spelt_out(jwt: &str) -> String {
     jwt.split('.').take(2).map(part).collect::<Vec<_>>().join(".")
 }
 
-/// One provider: its block, what is presented, and what is then sent.
+/// One provider: its block, what is presented, what is then sent, answered, and put on requests.
 struct Provider {
     name: &'static str,
     block: &'static str,
     presents: Presents,
     sends: &'static str,
+    /// The status and the content of the answer.
+    answers: (u16, &'static str),
+    /// The fields that are then put on a request, one a line, an identifier as `U`.
+    injects: &'static str,
 }
 
 enum Presents {
@@ -113,6 +119,11 @@ const PROVIDERS: &[Provider] = &[
         presents: RefreshToken,
         sends: "POST https://api.stripe.test/v1/oauth/token\nauthorization: Basic dmFsdWU6\n\
                 grant_type=refresh_token&refresh_token=rt",
+        answers: (
+            200,
+            r#"{"access_token":"at2","refresh_token":"rt2","token_type":"bearer","livemode":false}"#,
+        ),
+        injects: "authorization: Bearer at2\n",
     },
     Provider {
         name: "tiktok-personal",
@@ -123,6 +134,11 @@ const PROVIDERS: &[Provider] = &[
         presents: RefreshToken,
         sends: "POST https://open.tiktok.test/v2/oauth/token/\n\
                 grant_type=refresh_token&refresh_token=rt&client_secret=value&client_key=acme",
+        answers: (
+            200,
+            r#"{"access_token":"at2","expires_in":86400,"refresh_token":"rt2","token_type":"Bearer"}"#,
+        ),
+        injects: "authorization: Bearer at2\n",
     },
     Provider {
         name: "clover",
@@ -131,10 +147,16 @@ const PROVIDERS: &[Provider] = &[
             client_id = "acme"
             client_auth = "none"
             encoding = "json"
-            params = { grant_type = "" }"#,
+            params = { grant_type = "" }
+            response = { expires_at = "access_token_expiration" }"#,
         presents: RefreshToken,
         sends: "POST https://clover.test/oauth/v2/refresh\n\
                 {\"refresh_token\":\"rt\",\"client_id\":\"acme\"}",
+        answers: (
+            200,
+            r#"{"access_token":"at2","access_token_expiration":1700001800,"refresh_token":"rt2"}"#,
+        ),
+        injects: "authorization: Bearer at2\n",
     },
     Provider {
         name: "instagram",
@@ -146,16 +168,24 @@ const PROVIDERS: &[Provider] = &[
             params = { grant_type = "ig_refresh_token", access_token = "${access_token}", client_id = "", refresh_token = "" }"#,
         presents: RefreshToken,
         sends: "GET https://graph.instagram.test/refresh_access_token?access_token=at&grant_type=ig_refresh_token\n",
+        answers: (200, r#"{"access_token":"at2","token_type":"bearer","expires_in":5183944}"#),
+        injects: "authorization: Bearer at2\n",
     },
     Provider {
         name: "slack bot",
         block: r#"token_url = "https://slack.test/api/oauth.v2.access"
             client_id = "acme"
             client_secret = { env = "S" }
-            refresh_on = [401, { status = 200, json = "error", is = "token_expired" }]"#,
+            refresh_on = [401, { status = 200, json = "error", is = "token_expired" }]
+            response = { ok = "ok == true" }"#,
         presents: RefreshToken,
         sends: "POST https://slack.test/api/oauth.v2.access\n\
                 grant_type=refresh_token&refresh_token=rt&client_id=acme&client_secret=value",
+        answers: (
+            200,
+            r#"{"ok":true,"access_token":"xoxe-1","refresh_token":"rt2","expires_in":43200,"token_type":"bot"}"#,
+        ),
+        injects: "authorization: Bearer xoxe-1\n",
     },
     Provider {
         name: "coros",
@@ -163,20 +193,29 @@ const PROVIDERS: &[Provider] = &[
             refresh_url = "https://open.coros.test/oauth2/refresh-token"
             client_id = "acme"
             client_secret = { env = "S" }
-            lifetime = "30d""#,
+            lifetime = "30d"
+            response = { ok = "result == '0000'", keep_access_token = true }"#,
         presents: RefreshToken,
         sends: "POST https://open.coros.test/oauth2/refresh-token\n\
                 grant_type=refresh_token&refresh_token=rt&client_id=acme&client_secret=value",
+        answers: (200, r#"{"message":"OK","result":"0000"}"#),
+        injects: "authorization: Bearer at\n",
     },
     Provider {
         name: "sentry",
         block: r#"token_url = "https://sentry.test/api/0/sentry-app-installations/1/authorizations/"
             client_id = "acme"
             client_secret = { env = "S" }
-            encoding = "json""#,
+            encoding = "json"
+            response = { access_token = "token", refresh_token = "refreshToken", expires_at = "expiresAt" }"#,
         presents: RefreshToken,
         sends: "POST https://sentry.test/api/0/sentry-app-installations/1/authorizations/\n\
                 {\"grant_type\":\"refresh_token\",\"refresh_token\":\"rt\",\"client_id\":\"acme\",\"client_secret\":\"value\"}",
+        answers: (
+            201,
+            r#"{"token":"at2","refreshToken":"rt2","expiresAt":"2023-11-15T06:13:20.430Z"}"#,
+        ),
+        injects: "authorization: Bearer at2\n",
     },
     Provider {
         name: "walmart",
@@ -185,10 +224,13 @@ const PROVIDERS: &[Provider] = &[
             client_secret = { env = "S" }
             client_auth = "basic"
             headers = { "WM_SVC.NAME" = "bearerd" }
-            inject = { "WM_SEC.ACCESS_TOKEN" = "${access_token}", "WM_QOS.CORRELATION_ID" = "${uuid}" }"#,
+            inject = { "WM_SEC.ACCESS_TOKEN" = "${access_token}", "WM_QOS.CORRELATION_ID" = "${uuid}" }
+            rotation = "ignore""#,
         presents: RefreshToken,
         sends: "POST https://marketplace.walmart.test/v3/token\nauthorization: Basic YWNtZTp2YWx1ZQ==\n\
                 wm_svc.name: bearerd\ngrant_type=refresh_token&refresh_token=rt",
+        answers: (200, r#"{"access_token":"at2","token_type":"Bearer","expires_in":900}"#),
+        injects: "wm_qos.correlation_id: U\nwm_sec.access_token: at2\n",
     },
     Provider {
         name: "okta-cc",
@@ -204,6 +246,8 @@ const PROVIDERS: &[Provider] = &[
                 &client_assertion={\"alg\":\"EdDSA\",\"kid\":\"k1\",\"typ\":\"JWT\"}.\
                 {\"aud\":\"https://acme.okta.test/oauth2/v1/token\",\"exp\":1700000300,\"iat\":1700000000,\
                 \"iss\":\"acme\",\"jti\":\"U\",\"nbf\":1700000000,\"sub\":\"acme\"}",
+        answers: (200, r#"{"token_type":"Bearer","expires_in":3600,"access_token":"at2"}"#),
+        injects: "authorization: Bearer at2\n",
     },
     Provider {
         name: "revolut",
@@ -218,6 +262,8 @@ const PROVIDERS: &[Provider] = &[
                 &client_assertion={\"alg\":\"RS256\",\"typ\":\"JWT\"}.\
                 {\"aud\":\"https://revolut.com\",\"exp\":1700000300,\"iat\":1700000000,\
                 \"iss\":\"cb.example.com\",\"jti\":\"U\",\"nbf\":1700000000,\"sub\":\"acme\"}",
+        answers: (200, r#"{"access_token":"at2","token_type":"bearer","expires_in":2399}"#),
+        injects: "authorization: Bearer at2\n",
     },
     Provider {
         name: "zoom-cc",
@@ -230,6 +276,8 @@ const PROVIDERS: &[Provider] = &[
         presents: Own,
         sends: "POST https://zoom.test/oauth/token\nauthorization: Basic YWNtZTp2YWx1ZQ==\n\
                 account_id=A1&grant_type=account_credentials",
+        answers: (200, r#"{"access_token":"at2","token_type":"bearer","expires_in":3599}"#),
+        injects: "authorization: Bearer at2\n",
     },
     Provider {
         name: "google service account",
@@ -243,17 +291,22 @@ const PROVIDERS: &[Provider] = &[
                 &assertion={\"alg\":\"RS256\",\"typ\":\"JWT\"}.\
                 {\"aud\":\"https://oauth2.googleapis.test/token\",\"exp\":1700003600,\"iat\":1700000000,\
                 \"iss\":\"sa@x.test\",\"jti\":\"U\",\"nbf\":1700000000,\"scope\":\"a b\"}",
+        answers: (200, r#"{"access_token":"at2","expires_in":3599,"token_type":"Bearer"}"#),
+        injects: "authorization: Bearer at2\n",
     },
     Provider {
         name: "github app",
         block: r#"grant = "custom"
             token_url = "https://api.github.test/app/installations/1/access_tokens"
             headers = { Authorization = "Bearer ${assertion}" }
-            assertion = { key = { file = "k.pem" }, iss = "123", ttl = "9m", claims = { aud = "" } }"#,
+            assertion = { key = { file = "k.pem" }, iss = "123", ttl = "9m", claims = { aud = "" } }
+            response = { access_token = "token", expires_at = "expires_at" }"#,
         presents: Own,
         sends: "POST https://api.github.test/app/installations/1/access_tokens\n\
                 authorization: Bearer {\"alg\":\"RS256\",\"typ\":\"JWT\"}.\
                 {\"exp\":1700000540,\"iat\":1700000000,\"iss\":\"123\",\"jti\":\"U\",\"nbf\":1700000000}\n",
+        answers: (201, r#"{"token":"at2","expires_at":"2023-11-14T23:13:20Z","permissions":{}}"#),
+        injects: "authorization: Bearer at2\n",
     },
     Provider {
         name: "salesforce",
@@ -263,6 +316,11 @@ const PROVIDERS: &[Provider] = &[
         presents: RefreshToken,
         sends: "POST https://login.salesforce.test/services/oauth2/token\n\
                 grant_type=refresh_token&refresh_token=rt&client_id=acme&client_secret=value",
+        answers: (
+            200,
+            r#"{"access_token":"at2","instance_url":"https://eu1.my.salesforce.com","token_type":"Bearer"}"#,
+        ),
+        injects: "authorization: Bearer at2\n",
     },
     Provider {
         name: "fiserv",
@@ -270,10 +328,13 @@ const PROVIDERS: &[Provider] = &[
             token_url = "https://fiserv.test/token"
             client_id = "acme"
             client_secret = { env = "S" }
-            client_auth = "basic""#,
+            client_auth = "basic"
+            response = { unit = "ms" }"#,
         presents: Own,
         sends: "POST https://fiserv.test/token\nauthorization: Basic YWNtZTp2YWx1ZQ==\n\
                 grant_type=client_credentials",
+        answers: (200, r#"{"access_token":"at2","token_type":"Bearer","expires_in":"900000"}"#),
+        injects: "authorization: Bearer at2\n",
     },
     Provider {
         name: "adp",
@@ -285,13 +346,15 @@ const PROVIDERS: &[Provider] = &[
         presents: Own,
         sends: "POST https://accounts.adp.test/auth/oauth/v2/token\n\
                 grant_type=client_credentials&client_id=acme&client_secret=value",
+        answers: (200, r#"{"access_token":"at2","token_type":"Bearer","expires_in":3600}"#),
+        injects: "authorization: Bearer at2\n",
     },
 ];
 
 #[test]
-fn sixteen_providers_are_sent_exactly_what_they_take() {
+fn sixteen_providers_are_asked_as_they_want_and_their_token_is_put_on_requests() {
     assert_eq!(PROVIDERS.len(), 16);
-    for Provider { name, block, presents, sends } in PROVIDERS {
+    for Provider { name, block, presents, sends, answers, injects } in PROVIDERS {
         let text = format!("[credential.x]\nhosts = [\"api.test\"]\n{block}\n");
         let config = configured(&text).unwrap_or_else(|problems| panic!("{name}: {problems}"));
         let token = Secret::new("rt".to_owned());
@@ -300,7 +363,29 @@ fn sixteen_providers_are_sent_exactly_what_they_take() {
             Own => Grant::Own,
         };
         assert_eq!(sent(&config, grant), *sends, "{name}");
+        assert_eq!(injected(&config, *answers), *injects, "{name}");
     }
+}
+
+/// What is put on requests after this answer; before it, the token was `at`.
+fn injected(config: &credential::Config, (status, content): (u16, &str)) -> String {
+    let (status, fields) = (http::StatusCode::from_u16(status).unwrap(), http::HeaderMap::new());
+    let answer = RawAnswer { status, fields, body: content.as_bytes().to_vec() };
+    let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let tokens = read(&answer, &config.token.oauth.reading, now, &[]).unwrap();
+    let kept = Secret::new("at".to_owned());
+    let access_token = tokens.access_token.as_ref().unwrap_or(&kept).expose();
+    let listed = match &config.injection.fields {
+        credential::Fields::Bearer => return format!("authorization: Bearer {access_token}\n"),
+        credential::Fields::Listed(listed) => listed,
+    };
+    let values = Values { access_token, raw: Some(&tokens.raw), ..Values::at(now) };
+    let field = |(name, template): &(http::HeaderName, Template)| {
+        let value = template.expand(values);
+        let value = if value.len() == 36 { "U" } else { &value };
+        format!("{name}: {value}\n")
+    };
+    listed.iter().map(field).collect()
 }
 
 #[test]
@@ -310,7 +395,7 @@ fn an_api_key_takes_no_token_request() {
          vars = { k = { env = \"K\" } }\ninject = { \"x-api-key\" = \"${k}\" }",
     )
     .unwrap();
-    let values = crate::template::Values::at(UNIX_EPOCH);
+    let values = Values::at(UNIX_EPOCH);
     let credential::Fields::Listed(fields) = &config.injection.fields else { panic!() };
     let fields: Vec<_> =
         fields.iter().map(|(name, it)| (name.as_str(), it.expand(values))).collect();

@@ -1,6 +1,7 @@
 //! The report: its looks, and that it never shows a secret.
 
 use super::*;
+use crate::config::tests::computed;
 
 #[test]
 fn no_report_shows_a_secret() {
@@ -145,12 +146,6 @@ fn no_damage_to_a_file_makes_the_report_show_a_secret() {
 fn a_byte_order_mark_and_foreign_line_ends_are_accepted() {
     assert!(load("\u{feff}[proxy]\r\nopen = true\r\n").is_ok());
     refused("[proxy]\r\nopen = 1\r\n", "2:8", "true or false");
-}
-
-/// What this thread has computed so far: the time of day says more about the machine's other work.
-fn computed() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap()
 }
 
 #[test]

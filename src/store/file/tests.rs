@@ -256,6 +256,18 @@ async fn the_file_of_another_credential_is_refused_and_stays() {
     assert_eq!(contents(&store.dir), untouched);
 }
 
+/// A file's name is not its key: the values of variables stand behind an `@` there.
+#[tokio::test]
+async fn the_records_of_one_credential_s_many_tokens_are_examined_under_their_own_keys() {
+    let (_dir, store) = store();
+    let store = FileStore::open(&store.dir, keys(Some(1), &[])).unwrap();
+    let lease = store.lease("a/paris", Duration::ZERO).await.unwrap();
+    store.commit(&lease, Generation(0), &record(1, "rt1")).await.unwrap();
+    assert!(examine(&store.dir, &keys(Some(1), &[]), &["a"]).is_ok());
+    assert!(examine(&store.dir, &keys(Some(2), &[]), &["a"]).is_err());
+    assert!(examine(&store.dir, &keys(Some(2), &[]), &["b"]).is_ok());
+}
+
 #[tokio::test]
 async fn a_damaged_encrypted_record_is_moved_aside_like_any_other() {
     let (_dir, store) = store();
@@ -308,8 +320,8 @@ fn records_are_found_by_the_name_of_their_credential() {
         ("api_2", "api", false),
         ("api", "api-2", false),
         // One of the tokens of a credential with variables.
-        ("api.club=paris", "api", true),
-        ("api@paris", "api", true),
+        ("api/paris", "api", true),
+        ("api/paris/2", "api", true),
         ("%61pi", "api", false),
     ] {
         assert_eq!(is_record_of(key, credential), found, "{key} {credential}");

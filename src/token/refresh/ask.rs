@@ -37,13 +37,15 @@ impl Refresher {
         let mut requests = 0;
         loop {
             let at = self.context.clock.now();
-            let given = Given { now: at, access_token, variables: &self.variables };
+            let given = Given { now: at, access_token, variables: &self.variables, proof: None };
             requests += 1;
             let error = match self.endpoint.request(grant, given).await {
                 Ok(response) => return Asked { at, answer: Ok(response), requests },
                 Err(error) => error,
             };
             let pause = match error.class {
+                // The answer had a new refresh token: this one is spent.
+                _ if error.salvaged.is_some() => None,
                 Class::NotSent if unsent == 0 => {
                     unsent += 1;
                     Some(Duration::ZERO)

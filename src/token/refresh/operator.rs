@@ -143,6 +143,7 @@ impl Refresher {
             now: self.context.clock.now(),
             access_token: record.access_token.as_ref(),
             variables: &self.variables,
+            proof: None,
         };
         for (token, kind) in [
             (&record.refresh_token, TokenKind::RefreshToken),

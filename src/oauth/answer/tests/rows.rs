@@ -250,7 +250,8 @@ fn a_token_bound_to_a_key_is_for_those_who_have_one() {
     };
     assert_eq!(read_with(true, body).unwrap().token_type, TokenType::Dpop);
     let bearer = r#"{"access_token":"a","token_type":"Bearer"}"#;
-    assert_eq!(read_with(true, bearer).unwrap().token_type, TokenType::Bearer);
+    assert_eq!(read_with(false, bearer).unwrap().token_type, TokenType::Bearer);
+    assert_eq!(read_with(true, bearer).unwrap_err().class, Class::Protocol);
     // Row 12.
     let error = read_with(false, body).unwrap_err();
     assert_eq!(error.class, Class::Protocol);
@@ -261,7 +262,7 @@ fn a_token_bound_to_a_key_is_for_those_who_have_one() {
     }
     for kind in ["null", "\"\""] {
         let body = format!(r#"{{"access_token":"a","token_type":{kind}}}"#);
-        assert_eq!(read_with(true, &body).unwrap().token_type, TokenType::Bearer, "{kind}");
+        assert_eq!(read_with(false, &body).unwrap().token_type, TokenType::Bearer, "{kind}");
     }
 }
 
