@@ -130,7 +130,9 @@ fn what_a_rejection_of_the_current_token_leads_to() {
         (Phase::Idle, true, Rejection::PassOn),
         (Phase::Refreshing, false, Rejection::Wait),
         (Phase::Refreshing, true, Rejection::PassOn),
-        (failing(OLD + 1), false, Rejection::PassOn),
+        (failing(OLD + 1), false, Rejection::Later(Duration::from_secs(1))),
+        (failing(OLD + 1), true, Rejection::PassOn),
+        (failing(OLD + 5), false, Rejection::PassOn),
         (failing(OLD), false, Rejection::StartAndWait),
         (Phase::NeedsLogin(TerminalReason::Revoked), false, Rejection::PassOn),
     ] {

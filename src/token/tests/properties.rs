@@ -377,7 +377,11 @@ proptest! {
                     settled += 1;
                     model.now += wait.as_secs();
                 }
-                Rejection::Later(wait) => model.now += wait.as_secs() + 1,
+                Rejection::Later(wait) => {
+                    // Nothing is sent for it.
+                    model.now += wait.as_secs() + 1;
+                    continue;
+                }
                 Rejection::Resend => renewed = true,
                 Rejection::StartAndWait | Rejection::Wait => {
                     if verdict == Rejection::StartAndWait {
