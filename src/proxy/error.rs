@@ -166,8 +166,8 @@ fn token_verdict(credential: &str, error: &TokenError) -> Verdict {
             status,
             kind: "credential_needs_login",
             text: format!(
-                "no access token for credential \"{credential}\": {}. An operator has to configure a \
-                 new refresh_token for it and reload bearerd (SIGHUP).",
+                "no access token for credential \"{credential}\": {}. An operator has to put a \
+                 new refresh_token in the place of the first one, which bearerd notices by itself.",
                 explain(*reason)
             ),
             retry_after: None,
