@@ -176,7 +176,16 @@ impl Slot {
             {
                 // A flight that ends without a newer token leaves the rejection as it is.
                 let brought_the_same = self.lock().brought_the_same();
-                let newer = newer.filter(|token| !brought_the_same && token.is_usable(now));
+                let newer = match newer.filter(|_| !brought_the_same) {
+                    // It came so late that it is over already; the next is nobody's rejection.
+                    Some(token) if !token.is_usable(now) => {
+                        tokio::time::timeout_at(deadline, self.token())
+                            .await
+                            .ok()
+                            .and_then(Result::ok)
+                    }
+                    newer => newer,
+                };
                 return newer
                     .map_or(Renewal::PassOn, |token| Renewal::Resend(token, Duration::ZERO));
             }

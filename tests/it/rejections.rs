@@ -260,3 +260,33 @@ async fn get_with_a_token_that_was_long_under_way(world: &World) -> (u16, String
     world.authorization_server.release_all();
     request.await.unwrap()
 }
+
+#[tokio::test]
+async fn a_token_that_is_over_when_it_arrives_is_replaced_within_the_same_request() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    world.clock.advance(MINUTE);
+    server.tokens().revoke_all_access_tokens();
+    let request = world.begin_refresh().await;
+    world.clock.advance(MINUTE * 120);
+    server.release_all();
+    assert_eq!(request.await.unwrap().0, 200);
+    assert_eq!(server.token_requests(), 3);
+    world.assert_stored(3);
+}
+
+/// The torture test's 429 after a revocation: the pause is a matter of moments.
+#[tokio::test]
+async fn a_short_pause_after_a_rejection_is_sat_out() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    world.clock.advance(MINUTE);
+    server.tokens().revoke_all_access_tokens();
+    let busy = TokenBehaviour::json(429, json!({"error": "slow_down"}));
+    server.enqueue(busy.with_header("retry-after", "1"));
+    let requests: Vec<_> = (0..10).map(|_| world.spawn_get()).collect();
+    for request in requests {
+        assert_eq!(request.await.unwrap().0, 200);
+    }
+    assert_eq!(server.token_requests(), 3);
+}

@@ -26,6 +26,8 @@ struct AccessToken {
     family: u64,
     ends: Instant,
     revoked: bool,
+    /// When an API first accepted it.
+    used: Option<Instant>,
 }
 
 impl AccessToken {
@@ -59,9 +61,13 @@ impl Tokens {
 
     /// What `token` is worth now.
     pub fn check(&self, token: &str) -> TokenState {
-        let ledger = self.ledger();
-        let found = ledger.by_value.get(token);
-        found.map_or(TokenState::Unknown, |&at| ledger.tokens[at].state())
+        let mut ledger = self.ledger();
+        let Some(&at) = ledger.by_value.get(token) else { return TokenState::Unknown };
+        let state = ledger.tokens[at].state();
+        if state == TokenState::Valid {
+            ledger.tokens[at].used.get_or_insert_with(Instant::now);
+        }
+        state
     }
 
     /// Issues a token outside of any token response.
@@ -77,6 +83,15 @@ impl Tokens {
     /// Revokes all tokens issued so far.
     pub fn revoke_all_access_tokens(&self) {
         self.revoke_where(|_| true);
+    }
+
+    /// Revokes the live tokens that APIs have accepted for so long. Returns how many.
+    pub fn revoke_access_tokens_in_use_for(&self, time: Duration) -> usize {
+        let mut ledger = self.ledger();
+        let live = ledger.tokens.iter_mut().filter(|token| token.state() == TokenState::Valid);
+        live.filter(|token| token.used.is_some_and(|used| used.elapsed() >= time))
+            .map(|token| token.revoked = true)
+            .count()
     }
 
     /// Ends the lifetime of all tokens issued so far.
@@ -114,6 +129,7 @@ impl Tokens {
             family,
             ends: Instant::now() + lifetime,
             revoked: false,
+            used: None,
         });
         value
     }
