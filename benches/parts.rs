@@ -22,6 +22,7 @@ use bearerd::origin::{Authority, Host, Origin, Scheme};
 use bearerd::secret::Secret;
 use bearerd::store::{Generation, MemoryStore, TokenRecord, TokenStore};
 use bearerd::template::{Names, Template};
+use bearerd::tls;
 use bearerd::token::{self, Context, Margin, Slot};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt;
@@ -231,7 +232,8 @@ async fn credentials(count: usize) -> Credentials {
         transport: Arc::new(Silence),
         metrics: Metrics::new(),
     };
-    Credentials::open(configs, &context, None).await
+    let tls = tls::Config { roots: tls::Roots::Bundled, extra_roots: Vec::new() };
+    Credentials::open(configs, &context, &tls.build().expect("they are compiled in"), None).await
 }
 
 async fn keep_token(store: &MemoryStore, name: &str) {

@@ -8,6 +8,7 @@
 //! A plain-http request finds the same entries as an https one and is then sent over TLS, so that a
 //! token never travels in clear unless the operator said `allow_http`.
 
+mod identity;
 mod injection;
 mod matching;
 mod rejection;
@@ -19,6 +20,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
+use rustls::ClientConfig;
 
 use crate::dpop::Nonces;
 use crate::metrics::CredentialMetrics;
@@ -26,6 +28,7 @@ use crate::origin::{Authority, AuthorityError, Host, Origin, Scheme};
 use crate::template::Variables;
 use crate::token::{self, Context, Status};
 
+pub use identity::Identity;
 pub use injection::{Additions, Destination, Fields, Injection, InjectionError, OnExisting};
 use matching::{Ambiguous, Rules};
 pub use matching::{PathPrefix, PathPrefixError};
@@ -143,6 +146,8 @@ pub struct Credential {
     pub allow_http: bool,
     /// How its token is put on a request.
     pub injection: Injection,
+    /// As whom its requests are made in TLS; none: as nobody.
+    pub identity: Option<Identity>,
     /// Which answers mean that its token was not accepted.
     pub rejections: Rejections,
     /// Bodies of at most so many bytes are kept, to be sent again.
@@ -250,14 +255,22 @@ impl Credentials {
     /// Opens every credential's slots; that no two are for the same requests has been checked by
     /// `settings`.
     ///
-    /// A slot of `before` whose configuration has not changed is taken over with its token and with
-    /// whatever it is doing.
-    pub async fn open(configs: Vec<Config>, context: &Context, before: Option<&Self>) -> Self {
+    /// `tls` is how origin servers are reached, without a certificate of the client's. A slot of
+    /// `before` whose configuration has not changed is taken over with its token and with whatever it
+    /// is doing.
+    pub async fn open(
+        configs: Vec<Config>,
+        context: &Context,
+        tls: &ClientConfig,
+        before: Option<&Self>,
+    ) -> Self {
         let (mut credentials, mut token_paths) = (Self::default(), Vec::new());
         for config in configs {
             let oauth = &config.token.oauth;
             let urls = oauth.token_url.iter().chain(&oauth.refresh_url);
             let paths: Vec<TokenPath> = urls.filter_map(TokenPath::of).collect();
+            let name = Arc::from(config.name.as_str());
+            let identity = Identity::of(&name, &config.token, tls);
             let recipe = Recipe {
                 token: config.token,
                 variables: config.variables.clone(),
@@ -266,9 +279,10 @@ impl Credentials {
             };
             let before = before.and_then(|before| before.named(&config.name));
             let credential = Arc::new(Credential {
-                name: Arc::from(config.name.as_str()),
+                name,
                 allow_http: config.allow_http,
                 injection: config.injection,
+                identity,
                 rejections: config.rejections,
                 replay_body: config.replay_body,
                 forward_without_token: config.forward_without_token,

@@ -30,6 +30,27 @@ pub enum Roots {
     File(PathBuf),
 }
 
+/// One TLS configuration for each set of protocols that is offered to origin servers (RFC 7301).
+#[derive(Clone, Debug)]
+pub struct Offers {
+    /// HTTP/1.1 alone.
+    pub http1: Arc<ClientConfig>,
+    /// HTTP/2 first, then HTTP/1.1.
+    pub http2: Arc<ClientConfig>,
+}
+
+impl Offers {
+    /// All that `tls` says but for the protocols.
+    pub fn of(tls: &ClientConfig) -> Self {
+        let offering = |protocols: &[&[u8]]| {
+            let mut tls = tls.clone();
+            tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            Arc::new(tls)
+        };
+        Self { http1: offering(&[b"http/1.1"]), http2: offering(&[b"h2", b"http/1.1"]) }
+    }
+}
+
 /// Why the trusted authorities could not be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {

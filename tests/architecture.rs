@@ -55,9 +55,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     // `store`, `token`: the words for why a credential is not ready, which operators read.
     ("admin", &["clock", "credential", "metrics", "origin", "secret", "store", "token"]),
     // `store`: the same words, for the client that gets a 503.
-    ("proxy", &["ca", "clock", "credential", "metrics", "origin", "store", "token"]),
+    ("proxy", &["ca", "clock", "credential", "metrics", "origin", "store", "tls", "token"]),
     // `secret`: each token of a credential may have secrets of its own, read at first use.
-    ("credential", &["dpop", "metrics", "origin", "secret", "template", "token"]),
+    // `tls`: a credential's client certificate, where its tokens are bound to it.
+    ("credential", &["dpop", "metrics", "origin", "secret", "template", "tls", "token"]),
     // The only place where the protocol and its durability meet.
     // `template`: what the variables of a slot stand for.
     ("token", &["clock", "crash", "dpop", "metrics", "oauth", "secret", "store", "template"]),

@@ -51,7 +51,7 @@ impl Foundation {
             true => Credentials::default(),
             false => {
                 let context = self.context(settings, HttpTransport::new(tls.clone())?)?;
-                Credentials::open(settings.credentials.clone(), &context, before).await
+                Credentials::open(settings.credentials.clone(), &context, &tls, before).await
             }
         };
         let credentials = Arc::new(credentials);

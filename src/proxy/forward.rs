@@ -4,7 +4,7 @@
 //! Invariants: a request goes to the origin server at most twice, with the waits for a brand-new
 //! token at most four times; what the client gets at the end is an origin server's answer, untouched,
 //! also when that is a second rejection; a token is only ever put on a request to the origin that
-//! the credential was selected for.
+//! the credential was selected for, and a credential's client certificate only goes with its token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use super::challenge::{self, is_rejection};
 use super::content::{ClientContent, Passage, RequestBody};
 use super::error::ProxyError;
 use super::message::{self, MessageError, Via};
+use super::origins::Route;
 use super::record::Record;
 use super::replay::{Budget, ReplayBody};
 use super::{Proxy, Snapshot};
@@ -58,7 +59,8 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
         let mut draft = Draft::new(parts, content, origin, self.via(), None);
-        let answer = self.exchange(snapshot, &mut draft, origin, None, record).await?;
+        let route = Route { reach: snapshot.reach(), origin, identity: None };
+        let answer = self.exchange(route, &mut draft, None, record).await?;
         Ok(self.deliver(answer))
     }
 
@@ -99,6 +101,11 @@ impl Proxy {
         let keep = Keep { limit: credential.replay_body, budget: snapshot.replay_budget() };
         let mut draft = Draft::new(parts, content, &origin, self.via(), Some(keep));
         credential.injection.remove_lookalikes(&mut draft.fields);
+        let route = Route {
+            reach: snapshot.reach(),
+            origin: &origin,
+            identity: credential.identity.as_ref(),
+        };
         let (mut progress, mut proved_again) = (Progress::default(), false);
         loop {
             note_token(record, &token);
@@ -113,8 +120,7 @@ impl Proxy {
             };
             let additions =
                 credential.injection.additions(&token, now, destination).map_err(unfit)?;
-            let mut answer =
-                self.exchange(snapshot, &mut draft, &origin, Some(&additions), record).await?;
+            let mut answer = self.exchange(route, &mut draft, Some(&additions), record).await?;
             match judge(&credential, &origin, &token, &mut answer).await {
                 Verdict::Accepted => {
                     if progress.renewed {
@@ -185,9 +191,8 @@ impl Proxy {
     /// §9.2.2).
     async fn exchange(
         &self,
-        snapshot: &Snapshot,
+        route: Route<'_>,
         draft: &mut Draft,
-        origin: &Origin,
         additions: Option<&Additions<'_>>,
         record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
@@ -195,7 +200,7 @@ impl Proxy {
         loop {
             let request = draft.attempt(additions);
             let went_out = record.went_out();
-            let sent = self.origins.send(snapshot.reach(), origin, request, &draft.passage).await;
+            let sent = self.origins.send(route, request, &draft.passage).await;
             record.came_back(went_out);
             match sent {
                 Ok((answer, returning)) => {

@@ -4,6 +4,9 @@
 //! nothing here is contended. Requests are re-serialised by hyper, never passed on as bytes, and a
 //! connection with unread bytes on it is never used again. An HTTP/1.1 connection is out of the pool
 //! while it serves; one HTTP/2 connection to an origin server serves all requests at once.
+//!
+//! Where a credential shows a client certificate, its connections have a pool of their own, so that
+//! what an origin server allows their holder is never had by another request.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,16 +25,29 @@ use super::content::{Passage, RequestBody};
 use super::message::is_framed_once;
 use super::origin_error::OriginError;
 use super::reach::{Connected, Reach};
+use crate::credential::Identity;
 use crate::origin::{Origin, Scheme};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// So long before an origin server closes a connection it gets no more requests.
 const CLOSE_MARGIN: Duration = Duration::from_secs(1);
 
-/// One core's pool.
+/// One core's pools.
 #[derive(Default)]
 pub(super) struct Origins {
-    kept: Arc<Kept>,
+    /// Without a certificate of the client's.
+    anonymous: Arc<Kept>,
+    /// With that of a credential, by its name.
+    certified: Mutex<HashMap<Arc<str>, Arc<Kept>>>,
+}
+
+/// Where a request goes, and as whom.
+#[derive(Clone, Copy)]
+pub(super) struct Route<'a> {
+    pub(super) reach: &'a Reach,
+    pub(super) origin: &'a Origin,
+    /// Only with the token of its credential.
+    pub(super) identity: Option<&'a Identity>,
 }
 
 /// Connections that can be used again.
@@ -85,29 +101,31 @@ enum Sender {
 }
 
 impl Origins {
-    /// Sends `request`, whose target is in origin-form and whose version is the preferred one, to
-    /// `origin`. Returns the response with what gives the connection back.
+    /// Sends `request`, whose target is in origin-form and whose version is the preferred one, along
+    /// `route`. Returns the response with what gives the connection back.
     ///
     /// # Errors
     ///
     /// [`SendError`]; a request that was never written has been tried on a fresh connection already.
     pub(super) async fn send(
         &self,
-        reach: &Reach,
-        origin: &Origin,
+        route: Route<'_>,
         mut request: Request<RequestBody>,
         passage: &Passage,
     ) -> Result<(Response<Incoming>, Returning), SendError> {
+        let certified = route.identity.map(|identity| self.certified_as(identity));
+        let kept = certified.as_ref().unwrap_or(&self.anonymous);
+        let (origin, limit) = (route.origin, route.reach.response_timeout);
         let prefer_http2 = request.version() == Version::HTTP_2;
         loop {
-            let kept = self.take(reach, origin, prefer_http2).await;
-            let reused = kept.is_some();
-            let mut sender = match kept {
+            let taken = kept.take(route, prefer_http2).await;
+            let reused = taken.is_some();
+            let mut sender = match taken {
                 Some(sender) => sender,
-                None => self.connect(reach, origin, prefer_http2).await?,
+                None => kept.connect(route, prefer_http2).await?,
             };
-            match sender.send(origin, request, reach.response_timeout, passage).await {
-                Some(Ok(response)) => return self.received(origin, response, sender),
+            match sender.send(origin, request, limit, passage).await {
+                Some(Ok(response)) => return kept.received(origin, response, sender),
                 Some(Err(Unanswered { request: Some(unsent), .. })) if reused => request = *unsent,
                 Some(Err(unanswered)) => return Err(failure(unanswered.error, reused)),
                 None => return Err(OriginError::ResponseTimeout.into()),
@@ -115,8 +133,29 @@ impl Origins {
         }
     }
 
+    fn certified_as(&self, identity: &Identity) -> Arc<Kept> {
+        let mut certified = self.certified();
+        Arc::clone(certified.entry(Arc::clone(&identity.credential)).or_default())
+    }
+
+    /// Forgets connections that were closed or not used for long.
+    pub(super) fn sweep(&self, reach: &Reach) {
+        self.anonymous.sweep(reach);
+        self.certified().retain(|_, kept| {
+            kept.sweep(reach);
+            // A request under way brings its connection back.
+            !kept.is_empty() || Arc::strong_count(kept) > 1
+        });
+    }
+
+    fn certified(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Kept>>> {
+        self.certified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
     fn received(
-        &self,
+        self: &Arc<Self>,
         origin: &Origin,
         response: Response<Incoming>,
         sender: Sender,
@@ -130,7 +169,7 @@ impl Origins {
         let returning = match sender {
             Sender::Http1(mut connection) => {
                 connection.kept_for = keep_alive(response.headers());
-                Some(Idle { origin: origin.clone(), kept: Arc::clone(&self.kept), connection })
+                Some(Idle { origin: origin.clone(), kept: Arc::clone(self), connection })
             }
             Sender::Http2(..) => None,
         };
@@ -138,15 +177,16 @@ impl Origins {
     }
 
     /// A kept connection that is ready for a request, as far as anyone can know.
-    async fn take(&self, reach: &Reach, origin: &Origin, prefer_http2: bool) -> Option<Sender> {
+    async fn take(&self, route: Route<'_>, prefer_http2: bool) -> Option<Sender> {
+        let Route { reach, origin, .. } = route;
         if let Some(sender) = self.shared(reach, origin, prefer_http2) {
             return Some(Sender::Http2(sender, timer()));
         }
-        if prefer_http2 && !self.declined(reach, origin) {
+        if prefer_http2 && !self.speaks_no_http2(reach, origin) {
             return None;
         }
         loop {
-            let mut idle = self.kept.http1().get_mut(origin)?.pop()?;
+            let mut idle = self.http1().get_mut(origin)?.pop()?;
             // It was given back with the last byte of a response; hyper needs a turn to notice. One
             // that is idle for too long is taken away by the sweep.
             if idle.version == reach.version
@@ -159,9 +199,9 @@ impl Origins {
     }
 
     /// Is it known that `origin` speaks no HTTP/2? Without TLS nothing is offered.
-    fn declined(&self, reach: &Reach, origin: &Origin) -> bool {
+    fn speaks_no_http2(&self, reach: &Reach, origin: &Origin) -> bool {
         origin.scheme == Scheme::Http
-            || self.kept.declined().get(origin).is_some_and(|version| *version == reach.version)
+            || self.declined().get(origin).is_some_and(|version| *version == reach.version)
     }
 
     fn shared(
@@ -170,7 +210,7 @@ impl Origins {
         origin: &Origin,
         prefer_http2: bool,
     ) -> Option<http2::SendRequest<RequestBody>> {
-        let mut connections = self.kept.http2();
+        let mut connections = self.http2();
         let shared = connections.get_mut(origin)?;
         if !(prefer_http2 || shared.only) || !shared.is_valid(reach) {
             return None;
@@ -179,16 +219,12 @@ impl Origins {
         Some(shared.sender.clone())
     }
 
-    async fn connect(
-        &self,
-        reach: &Reach,
-        origin: &Origin,
-        prefer_http2: bool,
-    ) -> Result<Sender, OriginError> {
-        match reach.connect(origin, prefer_http2).await? {
+    async fn connect(&self, route: Route<'_>, prefer_http2: bool) -> Result<Sender, OriginError> {
+        let Route { reach, origin, identity } = route;
+        match reach.connect(origin, identity, prefer_http2).await? {
             Connected::Http1(sender) => {
                 if prefer_http2 {
-                    self.kept.declined().insert(origin.clone(), reach.version);
+                    self.declined().insert(origin.clone(), reach.version);
                 }
                 Ok(Sender::Http1(Http1Connection {
                     sender,
@@ -206,30 +242,25 @@ impl Origins {
                     only,
                 };
                 // One that was made at the same time serves its request and then closes.
-                self.kept.http2().insert(origin.clone(), shared);
+                self.http2().insert(origin.clone(), shared);
                 Ok(Sender::Http2(sender, timer()))
             }
         }
     }
 
-    /// Forgets connections that were closed or not used for long.
-    pub(super) fn sweep(&self, reach: &Reach) {
-        self.kept.http1().retain(|_, idle| {
+    fn sweep(&self, reach: &Reach) {
+        self.http1().retain(|_, idle| {
             idle.retain(|idle| !idle.sender.is_closed() && idle.is_valid(reach));
             !idle.is_empty()
         });
-        self.kept.http2().retain(|_, shared| shared.is_valid(reach));
-        self.kept.declined().retain(|_, version| *version == reach.version);
+        self.http2().retain(|_, shared| shared.is_valid(reach));
+        self.declined().retain(|_, version| *version == reach.version);
     }
-}
 
-impl fmt::Debug for Origins {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Origins")
+    fn is_empty(&self) -> bool {
+        self.http1().is_empty() && self.http2().is_empty()
     }
-}
 
-impl Kept {
     fn http1(&self) -> MutexGuard<'_, HashMap<Origin, Vec<Http1Connection>>> {
         self.http1.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -240,6 +271,12 @@ impl Kept {
 
     fn http2(&self) -> MutexGuard<'_, HashMap<Origin, SharedConnection>> {
         self.http2.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Origins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Origins")
     }
 }
 

@@ -20,7 +20,9 @@ use tokio_rustls::client::TlsStream;
 use super::content::RequestBody;
 use super::dial::Dialer;
 use super::origin_error::OriginError;
+use crate::credential::Identity;
 use crate::origin::{Authority, Host, Origin, Scheme};
+use crate::tls::Offers;
 
 /// How often a busy HTTP/2 connection is asked whether it is still there.
 const PING: Duration = Duration::from_secs(20);
@@ -46,10 +48,8 @@ pub struct Config {
 /// The way to origin servers, the same for all cores; a reload makes a new one.
 pub(super) struct Reach {
     dialer: Dialer,
-    /// Offers HTTP/1.1 alone.
-    http1: TlsConnector,
-    /// Offers HTTP/2 first.
-    http2: TlsConnector,
+    /// Without a certificate of the client's.
+    anonymous: Offers,
     connect_timeout: Duration,
     pub(super) response_timeout: Duration,
     pub(super) idle_timeout: Duration,
@@ -69,15 +69,9 @@ pub(super) enum Connected {
 
 impl Reach {
     pub(super) fn new(config: &Config, dialer: Dialer, tls: &ClientConfig, version: u64) -> Self {
-        let offering = |protocols: &[&[u8]]| {
-            let mut tls = tls.clone();
-            tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-            TlsConnector::from(Arc::new(tls))
-        };
         Self {
             dialer,
-            http1: offering(&[b"http/1.1"]),
-            http2: offering(&[b"h2", b"http/1.1"]),
+            anonymous: Offers::of(tls),
             connect_timeout: config.connect_timeout,
             response_timeout: config.response_timeout,
             idle_timeout: config.idle_timeout,
@@ -90,25 +84,28 @@ impl Reach {
         &self.dialer
     }
 
-    /// Connects to `origin`, offering HTTP/2 if it is preferred or nothing else is spoken there.
+    /// Connects to `origin` as `identity`, offering HTTP/2 if it is preferred or nothing else is spoken
+    /// there.
     pub(super) async fn connect(
         &self,
         origin: &Origin,
+        identity: Option<&Identity>,
         prefer_http2: bool,
     ) -> Result<Connected, OriginError> {
         let authority = &origin.authority;
+        let offers = identity.map_or(&self.anonymous, |identity| &identity.offers);
         match origin.scheme {
             Scheme::Http => {
                 let stream = self.dialer.connect(authority).await?;
                 speak_http1(TokioIo::new(stream)).await
             }
             Scheme::Https if prefer_http2 => {
-                let stream = self.secure(authority, &self.http2).await?;
+                let stream = self.secure(authority, &offers.http2).await?;
                 speak_agreed(stream, false).await
             }
-            Scheme::Https => match self.secure(authority, &self.http1).await {
+            Scheme::Https => match self.secure(authority, &offers.http1).await {
                 Err(OriginError::Tls(error)) if knows_other_protocols(&error) => {
-                    let stream = self.secure(authority, &self.http2).await?;
+                    let stream = self.secure(authority, &offers.http2).await?;
                     speak_agreed(stream, true).await
                 }
                 stream => speak_http1(TokioIo::new(stream?)).await,
@@ -119,7 +116,7 @@ impl Reach {
     async fn secure(
         &self,
         authority: &Authority,
-        connector: &TlsConnector,
+        tls: &Arc<ClientConfig>,
     ) -> Result<TlsStream<TcpStream>, OriginError> {
         let name = match &authority.host {
             Host::Name(name) => ServerName::try_from(name.to_string())
@@ -128,7 +125,7 @@ impl Reach {
             Host::V6(address) => ServerName::from(std::net::IpAddr::from(*address)),
         };
         let stream = self.dialer.connect(authority).await?;
-        let connecting = connector.connect(name, stream);
+        let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
         match tokio::time::timeout(self.connect_timeout, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) if is_about_certificate(&error) => Err(OriginError::Certificate(error)),

@@ -22,7 +22,7 @@ use super::world::{World, WorldBuilder, eventually};
 // ===== A client =====
 
 /// One connection that speaks HTTP/2 within a CONNECT to the API.
-struct Client {
+pub(super) struct Client {
     sender: SendRequest<Bytes>,
     pings: PingPong,
     connection: JoinHandle<Result<(), h2::Error>>,
@@ -30,15 +30,15 @@ struct Client {
 
 /// A whole response.
 #[derive(Debug)]
-struct Reply {
-    status: u16,
+pub(super) struct Reply {
+    pub(super) status: u16,
     fields: HeaderMap,
     content: Vec<u8>,
     trailers: HeaderMap,
 }
 
 impl Client {
-    async fn open(world: &World) -> Self {
+    pub(super) async fn open(world: &World) -> Self {
         let stream = session(world, &[b"h2", b"http/1.1"]).await;
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         let (sender, mut connection) = within(h2::client::handshake(stream)).await.unwrap();
@@ -56,7 +56,7 @@ impl Client {
         sender.send_request(request, is_whole).unwrap()
     }
 
-    async fn ask(&self, request: Request<()>) -> Reply {
+    pub(super) async fn ask(&self, request: Request<()>) -> Reply {
         let (response, _stream) = self.begin(request, true).await;
         received(within(response).await.unwrap()).await
     }
@@ -95,7 +95,7 @@ async fn session(world: &World, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
     within(handshake(client.stream, config.into(), "localhost")).await.unwrap()
 }
 
-fn get(url: &str) -> Request<()> {
+pub(super) fn get(url: &str) -> Request<()> {
     Request::get(url).body(()).unwrap()
 }
 

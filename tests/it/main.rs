@@ -23,6 +23,7 @@ mod grants;
 mod http2;
 mod knobs;
 mod message_rules;
+mod mutual_tls;
 mod promises;
 mod refresh;
 mod rejections;

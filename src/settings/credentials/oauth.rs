@@ -7,7 +7,9 @@ use toml::Spanned;
 use url::{Host, Url};
 
 use super::{Part, answers, injection};
-use crate::config::{self, ClientId, ClientSecret, CredentialSection, Field, Problem};
+use crate::config::{
+    self, ClientCertTable, ClientId, ClientSecret, CredentialSection, Field, Problem,
+};
 use crate::credential::{Injection, OwnSecret};
 use crate::oauth::{self, ClientAuth, ClientCert, ClientCertError, Encoding, GrantType};
 use crate::secret::{Secret, SecretSource};
@@ -225,6 +227,7 @@ impl Part<'_, '_> {
                 self.report(&format!("client_cert.{key}"), "is missing", given.span(), whole);
             }
         }
+        self.refuse_bind_without_tls(table);
         let (cert, key) = (table.cert.given()?, table.key.given()?);
         let path = SecretSource::File(self.review.path(cert.get_ref()));
         let chain = match self.review.read_lines(&path) {
@@ -254,6 +257,16 @@ impl Part<'_, '_> {
                 );
                 None
             }
+        }
+    }
+
+    /// A request in plain http shows no certificate.
+    fn refuse_bind_without_tls(&mut self, table: &ClientCertTable) {
+        let bind = table.bind.given().filter(|bind| *bind.get_ref());
+        if let (Some(bind), true) = (bind, self.section.allow_http.or(false)) {
+            let message = "needs TLS to the API, and `allow_http` lets requests go without";
+            let fix = "leave allow_http out, or write bind = false if the tokens are not bound to the certificate";
+            self.report("client_cert.bind", message, bind.span(), fix);
         }
     }
 }

@@ -422,3 +422,18 @@ fn the_client_certificate_is_loaded_with_its_flag() {
         assert!(report.contains(says) && !report.contains("hunter2"), "{report}");
     }
 }
+
+#[test]
+fn a_certificate_is_not_bound_where_requests_may_go_without_tls() {
+    let with = |bind: &str, allow_http: &str| {
+        let client_cert =
+            format!("client_cert = {{ cert = \"cert.pem\", key = \"k.pem\", bind = {bind} }}");
+        configured(&credential(&format!("{client_cert}\nallow_http = {allow_http}")))
+    };
+    for (bind, allow_http) in [("true", "false"), ("false", "true")] {
+        assert!(with(bind, allow_http).is_ok(), "{bind} {allow_http}");
+    }
+    let report = with("true", "true").unwrap_err().to_string();
+    assert!(report.contains("`credential.x.client_cert.bind` needs TLS to the API"), "{report}");
+    assert!(report.contains("leave allow_http out, or write bind = false"), "{report}");
+}

@@ -39,5 +39,5 @@ pub use authorization_server::{
 pub use origin_server::{Answer, OriginConfig, OriginServer, Protocols, ReceivedRequest};
 pub use payload::pattern;
 pub use refresh_tokens::{OnReuse, Rotation};
-pub use tls::TestCa;
+pub use tls::{ClientCertificate, TestCa};
 pub use tokens::{TokenState, Tokens};

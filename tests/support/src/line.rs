@@ -7,9 +7,10 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -28,17 +29,32 @@ struct LineState {
 /// What a service knows about the connection a request came on.
 pub(crate) struct Line {
     id: u64,
+    certificate: OnceLock<CertificateDer<'static>>,
     state: Mutex<LineState>,
 }
 
 impl Line {
     pub(crate) fn new(id: u64) -> Arc<Line> {
-        Arc::new(Line { id, state: Mutex::default() })
+        Arc::new(Line { id, certificate: OnceLock::new(), state: Mutex::default() })
     }
 
     /// The number of the connection, counted from 1 per server.
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// The certificate that the client showed in TLS, if it showed one.
+    pub(crate) fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.certificate.get()
+    }
+
+    /// Keeps what the client showed in the handshake of `stream`.
+    pub(crate) fn note_certificate(&self, stream: &Stream) {
+        if let Stream::Tls(tls) = stream
+            && let Some([leaf, ..]) = tls.get_ref().1.peer_certificates()
+        {
+            let _ = self.certificate.set(leaf.clone().into_owned());
+        }
     }
 
     /// Counts one more request on this connection and returns the count.

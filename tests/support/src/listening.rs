@@ -157,6 +157,7 @@ async fn converse(
     let Ok(stream) = secure(tcp, tls).await else {
         return;
     };
+    line.note_certificate(&stream);
     let is_http2 = stream.is_http2();
     let socket = TokioIo::new(Socket::new(stream, line.clone()));
     let answering = service_fn(move |request| service.clone().answer(request, line.clone()));

@@ -7,16 +7,28 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoClientAuth, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// A certificate authority that exists only in memory.
 pub struct TestCa {
     issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// What a client proves itself with.
+pub struct ClientCertificate {
+    /// The certificate, as a server sees it.
+    pub der: CertificateDer<'static>,
+    /// The same for a file.
+    pub pem: String,
+    /// Its private key.
+    pub key_pem: String,
 }
 
 impl TestCa {
@@ -57,6 +69,35 @@ impl TestCa {
         server_config(certificate.expect("the parameters are valid").into(), &key)
     }
 
+    /// A server that asks its clients for a certificate of `clients`, and sends those away that have
+    /// none if `required`.
+    pub fn server_config_asking(
+        &self,
+        names: &[&str],
+        clients: &TestCa,
+        required: bool,
+    ) -> Arc<ServerConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(clients.der()).expect("a valid authority");
+        let builder = WebPkiClientVerifier::builder_with_provider(roots.into(), provider());
+        let builder = if required { builder } else { builder.allow_unauthenticated() };
+        let (certificate, key) = self.sign(leaf_params(names));
+        let verifier = builder.build().expect("the authority is valid");
+        server_config_with(verifier, certificate.der().clone(), &key)
+    }
+
+    /// A client's certificate and its key.
+    pub fn client_certificate(&self, name: &str) -> ClientCertificate {
+        let mut params = leaf_params(&[name]);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let (certificate, key) = self.sign(params);
+        ClientCertificate {
+            der: certificate.der().clone(),
+            pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+        }
+    }
+
     /// A client that trusts this authority and nobody else.
     pub fn client_config(&self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
@@ -69,9 +110,14 @@ impl TestCa {
     }
 
     fn issue(&self, params: CertificateParams) -> Arc<ServerConfig> {
+        let (certificate, key) = self.sign(params);
+        server_config(certificate.into(), &key)
+    }
+
+    fn sign(&self, params: CertificateParams) -> (Certificate, KeyPair) {
         let key = fresh_key();
         let certificate = params.signed_by(&key, &self.issuer);
-        server_config(certificate.expect("the parameters are valid").into(), &key)
+        (certificate.expect("the parameters are valid"), key)
     }
 }
 
@@ -108,11 +154,19 @@ fn name(params: &mut CertificateParams, common_name: &str) {
 }
 
 fn server_config(certificate: CertificateDer<'static>, key: &KeyPair) -> Arc<ServerConfig> {
+    server_config_with(Arc::new(NoClientAuth), certificate, key)
+}
+
+fn server_config_with(
+    verifier: Arc<dyn ClientCertVerifier>,
+    certificate: CertificateDer<'static>,
+    key: &KeyPair,
+) -> Arc<ServerConfig> {
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider supports the default versions")
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_single_cert(vec![certificate], key)
         .expect("the key belongs to the certificate");
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -159,7 +159,7 @@ impl Api {
 
     fn arrive(&self, request: Request<Incoming>, line: Arc<Line>) -> (Visit, Answer) {
         let (head, body) = request.into_parts();
-        let record = Record::new(&head, line.id());
+        let record = Record::new(&head, &line);
         let mut arrivals = self.arrivals.lock().expect(LOCK);
         arrivals.records.push(record.clone());
         let answer = arrivals.answers.pop_front().unwrap_or(Answer::Normal);

@@ -10,8 +10,10 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use rustls::pki_types::CertificateDer;
 
 use super::api::Api;
+use crate::line::Line;
 use crate::tokens::hex;
 
 /// A request as far as the API has received it.
@@ -35,6 +37,8 @@ pub struct ReceivedRequest {
     pub body_sha256: String,
     /// The TCP connection, counted from 1 per server.
     pub connection: u64,
+    /// The certificate that the client showed in TLS, as DER, if it showed one.
+    pub client_certificate: Option<CertificateDer<'static>>,
     /// The verdict on the token; `None` before it is judged.
     pub accepted: Option<bool>,
 }
@@ -72,7 +76,7 @@ struct Growing {
 pub(super) struct Record(Arc<Mutex<Growing>>);
 
 impl Record {
-    pub(super) fn new(head: &Parts, connection: u64) -> Record {
+    pub(super) fn new(head: &Parts, line: &Line) -> Record {
         let request = ReceivedRequest {
             method: head.method.clone(),
             target: head.uri.to_string(),
@@ -82,7 +86,8 @@ impl Record {
             body_length: 0,
             body_complete: false,
             body_sha256: String::new(),
-            connection,
+            connection: line.id(),
+            client_certificate: line.certificate().cloned(),
             accepted: None,
         };
         Record(Arc::new(Mutex::new(Growing {

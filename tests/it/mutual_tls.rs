@@ -1,0 +1,229 @@
+//! Client certificates towards the API: with `bind` the token's requests show it, and no other.
+//!
+//! That the token endpoint sees it either way is shown where token requests travel.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bearerd_test_support::{ClientCertificate, Protocols, TestCa};
+
+use super::http2::{self, Client};
+use super::wire::{Wire, get, within};
+use super::world::{World, WorldBuilder};
+
+const SHOWN: &str = r#"client_cert = { cert = "client.pem", key = "client.key", bind = @bind@ }"#;
+const BOUND: &str = r#"client_cert = { cert = "client.pem", key = "client.key", bind = true }"#;
+
+/// An API that asks for certificates of `clients`; `required`: it talks to nobody without one.
+fn asking(clients: &Arc<TestCa>, required: bool) -> WorldBuilder {
+    let clients = Arc::clone(clients);
+    World::builder()
+        .certificate(move |ca| ca.server_config_asking(&["localhost"], &clients, required))
+}
+
+/// Starts everything with this certificate in the files that the configuration names.
+async fn started(builder: WorldBuilder, certificate: &ClientCertificate) -> World {
+    let mut world = builder.start_servers().await;
+    write(&world, "client", certificate);
+    world.start_proxy().await;
+    world
+}
+
+fn write(world: &World, name: &str, certificate: &ClientCertificate) {
+    world.write_secret(&format!("{name}.pem"), &certificate.pem);
+    world.write_secret(&format!("{name}.key"), &certificate.key_pem);
+}
+
+/// One connection of an application.
+enum Application {
+    Http1(Wire),
+    Http2(Client),
+}
+
+impl Application {
+    async fn connect(world: &World, is_http2: bool) -> Self {
+        match is_http2 {
+            true => Self::Http2(Client::open(world).await),
+            false => Self::Http1(Wire::to(world).await),
+        }
+    }
+
+    async fn get(&mut self, world: &World, path: &str) -> u16 {
+        match self {
+            Self::Http1(wire) => wire.ask(&get(&world.http(path))).await.status,
+            Self::Http2(client) => client.ask(http2::get(&world.https(path))).await.status,
+        }
+    }
+}
+
+/// What the applications and the API may speak.
+const PAIRINGS: [(bool, Protocols); 5] = [
+    (false, Protocols::Http1),
+    (false, Protocols::Http2),
+    (true, Protocols::Http1),
+    (true, Protocols::Both),
+    (true, Protocols::Http2),
+];
+
+#[tokio::test]
+async fn with_bind_the_api_sees_the_certificate_and_the_token() {
+    let clients = Arc::new(TestCa::new());
+    let certificate = clients.client_certificate("client.test");
+    for (is_http2, protocols) in PAIRINGS {
+        let builder = asking(&clients, true).credential(BOUND);
+        let builder = builder.origin(|config| config.protocols = protocols);
+        let world = started(builder, &certificate).await;
+        let mut application = Application::connect(&world, is_http2).await;
+        assert_eq!(application.get(&world, "/").await, 200);
+        // A rejection is absorbed in the same way.
+        world.clock.advance(super::world::MINUTE);
+        world.authorization_server.tokens().revoke_all_access_tokens();
+        assert_eq!(application.get(&world, "/").await, 200);
+        let requests = world.origin.requests();
+        assert_eq!(requests.len(), 3);
+        for request in requests {
+            assert_eq!(request.client_certificate.as_ref(), Some(&certificate.der));
+            assert!(request.bearer().is_some());
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_bind_the_api_sees_the_token_and_no_certificate() {
+    let clients = Arc::new(TestCa::new());
+    let certificate = clients.client_certificate("client.test");
+    for line in [SHOWN.replace("@bind@", "false"), SHOWN.replace(", bind = @bind@", "")] {
+        let world = started(asking(&clients, false).credential(&line), &certificate).await;
+        assert_eq!(world.get("/").await.0, 200);
+        let [request] = world.origin.requests().try_into().unwrap();
+        assert_eq!(request.client_certificate, None);
+        assert!(request.bearer().is_some());
+        // Where the API insists, there is no connection.
+        let world = started(asking(&clients, true).credential(&line), &certificate).await;
+        assert_eq!(world.get("/").await.0, 502);
+        assert!(world.origin.requests().is_empty());
+    }
+}
+
+/// Two credentials with certificates, one that shows its own to the token endpoint alone, and paths
+/// that no credential is for: all on one host, and all from one connection of an application.
+#[tokio::test]
+async fn connections_of_different_certificates_are_never_mixed() {
+    let clients = Arc::new(TestCa::new());
+    let one = clients.client_certificate("one.test");
+    let two = clients.client_certificate("two.test");
+    let section = |name: &str, cert: &str, bind: bool| {
+        format!(
+            "[credential.{name}]\nhosts = [\"@host@\"]\npaths = [\"/{name}/\"]\n\
+             token_url = \"@token_url@\"\nclient_id = \"test-client\"\n\
+             client_secret = {{ file = \"secret\" }}\ngrant = \"client_credentials\"\n\
+             client_cert = {{ cert = \"{cert}.pem\", key = \"{cert}.key\", bind = {bind} }}\n"
+        )
+    };
+    let sections = section("two", "two", true)
+        + &section("same", "client", true)
+        + &section("plain", "client", false);
+    let expected = HashMap::from([
+        ("/one/", Some(&one.der)),
+        ("/two/", Some(&two.der)),
+        ("/same/", Some(&one.der)),
+        ("/plain/", None),
+        ("/nobody/", None),
+    ]);
+    let order = ["/plain/", "/one/", "/nobody/", "/two/", "/one/", "/plain/", "/same/", "/two/"];
+    for (is_http2, protocols) in PAIRINGS {
+        let mut world = asking(&clients, false)
+            .credential(&format!("{BOUND}\npaths = [\"/one/\"]"))
+            .sections(&sections)
+            .origin(|config| config.protocols = protocols)
+            .start_servers()
+            .await;
+        write(&world, "client", &one);
+        write(&world, "two", &two);
+        world.start_proxy().await;
+        let mut application = Application::connect(&world, is_http2).await;
+        for path in order.iter().chain(order.iter().rev()) {
+            let status = if *path == "/nobody/" { 401 } else { 200 };
+            assert_eq!(application.get(&world, path).await, status, "{path}");
+        }
+        let requests = world.origin.requests();
+        assert_eq!(requests.len(), 2 * order.len());
+        let mut owners = HashMap::new();
+        for request in requests {
+            let path = ["/one/", "/two/", "/same/", "/plain/", "/nobody/"]
+                .into_iter()
+                .find(|path| request.target.ends_with(path))
+                .unwrap();
+            assert_eq!(request.client_certificate.as_ref(), expected[path], "{path}");
+            let owner = if expected[path].is_some() { path } else { "nobody" };
+            let first = owners.entry(request.connection).or_insert(owner);
+            assert_eq!(*first, owner, "{protocols:?}");
+        }
+        // Each is used again, by its own.
+        assert_eq!((owners.len(), world.origin.connections()), (4, 4), "{protocols:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_application_authorises_itself_goes_without_the_certificate() {
+    let clients = Arc::new(TestCa::new());
+    let certificate = clients.client_certificate("client.test");
+    let lines = format!("{BOUND}\non_existing = \"keep\"");
+    let world = started(asking(&clients, false).credential(&lines), &certificate).await;
+    let mut wire = Wire::to(&world).await;
+    let url = world.http("/");
+    assert_eq!(wire.ask(&get(&url)).await.status, 200);
+    let own = [format!("GET {url} HTTP/1.1"), "Host: x".into(), "Authorization: Bearer own".into()];
+    assert_eq!(wire.ask(&own).await.status, 401);
+    let [first, second] = world.origin.requests().try_into().unwrap();
+    assert_eq!(first.client_certificate.as_ref(), Some(&certificate.der));
+    assert_eq!((second.bearer(), second.client_certificate.as_ref()), (Some("own"), None));
+}
+
+#[tokio::test]
+async fn a_request_that_gets_no_token_shows_no_certificate() {
+    let clients = Arc::new(TestCa::new());
+    let certificate = clients.client_certificate("client.test");
+    let lines = format!("{BOUND}\non_failure = \"forward\"");
+    let mut world = asking(&clients, false).credential(&lines).start_servers().await;
+    world.authorization_server.revoke_refresh_token();
+    write(&world, "client", &certificate);
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 401);
+    let [request] = world.origin.requests().try_into().unwrap();
+    assert_eq!((request.bearer(), request.client_certificate.as_ref()), (None, None));
+}
+
+#[tokio::test]
+async fn a_reload_with_another_certificate_uses_no_connection_of_before() {
+    let clients = Arc::new(TestCa::new());
+    let before = clients.client_certificate("before.test");
+    let after = clients.client_certificate("after.test");
+    for (is_http2, protocols) in PAIRINGS {
+        let builder = asking(&clients, false).credential(BOUND);
+        let builder = builder.origin(|config| config.protocols = protocols);
+        let mut world = started(builder, &before).await;
+        let mut application = Application::connect(&world, is_http2).await;
+        let mut last = 0;
+        let mut ask = async |world: &World, shown: Option<&ClientCertificate>| {
+            world.origin.clear();
+            for _ in 0..2 {
+                assert_eq!(within(application.get(world, "/")).await, 200);
+            }
+            let [first, second] = world.origin.requests().try_into().unwrap();
+            assert_eq!(first.client_certificate.as_ref(), shown.map(|shown| &shown.der));
+            assert_eq!(first.connection, second.connection);
+            assert_ne!(first.connection, std::mem::replace(&mut last, first.connection));
+        };
+        ask(&world, Some(&before)).await;
+        write(&world, "client", &after);
+        world.reload().await;
+        ask(&world, Some(&after)).await;
+        world.configure(|text| text.replace("bind = true", "bind = false"));
+        world.reload().await;
+        ask(&world, None).await;
+        world.configure(|text| text.replace("bind = false", "bind = true"));
+        world.reload().await;
+        ask(&world, Some(&after)).await;
+    }
+}
