@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::api::Api;
+use crate::dpop::bound_token;
 use crate::tokens::hex;
 
 /// A request as far as the API has received it.
@@ -48,6 +49,11 @@ impl ReceivedRequest {
     /// The bearer token, if the request has exactly one Authorization header with one.
     pub fn bearer(&self) -> Option<&str> {
         bearer(&self.headers)
+    }
+
+    /// The token that is bound to a key, if the request has exactly one Authorization header with one.
+    pub fn bound_token(&self) -> Option<&str> {
+        bound_token(&self.headers)
     }
 }
 
