@@ -58,7 +58,7 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
         let mut draft = Draft::new(parts, content, origin, self.via(), None);
-        let answer = self.exchange(snapshot, &mut draft, origin, None, record).await?;
+        let answer = self.exchange(snapshot, &mut draft, origin, |_| Ok(None), record).await?;
         Ok(self.deliver(answer))
     }
 
@@ -102,20 +102,22 @@ impl Proxy {
         let (mut progress, mut proved_again) = (Progress::default(), false);
         loop {
             note_token(record, &token);
-            let now = || self.shared.clock.now();
             let nonce = token.key().and_then(|_| credential.nonces.of(&origin));
-            let destination = Destination {
-                method: &draft.method,
-                origin: &origin,
-                target: &draft.uri,
-                variables: instance.variables(),
-                nonce: nonce.as_deref(),
+            let additions = |draft: &Draft| {
+                let destination = Destination {
+                    method: &draft.method,
+                    origin: &origin,
+                    target: &draft.uri,
+                    variables: instance.variables(),
+                    nonce: nonce.as_deref(),
+                };
+                let now = || self.shared.clock.now();
+                let made = credential.injection.additions(&token, now, destination);
+                made.map(Some).map_err(unfit)
             };
-            let additions =
-                credential.injection.additions(&token, now, destination).map_err(unfit)?;
             let mut answer =
-                self.exchange(snapshot, &mut draft, &origin, Some(&additions), record).await?;
-            match judge(&credential, &origin, &token, &mut answer).await {
+                self.exchange(snapshot, &mut draft, &origin, additions, record).await?;
+            match judge(&credential, &origin, &token, nonce.as_deref(), &mut answer).await {
                 Verdict::Accepted => {
                     if progress.renewed {
                         slot.accepted();
@@ -182,18 +184,18 @@ impl Proxy {
 
     /// Sends a draft, and again if a kept connection turned out to be closed: then an origin server
     /// that has answered nothing may have seen it, which a safe method does not mind (RFC 9110
-    /// §9.2.2).
-    async fn exchange(
+    /// §9.2.2). What is added is made anew each time: a proof that it has seen is worth nothing.
+    async fn exchange<'a>(
         &self,
         snapshot: &Snapshot,
         draft: &mut Draft,
         origin: &Origin,
-        additions: Option<&Additions<'_>>,
+        additions: impl Fn(&Draft) -> Result<Option<Additions<'a>>, ProxyError>,
         record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
         let mut stale = 0;
         loop {
-            let request = draft.attempt(additions);
+            let request = draft.attempt(additions(draft)?.as_ref());
             let went_out = record.went_out();
             let sent = self.origins.send(snapshot.reach(), origin, request, &draft.passage).await;
             record.came_back(went_out);
@@ -221,16 +223,18 @@ enum Verdict {
     ProofLacksNonce,
 }
 
-/// A nonce counts only if it is news: a server that asks again for the one it got wants something
-/// else, and a token that is bound to a key may be rejected like any other.
+/// A nonce counts only if it is another than the one that was `sent`: a server that asks again for
+/// that one wants something else, and a token that is bound to a key may be rejected like any other.
+/// Whether a request that ran beside this one has learned it before does not matter.
 async fn judge(
     credential: &Credential,
     origin: &Origin,
     token: &Token,
+    sent: Option<&str>,
     answer: &mut Response<Body>,
 ) -> Verdict {
     if token.key().is_some() {
-        let is_news = credential.nonces.learn(origin, answer.headers());
+        let is_news = credential.nonces.learn(origin, sent, answer.headers());
         let is_unauthorized = answer.status() == StatusCode::UNAUTHORIZED;
         if is_news && is_unauthorized && challenge::wants_nonce(answer.headers()) {
             return Verdict::ProofLacksNonce;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bearerd_test_support::{Answer, ReceivedRequest, TokenBehaviour};
 use serde_json::Value;
 
-use super::wire::Wire;
+use super::wire::{Wire, get};
 use super::world::{MINUTE, TO_MARGIN, World, assert_all};
 
 /// A world with bound tokens that is [settled](super::world::WorldBuilder::settled).
@@ -103,6 +103,25 @@ async fn an_api_that_asks_for_a_nonce_gets_the_same_token_again() {
     assert_eq!(server.token_requests(), 1);
     let metrics = world.ask_admin("/metrics").await.text();
     assert!(!metrics.contains("bearerd_rejections_total{"), "it was no rejection: {metrics}");
+}
+
+/// All were sent before the first of them was told the nonce.
+#[tokio::test]
+async fn requests_that_learn_of_a_nonce_at_the_same_time_are_all_repeated() {
+    let world = settled().await;
+    world.origin.change_nonce();
+    world.origin.hold();
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        requests.spawn(world.client().get(world.http("/")).send());
+    }
+    world.origin.wait_for_requests(8).await;
+    world.origin.release_all();
+    for answer in requests.join_all().await {
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    assert_eq!(world.origin.requests().len(), 16);
+    assert_eq!(world.authorization_server.token_requests(), 1);
 }
 
 #[tokio::test]
@@ -219,6 +238,20 @@ async fn what_the_client_says_of_proofs_itself_is_replaced() {
     assert_eq!(reply.status, 200);
     assert_eq!(world.origin.requests()[0].headers.get_all("dpop").iter().count(), 1);
     assert_eq!(world.authorization_server.token_requests(), 1);
+}
+
+/// A connection that the API closes unannounced: the request is sent again, its proof is not.
+#[tokio::test]
+async fn a_request_that_is_sent_again_over_another_connection_has_a_proof_of_its_own() {
+    let world = World::builder().dpop().start().await;
+    let mut wire = Wire::to(&world).await;
+    assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+    world.origin.enqueue(Answer::CloseWithoutAnswer);
+    assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+    let requests = world.origin.requests();
+    let proofs: Vec<_> = requests.iter().filter_map(|request| request.header("dpop")).collect();
+    assert_eq!(proofs.len(), 3);
+    assert_ne!(proofs[1], proofs[2]);
 }
 
 #[tokio::test]
