@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bearerd_test_support::{Answer, ReceivedRequest, TokenBehaviour};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::wire::{Wire, get};
 use super::world::{MINUTE, TO_MARGIN, World, assert_all};
@@ -218,6 +218,44 @@ async fn a_bound_answer_that_nobody_asked_for_is_refused() {
     assert_eq!(world.get("/").await.0, 503);
     assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
     assert!(world.origin.requests().is_empty(), "no token ever left");
+}
+
+/// Not even where the new configuration's first token request fails.
+#[tokio::test]
+async fn a_bound_token_is_not_sent_as_bearer_after_dpop_was_switched_off() {
+    let mut world = settled().await;
+    world.stop().await;
+    world.configure(|text| text.replace("dpop = true", ""));
+    let server = &world.authorization_server;
+    for _ in 0..8 {
+        server.enqueue(TokenBehaviour::json(503, json!({})).with_header("retry-after", "60"));
+    }
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 503);
+    world.restart().await;
+    assert_eq!(world.get("/").await.0, 503);
+    assert!(world.origin.requests().is_empty(), "no token ever left");
+}
+
+#[tokio::test]
+async fn a_bearer_token_is_replaced_once_dpop_is_switched_on() {
+    let mut world = World::builder().dpop().start_servers().await;
+    world.configure(|text| text.replace("dpop = true", ""));
+    let server = &world.authorization_server;
+    let bearer = json!({"access_token": "old", "token_type": "Bearer", "expires_in": 3600});
+    server.enqueue(TokenBehaviour::json(200, bearer));
+    world.origin.enqueue(Answer::status(200));
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.tokens_seen(), ["old"]);
+    world.origin.clear();
+    world.stop().await;
+    world.clock.advance(MINUTE);
+    world.configure(|text| text.replace("[credential.api]", "[credential.api]\ndpop = true"));
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    let new = world.authorization_server.tokens().newest_access_token().unwrap();
+    assert_eq!(bound_tokens(&world), [new]);
 }
 
 #[tokio::test]
