@@ -15,7 +15,7 @@ const CONTENT_TIME: Duration = Duration::from_secs(10);
 
 /// Was the request refused because of its access token, so that a new one may help?
 ///
-/// The credential's rules say so, except where a Bearer challenge says `error="insufficient_scope"`:
+/// The credential's rules say so, except where a Bearer or DPoP challenge says `error="insufficient_scope"`:
 /// a new token would have the same scope. Content is looked at only where a rule asks for it, only
 /// if it is plain, short and of known length, and it passes on byte for byte.
 pub(super) async fn is_rejection(rejections: &Rejections, response: &mut Response<Body>) -> bool {
@@ -40,9 +40,10 @@ fn is_readable(response: &Response<Body>) -> bool {
         && response.headers().get_all(CONTENT_ENCODING).iter().all(is_plain)
 }
 
-/// Does a Bearer challenge say that another token is needed, not a newer one?
+/// Does a challenge say that another token is needed, not a newer one?
 fn is_about_scope(fields: &HeaderMap) -> bool {
-    is_challenged(fields, "bearer", "insufficient_scope")
+    let says = |scheme| is_challenged(fields, scheme, "insufficient_scope");
+    says("bearer") || says("dpop")
 }
 
 /// Does a challenge ask for a nonce in the proof (RFC 9449 §9)? Then the token is as good as before.
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn every_401_is_about_the_token_unless_a_bearer_challenge_speaks_of_scope() {
+    fn every_401_is_about_the_token_unless_a_challenge_speaks_of_scope() {
         for (lines, expected) in [
             (&[][..], true),
             (&["Bearer"], true),
@@ -139,7 +140,8 @@ mod tests {
             (&["bearer realm=\"a, b\", error=insufficient_scope"], false),
             (&["Basic realm=\"x\", Bearer error=\"insufficient_scope\", scope=\"a\""], false),
             (&["Bearer realm=\"x\"", "Bearer error = \"insufficient_scope\""], false),
-            (&["Bearer realm=\"x\", DPoP error=\"insufficient_scope\""], true),
+            (&["Bearer realm=\"x\", DPoP error=\"insufficient_scope\""], false),
+            (&["Bearer realm=\"x\", Custom error=\"insufficient_scope\""], true),
             (&["Bearer realm=\"error=insufficient_scope\""], true),
             (&["Bearer realm=\"a\\\", error=insufficient_scope\""], true),
         ] {
