@@ -158,12 +158,14 @@ impl<K: Eq + Hash + Clone> Nonces<K> {
         self.lock().get(server).cloned()
     }
 
-    /// Remembers what an answer of `server` says; says whether that was news.
-    pub fn learn(&self, server: &K, fields: &HeaderMap) -> bool {
+    /// Remembers what an answer of `server` says; says whether that is another nonce than the one that
+    /// was `sent` with the request.
+    pub fn learn(&self, server: &K, sent: Option<&str>, fields: &HeaderMap) -> bool {
         let Some(nonce) = nonce(fields) else { return false };
+        let is_other = sent != Some(nonce);
         let mut nonces = self.lock();
         if nonces.get(server).is_some_and(|known| known == nonce) {
-            return false;
+            return is_other;
         }
         if nonces.len() >= MAX_NONCES
             && !nonces.contains_key(server)
@@ -172,7 +174,7 @@ impl<K: Eq + Hash + Clone> Nonces<K> {
             nonces.remove(&other);
         }
         nonces.insert(server.clone(), nonce.to_owned());
-        true
+        is_other
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<K, String>> {
@@ -257,25 +259,31 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_is_learned_once_and_only_if_it_is_one() {
+    fn a_nonce_is_learned_if_it_is_one_and_is_news_to_who_sent_another() {
         let nonces = Nonces::default();
         let fields = |text: &str| HeaderMap::from_iter([(DPOP_NONCE, text.parse().unwrap())]);
-        assert!(nonces.learn(&1, &fields("n1")) && !nonces.learn(&1, &fields("n1")));
-        assert!(nonces.learn(&1, &fields("n2")));
+        // Two requests that were sent without one, and one that has it.
+        assert!(nonces.learn(&1, None, &fields("n1")) && nonces.learn(&1, None, &fields("n1")));
+        assert!(!nonces.learn(&1, Some("n1"), &fields("n1")));
+        assert!(nonces.learn(&1, Some("n1"), &fields("n2")));
         assert_eq!((nonces.of(&1).as_deref(), nonces.of(&2)), (Some("n2"), None));
         for text in ["", "a b", "a\"b", &"x".repeat(1025)] {
-            assert!(!nonces.learn(&1, &fields(text)), "{text}");
+            assert!(!nonces.learn(&1, None, &fields(text)), "{text}");
         }
         let mut twice = fields("n3");
         twice.append(DPOP_NONCE, "n4".parse().unwrap());
-        assert!(!nonces.learn(&1, &twice));
+        assert!(!nonces.learn(&1, None, &twice));
     }
 
     #[test]
     fn not_every_server_of_the_world_is_remembered() {
         let nonces = Nonces::default();
         for server in 0..2 * MAX_NONCES {
-            nonces.learn(&server, &HeaderMap::from_iter([(DPOP_NONCE, "n".parse().unwrap())]));
+            nonces.learn(
+                &server,
+                None,
+                &HeaderMap::from_iter([(DPOP_NONCE, "n".parse().unwrap())]),
+            );
         }
         assert_eq!(nonces.lock().len(), MAX_NONCES);
     }

@@ -45,6 +45,12 @@ fn is_about_scope(fields: &HeaderMap) -> bool {
     is_challenged(fields, "bearer", "insufficient_scope")
 }
 
+/// Is the same said of a token that is bound to a key (RFC 9449 §7.1)? Of others no DPoP challenge says
+/// anything.
+pub(super) fn bound_token_lacks_scope(fields: &HeaderMap) -> bool {
+    is_challenged(fields, "dpop", "insufficient_scope")
+}
+
 /// Does a challenge ask for a nonce in the proof (RFC 9449 §9)? Then the token is as good as before.
 pub(super) fn wants_nonce(fields: &HeaderMap) -> bool {
     is_challenged(fields, "dpop", "use_dpop_nonce")
@@ -155,6 +161,7 @@ mod tests {
             ("Bearer realm=\"x\", DPoP algs=\"ES256\", error=\"use_dpop_nonce\"", true),
             ("DPoP error=\"invalid_token\"", false),
             ("Bearer error=\"use_dpop_nonce\"", false),
+            ("DPoP error=\"insufficient_scope\"", false),
         ] {
             assert_eq!(wants_nonce(answer(401, &[line]).headers()), expected, "{line}");
         }

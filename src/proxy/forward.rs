@@ -60,7 +60,7 @@ impl Proxy {
     ) -> Result<Response<Body>, ProxyError> {
         let mut draft = Draft::new(parts, content, origin, self.via(), None);
         let route = Route { reach: snapshot.reach(), origin, identity: None };
-        let answer = self.exchange(route, &mut draft, None, record).await?;
+        let answer = self.exchange(route, &mut draft, |_| Ok(None), record).await?;
         Ok(self.deliver(answer))
     }
 
@@ -109,19 +109,21 @@ impl Proxy {
         let (mut progress, mut proved_again) = (Progress::default(), false);
         loop {
             note_token(record, &token);
-            let now = || self.shared.clock.now();
             let nonce = token.key().and_then(|_| credential.nonces.of(&origin));
-            let destination = Destination {
-                method: &draft.method,
-                origin: &origin,
-                target: &draft.uri,
-                variables: instance.variables(),
-                nonce: nonce.as_deref(),
+            let additions = |draft: &Draft| {
+                let destination = Destination {
+                    method: &draft.method,
+                    origin: &origin,
+                    target: &draft.uri,
+                    variables: instance.variables(),
+                    nonce: nonce.as_deref(),
+                };
+                let now = || self.shared.clock.now();
+                let made = credential.injection.additions(&token, now, destination);
+                made.map(Some).map_err(unfit)
             };
-            let additions =
-                credential.injection.additions(&token, now, destination).map_err(unfit)?;
-            let mut answer = self.exchange(route, &mut draft, Some(&additions), record).await?;
-            match judge(&credential, &origin, &token, &mut answer).await {
+            let mut answer = self.exchange(route, &mut draft, additions, record).await?;
+            match judge(&credential, &origin, &token, nonce.as_deref(), &mut answer).await {
                 Verdict::Accepted => {
                     if progress.renewed {
                         slot.accepted();
@@ -188,17 +190,17 @@ impl Proxy {
 
     /// Sends a draft, and again if a kept connection turned out to be closed: then an origin server
     /// that has answered nothing may have seen it, which a safe method does not mind (RFC 9110
-    /// §9.2.2).
-    async fn exchange(
+    /// §9.2.2). What is added is made anew each time: a proof that it has seen is worth nothing.
+    async fn exchange<'a>(
         &self,
         route: Route<'_>,
         draft: &mut Draft,
-        additions: Option<&Additions<'_>>,
+        additions: impl Fn(&Draft) -> Result<Option<Additions<'a>>, ProxyError>,
         record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
         let mut stale = 0;
         loop {
-            let request = draft.attempt(additions);
+            let request = draft.attempt(additions(draft)?.as_ref());
             let went_out = record.went_out();
             let sent = self.origins.send(route, request, &draft.passage).await;
             record.came_back(went_out);
@@ -220,25 +222,31 @@ impl Proxy {
 
 /// What an answer says of the token that went with the request.
 enum Verdict {
+    /// Nothing that another token could mend.
     Accepted,
     Rejected,
     /// The token may be as good as before: its proof lacked a nonce, which is known now.
     ProofLacksNonce,
 }
 
-/// A nonce counts only if it is news: a server that asks again for the one it got wants something
-/// else, and a token that is bound to a key may be rejected like any other.
+/// A nonce counts only if it is another than the one that was `sent`: a server that asks again for
+/// that one wants something else, and a token that is bound to a key may be rejected like any other.
+/// Whether a request that ran beside this one has learned it before does not matter.
 async fn judge(
     credential: &Credential,
     origin: &Origin,
     token: &Token,
+    sent: Option<&str>,
     answer: &mut Response<Body>,
 ) -> Verdict {
     if token.key().is_some() {
-        let is_news = credential.nonces.learn(origin, answer.headers());
+        let is_news = credential.nonces.learn(origin, sent, answer.headers());
         let is_unauthorized = answer.status() == StatusCode::UNAUTHORIZED;
         if is_news && is_unauthorized && challenge::wants_nonce(answer.headers()) {
             return Verdict::ProofLacksNonce;
+        }
+        if challenge::bound_token_lacks_scope(answer.headers()) {
+            return Verdict::Accepted;
         }
     }
     match is_rejection(&credential.rejections, answer).await {

@@ -443,13 +443,17 @@ fn failure(error: hyper::Error, reused: bool) -> SendError {
     SendError { error, stale }
 }
 
-/// Was the connection reset, or the stream refused before anything was done with it?
+/// Was the connection reset, or ended without a word of TLS, or the stream refused before anything was
+/// done with it?
 fn is_gone(error: &hyper::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     let mut cause = std::error::Error::source(error);
     while let Some(source) = cause {
         if let Some(io) = source.downcast_ref::<std::io::Error>() {
-            return matches!(io.kind(), BrokenPipe | ConnectionReset | ConnectionAborted);
+            return matches!(
+                io.kind(),
+                BrokenPipe | ConnectionReset | ConnectionAborted | UnexpectedEof
+            );
         }
         if let Some(h2) = source.downcast_ref::<h2::Error>() {
             return h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM);

@@ -230,6 +230,7 @@ impl Refresher {
         memory: &mut Memory,
         demand: Demand,
     ) -> Result<TokenRecord, Failure> {
+        let key = self.bind(&mut session.record);
         let plan = self.plan(&session.record, session.damaged);
         // A new seed is a new grant: whatever the old one still has to offer is not taken.
         let is_new_grant = matches!(plan, Plan::Ask { new_seed: Some(_), .. });
@@ -250,7 +251,6 @@ impl Refresher {
                 return Err(Failure::needs_login(reason));
             }
         };
-        let key = self.bind(&mut session.record);
         let begun = self.begin(session, refresh_token.as_ref(), new_seed, demand).await?;
         let Begun::Go { lost_answer } = begun else { return self.accept_foreign(session) };
         let grant = refresh_token.as_ref().map_or(Grant::Own, Grant::RefreshToken);

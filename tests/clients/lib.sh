@@ -7,6 +7,7 @@
 #     lifetime    how many seconds an access token lives
 #     seconds     for how long the clients work
 #     keep        a directory to leave configuration, logs and outputs in, or nothing
+#     credential_lines    more lines for the credential; may be unset
 #
 # The servers are one process that takes `--lifetime SECONDS --files DIR --out DIR`, leaves ca.pem and
 # servers.json in the latter, prints a line that begins with `ready`, and ends with its standard input.
@@ -246,6 +247,7 @@ token_url     = "$(field "$described" token_url)"
 client_id     = "$(field "$described" client_id)"
 client_secret = { file = "client_secret" }
 refresh_token = { file = "refresh_token" }
+${credential_lines-}
 
 [store]
 url = "file:state"

@@ -1,5 +1,5 @@
 // The certified oidc-provider as authorization server and API, over https on a free port:
-// `server.mjs --lifetime SECONDS --files DIR --out DIR`.
+// `server.mjs [--dpop] --lifetime SECONDS --files DIR --out DIR`.
 //
 // Everything about tokens is oidc-provider's own code: the token endpoint with rotation and reuse
 // detection, userinfo, introspection. Only the grant is made here, in place of a person who signs in.
@@ -9,28 +9,35 @@
 //     POST /echo     sends the body back    } tokens are checked as a resource server does it:
 //     GET  /files/…  static files           } by asking the provider's introspection endpoint
 //
+// With --dpop the client's tokens are bound to a key (RFC 9449): the provider and the API take nothing
+// without a proof, and both want nonces in it.
+//
 // DIR has ca.pem, cert.pem and key.pem; servers.json is written there. NODE_EXTRA_CA_CERTS names
 // ca.pem, for the questions to the introspection endpoint, and PACKAGES the directory that has
 // oidc-provider installed. On control_url, GET /stats tells the counts, POST /revoke revokes all
 // live access tokens, and GET /tokens lists every token there ever was. Ends with its standard input.
 
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import http from "node:http";
 import https from "node:https";
 import { createRequire } from "node:module";
-import { join, normalize } from "node:path";
+import { dirname, join, normalize } from "node:path";
 import { parseArgs } from "node:util";
 import { pathToFileURL } from "node:url";
 
 const option = { type: "string" };
-const { lifetime, files, out } = parseArgs({
-  options: { lifetime: option, files: option, out: option },
+const { dpop, lifetime, files, out } = parseArgs({
+  options: { dpop: { type: "boolean", default: false }, lifetime: option, files: option, out: option },
 }).values;
 
 const installed = createRequire(join(process.env.PACKAGES, "package.json"));
-const { Provider } = await import(pathToFileURL(installed.resolve("oidc-provider")));
+const main = installed.resolve("oidc-provider");
+const { Provider } = await import(pathToFileURL(main));
+const { EmbeddedJWK, calculateJwkThumbprint, jwtVerify } = createRequire(main)("jose");
+// The provider has no public way to its nonces, and the API has to want the same: they are one server.
+const { default: Nonces } = await import(pathToFileURL(join(dirname(main), "helpers/dpop_nonces.js")));
 
 const DAY = 86_400;
 const ACCOUNT = "somebody";
@@ -51,9 +58,15 @@ const stats = {
   reuse: 0, // of refresh tokens, as the provider sees it
   grants_revoked: 0,
   accepted: 0, // API requests
-  rejected: 0, // API requests answered 401
+  rejected: 0, // API requests answered 401, but for those that only lacked a nonce
+  nonces_of_provider: 0, // token requests that lacked one
+  nonces_of_api: 0, // API requests that lacked one
+  bearer: 0, // API requests with a Bearer token
   server_errors: 0,
 };
+const nonceSecret = randomBytes(32);
+const nonces = new Nonces(nonceSecret);
+const proofs = new Set(); // that the API has seen
 const accessTokens = [];
 const tokens = []; // all of them, the oldest first
 
@@ -70,6 +83,7 @@ function createProvider(issuer) {
         token_endpoint_auth_method: "client_secret_post",
         grant_types: ["authorization_code", "refresh_token"],
         redirect_uris: [`${issuer}/callback`],
+        dpop_bound_access_tokens: dpop,
       },
       {
         client_id: api.id,
@@ -79,7 +93,11 @@ function createProvider(issuer) {
         response_types: [],
       },
     ],
-    features: { devInteractions: { enabled: false }, introspection: { enabled: true } },
+    features: {
+      devInteractions: { enabled: false },
+      dPoP: { enabled: dpop, nonceSecret, requireNonce: () => true },
+      introspection: { enabled: true },
+    },
     routes: { token: tokenPath, introspection: introspectionPath, userinfo: "/hello" },
     rotateRefreshToken: true,
     ttl: { AccessToken: Number(lifetime), RefreshToken: DAY, Grant: DAY, IdToken: DAY },
@@ -88,7 +106,9 @@ function createProvider(issuer) {
       accountId: sub,
       claims: () => ({
         sub,
-        authorization: /^Bearer ./.test(context.get("authorization")),
+        authorization: dpop
+          ? /^DPoP ./.test(context.get("authorization"))
+          : /^Bearer ./.test(context.get("authorization")),
         target: context.req.url,
       }),
     }),
@@ -102,6 +122,10 @@ function createProvider(issuer) {
   provider.on("refresh_token.consumed", () => (stats.consumed += 1));
   provider.on("grant.revoked", () => (stats.grants_revoked += 1));
   provider.on("grant.error", (context, error) => {
+    if (error.message === "use_dpop_nonce") {
+      stats.nonces_of_provider += 1;
+      return;
+    }
     stats.refused += 1;
     if (error.error_detail === "refresh token already used") stats.reuse += 1;
     console.error("token request refused:", error.message, error.error_detail);
@@ -130,14 +154,37 @@ async function signIn(provider) {
 
 // ---- the API ----------------------------------------------------------------------------------------
 
-async function isActive(issuer, token) {
+async function introspect(issuer, token) {
   const answer = await fetch(issuer + introspectionPath, {
     method: "POST",
     headers: { authorization: `Basic ${btoa(`${api.id}:${api.secret}`)}` },
     body: new URLSearchParams({ token }),
   });
   if (!answer.ok) throw new Error(`introspection: ${answer.status} ${await answer.text()}`);
-  return (await answer.json()).active;
+  return answer.json();
+}
+
+// Why a request is refused, as a challenge (RFC 6750 §3, RFC 9449 §7.1), or nothing.
+async function complaint(issuer, path, request) {
+  const scheme = dpop ? "DPoP" : "Bearer";
+  const [given, token] = (request.headers.authorization ?? "").split(" ");
+  const { active, cnf } = given === scheme && token ? await introspect(issuer, token) : {};
+  if (!dpop) return active ? undefined : 'Bearer error="invalid_token"';
+  try {
+    const options = { algorithms: ["ES256"], typ: "dpop+jwt", maxTokenAge: 60 };
+    const proof = await jwtVerify(request.headers.dpop ?? "", EmbeddedJWK, options);
+    const { htm, htu, ath, jti, nonce } = proof.payload;
+    const hash = createHash("sha256").update(token).digest("base64url");
+    if (htm !== request.method || htu !== issuer + path || ath !== hash) throw new Error("mismatch");
+    if (!jti || proofs.has(jti)) throw new Error("replay");
+    proofs.add(jti);
+    if (!nonce || !nonces.checkNonce(nonce)) return 'DPoP error="use_dpop_nonce"';
+    const thumbprint = await calculateJwkThumbprint(proof.protectedHeader.jwk);
+    return active && cnf?.jkt === thumbprint ? undefined : 'DPoP error="invalid_token"';
+  } catch (error) {
+    console.error("proof refused:", error.message);
+    return 'DPoP error="invalid_dpop_proof"';
+  }
 }
 
 async function echo(request, response) {
@@ -157,9 +204,10 @@ async function sendFile(path, response) {
 }
 
 async function answer(issuer, path, request, response) {
-  const token = /^Bearer (.+)$/.exec(request.headers.authorization ?? "")?.[1];
-  if (!token || !(await isActive(issuer, token))) {
-    response.writeHead(401, { "www-authenticate": 'Bearer error="invalid_token"' }).end();
+  const challenge = await complaint(issuer, path, request);
+  if (dpop) response.setHeader("dpop-nonce", nonces.nextNonce());
+  if (challenge) {
+    response.writeHead(401, { "www-authenticate": challenge }).end();
   } else if (path === "/echo" && request.method === "POST") {
     await echo(request, response);
   } else if (path.startsWith("/files/") && request.method === "GET") {
@@ -176,9 +224,12 @@ function serve(issuer, provider) {
     if (pathname === tokenPath) stats.token_requests += 1;
     const isApi = pathname === "/hello" || pathname === "/echo" || pathname.startsWith("/files/");
     if (isApi) {
+      if (/^Bearer /i.test(request.headers.authorization ?? "")) stats.bearer += 1;
       response.on("finish", () => {
         if (response.statusCode === 200) stats.accepted += 1;
-        if (response.statusCode === 401) stats.rejected += 1;
+        if (response.statusCode !== 401) return;
+        const lacksNonce = /use_dpop_nonce/.test(response.getHeader("www-authenticate"));
+        stats[lacksNonce ? "nonces_of_api" : "rejected"] += 1;
       });
     }
     if (!isApi || pathname === "/hello") return ask(request, response);

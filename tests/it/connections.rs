@@ -64,6 +64,21 @@ async fn a_kept_connection_that_the_origin_has_closed_is_never_the_clients_probl
     }
 }
 
+/// With and without TLS: many servers do not say goodbye there.
+#[tokio::test]
+async fn a_kept_connection_that_the_origin_closes_on_a_get_is_never_the_clients_problem() {
+    for world in [World::builder(), World::plain()] {
+        let world = world.start().await;
+        let mut wire = Wire::to(&world).await;
+        for ending in [Answer::CloseWithoutAnswer, Answer::ResetWithoutAnswer] {
+            assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+            world.origin.enqueue(ending);
+            assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+        }
+        assert_eq!(world.origin.requests().len(), 6);
+    }
+}
+
 #[tokio::test]
 async fn connections_to_the_origin_are_used_again() {
     let world = World::new().await;

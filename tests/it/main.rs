@@ -15,6 +15,7 @@ mod command_line;
 mod connect;
 mod connections;
 mod dead_grants;
+mod dpop;
 mod durable;
 mod failures;
 mod fanatics;

@@ -271,6 +271,15 @@ impl WorldBuilder {
         self
     }
 
+    /// Tokens are bound to a key, everywhere (RFC 9449).
+    pub(crate) fn dpop(self) -> Self {
+        let bind = |server: &mut AuthorizationServerConfig| {
+            server.dpop = true;
+            server.token_type = Some("DPoP".to_owned());
+        };
+        self.authorization_server(bind).origin(|api| api.dpop = true).credential("dpop = true")
+    }
+
     /// Adds lines to `[credential.api]`.
     pub(crate) fn credential(mut self, lines: &str) -> Self {
         self.credential.push_str(lines);

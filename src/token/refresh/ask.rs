@@ -112,14 +112,23 @@ impl Refresher {
     /// record, or a new one, which the record holds from now on. A refresh token may be bound to it as
     /// well (RFC 9449 §5), so it is written down before the first request with it goes out, wherever an
     /// intent is.
+    ///
+    /// An access token that was issued before the binding was switched on or off, or for a key that is
+    /// damaged, is no token any more.
     pub(super) fn bind(&self, record: &mut TokenRecord) -> Option<dpop::Key> {
-        if !self.endpoint.config().reading.dpop {
-            record.dpop_key = None;
-            return None;
-        }
         let stored = record.dpop_key.as_ref().and_then(|text| dpop::Key::from_stored(text).ok());
-        let key = stored.unwrap_or_else(dpop::Key::generate);
-        record.dpop_key = Some(key.to_stored().clone());
-        Some(key)
+        let key = self.is_bound().then(|| stored.unwrap_or_else(dpop::Key::generate));
+        let text = key.as_ref().map(dpop::Key::to_stored);
+        if record.dpop_key.as_ref() != text {
+            record.dpop_key = text.cloned();
+            record.access_token = None;
+            record.expires_at = None;
+        }
+        key
+    }
+
+    /// Are tokens bound to a key?
+    pub(in crate::token) fn is_bound(&self) -> bool {
+        self.endpoint.config().reading.dpop
     }
 }

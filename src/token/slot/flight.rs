@@ -80,9 +80,13 @@ impl Slot {
         adopted
     }
 
+    /// A token that is bound to a key is never sent without a proof, nor one that is not with one.
     pub(super) fn publish(&self, record: Option<&TokenRecord>) {
         let now = self.context.clock.moment();
-        let token = record.and_then(|record| Token::of(record, self.margin, self.jitter, now));
+        let is_fit = |record: &&TokenRecord| record.dpop_key.is_some() == self.refresher.is_bound();
+        let token = record
+            .filter(is_fit)
+            .and_then(|record| Token::of(record, self.margin, self.jitter, now));
         self.current.store(token.map(Arc::new));
         *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner) =
             record.and_then(|record| upkeep(record, self.keepalive));

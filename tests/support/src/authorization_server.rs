@@ -96,6 +96,11 @@ impl AuthorizationServer {
         self.endpoint.change_policy(|policy| policy.revoke_previous_access_token = revoke);
     }
 
+    /// From now on each proof has to carry a new nonce, which is returned.
+    pub fn change_nonce(&self) -> String {
+        self.endpoint.proofs().change_nonce()
+    }
+
     /// Gives the next token request without a behaviour this one.
     pub fn enqueue(&self, behaviour: TokenBehaviour) {
         self.endpoint.enqueue(behaviour);

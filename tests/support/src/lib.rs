@@ -20,6 +20,7 @@
 
 pub mod authorization_server;
 pub mod control;
+mod dpop;
 mod events;
 mod line;
 mod listening;

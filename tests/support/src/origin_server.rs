@@ -60,6 +60,8 @@ pub struct OriginConfig {
     pub protocols: Protocols,
     /// The valid tokens; without, every request is accepted.
     pub tokens: Option<Tokens>,
+    /// Whether tokens have to be bound to a key and come with a proof (RFC 9449).
+    pub dpop: bool,
     /// The address to listen on; a free port of 127.0.0.1 by default.
     pub listen: Option<SocketAddr>,
     /// The directory served below `/files/`.
@@ -77,6 +79,7 @@ impl Default for OriginConfig {
             tls: None,
             protocols: Protocols::default(),
             tokens: None,
+            dpop: false,
             listen: None,
             files: None,
             close_after: None,
@@ -175,6 +178,11 @@ impl OriginServer {
     /// Gives the next request without a scripted answer this one.
     pub fn enqueue(&self, answer: Answer) {
         self.api.enqueue(answer);
+    }
+
+    /// From now on each proof has to carry a new nonce, which is returned.
+    pub fn change_nonce(&self) -> String {
+        self.api.proofs().change_nonce()
     }
 
     /// Whether every token is refused from now on.

@@ -24,6 +24,8 @@ pub enum TokenState {
 struct AccessToken {
     value: String,
     family: u64,
+    /// The thumbprint of the key that it is bound to.
+    key: Option<String>,
     ends: Instant,
     revoked: bool,
     /// When an API first accepted it.
@@ -127,11 +129,25 @@ impl Tokens {
         ledger.tokens.push(AccessToken {
             value: value.clone(),
             family,
+            key: None,
             ends: Instant::now() + lifetime,
             revoked: false,
             used: None,
         });
         value
+    }
+
+    /// Binds a token to the key with this thumbprint.
+    pub(crate) fn bind(&self, token: &str, key: String) {
+        for found in self.ledger().tokens.iter_mut().filter(|found| found.value == token) {
+            found.key = Some(key.clone());
+        }
+    }
+
+    /// The thumbprint of the key that a token is bound to.
+    pub(crate) fn key_of(&self, token: &str) -> Option<String> {
+        let ledger = self.ledger();
+        ledger.by_value.get(token).and_then(|&at| ledger.tokens[at].key.clone())
     }
 
     pub(crate) fn revoke_family(&self, family: u64) {

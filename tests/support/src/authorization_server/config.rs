@@ -68,6 +68,8 @@ pub struct AuthorizationServerConfig {
     pub access_token_lifetime: Duration,
     /// The `token_type` of the answer.
     pub token_type: Option<String>,
+    /// Whether a token request has to bring a proof (RFC 9449), to whose key the token is then bound.
+    pub dpop: bool,
     /// The `scope` of the answer.
     pub scope: Option<String>,
     /// Members merged into every success answer, winning over the others.
@@ -97,6 +99,7 @@ impl Default for AuthorizationServerConfig {
             expires_in: ExpiresIn::Seconds(3600),
             access_token_lifetime: Duration::from_secs(3600),
             token_type: Some("Bearer".into()),
+            dpop: false,
             scope: None,
             extra: Map::new(),
             revoke_previous_access_token: false,

@@ -20,6 +20,7 @@ use super::behaviour::TokenBehaviour;
 use super::config::AuthorizationServerConfig;
 use super::grant::{Desk, Policy, Refusal};
 use super::request::TokenRequest;
+use crate::dpop::{Flaw, Proofs, Proved};
 use crate::events::{Count, Gate, Pass};
 use crate::line::Line;
 use crate::listening::{NoAnswer, Outcome, Service, Tasks};
@@ -83,6 +84,7 @@ pub(super) struct Endpoint {
     config: AuthorizationServerConfig,
     tokens: Tokens,
     books: Mutex<Books>,
+    proofs: Proofs,
     arrivals: Mutex<Arrivals>,
     gate: Gate,
     arrived: Count,
@@ -98,6 +100,7 @@ impl Endpoint {
             config,
             tokens: Tokens::new(),
             books: Mutex::new(books),
+            proofs: Proofs::default(),
             arrivals: Mutex::default(),
             gate: Gate::new(),
             arrived: Count::new(),
@@ -113,6 +116,10 @@ impl Endpoint {
 
     pub(super) fn tokens(&self) -> &Tokens {
         &self.tokens
+    }
+
+    pub(super) fn proofs(&self) -> &Proofs {
+        &self.proofs
     }
 
     pub(super) fn gate(&self) -> &Gate {
@@ -227,13 +234,35 @@ impl Endpoint {
         if request.method != Method::POST {
             return wrong_method();
         }
+        let key = match self.prove(request) {
+            Ok(key) => key,
+            Err(flaw) => return unproved(&flaw),
+        };
         match self.decide(request) {
             Ok(tokens) => {
+                if let (Some(key), Some(token)) = (key, tokens["access_token"].as_str()) {
+                    self.tokens.bind(token, key);
+                }
                 self.committed.increment();
                 uncached(200, tokens.to_string())
             }
             Err(refusal) => refused(&refusal),
         }
+    }
+
+    /// The key that tokens are to be bound to, where they are.
+    fn prove(&self, request: &TokenRequest) -> Result<Option<String>, Flaw> {
+        if !self.config.dpop {
+            return Ok(None);
+        }
+        let proved = Proved {
+            method: &request.method,
+            scheme: if self.config.tls.is_some() { "https" } else { "http" },
+            target: &request.path_and_query,
+            headers: &request.headers,
+            access_token: None,
+        };
+        self.proofs.check(&proved).map(Some)
     }
 
     fn decide(&self, request: &TokenRequest) -> Result<serde_json::Value, Refusal> {
@@ -317,6 +346,17 @@ fn refused(refusal: &Refusal) -> Answer {
     if refusal.challenge {
         answer.headers.push(owned("www-authenticate", "Basic realm=\"token\""));
     }
+    answer
+}
+
+fn unproved(flaw: &Flaw) -> Answer {
+    let (error, description, nonce) = match flaw {
+        Flaw::Nonce(nonce) => ("use_dpop_nonce", "the proof needs a nonce", Some(nonce)),
+        Flaw::Invalid(why) => ("invalid_dpop_proof", *why, None),
+    };
+    let body = serde_json::json!({ "error": error, "error_description": description });
+    let mut answer = uncached(400, body.to_string());
+    answer.headers.extend(nonce.map(|nonce| owned("dpop-nonce", nonce)));
     answer
 }
 

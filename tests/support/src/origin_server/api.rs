@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use super::answer::Answer;
 use super::record::{ReceivedRequest, Record, Recorded, bearer};
 use super::{OriginConfig, routes};
+use crate::dpop::{Flaw, Proofs, Proved, bound_token};
 use crate::events::{Count, Gate, Pass};
 use crate::line::Line;
 use crate::listening::{NoAnswer, Outcome, Service, Tasks};
@@ -48,6 +49,8 @@ struct Visit {
     body: Option<Incoming>,
     line: Arc<Line>,
     passes: Passes,
+    /// What is wrong with its proof.
+    flaw: Option<Flaw>,
 }
 
 /// The API behind an origin server.
@@ -55,6 +58,7 @@ pub(super) struct Api {
     config: OriginConfig,
     arrivals: Mutex<Arrivals>,
     rejecting: AtomicBool,
+    proofs: Proofs,
     gates: Gates,
     chunks: Arc<Semaphore>,
     arrived: Count,
@@ -72,6 +76,7 @@ impl Api {
             config,
             arrivals: Mutex::default(),
             rejecting: AtomicBool::new(false),
+            proofs: Proofs::default(),
             gates: Gates { before_check: Gate::new(), after_check: Gate::new() },
             chunks: Arc::new(Semaphore::new(0)),
             arrived: Count::new(),
@@ -146,6 +151,10 @@ impl Api {
         self.rejecting.store(reject, Ordering::SeqCst);
     }
 
+    pub(super) fn proofs(&self) -> &Proofs {
+        &self.proofs
+    }
+
     pub(super) fn note_frame(&self, record: &Record, frame: &Frame<Bytes>) {
         if let Some(bytes) = frame.data_ref() {
             record.note_bytes(bytes, self.config.keep_bodies);
@@ -168,7 +177,7 @@ impl Api {
             after_check: self.gates.after_check.pass(),
         };
         self.arrived.increment();
-        (Visit { head, record, body: Some(body), line, passes }, answer)
+        (Visit { head, record, body: Some(body), line, passes, flaw: None }, answer)
     }
 
     async fn attend(self: &Arc<Self>, mut visit: Visit, answer: Answer) -> Outcome {
@@ -179,6 +188,7 @@ impl Api {
         if let Some(outcome) = end_without_answer(&answer, &visit.line) {
             return outcome;
         }
+        visit.flaw = self.prove(&visit.head).err();
         let accepted = self.judge(&visit, &answer);
         visit.passes.after_check.through().await;
         self.respond(visit, answer, accepted).await
@@ -199,7 +209,7 @@ impl Api {
     fn judge(&self, visit: &Visit, answer: &Answer) -> bool {
         let refused = matches!(answer, Answer::RejectToken | Answer::RejectEarly)
             || self.rejecting.load(Ordering::SeqCst);
-        let accepted = !refused && self.admits(&visit.head.headers);
+        let accepted = !refused && visit.flaw.is_none() && self.admits(&visit.head.headers);
         visit.record.judge(accepted);
         let verdict = if accepted { &self.accepted } else { &self.rejected };
         verdict.increment();
@@ -211,7 +221,31 @@ impl Api {
         let Some(tokens) = &self.config.tokens else {
             return true;
         };
-        bearer(headers).is_some_and(|token| tokens.check(token) == TokenState::Valid)
+        self.token(headers).is_some_and(|token| tokens.check(token) == TokenState::Valid)
+    }
+
+    /// The token, sent as it has to be.
+    fn token<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
+        if self.config.dpop { bound_token(headers) } else { bearer(headers) }
+    }
+
+    /// Checks the proof that has to come with a token.
+    fn prove(&self, head: &Parts) -> Result<(), Flaw> {
+        let Some(access_token) = self.token(&head.headers).filter(|_| self.config.dpop) else {
+            return Ok(());
+        };
+        let proved = Proved {
+            method: &head.method,
+            scheme: if self.config.tls.is_some() { "https" } else { "http" },
+            target: &head.uri.to_string(),
+            headers: &head.headers,
+            access_token: Some(access_token),
+        };
+        let key = self.proofs.check(&proved)?;
+        match self.config.tokens.as_ref().and_then(|tokens| tokens.key_of(access_token)) {
+            Some(bound) if bound == key => Ok(()),
+            _ => Err(Flaw::Invalid("the token is not bound to the key of the proof")),
+        }
     }
 
     async fn respond(self: &Arc<Self>, visit: Visit, answer: Answer, accepted: bool) -> Outcome {
@@ -237,21 +271,38 @@ impl Api {
     }
 
     fn refuse(&self, visit: &Visit) -> Response<Payload> {
-        let (challenge, reason) = self.complaint(&visit.head.headers);
+        let (challenge, reason) = self.complaint(visit);
         let mut refusal =
             payload::json(401, &json!({ "error": "invalid_token", "reason": reason }));
-        refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.parse().expect("ASCII"));
+        let fields = refusal.headers_mut();
+        fields.insert(header::WWW_AUTHENTICATE, challenge.parse().expect("ASCII"));
+        if let Some(Flaw::Nonce(nonce)) = &visit.flaw {
+            fields.insert("dpop-nonce", nonce.parse().expect("ASCII"));
+        }
         refusal
     }
 
-    fn complaint(&self, headers: &HeaderMap) -> (&'static str, String) {
+    fn complaint(&self, visit: &Visit) -> (&'static str, String) {
+        match &visit.flaw {
+            Some(Flaw::Nonce(_)) => {
+                return (r#"DPoP realm="api", error="use_dpop_nonce""#, "nonce".into());
+            }
+            Some(Flaw::Invalid(why)) => {
+                return (r#"DPoP realm="api", error="invalid_dpop_proof""#, (*why).into());
+            }
+            None => {}
+        }
+        let headers = &visit.head.headers;
         if !headers.contains_key(header::AUTHORIZATION) {
             return (r#"Bearer realm="api""#, "missing".into());
         }
-        let state = bearer(headers).zip(self.config.tokens.as_ref());
+        let state = self.token(headers).zip(self.config.tokens.as_ref());
         let state = state.map_or(TokenState::Unknown, |(token, tokens)| tokens.check(token));
         let reason = format!("{state:?}").to_lowercase();
-        (r#"Bearer realm="api", error="invalid_token""#, reason)
+        match self.config.dpop {
+            true => (r#"DPoP realm="api", error="invalid_token", algs="ES256""#, reason),
+            false => (r#"Bearer realm="api", error="invalid_token""#, reason),
+        }
     }
 
     fn released(&self, chunks: Vec<Bytes>) -> Response<Payload> {

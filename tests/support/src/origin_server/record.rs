@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use rustls::pki_types::CertificateDer;
 
 use super::api::Api;
+use crate::dpop::bound_token;
 use crate::line::Line;
 use crate::tokens::hex;
 
@@ -52,6 +53,11 @@ impl ReceivedRequest {
     /// The bearer token, if the request has exactly one Authorization header with one.
     pub fn bearer(&self) -> Option<&str> {
         bearer(&self.headers)
+    }
+
+    /// The token that is bound to a key, if the request has exactly one Authorization header with one.
+    pub fn bound_token(&self) -> Option<&str> {
+        bound_token(&self.headers)
     }
 }
 

@@ -1,0 +1,317 @@
+//! Tokens that are bound to a key (RFC 9449). The servers check each proof: its signature, for which
+//! request and token it was made, that it was not seen before, and its nonce if they want one.
+
+use std::time::Duration;
+
+use bearerd_test_support::{Answer, ReceivedRequest, TokenBehaviour};
+use serde_json::{Value, json};
+
+use super::wire::{Wire, get};
+use super::world::{MINUTE, TO_MARGIN, World, assert_all};
+
+/// A world with bound tokens that is [settled](super::world::WorldBuilder::settled).
+async fn settled() -> World {
+    World::builder().dpop().settled().await
+}
+
+fn key(world: &World) -> Value {
+    world.record()["dpop_key"].clone()
+}
+
+/// The tokens of requests to the API, asserting that each was sent as a bound one.
+#[track_caller]
+fn bound_tokens(world: &World) -> Vec<String> {
+    let bound = |request: &ReceivedRequest| {
+        assert!(request.bearer().is_none());
+        request.bound_token().expect("a token that is bound").to_owned()
+    };
+    world.origin.requests().iter().map(bound).collect()
+}
+
+#[tokio::test]
+async fn token_requests_and_api_requests_carry_valid_proofs() {
+    let world = World::builder().dpop().start().await;
+    let client = world.client();
+    for url in [world.http("/a?b=c"), world.https("/a/%C3%A4?d"), world.http("/")] {
+        assert_eq!(client.get(&url).send().await.unwrap().status(), 200, "GET {url}");
+        let post = client.post(&url).body("content").send().await.unwrap();
+        assert_eq!(post.status(), 200, "POST {url}");
+    }
+    assert_eq!(world.origin.accepted(), 6);
+    assert_eq!(world.origin.rejected(), 0);
+    world.clock.advance(TO_MARGIN);
+    assert_eq!(world.get("/").await.0, 200);
+    world.authorization_server.wait_for_committed(2).await;
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    for request in world.authorization_server.requests() {
+        assert_eq!(request.headers.get_all("dpop").iter().count(), 1);
+    }
+    bound_tokens(&world);
+}
+
+#[tokio::test]
+async fn an_authorization_server_that_asks_for_a_nonce_costs_one_more_request() {
+    let world = World::builder().dpop().start_servers().await;
+    let mut world = world;
+    let server = &world.authorization_server;
+    server.change_nonce();
+    world.start_proxy().await;
+    let server = &world.authorization_server;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(server.token_requests(), 2);
+    world.assert_stored(1);
+    // The next request brings the nonce along, until another is asked for.
+    for (generation, requests) in [(2, 3), (3, 5)] {
+        if generation == 3 {
+            server.change_nonce();
+        }
+        server.tokens().revoke_all_access_tokens();
+        world.clock.advance(MINUTE);
+        assert_eq!(world.get("/").await.0, 200);
+        assert_eq!(server.token_requests(), requests);
+        world.assert_stored(generation);
+    }
+}
+
+#[tokio::test]
+async fn an_authorization_server_that_is_never_content_with_a_nonce_is_not_asked_forever() {
+    let world = World::builder().dpop().start().await;
+    let ask =
+        |nonce| TokenBehaviour::error(400, "use_dpop_nonce", None).with_header("dpop-nonce", nonce);
+    for nonce in ["n1", "n2", "n3"] {
+        world.authorization_server.enqueue(ask(nonce));
+    }
+    assert_eq!(world.get("/").await.0, 503);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+}
+
+#[tokio::test]
+async fn an_api_that_asks_for_a_nonce_gets_the_same_token_again() {
+    let world = settled().await;
+    let server = &world.authorization_server;
+    let token = server.tokens().newest_access_token().unwrap();
+    for round in 1..=2 {
+        world.origin.clear();
+        world.origin.change_nonce();
+        let post = world.client().post(world.http("/orders")).body("content").send().await.unwrap();
+        assert_eq!(post.status(), 200);
+        assert_eq!(bound_tokens(&world), [&*token, &*token], "round {round}");
+        assert!(world.origin.requests().iter().all(|request| &*request.body == b"content"));
+        assert_eq!(world.get("/").await.0, 200);
+        assert_eq!(world.origin.requests().len(), 3);
+    }
+    assert_eq!(server.token_requests(), 1);
+    let metrics = world.ask_admin("/metrics").await.text();
+    assert!(!metrics.contains("bearerd_rejections_total{"), "it was no rejection: {metrics}");
+}
+
+/// All were sent before the first of them was told the nonce.
+#[tokio::test]
+async fn requests_that_learn_of_a_nonce_at_the_same_time_are_all_repeated() {
+    let world = settled().await;
+    world.origin.change_nonce();
+    world.origin.hold();
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        requests.spawn(world.client().get(world.http("/")).send());
+    }
+    world.origin.wait_for_requests(8).await;
+    world.origin.release_all();
+    for answer in requests.join_all().await {
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    assert_eq!(world.origin.requests().len(), 16);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+}
+
+#[tokio::test]
+async fn an_api_that_is_never_content_with_a_nonce_is_asked_twice() {
+    let world = settled().await;
+    for nonce in ["n1", "n2", "n3"] {
+        let answer = Answer::text(401, nonce)
+            .with_header("www-authenticate", r#"DPoP error="use_dpop_nonce""#)
+            .with_header("dpop-nonce", nonce);
+        world.origin.enqueue(answer);
+    }
+    assert_eq!(world.get("/").await, (401, "n2".to_owned()));
+    assert_eq!(world.origin.requests().len(), 2);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+}
+
+#[tokio::test]
+async fn a_rejection_of_the_token_still_renews_it() {
+    let world = settled().await;
+    let server = &world.authorization_server;
+    world.origin.change_nonce();
+    assert_eq!(world.get("/").await.0, 200);
+    world.origin.clear();
+    let old = server.tokens().newest_access_token().unwrap();
+    server.tokens().revoke_all_access_tokens();
+    assert_eq!(world.get("/").await.0, 200);
+    let new = server.tokens().newest_access_token().unwrap();
+    assert_eq!(bound_tokens(&world), [old, new]);
+    assert_eq!(server.token_requests(), 2);
+    world.assert_stored(2);
+}
+
+/// The nonce first, then the token.
+#[tokio::test]
+async fn a_revoked_token_and_an_unknown_nonce_at_once_are_both_dealt_with() {
+    let world = settled().await;
+    let server = &world.authorization_server;
+    server.change_nonce();
+    server.tokens().revoke_all_access_tokens();
+    world.origin.change_nonce();
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.origin.requests().len(), 3);
+    assert_eq!(server.token_requests(), 3);
+    world.assert_stored(2);
+}
+
+#[tokio::test]
+async fn the_key_survives_a_restart() {
+    let mut world = settled().await;
+    let before = key(&world);
+    assert!(before.is_string());
+    world.restart().await;
+    // The token of before, with a proof of the same key.
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.clock.advance(TO_MARGIN + MINUTE * 6);
+    world.restart().await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    world.assert_stored(2);
+    assert_eq!(key(&world), before);
+}
+
+#[tokio::test]
+async fn the_key_is_on_the_disk_before_the_first_request_with_it_goes_out() {
+    let world = World::builder().dpop().start().await;
+    let request = world.begin_refresh().await;
+    let stored = key(&world);
+    assert!(stored.is_string());
+    world.authorization_server.release_all();
+    assert_eq!(request.await.unwrap().0, 200);
+    assert_eq!(key(&world), stored);
+}
+
+#[tokio::test]
+async fn a_bearer_answer_is_refused_and_its_new_refresh_token_kept() {
+    let bearer = Some("Bearer".to_owned());
+    let world = World::builder().dpop().authorization_server(|server| server.token_type = bearer);
+    let world = world.start().await;
+    let server = &world.authorization_server;
+    assert_eq!(world.get("/").await.0, 503);
+    assert_eq!(server.token_requests(), 1);
+    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+    assert_eq!(server.reuse_count(), 0);
+    assert!(world.origin.requests().is_empty(), "no token ever left");
+}
+
+#[tokio::test]
+async fn a_bound_answer_that_nobody_asked_for_is_refused() {
+    let dpop = Some("DPoP".to_owned());
+    let world = World::builder().authorization_server(|server| server.token_type = dpop);
+    let world = world.start().await;
+    let server = &world.authorization_server;
+    assert_eq!(world.get("/").await.0, 503);
+    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+    assert!(world.origin.requests().is_empty(), "no token ever left");
+}
+
+/// Not even where the new configuration's first token request fails.
+#[tokio::test]
+async fn a_bound_token_is_not_sent_as_bearer_after_dpop_was_switched_off() {
+    let mut world = settled().await;
+    world.stop().await;
+    world.configure(|text| text.replace("dpop = true", ""));
+    let server = &world.authorization_server;
+    for _ in 0..8 {
+        server.enqueue(TokenBehaviour::json(503, json!({})).with_header("retry-after", "60"));
+    }
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 503);
+    world.restart().await;
+    assert_eq!(world.get("/").await.0, 503);
+    assert!(world.origin.requests().is_empty(), "no token ever left");
+}
+
+#[tokio::test]
+async fn a_bearer_token_is_replaced_once_dpop_is_switched_on() {
+    let mut world = World::builder().dpop().start_servers().await;
+    world.configure(|text| text.replace("dpop = true", ""));
+    let server = &world.authorization_server;
+    let bearer = json!({"access_token": "old", "token_type": "Bearer", "expires_in": 3600});
+    server.enqueue(TokenBehaviour::json(200, bearer));
+    world.origin.enqueue(Answer::status(200));
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.tokens_seen(), ["old"]);
+    world.origin.clear();
+    world.stop().await;
+    world.clock.advance(MINUTE);
+    world.configure(|text| text.replace("[credential.api]", "[credential.api]\ndpop = true"));
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    let new = world.authorization_server.tokens().newest_access_token().unwrap();
+    assert_eq!(bound_tokens(&world), [new]);
+}
+
+#[tokio::test]
+async fn what_the_client_says_of_proofs_itself_is_replaced() {
+    let world = settled().await;
+    let mut wire = Wire::to(&world).await;
+    let target = world.http("/");
+    let host = format!("Host: {}", world.origin.authority());
+    let reply = wire
+        .ask(&[
+            &format!("GET {target} HTTP/1.1"),
+            &host,
+            "DPoP: theirs",
+            "dpop: another",
+            "Authorization: DPoP theirs",
+        ])
+        .await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(world.origin.requests()[0].headers.get_all("dpop").iter().count(), 1);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+}
+
+/// A connection that the API closes unannounced: the request is sent again, its proof is not.
+#[tokio::test]
+async fn a_request_that_is_sent_again_over_another_connection_has_a_proof_of_its_own() {
+    let world = World::builder().dpop().start().await;
+    let mut wire = Wire::to(&world).await;
+    assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+    world.origin.enqueue(Answer::CloseWithoutAnswer);
+    assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+    let requests = world.origin.requests();
+    let proofs: Vec<_> = requests.iter().filter_map(|request| request.header("dpop")).collect();
+    assert_eq!(proofs.len(), 3);
+    assert_ne!(proofs[1], proofs[2]);
+}
+
+#[tokio::test]
+async fn many_requests_at_once_have_as_many_proofs_and_one_token_request() {
+    let world = World::builder().dpop().start().await;
+    world.authorization_server.change_nonce();
+    world.origin.change_nonce();
+    assert_all(&world.get_many(32).await, 200);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert_eq!(world.origin.accepted(), 32);
+    world.clock.advance(Duration::from_secs(7200));
+    assert_all(&world.get_many(8).await, 200);
+    assert_eq!(world.authorization_server.token_requests(), 3);
+    world.assert_stored(2);
+}
+
+#[tokio::test]
+async fn an_answer_about_scopes_is_no_rejection_of_a_bound_token() {
+    let world = settled().await;
+    let before = world.authorization_server.token_requests();
+    let challenge = "DPoP error=\"insufficient_scope\", scope=\"admin\"";
+    world.origin.enqueue(Answer::status(401).with_header("www-authenticate", challenge));
+    assert_eq!(world.get("/").await.0, 401);
+    assert_eq!(world.authorization_server.token_requests(), before);
+}
