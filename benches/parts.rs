@@ -98,6 +98,7 @@ fn tokens(criterion: &mut Criterion) {
             &Method::GET,
             "/v1/orders/17",
             &fields,
+            None,
         ) {
             Selection::Selected(selected) => selected.credential,
             none => panic!("{none:?}"),
@@ -125,7 +126,7 @@ fn tokens(criterion: &mut Criterion) {
     group.bench_function("find none", |b| {
         let fields = HeaderMap::new();
         b.iter(|| {
-            credentials.for_request(black_box(&other), &Method::GET, "/v1/orders/17", &fields)
+            credentials.for_request(black_box(&other), &Method::GET, "/v1/orders/17", &fields, None)
         })
     });
     group.finish();

@@ -36,8 +36,10 @@ pub use rejection::{CONTENT_LIMIT, Evidence, RejectionRule, Rejections, Suspicio
 pub use slots::{Instance, InstanceError, MOST_SLOTS};
 use slots::{Recipe, Slots};
 use token_endpoint::TokenPath;
+use variables::Sender;
 pub use variables::{
-    ChoiceError, LONGEST_VALUE, OwnSecret, SecretPath, Variable, VariableSource, is_harmless,
+    ChoiceError, LONGEST_VALUE, OwnSecret, SecretPath, Variable, VariableSource, client_name,
+    is_harmless,
 };
 
 /// One credential, as configured.
@@ -203,6 +205,10 @@ impl Credential {
         self.slots.in_use().iter().map(|instance| instance.slot.status()).collect()
     }
 
+    fn is_chosen_by_client(&self) -> bool {
+        self.variables.iter().any(|variable| variable.from == VariableSource::Client)
+    }
+
     /// Removes the fields that were meant for this proxy.
     pub fn remove_choice(&self, fields: &mut HeaderMap) {
         for variable in &self.variables {
@@ -339,15 +345,17 @@ impl Credentials {
     /// What a request to `requested` gets.
     ///
     /// `http://host/` finds the entry for port 443 and goes there over TLS; `http://host:8443/` finds
-    /// the entry for port 8443 and goes to that port. With `allow_http` scheme and port are kept.
+    /// the entry for port 8443 and goes to that port. With `allow_http` scheme and port are kept. `client`
+    /// is what the client called itself in the CONNECT that the request came through.
     pub fn for_request(
         &self,
         requested: &Origin,
         method: &Method,
         path: &str,
         fields: &HeaderMap,
+        client: Option<&str>,
     ) -> Selection {
-        let asked = Asked { requested, method, path, fields };
+        let asked = Asked { requested, method, path, sender: Sender { fields, client } };
         let upgraded = match over_tls(requested) {
             Some(authority) => self.select(asked, &authority),
             None => Selection::UnknownHost,
@@ -369,6 +377,15 @@ impl Credentials {
             self.exact.contains_key(authority) || self.wildcard_of(authority).is_some()
         };
         over_tls(requested).as_ref().is_some_and(is_named) || is_named(&requested.authority)
+    }
+
+    /// Does a credential of the host of a CONNECT have to know who the client is?
+    pub fn want_names(&self, requested: &Origin) -> bool {
+        let want = |authority: &Authority| {
+            let wildcard = self.wildcard_of(authority);
+            self.exact.get(authority).into_iter().chain(wildcard).any(Rules::want_names)
+        };
+        over_tls(requested).as_ref().is_some_and(want) || want(&requested.authority)
     }
 
     /// What the entries for `authority` have for a request; the most specific wins, an exact host
@@ -393,7 +410,7 @@ impl Credentials {
                 Ok(Some(rule)) => {
                     let credential = Arc::clone(&rule.credential);
                     let origin = towards(asked.requested, authority, credential.allow_http);
-                    return match rule.choose(asked.path, asked.fields) {
+                    return match rule.choose(asked.path, asked.sender) {
                         Ok(values) => Selection::Selected(Selected { credential, origin, values }),
                         Err(error) => Selection::Refused(credential, error),
                     };
@@ -429,7 +446,7 @@ struct Asked<'a> {
     requested: &'a Origin,
     method: &'a Method,
     path: &'a str,
-    fields: &'a HeaderMap,
+    sender: Sender<'a>,
 }
 
 /// `http://host/` finds the entry for port 443 first.

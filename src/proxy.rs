@@ -112,14 +112,17 @@ struct Inbound {
     activity: Arc<Activity>,
     /// The CONNECT it came through.
     session: Option<Arc<Session>>,
+    /// What the client called itself in that CONNECT.
+    client: Option<Arc<str>>,
     /// Held as long as the client's socket is.
     permit: Arc<dyn Any + Send + Sync>,
 }
 
 impl Inbound {
     /// What follows a CONNECT is watched by itself.
-    fn after_connect(&self, activity: Arc<Activity>) -> Self {
-        Self { activity, session: None, permit: Arc::clone(&self.permit) }
+    fn after_connect(&self, activity: Arc<Activity>, client: Option<String>) -> Self {
+        let client = client.map(Arc::from);
+        Self { activity, session: None, client, permit: Arc::clone(&self.permit) }
     }
 
     /// The handshake is done: requests for the session's authority are expected.
@@ -141,7 +144,8 @@ impl Proxy {
         permit: Arc<dyn Any + Send + Sync>,
     ) {
         let activity = self.watchdog.watch(Phase::Idle);
-        let inbound = Inbound { activity: Arc::clone(&activity), session: None, permit };
+        let inbound =
+            Inbound { activity: Arc::clone(&activity), session: None, client: None, permit };
         let stream = Watched::new(stream, Bytes::new(), Arc::clone(&activity));
         let task = tokio::spawn(Arc::clone(self).serve_http(stream, inbound));
         activity.is_run_by(task.abort_handle());
@@ -283,7 +287,8 @@ impl Proxy {
             return Ok(self.own_resource(snapshot, &parts));
         }
         let credentials = &snapshot.credentials;
-        match credentials.for_request(&origin, &parts.method, parts.uri.path(), &parts.headers) {
+        let (path, client) = (parts.uri.path(), inbound.client.as_deref());
+        match credentials.for_request(&origin, &parts.method, path, &parts.headers, client) {
             Selection::Selected(selected) => {
                 selected.credential.remove_choice(&mut parts.headers);
                 if forward::keeps_its_own(&selected.credential, &parts, record)? {

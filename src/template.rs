@@ -189,8 +189,8 @@ pub enum TemplateFault {
     /// A name that nobody knows.
     #[error("names something unknown in `${{…}}`")]
     Unknown,
-    /// The name of the proxy's client.
-    #[error("names the proxy's client, which has no name in this version")]
+    /// The name of the client, where no request can bring one.
+    #[error("names the proxy's client, which has no name at that point")]
     Client,
     /// A token, an assertion or an answer where there is none.
     #[error("names something that does not exist at that point")]
@@ -227,6 +227,7 @@ impl Template {
                     true => Segment::Raw(name.trim_start_matches("raw.").to_owned()),
                     false => return Err(fail(name.len() + 3, TemplateFault::NotHere)),
                 },
+                ("client", _) if names.fields => Segment::Variable(name.to_owned()),
                 ("client", _) => return Err(fail(name.len() + 3, TemplateFault::Client)),
                 (name, _) if names.variables.contains(name) => Segment::Variable(name.to_owned()),
                 (name, _) if names.fields && field_name(name).is_some() => {

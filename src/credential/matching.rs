@@ -7,11 +7,11 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::Method;
 
 use super::Credential;
 use super::token_endpoint::TokenPath;
-use super::variables::{ChoiceError, choose};
+use super::variables::{ChoiceError, Sender, choose};
 use crate::template::Variables;
 
 /// A prefix of paths: `/v2/` is what is below that directory, `/v2` is that and the resource itself.
@@ -179,8 +179,8 @@ pub(super) struct Ambiguous;
 
 impl Rule {
     /// The values of the credential's variables in a request that this rule is for.
-    pub(super) fn choose(&self, path: &str, fields: &HeaderMap) -> Result<Variables, ChoiceError> {
-        choose(&self.credential.variables, self.path.as_ref(), path, fields)
+    pub(super) fn choose(&self, path: &str, sender: Sender<'_>) -> Result<Variables, ChoiceError> {
+        choose(&self.credential.variables, self.path.as_ref(), path, sender)
     }
 }
 
@@ -212,6 +212,11 @@ impl Rules {
                 && (methods.is_empty() || methods.contains(method))
         };
         Ok(self.rules.iter().find(matches))
+    }
+
+    /// Does a client's name choose among the tokens of any of them?
+    pub(super) fn want_names(&self) -> bool {
+        self.rules.iter().any(|rule| rule.credential.is_chosen_by_client())
     }
 
     /// From now on requests for this path get no token.

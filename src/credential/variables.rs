@@ -4,8 +4,12 @@
 //! stranger: they become parts of URLs, of file names and of records' keys, so a value is either one of
 //! a list that the operator wrote, or a short text of characters that mean nothing anywhere.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::PROXY_AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 
 use super::matching::PathPrefix;
@@ -33,6 +37,10 @@ pub enum VariableSource {
     Path,
     /// It is the value of this field, which is removed before the request is sent.
     Field(HeaderName),
+    /// It is what the client calls itself towards this proxy: the user name in `Proxy-Authorization`, of
+    /// the request or of the CONNECT that it came through. Nobody checks it; like a field, it says which
+    /// token is wanted and proves nothing.
+    Client,
 }
 
 /// Why a request chooses none of the tokens. Nothing here repeats what the request said.
@@ -50,6 +58,18 @@ pub enum ChoiceError {
          \"-\", \".\", \"_\" or \"~\", and neither \".\" nor \"..\""
     )]
     Unfit(HeaderName),
+    /// The client did not say who it is.
+    #[error(
+        "is chosen by the client's name, which it gives as the user name of its proxy: \
+         http://NAME:any@127.0.0.1:8080"
+    )]
+    Nameless,
+    /// The client's name could mean something in a URL or a file name.
+    #[error(
+        "is chosen by the client's name, which has to be 1 to 64 letters, digits, \"-\", \".\", \
+         \"_\" or \"~\", and neither \".\" nor \"..\""
+    )]
+    UnfitName,
     /// The value is not in the list.
     #[error("is not for this value of \"{0}\"; an operator can add it to the credential's `vars`")]
     NotAllowed(String),
@@ -61,23 +81,49 @@ impl Variable {
         &self,
         prefix: Option<&PathPrefix>,
         path: &'a str,
-        fields: &'a HeaderMap,
-    ) -> Result<&'a str, ChoiceError> {
+        sender: Sender<'a>,
+    ) -> Result<Cow<'a, str>, ChoiceError> {
         let not_allowed = || ChoiceError::NotAllowed(self.name.clone());
         let value = match &self.from {
             VariableSource::Path => {
-                prefix.and_then(|prefix| prefix.value(&self.name, path)).ok_or_else(not_allowed)?
+                let value = prefix.and_then(|prefix| prefix.value(&self.name, path));
+                Cow::Borrowed(value.ok_or_else(not_allowed)?)
             }
-            VariableSource::Field(name) => only_value(name, fields)?,
+            VariableSource::Field(name) => Cow::Borrowed(only_value(name, sender.fields)?),
+            VariableSource::Client => match sender.client {
+                Some(name) => Cow::Borrowed(name),
+                None => Cow::Owned(client_name(sender.fields).ok_or(ChoiceError::Nameless)?),
+            },
         };
         match (&self.allowed, &self.from) {
-            (Some(allowed), _) if allowed.iter().any(|one| one == value) => Ok(value),
+            (Some(allowed), _) if allowed.iter().any(|one| *one == value) => Ok(value),
             (Some(_), _) => Err(not_allowed()),
-            (None, _) if is_harmless(value) => Ok(value),
+            (None, _) if is_harmless(&value) => Ok(value),
             (None, VariableSource::Field(name)) => Err(ChoiceError::Unfit(name.clone())),
+            (None, VariableSource::Client) => Err(ChoiceError::UnfitName),
             (None, VariableSource::Path) => Err(not_allowed()),
         }
     }
+}
+
+/// Who sends a request: its fields, and the name from the CONNECT that it came through.
+#[derive(Clone, Copy)]
+pub(super) struct Sender<'a> {
+    pub(super) fields: &'a HeaderMap,
+    pub(super) client: Option<&'a str>,
+}
+
+/// What a client calls itself: the user name of `Proxy-Authorization: Basic` (RFC 7617), if there is
+/// exactly one such field.
+pub fn client_name(fields: &HeaderMap) -> Option<String> {
+    let mut lines = fields.get_all(PROXY_AUTHORIZATION).iter();
+    let (line, None) = (lines.next()?, lines.next()) else { return None };
+    let (scheme, encoded) = line.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    text.split_once(':').map(|(name, _)| name.to_owned())
 }
 
 fn only_value<'a>(name: &HeaderName, fields: &'a HeaderMap) -> Result<&'a str, ChoiceError> {
@@ -102,11 +148,11 @@ pub(super) fn choose(
     variables: &[Variable],
     prefix: Option<&PathPrefix>,
     path: &str,
-    fields: &HeaderMap,
+    sender: Sender<'_>,
 ) -> Result<Variables, ChoiceError> {
     let value = |variable: &Variable| {
-        let value = variable.value(prefix, path, fields)?;
-        Ok((variable.name.clone(), value.to_owned()))
+        let value = variable.value(prefix, path, sender)?;
+        Ok((variable.name.clone(), value.into_owned()))
     };
     variables.iter().map(value).collect()
 }
@@ -161,7 +207,8 @@ mod tests {
         for value in values {
             fields.append(CLUB, HeaderValue::from_bytes(value).unwrap());
         }
-        choose(variables, None, "/", &fields).map(|mut chosen| chosen.remove("club").unwrap())
+        choose(variables, None, "/", Sender { fields: &fields, client: None })
+            .map(|mut chosen| chosen.remove("club").unwrap())
     }
 
     #[test]
@@ -218,6 +265,39 @@ mod tests {
     }
 
     #[test]
+    fn a_client_names_itself_once_and_by_basic() {
+        let by_client =
+            [Variable { name: "club".into(), from: VariableSource::Client, allowed: None }];
+        let chosen = |lines: &[&str], connect| {
+            let mut fields = HeaderMap::new();
+            for line in lines {
+                fields.append(PROXY_AUTHORIZATION, HeaderValue::from_str(line).unwrap());
+            }
+            let sender = Sender { fields: &fields, client: connect };
+            choose(&by_client, None, "/", sender).map(|mut chosen| chosen.remove("club").unwrap())
+        };
+        let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
+        assert_eq!(chosen(&[&basic("paris:x")], None).unwrap(), "paris");
+        assert_eq!(chosen(&["bAsIc cGFyaXM6"], None).unwrap(), "paris");
+        assert_eq!(chosen(&[], Some("lyon")).unwrap(), "lyon");
+        let nameless: [&[&str]; 6] = [
+            &[],
+            &["Basic"],
+            &["Basic %%%"],
+            &["Bearer cGFyaXM6"],
+            &[&basic("paris")],
+            &[&basic("a:x"), &basic("b:x")],
+        ];
+        for lines in nameless {
+            assert_eq!(chosen(lines, None), Err(ChoiceError::Nameless), "{lines:?}");
+        }
+        for name in ["", "..", "a/b", "a b", "é"] {
+            let line = basic(&format!("{name}:x"));
+            assert_eq!(chosen(&[&line], None), Err(ChoiceError::UnfitName), "{name}");
+        }
+    }
+
+    #[test]
     fn a_segment_of_the_path_is_one_of_the_list() {
         let prefix = PathPrefix::parse("/v1/${club}/").unwrap();
         let variables = [Variable {
@@ -225,7 +305,9 @@ mod tests {
             from: VariableSource::Path,
             allowed: Some(vec!["paris".to_owned()]),
         }];
-        let chosen = |path| choose(&variables, Some(&prefix), path, &HeaderMap::new());
+        let fields = HeaderMap::new();
+        let sender = Sender { fields: &fields, client: None };
+        let chosen = |path| choose(&variables, Some(&prefix), path, sender);
         assert_eq!(chosen("/v1/paris/x").unwrap().get("club").unwrap(), "paris");
         for path in ["/v1/Paris/x", "/v1//x", "/v1/parisx/", "/v1/paris;a/", "/v1/lyon/paris/"] {
             assert_eq!(chosen(path), Err(ChoiceError::NotAllowed("club".to_owned())), "{path}");

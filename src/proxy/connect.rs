@@ -23,6 +23,7 @@ use super::connection::{ClientStream, Phase, Watched};
 use super::error::ProxyError;
 use super::message::Session;
 use super::{Inbound, Proxy, Snapshot};
+use crate::credential::client_name;
 use crate::origin::{Authority, Host, Origin, Scheme};
 
 /// The first byte of a TLS record that carries a handshake (RFC 8446 §5.1).
@@ -50,14 +51,18 @@ impl Proxy {
         // A CONNECT to port 80 stands for plain http, every other for https.
         let scheme = if authority.port == 80 { Scheme::Http } else { Scheme::Https };
         let origin = Origin { scheme, authority };
+        let client = client_name(request.headers());
         let follow = if snapshot.credentials.intercepts(&origin) {
+            if client.is_none() && snapshot.credentials.want_names(&origin) {
+                return Err(ProxyError::Nameless);
+            }
             // A certificate that cannot be made is said before the session is promised.
             self.server_config(snapshot, &origin.authority.host).map_err(ProxyError::Ca)?;
             Follow::Session(origin.authority)
         } else {
             Follow::Tunnel(snapshot.dial_tunnel(&origin.authority).await?)
         };
-        let inbound = inbound.after_connect(self.watchdog.watch(Phase::Handshake));
+        let inbound = inbound.after_connect(self.watchdog.watch(Phase::Handshake), client);
         let activity = Arc::clone(&inbound.activity);
         let upgrade = hyper::upgrade::on(request);
         let task = tokio::spawn(Arc::clone(self).following(upgrade, follow, inbound));

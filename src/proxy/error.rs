@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_TYPE, PROXY_AUTHENTICATE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::Body;
@@ -35,6 +37,11 @@ pub(super) enum ProxyError {
     Existing(Arc<str>),
     #[error("credential \"{credential}\" {error}")]
     Choice { credential: Arc<str>, error: ChoiceError },
+    #[error(
+        "the token of this host is chosen by the client's name, which it gives as the user name of its \
+         proxy: http://NAME:any@127.0.0.1:8080"
+    )]
+    Nameless,
     #[error("credential \"{credential}\" {error}")]
     Instance { credential: Arc<str>, error: InstanceError },
     #[error("the token of credential {credential} cannot be put on the request: {error}")]
@@ -74,6 +81,11 @@ impl ProxyError {
                 };
                 verdict(status, kind, &error.to_string())
             }
+            Self::Nameless | Self::Choice { error: ChoiceError::Nameless, .. } => verdict(
+                StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+                "http_request_denied",
+                &self.to_string(),
+            ),
             Self::Unmatched | Self::UnmatchedPath | Self::Existing(_) | Self::Choice { .. } => {
                 verdict(StatusCode::FORBIDDEN, "http_request_denied", &self.to_string())
             }
@@ -119,6 +131,9 @@ impl ProxyError {
         let status =
             format!("bearerd; error={}; details=\"{}\"", verdict.kind, escape(&verdict.text));
         insert(fields, PROXY_STATUS, &status);
+        if verdict.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            insert(fields, PROXY_AUTHENTICATE, "Basic realm=\"bearerd\"");
+        }
         if let Some(wait) = verdict.retry_after {
             let seconds = wait.as_secs_f64().ceil().clamp(1.0, 3600.0);
             insert(fields, RETRY_AFTER, &format!("{seconds:.0}"));

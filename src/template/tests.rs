@@ -109,7 +109,10 @@ fn a_field_of_the_request_is_a_variable_wherever_it_is_named() {
             "{text}"
         );
     }
-    assert_eq!(Template::parse("${client}", &names).unwrap_err().why, TemplateFault::Client);
+    let client = Template::parse("${client}", &names).unwrap();
+    assert_eq!(client.variables().collect::<Vec<_>>(), ["client"]);
+    let error = Template::parse("${client}", &Names::default()).unwrap_err();
+    assert_eq!(error.why, TemplateFault::Client);
 }
 
 #[test]

@@ -465,3 +465,46 @@ async fn strangers_values_make_no_more_slots_than_are_allowed() {
     assert_eq!(get(7).await, 200);
     assert_eq!(world.authorization_server.token_requests(), most);
 }
+
+#[tokio::test]
+async fn the_clients_name_chooses_the_token_in_clear_and_through_connect() {
+    let by_name = BY_FIELD.replace("${field.X-Club}", "${client}");
+    let direct = r#"
+params = { club = "${client}" }
+refresh_token = { file = "seeds/${client}" }
+"#;
+    for lines in [by_name.as_str(), direct] {
+        let world = start(lines, &["paris", "lyon"]).await;
+        for (name, url) in [
+            ("paris", world.http("/")),
+            ("lyon", world.https("/")),
+            ("paris", world.https("/a")),
+            ("paris", world.https("/b")),
+        ] {
+            let answer = world.client_named(name).get(url).send().await.unwrap();
+            assert_eq!(answer.status(), 200, "{name}");
+        }
+        assert_eq!(asked_for(&world), ["paris", "lyon"]);
+        let [one, two, three, four] = world.tokens_seen().try_into().unwrap();
+        assert!(one != two && one == three && one == four);
+        for request in world.origin.requests() {
+            assert_eq!(request.header("proxy-authorization"), None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_say_who_it_is_is_asked_for_its_name() {
+    let world = start(&BY_FIELD.replace("${field.X-Club}", "${client}"), &["paris"]).await;
+    let answer = world.client().get(world.http("/")).send().await.unwrap();
+    assert_eq!(answer.status(), 407);
+    assert_eq!(answer.headers()["proxy-authenticate"], "Basic realm=\"bearerd\"");
+    assert!(answer.text().await.unwrap().contains("user name of its proxy"));
+    // The answer to its CONNECT is what the client fails with.
+    assert!(world.client().get(world.https("/")).send().await.is_err());
+    assert_eq!(
+        world.client_named("a%2Fb").get(world.http("/")).send().await.unwrap().status(),
+        403
+    );
+    assert!(stored(&world).is_empty() && world.origin.requests().is_empty());
+}

@@ -105,6 +105,12 @@ impl World {
         client_of(self.app())
     }
 
+    /// The same, with this name towards the proxy.
+    pub(crate) fn client_named(&self, name: &str) -> reqwest::Client {
+        let proxy = format!("http://{name}:any@{}", self.proxy_address());
+        client_by(&proxy, roots_of(self.app()))
+    }
+
     /// One `GET` of an https path in plain http: status and body.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let response = self.client().get(self.http(path)).send().await.unwrap();
@@ -438,15 +444,24 @@ impl Sibling {
 
 /// An HTTP client as an application would have it: told of the proxy and of bearerd's CA.
 fn client_of(app: &App) -> reqwest::Client {
+    client_through(app.proxy_addresses()[0], roots_of(app))
+}
+
+fn roots_of(app: &App) -> rustls::RootCertStore {
     let mut roots = rustls::RootCertStore::empty();
     if let Some(ca) = app.ca() {
         roots.add(ca.der().to_vec().into()).unwrap();
     }
-    client_through(app.proxy_addresses()[0], roots)
+    roots
 }
 
 /// An HTTP client that goes through this proxy and trusts these roots.
 pub(crate) fn client_through(proxy: SocketAddr, roots: rustls::RootCertStore) -> reqwest::Client {
+    client_by(&format!("http://{proxy}"), roots)
+}
+
+/// The same with the whole URL of the proxy.
+fn client_by(proxy: &str, roots: rustls::RootCertStore) -> reqwest::Client {
     let tls = rustls::ClientConfig::builder_with_provider(bearerd::tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -454,7 +469,7 @@ pub(crate) fn client_through(proxy: SocketAddr, roots: rustls::RootCertStore) ->
         .with_no_client_auth();
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
-        .proxy(reqwest::Proxy::all(format!("http://{proxy}")).unwrap())
+        .proxy(reqwest::Proxy::all(proxy).unwrap())
         .http1_only()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(Duration::from_secs(60))

@@ -172,7 +172,9 @@ impl Part<'_, '_> {
                      `steps`; token_url for `assertion`, `params` and `headers`; refresh_token and, \
                      if there is one, assertion for the latter two; raw.… for `steps`"
                 }
-                TemplateFault::Client => "use a field of the request, as in `${field.X-Club}`",
+                TemplateFault::Client => {
+                    "it can be used in `vars` and in the texts of a credential"
+                }
             };
             self.report(key, &error.to_string(), part_of(text, &error.at), fix);
         }

@@ -19,6 +19,9 @@ use crate::template::{Names, field_name};
 /// the key has to be a file's name, which is 255 bytes at most.
 const LONGEST_VALUES: usize = 160;
 
+/// The name of the variable that is the client's name.
+const CLIENT: &str = "client";
+
 /// What the review of one credential has found of its variables.
 #[derive(Debug, Default)]
 pub(super) struct Chosen {
@@ -122,14 +125,11 @@ impl Part<'_, '_> {
         if let Some(field) = field {
             return Some(self.usable_field(field, span).map(VariableSource::Field));
         }
-        if text.contains("${client}") {
-            let fix = "take it from a field, as in \"${field.X-Club}\", or from the path";
-            let message = "names the proxy's client, which has no name in this version";
-            self.report("vars", message, span.clone(), fix);
-            return Some(None);
+        if inner == Some(CLIENT) {
+            return Some(Some(VariableSource::Client));
         }
-        if text.contains("${field.") {
-            let fix = "write \"${field.X-Club}\" and nothing else";
+        if text.contains("${field.") || text.contains("${client}") {
+            let fix = "write \"${field.X-Club}\" or \"${client}\" and nothing else";
             self.report("vars", "takes a value from no field", span.clone(), fix);
             return Some(None);
         }
@@ -167,7 +167,8 @@ impl Part<'_, '_> {
         allowed
     }
 
-    /// Notes the fields that a template names directly, each as a variable of its own.
+    /// Notes the fields that a template names directly, and the client's name, each as a variable of its
+    /// own.
     pub(super) fn note_fields<'a>(
         &mut self,
         key: &str,
@@ -175,11 +176,15 @@ impl Part<'_, '_> {
         span: &Range<usize>,
     ) {
         for name in names {
+            let is_new = !self.chosen.fields.iter().any(|(known, _)| known == name);
+            if name == CLIENT && is_new {
+                self.chosen.fields.push((name.to_owned(), span.clone()));
+            }
             let Some(field) = field_name(name) else { continue };
             if super::templates::is_of_connection(&field) || field == http::header::AUTHORIZATION {
                 let fix = "use a field of your own, such as X-Club";
                 self.report(key, "takes a value from a field with a meaning", span.clone(), fix);
-            } else if !self.chosen.fields.iter().any(|(known, _)| known == name) {
+            } else if is_new {
                 self.chosen.fields.push((name.to_owned(), span.clone()));
             }
         }
@@ -237,10 +242,11 @@ impl Part<'_, '_> {
         self.check_paths(paths);
         let mut found = std::mem::take(&mut self.chosen.variables);
         for (name, span) in std::mem::take(&mut self.chosen.fields) {
-            if let Some(field) = field_name(&name) {
-                let from = VariableSource::Field(field);
-                found.push((credential::Variable { name, from, allowed: None }, span));
-            }
+            let from = match field_name(&name) {
+                Some(field) => VariableSource::Field(field),
+                None => VariableSource::Client,
+            };
+            found.push((credential::Variable { name, from, allowed: None }, span));
         }
         self.check_hosts(&found);
         self.check_seed(&found);
