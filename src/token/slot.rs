@@ -93,9 +93,10 @@ impl Slot {
         loop {
             landed.mark_unchanged();
             let now = self.context.clock.moment();
-            let token = self.current.load_full();
-            token.iter().for_each(|token| token.mark_used());
-            let want = self.lock().want(token.as_deref(), now);
+            let (want, token) = self.decide(|state, token| {
+                token.iter().for_each(|token| token.mark_used());
+                state.want(token, now)
+            });
             match (want, token) {
                 (Want::Use, Some(token)) => return Ok(token),
                 (Want::UseAndStart, Some(token)) => {
@@ -194,11 +195,20 @@ impl Slot {
 
     fn reject(&self, rejected: Generation, progress: Progress) -> (Rejection, Option<Arc<Token>>) {
         let now = self.context.clock.moment();
-        // Read under the lock: a flight publishes before it changes the state.
+        let Progress { renewed, settled } = progress;
+        self.decide(|state, token| state.reject(rejected, token, now, renewed, settled))
+    }
+
+    /// Asks the state machine about the current token, which comes along. The token is read under the
+    /// lock, because a flight publishes before it changes the state: whoever read it earlier could bring
+    /// the old token before a machine that rests again, and start a flight for what has just landed.
+    fn decide<T>(
+        &self,
+        ask: impl FnOnce(&mut State, Option<&Token>) -> T,
+    ) -> (T, Option<Arc<Token>>) {
         let mut state = self.lock();
         let token = self.current.load_full();
-        let Progress { renewed, settled } = progress;
-        (state.reject(rejected, token.as_deref(), now, renewed, settled), token)
+        (ask(&mut state, token.as_deref()), token)
     }
 
     /// Starts what [`Slot::renew`] would, and waits for nothing: for a request that cannot be sent
@@ -219,11 +229,9 @@ impl Slot {
     /// What is to be said about this credential.
     pub fn status(&self) -> Status {
         let now = self.context.clock.moment();
-        let token = self.current.load_full();
-        let usable = token.as_ref().is_some_and(|token| token.is_usable(now));
-        let due = token.as_ref().is_some_and(|token| token.is_due(now));
-        let (condition, failing_since) = {
-            let state = self.lock();
+        let ((condition, failing_since, usable), token) = self.decide(|state, token| {
+            let usable = token.is_some_and(|token| token.is_usable(now));
+            let due = token.is_some_and(|token| token.is_due(now));
             let condition = match (&state.phase, usable) {
                 (Phase::NeedsLogin(reason), _) => Condition::NeedsLogin(*reason),
                 (Phase::Failing { why, .. }, _) => Condition::Failing(why),
@@ -232,8 +240,8 @@ impl Slot {
                 (Phase::Idle, true) => Condition::Fresh,
                 (Phase::Idle, false) => Condition::Absent,
             };
-            (condition, state.failing_since())
-        };
+            (condition, state.failing_since(), usable)
+        });
         Status {
             name: Arc::clone(&self.name),
             condition,

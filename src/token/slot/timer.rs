@@ -45,10 +45,10 @@ impl Slot {
 
     fn look_at_the_time(self: &Arc<Self>) {
         let now = self.context.clock.moment();
-        let token = self.current.load_full();
-        let upkeep = *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let standing = Standing { token: token.as_deref(), upkeep };
-        let tick = self.lock().tick(standing, now);
+        let (tick, token) = self.decide(|state, token| {
+            let upkeep = *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+            state.tick(Standing { token, upkeep }, now)
+        });
         if tick.overdue {
             self.refresher.report_overdue();
         }

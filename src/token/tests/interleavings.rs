@@ -131,6 +131,8 @@ struct Replica {
     landing: Condvar,
     /// The generation last read or written; a flight holds it to its end.
     memory: Mutex<u64>,
+    /// Flights so far.
+    flights: AtomicUsize,
     /// No request that begins later may get this generation or one before.
     spurned: AtomicU64,
 }
@@ -146,6 +148,7 @@ impl Replica {
             landed: Mutex::new(0),
             landing: Condvar::new(),
             memory: Mutex::new(record.generation.0),
+            flights: AtomicUsize::new(0),
             spurned: AtomicU64::new(0),
         })
     }
@@ -164,6 +167,14 @@ impl Replica {
         *self.landing.wait_while(landed, |landed| *landed == seen).unwrap()
     }
 
+    /// Waits until no flight is under way.
+    fn rest(&self) {
+        let mut seen = self.subscribe();
+        while self.state.lock().unwrap().phase == Phase::Refreshing {
+            seen = self.changed(seen);
+        }
+    }
+
     /// `Slot::token`, without a deadline.
     fn token(self: &Arc<Self>) -> Option<Arc<Token>> {
         let spurned = self.spurned.load(SeqCst);
@@ -180,8 +191,11 @@ impl Replica {
         loop {
             let seen = self.subscribe();
             let now = self.shared.now();
-            let token = self.load();
-            let want = self.state.lock().unwrap().want(token.as_deref(), now);
+            let (want, token) = {
+                let mut state = self.state.lock().unwrap();
+                let token = self.load();
+                (state.want(token.as_deref(), now), token)
+            };
             match (want, token) {
                 (Want::Use, Some(token)) => return Some(token),
                 (Want::UseAndStart, Some(token)) => {
@@ -253,6 +267,7 @@ impl Replica {
             token.reject();
             self.spurned.fetch_max(demand.seen, SeqCst);
         }
+        self.flights.fetch_add(1, SeqCst);
         let slot = Arc::clone(self);
         thread::spawn(move || {
             let result = slot.refresh(demand);
@@ -397,6 +412,22 @@ fn a_revocation_among_requests_costs_one_token_request_and_nobody_a_failure() {
         assert_accepted(requests);
         assert_accepted(ask_all(&replicas, 1));
         assert_eq!(shared.asked.load(SeqCst), 1);
+    });
+}
+
+#[test]
+fn one_process_alone_starts_no_flight_that_has_nothing_left_to_do() {
+    explore(|| {
+        let shared = Shared::new(1, 0);
+        let replica = [Replica::open(&shared)];
+        let requests = ask_all(&replica, 2);
+        // Due, and not over: some requests go ahead with it while the first flight lands.
+        shared.advance(LIFETIME.as_secs() - 200);
+        assert_accepted(requests);
+        assert_accepted(ask_all(&replica, 2));
+        replica[0].rest();
+        let flights = replica[0].flights.load(SeqCst);
+        assert_eq!(shared.asked.load(SeqCst), flights, "{flights} flights");
     });
 }
 
