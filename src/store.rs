@@ -93,6 +93,10 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     /// Reads the record of `key`; `None` if there never was one.
     fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<TokenRecord>>;
 
+    /// The keys of all records of a credential with variables, in order. A credential without variables
+    /// has one record, under its name, which is not among them.
+    fn keys<'a>(&'a self, credential: &'a str) -> StoreFuture<'a, Vec<String>>;
+
     /// Waits at most `wait` for the exclusive right to refresh `key`. It ends when the lease is
     /// dropped, or with the process.
     fn lease<'a>(&'a self, key: &'a str, wait: Duration) -> StoreFuture<'a, Lease>;
@@ -116,6 +120,11 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
 
     /// May other processes write to it as well?
     fn is_shared(&self) -> bool;
+}
+
+/// Is `key` that of a record of this credential with the values of variables?
+fn has_values(key: &str, credential: &str) -> bool {
+    key.strip_prefix(credential).is_some_and(|values| values.starts_with('/'))
 }
 
 /// What became of a commit.

@@ -18,6 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use aws_lc_rs::rand;
 use http::header::InvalidHeaderValue;
 use http::{HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
 use crate::secret::{Fingerprint, Secret};
 
@@ -70,6 +71,14 @@ impl Late {
 
 /// What the variables of a request stand for, by name. Not secret: they come from paths and fields.
 pub type Variables = BTreeMap<String, String>;
+
+/// Percent-encodes all but the unreserved characters (RFC 3986 §2.3): what comes out means nothing but
+/// itself in a URL, in a form and in a file name.
+pub fn percent_encode(value: &str) -> PercentEncode<'_> {
+    const ALL_BUT_UNRESERVED: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(value, ALL_BUT_UNRESERVED)
+}
 
 /// The names that a template may use, with the values that are known already.
 #[derive(Clone, Debug, Default)]

@@ -9,6 +9,7 @@
 //! *How* a token is replaced, durably, is `token/refresh.rs`.
 
 mod access_token;
+mod key;
 mod margin;
 mod refresh;
 mod slot;
@@ -64,12 +65,17 @@ impl Config {
 
     /// The key with these values.
     pub fn key_for(&self, variables: &Variables) -> String {
-        let mut key = self.name.clone();
-        for value in variables.values() {
-            key.push('/');
-            key.extend(value.bytes().map(percent_encoded));
-        }
-        key
+        key::key(&self.name, variables)
+    }
+
+    /// The values of the variables of these names in the key of a record; `None` if it is of another
+    /// credential or of other variables.
+    pub fn values_in<'a>(
+        &self,
+        key: &str,
+        variables: impl Iterator<Item = &'a str>,
+    ) -> Option<Variables> {
+        key::values(key, &self.name, variables)
     }
 
     /// Can a first token be had only with what a record holds?
@@ -89,16 +95,6 @@ impl Config {
             [] => self.name.clone(),
             values => format!("{}[{}]", self.name, values.join(",")),
         }
-    }
-}
-
-/// Unreserved characters (RFC 3986 §2.3) as they are, so that two values never give one key.
-fn percent_encoded(byte: u8) -> String {
-    match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-            char::from(byte).to_string()
-        }
-        _ => format!("%{byte:02X}"),
     }
 }
 

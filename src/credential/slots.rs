@@ -3,7 +3,7 @@
 //! A credential without variables has one slot from the start, and reaching it is a field access. One
 //! with variables makes a slot when a request first needs it, on the control runtime, where its secret
 //! files are read as well; whoever comes meanwhile waits for the same one. Nothing is made for values
-//! that are not allowed: those do not get here.
+//! that are not allowed: those do not get here. A slot whose token is in the store is made at the start.
 //!
 //! Values that no list names come from strangers, so there are at most [`MOST_SLOTS`] slots, and none is
 //! made for values that have neither a first refresh token nor a record.
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dashmap::DashMap;
 use tokio::sync::OnceCell;
 
-use super::variables::{OwnSecret, SecretPath, Variable};
+use super::variables::{OwnSecret, SecretPath, Variable, is_harmless};
 use crate::secret::{Secret, SecretError};
 use crate::template::Variables;
 use crate::token::{self, Condition, Context, Seed, Slot, Status};
@@ -132,7 +132,33 @@ impl Many {
                 many.made.insert(key, Arc::new(OnceCell::new_with(Some(instance))));
             }
         }
+        many.wake().await;
         many
+    }
+
+    /// Makes the slots of the tokens that are in the store, so that each is kept alive and shown to
+    /// operators after a restart, whether anybody asks for it or not.
+    async fn wake(&self) {
+        let Recipe { token, variables, context, .. } = &*self.recipe;
+        let keys = context.store.keys(&token.name).await.unwrap_or_else(|error| {
+            tracing::error!(credential = token.name, %error, "token store");
+            Vec::new()
+        });
+        // Who comes first among strangers is not decided by the alphabet alone: some room stays.
+        let most = if self.recipe.is_open() { MOST_SLOTS / 2 } else { MOST_SLOTS };
+        for key in keys {
+            let names = variables.iter().map(|variable| variable.name.as_str());
+            let values = token.values_in(&key, names).filter(|values| self.recipe.allows(values));
+            let Some(values) = values.filter(|_| !self.made.contains_key(&key)) else { continue };
+            if self.made.len() >= most {
+                return;
+            }
+            if let Ok(instance) = self.recipe.make(values).await
+                && !(self.recipe.is_open() && instance.is_empty())
+            {
+                self.made.insert(key, Arc::new(OnceCell::new_with(Some(instance))));
+            }
+        }
     }
 
     /// The slot for these values, which is made if there is none.
@@ -206,7 +232,7 @@ impl Recipe {
     fn allows(&self, values: &Variables) -> bool {
         let allowed = |variable: &Variable| match (values.get(&variable.name), &variable.allowed) {
             (Some(value), Some(allowed)) => allowed.contains(value),
-            (Some(_), None) => true,
+            (Some(value), None) => is_harmless(value),
             (None, _) => false,
         };
         values.len() == self.variables.len() && self.variables.iter().all(allowed)

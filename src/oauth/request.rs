@@ -17,7 +17,7 @@ use super::{
 };
 use crate::dpop;
 use crate::secret::Secret;
-use crate::template::{Late, Template, Values, Variables};
+use crate::template::{Late, Template, Values, Variables, percent_encode};
 pub(super) use form::Form;
 
 /// A request to the authorization server.
@@ -120,20 +120,12 @@ pub(super) fn expand_url(
 ) -> Result<Url, RequestError> {
     let encoded: Variables = template
         .variables()
-        .filter_map(|name| Some((name.to_owned(), percent_encode(values.variables?.get(name)?))))
+        .filter_map(|name| {
+            Some((name.to_owned(), percent_encode(values.variables?.get(name)?).to_string()))
+        })
         .collect();
     let text = template.expand(Values { variables: Some(&encoded), ..values });
     text.parse().map_err(|_| RequestError::Url(what))
-}
-
-/// All but the unreserved characters (RFC 3986 §2.3).
-fn percent_encode(text: &str) -> String {
-    let one = |byte: u8| match byte {
-        b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-        byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
-    };
-    text.bytes().map(one).collect()
 }
 
 /// Tokens of others, read for this one request.

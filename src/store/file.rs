@@ -21,7 +21,7 @@ use rustix::fs::OFlags;
 
 use super::{
     Commit, Generation, Keys, Lease, RecordError, SealError, StoreError, StoreFuture, TokenRecord,
-    TokenStore,
+    TokenStore, has_values,
 };
 use crate::crash;
 
@@ -59,7 +59,7 @@ impl FileStore {
     }
 
     fn record_path(&self, key: &str) -> PathBuf {
-        self.dir.join(format!("{}.json", file_stem(key)))
+        record_path(&self.dir, key)
     }
 
     fn load_now(&self, key: &str) -> Result<Option<TokenRecord>, StoreError> {
@@ -194,6 +194,15 @@ impl TokenStore for FileStore {
         Box::pin(blocking(move || store.load_now(&key)))
     }
 
+    fn keys<'a>(&'a self, credential: &'a str) -> StoreFuture<'a, Vec<String>> {
+        let (dir, credential) = (Arc::clone(&self.dir), credential.to_owned());
+        Box::pin(blocking(move || {
+            let mut keys = keys_in(&dir).map_err(|error| io("list", &dir, error))?;
+            keys.retain(|key| has_values(key, &credential));
+            Ok(keys)
+        }))
+    }
+
     fn lease<'a>(&'a self, key: &'a str, wait: Duration) -> StoreFuture<'a, Lease> {
         Box::pin(self.lease_within(key, wait))
     }
@@ -230,16 +239,12 @@ const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
 /// Tries to open the records of these credentials, in the order of their names, and changes nothing.
 pub(super) fn examine(dir: &Path, keys: &Keys, credentials: &[&str]) -> Result<(), StoreError> {
     // A directory that is not there, or cannot be read, is made or complained of when it is opened.
-    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
-    let mut names: Vec<String> =
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    for name in names {
-        let Some(key) = name.strip_suffix(".json").map(key_of_stem) else { continue };
+    let Ok(keys_of_records) = keys_in(dir) else { return Ok(()) };
+    for key in keys_of_records {
         if !credentials.iter().any(|credential| is_record_of(&key, credential)) {
             continue;
         }
-        let path = dir.join(&name);
+        let path = record_path(dir, &key);
         let Ok(Some(bytes)) = read_private(&path) else { continue };
         match keys.open(&key, bytes) {
             Ok(_) | Err(SealError::Damaged(_)) => {}
@@ -247,6 +252,21 @@ pub(super) fn examine(dir: &Path, keys: &Keys, credentials: &[&str]) -> Result<(
         }
     }
     Ok(())
+}
+
+fn record_path(dir: &Path, key: &str) -> PathBuf {
+    dir.join(format!("{}.json", file_stem(key)))
+}
+
+/// The keys of all records in `dir`, in order. What has another name is none, nor is a temporary file.
+fn keys_in(dir: &Path) -> std::io::Result<Vec<String>> {
+    let mut keys = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        keys.extend(name.to_str().and_then(|name| name.strip_suffix(".json")).map(key_of_stem));
+    }
+    keys.sort();
+    Ok(keys)
 }
 
 /// Is `key` the credential's, alone or with the values of its variables after the name?

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use super::{Commit, Generation, Lease, StoreError, StoreFuture, TokenRecord, TokenStore};
+use super::{
+    Commit, Generation, Lease, StoreError, StoreFuture, TokenRecord, TokenStore, has_values,
+};
 
 /// Records in memory, one entry per key. The lock of an entry is its lease.
 #[derive(Debug, Default)]
@@ -29,6 +31,15 @@ impl MemoryStore {
 impl TokenStore for MemoryStore {
     fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<TokenRecord>> {
         Box::pin(async move { Ok(self.records().get(key).cloned()) })
+    }
+
+    fn keys<'a>(&'a self, credential: &'a str) -> StoreFuture<'a, Vec<String>> {
+        Box::pin(async move {
+            let mut keys: Vec<String> = self.records().keys().cloned().collect();
+            keys.retain(|key| has_values(key, credential));
+            keys.sort();
+            Ok(keys)
+        })
     }
 
     fn lease<'a>(&'a self, key: &'a str, wait: Duration) -> StoreFuture<'a, Lease> {

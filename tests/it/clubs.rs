@@ -288,14 +288,40 @@ async fn a_restart_finds_every_record_again() {
         assert_eq!(world.get(path).await.0, 200);
     }
     world.restart().await;
-    assert!(titles(&world).is_empty());
+    assert_eq!(titles(&world), ["api[lyon]", "api[paris]"]);
     for path in ["/paris/", "/lyon/"] {
         assert_eq!(world.get(path).await.0, 200);
     }
     assert_eq!(asked_for(&world), ["paris", "lyon"]);
-    assert_eq!(titles(&world), ["api[lyon]", "api[paris]"]);
     let [paris, lyon, paris_again, lyon_again] = world.tokens_seen().try_into().unwrap();
     assert!(paris == paris_again && lyon == lyon_again);
+}
+
+/// Row 33 for each of many: a refresh token that dies of idleness does not ask whether its club is busy.
+#[tokio::test]
+async fn after_a_restart_a_club_that_nobody_asks_for_is_kept_alive() {
+    for lines in [BY_PATH, BY_FIELD] {
+        let mut world = start(&format!("{lines}keepalive = \"30d\""), &["paris"]).await;
+        let response = world.client().get(world.http("/paris/")).header("X-Club", "paris");
+        assert_eq!(response.send().await.unwrap().status(), 200);
+        world.stop().await;
+        world.clock.advance(31 * 12 * HOURS);
+        world.start_proxy().await;
+        world.authorization_server.wait_for_token_requests(2).await;
+        assert_eq!(asked_for(&world), ["paris", "paris"]);
+    }
+}
+
+#[tokio::test]
+async fn a_restart_makes_no_slot_for_a_record_whose_values_are_not_allowed_any_more() {
+    let mut world = start(BY_PATH, &["paris", "lyon"]).await;
+    for path in ["/paris/", "/lyon/"] {
+        assert_eq!(world.get(path).await.0, 200);
+    }
+    world.configure(|text| text.replace(r#"["paris", "lyon"]"#, r#"["paris", "berlin"]"#));
+    world.restart().await;
+    assert_eq!(titles(&world), ["api[paris]"]);
+    assert_eq!(records(&world), ["api@lyon.json", "api@paris.json"]);
 }
 
 #[tokio::test]

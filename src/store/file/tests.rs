@@ -327,3 +327,21 @@ fn records_are_found_by_the_name_of_their_credential() {
         assert_eq!(is_record_of(key, credential), found, "{key} {credential}");
     }
 }
+
+#[tokio::test]
+async fn the_keys_of_a_credential_are_those_with_values_and_nobody_else_s() {
+    let (_dir, store) = store();
+    let stores: [Box<dyn TokenStore>; 2] =
+        [Box::new(store.clone()), Box::new(crate::store::memory::MemoryStore::default())];
+    for store in stores {
+        for key in ["a", "a/paris", "a/lyon/1", "a/x%2Fy", "ab/paris", "a-b/paris", "b/a/paris"] {
+            let lease = store.lease(key, Duration::ZERO).await.unwrap();
+            store.commit(&lease, Generation(0), &record(1, "rt1")).await.unwrap();
+        }
+        assert_eq!(store.keys("a").await.unwrap(), ["a/lyon/1", "a/paris", "a/x%2Fy"]);
+        assert_eq!(store.keys("c").await.unwrap(), [""; 0]);
+    }
+    std::fs::write(store.dir.join("a@berlin.json.bak"), "").unwrap();
+    std::fs::write(store.dir.join(".a@berlin.json.x"), "").unwrap();
+    assert_eq!(store.keys("a").await.unwrap(), ["a/lyon/1", "a/paris", "a/x%2Fy"]);
+}
