@@ -15,6 +15,7 @@ pub(crate) mod connection;
 mod content;
 mod dial;
 mod error;
+mod exchange;
 mod forward;
 #[cfg(fuzzing)]
 pub mod fuzzing;
