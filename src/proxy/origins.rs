@@ -3,18 +3,21 @@
 //! Each core has its own pool of plain hyper connections; a connection never changes threads, so
 //! nothing here is contended. Requests are re-serialised by hyper, never passed on as bytes, and a
 //! connection with unread bytes on it is never used again. An HTTP/1.1 connection is out of the pool
-//! while it serves; one HTTP/2 connection to an origin server serves all requests at once.
+//! while it serves; one HTTP/2 connection to an origin server serves all requests at once. Of requests
+//! that could share one, and come while there is none, the first connects and the others see what comes of it.
 //!
 //! Where a credential shows a client certificate, its connections have a pool of their own, so that
 //! what an origin server allows their holder is never had by another request.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::content::{Passage, RequestBody};
@@ -51,6 +54,28 @@ struct Kept {
     http2: Mutex<HashMap<Origin, SharedConnection>>,
     /// Origin servers that were offered HTTP/2 and chose HTTP/1.1, with the version of the reach.
     declined: Mutex<HashMap<Origin, u64>>,
+    /// Origin servers to which a connection is being made that may serve whoever waits.
+    attempts: Mutex<HashMap<Origin, watch::Sender<()>>>,
+}
+
+/// Whose attempt it is to connect to an origin server.
+enum Attempt<'a> {
+    /// This request's, until it is dropped.
+    Own(First<'a>),
+    /// Another's: the channel closes when it is over.
+    Others(watch::Receiver<()>),
+}
+
+/// The first of several requests; those that wait for it go on when it is dropped, however it ended.
+struct First<'a> {
+    kept: &'a Kept,
+    origin: Origin,
+}
+
+impl Drop for First<'_> {
+    fn drop(&mut self) {
+        self.kept.attempts().remove(&self.origin);
+    }
 }
 
 struct SharedConnection {
@@ -79,12 +104,7 @@ impl Origins {
         let (origin, limit) = (route.origin, route.reach.response_timeout);
         let prefer_http2 = request.version() == Version::HTTP_2;
         loop {
-            let taken = kept.take(route, prefer_http2).await;
-            let reused = taken.is_some();
-            let mut sender = match taken {
-                Some(sender) => sender,
-                None => kept.connect(route, prefer_http2).await?,
-            };
+            let (mut sender, reused) = kept.obtain(route, prefer_http2).await?;
             match sender.send(origin, request, limit, passage).await {
                 Some(Ok(response)) => return kept.received(origin, response, sender),
                 Some(Err(Unanswered { request: Some(unsent), .. })) if reused => request = *unsent,
@@ -135,6 +155,41 @@ impl Kept {
             Sender::Http2(..) => None,
         };
         Ok((response, Returning(returning)))
+    }
+
+    /// A connection for one request, and whether it has served before.
+    async fn obtain(
+        &self,
+        route: Route<'_>,
+        prefer_http2: bool,
+    ) -> Result<(Sender, bool), OriginError> {
+        if let Some(kept) = self.take(route, prefer_http2).await {
+            return Ok((kept, true));
+        }
+        let could_share = prefer_http2 && !self.speaks_no_http2(route.reach, route.origin);
+        let _first = match could_share.then(|| self.attempt(route.origin)) {
+            Some(Attempt::Others(mut ending)) => {
+                // It ends with its sender, whether it succeeded or not.
+                let _ended = ending.changed().await;
+                if let Some(kept) = self.take(route, prefer_http2).await {
+                    return Ok((kept, true));
+                }
+                None
+            }
+            own => own,
+        };
+        Ok((self.connect(route, prefer_http2).await?, false))
+    }
+
+    /// Who connects to `origin`, of those whose requests could share the connection?
+    fn attempt(&self, origin: &Origin) -> Attempt<'_> {
+        match self.attempts().entry(origin.clone()) {
+            Entry::Occupied(entry) => Attempt::Others(entry.get().subscribe()),
+            Entry::Vacant(entry) => {
+                entry.insert(watch::Sender::new(()));
+                Attempt::Own(First { kept: self, origin: origin.clone() })
+            }
+        }
     }
 
     /// A kept connection that is ready for a request, as far as anyone can know.
@@ -202,7 +257,8 @@ impl Kept {
                     version: reach.version,
                     only,
                 };
-                // One that was made at the same time serves its request and then closes.
+                // One that was made at the same time (where a first attempt failed) serves its request and
+                // then closes.
                 self.http2().insert(origin.clone(), shared);
                 Ok(Sender::Http2(sender, timer()))
             }
@@ -228,6 +284,10 @@ impl Kept {
 
     fn declined(&self) -> MutexGuard<'_, HashMap<Origin, u64>> {
         self.declined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, HashMap<Origin, watch::Sender<()>>> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn http2(&self) -> MutexGuard<'_, HashMap<Origin, SharedConnection>> {
@@ -274,5 +334,25 @@ impl Returning {
 impl fmt::Debug for Idle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Idle({})", self.origin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::origin::Authority;
+
+    #[tokio::test]
+    async fn of_several_attempts_one_is_made_and_its_end_lets_the_others_go_on() {
+        let authority = Authority::parse("api.example", Some(443)).unwrap();
+        let (kept, origin) = (Kept::default(), Origin { scheme: Scheme::Https, authority });
+        let Attempt::Own(first) = kept.attempt(&origin) else { panic!("nobody was before it") };
+        let Attempt::Others(mut ending) = kept.attempt(&origin) else { panic!("one is made") };
+        assert!(!ending.has_changed().unwrap());
+        // As when its client hangs up.
+        drop(first);
+        assert!(ending.changed().await.is_err());
+        assert!(matches!(kept.attempt(&origin), Attempt::Own(_)));
     }
 }

@@ -176,7 +176,7 @@ async fn what_another_client_speaks_does_not_keep_http_2_from_going_on_as_http_2
 
 #[tokio::test]
 async fn fifty_streams_of_one_connection_are_served_at_a_time() {
-    for protocols in [Protocols::Http1, Protocols::Both] {
+    for (protocols, connections) in [(Protocols::Http1, 50), (Protocols::Both, 1)] {
         let world = speaking(protocols).start().await;
         let client = Client::open(&world).await;
         world.origin.hold();
@@ -193,6 +193,7 @@ async fn fifty_streams_of_one_connection_are_served_at_a_time() {
             assert_eq!(reply.content, pattern(1000 * number), "{number}");
         }
         assert_eq!(accepted(&world).len(), 50);
+        assert_eq!(world.origin.connections(), connections);
         assert_eq!(world.authorization_server.token_requests(), 1);
     }
 }
