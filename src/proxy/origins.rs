@@ -58,14 +58,6 @@ struct Kept {
     attempts: Mutex<HashMap<Origin, watch::Sender<()>>>,
 }
 
-/// Whose attempt it is to connect to an origin server.
-enum Attempt<'a> {
-    /// This request's, until it is dropped.
-    Own(First<'a>),
-    /// Another's: the channel closes when it is over.
-    Others(watch::Receiver<()>),
-}
-
 /// The first of several requests; those that wait for it go on when it is dropped, however it ended.
 struct First<'a> {
     kept: &'a Kept,
@@ -167,8 +159,8 @@ impl Kept {
             return Ok((kept, true));
         }
         let could_share = prefer_http2 && !self.speaks_no_http2(route.reach, route.origin);
-        let _first = match could_share.then(|| self.attempt(route.origin)) {
-            Some(Attempt::Others(mut ending)) => {
+        let _first = match could_share.then(|| self.begin(route.origin)) {
+            Some(Err(mut ending)) => {
                 // It ends with its sender, whether it succeeded or not.
                 let _ended = ending.changed().await;
                 if let Some(kept) = self.take(route, prefer_http2).await {
@@ -181,13 +173,17 @@ impl Kept {
         Ok((self.connect(route, prefer_http2).await?, false))
     }
 
-    /// Who connects to `origin`, of those whose requests could share the connection?
-    fn attempt(&self, origin: &Origin) -> Attempt<'_> {
+    /// Begins to connect to `origin` for all whose requests could share the connection.
+    ///
+    /// # Errors
+    ///
+    /// Another request has begun already: the channel closes when that attempt is over.
+    fn begin(&self, origin: &Origin) -> Result<First<'_>, watch::Receiver<()>> {
         match self.attempts().entry(origin.clone()) {
-            Entry::Occupied(entry) => Attempt::Others(entry.get().subscribe()),
+            Entry::Occupied(entry) => Err(entry.get().subscribe()),
             Entry::Vacant(entry) => {
                 entry.insert(watch::Sender::new(()));
-                Attempt::Own(First { kept: self, origin: origin.clone() })
+                Ok(First { kept: self, origin: origin.clone() })
             }
         }
     }
@@ -347,12 +343,12 @@ mod tests {
     async fn of_several_attempts_one_is_made_and_its_end_lets_the_others_go_on() {
         let authority = Authority::parse("api.example", Some(443)).unwrap();
         let (kept, origin) = (Kept::default(), Origin { scheme: Scheme::Https, authority });
-        let Attempt::Own(first) = kept.attempt(&origin) else { panic!("nobody was before it") };
-        let Attempt::Others(mut ending) = kept.attempt(&origin) else { panic!("one is made") };
+        let first = kept.begin(&origin).unwrap_or_else(|_| panic!("nobody was before it"));
+        let mut ending = kept.begin(&origin).err().unwrap();
         assert!(!ending.has_changed().unwrap());
         // As when its client hangs up.
         drop(first);
         assert!(ending.changed().await.is_err());
-        assert!(matches!(kept.attempt(&origin), Attempt::Own(_)));
+        assert!(kept.begin(&origin).is_ok());
     }
 }
