@@ -275,6 +275,12 @@ impl Credentials {
         }
     }
 
+    /// The places of secrets that have changed since a token that a request asked for was made with them,
+    /// as far as the settings do not name them. Blocks.
+    pub fn changed_secrets(&self) -> Vec<String> {
+        self.all.iter().flat_map(|credential| credential.slots.changed_secrets()).collect()
+    }
+
     /// Every credential, in the order of the configuration.
     pub fn all(&self) -> &[Arc<Credential>] {
         &self.all

@@ -14,7 +14,7 @@ use dashmap::DashMap;
 use tokio::sync::OnceCell;
 
 use super::variables::{OwnSecret, SecretPath, Variable, is_harmless};
-use crate::secret::{Secret, SecretError};
+use crate::secret::{Secret, SecretError, SecretSource};
 use crate::template::Variables;
 use crate::token::{self, Condition, Context, Seed, Slot, Status};
 
@@ -111,6 +111,19 @@ impl Slots {
                 let slot = before.map(|before| &*before.slot);
                 Self::One(Instance::open(recipe.token, &recipe.context, slot).await)
             }
+        }
+    }
+
+    /// The places of secrets that have changed and that no list of values names: those of slots for values
+    /// that requests brought. Blocks.
+    pub(super) fn changed_secrets(&self) -> Vec<String> {
+        match self {
+            // The places of the others are known to whoever reads the settings.
+            Self::Many(Many { recipe, .. }) if recipe.is_open() && !recipe.secrets.is_empty() => {
+                let slots = self.in_use();
+                slots.iter().flat_map(|instance| recipe.changed_secrets(instance)).collect()
+            }
+            Self::One(_) | Self::Many(_) => Vec::new(),
         }
     }
 
@@ -260,37 +273,60 @@ impl Recipe {
             let place = source.clone();
             let reading = self.context.control.spawn_blocking(move || place.read());
             let read = reading.await.map_err(|_| InstanceError::Secret)?;
-            match secret.secret {
-                OwnSecret::RefreshToken => {
-                    let value = self.seed(&config, read);
-                    config.seed = Some(Seed { source, value });
-                }
-                OwnSecret::ClientSecret | OwnSecret::Password => {
-                    let read = read.map_err(|error| self.unreadable(&config, &error));
-                    let value = read.map_err(|()| InstanceError::Secret)?;
-                    match secret.secret {
-                        OwnSecret::Password => config.oauth.set_password(value),
-                        _ => config.oauth.client_secret = Some(value),
-                    }
+            if let Err(error) = fill(&mut config, secret.secret, source, read) {
+                self.unreadable(&config, &error);
+                if secret.secret != OwnSecret::RefreshToken {
+                    return Err(InstanceError::Secret);
                 }
             }
         }
         Ok(config)
     }
 
-    /// A seed that is not there is no error: there may be a record.
-    fn seed(&self, config: &token::Config, read: Result<Secret, SecretError>) -> Option<Secret> {
-        match read {
-            Ok(value) => Some(value),
-            Err(error) if error.missing => None,
-            Err(error) => {
-                self.unreadable(config, &error);
-                None
-            }
-        }
+    /// The places at which `instance` would find another secret of its own now. What cannot be read at the
+    /// moment is no other. Blocks.
+    fn changed_secrets(&self, instance: &Instance) -> Vec<String> {
+        let is_new = |secret: &OwnSecret, source: &SecretSource| {
+            let mut config = instance.config.clone();
+            let filled = fill(&mut config, *secret, source.clone(), source.read());
+            filled.is_ok() && config != instance.config
+        };
+        let places =
+            self.secrets.iter().map(|path| (path.secret, path.place(instance.variables())));
+        places
+            .filter(|(secret, source)| is_new(secret, source))
+            .map(|(_, source)| source.to_string())
+            .collect()
     }
 
     fn unreadable(&self, config: &token::Config, error: &SecretError) {
         tracing::error!(credential = config.title(), %error, "a secret cannot be read");
     }
+}
+
+/// Puts what was read at the place of a secret into a configuration.
+///
+/// # Errors
+///
+/// What kept it from being read. A seed that is not there is no error: there may be a record.
+fn fill(
+    config: &mut token::Config,
+    secret: OwnSecret,
+    source: SecretSource,
+    read: Result<Secret, SecretError>,
+) -> Result<(), SecretError> {
+    match secret {
+        OwnSecret::RefreshToken => {
+            let (value, problem) = match read {
+                Ok(value) => (Some(value), Ok(())),
+                Err(error) if error.missing => (None, Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            config.seed = Some(Seed { source, value });
+            return problem;
+        }
+        OwnSecret::ClientSecret => config.oauth.client_secret = Some(read?),
+        OwnSecret::Password => config.oauth.set_password(read?),
+    }
+    Ok(())
 }

@@ -9,6 +9,7 @@ use bearerd_test_support::{OriginConfig, OriginServer};
 use serde_json::Value;
 
 use super::program::{Program, command};
+use super::wire::{Wire, get};
 use super::world::{World, eventually};
 
 /// From the change to the request that has the use of it.
@@ -124,16 +125,18 @@ async fn a_command_is_run_again_when_its_client_secret_is_refused() {
 /// The seeds of clubs are read by the token that needs them, and not with the configuration.
 #[tokio::test]
 async fn a_new_seed_of_one_club_is_used_without_a_signal() {
-    let lines = r#"
-paths = ["/${club}/"]
-vars = { club = ["paris", "lyon"] }
-params = { club = "${club}" }
-refresh_token = { file = "seed-${club}" }
-"#;
+    let by_path = "paths = [\"/${club}/\"]\nvars = { club = [\"paris\", \"lyon\"] }";
+    for lines in [by_path, "vars = { club = \"${field.X-Club}\" }"] {
+        a_new_seed_of_one_club_is_used(lines).await;
+    }
+}
+
+async fn a_new_seed_of_one_club_is_used(lines: &str) {
+    let all = "params = { club = \"${club}\" }\nrefresh_token = { file = \"seed-${club}\" }";
     let world = World::plain()
         .without_seed()
         .authorization_server(|config| config.realm_parameter = Some("club".into()))
-        .credential(lines)
+        .credential(&format!("{lines}\n{all}"))
         .start_servers()
         .await;
     let server = &world.authorization_server;
@@ -142,16 +145,20 @@ refresh_token = { file = "seed-${club}" }
     }
     server.revoke_refresh_token_of("paris");
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/paris/")).await, 503);
-    assert_eq!(program.get(&world.http("/lyon/")).await, 200);
+    let ask = async |club: &str| {
+        let [request, host] = get(&world.http(&format!("/{club}/")));
+        let field = format!("X-Club: {club}");
+        Wire::to_address(program.proxy).await.ask(&[request, host, field]).await.status
+    };
+    assert_eq!((ask("paris").await, ask("lyon").await), (503, 200));
     world.write_secret("seed-paris", &server.issue_refresh_token_of("paris"));
     program.logs("the new configuration is in force").await;
-    assert_eq!(program.get(&world.http("/paris/")).await, 200);
-    assert_eq!(program.get(&world.http("/lyon/")).await, 200);
+    assert_eq!((ask("paris").await, ask("lyon").await), (200, 200));
     assert_eq!(server.token_requests(), 3);
     let noticed = program.logs(NOTICED).await;
     assert!(noticed.contains("seed-paris") && !noticed.contains("seed-lyon"), "{noticed}");
-    program.stop().await;
+    let log = program.stop().await;
+    assert_eq!(log.matches(NOTICED).count(), 1, "{log}");
 }
 
 // ----- around them -----

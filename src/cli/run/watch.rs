@@ -66,6 +66,11 @@ impl Watch {
                 changed.extend(news);
                 tokio::time::sleep(SETTLE).await;
             }
+            let own = changed_secrets(app).await;
+            if !own.is_empty() {
+                tokio::time::sleep(SETTLE).await;
+                changed.extend(own);
+            }
             if !changed.is_empty() {
                 self.inputs = inputs;
                 return changed.into_iter().collect();
@@ -92,6 +97,13 @@ async fn look(mut inputs: Inputs, with_commands: bool) -> (Inputs, Vec<String>) 
         (inputs, changed)
     });
     looking.await.unwrap_or_else(|_panicked| (before, Vec::new()))
+}
+
+/// The secrets of tokens that requests have asked for, of which the settings know nothing.
+async fn changed_secrets(app: &App) -> Vec<String> {
+    let credentials = app.credentials();
+    let looking = tokio::task::spawn_blocking(move || credentials.changed_secrets());
+    looking.await.unwrap_or_default()
 }
 
 #[cfg(test)]
