@@ -14,6 +14,7 @@ mod connect;
 pub(crate) mod connection;
 mod content;
 mod dial;
+mod early_response;
 mod error;
 mod exchange;
 mod forward;

@@ -19,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::content::RequestBody;
 use super::dial::Dialer;
+use super::early_response::EarlyResponse;
 use super::origin_error::OriginError;
 use crate::credential::Identity;
 use crate::origin::{Authority, Host, Origin, Scheme};
@@ -28,6 +29,8 @@ use crate::tls::Offers;
 const PING: Duration = Duration::from_secs(20);
 /// What a response's head may come to, all fields together.
 const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
+
+type SecureStream = TlsStream<EarlyResponse<TcpStream>>;
 
 /// How origin servers are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +99,7 @@ impl Reach {
         let offers = identity.map_or(&self.anonymous, |identity| &identity.offers);
         match origin.scheme {
             Scheme::Http => {
-                let stream = self.dialer.connect(authority).await?;
+                let stream = EarlyResponse::of(self.dialer.connect(authority).await?);
                 speak_http1(TokioIo::new(stream)).await
             }
             Scheme::Https if prefer_http2 => {
@@ -117,14 +120,14 @@ impl Reach {
         &self,
         authority: &Authority,
         tls: &Arc<ClientConfig>,
-    ) -> Result<TlsStream<TcpStream>, OriginError> {
+    ) -> Result<SecureStream, OriginError> {
         let name = match &authority.host {
             Host::Name(name) => ServerName::try_from(name.to_string())
                 .map_err(|error| OriginError::Tls(std::io::Error::other(error)))?,
             Host::V4(address) => ServerName::from(std::net::IpAddr::from(*address)),
             Host::V6(address) => ServerName::from(std::net::IpAddr::from(*address)),
         };
-        let stream = self.dialer.connect(authority).await?;
+        let stream = EarlyResponse::of(self.dialer.connect(authority).await?);
         let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
         match tokio::time::timeout(self.connect_timeout, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
@@ -141,7 +144,7 @@ impl fmt::Debug for Reach {
     }
 }
 
-async fn speak_agreed(stream: TlsStream<TcpStream>, only: bool) -> Result<Connected, OriginError> {
+async fn speak_agreed(stream: SecureStream, only: bool) -> Result<Connected, OriginError> {
     if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
         return speak_http1(TokioIo::new(stream)).await;
     }

@@ -3,11 +3,14 @@
 //!
 //! The rows are those of the conformance table of the refresh engine.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use bearerd::token::Condition;
 use bearerd_test_support::{Answer, TokenBehaviour, pattern};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::world::{MINUTE, TO_MARGIN, World, eventually};
 
@@ -193,6 +196,52 @@ async fn a_short_body_is_sent_again_byte_for_byte() {
         }
         assert_eq!(world.authorization_server.token_requests(), round + 2);
     }
+}
+
+/// As gateways do that judge a request by its head: the content on its way meets a reset.
+#[tokio::test]
+async fn a_body_that_nobody_reads_before_the_401_is_sent_again() {
+    let mut world = World::plain().start_servers().await;
+    let gateway = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let authority = gateway.local_addr().unwrap().to_string();
+    let hosts = |authority: &str| format!("hosts = [\"{authority}\"]");
+    let (before, after) = (hosts(&world.origin.authority()), hosts(&authority));
+    world.configure_file(|text| text.replace(&before, &after));
+    world.start_proxy().await;
+    tokio::spawn(async move {
+        for number in 0.. {
+            let mut connection = gateway.accept().await.unwrap().0;
+            let content = head(&mut connection).await;
+            let answer = match number % 2 {
+                1 => "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                _ => {
+                    let mut rest = vec![0; content];
+                    connection.read_exact(&mut rest).await.unwrap();
+                    "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                }
+            };
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let url = format!("http://{authority}/orders");
+    assert_eq!(world.client().get(&url).send().await.unwrap().status(), 200);
+    for generation in 2..=5 {
+        world.clock.advance(MINUTE);
+        let request = world.client().post(&url).body(pattern(200_000));
+        assert_eq!(request.send().await.unwrap().status(), 200, "{generation}");
+        assert_eq!(world.authorization_server.token_requests(), generation);
+    }
+}
+
+/// Reads the head of a request, and nothing else; how much content follows.
+async fn head(connection: &mut TcpStream) -> usize {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(connection.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    length.map_or(0, |length| length.parse().unwrap())
 }
 
 /// Row 47.
