@@ -42,7 +42,8 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    /// Opens or makes the directory, and proves that it can be written.
+    /// Opens or makes the directory, and proves that it can be written, or could be if there were room: a
+    /// restart must not make an outage of a full disk, since what is stored can be read.
     ///
     /// # Errors
     ///
@@ -54,7 +55,13 @@ impl FileStore {
             .mode(0o700)
             .create(dir)
             .map_err(|error| io("make", dir, error))?;
-        tempfile::tempfile_in(dir).map_err(|error| io("write to", dir, error))?;
+        match tempfile::tempfile_in(dir)
+            .map_err(|error| (is_full(&error), io("write to", dir, error)))
+        {
+            Err((true, error)) => tracing::error!(%error, "token store; what is in it is used"),
+            Err((false, error)) => return Err(error),
+            Ok(_) => {}
+        }
         Ok(Self { dir: Arc::from(dir), keys: Arc::new(keys) })
     }
 
@@ -337,6 +344,10 @@ fn check_private(path: &Path, metadata: &std::fs::Metadata) -> Result<(), StoreE
 
 fn unsafe_file(path: &Path, problem: &str) -> StoreError {
     StoreError::Unsafe { path: path.to_owned(), problem: problem.to_owned() }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 fn io(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {

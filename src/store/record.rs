@@ -166,6 +166,12 @@ impl TokenRecord {
         self.terminal.as_ref().is_some_and(|terminal| terminal.reason == TerminalReason::LoggedOut)
     }
 
+    /// Has the authorization server said that the refresh token is no good any more?
+    pub fn refresh_token_is_dead(&self) -> bool {
+        let dead = self.terminal.as_ref().and_then(|terminal| terminal.refresh_token.as_ref());
+        self.refresh_token.as_ref().is_some_and(|token| Some(&token.fingerprint()) == dead)
+    }
+
     /// Has this seed been used before?
     pub fn knows_seed(&self, seed: &Fingerprint) -> bool {
         self.seeds.contains(seed)

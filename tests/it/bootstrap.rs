@@ -102,3 +102,22 @@ async fn a_refused_bootstrap_is_tried_every_five_minutes_and_not_more_often() {
     assert_eq!(world.authorization_server.token_requests(), 3);
     assert_stored(&world);
 }
+
+/// Access tokens may be all that a bootstrap gives: the credential lives on it from then on.
+#[tokio::test]
+async fn a_bootstrap_without_a_refresh_token_takes_the_place_of_the_dead_one() {
+    let world = World::builder()
+        .credential(r#"bootstrap = { grant = "client_credentials" }"#)
+        .settled()
+        .await;
+    let server = &world.authorization_server;
+    server.enqueue(TokenBehaviour::DropAfterCommit);
+    for _ in 0..3 {
+        world.clock.advance(HOURS);
+        assert_eq!(world.get("/").await.0, 200);
+    }
+    let refreshed = ["refresh_token"; 3].into_iter();
+    let expected: Vec<_> = refreshed.chain(["client_credentials"; 3]).collect();
+    assert_eq!(grants(&world), expected);
+    assert_eq!(server.reuse_count(), 1, "the lost refresh token was presented again");
+}

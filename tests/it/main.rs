@@ -20,6 +20,7 @@ mod durable;
 mod failures;
 mod fanatics;
 mod forwarding;
+mod full_disk;
 mod grants;
 mod http2;
 mod knobs;

@@ -62,12 +62,14 @@ impl Program {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
-        let child = command(dir, &[&["run"], arguments].concat())
-            .envs(environment.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = command(dir, &[&["run"], arguments].concat());
+        command.envs(environment.iter().copied());
+        Self::start_by(command).await
+    }
+
+    /// Starts it by a command that becomes bearerd, and waits until it listens.
+    pub(crate) async fn start_by(mut command: Command) -> Self {
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let pid = Pid::from_child(&child);
         let process = Process::watch(child);
         let mut program =

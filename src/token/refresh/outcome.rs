@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::super::margin::{Lesson, learn};
 use super::super::state::Backoff;
-use super::plan::{is_usable, supersede};
+use super::plan::{is_usable, retire, supersede};
 use crate::oauth::{Class, GrantError, Rotation, TokenResponse};
 use crate::secret::Fingerprint;
 use crate::store::{TerminalReason, TokenRecord};
@@ -83,8 +83,11 @@ pub(super) fn issue(
     // Within its grace a server may hand out a token that is superseded already.
     let new = new.filter(|new| !record.superseded.contains(&new.fingerprint()));
     let is_rotated = new.as_ref().is_some_and(|new| Some(new) != old.refresh_token.as_ref());
-    if let Some(new) = new {
-        supersede(&mut record, new);
+    match new {
+        Some(new) => supersede(&mut record, new),
+        // Begun anew without a refresh token: the dead one is not tried again because its terminal is gone.
+        None if !terms.by_refresh_token && old.refresh_token_is_dead() => retire(&mut record),
+        None => {}
     }
     record.refresh_expires_at = response
         .refresh_expires_at

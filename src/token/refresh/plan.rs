@@ -66,7 +66,7 @@ pub(super) fn plan(
     if record.is_tombstone() {
         return Plan::Stop(TerminalReason::LoggedOut);
     }
-    let reason = match (record.refresh_token.as_ref().or(seed), &record.terminal) {
+    let reason = match (&record.refresh_token, &record.terminal) {
         (Some(refresh_token), Some(terminal))
             if terminal.config == *sources.config
                 && terminal.refresh_token == Some(refresh_token.fingerprint()) =>
@@ -103,9 +103,15 @@ fn bootstrap_pause(record: &TokenRecord, now: SystemTime) -> Option<Duration> {
 
 /// Makes `new` the current refresh token and remembers the hash of the old one.
 pub(super) fn supersede(record: &mut TokenRecord, new: Secret) {
-    if let Some(old) = record.refresh_token.replace(new)
-        && record.refresh_token.as_ref() != Some(&old)
-    {
+    if record.refresh_token.as_ref() != Some(&new) {
+        retire(record);
+    }
+    record.refresh_token = Some(new);
+}
+
+/// Takes the current refresh token out of use and remembers its hash.
+pub(super) fn retire(record: &mut TokenRecord) {
+    if let Some(old) = record.refresh_token.take() {
         record.superseded.insert(0, old.fingerprint());
         record.superseded.truncate(TokenRecord::HISTORY);
     }

@@ -79,7 +79,13 @@ fn what_is_left_to_do() {
         ("seed removed", record(Some("r3")), None, false, ask("r3", false)),
         ("seed file removed", record(Some("r3")), Some(seed(None)), false, ask("r3", false)),
         ("a new seed", record(Some("r3")), Some(seed(Some("s2"))), false, ask("s2", true)),
-        ("only the seed", record(None), Some(seed(Some("s1"))), false, ask("s1", false)),
+        (
+            "only a seed of long ago",
+            record(None),
+            Some(seed(Some("s1"))),
+            false,
+            Plan::Stop(NoGrant),
+        ),
         ("dead", dead(record(Some("r3")), "r3", "c"), None, false, Plan::Stop(Revoked)),
         (
             "dead, and its seed still configured",
