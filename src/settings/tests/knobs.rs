@@ -166,10 +166,7 @@ fn what_contradicts_dpop_is_refused_where_it_stands() {
         ("grant = \"self_signed_jwt\"", "the self_signed_jwt grant has none"),
     ] {
         let found = report(&credential(&format!("dpop = true\n{more}")));
-        assert!(
-            found.contains(&"error: `credential.x.") && found.contains(says),
-            "{more}: {found}"
-        );
+        assert!(found.contains("error: `credential.x.") && found.contains(says), "{more}: {found}");
         assert!(found.contains("= help: remove it"), "{more}: {found}");
         let without = report(&credential(more));
         assert!(!without.contains(says), "{more}: {without}");
