@@ -23,7 +23,10 @@ fn spellings(secret: &str) -> Vec<String> {
     let url = form.replace('+', "%20");
     let (small_form, small_url) = (with_small_escapes(&form), with_small_escapes(&url));
     let mut spellings = vec![secret.to_owned(), form, url, small_form, small_url];
-    spellings.extend([in_json(secret, false), in_json(secret, true), in_html(secret)]);
+    for (ascii, slash) in [(false, false), (false, true), (true, false), (true, true)] {
+        spellings.push(in_json(secret, ascii, slash));
+    }
+    spellings.push(in_html(secret));
     // The longest first: what is a part of another would leave the rest of it standing.
     spellings.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
     spellings.dedup();
@@ -41,12 +44,13 @@ fn with_small_escapes(text: &str) -> String {
     out
 }
 
-fn in_json(text: &str, ascii: bool) -> String {
+/// As some write it, `ascii` alone or with a backslash before each `slash`.
+fn in_json(text: &str, ascii: bool, slash: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
-            '/' if ascii => out.push_str("\\/"),
+            '/' if slash => out.push_str("\\/"),
             c if ascii && !c.is_ascii() => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     _ = write!(out, "\\u{unit:04x}");

@@ -251,6 +251,7 @@ fn a_secret_is_masked_however_it_is_quoted() {
         "p%40s%2f%20w%2b%c3%a9%22%3cx",
         "p@s/ w+é\\\"<x",
         "p@s\\/ w+\\u00e9\\\"<x",
+        "p@s/ w+\\u00e9\\\"<x",
         "p@s/ w+é&quot;&lt;x",
     ] {
         let body = serde_json::json!({ "error": "e", "error_description": format!("<{said}>") });
