@@ -108,6 +108,8 @@ pub struct App {
 struct Reloads {
     foundation: Foundation,
     fixed: Fixed,
+    /// How long a refresh may go on after everything else has ended.
+    patience: Duration,
 }
 
 impl App {
@@ -149,7 +151,11 @@ impl App {
             admin_address,
             shared,
             grace: settings.shutdown_grace,
-            reloads: Mutex::new(Reloads { foundation, fixed: Fixed::of(&settings) }),
+            reloads: Mutex::new(Reloads {
+                foundation,
+                fixed: Fixed::of(&settings),
+                patience: patience(&settings),
+            }),
             admin,
             metrics,
             cores,
@@ -185,6 +191,7 @@ impl App {
         let (snapshot, credentials) = reloads.foundation.snapshot(&settings, Some(&before)).await?;
         self.shared.replace(snapshot);
         self.admin.replace(credentials);
+        reloads.patience = patience(&settings);
         Ok(reloads.fixed.changed_by(&settings))
     }
 
@@ -225,11 +232,19 @@ impl App {
         self.acceptors.wait().await;
         self.cores.drain(self.grace).await;
         self.flights.close();
-        if tokio::time::timeout(self.grace, self.flights.wait()).await.is_err() {
+        let patience = self.reloads.into_inner().patience.max(self.grace);
+        if tokio::time::timeout(patience, self.flights.wait()).await.is_err() {
             tracing::error!("a refresh or an unsaved token did not finish in time");
         }
         self.stop_admin.cancel();
     }
+}
+
+/// Long enough for the slowest token request, and for asking again where its answer is lost.
+fn patience(settings: &Settings) -> Duration {
+    const AGAIN: Duration = Duration::from_secs(5);
+    let timeouts = settings.credentials.iter().map(|credential| credential.token.oauth.timeout);
+    timeouts.max().unwrap_or_default().saturating_add(AGAIN)
 }
 
 async fn bind_admin(listen: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {

@@ -408,6 +408,9 @@ impl fmt::Display for GrantError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.status {
             Some(status) => write!(f, "the token endpoint answered {status}")?,
+            None if self.class == Class::Ambiguous => {
+                f.write_str("the token endpoint gave no answer that can be read")?;
+            }
             None => f.write_str("the token endpoint could not be asked")?,
         }
         if let Some(code) = &self.code {

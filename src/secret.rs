@@ -15,12 +15,22 @@
 //! ```
 
 use std::fmt;
+use std::io::Read;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// How long a command may take that prints a secret. One that waits for a person, or for a server
+/// that is gone, would keep refreshes and reloads waiting for ever.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+
+/// More than any secret has.
+const MAX_OUTPUT: u64 = 1 << 20;
 
 /// A value that must not appear in a log, an error, a metric or a response.
 #[derive(Clone)]
@@ -116,7 +126,7 @@ impl SecretSource {
         match self {
             Self::Env(name) => std::env::var(name).map_err(|error| self.unset(&error)),
             Self::File(path) => self.read_file(path),
-            Self::Cmd(argv) => self.run(argv),
+            Self::Cmd(argv) => self.run(argv, COMMAND_LIMIT),
             Self::Credential(name) => self.read_file(&self.credential_path(name)?),
         }
     }
@@ -173,19 +183,39 @@ impl SecretSource {
         Ok(PathBuf::from(dir).join(name))
     }
 
-    fn run(&self, argv: &[String]) -> Result<String, SecretError> {
+    fn run(&self, argv: &[String], limit: Duration) -> Result<String, SecretError> {
         let Some((program, arguments)) = argv.split_first() else {
             return Err(self.error("names no program"));
         };
-        let output = Command::new(program)
+        let failed = |error| self.error(&format!("cannot be run: {error}"));
+        let mut child = Command::new(program)
             .args(arguments)
-            .stderr(std::process::Stdio::inherit())
-            .output()
-            .map_err(|error| self.error(&format!("cannot be run: {error}")))?;
-        if !output.status.success() {
-            return Err(self.error(&format!("ended with {}", output.status)));
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(failed)?;
+        let stdout = child.stdout.take().ok_or_else(|| self.error("prints nowhere"))?;
+        let (sender, printed) = mpsc::channel();
+        // What the command has started may keep the pipe open after it: nobody waits for this thread.
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let read = stdout.take(MAX_OUTPUT).read_to_end(&mut text);
+            // Nobody listens any more if it took too long.
+            let _late = sender.send(read.map(|_| text));
+        });
+        let Ok(text) = printed.recv_timeout(limit) else {
+            // It may have ended at this moment.
+            let _ended = child.kill();
+            let _status = child.wait();
+            let limit = humantime::format_duration(limit);
+            return Err(self.error(&format!("did not end within {limit}")));
+        };
+        let status = child.wait().map_err(failed)?;
+        if !status.success() {
+            return Err(self.error(&format!("ended with {status}")));
         }
-        String::from_utf8(output.stdout).map_err(|_| self.error("did not print UTF-8"))
+        String::from_utf8(text.map_err(failed)?).map_err(|_| self.error("did not print UTF-8"))
     }
 
     fn error(&self, problem: &str) -> SecretError {
@@ -256,5 +286,16 @@ mod tests {
         assert_eq!(source.read().unwrap().expose(), "s3cret");
         let failing = SecretSource::Cmd(vec!["false".into()]);
         assert!(failing.read().is_err());
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_is_given_up() {
+        for script in ["exec sleep 60", "sleep 2 & echo s3cret"] {
+            let argv = ["sh".to_owned(), "-c".to_owned(), script.to_owned()];
+            let source = SecretSource::Cmd(argv.to_vec());
+            let error = source.run(&argv, Duration::from_millis(20)).unwrap_err();
+            assert_eq!(error.to_string(), "command `sh` did not end within 20ms");
+            assert!(!error.missing);
+        }
     }
 }

@@ -8,6 +8,7 @@
 mod classify;
 mod expiry;
 mod mapping;
+mod masking;
 mod members;
 mod wait;
 
@@ -21,6 +22,7 @@ use self::classify::classify;
 pub use self::mapping::{
     AnswerRule, Comparison, Mapping, MemberPath, Reading, Rotation, TokenType, Unit,
 };
+use self::masking::masked;
 use self::members::Members;
 use super::{Class, GrantError, TokenResponse};
 use crate::secret::Secret;
@@ -62,6 +64,10 @@ pub fn read(
     secrets: &[&Secret],
 ) -> Result<TokenResponse, GrantError> {
     let (status, mapping) = (answer.status, &reading.mapping);
+    if let Some(coding) = coding(&answer.fields) {
+        let text = format!("it is in the content coding {coding}, which was not asked for");
+        return Err(unreadable(answer, printable(&text, 200, secrets)));
+    }
     let members = Members::of(&answer.body);
     let code = members.code(mapping.error.as_ref());
     let told = told(answer, reading, &members, code.as_deref());
@@ -73,7 +79,10 @@ pub fn read(
     if told.is_none() && status.is_success() && members.parsed && succeeded {
         return issued(answer, &members, reading, now);
     }
-    let description = members.description();
+    let no_json = "it is neither JSON nor a form";
+    let description = members
+        .description()
+        .or_else(|| (status.is_success() && !members.parsed).then(|| no_json.to_owned()));
     let nonce = dpop_nonce(&answer.fields);
     let class = match (told, &nonce) {
         (Some(class), _) => class,
@@ -124,13 +133,8 @@ fn issued(
     let refresh_token = member(&mapping.refresh_token, "refresh_token").and_then(members::text);
     let refresh_token = refresh_token.map(|text| Secret::new(text.to_owned()));
     let refuse = |why: &str| GrantError {
-        class: Class::Protocol,
-        status: Some(answer.status.as_u16()),
-        code: None,
-        description: Some(why.to_owned()),
-        retry_after: None,
         salvaged: refresh_token.clone(),
-        dpop_nonce: dpop_nonce(&answer.fields),
+        ..unreadable(answer, why.to_owned())
     };
     if members.is_doubled(mapping.access_token.as_ref(), "access_token") {
         return Err(refuse("it has more than one access_token"));
@@ -167,6 +171,25 @@ fn issued(
         raw: kept(members, reading),
         dpop_nonce: dpop_nonce(&answer.fields),
     })
+}
+
+/// An answer that says neither what was issued nor what was wrong.
+fn unreadable(answer: &RawAnswer, why: String) -> GrantError {
+    GrantError {
+        class: Class::Protocol,
+        status: Some(answer.status.as_u16()),
+        code: None,
+        description: Some(why),
+        retry_after: None,
+        salvaged: None,
+        dpop_nonce: dpop_nonce(&answer.fields),
+    }
+}
+
+/// The content coding, if there is one: such a body is compressed, and none was asked for.
+fn coding(fields: &HeaderMap) -> Option<&str> {
+    let coding = fields.get(http::header::CONTENT_ENCODING)?.to_str().unwrap_or("unknown").trim();
+    (!coding.is_empty() && !coding.eq_ignore_ascii_case("identity")).then_some(coding)
 }
 
 /// What servers call a token that is presented as RFC 6750 says: also `BearerToken` (Apigee), and
@@ -221,18 +244,6 @@ fn printable(text: &str, limit: usize, secrets: &[&Secret]) -> String {
         line.push('…');
     }
     line
-}
-
-/// Servers repeat what they were sent, sometimes the way it was sent: form-encoded.
-fn masked(mut text: String, secrets: &[&Secret]) -> String {
-    for secret in secrets.iter().map(|secret| secret.expose()).filter(|secret| !secret.is_empty()) {
-        text = text.replace(secret, "…");
-        let encoded: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-        if encoded != secret {
-            text = text.replace(&encoded, "…");
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
-use url::Url;
+use url::{Host, Url};
 
 use super::Endpoints;
 
@@ -59,9 +59,13 @@ pub(super) enum DiscoveryError {
     Issuer,
     #[error("the document of the issuer is not a JSON object")]
     Json,
-    #[error("the document of the issuer names another issuer")]
+    #[error(
+        "the document of the issuer names another issuer: `issuer` has to be what it says, to the letter"
+    )]
     Mismatch,
-    #[error("the document of the issuer names an endpoint that is not an https URL")]
+    #[error(
+        "the document of the issuer names an endpoint that is not an https URL: write token_url instead, if it may be used"
+    )]
     Endpoint,
 }
 
@@ -80,7 +84,8 @@ pub(super) fn locations(issuer: &str) -> Result<[Url; 2], DiscoveryError> {
 /// The endpoints in a document.
 ///
 /// The `issuer` in it must be the configured one, byte for byte (RFC 8414 §3.3): another would mean
-/// that a server speaks for somebody else. Endpoints are https, or http where the issuer is.
+/// that a server speaks for somebody else. Endpoints are https; or http where the issuer is, at its host
+/// or at this machine: nobody has said that secrets may travel in the open to others.
 pub(super) fn read(body: &[u8], issuer: &str) -> Result<Endpoints, DiscoveryError> {
     let document: Value = serde_json::from_slice(body).map_err(|_| DiscoveryError::Json)?;
     let document = document.as_object().ok_or(DiscoveryError::Json)?;
@@ -92,7 +97,7 @@ pub(super) fn read(body: &[u8], issuer: &str) -> Result<Endpoints, DiscoveryErro
         Some(text) => {
             let url = text.parse::<Url>().ok();
             let fits = |url: &Url| {
-                let plain = url.scheme() == "http" && issuer.starts_with("http://");
+                let plain = url.scheme() == "http" && is_plain_here(url, issuer);
                 (url.scheme() == "https" || plain) && url.host().is_some()
             };
             url.filter(fits).map(Some).ok_or(DiscoveryError::Endpoint)
@@ -106,6 +111,18 @@ pub(super) fn read(body: &[u8], issuer: &str) -> Result<Endpoints, DiscoveryErro
         authorize: endpoint("authorization_endpoint")?,
         device: endpoint("device_authorization_endpoint")?,
     })
+}
+
+fn is_plain_here(url: &Url, issuer: &str) -> bool {
+    let is_local = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    let issuer: Option<Url> = issuer.parse().ok();
+    let issuer = issuer.filter(|issuer| issuer.scheme() == "http");
+    issuer.is_some_and(|issuer| is_local || issuer.host() == url.host())
 }
 
 impl Endpoints {
@@ -171,6 +188,10 @@ mod tests {
         }
         let plain = document.replace("https://", "http://");
         assert!(read(plain.as_bytes(), "http://as.test").is_ok());
+        let elsewhere = plain.replace("http://as.test/t", "http://other.test/t");
+        assert_eq!(read(elsewhere.as_bytes(), "http://as.test"), Err(Endpoint));
+        let here = plain.replace("http://as.test/t", "http://127.0.0.1/t");
+        assert!(read(here.as_bytes(), "http://as.test").is_ok());
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod tests;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{ACCEPT, AUTHORIZATION};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION};
 use http::{HeaderMap, HeaderValue, Method};
 use url::{Url, form_urlencoded};
 
@@ -186,7 +186,8 @@ impl TokenRequest {
             fields.insert(&dpop::DPOP, proof);
         }
         let client_cert = config.client_cert.clone();
-        let secrets = secrets.into_iter().chain(assertion).collect();
+        let current = given.access_token.cloned();
+        let secrets = secrets.into_iter().chain(assertion).chain(current).collect();
         Ok(Self { method, url, fields, body, client_cert, secrets })
     }
 
@@ -246,7 +247,11 @@ pub(super) fn add_fields(
 }
 
 pub(super) fn accepting() -> HeaderMap {
-    HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))])
+    HeaderMap::from_iter([
+        (ACCEPT, HeaderValue::from_static("application/json")),
+        // Without it a server may choose any coding (RFC 9110 §12.5.3).
+        (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
+    ])
 }
 
 /// A request on its way to paper.
@@ -390,19 +395,28 @@ impl<'a> Draft<'a> {
                 self.form.add("client_secret", secret.expose());
             }
             (Some(secret), ClientAuth::Basic) => {
-                self.fields.insert(AUTHORIZATION, encoded_basic(&id, secret));
+                self.add_basic(&encoded_pair(&id, secret));
             }
             (Some(secret), ClientAuth::BasicRaw) => {
-                let value = basic(&format!("{id}:{}", secret.expose()));
-                self.fields.insert(AUTHORIZATION, value);
+                self.add_basic(&format!("{id}:{}", secret.expose()));
             }
             (Some(secret), ClientAuth::Both) => {
-                self.fields.insert(AUTHORIZATION, encoded_basic(&id, secret));
+                self.add_basic(&encoded_pair(&id, secret));
                 self.form.add("client_id", &id);
                 self.form.add("client_secret", secret.expose());
             }
         }
         Ok(())
+    }
+
+    /// Some servers repeat it in what they say, and it is as good as the secret.
+    fn add_basic(&mut self, pair: &str) {
+        let pair = STANDARD.encode(pair);
+        let value = HeaderValue::try_from(format!("Basic {pair}"));
+        let mut value = value.expect("base64 is visible ASCII");
+        value.set_sensitive(true);
+        self.fields.insert(AUTHORIZATION, value);
+        self.secrets.push(Secret::new(pair));
     }
 
     /// Where the assertion is the grant, its texts describe that, and the client is proven by the
@@ -431,17 +445,10 @@ fn names_assertion(config: &Config) -> bool {
     is_granted_by_assertion(config) || templates.any(|template| template.has(Late::Assertion))
 }
 
-fn encoded_basic(id: &str, secret: &Secret) -> HeaderValue {
-    basic(&format!("{}:{}", encode(id), encode(secret.expose())))
+fn encoded_pair(id: &str, secret: &Secret) -> String {
+    format!("{}:{}", encode(id), encode(secret.expose()))
 }
 
 fn encode(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
-}
-
-fn basic(pair: &str) -> HeaderValue {
-    let text = format!("Basic {}", STANDARD.encode(pair));
-    let mut value = HeaderValue::try_from(text).expect("base64 is visible ASCII");
-    value.set_sensitive(true);
-    value
 }

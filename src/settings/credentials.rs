@@ -69,6 +69,7 @@ impl Review<'_> {
         let injection = part.injection(&names);
         let oauth = part.oauth(&names, &injection);
         let forward_without_token = part.forwards_without_token();
+        part.refuse_stub_without_token_url();
         let seed = part.seed();
         let lifetime = part.lifetime();
         let keepalive = part.keepalive();
@@ -142,10 +143,28 @@ impl Part<'_, '_> {
     fn warn_without_seed(&mut self) {
         let section = self.section;
         let lacks = section.refresh_token.is_absent() && section.bootstrap.is_absent();
-        if grant_type(section) == GrantType::RefreshToken && lacks {
+        let from_a_person = matches!(
+            grant_type(section),
+            GrantType::RefreshToken | GrantType::DeviceCode | GrantType::AuthorizationCode
+        );
+        // Where a refresh only prolongs, a refresh token alone would not help.
+        let only_prolongs = section.response.get().and_then(|it| it.keep_access_token.as_ref());
+        if from_a_person && lacks && only_prolongs.is_none() {
             let message = format!("`{}` has no first refresh token", self.path);
             let fix = "write refresh_token = { file = \"PATH\" } or bootstrap = { grant = \"…\" }; without them the store must hold a token already";
             self.review.missing(Problem::warning(message).at(self.span.clone()).fix(fix));
+        }
+    }
+
+    /// What an issuer publishes is not known yet when the application asks, and may change.
+    fn refuse_stub_without_token_url(&mut self) {
+        let section = self.section;
+        let stub = section.stub_token_endpoint.given().filter(|given| *given.get_ref());
+        if let (Some(given), true) = (stub, section.token_url.is_absent()) {
+            let message =
+                "needs `token_url`: that is where the application's own token requests go";
+            let fix = "write token_url = \"https://…\", as the application has it";
+            self.report("stub_token_endpoint", message, given.span(), fix);
         }
     }
 

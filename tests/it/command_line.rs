@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
-use bearerd_test_support::{Answer, OriginConfig, OriginServer};
+use bearerd_test_support::{Answer, OriginConfig, OriginServer, TokenBehaviour};
 use rustix::process::Signal;
 use tokio::net::TcpStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -548,6 +549,23 @@ async fn a_refresh_under_way_at_the_end_is_finished_and_stored_although_its_clie
     assert_eq!(program.get(&world.http("/")).await, 200);
     assert_eq!(world.authorization_server.reuse_count(), 0);
     program.stop().await;
+}
+
+/// Cut off, it would be lost: the server has forgotten the refresh token before.
+#[tokio::test]
+async fn a_refresh_under_way_at_the_end_is_stored_although_the_grace_is_over() {
+    let world = World::builder().proxy("shutdown_grace = \"1ms\"").start_servers().await;
+    let slow = TokenBehaviour::SlowDrip { interval: Duration::from_millis(5) };
+    world.authorization_server.enqueue(slow);
+    let program = Program::start(&world).await;
+    let mut client = Wire::to_address(program.proxy).await;
+    client.send(message(&get(&world.http("/")))).await;
+    world.authorization_server.wait_for_token_requests(1).await;
+    program.signal(Signal::TERM);
+    program.logs("the shutdown grace is over").await;
+    assert_eq!(program.ends().await.code(), Some(0));
+    let stored = world.record()["refresh_token"].as_str().unwrap().to_owned();
+    assert!(world.authorization_server.refresh_token_is_current(&stored));
 }
 
 #[tokio::test]

@@ -228,3 +228,35 @@ fn hostile_bodies_are_bounded_and_never_panic() {
     let utf16: Vec<u8> = "{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert!(read_by_default(&RawAnswer { body: utf16, ..answer(200, "") }, at(0), &[]).is_err());
 }
+
+#[test]
+fn an_answer_that_is_compressed_is_named_and_not_asked_for_again_at_once() {
+    let mut compressed = answer(200, "\u{1f}\u{8b}");
+    compressed.fields.insert("content-encoding", HeaderValue::from_static("gzip"));
+    let error = read_by_default(&compressed, at(0), &[]).unwrap_err();
+    assert_eq!(error.class, Class::Protocol);
+    assert!(error.to_string().contains("content coding gzip"), "{error}");
+    let mut plain = answer(200, r#"{"access_token":"at"}"#);
+    plain.fields.insert("content-encoding", HeaderValue::from_static("identity"));
+    assert!(read_by_default(&plain, at(0), &[]).is_ok());
+}
+
+#[test]
+fn a_secret_is_masked_however_it_is_quoted() {
+    let secret = Secret::new("p@s/ w+é\"<x".to_owned());
+    for said in [
+        "p@s/ w+é\"<x",
+        "p%40s%2F+w%2B%C3%A9%22%3Cx",
+        "p%40s%2F%20w%2B%C3%A9%22%3Cx",
+        "p%40s%2f%20w%2b%c3%a9%22%3cx",
+        "p@s/ w+é\\\"<x",
+        "p@s\\/ w+\\u00e9\\\"<x",
+        "p@s/ w+\\u00e9\\\"<x",
+        "p@s/ w+é&quot;&lt;x",
+    ] {
+        let body = serde_json::json!({ "error": "e", "error_description": format!("<{said}>") });
+        let error =
+            read_by_default(&answer(400, &body.to_string()), at(0), &[&secret]).unwrap_err();
+        assert_eq!(error.description.unwrap(), "<…>", "{said}");
+    }
+}

@@ -47,6 +47,11 @@ fn each_client_authentication_sends_the_secret_where_it_says() {
         let request = request(&config(auth, secret), Grant::RefreshToken(&token));
         assert_eq!(request.body.expose(), format!("{grant}{body}"));
         assert_eq!(authorization(&request).as_deref(), header);
+        // Whatever a server says, nothing of it may reach a log.
+        let masked = |text: &str| request.secrets.iter().any(|secret| secret.expose() == text);
+        assert!(header.is_none_or(|pair| masked(&STANDARD.encode(pair))) && masked("r+t"));
+        // No field would mean that the answer may be compressed.
+        assert_eq!(request.fields.get(ACCEPT_ENCODING).unwrap(), "identity");
         assert_eq!(request.url.as_str(), "https://as.test/token?tenant=1");
     }
 }

@@ -37,7 +37,44 @@ impl Part<'_, '_> {
         };
         self.warn_if_nowhere(&fields, &query);
         let dpop = section.dpop.or(false);
+        if dpop {
+            self.refuse_what_dpop_contradicts();
+        }
         Injection { fields, query, on_existing, dpop }
+    }
+
+    /// A bound token that is presented as a bearer's, or is bound to nothing, or has its proof
+    /// overwritten, would be refused by every server that knows better.
+    fn refuse_what_dpop_contradicts(&mut self) {
+        const OURS: &str = "with `dpop` the token travels as `Authorization: DPoP …` by itself";
+        let section = self.section;
+        let grant = grant_type(section);
+        if let Some(given) = section.dpop.given().filter(|_| !grant.asks()) {
+            let message = format!(
+                "needs a token endpoint, which binds tokens to the key: the {} grant has none",
+                grant.name()
+            );
+            self.report("dpop", &message, given.span(), "remove it");
+        }
+        for (key, entries) in [("inject", &section.inject), ("headers", &section.headers)] {
+            for (name, text) in entries.get().into_iter().flat_map(|entries| &entries.0) {
+                if name.get_ref().eq_ignore_ascii_case("dpop") {
+                    let message = "names the field of the proof, which bearerd makes itself";
+                    self.report(key, message, name.span(), "remove it");
+                }
+                if names_bearer(text.get_ref()) {
+                    let message = "says Bearer, and `dpop` asks for tokens that are none";
+                    let fix = format!("remove it: {OURS}; or remove `dpop`");
+                    self.report(key, message, text.span(), &fix);
+                }
+            }
+        }
+        let query = section.query.get().into_iter().flat_map(|entries| &entries.0);
+        for (_, text) in query.filter(|(_, text)| text.get_ref().contains("${access_token}")) {
+            let message = "puts the access token into the query, where RFC 9449 allows none that is bound to a key";
+            let fix = format!("remove it: {OURS}");
+            self.report("query", message, text.span(), &fix);
+        }
     }
 
     /// Do requests go on without a token while none is to be had?
@@ -82,4 +119,10 @@ impl Part<'_, '_> {
             self.review.report(Problem::warning(message).at(given.span()).fix(fix));
         }
     }
+}
+
+/// Is it a bearer's presentation of the access token, `Bearer ${access_token}`?
+fn names_bearer(text: &str) -> bool {
+    let scheme = text.trim_start().split(' ').next().unwrap_or_default();
+    scheme.eq_ignore_ascii_case("bearer")
 }

@@ -280,3 +280,11 @@ fn a_secret_of_a_grant_never_reaches_a_debug_text() {
     let debug = format!("{:?}", configured(&bare(&text)).unwrap());
     assert!(!debug.contains("value") && !debug.contains("nWGxne"), "{debug}");
 }
+
+#[test]
+fn a_grant_that_takes_a_person_wants_a_first_refresh_token() {
+    for grant in ["refresh_token", "device_code", "authorization_code"] {
+        let text = bare(&format!("{CLIENT}grant = \"{grant}\""));
+        assert!(report(&text).contains("no first refresh token"), "{grant}");
+    }
+}

@@ -149,3 +149,40 @@ fn the_summary_says_what_a_credential_is_for() {
     let line = settings.summary().concat();
     assert!(line.contains("hosts api.test:443, paths /v2/, methods GET, grant"), "{line}");
 }
+
+#[test]
+fn what_contradicts_dpop_is_refused_where_it_stands() {
+    for (more, says) in [
+        (
+            "inject = { Authorization = \"Bearer ${access_token}\" }",
+            "`credential.x.inject` says Bearer",
+        ),
+        ("inject = { X-Token = \"bearer ${access_token}\" }", "`credential.x.inject` says Bearer"),
+        ("headers = { Authorization = \"Bearer x\" }", "`credential.x.headers` says Bearer"),
+        ("inject = { DPoP = \"${access_token}\" }", "inject` names the field of the proof"),
+        ("headers = { dpop = \"x\" }", "headers` names the field of the proof"),
+        ("query = { t = \"${access_token}\" }", "into the query"),
+        ("grant = \"static\"\ninject = { A = \"b\" }", "the static grant has none"),
+        ("grant = \"self_signed_jwt\"", "the self_signed_jwt grant has none"),
+    ] {
+        let found = report(&credential(&format!("dpop = true\n{more}")));
+        assert!(found.contains("error: `credential.x.") && found.contains(says), "{more}: {found}");
+        assert!(found.contains("= help: remove it"), "{more}: {found}");
+        let without = report(&credential(more));
+        assert!(!without.contains(says), "{more}: {without}");
+    }
+    for fine in
+        ["", "inject = { Authorization = \"DPoP ${access_token}\", X-Kind = \"Bearerless\" }"]
+    {
+        only(&format!("dpop = true\n{fine}"));
+    }
+}
+
+#[test]
+fn a_stub_without_the_url_that_it_stands_for_is_refused() {
+    let text = credential("stub_token_endpoint = true")
+        .replace("token_url = \"https://login.test/token\"", "issuer = \"https://login.test\"");
+    let found = report(&text);
+    assert!(found.contains("`credential.x.stub_token_endpoint` needs `token_url`"), "{found}");
+    only("stub_token_endpoint = true");
+}

@@ -62,8 +62,8 @@ pub(super) fn sent(config: &credential::Config, grant: Grant<'_>) -> String {
     let request = TokenRequest::new(oauth, &endpoints, &material, grant, given).unwrap();
     let mut text = format!("{} {}\n", request.method, request.url);
     for (name, value) in &request.fields {
-        let usual = ["application/json", "application/x-www-form-urlencoded"];
-        if !["accept", "content-type"].contains(&name.as_str())
+        let usual = ["application/json", "application/x-www-form-urlencoded", "identity"];
+        if !["accept", "accept-encoding", "content-type"].contains(&name.as_str())
             || !usual.contains(&value.to_str().unwrap())
         {
             text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));

@@ -1,0 +1,68 @@
+//! Secrets in what a server says.
+//!
+//! Servers repeat what they were sent, sometimes the way it was sent, sometimes quoted for where they
+//! put it.
+
+use std::fmt::Write;
+
+use crate::secret::Secret;
+
+/// `text` with an ellipsis in the place of each of `secrets`, however it is spelt.
+pub(super) fn masked(mut text: String, secrets: &[&Secret]) -> String {
+    for secret in secrets.iter().map(|secret| secret.expose()).filter(|secret| !secret.is_empty()) {
+        for spelling in spellings(secret) {
+            text = text.replace(&spelling, "…");
+        }
+    }
+    text
+}
+
+/// As it is, in a form, in a URL, in JSON and in HTML.
+fn spellings(secret: &str) -> Vec<String> {
+    let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let url = form.replace('+', "%20");
+    let (small_form, small_url) = (with_small_escapes(&form), with_small_escapes(&url));
+    let mut spellings = vec![secret.to_owned(), form, url, small_form, small_url];
+    for (ascii, slash) in [(false, false), (false, true), (true, false), (true, true)] {
+        spellings.push(in_json(secret, ascii, slash));
+    }
+    spellings.push(in_html(secret));
+    // The longest first: what is a part of another would leave the rest of it standing.
+    spellings.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
+    spellings.dedup();
+    spellings
+}
+
+/// `%2F` as `%2f`.
+fn with_small_escapes(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut digits = 0;
+    for c in text.chars() {
+        out.push(if digits > 0 { c.to_ascii_lowercase() } else { c });
+        digits = if c == '%' { 2 } else { u8::saturating_sub(digits, 1) };
+    }
+    out
+}
+
+/// As some write it, `ascii` alone or with a backslash before each `slash`.
+fn in_json(text: &str, ascii: bool, slash: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '/' if slash => out.push_str("\\/"),
+            c if ascii && !c.is_ascii() => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    _ = write!(out, "\\u{unit:04x}");
+                }
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn in_html(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', "&quot;").replace('\'', "&#x27;")
+}
