@@ -43,7 +43,7 @@ pub(super) fn classify(
     let suberror = members.text("suberror");
     if is(&TRANSIENT) || description.is_some_and(|text| TRANSIENT.contains(&text)) {
         Class::Transient
-    } else if is_throttled(status, code, members, description) {
+    } else if is_throttled(status, code, description) {
         Class::Throttled
     } else if is(&USER) || (is(&DEAD) && suberror.is_some_and(|sub| USER.contains(&sub))) {
         Class::UserNeeded
@@ -58,12 +58,7 @@ pub(super) fn classify(
     }
 }
 
-fn is_throttled(
-    status: StatusCode,
-    code: Option<&str>,
-    members: &Members,
-    description: Option<&str>,
-) -> bool {
+fn is_throttled(status: StatusCode, code: Option<&str>, description: Option<&str>) -> bool {
     if status == StatusCode::TOO_MANY_REQUESTS {
         return true;
     }
@@ -75,7 +70,7 @@ fn is_throttled(
         _ => {
             let client_error = matches!(status.as_u16(), 400 | 403);
             let phrases = ["rate limit", "too many", "try again in", "try again after"];
-            client_error && members.parsed && phrases.iter().any(|phrase| text.contains(phrase))
+            client_error && phrases.iter().any(|phrase| text.contains(phrase))
         }
     }
 }
@@ -93,7 +88,7 @@ fn classify_by_status(
     match status.as_u16() {
         401 => Class::Config,
         400 if !members.parsed => Class::Doubtful,
-        404 | 405 | 410 if members.parsed && speaks_of_tokens => Class::Doubtful,
+        404 | 405 | 410 if speaks_of_tokens => Class::Doubtful,
         404 | 405 | 410 => Class::Config,
         300..=399 => Class::Config,
         200..=299 | 403 if !members.parsed => Class::Ambiguous,

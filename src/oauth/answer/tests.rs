@@ -74,6 +74,10 @@ fn the_table_of_errors() {
             r#"{"error":"invalid_grant","error_description":"too many refresh tokens"}"#,
             GrantDead,
         ),
+        (400, r#"{"error":"interaction_required","message":"too many sessions"}"#, UserNeeded),
+        // The words of a rate limit mean one only where the client is blamed for it.
+        (400, r#"{"error":"Access Denied","error_description":"no"}"#, Config),
+        (503, r#"{"message":"too many requests, rate limit"}"#, Transient),
         // A dead grant, whatever the status.
         (400, r#"{"error":"invalid_grant"}"#, GrantDead),
         (401, r#"{"error":"invalid_grant"}"#, GrantDead),
@@ -87,6 +91,7 @@ fn the_table_of_errors() {
         // A person is needed.
         (400, r#"{"error":"interaction_required"}"#, UserNeeded),
         (400, r#"{"error":"invalid_grant","suberror":"consent_required"}"#, UserNeeded),
+        (401, r#"{"error":"invalid_client","suberror":"consent_required"}"#, Config),
         // The OAuth client or the request.
         (401, r#"{"error":"invalid_client"}"#, Config),
         (400, r#"{"error":"unauthorized_client"}"#, Config),
@@ -114,6 +119,8 @@ fn the_table_of_errors() {
         (200, "null", Ambiguous),
         (403, html, Ambiguous),
         (403, "", Ambiguous),
+        (200, "<a href=?at=1&error=invalid_grant>", Ambiguous),
+        (503, "<a href=?at=1&error=invalid_grant>", Transient),
         // No token response.
         (200, "{}", Protocol),
         (200, r#"{"access_token":5}"#, Protocol),
@@ -123,6 +130,7 @@ fn the_table_of_errors() {
         (200, r#"{"access_token":"a","access_token":"b"}"#, Protocol),
         (200, r#"{"access_token":"a","token_type":"DPoP"}"#, Protocol),
         (200, r#"{"access_token":"a","token_type":"mac"}"#, Protocol),
+        (600, "", Protocol),
     ] {
         assert_eq!(class_of(status, body), class, "{status} {body}");
     }
@@ -135,6 +143,7 @@ fn a_token_is_read_from_json_under_any_type_and_from_a_form() {
     for (status, body) in [
         (200, r#"{"access_token":"a1","refresh_token":"r1"}"#),
         (201, r#"{"access_token":"a1","refresh_token":"r1","error":null}"#),
+        (200, r#"{"access_token":"a1","refresh_token":"r1","error":""}"#),
         (200, "\u{feff}{\"access_token\":\"a1\",\"refresh_token\":\"r1\"}"),
         (200, "access_token=a1&refresh_token=r1&token_type=bearer"),
     ] {
@@ -154,7 +163,9 @@ fn a_lifetime_is_a_number_or_text_and_anything_else_is_unknown() {
     for json in ["3600", "3600.0", "3.6e3", "\"3600\"", "\"3600.0\"", "\"3.6e3\"", "\" 3600 \""] {
         assert_eq!(lifetime(json), Some(3600), "{json}");
     }
-    for json in ["null", "0", "-1", "\"abc\"", "\"\"", "[]", "\"NaN\"", "true", "\"inf\""] {
+    for json in
+        ["null", "0", "-1", "\"abc\"", "\"\"", "[]", "\"NaN\"", "true", "\"inf\"", "\"0:00:00\""]
+    {
         assert_eq!(lifetime(json), None, "{json}");
     }
     assert_eq!(lifetime("1e18"), Some(MAX_LIFETIME.as_secs()));
@@ -162,9 +173,15 @@ fn a_lifetime_is_a_number_or_text_and_anything_else_is_unknown() {
 
 #[test]
 fn the_token_type_is_bearer_in_any_case_or_absent() {
-    for kind in
-        [r#","token_type":"Bearer""#, r#","token_type":"bearer""#, r#","token_type":"BEARER""#, ""]
-    {
+    for kind in [
+        r#","token_type":"Bearer""#,
+        r#","token_type":"bearer""#,
+        r#","token_type":"BEARER""#,
+        r#","token_type":"BearerToken""#,
+        r#","token_type":"bot""#,
+        r#","token_type":"user""#,
+        "",
+    ] {
         assert!(
             read_by_default(&answer(200, &format!(r#"{{"access_token":"a"{kind}}}"#)), at(0), &[])
                 .is_ok()
@@ -202,6 +219,26 @@ fn a_throttle_lasts_as_long_as_the_server_says() {
     assert_eq!(wait("x-ratelimit-reset", "45", ""), 45);
     assert_eq!(wait("x-ratelimit-reset", "1700000050", ""), 50);
     assert_eq!(wait("x-other", "", r#"{"error_description":"Try again in 420 seconds"}"#), 420);
+}
+
+#[test]
+fn a_server_in_trouble_can_ask_for_an_hour_at_most() {
+    let mut answer = answer(503, "");
+    answer.fields.insert("retry-after", HeaderValue::from_static("999999"));
+    let error = read_by_default(&answer, at(0), &[]).unwrap_err();
+    assert_eq!(error.retry_after, Some(Duration::from_secs(3600)));
+}
+
+/// A character that is not shown may be in the secret, or stand where the secret has a space.
+#[test]
+fn a_secret_is_masked_before_its_text_is_made_printable_and_after() {
+    for secret in ["geheim\twort", "geheim wort"] {
+        let secret = Secret::new(secret.to_owned());
+        let body = serde_json::json!({"error": "x", "message": "geheim\twort is wrong"});
+        let error = read_by_default(&answer(400, &body.to_string()), at(0), &[&secret]);
+        let shown = format!("{:?}", error.unwrap_err());
+        assert!(!shown.contains("wort") && shown.contains("is wrong"), "{shown}");
+    }
 }
 
 #[test]

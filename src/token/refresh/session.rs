@@ -106,7 +106,7 @@ impl Refresher {
     fn newest(&self, lease: Lease, stored: TokenRecord, memory: &mut Memory) -> Session {
         let generation = stored.generation;
         match memory.known.take() {
-            Some(known) if known.generation > generation && !buries(&stored, &known) => {
+            Some(known) if outlives(&known, &stored) => {
                 self.report_went_back(generation, known.generation);
                 Session { ahead: true, ..Session::new(lease, generation, known) }
             }
@@ -143,8 +143,8 @@ impl Refresher {
     }
 
     pub(super) async fn commit(&self, session: &mut Session) -> Result<Commit, StoreError> {
-        let store = &self.context.store;
-        let result = store.commit(&session.lease, session.stored, &session.record).await?;
+        let Session { lease, stored, record, .. } = session;
+        let result = self.write(lease, stored, record).await?;
         if result == Commit::Stored {
             session.stored = session.record.generation;
             session.ahead = false;
@@ -152,7 +152,28 @@ impl Refresher {
         Ok(result)
     }
 
-    /// Somebody wrote past the lease (a logout, a login, a restored backup): theirs counts, not ours.
+    /// Commits over the generation that should be stored, or over an older one: then a backup was put
+    /// back since, and the refresh token in it is superseded.
+    async fn write(
+        &self,
+        lease: &Lease,
+        stored: &mut Generation,
+        record: &TokenRecord,
+    ) -> Result<Commit, StoreError> {
+        let store = &self.context.store;
+        let result = store.commit(lease, *stored, record).await?;
+        if result == Commit::Conflict
+            && let Ok(Some(backup)) = store.load(&self.key).await
+            && outlives(record, &backup)
+        {
+            self.report_went_back(backup.generation, record.generation);
+            *stored = backup.generation;
+            return store.commit(lease, *stored, record).await;
+        }
+        Ok(result)
+    }
+
+    /// Somebody wrote past the lease (a logout, a login): theirs counts, not ours.
     pub(super) async fn overtaken(&self, session: &mut Session) -> Result<(), Failure> {
         tracing::warn!(credential = self.name, "the record was changed by someone else meanwhile");
         let record = self.context.store.load(&self.key).await.map_err(|error| {
@@ -177,8 +198,10 @@ impl Refresher {
         loop {
             tokio::time::sleep(REWRITE_PAUSE).await;
             let mut memory = self.memory.lock().await;
-            let (Some(unsaved), Some(record)) = (&memory.unsaved, &memory.known) else { return };
-            match self.context.store.commit(&unsaved.lease, unsaved.stored, record).await {
+            let Memory { unsaved: Some(unsaved), known: Some(record), .. } = &mut *memory else {
+                return;
+            };
+            match self.write(&unsaved.lease, &mut unsaved.stored, record).await {
                 Ok(commit) => {
                     tracing::warn!(
                         credential = self.name,
@@ -208,6 +231,11 @@ fn rebuild(lease: Lease, memory: &mut Memory) -> Session {
         Some(record) => Session { ahead: true, ..Session::new(lease, stored, record) },
         None => Session { damaged, ..Session::new(lease, stored, TokenRecord::default()) },
     }
+}
+
+/// Is `known` what counts, although `stored` is what is stored?
+fn outlives(known: &TokenRecord, stored: &TokenRecord) -> bool {
+    known.generation > stored.generation && !buries(stored, known)
 }
 
 /// Is `stored` a logout from after the last token of `known`, rather than an old backup?

@@ -1,6 +1,9 @@
 //! Whole slots against a scripted server, where no real one is needed to see what is asked and kept.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+#[path = "tests/storage.rs"]
+mod storage;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -367,7 +370,9 @@ async fn with_rotation_required_an_answer_without_a_new_refresh_token_is_an_erro
     stage.script.answer(200, json!({"access_token": "at1", "expires_in": 3600}));
     let error = token(&slot).await.unwrap_err();
     assert!(matches!(error, TokenError::Unavailable { why: "not_rotated", .. }), "{error}");
-    assert_eq!(stage.record().await.refresh_token, Some(Secret::new("s1".to_owned())));
+    let record = stage.record().await;
+    assert_eq!(record.refresh_token, Some(Secret::new("s1".to_owned())));
+    assert_eq!(record.intent, None, "an answer came: nothing was lost");
 }
 
 /// C9b: the third doubtful answer in a row ends a grant that had worked, and only such a one.
@@ -390,6 +395,62 @@ async fn three_doubtful_answers_end_a_grant_that_had_worked() {
         let needs_login = matches!(slot.status().condition, Condition::NeedsLogin(_));
         assert_eq!(needs_login, worked_before);
     }
+}
+
+/// In a row: what lies between two doubts shows that the server does look at the refresh token.
+#[tokio::test]
+async fn doubtful_answers_with_others_between_them_end_nothing() {
+    let mut stage = Stage::new(|_| ());
+    stage.seed("s1");
+    let slot = stage.open().await;
+    stage.script.issue(1);
+    assert_eq!(token(&slot).await.unwrap(), "at1");
+    stage.clock.advance(Duration::from_secs(7200));
+    let doubtful = (400, json!({"error": "invalid_request"}));
+    let throttled = (429, json!({}));
+    let issued = (200, json!({"access_token": "at", "expires_in": 60}));
+    for (status, body) in
+        [&doubtful, &doubtful, &throttled, &doubtful, &doubtful, &issued, &doubtful, &doubtful]
+    {
+        stage.script.answer(*status, body.clone());
+        assert_eq!(token(&slot).await.is_ok(), *status == 200);
+        stage.clock.advance(Duration::from_secs(901));
+    }
+    stage.script.issue(2);
+    assert_eq!(token(&slot).await.unwrap(), "at2");
+}
+
+/// Each flight to a server that is not there makes two requests, and the pauses between them are short.
+#[tokio::test(start_paused = true)]
+async fn token_requests_that_bring_nothing_have_a_budget() {
+    let mut stage = Stage::new(|_| ());
+    stage.seed("s1");
+    let slot = stage.open().await;
+    let mut spent_after = None;
+    for _ in 0..10 {
+        let Err(TokenError::Unavailable { retry_after, why }) = token(&slot).await else {
+            panic!("a token from nowhere");
+        };
+        if why == "budget_spent" {
+            spent_after = Some(stage.script.requests().len());
+            break;
+        }
+        stage.clock.advance(retry_after);
+    }
+    assert_eq!(spent_after, Some(10));
+}
+
+/// A token that was rejected is not served again because no other could be had.
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_stays_rejected_when_the_bootstrap_fails() {
+    let stage = Stage::new(with_bootstrap);
+    let slot = stage.open().await;
+    stage.script.answer(200, json!({"access_token": "at1", "expires_in": 3600}));
+    assert_eq!(token(&slot).await.unwrap(), "at1");
+    stage.script.answer(429, json!({}));
+    let progress = Progress { renewed: false, settled: usize::MAX };
+    assert!(matches!(slot.renew(Generation(1), progress).await, Renewal::PassOn));
+    assert!(token(&slot).await.is_err());
 }
 
 /// #9, row 33: 40 days without a request.
