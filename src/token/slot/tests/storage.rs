@@ -48,6 +48,10 @@ impl TokenStore for Unreliable {
         self.inner.load(key)
     }
 
+    fn keys<'a>(&'a self, credential: &'a str) -> StoreFuture<'a, Vec<String>> {
+        self.inner.keys(credential)
+    }
+
     fn lease<'a>(&'a self, key: &'a str, wait: Duration) -> StoreFuture<'a, Lease> {
         self.inner.lease(key, wait)
     }
