@@ -167,10 +167,12 @@ impl SecretSource {
     }
 
     fn read_file(&self, path: &std::path::Path) -> Result<String, SecretError> {
-        std::fs::read_to_string(path).map_err(|error| SecretError {
+        let text = std::fs::read_to_string(path).map_err(|error| SecretError {
             missing: error.kind() == std::io::ErrorKind::NotFound,
             ..self.error(&format!("cannot be read: {error}"))
-        })
+        })?;
+        // The byte order mark, which cannot be seen and makes every token a wrong one.
+        Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
     }
 
     fn credential_path(&self, name: &str) -> Result<PathBuf, SecretError> {
@@ -262,6 +264,14 @@ mod tests {
             let (_dir, source) = file_with(text);
             assert_eq!(source.read().unwrap().expose(), expected);
         }
+    }
+
+    #[test]
+    fn the_mark_that_some_editors_begin_a_file_with_is_no_part_of_the_secret() {
+        let (_dir, source) = file_with("\u{feff}a\r\n");
+        assert_eq!(source.read().unwrap().expose(), "a");
+        let (_dir, source) = file_with("\u{feff}");
+        assert!(source.read().is_err());
     }
 
     #[test]

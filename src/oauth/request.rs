@@ -50,7 +50,7 @@ impl std::fmt::Debug for TokenRequest {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// A URL is not configured, and the issuer does not publish it.
-    #[error("there is no {0}")]
+    #[error("there is no {0}: neither the configuration nor the issuer names one")]
     NoUrl(&'static str),
     /// A URL with its variables filled in is none.
     #[error("the {0} with its variables filled in is not a URL")]

@@ -133,3 +133,12 @@ fn a_changed_parameter_may_make_a_refused_grant_succeed() {
         assert_eq!(all.iter().filter(|other| *other == one).count(), 1, "{index}");
     }
 }
+
+#[test]
+fn what_an_issuer_does_not_publish_is_said_to_be_in_neither_place() {
+    let config = Config { token_url: None, ..config(ClientAuth::Post, None) };
+    let endpoints = Endpoints::of(&config, given()).unwrap();
+    let made = TokenRequest::new(&config, &endpoints, &Material::default(), Grant::Own, given());
+    let error = made.unwrap_err().to_string();
+    assert!(error.contains("token_url") && error.contains("nor the issuer"), "{error}");
+}
