@@ -35,7 +35,7 @@ pub use injection::{Additions, Destination, Fields, Injection, InjectionError, O
 use matching::{Ambiguous, Rules};
 pub use matching::{PathPrefix, PathPrefixError};
 pub use rejection::{CONTENT_LIMIT, Evidence, RejectionRule, Rejections, Suspicion};
-pub use slots::{Instance, InstanceError, MOST_SLOTS};
+pub use slots::{ChangedSecret, Instance, InstanceError, MOST_SLOTS};
 use slots::{Recipe, Slots};
 use token_endpoint::TokenPath;
 use variables::Sender;
@@ -275,9 +275,9 @@ impl Credentials {
         }
     }
 
-    /// The places of secrets that have changed since a token that a request asked for was made with them,
-    /// as far as the settings do not name them. Blocks.
-    pub fn changed_secrets(&self) -> Vec<String> {
+    /// The secrets that have changed since the slot for a request's values was made with them, as far as the
+    /// settings do not name them. Blocks.
+    pub fn changed_secrets(&self) -> Vec<ChangedSecret> {
         self.all.iter().flat_map(|credential| credential.slots.changed_secrets()).collect()
     }
 

@@ -42,7 +42,13 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(&invocation, settings, inputs)),
+        Ok(runtime) => {
+            let code = runtime.block_on(serve(&invocation, settings, inputs));
+            // What has to be finished is. A secret on a file system that does not answer may hold a thread
+            // for ever.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => {
             complain(format!("error: cannot start the runtime: {error}"));
             ExitCode::FAILURE
@@ -93,7 +99,12 @@ async fn serve(invocation: &Invocation<'_>, settings: Settings, inputs: Inputs) 
                 tracing::info!(changed, "reading the configuration again");
             }
         }
-        watch.renew(reload(&app, invocation, watch.inputs()).await);
+        // A secret may take its time, or never come.
+        let inputs = tokio::select! {
+            inputs = reload(&app, invocation, watch.inputs()) => inputs,
+            () = signals.stop() => break,
+        };
+        watch.renew(inputs);
     }
     tracing::info!("stopping: finishing the requests under way");
     // A second signal means now; a refresh under way may be lost then.
@@ -138,8 +149,12 @@ impl Signals {
         }
     }
 
+    /// Waits for [`Signal::Stop`] alone; a reload that is wanted meanwhile is not forgotten.
     async fn stop(&mut self) {
-        while self.next().await != Signal::Stop {}
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

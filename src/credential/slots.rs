@@ -14,7 +14,7 @@ use dashmap::DashMap;
 use tokio::sync::OnceCell;
 
 use super::variables::{OwnSecret, SecretPath, Variable, is_harmless};
-use crate::secret::{Secret, SecretError, SecretSource};
+use crate::secret::{Fingerprint, Secret, SecretError, SecretSource};
 use crate::template::Variables;
 use crate::token::{self, Condition, Context, Seed, Slot, Status};
 
@@ -32,6 +32,15 @@ pub struct Instance {
     pub slot: Arc<Slot>,
     /// What the slot was made from.
     config: token::Config,
+}
+
+/// A secret that is not the one any more that a slot was made with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedSecret {
+    /// Where it is.
+    pub place: String,
+    /// What is there now; `None`: nothing.
+    pub now: Option<Fingerprint>,
 }
 
 /// Why there is no slot for some values.
@@ -114,9 +123,9 @@ impl Slots {
         }
     }
 
-    /// The places of secrets that have changed and that no list of values names: those of slots for values
-    /// that requests brought. Blocks.
-    pub(super) fn changed_secrets(&self) -> Vec<String> {
+    /// The secrets that have changed and that no list of values names: those of slots for values that
+    /// requests brought. Blocks.
+    pub(super) fn changed_secrets(&self) -> Vec<ChangedSecret> {
         match self {
             // The places of the others are known to whoever reads the settings.
             Self::Many(Many { recipe, .. }) if recipe.is_open() && !recipe.secrets.is_empty() => {
@@ -283,20 +292,19 @@ impl Recipe {
         Ok(config)
     }
 
-    /// The places at which `instance` would find another secret of its own now. What cannot be read at the
-    /// moment is no other. Blocks.
-    fn changed_secrets(&self, instance: &Instance) -> Vec<String> {
-        let is_new = |secret: &OwnSecret, source: &SecretSource| {
+    /// The secrets of its own that `instance` would find changed now. What cannot be read at the moment has
+    /// not changed. Blocks.
+    fn changed_secrets(&self, instance: &Instance) -> Vec<ChangedSecret> {
+        let changed = |path: &SecretPath| {
+            let source = path.place(instance.variables());
+            let (place, read) = (source.to_string(), source.read());
+            let now = read.as_ref().ok().map(Secret::fingerprint);
             let mut config = instance.config.clone();
-            let filled = fill(&mut config, *secret, source.clone(), source.read());
-            filled.is_ok() && config != instance.config
+            let filled = fill(&mut config, path.secret, source, read);
+            let is_new = filled.is_ok() && config != instance.config;
+            is_new.then_some(ChangedSecret { place, now })
         };
-        let places =
-            self.secrets.iter().map(|path| (path.secret, path.place(instance.variables())));
-        places
-            .filter(|(secret, source)| is_new(secret, source))
-            .map(|(_, source)| source.to_string())
-            .collect()
+        self.secrets.iter().filter_map(changed).collect()
     }
 
     fn unreadable(&self, config: &token::Config, error: &SecretError) {

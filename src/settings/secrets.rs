@@ -49,7 +49,7 @@ impl Review<'_> {
     }
 
     /// Notes the secrets that each token of a credential reads for itself, for all values that are
-    /// written out. Values that only a request knows cannot be foreseen: their files want a SIGHUP.
+    /// written out. Values that only a request knows cannot be foreseen: their slots look after them.
     pub(super) fn note_own(&mut self, secrets: &[SecretPath], variables: &[Variable]) {
         for secret in secrets {
             let named: BTreeSet<&str> = secret.path.variables().collect();

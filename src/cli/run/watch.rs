@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::app::App;
+use crate::credential::ChangedSecret;
 use crate::settings::Inputs;
 
 /// How often the files are looked at: a new seed is in use within three seconds.
@@ -25,6 +26,8 @@ const COMMANDS: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Watch {
     inputs: Inputs,
+    /// The changed secrets of requests' tokens that were named already: a reload may not take them over.
+    named: Vec<ChangedSecret>,
     pace: Interval,
     commands_ran: Option<Instant>,
 }
@@ -34,7 +37,7 @@ impl Watch {
     pub(super) fn new(inputs: Inputs) -> Self {
         let mut pace = interval(LOOK);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { inputs, pace, commands_ran: None }
+        Self { inputs, named: Vec::new(), pace, commands_ran: None }
     }
 
     /// What was read last.
@@ -67,15 +70,23 @@ impl Watch {
                 tokio::time::sleep(SETTLE).await;
             }
             let own = changed_secrets(app).await;
-            if !own.is_empty() {
+            let news = self.news(&own);
+            if !news.is_empty() {
                 tokio::time::sleep(SETTLE).await;
-                changed.extend(own);
+                changed.extend(news);
             }
+            self.named = own;
             if !changed.is_empty() {
                 self.inputs = inputs;
                 return changed.into_iter().collect();
             }
         }
+    }
+
+    /// The places of those that were not like this when they were looked at last.
+    fn news(&self, own: &[ChangedSecret]) -> Vec<String> {
+        let news = own.iter().filter(|own| !self.named.contains(own));
+        news.map(|news| news.place.clone()).collect()
     }
 
     /// The authorization server has refused the OAuth client: a command may know a newer secret.
@@ -100,7 +111,7 @@ async fn look(mut inputs: Inputs, with_commands: bool) -> (Inputs, Vec<String>) 
 }
 
 /// The secrets of tokens that requests have asked for, of which the settings know nothing.
-async fn changed_secrets(app: &App) -> Vec<String> {
+async fn changed_secrets(app: &App) -> Vec<ChangedSecret> {
     let credentials = app.credentials();
     let looking = tokio::task::spawn_blocking(move || credentials.changed_secrets());
     looking.await.unwrap_or_default()
@@ -137,5 +148,26 @@ mod tests {
         // A reload runs them anyway, and does not count.
         watch.renew(inputs("{ file = \"/nonexistent\" }"));
         assert!(!watch.are_commands_due(|| true));
+    }
+
+    /// As where the configuration is wrong meanwhile: a reload every second would change nothing.
+    #[tokio::test]
+    async fn a_secret_that_no_reload_takes_over_is_named_once_for_each_content() {
+        let mut watch = Watch::new(Inputs::default());
+        let now = |content: &str| {
+            let now = Some(crate::secret::Fingerprint::of(content.as_bytes()));
+            vec![ChangedSecret { place: "seed-paris".to_owned(), now }]
+        };
+        for (own, expected) in [
+            (now("one"), &["seed-paris"][..]),
+            (now("one"), &[]),
+            (now("two"), &["seed-paris"]),
+            (now("two"), &[]),
+            (Vec::new(), &[]),
+            (now("two"), &["seed-paris"]),
+        ] {
+            assert_eq!(watch.news(&own), expected);
+            watch.named = own;
+        }
     }
 }
