@@ -127,6 +127,30 @@ async fn doubt_about_a_changed_request_ends_no_grant() {
     assert_eq!(token(&slot).await.unwrap(), "at2");
 }
 
+/// Where it may only be too early, a refusal is no doubt about the grant, and it is remembered.
+#[tokio::test]
+async fn refusals_while_there_is_a_token_teach_how_early_to_ask() {
+    for (error, is_learned) in [("invalid_request", true), ("invalid_client", false)] {
+        let mut stage = Stage::new(|_| ());
+        stage.seed("s1");
+        let slot = stage.open().await;
+        stage.script.issue(1);
+        assert_eq!(token(&slot).await.unwrap(), "at1");
+        // The last of them with 420 s of its 3600 s left.
+        for pause in [3000, 60, 120] {
+            stage.clock.advance(Duration::from_secs(pause));
+            stage.script.answer(400, json!({"error": error}));
+            assert!(slot.refresh_now().await.is_err());
+            assert_eq!(slot.status().condition, Condition::Failing("refused"));
+        }
+        stage.clock.advance(HOUR);
+        stage.script.issue(2);
+        assert_eq!(token(&slot).await.unwrap(), "at2");
+        let limit = stage.record().await.margin_limit.map(|limit| limit.as_secs());
+        assert_eq!(limit.is_some_and(|limit| (90..=105).contains(&limit)), is_learned, "{limit:?}");
+    }
+}
+
 /// #25: it is good until it expires, whatever has become of the grant.
 #[tokio::test]
 async fn a_token_outlives_its_grant_also_through_a_restart() {
