@@ -236,7 +236,7 @@ impl Refresher {
         let is_new_grant = matches!(plan, Plan::Ask { new_seed: Some(_), .. });
         let is_newer = session.record.generation > demand.seen
             && is_usable(&session.record, self.context.clock.now());
-        if is_newer && !is_new_grant && !session.record.is_tombstone() {
+        if is_newer && !is_new_grant {
             return self.accept_foreign(session);
         }
         let (refresh_token, new_seed) = match plan {

@@ -81,10 +81,12 @@ async fn a_clock_that_is_set_back_does_not_lengthen_a_failure() {
     let world = World::new().await;
     let trouble = TokenBehaviour::json(503, json!({}));
     world.authorization_server.enqueue(trouble.with_header("retry-after", "2"));
-    let refused = world.client().get(world.http("/")).send();
+    let waiting = world.spawn_get();
+    let failed = || matches!(world.status().condition, Condition::Failing(_));
+    eventually("the token request has failed", failed).await;
     world.clock.set_back(Duration::from_secs(1800));
     // Whoever waits sees the next attempt through, two seconds later.
-    assert_eq!(refused.await.unwrap().status(), 200);
+    assert_eq!(waiting.await.unwrap().0, 200);
 }
 
 /// Row 9.

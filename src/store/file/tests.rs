@@ -148,6 +148,20 @@ fn a_place_where_no_directory_can_be_made_is_named() {
     assert!(error.to_string().contains("file/state"), "{error}");
 }
 
+/// Compare and set are one: an operator, who has no lease, never comes in between.
+#[tokio::test]
+async fn nobody_writes_while_another_process_is_in_the_middle_of_a_commit() {
+    let (_dir, store) = store();
+    put(&store, 0, &record(1, "rt1")).await;
+    let commit = File::open(store.dir.join("a.commit.lock")).unwrap();
+    commit.lock().unwrap();
+    let refused = store.overrule("a", Generation(1), &record(2, "rt2")).await;
+    assert!(matches!(refused, Err(StoreError::Busy { .. })), "{refused:?}");
+    assert_eq!(store.load("a").await.unwrap(), Some(record(1, "rt1")));
+    drop(commit);
+    assert_eq!(put(&store, 1, &record(2, "rt2")).await, Commit::Stored);
+}
+
 /// A logout does not wait for a refresh, and the refresh's commit fails.
 #[tokio::test]
 async fn an_operator_overrules_the_holder_of_the_lease() {

@@ -3,6 +3,8 @@
 
 #[path = "tests/bootstrap.rs"]
 mod bootstrap;
+#[path = "tests/refusals.rs"]
+mod refusals;
 #[path = "tests/storage.rs"]
 mod storage;
 
@@ -35,6 +37,9 @@ const REVOKE_URL: &str = "https://as.example/revoke";
 fn text(text: &str) -> Template {
     Template::parse(text, &Names::default()).unwrap()
 }
+
+/// In the place of a status: the request is not sent. So is one that nothing was told about.
+const UNREACHABLE: u16 = 0;
 
 /// Answers what it was told to, in this order, and remembers what it was asked.
 #[derive(Debug, Default)]
@@ -83,8 +88,9 @@ impl Transport for Script {
                 return Ok(RawAnswer { status, fields: HeaderMap::new(), body });
             }
             let answer = self.answers.lock().unwrap().pop_front();
-            let (status, body) =
-                answer.ok_or_else(|| TransportError::NotSent("nobody listens".to_owned()))?;
+            let (status, body) = answer
+                .filter(|(status, _)| *status != UNREACHABLE)
+                .ok_or_else(|| TransportError::NotSent("nobody listens".to_owned()))?;
             let status = StatusCode::from_u16(status).unwrap();
             Ok(RawAnswer { status, fields: HeaderMap::new(), body: body.to_string().into_bytes() })
         })
@@ -240,10 +246,17 @@ async fn a_refresh_under_way_does_not_undo_a_logout() {
 /// #28.
 #[tokio::test]
 async fn a_login_heals_a_logout_and_wins_over_a_seed_that_was_never_used() {
+    log_in(true).await;
+    log_in(false).await;
+}
+
+async fn log_in(after_logout: bool) {
     let mut stage = Stage::new(|_| ());
     stage.seed("s1");
     let slot = stage.open().await;
-    slot.logout().await.unwrap();
+    if after_logout {
+        slot.logout().await.unwrap();
+    }
     let secret = |text: &str| Some(Secret::new(text.to_owned()));
     let response = TokenResponse {
         access_token: secret("at-login"),
@@ -338,49 +351,6 @@ async fn three_doubtful_answers_end_a_grant_that_had_worked() {
         let needs_login = matches!(slot.status().condition, Condition::NeedsLogin(_));
         assert_eq!(needs_login, worked_before);
     }
-}
-
-/// In a row: what lies between two doubts shows that the server does look at the refresh token.
-#[tokio::test]
-async fn doubtful_answers_with_others_between_them_end_nothing() {
-    let mut stage = Stage::new(|_| ());
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
-    stage.clock.advance(Duration::from_secs(7200));
-    let doubtful = (400, json!({"error": "invalid_request"}));
-    let throttled = (429, json!({}));
-    let issued = (200, json!({"access_token": "at", "expires_in": 60}));
-    for (status, body) in
-        [&doubtful, &doubtful, &throttled, &doubtful, &doubtful, &issued, &doubtful, &doubtful]
-    {
-        stage.script.answer(*status, body.clone());
-        assert_eq!(token(&slot).await.is_ok(), *status == 200);
-        stage.clock.advance(Duration::from_secs(901));
-    }
-    stage.script.issue(2);
-    assert_eq!(token(&slot).await.unwrap(), "at2");
-}
-
-/// Each flight to a server that is not there makes two requests, and the pauses between them are short.
-#[tokio::test(start_paused = true)]
-async fn token_requests_that_bring_nothing_have_a_budget() {
-    let mut stage = Stage::new(|_| ());
-    stage.seed("s1");
-    let slot = stage.open().await;
-    let mut spent_after = None;
-    for _ in 0..10 {
-        let Err(TokenError::Unavailable { retry_after, why }) = token(&slot).await else {
-            panic!("a token from nowhere");
-        };
-        if why == "budget_spent" {
-            spent_after = Some(stage.script.requests().len());
-            break;
-        }
-        stage.clock.advance(retry_after);
-    }
-    assert_eq!(spent_after, Some(10));
 }
 
 /// #9, row 33: 40 days without a request.

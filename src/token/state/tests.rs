@@ -434,3 +434,43 @@ fn a_logout_outlives_a_flight_that_was_in_the_air() {
     assert!(state.adopt(Outcome::Refreshed, at(OLD)));
     assert_eq!(state.phase, Phase::Idle);
 }
+
+/// The store is looked into while a flight is in the air, too; the flight finds the same.
+#[test]
+fn nothing_is_adopted_in_the_middle_of_a_flight() {
+    let mut state = state(Phase::Refreshing);
+    assert!(!state.adopt(Outcome::Refreshed, at(OLD)));
+    assert_eq!(state.want(None, at(OLD)), Want::Wait);
+}
+
+/// #25: whoever is rejected with a token that nothing will replace is the last to be sent with it.
+#[test]
+fn with_a_dead_grant_a_rejected_token_is_served_no_more() {
+    let mut state = state(Phase::NeedsLogin(TerminalReason::Revoked));
+    let token = token(2);
+    let mut reject = |generation| {
+        let verdict = state.reject(Generation(generation), Some(&token), at(OLD), false, 2);
+        (verdict, token.is_usable(at(OLD)))
+    };
+    assert_eq!(reject(1), (Rejection::Resend, true), "that was the one before");
+    assert_eq!(reject(2), (Rejection::PassOn, false));
+}
+
+#[test]
+fn a_forced_refresh_that_failed_is_no_reason_to_pause_for_half_a_minute() {
+    let mut state = State::default();
+    assert_eq!(first_rejection(&mut state, 1, OLD), Rejection::StartAndWait);
+    state.finish(failed(Backoff::Short, None), spent(1, None), at(OLD), 0.0);
+    assert_eq!(first_rejection(&mut state, 1, OLD + 1), Rejection::StartAndWait);
+}
+
+/// Neither the timer nor an operator may ask more often than requests do.
+#[test]
+fn what_nobody_asked_for_keeps_to_the_budget() {
+    let mut state = State::default();
+    fail(&mut state, 10, OLD);
+    let until = at(OLD + 60);
+    let unavailable = Want::Unavailable { until, why: "budget_spent" };
+    assert_eq!(state.force(at(OLD + 59)), Err(unavailable));
+    assert_eq!(state.force(until), Ok(()));
+}

@@ -60,16 +60,3 @@ async fn a_bootstrap_that_is_refused_is_tried_again_after_five_minutes() {
     let requests = stage.script.requests();
     assert!(presents(&requests[2], "password"), "the dead refresh token is not sent again");
 }
-
-/// A token that was rejected is not served again because no other could be had.
-#[tokio::test(start_paused = true)]
-async fn a_rejected_token_stays_rejected_when_the_bootstrap_fails() {
-    let stage = Stage::new(with_bootstrap);
-    let slot = stage.open().await;
-    stage.script.answer(200, json!({"access_token": "at1", "expires_in": 3600}));
-    assert_eq!(token(&slot).await.unwrap(), "at1");
-    stage.script.answer(429, json!({}));
-    let progress = Progress { renewed: false, settled: usize::MAX };
-    assert!(matches!(slot.renew(Generation(1), progress).await, Renewal::PassOn));
-    assert!(token(&slot).await.is_err());
-}

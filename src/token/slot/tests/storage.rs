@@ -38,6 +38,15 @@ impl Unreliable {
         assert_eq!(written, Commit::Stored);
     }
 
+    /// Somebody else is faster.
+    async fn intrude(&self, generation: Generation) {
+        let is_now = |(before, _): &mut (Generation, TokenRecord)| *before == generation;
+        let record = self.intruder.lock().unwrap().take_if(is_now);
+        if let Some((_, record)) = record {
+            self.put(&record).await;
+        }
+    }
+
     async fn is_leased(&self) -> bool {
         self.inner.lease("api", Duration::ZERO).await.is_err()
     }
@@ -70,14 +79,7 @@ impl TokenStore for Unreliable {
                 let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
                 return Err(StoreError::Io { action: "write", path: "api".into(), source });
             }
-            let intruder = self
-                .intruder
-                .lock()
-                .unwrap()
-                .take_if(|(generation, _)| *generation == record.generation);
-            if let Some((_, intruder)) = intruder {
-                self.put(&intruder).await;
-            }
+            self.intrude(record.generation).await;
             self.inner.commit(lease, expected, record).await
         })
     }
@@ -88,7 +90,10 @@ impl TokenStore for Unreliable {
         expected: Generation,
         record: &'a TokenRecord,
     ) -> StoreFuture<'a, Commit> {
-        self.inner.overrule(key, expected, record)
+        Box::pin(async move {
+            self.intrude(record.generation).await;
+            self.inner.overrule(key, expected, record).await
+        })
     }
 
     fn is_shared(&self) -> bool {
@@ -384,4 +389,69 @@ async fn a_grant_that_dies_leaves_a_newer_record_alone() {
     stage.script.issue(3);
     assert_eq!(token(&slot).await.unwrap(), "at3");
     assert!(stage.script.requests()[2].contains("refresh_token=rt-other"));
+}
+
+/// #29: the tokens that only this process knows are revoked, and are not written down afterwards.
+#[tokio::test(start_paused = true)]
+async fn a_logout_ends_a_token_that_is_not_saved() {
+    let mut stage = Stage::new(|config| config.oauth.revoke_url = Some(text(REVOKE_URL)));
+    let (store, slot) = expired(&mut stage).await;
+    store.fail(ALL);
+    stage.script.issue(2);
+    assert_eq!(token(&slot).await.unwrap(), "at2");
+    slot.logout().await.unwrap();
+    store.fail(0);
+    settled().await;
+    let record = stage.record().await;
+    assert!(record.is_tombstone());
+    assert_eq!(record.generation, Generation(3), "newer than what was not saved");
+    assert!(!store.is_leased().await);
+    let requests = stage.script.requests();
+    assert!(requests[2].contains("token=rt2") && requests[3].contains("token=at2"), "{requests:?}");
+    let logged_out = TokenError::NeedsLogin { reason: TerminalReason::LoggedOut };
+    assert_eq!(token(&slot).await, Err(logged_out));
+}
+
+/// A refresh that is stored between an operator's look and the tombstone.
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_is_overtaken_is_tried_again() {
+    let mut stage = Stage::new(|_| ());
+    let (store, slot) = expired(&mut stage).await;
+    let theirs = foreign(2, stage.record().await.seeds, stage.clock.now() + HOUR);
+    *store.intruder.lock().unwrap() = Some((Generation(2), theirs));
+    slot.logout().await.unwrap();
+    let record = stage.record().await;
+    assert!(record.is_tombstone() && record.generation == Generation(3));
+}
+
+/// #23: a logout is newer than the death of what it ended.
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_dies_after_a_logout_of_another_process_is_logged_out() {
+    let mut stage = Stage::new(|_| ());
+    let (store, slot) = expired(&mut stage).await;
+    stage.script.arrived.notified().await;
+    let hold = stage.script.gate.write().await;
+    stage.script.dead();
+    let waiting = tokio::spawn({
+        let slot = Arc::clone(&slot);
+        async move { token(&slot).await }
+    });
+    stage.script.arrived.notified().await;
+    let terminal = Terminal {
+        reason: TerminalReason::LoggedOut,
+        refresh_token: None,
+        config: stage.config.oauth.fingerprint(),
+        at: stage.clock.now(),
+    };
+    let tombstone = TokenRecord {
+        generation: Generation(2),
+        seeds: stage.record().await.seeds,
+        terminal: Some(terminal),
+        ..TokenRecord::default()
+    };
+    store.put(&tombstone).await;
+    drop(hold);
+    let logged_out = TokenError::NeedsLogin { reason: TerminalReason::LoggedOut };
+    assert_eq!(waiting.await.unwrap(), Err(logged_out));
+    assert_eq!(stage.record().await, tombstone);
 }
