@@ -70,10 +70,12 @@ impl History {
 
     /// Was the answer to `token` kept back, or the proxy killed before it was stored?
     fn explains(&self, credential: usize, token: &str, lost_at: Instant) -> bool {
-        let presented = self.presented[credential].iter();
-        let mut before =
-            presented.filter(|one| one.refresh_token.as_deref() == Some(token) && one.at < lost_at);
-        before.any(|one| {
+        let is_of =
+            |one: &&Presented| one.refresh_token.as_deref() == Some(token) && one.at < lost_at;
+        let presented: Vec<_> = self.presented[credential].iter().filter(is_of).collect();
+        // The last is the one that told of the loss.
+        let Some((_, before)) = presented.split_last() else { return false };
+        before.iter().any(|one| {
             one.fault.is_some_and(|fault| fault.committed) || self.killed_between(one.at, lost_at)
         })
     }

@@ -8,8 +8,9 @@ use tokio::time::{sleep, timeout};
 use super::faults::{Phase, between, random};
 use super::stage::{CREDENTIALS, Healer, Stage, name};
 
-/// Long enough for every request that was waiting for a new token to have been sent with it.
-const IN_USE: Duration = Duration::from_millis(300);
+/// Long enough for every request that was waiting for a new token to have been sent with it, on a busy
+/// machine too.
+const IN_USE: Duration = Duration::from_secs(1);
 /// How long a grant may take to be whole again once nothing disturbs any more.
 const SETTLED: Duration = Duration::from_secs(40);
 
@@ -78,11 +79,12 @@ async fn revoke(stage: &Stage, length: Duration, revoked: &mut usize) {
     }
 }
 
-/// Whoever stalls goes on in the end.
+/// Whoever stalls goes on in the end, with most of the life of what was issued before it still ahead: a
+/// token that arrives at its end would be rejected as the one before it was, a second time (I8).
 async fn release(stage: &Stage, length: Duration) {
     let began = Instant::now();
     while began.elapsed() < length {
-        sleep(Duration::from_secs(2)).await;
+        sleep(Duration::from_secs(1)).await;
         stage.server.release_all();
     }
 }

@@ -1,7 +1,7 @@
 //! The torture test: the real program between servers that misbehave, killed every few seconds.
 //!
 //! 64 clients send bodies through 16 credentials, each with a grant of its own, whose access tokens live for
-//! two seconds: some hundred token requests a minute, a tenth of which meets a fault.
+//! four seconds: some hundred token requests a minute, a tenth of which meets a fault.
 //!
 //! `tests/torture/run` runs both parts, a minute each. In the first the authorization server forgives a
 //! refresh token that is presented again within 30 s: the clients may see refused connections while the

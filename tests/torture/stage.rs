@@ -32,7 +32,7 @@ pub(crate) const STRICT: Rotation = Rotation::STRICT;
 pub(crate) const CREDENTIALS: usize = 16;
 
 /// Each token is replaced after about half of it.
-const LIFETIME: Duration = Duration::from_secs(2);
+const LIFETIME: Duration = Duration::from_secs(4);
 
 pub(crate) fn name(credential: usize) -> String {
     format!("c{credential:02}")
@@ -227,6 +227,7 @@ impl Stage {
     pub(crate) async fn kill(&self) {
         self.end().await;
         self.start_program().await;
+        self.kills.lock().unwrap().last_mut().unwrap().end = Instant::now();
         self.life.fetch_add(1, SeqCst);
     }
 
@@ -239,10 +240,11 @@ impl Stage {
         let counted = counting.await.unwrap();
         self.life.fetch_add(1, SeqCst);
         let began = Instant::now();
+        // What it has sent may arrive until the next one is there, on a machine that is busy.
+        self.kills.lock().unwrap().push(began..began);
         child.kill().unwrap();
         child.wait().unwrap();
         tokio::task::spawn_blocking(move || log.join()).await.unwrap().unwrap();
-        self.kills.lock().unwrap().push(began..Instant::now());
         let alarms = alarms.lock().unwrap().clone();
         self.lives.lock().unwrap().push(Life { alarms, before_counted, counted });
     }
