@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::Admin;
 use crate::ca::{CaError, CertificateAuthority};
 use crate::clock::Clock;
+pub use crate::credential::ChangedSecret;
 use crate::credential::Credentials;
 use crate::metrics::Metrics;
 use crate::proxy::Shared;

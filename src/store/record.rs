@@ -126,6 +126,14 @@ pub struct Terminal {
     pub at: SystemTime,
 }
 
+impl Terminal {
+    /// Do both tell of the same end? Their times may differ: a file keeps milliseconds.
+    pub fn is_same_end(&self, other: &Self) -> bool {
+        let Self { reason, refresh_token, config, at: _ } = other;
+        (&self.reason, &self.refresh_token, &self.config) == (reason, refresh_token, config)
+    }
+}
+
 /// Why a credential needs a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -378,5 +386,22 @@ mod tests {
     fn debug_shows_no_token() {
         let text = format!("{:?}", record());
         assert!(!text.contains("\"at\"") && !text.contains("rt \\"), "{text}");
+    }
+
+    #[test]
+    fn an_end_that_was_read_back_is_the_same_end() {
+        let at = UNIX_EPOCH + Duration::from_nanos(1_234_567_891_234_567_891);
+        let terminal = Terminal {
+            reason: TerminalReason::LostRotation,
+            refresh_token: Some(Fingerprint::of(b"rt")),
+            config: Fingerprint::of(b"config"),
+            at,
+        };
+        let record = TokenRecord { terminal: Some(terminal.clone()), ..TokenRecord::default() };
+        let read = TokenRecord::from_bytes(&record.to_bytes()).unwrap().terminal.unwrap();
+        assert_ne!(read, terminal);
+        assert!(read.is_same_end(&terminal));
+        let revoked = Terminal { reason: TerminalReason::Revoked, ..terminal };
+        assert!(!read.is_same_end(&revoked));
     }
 }

@@ -218,6 +218,14 @@ async fn with_a_full_disk_tokens_are_served_from_memory_and_written_when_there_i
 
     disk.empty();
     disk.saves(3, server).await;
+    // Said right after it is written.
+    let said = async {
+        let mut pause = tokio::time::interval(std::time::Duration::from_millis(5));
+        while ask(&program, "/readyz").await["status"] != "ok" {
+            pause.tick().await;
+        }
+    };
+    within(said).await;
     assert_unsaved(&program, false).await;
     assert_eq!(server.token_requests(), 3, "writing it needed a token request");
 

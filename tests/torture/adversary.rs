@@ -1,194 +1,192 @@
-//! What is done to the proxy: faults, revocations, kills.
+//! What is done to the proxy: kills, revocations, the end of stalls; and what an operator does about it.
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use bearerd_test_support::TokenBehaviour;
-use serde_json::json;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{sleep, timeout};
 
-use super::stage::Stage;
+use super::faults::{Phase, between, random};
+use super::stage::{CREDENTIALS, Healer, Stage, name};
 
-/// Of all token requests, how many in a hundred are disturbed.
-const FAULTS: u64 = 10;
+/// Long enough for every request that was waiting for a new token to have been sent with it, on a busy
+/// machine too.
+const IN_USE: Duration = Duration::from_secs(1);
+/// How long a grant may take to be whole again once nothing disturbs any more.
+const SETTLED: Duration = Duration::from_secs(40);
 
-/// What was done.
+/// A grant that was lost, and when it was whole again.
+#[derive(Clone, Debug)]
+pub(crate) struct Loss {
+    pub(crate) credential: usize,
+    pub(crate) began: Instant,
+    pub(crate) ended: Option<Instant>,
+}
+
+/// What was done, and seen while it was done.
 #[derive(Debug, Default)]
 pub(crate) struct Deeds {
-    pub(crate) faults: usize,
     pub(crate) kills: usize,
-    revocations: usize,
-    /// Cases that did not end as they have to.
-    pub(crate) unaccounted: Vec<String>,
+    pub(crate) revoked: usize,
+    /// By the credential and the refresh token.
+    pub(crate) losses: BTreeMap<(usize, String), Loss>,
+    /// What should not have been.
+    pub(crate) wrong: Vec<String>,
 }
 
 impl Deeds {
     pub(crate) fn print(&self) {
-        println!("      faults of the token endpoint        {}", self.faults);
-        println!("      kills of the proxy                  {}", self.kills);
-        println!("      revocations of all access tokens    {}", self.revocations);
+        println!("    kills of the proxy        {}", self.kills);
+        println!("    access tokens revoked     {}", self.revoked);
     }
 }
 
-/// Long enough for every request that was waiting for a new token to have been sent with it.
-const IN_USE: Duration = Duration::from_millis(300);
-
-/// A number below `limit` that nobody needs to be unable to guess.
-fn random(limit: u64) -> u64 {
-    RandomState::new().hash_one(limit) % limit
-}
-
-fn between(low: u64, high: u64) -> Duration {
-    Duration::from_millis(low + random(high - low))
-}
-
-fn trouble(status: u16) -> TokenBehaviour {
-    TokenBehaviour::json(status, json!({"message": "trouble"}))
-}
-
-/// Faults that leave the refresh token alone.
-fn before() -> TokenBehaviour {
-    match random(5) {
-        0 => trouble(503),
-        1 => trouble(500),
-        2 => trouble(429).with_header("retry-after", "1"),
-        3 => TokenBehaviour::html(200, "<html>maintenance</html>"),
-        _ => TokenBehaviour::DropBeforeCommit,
-    }
-}
-
-/// Faults that consume it and keep the answer back.
-fn after() -> TokenBehaviour {
-    match random(4) {
-        0 => trouble(503).after_commit(),
-        1 => TokenBehaviour::html(200, "<html>maintenance</html>").after_commit(),
-        2 => TokenBehaviour::CommitThenTruncate { keep: 20 },
-        _ => TokenBehaviour::DropAfterCommit,
-    }
-}
-
-fn either() -> TokenBehaviour {
-    match random(5) {
-        0 | 1 => before(),
-        2 | 3 => after(),
-        _ => TokenBehaviour::Stall { commit_first: random(2) == 0 },
-    }
-}
-
-/// Disturbs a tenth of the token requests, for ever; counts.
-async fn disturb(stage: &Stage, faults: &mut usize, fault: fn() -> TokenBehaviour) {
-    loop {
-        let arrived = stage.server.token_requests();
-        if random(100) < FAULTS {
-            stage.server.enqueue(fault());
-            *faults += 1;
-        }
-        stage.server.wait_for_token_requests(arrived + 1).await;
-    }
-}
-
-/// Revokes the access tokens in use. One that is revoked before anybody could use it would be rejected
-/// twice within one request, and a second rejection is passed on (I8): no proxy could do better.
-async fn revoke(stage: &Stage, revocations: &mut usize) {
-    loop {
-        sleep(between(1500, 5000)).await;
-        let revoked = stage.server.tokens().revoke_access_tokens_in_use_for(IN_USE);
-        *revocations += usize::from(revoked > 0);
-    }
-}
-
-/// Everything at once, nothing waiting for anything.
-pub(crate) async fn at_any_moment(stage: &Stage, length: Duration) -> Deeds {
+/// Disturbs for `length`, then waits until every grant is whole again.
+pub(crate) async fn disturb(stage: &Stage, phase: Phase, length: Duration) -> Deeds {
     let mut deeds = Deeds::default();
-    let Deeds { faults, kills, revocations, .. } = &mut deeds;
-    let kill = async {
-        loop {
-            sleep(between(2000, 5000)).await;
-            stage.kill().await;
-            *kills += 1;
-        }
-    };
-    // Whoever stalls answers in the end.
-    let release = async {
-        loop {
-            sleep(Duration::from_secs(3)).await;
-            stage.server.release_all();
-        }
-    };
+    let Deeds { kills, revoked, losses, wrong } = &mut deeds;
+    let mut healing = Healing { stage, losses, wrong, answered: [None; CREDENTIALS] };
+    stage.script().phase = phase;
     let all = async {
-        tokio::join!(disturb(stage, faults, either), revoke(stage, revocations), kill, release)
+        tokio::join!(
+            kill(stage, phase, length, kills),
+            revoke(stage, length, revoked),
+            release(stage, length)
+        );
+        stage.script().phase = Phase::Calm;
+        stage.server.release_all();
     };
-    let _over = timeout_at(Instant::now() + length, all).await;
-    if stage.life.load(SeqCst) % 2 == 1 {
-        deeds.unaccounted.push("the end came while the proxy was being started".to_owned());
+    tokio::select! {
+        () = all => {}
+        () = healing.watch() => {}
+    }
+    if timeout(SETTLED, healing.finish()).await.is_err() {
+        for credential in (0..CREDENTIALS).filter(|credential| !stage.is_whole(*credential)) {
+            let terminal = &stage.record(credential)["terminal"]["reason"];
+            deeds.wrong.push(format!("{}: not healed; terminal: {terminal}", name(credential)));
+        }
     }
     deeds
 }
 
-/// A strict server is disturbed only before it commits: also by the kills, which come while it holds a
-/// token request that it never deals with.
-pub(crate) async fn before_the_commit(stage: &Stage, length: Duration) -> Deeds {
-    let mut deeds = Deeds::default();
-    let end = Instant::now() + length;
-    while Instant::now() < end {
-        let Deeds { faults, revocations, .. } = &mut deeds;
-        let both =
-            async { tokio::join!(disturb(stage, faults, before), revoke(stage, revocations)) };
-        let pause = (Instant::now() + between(2000, 5000)).min(end);
-        let _over = timeout_at(pause, both).await;
-        kill_during(stage, TokenBehaviour::Stall { commit_first: false }).await;
-        deeds.kills += 1;
+/// Revokes some of the access tokens in use. One that is revoked before anybody could use it would be
+/// rejected twice within one request, and a second rejection is passed on (I8): no proxy could do better.
+async fn revoke(stage: &Stage, length: Duration, revoked: &mut usize) {
+    let began = Instant::now();
+    while began.elapsed() < length {
+        sleep(between(100, 500)).await;
+        let tokens = stage.server.tokens();
+        *revoked += tokens.revoke_access_tokens_in_use_for(IN_USE, || random(4) == 0);
     }
-    deeds
 }
 
-/// Kills the proxy while its next token request but one at most is dealt with like this.
-async fn kill_during(stage: &Stage, stall: TokenBehaviour) {
-    // What was enqueued before takes its place before it.
-    let committed = stage.server.tokens().issued_access_tokens();
-    let is_after = matches!(stall, TokenBehaviour::Stall { commit_first: true });
-    let stalled = stage.server.token_requests() - stage.server.answered();
-    stage.server.enqueue(stall);
-    let mut pause = tokio::time::interval(Duration::from_millis(2));
-    while stage.server.token_requests() - stage.server.answered() <= stalled
-        || is_after && stage.server.tokens().issued_access_tokens() == committed
+/// Whoever stalls goes on in the end, with most of the life of what was issued before it still ahead: a
+/// token that arrives at its end would be rejected as the one before it was, a second time (I8).
+async fn release(stage: &Stage, length: Duration) {
+    let began = Instant::now();
+    while began.elapsed() < length {
+        sleep(Duration::from_secs(1)).await;
+        stage.server.release_all();
+    }
+}
+
+async fn kill(stage: &Stage, phase: Phase, length: Duration, kills: &mut usize) {
+    let began = Instant::now();
+    while began.elapsed() + Duration::from_secs(5) < length {
+        sleep(between(1500, 4500)).await;
+        if phase != Phase::Forgiving {
+            close(stage).await;
+        }
+        stage.kill().await;
+        stage.script().closing = false;
+        *kills += 1;
+    }
+}
+
+/// Sees to it that a kill comes before the commit for all grants that may not be lost: their requests
+/// get no answer from now on, and what was answered is stored.
+async fn close(stage: &Stage) {
     {
-        pause.tick().await;
+        let mut script = stage.script();
+        script.closing = true;
+        script.waiting = 0;
     }
-    stage.kill().await;
+    stage.server.release_all();
+    let mut pause = tokio::time::interval(Duration::from_millis(5));
+    let stored = async {
+        loop {
+            pause.tick().await;
+            let (waiting, guarded) = stage.script().at_stake();
+            let under_way = stage.server.token_requests() - stage.server.answered();
+            if under_way <= waiting && guarded.into_iter().all(|one| stage.is_whole(one)) {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_secs(10), stored).await.expect("what was answered is stored");
+    sleep(between(0, 50)).await;
 }
 
-/// A strict server has committed, and its answer does not arrive: one case after the other, each until
-/// it is healed.
-pub(crate) async fn after_the_commit(stage: &Stage, length: Duration) -> Deeds {
-    let mut deeds = Deeds::default();
-    let end = Instant::now() + length;
-    while Instant::now() < end {
-        let revocations = &mut deeds.revocations;
-        let pause = (Instant::now() + between(1000, 4000)).min(end);
-        let _over = timeout_at(pause, revoke(stage, revocations)).await;
-        let said = stage.lost_rotations();
-        stage.lost.store(true, SeqCst);
-        if random(2) == 0 {
-            kill_during(stage, TokenBehaviour::Stall { commit_first: true }).await;
-            deeds.kills += 1;
-        } else {
-            stage.server.enqueue(after());
-            deeds.faults += 1;
+/// Watches the records, and is the operator who brings new seeds.
+struct Healing<'a> {
+    stage: &'a Stage,
+    losses: &'a mut BTreeMap<(usize, String), Loss>,
+    wrong: &'a mut Vec<String>,
+    /// The generations of the last terminals that were answered with a new seed.
+    answered: [Option<u64>; CREDENTIALS],
+}
+
+impl Healing<'_> {
+    async fn watch(&mut self) {
+        let mut pause = tokio::time::interval(Duration::from_millis(25));
+        loop {
+            pause.tick().await;
+            self.look();
         }
-        if !stage.wait_for_lost_rotation(said + 1).await {
-            let record = stage.record();
-            deeds.unaccounted.push(format!("no alarm; the record says {}", record["terminal"]));
-            break;
-        }
-        if !stage.wait_for_terminal("lost_rotation").await {
-            deeds.unaccounted.push("an alarm, and nothing in the record".to_owned());
-        }
-        stage.bring_a_new_refresh_token().await;
-        // Those that were told of the loss just now.
-        sleep_until(Instant::now() + Duration::from_millis(500)).await;
-        stage.lost.store(false, SeqCst);
     }
-    deeds
+
+    async fn finish(&mut self) {
+        let mut pause = tokio::time::interval(Duration::from_millis(25));
+        loop {
+            pause.tick().await;
+            self.look();
+            let all_whole = (0..CREDENTIALS).all(|credential| self.stage.is_whole(credential));
+            if all_whole && self.losses.values().all(|loss| loss.ended.is_some()) {
+                return;
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        for ((credential, token), began) in self.stage.lost() {
+            let loss = Loss { credential, began, ended: None };
+            self.losses.entry((credential, token)).or_insert(loss);
+        }
+        for credential in 0..CREDENTIALS {
+            self.answer(credential);
+            let open = self.losses.values_mut();
+            let mut open = open
+                .filter(|loss| loss.credential == credential && loss.ended.is_none())
+                .peekable();
+            if open.peek().is_some() && self.stage.is_whole(credential) {
+                open.for_each(|loss| loss.ended = Some(Instant::now()));
+                self.stage.script().healed(credential);
+            }
+        }
+    }
+
+    fn answer(&mut self, credential: usize) {
+        let record = self.stage.record(credential);
+        let reason = &record["terminal"]["reason"];
+        let generation = record["generation"].as_u64();
+        if reason.is_null() || self.answered[credential] == generation {
+            return;
+        }
+        self.answered[credential] = generation;
+        if reason != "lost_rotation" {
+            self.wrong.push(format!("{}: a grant ended as {reason}", name(credential)));
+        }
+        if Healer::of(credential) == Healer::Seed {
+            self.stage.bring_a_new_seed(credential);
+        }
+    }
 }

@@ -1,6 +1,5 @@
 //! Applications that POST all the time, and what they see.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -8,11 +7,20 @@ use std::time::{Duration, Instant};
 use bearerd_test_support::pattern;
 use tokio::task::JoinSet;
 
-use super::stage::Stage;
+use super::stage::{CREDENTIALS, Stage, name};
 
 /// Between two requests of a client.
 const PAUSE: Duration = Duration::from_millis(30);
 const LONGEST_BODY: usize = 32 * 1024;
+
+/// A request that was not answered as it should have been.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) credential: usize,
+    pub(crate) began: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) what: String,
+}
 
 /// What the clients have seen.
 #[derive(Debug, Default)]
@@ -24,9 +32,7 @@ pub(crate) struct Seen {
     /// The proxy was killed while the request was under way.
     cut_off: usize,
     slowest: Duration,
-    /// Everything else, by what it was; while a rotation was lost, and otherwise.
-    while_lost: BTreeMap<String, usize>,
-    failed: BTreeMap<String, usize>,
+    pub(crate) failed: Vec<Failure>,
 }
 
 impl Seen {
@@ -35,38 +41,15 @@ impl Seen {
         self.refused += other.refused;
         self.cut_off += other.cut_off;
         self.slowest = self.slowest.max(other.slowest);
-        for (what, times) in other.while_lost {
-            *self.while_lost.entry(what).or_default() += times;
-        }
-        for (what, times) in other.failed {
-            *self.failed.entry(what).or_default() += times;
-        }
+        self.failed.extend(other.failed);
     }
 
     pub(crate) fn print(&self) {
         println!("    the clients");
         println!("      answered, the body having arrived   {}", self.answered);
+        println!("      slowest answer                      {:.1?}", self.slowest);
         println!("      refused while the proxy was down    {}", self.refused);
         println!("      cut off by a kill                   {}", self.cut_off);
-        println!(
-            "      failed otherwise                    {}",
-            self.failed.values().sum::<usize>()
-        );
-        if !self.while_lost.is_empty() {
-            let times: usize = self.while_lost.values().sum();
-            println!("      failed while a rotation was lost    {times}");
-        }
-        println!("      slowest answer                      {:.1?}", self.slowest);
-    }
-
-    /// What clients may not have seen.
-    pub(crate) fn failures(&self, may_lose: bool) -> Vec<String> {
-        let while_lost = self.while_lost.iter().filter(|_| !may_lose);
-        self.failed
-            .iter()
-            .chain(while_lost)
-            .map(|(what, times)| format!("{times} × {what}"))
-            .collect()
     }
 }
 
@@ -92,9 +75,9 @@ impl Clients {
                     .unwrap(),
                 // Described in the answer: the body is read to its end before the token is judged. An API
                 // that rejects without reading closes the connection behind its answer.
-                url: stage.origin.url("/"),
+                url: stage.origin.url(&format!("/{}/", name(number % CREDENTIALS))),
+                credential: number % CREDENTIALS,
                 life: Arc::clone(&stage.life),
-                lost: Arc::clone(&stage.lost),
                 stop: Arc::clone(&stop),
             };
             tasks.spawn(client.drive(number));
@@ -123,8 +106,8 @@ fn no_tls() -> rustls::ClientConfig {
 struct Client {
     http: reqwest::Client,
     url: String,
+    credential: usize,
     life: Arc<AtomicUsize>,
-    lost: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
 }
 
@@ -144,7 +127,7 @@ impl Client {
         let body = pattern(length);
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &body);
         let expected: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        let (life, lost) = (self.life.load(SeqCst), self.lost.load(SeqCst));
+        let life = self.life.load(SeqCst);
         let began = Instant::now();
         let answer = async {
             let response = self.http.post(&self.url).body(body.clone()).send().await?;
@@ -152,7 +135,7 @@ impl Client {
                 (response.status(), response.headers().get("proxy-status").cloned());
             Ok::<_, reqwest::Error>((status, why, response.bytes().await?))
         };
-        let was_alive = || life % 2 == 0 && self.life.load(SeqCst) == life;
+        let was_alive = || life.is_multiple_of(2) && self.life.load(SeqCst) == life;
         let what = match answer.await {
             Ok((status, _, description))
                 if status == 200
@@ -178,10 +161,7 @@ impl Client {
             }
             Err(error) => format!("{:?}", error.without_url()),
         };
-        let failures = match lost || self.lost.load(SeqCst) {
-            true => &mut seen.while_lost,
-            false => &mut seen.failed,
-        };
-        *failures.entry(what).or_default() += 1;
+        let (credential, ended) = (self.credential, Instant::now());
+        seen.failed.push(Failure { credential, began, ended, what });
     }
 }

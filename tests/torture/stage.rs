@@ -1,28 +1,96 @@
 //! The servers, the configuration, and the program that is killed and started again.
 
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bearerd_test_support::{
     AuthorizationServer, AuthorizationServerConfig, ExpiresIn, OnReuse, OriginConfig, OriginServer,
     Rotation,
 };
-use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
+
+use super::faults::{Presented, Script};
 
 pub(crate) const FORGIVING: Rotation =
     Rotation::Rotate { grace: Duration::from_secs(30), on_reuse: OnReuse::RevokeFamily };
 
+pub(crate) const STRICT: Rotation = Rotation::STRICT;
+
+/// Each with a grant, a token URL and an API of its own.
+pub(crate) const CREDENTIALS: usize = 16;
+
 /// Each token is replaced after about half of it.
-const LIFETIME: Duration = Duration::from_secs(3);
+const LIFETIME: Duration = Duration::from_secs(4);
+
+pub(crate) fn name(credential: usize) -> String {
+    format!("c{credential:02}")
+}
+
+/// What begins a lost grant anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Healer {
+    /// A person, who puts a new seed into the file.
+    Seed,
+    /// `bootstrap`, which brings a refresh token.
+    Password,
+    /// `bootstrap`, which brings access tokens alone.
+    ClientCredentials,
+}
+
+impl Healer {
+    pub(crate) const ALL: [Self; 3] = [Self::Seed, Self::Password, Self::ClientCredentials];
+
+    pub(crate) fn of(credential: usize) -> Self {
+        match credential % 4 {
+            1 => Self::Password,
+            3 => Self::ClientCredentials,
+            _ => Self::Seed,
+        }
+    }
+
+    fn configuration(self) -> &'static str {
+        match self {
+            Self::Seed => "",
+            Self::Password => {
+                "bootstrap = { grant = \"password\", username = \"svc\", password = { file = \"secret\" } }\n"
+            }
+            Self::ClientCredentials => "bootstrap = { grant = \"client_credentials\" }\n",
+        }
+    }
+}
+
+/// What the log calls a lost rotation: the credential and the generation that was lost.
+pub(crate) type Alarm = (String, u64);
+
+/// One process from its start to its end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Life {
+    pub(crate) alarms: BTreeSet<Alarm>,
+    /// The alarms that had been read before the metrics were.
+    pub(crate) before_counted: usize,
+    /// What `bearerd_lost_rotations_total` said at its end.
+    pub(crate) counted: usize,
+}
+
+/// A process under way.
+struct Program {
+    child: Child,
+    admin: SocketAddr,
+    log: JoinHandle<()>,
+    alarms: Arc<Mutex<BTreeSet<Alarm>>>,
+}
 
 /// Everything but the clients.
 pub(crate) struct Stage {
@@ -31,21 +99,25 @@ pub(crate) struct Stage {
     pub(crate) proxy: SocketAddr,
     /// Even while the proxy may be expected to answer, odd while it dies or is dead.
     pub(crate) life: Arc<AtomicUsize>,
-    /// A refresh token is lost and no operator has brought another.
-    pub(crate) lost: Arc<AtomicBool>,
-    alarms: watch::Sender<usize>,
-    program: Mutex<Option<Child>>,
+    script: Arc<Mutex<Script>>,
+    program: Mutex<Option<Program>>,
+    lives: Mutex<Vec<Life>>,
+    kills: Mutex<Vec<Range<Instant>>>,
     dir: TempDir,
+    /// Where what the program says is kept.
+    log: Option<Arc<File>>,
 }
 
 impl Stage {
-    pub(crate) async fn set(rotation: Rotation) -> Self {
-        let config = AuthorizationServerConfig {
+    pub(crate) async fn set(rotation: Rotation, log: Option<&Path>) -> Self {
+        let mut config = AuthorizationServerConfig {
+            token_path: "/token/*".to_owned(),
             rotation,
             expires_in: ExpiresIn::Seconds(LIFETIME.as_secs()),
             access_token_lifetime: LIFETIME,
             ..AuthorizationServerConfig::default()
         };
+        config.resource_owner = Some(("svc".to_owned(), config.client_secret.clone()));
         let server = AuthorizationServer::start(config.clone()).await;
         let origin = OriginServer::start(OriginConfig {
             tokens: Some(server.tokens()),
@@ -53,33 +125,59 @@ impl Stage {
             ..OriginConfig::default()
         })
         .await;
+        let script = Arc::new(Mutex::new(Script::new()));
+        let deciding = Arc::clone(&script);
+        server.decide_by(move |request| deciding.lock().unwrap().decide(request));
         // Taken and let go: the program listens there again and again.
         let proxy = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        write_secret(&dir.path().join("secret"), &config.client_secret);
-        write_secret(&dir.path().join("seed"), &config.initial_refresh_token);
-        let configuration = format!(
-            "[proxy]\nlisten = \"{proxy}\"\nthreads = 2\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-             [credential.api]\nhosts = [\"{}\"]\nallow_http = true\ntoken_url = \"{}\"\n\
-             client_id = \"{}\"\nclient_secret = {{ file = \"secret\" }}\n\
-             refresh_token = {{ file = \"seed\" }}\n",
-            origin.authority(),
-            server.token_url(),
-            config.client_id,
-        );
-        std::fs::write(dir.path().join("proxy.toml"), configuration).unwrap();
         let stage = Self {
             server,
             origin,
             proxy,
             life: Arc::default(),
-            lost: Arc::default(),
-            alarms: watch::Sender::new(0),
-            program: Mutex::new(None),
-            dir,
+            script,
+            program: Mutex::default(),
+            lives: Mutex::default(),
+            kills: Mutex::default(),
+            dir: tempfile::tempdir().unwrap(),
+            log: log.map(|path| {
+                Arc::new(OpenOptions::new().create(true).append(true).open(path).unwrap())
+            }),
         };
+        stage.configure(&config);
         stage.start_program().await;
         stage
+    }
+
+    fn configure(&self, config: &AuthorizationServerConfig) {
+        write_secret(&self.dir.path().join("secret"), &config.client_secret);
+        let mut text = format!(
+            "[proxy]\nlisten = \"{}\"\nthreads = 2\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+             [log]\nformat = \"json\"\n",
+            self.proxy,
+        );
+        for credential in 0..CREDENTIALS {
+            let name = name(credential);
+            write_secret(&self.seed(credential), &self.server.current_refresh_token_of(&name));
+            text += &format!(
+                "[credential.{name}]\nhosts = [\"{}\"]\npaths = [\"/{name}/\"]\nallow_http = true\n\
+                 token_url = \"{}\"\nclient_id = \"{}\"\nclient_secret = {{ file = \"secret\" }}\n\
+                 refresh_token = {{ file = \"seed-{name}\" }}\n{}",
+                self.origin.authority(),
+                self.server.token_url().replace('*', &name),
+                config.client_id,
+                Healer::of(credential).configuration(),
+            );
+        }
+        std::fs::write(self.dir.path().join("proxy.toml"), text).unwrap();
+    }
+
+    fn seed(&self, credential: usize) -> std::path::PathBuf {
+        self.dir.path().join(format!("seed-{}", name(credential)))
+    }
+
+    pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap()
     }
 
     async fn start_program(&self) {
@@ -93,115 +191,118 @@ impl Stage {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (alarms, (listening, listens)) = (self.alarms.clone(), watch::channel(false));
-        std::thread::spawn(move || {
+        let alarms = Arc::<Mutex<BTreeSet<Alarm>>>::default();
+        let ((admin_said, mut admin), raised) = (watch::channel(None), Arc::clone(&alarms));
+        let (listening, mut listens) = watch::channel(false);
+        let kept = self.log.clone();
+        let log = std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                if line.contains("bearerd is listening") {
-                    listening.send_replace(true);
+                if let Some(mut kept) = kept.as_deref() {
+                    writeln!(kept, "{line}").unwrap();
                 }
-                if line.contains("ERROR") && line.contains("lost_rotation") {
-                    alarms.send_modify(|alarms| *alarms += 1);
+                let Ok(said) = serde_json::from_str::<Value>(&line) else { continue };
+                match said["message"].as_str().unwrap_or_default() {
+                    "bearerd is listening" => {
+                        listening.send_replace(true);
+                    }
+                    message if message.contains("probes are at") => {
+                        let address = said["address"].as_str().and_then(|text| text.parse().ok());
+                        admin_said.send_replace(address);
+                    }
+                    _ if said["level"] == "ERROR" && said["reason"] == "lost_rotation" => {
+                        let credential = said["credential"].as_str().unwrap().to_owned();
+                        let generation = said["generation"].as_u64().unwrap();
+                        raised.lock().unwrap().insert((credential, generation));
+                    }
+                    _ => {}
                 }
             }
         });
-        *self.program.lock().unwrap() = Some(child);
-        listens.clone().wait_for(|listens| *listens).await.expect("bearerd does not listen");
+        listens.wait_for(|listens| *listens).await.expect("bearerd listens");
+        let admin = admin.wait_for(Option::is_some).await.expect("bearerd tells").unwrap();
+        *self.program.lock().unwrap() = Some(Program { child, admin, log, alarms });
     }
 
     /// `kill -9`, and at once the next.
     pub(crate) async fn kill(&self) {
+        self.end().await;
+        self.start_program().await;
+        self.kills.lock().unwrap().last_mut().unwrap().end = Instant::now();
         self.life.fetch_add(1, SeqCst);
-        let mut child = self.program.lock().unwrap().take().unwrap();
+    }
+
+    /// `kill -9`.
+    pub(crate) async fn end(&self) {
+        let Program { mut child, admin, log, alarms } =
+            self.program.lock().unwrap().take().unwrap();
+        let before_counted = alarms.lock().unwrap().len();
+        let counting = tokio::task::spawn_blocking(move || lost_rotations_total(admin));
+        let counted = counting.await.unwrap();
+        self.life.fetch_add(1, SeqCst);
+        let began = Instant::now();
+        // What it has sent may arrive until the next one is there, on a machine that is busy.
+        self.kills.lock().unwrap().push(began..began);
         child.kill().unwrap();
         child.wait().unwrap();
-        self.start_program().await;
-        self.life.fetch_add(1, SeqCst);
+        tokio::task::spawn_blocking(move || log.join()).await.unwrap().unwrap();
+        let alarms = alarms.lock().unwrap().clone();
+        self.lives.lock().unwrap().push(Life { alarms, before_counted, counted });
     }
 
-    /// What an operator does about a lost rotation.
-    pub(crate) async fn bring_a_new_refresh_token(&self) {
-        write_secret(&self.dir.path().join("seed"), &self.server.issue_refresh_token());
-        let committed = self.server.tokens().issued_access_tokens();
-        let pid = self.program.lock().unwrap().as_ref().map(Pid::from_child).unwrap();
-        kill_process(pid, Signal::HUP).unwrap();
-        let mut pause = tokio::time::interval(Duration::from_millis(10));
-        while self.server.tokens().issued_access_tokens() == committed
-            || !self.record()["intent"].is_null()
-        {
-            pause.tick().await;
-        }
+    /// Each until nothing could come from the process any more.
+    pub(crate) fn kills(&self) -> Vec<Range<Instant>> {
+        self.kills.lock().unwrap().clone()
     }
 
-    pub(crate) fn record(&self) -> serde_json::Value {
-        let text = std::fs::read(self.dir.path().join("state/api.json")).unwrap_or_default();
-        let file: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    /// Of the processes that have ended.
+    pub(crate) fn lives(&self) -> Vec<Life> {
+        self.lives.lock().unwrap().clone()
+    }
+
+    /// What an operator does about a lost rotation: no signal, no restart.
+    pub(crate) fn bring_a_new_seed(&self, credential: usize) {
+        let seed = self.server.issue_refresh_token_of(&name(credential));
+        write_secret(&self.seed(credential), &seed);
+    }
+
+    pub(crate) fn record(&self, credential: usize) -> Value {
+        let path = self.dir.path().join(format!("state/{}.json", name(credential)));
+        let text = std::fs::read(path).unwrap_or_default();
+        let file: Value = serde_json::from_slice(&text).unwrap_or_default();
         file["record"].clone()
     }
 
-    /// Waits until the record says why a person has to act, which it does right after the log.
-    pub(crate) async fn wait_for_terminal(&self, reason: &str) -> bool {
-        let written = async {
-            let mut pause = tokio::time::interval(Duration::from_millis(5));
-            while self.record()["terminal"]["reason"] != reason {
-                pause.tick().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(5), written).await.is_ok()
-    }
-
-    /// Lines of the log that say so.
-    pub(crate) fn lost_rotations(&self) -> usize {
-        *self.alarms.borrow()
-    }
-
-    /// Waits until the log says so for the `n`th time.
-    pub(crate) async fn wait_for_lost_rotation(&self, n: usize) -> bool {
-        let mut alarms = self.alarms.subscribe();
-        let said = alarms.wait_for(|alarms| *alarms >= n);
-        tokio::time::timeout(Duration::from_secs(20), said).await.is_ok()
-    }
-
-    /// The refresh tokens in the order in which they were first sent; `None` if one was sent again
-    /// after a newer one.
-    fn in_order(&self) -> Option<(usize, usize)> {
-        let (mut seen, mut replays) = (HashMap::new(), 0);
-        let mut last = String::new();
-        for request in self.server.requests() {
-            let sent = request.param("refresh_token").unwrap_or_default().to_owned();
-            if sent == last {
-                replays += 1;
-            } else if seen.insert(sent.clone(), ()).is_some() {
-                return None;
-            }
-            last = sent;
+    /// Does the record hold the newest refresh token, or live on a bootstrap that gives none?
+    pub(crate) fn is_whole(&self, credential: usize) -> bool {
+        let record = self.record(credential);
+        if !record["terminal"].is_null() || record["access_token"].is_null() {
+            return false;
         }
-        Some((seen.len(), replays))
+        match record["refresh_token"].as_str() {
+            None => Healer::of(credential) == Healer::ClientCredentials,
+            Some(token) => token == self.server.current_refresh_token_of(&name(credential)),
+        }
     }
 
-    pub(crate) fn goes_forward(&self) -> bool {
-        self.in_order().is_some()
-    }
-
-    pub(crate) fn print(&self) {
-        let (tokens, replays) = self.in_order().unwrap_or_default();
-        println!("    the servers");
-        println!("      token requests                      {}", self.server.token_requests());
-        println!("      different refresh tokens presented  {tokens}");
-        println!("      presented again (replays)           {replays}");
-        println!("      presented outside the grace         {}", self.server.reuse_count());
-        println!(
-            "      API: accepted, 401                  {}, {}",
-            self.origin.accepted(),
-            self.origin.rejected()
-        );
+    /// When refresh tokens were presented that had been replaced, by credential and refresh token: the
+    /// grants that were lost, as the server sees it.
+    pub(crate) fn lost(&self) -> BTreeMap<(usize, String), Instant> {
+        let (script, mut lost) = (self.script(), BTreeMap::new());
+        for reuse in self.server.reuses() {
+            let presents =
+                |one: &&Presented| one.refresh_token.as_ref() == Some(&reuse.refresh_token);
+            let owner = script.log.iter().rev().find(presents).unwrap().credential;
+            lost.entry((owner, reuse.refresh_token)).or_insert(reuse.at);
+        }
+        lost
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if let Some(mut child) = self.program.lock().unwrap().take() {
-            let _gone = child.kill();
-            let _reaped = child.wait();
+        if let Some(mut program) = self.program.lock().unwrap().take() {
+            let _gone = program.child.kill();
+            let _reaped = program.child.wait();
         }
     }
 }
@@ -212,4 +313,17 @@ fn write_secret(path: &Path, value: &str) {
     std::fs::write(&new, value).unwrap();
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
     std::fs::rename(&new, path).unwrap();
+}
+
+/// `bearerd_lost_rotations_total` of all credentials, as its listener says.
+fn lost_rotations_total(admin: SocketAddr) -> usize {
+    let mut stream = TcpStream::connect(admin).unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    let counts = text.lines().filter(|line| line.starts_with("bearerd_lost_rotations_total{"));
+    counts.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
 }

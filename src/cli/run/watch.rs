@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use crate::app::App;
-use crate::credential::ChangedSecret;
+use crate::app::{App, ChangedSecret};
+
 use crate::settings::Inputs;
 
 /// How often the files are looked at: a new seed is in use within three seconds.

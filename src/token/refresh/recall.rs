@@ -63,7 +63,11 @@ impl Refresher {
             }
         };
         let news = memory.known.as_ref().is_none_or(|known| {
-            let died = record.generation == known.generation && record.terminal != known.terminal;
+            let ends_alike = match (&record.terminal, &known.terminal) {
+                (Some(stored), Some(known)) => stored.is_same_end(known),
+                (stored, known) => stored.is_none() && known.is_none(),
+            };
+            let died = record.generation == known.generation && !ends_alike;
             record.generation > known.generation || died
         });
         if !news {

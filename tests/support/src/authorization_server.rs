@@ -10,7 +10,7 @@
 //!   enqueued behaviour.
 //! * A token request that arrived is processed to its end even when the client hangs
 //!   up meanwhile, as a real server would: the refresh token is then consumed although
-//!   nobody got the new one. Only [`TokenBehaviour::Respond`] and
+//!   nobody got the new one. Only [`TokenBehaviour::Respond`], [`TokenBehaviour::Hang`] and
 //!   [`TokenBehaviour::DropBeforeCommit`] leave the tokens alone.
 //! * A refresh is atomic: concurrent presentations are judged one after the other.
 
@@ -29,7 +29,7 @@ pub use config::{AuthorizationServerConfig, ClientAuth, ExpiresIn};
 pub use request::TokenRequest;
 
 use crate::listening::{Listening, Tasks};
-use crate::refresh_tokens::Rotation;
+use crate::refresh_tokens::{Reuse, Rotation};
 use crate::tokens::Tokens;
 use endpoint::Endpoint;
 
@@ -106,6 +106,11 @@ impl AuthorizationServer {
         self.endpoint.enqueue(behaviour);
     }
 
+    /// Asks `decide`, in the order of arrival, about each token request that no enqueued behaviour is for.
+    pub fn decide_by(&self, decide: impl FnMut(&TokenRequest) -> TokenBehaviour + Send + 'static) {
+        self.endpoint.decide_by(Box::new(decide));
+    }
+
     /// From now on token requests are recorded and then wait before they are processed.
     pub fn hold(&self) {
         self.endpoint.gate().hold();
@@ -151,6 +156,11 @@ impl AuthorizationServer {
 
     /// How often a refresh token was presented after it had been replaced.
     pub fn reuse_count(&self) -> usize {
+        self.endpoint.reuses().len()
+    }
+
+    /// Each presentation of a refresh token after it had been replaced.
+    pub fn reuses(&self) -> Vec<Reuse> {
         self.endpoint.reuses()
     }
 

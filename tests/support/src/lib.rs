@@ -39,6 +39,6 @@ pub use authorization_server::{
 };
 pub use origin_server::{Answer, OriginConfig, OriginServer, Protocols, ReceivedRequest};
 pub use payload::pattern;
-pub use refresh_tokens::{OnReuse, Rotation};
+pub use refresh_tokens::{OnReuse, Reuse, Rotation};
 pub use tls::{ClientCertificate, TestCa};
 pub use tokens::{TokenState, Tokens};

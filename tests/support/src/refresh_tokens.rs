@@ -83,13 +83,22 @@ pub(crate) enum Presented {
     Reused { revoked: Option<u64> },
 }
 
+/// The presentation of a refresh token that had been replaced.
+#[derive(Clone, Debug)]
+pub struct Reuse {
+    /// The refresh token.
+    pub refresh_token: String,
+    /// When it was presented.
+    pub at: Instant,
+}
+
 /// All refresh tokens of an authorization server.
 pub(crate) struct RefreshTokens {
     current: Current,
     superseded: Vec<Superseded>,
     issued: usize,
     families: u64,
-    reuses: usize,
+    reuses: Vec<Reuse>,
 }
 
 impl RefreshTokens {
@@ -100,7 +109,7 @@ impl RefreshTokens {
             superseded: Vec::new(),
             issued: 0,
             families: family,
-            reuses: 0,
+            reuses: Vec::new(),
         }
     }
 
@@ -139,8 +148,8 @@ impl RefreshTokens {
         self.superseded.iter().map(|old| old.value.clone()).collect()
     }
 
-    pub(crate) fn reuses(&self) -> usize {
-        self.reuses
+    pub(crate) fn reuses(&self) -> &[Reuse] {
+        &self.reuses
     }
 
     /// The generation of an acceptable token.
@@ -173,7 +182,7 @@ impl RefreshTokens {
     }
 
     fn reuse(&mut self, token: &str, rotation: Rotation) -> Presented {
-        self.reuses += 1;
+        self.reuses.push(Reuse { refresh_token: token.to_owned(), at: Instant::now() });
         let family = self.find_superseded(token).map(|old| old.family);
         let revoked = family.filter(|_| rotation.revokes_on_reuse());
         if revoked == Some(self.current.family) {

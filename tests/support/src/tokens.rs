@@ -87,11 +87,16 @@ impl Tokens {
         self.revoke_where(|_| true);
     }
 
-    /// Revokes the live tokens that APIs have accepted for so long. Returns how many.
-    pub fn revoke_access_tokens_in_use_for(&self, time: Duration) -> usize {
+    /// Revokes those of the live tokens that APIs have accepted for so long for which `chosen` is true.
+    /// Returns how many.
+    pub fn revoke_access_tokens_in_use_for(
+        &self,
+        time: Duration,
+        mut chosen: impl FnMut() -> bool,
+    ) -> usize {
         let mut ledger = self.ledger();
         let live = ledger.tokens.iter_mut().filter(|token| token.state() == TokenState::Valid);
-        live.filter(|token| token.used.is_some_and(|used| used.elapsed() >= time))
+        live.filter(|token| token.used.is_some_and(|used| used.elapsed() >= time) && chosen())
             .map(|token| token.revoked = true)
             .count()
     }

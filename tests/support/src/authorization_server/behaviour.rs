@@ -46,6 +46,8 @@ pub enum TokenBehaviour {
         /// Whether to commit before the stall, not after it.
         commit_first: bool,
     },
+    /// Does not answer until `release_all`, then resets the connection without ever committing.
+    Hang,
     /// Commits and sends the body byte by byte.
     SlowDrip {
         /// The time between two bytes.

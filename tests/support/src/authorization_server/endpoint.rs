@@ -25,15 +25,27 @@ use crate::events::{Count, Gate, Pass};
 use crate::line::Line;
 use crate::listening::{NoAnswer, Outcome, Service, Tasks};
 use crate::payload::{Payload, cut_short, full, json, owned, response, streamed};
-use crate::refresh_tokens::RefreshTokens;
+use crate::refresh_tokens::{RefreshTokens, Reuse};
 use crate::tokens::Tokens;
 
 const LOCK: &str = "no holder of this lock panics";
+
+/// Decides how token requests go for which nothing is enqueued.
+pub(super) type Decide = Box<dyn FnMut(&TokenRequest) -> TokenBehaviour + Send>;
 
 #[derive(Default)]
 struct Arrivals {
     requests: Vec<TokenRequest>,
     behaviours: VecDeque<TokenBehaviour>,
+    otherwise: Option<Decide>,
+}
+
+impl Arrivals {
+    fn behaviour_for(&mut self, request: &TokenRequest) -> TokenBehaviour {
+        let enqueued = self.behaviours.pop_front();
+        let decided = || Some(self.otherwise.as_mut()?(request));
+        enqueued.or_else(decided).unwrap_or(TokenBehaviour::Normal)
+    }
 }
 
 struct Books {
@@ -146,6 +158,10 @@ impl Endpoint {
         self.arrivals.lock().expect(LOCK).behaviours.push_back(behaviour);
     }
 
+    pub(super) fn decide_by(&self, decide: Decide) {
+        self.arrivals.lock().expect(LOCK).otherwise = Some(decide);
+    }
+
     pub(super) fn change_policy(&self, change: impl FnOnce(&mut Policy)) {
         change(&mut self.books.lock().expect(LOCK).policy);
     }
@@ -154,9 +170,9 @@ impl Endpoint {
         look(self.books.lock().expect(LOCK).realm(realm, &self.config))
     }
 
-    pub(super) fn reuses(&self) -> usize {
+    pub(super) fn reuses(&self) -> Vec<Reuse> {
         let books = self.books.lock().expect(LOCK);
-        books.refresh_tokens.values().map(RefreshTokens::reuses).sum()
+        books.refresh_tokens.values().flat_map(RefreshTokens::reuses).cloned().collect()
     }
 
     /// Whether `path` is the token endpoint's.
@@ -181,7 +197,7 @@ impl Endpoint {
         let mut arrivals = self.arrivals.lock().expect(LOCK);
         let arrival = Arrival {
             request: request.clone(),
-            behaviour: arrivals.behaviours.pop_front().unwrap_or(TokenBehaviour::Normal),
+            behaviour: arrivals.behaviour_for(&request),
             pass: self.gate.pass(),
         };
         arrivals.requests.push(request);
@@ -223,6 +239,10 @@ impl Endpoint {
             TokenBehaviour::Stall { commit_first: false } => {
                 pass.released().await;
                 Ending::Whole(self.commit(&request))
+            }
+            TokenBehaviour::Hang => {
+                pass.released().await;
+                Ending::Reset
             }
             TokenBehaviour::SlowDrip { interval } => {
                 Ending::Dripping(self.commit(&request), interval)
