@@ -22,12 +22,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::credential::{Credential, Credentials};
+use crate::credential::{Credential, Credentials, Instance};
 use crate::metrics::Metrics;
 use crate::secret::Secret;
 use crate::token::{Status, TokenError};
@@ -116,16 +117,30 @@ impl Admin {
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let refreshed = request.uri().path().strip_prefix("/api/v1/credentials/");
-        match refreshed.and_then(|rest| rest.strip_suffix("/refresh")) {
-            Some(name) if *request.method() == Method::POST => self.refresh(name, request).await,
-            Some(_) => refuse(StatusCode::METHOD_NOT_ALLOWED, "a refresh is asked for with POST"),
+        let path = request.uri().path().strip_prefix("/api/v1/credentials/");
+        let change = path.and_then(|path| path.rsplit_once('/')).and_then(|(name, change)| {
+            let change = match change {
+                "refresh" => Change::Refresh,
+                "logout" => Change::Logout,
+                _ => return None,
+            };
+            Some((percent_decode_str(name).decode_utf8_lossy(), change))
+        });
+        match change {
+            Some((name, change)) if *request.method() == Method::POST => {
+                self.change(&name, change, request).await
+            }
+            Some(_) => refuse(StatusCode::METHOD_NOT_ALLOWED, "a change is asked for with POST"),
             None => self.respond(request),
         }
     }
 
-    /// `POST /api/v1/credentials/NAME/refresh`: replaces a token that is still good.
-    async fn refresh(&self, name: &str, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn change(
+        &self,
+        name: &str,
+        change: Change,
+        request: &Request<Incoming>,
+    ) -> Response<Full<Bytes>> {
         if let Err((status, why)) = self.access.check_change(request.headers()) {
             return refuse(status, why);
         }
@@ -138,19 +153,30 @@ impl Admin {
         let Some((credential, instance)) = found else {
             return refuse(StatusCode::NOT_FOUND, "there is no credential of that name in use");
         };
-        let error = match instance.slot.refresh_now().await {
+        let done = match change {
+            Change::Refresh => {
+                instance.slot.refresh_now().await.map_err(|error| refuse_token(&error))
+            }
+            Change::Logout => self.log_out(&instance).await,
+        };
+        match done {
             Ok(status) => {
                 let described = report::describe(&credential.name, &status, self.clock.now());
-                return respond(StatusCode::OK, &described);
+                respond(StatusCode::OK, &described)
             }
-            Err(error) => error,
-        };
-        let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
-        if let TokenError::Unavailable { retry_after, .. } = error {
-            let seconds = HeaderValue::from(retry_after.as_secs().max(1));
-            response.headers_mut().insert(RETRY_AFTER, seconds);
+            Err(response) => response,
         }
-        response
+    }
+
+    /// Runs to its end although the operator hangs up: what is forgotten has to be revoked as well.
+    async fn log_out(&self, instance: &Instance) -> Result<Status, Response<Full<Bytes>>> {
+        let slot = Arc::clone(&instance.slot);
+        let logout = tokio::spawn(async move { slot.logout().await.map(|()| slot.status()) });
+        let done = logout.await.map_err(|error| error.to_string());
+        done.and_then(|done| done.map_err(|error| error.to_string())).map_err(|error| {
+            tracing::error!(credential = &*instance.title, error, "the logout failed");
+            refuse(StatusCode::SERVICE_UNAVAILABLE, &format!("{error}; nothing has changed"))
+        })
     }
 
     fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -232,6 +258,24 @@ impl Admin {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         response
     }
+}
+
+/// What an operator may have done to a credential.
+#[derive(Clone, Copy)]
+enum Change {
+    /// Replace a token that is still good.
+    Refresh,
+    /// Revoke the tokens and forget them, in every process; only a new seed brings others.
+    Logout,
+}
+
+fn refuse_token(error: &TokenError) -> Response<Full<Bytes>> {
+    let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
+    if let TokenError::Unavailable { retry_after, .. } = error {
+        let seconds = HeaderValue::from(retry_after.as_secs().max(1));
+        response.headers_mut().insert(RETRY_AFTER, seconds);
+    }
+    response
 }
 
 fn refuse(status: StatusCode, why: &str) -> Response<Full<Bytes>> {

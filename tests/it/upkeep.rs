@@ -140,11 +140,16 @@ async fn a_server_that_returns_the_same_token_early_is_asked_later() {
 /// #29 and row 48, over two replicas: the other one notices within two seconds.
 #[tokio::test]
 async fn a_logout_ends_a_credential_in_every_process_and_through_restarts() {
-    let mut world = World::settled().await;
+    let mut world = with_admin().await;
+    assert_eq!(world.get("/").await.0, 200);
     let sibling = world.sibling().await;
     assert_eq!(sibling.get(&world).await.0, 200);
     let logged_out = Condition::NeedsLogin(TerminalReason::LoggedOut);
-    world.app().credentials().all()[0].only().unwrap().slot.logout().await.unwrap();
+    let refused = change(&world, "POST", "api", "logout", "").await;
+    assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
+    assert_eq!(world.get("/").await.0, 200);
+    let done = change(&world, "POST", "%61pi", "logout", ADMIN).await;
+    assert!(done.starts_with("HTTP/1.1 200 ") && done.contains("needs_login"), "{done}");
     assert_eq!(world.get("/").await.0, 503);
     eventually("the other one knows", || sibling.status().condition == logged_out).await;
     assert_eq!(sibling.get(&world).await.0, 503);
@@ -183,35 +188,46 @@ async fn before_a_new_token_is_given_time_the_store_is_read_again() {
 /// `POST /api/v1/credentials/NAME/refresh`.
 #[tokio::test]
 async fn an_operator_with_the_admin_token_has_a_token_replaced() {
-    let world = World::builder();
-    let mut world = world.start_servers().await;
-    std::fs::write(world.dir.path().join("admin"), "adm1n").unwrap();
-    world.configure(|text| {
-        let listen = "[admin]\nlisten = \"127.0.0.1:0\"";
-        text.replace(listen, &format!("{listen}\ntoken = {{ file = \"admin\" }}"))
-    });
-    world.start_proxy().await;
+    let world = with_admin().await;
     assert_eq!(world.get("/").await.0, 200);
     let refused = ask(&world, "POST", "api", "").await;
     assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
-    let token = "authorization: Bearer adm1n\r\n";
-    let unknown = ask(&world, "POST", "other", token).await;
+    let unknown = ask(&world, "POST", "other", ADMIN).await;
     assert!(unknown.starts_with("HTTP/1.1 404 "), "{unknown}");
-    let wrong = ask(&world, "GET", "api", token).await;
+    let wrong = ask(&world, "GET", "api", ADMIN).await;
     assert!(wrong.starts_with("HTTP/1.1 405 "), "{wrong}");
     assert_eq!(world.authorization_server.token_requests(), 1);
-    let done = ask(&world, "POST", "api", token).await;
+    let done = ask(&world, "POST", "api", ADMIN).await;
     assert!(done.starts_with("HTTP/1.1 200 "), "{done}");
     let status: Value = serde_json::from_str(done.split_once("\r\n\r\n").unwrap().1).unwrap();
     assert_eq!((&status["name"], &status["generation"]), (&json!("api"), &json!(2)));
     assert_eq!(world.authorization_server.token_requests(), 2);
 }
 
+const ADMIN: &str = "authorization: Bearer adm1n\r\n";
+
+/// A proxy whose operators have a token.
+async fn with_admin() -> World {
+    let mut world = World::builder().start_servers().await;
+    std::fs::write(world.dir.path().join("admin"), "adm1n").unwrap();
+    world.configure(|text| {
+        let listen = "[admin]\nlisten = \"127.0.0.1:0\"";
+        text.replace(listen, &format!("{listen}\ntoken = {{ file = \"admin\" }}"))
+    });
+    world.start_proxy().await;
+    world
+}
+
 /// One request for a refresh on the admin listener, and the whole answer.
 async fn ask(world: &World, method: &str, name: &str, fields: &str) -> String {
+    change(world, method, name, "refresh", fields).await
+}
+
+/// The same for any change.
+async fn change(world: &World, method: &str, name: &str, change: &str, fields: &str) -> String {
     let mut stream = TcpStream::connect(world.app().admin_address().unwrap()).await.unwrap();
     let request = format!(
-        "{method} /api/v1/credentials/{name}/refresh HTTP/1.1\r\nhost: localhost\r\n{fields}\
+        "{method} /api/v1/credentials/{name}/{change} HTTP/1.1\r\nhost: localhost\r\n{fields}\
          content-length: 0\r\nconnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
