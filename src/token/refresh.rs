@@ -288,9 +288,10 @@ impl Refresher {
             forced: demand.rejected,
             refused_early: memory.refused_early.take(),
         };
+        let answered = response.refresh_token.clone();
         let record = match issue(&session.record, response, terms) {
             Ok(record) => record,
-            Err(unfit) => return Err(self.unfit(session, unfit).await),
+            Err(unfit) => return Err(self.unfit(session, unfit, answered, by_refresh_token).await),
         };
         let unchanged = demand.rejected && session.record.access_token == record.access_token;
         session.record = record;
@@ -304,7 +305,13 @@ impl Refresher {
     }
 
     /// An answer that issued something which is not what the configuration asks for.
-    async fn unfit(&self, session: &mut Session, unfit: Unfit) -> Failure {
+    async fn unfit(
+        &self,
+        session: &mut Session,
+        unfit: Unfit,
+        answered: Option<Secret>,
+        by_refresh_token: bool,
+    ) -> Failure {
         let (why, detail) = match unfit {
             Unfit::NothingToProlong => {
                 ("unreadable_answer", "the answer prolongs an access token, and there is none yet")
@@ -320,7 +327,12 @@ impl Refresher {
             detail,
             "token request refused"
         );
-        if session.record.intent.take().is_some()
+        let new = answered.filter(|new| session.record.refresh_token.as_ref() != Some(new));
+        if let Some(new) = new {
+            if let Err(failure) = self.salvage(session, new, by_refresh_token).await {
+                return failure;
+            }
+        } else if session.record.intent.take().is_some()
             && let Err(error) = self.commit(session).await
         {
             self.report_store(&error);

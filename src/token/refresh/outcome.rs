@@ -6,7 +6,7 @@ use super::super::margin::{Lesson, learn};
 use super::super::state::Backoff;
 use super::plan::{is_usable, retire, supersede};
 use crate::oauth::{Class, GrantError, Rotation, TokenResponse};
-use crate::secret::Fingerprint;
+use crate::secret::{Fingerprint, Secret};
 use crate::store::{TerminalReason, TokenRecord};
 
 /// After so many doubtful answers in a row, a grant that worked before is taken for dead.
@@ -78,10 +78,7 @@ pub(super) fn issue(
     record.raw.extend(response.raw);
     keep_early(&mut record, old, is_same, terms);
     let new = response.refresh_token;
-    // What rotates is ignored on request, but not the first refresh token of a new grant.
-    let new = new.filter(|_| terms.rotation != Rotation::Ignore || !terms.by_refresh_token);
-    // Within its grace a server may hand out a token that is superseded already.
-    let new = new.filter(|new| !record.superseded.contains(&new.fingerprint()));
+    let new = new.filter(|new| is_next(new, &record, terms.rotation, terms.by_refresh_token));
     let is_rotated = new.as_ref().is_some_and(|new| Some(new) != old.refresh_token.as_ref());
     match new {
         Some(new) => supersede(&mut record, new),
@@ -93,6 +90,32 @@ pub(super) fn issue(
         .refresh_expires_at
         .or(old.refresh_expires_at.filter(|_| !is_rotated && terms.by_refresh_token));
     Ok(record)
+}
+
+/// Is `new`, which came for a refresh token or for another grant, the one to go on with after `record`?
+fn is_next(new: &Secret, record: &TokenRecord, rotation: Rotation, by_refresh_token: bool) -> bool {
+    // What rotates is ignored on request, but not the first refresh token of a new grant.
+    (rotation != Rotation::Ignore || !by_refresh_token)
+        // Within its grace a server may hand out a token that is superseded already.
+        && !record.superseded.contains(&new.fingerprint())
+}
+
+/// Takes the refresh token out of an answer that is of no use otherwise: it may be the only good one.
+pub(super) fn salvage(
+    record: &mut TokenRecord,
+    new: Secret,
+    rotation: Rotation,
+    by_refresh_token: bool,
+) {
+    if is_next(&new, record, rotation, by_refresh_token)
+        && record.refresh_token.as_ref() != Some(&new)
+    {
+        supersede(record, new);
+        record.refresh_expires_at = None;
+        record.terminal = None;
+    }
+    // An answer came.
+    record.intent = None;
 }
 
 /// Learns how early the server may be asked.

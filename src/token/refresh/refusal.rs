@@ -1,7 +1,9 @@
 //! What a token request that brought nothing means for its credential.
 
-use super::outcome::{Circumstances, backoff, death, may_be_too_early, may_have_consumed, why};
-use super::plan::{Plan, supersede};
+use super::outcome::{
+    Circumstances, backoff, death, may_be_too_early, may_have_consumed, salvage, why,
+};
+use super::plan::Plan;
 use super::session::{Memory, Session};
 use super::{Demand, Failure, Refresher};
 use crate::oauth::{Class, GrantError};
@@ -20,9 +22,7 @@ impl Refresher {
         lost_answer: bool,
     ) -> Result<TokenRecord, Failure> {
         if let Some(salvaged) = error.salvaged.clone() {
-            supersede(&mut session.record, salvaged);
-            session.record.intent = None;
-            self.save(session).await?;
+            self.salvage(session, salvaged, refresh_token.is_some()).await?;
         }
         let now = self.context.clock.now();
         if demand.usable {
@@ -54,6 +54,17 @@ impl Refresher {
         let detail = Some(error.to_string());
         let failure = Failure::failed(backoff(error.class), error.retry_after, why(error.class));
         Err(Failure { detail, ..failure })
+    }
+
+    /// Stores the refresh token of an answer that is of no use otherwise.
+    pub(super) async fn salvage(
+        &self,
+        session: &mut Session,
+        refresh_token: Secret,
+        by_refresh_token: bool,
+    ) -> Result<(), Failure> {
+        salvage(&mut session.record, refresh_token, self.rotation, by_refresh_token);
+        self.save(session).await
     }
 
     /// Records that the grant is dead, unless someone else has a newer one, and begins a new one if
