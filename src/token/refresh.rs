@@ -48,7 +48,7 @@ use crate::store::{Commit, Intent, StoreError, TerminalReason, TokenRecord};
 use crate::template::Variables;
 use ask::{Asked, Refused};
 use outcome::{Terms, Unfit, issue};
-use plan::{Plan, Sources, is_usable, plan, supersede};
+use plan::{Plan, Sources, displace, is_usable, plan};
 use report::store_failure;
 use session::{Memory, Session, Unsaved};
 
@@ -392,14 +392,7 @@ impl Refresher {
             return Ok(Begun::Go { lost_answer: false });
         }
         if let Some(seed) = new_seed {
-            if record.refresh_token.is_some() || record.is_tombstone() {
-                record.generation = record.generation.next();
-            }
-            supersede(record, refresh_token.clone());
-            record.seeds.push(seed);
-            record.access_token = None;
-            record.expires_at = None;
-            record.refresh_expires_at = None;
+            displace(record, refresh_token.clone(), seed);
         }
         record.terminal = None;
         if self.rotation != Rotation::Ignore {

@@ -72,6 +72,7 @@ pub(super) fn issue(
         rejected: false,
         intent: None,
         terminal: None,
+        displaced: None,
         worked_with: Some(terms.config.clone()),
         ..old.clone()
     };
@@ -113,6 +114,7 @@ pub(super) fn salvage(
         supersede(record, new);
         record.refresh_expires_at = None;
         record.terminal = None;
+        record.displaced = None;
     }
     // An answer came.
     record.intent = None;

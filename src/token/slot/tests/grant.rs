@@ -86,3 +86,146 @@ async fn an_unusable_answer_replaces_no_refresh_token_that_a_usable_one_would_no
         assert_eq!((record.refresh_token, record.intent), (secret(kept), None), "{rotation:?}");
     }
 }
+
+// ----- #28 and I6: a seed that proves to be dead -----
+
+/// Somebody wrote an old refresh token where the seed is.
+#[tokio::test(start_paused = true)]
+async fn a_new_seed_that_is_dead_leaves_the_grant_before_it_at_work() {
+    let mut stage = Stage::new(with_bootstrap);
+    stage.seed("s1");
+    let slot = stage.open().await;
+    stage.script.issue(1);
+    assert_eq!(token(&slot).await.unwrap(), "at1");
+    stage.seed("s2");
+    let slot = stage.open().await;
+    // It is not known to be dead yet: the server is in trouble first.
+    stage.script.answer(429, json!({}));
+    assert!(token(&slot).await.is_err());
+    stage.clock.advance(HOUR / 2);
+    stage.script.dead();
+    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let status = slot.status();
+    assert_eq!(status.condition, Condition::Failing("seed_refused"));
+    assert!(status.last_error.unwrap().1.contains("invalid_grant"));
+    let record = stage.record().await;
+    assert_eq!((record.refresh_token, record.terminal, record.intent), (secret("rt1"), None, None));
+    let fingerprint = |text: &str| secret(text).unwrap().fingerprint();
+    assert_eq!(record.seeds, [fingerprint("s1"), fingerprint("s2")]);
+    assert_eq!(record.generation, Generation(3));
+    // It goes on as if that seed had never been, also after a restart.
+    for slot in [slot, stage.open().await] {
+        assert_eq!(token(&slot).await.unwrap(), "at1");
+        assert_eq!(stage.script.requests().len(), 3);
+    }
+    let slot = stage.open().await;
+    stage.clock.advance(HOUR);
+    stage.script.issue(2);
+    assert_eq!(token(&slot).await.unwrap(), "at2");
+    assert!(stage.script.requests()[3].contains("refresh_token=rt1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_seed_that_is_dead_leaves_a_refresh_token_whose_access_token_is_over() {
+    let mut stage = Stage::new(|_| ());
+    stage.seed("s1");
+    let slot = stage.open().await;
+    stage.script.issue(1);
+    assert_eq!(token(&slot).await.unwrap(), "at1");
+    stage.clock.advance(2 * HOUR);
+    // Two wrong ones after another.
+    for wrong in ["s2", "s3"] {
+        stage.seed(wrong);
+        let slot = stage.open().await;
+        stage.script.answer(429, json!({}));
+        assert!(token(&slot).await.is_err());
+    }
+    let slot = stage.open().await;
+    stage.clock.advance(HOUR);
+    stage.script.dead();
+    let error = token(&slot).await.unwrap_err();
+    assert!(matches!(error, TokenError::Unavailable { why: "seed_refused", .. }), "{error}");
+    stage.clock.advance(Duration::from_secs(2));
+    stage.script.issue(2);
+    assert_eq!(token(&slot).await.unwrap(), "at2");
+    let requests = stage.script.requests();
+    assert!(requests.last().unwrap().contains("refresh_token=rt1"), "{requests:?}");
+}
+
+/// Nothing of the old grant goes where the new one is from.
+#[tokio::test]
+async fn a_dead_seed_of_another_configuration_brings_nothing_back() {
+    let mut stage = Stage::new(|_| ());
+    stage.seed("s1");
+    let slot = stage.open().await;
+    stage.script.issue(1);
+    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let there = stage.config.oauth.token_url.replace(text("https://elsewhere.example/token"));
+    stage.seed("s2");
+    let slot = stage.open().await;
+    stage.script.dead();
+    let revoked = TokenError::NeedsLogin { reason: TerminalReason::Revoked };
+    assert_eq!(token(&slot).await, Err(revoked));
+    assert_eq!(stage.record().await.access_token, None);
+    // Where it is from it goes on.
+    stage.config.oauth.token_url = there;
+    let slot = stage.open().await;
+    stage.script.dead();
+    assert_eq!(token(&slot).await.unwrap(), "at1");
+    assert_eq!(stage.record().await.refresh_token, secret("rt1"));
+}
+
+/// A new seed is how a dead grant is healed: that one is not brought back.
+#[tokio::test]
+async fn a_dead_seed_after_a_dead_grant_needs_another() {
+    let mut stage = Stage::new(|_| ());
+    stage.seed("s1");
+    let slot = stage.open().await;
+    stage.script.dead();
+    assert!(token(&slot).await.is_err());
+    stage.seed("s2");
+    let slot = stage.open().await;
+    stage.script.dead();
+    let revoked = TokenError::NeedsLogin { reason: TerminalReason::Revoked };
+    assert_eq!(token(&slot).await, Err(revoked));
+    assert_eq!(stage.record().await.refresh_token, secret("s2"));
+}
+
+/// Once the seed has brought a token there is nothing to go back to.
+#[tokio::test]
+async fn a_seed_that_dies_later_is_an_ordinary_dead_grant() {
+    let mut stage = Stage::new(|_| ());
+    stage.seed("s1");
+    let slot = stage.open().await;
+    stage.script.issue(1);
+    assert_eq!(token(&slot).await.unwrap(), "at1");
+    stage.seed("s2");
+    let slot = stage.open().await;
+    stage.script.answer(200, json!({"access_token": "at2", "expires_in": 3600}));
+    assert_eq!(token(&slot).await.unwrap(), "at2");
+    stage.clock.advance(2 * HOUR);
+    stage.script.dead();
+    let revoked = TokenError::NeedsLogin { reason: TerminalReason::Revoked };
+    assert_eq!(token(&slot).await, Err(revoked));
+}
+
+/// Nothing of either is left behind.
+#[tokio::test]
+async fn a_logout_under_an_untried_seed_revokes_the_grant_before_it_too() {
+    let mut stage = Stage::new(|config| config.oauth.revoke_url = Some(text(REVOKE_URL)));
+    stage.seed("s1");
+    let slot = stage.open().await;
+    stage.script.issue(1);
+    assert_eq!(token(&slot).await.unwrap(), "at1");
+    stage.seed("s2");
+    let slot = stage.open().await;
+    stage.script.answer(429, json!({}));
+    assert!(token(&slot).await.is_err());
+    slot.logout().await.unwrap();
+    let requests = stage.script.requests();
+    for token in ["s2", "rt1", "at1"] {
+        let revoked =
+            |it: &&String| it.starts_with("/revoke") && it.contains(&format!("token={token}"));
+        assert_eq!(requests.iter().filter(revoked).count(), 1, "{token} {requests:?}");
+    }
+}
