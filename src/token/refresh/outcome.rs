@@ -64,6 +64,7 @@ pub(super) fn issue(
         generation: old.generation.next(),
         access_token: Some(access_token),
         issued_at: Some(terms.asked_at),
+        used_at: None,
         expires_at: response.expires_at.or(if is_same {
             old.expires_at.or(assumed)
         } else {
@@ -129,6 +130,7 @@ fn keep_early(record: &mut TokenRecord, old: &TokenRecord, is_same: bool, terms:
     {
         // It was issued when it was: its lifetime has not become shorter because it was asked for again.
         record.issued_at = old.issued_at;
+        record.used_at = Some(terms.asked_at);
         record.margin_limit = Some(learn(old.margin_limit, Lesson::SameToken(left(end))));
     } else if let Some(refused) = terms.refused_early {
         let granted = old.expires_at.map(left).unwrap_or_default();

@@ -229,3 +229,28 @@ async fn a_logout_under_an_untried_seed_revokes_the_grant_before_it_too() {
         assert_eq!(requests.iter().filter(revoked).count(), 1, "{token} {requests:?}");
     }
 }
+
+// ----- #9 and Reltio: the last use counts -----
+
+/// The same access token comes back with what is left of its life.
+#[tokio::test(start_paused = true)]
+async fn keepalive_counts_from_the_last_use_although_the_access_token_stays_the_same() {
+    let mut stage = Stage::new(|config| config.keepalive = Some(6 * HOUR));
+    stage.seed("s1");
+    let slot = stage.open().await;
+    let same =
+        |left: u32| json!({"access_token": "at", "refresh_token": "rt", "expires_in": left * 3600});
+    stage.script.answer(200, same(12));
+    assert_eq!(token(&slot).await.unwrap(), "at");
+    stage.script.arrived.notified().await;
+    stage.clock.advance(6 * HOUR);
+    (0..5).for_each(|_| stage.script.answer(200, same(6)));
+    stage.script.arrived.notified().await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(stage.script.requests().len(), 2, "once");
+    // The restart before the next look knows it as well.
+    let again = stage.open().await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(stage.script.requests().len(), 2);
+    drop(again);
+}
