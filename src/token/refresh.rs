@@ -289,11 +289,14 @@ impl Refresher {
             refused_early: memory.refused_early.take(),
         };
         let answered = response.refresh_token.clone();
+        // What is prolonged stays the same by agreement; what is issued again may be as bad as before.
+        let is_issued = response.access_token.is_some();
         let record = match issue(&session.record, response, terms) {
             Ok(record) => record,
             Err(unfit) => return Err(self.unfit(session, unfit, answered, by_refresh_token).await),
         };
-        let unchanged = demand.rejected && session.record.access_token == record.access_token;
+        let unchanged =
+            demand.rejected && is_issued && session.record.access_token == record.access_token;
         session.record = record;
         self.save(session).await?;
         self.report_refreshed(session, asked_at, self.context.clock.now());

@@ -254,3 +254,23 @@ async fn keepalive_counts_from_the_last_use_although_the_access_token_stays_the_
     assert_eq!(stage.script.requests().len(), 2);
     drop(again);
 }
+
+// ----- row 18 after a rejection -----
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_that_is_prolonged_is_sent_again() {
+    let mut stage = Stage::new(prolonging);
+    stage.seed("s1");
+    let slot = stage.open().await;
+    stage.script.issue(1);
+    assert_eq!(token(&slot).await.unwrap(), "at1");
+    stage.clock.advance(HOUR / 2);
+    stage.script.answer(200, json!({"expires_in": 3600}));
+    let progress = Progress { renewed: false, settled: usize::MAX };
+    let renewal = slot.renew(Generation(1), progress).await;
+    assert!(
+        matches!(&renewal, Renewal::Resend(token, wait) if token.access_token() == "at1" && wait.is_zero()),
+        "{renewal:?}"
+    );
+    assert_eq!(slot.status().condition, Condition::Fresh);
+}
