@@ -274,3 +274,28 @@ async fn a_rejected_token_that_is_prolonged_is_sent_again() {
     );
     assert_eq!(slot.status().condition, Condition::Fresh);
 }
+
+// ----- #20: replays -----
+
+/// Each counts from the first request: a server's grace does.
+#[tokio::test(start_paused = true)]
+async fn lost_answers_are_asked_for_again_within_the_grace_or_not_at_all() {
+    for (takes, expected) in [
+        (0, &[0, 500, 2000, 4000][..]),
+        (100, &[0, 500, 2000, 4000]),
+        (1000, &[0, 2000, 4000]),
+        (3000, &[0, 4000]),
+        (30_000, &[0]),
+    ] {
+        let mut stage = Stage::new(|_| ());
+        stage.seed("s1");
+        let slot = stage.open().await;
+        *stage.script.takes.lock().unwrap() = Duration::from_millis(takes);
+        (0..9).for_each(|_| stage.script.lose());
+        assert!(token(&slot).await.is_err());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let moments = stage.script.moments.lock().unwrap().clone();
+        let offsets: Vec<_> = moments.iter().map(|at| (*at - moments[0]).as_millis()).collect();
+        assert_eq!(offsets, expected, "answers lost after {takes} ms");
+    }
+}
