@@ -84,6 +84,9 @@ fn next_step(status: &Status) -> Option<&'static str> {
         Condition::Failing("bootstrap_refused") => Some(
             "check the bootstrap's user name and password; it is tried again every five minutes",
         ),
+        Condition::Failing("seed_refused") => Some(
+            "the new refresh_token is no good and the one before goes on: configure one that works",
+        ),
         Condition::Failing("not_rotated") => Some(
             "rotation = \"require\", and the server sends no new refresh token: is it set up to?",
         ),

@@ -45,6 +45,9 @@ pub struct TokenRecord {
     /// When the token request was sent that brought it.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_time")]
     pub issued_at: Option<SystemTime>,
+    /// When the refresh token was used last, if that brought the same access token again.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_time")]
+    pub used_at: Option<SystemTime>,
     /// When it expires; `None` if nobody said: until an origin rejects it.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_time")]
     pub expires_at: Option<SystemTime>,
@@ -85,6 +88,9 @@ pub struct TokenRecord {
     /// The grant is dead; no token request is made until what explains it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<Terminal>,
+    /// What a new seed has taken the place of, until that has brought something: it may be a wrong one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub displaced: Option<Box<Self>>,
 }
 
 /// Written before a refresh token goes onto the wire.
@@ -185,12 +191,18 @@ impl TokenRecord {
         self.seeds.contains(seed)
     }
 
+    /// Can a bearerd read it that knows no newer format? Most records lack what the newer one may have.
+    fn is_of_format_2(&self) -> bool {
+        self.used_at.is_none() && self.displaced.is_none()
+    }
+
     /// The bytes of the record file: a JSON object with the format, a checksum and the record.
     pub fn to_bytes(&self) -> Vec<u8> {
         let record = serde_json::to_string_pretty(self).expect("a record has only string keys");
         let checksum = Fingerprint::of(record.as_bytes());
         let checksum = checksum.as_str();
-        format!("{{\"bearerd\": {FORMAT}, \"sha256\": \"{checksum}\", \"record\": {record}}}\n")
+        let format = if self.is_of_format_2() { 2 } else { FORMAT };
+        format!("{{\"bearerd\": {format}, \"sha256\": \"{checksum}\", \"record\": {record}}}\n")
             .into_bytes()
     }
 
@@ -214,7 +226,7 @@ impl TokenRecord {
 }
 
 /// The format of the record file; a change that an older bearerd cannot read counts it up.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -307,6 +319,7 @@ mod tests {
             generation: Generation(7),
             access_token: Some(Secret::new("at".to_owned())),
             issued_at: Some(time),
+            used_at: Some(time),
             expires_at: Some(time + Duration::from_secs(3600)),
             rejected: true,
             refresh_token: Some(Secret::new("rt \"\\ ü".to_owned())),
@@ -325,6 +338,10 @@ mod tests {
                 config: Fingerprint::of(b"config"),
                 at: time,
             }),
+            displaced: Some(Box::new(TokenRecord {
+                refresh_token: Some(Secret::new("displaced".to_owned())),
+                ..TokenRecord::default()
+            })),
         }
     }
 
@@ -362,14 +379,30 @@ mod tests {
     #[test]
     fn a_newer_format_is_named() {
         let text = String::from_utf8(record().to_bytes()).unwrap();
-        let newer = text.replacen("\"bearerd\": 2", "\"bearerd\": 3", 1);
-        assert_eq!(TokenRecord::from_bytes(newer.as_bytes()), Err(RecordError::Newer(3)));
+        let newer = text.replacen("\"bearerd\": 3", "\"bearerd\": 4", 1);
+        assert_eq!(TokenRecord::from_bytes(newer.as_bytes()), Err(RecordError::Newer(4)));
+    }
+
+    /// A bearerd that knows format 2 only reads all that it can understand.
+    #[test]
+    fn what_needs_no_newer_format_is_written_in_the_one_before() {
+        let old = TokenRecord { used_at: None, displaced: None, ..record() };
+        assert!(old.to_bytes().starts_with(b"{\"bearerd\": 2,"));
+        assert_eq!(TokenRecord::from_bytes(&old.to_bytes()), Ok(old.clone()));
+        for newer in [
+            TokenRecord { used_at: old.issued_at, ..old.clone() },
+            TokenRecord { displaced: Some(Box::default()), ..old },
+        ] {
+            assert!(newer.to_bytes().starts_with(b"{\"bearerd\": 3,"));
+        }
     }
 
     /// Format 1 lacks members that format 2 may have.
     #[test]
     fn a_record_of_the_format_before_is_read() {
         let old = TokenRecord {
+            used_at: None,
+            displaced: None,
             refresh_expires_at: None,
             raw: BTreeMap::new(),
             margin_limit: None,
@@ -385,7 +418,10 @@ mod tests {
     #[test]
     fn debug_shows_no_token() {
         let text = format!("{:?}", record());
-        assert!(!text.contains("\"at\"") && !text.contains("rt \\"), "{text}");
+        assert!(
+            !text.contains("\"at\"") && !text.contains("rt \\") && !text.contains("\"displaced\""),
+            "{text}"
+        );
     }
 
     #[test]

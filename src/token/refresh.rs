@@ -48,7 +48,7 @@ use crate::store::{Commit, Intent, StoreError, TerminalReason, TokenRecord};
 use crate::template::Variables;
 use ask::{Asked, Refused};
 use outcome::{Terms, Unfit, issue};
-use plan::{Plan, Sources, is_usable, plan, supersede};
+use plan::{Plan, Sources, displace, is_usable, plan};
 use report::store_failure;
 use session::{Memory, Session, Unsaved};
 
@@ -288,11 +288,15 @@ impl Refresher {
             forced: demand.rejected,
             refused_early: memory.refused_early.take(),
         };
+        let answered = response.refresh_token.clone();
+        // What is prolonged stays the same by agreement; what is issued again may be as bad as before.
+        let is_issued = response.access_token.is_some();
         let record = match issue(&session.record, response, terms) {
             Ok(record) => record,
-            Err(unfit) => return Err(self.unfit(session, unfit).await),
+            Err(unfit) => return Err(self.unfit(session, unfit, answered, by_refresh_token).await),
         };
-        let unchanged = demand.rejected && session.record.access_token == record.access_token;
+        let unchanged =
+            demand.rejected && is_issued && session.record.access_token == record.access_token;
         session.record = record;
         self.save(session).await?;
         self.report_refreshed(session, asked_at, self.context.clock.now());
@@ -304,7 +308,13 @@ impl Refresher {
     }
 
     /// An answer that issued something which is not what the configuration asks for.
-    async fn unfit(&self, session: &mut Session, unfit: Unfit) -> Failure {
+    async fn unfit(
+        &self,
+        session: &mut Session,
+        unfit: Unfit,
+        answered: Option<Secret>,
+        by_refresh_token: bool,
+    ) -> Failure {
         let (why, detail) = match unfit {
             Unfit::NothingToProlong => {
                 ("unreadable_answer", "the answer prolongs an access token, and there is none yet")
@@ -320,7 +330,12 @@ impl Refresher {
             detail,
             "token request refused"
         );
-        if session.record.intent.take().is_some()
+        let new = answered.filter(|new| session.record.refresh_token.as_ref() != Some(new));
+        if let Some(new) = new {
+            if let Err(failure) = self.salvage(session, new, by_refresh_token).await {
+                return failure;
+            }
+        } else if session.record.intent.take().is_some()
             && let Err(error) = self.commit(session).await
         {
             self.report_store(&error);
@@ -380,14 +395,7 @@ impl Refresher {
             return Ok(Begun::Go { lost_answer: false });
         }
         if let Some(seed) = new_seed {
-            if record.refresh_token.is_some() || record.is_tombstone() {
-                record.generation = record.generation.next();
-            }
-            supersede(record, refresh_token.clone());
-            record.seeds.push(seed);
-            record.access_token = None;
-            record.expires_at = None;
-            record.refresh_expires_at = None;
+            displace(record, refresh_token.clone(), seed);
         }
         record.terminal = None;
         if self.rotation != Rotation::Ignore {

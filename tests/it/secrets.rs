@@ -41,6 +41,23 @@ async fn a_new_seed_heals_a_dead_grant_within_three_seconds_and_without_a_signal
     assert_eq!(log.matches(NOTICED).count(), 1, "{log}");
 }
 
+#[tokio::test]
+async fn a_wrong_new_seed_is_said_and_the_grant_before_it_goes_on() {
+    let world = World::plain().start_servers().await;
+    let server = &world.authorization_server;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    let refresh_token = world.record()["refresh_token"].clone();
+    world.write_seed("a-refresh-token-of-long-ago");
+    program.logs("the new configuration is in force").await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.logs("the new seed is no good").await;
+    assert_eq!(server.token_requests(), 2);
+    assert_eq!(world.record()["refresh_token"], refresh_token);
+    let log = program.stop().await;
+    assert!(!log.contains("a-refresh-token-of-long-ago"), "{log}");
+}
+
 /// As the kubelet does it: the link `..data` is replaced, nothing else.
 #[tokio::test]
 async fn a_client_secret_that_kubernetes_swaps_is_used_without_a_signal() {

@@ -90,11 +90,11 @@ async fn a_process_that_still_holds_the_record_writes_it_over_a_damaged_one() {
 #[tokio::test]
 async fn a_record_of_a_newer_format_is_refused_and_left_untouched() {
     let (_dir, store) = store();
-    let newer = b"{\"bearerd\": 3, \"sha256\": \"\", \"record\": {}}";
+    let newer = b"{\"bearerd\": 9, \"sha256\": \"\", \"record\": {}}";
     let path = store.dir.join("a.json");
     std::fs::write(&path, newer).unwrap();
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-    assert!(matches!(store.load("a").await, Err(StoreError::Newer { version: 3, .. })));
+    assert!(matches!(store.load("a").await, Err(StoreError::Newer { version: 9, .. })));
     let lease = store.lease("a", Duration::ZERO).await.unwrap();
     assert!(store.commit(&lease, Generation(0), &record(1, "x")).await.is_err());
     assert_eq!(std::fs::read(&path).unwrap(), newer);

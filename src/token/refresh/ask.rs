@@ -3,6 +3,8 @@
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
 use super::Refresher;
 use super::outcome::may_have_consumed;
 use crate::dpop;
@@ -10,8 +12,10 @@ use crate::oauth::{Class, Given, Grant, GrantError, Proof, TokenResponse};
 use crate::secret::Secret;
 use crate::store::TokenRecord;
 
-/// When a request whose answer was lost is made again with the same refresh token: soon, because
-/// the shortest documented grace for that is 5 s (Connect2id), and a minute later it is over.
+/// When a request whose answer was lost is made again with the same refresh token, counted from the
+/// first of them, as a server's grace is: soon, because the shortest documented one is 5 s (Connect2id).
+/// A moment that has passed before the loss was noticed is left out: where one that late comes after the
+/// grace, servers that see theft in it revoke the access token that is still good as well.
 const REPLAYS: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(4)];
 
@@ -40,6 +44,7 @@ impl Refresher {
         key: Option<&dpop::Key>,
     ) -> Asked {
         let mut replays = REPLAYS.iter();
+        let mut first_sent = None;
         let mut replayed = false;
         let mut unsent = 0;
         let mut requests = 0;
@@ -50,6 +55,7 @@ impl Refresher {
             let proof = key.map(|key| Proof { key, nonce: nonce.as_deref() });
             let given = Given { now: at, access_token, variables: &self.variables, proof };
             requests += 1;
+            let sent = Instant::now();
             let error = match self.endpoint.request(grant, given).await {
                 Ok(response) => {
                     self.keep_nonce(response.dpop_nonce.as_deref());
@@ -58,6 +64,11 @@ impl Refresher {
                 Err(error) => error,
             };
             self.keep_nonce(error.dpop_nonce.as_deref());
+            if may_have_consumed(error.class) {
+                first_sent.get_or_insert(sent);
+            }
+            let so_far = first_sent.map(|first| first.elapsed()).unwrap_or_default();
+            let mut replay = || replays.find_map(|offset| offset.checked_sub(so_far));
             let pause = match error.class {
                 // Nothing was looked at but the proof (RFC 9449 §8).
                 Class::Nonce if key.is_some() && !proved_again => {
@@ -70,10 +81,8 @@ impl Refresher {
                     unsent += 1;
                     Some(Duration::ZERO)
                 }
-                Class::Ambiguous => replays.next().copied(),
-                Class::Transient if !replayed && error.retry_after.is_none() => {
-                    replays.next().copied()
-                }
+                Class::Ambiguous => replay(),
+                Class::Transient if !replayed && error.retry_after.is_none() => replay(),
                 _ => None,
             };
             let Some(pause) = pause else {

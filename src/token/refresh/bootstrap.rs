@@ -37,9 +37,16 @@ impl Refresher {
         };
         self.report_refused(session, &error);
         let detail = Some(format!("the bootstrap failed: {error}"));
+        let salvaged = error.salvaged.clone();
+        let is_begun = salvaged.is_some();
+        if let Some(refresh_token) = salvaged {
+            // The next token comes from it, and not from another bootstrap.
+            session.record.bootstrap = Some(Bootstrapped { at, refused: false });
+            self.salvage(session, refresh_token, false).await?;
+        }
         let passes = [Class::Transient, Class::NotSent, Class::Ambiguous, Class::Throttled]
             .contains(&error.class);
-        if passes {
+        if passes || is_begun {
             self.metrics.bootstrapped("failed");
             let failure =
                 Failure::failed(backoff(error.class), error.retry_after, why(error.class));

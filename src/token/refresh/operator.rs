@@ -63,6 +63,7 @@ impl Refresher {
                     refresh_expires_at: None,
                     raw: Default::default(),
                     bootstrap: None,
+                    displaced: None,
                     ..before.clone()
                 };
                 let terms = Terms {
@@ -137,8 +138,15 @@ impl Refresher {
     }
 
     /// Gives the tokens of `record` back (RFC 7009), the refresh token first, as far as the server has a
-    /// place for that. A server that refuses leaves them valid until they expire; nothing can be done.
+    /// place for that, and those of the grant that an untried seed has displaced. A server that refuses
+    /// leaves them valid until they expire; nothing can be done.
     pub(in crate::token) async fn revoke(&self, record: &TokenRecord) {
+        for record in [Some(record), record.displaced.as_deref()].into_iter().flatten() {
+            self.revoke_tokens(record).await;
+        }
+    }
+
+    async fn revoke_tokens(&self, record: &TokenRecord) {
         let given = Given {
             now: self.context.clock.now(),
             access_token: record.access_token.as_ref(),

@@ -6,7 +6,7 @@ use super::super::margin::{Lesson, learn};
 use super::super::state::Backoff;
 use super::plan::{is_usable, retire, supersede};
 use crate::oauth::{Class, GrantError, Rotation, TokenResponse};
-use crate::secret::Fingerprint;
+use crate::secret::{Fingerprint, Secret};
 use crate::store::{TerminalReason, TokenRecord};
 
 /// After so many doubtful answers in a row, a grant that worked before is taken for dead.
@@ -64,6 +64,7 @@ pub(super) fn issue(
         generation: old.generation.next(),
         access_token: Some(access_token),
         issued_at: Some(terms.asked_at),
+        used_at: None,
         expires_at: response.expires_at.or(if is_same {
             old.expires_at.or(assumed)
         } else {
@@ -72,16 +73,14 @@ pub(super) fn issue(
         rejected: false,
         intent: None,
         terminal: None,
+        displaced: None,
         worked_with: Some(terms.config.clone()),
         ..old.clone()
     };
     record.raw.extend(response.raw);
     keep_early(&mut record, old, is_same, terms);
     let new = response.refresh_token;
-    // What rotates is ignored on request, but not the first refresh token of a new grant.
-    let new = new.filter(|_| terms.rotation != Rotation::Ignore || !terms.by_refresh_token);
-    // Within its grace a server may hand out a token that is superseded already.
-    let new = new.filter(|new| !record.superseded.contains(&new.fingerprint()));
+    let new = new.filter(|new| is_next(new, &record, terms.rotation, terms.by_refresh_token));
     let is_rotated = new.as_ref().is_some_and(|new| Some(new) != old.refresh_token.as_ref());
     match new {
         Some(new) => supersede(&mut record, new),
@@ -95,6 +94,33 @@ pub(super) fn issue(
     Ok(record)
 }
 
+/// Is `new`, which came for a refresh token or for another grant, the one to go on with after `record`?
+fn is_next(new: &Secret, record: &TokenRecord, rotation: Rotation, by_refresh_token: bool) -> bool {
+    // What rotates is ignored on request, but not the first refresh token of a new grant.
+    (rotation != Rotation::Ignore || !by_refresh_token)
+        // Within its grace a server may hand out a token that is superseded already.
+        && !record.superseded.contains(&new.fingerprint())
+}
+
+/// Takes the refresh token out of an answer that is of no use otherwise: it may be the only good one.
+pub(super) fn salvage(
+    record: &mut TokenRecord,
+    new: Secret,
+    rotation: Rotation,
+    by_refresh_token: bool,
+) {
+    if is_next(&new, record, rotation, by_refresh_token)
+        && record.refresh_token.as_ref() != Some(&new)
+    {
+        supersede(record, new);
+        record.refresh_expires_at = None;
+        record.terminal = None;
+        record.displaced = None;
+    }
+    // An answer came.
+    record.intent = None;
+}
+
 /// Learns how early the server may be asked.
 fn keep_early(record: &mut TokenRecord, old: &TokenRecord, is_same: bool, terms: Terms<'_>) {
     let left = |at: SystemTime| at.duration_since(terms.asked_at).unwrap_or_default();
@@ -104,6 +130,7 @@ fn keep_early(record: &mut TokenRecord, old: &TokenRecord, is_same: bool, terms:
     {
         // It was issued when it was: its lifetime has not become shorter because it was asked for again.
         record.issued_at = old.issued_at;
+        record.used_at = Some(terms.asked_at);
         record.margin_limit = Some(learn(old.margin_limit, Lesson::SameToken(left(end))));
     } else if let Some(refused) = terms.refused_early {
         let granted = old.expires_at.map(left).unwrap_or_default();

@@ -117,6 +117,42 @@ pub(super) fn retire(record: &mut TokenRecord) {
     }
 }
 
+/// Puts a new seed in the place of the grant that `record` is about, which is kept until the seed has
+/// brought something, unless it was over.
+pub(super) fn displace(record: &mut TokenRecord, refresh_token: Secret, seed: Fingerprint) {
+    let before = TokenRecord { displaced: None, ..record.clone() };
+    if record.is_tombstone() {
+        record.displaced = None;
+    } else if record.displaced.is_none()
+        && before.refresh_token.is_some()
+        && !before.refresh_token_is_dead()
+    {
+        record.displaced = Some(Box::new(before));
+    }
+    if record.refresh_token.is_some() || record.is_tombstone() {
+        record.generation = record.generation.next();
+    }
+    supersede(record, refresh_token);
+    record.seeds.push(seed);
+    record.access_token = None;
+    record.expires_at = None;
+    record.refresh_expires_at = None;
+}
+
+/// Goes back to the grant before a seed that brought nothing, which is never tried again. Says whether
+/// there was one. A grant of another configuration is not for this one's authorization server.
+pub(super) fn restore(record: &mut TokenRecord, config: &Fingerprint) -> bool {
+    let before = record.displaced.take_if(|before| before.worked_with.as_ref() == Some(config));
+    let Some(before) = before else { return false };
+    *record = TokenRecord {
+        generation: record.generation.next(),
+        seeds: std::mem::take(&mut record.seeds),
+        bootstrap: record.bootstrap.take(),
+        ..*before
+    };
+    true
+}
+
 pub(super) fn is_usable(record: &TokenRecord, now: SystemTime) -> bool {
     record.access_token.is_some()
         && !record.rejected

@@ -1,7 +1,10 @@
 //! What a token request that brought nothing means for its credential.
 
-use super::outcome::{Circumstances, backoff, death, may_be_too_early, may_have_consumed, why};
-use super::plan::{Plan, supersede};
+use super::super::state::Backoff;
+use super::outcome::{
+    Circumstances, backoff, death, may_be_too_early, may_have_consumed, salvage, why,
+};
+use super::plan::{Plan, restore};
 use super::session::{Memory, Session};
 use super::{Demand, Failure, Refresher};
 use crate::oauth::{Class, GrantError};
@@ -20,9 +23,7 @@ impl Refresher {
         lost_answer: bool,
     ) -> Result<TokenRecord, Failure> {
         if let Some(salvaged) = error.salvaged.clone() {
-            supersede(&mut session.record, salvaged);
-            session.record.intent = None;
-            self.save(session).await?;
+            self.salvage(session, salvaged, refresh_token.is_some()).await?;
         }
         let now = self.context.clock.now();
         if demand.usable {
@@ -56,8 +57,19 @@ impl Refresher {
         Err(Failure { detail, ..failure })
     }
 
-    /// Records that the grant is dead, unless someone else has a newer one, and begins a new one if
-    /// that needs no person.
+    /// Stores the refresh token of an answer that is of no use otherwise.
+    pub(super) async fn salvage(
+        &self,
+        session: &mut Session,
+        refresh_token: Secret,
+        by_refresh_token: bool,
+    ) -> Result<(), Failure> {
+        salvage(&mut session.record, refresh_token, self.rotation, by_refresh_token);
+        self.save(session).await
+    }
+
+    /// Records that the grant is dead, unless someone else has a newer one, and goes back to the one
+    /// before, or begins a new one if that needs no person.
     async fn die(
         &self,
         session: &mut Session,
@@ -75,6 +87,17 @@ impl Refresher {
             session.ahead = false;
             return self.accept_foreign(session);
         }
+        if reason == TerminalReason::LostRotation {
+            self.metrics.lost_rotation();
+        }
+        if restore(&mut session.record, &self.config) {
+            self.report_seed_refused(reason, session.record.generation, error);
+            self.save(session).await?;
+            let record = Some(Box::new(session.record.clone()));
+            let detail = Some(format!("the new seed is no good: {error}"));
+            let failure = Failure::failed(Backoff::Short, None, "seed_refused");
+            return Err(Failure { record, detail, ..failure });
+        }
         session.record.intent = None;
         session.record.terminal = Some(Terminal {
             reason,
@@ -82,9 +105,6 @@ impl Refresher {
             config: self.config.clone(),
             at: self.context.clock.now(),
         });
-        if reason == TerminalReason::LostRotation {
-            self.metrics.lost_rotation();
-        }
         let plan = self.plan(&session.record, session.damaged);
         if let Plan::Bootstrap | Plan::BootstrapLater(_) = plan {
             self.report_died(reason, session.record.generation, error);

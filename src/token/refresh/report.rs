@@ -92,6 +92,21 @@ impl Refresher {
         );
     }
 
+    pub(super) fn report_seed_refused(
+        &self,
+        reason: TerminalReason,
+        generation: Generation,
+        error: &GrantError,
+    ) {
+        tracing::error!(
+            credential = self.name,
+            generation = generation.0,
+            %reason,
+            %error,
+            "the new seed is no good; the grant before it goes on"
+        );
+    }
+
     pub(super) fn report_needs_login(
         &self,
         reason: TerminalReason,

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
+use super::plan::supersede;
 use super::*;
 use crate::clock::Moment;
 use crate::oauth::Livelihood;

@@ -3,6 +3,8 @@
 
 #[path = "tests/bootstrap.rs"]
 mod bootstrap;
+#[path = "tests/grant.rs"]
+mod grant;
 #[path = "tests/refusals.rs"]
 mod refusals;
 #[path = "tests/storage.rs"]
@@ -47,6 +49,9 @@ struct Script {
     answers: Mutex<VecDeque<(u16, serde_json::Value)>>,
     requests: Mutex<Vec<String>>,
     arrived: Notify,
+    /// When each of them came, and how long it waits for its answer.
+    moments: Mutex<Vec<Instant>>,
+    takes: Mutex<Duration>,
     /// While it holds, requests wait.
     gate: tokio::sync::RwLock<()>,
 }
@@ -62,6 +67,11 @@ impl Script {
             200,
             json!({"access_token": access_token, "refresh_token": refresh_token, "expires_in": 3600}),
         );
+    }
+
+    /// The request arrives, and its answer does not.
+    fn lose(&self) {
+        self.answer(0, json!(null));
     }
 
     fn dead(&self) {
@@ -80,9 +90,12 @@ impl Transport for Script {
     ) -> Pin<Box<dyn Future<Output = Result<RawAnswer, TransportError>> + Send + '_>> {
         let path = request.url.path().to_owned();
         self.requests.lock().unwrap().push(format!("{path} {}", request.body.expose()));
+        self.moments.lock().unwrap().push(Instant::now());
         self.arrived.notify_one();
+        let takes = *self.takes.lock().unwrap();
         Box::pin(async move {
             let _open = self.gate.read().await;
+            tokio::time::sleep(takes).await;
             if path == "/revoke" {
                 let (status, body) = (StatusCode::OK, Vec::new());
                 return Ok(RawAnswer { status, fields: HeaderMap::new(), body });
@@ -91,6 +104,9 @@ impl Transport for Script {
             let (status, body) = answer
                 .filter(|(status, _)| *status != UNREACHABLE)
                 .ok_or_else(|| TransportError::NotSent("nobody listens".to_owned()))?;
+            if status == 0 {
+                return Err(TransportError::Unanswered("reset".to_owned()));
+            }
             let status = StatusCode::from_u16(status).unwrap();
             Ok(RawAnswer { status, fields: HeaderMap::new(), body: body.to_string().into_bytes() })
         })

@@ -82,10 +82,10 @@ pub(in crate::token) fn upkeep(
     keepalive: Option<Duration>,
 ) -> Option<SystemTime> {
     record.refresh_token.as_ref()?;
-    let issued_at = record.issued_at?;
-    let idle = keepalive.and_then(|keepalive| issued_at.checked_add(keepalive));
+    let used_at = record.used_at.or(record.issued_at)?;
+    let idle = keepalive.and_then(|keepalive| used_at.checked_add(keepalive));
     let before_its_end = record.refresh_expires_at.and_then(|expires_at| {
-        let lifetime = expires_at.duration_since(issued_at).ok()?;
+        let lifetime = expires_at.duration_since(used_at).ok()?;
         let margin = (lifetime / 10).min(REFRESH_TOKEN_MARGIN);
         (lifetime >= SHORTEST_REFRESH_TOKEN).then(|| expires_at - margin)
     });

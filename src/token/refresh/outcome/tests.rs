@@ -175,6 +175,8 @@ fn a_server_that_is_asked_too_early_teaches_the_margin() {
         let record = issue(&old(), answer, change).unwrap();
         assert_eq!(record.margin_limit, limit, "{case}");
         assert_eq!(record.issued_at, Some(at(issued_at)), "{case}");
+        let used_at = (issued_at == 1000).then(|| at(4400));
+        assert_eq!(record.used_at, used_at, "{case}");
     }
 }
 

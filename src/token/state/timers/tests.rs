@@ -131,6 +131,16 @@ fn an_end_that_does_not_move_is_no_stream_of_requests() {
     assert!(uses <= 4, "{uses} uses");
 }
 
+/// Nor is a server that answers with the access token that it issued long ago.
+#[test]
+fn an_access_token_that_stays_the_same_was_used_all_the_same() {
+    let days = |days| at(ISSUED + days * DAY).wall;
+    let record =
+        TokenRecord { used_at: Some(days(20)), refresh_expires_at: Some(days(30)), ..record() };
+    assert_eq!(upkeep(&record, Some(Duration::from_secs(5 * DAY))), Some(days(25)));
+    assert_eq!(upkeep(&record, None), Some(days(29)));
+}
+
 /// Row 40.
 #[test]
 fn a_quarter_of_an_hour_of_failures_is_called_out_once() {
