@@ -108,6 +108,11 @@ impl Slot {
                 }
                 (Want::Wait | Want::Use, _) => {}
                 (Want::NeedsLogin(reason), _) => return Err(TokenError::NeedsLogin { reason }),
+                (Want::Unavailable { why, .. }, _) if self.refresher.is_retired() => {
+                    // Asked again, it will be another slot that answers.
+                    let retry_after = Duration::from_secs(1);
+                    return Err(TokenError::Unavailable { retry_after, why });
+                }
                 (Want::Unavailable { until, why }, _) => {
                     let retry_after = until.left(now);
                     // Whoever waited for the flight that failed may see the next one through;

@@ -62,6 +62,9 @@ impl Refresher {
                 return None;
             }
         };
+        if self.is_retired() {
+            return None;
+        }
         let news = memory.known.as_ref().is_none_or(|known| {
             let died = record.generation == known.generation && record.terminal != known.terminal;
             record.generation > known.generation || died

@@ -3,6 +3,8 @@
 
 #[path = "tests/bootstrap.rs"]
 mod bootstrap;
+#[path = "tests/reload.rs"]
+mod reload;
 #[path = "tests/storage.rs"]
 mod storage;
 
@@ -132,6 +134,11 @@ impl Stage {
 
     async fn open(&self) -> Arc<Slot> {
         Slot::open(self.config.clone(), self.context.clone(), None).await
+    }
+
+    /// The slot after a reload.
+    async fn reopen(&self, before: &Slot) -> Arc<Slot> {
+        Slot::open(self.config.clone(), self.context.clone(), Some(before)).await
     }
 
     async fn record(&self) -> TokenRecord {

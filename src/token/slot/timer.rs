@@ -44,6 +44,9 @@ impl Slot {
     }
 
     fn look_at_the_time(self: &Arc<Self>) {
+        if self.refresher.is_retired() {
+            return;
+        }
         let now = self.context.clock.moment();
         let (tick, token) = self.decide(|state, token| {
             let upkeep = *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
