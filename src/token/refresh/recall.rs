@@ -1,8 +1,9 @@
 //! Reading records without refreshing: at the start, and for what other processes have written.
 
-use super::plan::Plan;
-use super::{Failure, Refresher};
-use crate::store::{StoreError, TokenRecord};
+use super::plan::{Plan, is_usable};
+use super::session::Memory;
+use super::{Demand, Failure, Refresher};
+use crate::store::{Generation, StoreError, TokenRecord};
 
 impl Refresher {
     /// Reads the record at start: the token in it, or the reason why none will be asked for.
@@ -45,9 +46,23 @@ impl Refresher {
         memory.known.clone()
     }
 
-    /// Has another process stored something newer than this one knows? Looks only, and not while a
-    /// refresh is under way, which will see for itself.
-    pub(in crate::token) async fn look(&self) -> Option<Result<TokenRecord, Failure>> {
+    /// What a look, or another slot of this credential, has found since `demand` was made: neither the lease
+    /// nor the store is needed for that.
+    pub(super) fn known_since(&self, memory: &Memory, demand: Demand) -> Option<TokenRecord> {
+        let known = memory.known.as_ref().filter(|known| known.generation > demand.seen)?;
+        let is_new_grant = matches!(self.plan(known, false), Plan::Ask { new_seed: Some(_), .. });
+        let is_fit = known.dpop_key.is_some() == self.is_bound();
+        let is_good = is_usable(known, self.context.clock.now()) && is_fit && !is_new_grant;
+        (is_good && !known.is_tombstone()).then(|| known.clone())
+    }
+
+    /// Has another process stored something newer than this one knows, or another slot of this credential
+    /// something newer than what `served` says? Looks only, and not while a refresh is under way, which
+    /// will see for itself.
+    pub(in crate::token) async fn look(
+        &self,
+        served: impl Fn() -> Generation,
+    ) -> Option<Result<TokenRecord, Failure>> {
         let mut memory = self.memory.try_lock().ok()?;
         if memory.unsaved.is_some() {
             return None;
@@ -67,7 +82,11 @@ impl Refresher {
         }
         let news = memory.known.as_ref().is_none_or(|known| {
             let died = record.generation == known.generation && record.terminal != known.terminal;
-            record.generation > known.generation || died
+            // Known, and not served: a slot before this one got it, or a flight was in the way.
+            let missed = record.generation == known.generation
+                && record.generation > served()
+                && is_usable(&record, self.context.clock.now());
+            record.generation > known.generation || died || missed
         });
         if !news {
             return None;
@@ -80,10 +99,7 @@ impl Refresher {
                 Some(Err(Failure { record, ..Failure::needs_login(reason) }))
             }
             Plan::Ask { new_seed: Some(_), .. } => None,
-            Plan::Ask { .. } | Plan::Bootstrap | Plan::BootstrapLater(_) => {
-                self.report_adopted(record.generation);
-                Some(Ok(record))
-            }
+            Plan::Ask { .. } | Plan::Bootstrap | Plan::BootstrapLater(_) => Some(Ok(record)),
         }
     }
 }

@@ -30,7 +30,7 @@ impl Slot {
         if !self.context.store.is_shared() {
             return false;
         }
-        match self.refresher.look().await {
+        match self.refresher.look(|| self.published()).await {
             Some(found) => self.adopt(found),
             None => false,
         }

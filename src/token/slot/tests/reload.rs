@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::storage::{Unreliable, settled};
+use super::storage::{Unreliable, foreign, settled};
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -164,4 +164,49 @@ async fn a_reload_ends_nothing_before_it_has_asked_for_a_token() {
     stage.script.issue(3);
     assert_eq!(token(&after).await.unwrap(), "at3");
     assert!(stage.script.requests()[2].contains("refresh_token=s2"));
+}
+
+// ----- what one slot knows and the other does not serve -----
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_under_way_during_a_reload_is_served_by_the_slot_of_after_it() {
+    let mut stage = Stage::new(|_| ());
+    let store = Unreliable::under(&mut stage);
+    store.shared.store(true, Ordering::SeqCst);
+    let before = started(&mut stage).await;
+    stage.clock.advance(2 * HOUR);
+    stage.script.arrived.notified().await;
+    let script = Arc::clone(&stage.script);
+    let hold = script.gate.write().await;
+    stage.script.issue(2);
+    let waiting = tokio::spawn({
+        let before = Arc::clone(&before);
+        async move { token(&before).await }
+    });
+    stage.script.arrived.notified().await;
+    stage.config.margin = Margin::Fixed(Duration::from_secs(30));
+    let after = stage.reopen(&before).await;
+    drop(hold);
+    assert_eq!(waiting.await.unwrap().unwrap(), "at2");
+    settled().await;
+    assert_eq!(after.status().generation, Generation(2));
+    assert_eq!(after.status().condition, Condition::Fresh);
+}
+
+/// The lease is held by somebody who does not let go of it.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_this_process_knows_needs_no_lease() {
+    let mut stage = Stage::new(|_| ());
+    let store = Unreliable::under(&mut stage);
+    store.shared.store(true, Ordering::SeqCst);
+    let before = started(&mut stage).await;
+    stage.config.margin = Margin::Fixed(Duration::from_secs(30));
+    let after = stage.reopen(&before).await;
+    stage.clock.advance(2 * HOUR);
+    let _lease = store.inner.lease("api", Duration::ZERO).await.unwrap();
+    let seeds = stage.record().await.seeds;
+    store.put(&foreign(2, seeds, stage.clock.now() + HOUR)).await;
+    assert!(before.look_again().await);
+    assert_eq!(after.status().generation, Generation(1));
+    assert_eq!(token(&after).await.unwrap(), "at-other");
 }
