@@ -9,22 +9,24 @@ impl Refresher {
     /// Reads the record at start: the token in it, or the reason why none will be asked for.
     pub(in crate::token) async fn recall(&self) -> Result<Option<TokenRecord>, Failure> {
         let record = match self.context.store.load(&self.key).await {
-            Ok(record) => record,
+            Ok(record) => self.newer_of(record),
             Err(error) => {
                 self.report_store(&error);
+                let is_corrupt = matches!(error, StoreError::Corrupt { .. });
                 // A damaged record is looked into by the first refresh, under the lease.
-                return match error {
-                    StoreError::Corrupt { .. } => {
-                        if let Ok(mut memory) = self.memory.try_lock() {
-                            memory.damaged = true;
-                        }
-                        Ok(None)
-                    }
-                    error => Err(Failure::of_store(&error)),
-                };
+                if is_corrupt && let Ok(mut memory) = self.memory.try_lock() {
+                    memory.damaged = true;
+                }
+                // After a reload the token may be known all the same.
+                let now = self.context.clock.now();
+                let known = self.newer_of(None).filter(|known| is_usable(known, now));
+                if known.is_none() && !is_corrupt {
+                    return Err(Failure::of_store(&error));
+                }
+                known
             }
         };
-        let Some(record) = self.newer_of(record) else { return Ok(None) };
+        let Some(record) = record else { return Ok(None) };
         match self.plan(&record, false) {
             Plan::Stop(reason) => {
                 Err(Failure { record: Some(Box::new(record)), ..Failure::needs_login(reason) })

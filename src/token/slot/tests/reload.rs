@@ -169,6 +169,21 @@ async fn a_reload_ends_nothing_before_it_has_asked_for_a_token() {
 // ----- what one slot knows and the other does not serve -----
 
 #[tokio::test(start_paused = true)]
+async fn a_reload_while_the_store_cannot_be_read_keeps_the_token() {
+    let mut stage = Stage::new(|_| ());
+    let store = Unreliable::under(&mut stage);
+    let before = started(&mut stage).await;
+    store.unreadable.store(true, Ordering::SeqCst);
+    stage.config.margin = Margin::Fixed(Duration::from_secs(30));
+    let after = stage.reopen(&before).await;
+    assert_eq!(token(&after).await.unwrap(), "at1");
+    // Not that of another grant.
+    stage.seed("s2");
+    let other = stage.reopen(&after).await;
+    assert!(token(&other).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_that_is_under_way_during_a_reload_is_served_by_the_slot_of_after_it() {
     let mut stage = Stage::new(|_| ());
     let store = Unreliable::under(&mut stage);
