@@ -32,6 +32,7 @@ mod recall;
 mod refusal;
 mod report;
 mod session;
+mod succession;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,6 +52,7 @@ use outcome::{Terms, Unfit, issue};
 use plan::{Plan, Sources, displace, is_usable, plan};
 use report::store_failure;
 use session::{Memory, Session, Unsaved};
+use succession::Reign;
 
 /// What a flight is for.
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +150,7 @@ pub(super) struct Refresher {
     metrics: CredentialMetrics,
     memory: Arc<Mutex<Memory>>,
     unsaved: Arc<AtomicBool>,
+    reign: Reign,
     /// What the authorization server wants to see in the next proof (RFC 9449 §8).
     nonce: std::sync::Mutex<Option<String>>,
 }
@@ -168,21 +171,8 @@ impl Refresher {
             context: context.clone(),
             memory: Arc::default(),
             unsaved: Arc::default(),
+            reign: Reign::default(),
             nonce: std::sync::Mutex::default(),
-        }
-    }
-
-    /// A refresher for the same credential with another configuration, and the same memory.
-    pub(super) fn succeed(
-        &self,
-        config: Config,
-        endpoint: TokenEndpoint,
-        context: &Context,
-    ) -> Self {
-        Self {
-            memory: Arc::clone(&self.memory),
-            unsaved: Arc::clone(&self.unsaved),
-            ..Self::new(config, endpoint, context)
         }
     }
 
@@ -195,7 +185,15 @@ impl Refresher {
     pub(super) async fn refresh(self: &Arc<Self>, demand: Demand) -> Flown {
         let began = Instant::now();
         let mut memory = self.memory.lock().await;
+        if let Err(failure) = self.take_charge() {
+            return Flown { result: Err(failure), spent: Spent::default() };
+        }
         memory.serve(&self.config);
+        if let Some(record) = self.known_since(&memory, demand) {
+            self.report_adopted(record.generation);
+            self.report_flight(Ok(true), began);
+            return Flown { result: Ok(record), spent: Spent::default() };
+        }
         let was_unsaved = memory.unsaved.is_some();
         let mut session = match self.open(&mut memory).await {
             Ok(session) => session,
@@ -230,6 +228,7 @@ impl Refresher {
         memory: &mut Memory,
         demand: Demand,
     ) -> Result<TokenRecord, Failure> {
+        self.still_in_charge()?;
         let key = self.bind(&mut session.record);
         let plan = self.plan(&session.record, session.damaged);
         // A new seed is a new grant: whatever the old one still has to offer is not taken.
@@ -358,6 +357,7 @@ impl Refresher {
 
     /// Goes on with what somebody else has stored.
     fn accept_foreign(&self, session: &mut Session) -> Result<TokenRecord, Failure> {
+        self.still_in_charge()?;
         let record = session.record.clone();
         if record.is_tombstone() {
             let failure = Failure::needs_login(TerminalReason::LoggedOut);

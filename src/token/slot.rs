@@ -6,6 +6,7 @@ mod timer;
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +30,8 @@ pub struct Slot {
     jitter: f64,
     keepalive: Option<Duration>,
     current: ArcSwapOption<Token>,
+    /// The generation of the last record, whether there is a token in it or not.
+    published: AtomicU64,
     state: Mutex<State>,
     /// When the refresh token has to be used even if nobody asks.
     upkeep: Mutex<Option<SystemTime>>,
@@ -52,6 +55,7 @@ impl Slot {
             jitter: random_share(),
             keepalive: config.keepalive,
             current: ArcSwapOption::empty(),
+            published: AtomicU64::default(),
             state: Mutex::default(),
             upkeep: Mutex::default(),
             landed: watch::Sender::new(0),
@@ -108,6 +112,11 @@ impl Slot {
                 }
                 (Want::Wait | Want::Use, _) => {}
                 (Want::NeedsLogin(reason), _) => return Err(TokenError::NeedsLogin { reason }),
+                (Want::Unavailable { why, .. }, _) if self.refresher.is_retired() => {
+                    // Asked again, it will be another slot that answers.
+                    let retry_after = Duration::from_secs(1);
+                    return Err(TokenError::Unavailable { retry_after, why });
+                }
                 (Want::Unavailable { until, why }, _) => {
                     let retry_after = until.left(now);
                     // Whoever waited for the flight that failed may see the next one through;

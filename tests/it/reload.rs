@@ -2,6 +2,8 @@
 //!
 //! The program itself where the signal, the file or the log matters, else a reload in this process.
 
+use std::time::Duration;
+
 use bearerd::token::{Condition, Generation};
 use bearerd_test_support::{Answer, OriginConfig, OriginServer};
 use rustix::process::Signal;
@@ -348,6 +350,31 @@ async fn a_token_under_way_is_found_by_the_credential_that_was_changed_meanwhile
     assert_eq!(after.await.unwrap().0, 200);
     assert_eq!(world.authorization_server.token_requests(), 2);
     assert_eq!(world.authorization_server.reuse_count(), 0);
+}
+
+/// It is for a host of before, which the new grant may have nothing to do with.
+#[tokio::test]
+async fn a_rejected_request_of_before_a_reload_gets_no_token_of_a_new_grant() {
+    let mut world = World::plain().settled().await;
+    let (other, _) = second_api(&world).await;
+    world.clock.advance(Duration::from_secs(60));
+    world.origin.clear();
+    world.authorization_server.tokens().revoke_all_access_tokens();
+    world.origin.hold_after_check();
+    let request = world.spawn_get();
+    world.origin.wait_for_verdicts(1).await;
+
+    let seed = world.authorization_server.issue_refresh_token();
+    world.write_seed(&seed);
+    let (one, another) = (hosts(&world), format!(r#"hosts = ["{}"]"#, other.authority()));
+    world.configure(|text| text.replace(&one, &another));
+    world.reload().await;
+    let there = world.client().get(other.url("/")).send().await.unwrap();
+    assert_eq!(there.status(), 200);
+    world.origin.release_all();
+    assert_eq!(request.await.unwrap().0, 401);
+    assert_eq!(world.origin.requests().len(), 1);
+    assert_eq!(world.authorization_server.token_requests(), 2);
 }
 
 /// The new token is only in memory because the disk is full; a reload must not fall back to the

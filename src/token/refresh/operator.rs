@@ -111,6 +111,7 @@ impl Refresher {
         &self,
         change: impl Fn(&TokenRecord) -> TokenRecord,
     ) -> Result<Overruled, StoreError> {
+        self.end_reigns_before();
         for _ in 0..TRIES {
             let stored = match self.context.store.load(&self.key).await {
                 Ok(stored) => stored.unwrap_or_default(),

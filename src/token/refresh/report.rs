@@ -21,7 +21,7 @@ impl Refresher {
         tracing::error!(credential = self.name, %error, "token store");
     }
 
-    pub(super) fn report_adopted(&self, generation: Generation) {
+    pub(in crate::token) fn report_adopted(&self, generation: Generation) {
         self.metrics.adopted();
         tracing::info!(
             credential = self.name,

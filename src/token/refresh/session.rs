@@ -187,6 +187,7 @@ impl Refresher {
             let record = Some(Box::new(session.record.clone()));
             return Err(Failure { record, ..Failure::needs_login(TerminalReason::LoggedOut) });
         }
+        self.still_in_charge()?;
         match is_usable(&session.record, self.context.clock.now()) {
             true => Ok(()),
             false => Err(Failure::failed(Backoff::Short, None, "store_conflict")),

@@ -1,13 +1,14 @@
 //! Flights: started once, landed once.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::{Slot, random_share};
 use crate::crash;
 use crate::store::{TerminalReason, TokenRecord};
-use crate::token::Token;
 use crate::token::refresh::{Demand, Failure, Flown};
-use crate::token::state::{Outcome, Spent, upkeep};
+use crate::token::state::{Outcome, Phase, Spent, upkeep};
+use crate::token::{Generation, Token};
 
 impl Slot {
     /// Starts the flight that the state machine has just allowed.
@@ -70,9 +71,15 @@ impl Slot {
             Ok(record) => (Some(Box::new(record)), Outcome::Refreshed),
             Err(failure) => (failure.record, failure.outcome),
         };
+        let found = record.as_ref().filter(|_| outcome == Outcome::Refreshed);
+        let found = found.map(|record| record.generation);
         let mut state = self.lock();
-        let adopted = state.adopt(outcome, self.context.clock.moment());
+        // A flight may have landed with the same while it was looked for.
+        let is_news =
+            found != Some(self.published()) || matches!(state.phase, Phase::NeedsLogin(_));
+        let adopted = is_news && state.adopt(outcome, self.context.clock.moment());
         if adopted {
+            found.iter().for_each(|generation| self.refresher.report_adopted(*generation));
             self.publish(record.as_deref());
         }
         drop(state);
@@ -80,8 +87,16 @@ impl Slot {
         adopted
     }
 
+    /// The generation of the last record that was published.
+    pub(super) fn published(&self) -> Generation {
+        Generation(self.published.load(Ordering::Acquire))
+    }
+
     /// A token that is bound to a key is never sent without a proof, nor one that is not with one.
     pub(super) fn publish(&self, record: Option<&TokenRecord>) {
+        if let Some(record) = record {
+            self.published.store(record.generation.0, Ordering::Release);
+        }
         let now = self.context.clock.moment();
         let is_fit = |record: &&TokenRecord| record.dpop_key.is_some() == self.refresher.is_bound();
         let token = record

@@ -7,6 +7,8 @@ mod bootstrap;
 mod grant;
 #[path = "tests/refusals.rs"]
 mod refusals;
+#[path = "tests/reload.rs"]
+mod reload;
 #[path = "tests/storage.rs"]
 mod storage;
 
@@ -42,6 +44,8 @@ fn text(text: &str) -> Template {
 
 /// In the place of a status: the request is not sent. So is one that nothing was told about.
 const UNREACHABLE: u16 = 0;
+/// In place of a status: the request was sent, and no answer came.
+const LOST: u16 = 1;
 
 /// Answers what it was told to, in this order, and remembers what it was asked.
 #[derive(Debug, Default)]
@@ -71,7 +75,7 @@ impl Script {
 
     /// The request arrives, and its answer does not.
     fn lose(&self) {
-        self.answer(0, json!(null));
+        self.answer(LOST, json!(null));
     }
 
     fn dead(&self) {
@@ -104,7 +108,7 @@ impl Transport for Script {
             let (status, body) = answer
                 .filter(|(status, _)| *status != UNREACHABLE)
                 .ok_or_else(|| TransportError::NotSent("nobody listens".to_owned()))?;
-            if status == 0 {
+            if status == LOST {
                 return Err(TransportError::Unanswered("reset".to_owned()));
             }
             let status = StatusCode::from_u16(status).unwrap();
@@ -154,6 +158,11 @@ impl Stage {
 
     async fn open(&self) -> Arc<Slot> {
         Slot::open(self.config.clone(), self.context.clone(), None).await
+    }
+
+    /// The slot after a reload.
+    async fn reopen(&self, before: &Slot) -> Arc<Slot> {
+        Slot::open(self.config.clone(), self.context.clone(), Some(before)).await
     }
 
     async fn record(&self) -> TokenRecord {

@@ -30,7 +30,7 @@ impl Slot {
         if !self.context.store.is_shared() {
             return false;
         }
-        match self.refresher.look().await {
+        match self.refresher.look(|| self.published()).await {
             Some(found) => self.adopt(found),
             None => false,
         }
@@ -44,6 +44,9 @@ impl Slot {
     }
 
     fn look_at_the_time(self: &Arc<Self>) {
+        if self.refresher.is_retired() {
+            return;
+        }
         let now = self.context.clock.moment();
         let (tick, token) = self.decide(|state, token| {
             let upkeep = *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);

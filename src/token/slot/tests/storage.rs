@@ -1,6 +1,6 @@
 //! A store that refuses to write, or that somebody else writes to at the worst moment.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::*;
 use crate::secret::Fingerprint;
@@ -12,16 +12,20 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Records in memory that cannot always be written.
 #[derive(Debug, Default)]
-struct Unreliable {
-    inner: Arc<MemoryStore>,
+pub(super) struct Unreliable {
+    pub(super) inner: Arc<MemoryStore>,
     /// So many commits fail from now on.
     failing: AtomicU32,
     /// What somebody else writes just before the record of this generation is committed.
     intruder: Mutex<Option<(Generation, TokenRecord)>>,
+    /// No record can be read.
+    pub(super) unreadable: AtomicBool,
+    /// Other processes use it as well.
+    pub(super) shared: AtomicBool,
 }
 
 impl Unreliable {
-    fn under(stage: &mut Stage) -> Arc<Self> {
+    pub(super) fn under(stage: &mut Stage) -> Arc<Self> {
         let store = Arc::new(Self { inner: Arc::clone(&stage.store), ..Self::default() });
         stage.context.store = Arc::clone(&store) as Arc<dyn TokenStore>;
         store
@@ -32,7 +36,7 @@ impl Unreliable {
     }
 
     /// Writes past the lease, whatever is there.
-    async fn put(&self, record: &TokenRecord) {
+    pub(super) async fn put(&self, record: &TokenRecord) {
         let stored = self.inner.load("api").await.unwrap().unwrap_or_default().generation;
         let written = self.inner.overrule("api", stored, record).await.unwrap();
         assert_eq!(written, Commit::Stored);
@@ -54,6 +58,11 @@ impl Unreliable {
 
 impl TokenStore for Unreliable {
     fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<TokenRecord>> {
+        if self.unreadable.load(Ordering::SeqCst) {
+            let source = std::io::Error::other("the server of the files is away");
+            let error = StoreError::Io { action: "read", path: "api".into(), source };
+            return Box::pin(async move { Err(error) });
+        }
         self.inner.load(key)
     }
 
@@ -97,12 +106,12 @@ impl TokenStore for Unreliable {
     }
 
     fn is_shared(&self) -> bool {
-        false
+        self.shared.load(Ordering::SeqCst)
     }
 }
 
 /// What somebody else has stored, with a token that lives from two hours before `end`.
-fn foreign(generation: u64, seeds: Vec<Fingerprint>, end: SystemTime) -> TokenRecord {
+pub(super) fn foreign(generation: u64, seeds: Vec<Fingerprint>, end: SystemTime) -> TokenRecord {
     TokenRecord {
         generation: Generation(generation),
         access_token: Some(Secret::new("at-other".to_owned())),
@@ -126,7 +135,7 @@ async fn expired(stage: &mut Stage) -> (Arc<Unreliable>, Arc<Slot>) {
 }
 
 /// Ends every flight, and with it everything that would still have been written.
-async fn settled() {
+pub(super) async fn settled() {
     tokio::time::sleep(Duration::from_secs(10)).await;
 }
 
