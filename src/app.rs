@@ -34,7 +34,6 @@ use crate::proxy::Shared;
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::tls::TlsError;
-use crate::token::Condition;
 
 use self::core::Cores;
 use admission::Admission;
@@ -211,11 +210,12 @@ impl App {
         self.shared.credentials()
     }
 
-    /// Has an authorization server refused the OAuth client itself, so that another secret could help?
+    /// Has an authorization server refused the OAuth client, or the user name of a bootstrap, so that another
+    /// secret could help?
     pub fn has_refused_client(&self) -> bool {
         let credentials = self.credentials();
         let mut statuses = credentials.all().iter().flat_map(|credential| credential.statuses());
-        statuses.any(|status| status.condition == Condition::Failing("refused"))
+        statuses.any(|status| status.condition.is_refused())
     }
 
     /// The local CA, if there is a credential that needs one.

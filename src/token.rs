@@ -213,6 +213,11 @@ impl Condition {
             Self::NeedsLogin(_) => "needs_login",
         }
     }
+
+    /// Was the request itself refused, so that other secrets of the operator's could help?
+    pub fn is_refused(self) -> bool {
+        matches!(self, Self::Failing("refused" | "bootstrap_refused"))
+    }
 }
 
 impl fmt::Display for Condition {

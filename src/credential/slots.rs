@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
 use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
 
 use super::variables::{OwnSecret, SecretPath, Variable, is_harmless};
 use crate::secret::{Fingerprint, Secret, SecretError, SecretSource};
@@ -70,9 +71,20 @@ pub(super) enum Slots {
 #[derive(Debug)]
 pub(super) struct Many {
     recipe: Arc<Recipe>,
-    made: DashMap<String, Arc<OnceCell<Arc<Instance>>>>,
+    made: DashMap<String, Arc<Place>>,
     /// Held while an entry is added, so that their number is exact.
     adding: Mutex<()>,
+}
+
+/// What came of making a slot.
+type Made = Result<Arc<Instance>, InstanceError>;
+
+/// Where a slot is, or will be.
+#[derive(Debug, Default)]
+struct Place {
+    made: OnceCell<Arc<Instance>>,
+    /// The making under way. Whoever waits for it may give up: the next goes on waiting for the same.
+    making: tokio::sync::Mutex<Option<JoinHandle<Made>>>,
 }
 
 /// How a slot is made.
@@ -151,7 +163,7 @@ impl Many {
         for old in before.map(Slots::in_use).unwrap_or_default() {
             if let Some(instance) = many.recipe.take_over(old).await {
                 let key = instance.config.key();
-                many.made.insert(key, Arc::new(OnceCell::new_with(Some(instance))));
+                many.made.insert(key, Place::of(instance));
             }
         }
         many.wake().await;
@@ -178,40 +190,46 @@ impl Many {
             if let Ok(instance) = self.recipe.make(values).await
                 && !(self.recipe.is_open() && instance.is_empty())
             {
-                self.made.insert(key, Arc::new(OnceCell::new_with(Some(instance))));
+                self.made.insert(key, Place::of(instance));
             }
         }
     }
 
-    /// The slot for these values, which is made if there is none.
-    pub(super) async fn instance(
-        &self,
-        values: &Variables,
-    ) -> Result<Arc<Instance>, InstanceError> {
+    /// The slot for these values, which is made if there is none. Its secrets may be on a disk that does not
+    /// answer, so whoever asks waits no longer than for a token.
+    pub(super) async fn instance(&self, values: &Variables) -> Made {
         let key = self.recipe.token.key_for(values);
-        let cell = self.cell(&key)?;
-        let made = cell
-            .get_or_try_init(|| {
-                let (recipe, values) = (Arc::clone(&self.recipe), values.clone());
-                let making = async move { recipe.make(values).await };
-                let made = self.recipe.context.control.spawn(making);
-                // Only a panic or the end of the process keeps it from ending.
-                async move { made.await.unwrap_or(Err(InstanceError::Secret)) }
-            })
-            .await
-            .cloned();
+        let place = self.place(&key)?;
+        let making = place.made.get_or_try_init(|| self.make(&place, values));
+        let made = tokio::time::timeout(self.recipe.token.wait, making).await;
+        let made = made.map(|made| made.cloned()).unwrap_or_else(|_| {
+            let credential = &*self.recipe.token.name;
+            tracing::error!(credential, key, "the secrets of a token cannot be read in time");
+            Err(InstanceError::Secret)
+        });
         if made.is_err() {
             // Unless somebody else is trying: the map's and this one are the last.
-            let last =
-                |_: &String, it: &Arc<OnceCell<_>>| !it.initialized() && Arc::strong_count(it) <= 2;
+            let last = |_: &String, it: &Arc<Place>| it.is_vacant() && Arc::strong_count(it) <= 2;
             self.made.remove_if(&key, last);
         }
         made
     }
 
-    fn cell(&self, key: &str) -> Result<Arc<OnceCell<Arc<Instance>>>, InstanceError> {
-        if let Some(cell) = self.made.get(key) {
-            return Ok(Arc::clone(&cell));
+    async fn make(&self, place: &Place, values: &Variables) -> Made {
+        let mut making = place.making.lock().await;
+        let under_way = making.get_or_insert_with(|| {
+            let (recipe, values) = (Arc::clone(&self.recipe), values.clone());
+            self.recipe.context.control.spawn(async move { recipe.make(values).await })
+        });
+        // Only a panic or the end of the process keeps it from ending.
+        let made = under_way.await.unwrap_or(Err(InstanceError::Secret));
+        *making = None;
+        made
+    }
+
+    fn place(&self, key: &str) -> Result<Arc<Place>, InstanceError> {
+        if let Some(place) = self.made.get(key) {
+            return Ok(Arc::clone(&place));
         }
         let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
         if self.made.len() >= MOST_SLOTS && !self.made.contains_key(key) {
@@ -222,14 +240,25 @@ impl Many {
 
     fn in_use(&self) -> Vec<Arc<Instance>> {
         let mut instances: Vec<_> =
-            self.made.iter().filter_map(|cell| cell.value().get().cloned()).collect();
+            self.made.iter().filter_map(|place| place.made.get().cloned()).collect();
         instances.sort_by(|one, other| one.title.cmp(&other.title));
         instances
     }
 }
 
+impl Place {
+    fn of(instance: Arc<Instance>) -> Arc<Self> {
+        Arc::new(Self { made: OnceCell::new_with(Some(instance)), making: Default::default() })
+    }
+
+    /// Is there no slot, and none being made?
+    fn is_vacant(&self) -> bool {
+        !self.made.initialized() && self.making.try_lock().is_ok_and(|making| making.is_none())
+    }
+}
+
 impl Recipe {
-    async fn make(&self, values: Variables) -> Result<Arc<Instance>, InstanceError> {
+    async fn make(&self, values: Variables) -> Made {
         let config = self.filled(values).await?;
         if self.is_open() && !self.can_begin(&config).await {
             return Err(InstanceError::Unknown);

@@ -6,10 +6,10 @@
 //! matches decides. A [`Reading`] says what the operator knows better about this server.
 
 mod classify;
-mod expiry;
+pub(super) mod expiry;
 mod mapping;
 mod masking;
-mod members;
+pub(super) mod members;
 mod wait;
 
 use std::collections::BTreeMap;
@@ -68,7 +68,7 @@ pub fn read(
         let text = format!("it is in the content coding {coding}, which was not asked for");
         return Err(unreadable(answer, printable(&text, 200, secrets)));
     }
-    let members = Members::of(&answer.body);
+    let members = Members::of(&answer.body, mapping);
     let code = members.code(mapping.error.as_ref());
     let told = told(answer, reading, &members, code.as_deref());
     // Where the operator says how to tell a success, a code of theirs may stand in every answer.
@@ -210,16 +210,7 @@ fn token_type(value: Option<&Value>) -> Option<TokenType> {
 
 /// The members that templates name, as text that a field may carry. Others are left out.
 fn kept(members: &Members, reading: &Reading) -> BTreeMap<String, Secret> {
-    let text = |path| match members.at(path)? {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(truth) => Some(truth.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    };
-    let fits = |text: &String| is_visible(text) && text.len() <= MAX_ACCESS_TOKEN;
-    let kept = reading.raw.iter().filter_map(|path| {
-        text(path).filter(fits).map(|text| (path.to_string(), Secret::new(text)))
-    });
+    let kept = reading.raw.iter().filter_map(|path| Some((path.to_string(), members.fit(path)?)));
     kept.collect()
 }
 

@@ -82,7 +82,7 @@ impl TokenEndpoint {
             _ => {}
         }
         let endpoints = self.endpoints(given, |known| known.token.is_some()).await?;
-        let material = self.material(grant).await?;
+        let material = self.material_in_time(grant).await?;
         let request = TokenRequest::new(&self.config, &endpoints, &material, grant, given)?;
         let carried = request.secrets.clone();
         let answer = self.send(request).await?;
@@ -243,6 +243,13 @@ impl TokenEndpoint {
             assertion.sign(Purpose::Grant, &client_id, aud, values).map_err(RequestError::from)?;
         let expires_at = Some(assertion.expires_at(given.now));
         Ok(TokenResponse { access_token: Some(token), expires_at, ..issued(String::new()) })
+    }
+
+    /// A file may be where nothing answers, and whoever asks holds the lease.
+    async fn material_in_time(&self, grant: Grant<'_>) -> Result<Material, GrantError> {
+        let late = || "the token of somebody else could not be read in time".to_owned();
+        let read = tokio::time::timeout(self.config.timeout, self.material(grant)).await;
+        read.unwrap_or_else(|_| Err(GrantError::of_transport(Class::NotSent, late())))
     }
 
     /// Reads the tokens of others that `grant` presents.

@@ -6,15 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use http::HeaderName;
-use serde_json::Value;
+use serde::de::IgnoredAny;
 
+use super::answer::expiry;
+use super::answer::members::Members;
 use super::request::{Form, accepting, add_fields, expand_url};
 use super::{
-    Class, ClientCert, Encoding, GrantError, Parameter, RawAnswer, RequestError, TokenRequest,
-    TokenResponse, write_fields, write_parameters,
+    Class, ClientCert, Encoding, GrantError, Mapping, MemberPath, Parameter, RawAnswer,
+    RequestError, TokenRequest, TokenResponse, write_fields, write_parameters,
 };
 use crate::secret::Secret;
 use crate::template::{Template, Values};
@@ -30,12 +32,12 @@ pub struct Step {
     pub params: Vec<Parameter>,
     /// The fields.
     pub headers: Vec<(HeaderName, Template)>,
-    /// Where in the answer the access token is, as a dotted path; `None`: the one so far stays.
-    pub access_token: Option<String>,
-    /// Where in the answer the seconds are that it lives; `None`: as the one so far.
-    pub expires_in: Option<String>,
-    /// The members of the answer that later texts name, as dotted paths.
-    pub raw: Vec<String>,
+    /// Where in the answer the access token is; `None`: the one so far stays.
+    pub access_token: Option<MemberPath>,
+    /// Where in the answer the time is that it lives; `None`: as the one so far.
+    pub expires_in: Option<MemberPath>,
+    /// The members of the answer that later texts name.
+    pub raw: Vec<MemberPath>,
 }
 
 /// What the answer to a step says.
@@ -74,24 +76,23 @@ impl Step {
     ///
     /// What is missing in it.
     pub fn read(&self, answer: &RawAnswer, now: SystemTime) -> Result<Obtained, &'static str> {
-        let content: Value = serde_json::from_slice(&answer.body)
-            .map_err(|_| "a step was not answered with JSON")?;
-        let token = match &self.access_token {
+        let members = Members::of(&answer.body, &Mapping::default());
+        // Where nothing is wanted, what it says does not matter.
+        if !members.parsed && serde_json::from_slice::<IgnoredAny>(&answer.body).is_err() {
+            return Err("a step was not answered with JSON");
+        }
+        let access_token = match &self.access_token {
             None => None,
             Some(path) => {
-                let token = text(&content, path).filter(|token| is_token(token));
-                Some(Secret::new(token.ok_or("the answer to a step has no access token")?))
+                let token = members.fit(path).filter(|token| !token.expose().is_empty());
+                Some(token.ok_or("the answer to a step has no access token")?)
             }
         };
-        let lifetime = self.expires_in.as_ref().and_then(|path| text(&content, path)?.parse().ok());
-        let lifetime = lifetime.filter(|seconds| (1..=MAX_LIFETIME).contains(seconds));
-        let raw = self
-            .raw
-            .iter()
-            .filter_map(|path| Some((path.clone(), Secret::new(text(&content, path)?))));
+        let lifetime = self.expires_in.as_ref().and_then(|path| members.at(path));
+        let raw = self.raw.iter().filter_map(|path| Some((path.to_string(), members.fit(path)?)));
         Ok(Obtained {
-            access_token: token,
-            expires_at: lifetime.and_then(|seconds| now.checked_add(Duration::from_secs(seconds))),
+            access_token,
+            expires_at: lifetime.and_then(|value| expiry::of_lifetime(value, now)),
             raw: raw.collect(),
         })
     }
@@ -99,7 +100,9 @@ impl Step {
     pub(super) fn write_shape(&self, shape: &mut String) {
         let Self { url, encoding, access_token, expires_in, raw, .. } = self;
         _ = write!(shape, "\nstep {:?} {encoding:?}", url.fingerprint());
-        _ = write!(shape, " {access_token:?} {expires_in:?} {raw:?}");
+        let text = |path: &Option<MemberPath>| path.as_ref().map(ToString::to_string);
+        let raw: Vec<String> = raw.iter().map(ToString::to_string).collect();
+        _ = write!(shape, " {:?} {:?} {raw:?}", text(access_token), text(expires_in));
         write_parameters("step", &self.params, shape);
         write_fields(&self.headers, shape);
     }
@@ -134,29 +137,4 @@ pub(super) fn failure(error: GrantError, tokens: &TokenResponse) -> GrantError {
         class => class,
     };
     GrantError { class, salvaged: tokens.refresh_token.clone(), ..error }
-}
-
-/// No lifetime is believed beyond a year, in seconds.
-const MAX_LIFETIME: u64 = 365 * 24 * 60 * 60;
-
-/// Visible ASCII (RFC 6749 appendix A.12), of a length that fits into a header block.
-fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 16 * 1024 && text.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-/// The text, number or truth value at a dotted path, whose steps are names or indexes.
-fn text(content: &Value, path: &str) -> Option<String> {
-    let mut at = content;
-    for name in path.split('.') {
-        at = match at {
-            Value::Array(items) => items.get(name.parse::<usize>().ok()?)?,
-            other => other.get(name)?,
-        };
-    }
-    match at {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(truth) => Some(truth.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    }
 }

@@ -10,6 +10,7 @@ mod grants;
 mod injection;
 mod matching;
 mod oauth;
+mod seeds;
 mod templates;
 mod variables;
 
@@ -28,6 +29,7 @@ use crate::template::Variables;
 use crate::token::{self, Seed};
 use matching::Named;
 use oauth::grant_type;
+use seeds::Beginning;
 use variables::Chosen;
 
 impl Review<'_> {
@@ -42,10 +44,12 @@ impl Review<'_> {
                 Problem::warning("no credential is active: every request passes without a token");
             self.missing(problem.fix("add a [credential.NAME] section"));
         }
-        let mut named = Named::new();
+        let (mut named, mut beginnings) = (Named::new(), Vec::new());
         let credentials = file.credentials.iter();
         credentials
-            .filter_map(|(name, section)| self.credential(name, section, wait, &mut named))
+            .filter_map(|(name, section)| {
+                self.credential(name, section, wait, (&mut named, &mut beginnings))
+            })
             .collect()
     }
 
@@ -54,7 +58,7 @@ impl Review<'_> {
         name: &Spanned<String>,
         section: &CredentialSection,
         wait: Duration,
-        named: &mut Named,
+        (named, beginnings): (&mut Named, &mut Vec<Beginning>),
     ) -> Option<credential::Config> {
         let mut part = Part {
             path: format!("credential.{}", name.get_ref()),
@@ -75,6 +79,7 @@ impl Review<'_> {
         let keepalive = part.keepalive();
         let variables = part.variables(&paths);
         let secrets = std::mem::take(&mut part.chosen.secrets);
+        part.check_beginning(beginnings, seed.as_ref(), &secrets, &variables);
         part.review.note_own(&secrets, &variables);
         let token = token::Config {
             name: name.get_ref().clone(),

@@ -16,7 +16,7 @@ use crate::oauth::GrantType;
 use crate::secret::{Secret, SecretSource};
 use crate::token::Margin;
 
-/// What is in the variables whose name has `STORE_KEY` in it.
+/// What is in the variables whose name has `STORE_KEY` in it. Those with `SEED` differ, but for copies.
 const STORE_KEY: &str = "LAl2wQ9r5n0E1u8kq3vTzYxPb7sGdHjF+oM/iRcVaWE=";
 
 fn environment() -> Environment {
@@ -25,8 +25,13 @@ fn environment() -> Environment {
         cpus: 3,
         open_files: 3000,
         read_secret: |source| {
-            let is_key = source.to_string().contains("STORE_KEY");
-            Ok(Secret::new(if is_key { STORE_KEY } else { "value" }.to_owned()))
+            Ok(Secret::new(match source.to_string() {
+                key if key.contains("STORE_KEY") => STORE_KEY.to_owned(),
+                seed if seed.to_ascii_uppercase().contains("SEED") => {
+                    format!("that of {}", seed.replace("COPY_OF_", ""))
+                }
+                _ => "value".to_owned(),
+            }))
         },
         read_lines: |_| Ok(None),
         is_volatile: |_| false,

@@ -1,5 +1,6 @@
-//! One file per record: `NAME.json`, and `NAME.lock` beside it. A slash in a key is an `@` in the file's
-//! name, which no part of a key can hold: `resamania/paris` is in `resamania@paris.json`.
+//! One file per record: `NAME.json`, and `NAME.lock` and `NAME+commit.lock` beside it. A slash in a key is an
+//! `@` in the file's name, which no part of a key can hold: `resamania/paris` is in `resamania@paris.json`.
+//! A `+` is in none either, so the second lock is no other key's first, whatever values strangers choose.
 //!
 //! The lock file is never removed and never written; holding it (`flock(2)`, given back by the
 //! kernel when the process dies) is the lease, and it is held across the whole token request.
@@ -34,11 +35,24 @@ const COMMIT_POLL: Duration = Duration::from_millis(5);
 /// No record comes near this; a larger file is something else.
 const MAX_RECORD: u64 = 4 * 1024 * 1024;
 
+/// So many damaged records of one key are kept per second; nobody writes faster than that.
+const MOST_IN_A_SECOND: u32 = 1000;
+/// What temporary files end with.
+const TEMPORARY: &str = ".tmp";
+
 /// Records in a directory of mode 0700, each in a file of mode 0600.
 #[derive(Clone, Debug)]
 pub struct FileStore {
     dir: Arc<Path>,
     keys: Arc<Keys>,
+}
+
+/// Why a record was not read.
+enum Unread {
+    /// It is no whole record.
+    Damaged(RecordError),
+    /// Anything else.
+    Other(StoreError),
 }
 
 impl FileStore {
@@ -69,35 +83,62 @@ impl FileStore {
         record_path(&self.dir, key)
     }
 
+    /// Reads the record; a damaged one is moved aside. That is decided while nobody commits: what is read
+    /// here may be replaced at any moment, and a whole record is not to be moved.
     fn load_now(&self, key: &str) -> Result<Option<TokenRecord>, StoreError> {
+        match self.read(key) {
+            Err(Unread::Damaged(_)) => {
+                let _alone = self.lock_commits(key)?;
+                self.load_alone(key)
+            }
+            Err(Unread::Other(error)) => Err(error),
+            Ok(record) => Ok(record),
+        }
+    }
+
+    /// The same for whoever holds the lock of commits.
+    fn load_alone(&self, key: &str) -> Result<Option<TokenRecord>, StoreError> {
+        self.read(key).map_err(|unread| match unread {
+            Unread::Damaged(source) => self.set_aside(self.record_path(key), source),
+            Unread::Other(error) => error,
+        })
+    }
+
+    fn read(&self, key: &str) -> Result<Option<TokenRecord>, Unread> {
         let path = self.record_path(key);
-        let Some(bytes) = read_private(&path)? else { return Ok(None) };
+        let Some(bytes) = read_private(&path).map_err(Unread::Other)? else { return Ok(None) };
         let opened = self.keys.open(key, bytes);
         let read = opened.and_then(|plain| Ok(TokenRecord::from_bytes(&plain)?));
         match read {
             Ok(record) => Ok(Some(record)),
             Err(SealError::Damaged(RecordError::Newer(version))) => {
-                Err(StoreError::Newer { path, version })
+                Err(Unread::Other(StoreError::Newer { path, version }))
             }
-            Err(SealError::Damaged(source)) => Err(self.set_aside(path, source)),
-            Err(source) => Err(StoreError::Sealed { path, source }),
+            Err(SealError::Damaged(source)) => Err(Unread::Damaged(source)),
+            Err(source) => Err(Unread::Other(StoreError::Sealed { path, source })),
         }
     }
 
-    /// Moves a damaged record out of the way, so that it is neither used nor lost.
+    /// Moves a damaged record out of the way, so that it is neither used nor lost. Called with the lock of
+    /// commits, so that the name found free is still free.
     fn set_aside(&self, path: PathBuf, source: RecordError) -> StoreError {
         let seconds = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        let aside = path.with_extension(format!("corrupt-{seconds}"));
+        let names = std::iter::once(format!("corrupt-{seconds}"))
+            .chain((2..=MOST_IN_A_SECOND).map(|number| format!("corrupt-{seconds}-{number}")));
+        let free = names.map(|name| path.with_extension(name)).find(|aside| !is_there(aside));
+        let Some(aside) = free else {
+            return io("move aside", &path, ErrorKind::AlreadyExists.into());
+        };
         match std::fs::rename(&path, &aside) {
             Ok(()) => StoreError::Corrupt { path, aside, source },
             Err(error) => io("move aside", &path, error),
         }
     }
 
-    fn lock_file(&self, key: &str) -> Result<File, StoreError> {
-        let path = self.dir.join(format!("{}.lock", file_stem(key)));
+    fn lock_file(&self, name: &str) -> Result<File, StoreError> {
+        let path = self.dir.join(name);
         OpenOptions::new()
             .write(true)
             .create(true)
@@ -117,7 +158,7 @@ impl FileStore {
     }
 
     async fn lease_within(&self, key: &str, wait: Duration) -> Result<Lease, StoreError> {
-        let (store, name) = (self.clone(), key.to_owned());
+        let (store, name) = (self.clone(), format!("{}.lock", file_stem(key)));
         let file = blocking(move || store.lock_file(&name)).await?;
         let started = Instant::now();
         while !self.try_lock(&file, key)? {
@@ -136,7 +177,7 @@ impl FileStore {
         bytes: &[u8],
     ) -> Result<Commit, StoreError> {
         let _alone = self.lock_commits(key)?;
-        let current = match self.load_now(key) {
+        let current = match self.load_alone(key) {
             Ok(Some(record)) => record.generation,
             // Never there, removed or moved aside: whoever still knows the record writes it back. A
             // logout leaves a record behind, so nothing stored is never newer.
@@ -153,7 +194,7 @@ impl FileStore {
     /// Keeps compare and set together against an operator, who does not wait for the lease. A commit takes
     /// milliseconds; a process that was stopped in the middle of one holds nobody up for longer than this.
     fn lock_commits(&self, key: &str) -> Result<File, StoreError> {
-        let file = self.lock_file(&format!("{key}.commit"))?;
+        let file = self.lock_file(&format!("{}+commit.lock", file_stem(key)))?;
         let started = Instant::now();
         while !self.try_lock(&file, key)? {
             if started.elapsed() >= COMMIT_WAIT {
@@ -169,7 +210,7 @@ impl FileStore {
         let path = self.record_path(key);
         let mut temporary = tempfile::Builder::new()
             .prefix(&temporary_prefix(key))
-            .suffix(".tmp")
+            .suffix(TEMPORARY)
             .permissions(Permissions::from_mode(0o600))
             .tempfile_in(&*self.dir)
             .map_err(|error| io("write", &path, error))?;
@@ -185,9 +226,14 @@ impl FileStore {
     /// Removes what a killed process left between writing and renaming. Called under the lease.
     fn sweep(&self, key: &str) {
         let prefix = temporary_prefix(key);
+        // The rest is random and has no dot; otherwise it is a file of `x/a.json`, and not of `x/a`.
+        let is_of_key = |name: &str| {
+            let rest = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(TEMPORARY));
+            rest.is_some_and(|rest| !rest.contains('.'))
+        };
         let Ok(entries) = std::fs::read_dir(&*self.dir) else { return };
         for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            if is_of_key(&entry.file_name().to_string_lossy()) {
                 // What cannot be removed is only litter.
                 let _litter = std::fs::remove_file(entry.path());
             }
@@ -344,6 +390,11 @@ fn check_private(path: &Path, metadata: &std::fs::Metadata) -> Result<(), StoreE
 
 fn unsafe_file(path: &Path, problem: &str) -> StoreError {
     StoreError::Unsafe { path: path.to_owned(), problem: problem.to_owned() }
+}
+
+/// Also a link that leads nowhere is there. What cannot be looked at is taken to be.
+fn is_there(path: &Path) -> bool {
+    !matches!(path.symlink_metadata(), Err(error) if error.kind() == ErrorKind::NotFound)
 }
 
 fn is_full(error: &std::io::Error) -> bool {

@@ -258,6 +258,28 @@ async fn a_club_without_its_seed_waits_for_one_and_the_others_work() {
     assert_eq!(asked_for(&world), ["paris", "lyon"]);
 }
 
+/// As on a disk that does not answer: whoever asks gets an answer, and the next that ask start no second look.
+#[tokio::test]
+async fn a_seed_that_cannot_be_read_in_time_holds_nobody_for_ever() {
+    let mut world = servers(BY_FIELD).sections("[limits]\nwait = \"50ms\"").start_servers().await;
+    write_seed(&world, "paris");
+    let (kind, mode) =
+        (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
+    let pipe = world.dir.path().join("seeds/lyon");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
+    world.start_proxy().await;
+    let asked = async { [get_for(&world, "lyon").await, get_for(&world, "lyon").await] };
+    let asked = tokio::time::timeout(Duration::from_secs(10), asked).await;
+    // Whoever reads comes to an end, and the test with it.
+    std::fs::write(&pipe, world.authorization_server.current_refresh_token_of("lyon")).unwrap();
+    for (status, said) in asked.unwrap() {
+        assert!(status == 503 && said.contains("secret"), "{status} {said}");
+    }
+    let answered = async { while get_for(&world, "lyon").await.0 != 200 {} };
+    tokio::time::timeout(Duration::from_secs(10), answered).await.unwrap();
+    assert_eq!(asked_for(&world), ["lyon"]);
+}
+
 #[tokio::test]
 async fn each_club_can_have_a_client_secret_of_its_own() {
     let mut world = servers(BY_PATH).start_servers().await;

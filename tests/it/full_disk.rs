@@ -214,7 +214,7 @@ async fn with_a_full_disk_tokens_are_served_from_memory_and_written_when_there_i
     assert_eq!((server.token_requests(), server.reuse_count()), (3, 0));
     assert_unsaved(&program, true).await;
     assert_eq!(disk.record()["generation"], 1);
-    assert_eq!(disk.files(), ["api.commit.lock", "api.json", "api.lock"]);
+    assert_eq!(disk.files(), ["api+commit.lock", "api.json", "api.lock"]);
 
     disk.empty();
     disk.saves(3, server).await;
@@ -331,7 +331,7 @@ async fn a_write_that_the_disk_tears_leaves_the_old_record_and_nothing_else() {
     assert_eq!(asking.await.unwrap().status, 200);
     assert_unsaved(&program, true).await;
     assert_eq!(disk.record()["generation"], 1);
-    assert_eq!(disk.files(), ["api.commit.lock", "api.json", "api.lock"]);
+    assert_eq!(disk.files(), ["api+commit.lock", "api.json", "api.lock"]);
     disk.empty();
     disk.saves(2, server).await;
 
@@ -342,6 +342,6 @@ async fn a_write_that_the_disk_tears_leaves_the_old_record_and_nothing_else() {
     assert_eq!(program.get(&world.http("/")).await, 200);
     assert_eq!(force(program.admin).await.status, 200);
     disk.saves(3, server).await;
-    assert_eq!(disk.files(), ["api.commit.lock", "api.json", "api.lock"]);
+    assert_eq!(disk.files(), ["api+commit.lock", "api.json", "api.lock"]);
     assert_eq!((server.token_requests(), server.reuse_count()), (3, 0));
 }

@@ -66,6 +66,11 @@ pub(super) fn of_refresh_token(
     Some(now + lifetime.min(MAX_REFRESH_LIFETIME))
 }
 
+/// When what lives for the time in a member of another answer expires, at most a year from `now`.
+pub(in crate::oauth) fn of_lifetime(value: &Value, now: SystemTime) -> Option<SystemTime> {
+    Some(now + lifetime(value, Role::Lifetime, None, now)?.min(MAX_LIFETIME))
+}
+
 /// How long from `now`; more than zero.
 fn lifetime(value: &Value, role: Role, unit: Option<Unit>, now: SystemTime) -> Option<Duration> {
     let lifetime = match value {

@@ -73,6 +73,11 @@ impl MemberPath {
         usable.then_some(Self(steps))
     }
 
+    /// Its step, if there is but one.
+    pub(super) fn only(&self) -> Option<&String> {
+        self.split().filter(|(_, below)| below.is_empty()).map(|(name, _)| name)
+    }
+
     /// Its first step, and those below.
     pub(super) fn split(&self) -> Option<(&String, &[String])> {
         self.0.split_first()

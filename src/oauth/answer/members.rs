@@ -3,19 +3,22 @@
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::mapping::MemberPath;
+use super::mapping::{Mapping, MemberPath};
+use super::{MAX_ACCESS_TOKEN, is_visible};
+use crate::secret::Secret;
 
 /// The members of a JSON object or array, or the pairs of a form; in order, duplicates kept.
-pub(super) struct Members {
+pub(in crate::oauth) struct Members {
     /// Whether the body could be read at all.
-    pub(super) parsed: bool,
+    pub(in crate::oauth) parsed: bool,
     pairs: Vec<(String, Value)>,
     is_form: bool,
 }
 
 impl Members {
-    /// Goes by the bytes and not by `Content-Type`, which is often wrong.
-    pub(super) fn of(body: &[u8]) -> Self {
+    /// Goes by the bytes and not by `Content-Type`, which is often wrong. The mapping says what a form may
+    /// be known by.
+    pub(in crate::oauth) fn of(body: &[u8], mapping: &Mapping) -> Self {
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         if let Ok(object) = serde_json::from_slice::<Object>(body) {
             return Self { parsed: true, pairs: object.0, is_form: false };
@@ -25,17 +28,29 @@ impl Members {
             let pairs: Vec<_> = pairs.map(|(index, item)| (index.to_string(), item)).collect();
             return Self { parsed: !pairs.is_empty(), pairs, is_form: false };
         }
-        let pairs = form(body).unwrap_or_default();
+        let pairs = form(body, mapping).unwrap_or_default();
         Self { parsed: !pairs.is_empty(), pairs, is_form: true }
     }
 
     /// The value at a place.
-    pub(super) fn at(&self, path: &MemberPath) -> Option<&Value> {
+    pub(in crate::oauth) fn at(&self, path: &MemberPath) -> Option<&Value> {
         let (name, below) = path.split()?;
         below.iter().try_fold(self.get(name)?, |value, step| match value {
             Value::Array(items) => items.get(step.parse::<usize>().ok()?),
             other => other.get(step),
         })
+    }
+
+    /// The text, number or truth value at a place, if a field may carry it and it fits into a header block.
+    pub(in crate::oauth) fn fit(&self, path: &MemberPath) -> Option<Secret> {
+        let text = match self.at(path)? {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            Value::Bool(truth) => truth.to_string(),
+            Value::Null | Value::Array(_) | Value::Object(_) => return None,
+        };
+        let fits = is_visible(&text) && text.len() <= MAX_ACCESS_TOKEN;
+        fits.then(|| Secret::new(text))
     }
 
     /// The value at `path`, or the member called `name` where no path is given.
@@ -111,17 +126,30 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     value.as_str().filter(|text| !text.is_empty())
 }
 
-/// A form body, only if it is one beyond doubt: otherwise any text would parse.
-fn form(body: &[u8]) -> Option<Vec<(String, Value)>> {
+/// A form body, only if it is one beyond doubt: otherwise any text would parse. Some servers end it with a
+/// line break, or leave the spaces in a scope or a description as they are; those of prose would be around
+/// what a form is known by, too.
+fn form(body: &[u8], mapping: &Mapping) -> Option<Vec<(String, Value)>> {
+    let body = body.trim_ascii();
     let text = std::str::from_utf8(body).ok()?;
-    if text.contains(['<', '{', '\n', ' ']) {
+    if text.contains(['<', '{', '\n']) {
         return None;
     }
     let pairs: Vec<(String, Value)> = url::form_urlencoded::parse(body)
         .map(|(key, value)| (key.into_owned(), Value::String(value.into_owned())))
         .collect();
-    let known = |(key, _): &(String, Value)| key == "access_token" || key == "error";
-    pairs.iter().any(known).then_some(pairs)
+    let mapped = [&mapping.access_token, &mapping.refresh_token, &mapping.error];
+    let is_mapped = |key: &String| {
+        mapped.iter().any(|path| path.as_ref().and_then(MemberPath::only) == Some(key))
+    };
+    let is_known = |key: &String| {
+        ["access_token", "refresh_token", "error"].contains(&&**key) || is_mapped(key)
+    };
+    let has_spaces = text.contains(' ');
+    let tells = |(key, value): &(String, Value)| {
+        is_known(key) && !(has_spaces && value.as_str().is_some_and(|text| text.contains(' ')))
+    };
+    pairs.iter().any(tells).then_some(pairs)
 }
 
 /// A JSON object whose duplicate members are not silently merged.

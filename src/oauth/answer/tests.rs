@@ -205,6 +205,35 @@ fn a_new_refresh_token_beside_an_unusable_access_token_is_salvaged() {
 }
 
 #[test]
+fn a_form_that_is_not_quite_one_still_brings_its_tokens() {
+    let token = || Mapping { access_token: Some(path("token")), ..Mapping::default() };
+    for (mapping, body) in [
+        (Mapping::default(), "access_token=a&refresh_token=RT2\n"),
+        (Mapping::default(), "access_token=a&refresh_token=RT2\r\n "),
+        (Mapping::default(), "\naccess_token=a&refresh_token=RT2"),
+        (Mapping::default(), "access_token=a&scope=a b&refresh_token=RT2"),
+        (token(), "token=a&refresh_token=RT2"),
+        (token(), "scope=a b&token=a&refresh_token=RT2\n"),
+    ] {
+        let tokens = read(&answer(200, body), &mapped(mapping), at(0), &[]).unwrap();
+        assert_eq!(tokens.access_token.unwrap().expose(), "a", "{body}");
+        assert_eq!(tokens.refresh_token.unwrap().expose(), "RT2", "{body}");
+    }
+    let without = read_by_default(&answer(200, "refresh_token=RT2"), at(0), &[]).unwrap_err();
+    assert_eq!((without.class, without.salvaged.unwrap().expose()), (Class::Protocol, "RT2"));
+    let error = "error=invalid_grant&error_description=it is gone\n";
+    assert_eq!(class_of(200, error), Class::GrantDead);
+    let status = mapped(Mapping { error: Some(path("code")), ..Mapping::default() });
+    let error = read(&answer(200, "code=invalid_grant"), &status, at(0), &[]).unwrap_err();
+    assert_eq!(error.class, Class::GrantDead);
+    for prose in
+        ["error=the backend is away", "an access_token=a is here", "a=b", "access_token=a\nb=c"]
+    {
+        assert_eq!(class_of(200, prose), Class::Ambiguous, "{prose}");
+    }
+}
+
+#[test]
 fn a_throttle_lasts_as_long_as_the_server_says() {
     let now = at(1_700_000_000);
     let wait = |name: &'static str, value: &str, body: &str| {

@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, StatusCode};
 
 use super::*;
-use crate::oauth::{Assertion, Encoding, GrantType, Parameter, SigningKey, Step, TransportError};
+use crate::oauth::{
+    Assertion, Encoding, GrantType, MemberPath, Parameter, SigningKey, Step, TransportError,
+};
 use crate::template::{Late, Names, Template, Variables};
 
 /// Answers in turn and writes down what it was sent; with no answer left, the connection fails.
@@ -121,9 +123,9 @@ fn stepping() -> Config {
         encoding: Encoding::Get,
         params: vec![parameter("version", "*"), parameter("access_token", "${access_token}")],
         headers: Vec::new(),
-        access_token: Some("session.token".to_owned()),
-        expires_in: Some("session.ttl".to_owned()),
-        raw: vec!["restUrl".to_owned()],
+        access_token: MemberPath::parse("session.token"),
+        expires_in: MemberPath::parse("session.ttl"),
+        raw: MemberPath::parse("restUrl").into_iter().collect(),
     };
     let ping = Step {
         url: text("https://rest.test/ping"),
@@ -154,6 +156,28 @@ async fn steps_follow_and_the_last_token_is_the_one_that_is_used() {
             "POST https://rest.test/ping url=https%3A%2F%2Fr%2F&t=bh",
         ]
     );
+}
+
+/// The same readers as for the answer of the token endpoint.
+#[tokio::test]
+async fn the_answer_to_a_step_is_read_as_tolerantly_and_as_strictly() {
+    for (ttl, expires) in [
+        ("600", 1600),
+        ("600.0", 1600),
+        ("\"600.0\"", 1600),
+        ("99999999", 1000 + 365 * 24 * 60 * 60),
+        ("\"1970-01-01T00:20:00Z\"", 1200),
+        ("0", 1060),
+    ] {
+        let login = format!(r#"{{"session":{{"token":"b h","ttl":{ttl}}},"restUrl":"a\u0007b"}}"#);
+        let script = Script::of(&[(200, TOKENS), (200, &login), (200, "null")]);
+        let endpoint = TokenEndpoint::new(stepping(), script.clone());
+        let tokens = endpoint.request(Grant::Own, given(at(1000))).await.unwrap();
+        assert_eq!(tokens.access_token.unwrap().expose(), "b h");
+        assert_eq!(tokens.expires_at, Some(at(expires)), "{ttl}");
+        assert!(tokens.raw.is_empty(), "no header field may carry it");
+        assert_eq!(script.sent().last().unwrap(), "POST https://rest.test/ping url=&t=b+h");
+    }
 }
 
 #[tokio::test]
@@ -236,6 +260,30 @@ async fn the_subject_token_is_read_for_each_request() {
     let sent = script.sent();
     let [one, two] = sent.as_slice() else { panic!("{sent:?}") };
     assert!(one.contains("&subject_token=one&") && two.contains("&subject_token=two&"));
+}
+
+#[tokio::test]
+async fn a_subject_token_that_cannot_be_read_in_time_is_a_request_not_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+    let exchange = Exchange {
+        subject_token: SecretSource::File(path.clone()),
+        subject_token_type: "t".to_owned(),
+        actor: None,
+    };
+    let own = Some(OwnGrant::TokenExchange(Box::new(exchange)));
+    let timeout = Duration::from_millis(20);
+    let config = Config { grant: GrantType::TokenExchange, own, timeout, ..config() };
+    let script = Script::of(&[]);
+    let endpoint = TokenEndpoint::new(config, script.clone());
+    let asked = endpoint.request(Grant::Own, given(at(0)));
+    let asked = tokio::time::timeout(Duration::from_secs(5), asked).await;
+    // Whoever reads comes to an end, and the runtime with it.
+    drop(std::fs::File::options().write(true).open(&path).unwrap());
+    let error = asked.unwrap().unwrap_err();
+    assert_eq!((error.class, script.sent().len()), (Class::NotSent, 0), "{error}");
 }
 
 #[tokio::test]

@@ -7,7 +7,9 @@ use toml::Spanned;
 use super::Part;
 use super::oauth::{encoding, place_of};
 use crate::config::{AssertionTable, ClaimValue, Field, StepTable};
-use crate::oauth::{Assertion, Claim, ClientAuth, GrantType, SigningKey, SigningKeyError, Step};
+use crate::oauth::{
+    Assertion, Claim, ClientAuth, GrantType, MemberPath, SigningKey, SigningKeyError, Step,
+};
 use crate::secret::Secret;
 use crate::template::{Late, Names, Template};
 
@@ -157,7 +159,7 @@ impl Part<'_, '_> {
         // What one answer brings is kept if a later text names it.
         let mut later = raw;
         for step in steps.iter_mut().rev() {
-            step.raw.clone_from(&later);
+            step.raw = later.iter().filter_map(|text| MemberPath::parse(text)).collect();
             later.extend(templates(step).flat_map(Template::raw).map(str::to_owned));
             later.sort_unstable();
             later.dedup();
@@ -180,7 +182,7 @@ impl Part<'_, '_> {
                 let fix = "write names with a dot between them, such as \"data.token\"";
                 part.report(&format!("steps.response.{key}"), "is no path", path.span(), fix);
             }
-            Some(path.get_ref().clone())
+            MemberPath::parse(path.get_ref())
         };
         let access_token =
             path(self, "access_token", response.map(|response| &response.access_token));

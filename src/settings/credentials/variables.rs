@@ -297,9 +297,13 @@ impl Part<'_, '_> {
             ("token_url", &section.token_url),
             ("refresh_url", &section.refresh_url),
             ("revoke_url", &section.revoke_url),
+            ("auth_url", &section.auth_url),
+            ("device_url", &section.device_url),
             ("issuer", &section.issuer),
         ];
-        for (key, field) in fields {
+        let steps = section.steps.get().into_iter().flatten();
+        let steps = steps.map(|step| ("steps.url", &step.get_ref().url));
+        for (key, field) in fields.into_iter().chain(steps) {
             let Some(text) = field.given() else { continue };
             let host = text.get_ref().split_once("://").map_or(&**text.get_ref(), |(_, rest)| rest);
             let host = host.split(['/', '?', '#']).next().unwrap_or_default();
@@ -310,7 +314,8 @@ impl Part<'_, '_> {
             let behind = host.rsplit_once('}').map_or("", |(_, behind)| behind);
             let is_named = behind.strip_prefix('.').is_some_and(|name| name.contains('.'));
             if variables.iter().any(|(it, _)| is_open(it)) && !is_named {
-                let message = "lets a request name the host that gets the client's secrets";
+                let message =
+                    "lets a request name the host that gets the client's secrets or tokens";
                 let fix = "list the values that are allowed, or write \"https://${name}.login.example.com/\"";
                 self.report(key, message, text.span(), fix);
             }

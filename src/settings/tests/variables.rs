@@ -112,6 +112,49 @@ fn several_tokens_never_share_a_first_refresh_token() {
     assert!(load(&no_seed.replace("refresh_token", "#")).is_ok());
 }
 
+/// `x` and `y`, each with its own line for the seed and more.
+fn two(x: [&str; 2], y: [&str; 2]) -> String {
+    let one = |name: &str, host: &str, [seed, more]: [&str; 2]| {
+        let text = credential(more).replace("[credential.x]", &format!("[credential.{name}]"));
+        let text = text.replace("api.test", host);
+        text.replace("refresh_token = { env = \"R\" }", seed)
+    };
+    one("x", "x.test", x) + &one("y", "y.test", y)
+}
+
+#[test]
+fn two_credentials_never_share_a_first_refresh_token() {
+    let says = "would spend one refresh token";
+    let env = ["refresh_token = { env = \"R\" }", ""];
+    let file = ["refresh_token = { file = \"seed\" }", ""];
+    refused(&two(env, env), "13:17", says);
+    refused(&two(file, ["refresh_token = { file = \"/etc/bearerd/seed\" }", ""]), "13:17", says);
+    let [seed, copy] =
+        ["SEED", "COPY_OF_SEED"].map(|name| format!("refresh_token = {{ env = \"{name}\" }}"));
+    refused(&two([&seed, ""], [&copy, ""]), "13:17", says);
+    assert!(!load(&two([&seed, ""], [&copy, ""])).unwrap_err().to_string().contains("that of env"));
+    assert!(load(&two(env, file)).is_ok());
+    assert!(load(&two(env, [&seed, ""])).is_ok());
+    for exempt in ["rotation = \"ignore\"", "grant = \"client_credentials\""] {
+        assert!(load(&two(env, [env[0], exempt])).is_ok(), "{exempt}");
+        assert!(load(&two([env[0], exempt], env)).is_ok(), "{exempt}");
+    }
+}
+
+#[test]
+fn two_credentials_share_no_path_of_seeds_unless_their_values_differ() {
+    let seed = "refresh_token = { file = \"seeds/${club}\" }";
+    let listed =
+        |values: &str| format!("paths = [\"/${{club}}/\"]\nvars = {{ club = [{values}] }}");
+    let [paris, lyon, both] = ["\"paris\"", "\"lyon\"", "\"lyon\", \"paris\""].map(listed);
+    let open = "vars = { club = \"${field.X-Club}\" }";
+    let says = "would spend one refresh token";
+    refused(&two([seed, &paris], [seed, &both]), "14:17", says);
+    refused(&two([seed, open], [seed, open]), "13:17", says);
+    refused(&two([seed, open], [seed, &both]), "13:17", says);
+    assert!(load(&two([seed, &paris], [seed, &lyon])).is_ok());
+}
+
 #[test]
 fn a_stranger_s_value_never_is_the_host_that_gets_the_secrets() {
     let with_url = |url: &str, lines: &str| {
@@ -125,6 +168,13 @@ fn a_stranger_s_value_never_is_the_host_that_gets_the_secrets() {
         "https://x.test.${field.a}",
     ] {
         refused(&with_url(url, ""), "3:13", "lets a request name the host");
+    }
+    let step = |url: &str| with_seed("${field.a}", &format!("steps = [{{ url = \"{url}\" }}]"));
+    refused(&step("https://${field.A}/x"), "7:18", "lets a request name the host");
+    assert!(load(&step("https://${field.a}.login.test/x")).is_ok());
+    for key in ["device_url", "auth_url"] {
+        let text = with_seed("${field.a}", &format!("{key} = \"https://${{field.a}}/\""));
+        refused(&text, &format!("7:{}", key.len() + 4), "lets a request name the host");
     }
     assert!(load(&with_url("https://${field.a}.login.test/${field.a}/token", "")).is_ok());
     let listed = "vars = { a = { from = \"${field.a}\", values = [\"x.test\", \"y.test\"] } }";

@@ -79,6 +79,68 @@ async fn a_torn_or_empty_record_is_moved_aside_and_can_be_written_again() {
 }
 
 #[tokio::test]
+async fn records_damaged_in_the_same_second_are_all_kept() {
+    let (_dir, store) = store();
+    let mut kept = Vec::new();
+    for bytes in [&b"{1"[..], b"{2", b"{3"] {
+        put(&store, 0, &record(3, "rt3")).await;
+        std::fs::write(store.dir.join("a.json"), bytes).unwrap();
+        let error = store.load("a").await.unwrap_err();
+        let StoreError::Corrupt { aside, .. } = error else { panic!("{error}") };
+        kept.push((aside, bytes));
+    }
+    for (aside, bytes) in kept {
+        assert_eq!(std::fs::read(&aside).unwrap(), bytes, "{}", aside.display());
+    }
+}
+
+/// A reader needs no lock, so that the whole record of a writer can come between its look and its rename.
+#[tokio::test]
+async fn a_damaged_record_stays_while_somebody_is_writing_a_whole_one() {
+    let (_dir, store) = store();
+    put(&store, 0, &record(3, "rt3")).await;
+    let path = store.dir.join("a.json");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, b"{").unwrap();
+    let writing = store.lock_commits("a").unwrap();
+    let busy = store.load("a").await.unwrap_err();
+    assert!(matches!(busy, StoreError::Busy { .. }), "{busy}");
+    let (reader, started) = (store.clone(), Arc::new(std::sync::Barrier::new(2)));
+    let ready = Arc::clone(&started);
+    let reading = std::thread::spawn(move || {
+        ready.wait();
+        reader.load_now("a")
+    });
+    started.wait();
+    std::fs::write(&path, whole).unwrap();
+    drop(writing);
+    assert_eq!(reading.join().unwrap().unwrap(), Some(record(3, "rt3")));
+}
+
+/// Values may have dots, and those of strangers are not to hold anybody up.
+#[tokio::test]
+async fn no_key_has_the_files_of_another() {
+    let (_dir, store) = store();
+    let keys = ["x/a", "x/a.commit", "x/a.commit-lock", "x/a.json", "x/a.lock", "x/a.json.tmp"];
+    for key in keys {
+        let _lease = store.lease(key, Duration::ZERO).await.unwrap();
+        for other in keys.iter().filter(|other| **other != key) {
+            let _commits = store.lock_commits(key).unwrap();
+            let lease = store.lease(other, Duration::ZERO).await.unwrap();
+            let written = store.commit(&lease, Generation(0), &record(0, other)).await;
+            assert!(written.is_ok(), "{key} {other}");
+        }
+    }
+    let writing = [".x@a.json.json.Ab12Cd.tmp", ".x@a.json.tmp.json.Ab12Cd.tmp"];
+    for name in writing.iter().chain(&[".x@a.json.Ab12Cd.tmp"]) {
+        std::fs::write(store.dir.join(name), "").unwrap();
+    }
+    store.sweep("x/a");
+    assert!(writing.iter().all(|name| store.dir.join(name).exists()));
+    assert!(!store.dir.join(".x@a.json.Ab12Cd.tmp").exists());
+}
+
+#[tokio::test]
 async fn a_process_that_still_holds_the_record_writes_it_over_a_damaged_one() {
     let (_dir, store) = store();
     put(&store, 0, &record(3, "rt3")).await;

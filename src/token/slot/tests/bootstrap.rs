@@ -46,6 +46,7 @@ async fn a_bootstrap_that_is_refused_is_tried_again_after_five_minutes() {
     stage.script.dead();
     let error = token(&slot).await.unwrap_err();
     assert!(matches!(error, TokenError::Unavailable { why: "bootstrap_refused", .. }), "{error}");
+    assert!(slot.status().condition.is_refused(), "another password could help");
     for _ in 0..100 {
         assert!(token(&slot).await.is_err());
     }
