@@ -215,7 +215,7 @@ fn a_place_where_no_directory_can_be_made_is_named() {
 async fn nobody_writes_while_another_process_is_in_the_middle_of_a_commit() {
     let (_dir, store) = store();
     put(&store, 0, &record(1, "rt1")).await;
-    let commit = File::open(store.dir.join("a.commit.lock")).unwrap();
+    let commit = File::open(store.dir.join("a+commit.lock")).unwrap();
     commit.lock().unwrap();
     let refused = store.overrule("a", Generation(1), &record(2, "rt2")).await;
     assert!(matches!(refused, Err(StoreError::Busy { .. })), "{refused:?}");

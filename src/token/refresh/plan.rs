@@ -59,7 +59,9 @@ pub(super) fn plan(
     let seed = sources.seed.and_then(|seed| seed.value.as_ref());
     let new_seed = seed
         .map(|value| (value, value.fingerprint()))
-        .filter(|(_, fingerprint)| !record.knows_seed(fingerprint));
+        .filter(|(_, fingerprint)| !record.knows_seed(fingerprint))
+        // One that came from the server and was replaced: strict servers revoke everything for it.
+        .filter(|(_, fingerprint)| !record.superseded.contains(fingerprint));
     if let Some((value, fingerprint)) = new_seed {
         return Plan::Ask { refresh_token: Some(value.clone()), new_seed: Some(fingerprint) };
     }

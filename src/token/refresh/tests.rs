@@ -81,6 +81,13 @@ fn what_is_left_to_do() {
         ("seed file removed", record(Some("r3")), Some(seed(None)), false, ask("r3", false)),
         ("a new seed", record(Some("r3")), Some(seed(Some("s2"))), false, ask("s2", true)),
         (
+            "a seed that was the refresh token once",
+            TokenRecord { superseded: vec![secret("r2").fingerprint()], ..record(Some("r3")) },
+            Some(seed(Some("r2"))),
+            false,
+            ask("r3", false),
+        ),
+        (
             "only a seed of long ago",
             record(None),
             Some(seed(Some("s1"))),
