@@ -91,7 +91,8 @@ impl Refresher {
             self.metrics.lost_rotation();
         }
         if restore(&mut session.record, &self.config) {
-            self.report_seed_refused(reason, session.record.generation, error);
+            let follows = "the new seed is no good; the grant before it goes on";
+            self.report_died(reason, session.record.generation, error, follows);
             self.save(session).await?;
             let record = Some(Box::new(session.record.clone()));
             let detail = Some(format!("the new seed is no good: {error}"));
@@ -107,7 +108,8 @@ impl Refresher {
         });
         let plan = self.plan(&session.record, session.damaged);
         if let Plan::Bootstrap | Plan::BootstrapLater(_) = plan {
-            self.report_died(reason, session.record.generation, error);
+            let follows = "the grant is dead; the bootstrap begins a new one";
+            self.report_died(reason, session.record.generation, error, follows);
             self.save(session).await?;
             return match plan {
                 Plan::BootstrapLater(pause) => Err(self.bootstrap_later(session, pause)),

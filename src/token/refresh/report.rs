@@ -77,33 +77,20 @@ impl Refresher {
         );
     }
 
+    /// A grant, or a seed, is over, and no person is needed: `what_follows` says why.
     pub(super) fn report_died(
         &self,
         reason: TerminalReason,
         generation: Generation,
         error: &GrantError,
+        what_follows: &str,
     ) {
         tracing::error!(
             credential = self.name,
             generation = generation.0,
             %reason,
             %error,
-            "the grant is dead; the bootstrap begins a new one"
-        );
-    }
-
-    pub(super) fn report_seed_refused(
-        &self,
-        reason: TerminalReason,
-        generation: Generation,
-        error: &GrantError,
-    ) {
-        tracing::error!(
-            credential = self.name,
-            generation = generation.0,
-            %reason,
-            %error,
-            "the new seed is no good; the grant before it goes on"
+            "{what_follows}"
         );
     }
 

@@ -156,6 +156,15 @@ impl Stage {
         Self { script, store, clock, config, context }
     }
 
+    /// A slot with its first token.
+    async fn started(&mut self) -> Arc<Slot> {
+        self.seed("s1");
+        let slot = self.open().await;
+        self.script.issue(1);
+        assert_eq!(token(&slot).await.unwrap(), "at1");
+        slot
+    }
+
     async fn open(&self) -> Arc<Slot> {
         Slot::open(self.config.clone(), self.context.clone(), None).await
     }
@@ -203,10 +212,7 @@ async fn a_logout_leaves_a_tombstone_and_revokes_both_tokens() {
         config.oauth.revoke_url = Some(text(REVOKE_URL));
         with_bootstrap(config);
     });
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let slot = stage.started().await;
     slot.logout().await.unwrap();
     let logged_out = TokenError::NeedsLogin { reason: TerminalReason::LoggedOut };
     assert_eq!(token(&slot).await, Err(logged_out.clone()));
@@ -305,10 +311,7 @@ async fn log_in(after_logout: bool) {
 #[tokio::test]
 async fn an_operator_replaces_a_token_that_is_still_good() {
     let mut stage = Stage::new(|_| ());
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let slot = stage.started().await;
     stage.script.issue(2);
     assert_eq!(slot.refresh_now().await.unwrap().generation, Generation(2));
     assert_eq!(token(&slot).await.unwrap(), "at2");
@@ -323,10 +326,7 @@ async fn an_operator_replaces_a_token_that_is_still_good() {
 #[tokio::test]
 async fn with_rotation_ignored_nothing_is_written_before_and_the_first_refresh_token_stays() {
     let mut stage = Stage::new(|config| config.oauth.rotation = Rotation::Ignore);
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let slot = stage.started().await;
     stage.clock.advance(Duration::from_secs(7200));
     let hold = stage.script.gate.write().await;
     stage.script.issue(2);
@@ -383,10 +383,7 @@ async fn three_doubtful_answers_end_a_grant_that_had_worked() {
 async fn an_idle_refresh_token_is_used_once_in_its_keepalive() {
     let day = Duration::from_secs(86_400);
     let mut stage = Stage::new(|config| config.keepalive = Some(30 * day));
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let _before = stage.started().await;
     stage.script.arrived.notified().await;
     stage.clock.advance(29 * day);
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -404,10 +401,7 @@ async fn an_idle_refresh_token_is_used_once_in_its_keepalive() {
 #[tokio::test(start_paused = true)]
 async fn near_expiry_the_timer_replaces_a_token_that_was_used_and_no_other() {
     let mut stage = Stage::new(|_| ());
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let slot = stage.started().await;
     assert_eq!(token(&slot).await.unwrap(), "at1");
     stage.script.arrived.notified().await;
     stage.clock.advance(Duration::from_secs(3400));

@@ -93,10 +93,7 @@ async fn an_unusable_answer_replaces_no_refresh_token_that_a_usable_one_would_no
 #[tokio::test(start_paused = true)]
 async fn a_new_seed_that_is_dead_leaves_the_grant_before_it_at_work() {
     let mut stage = Stage::new(with_bootstrap);
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let _before = stage.started().await;
     stage.seed("s2");
     let slot = stage.open().await;
     // It is not known to be dead yet: the server is in trouble first.
@@ -128,10 +125,7 @@ async fn a_new_seed_that_is_dead_leaves_the_grant_before_it_at_work() {
 #[tokio::test(start_paused = true)]
 async fn a_new_seed_that_is_dead_leaves_a_refresh_token_whose_access_token_is_over() {
     let mut stage = Stage::new(|_| ());
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let _before = stage.started().await;
     stage.clock.advance(2 * HOUR);
     // Two wrong ones after another.
     for wrong in ["s2", "s3"] {
@@ -156,10 +150,7 @@ async fn a_new_seed_that_is_dead_leaves_a_refresh_token_whose_access_token_is_ov
 #[tokio::test]
 async fn a_dead_seed_of_another_configuration_brings_nothing_back() {
     let mut stage = Stage::new(|_| ());
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let _before = stage.started().await;
     let there = stage.config.oauth.token_url.replace(text("https://elsewhere.example/token"));
     stage.seed("s2");
     let slot = stage.open().await;
@@ -195,10 +186,7 @@ async fn a_dead_seed_after_a_dead_grant_needs_another() {
 #[tokio::test]
 async fn a_seed_that_dies_later_is_an_ordinary_dead_grant() {
     let mut stage = Stage::new(|_| ());
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let _before = stage.started().await;
     stage.seed("s2");
     let slot = stage.open().await;
     stage.script.answer(200, json!({"access_token": "at2", "expires_in": 3600}));
@@ -213,10 +201,7 @@ async fn a_seed_that_dies_later_is_an_ordinary_dead_grant() {
 #[tokio::test]
 async fn a_logout_under_an_untried_seed_revokes_the_grant_before_it_too() {
     let mut stage = Stage::new(|config| config.oauth.revoke_url = Some(text(REVOKE_URL)));
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let _before = stage.started().await;
     stage.seed("s2");
     let slot = stage.open().await;
     stage.script.answer(429, json!({}));
@@ -260,10 +245,7 @@ async fn keepalive_counts_from_the_last_use_although_the_access_token_stays_the_
 #[tokio::test(start_paused = true)]
 async fn a_rejected_token_that_is_prolonged_is_sent_again() {
     let mut stage = Stage::new(prolonging);
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let slot = stage.started().await;
     stage.clock.advance(HOUR / 2);
     stage.script.answer(200, json!({"expires_in": 3600}));
     let progress = Progress { renewed: false, settled: usize::MAX };

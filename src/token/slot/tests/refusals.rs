@@ -8,10 +8,7 @@ const FINAL: Progress = Progress { renewed: false, settled: usize::MAX };
 
 /// A slot whose first token is over.
 async fn expired(stage: &mut Stage) -> Arc<Slot> {
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let slot = stage.started().await;
     stage.clock.advance(2 * HOUR);
     slot
 }
@@ -20,10 +17,7 @@ async fn expired(stage: &mut Stage) -> Arc<Slot> {
 #[tokio::test]
 async fn doubtful_answers_with_others_between_them_end_nothing() {
     let mut stage = Stage::new(|_| ());
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let slot = stage.started().await;
     stage.clock.advance(Duration::from_secs(7200));
     let doubtful = (400, json!({"error": "invalid_request"}));
     let throttled = (429, json!({}));
@@ -155,10 +149,7 @@ async fn refusals_while_there_is_a_token_teach_how_early_to_ask() {
 #[tokio::test]
 async fn a_token_outlives_its_grant_also_through_a_restart() {
     let mut stage = Stage::new(|_| ());
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let slot = stage.started().await;
     stage.script.dead();
     assert!(slot.refresh_now().await.is_err());
     let revoked = TerminalReason::Revoked;
@@ -239,10 +230,7 @@ async fn an_accepted_request_allows_the_next_renewal_at_once() {
 #[tokio::test]
 async fn a_renewal_in_the_background_does_not_wait_for_a_young_token_to_settle() {
     let mut stage = Stage::new(|_| ());
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let slot = stage.started().await;
     stage.script.issue(2);
     slot.renew_in_background(Generation(1));
     assert_eq!(token(&slot).await.unwrap(), "at2");

@@ -126,10 +126,7 @@ pub(super) fn foreign(generation: u64, seeds: Vec<Fingerprint>, end: SystemTime)
 /// A slot whose first token is over.
 async fn expired(stage: &mut Stage) -> (Arc<Unreliable>, Arc<Slot>) {
     let store = Unreliable::under(stage);
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let slot = stage.started().await;
     stage.clock.advance(2 * HOUR);
     (store, slot)
 }
@@ -308,10 +305,7 @@ async fn a_commit_that_fails_twice_is_no_token_that_is_not_saved() {
 async fn a_refresh_that_cannot_be_written_down_is_not_begun_while_the_token_is_good() {
     let mut stage = Stage::new(|_| ());
     let store = Unreliable::under(&mut stage);
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let slot = stage.started().await;
     stage.clock.advance(Duration::from_secs(3500));
     store.fail(ALL);
     stage.script.issue(2);
@@ -327,10 +321,7 @@ async fn a_refresh_that_cannot_be_written_down_is_not_begun_while_the_token_is_g
 async fn a_refresh_for_a_rejected_token_does_not_wait_for_the_disk() {
     let mut stage = Stage::new(|_| ());
     let store = Unreliable::under(&mut stage);
-    stage.seed("s1");
-    let slot = stage.open().await;
-    stage.script.issue(1);
-    assert_eq!(token(&slot).await.unwrap(), "at1");
+    let slot = stage.started().await;
     store.fail(ALL);
     stage.script.issue(2);
     let progress = Progress { renewed: false, settled: usize::MAX };
