@@ -13,7 +13,7 @@
 //!                 └─▶ proxy ─▶ credential ─▶ token ─▶ oauth
 //!                       │                      └────▶ store
 //!                       └─▶ ca
-//!     below everything: secret   clock   origin   template   tls   metrics   crash
+//!     below everything: secret   clock   origin   template   tls   metrics   crash   coding
 //! ```
 //!
 //! An arrow means "may use". `tests/architecture.rs` holds the code to it; `docs/architecture.md`
@@ -24,6 +24,7 @@ pub mod app;
 pub mod ca;
 pub mod cli;
 pub mod clock;
+pub mod coding;
 pub mod config;
 pub mod crash;
 pub mod credential;

@@ -68,6 +68,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ca", &["origin", "secret", "tls"]),
     // Below everything.
     ("clock", &[]),
+    ("coding", &[]),
     ("crash", &[]),
     ("dpop", &["jwt", "secret"]),
     ("jwt", &[]),
