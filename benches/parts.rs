@@ -293,6 +293,7 @@ impl Transport for Silence {
     fn send(
         &self,
         _request: TokenRequest,
+        _listen: Duration,
     ) -> Pin<Box<dyn Future<Output = Result<RawAnswer, TransportError>> + Send + '_>> {
         Box::pin(async { Err(TransportError::NotSent("this is a benchmark".to_owned())) })
     }

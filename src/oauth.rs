@@ -9,6 +9,7 @@
 
 mod answer;
 mod assertion;
+mod class;
 mod discovery;
 mod endpoint;
 mod grant;
@@ -32,6 +33,7 @@ pub use answer::{
     read,
 };
 pub use assertion::{Assertion, Claim, SigningKey, SigningKeyError};
+pub use class::{Class, Consumed, Meaning, Pace};
 pub use endpoint::{Revocation, TokenEndpoint, TokenKind};
 pub use grant::{Bootstrap, Exchange, Grant, GrantType, Livelihood, OwnGrant};
 pub use identity::{ClientCert, ClientCertError};
@@ -121,7 +123,8 @@ pub struct Config {
     pub rotation: Rotation,
     /// What is called after the token endpoint, in this order.
     pub steps: Vec<Step>,
-    /// How long one whole token request may take. Default 10 s.
+    /// How long an answer is waited for once the request is on its way. Default 60 s: hanging up on a
+    /// server that is slow loses the refresh token that it was about to send.
     pub timeout: Duration,
 }
 
@@ -170,7 +173,7 @@ impl Config {
             reading: Reading::default(),
             rotation: Rotation::default(),
             steps: Vec::new(),
-            timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(60),
         }
     }
 
@@ -273,6 +276,8 @@ pub struct Given<'a> {
     pub variables: &'a Variables,
     /// What the tokens are to be bound to, if anything.
     pub proof: Option<Proof<'a>>,
+    /// How long an answer is waited for, once the request is on its way.
+    pub listen: Duration,
 }
 
 /// What goes into the proof of possession of a token request (RFC 9449 §5).
@@ -307,52 +312,14 @@ pub struct TokenResponse {
     pub expires_at: Option<SystemTime>,
     /// The same for the refresh token.
     pub refresh_expires_at: Option<SystemTime>,
+    /// The same for the whole grant, which no refresh prolongs.
+    pub grant_expires_at: Option<SystemTime>,
     /// The members that the credential's templates name, by their dotted paths.
     pub raw: BTreeMap<String, Secret>,
     /// The nonce for the next proof (RFC 9449 §8.2).
     pub dpop_nonce: Option<String>,
-}
-
-/// What a failed token request means (the first rule that matches, in `oauth/answer.rs`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// The grant is gone: asking again with it is pointless, and harmful where reuse is detected.
-    GrantDead,
-    /// A person has to sign in or consent; the refresh token may still be good.
-    UserNeeded,
-    /// Too many token requests; ask again after [`GrantError::retry_after`].
-    Throttled,
-    /// The server is in trouble; the grant may have been consumed all the same.
-    Transient,
-    /// The request never left: name, connection or TLS.
-    NotSent,
-    /// Sent, and no readable answer came.
-    Ambiguous,
-    /// The server refuses this OAuth client or this request, whatever the grant.
-    Config,
-    /// Reads like [`Class::Config`], but some servers say a dead grant this way.
-    Doubtful,
-    /// An answer that is no token response and no error (RFC 6749 §5).
-    Protocol,
-    /// The proof needs [`GrantError::dpop_nonce`]; ask once more with it (RFC 9449 §8).
-    Nonce,
-}
-
-impl fmt::Display for Class {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::GrantDead => "grant_dead",
-            Self::UserNeeded => "user_needed",
-            Self::Throttled => "throttled",
-            Self::Transient => "transient",
-            Self::NotSent => "not_sent",
-            Self::Ambiguous => "ambiguous",
-            Self::Config => "config",
-            Self::Doubtful => "doubtful",
-            Self::Protocol => "protocol",
-            Self::Nonce => "nonce",
-        })
-    }
+    /// What an operator should hear of once: oddities that were read around. Without secrets.
+    pub notes: Vec<String>,
 }
 
 /// Why a token endpoint issued no access token, and what it said.
@@ -370,6 +337,9 @@ pub struct GrantError {
     pub retry_after: Option<Duration>,
     /// A new refresh token in an answer that was otherwise unusable: still the only good one.
     pub salvaged: Option<Secret>,
+    /// The beginning of a success from which no refresh token could be read, for an operator: the only
+    /// copy may be in it.
+    pub unread: Option<Secret>,
     /// The nonce for the next proof (RFC 9449 §8).
     pub dpop_nonce: Option<String>,
 }
@@ -387,6 +357,7 @@ impl GrantError {
             description: Some(description),
             retry_after: None,
             salvaged: None,
+            unread: None,
             dpop_nonce: None,
         }
     }
@@ -397,9 +368,6 @@ impl From<TransportError> for GrantError {
         match error {
             TransportError::NotSent(text) => Self::of_transport(Class::NotSent, text),
             TransportError::Unanswered(text) => Self::unanswered(text),
-            TransportError::TooLong => {
-                Self::of_transport(Class::Protocol, "an answer of more than 1 MiB".to_owned())
-            }
         }
     }
 }

@@ -33,7 +33,7 @@ fuzz_target!(|input: (u16, Vec<u8>, bool, Vec<u8>)| {
     }
     let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let secret = Secret::new(SECRET.to_owned());
-    match read(&RawAnswer { status, fields, body }, &reading, now, &[&secret]) {
+    match read(&RawAnswer { status, fields, body, cut: None }, &reading, now, &[&secret]) {
         Ok(token) => {
             for text in token.access_token.iter().chain(token.raw.values()) {
                 assert!(HeaderValue::from_str(text.expose()).is_ok());

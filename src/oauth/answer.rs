@@ -36,6 +36,8 @@ pub struct RawAnswer {
     pub fields: HeaderMap,
     /// The body, at most 1 MiB.
     pub body: Vec<u8>,
+    /// Why the body ended early. What had come by then is in it.
+    pub cut: Option<String>,
 }
 
 /// The body may hold tokens.
@@ -101,6 +103,7 @@ pub fn read(
         description: description.map(|text| printable(&text, 200, secrets)),
         retry_after,
         salvaged: None,
+        unread: None,
         dpop_nonce: nonce,
     })
 }
@@ -169,19 +172,22 @@ fn issued(
         expires_at: expiry::of_access_token(members, mapping, now),
         refresh_expires_at: expiry::of_refresh_token(members, mapping, now),
         raw: kept(members, reading),
+        grant_expires_at: None,
         dpop_nonce: dpop_nonce(&answer.fields),
+        notes: Vec::new(),
     })
 }
 
 /// An answer that says neither what was issued nor what was wrong.
 fn unreadable(answer: &RawAnswer, why: String) -> GrantError {
     GrantError {
-        class: Class::Protocol,
+        class: Class::Unreadable,
         status: Some(answer.status.as_u16()),
         code: None,
         description: Some(why),
         retry_after: None,
         salvaged: None,
+        unread: None,
         dpop_nonce: dpop_nonce(&answer.fields),
     }
 }

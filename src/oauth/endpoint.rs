@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::assertion::Purpose;
 use super::discovery::{self, Discovery};
@@ -11,6 +12,9 @@ use super::{
 };
 use crate::secret::{Secret, SecretSource};
 use crate::template::Values;
+
+/// How long the tokens of others may take to be read: they are files and commands on this machine.
+const READ_LIMIT: Duration = Duration::from_secs(10);
 
 /// A token endpoint, ready to be asked.
 #[derive(Clone, Debug)]
@@ -59,8 +63,8 @@ impl TokenEndpoint {
     }
 
     /// Presents `grant` to the token endpoint and returns what it issued. It is presented exactly
-    /// once; the document of the issuer is read before, if it has to be, and the configured steps
-    /// follow. The grants `self_signed_jwt` and `static` ask nobody.
+    /// once; the document of the issuer is read before, if it has to be. The configured steps are left
+    /// to [`Self::follow`]. The grants `self_signed_jwt` and `static` ask nobody.
     ///
     /// # Errors
     ///
@@ -85,9 +89,8 @@ impl TokenEndpoint {
         let material = self.material_in_time(grant).await?;
         let request = TokenRequest::new(&self.config, &endpoints, &material, grant, given)?;
         let carried = request.secrets.clone();
-        let answer = self.send(request).await?;
-        let tokens = read(&answer, &self.config.reading, given.now, &self.secrets(&carried))?;
-        self.follow(tokens, given).await
+        let answer = self.send(request, given.listen).await?;
+        read(&answer, &self.config.reading, given.now, &self.secrets(&carried))
     }
 
     /// Gives `token` back (RFC 7009).
@@ -107,7 +110,7 @@ impl TokenEndpoint {
         }
         let request = TokenRequest::revocation(&self.config, &endpoints, token, kind, given)?;
         let carried = request.secrets.clone();
-        let answer = self.send(request).await?;
+        let answer = self.send(request, given.listen).await?;
         if answer.status.is_success() {
             return Ok(Revocation::Done);
         }
@@ -136,7 +139,7 @@ impl TokenEndpoint {
         if let Some(published) = self.discovery.recall(&issuer, given.now) {
             return Ok(configured.or(published));
         }
-        match self.discover(&issuer).await {
+        match self.discover(&issuer, given.listen).await {
             Ok(published) => {
                 self.discovery.keep(published.clone(), given.now);
                 Ok(configured.or(published))
@@ -152,14 +155,14 @@ impl TokenEndpoint {
     }
 
     /// Asks the issuer for its document, wherever it is.
-    async fn discover(&self, issuer: &str) -> Result<Endpoints, GrantError> {
+    async fn discover(&self, issuer: &str, listen: Duration) -> Result<Endpoints, GrantError> {
         let not_sent = |text: String| GrantError::of_transport(Class::NotSent, text);
         let locations =
             discovery::locations(issuer).map_err(|error| not_sent(error.to_string()))?;
         let mut failure = None;
         for url in locations {
             let request = TokenRequest::get(url, self.config.client_cert.clone());
-            let error = match self.send(request).await {
+            let error = match self.send(request, listen).await {
                 Ok(answer) if answer.status.is_success() => {
                     match discovery::read(&answer.body, issuer) {
                         Ok(published) => return Ok(published),
@@ -177,8 +180,13 @@ impl TokenEndpoint {
         Err(not_sent(failure.unwrap_or_default()))
     }
 
-    /// Makes the calls that follow.
-    async fn follow(
+    /// Makes the calls that follow the token request. They can be made again with the same tokens; so
+    /// whoever calls commits a new refresh token before.
+    ///
+    /// # Errors
+    ///
+    /// A [`GrantError`], which says nothing of the grant: it was accepted.
+    pub async fn follow(
         &self,
         mut tokens: TokenResponse,
         given: Given<'_>,
@@ -194,16 +202,16 @@ impl TokenEndpoint {
                 access_token.into_iter().chain(tokens.raw.values()).cloned().collect();
             let certificate = self.config.client_cert.clone();
             let made = async {
-                let answer = self.send(step.request(certificate, values)?).await?;
+                let answer = self.send(step.request(certificate, values)?, given.listen).await?;
                 if !answer.status.is_success() {
                     self.refusal(&answer, given, &carried)?;
                 }
                 step.read(&answer, given.now)
-                    .map_err(|why| GrantError::of_transport(Class::Protocol, why.to_owned()))
+                    .map_err(|why| GrantError::of_transport(Class::Unreadable, why.to_owned()))
             };
             match made.await {
                 Ok(obtained) => obtained.add_to(&mut tokens),
-                Err(error) => return Err(steps::failure(error, &tokens)),
+                Err(error) => return Err(steps::failure(error)),
             }
         }
         Ok(tokens)
@@ -219,11 +227,8 @@ impl TokenEndpoint {
         read(answer, &self.config.reading, given.now, &self.secrets(carried))
     }
 
-    async fn send(&self, request: TokenRequest) -> Result<RawAnswer, GrantError> {
-        match tokio::time::timeout(self.config.timeout, self.transport.send(request)).await {
-            Ok(sent) => Ok(sent?),
-            Err(_) => Err(GrantError::unanswered("no answer in time".to_owned())),
-        }
+    async fn send(&self, request: TokenRequest, listen: Duration) -> Result<RawAnswer, GrantError> {
+        Ok(self.transport.send(request, listen).await?)
     }
 
     fn secrets<'a>(&'a self, carried: &'a [Secret]) -> Vec<&'a Secret> {
@@ -248,7 +253,8 @@ impl TokenEndpoint {
     /// A file may be where nothing answers, and whoever asks holds the lease.
     async fn material_in_time(&self, grant: Grant<'_>) -> Result<Material, GrantError> {
         let late = || "the token of somebody else could not be read in time".to_owned();
-        let read = tokio::time::timeout(self.config.timeout, self.material(grant)).await;
+        let read =
+            tokio::time::timeout(self.config.timeout.min(READ_LIMIT), self.material(grant)).await;
         read.unwrap_or_else(|_| Err(GrantError::of_transport(Class::NotSent, late())))
     }
 
@@ -288,8 +294,10 @@ fn issued(access_token: String) -> TokenResponse {
         expires_at: None,
         token_type: TokenType::Bearer,
         refresh_expires_at: None,
+        grant_expires_at: None,
         raw: BTreeMap::new(),
         dpop_nonce: None,
+        notes: Vec::new(),
     }
 }
 

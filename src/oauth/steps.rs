@@ -128,13 +128,11 @@ impl Obtained {
     }
 }
 
-/// A failed step says nothing about the grant, which was accepted and may have been replaced: the new
-/// refresh token is kept, and nothing may be asked again with the old one.
-pub(super) fn failure(error: GrantError, tokens: &TokenResponse) -> GrantError {
+/// A failed step says nothing about the grant, which was accepted: it can be made again by itself.
+pub(super) fn failure(error: GrantError) -> GrantError {
     let class = match error.class {
         Class::GrantDead | Class::UserNeeded | Class::Doubtful => Class::Config,
-        Class::NotSent | Class::Ambiguous => Class::Transient,
         class => class,
     };
-    GrantError { class, salvaged: tokens.refresh_token.clone(), ..error }
+    GrantError { class, ..error }
 }

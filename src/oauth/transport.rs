@@ -16,10 +16,13 @@ const MAX_ANSWER: usize = 1024 * 1024;
 
 /// Sends one token request and returns what came back, whatever it is.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
-    /// Sends `request` exactly once.
+    /// Sends `request` exactly once. Connecting has a limit of its own; the answer is waited for as
+    /// long as `listen` from the first byte of the request on. What had come by then is returned, with
+    /// [`RawAnswer::cut`] set, if it has a head.
     fn send(
         &self,
         request: TokenRequest,
+        listen: Duration,
     ) -> Pin<Box<dyn Future<Output = Result<RawAnswer, TransportError>> + Send + '_>>;
 }
 
@@ -32,9 +35,6 @@ pub enum TransportError {
     /// The request went out, wholly or in part; the server may have acted on it.
     #[error("{0}")]
     Unanswered(String),
-    /// The answer was cut off at 1 MiB.
-    #[error("the answer is longer than 1 MiB")]
-    TooLong,
 }
 
 /// The real transport: HTTP/1.1, a fresh connection for each request.
@@ -75,10 +75,12 @@ impl HttpTransport {
             status: response.status(),
             fields: std::mem::take(response.headers_mut()),
             body: Vec::new(),
+            cut: None,
         };
         while let Some(chunk) = response.chunk().await.map_err(failure)? {
             if answer.body.len() + chunk.len() > MAX_ANSWER {
-                return Err(TransportError::TooLong);
+                answer.cut = Some("it is longer than 1 MiB".to_owned());
+                break;
             }
             answer.body.extend_from_slice(&chunk);
         }
@@ -105,8 +107,13 @@ impl Transport for HttpTransport {
     fn send(
         &self,
         request: TokenRequest,
+        listen: Duration,
     ) -> Pin<Box<dyn Future<Output = Result<RawAnswer, TransportError>> + Send + '_>> {
-        Box::pin(self.exchange(request))
+        let exchange = tokio::time::timeout(listen, self.exchange(request));
+        Box::pin(async {
+            let late = |_| TransportError::Unanswered("no answer in time".to_owned());
+            exchange.await.map_err(late)?
+        })
     }
 }
 

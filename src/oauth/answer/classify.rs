@@ -94,6 +94,6 @@ fn classify_by_status(
         200..=299 | 403 if !members.parsed => Class::Ambiguous,
         408 | 425 | 500..=599 => Class::Transient,
         200..=499 => Class::Config,
-        _ => Class::Protocol,
+        _ => Class::Ambiguous,
     }
 }

@@ -20,6 +20,7 @@ fn answer(status: u16, body: &str) -> RawAnswer {
         status: StatusCode::from_u16(status).unwrap(),
         fields: HeaderMap::new(),
         body: body.as_bytes().to_vec(),
+        cut: None,
     }
 }
 
@@ -122,20 +123,20 @@ fn the_table_of_errors() {
         (200, "<a href=?at=1&error=invalid_grant>", Ambiguous),
         (503, "<a href=?at=1&error=invalid_grant>", Transient),
         // No token response.
-        (200, "{}", Protocol),
-        (200, r#"{"access_token":5}"#, Protocol),
-        (200, r#"{"access_token":""}"#, Protocol),
-        (200, "{\"access_token\":\"a\\r\\nX: y\"}", Protocol),
-        (200, r#"{"access_token":"ключ"}"#, Protocol),
-        (200, r#"{"access_token":"a","access_token":"b"}"#, Protocol),
-        (200, r#"{"access_token":"a","token_type":"DPoP"}"#, Protocol),
-        (200, r#"{"access_token":"a","token_type":"mac"}"#, Protocol),
-        (600, "", Protocol),
+        (200, "{}", Unreadable),
+        (200, r#"{"access_token":5}"#, Unreadable),
+        (200, r#"{"access_token":""}"#, Unreadable),
+        (200, "{\"access_token\":\"a\\r\\nX: y\"}", Unreadable),
+        (200, r#"{"access_token":"ключ"}"#, Unreadable),
+        (200, r#"{"access_token":"a","access_token":"b"}"#, Unreadable),
+        (200, r#"{"access_token":"a","token_type":"DPoP"}"#, Unreadable),
+        (200, r#"{"access_token":"a","token_type":"mac"}"#, Unreadable),
+        (600, "", Unreadable),
     ] {
         assert_eq!(class_of(status, body), class, "{status} {body}");
     }
     let long = format!(r#"{{"access_token":"{}"}}"#, "a".repeat(MAX_ACCESS_TOKEN + 1));
-    assert_eq!(class_of(200, &long), Protocol);
+    assert_eq!(class_of(200, &long), Unreadable);
 }
 
 #[test]
@@ -220,7 +221,7 @@ fn a_form_that_is_not_quite_one_still_brings_its_tokens() {
         assert_eq!(tokens.refresh_token.unwrap().expose(), "RT2", "{body}");
     }
     let without = read_by_default(&answer(200, "refresh_token=RT2"), at(0), &[]).unwrap_err();
-    assert_eq!((without.class, without.salvaged.unwrap().expose()), (Class::Protocol, "RT2"));
+    assert_eq!((without.class, without.salvaged.unwrap().expose()), (Class::Unreadable, "RT2"));
     let error = "error=invalid_grant&error_description=it is gone\n";
     assert_eq!(class_of(200, error), Class::GrantDead);
     let status = mapped(Mapping { error: Some(path("code")), ..Mapping::default() });
@@ -300,7 +301,7 @@ fn an_answer_that_is_compressed_is_named_and_not_asked_for_again_at_once() {
     let mut compressed = answer(200, "\u{1f}\u{8b}");
     compressed.fields.insert("content-encoding", HeaderValue::from_static("gzip"));
     let error = read_by_default(&compressed, at(0), &[]).unwrap_err();
-    assert_eq!(error.class, Class::Protocol);
+    assert_eq!(error.class, Class::Unreadable);
     assert!(error.to_string().contains("content coding gzip"), "{error}");
     let mut plain = answer(200, r#"{"access_token":"at"}"#);
     plain.fields.insert("content-encoding", HeaderValue::from_static("identity"));

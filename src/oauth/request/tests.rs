@@ -17,7 +17,13 @@ fn config(client_auth: ClientAuth, secret: Option<&str>) -> Config {
 
 fn given() -> Given<'static> {
     static NONE: Variables = Variables::new();
-    Given { now: UNIX_EPOCH, access_token: None, variables: &NONE, proof: None }
+    Given {
+        now: UNIX_EPOCH,
+        access_token: None,
+        variables: &NONE,
+        proof: None,
+        listen: std::time::Duration::ZERO,
+    }
 }
 
 fn request(config: &Config, grant: Grant<'_>) -> TokenRequest {

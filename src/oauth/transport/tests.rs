@@ -14,6 +14,8 @@ use super::*;
 use crate::oauth::ClientCert;
 use crate::secret::Secret;
 
+const LISTEN: Duration = Duration::from_secs(9);
+
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
@@ -68,6 +70,6 @@ async fn a_client_certificate_is_shown_and_its_absence_is_told() {
     let identity = ClientCert::from_pem(&certificate.pem(), &key, false, &provider()).unwrap();
     let url: url::Url = url.parse().unwrap();
     let request = TokenRequest::get(url.clone(), Some(identity));
-    assert_eq!(transport.send(request).await.unwrap().body, b"1");
-    assert!(transport.send(TokenRequest::get(url, None)).await.is_err());
+    assert_eq!(transport.send(request, LISTEN).await.unwrap().body, b"1");
+    assert!(transport.send(TokenRequest::get(url, None), LISTEN).await.is_err());
 }

@@ -19,7 +19,8 @@ fn answered(keys: &str, status: u16, body: &str) -> Result<TokenResponse, GrantE
     let settings = load(&credential(keys)).unwrap_or_else(|problems| panic!("{problems}"));
     let oauth = &settings.credentials.first().unwrap().token.oauth;
     let status = StatusCode::from_u16(status).unwrap();
-    let answer = RawAnswer { status, fields: HeaderMap::new(), body: body.as_bytes().to_vec() };
+    let answer =
+        RawAnswer { status, fields: HeaderMap::new(), body: body.as_bytes().to_vec(), cut: None };
     read(&answer, &oauth.reading, now(), &[])
 }
 

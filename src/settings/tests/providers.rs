@@ -53,6 +53,7 @@ pub(super) fn sent(config: &credential::Config, grant: Grant<'_>) -> String {
         access_token: Some(&access_token),
         variables: &none,
         proof: None,
+        listen: Duration::from_secs(9),
     };
     let material = Material {
         subject_token: Some(Secret::new("subject".to_owned())),
@@ -370,7 +371,7 @@ fn sixteen_providers_are_asked_as_they_want_and_their_token_is_put_on_requests()
 /// What is put on requests after this answer; before it, the token was `at`.
 fn injected(config: &credential::Config, (status, content): (u16, &str)) -> String {
     let (status, fields) = (http::StatusCode::from_u16(status).unwrap(), http::HeaderMap::new());
-    let answer = RawAnswer { status, fields, body: content.as_bytes().to_vec() };
+    let answer = RawAnswer { status, fields, body: content.as_bytes().to_vec(), cut: None };
     let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let tokens = read(&answer, &config.token.oauth.reading, now, &[]).unwrap();
     let kept = Secret::new("at".to_owned());

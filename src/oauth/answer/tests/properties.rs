@@ -133,7 +133,7 @@ proptest! {
         now in now(),
     ) {
         let status = StatusCode::from_u16(status).unwrap();
-        let answer = RawAnswer { status, fields, body };
+        let answer = RawAnswer { status, fields, body, cut: None };
         let secret = Secret::new(SECRET.to_owned());
         match read(&answer, &reading, now, &[&secret]) {
             Ok(token) => {

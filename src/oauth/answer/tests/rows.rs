@@ -118,7 +118,7 @@ fn members_are_where_the_mapping_says_and_nowhere_else() {
         r#"{"data":{"tokens":[{"accessToken":"a"}],"kind":"mac"}}"#,
     ] {
         let error = read(&answer(200, body), &reading, at(0), &[]).unwrap_err();
-        assert_eq!(error.class, Class::Protocol, "{body}");
+        assert_eq!(error.class, Class::Unreadable, "{body}");
     }
     let list = mapped(Mapping { access_token: Some(path("0.token")), ..Mapping::default() });
     let token = read(&answer(200, r#"[{"token":"a1"}]"#), &list, at(0), &[]).unwrap();
@@ -198,7 +198,7 @@ fn a_success_without_an_access_token_prolongs_the_old_one_where_that_is_said() {
     }
     let must_have_one = Mapping { keep_access_token: false, ..keep };
     let error = read_with(&must_have_one, r#"{"result":"0000"}"#).unwrap_err();
-    assert_eq!(error.class, Class::Protocol);
+    assert_eq!(error.class, Class::Unreadable);
 }
 
 #[test]
@@ -251,14 +251,14 @@ fn a_token_bound_to_a_key_is_for_those_who_have_one() {
     assert_eq!(read_with(true, body).unwrap().token_type, TokenType::Dpop);
     let bearer = r#"{"access_token":"a","token_type":"Bearer"}"#;
     assert_eq!(read_with(false, bearer).unwrap().token_type, TokenType::Bearer);
-    assert_eq!(read_with(true, bearer).unwrap_err().class, Class::Protocol);
+    assert_eq!(read_with(true, bearer).unwrap_err().class, Class::Unreadable);
     // Row 12.
     let error = read_with(false, body).unwrap_err();
-    assert_eq!(error.class, Class::Protocol);
+    assert_eq!(error.class, Class::Unreadable);
     assert_eq!(error.salvaged.unwrap().expose(), "r2");
     for kind in ["\"mac\"", "5", "[]", "true", "\"N_A\""] {
         let body = format!(r#"{{"access_token":"a","token_type":{kind}}}"#);
-        assert_eq!(read_with(true, &body).unwrap_err().class, Class::Protocol, "{kind}");
+        assert_eq!(read_with(true, &body).unwrap_err().class, Class::Unreadable, "{kind}");
     }
     for kind in ["null", "\"\""] {
         let body = format!(r#"{{"access_token":"a","token_type":{kind}}}"#);
@@ -366,5 +366,38 @@ fn a_path_has_no_empty_step() {
     assert_eq!(path("data.0.token").to_string(), "data.0.token");
     for text in ["", ".", "a.", ".a", "a..b"] {
         assert_eq!(MemberPath::parse(text), None, "{text:?}");
+    }
+}
+
+/// Records name the configuration they were made with by this hash.
+#[test]
+fn the_fingerprint_of_a_configuration_without_new_keys_is_that_of_before() {
+    let names = crate::template::Names::default();
+    let text = |text: &str| crate::template::Template::parse(text, &names).unwrap();
+    let config = || {
+        let (url, id) = (text("https://as.test/token"), text("acme"));
+        crate::oauth::Config::new(crate::oauth::GrantType::RefreshToken, url, id)
+    };
+    let ok = Comparison { path: path("result"), equal: true, literal: json!("0000") };
+    let dead = AnswerRule {
+        error: Some("gone".into()),
+        json: Some((path("a.b"), json!(7))),
+        ..AnswerRule::default()
+    };
+    let mapping = Mapping {
+        access_token: Some(path("data.0.token")),
+        unit: Some(Unit::Milliseconds),
+        ok: Some(ok),
+        keep_access_token: true,
+        ..Mapping::default()
+    };
+    let raw = [path("team.id")].into();
+    let reading = Reading { mapping, dead: vec![dead], raw, dpop: true, ..Reading::default() };
+    for (reading, expected) in [
+        (Reading::default(), "ef79db24e7f443bb59019ea847d5790c854bfe73d38886c9de53a8564a4bc8be"),
+        (reading, "c92544ff8ea05986fd2a777f76bd0a4e89e45527d9edb164e075679b37ddc15a"),
+    ] {
+        let config = crate::oauth::Config { reading, ..config() };
+        assert_eq!(config.fingerprint().as_str(), expected);
     }
 }

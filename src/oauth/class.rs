@@ -1,0 +1,145 @@
+//! What a failed token request means: the one table of classes.
+
+use std::fmt;
+
+/// What a failed token request means (`oauth/answer/classify.rs` says which answers mean what).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The grant is gone: asking again with it is pointless, and harmful where reuse is detected.
+    GrantDead,
+    /// A person has to sign in or consent; the refresh token may still be good.
+    UserNeeded,
+    /// The server works on something that is in the way of this request; it will soon be done.
+    Busy,
+    /// Too many token requests; ask again after [`GrantError::retry_after`](super::GrantError).
+    Throttled,
+    /// The server is in trouble; the grant may have been consumed all the same.
+    Transient,
+    /// The request never left: name, connection or TLS.
+    NotSent,
+    /// Sent, and no answer came.
+    Ambiguous,
+    /// A success from which no token could be read. It was issued all the same.
+    Unreadable,
+    /// A success whose access token cannot be sent: its type, its length, its characters.
+    Unusable,
+    /// Something in front of the token endpoint answered, or something else is at its URL.
+    Gateway,
+    /// The server refuses this OAuth client or this request, whatever the grant.
+    Config,
+    /// Reads like [`Class::Config`], but some servers say a dead grant this way.
+    Doubtful,
+    /// The proof needs [`GrantError::dpop_nonce`](super::GrantError); ask once more with it (RFC
+    /// 9449 §8).
+    Nonce,
+}
+
+/// Has the server acted on the refresh token that it was shown?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consumed {
+    /// It is as good as before.
+    No,
+    /// Nobody here can know.
+    Maybe,
+    /// A server that rotates has issued its successor.
+    Yes,
+}
+
+/// How soon to look again, where the server does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Never beyond 5 s: asking costs the server nothing while nothing arrives.
+    Unsent,
+    /// From 1 s to 60 s.
+    Short,
+    /// From 1 s to 15 min.
+    Growing,
+    /// From 1 min to 15 min.
+    Long,
+}
+
+/// What follows from a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meaning {
+    /// What became of the refresh token.
+    pub consumed: Consumed,
+    /// How soon to look again.
+    pub pace: Pace,
+    /// The class in a word, for status, logs and metrics.
+    pub word: &'static str,
+    /// Beginning a new grant can help.
+    pub bootstrap_heals: bool,
+    /// What an operator should do; `None` where it passes by itself.
+    pub advice: Option<&'static str>,
+}
+
+impl Class {
+    /// The row of the table.
+    pub const fn meaning(self) -> Meaning {
+        use Consumed::{Maybe, No, Yes};
+        use Pace::{Growing, Long, Short, Unsent};
+        let (word, consumed, pace, advice) = match self {
+            Self::GrantDead => (
+                "grant_dead",
+                No,
+                Long,
+                Some("sign in again with `bearerd login`, or write a new first refresh token"),
+            ),
+            Self::UserNeeded => (
+                "user_needed",
+                No,
+                Long,
+                Some("a person has to sign in or consent at the provider: `bearerd login`"),
+            ),
+            Self::Busy => ("busy", No, Short, None),
+            Self::Throttled => ("throttled", No, Short, None),
+            Self::Transient => ("server_trouble", Maybe, Short, None),
+            Self::NotSent => ("unreachable", No, Unsent, None),
+            Self::Ambiguous => ("no_answer", Maybe, Short, None),
+            Self::Unreadable => (
+                "unreadable_answer",
+                Yes,
+                Growing,
+                Some("say in `response` where this server's answers have their members"),
+            ),
+            Self::Unusable => (
+                "unusable_token",
+                Yes,
+                Long,
+                Some("the server issues tokens that this credential cannot send: see the reason"),
+            ),
+            // A page in front of the server mostly means that the request did not get through; but one
+            // can also take the place of an answer, and one row has to hold for both.
+            Self::Gateway => (
+                "gateway_page",
+                Maybe,
+                Growing,
+                Some("check token_url, and what is in front of the token endpoint"),
+            ),
+            Self::Config => (
+                "refused",
+                No,
+                Long,
+                Some("check client_id, client_secret, scope and the other parameters"),
+            ),
+            Self::Doubtful => (
+                "refused",
+                No,
+                Long,
+                Some(
+                    "check client_id, client_secret, scope and the other parameters; if nothing is \
+                     wrong with them, the refresh token is dead: sign in again",
+                ),
+            ),
+            Self::Nonce => ("refused", No, Short, None),
+        };
+        let bootstrap_heals = matches!(self, Self::GrantDead | Self::Doubtful);
+        Meaning { consumed, pace, word, bootstrap_heals, advice }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.meaning().word)
+    }
+}
