@@ -169,9 +169,11 @@ impl Admin {
     }
 
     /// Runs to its end although the operator hangs up: what is forgotten has to be revoked as well.
-    async fn log_out(&self, instance: &Instance) -> Result<Status, Response<Full<Bytes>>> {
-        let slot = Arc::clone(&instance.slot);
-        let logout = tokio::spawn(async move { slot.logout().await.map(|()| slot.status()) });
+    async fn log_out(&self, instance: &Arc<Instance>) -> Result<Status, Response<Full<Bytes>>> {
+        let logged_out = Arc::clone(instance);
+        let logout = tokio::spawn(async move {
+            logged_out.slot.logout().await.map(|()| logged_out.slot.status())
+        });
         let done = logout.await.map_err(|error| error.to_string());
         done.and_then(|done| done.map_err(|error| error.to_string())).map_err(|error| {
             tracing::error!(credential = &*instance.title, error, "the logout failed");

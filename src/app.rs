@@ -126,9 +126,16 @@ impl App {
         let admin_listener = bind_admin(settings.admin.listen).await?;
         let flights = TaskTracker::new();
         let metrics = Metrics::new();
-        let mut foundation =
-            Foundation::new(clock.clone(), flights.clone(), own.clone(), metrics.clone());
+        let stop_admin = CancellationToken::new();
+        let mut foundation = Foundation::new(
+            clock.clone(),
+            flights.clone(),
+            own.clone(),
+            metrics.clone(),
+            stop_admin.clone(),
+        );
         let (snapshot, credentials) = foundation.snapshot(&settings, None).await?;
+        credentials.activate();
         let shared = Arc::new(Shared::new(snapshot, clock.clone()));
         let cores =
             Cores::start(settings.threads, Arc::clone(&shared)).map_err(StartError::Thread)?;
@@ -141,7 +148,6 @@ impl App {
         }
         let admin = Admin::new(settings.admin.clone(), credentials, metrics.clone(), clock);
         let admin = Arc::new(admin);
-        let stop_admin = CancellationToken::new();
         let admin_address = admin_listener.as_ref().and_then(|bound| bound.local_addr().ok());
         if let Some(bound) = admin_listener {
             tokio::spawn(Arc::clone(&admin).serve(bound, stop_admin.clone()));
@@ -189,6 +195,7 @@ impl App {
         let mut reloads = self.reloads.lock().await;
         let before = self.credentials();
         let (snapshot, credentials) = reloads.foundation.snapshot(&settings, Some(&before)).await?;
+        credentials.activate();
         self.shared.replace(snapshot);
         self.admin.replace(credentials);
         reloads.patience = patience(&settings);
@@ -241,11 +248,10 @@ impl App {
     }
 }
 
-/// Long enough for the slowest token request, and for asking again where its answer is lost.
+/// Long enough for the longest flight.
 fn patience(settings: &Settings) -> Duration {
-    const AGAIN: Duration = Duration::from_secs(5);
-    let timeouts = settings.credentials.iter().map(|credential| credential.token.oauth.timeout);
-    timeouts.max().unwrap_or_default().saturating_add(AGAIN)
+    let flights = settings.credentials.iter().map(|credential| credential.token.longest_flight());
+    flights.max().unwrap_or_default()
 }
 
 async fn bind_admin(listen: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {

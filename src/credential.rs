@@ -249,6 +249,13 @@ impl Credentials {
         credentials
     }
 
+    /// From now on these configurations decide what tokens are asked for, and which are used.
+    pub fn activate(&self) {
+        for credential in &self.all {
+            credential.in_use().iter().for_each(|instance| instance.slot.activate());
+        }
+    }
+
     /// Token requests matter where a credential would give them a token, or where one answers them.
     fn watch_token_requests(&mut self, path: TokenPath, credential: &Arc<Credential>) {
         let authority = path.authority.clone();

@@ -9,6 +9,7 @@
 
 mod answer;
 mod assertion;
+mod belonging;
 mod class;
 mod discovery;
 mod endpoint;
@@ -32,6 +33,7 @@ pub use answer::{
     AnswerRule, Comparison, Mapping, MemberPath, RawAnswer, Reading, Rotation, TokenType, Unit,
     read,
 };
+pub use belonging::Belonging;
 pub use assertion::{Assertion, Claim, SigningKey, SigningKeyError};
 pub use class::{Class, Consumed, Meaning, Pace};
 pub use endpoint::{Revocation, TokenEndpoint, TokenKind};

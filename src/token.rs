@@ -1,21 +1,31 @@
 //! Access tokens: when they are fresh, who waits for a new one, and one flight at a time.
 //!
 //! A [`Slot`] stands for one credential's token. Reading a fresh token is one atomic load and takes
-//! no lock. Everything else goes through a small state machine (`token/state.rs`) behind a mutex
-//! under which nothing ever waits. A refresh is a *flight*: a detached task on the control runtime
-//! that no client's hanging up can cancel, because the answer of a token endpoint may hold the only
-//! copy of a rotated refresh token.
+//! no lock. Everything else is in the [ledger](Ledgers) of its key: the record, the configuration and a small
+//! state machine (`token/state.rs`) behind one lock under which nothing waits. A refresh is a *flight*
+//! (`token/flight.rs`): a detached task on the control runtime that no client's hanging up can cancel, because
+//! the answer of a token endpoint may hold the only copy of a rotated refresh token.
 //!
-//! *How* a token is replaced, durably, is `token/refresh.rs`.
+//! What decides is pure: `order.rs` (which of two records is the newer), `plan.rs` (what is left to do),
+//! `issue.rs` (what an answer makes of a record) and `state.rs` (when, and who waits).
 
 mod access_token;
+mod flight;
+mod issue;
 mod key;
+mod ledger;
+mod ledgers;
 mod margin;
-mod refresh;
+mod operator;
+mod order;
+mod plan;
+mod reason;
+mod report;
 mod slot;
 mod state;
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -27,12 +37,14 @@ use crate::metrics::Metrics;
 use crate::oauth::{self, Transport};
 use crate::secret::{Secret, SecretSource};
 pub use crate::store::Generation;
-use crate::store::{TerminalReason, TokenStore};
+use crate::store::{Store, TerminalReason};
 use crate::template::Variables;
 
 pub use access_token::Token;
+pub use ledgers::Ledgers;
 pub use margin::Margin;
-pub use slot::Slot;
+pub use reason::FailureReason;
+pub use slot::{Sending, Slot};
 
 /// One credential's tokens, as configured.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,13 +122,14 @@ pub struct Seed {
 /// Why a request gets no token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// The authorization server is down, throttles, or is slow; asking again later may help.
+    /// The last token request brought nothing. Asking again later may help, unless an
+    /// [operator has to act](FailureReason::needs_operator).
     #[error("no access token at the moment ({why})")]
     Unavailable {
         /// When it is worth asking again.
         retry_after: Duration,
         /// What kind of failure it is.
-        why: &'static str,
+        why: FailureReason,
     },
     /// A person has to act.
     #[error("an operator has to act ({reason})")]
@@ -124,24 +137,6 @@ pub enum TokenError {
         /// Why.
         reason: TerminalReason,
     },
-}
-
-/// What became of a rejection.
-#[derive(Debug)]
-pub enum Renewal {
-    /// Send the request again with this token, after this wait.
-    Resend(Arc<Token>, Duration),
-    /// Pass the rejection on to the client.
-    PassOn,
-}
-
-/// How far one request has come with its rejections.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Progress {
-    /// A new token was tried already.
-    pub renewed: bool,
-    /// How often a brand-new token was waited for.
-    pub settled: usize,
 }
 
 /// What the parts of a slot that outlive requests need.
@@ -154,7 +149,11 @@ pub struct Context {
     /// The wall clock.
     pub clock: Clock,
     /// Where records are kept.
-    pub store: Arc<dyn TokenStore>,
+    pub store: Store,
+    /// What is known of them.
+    pub ledgers: Ledgers,
+    /// Counts up with every reload.
+    pub edition: u64,
     /// How token requests travel.
     pub transport: Arc<dyn Transport>,
     /// What is counted.
@@ -176,6 +175,10 @@ pub struct Status {
     pub refreshed_at: Option<SystemTime>,
     /// When the token expires.
     pub expires_at: Option<SystemTime>,
+    /// When the refresh token expires, if the server said so.
+    pub refresh_expires_at: Option<SystemTime>,
+    /// When the grant ends, if the server said so.
+    pub grant_expires_at: Option<SystemTime>,
     /// Since when nothing but failures has come.
     pub failing_since: Option<SystemTime>,
     /// The last thing that went wrong, and when.
@@ -196,7 +199,7 @@ pub enum Condition {
     /// A token request is under way.
     Refreshing,
     /// The last token request failed, for this reason.
-    Failing(&'static str),
+    Failing(FailureReason),
     /// An operator has to act.
     NeedsLogin(TerminalReason),
 }
@@ -216,7 +219,7 @@ impl Condition {
 
     /// Was the request itself refused, so that other secrets of the operator's could help?
     pub fn is_refused(self) -> bool {
-        matches!(self, Self::Failing("refused" | "bootstrap_refused"))
+        matches!(self, Self::Failing(why) if why.is_refused())
     }
 }
 
@@ -231,5 +234,15 @@ impl fmt::Display for Condition {
     }
 }
 
-#[cfg(test)]
-mod tests;
+impl Config {
+    /// How long a flight may take, so that a shutdown waits for the answer to a token request.
+    pub fn longest_flight(&self) -> Duration {
+        flight::longest(&self.oauth)
+    }
+}
+
+/// A number from 0 to 1 that nobody needs to be unable to guess.
+fn random_share() -> f64 {
+    let random = RandomState::new().build_hasher().finish();
+    f64::from(u32::try_from(random >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+}

@@ -38,6 +38,8 @@ pub(super) fn describe(credential: &str, status: &Status, now: SystemTime) -> Va
         "refreshed_at": status.refreshed_at.map(text),
         "expires_at": status.expires_at.map(text),
         "expires_in": status.expires_at.map(|at| seconds_until(at, now)),
+        "refresh_expires_at": status.refresh_expires_at.map(text),
+        "grant_expires_at": status.grant_expires_at.map(text),
         "unsaved": status.unsaved,
         "failing_since": status.failing_since.map(text),
         "last_error": last_error.map(|(at, what)| json!({ "at": text(*at), "text": what })),
@@ -57,7 +59,7 @@ pub(super) fn seconds_until(at: SystemTime, now: SystemTime) -> i64 {
 
 fn reason(condition: Condition) -> Option<String> {
     match condition {
-        Condition::Failing(why) => Some(why.to_owned()),
+        Condition::Failing(why) => Some(why.to_string()),
         Condition::NeedsLogin(reason) => Some(reason.to_string()),
         _ => None,
     }
@@ -75,24 +77,14 @@ fn next_step(status: &Status) -> Option<&'static str> {
         Condition::NeedsLogin(TerminalReason::LoggedOut) => {
             Some("it was logged out: log in, or configure a new refresh_token and reload")
         }
+        Condition::NeedsLogin(TerminalReason::OtherGrant) => Some(
+            "the record is of another grant (token_url, client_id, user …): configure a new refresh_token, \
+             or what was configured before",
+        ),
         Condition::NeedsLogin(_) => {
             Some("configure a new refresh_token for this credential, then reload")
         }
-        Condition::Failing("refused") => {
-            Some("check client_id, client_secret and token_url against what the server said")
-        }
-        Condition::Failing("bootstrap_refused") => Some(
-            "check the bootstrap's user name and password; it is tried again every five minutes",
-        ),
-        Condition::Failing("seed_refused") => Some(
-            "the new refresh_token is no good and the one before goes on: configure one that works",
-        ),
-        Condition::Failing("not_rotated") => Some(
-            "rotation = \"require\", and the server sends no new refresh token: is it set up to?",
-        ),
-        Condition::Failing(why) if why.starts_with("store_") || why == "lock_busy" => {
-            Some("look after the store's directory; the log names the file")
-        }
+        Condition::Failing(why) => why.advice(),
         _ => None,
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::StartError;
@@ -14,8 +15,8 @@ use crate::metrics::Metrics;
 use crate::oauth::HttpTransport;
 use crate::proxy::Snapshot;
 use crate::settings::Settings;
-use crate::store::TokenStore;
-use crate::token::Context;
+use crate::store::Store;
+use crate::token::{Context, Ledgers};
 
 /// The store and the CA outlive every reload; neither is touched before a credential needs it, so
 /// that the example configuration leaves nothing on the disk.
@@ -25,9 +26,12 @@ pub(super) struct Foundation {
     flights: TaskTracker,
     own: Vec<SocketAddr>,
     metrics: Metrics,
-    store: Option<Arc<dyn TokenStore>>,
+    store: Option<Store>,
+    ledgers: Ledgers,
     ca: Option<Arc<CertificateAuthority>>,
     version: u64,
+    /// Ends the watch over the store.
+    end: CancellationToken,
 }
 
 impl Foundation {
@@ -36,8 +40,9 @@ impl Foundation {
         flights: TaskTracker,
         own: Vec<SocketAddr>,
         metrics: Metrics,
+        end: CancellationToken,
     ) -> Self {
-        Self { clock, flights, own, metrics, store: None, ca: None, version: 0 }
+        Self { clock, flights, own, metrics, store: None, ledgers: Ledgers::default(), ca: None, version: 0, end }
     }
 
     /// Builds what the settings ask for; slots of `before` that did not change are taken over.
@@ -47,15 +52,15 @@ impl Foundation {
         before: Option<&Credentials>,
     ) -> Result<(Snapshot, Arc<Credentials>), StartError> {
         let tls = settings.tls.build()?;
+        self.version += 1;
         let credentials = match settings.credentials.is_empty() {
             true => Credentials::default(),
             false => {
-                let context = self.context(settings, HttpTransport::new(tls.clone())?)?;
+                let context = self.context(settings, HttpTransport::new(tls.clone())?).await?;
                 Credentials::open(settings.credentials.clone(), &context, &tls, before).await
             }
         };
         let credentials = Arc::new(credentials);
-        self.version += 1;
         let snapshot = Snapshot::new(
             settings.proxy.clone(),
             Arc::clone(&credentials),
@@ -68,26 +73,37 @@ impl Foundation {
         Ok((snapshot, credentials))
     }
 
-    fn context(
+    async fn context(
         &mut self,
         settings: &Settings,
         transport: HttpTransport,
     ) -> Result<Context, StartError> {
+        let opened = self.store.is_none();
         let store = match &self.store {
-            Some(store) => Arc::clone(store),
+            Some(store) => store.clone(),
             None => {
                 settings.examine_store()?;
-                Arc::clone(self.store.insert(settings.store.build()?))
+                let store = settings.store.build()?;
+                let names = settings.credentials.iter().map(|credential| &*credential.name);
+                store.seal_all(&names.collect::<Vec<_>>()).await;
+                self.store.insert(store).clone()
             }
         };
-        Ok(Context {
+        let context = Context {
             control: Handle::current(),
             tasks: self.flights.clone(),
             clock: self.clock.clone(),
             store,
             transport: Arc::new(transport),
             metrics: self.metrics.clone(),
-        })
+            ledgers: self.ledgers.clone(),
+            edition: self.version,
+        };
+        if opened {
+            let watching = self.ledgers.clone().watch(context.clone());
+            tokio::spawn(self.end.clone().run_until_cancelled_owned(watching));
+        }
+        Ok(context)
     }
 
     /// The CA, made if there is a credential to need one.

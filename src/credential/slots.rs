@@ -30,7 +30,7 @@ pub struct Instance {
     /// What messages call it: `resamania[paris]`, or the credential's name.
     pub title: Arc<str>,
     /// Its token.
-    pub slot: Arc<Slot>,
+    pub slot: Slot,
     /// What the slot was made from.
     config: token::Config,
 }
@@ -104,8 +104,8 @@ impl Instance {
         &self.config.variables
     }
 
-    async fn open(config: token::Config, context: &Context, before: Option<&Slot>) -> Arc<Self> {
-        let slot = Slot::open(config.clone(), context.clone(), before).await;
+    async fn open(config: token::Config, context: &Context) -> Arc<Self> {
+        let slot = Slot::open(config.clone(), context).await;
         Arc::new(Self { title: Arc::from(config.title()), slot, config })
     }
 
@@ -128,10 +128,7 @@ impl Slots {
         };
         match before.filter(|before| before.config == recipe.token) {
             Some(before) => Self::One(Arc::clone(before)),
-            None => {
-                let slot = before.map(|before| &*before.slot);
-                Self::One(Instance::open(recipe.token, &recipe.context, slot).await)
-            }
+            None => Self::One(Instance::open(recipe.token, &recipe.context).await),
         }
     }
 
@@ -263,7 +260,9 @@ impl Recipe {
         if self.is_open() && !self.can_begin(&config).await {
             return Err(InstanceError::Unknown);
         }
-        Ok(Instance::open(config, &self.context, None).await)
+        let instance = Instance::open(config, &self.context).await;
+        instance.slot.activate();
+        Ok(instance)
     }
 
     /// The same slot after a reload, with its new configuration if that has changed; none if the values
@@ -274,7 +273,7 @@ impl Recipe {
         }
         match self.filled(old.variables().clone()).await {
             Ok(config) if config == old.config => Some(old),
-            Ok(config) => Some(Instance::open(config, &self.context, Some(&old.slot)).await),
+            Ok(config) => Some(Instance::open(config, &self.context).await),
             // The token that is there is better than none.
             Err(_) => Some(old),
         }

@@ -129,6 +129,15 @@ impl Assertion {
         }
     }
 
+    /// Changes with what it asks for, and not with the key or whom it speaks of.
+    pub(super) fn write_request(&self, shape: &mut String) {
+        _ = write!(shape, "{:?}", self.aud.as_ref().map(Template::fingerprint));
+        for (name, claim) in &self.claims {
+            _ = write!(shape, "\nclaim {name:?} ");
+            claim.write_shape(shape);
+        }
+    }
+
     /// What may not stand in a message about an answer.
     pub(super) fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let texts = [&self.iss, &self.sub, &self.aud].into_iter().flatten();

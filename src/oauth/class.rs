@@ -131,7 +131,7 @@ impl Class {
                      wrong with them, the refresh token is dead: sign in again",
                 ),
             ),
-            Self::Nonce => ("refused", No, Short, None),
+            Self::Nonce => ("refused", No, Long, None),
         };
         let bootstrap_heals = matches!(self, Self::GrantDead | Self::Doubtful);
         Meaning { consumed, pace, word, bootstrap_heals, advice }

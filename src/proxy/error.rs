@@ -167,6 +167,24 @@ fn message_status(error: &MessageError) -> StatusCode {
 fn token_verdict(credential: &str, error: &TokenError) -> Verdict {
     let status = StatusCode::SERVICE_UNAVAILABLE;
     match error {
+        TokenError::Unavailable { why, .. } if why.needs_operator() => Verdict {
+            status,
+            kind: "credential_needs_login",
+            text: format!(
+                "no access token for credential \"{credential}\" ({why}): an operator has to act; \
+                 `bearerd status` says what to do."
+            ),
+            retry_after: None,
+        },
+        TokenError::Unavailable { retry_after, why } if why.advice().is_some() => Verdict {
+            status,
+            kind: "credential_unavailable",
+            text: format!(
+                "no access token for credential \"{credential}\" at the moment ({why}). bearerd asks \
+                 again from time to time, but an operator should look: `bearerd status` says at what."
+            ),
+            retry_after: Some(*retry_after),
+        },
         TokenError::Unavailable { retry_after, .. } => Verdict {
             status,
             kind: "credential_unavailable",
@@ -222,6 +240,9 @@ fn explain(reason: TerminalReason) -> &'static str {
         TerminalReason::NoGrant => "it has no refresh token",
         TerminalReason::Corrupt => "its stored record is damaged",
         TerminalReason::LoggedOut => "it was logged out",
+        TerminalReason::OtherGrant => {
+            "its stored tokens are of another configuration (server, client or user)"
+        }
     }
 }
 
@@ -389,11 +410,11 @@ mod tests {
     fn a_missing_token_is_503_and_never_401() {
         for (error, retry) in [
             (
-                TokenError::Unavailable { retry_after: Duration::from_millis(1), why: "x" },
+                TokenError::Unavailable { retry_after: Duration::from_millis(1), why: crate::token::FailureReason::Timeout },
                 Some("1"),
             ),
             (
-                TokenError::Unavailable { retry_after: Duration::from_secs(99_999), why: "x" },
+                TokenError::Unavailable { retry_after: Duration::from_secs(99_999), why: crate::token::FailureReason::Timeout },
                 Some("3600"),
             ),
             (TokenError::NeedsLogin { reason: TerminalReason::Revoked }, None),

@@ -1,11 +1,12 @@
 //! Sends a request to its origin server, and once more with a new token when the first was
 //! rejected.
 //!
-//! Invariants: a request goes to the origin server at most twice, with the waits for a brand-new
-//! token at most four times; what the client gets at the end is an origin server's answer, untouched,
-//! also when that is a second rejection; a token is only ever put on a request to the origin that
+//! Invariants: a request goes to the origin server at most twice because of its token, a safe one with a
+//! brand-new token three times; what the client gets at the end is an origin server's answer, untouched,
+//! also when that is another rejection; a token is only ever put on a request to the origin that
 //! the credential was selected for, and a credential's client certificate only goes with its token.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use super::{Proxy, Snapshot};
 use crate::credential::{Additions, Credential, Destination, OnExisting, Selected};
 use crate::metrics::RejectionOutcome;
 use crate::origin::Origin;
-use crate::token::{Progress, Renewal, Slot, Token};
+use crate::token::{Sending, Token};
 
 /// A rejected answer of at most so many bytes is read to its end, so that its connection is kept.
 const DISCARD: u64 = 16 * 1024;
@@ -106,7 +107,9 @@ impl Proxy {
             origin: &origin,
             identity: credential.identity.as_ref(),
         };
-        let (mut progress, mut proved_again) = (Progress::default(), false);
+        let target = target_of(&draft.method, &draft.uri);
+        let mut sending = Sending::first(target, draft.method.is_safe());
+        let mut proved_again = false;
         loop {
             note_token(record, &token);
             let nonce = token.key().and_then(|_| credential.nonces.of(&origin));
@@ -125,9 +128,7 @@ impl Proxy {
             let mut answer = self.exchange(route, &mut draft, additions, record).await?;
             match judge(&credential, &origin, &token, nonce.as_deref(), &mut answer).await {
                 Verdict::Accepted => {
-                    if progress.renewed {
-                        slot.accepted();
-                    }
+                    slot.accepted(&token);
                     return Ok(self.deliver(answer));
                 }
                 Verdict::ProofLacksNonce if !proved_again && draft.can_repeat() => {
@@ -139,7 +140,7 @@ impl Proxy {
                 Verdict::Rejected => {}
             }
             let can_repeat = draft.can_repeat_after(answer.status());
-            match self.after_rejection(can_repeat, slot, &token, &mut progress).await {
+            match slot.rejected(&token, &mut sending, can_repeat).await {
                 Some(next) => {
                     credential.metrics.rejected(RejectionOutcome::Absorbed);
                     discard(answer);
@@ -149,32 +150,6 @@ impl Proxy {
                     credential.metrics.rejected(RejectionOutcome::PassedOn);
                     return Ok(self.deliver(answer));
                 }
-            }
-        }
-    }
-
-    /// The token to try again with, or `None` if the rejection is the client's to see.
-    async fn after_rejection(
-        &self,
-        can_repeat: bool,
-        slot: &Arc<Slot>,
-        rejected: &Token,
-        progress: &mut Progress,
-    ) -> Option<Arc<Token>> {
-        if !can_repeat {
-            slot.renew_in_background(rejected.generation);
-            return None;
-        }
-        match slot.renew(rejected.generation, *progress).await {
-            Renewal::PassOn => None,
-            Renewal::Resend(token, wait) if wait.is_zero() => {
-                progress.renewed = true;
-                Some(token)
-            }
-            Renewal::Resend(_, wait) => {
-                progress.settled += 1;
-                tokio::time::sleep(wait).await;
-                slot.token().await.ok()
             }
         }
     }
@@ -363,6 +338,13 @@ impl Draft {
         *request.uri_mut() = uri;
         request
     }
+}
+
+/// What is asked for, whatever its query: the method and the path, hashed, because strangers choose them.
+fn target_of(method: &Method, uri: &Uri) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (method.as_str(), uri.path()).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn note_token(record: &mut Record, token: &Token) {

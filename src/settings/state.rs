@@ -57,6 +57,7 @@ impl Review<'_> {
         let current = store.key.given().and_then(|given| self.store_key("store.key", given));
         let old = store.old_keys.get().into_iter().flatten();
         store::Keys {
+            plain: false,
             current,
             old: old.filter_map(|given| self.store_key("store.old_keys", given)).collect(),
         }

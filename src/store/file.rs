@@ -1,408 +1,637 @@
 //! One file per record: `NAME.json`, and `NAME.lock` and `NAME+commit.lock` beside it. A slash in a key is an
-//! `@` in the file's name, which no part of a key can hold: `resamania/paris` is in `resamania@paris.json`.
+//! `@` in the file's name, and a capital letter a comma and the small one, which no part of a key can hold:
+//! `resamania/Paris` is in `resamania@,paris.json`, also where file systems take capitals for small letters.
 //! A `+` is in none either, so the second lock is no other key's first, whatever values strangers choose.
 //!
 //! The lock file is never removed and never written; holding it (`flock(2)`, given back by the
-//! kernel when the process dies) is the lease, and it is held across the whole token request.
+//! kernel when the process dies) is the lease, and it is held across the whole token request. A lock that was
+//! removed, or whose directory was replaced, excludes nobody: so its name is looked at before each use.
 //! A record is replaced by writing a temporary file, `fsync`, `rename` and `fsync` of the directory,
-//! so that a crash at any moment leaves the old record or the new one. A file that is not a whole
-//! record is moved aside, never guessed from and never deleted. One that only another key opens stays where
-//! it is, whatever happens (`seal.rs`).
+//! so that a crash at any moment leaves the old record or the new one.
 //!
-//! Everything here blocks, and therefore runs on tokio's blocking threads.
+//! Everything here blocks, and therefore runs on tokio's blocking threads; as many of them as a hung disk may
+//! hold for ever ([`THREADS`]).
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use tokio::sync::Semaphore;
 
-use super::{
-    Commit, Generation, Keys, Lease, RecordError, SealError, StoreError, StoreFuture, TokenRecord,
-    TokenStore, has_values,
-};
+use super::{Backend, Changes, Fence, Held, StoreError, StoreFuture, Version};
 use crate::crash;
 
 /// How often a held lock is tried again. `flock` cannot wait with a deadline, and a thread that
 /// waits for ever would keep the process from ending.
 const LOCK_POLL: Duration = Duration::from_millis(20);
-/// How long a commit waits for another, and how often it looks.
+/// How long a write waits for another, and how often it looks.
 const COMMIT_WAIT: Duration = Duration::from_secs(1);
 const COMMIT_POLL: Duration = Duration::from_millis(5);
+/// How often the directory is looked at: what another process has stored is in use within two seconds.
+const LOOK: Duration = Duration::from_millis(1500);
 /// No record comes near this; a larger file is something else.
 const MAX_RECORD: u64 = 4 * 1024 * 1024;
-
-/// So many damaged records of one key are kept per second; nobody writes faster than that.
-const MOST_IN_A_SECOND: u32 = 1000;
+/// So many damaged records of one key are kept, the newest.
+const MOST_ASIDE: usize = 8;
+/// So many calls at a time. On a disk that hangs they never end, and further ones wait and are given up.
+const THREADS: usize = 16;
 /// What temporary files end with.
 const TEMPORARY: &str = ".tmp";
 
-/// Records in a directory of mode 0700, each in a file of mode 0600.
+/// Files of mode 0600 in a directory of mode 0700.
 #[derive(Clone, Debug)]
-pub struct FileStore {
-    dir: Arc<Path>,
-    keys: Arc<Keys>,
+pub struct FileBackend {
+    path: Arc<Path>,
+    directory: Arc<RwLock<Arc<Directory>>>,
+    threads: Arc<Semaphore>,
 }
 
-/// Why a record was not read.
-enum Unread {
-    /// It is no whole record.
-    Damaged(RecordError),
-    /// Anything else.
-    Other(StoreError),
+/// What a name stands for: device and inode.
+type Identity = (u64, u64);
+
+/// An open directory, whatever becomes of its name.
+#[derive(Debug)]
+struct Directory {
+    path: Arc<Path>,
+    fd: OwnedFd,
+    identity: Identity,
 }
 
-impl FileStore {
+impl FileBackend {
     /// Opens or makes the directory, and proves that it can be written, or could be if there were room: a
     /// restart must not make an outage of a full disk, since what is stored can be read.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Io`] if it cannot be made or written. A directory that is there already is used
-    /// as it is: volumes of containers and systemd's state directories have modes of their own.
-    pub fn open(dir: &Path, keys: Keys) -> Result<Self, StoreError> {
-        DirBuilder::new()
+    /// If it cannot be made or written. A directory that is there already is used as it is: volumes of
+    /// containers and systemd's state directories have modes of their own.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(dir)
-            .map_err(|error| io("make", dir, error))?;
-        match tempfile::tempfile_in(dir)
-            .map_err(|error| (is_full(&error), io("write to", dir, error)))
-        {
-            Err((true, error)) => tracing::error!(%error, "token store; what is in it is used"),
-            Err((false, error)) => return Err(error),
-            Ok(_) => {}
-        }
-        Ok(Self { dir: Arc::from(dir), keys: Arc::new(keys) })
-    }
-
-    fn record_path(&self, key: &str) -> PathBuf {
-        record_path(&self.dir, key)
-    }
-
-    /// Reads the record; a damaged one is moved aside. That is decided while nobody commits: what is read
-    /// here may be replaced at any moment, and a whole record is not to be moved.
-    fn load_now(&self, key: &str) -> Result<Option<TokenRecord>, StoreError> {
-        match self.read(key) {
-            Err(Unread::Damaged(_)) => {
-                let _alone = self.lock_commits(key)?;
-                self.load_alone(key)
+            .create(path)
+            .map_err(|error| failure("make", path, error))?;
+        let path: Arc<Path> = Arc::from(path);
+        let directory = Directory::open(&path)?;
+        match directory.prove_writable() {
+            Err(error @ StoreError::Full(_)) => {
+                tracing::error!(%error, "token store; what is in it is used");
             }
-            Err(Unread::Other(error)) => Err(error),
-            Ok(record) => Ok(record),
+            proven => proven?,
         }
+        directory.rename_former()?;
+        let directory = Arc::new(RwLock::new(Arc::new(directory)));
+        Ok(Self { path, directory, threads: Arc::new(Semaphore::new(THREADS)) })
     }
 
-    /// The same for whoever holds the lock of commits.
-    fn load_alone(&self, key: &str) -> Result<Option<TokenRecord>, StoreError> {
-        self.read(key).map_err(|unread| match unread {
-            Unread::Damaged(source) => self.set_aside(self.record_path(key), source),
-            Unread::Other(error) => error,
-        })
-    }
-
-    fn read(&self, key: &str) -> Result<Option<TokenRecord>, Unread> {
-        let path = self.record_path(key);
-        let Some(bytes) = read_private(&path).map_err(Unread::Other)? else { return Ok(None) };
-        let opened = self.keys.open(key, bytes);
-        let read = opened.and_then(|plain| Ok(TokenRecord::from_bytes(&plain)?));
-        match read {
-            Ok(record) => Ok(Some(record)),
-            Err(SealError::Damaged(RecordError::Newer(version))) => {
-                Err(Unread::Other(StoreError::Newer { path, version }))
-            }
-            Err(SealError::Damaged(source)) => Err(Unread::Damaged(source)),
-            Err(source) => Err(Unread::Other(StoreError::Sealed { path, source })),
+    /// The directory that has the name now.
+    fn directory(&self) -> Result<Arc<Directory>, StoreError> {
+        let known = self.directory.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.named()? {
+            return Ok(known);
         }
+        let replaced = Arc::new(Directory::open(&self.path)?);
+        tracing::warn!(
+            place = %self.path.display(),
+            "the directory of the token store was replaced: what is in it now is used, and what is \
+             known beyond it is written there"
+        );
+        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&replaced);
+        Ok(replaced)
     }
 
-    /// Moves a damaged record out of the way, so that it is neither used nor lost. Called with the lock of
-    /// commits, so that the name found free is still free.
-    fn set_aside(&self, path: PathBuf, source: RecordError) -> StoreError {
-        let seconds = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        let names = std::iter::once(format!("corrupt-{seconds}"))
-            .chain((2..=MOST_IN_A_SECOND).map(|number| format!("corrupt-{seconds}-{number}")));
-        let free = names.map(|name| path.with_extension(name)).find(|aside| !is_there(aside));
-        let Some(aside) = free else {
-            return io("move aside", &path, ErrorKind::AlreadyExists.into());
-        };
-        match std::fs::rename(&path, &aside) {
-            Ok(()) => StoreError::Corrupt { path, aside, source },
-            Err(error) => io("move aside", &path, error),
-        }
+    /// Runs `work` on the directory, where it may block.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Directory>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let backend = self.clone();
+        on_a_thread(&self.threads, move || work(&backend.directory()?)).await
     }
 
-    fn lock_file(&self, name: &str) -> Result<File, StoreError> {
-        let path = self.dir.join(name);
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(NOFOLLOW)
-            .open(&path)
-            .map_err(|error| io("open", &path, error))
-    }
-
-    fn try_lock(&self, file: &File, key: &str) -> Result<bool, StoreError> {
-        match file.try_lock() {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(error)) => Err(io("lock", &self.record_path(key), error)),
-        }
-    }
-
-    async fn lease_within(&self, key: &str, wait: Duration) -> Result<Lease, StoreError> {
-        let (store, name) = (self.clone(), format!("{}.lock", file_stem(key)));
-        let file = blocking(move || store.lock_file(&name)).await?;
+    async fn lease_within(&self, key: String, wait: Duration) -> Result<Box<dyn Held>, StoreError> {
         let started = Instant::now();
-        while !self.try_lock(&file, key)? {
+        loop {
+            let name = format!("{}.lock", stem_of(&key));
+            let held = key.clone();
+            let tried = self.run(move |directory| directory.try_lock(&name, &held)).await?;
+            if let Some((directory, file)) = tried {
+                return Ok(Box::new(HeldFile::new(self.clone(), directory, file, key)));
+            }
             if started.elapsed() >= wait {
-                return Err(StoreError::Busy { key: key.to_owned(), waited: wait });
+                return Err(StoreError::Busy { key, waited: wait });
             }
             tokio::time::sleep(LOCK_POLL).await;
         }
-        Ok(Lease::new(key, file))
+    }
+}
+
+/// Runs `work` where it may block, on one of the few threads for that.
+async fn on_a_thread<T: Send + 'static>(
+    threads: &Arc<Semaphore>,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let ended = || StoreError::Unavailable("the token store is going away".to_owned());
+    let thread = Arc::clone(threads).acquire_owned().await.map_err(|_| ended())?;
+    let working = tokio::task::spawn_blocking(move || {
+        let _thread = thread;
+        work()
+    });
+    match working.await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going away; nobody will look at this.
+            Err(_) => Err(ended()),
+        },
+    }
+}
+
+impl Directory {
+    fn open(path: &Arc<Path>) -> Result<Self, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&**path, flags, Mode::empty())
+            .map_err(|error| failure("open", path, error.into()))?;
+        let stat =
+            rustix::fs::fstat(&fd).map_err(|error| failure("open", path, error.into()))?;
+        Ok(Self { path: Arc::clone(path), fd, identity: identity(&stat) })
     }
 
-    fn commit_now(
-        &self,
-        key: &str,
-        expected: Generation,
-        bytes: &[u8],
-    ) -> Result<Commit, StoreError> {
-        let _alone = self.lock_commits(key)?;
-        let current = match self.load_alone(key) {
-            Ok(Some(record)) => record.generation,
-            // Never there, removed or moved aside: whoever still knows the record writes it back. A
-            // logout leaves a record behind, so nothing stored is never newer.
-            Ok(None) | Err(StoreError::Corrupt { .. }) => expected,
-            Err(error) => return Err(error),
-        };
-        if current != expected {
-            return Ok(Commit::Conflict);
+    /// Is it still the directory of its name?
+    ///
+    /// # Errors
+    ///
+    /// The name is no directory's.
+    fn named(&self) -> Result<bool, StoreError> {
+        let stat = rustix::fs::stat(&*self.path);
+        let stat = stat.map_err(|error| failure("use", &self.path, error.into()))?;
+        match rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+            true => Ok(identity(&stat) == self.identity),
+            false => Err(failure("use", &self.path, ErrorKind::NotADirectory.into())),
         }
-        self.replace(key, bytes)?;
-        Ok(Commit::Stored)
     }
 
-    /// Keeps compare and set together against an operator, who does not wait for the lease. A commit takes
-    /// milliseconds; a process that was stopped in the middle of one holds nobody up for longer than this.
-    fn lock_commits(&self, key: &str) -> Result<File, StoreError> {
-        let file = self.lock_file(&format!("{}+commit.lock", file_stem(key)))?;
+    fn prove_writable(&self) -> Result<(), StoreError> {
+        let name = format!(".{}{TEMPORARY}", crate::template::uuid());
+        self.open_file(&name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
+            .map_err(|error| failure("write to", &self.path, error.into()))?;
+        self.remove(&name);
+        Ok(())
+    }
+
+    /// Names of before capital letters had an escape.
+    fn rename_former(&self) -> Result<(), StoreError> {
+        for name in self.names()? {
+            let Some(former) = name.strip_suffix(".json") else { continue };
+            let stem = stem_of(&key_of(former));
+            if stem != former && !former.starts_with('.') {
+                let to = format!("{stem}.json");
+                let flags = rustix::fs::RenameFlags::NOREPLACE;
+                let renamed = rustix::fs::renameat_with(&self.fd, &name, &self.fd, &to, flags);
+                renamed.map_err(|error| failure("rename", &self.path.join(name), error.into()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_file(&self, name: &str, flags: OFlags) -> Result<File, Errno> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+    }
+
+    fn identity_of(&self, name: &str) -> Result<Identity, Errno> {
+        let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(identity(&stat))
+    }
+
+    fn names(&self) -> Result<Vec<String>, StoreError> {
+        let failed = |error: Errno| failure("list", &self.path, error.into());
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.fd).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            names.extend(name.to_str().map(str::to_owned));
+        }
+        Ok(names)
+    }
+
+    fn remove(&self, name: &str) {
+        // What cannot be removed is only litter.
+        let _litter = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
+    }
+
+    fn record_path(&self, key: &str) -> PathBuf {
+        self.path.join(record_name(key))
+    }
+
+    /// Reads a regular file that nobody else may read; `None` if there is none.
+    fn read(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.record_path(key);
+        // A FIFO in the record's place must not make the open wait for a writer.
+        match self.open_file(&record_name(key), OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(file) => read_private(file, &path).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(failure("open", &path, error.into())),
+        }
+    }
+
+    /// The lock of this name, if nobody has it. `None` also if it was replaced before it could be had.
+    fn try_lock(
+        self: &Arc<Self>,
+        name: &str,
+        key: &str,
+    ) -> Result<Option<(Arc<Self>, File)>, StoreError> {
+        let path = self.path.join(name);
+        let failed = |action, error: Errno| failure(action, &path, error.into());
+        let file = self
+            .open_file(name, OFlags::WRONLY | OFlags::CREATE)
+            .map_err(|error| failed("open", error))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(failed("lock", error)),
+        }
+        let is_named = self.identity_of(name).ok() == Some(identity_of_file(&file, &path)?);
+        if !is_named {
+            tracing::debug!(key, "the lock was replaced while it was waited for");
+        }
+        Ok(is_named.then(|| (Arc::clone(self), file)))
+    }
+
+    /// Keeps compare and set together. A write takes milliseconds; a process that was stopped in the middle of
+    /// one holds nobody up for longer than this.
+    fn lock_commits(self: &Arc<Self>, key: &str) -> Result<File, StoreError> {
+        let name = format!("{}+commit.lock", stem_of(key));
         let started = Instant::now();
-        while !self.try_lock(&file, key)? {
+        loop {
+            if let Some((_, file)) = self.try_lock(&name, key)? {
+                return Ok(file);
+            }
             if started.elapsed() >= COMMIT_WAIT {
                 return Err(StoreError::Busy { key: key.to_owned(), waited: COMMIT_WAIT });
             }
             std::thread::sleep(COMMIT_POLL);
         }
-        Ok(file)
+    }
+
+    fn write(
+        self: &Arc<Self>,
+        key: &str,
+        expected: Version,
+        fence: Option<&Fence>,
+        bytes: &[u8],
+    ) -> Result<bool, StoreError> {
+        let _alone = self.lock_commits(key)?;
+        if let Some(fence) = fence {
+            self.check(key, fence)?;
+        }
+        if !expected.is_of(self.read(key)?.as_deref()) {
+            return Ok(false);
+        }
+        self.replace(key, bytes).map(|()| true)
+    }
+
+    /// Is the lock of this fence still the one of its name?
+    fn check(&self, key: &str, fence: &Fence) -> Result<(), StoreError> {
+        let lost = || StoreError::LeaseLost { key: key.to_owned() };
+        let name = format!("{}.lock", stem_of(key));
+        let named = self.identity_of(&name).map_err(|_| lost())?;
+        if fence_of(named) == *fence { Ok(()) } else { Err(lost()) }
     }
 
     fn replace(&self, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.sweep(key);
         let path = self.record_path(key);
-        let mut temporary = tempfile::Builder::new()
-            .prefix(&temporary_prefix(key))
-            .suffix(TEMPORARY)
-            .permissions(Permissions::from_mode(0o600))
-            .tempfile_in(&*self.dir)
-            .map_err(|error| io("write", &path, error))?;
-        let written = temporary.write_all(bytes).and_then(|()| temporary.as_file().sync_all());
-        written.map_err(|error| io("write", &path, error))?;
-        crash::point("after_temp");
-        temporary.persist(&path).map_err(|error| io("replace", &path, error.error))?;
+        let temporary = format!("{}{}{TEMPORARY}", temporary_prefix(key), crate::template::uuid());
+        let written = self
+            .open_file(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
+            .map_err(std::io::Error::from)
+            .and_then(|mut file| {
+                file.write_all(bytes)?;
+                file.sync_all()
+            });
+        let replaced = written.map_err(|error| failure("write", &path, error)).and_then(|()| {
+            crash::point("after_temp");
+            rustix::fs::renameat(&self.fd, &temporary, &self.fd, record_name(key))
+                .map_err(|error| failure("replace", &path, error.into()))
+        });
+        if replaced.is_err() {
+            self.remove(&temporary);
+            return replaced;
+        }
         crash::point("after_rename");
-        let dir = File::open(&*self.dir).and_then(|dir| dir.sync_all());
-        dir.map_err(|error| io("sync", &self.dir, error))
+        rustix::fs::fsync(&self.fd).map_err(|error| failure("sync", &self.path, error.into()))
     }
 
-    /// Removes what a killed process left between writing and renaming. Called under the lease.
+    /// Removes what a killed process left between writing and renaming.
     fn sweep(&self, key: &str) {
         let prefix = temporary_prefix(key);
         // The rest is random and has no dot; otherwise it is a file of `x/a.json`, and not of `x/a`.
-        let is_of_key = |name: &str| {
+        let is_of_key = |name: &String| {
             let rest = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(TEMPORARY));
             rest.is_some_and(|rest| !rest.contains('.'))
         };
-        let Ok(entries) = std::fs::read_dir(&*self.dir) else { return };
-        for entry in entries.flatten() {
-            if is_of_key(&entry.file_name().to_string_lossy()) {
-                // What cannot be removed is only litter.
-                let _litter = std::fs::remove_file(entry.path());
+        let names = self.names().unwrap_or_default();
+        names.iter().filter(|name| is_of_key(name)).for_each(|name| self.remove(name));
+    }
+
+    /// Moves a damaged record out of the way, so that it is neither used nor lost. While nobody writes: what
+    /// was read before may have been replaced since, and a whole record is not to be moved.
+    fn set_aside(
+        self: &Arc<Self>,
+        key: &str,
+        damaged: Version,
+    ) -> Result<Option<String>, StoreError> {
+        let _alone = self.lock_commits(key)?;
+        if !damaged.is_of(self.read(key)?.as_deref()) {
+            return Ok(None);
+        }
+        let known = self.aside(key)?;
+        let seconds = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let name = format!("{}.corrupt-{seconds}", stem_of(key));
+        let names = std::iter::once(name.clone()).chain((2..1000).map(|it| format!("{name}-{it}")));
+        let path = self.record_path(key);
+        let Some(free) = names.into_iter().find(|name| !known.contains(name)) else {
+            return Err(failure("move aside", &path, ErrorKind::AlreadyExists.into()));
+        };
+        rustix::fs::renameat(&self.fd, record_name(key), &self.fd, &free)
+            .map_err(|error| failure("move aside", &path, error.into()))?;
+        let too_many = (known.len() + 1).saturating_sub(MOST_ASIDE);
+        known.iter().take(too_many).for_each(|name| self.remove(name));
+        Ok(Some(self.path.join(free).display().to_string()))
+    }
+
+    /// What was set aside for `key`, the oldest first.
+    fn aside(&self, key: &str) -> Result<Vec<String>, StoreError> {
+        let prefix = format!("{}.corrupt-", stem_of(key));
+        let mut names = self.names()?;
+        names.retain(|name| name.starts_with(&prefix));
+        names.sort();
+        Ok(names)
+    }
+
+    /// The files of all records, and what changes when they do.
+    fn signatures(&self) -> Result<HashMap<String, Signature>, StoreError> {
+        let mut found = HashMap::new();
+        for name in self.names()? {
+            let Some(stem) = name.strip_suffix(".json").filter(|stem| !stem.starts_with('.')) else {
+                continue;
+            };
+            if let Ok(stat) = rustix::fs::statat(&self.fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                found.insert(key_of(stem), Signature::of(&stat, self.identity));
             }
         }
+        Ok(found)
     }
 }
 
-impl TokenStore for FileStore {
-    fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<TokenRecord>> {
-        let (store, key) = (self.clone(), key.to_owned());
-        Box::pin(blocking(move || store.load_now(&key)))
+impl Backend for FileBackend {
+    fn read<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
+        let key = key.to_owned();
+        Box::pin(self.run(move |directory| directory.read(&key)))
     }
 
-    fn keys<'a>(&'a self, credential: &'a str) -> StoreFuture<'a, Vec<String>> {
-        let (dir, credential) = (Arc::clone(&self.dir), credential.to_owned());
-        Box::pin(blocking(move || {
-            let mut keys = keys_in(&dir).map_err(|error| io("list", &dir, error))?;
-            keys.retain(|key| has_values(key, &credential));
+    fn write<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Version,
+        fence: Option<&'a Fence>,
+        bytes: Vec<u8>,
+    ) -> StoreFuture<'a, bool> {
+        let (key, fence) = (key.to_owned(), fence.cloned());
+        Box::pin(self.run(move |directory| {
+            directory.write(&key, expected, fence.as_ref(), &bytes)
+        }))
+    }
+
+    fn set_aside<'a>(&'a self, key: &'a str, damaged: Version) -> StoreFuture<'a, Option<String>> {
+        let key = key.to_owned();
+        Box::pin(self.run(move |directory| directory.set_aside(&key, damaged)))
+    }
+
+    fn clear_aside<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()> {
+        let key = key.to_owned();
+        Box::pin(self.run(move |directory| {
+            directory.aside(&key)?.iter().for_each(|name| directory.remove(name));
+            Ok(())
+        }))
+    }
+
+    fn keys(&self) -> StoreFuture<'_, Vec<String>> {
+        Box::pin(self.run(|directory| {
+            let mut keys: Vec<String> = directory.signatures()?.into_keys().collect();
+            keys.sort();
             Ok(keys)
         }))
     }
 
-    fn lease<'a>(&'a self, key: &'a str, wait: Duration) -> StoreFuture<'a, Lease> {
-        Box::pin(self.lease_within(key, wait))
-    }
-
-    fn commit<'a>(
-        &'a self,
-        lease: &'a Lease,
-        expected: Generation,
-        record: &'a TokenRecord,
-    ) -> StoreFuture<'a, Commit> {
-        let (store, key) = (self.clone(), lease.key().to_owned());
-        let bytes = self.keys.seal(&key, record.to_bytes());
-        Box::pin(blocking(move || store.commit_now(&key, expected, &bytes)))
-    }
-
-    fn overrule<'a>(
+    fn lease<'a>(
         &'a self,
         key: &'a str,
-        expected: Generation,
-        record: &'a TokenRecord,
-    ) -> StoreFuture<'a, Commit> {
-        let (store, key) = (self.clone(), key.to_owned());
-        let bytes = self.keys.seal(&key, record.to_bytes());
-        Box::pin(blocking(move || store.commit_now(&key, expected, &bytes)))
+        _ttl: Duration,
+        wait: Duration,
+    ) -> StoreFuture<'a, Box<dyn Held>> {
+        Box::pin(self.lease_within(key.to_owned(), wait))
     }
 
-    fn is_shared(&self) -> bool {
-        true
+    fn changes(&self) -> Box<dyn Changes> {
+        Box::new(Watch { backend: self.clone(), seen: HashMap::new() })
+    }
+
+    fn place(&self, key: &str) -> String {
+        self.path.join(record_name(key)).display().to_string()
     }
 }
 
-const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
+/// A held lock file.
+struct HeldFile {
+    backend: FileBackend,
+    key: String,
+    directory: Arc<Directory>,
+    fence: Fence,
+    _file: File,
+}
 
-/// Tries to open the records of these credentials, in the order of their names, and changes nothing.
-pub(super) fn examine(dir: &Path, keys: &Keys, credentials: &[&str]) -> Result<(), StoreError> {
-    // A directory that is not there, or cannot be read, is made or complained of when it is opened.
-    let Ok(keys_of_records) = keys_in(dir) else { return Ok(()) };
-    for key in keys_of_records {
-        if !credentials.iter().any(|credential| is_record_of(&key, credential)) {
-            continue;
-        }
-        let path = record_path(dir, &key);
-        let Ok(Some(bytes)) = read_private(&path) else { continue };
-        match keys.open(&key, bytes) {
-            Ok(_) | Err(SealError::Damaged(_)) => {}
-            Err(source) => return Err(StoreError::Sealed { path, source }),
-        }
+impl HeldFile {
+    fn new(backend: FileBackend, directory: Arc<Directory>, file: File, key: String) -> Self {
+        let identity = file.metadata().map(|it| (it.dev(), it.ino())).unwrap_or_default();
+        Self { backend, key, directory, fence: fence_of(identity), _file: file }
     }
-    Ok(())
 }
 
-fn record_path(dir: &Path, key: &str) -> PathBuf {
-    dir.join(format!("{}.json", file_stem(key)))
-}
-
-/// The keys of all records in `dir`, in order. What has another name is none, nor is a temporary file.
-fn keys_in(dir: &Path) -> std::io::Result<Vec<String>> {
-    let mut keys = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        keys.extend(name.to_str().and_then(|name| name.strip_suffix(".json")).map(key_of_stem));
+impl Held for HeldFile {
+    fn fence(&self) -> &Fence {
+        &self.fence
     }
-    keys.sort();
-    Ok(keys)
+
+    fn check(&self) -> StoreFuture<'_, ()> {
+        let (backend, directory) = (self.backend.clone(), Arc::clone(&self.directory));
+        let (key, fence) = (self.key.clone(), self.fence.clone());
+        Box::pin(on_a_thread(&self.backend.threads, move || match directory.named() {
+            Ok(true) => directory.check(&key, &fence),
+            Ok(false) => {
+                // Whoever comes next goes by the one that is there.
+                let _opened = backend.directory();
+                Err(StoreError::LeaseLost { key })
+            }
+            // Where there is no directory nobody else can have a lock in it.
+            Err(_) => Ok(()),
+        }))
+    }
 }
 
-/// Is `key` the credential's, alone or with the values of its variables after the name?
-fn is_record_of(key: &str, credential: &str) -> bool {
-    let in_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
-    key.strip_prefix(credential).is_some_and(|rest| !rest.starts_with(in_name))
+/// Compares the directory with what it was, because notifications do not come from other machines.
+struct Watch {
+    backend: FileBackend,
+    seen: HashMap<String, Signature>,
+}
+
+/// What changes with a file: whose it is, how long, and when it was changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Signature([i128; 5]);
+
+impl Signature {
+    fn of(stat: &Stat, directory: Identity) -> Self {
+        let time = |seconds: i64, nanoseconds: i128| i128::from(seconds) << 32 | nanoseconds;
+        Self([
+            i128::from(directory.1),
+            i128::from(stat.st_ino),
+            i128::from(stat.st_size),
+            time(stat.st_mtime, stat.st_mtime_nsec.into()),
+            time(stat.st_ctime, stat.st_ctime_nsec.into()),
+        ])
+    }
+}
+
+impl Changes for Watch {
+    fn next(&mut self) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + '_>> {
+        Box::pin(async move {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                // What cannot be looked at is said by whoever uses it.
+                let looking = self.backend.run(|directory| directory.signatures());
+                let Ok(Ok(now)) = tokio::time::timeout(super::DEADLINE, looking).await else {
+                    continue;
+                };
+                let before = std::mem::replace(&mut self.seen, now);
+                let changed = |(key, signature): &(&String, &Signature)| {
+                    before.get(*key) != Some(*signature)
+                };
+                let new = self.seen.iter().filter(changed).map(|(key, _)| key.clone());
+                let gone = before.keys().filter(|key| !self.seen.contains_key(*key)).cloned();
+                let changed: Vec<String> = new.chain(gone).collect();
+                if !changed.is_empty() {
+                    return changed;
+                }
+            }
+        })
+    }
+}
+
+/// The records in `dir`, in order, with where they are. What cannot be read is left out: it is complained of
+/// when it is used.
+pub(super) fn records_in(dir: &Path) -> Vec<(String, PathBuf, Vec<u8>)> {
+    let Ok(directory) = Directory::open(&Arc::from(dir)) else { return Vec::new() };
+    let mut stems: Vec<String> = directory.names().unwrap_or_default();
+    stems.retain(|name| name.ends_with(".json") && !name.starts_with('.'));
+    stems.sort();
+    let record = |name: String| {
+        let file = directory.open_file(&name, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
+        let path = dir.join(&name);
+        let bytes = read_private(file, &path).ok()?;
+        Some((key_of(name.strip_suffix(".json")?), path, bytes))
+    };
+    stems.into_iter().filter_map(record).collect()
+}
+
+fn identity(stat: &Stat) -> Identity {
+    (stat.st_dev, stat.st_ino)
+}
+
+fn identity_of_file(file: &File, path: &Path) -> Result<Identity, StoreError> {
+    let stat = rustix::fs::fstat(file.as_fd());
+    stat.map(|stat| identity(&stat)).map_err(|error| failure("lock", path, error.into()))
+}
+
+fn fence_of((device, inode): Identity) -> Fence {
+    Fence(format!("{device:x}-{inode:x}"))
+}
+
+fn record_name(key: &str) -> String {
+    format!("{}.json", stem_of(key))
 }
 
 /// A dot, so that a credential's name (which starts with a letter or digit) never begins like it.
 fn temporary_prefix(key: &str) -> String {
-    format!(".{}.json.", file_stem(key))
+    format!(".{}.json.", stem_of(key))
 }
 
-/// Keys are made of credentials' names and percent-encoded values, so neither has an `@` of its own.
-fn file_stem(key: &str) -> String {
-    key.replace('/', "@")
-}
-
-fn key_of_stem(stem: &str) -> String {
-    stem.replace('@', "/")
-}
-
-/// Runs `work` where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going away; nobody will look at this.
-            Err(error) => Err(io("use", Path::new("the store"), std::io::Error::other(error))),
-        },
+/// Keys are made of credentials' names and percent-encoded values, so neither has an `@` or a comma of its
+/// own. The digits of an escape stay as they are: they are capitals always.
+fn stem_of(key: &str) -> String {
+    let mut stem = String::with_capacity(key.len());
+    let mut digits = 0;
+    for c in key.chars() {
+        match c {
+            '/' => stem.push('@'),
+            c if c.is_ascii_uppercase() && digits == 0 => {
+                stem.extend([',', c.to_ascii_lowercase()]);
+            }
+            c => stem.push(c),
+        }
+        digits = if c == '%' { 2 } else { u8::saturating_sub(digits, 1) };
     }
+    stem
 }
 
-/// Reads a regular file that nobody else may read; `None` if there is none.
-fn read_private(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    let opened = OpenOptions::new().read(true).custom_flags(NOFOLLOW | NONBLOCK).open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io("open", path, error)),
+fn key_of(stem: &str) -> String {
+    let mut key = String::with_capacity(stem.len());
+    let mut chars = stem.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '@' => key.push('/'),
+            ',' => key.extend(chars.next().map(|c| c.to_ascii_uppercase())),
+            c => key.push(c),
+        }
+    }
+    key
+}
+
+fn read_private(file: File, path: &Path) -> Result<Vec<u8>, StoreError> {
+    let failed = |error| failure("read", path, error);
+    let metadata = file.metadata().map_err(failed)?;
+    let problem = if !metadata.is_file() {
+        "is not a regular file; move it away"
+    } else if metadata.uid() != rustix::process::geteuid().as_raw() {
+        "belongs to another user; chown it to the user of bearerd"
+    } else if metadata.mode() & 0o077 != 0 {
+        "can be read or written by other users; run `chmod 600` on it"
+    } else {
+        let mut bytes = Vec::new();
+        file.take(MAX_RECORD).read_to_end(&mut bytes).map_err(failed)?;
+        return Ok(bytes);
     };
-    let metadata = file.metadata().map_err(|error| io("read", path, error))?;
-    if !metadata.is_file() {
-        return Err(unsafe_file(path, "is not a regular file; move it away"));
+    Err(StoreError::Unsafe { place: path.display().to_string(), problem: problem.to_owned() })
+}
+
+fn failure(action: &str, path: &Path, source: std::io::Error) -> StoreError {
+    let text = format!("cannot {action} {}: {source}", path.display());
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full(text),
+        _ => StoreError::Unavailable(text),
     }
-    check_private(path, &metadata)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_RECORD).read_to_end(&mut bytes).map_err(|error| io("read", path, error))?;
-    Ok(Some(bytes))
-}
-
-/// A FIFO in the record's place must not make the open wait for a writer.
-const NONBLOCK: i32 = OFlags::NONBLOCK.bits() as i32;
-
-fn check_private(path: &Path, metadata: &std::fs::Metadata) -> Result<(), StoreError> {
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
-        return Err(unsafe_file(path, "belongs to another user; chown it to the user of bearerd"));
-    }
-    if metadata.mode() & 0o077 != 0 {
-        let problem = "can be read or written by other users; run `chmod 600` on it";
-        return Err(unsafe_file(path, problem));
-    }
-    Ok(())
-}
-
-fn unsafe_file(path: &Path, problem: &str) -> StoreError {
-    StoreError::Unsafe { path: path.to_owned(), problem: problem.to_owned() }
-}
-
-/// Also a link that leads nowhere is there. What cannot be looked at is taken to be.
-fn is_there(path: &Path) -> bool {
-    !matches!(path.symlink_metadata(), Err(error) if error.kind() == ErrorKind::NotFound)
-}
-
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-}
-
-fn io(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {
-    StoreError::Io { action, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -1,82 +1,117 @@
 //! A store that forgets with the process.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::OwnedMutexGuard;
 
-use super::{
-    Commit, Generation, Lease, StoreError, StoreFuture, TokenRecord, TokenStore, has_values,
-};
+use super::{Backend, Changes, Fence, Held, StoreError, StoreFuture, Version};
 
-/// Records in memory, one entry per key. The lock of an entry is its lease.
+/// Bytes in memory, one entry per key. The lock of an entry is its lease.
 #[derive(Debug, Default)]
-pub struct MemoryStore {
-    records: std::sync::Mutex<HashMap<String, TokenRecord>>,
-    leases: std::sync::Mutex<HashMap<String, Arc<Mutex<()>>>>,
+pub struct MemoryBackend {
+    stored: Mutex<HashMap<String, Vec<u8>>>,
+    leases: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-impl MemoryStore {
-    fn records(&self) -> std::sync::MutexGuard<'_, HashMap<String, TokenRecord>> {
-        self.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+impl MemoryBackend {
+    fn stored(&self) -> MutexGuard<'_, HashMap<String, Vec<u8>>> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lease_of(&self, key: &str) -> Arc<Mutex<()>> {
-        let mut leases = self.leases.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    fn lease_of(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         leases.entry(key.to_owned()).or_default().clone()
     }
 }
 
-impl TokenStore for MemoryStore {
-    fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<TokenRecord>> {
-        Box::pin(async move { Ok(self.records().get(key).cloned()) })
+impl Backend for MemoryBackend {
+    fn read<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
+        Box::pin(async move { Ok(self.stored().get(key).cloned()) })
     }
 
-    fn keys<'a>(&'a self, credential: &'a str) -> StoreFuture<'a, Vec<String>> {
+    fn write<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Version,
+        _fence: Option<&'a Fence>,
+        bytes: Vec<u8>,
+    ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let mut keys: Vec<String> = self.records().keys().cloned().collect();
-            keys.retain(|key| has_values(key, credential));
+            let mut stored = self.stored();
+            if !expected.is_of(stored.get(key).map(Vec::as_slice)) {
+                return Ok(false);
+            }
+            stored.insert(key.to_owned(), bytes);
+            Ok(true)
+        })
+    }
+
+    fn set_aside<'a>(&'a self, key: &'a str, damaged: Version) -> StoreFuture<'a, Option<String>> {
+        Box::pin(async move {
+            let mut stored = self.stored();
+            let is_there = damaged.is_of(stored.get(key).map(Vec::as_slice));
+            Ok(is_there.then(|| stored.remove(key)).map(|_| "nowhere".to_owned()))
+        })
+    }
+
+    fn clear_aside<'a>(&'a self, _key: &'a str) -> StoreFuture<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn keys(&self) -> StoreFuture<'_, Vec<String>> {
+        Box::pin(async move {
+            let mut keys: Vec<String> = self.stored().keys().cloned().collect();
             keys.sort();
             Ok(keys)
         })
     }
 
-    fn lease<'a>(&'a self, key: &'a str, wait: Duration) -> StoreFuture<'a, Lease> {
+    fn lease<'a>(
+        &'a self,
+        key: &'a str,
+        _ttl: Duration,
+        wait: Duration,
+    ) -> StoreFuture<'a, Box<dyn Held>> {
         Box::pin(async move {
             let lock = self.lease_of(key).lock_owned();
             let busy = |_| StoreError::Busy { key: key.to_owned(), waited: wait };
-            Ok(Lease::new(key, tokio::time::timeout(wait, lock).await.map_err(busy)?))
+            let guard = tokio::time::timeout(wait, lock).await.map_err(busy)?;
+            Ok(Box::new(Locked { _guard: guard, fence: Fence("memory".to_owned()) }) as Box<dyn Held>)
         })
     }
 
-    fn commit<'a>(
-        &'a self,
-        lease: &'a Lease,
-        expected: Generation,
-        record: &'a TokenRecord,
-    ) -> StoreFuture<'a, Commit> {
-        self.overrule(lease.key(), expected, record)
+    fn changes(&self) -> Box<dyn Changes> {
+        Box::new(Never)
     }
 
-    fn overrule<'a>(
-        &'a self,
-        key: &'a str,
-        expected: Generation,
-        record: &'a TokenRecord,
-    ) -> StoreFuture<'a, Commit> {
-        Box::pin(async move {
-            let mut records = self.records();
-            let current = records.get(key).map(|record| record.generation);
-            if current.unwrap_or_default() != expected {
-                return Ok(Commit::Conflict);
-            }
-            records.insert(key.to_owned(), record.clone());
-            Ok(Commit::Stored)
-        })
+    fn place(&self, key: &str) -> String {
+        format!("the record of {key} in memory")
+    }
+}
+
+/// Nobody else has this memory.
+struct Never;
+
+impl Changes for Never {
+    fn next(&mut self) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + '_>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+struct Locked {
+    _guard: OwnedMutexGuard<()>,
+    fence: Fence,
+}
+
+impl Held for Locked {
+    fn fence(&self) -> &Fence {
+        &self.fence
     }
 
-    fn is_shared(&self) -> bool {
-        false
+    fn check(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
     }
 }

@@ -1,12 +1,18 @@
-//! One credential's record, and its form on disk: pure, both ways.
+//! One credential's record, and its form in a store: pure, both ways.
+
+mod former;
+mod hashes;
+mod text;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use self::hashes::Hashes;
+use self::text::{optional_time, time};
 use crate::secret::{Fingerprint, Secret};
 
 /// Counts up by one with every new token of a credential; 0 means that there was none yet.
@@ -33,87 +39,130 @@ impl fmt::Display for Generation {
     }
 }
 
-/// Everything that is known about one credential's tokens.
+/// Everything that is known about one credential's tokens. Flat: a seed on trial is only an `attempt`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct TokenRecord {
     /// Which token this is.
     pub generation: Generation,
     /// The current access token; `None` once it was thrown away.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub access_token: Option<Secret>,
-    /// When the token request was sent that brought it.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_time")]
+    /// When the token request was sent that brought it, or that brought the same one again.
+    #[serde(skip_serializing_if = "Option::is_none", with = "optional_time")]
     pub issued_at: Option<SystemTime>,
-    /// When the refresh token was used last, if that brought the same access token again.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_time")]
-    pub used_at: Option<SystemTime>,
     /// When it expires; `None` if nobody said: until an origin rejects it.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_time")]
+    #[serde(skip_serializing_if = "Option::is_none", with = "optional_time")]
     pub expires_at: Option<SystemTime>,
     /// An origin rejected the access token: it is served no more, not even until it expires.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub rejected: bool,
     /// The current refresh token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_token: Option<Secret>,
     /// When the refresh token expires, if the server said so.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_time")]
+    #[serde(skip_serializing_if = "Option::is_none", with = "optional_time")]
     pub refresh_expires_at: Option<SystemTime>,
+    /// When the whole grant ends, whatever is refreshed, if the server said so.
+    #[serde(skip_serializing_if = "Option::is_none", with = "optional_time")]
+    pub grant_expires_at: Option<SystemTime>,
     /// The members of the last token answer that templates name, by their dotted paths.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub raw: BTreeMap<String, Secret>,
-    /// The longest margin that the server has not refused; `None`: it has refused none.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_seconds")]
-    pub margin_limit: Option<Duration>,
-    /// The configuration with which the last token was issued: what it asks is known to work.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What the tokens were issued for; `None`: nothing was issued yet, or by a bearerd that did not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issued_for: Option<IssuedFor>,
+    /// What a bearerd that wrote formats 2 and 3 said of it instead: a hash of its configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub worked_with: Option<Fingerprint>,
-    /// The last time that the grant was begun anew without a person.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bootstrap: Option<Bootstrapped>,
-    /// Hashes of superseded refresh tokens, newest first, at most [`TokenRecord::HISTORY`]:
-    /// enough to recognise a server that hands an old one back.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub superseded: Vec<Fingerprint>,
-    /// Hashes of every seed that was ever used, so that an old one never wins over this record.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub seeds: Vec<Fingerprint>,
-    /// The key that the tokens are bound to (RFC 9449).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dpop_key: Option<Secret>,
-    /// A refresh that was begun; still there after a restart, its answer was lost.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub intent: Option<Intent>,
+    /// The hash of the refresh token that was presented for what is here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Fingerprint>,
+    /// A refresh token that was presented, and whose answer is not known yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<Attempt>,
+    /// The server asked to be left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<NotBefore>,
+    /// Doubtful answers in a row.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub doubts: u32,
     /// The grant is dead; no token request is made until what explains it changes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub terminal: Option<Terminal>,
-    /// What a new seed has taken the place of, until that has brought something: it may be a wrong one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub displaced: Option<Box<Self>>,
+    /// The last times that the grant was begun anew without a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Bootstrapped>,
+    /// Superseded refresh tokens: enough to recognise a server, or an operator, that hands an old one back.
+    #[serde(skip_serializing_if = "Hashes::is_empty")]
+    pub history: Hashes,
+    /// Seeds that were used, so that an old one never wins over this record.
+    #[serde(skip_serializing_if = "Hashes::is_empty")]
+    pub seeds: Hashes,
+    /// The key that tokens are bound to (RFC 9449). It lives as long as the refresh token, which may be bound
+    /// to it as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dpop_key: Option<Secret>,
+    /// The access token is bound to that key.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bound: bool,
+    /// A successful answer that no token could be read from, for an operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread: Option<Secret>,
+}
+
+/// For whom and for what tokens were issued: hashes over the fields of a configuration that decide it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuedFor {
+    /// Authorization server, OAuth client, kind of grant and user: another one is another grant.
+    pub grant: Fingerprint,
+    /// Scope, audience, resource and other parameters: the same grant gives tokens for another one.
+    pub request: Fingerprint,
 }
 
 /// Written before a refresh token goes onto the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Intent {
-    /// Which refresh token was about to be sent.
+pub struct Attempt {
+    /// Which refresh token.
     pub refresh_token: Fingerprint,
-    /// When.
-    #[serde(with = "time_text")]
-    pub at: SystemTime,
+    /// When it was presented first.
+    #[serde(with = "time")]
+    pub first: SystemTime,
+    /// When it was presented last.
+    #[serde(with = "time")]
+    pub last: SystemTime,
+    /// How often it was presented without an answer.
+    pub count: u32,
+    /// Under which lease. Whoever holds the same one later knows that nobody waits for the answer any more.
+    pub by: String,
 }
 
-/// What became of the last bootstrap.
+/// How long a server wants to be left alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NotBefore {
+    /// Until then.
+    #[serde(with = "time")]
+    pub at: SystemTime,
+    /// What it said, in a word.
+    pub why: String,
+}
+
+/// What became of the last bootstraps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bootstrapped {
-    /// When it was tried.
-    #[serde(with = "time_text")]
+    /// When the last one was tried.
+    #[serde(with = "time")]
     pub at: SystemTime,
-    /// The server issued nothing.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub refused: bool,
+    /// When the one before it was.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_time")]
+    pub before: Option<SystemTime>,
+    /// So many in a row brought nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refused: u32,
 }
 
 /// Why nothing is tried any more, and what would have to change.
@@ -128,16 +177,8 @@ pub struct Terminal {
     /// The configuration it was refused with.
     pub config: Fingerprint,
     /// When.
-    #[serde(with = "time_text")]
+    #[serde(with = "time")]
     pub at: SystemTime,
-}
-
-impl Terminal {
-    /// Do both tell of the same end? Their times may differ: a file keeps milliseconds.
-    pub fn is_same_end(&self, other: &Self) -> bool {
-        let Self { reason, refresh_token, config, at: _ } = other;
-        (&self.reason, &self.refresh_token, &self.config) == (reason, refresh_token, config)
-    }
 }
 
 /// Why a credential needs a login.
@@ -156,6 +197,8 @@ pub enum TerminalReason {
     Corrupt,
     /// An operator has logged it out.
     LoggedOut,
+    /// The record belongs to another configuration: another server, client, user or grant.
+    OtherGrant,
 }
 
 impl fmt::Display for TerminalReason {
@@ -167,277 +210,156 @@ impl fmt::Display for TerminalReason {
             Self::NoGrant => "no_grant",
             Self::Corrupt => "corrupt",
             Self::LoggedOut => "logged_out",
+            Self::OtherGrant => "other_grant",
         })
     }
 }
 
 impl TokenRecord {
-    /// How many superseded refresh tokens are remembered.
-    pub const HISTORY: usize = 8;
-
     /// Was this credential logged out, and not logged in again?
     pub fn is_tombstone(&self) -> bool {
         self.terminal.as_ref().is_some_and(|terminal| terminal.reason == TerminalReason::LoggedOut)
     }
 
-    /// Has the authorization server said that the refresh token is no good any more?
-    pub fn refresh_token_is_dead(&self) -> bool {
-        let dead = self.terminal.as_ref().and_then(|terminal| terminal.refresh_token.as_ref());
-        self.refresh_token.as_ref().is_some_and(|token| Some(&token.fingerprint()) == dead)
+    /// May its access token still be put on requests?
+    pub fn is_usable(&self, now: SystemTime) -> bool {
+        self.access_token.is_some()
+            && !self.rejected
+            && self.expires_at.is_none_or(|expires_at| now < expires_at)
     }
 
-    /// Has this seed been used before?
-    pub fn knows_seed(&self, seed: &Fingerprint) -> bool {
-        self.seeds.contains(seed)
+    /// Was this refresh token the credential's once, and is it no more?
+    pub fn has_superseded(&self, refresh_token: &Fingerprint) -> bool {
+        self.history.contains(refresh_token)
     }
 
-    /// Can a bearerd read it that knows no newer format? Most records lack what the newer one may have.
-    fn is_of_format_2(&self) -> bool {
-        self.used_at.is_none() && self.displaced.is_none()
+    /// Has the server kept the refresh token the last time that it was presented? Then it does not rotate, as
+    /// far as is known.
+    pub fn has_kept_its_refresh_token(&self) -> bool {
+        let current = self.refresh_token.as_ref().map(Secret::fingerprint);
+        current.is_some() && self.parent == current
     }
 
-    /// The bytes of the record file: a JSON object with the format, a checksum and the record.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    /// Makes `new` the current refresh token and remembers the hash of the old one.
+    pub fn supersede(&mut self, new: Secret) {
+        if self.refresh_token.as_ref() != Some(&new) {
+            self.retire();
+            self.refresh_expires_at = None;
+        }
+        self.refresh_token = Some(new);
+    }
+
+    /// Takes the current refresh token out of use and remembers its hash.
+    pub fn retire(&mut self) {
+        if let Some(old) = self.refresh_token.take() {
+            self.history.insert(&old.fingerprint());
+        }
+    }
+
+    /// Throws the access token away, and what belongs to it.
+    pub fn drop_access_token(&mut self) {
+        self.access_token = None;
+        self.expires_at = None;
+        self.rejected = false;
+        self.bound = false;
+        self.raw.clear();
+    }
+
+    /// The bytes to store: a JSON object with the format, what the write is known by, and the record.
+    pub fn to_bytes(&self, key: &str, write: &Write) -> Vec<u8> {
         let record = serde_json::to_string_pretty(self).expect("a record has only string keys");
-        let checksum = Fingerprint::of(record.as_bytes());
-        let checksum = checksum.as_str();
-        let format = if self.is_of_format_2() { 2 } else { FORMAT };
-        format!("{{\"bearerd\": {format}, \"sha256\": \"{checksum}\", \"record\": {record}}}\n")
-            .into_bytes()
+        let checksum = checksum(key, write, &record);
+        let (key, writer) = (serde_json::Value::from(key), serde_json::Value::from(&*write.writer));
+        format!(
+            "{{\"bearerd\": {FORMAT}, \"sha256\": \"{}\", \"key\": {key}, \"revision\": {}, \
+             \"writer\": {writer}, \"record\": {record}}}\n",
+            checksum.as_str(),
+            write.revision,
+        )
+        .into_bytes()
     }
 
-    /// Reads what [`TokenRecord::to_bytes`] wrote.
+    /// Reads what [`TokenRecord::to_bytes`] wrote for `key`, or what an older bearerd has written.
     ///
     /// # Errors
     ///
-    /// [`RecordError`] for anything that is not exactly one whole record of this format.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
+    /// [`RecordError`] for anything that is not exactly one whole record of this key.
+    pub fn from_bytes(key: &str, bytes: &[u8]) -> Result<(Self, Write), RecordError> {
         let envelope: Envelope<'_> =
             serde_json::from_slice(bytes).map_err(|_| RecordError::NotARecord)?;
-        if envelope.bearerd > FORMAT {
-            return Err(RecordError::Newer(envelope.bearerd));
-        }
         let text = envelope.record.get();
-        if Fingerprint::of(text.as_bytes()) != envelope.sha256 {
-            return Err(RecordError::Checksum);
+        let Envelope { bearerd: format, sha256, key: of, revision, writer, .. } = envelope;
+        let write = revision.zip(writer).map(|(revision, writer)| Write { revision, writer });
+        match (format, of.zip(write)) {
+            (newer, _) if newer > FORMAT => Err(RecordError::Newer(newer)),
+            (FORMAT, Some((of, write))) => {
+                if checksum(&of, &write, text) != sha256 {
+                    return Err(RecordError::Checksum);
+                }
+                if of != key {
+                    return Err(RecordError::OtherKey);
+                }
+                let record = serde_json::from_str(text).map_err(|_| RecordError::NotARecord)?;
+                Ok((record, write))
+            }
+            (2 | 3, None) if Fingerprint::of(text.as_bytes()) != sha256 => {
+                Err(RecordError::Checksum)
+            }
+            (2 | 3, None) => Ok((former::read(text)?, Write::default())),
+            _ => Err(RecordError::NotARecord),
         }
-        serde_json::from_str(text).map_err(|_| RecordError::NotARecord)
     }
 }
 
-/// The format of the record file; a change that an older bearerd cannot read counts it up.
-const FORMAT: u32 = 3;
+/// What one write is known by, so that whoever got no answer to it can tell whether it took place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Write {
+    /// Counts up with every write of this key.
+    pub revision: u64,
+    /// Random, of this one write.
+    pub writer: String,
+}
+
+fn checksum(key: &str, write: &Write, record: &str) -> Fingerprint {
+    let Write { revision, writer } = write;
+    Fingerprint::of(format!("{key}\n{revision}\n{writer}\n{record}").as_bytes())
+}
+
+/// The format of what is stored; a change that an older bearerd cannot read counts it up.
+pub(super) const FORMAT: u32 = 4;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Envelope<'a> {
     bearerd: u32,
     sha256: Fingerprint,
+    key: Option<String>,
+    revision: Option<u64>,
+    writer: Option<String>,
     #[serde(borrow)]
     record: &'a RawValue,
 }
 
-/// What is wrong with the bytes of a record file. Never quotes them: they hold tokens.
+/// What is wrong with the bytes of a record. Never quotes them: they hold tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Not a whole record: empty, cut off or something else.
-    #[error("the file is not a whole record")]
+    #[error("it is not a whole record")]
     NotARecord,
     /// A whole record whose bytes have changed since they were written.
     #[error("the record does not match its checksum")]
     Checksum,
+    /// A whole record, of another credential.
+    #[error("it is the record of another credential")]
+    OtherKey,
     /// A newer bearerd wrote it.
     #[error("the record has format {0}")]
     Newer(u32),
 }
 
-/// Times as RFC 3339 text with milliseconds, so that a person can read a record.
-mod time_text {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&humantime::format_rfc3339_millis(clamp(*time)))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
-        let text = String::deserialize(from)?;
-        humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
-    }
-
-    /// The formatter panics before 1970 and after 9999; a clock that wrong is not worth a crash.
-    fn clamp(time: SystemTime) -> SystemTime {
-        time.clamp(UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(253_000_000_000))
-    }
-}
-
-mod optional_time {
-    use super::*;
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(transparent)]
-    struct Text(#[serde(with = "time_text")] SystemTime);
-
-    pub(super) fn serialize<S: Serializer>(
-        time: &Option<SystemTime>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        time.map(Text).serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<SystemTime>, D::Error> {
-        Ok(Option::<Text>::deserialize(from)?.map(|text| text.0))
-    }
-}
-
-mod optional_seconds {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(
-        time: &Option<Duration>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        time.map(|time| time.as_secs()).serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        Ok(Option::<u64>::deserialize(from)?.map(Duration::from_secs))
-    }
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-    use super::*;
-
-    fn record() -> TokenRecord {
-        let time = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
-        TokenRecord {
-            generation: Generation(7),
-            access_token: Some(Secret::new("at".to_owned())),
-            issued_at: Some(time),
-            used_at: Some(time),
-            expires_at: Some(time + Duration::from_secs(3600)),
-            rejected: true,
-            refresh_token: Some(Secret::new("rt \"\\ ü".to_owned())),
-            refresh_expires_at: Some(time + Duration::from_secs(30 * 86_400)),
-            raw: [("a.b".to_owned(), Secret::new("raw".to_owned()))].into(),
-            margin_limit: Some(Duration::from_secs(75)),
-            worked_with: Some(Fingerprint::of(b"config")),
-            bootstrap: Some(Bootstrapped { at: time, refused: true }),
-            superseded: vec![Fingerprint::of(b"old")],
-            seeds: vec![Fingerprint::of(b"seed")],
-            dpop_key: Some(Secret::new("key".to_owned())),
-            intent: Some(Intent { refresh_token: Fingerprint::of(b"rt"), at: time }),
-            terminal: Some(Terminal {
-                reason: TerminalReason::LostRotation,
-                refresh_token: None,
-                config: Fingerprint::of(b"config"),
-                at: time,
-            }),
-            displaced: Some(Box::new(TokenRecord {
-                refresh_token: Some(Secret::new("displaced".to_owned())),
-                ..TokenRecord::default()
-            })),
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        for record in [record(), TokenRecord::default()] {
-            assert_eq!(TokenRecord::from_bytes(&record.to_bytes()), Ok(record));
-        }
-    }
-
-    #[test]
-    fn a_record_cut_at_any_byte_is_never_taken_for_a_whole_one() {
-        let bytes = record().to_bytes();
-        // The last byte is a line feed, which JSON does not need.
-        for end in 0..bytes.len() - 1 {
-            assert!(TokenRecord::from_bytes(&bytes[..end]).is_err(), "cut at {end}");
-        }
-    }
-
-    #[test]
-    fn a_flipped_bit_is_never_read_as_another_record() {
-        let (bytes, original) = (record().to_bytes(), record());
-        for index in 0..bytes.len() {
-            for bit in 0..8 {
-                let mut bytes = bytes.clone();
-                bytes[index] ^= 1 << bit;
-                // White space outside the record may change; the record may not.
-                if let Ok(read) = TokenRecord::from_bytes(&bytes) {
-                    assert_eq!(read, original, "byte {index}, bit {bit}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_newer_format_is_named() {
-        let text = String::from_utf8(record().to_bytes()).unwrap();
-        let newer = text.replacen("\"bearerd\": 3", "\"bearerd\": 4", 1);
-        assert_eq!(TokenRecord::from_bytes(newer.as_bytes()), Err(RecordError::Newer(4)));
-    }
-
-    /// A bearerd that knows format 2 only reads all that it can understand.
-    #[test]
-    fn what_needs_no_newer_format_is_written_in_the_one_before() {
-        let old = TokenRecord { used_at: None, displaced: None, ..record() };
-        assert!(old.to_bytes().starts_with(b"{\"bearerd\": 2,"));
-        assert_eq!(TokenRecord::from_bytes(&old.to_bytes()), Ok(old.clone()));
-        for newer in [
-            TokenRecord { used_at: old.issued_at, ..old.clone() },
-            TokenRecord { displaced: Some(Box::default()), ..old },
-        ] {
-            assert!(newer.to_bytes().starts_with(b"{\"bearerd\": 3,"));
-        }
-    }
-
-    /// Format 1 lacks members that format 2 may have.
-    #[test]
-    fn a_record_of_the_format_before_is_read() {
-        let old = TokenRecord {
-            used_at: None,
-            displaced: None,
-            refresh_expires_at: None,
-            raw: BTreeMap::new(),
-            margin_limit: None,
-            worked_with: None,
-            bootstrap: None,
-            ..record()
-        };
-        let text = String::from_utf8(old.to_bytes()).unwrap();
-        let older = text.replacen("\"bearerd\": 2", "\"bearerd\": 1", 1);
-        assert_eq!(TokenRecord::from_bytes(older.as_bytes()), Ok(old));
-    }
-
-    #[test]
-    fn debug_shows_no_token() {
-        let text = format!("{:?}", record());
-        assert!(
-            !text.contains("\"at\"") && !text.contains("rt \\") && !text.contains("\"displaced\""),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn an_end_that_was_read_back_is_the_same_end() {
-        let at = UNIX_EPOCH + Duration::from_nanos(1_234_567_891_234_567_891);
-        let terminal = Terminal {
-            reason: TerminalReason::LostRotation,
-            refresh_token: Some(Fingerprint::of(b"rt")),
-            config: Fingerprint::of(b"config"),
-            at,
-        };
-        let record = TokenRecord { terminal: Some(terminal.clone()), ..TokenRecord::default() };
-        let read = TokenRecord::from_bytes(&record.to_bytes()).unwrap().terminal.unwrap();
-        assert_ne!(read, terminal);
-        assert!(read.is_same_end(&terminal));
-        let revoked = Terminal { reason: TerminalReason::Revoked, ..terminal };
-        assert!(!read.is_same_end(&revoked));
-    }
-}
+mod tests;

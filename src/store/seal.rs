@@ -8,8 +8,8 @@
 //! aside and replaced, from one that is whole and that only somebody with another key can read. The
 //! latter is never touched.
 //!
-//! What is sealed is decided elsewhere ([`TokenRecord::to_bytes`](super::TokenRecord::to_bytes)); bytes
-//! that are no envelope pass unchanged, because records from before the first key are plain text.
+//! What is sealed is decided elsewhere ([`TokenRecord::to_bytes`](super::TokenRecord::to_bytes)). Plain text is refused
+//! beside a key, unless records from before it are still to be sealed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -168,6 +168,8 @@ pub struct Keys {
     pub current: Option<Key>,
     /// Opens what was sealed before.
     pub old: Vec<Key>,
+    /// Records in plain text are read beside a key: those from before the first one, until they are sealed.
+    pub plain: bool,
 }
 
 /// Why the bytes of a record file cannot be read. Never quotes them.
@@ -199,6 +201,9 @@ pub enum SealError {
         /// The key it names.
         key: KeyId,
     },
+    /// In plain text, beside a key: whoever can write to the store could have made it.
+    #[error("is plain text although `store.key` is set")]
+    Plain,
     /// Not a whole envelope.
     #[error(transparent)]
     Damaged(#[from] RecordError),
@@ -226,13 +231,27 @@ impl Keys {
         key.seal(name, nonce, plain)
     }
 
-    /// The record's bytes from what is stored for credential `name`; plain text passes unchanged.
+    /// Was this sealed with the current key, as everything that is written now?
+    pub(super) fn has_sealed(&self, bytes: &[u8]) -> bool {
+        let id = serde_json::from_slice::<Envelope<'_>>(bytes).ok().and_then(|envelope| {
+            let sealed = STANDARD.decode(envelope.sealed).ok()?;
+            sealed.get(1..=ID_LEN).map(<[u8]>::to_vec)
+        });
+        id.is_some_and(|id| self.current.as_ref().is_some_and(|key| key.id.0[..] == *id))
+    }
+
+    /// The record's bytes from what is stored for credential `name`. Plain text passes unchanged where it
+    /// may: without a key, or while records from before it are sealed.
     ///
     /// # Errors
     ///
     /// [`SealError`]; all but [`SealError::Damaged`] mean that the file is whole and must stay.
     pub(super) fn open(&self, name: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SealError> {
-        let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&bytes) else { return Ok(bytes) };
+        let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&bytes) else {
+            let is_record = || serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
+            let is_refused = self.current.is_some() && !self.plain;
+            return if is_refused && is_record() { Err(SealError::Plain) } else { Ok(bytes) };
+        };
         if envelope.bearerd > FORMAT {
             return Err(RecordError::Newer(envelope.bearerd).into());
         }

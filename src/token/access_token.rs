@@ -10,8 +10,8 @@ use http::HeaderValue;
 use super::Margin;
 use crate::clock::Moment;
 use crate::dpop;
-use crate::secret::Secret;
-use crate::store::{Generation, TokenRecord};
+use crate::secret::{Fingerprint, Secret};
+use crate::store::{Generation, IssuedFor, TokenRecord};
 
 /// An access token, ready to be put on a request.
 pub struct Token {
@@ -27,8 +27,15 @@ pub struct Token {
     issued: Moment,
     expires: Option<Moment>,
     refresh: Option<Moment>,
+    /// What it was issued for: of a configuration that asks for something else it is none.
+    pub(super) issued_for: Option<IssuedFor>,
+    /// The seed of the configuration that it is for.
+    pub(super) seed: Option<Fingerprint>,
+    /// The first generation that had this very access token.
+    pub(super) since: Generation,
     rejected: AtomicBool,
     used: AtomicBool,
+    accepted: AtomicBool,
 }
 
 impl Token {
@@ -41,7 +48,8 @@ impl Token {
         now: Moment,
     ) -> Option<Self> {
         let access_token = record.access_token.as_ref()?;
-        let key = record.dpop_key.as_ref().map(dpop::Key::from_stored).transpose().ok()?;
+        let key = record.dpop_key.as_ref().filter(|_| record.bound);
+        let key = key.map(dpop::Key::from_stored).transpose().ok()?;
         let scheme = if key.is_some() { "DPoP" } else { "Bearer" };
         let mut authorization =
             HeaderValue::try_from(format!("{scheme} {}", access_token.expose())).ok()?;
@@ -49,8 +57,7 @@ impl Token {
         let issued_at = record.issued_at.unwrap_or(SystemTime::UNIX_EPOCH);
         let refresh_at = record.expires_at.map(|expires_at| {
             let lifetime = expires_at.duration_since(issued_at).unwrap_or_default();
-            let most = record.margin_limit.unwrap_or(lifetime);
-            expires_at - margin.of(lifetime, most, jitter)
+            expires_at - margin.of(lifetime, jitter)
         });
         Some(Self {
             generation: record.generation,
@@ -62,8 +69,12 @@ impl Token {
             issued: now.at_wall(issued_at),
             expires: record.expires_at.map(|at| now.at_wall(at)),
             refresh: refresh_at.map(|at| now.at_wall(at)),
+            issued_for: record.issued_for.clone(),
+            seed: None,
+            since: record.generation,
             rejected: AtomicBool::new(record.rejected),
             used: AtomicBool::new(false),
+            accepted: AtomicBool::new(false),
         })
     }
 
@@ -93,6 +104,16 @@ impl Token {
 
     pub(super) fn was_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// An origin accepted a request with it. Says whether that is news.
+    pub(super) fn accept(&self) -> bool {
+        // Read first, for the same reason.
+        !self.accepted.load(Ordering::Relaxed) && !self.accepted.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn was_accepted(&self) -> bool {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// May it still be put on a request?

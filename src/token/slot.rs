@@ -1,80 +1,75 @@
-//! One credential's token: a lock-free read, and one flight at a time.
-
-mod flight;
-mod operator;
-mod timer;
+//! One credential's token, as one configuration sees it: a lock-free read, and one place to wait.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwapOption;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::refresh::{Demand, Refresher};
-use super::state::{Phase, Rejection, SAT_OUT, Spent, State, Want};
+use super::flight::{self, Demand};
+use super::ledger::{Ledger, Settled, generation_of};
+use super::state::{Rejection, SAT_OUT, State, Verdict, is_young};
 use super::{
-    Condition, Config, Context, Generation, Margin, Progress, Renewal, Status, Token, TokenError,
+    Condition, Config, Context, FailureReason, Status, Token, TokenError, operator,
 };
 use crate::clock::Moment;
-use crate::oauth::TokenEndpoint;
+use crate::oauth::TokenResponse;
+use crate::store::StoreError;
 
-/// One credential's token.
+/// One credential's token. After a reload another slot shares the ledger with this one, which gets no token of
+/// the new configuration.
 pub struct Slot {
-    name: Arc<str>,
-    wait: Duration,
-    margin: Margin,
-    jitter: f64,
-    keepalive: Option<Duration>,
-    current: ArcSwapOption<Token>,
-    /// The generation of the last record, whether there is a token in it or not.
-    published: AtomicU64,
-    state: Mutex<State>,
-    /// When the refresh token has to be used even if nobody asks.
-    upkeep: Mutex<Option<SystemTime>>,
-    landed: watch::Sender<u64>,
-    last_error: Mutex<Option<(SystemTime, String)>>,
-    refresher: Arc<Refresher>,
-    context: Context,
+    settled: Arc<Settled>,
+    ledger: Arc<Ledger>,
+}
+
+/// What became of one request that carries the token: how often it may still be sent, and what was tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending {
+    /// Which resource it asks for: a hash of method and path.
+    pub target: u64,
+    /// Sending it twice does no harm (RFC 9110 §9.2.1).
+    pub safe: bool,
+    /// How often it was sent because of its token.
+    sent: u32,
+    /// It has been sent with a token that replaced a rejected one.
+    renewed: bool,
+    /// It has waited for a new token to become known.
+    settled: bool,
+    /// A token that it was sent with was brand-new when it was rejected.
+    was_young: bool,
+}
+
+impl Sending {
+    /// A request that is about to be sent for the first time.
+    pub fn first(target: u64, safe: bool) -> Self {
+        Self { target, safe, sent: 1, renewed: false, settled: false, was_young: false }
+    }
 }
 
 impl Slot {
-    /// Makes a slot and reads its record, so that a token that is still good is used at once.
-    ///
-    /// `before` is the slot of the same credential before a reload: what only that one knows (a token
-    /// that is not saved yet, a record that a backup has overwritten) is not forgotten.
-    pub async fn open(config: Config, context: Context, before: Option<&Self>) -> Arc<Self> {
-        let endpoint = TokenEndpoint::new(config.oauth.clone(), context.transport.clone());
-        let slot = Arc::new(Self {
-            name: Arc::from(config.title()),
-            wait: config.wait,
-            margin: config.margin,
-            jitter: random_share(),
-            keepalive: config.keepalive,
-            current: ArcSwapOption::empty(),
-            published: AtomicU64::default(),
-            state: Mutex::default(),
-            upkeep: Mutex::default(),
-            landed: watch::Sender::new(0),
-            last_error: Mutex::default(),
-            refresher: Arc::new(match before {
-                Some(before) => before.refresher.succeed(config, endpoint, &context),
-                None => Refresher::new(config, endpoint, &context),
-            }),
-            context,
-        });
-        let recalled = slot.refresher.recall().await;
-        slot.land_quietly(recalled, Spent::default());
-        slot.context.control.spawn(timer::watch(Arc::downgrade(&slot)));
-        slot
+    /// Makes a slot, and reads its record unless the process knows it already. What the process does goes on by
+    /// the configuration before, if there is one, until [`Slot::activate`].
+    pub async fn open(config: Config, context: &Context) -> Self {
+        let settled = Arc::new(Settled::new(config, context));
+        let (ledger, is_new) = context.ledgers.of(&settled, context);
+        if is_new {
+            // Not on a thread of the data plane, where a slot may be asked for first.
+            let reading = Arc::clone(&ledger);
+            let read = context.control.spawn(async move { reading.recall().await });
+            let _panicked = read.await;
+        }
+        Self { settled, ledger }
+    }
+
+    /// From now on this configuration decides what is asked for.
+    pub fn activate(&self) {
+        self.ledger.configure(&self.settled);
     }
 
     /// The credential's name, with the values of its variables: `resamania[paris]`.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.settled.title
     }
 
     /// A token that is usable now. Waits only if there is none, and at most the configured wait.
@@ -86,207 +81,260 @@ impl Slot {
     /// # Cancellation
     ///
     /// Dropping the future gives up the wait and nothing else: the flight goes on.
-    pub async fn token(self: &Arc<Self>) -> Result<Arc<Token>, TokenError> {
-        let now = self.context.clock.moment();
-        if let Some(token) = self.fresh(now) {
+    pub async fn token(&self) -> Result<Arc<Token>, TokenError> {
+        if let Some(token) = self.ledger.fresh(&self.settled) {
             return Ok(token);
         }
-        let deadline = Instant::now() + self.wait;
-        let mut landed = self.landed.subscribe();
+        let want = |state: &mut State, token: Option<&Token>, now| {
+            token.iter().for_each(|token| token.mark_used());
+            state.want(token, now)
+        };
+        match self.wait_for(want, Demand::replace).await {
+            Waited::For(token) => Ok(token),
+            Waited::InVain(error) => Err(error),
+            Waited::PassOn => Err(self.unavailable(Duration::ZERO, FailureReason::Internal)),
+        }
+    }
+
+    /// An origin server rejected a request with `rejected`. Returns the token to send it again with, or `None` if
+    /// the rejection is the client's to see.
+    ///
+    /// A rejection counts only for its own token. A thousand rejections of one token cost one
+    /// token request, and those that arrive after it cost none. A request is sent at most twice, and a safe one
+    /// whose rejected token is brand-new at most three times. `repeatable`: all of it can be sent again.
+    pub async fn rejected(
+        &self,
+        rejected: &Token,
+        sending: &mut Sending,
+        repeatable: bool,
+    ) -> Option<Arc<Token>> {
+        let now = self.ledger.context.clock.moment();
+        sending.was_young |= is_young(rejected, now);
+        let most = if sending.safe && sending.was_young { 3 } else { 2 };
+        let resendable = repeatable && sending.sent < most;
+        let rejection = Rejection {
+            token: rejected,
+            target: sending.target,
+            resendable,
+            renewed: sending.renewed,
+            settled: sending.settled,
+        };
+        let reject = |state: &mut State, token: Option<&Token>, now: Moment| {
+            state.reject(rejection, token, now)
+        };
+        let demand = |_| Demand::rejected(rejected.generation);
+        if is_young(rejected, now) && resendable {
+            // A sibling may have moved on: its token is sent, and nobody waits.
+            self.look().await;
+        }
+        match self.wait_for(reject, demand).await {
+            Waited::For(token) => {
+                sending.sent += 1;
+                sending.settled |= token.generation == rejected.generation;
+                sending.renewed |= token.generation != rejected.generation;
+                Some(token)
+            }
+            Waited::InVain(_) | Waited::PassOn => None,
+        }
+    }
+
+    /// A request with `token` was not rejected.
+    pub fn accepted(&self, token: &Token) {
+        if token.accept() {
+            self.ledger.lock().state.accepted(token.generation);
+        }
+    }
+
+    /// Waits until what `ask` asks the state machine for is there, for at most the configured wait, and starts
+    /// the flights that it allows: the one place where anybody waits for a token.
+    async fn wait_for(
+        &self,
+        ask: impl Fn(&mut State, Option<&Token>, Moment) -> Verdict,
+        demand: impl Fn(super::Generation) -> Demand,
+    ) -> Waited {
+        let deadline = Instant::now() + self.settled.config.wait;
+        let mut landed = self.ledger.landings();
         let mut waited = false;
         loop {
             landed.mark_unchanged();
-            let now = self.context.clock.moment();
-            let (want, token) = self.decide(|state, token| {
-                token.iter().for_each(|token| token.mark_used());
-                state.want(token, now)
+            let now = self.ledger.context.clock.moment();
+            let mut start = None;
+            let (verdict, token) = self.ledger.decide(|state, token| {
+                let verdict = ask(state, token, now);
+                if matches!(
+                    verdict,
+                    Verdict::Start | Verdict::UseAndStart | Verdict::PassOnAndStart
+                ) {
+                    start = Some(demand(generation_of(token)));
+                }
+                verdict
             });
-            match (want, token) {
-                (Want::Use, Some(token)) => return Ok(token),
-                (Want::UseAndStart, Some(token)) => {
-                    self.start(Demand::replace(token.generation, true));
-                    return Ok(token);
+            if let Some(demand) = start {
+                flight::start(&self.ledger, demand);
+            }
+            let pause = match (verdict, token) {
+                (Verdict::Use | Verdict::UseAndStart, Some(token)) => {
+                    return match self.settled.owns(&token) {
+                        true => Waited::For(token),
+                        // A reload came in between; asked again, it will be another slot that answers.
+                        false => Waited::InVain(
+                            self.unavailable(Duration::from_secs(1), FailureReason::Reloaded),
+                        ),
+                    };
                 }
-                (Want::StartAndWait | Want::UseAndStart, token) => {
-                    self.start(Demand::replace(generation_of(token.as_deref()), false));
+                (Verdict::Settle(wait), Some(_)) => {
+                    tokio::time::sleep(wait).await;
+                    return match self.ledger.current() {
+                        Some(token) if self.settled.owns(&token) => Waited::For(token),
+                        _ => Waited::PassOn,
+                    };
                 }
-                (Want::Wait | Want::Use, _) => {}
-                (Want::NeedsLogin(reason), _) => return Err(TokenError::NeedsLogin { reason }),
-                (Want::Unavailable { why, .. }, _) if self.refresher.is_retired() => {
-                    // Asked again, it will be another slot that answers.
-                    let retry_after = Duration::from_secs(1);
-                    return Err(TokenError::Unavailable { retry_after, why });
+                (Verdict::NeedsLogin(reason), _) => {
+                    return Waited::InVain(TokenError::NeedsLogin { reason });
                 }
-                (Want::Unavailable { until, why }, _) => {
-                    let retry_after = until.left(now);
+                (Verdict::PassOn | Verdict::PassOnAndStart | Verdict::Settle(_), _) => {
+                    return Waited::PassOn;
+                }
+                (Verdict::Hold(hold), _) => {
+                    let retry_after = hold.until.left(now);
                     // Whoever waited for the flight that failed may see the next one through;
                     // whoever comes later is told at once, unless it is a matter of moments.
                     let is_told = !waited && retry_after > SAT_OUT;
                     if is_told || Instant::now() + retry_after >= deadline {
-                        return Err(TokenError::Unavailable { retry_after, why });
+                        return Waited::InVain(self.unavailable(retry_after, hold.why));
                     }
-                    tokio::time::sleep(retry_after).await;
-                    continue;
+                    Some(retry_after)
                 }
-            }
-            waited = true;
-            if tokio::time::timeout_at(deadline, landed.changed()).await.is_err() {
-                let retry_after = Duration::from_secs(1);
-                return Err(TokenError::Unavailable { retry_after, why: "timeout" });
+                (Verdict::Start | Verdict::Wait | Verdict::Use | Verdict::UseAndStart, _) => None,
+            };
+            let until = pause.map_or(deadline, |pause| Instant::now() + pause);
+            let in_time = tokio::time::timeout_at(until, landed.changed()).await.is_ok();
+            waited |= pause.is_none();
+            if !in_time && pause.is_none() {
+                let second = Duration::from_secs(1);
+                return Waited::InVain(self.unavailable(second, FailureReason::Timeout));
             }
         }
     }
 
-    /// The current token if it is fresh: no lock, no allocation.
-    fn fresh(&self, now: Moment) -> Option<Arc<Token>> {
-        let token = self.current.load();
-        let token = token.as_ref()?;
-        token.mark_used();
-        (!token.is_due(now)).then(|| Arc::clone(token))
+    fn unavailable(&self, retry_after: Duration, why: FailureReason) -> TokenError {
+        TokenError::Unavailable { retry_after, why }
     }
 
-    /// An origin rejected a token of generation `rejected`: what now?
-    ///
-    /// A rejection counts only for its own generation. A thousand rejections of one token cost one
-    /// token request, and those that arrive after it cost none.
-    pub async fn renew(self: &Arc<Self>, rejected: Generation, progress: Progress) -> Renewal {
-        let deadline = Instant::now() + self.wait;
-        let mut landed = self.landed.subscribe();
-        let mut has_looked = false;
-        loop {
-            landed.mark_unchanged();
-            let (mut verdict, mut token) = self.reject(rejected, progress);
-            if matches!(verdict, Rejection::Settle(_)) && !has_looked {
-                has_looked = true;
-                if self.look_again().await {
-                    // A sibling has moved on: its token is sent, and nobody waits.
-                    (verdict, token) = self.reject(rejected, progress);
-                }
-            }
-            match (verdict, token) {
-                (Rejection::Resend, Some(token)) => return Renewal::Resend(token, Duration::ZERO),
-                (Rejection::Settle(wait), Some(token)) => return Renewal::Resend(token, wait),
-                (Rejection::StartAndWait, _) => self.start(Demand::rejected(rejected)),
-                (Rejection::Wait, _) => {}
-                (Rejection::Later(wait), _) if Instant::now() + wait < deadline => {
-                    tokio::time::sleep(wait).await;
-                    continue;
-                }
-                _ => return Renewal::PassOn,
-            }
-            // What wakes may also be the flight before this one, or a look into the store: then this one
-            // is still under way.
-            while tokio::time::timeout_at(deadline, landed.changed()).await.is_ok()
-                && generation_of(self.current.load_full().as_deref()) <= rejected
-                && self.lock().phase == Phase::Refreshing
-            {}
-            let now = self.context.clock.moment();
-            let newer = self.current.load_full().filter(|token| token.generation > rejected);
-            if Instant::now() >= deadline || newer.is_some() || !self.lock().is_paused_briefly(now)
-            {
-                // A flight that ends without a newer token leaves the rejection as it is.
-                let brought_the_same = self.lock().brought_the_same();
-                let newer = match newer.filter(|_| !brought_the_same) {
-                    // It came so late that it is over already; the next is nobody's rejection.
-                    Some(token) if !token.is_usable(now) => {
-                        tokio::time::timeout_at(deadline, self.token())
-                            .await
-                            .ok()
-                            .and_then(Result::ok)
-                    }
-                    newer => newer,
-                };
-                return newer
-                    .map_or(Renewal::PassOn, |token| Renewal::Resend(token, Duration::ZERO));
-            }
-        }
-    }
-
-    fn reject(&self, rejected: Generation, progress: Progress) -> (Rejection, Option<Arc<Token>>) {
-        let now = self.context.clock.moment();
-        let Progress { renewed, settled } = progress;
-        self.decide(|state, token| state.reject(rejected, token, now, renewed, settled))
-    }
-
-    /// Asks the state machine about the current token, which comes along. The token is read under the
-    /// lock, because a flight publishes before it changes the state: whoever read it earlier could bring
-    /// the old token before a machine that rests again, and start a flight for what has just landed.
-    fn decide<T>(
-        &self,
-        ask: impl FnOnce(&mut State, Option<&Token>) -> T,
-    ) -> (T, Option<Arc<Token>>) {
-        let mut state = self.lock();
-        let token = self.current.load_full();
-        (ask(&mut state, token.as_deref()), token)
-    }
-
-    /// Starts what [`Slot::renew`] would, and waits for nothing: for a request that cannot be sent
-    /// again.
-    pub fn renew_in_background(self: &Arc<Self>, rejected: Generation) {
-        // As if it had been waited for: nothing will be sent again.
-        let progress = Progress { renewed: false, settled: usize::MAX };
-        if self.reject(rejected, progress).0 == Rejection::StartAndWait {
-            self.start(Demand::rejected(rejected));
-        }
-    }
-
-    /// A request that was sent again with a new token was not rejected.
-    pub fn accepted(&self) {
-        self.lock().accepted();
+    /// Looks into the store on the control runtime, where it is at home.
+    async fn look(&self) {
+        let ledger = Arc::clone(&self.ledger);
+        let looking = self.ledger.context.control.spawn(async move { ledger.look().await });
+        let _panicked = looking.await;
     }
 
     /// What is to be said about this credential.
     pub fn status(&self) -> Status {
-        let now = self.context.clock.moment();
-        let ((condition, failing_since, usable), token) = self.decide(|state, token| {
-            let usable = token.is_some_and(|token| token.is_usable(now));
-            let due = token.is_some_and(|token| token.is_due(now));
-            let condition = match (&state.phase, usable) {
-                (Phase::NeedsLogin(reason), _) => Condition::NeedsLogin(*reason),
-                (Phase::Failing { why, .. }, _) => Condition::Failing(why),
-                (Phase::Refreshing, _) => Condition::Refreshing,
-                (Phase::Idle, true) if due => Condition::NearExpiry,
-                (Phase::Idle, true) => Condition::Fresh,
-                (Phase::Idle, false) => Condition::Absent,
-            };
-            (condition, state.failing_since(), usable)
-        });
+        let now = self.ledger.context.clock.moment();
+        let token = self.ledger.current().filter(|token| self.settled.owns(token));
+        let known = self.ledger.lock();
+        let usable = token.as_ref().is_some_and(|token| token.is_usable(now));
+        let due = token.as_ref().is_some_and(|token| token.is_due(now));
+        let failing = known.state.failing();
+        let condition = match (known.state.end(), failing) {
+            (Some(reason), _) => Condition::NeedsLogin(reason),
+            _ if known.state.in_flight() => Condition::Refreshing,
+            (None, Some((why, _))) => Condition::Failing(why),
+            (None, None) if !usable => Condition::Absent,
+            (None, None) if due => Condition::NearExpiry,
+            (None, None) => Condition::Fresh,
+        };
+        let record = &known.record;
         Status {
-            name: Arc::clone(&self.name),
+            name: Arc::clone(&self.settled.title),
             condition,
             usable,
-            generation: generation_of(token.as_deref()),
+            generation: record.generation,
             refreshed_at: token.as_ref().map(|token| token.issued_at),
             expires_at: token.and_then(|token| token.expires_at),
-            failing_since: failing_since.map(|since| since.wall),
-            last_error: self.last_error().clone(),
-            unsaved: self.refresher.is_unsaved(),
+            refresh_expires_at: record.refresh_expires_at,
+            grant_expires_at: record.grant_expires_at,
+            failing_since: failing.map(|(_, since)| since.wall),
+            last_error: known.last_error.clone(),
+            unsaved: known.is_at_risk,
         }
     }
 
-    fn last_error(&self) -> MutexGuard<'_, Option<(SystemTime, String)>> {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Forgets the credential's tokens, for every process on the store, and revokes them. A flight that
+    /// is under way does not bring them back. Only a new seed or [`Slot::store_login`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the tombstone could not be written; then nothing has changed.
+    pub async fn logout(&self) -> Result<(), StoreError> {
+        let before = operator::log_out(&self.ledger, &self.settled).await?;
+        operator::revoke(&self.ledger, &self.settled, &before).await;
+        Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes what a login brought: the credential's first refresh token, and with it an access token,
+    /// asked for at `asked_at`. It wins over whatever was there, a tombstone and a dead grant included.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if it could not be written; then nothing has changed.
+    pub async fn store_login(
+        &self,
+        response: &TokenResponse,
+        asked_at: SystemTime,
+    ) -> Result<(), StoreError> {
+        operator::log_in(&self.ledger, &self.settled, response, asked_at).await
     }
+
+    /// Replaces the token now, whatever is known; the current one is served meanwhile. A flight that is under
+    /// way is waited for instead.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError`] if that failed. A server that asked to be left alone is left alone by operators too.
+    pub async fn refresh_now(&self) -> Result<Status, TokenError> {
+        let (before, mut began) = (self.status().generation, false);
+        let deadline = Instant::now() + self.settled.config.wait;
+        let mut landed = self.ledger.landings();
+        let now = self.ledger.context.clock.moment();
+        let (verdict, token) = self.ledger.decide(|state, _| state.force(now));
+        if verdict == Verdict::Start {
+            began = true;
+            flight::start(&self.ledger, Demand::forced(generation_of(token.as_deref())));
+        }
+        while self.ledger.lock().state.in_flight() {
+            if tokio::time::timeout_at(deadline, landed.changed()).await.is_err() {
+                let second = Duration::from_secs(1);
+                return Err(self.unavailable(second, FailureReason::Timeout));
+            }
+        }
+        let status = self.status();
+        let now = self.ledger.context.clock.moment();
+        let (end, hold) = {
+            let known = self.ledger.lock();
+            (known.state.end(), known.state.hold(now))
+        };
+        match (end, hold) {
+            (Some(reason), _) => Err(TokenError::NeedsLogin { reason }),
+            (None, Some(hold)) if status.generation == before || !began => {
+                Err(self.unavailable(hold.until.left(now), hold.why))
+            }
+            _ => Ok(status),
+        }
+    }
+}
+
+/// What waiting for a token came to.
+enum Waited {
+    For(Arc<Token>),
+    InVain(TokenError),
+    PassOn,
 }
 
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Slot({})", self.name)
+        write!(f, "Slot({})", self.settled.title)
     }
-}
-
-fn generation_of(token: Option<&Token>) -> Generation {
-    token.map(|token| token.generation).unwrap_or_default()
-}
-
-/// A number from 0 to 1 that nobody needs to be unable to guess.
-fn random_share() -> f64 {
-    let random = RandomState::new().build_hasher().finish();
-    f64::from(u32::try_from(random >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

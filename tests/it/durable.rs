@@ -119,7 +119,7 @@ async fn an_answer_lost_by_a_kill_is_asked_for_again_within_the_grace() {
 async fn an_answer_lost_by_a_kill_ends_as_a_lost_rotation_where_the_server_is_strict() {
     let world = World::plain().start_servers().await;
     lose_an_answer(&world).await;
-    assert_ne!(world.record()["intent"], Value::Null);
+    assert_ne!(world.record()["attempt"], Value::Null);
     let server = &world.authorization_server;
     for _ in 0..2 {
         let program = Program::start(&world).await;
@@ -315,6 +315,8 @@ async fn a_rejected_token_is_not_used_again_after_a_restart() {
     assert_eq!(world.get("/").await.0, 401);
     world.restart().await;
     world.origin.clear();
+    assert_eq!(world.get("/").await.0, 503);
+    world.clock.advance(Duration::from_secs(61));
     assert_eq!(world.get("/").await.0, 200);
     assert_eq!(world.origin.requests().len(), 1);
     assert_eq!(world.authorization_server.token_requests(), 3);

@@ -119,7 +119,7 @@ impl Disk {
         eventually("the record is written", || self.record()["generation"] == generation).await;
         let record = self.record();
         assert_eq!(record["refresh_token"], server.current_refresh_token());
-        assert_eq!((&record["intent"], &record["terminal"]), (&Value::Null, &Value::Null));
+        assert_eq!((&record["attempt"], &record["terminal"]), (&Value::Null, &Value::Null));
     }
 }
 
@@ -206,7 +206,7 @@ async fn with_a_full_disk_tokens_are_served_from_memory_and_written_when_there_i
     assert_unsaved(&program, true).await;
     // The old record is whole, and says that a refresh was begun.
     let record = disk.record();
-    assert_eq!((&record["generation"], record["intent"].is_null()), (&json!(1), false));
+    assert_eq!((&record["generation"], record["attempt"].is_null()), (&json!(1), false));
 
     // Rejected: there is no token left that could be used instead, so the next one is asked for.
     server.tokens().revoke_all_access_tokens();

@@ -53,9 +53,10 @@ async fn a_failed_step_costs_no_refresh_token() {
     rest.enqueue(Answer::status(503));
     rest.enqueue(Answer::json(200, json!({ "t": "session" })));
     world.origin.enqueue(Answer::status(200));
-    // The request waits while it is tried again, with the refresh token of the first answer.
+    // The request waits while the step is tried again, alone: the first answer is stored already.
     assert_eq!(world.get("/").await.0, 200);
     let server = &world.authorization_server;
-    assert_eq!((server.token_requests(), server.reuse_count()), (2, 0));
+    assert_eq!((server.token_requests(), server.reuse_count()), (1, 0));
+    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
     assert_eq!(world.origin.requests()[0].header("t"), Some("session"));
 }

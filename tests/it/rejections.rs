@@ -98,15 +98,15 @@ async fn a_brand_new_token_is_given_three_seconds_to_become_known() {
     let server = &world.authorization_server;
     let old = server.tokens().newest_access_token().unwrap();
     server.tokens().revoke_all_access_tokens();
-    for answer in [Answer::Normal, Answer::RejectToken, Answer::RejectToken] {
+    for answer in [Answer::Normal, Answer::RejectToken] {
         world.origin.enqueue(answer);
     }
     let started = Instant::now();
     assert_eq!(world.get("/").await.0, 200);
-    assert!(started.elapsed() >= Duration::from_secs(3));
+    assert!(started.elapsed() >= Duration::from_millis(2900), "{:?}", started.elapsed());
     assert!(started.elapsed() < Duration::from_secs(10));
     let new = server.tokens().newest_access_token().unwrap();
-    assert_eq!(world.tokens_seen(), [old, new.clone(), new.clone(), new]);
+    assert_eq!(world.tokens_seen(), [old, new.clone(), new]);
     assert_eq!(server.token_requests(), 2);
     world.assert_stored(2);
 }

@@ -329,7 +329,7 @@ async fn tokens_are_kept_over_reloads_of_anything_else() {
 async fn a_token_is_kept_over_a_change_of_its_own_credential() {
     let mut world = World::settled().await;
     world.configure(|text| {
-        text.replace("client_id =", "margin = \"30s\"\nscope = \"a b\"\nclient_id =")
+        text.replace("client_id =", "margin = \"30s\"\ntimeout = \"9s\"\nclient_id =")
     });
     world.reload().await;
     assert_eq!(world.get("/").await.0, 200);
@@ -390,7 +390,7 @@ async fn a_token_that_could_not_be_saved_is_kept_over_a_change_of_its_credential
     world.authorization_server.release_all();
     assert_eq!(request.await.unwrap().0, 200);
     assert!(world.status().unsaved);
-    world.configure(|text| text.replace("client_id =", "scope = \"a b\"\nclient_id ="));
+    world.configure(|text| text.replace("client_id =", "margin = \"30s\"\nclient_id ="));
     world.reload().await;
     assert_eq!(world.get("/").await.0, 200);
     std::fs::rename(&away, &state).unwrap();

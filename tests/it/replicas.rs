@@ -33,27 +33,10 @@ async fn pair() -> (World, Sibling) {
 /// The record, changed by somebody who does not care for the lock.
 fn rewrite_record(world: &World, change: impl FnOnce(&mut TokenRecord)) {
     let path = world.state().join("api.json");
-    let mut record = TokenRecord::from_bytes(&std::fs::read(&path).unwrap()).unwrap();
+    let (mut record, write) = TokenRecord::from_bytes("api", &std::fs::read(&path).unwrap()).unwrap();
     change(&mut record);
     // The file keeps its mode.
-    std::fs::write(&path, record.to_bytes()).unwrap();
-}
-
-/// Waits until the proxies have read the record so many times, of their own accord.
-async fn record_is_read(world: &World, times: usize) {
-    let inotify = inotify::init(CreateFlags::CLOEXEC).unwrap();
-    inotify::add_watch(&inotify, world.state().join("api.json"), WatchFlags::CLOSE_NOWRITE)
-        .unwrap();
-    let (tell, mut read) = mpsc::unbounded_channel();
-    std::thread::spawn(move || {
-        let mut buffer = [MaybeUninit::uninit(); 1024];
-        let mut events = inotify::Reader::new(inotify, &mut buffer);
-        // The last event is the end of the file itself, when nobody waits any more.
-        while events.next().is_ok() && tell.send(()).is_ok() {}
-    });
-    for _ in 0..times {
-        within(read.recv()).await.unwrap();
-    }
+    std::fs::write(&path, record.to_bytes("api", &write)).unwrap();
 }
 
 // ----- one token request for all -----
@@ -131,14 +114,12 @@ async fn near_expiry_replicas_make_one_token_request_in_the_background() {
 
 /// Row 3, under two replicas: each finds out for itself, once.
 #[tokio::test]
-async fn near_expiry_an_endpoint_in_trouble_is_asked_once_by_each_replica() {
+async fn near_expiry_an_endpoint_in_trouble_is_asked_once_by_all_replicas() {
     let (world, sibling) = pair().await;
     let server = &world.authorization_server;
     world.clock.advance(TO_MARGIN);
-    for _ in 0..2 {
-        let trouble = TokenBehaviour::json(503, json!({"message": "down"}));
-        server.enqueue(trouble.with_header("retry-after", "30"));
-    }
+    let trouble = TokenBehaviour::json(503, json!({"message": "down"}));
+    server.enqueue(trouble.with_header("retry-after", "30"));
     let failed = || {
         [world.status(), sibling.status()]
             .iter()
@@ -149,7 +130,7 @@ async fn near_expiry_an_endpoint_in_trouble_is_asked_once_by_each_replica() {
     eventually("both know of the failure", failed).await;
     let (here, there) = tokio::join!(world.get_many(20), sibling.get_many(&world, 20));
     assert_all(&[here, there].concat(), 200);
-    assert!(server.token_requests() <= 3, "{} token requests", server.token_requests());
+    assert_eq!(server.token_requests(), 2);
     let record = world.record();
     assert_eq!((&record["generation"], &record["terminal"]), (&json!(1), &Value::Null));
     assert_eq!(world.tokens_seen(), vec![server.tokens().newest_access_token().unwrap(); 80]);
@@ -221,7 +202,7 @@ fn rotate_past_the_lock(world: &World) -> String {
         record.refresh_token = Some(Secret::new(refresh_token));
         record.issued_at = Some(world.clock.now());
         record.expires_at = Some(world.clock.now() + HOURS);
-        record.intent = None;
+        record.attempt = None;
     });
     access_token
 }
@@ -393,7 +374,7 @@ async fn is_served_meanwhile(world: &World) {
         let began = Instant::now();
         assert_all(&world.get_many(20).await, 200);
         assert!(began.elapsed() < slowest, "round {round}: {:?}", began.elapsed());
-        let busy = || world.status().condition == Condition::Failing("lock_busy");
+        let busy = || world.status().condition.to_string() == "failing (lock_busy)";
         eventually("the lock is not to be had", busy).await;
         // The wait is a second.
         assert!(began.elapsed() < Duration::from_secs(3), "round {round}: {:?}", began.elapsed());
@@ -489,8 +470,9 @@ async fn a_backup_put_back_under_running_replicas_is_overtaken_by_the_newest_ref
     let server = &world.authorization_server;
     let newest = server.current_refresh_token();
     std::fs::write(world.state().join("api.json"), &backup).unwrap();
-    // They look by turns: four times are two for each, and so one to its end. Nobody goes back.
-    record_is_read(&world, 4).await;
+    // Whoever looks first writes back what it knows. Nobody goes back.
+    let newest_is_stored = || world.record()["refresh_token"] == *newest;
+    eventually("the newest is written back", newest_is_stored).await;
     assert_eq!(world.status().generation, Generation(3));
     assert_eq!(sibling.status().generation, Generation(3));
 

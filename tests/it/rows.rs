@@ -28,7 +28,7 @@ const ROWS: [(usize, &[&str]); 48] = [
         3,
         &[
             "refresh::near_expiry_an_endpoint_in_trouble_is_left_alone_and_nobody_notices",
-            "replicas::near_expiry_an_endpoint_in_trouble_is_asked_once_by_each_replica",
+            "replicas::near_expiry_an_endpoint_in_trouble_is_asked_once_by_all_replicas",
         ],
     ),
     (4, &["refresh::a_margin_longer_than_the_token_lives_is_no_storm_of_refreshes"]),

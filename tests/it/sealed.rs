@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use bearerd::secret::Secret;
-use bearerd::store::{FileStore, Generation, Key, Keys, TokenRecord, TokenStore};
+use bearerd::store::{Config, Generation, Key, Keys, TokenRecord, Version};
 
 use super::program::{Program, bearerd, text};
 use super::world::{HOURS, World, WorldBuilder};
@@ -42,9 +41,9 @@ fn record_text(world: &World) -> String {
 
 /// The record as the holder of `key` alone reads it.
 async fn record_under(world: &World, key: &str) -> Option<TokenRecord> {
-    let keys = Keys { current: Some(parsed(key)), old: Vec::new() };
-    let store = FileStore::open(&world.state(), keys).unwrap();
-    store.load("api").await.ok().flatten()
+    let keys = Keys { current: Some(parsed(key)), old: Vec::new(), plain: false };
+    let store = Config::File { dir: world.state(), keys }.build().unwrap();
+    store.load("api").await.ok().flatten().map(|(record, _)| record)
 }
 
 #[tokio::test]
@@ -140,11 +139,10 @@ async fn a_record_that_another_key_has_sealed_meanwhile_is_never_overwritten() {
     world.start_proxy().await;
     assert_eq!(world.get("/").await.0, 200);
     let elsewhere = tempfile::tempdir().unwrap();
-    let keys = Keys { current: Some(parsed(OTHER_KEY)), old: Vec::new() };
-    let store = FileStore::open(elsewhere.path(), keys).unwrap();
-    let lease = store.lease("api", Duration::ZERO).await.unwrap();
+    let keys = Keys { current: Some(parsed(OTHER_KEY)), old: Vec::new(), plain: false };
+    let store = Config::File { dir: elsewhere.path().to_owned(), keys }.build().unwrap();
     let record = TokenRecord { generation: Generation(9), ..TokenRecord::default() };
-    store.commit(&lease, Generation(0), &record).await.unwrap();
+    store.put("api", Version::ABSENT, None, &record).await.unwrap();
     std::fs::rename(elsewhere.path().join("api.json"), world.state().join("api.json")).unwrap();
     let before = state(&world);
     assert_eq!(world.get("/").await.0, 200);

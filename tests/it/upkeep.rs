@@ -116,7 +116,7 @@ async fn a_refresh_token_that_is_to_be_kept_is_kept() {
     world.clock.advance(2 * HOUR);
     let _rejected = world.get("/").await;
     assert_eq!(world.record()["refresh_token"], first);
-    assert_eq!(world.record()["intent"], Value::Null);
+    assert_eq!(world.record()["attempt"], Value::Null);
 }
 
 /// Row 46, near expiry: the server returns the same token until it is over (Reltio).
@@ -128,8 +128,6 @@ async fn a_server_that_returns_the_same_token_early_is_asked_later() {
     world.clock.advance(TO_MARGIN);
     server.enqueue(TokenBehaviour::json(200, json!({"access_token": same, "expires_in": 200})));
     reaches(&world, 2).await;
-    let limit = world.record()["margin_limit"].as_u64().unwrap();
-    assert!((40..=60).contains(&limit), "{limit}");
     for _ in 0..20 {
         assert_eq!(world.get("/").await.0, 200);
     }
@@ -165,7 +163,7 @@ async fn a_logout_ends_a_credential_in_every_process_and_through_restarts() {
     world.write_seed(&world.authorization_server.issue_refresh_token());
     world.reload().await;
     assert_eq!(world.get("/").await.0, 200);
-    assert_eq!(world.record()["generation"], 4);
+    assert_eq!(world.record()["generation"], 3);
 }
 
 /// #11: a sibling has a newer token than the one that is rejected, and nobody waits for it.

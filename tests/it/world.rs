@@ -155,7 +155,7 @@ impl World {
         let record = self.record();
         assert_eq!(record["generation"], generation);
         assert_eq!(record["refresh_token"], self.authorization_server.current_refresh_token());
-        assert_eq!(record["intent"], serde_json::Value::Null);
+        assert_eq!(record["attempt"], serde_json::Value::Null);
         assert_eq!(record["terminal"], serde_json::Value::Null);
         assert_eq!(self.authorization_server.reuse_count(), 0);
     }

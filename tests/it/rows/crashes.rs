@@ -44,10 +44,10 @@ async fn expired(rotation: Rotation) -> World {
 /// The program's clock cannot be moved; its record can.
 fn expire(world: &World) {
     let path = world.state().join("api.json");
-    let mut record = TokenRecord::from_bytes(&std::fs::read(&path).unwrap()).unwrap();
+    let (mut record, write) = TokenRecord::from_bytes("api", &std::fs::read(&path).unwrap()).unwrap();
     record.issued_at = Some(SystemTime::now() - HOURS);
     record.expires_at = Some(SystemTime::now() - HOURS / 2);
-    std::fs::write(&path, record.to_bytes()).unwrap();
+    std::fs::write(&path, record.to_bytes("api", &write)).unwrap();
 }
 
 /// Has the program refresh for a request, and end at `point`.
@@ -144,7 +144,7 @@ async fn row_22_a_crash_around_the_rename_leaves_the_old_record_or_the_new_one()
         };
         assert_eq!(&record["generation"], generation, "{point}");
         assert_eq!(record["refresh_token"], refresh_token, "{point}");
-        assert_eq!(record["intent"].is_object(), intent, "{point}");
+        assert_eq!(record["attempt"].is_object(), intent, "{point}");
         let temporary = usize::from(point.starts_with("after_temp"));
         assert_eq!(litter(&world).len(), temporary, "{point}");
 

@@ -1,0 +1,99 @@
+//! For whom and for what a configuration asks: what its tokens may be used for, and what not.
+//!
+//! Explicit fields, as they are sent; not the form of the configuration, so that a variable in the place of a
+//! literal text, a new secret or another timeout changes nothing.
+
+use std::time::UNIX_EPOCH;
+
+use super::{Config, Encoding, OwnGrant, Parameter};
+use crate::secret::Fingerprint;
+use crate::template::{Template, Values, Variables};
+
+/// What tokens of a configuration are issued for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Belonging {
+    /// Authorization server, OAuth client, kind of grant and user.
+    pub grant: Fingerprint,
+    /// The same without the user whom the bootstrap names: for a grant that a person has begun.
+    pub grant_without_bootstrap: Fingerprint,
+    /// Scope, audience, resource and everything else that is asked for.
+    pub request: Fingerprint,
+}
+
+impl Config {
+    /// What its tokens are issued for, with these values of its variables.
+    pub fn belonging(&self, variables: &Variables) -> Belonging {
+        let values = Values { variables: Some(variables), ..Values::at(UNIX_EPOCH) };
+        let text = |template: &Template| template.expand(values);
+        let server = self.issuer.as_ref().or(self.token_url.as_ref()).map(text);
+        let client = self.client_id.as_ref().map(text).unwrap_or_default();
+        let subject = |own: Option<&OwnGrant>| match own {
+            Some(OwnGrant::Password { username, .. }) => text(username),
+            Some(OwnGrant::TokenExchange(exchange)) => exchange.subject_token.to_string(),
+            Some(OwnGrant::JwtBearer | OwnGrant::SelfSignedJwt) => {
+                let assertion = self.assertion.iter();
+                let parts = assertion.flat_map(|it| [&it.iss, &it.sub]).flatten();
+                parts.map(text).collect::<Vec<_>>().join("\n")
+            }
+            _ => String::new(),
+        };
+        let own = subject(self.own.as_ref());
+        let bootstrap = subject(self.bootstrap.as_ref().map(|bootstrap| &bootstrap.grant));
+        let grant = |user: &str| {
+            let grant = self.grant.name();
+            let server = server.as_deref().unwrap_or_default();
+            hash(&[server, &client, grant, &own, user])
+        };
+        Belonging {
+            grant: grant(&bootstrap),
+            grant_without_bootstrap: grant(""),
+            request: self.request_shape(),
+        }
+    }
+
+    fn request_shape(&self) -> Fingerprint {
+        let mut parts = vec![
+            optional(self.scope.as_ref()),
+            optional(self.token_url.as_ref()),
+            optional(self.refresh_url.as_ref()),
+        ];
+        let mut add = |list: &str, parameters: &[Parameter]| {
+            for Parameter { name, values, .. } in parameters {
+                parts.push(format!("{list} {name}"));
+                parts.extend(values.iter().map(|value| value.fingerprint().as_str().to_owned()));
+            }
+        };
+        add("params", &self.params);
+        add("refresh_params", &self.refresh_params);
+        if let Some(bootstrap) = &self.bootstrap {
+            add("bootstrap", &bootstrap.params);
+        }
+        for step in &self.steps {
+            add("step", &step.params);
+        }
+        parts.push(optional(self.bootstrap.as_ref().and_then(|it| it.scope.as_ref())));
+        parts.extend(self.steps.iter().map(|step| optional(Some(&step.url))));
+        for (name, template) in &self.headers {
+            parts.push(format!("{name}: {}", template.fingerprint().as_str()));
+        }
+        let access_token = self.reading.mapping.access_token.as_ref();
+        parts.extend(access_token.map(ToString::to_string));
+        if let Some(assertion) = &self.assertion {
+            let mut shape = String::new();
+            assertion.write_request(&mut shape);
+            parts.push(shape);
+        }
+        parts.push(if self.encoding == Encoding::Get { "get" } else { "" }.to_owned());
+        hash(&parts.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+}
+
+fn optional(template: Option<&Template>) -> String {
+    template.map(|it| it.fingerprint().as_str().to_owned()).unwrap_or_default()
+}
+
+/// Each part with its length, so that no two lists are written alike.
+fn hash(parts: &[&str]) -> Fingerprint {
+    let text: String = parts.iter().map(|part| format!("{}:{part}\n", part.len())).collect();
+    Fingerprint::of(text.as_bytes())
+}

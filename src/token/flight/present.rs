@@ -1,0 +1,344 @@
+//! Presenting a refresh token: when it may be done, what is written down before, and once more after a loss.
+
+use std::time::{Duration, SystemTime};
+
+use super::{Failure, Flight, Next};
+use crate::dpop;
+use crate::oauth::{Class, Consumed, Given, Grant, GrantError, Proof, Rotation, TokenResponse};
+use crate::secret::Secret;
+use crate::store::{Attempt, StoreError, TokenRecord};
+use crate::token::FailureReason;
+use crate::token::issue::Presented;
+use crate::token::ledger::Unwritten;
+
+/// When a request whose answer was lost is made again with the same refresh token, counted from the
+/// first of them, as a server's grace is: soon, because the shortest documented one is 5 s (Connect2id).
+const REPLAYS: [Duration; 3] =
+    [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(4)];
+/// How often it is presented without an answer, before it is only looked whether the server is back.
+const MOST: u32 = 3;
+/// How often that is.
+const LOOK: Duration = Duration::from_secs(55);
+/// An answer that would lose nothing is not listened for any longer: whoever can be asked anew is.
+const LISTEN: Duration = Duration::from_secs(10);
+
+/// When a refresh token may be presented whose answers were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replay {
+    /// After this.
+    In(Duration),
+    /// Not before that.
+    NotBefore(SystemTime),
+    /// Not while there is a token that a late replay could have revoked.
+    NotWhileUsable,
+}
+
+/// When may it be presented again? `usable`: there is an access token that could be hurt.
+pub(super) fn replay(attempt: &Attempt, usable: bool, now: SystemTime) -> Replay {
+    if attempt.count == 0 {
+        return Replay::In(Duration::ZERO);
+    }
+    // A clock that was set back says nothing about how long ago it was.
+    let since = now.duration_since(attempt.first).unwrap_or(Duration::MAX);
+    if attempt.count < MOST
+        && let Some(wait) = REPLAYS.iter().find_map(|moment| moment.checked_sub(since))
+    {
+        return Replay::In(wait);
+    }
+    if usable {
+        return Replay::NotWhileUsable;
+    }
+    let until = attempt.last + LOOK;
+    match attempt.count >= MOST && now >= attempt.last && now < until {
+        true => Replay::NotBefore(until),
+        false => Replay::In(Duration::ZERO),
+    }
+}
+
+impl Flight<'_> {
+    /// Presents a refresh token, the record's or a seed.
+    pub(super) async fn refresh(&mut self, token: &Secret, is_seed: bool) -> Result<Next, Failure> {
+        let presented =
+            if is_seed { Presented::Seed(token) } else { Presented::RefreshToken(token) };
+        let mut unsent = false;
+        loop {
+            let Some((base, before)) = self.attempt(token).await? else { return Ok(Next::Again) };
+            let lost = before.is_some();
+            let (asked_at, answer) = self.ask(Grant::RefreshToken(token), &base).await;
+            let error = match answer {
+                Ok(response) => return self.issued(&base, presented, response, asked_at).await,
+                Err(error) => error,
+            };
+            self.forget_attempt(&error, before);
+            let wait = match error.class {
+                _ if error.salvaged.is_some() => None,
+                Class::NotSent if !unsent => {
+                    unsent = true;
+                    Some(Duration::ZERO)
+                }
+                Class::Ambiguous => self.replay_moment(),
+                _ => None,
+            };
+            let Some(wait) = wait else {
+                return self.refused(&base, presented, error, asked_at, lost).await;
+            };
+            if error.class.meaning().consumed != Consumed::No {
+                self.ledger.metrics.replayed();
+            }
+            self.ledger.report_again(&error, wait);
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// When the next of the quick repetitions is, if there is one left.
+    fn replay_moment(&self) -> Option<Duration> {
+        let known = self.ledger.lock();
+        match replay(known.record.attempt.as_ref()?, true, self.now()) {
+            Replay::In(wait) => Some(wait),
+            _ => None,
+        }
+    }
+
+    /// Writes down that the refresh token is about to be presented. Returns the record as it is then, and the
+    /// attempt that was noted before; `None` if somebody else has changed the record.
+    ///
+    /// # Errors
+    ///
+    /// It must not be presented now.
+    async fn attempt(
+        &self,
+        token: &Secret,
+    ) -> Result<Option<(TokenRecord, Option<Attempt>)>, Failure> {
+        let (now, hash) = (self.now(), token.fingerprint());
+        let can_wait = self.can_wait();
+        let fence = self.lease.as_ref().map(|lease| lease.fence().0.clone()).unwrap_or_default();
+        let before = self.ledger.lock().record.attempt.clone();
+        let before = before.filter(|attempt| attempt.refresh_token == hash);
+        if let Some(attempt) = before.as_ref().filter(|_| !self.demand.forced) {
+            self.wait_for_others(attempt, &fence, now)?;
+            match replay(attempt, can_wait, now) {
+                Replay::In(wait) => tokio::time::sleep(wait).await,
+                Replay::NotBefore(until) => {
+                    return Err(Failure::until(until, FailureReason::AnswersLost, now));
+                }
+                Replay::NotWhileUsable => {
+                    let end = self.ledger.lock().record.expires_at;
+                    let until = end.unwrap_or(now + LOOK).max(now + Duration::from_secs(1));
+                    return Err(Failure::until(until, FailureReason::AnswersLost, now));
+                }
+            }
+        }
+        let now = self.now();
+        let key = self.new_key();
+        // Nothing can be lost where the refresh token stays the same, whatever comes back.
+        let keeps_it = self.settled.config.oauth.rotation == Rotation::Ignore;
+        if !keeps_it || key.is_some() {
+            let (first, count) = before.as_ref().map_or((now, 0), |it| (it.first, it.count));
+            let first = if count == 0 { now } else { first };
+            let attempt =
+                Attempt { refresh_token: hash, first, last: now, count: count + 1, by: fence };
+            self.ledger.note(|record| {
+                record.attempt = (!keeps_it).then_some(attempt);
+                if let Some(key) = key {
+                    record.dpop_key = Some(key.to_stored().clone());
+                }
+            });
+            match self.ledger.write(self.lease.as_ref()).await {
+                Ok(()) => {}
+                Err(Unwritten::Overtaken) => return Ok(None),
+                Err(Unwritten::Store(error @ StoreError::LeaseLost { .. })) => {
+                    return Err(self.lost_lease(&error, before));
+                }
+                // There is time: what could not be written down is not begun.
+                Err(Unwritten::Store(error)) if can_wait => {
+                    self.ledger.report_store(&error);
+                    self.put_back(before);
+                    return Err(Failure::of_store(&error));
+                }
+                Err(Unwritten::Hanging) if can_wait => {
+                    self.put_back(before);
+                    return Err(Failure::of_store(&StoreError::Timeout));
+                }
+                Err(Unwritten::Store(error)) => self.ledger.report_store(&error),
+                Err(Unwritten::Hanging) => self.ledger.report_store(&StoreError::Timeout),
+            }
+        }
+        if let Some(lease) = &self.lease
+            && let Err(error) = lease.check().await
+        {
+            return Err(self.lost_lease(&error, before));
+        }
+        Ok(Some((self.ledger.lock().record.clone(), before)))
+    }
+
+    /// Whoever presented it under another lease may still be waiting for the answer: then it is theirs.
+    fn wait_for_others(
+        &self,
+        attempt: &Attempt,
+        fence: &str,
+        now: SystemTime,
+    ) -> Result<(), Failure> {
+        let is_ours = attempt.by == fence || attempt.by.is_empty();
+        let until = attempt.last + self.settled.config.oauth.timeout;
+        if is_ours || attempt.count == 0 || now >= until || now < attempt.last {
+            return Ok(());
+        }
+        let soon = until.min(now + Duration::from_secs(1));
+        Err(Failure::until(soon, FailureReason::InTheAir, now))
+    }
+
+    fn lost_lease(&self, error: &StoreError, before: Option<Attempt>) -> Failure {
+        self.ledger.report_store(error);
+        self.put_back(before);
+        Failure::of_store(error)
+    }
+
+    /// Nothing was presented after all.
+    fn put_back(&self, before: Option<Attempt>) {
+        self.ledger.note(|record| record.attempt = before);
+    }
+
+    /// What an answer says about the refresh token that was presented for it.
+    fn forget_attempt(&self, error: &GrantError, before: Option<Attempt>) {
+        match error.class.meaning().consumed {
+            // It is as good as it was before.
+            Consumed::No => self.put_back(before),
+            Consumed::Maybe if error.class != Class::Ambiguous => self.ledger.note(|record| {
+                // It was answered, so nothing is lost on the way; what became of it nobody knows.
+                if let Some(attempt) = &mut record.attempt {
+                    attempt.count = 0;
+                }
+            }),
+            Consumed::Maybe | Consumed::Yes => {}
+        }
+    }
+
+    /// Sends one token request, and once more where only its proof was not good enough.
+    pub(super) async fn ask(
+        &self,
+        grant: Grant<'_>,
+        base: &TokenRecord,
+    ) -> (SystemTime, Result<TokenResponse, GrantError>) {
+        let key = self.settled.sources().bound.then_some(base.dpop_key.as_ref()).flatten();
+        let key = key.and_then(|key| dpop::Key::from_stored(key).ok());
+        let listen = self.listen(grant, base);
+        let mut proved_again = false;
+        loop {
+            let now = self.now();
+            let nonce = self.ledger.lock().nonce.clone();
+            let proof = key.as_ref().map(|key| Proof { key, nonce: nonce.as_deref() });
+            let given = Given {
+                now,
+                access_token: base.access_token.as_ref(),
+                variables: &self.settled.config.variables,
+                proof,
+                listen,
+            };
+            let answer = self.settled.endpoint.request(grant, given).await;
+            let nonce = match &answer {
+                Ok(response) => &response.dpop_nonce,
+                Err(error) => &error.dpop_nonce,
+            };
+            if let Some(nonce) = nonce {
+                self.ledger.lock().nonce = Some(nonce.clone());
+            }
+            match &answer {
+                // Nothing was looked at but the proof (RFC 9449 §8).
+                Err(error)
+                    if error.class == Class::Nonce && key.is_some() && !proved_again =>
+                {
+                    proved_again = true;
+                }
+                _ => return (now, answer),
+            }
+        }
+    }
+
+    /// How long the answer is listened for. Where it may hold a new refresh token: for as long as is configured.
+    fn listen(&self, grant: Grant<'_>, base: &TokenRecord) -> Duration {
+        let timeout = self.settled.config.oauth.timeout;
+        let can_lose = matches!(grant, Grant::RefreshToken(_)) && !base.has_kept_its_refresh_token();
+        if can_lose { timeout } else { timeout.min(LISTEN) }
+    }
+
+    /// A key to bind tokens to, where that is configured and the record has none yet.
+    pub(super) fn new_key(&self) -> Option<dpop::Key> {
+        let is_missing = || {
+            let known = self.ledger.lock();
+            let stored = known.record.dpop_key.as_ref();
+            stored.is_none_or(|key| dpop::Key::from_stored(key).is_err())
+        };
+        (self.settled.sources().bound && is_missing()).then(dpop::Key::generate)
+    }
+
+    /// A grant that can be presented at any time: nothing is written down before it.
+    pub(super) async fn ask_own(&mut self) -> Result<Next, Failure> {
+        if let Some(key) = self.new_key() {
+            self.ledger.note(|record| record.dpop_key = Some(key.to_stored().clone()));
+        }
+        let base = self.ledger.lock().record.clone();
+        let mut unsent = false;
+        loop {
+            let (asked_at, answer) = self.ask(Grant::Own, &base).await;
+            match answer {
+                Ok(response) => {
+                    return self.issued(&base, Presented::Own, response, asked_at).await;
+                }
+                Err(error) if error.class == Class::NotSent && !unsent => unsent = true,
+                Err(error) => {
+                    return self.refused(&base, Presented::Own, error, asked_at, false).await;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::secret::Fingerprint;
+
+    #[test]
+    fn a_lost_answer_is_asked_for_again_soon_and_late_only_where_nothing_can_be_hurt() {
+        let at = |millis: u64| UNIX_EPOCH + Duration::from_secs(1000) + Duration::from_millis(millis);
+        let soon = |millis| Replay::In(Duration::from_millis(millis));
+        for (count, last, usable, now, expected) in [
+            // Answered, so that nothing was lost.
+            (0, 0, true, 60_000, soon(0)),
+            (1, 0, true, 0, soon(500)),
+            (1, 0, false, 100, soon(400)),
+            (2, 500, true, 500, soon(0)),
+            (2, 500, true, 501, soon(1499)),
+            // The next moment, where one was missed.
+            (1, 0, true, 3000, soon(1000)),
+            (1, 0, true, 4001, Replay::NotWhileUsable),
+            (1, 0, false, 4001, soon(0)),
+            (3, 2000, true, 2100, Replay::NotWhileUsable),
+            (3, 2000, false, 2100, Replay::NotBefore(at(57_000))),
+            (3, 2000, false, 57_000, soon(0)),
+            (9, 2000, true, 57_000, Replay::NotWhileUsable),
+        ] {
+            let attempt = Attempt {
+                refresh_token: Fingerprint::of(b"rt"),
+                first: at(0),
+                last: at(last),
+                count,
+                by: String::new(),
+            };
+            let found = replay(&attempt, usable, at(now));
+            assert_eq!(found, expected, "{count} by {last}, usable: {usable}, at {now}");
+        }
+        let ahead = Attempt {
+            refresh_token: Fingerprint::of(b"rt"),
+            first: at(60_000),
+            last: at(60_000),
+            count: 1,
+            by: String::new(),
+        };
+        // The clock was set back: a loss, and nothing known of when.
+        assert_eq!(replay(&ahead, true, at(0)), Replay::NotWhileUsable);
+        assert_eq!(replay(&ahead, false, at(0)), soon(0));
+    }
+}

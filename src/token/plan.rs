@@ -1,0 +1,186 @@
+//! What a record and a configuration leave to do: pure.
+
+use std::time::{Duration, SystemTime};
+
+use super::{FailureReason, Seed};
+use crate::oauth::{Belonging, Class, Livelihood};
+use crate::secret::{Fingerprint, Secret};
+use crate::store::{IssuedFor, TerminalReason, TokenRecord};
+
+/// Doubtful answers in a row after which a bootstrap is tried instead.
+pub(super) const DOUBTS: u32 = 3;
+/// Two bootstraps in so long are made at once; a third one waits.
+const BOOTSTRAP_WINDOW: Duration = Duration::from_secs(600);
+/// The pause between bootstraps that bring nothing, or not for long: at first, and at most. Authorization
+/// servers lock accounts out after a few wrong passwords.
+const BOOTSTRAP_PAUSE: Duration = Duration::from_secs(30);
+const BOOTSTRAP_PAUSE_MAX: Duration = Duration::from_secs(300);
+/// No server is left alone for longer, whatever clocks say meanwhile.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// What the record and the configuration leave to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// Ask with the record's refresh token.
+    Refresh(Secret),
+    /// Ask with a seed that was never used; what was there before goes on if it is no good.
+    Try(Secret),
+    /// Ask with what the configuration has.
+    Own,
+    /// Begin the grant anew, without a person.
+    Bootstrap,
+    /// Ask nobody before that.
+    Wait(SystemTime, FailureReason),
+    /// Ask nobody.
+    Stop(TerminalReason),
+}
+
+/// What the configuration says about where grants come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sources<'a> {
+    /// The first refresh token.
+    pub(super) seed: Option<&'a Seed>,
+    /// What the grant lives on.
+    pub(super) livelihood: Livelihood,
+    /// The grant can be begun anew without a person.
+    pub(super) can_bootstrap: bool,
+    /// Changes with everything that could make a refused grant succeed.
+    pub(super) config: &'a Fingerprint,
+    /// What tokens have to be issued for.
+    pub(super) belonging: &'a Belonging,
+    /// Tokens are bound to a key.
+    pub(super) bound: bool,
+}
+
+/// Is the grant of `record` the one of the configuration? Its refresh token is shown to nobody else.
+pub(super) fn is_of_grant(record: &TokenRecord, sources: Sources<'_>) -> bool {
+    let Belonging { grant, grant_without_bootstrap, .. } = sources.belonging;
+    // A refresh token may be bound to the key as well: without a proof it would die (RFC 9449 §5).
+    if record.dpop_key.is_some() && !sources.bound {
+        return false;
+    }
+    match (&record.issued_for, &record.worked_with) {
+        (Some(IssuedFor { grant: of, .. }), _) => of == grant || of == grant_without_bootstrap,
+        (None, Some(config)) => config == sources.config,
+        (None, None) => true,
+    }
+}
+
+/// May the access token of `record` be put on requests of this configuration?
+pub(super) fn is_fit(record: &TokenRecord, sources: Sources<'_>) -> bool {
+    let asked = record.issued_for.as_ref().is_none_or(|it| it.request == sources.belonging.request);
+    let is_on_trial = new_seed(record, sources).is_some();
+    is_of_grant(record, sources)
+        && asked
+        && !is_on_trial
+        && !record.is_tombstone()
+        && (record.access_token.is_none() || record.bound == sources.bound)
+}
+
+/// What is left to do. `forced`: an operator wants one attempt, whatever is known; but a server that wants to be
+/// left alone until `quiet` is.
+pub(super) fn plan(
+    record: &TokenRecord,
+    sources: Sources<'_>,
+    damaged: bool,
+    forced: bool,
+    quiet: Option<SystemTime>,
+    now: SystemTime,
+) -> Plan {
+    let step = decide(record, sources, damaged, forced, now);
+    let asks = !matches!(step, Plan::Stop(_) | Plan::Wait(..));
+    match quiet {
+        // Also with a seed: that is for the same server.
+        Some(until) if asks && is_of_grant(record, sources) => {
+            Plan::Wait(until.min(now + LONGEST_PAUSE), FailureReason::Answer(Class::Throttled))
+        }
+        _ => step,
+    }
+}
+
+fn decide(
+    record: &TokenRecord,
+    sources: Sources<'_>,
+    damaged: bool,
+    forced: bool,
+    now: SystemTime,
+) -> Plan {
+    if sources.livelihood == Livelihood::Repeatable {
+        // With no seed and no login, only another configuration can mean that it is wanted again.
+        let is_meant = |config: &Fingerprint| config == sources.config;
+        return match &record.terminal {
+            Some(terminal) if record.is_tombstone() && is_meant(&terminal.config) => {
+                Plan::Stop(TerminalReason::LoggedOut)
+            }
+            _ => Plan::Own,
+        };
+    }
+    if let Some(seed) = new_seed(record, sources) {
+        return Plan::Try(seed.clone());
+    }
+    let reason = match (&record.refresh_token, &record.terminal) {
+        _ if record.is_tombstone() => return Plan::Stop(TerminalReason::LoggedOut),
+        (Some(_), _) if !is_of_grant(record, sources) => TerminalReason::OtherGrant,
+        (Some(refresh_token), Some(terminal))
+            if terminal.config == *sources.config
+                && terminal.refresh_token == Some(refresh_token.fingerprint()) =>
+        {
+            if forced {
+                return Plan::Refresh(refresh_token.clone());
+            }
+            terminal.reason
+        }
+        (Some(_), _) if record.doubts >= DOUBTS && sources.can_bootstrap && !forced => {
+            // Whether it is dead nobody knows; a new one is as good.
+            return match bootstrap_pause(record, now) {
+                Some(until) => Plan::Wait(until, FailureReason::BootstrapPause),
+                None => Plan::Bootstrap,
+            };
+        }
+        (Some(refresh_token), _) => return Plan::Refresh(refresh_token.clone()),
+        (None, _) if damaged => TerminalReason::Corrupt,
+        (None, _) => TerminalReason::NoGrant,
+    };
+    // What only a person can do is not healed by doing the same again without one.
+    if !sources.can_bootstrap || reason == TerminalReason::UserNeeded {
+        return Plan::Stop(reason);
+    }
+    match bootstrap_pause(record, now).filter(|_| !forced) {
+        Some(until) => Plan::Wait(until, FailureReason::BootstrapPause),
+        None => Plan::Bootstrap,
+    }
+}
+
+/// The configured seed, if it was never used: neither as a seed nor as what the server had issued. Strict
+/// servers revoke everything for a refresh token that comes a second time.
+fn new_seed<'a>(record: &TokenRecord, sources: Sources<'a>) -> Option<&'a Secret> {
+    if sources.livelihood == Livelihood::Repeatable {
+        return None;
+    }
+    let seed = sources.seed?.value.as_ref()?;
+    let hash = seed.fingerprint();
+    let is_current = record.refresh_token.as_ref() == Some(seed) && is_of_grant(record, sources);
+    let is_known = record.seeds.contains(&hash) || record.has_superseded(&hash) || is_current;
+    (!is_known).then_some(seed)
+}
+
+/// When the next bootstrap may be made. One that brought no refresh token forbids none: its access tokens are
+/// all that it gives.
+fn bootstrap_pause(record: &TokenRecord, now: SystemTime) -> Option<SystemTime> {
+    let last = record.bootstrap.as_ref()?;
+    if last.refused == 0 && record.refresh_token.is_none() {
+        return None;
+    }
+    let is_recent = |at: SystemTime| now.duration_since(at).is_ok_and(|it| it < BOOTSTRAP_WINDOW);
+    if last.refused == 0 && !(is_recent(last.at) && last.before.is_some_and(is_recent)) {
+        return None;
+    }
+    let doublings = last.refused.saturating_sub(1).min(8);
+    let until = last.at + (BOOTSTRAP_PAUSE * (1 << doublings)).min(BOOTSTRAP_PAUSE_MAX);
+    // An attempt in the future: the clock was set back since.
+    (now >= last.at && now < until).then_some(until)
+}
+
+#[cfg(test)]
+#[path = "plan/tests.rs"]
+mod tests;

@@ -1,0 +1,175 @@
+//! What happens to a credential, in the log: each event once, with the generation and never with a token.
+
+use std::time::{Duration, SystemTime};
+
+use super::ledger::{Known, Ledger};
+use crate::oauth::GrantError;
+use crate::store::{StoreError, TerminalReason, TokenRecord};
+
+impl Ledger {
+    pub(super) fn report_store(&self, error: &StoreError) {
+        self.metrics.store_failed(error.word());
+        tracing::error!(key = self.key, %error, "token store");
+    }
+
+    pub(super) fn report_unsaved(&self) {
+        self.lock().is_at_risk = true;
+        tracing::error!(
+            key = self.key,
+            "the new token is in use but would be lost by a crash; saving it is tried until it works"
+        );
+    }
+
+    pub(super) fn report_saved(&self, stored: bool) {
+        tracing::warn!(
+            key = self.key,
+            stored,
+            "what could not be saved is saved now, or was overtaken"
+        );
+    }
+
+    pub(super) fn report_overtaken(&self, known: &Known) {
+        tracing::warn!(
+            credential = &*known.settled.title,
+            generation = known.record.generation.0,
+            "the record was changed by someone else meanwhile"
+        );
+    }
+
+    pub(super) fn report_adopted(&self, known: &Known) {
+        self.metrics.adopted();
+        tracing::info!(
+            credential = &*known.settled.title,
+            generation = known.record.generation.0,
+            "adopted a newer token from the store"
+        );
+    }
+
+    pub(super) fn report_went_back(&self, known: &Known, stored: Option<&TokenRecord>) {
+        tracing::warn!(
+            credential = &*known.settled.title,
+            stored = stored.map(|stored| stored.generation.0),
+            generation = known.record.generation.0,
+            "the stored record is gone, or older than the one in memory, which is written back: was it \
+             removed, or a backup put back?"
+        );
+    }
+
+    pub(super) fn report_refreshed(&self, asked_at: SystemTime, now: SystemTime) {
+        let known = self.lock();
+        let record = &known.record;
+        tracing::info!(
+            credential = &*known.settled.title,
+            generation = record.generation.0,
+            expires_at =
+                record.expires_at.map(|at| humantime::format_rfc3339_seconds(at).to_string()),
+            took_ms = now.duration_since(asked_at).unwrap_or_default().as_millis(),
+            "access token refreshed"
+        );
+    }
+
+    pub(super) fn report_refused(&self, error: &GrantError) {
+        let known = self.lock();
+        tracing::warn!(
+            credential = &*known.settled.title,
+            generation = known.record.generation.0,
+            class = %error.class,
+            status = error.status,
+            %error,
+            "token request refused"
+        );
+    }
+
+    pub(super) fn report_again(&self, error: &GrantError, again_in: Duration) {
+        let known = self.lock();
+        tracing::warn!(
+            credential = &*known.settled.title,
+            class = %error.class,
+            %error,
+            ?again_in,
+            "token request failed"
+        );
+    }
+
+    pub(super) fn report_bootstrap(&self, known: &Known) {
+        tracing::info!(
+            credential = &*known.settled.title,
+            generation = known.record.generation.0,
+            "beginning the grant anew with the bootstrap"
+        );
+    }
+
+    pub(super) fn report_doubts(&self, known: &Known, error: &GrantError) {
+        self.metrics.overdue();
+        tracing::error!(
+            credential = &*known.settled.title,
+            generation = known.record.generation.0,
+            %error,
+            "the server goes on refusing a request that it may mean for the refresh token: look at what it \
+             says. It is asked again from time to time"
+        );
+    }
+
+    pub(super) fn report_seed_refused(
+        &self,
+        known: &Known,
+        reason: TerminalReason,
+        error: &GrantError,
+    ) {
+        tracing::error!(
+            credential = &*known.settled.title,
+            generation = known.record.generation.0,
+            %reason,
+            %error,
+            "the new seed is no good; the grant before it goes on"
+        );
+    }
+
+    pub(super) fn report_died(&self, known: &Known, reason: TerminalReason, error: &GrantError) {
+        let heals = known.settled.sources().can_bootstrap && reason != TerminalReason::UserNeeded;
+        let what_follows = match heals {
+            true => "the grant is dead; the bootstrap begins a new one",
+            false => "the grant is dead; no token request is made until it has a new refresh token",
+        };
+        tracing::error!(
+            credential = &*known.settled.title,
+            generation = known.record.generation.0,
+            %reason,
+            %error,
+            "{what_follows}"
+        );
+    }
+
+    pub(super) fn report_needs_login(
+        &self,
+        known: &Known,
+        reason: TerminalReason,
+        error: Option<&GrantError>,
+    ) {
+        tracing::error!(
+            credential = &*known.settled.title,
+            generation = known.record.generation.0,
+            %reason,
+            error = error.map(ToString::to_string),
+            "credential needs a new refresh token; no token request is made until it has one"
+        );
+    }
+
+    pub(super) fn report_overdue(&self, known: &Known) {
+        self.metrics.overdue();
+        tracing::error!(
+            credential = &*known.settled.title,
+            "no token request has succeeded for a quarter of an hour"
+        );
+    }
+
+    pub(super) fn report_grant_ends(&self, known: &Known) {
+        let end = known.record.grant_expires_at;
+        self.metrics.overdue();
+        tracing::error!(
+            credential = &*known.settled.title,
+            end = end.map(|at| humantime::format_rfc3339_seconds(at).to_string()),
+            "the grant ends soon, whatever is refreshed: sign in again before that"
+        );
+    }
+}
