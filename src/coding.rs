@@ -24,10 +24,7 @@ const MOST_CODINGS: usize = 3;
 /// bytes come out, and no more than that is unpacked on the way. `None`: a coding is unknown, or there are
 /// too many.
 pub fn decode(codings: &str, bytes: &[u8], limit: usize) -> Option<Decoded> {
-    let codings: Vec<Coding> = codings.split(',').filter_map(Coding::of).collect::<Option<_>>()?;
-    if codings.len() > MOST_CODINGS {
-        return None;
-    }
+    let codings = parse(codings)?;
     let length = bytes.len().min(limit);
     let plain = bytes.get(..length).unwrap_or_default();
     let Some((last, before)) = codings.split_last() else {
@@ -39,6 +36,16 @@ pub fn decode(codings: &str, bytes: &[u8], limit: usize) -> Option<Decoded> {
         decoded = Decoded { complete: decoded.complete && inner.complete, ..inner };
     }
     Some(decoded)
+}
+
+/// Could [`decode`] take these off?
+pub fn is_known(codings: &str) -> bool {
+    parse(codings).is_some()
+}
+
+fn parse(codings: &str) -> Option<Vec<Coding>> {
+    let codings: Vec<Coding> = codings.split(',').filter_map(Coding::of).collect::<Option<_>>()?;
+    (codings.len() <= MOST_CODINGS).then_some(codings)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -185,6 +192,7 @@ mod tests {
     fn unknown_codings_and_long_lists_are_left_alone() {
         for codings in ["zstd", "gzip, zstd", "gzip;q=1", "gzip gzip", "gzip,gzip,gzip,gzip"] {
             assert_eq!(decode(codings, &gzip(TEXT), 1000), None, "{codings}");
+            assert!(!is_known(codings) && is_known("gzip"), "{codings}");
         }
     }
 

@@ -34,7 +34,9 @@ pub use identity::Identity;
 pub use injection::{Additions, Destination, Fields, Injection, InjectionError, OnExisting};
 use matching::{Ambiguous, Rules};
 pub use matching::{PathPrefix, PathPrefixError};
-pub use rejection::{CONTENT_LIMIT, Evidence, RejectionRule, Rejections, Suspicion};
+pub use rejection::{
+    CONTENT_LIMIT, Evidence, RejectionRule, Rejections, Suspicion, is_unauthorized,
+};
 pub use slots::{ChangedSecret, Instance, InstanceError, MOST_SLOTS};
 use slots::{Recipe, Slots};
 use token_endpoint::TokenPath;

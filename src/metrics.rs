@@ -36,6 +36,7 @@ struct Inner {
     overheads: Family<CredentialLabels, Histogram>,
     origin_durations: Family<CredentialLabels, Histogram>,
     rejections: Family<OutcomeLabels, Counter>,
+    unread: Family<ReasonLabels, Counter>,
     refreshes: Family<OutcomeLabels, Counter>,
     refresh_durations: Family<CredentialLabels, Histogram>,
     replays: Family<CredentialLabels, Counter>,
@@ -68,6 +69,12 @@ struct OutcomeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    credential: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabels {
     credential: String,
     state: &'static str,
@@ -97,6 +104,7 @@ impl Metrics {
             overheads: Family::new_with_constructor(|| Histogram::new(OVERHEADS)),
             origin_durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
             rejections: Family::default(),
+            unread: Family::default(),
             refreshes: Family::default(),
             refresh_durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
             replays: Family::default(),
@@ -238,6 +246,13 @@ impl Inner {
              passed_on",
             self.rejections.clone(),
         );
+        registry.register(
+            "unread_answers",
+            "Answers with a status that a content rule of `refresh_on` names, passed on without a look at \
+             their content: long (more than 64 KiB), slow, broken, coded (an unknown content coding) or \
+             stream (of events)",
+            self.unread.clone(),
+        );
         registry.register("reloads", "Attempts to reload the configuration", self.reloads.clone());
     }
 
@@ -344,6 +359,13 @@ impl CredentialMetrics {
             RejectionOutcome::PassedOn => "passed_on",
         };
         self.metrics.0.rejections.get_or_create(&self.outcome(outcome)).inc();
+    }
+
+    /// An answer was passed on unread although its content might reject the token. Returns whether it is
+    /// the first of the credential in this process for this reason.
+    pub fn unread(&self, reason: &'static str) -> bool {
+        let labels = ReasonLabels { credential: self.credential.clone(), reason };
+        self.metrics.0.unread.get_or_create(&labels).inc() == 0
     }
 
     /// A flight is over.

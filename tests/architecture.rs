@@ -55,7 +55,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     // `store`, `token`: the words for why a credential is not ready, which operators read.
     ("admin", &["clock", "credential", "metrics", "origin", "secret", "store", "token"]),
     // `store`: the same words, for the client that gets a 503.
-    ("proxy", &["ca", "clock", "credential", "metrics", "origin", "store", "tls", "token"]),
+    // `coding`: an API may say in compressed content that it rejects a token.
+    (
+        "proxy",
+        &["ca", "clock", "coding", "credential", "metrics", "origin", "store", "tls", "token"],
+    ),
     // `secret`: each token of a credential may have secrets of its own, read at first use.
     // `tls`: a credential's client certificate, where its tokens are bound to it.
     ("credential", &["dpop", "metrics", "origin", "secret", "template", "tls", "token"]),

@@ -79,8 +79,17 @@ const SECRET_KEYS: [&str; 18] = [
 
 /// Keys whose tables describe answers, and what of these is never a secret, not even by mistake.
 const OPEN_TABLES: [&str; 4] = ["response", "dead", "busy", "refresh_on"];
-const OPEN_KEYS: [&str; 8] =
-    ["status", "json", "unit", "ok", "keep_access_token", "expires_in", "expires_at", "token_type"];
+const OPEN_KEYS: [&str; 9] = [
+    "status",
+    "grpc_status",
+    "json",
+    "unit",
+    "ok",
+    "keep_access_token",
+    "expires_in",
+    "expires_at",
+    "token_type",
+];
 
 /// The findings of one run over a file.
 #[derive(Debug, Default)]

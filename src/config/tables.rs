@@ -1,6 +1,7 @@
 //! Values that are tables of the operator's own: names with texts, variables, and the answers that
 //! count as rejections.
 
+use http::HeaderName;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -84,13 +85,17 @@ fn chosen(whole: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<Variable,
 pub struct RefreshOn {
     /// Its status.
     pub status: u16,
-    /// What its content says; `None`: anything.
+    /// What it says; `None`: anything.
     pub evidence: Option<Evidence>,
 }
 
-/// What the content of an answer says.
+/// What an answer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Evidence {
+    /// This text is in this field.
+    Field(HeaderName, String),
+    /// It ends a call of gRPC with this status.
+    Grpc(u8),
     /// This text is in it.
     Body(String),
     /// At this place of its JSON stands this value.
@@ -110,13 +115,15 @@ pub enum Literal {
 
 impl RefreshOn {
     /// The keys of its table.
-    pub(super) const KEYS: [&str; 4] = ["status", "body", "json", "is"];
+    pub(super) const KEYS: [&str; 7] =
+        ["status", "body", "json", "is", "field", "has", "grpc_status"];
 }
 
 impl FromToml for RefreshOn {
     fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
         const EXPECTED: &str = "a status such as 401, or { status = 403, body = \"text\" }, or \
-                                { status = 400, json = \"error.code\", is = 190 }";
+                                { status = 400, json = \"error.code\", is = 190 }, or { status = 403, \
+                                field = \"x-error\", has = \"text\" }, or { grpc_status = 16 }";
         let read = match value.get_ref() {
             DeValue::Integer(_) => {
                 status(value.get_ref()).map(|status| Self { status, evidence: None })
@@ -128,17 +135,28 @@ impl FromToml for RefreshOn {
     }
 }
 
+/// Each form has its keys and no others.
 fn rule(table: &DeTable<'_>) -> Option<RefreshOn> {
     let value = |key: &str| table.get(key).map(Spanned::get_ref);
-    if !table.iter().all(|(key, _)| RefreshOn::KEYS.contains(&key.get_ref().as_ref())) {
-        return None;
+    let text = |key| Some(value(key)?.as_str().filter(|text| !text.is_empty())?.to_owned());
+    let mut keys: Vec<&str> = table.keys().map(|key| key.get_ref().as_ref()).collect();
+    keys.sort_unstable();
+    if keys == ["grpc_status"] {
+        // 0 is a success, and gRPC knows no status beyond 16. HTTP has nothing to say of it.
+        let status = number(value("grpc_status")?)?;
+        let status = u8::try_from(status).ok().filter(|status| (1..=16).contains(status))?;
+        return Some(RefreshOn { status: 200, evidence: Some(Evidence::Grpc(status)) });
     }
-    let evidence = match (value("body"), value("json"), value("is")) {
-        (None, None, None) => None,
-        (Some(body), None, None) => {
-            Some(Evidence::Body(body.as_str().filter(|text| !text.is_empty())?.to_owned()))
+    let evidence = match keys.as_slice() {
+        ["status"] => None,
+        ["body", "status"] => Some(Evidence::Body(text("body")?)),
+        ["is", "json", "status"] => {
+            Some(Evidence::Json(place(value("json")?.as_str()?)?, literal(value("is")?)?))
         }
-        (None, Some(json), Some(is)) => Some(Evidence::Json(place(json.as_str()?)?, literal(is)?)),
+        ["field", "has", "status"] => {
+            let name = HeaderName::from_bytes(text("field")?.as_bytes()).ok()?;
+            Some(Evidence::Field(name, text("has")?))
+        }
         _ => return None,
     };
     Some(RefreshOn { status: status(value("status")?)?, evidence })

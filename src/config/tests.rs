@@ -50,7 +50,7 @@ assertion = { alg = "HS256", key = { env = "KEY" }, kid = "k", iss = "i", sub = 
 steps = [{ url = "https://api.test/login", encoding = "get", params = { a = "${access_token}" }, headers = { A = "b" }, response = { access_token = "a.b", expires_in = "c" } }]
 lifetime = "1h"
 margin = "10%"
-refresh_on = [401, { status = 403, body = "expired" }, { status = 400, json = "error.code", is = 190 }]
+refresh_on = [401, { status = 403, body = "expired" }, { status = 400, json = "error.code", is = 190 }, { status = 403, field = "X-Amzn-ErrorType", has = "Expired" }, { grpc_status = 16 }]
 inject = { Authorization = "Token ${access_token}", x-api-key = "${key}" }
 query = { access_token = "${access_token}" }
 on_existing = "keep"
@@ -176,6 +176,17 @@ fn values_outside_their_type_are_refused() {
         "[credential.x]\nrefresh_on = { status = 400, json = \"a\", is = 1.5 }",
         "[credential.x]\nrefresh_on = { status = 400, body = \"a\", is = 1 }",
         "[credential.x]\nrefresh_on = { status = 400, text = \"a\" }",
+        "[credential.x]\nrefresh_on = { status = 403, field = \"x-a\" }",
+        "[credential.x]\nrefresh_on = { status = 403, has = \"x\" }",
+        "[credential.x]\nrefresh_on = { field = \"x-a\", has = \"x\" }",
+        "[credential.x]\nrefresh_on = { status = 403, field = \"x a\", has = \"x\" }",
+        "[credential.x]\nrefresh_on = { status = 403, field = \"x-a\", has = \"\" }",
+        "[credential.x]\nrefresh_on = { status = 403, field = \"x-a\", has = 7 }",
+        "[credential.x]\nrefresh_on = { status = 403, field = \"x-a\", has = \"x\", body = \"y\" }",
+        "[credential.x]\nrefresh_on = { grpc_status = 0 }",
+        "[credential.x]\nrefresh_on = { grpc_status = 17 }",
+        "[credential.x]\nrefresh_on = { grpc_status = \"16\" }",
+        "[credential.x]\nrefresh_on = { grpc_status = 16, status = 200 }",
         "[credential.x]\nreplay_body = \"1MB\"",
         "[credential.x]\nreplay_body = \"99999999999GiB\"",
         "[ca]\ndir = \"\"",

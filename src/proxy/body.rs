@@ -2,12 +2,11 @@
 //!
 //! An enum rather than a box: no allocation and no virtual call for each message.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -33,9 +32,49 @@ enum Content {
 /// Content that has been read, and what has not been read of it.
 #[derive(Debug)]
 struct LookedAt {
-    read: VecDeque<Result<Frame<Bytes>, hyper::Error>>,
+    data: Bytes,
+    /// What ended the data: trailers, or an error.
+    end: Option<Result<Frame<Bytes>, hyper::Error>>,
+    /// Before an error there is a pause, in which hyper writes out what it has: the head and the data.
+    has_paused: bool,
     rest: Content,
+    /// The client is told the length only if the origin server has told it: what has none is framed in
+    /// another way, which has room for trailers.
+    has_length: bool,
 }
+
+/// Why nothing is known about what content says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unread {
+    #[error("it is longer than 64 KiB")]
+    Long,
+    #[error("it did not come to its end in time")]
+    Slow,
+    #[error("it broke off, or is damaged")]
+    Broken,
+    #[error("it is in a content coding that bearerd does not know")]
+    Coded,
+    #[error("it is a stream of events")]
+    Stream,
+}
+
+impl Unread {
+    /// The word of the metrics.
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Self::Long => "long",
+            Self::Slow => "slow",
+            Self::Broken => "broken",
+            Self::Coded => "coded",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+/// How long content of a known length may take to arrive. Nobody can do much with a part of it.
+const WHOLE_TIME: Duration = Duration::from_secs(10);
+/// The same for other content, which may be a stream that is meant to be seen as it comes.
+const STREAM_TIME: Duration = Duration::from_secs(1);
 
 /// What ends with a body: its order of fields is the order in which they are dropped.
 #[derive(Debug, Default)]
@@ -72,23 +111,47 @@ impl Body {
         self
     }
 
-    /// Reads the content, which is short, to look at it; `None` if it does not come to its end in
-    /// time. Either way this body goes on from its beginning, byte for byte.
-    pub(super) async fn look(&mut self, within: Duration) -> Option<Bytes> {
-        let mut read = VecDeque::new();
+    /// Reads the content to look at it, if it is at most `limit` bytes long and comes soon. Whatever comes
+    /// of it, this body goes on from its beginning, byte for byte, and with its trailers.
+    ///
+    /// # Errors
+    ///
+    /// [`Unread`] says why it is not known what the content says.
+    pub(super) async fn look(&mut self, limit: usize) -> Result<Bytes, Unread> {
+        let length = self.size_hint().exact();
+        if length.is_some_and(|length| usize::try_from(length).is_ok_and(|it| it > limit)) {
+            return Err(Unread::Long);
+        }
+        let within = if length.is_some() { WHOLE_TIME } else { STREAM_TIME };
+        let (mut data, mut end) = (BytesMut::new(), None);
         let reading = async {
             while let Some(frame) = http_body_util::BodyExt::frame(self).await {
-                read.push_back(frame);
+                match frame.map(Frame::into_data) {
+                    Ok(Ok(piece)) => data.extend_from_slice(&piece),
+                    Ok(Err(trailers)) => end = Some(Ok(trailers)),
+                    Err(error) => {
+                        end = Some(Err(error));
+                        return Err(Unread::Broken);
+                    }
+                }
+                if data.len() > limit {
+                    return Err(Unread::Long);
+                }
             }
+            Ok(())
         };
-        let ended = tokio::time::timeout(within, reading).await.is_ok();
+        let read = tokio::time::timeout(within, reading).await.unwrap_or(Err(Unread::Slow));
+        let data = data.freeze();
         let rest = std::mem::replace(&mut self.content, Content::Full(None));
-        let rest = if ended { Content::Full(None) } else { rest };
-        let whole = ended && read.iter().all(Result::is_ok);
-        let data = read.iter().flatten().filter_map(Frame::data_ref).map(Bytes::as_ref);
-        let content = whole.then(|| Bytes::from(data.collect::<Vec<_>>().concat()));
-        self.content = Content::LookedAt(Box::new(LookedAt { read, rest }));
-        content
+        let rest = if read.is_ok() { Content::Full(None) } else { rest };
+        self.content = Content::LookedAt(Box::new(LookedAt {
+            data: data.clone(),
+            end,
+            has_paused: false,
+            rest,
+            has_length: length.is_some(),
+        }));
+        read.map(|()| data)
     }
 
     fn return_at_end(&mut self) {
@@ -125,10 +188,21 @@ impl Content {
                 }
                 polled
             }
-            Self::LookedAt(looked_at) => match looked_at.read.pop_front() {
-                Some(frame) => Poll::Ready(Some(frame)),
-                None => looked_at.rest.poll_frame(cx),
-            },
+            Self::LookedAt(looked_at) => {
+                let data = std::mem::take(&mut looked_at.data);
+                if !data.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                if matches!(looked_at.end, Some(Err(_))) && !looked_at.has_paused {
+                    looked_at.has_paused = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                match looked_at.end.take() {
+                    Some(end) => Poll::Ready(Some(end)),
+                    None => looked_at.rest.poll_frame(cx),
+                }
+            }
         }
     }
 
@@ -136,9 +210,7 @@ impl Content {
         match self {
             Self::Full(bytes) => bytes.is_none(),
             Self::Origin(incoming, _) => incoming.is_end_stream(),
-            Self::LookedAt(looked_at) => {
-                looked_at.read.is_empty() && looked_at.rest.is_end_stream()
-            }
+            Self::LookedAt(looked_at) => looked_at.is_end_stream(),
         }
     }
 
@@ -154,14 +226,18 @@ impl Content {
 }
 
 impl LookedAt {
+    fn is_end_stream(&self) -> bool {
+        let is_read = self.data.is_empty() && self.end.is_none();
+        is_read && self.has_length && self.rest.is_end_stream()
+    }
+
     fn size_hint(&self) -> SizeHint {
-        let data = self.read.iter().flatten().filter_map(Frame::data_ref);
-        let read: u64 = data.map(|data| data.len() as u64).sum();
-        let mut size = self.rest.size_hint();
-        if let Some(upper) = size.upper() {
+        let (read, rest) = (self.data.len() as u64, self.rest.size_hint());
+        let mut size = SizeHint::new();
+        size.set_lower(rest.lower() + read);
+        if let (true, Some(upper)) = (self.has_length, rest.upper()) {
             size.set_upper(upper + read);
         }
-        size.set_lower(size.lower() + read);
         size
     }
 }

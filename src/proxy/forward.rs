@@ -25,7 +25,9 @@ use super::origins::Route;
 use super::record::Record;
 use super::replay::{Budget, ReplayBody};
 use super::{Proxy, Snapshot};
-use crate::credential::{Additions, Credential, Destination, OnExisting, Selected};
+use crate::credential::{
+    Additions, Credential, Destination, OnExisting, Selected, is_unauthorized,
+};
 use crate::metrics::RejectionOutcome;
 use crate::origin::Origin;
 use crate::token::{Sending, Token};
@@ -139,7 +141,7 @@ impl Proxy {
                 Verdict::ProofLacksNonce => return Ok(self.deliver(answer)),
                 Verdict::Rejected => {}
             }
-            let can_repeat = draft.can_repeat_after(answer.status());
+            let can_repeat = draft.can_repeat_after(&answer);
             match slot.rejected(&token, &mut sending, can_repeat).await {
                 Some(next) => {
                     credential.metrics.rejected(RejectionOutcome::Absorbed);
@@ -220,13 +222,22 @@ async fn judge(
         if is_news && is_unauthorized && challenge::wants_nonce(answer.headers()) {
             return Verdict::ProofLacksNonce;
         }
-        if challenge::bound_token_lacks_scope(answer.headers()) {
-            return Verdict::Accepted;
-        }
     }
-    match is_rejection(&credential.rejections, answer).await {
-        true => Verdict::Rejected,
-        false => Verdict::Accepted,
+    match is_rejection(&credential.rejections, token.key().is_some(), answer).await {
+        Ok(true) => Verdict::Rejected,
+        Ok(false) => Verdict::Accepted,
+        Err(unread) => {
+            if credential.metrics.unread(unread.kind()) {
+                let (credential, status) = (&*credential.name, answer.status().as_u16());
+                tracing::warn!(
+                    credential,
+                    status,
+                    "an answer that `refresh_on` has a rule for was passed on unread: {unread}; it will not \
+                     be said again, bearerd_unread_answers counts them"
+                );
+            }
+            Verdict::Accepted
+        }
     }
 }
 
@@ -310,10 +321,10 @@ impl Draft {
         }
     }
 
-    /// Can it, and may it, after an answer with this status? A 401 means that the request was not
-    /// applied (RFC 9110 §15.5.2); other statuses say nothing of the kind.
-    fn can_repeat_after(&self, status: StatusCode) -> bool {
-        (status == StatusCode::UNAUTHORIZED || self.method.is_idempotent()) && self.can_repeat()
+    /// Can it, and may it, after this answer?
+    fn can_repeat_after(&self, answer: &Response<Body>) -> bool {
+        let is_harmless = is_unauthorized(answer.status(), answer.headers());
+        (is_harmless || self.method.is_idempotent()) && self.can_repeat()
     }
 
     /// Would it do no harm if an origin server got it twice?

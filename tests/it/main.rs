@@ -28,6 +28,7 @@ mod message_rules;
 mod mutual_tls;
 mod promises;
 mod refresh;
+mod refresh_on;
 mod rejections;
 mod reload;
 mod replicas;

@@ -132,10 +132,12 @@ async fn a_refresh_that_brings_the_rejected_token_again_passes_the_rejection_on(
 
 /// Row 46.
 #[tokio::test]
-async fn an_answer_about_scopes_is_no_rejection_of_the_token() {
+async fn an_answer_that_asks_for_another_kind_of_token_is_no_rejection_of_this_one() {
     let world = World::settled().await;
-    let challenge = r#"Bearer error="insufficient_scope", scope="write""#;
-    for status in [401, 403] {
+    let scope = r#"Bearer error="insufficient_scope", scope="write""#;
+    // RFC 9470 §3.
+    let step_up = r#"Bearer error="insufficient_user_authentication", error_description="A different authentication level is required", acr_values="myACR""#;
+    for (status, challenge) in [(401, scope), (403, scope), (401, step_up)] {
         world.origin.enqueue(Answer::text(status, "no").with_header("www-authenticate", challenge));
         let response = world.client().get(world.http("/")).send().await.unwrap();
         assert_eq!(response.status(), status);
@@ -143,7 +145,7 @@ async fn an_answer_about_scopes_is_no_rejection_of_the_token() {
         assert_eq!(response.text().await.unwrap(), "no");
     }
     assert_eq!(world.authorization_server.token_requests(), 1);
-    assert_eq!(world.origin.requests().len(), 2);
+    assert_eq!(world.origin.requests().len(), 3);
 }
 
 #[tokio::test]

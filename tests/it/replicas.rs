@@ -3,20 +3,16 @@
 //! Most run in this process, on one state directory and one clock. Where one has to be killed or
 //! stopped while it holds the lock, it is the program itself.
 
-use std::mem::MaybeUninit;
 use std::time::{Duration, Instant, SystemTime};
 
 use bearerd::secret::Secret;
 use bearerd::store::{Generation, TokenRecord};
 use bearerd::token::Condition;
 use bearerd_test_support::{OnReuse, Rotation, TokenBehaviour};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
 use super::program::Program;
-use super::wire::within;
 use super::world::{HOURS, Sibling, TO_MARGIN, World, assert_all, eventually};
 
 /// Within which a sibling's token is in use.
@@ -33,7 +29,8 @@ async fn pair() -> (World, Sibling) {
 /// The record, changed by somebody who does not care for the lock.
 fn rewrite_record(world: &World, change: impl FnOnce(&mut TokenRecord)) {
     let path = world.state().join("api.json");
-    let (mut record, write) = TokenRecord::from_bytes("api", &std::fs::read(&path).unwrap()).unwrap();
+    let (mut record, write) =
+        TokenRecord::from_bytes("api", &std::fs::read(&path).unwrap()).unwrap();
     change(&mut record);
     // The file keeps its mode.
     std::fs::write(&path, record.to_bytes("api", &write)).unwrap();

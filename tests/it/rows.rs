@@ -198,7 +198,7 @@ const ROWS: [(usize, &[&str]); 48] = [
         46,
         &[
             "rejections::a_refresh_that_brings_the_rejected_token_again_passes_the_rejection_on",
-            "rejections::an_answer_about_scopes_is_no_rejection_of_the_token",
+            "rejections::an_answer_that_asks_for_another_kind_of_token_is_no_rejection_of_this_one",
         ],
     ),
     (

@@ -177,6 +177,10 @@ pub(super) fn rejections(section: &CredentialSection) -> Rejections {
 
 fn evidence(evidence: &config::Evidence) -> Evidence {
     match evidence {
+        config::Evidence::Field(name, has) => {
+            Evidence::Field { name: name.clone(), has: has.clone() }
+        }
+        config::Evidence::Grpc(status) => Evidence::Grpc(*status),
         config::Evidence::Body(text) => Evidence::Contains(text.clone()),
         config::Evidence::Json(path, is) => {
             Evidence::Json { path: path.clone(), is: super::answers::value(is) }

@@ -38,7 +38,7 @@ on_existing = "keep"
 params = { audience = "${tenant}", resource = ["a", "${key}"], client_id = "" }
 refresh_params = { request = "x" }
 headers = { X-At = "${now}" }
-refresh_on = [401, { status = 403, body = "expired" }, { status = 400, json = "error.0", is = true }]
+refresh_on = [401, { status = 403, body = "expired" }, { status = 400, json = "error.0", is = true }, { status = 403, field = "X-Why", has = "expired" }, { grpc_status = 16 }]
 "#,
     );
     assert_eq!(
@@ -74,6 +74,14 @@ refresh_on = [401, { status = 403, body = "expired" }, { status = 400, json = "e
             evidence: Some(Evidence::Contains("expired".to_owned())),
         },
         RejectionRule { status: status(400), evidence: Some(json) },
+        RejectionRule {
+            status: status(403),
+            evidence: Some(Evidence::Field {
+                name: http::HeaderName::from_static("x-why"),
+                has: "expired".to_owned(),
+            }),
+        },
+        RejectionRule { status: status(200), evidence: Some(Evidence::Grpc(16)) },
     ]);
     assert_eq!(config.rejections, expected);
 }

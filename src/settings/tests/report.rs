@@ -45,6 +45,7 @@ fn no_report_shows_a_secret() {
         "vars = { hunter2-x = \"hunter2\" }",
         "vars = \"hunter2\"",
         "refresh_on = [{ status = 403, text = \"hunter2\" }]",
+        "refresh_on = [{ status = 403, field = \"hunter2\", has = \"hunter2\", x = 1 }]",
         "hunter2",
         "\"hunter2\"",
         "hunter2 = 1\n=",

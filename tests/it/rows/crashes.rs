@@ -44,7 +44,8 @@ async fn expired(rotation: Rotation) -> World {
 /// The program's clock cannot be moved; its record can.
 fn expire(world: &World) {
     let path = world.state().join("api.json");
-    let (mut record, write) = TokenRecord::from_bytes("api", &std::fs::read(&path).unwrap()).unwrap();
+    let (mut record, write) =
+        TokenRecord::from_bytes("api", &std::fs::read(&path).unwrap()).unwrap();
     record.issued_at = Some(SystemTime::now() - HOURS);
     record.expires_at = Some(SystemTime::now() - HOURS / 2);
     std::fs::write(&path, record.to_bytes("api", &write)).unwrap();

@@ -37,7 +37,7 @@ pub use authorization_server::{
     AuthorizationServer, AuthorizationServerConfig, ClientAuth, ExpiresIn, TokenBehaviour,
     TokenRequest,
 };
-pub use origin_server::{Answer, OriginConfig, OriginServer, Protocols, ReceivedRequest};
+pub use origin_server::{Answer, Framing, OriginConfig, OriginServer, Protocols, ReceivedRequest};
 pub use payload::pattern;
 pub use refresh_tokens::{OnReuse, Reuse, Rotation};
 pub use tls::{ClientCertificate, TestCa};

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-pub use answer::Answer;
+pub use answer::{Answer, Framing};
 pub use record::ReceivedRequest;
 
 use crate::listening::{Listening, Tasks};

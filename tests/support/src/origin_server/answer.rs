@@ -1,6 +1,10 @@
 //! One-shot answers of the API: what the next request will get.
 
+use std::io::Read;
+
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::bufread::{GzEncoder, ZlibEncoder};
 use serde_json::Value;
 
 use crate::payload::owned;
@@ -22,6 +26,8 @@ pub enum Answer {
         headers: Vec<(String, String)>,
         /// The body.
         body: Bytes,
+        /// How the client learns where the body ends.
+        framing: Framing,
     },
     /// 401 whatever the token, after the body was read.
     RejectToken,
@@ -51,10 +57,26 @@ pub enum Answer {
     },
 }
 
+/// How a client learns where a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// By its Content-Length.
+    Length,
+    /// By its last chunk; it is sent in several.
+    Chunked,
+    /// By the end of the connection, as in HTTP/1.0.
+    Close,
+}
+
 impl Answer {
     /// A response with an empty body.
     pub fn status(status: u16) -> Answer {
-        Answer::Respond { status, headers: Vec::new(), body: Bytes::new() }
+        Answer::Respond {
+            status,
+            headers: Vec::new(),
+            body: Bytes::new(),
+            framing: Framing::Length,
+        }
     }
 
     /// A plain text response.
@@ -75,11 +97,40 @@ impl Answer {
         self
     }
 
+    /// The same response without a Content-Length; other answers stay as they are.
+    pub fn framed(mut self, how: Framing) -> Answer {
+        if let Answer::Respond { framing, .. } = &mut self {
+            *framing = how;
+        }
+        self
+    }
+
+    /// The same response in a content coding, gzip or deflate (RFC 9110 §8.4.1.2, with zlib around it).
+    ///
+    /// # Panics
+    ///
+    /// When it is another coding or not [`Respond`](Answer::Respond): a mistake in the test.
+    pub fn coded(mut self, coding: &str) -> Answer {
+        let Answer::Respond { body, .. } = &mut self else { panic!("only a response is coded") };
+        let mut coded = Vec::new();
+        let read = match coding {
+            "gzip" => GzEncoder::new(&body[..], Compression::default()).read_to_end(&mut coded),
+            "deflate" => {
+                ZlibEncoder::new(&body[..], Compression::default()).read_to_end(&mut coded)
+            }
+            _ => panic!("no encoder for {coding}"),
+        };
+        read.expect("memory can be read");
+        *body = coded.into();
+        self.with_header("content-encoding", coding)
+    }
+
     fn typed(status: u16, content_type: &str, body: String) -> Answer {
         Answer::Respond {
             status,
             headers: vec![owned("content-type", content_type)],
             body: body.into(),
+            framing: Framing::Length,
         }
     }
 }

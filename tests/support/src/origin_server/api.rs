@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response, Version, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::answer::Answer;
+use super::answer::{Answer, Framing};
 use super::record::{ReceivedRequest, Record, Recorded, bearer};
 use super::{OriginConfig, routes};
 use crate::dpop::{Flaw, Proofs, Proved, bound_token};
@@ -251,7 +251,9 @@ impl Api {
     async fn respond(self: &Arc<Self>, visit: Visit, answer: Answer, accepted: bool) -> Outcome {
         match answer {
             Answer::Stall => self.respond_late(visit, accepted).await,
-            Answer::Respond { status, headers, body } => Ok(response(status, &headers, full(body))),
+            Answer::Respond { status, headers, body, framing } => {
+                Ok(self.framed(response(status, &headers, full("")), body, framing))
+            }
             Answer::Chunks(chunks) => Ok(self.released(chunks)),
             Answer::Trailers { body, trailers } => Ok(self.with_trailers(body, &trailers)),
             Answer::Truncated { announced, body } => Ok(truncated(announced, body, visit.line)),
@@ -303,6 +305,26 @@ impl Api {
             true => (r#"DPoP realm="api", error="invalid_token", algs="ES256""#, reason),
             false => (r#"Bearer realm="api", error="invalid_token""#, reason),
         }
+    }
+
+    fn framed(&self, head: Response<Payload>, body: Bytes, how: Framing) -> Response<Payload> {
+        if how == Framing::Length {
+            return head.map(|_| full(body));
+        }
+        let (feed, stream) = streamed();
+        self.tasks.spawn(async move {
+            let mut rest = body;
+            for length in [1, 2, rest.len()] {
+                let piece = rest.split_to(length.min(rest.len()));
+                // A client that hung up needs no more.
+                let _ = feed.send(Ok(Frame::data(piece))).await;
+            }
+        });
+        let mut response = head.map(|_| stream);
+        if how == Framing::Close {
+            *response.version_mut() = Version::HTTP_10;
+        }
+        response
     }
 
     fn released(&self, chunks: Vec<Bytes>) -> Response<Payload> {
