@@ -268,6 +268,7 @@ fn credential_config(n: usize) -> credential::Config {
         allow_http: false,
         injection: Injection::default(),
         rejections: Rejections::default(),
+        reread: None,
         replay_body: 1024 * 1024,
         forward_without_token: false,
         stub_token_endpoint: false,

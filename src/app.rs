@@ -30,6 +30,7 @@ use crate::clock::Clock;
 pub use crate::credential::ChangedSecret;
 use crate::credential::Credentials;
 use crate::metrics::Metrics;
+pub use crate::proxy::RejectedSecrets;
 use crate::proxy::Shared;
 use crate::settings::Settings;
 use crate::store::StoreError;
@@ -223,6 +224,22 @@ impl App {
         let credentials = self.credentials();
         let mut statuses = credentials.all().iter().flat_map(|credential| credential.statuses());
         statuses.any(|status| status.condition.is_refused())
+    }
+
+    /// Waits until an API rejects secrets that requests carry as they are: those of credentials that have no
+    /// tokens. They may have changed where they come from, which only the caller can find out: requests wait
+    /// until [`App::secrets_are_read`]. Without a caller they do not wait, and such rejections are passed on.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future, or what it returns, forgets nothing.
+    pub async fn rejected_secrets(&self) -> RejectedSecrets {
+        self.shared.rereads.wanted().await
+    }
+
+    /// The secrets have been looked at, and what was new is in force through [`App::reload`].
+    pub fn secrets_are_read(&self, rejected: &RejectedSecrets) {
+        self.shared.rereads.read(rejected);
     }
 
     /// The local CA, if there is a credential that needs one.

@@ -19,6 +19,7 @@ mod variables;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Method};
 use rustls::ClientConfig;
@@ -63,6 +64,9 @@ pub struct Config {
     pub injection: Injection,
     /// Which answers mean that its token was not accepted. Default every 401.
     pub rejections: Rejections,
+    /// It has no tokens: where its secrets are rejected, they are read again, and the request waits at most so
+    /// long for that. `None`: it has tokens, which are renewed.
+    pub reread: Option<Duration>,
     /// Bodies of at most so many bytes are kept, to be sent again. Default 1 MiB.
     pub replay_body: u64,
     /// While no token is to be had, requests go on without one. Default `false`: they get 503, because
@@ -92,6 +96,9 @@ pub struct Credential {
     pub identity: Option<Identity>,
     /// Which answers mean that its token was not accepted.
     pub rejections: Rejections,
+    /// It has no tokens but secrets, which are read again where they are rejected; a request waits at most so
+    /// long for that.
+    pub reread: Option<Duration>,
     /// Bodies of at most so many bytes are kept, to be sent again.
     pub replay_body: u64,
     /// While no token is to be had, requests go on without one.
@@ -143,6 +150,16 @@ impl Credential {
     /// What is to be said about each of its tokens in use.
     pub fn statuses(&self) -> Vec<Status> {
         self.slots.in_use().iter().map(|instance| instance.slot.status()).collect()
+    }
+
+    /// Does it put something else on requests than the same credential did `before`, and is it the same
+    /// otherwise, as far as a request under way is concerned?
+    pub fn differs_in_secrets(&self, before: &Self) -> bool {
+        self.name == before.name
+            && self.allow_http == before.allow_http
+            && self.variables == before.variables
+            && self.reread.is_some()
+            && self.injection != before.injection
     }
 
     fn is_chosen_by_client(&self) -> bool {
@@ -230,6 +247,7 @@ impl Credentials {
                 injection: config.injection,
                 identity,
                 rejections: config.rejections,
+                reread: config.reread,
                 replay_body: config.replay_body,
                 forward_without_token: config.forward_without_token,
                 stub_token_endpoint: config.stub_token_endpoint,

@@ -26,6 +26,7 @@ mod origins;
 pub mod reach;
 mod record;
 mod replay;
+mod rereads;
 mod snapshot;
 
 use std::any::Any;
@@ -55,6 +56,8 @@ use access::AccessLine;
 use body::Body;
 use connection::{Activity, ClientStream, Phase, Watchdog, Watched};
 use error::{Accepts, ProxyError, own_response};
+pub use rereads::RejectedSecrets;
+pub(crate) use rereads::Rereads;
 pub(crate) use snapshot::Snapshot;
 pub use snapshot::{Config, Limits, Unmatched};
 
@@ -76,12 +79,15 @@ pub(crate) struct Shared {
     clock: Clock,
     via: Via,
     request_ids: RequestIds,
+    /// Secrets that are to be read again.
+    pub(crate) rereads: Rereads,
 }
 
 impl Shared {
     pub(crate) fn new(snapshot: Snapshot, clock: Clock) -> Self {
         let (via, request_ids) = (Via::new(), RequestIds::new());
-        Self { snapshot: ArcSwap::from_pointee(snapshot), clock, via, request_ids }
+        let (snapshot, rereads) = (ArcSwap::from_pointee(snapshot), Rereads::default());
+        Self { snapshot, clock, via, request_ids, rereads }
     }
 
     /// The credentials at work.

@@ -104,7 +104,7 @@ async fn serve(invocation: &Invocation<'_>, settings: Settings, inputs: Inputs) 
             inputs = reload(&app, invocation, watch.inputs()) => inputs,
             () = signals.stop() => break,
         };
-        watch.renew(inputs);
+        watch.renew(inputs, &app);
     }
     tracing::info!("stopping: finishing the requests under way");
     // A second signal means now; a refresh under way may be lost then.

@@ -6,6 +6,8 @@
 //! also when that is another rejection; a token is only ever put on a request to the origin that
 //! the credential was selected for, and a credential's client certificate only goes with its token.
 
+mod secrets;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,6 +144,11 @@ impl Proxy {
                 Verdict::Rejected => {}
             }
             let can_repeat = draft.can_repeat_after(&answer);
+            if credential.reread.is_some() {
+                let rejected = Selected { credential, origin, values };
+                let draft = can_repeat.then_some(draft);
+                return self.reread(snapshot, rejected, draft, answer, record).await;
+            }
             match slot.rejected(&token, &mut sending, can_repeat).await {
                 Some(next) => {
                     credential.metrics.rejected(RejectionOutcome::Absorbed);
@@ -223,22 +230,26 @@ async fn judge(
             return Verdict::ProofLacksNonce;
         }
     }
-    match is_rejection(&credential.rejections, token.key().is_some(), answer).await {
-        Ok(true) => Verdict::Rejected,
-        Ok(false) => Verdict::Accepted,
-        Err(unread) => {
-            if credential.metrics.unread(unread.kind()) {
-                let (credential, status) = (&*credential.name, answer.status().as_u16());
-                tracing::warn!(
-                    credential,
-                    status,
-                    "an answer that `refresh_on` has a rule for was passed on unread: {unread}; it will not \
-                     be said again, bearerd_unread_answers counts them"
-                );
-            }
-            Verdict::Accepted
-        }
+    match is_rejected(credential, token.key().is_some(), answer).await {
+        true => Verdict::Rejected,
+        false => Verdict::Accepted,
     }
+}
+
+/// Does an answer reject what the credential has put on the request? Says if that cannot be known.
+async fn is_rejected(credential: &Credential, is_bound: bool, answer: &mut Response<Body>) -> bool {
+    is_rejection(&credential.rejections, is_bound, answer).await.unwrap_or_else(|unread| {
+        if credential.metrics.unread(unread.kind()) {
+            let (credential, status) = (&*credential.name, answer.status().as_u16());
+            tracing::warn!(
+                credential,
+                status,
+                "an answer that `refresh_on` has a rule for was passed on unread: {unread}; it will not be \
+                 said again, bearerd_unread_answers counts them"
+            );
+        }
+        false
+    })
 }
 
 /// Did the client bring something of its own that is to stay, so that the request gets no token?

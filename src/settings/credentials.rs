@@ -58,6 +58,19 @@ impl Review<'_> {
         name: &Spanned<String>,
         section: &CredentialSection,
         wait: Duration,
+        lists: (&mut Named, &mut Vec<Beginning>),
+    ) -> Option<credential::Config> {
+        self.inputs.belong_to(Some(name.get_ref()));
+        let config = self.whole_credential(name, section, wait, lists);
+        self.inputs.belong_to(None);
+        config
+    }
+
+    fn whole_credential(
+        &mut self,
+        name: &Spanned<String>,
+        section: &CredentialSection,
+        wait: Duration,
         (named, beginnings): (&mut Named, &mut Vec<Beginning>),
     ) -> Option<credential::Config> {
         let mut part = Part {
@@ -99,6 +112,7 @@ impl Review<'_> {
             allow_http: section.allow_http.or(false),
             injection,
             rejections: matching::rejections(section),
+            reread: (grant_type(section) == GrantType::Static).then_some(wait),
             replay_body: section.replay_body.or(Size(defaults::REPLAY_BODY)).0,
             forward_without_token,
             stub_token_endpoint: section.stub_token_endpoint.or(false),

@@ -5,6 +5,7 @@
 //! What is kept of a secret is its hash.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::secret::{Fingerprint, Secret, SecretError, SecretSource};
 
@@ -13,6 +14,8 @@ use crate::secret::{Fingerprint, Secret, SecretError, SecretSource};
 pub struct Inputs {
     file: Option<File>,
     secrets: Vec<Place>,
+    /// Whose secrets are read at present: a credential's, by its name.
+    owner: Option<Arc<str>>,
 }
 
 /// The place of a secret.
@@ -21,6 +24,7 @@ struct Place {
     source: SecretSource,
     /// It has several lines, as a key in PEM has.
     lines: bool,
+    owner: Option<Arc<str>>,
     content: Content,
 }
 
@@ -66,10 +70,14 @@ impl Content {
 }
 
 impl Inputs {
+    /// What is noted from now on are secrets of this credential, or of none.
+    pub(super) fn belong_to(&mut self, credential: Option<&String>) {
+        self.owner = credential.map(|name| Arc::from(name.as_str()));
+    }
+
     /// Notes what was found at the place of a secret.
     pub(super) fn note(&mut self, source: &SecretSource, read: &Result<Secret, SecretError>) {
-        let content = Content::of_secret(read.as_ref().map(Some));
-        self.secrets.push(Place { source: source.clone(), lines: false, content });
+        self.place(source, false, Content::of_secret(read.as_ref().map(Some)));
     }
 
     /// The same for a secret of several lines.
@@ -78,8 +86,12 @@ impl Inputs {
         source: &SecretSource,
         read: &Result<Option<Secret>, SecretError>,
     ) {
-        let content = Content::of_secret(read.as_ref().map(Option::as_ref));
-        self.secrets.push(Place { source: source.clone(), lines: true, content });
+        self.place(source, true, Content::of_secret(read.as_ref().map(Option::as_ref)));
+    }
+
+    fn place(&mut self, source: &SecretSource, lines: bool, content: Content) {
+        let (source, owner) = (source.clone(), self.owner.clone());
+        self.secrets.push(Place { source, lines, owner, content });
     }
 
     /// Notes the configuration file; `None` if it could not be read.
@@ -118,7 +130,7 @@ impl Inputs {
                 changed.push(format!("configuration `{}`", file.path.display()));
             }
         }
-        changed.extend(self.changed_secrets(|source| match source {
+        changed.extend(self.changed_secrets(|place| match &place.source {
             SecretSource::File(path) => !is_stream(path),
             SecretSource::Credential(_) => true,
             SecretSource::Env(_) | SecretSource::Cmd(_) => false,
@@ -126,14 +138,21 @@ impl Inputs {
         changed
     }
 
-    /// Runs every command again that gives a secret; otherwise as [`Inputs::changes`].
-    pub fn changes_of_commands(&mut self) -> Vec<String> {
-        self.changed_secrets(|source| matches!(source, SecretSource::Cmd(_)))
+    /// Runs the commands again that give secrets, of these credentials or (`None`) all there are; otherwise
+    /// as [`Inputs::changes`].
+    pub fn changes_of_commands(&mut self, credentials: Option<&[Arc<str>]>) -> Vec<String> {
+        let is_meant = |place: &Place| match credentials {
+            Some(credentials) => place.owner.iter().any(|owner| credentials.contains(owner)),
+            None => true,
+        };
+        self.changed_secrets(|place| {
+            matches!(place.source, SecretSource::Cmd(_)) && is_meant(place)
+        })
     }
 
-    fn changed_secrets(&mut self, looked_at: impl Fn(&SecretSource) -> bool) -> Vec<String> {
+    fn changed_secrets(&mut self, looked_at: impl Fn(&Place) -> bool) -> Vec<String> {
         let mut changed = Vec::new();
-        for place in self.secrets.iter_mut().filter(|place| looked_at(&place.source)) {
+        for place in self.secrets.iter_mut().filter(|place| looked_at(place)) {
             let now = place.read();
             if now != place.content {
                 place.content = now;
@@ -245,9 +264,13 @@ mod tests {
         std::fs::write(&path, "one").unwrap();
         let source = SecretSource::Cmd(vec!["cat".into(), path.to_str().unwrap().into()]);
         let mut inputs = noted(&source);
+        inputs.belong_to(Some(&"api".to_owned()));
+        inputs.note(&source, &source.read());
         std::fs::write(&path, "two").unwrap();
         assert!(inputs.has_commands() && inputs.changes().is_empty());
-        assert_eq!(inputs.changes_of_commands(), [source.to_string()]);
-        assert!(inputs.changes_of_commands().is_empty());
+        assert!(inputs.changes_of_commands(Some(&["other".into()])).is_empty());
+        assert_eq!(inputs.changes_of_commands(Some(&["api".into()])), [source.to_string()]);
+        assert_eq!(inputs.changes_of_commands(None), [source.to_string()], "that of nobody");
+        assert!(inputs.changes_of_commands(None).is_empty());
     }
 }

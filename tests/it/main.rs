@@ -37,6 +37,7 @@ mod rows;
 mod sealed;
 mod secrets;
 mod smoke;
+mod static_secrets;
 mod status;
 mod token_endpoint;
 mod upkeep;

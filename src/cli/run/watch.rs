@@ -4,11 +4,12 @@
 //! notifications do not: on NFS, through the links of a Kubernetes volume, with every editor.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use crate::app::{App, ChangedSecret};
+use crate::app::{App, ChangedSecret, RejectedSecrets};
 
 use crate::settings::Inputs;
 
@@ -30,6 +31,16 @@ pub(super) struct Watch {
     named: Vec<ChangedSecret>,
     pace: Interval,
     commands_ran: Option<Instant>,
+    /// For whom the change that was named last is.
+    rejected: Option<RejectedSecrets>,
+}
+
+/// Which commands that give secrets are run.
+#[derive(Clone, Debug)]
+enum Commands {
+    None,
+    All,
+    Of(Vec<Arc<str>>),
 }
 
 impl Watch {
@@ -37,7 +48,7 @@ impl Watch {
     pub(super) fn new(inputs: Inputs) -> Self {
         let mut pace = interval(LOOK);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { inputs, named: Vec::new(), pace, commands_ran: None }
+        Self { inputs, named: Vec::new(), pace, commands_ran: None, rejected: None }
     }
 
     /// What was read last.
@@ -46,22 +57,34 @@ impl Watch {
     }
 
     /// Watches over what has just been read, whether it was good or not: what is wrong is said once.
-    pub(super) fn renew(&mut self, inputs: Inputs) {
+    pub(super) fn renew(&mut self, inputs: Inputs, app: &App) {
         self.inputs = inputs;
+        if let Some(rejected) = self.rejected.take() {
+            app.secrets_are_read(&rejected);
+        }
     }
 
     /// Waits until something has changed, and names it. Dropping the future forgets nothing.
     pub(super) async fn changed(&mut self, app: &App) -> Vec<String> {
         loop {
-            self.pace.tick().await;
-            let with_commands = self.are_commands_due(|| app.has_refused_client());
-            if with_commands {
-                self.commands_ran = Some(Instant::now());
-            }
+            // An API that rejects a secret is the best of signs.
+            let rejected = tokio::select! {
+                rejected = app.rejected_secrets() => Some(rejected),
+                _ = self.pace.tick() => None,
+            };
+            let commands = match &rejected {
+                Some(rejected) => Commands::Of(rejected.credentials.clone()),
+                None if self.are_commands_due(|| app.has_refused_client()) => {
+                    self.commands_ran = Some(Instant::now());
+                    Commands::All
+                }
+                None => Commands::None,
+            };
             let mut inputs = self.inputs.clone();
             let mut changed = BTreeSet::new();
             for settled in 0..SETTLES {
-                let (seen, news) = look(inputs, with_commands && settled == 0).await;
+                let commands = if settled == 0 { commands.clone() } else { Commands::None };
+                let (seen, news) = look(inputs, commands).await;
                 inputs = seen;
                 if news.is_empty() {
                     break;
@@ -78,7 +101,11 @@ impl Watch {
             self.named = own;
             if !changed.is_empty() {
                 self.inputs = inputs;
+                self.rejected = rejected;
                 return changed.into_iter().collect();
+            }
+            if let Some(rejected) = rejected {
+                app.secrets_are_read(&rejected);
             }
         }
     }
@@ -98,12 +125,14 @@ impl Watch {
 }
 
 /// One look, where it may block: a file may be on a network that does not answer.
-async fn look(mut inputs: Inputs, with_commands: bool) -> (Inputs, Vec<String>) {
+async fn look(mut inputs: Inputs, commands: Commands) -> (Inputs, Vec<String>) {
     let before = inputs.clone();
     let looking = tokio::task::spawn_blocking(move || {
         let mut changed = inputs.changes();
-        if with_commands {
-            changed.extend(inputs.changes_of_commands());
+        match commands {
+            Commands::None => {}
+            Commands::All => changed.extend(inputs.changes_of_commands(None)),
+            Commands::Of(names) => changed.extend(inputs.changes_of_commands(Some(&names))),
         }
         (inputs, changed)
     });
@@ -146,7 +175,7 @@ mod tests {
         tokio::time::advance(LOOK).await;
         assert!(watch.are_commands_due(|| true) && !watch.are_commands_due(|| false));
         // A reload runs them anyway, and does not count.
-        watch.renew(inputs("{ file = \"/nonexistent\" }"));
+        watch.inputs = inputs("{ file = \"/nonexistent\" }");
         assert!(!watch.are_commands_due(|| true));
     }
 

@@ -1,0 +1,248 @@
+//! Credentials without tokens: an API that rejects their secret gets the one that its place holds by now.
+//! In the real program, which reads secrets; once with a caller of the library who does.
+
+use std::time::{Duration, Instant};
+
+use bearerd_test_support::{Answer, pattern};
+
+use super::program::Program;
+use super::wire::{Wire, get};
+use super::world::{World, eventually};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A world whose credential has no token but a key, from `source`; the API accepts the keys of its tokens.
+async fn world(source: &str) -> World {
+    let mut world = World::plain().without_seed().start_servers().await;
+    let keys = format!(
+        "grant = \"static\"\nvars = {{ key = {source} }}\ninject = {{ Authorization = \"Bearer ${{key}}\" }}"
+    );
+    world.configure_file(|text| {
+        let is_asking = |line: &&str| line.starts_with("token_url") || line.starts_with("client_");
+        let lines: Vec<&str> = text.lines().filter(|line| !is_asking(line)).collect();
+        lines.join("\n") + "\n" + &keys
+    });
+    rotate(&world);
+    world
+}
+
+/// A command that says what it has done.
+fn by_command() -> String {
+    r#"{ cmd = ["sh", "-c", "echo run >> runs; cat key"] }"#.to_owned()
+}
+
+fn runs(world: &World) -> usize {
+    let runs = std::fs::read_to_string(world.dir.path().join("runs")).unwrap_or_default();
+    runs.lines().count()
+}
+
+/// The API accepts another key, and only that; it is where the secret comes from.
+fn rotate(world: &World) -> String {
+    let tokens = world.authorization_server.tokens();
+    tokens.revoke_all_access_tokens();
+    let key = tokens.issue_access_token(DAY);
+    world.write_secret("key", &key);
+    key
+}
+
+/// Case E39.
+#[tokio::test]
+async fn a_rejected_secret_is_read_again_and_the_request_sent_again() {
+    for source in [&*by_command(), "{ file = \"key\" }"] {
+        let world = world(source).await;
+        let program = Program::start(&world).await;
+        assert_eq!(program.get(&world.http("/")).await, 200);
+        let newer = rotate(&world);
+        let body = pattern(5000);
+        let request = program.client().post(world.http("/")).body(body.clone());
+        assert_eq!(request.send().await.unwrap().status(), 200, "{source}");
+        let requests = world.origin.requests();
+        assert_eq!(requests.len(), 3, "{source}");
+        assert_eq!(requests[2].bearer(), Some(&*newer));
+        assert!(requests[2].body == body);
+        assert_eq!(program.get(&world.http("/")).await, 200);
+        assert_eq!(world.origin.requests().len(), 4);
+        assert_eq!(world.authorization_server.token_requests(), 0);
+        let log = program.stop().await;
+        assert_eq!(log.matches("reading the configuration again").count(), 1, "{log}");
+        assert!(!log.contains(&newer), "{log}");
+    }
+}
+
+/// The request is known again, also by what is not sent on.
+#[tokio::test]
+async fn a_key_beside_something_that_requests_choose_is_read_again_too() {
+    for (choice, path, fields) in [
+        (r#"club = ["paris"]"#, "/paris/", &[][..]),
+        (r#"club = "${field.X-Club}""#, "/", &["X-Club: paris"]),
+    ] {
+        let mut world = world("{ file = \"key\" }").await;
+        world.configure_file(|text| {
+            let text = text.replace("vars = { key", &format!("vars = {{ {choice}, key"));
+            let text = text.replace("inject = {", "inject = { X-Of = \"${club}\",");
+            let is_by_path = path != "/";
+            text + if is_by_path { "\npaths = [\"/${club}/\"]\n" } else { "\n" }
+        });
+        let program = Program::start(&world).await;
+        let [line, host] = get(&world.http(path));
+        let mut lines = vec![&*line, &*host];
+        lines.extend(fields);
+        rotate(&world);
+        let reply = Wire::to_address(program.proxy).await.ask(&lines).await;
+        assert_eq!(reply.status, 200, "{choice}: {}", reply.text());
+        assert_eq!(world.origin.requests().len(), 2);
+        assert_eq!(world.origin.requests()[1].header("x-of"), Some("paris"));
+        program.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_stays_wrong_costs_one_reading_in_five_seconds() {
+    let world = world(&by_command()).await;
+    let program = Program::start(&world).await;
+    assert_eq!(runs(&world), 1);
+    world.origin.reject_all(true);
+    let (client, url) = (program.client(), world.http("/"));
+    let began = Instant::now();
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let request = client.get(&url);
+        requests.spawn(async move { request.send().await.unwrap().status().as_u16() });
+    }
+    assert_eq!(requests.join_all().await, [401; 50]);
+    for _ in 0..10 {
+        assert_eq!(program.get(&url).await, 401);
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(runs(&world), 2);
+    assert_eq!(world.origin.requests().len(), 60);
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn many_requests_with_a_rotated_key_cost_one_reading_and_are_all_answered() {
+    let world = world(&by_command()).await;
+    let program = Program::start(&world).await;
+    let (client, url) = (program.client(), world.http("/"));
+    world.origin.hold_after_check();
+    rotate(&world);
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let request = client.get(&url);
+        requests.spawn(async move { request.send().await.unwrap().status().as_u16() });
+    }
+    world.origin.wait_for_verdicts(50).await;
+    world.origin.release_all();
+    assert_eq!(requests.join_all().await, [200; 50]);
+    // One to see that it says something else, one for the new settings.
+    assert_eq!(runs(&world), 3);
+    program.stop().await;
+}
+
+/// Only the command of the key that was rejected is run, and only if a 401 is about it.
+#[tokio::test]
+async fn other_commands_and_other_answers_are_left_alone() {
+    let mut world = world(&by_command()).await;
+    world.configure_file(|text| {
+        let other = r#"
+[credential.other]
+hosts = ["other.test"]
+grant = "static"
+vars = { key = { cmd = ["sh", "-c", "echo run >> others; cat key"] } }
+inject = { x-key = "${key}" }
+"#;
+        text.to_owned() + other
+    });
+    let program = Program::start(&world).await;
+    let step_up = r#"Bearer error="insufficient_scope""#;
+    world.origin.enqueue(Answer::status(401).with_header("www-authenticate", step_up));
+    assert_eq!(program.get(&world.http("/")).await, 401);
+    world.origin.enqueue(Answer::status(403));
+    assert_eq!(program.get(&world.http("/")).await, 403);
+    assert_eq!(runs(&world), 1);
+    world.origin.enqueue(Answer::RejectToken);
+    assert_eq!(program.get(&world.http("/")).await, 401);
+    assert_eq!(runs(&world), 2);
+    let others = std::fs::read_to_string(world.dir.path().join("others")).unwrap();
+    assert_eq!(others.lines().count(), 1);
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_body_that_was_not_kept_the_next_request_has_the_new_key() {
+    let world = world(&by_command()).await;
+    let program = Program::start(&world).await;
+    rotate(&world);
+    let upload = program.client().post(world.http("/")).body(pattern(2 << 20));
+    assert_eq!(upload.send().await.unwrap().status(), 401);
+    assert_eq!(world.origin.requests().len(), 1);
+    program.logs("the new configuration is in force").await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.stop().await;
+}
+
+/// A command that does not end is waited for no longer than for a token, and the proxy stops all the same.
+#[tokio::test]
+async fn a_command_that_hangs_holds_a_request_no_longer_than_the_limit() {
+    let source = r#"{ cmd = ["sh", "-c", "exec 2>/dev/null; test -e slow && sleep 25; cat key"] }"#;
+    let mut world = world(source).await;
+    world.configure_file(|text| format!("{text}\n[limits]\nwait = \"1s\"\n"));
+    let program = Program::start(&world).await;
+    rotate(&world);
+    world.write_secret("slow", "");
+    let asked = Instant::now();
+    assert_eq!(program.get(&world.http("/")).await, 401);
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    program.stop().await;
+}
+
+/// What a request would be given by the new configuration is not sent where that does not want it.
+#[tokio::test]
+async fn a_key_that_is_for_another_host_by_now_is_not_sent_to_the_one_before() {
+    let mut world = world("{ file = \"key\" }").await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    let host = format!("hosts = [\"{}\"]", world.origin.authority());
+    world.origin.hold_after_check();
+    world.authorization_server.tokens().revoke_all_access_tokens();
+    let url = world.http("/");
+    let (sender, mut client) = (get(&url), Wire::to_address(program.proxy).await);
+    let asking = tokio::spawn(async move { client.ask(&sender).await.status });
+    world.origin.wait_for_verdicts(2).await;
+    world.configure_file(|text| text.replace(&host, "hosts = [\"other.test\"]"));
+    let newer = rotate(&world);
+    program.logs("the new configuration is in force").await;
+    world.origin.release_all();
+    assert_eq!(asking.await.unwrap(), 401);
+    assert!(world.origin.requests().iter().all(|request| request.bearer() != Some(&*newer)));
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_of_the_library_reads_the_secrets_himself() {
+    let mut world = world("{ file = \"key\" }").await;
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    rotate(&world);
+    // Nobody reads: the rejection is passed on at once.
+    let asked = Instant::now();
+    assert_eq!(world.get("/").await.0, 401);
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    let reading = async {
+        let rejected = world.app().rejected_secrets().await;
+        assert_eq!(rejected.credentials, ["api".into()]);
+        world.reload().await;
+        world.app().secrets_are_read(&rejected);
+        std::future::pending::<()>().await;
+    };
+    let answered = async {
+        // The reading has begun to be waited for.
+        tokio::task::yield_now().await;
+        world.get("/").await.0
+    };
+    tokio::select! {
+        () = reading => {}
+        status = answered => assert_eq!(status, 200),
+    }
+    eventually("it is in force", || world.origin.requests().len() == 4).await;
+}
