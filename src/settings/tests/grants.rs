@@ -288,3 +288,26 @@ fn a_grant_that_takes_a_person_wants_a_first_refresh_token() {
         assert!(report(&text).contains("no first refresh token"), "{grant}");
     }
 }
+
+/// What is stored with a dead grant: it may change only where a key is used that was not there before.
+#[test]
+fn the_fingerprint_of_an_assertion_stays_what_it_was() {
+    for (more, expected) in [
+        (
+            "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"jwk\" } }",
+            "6263c7a04e69b82ce58a9b62cd3030c2be5baf162a0e5e8dd016dc628e1945a6",
+        ),
+        (
+            "grant = \"jwt_bearer\"\nassertion = { key = { file = \"jwk\" }, alg = \"EdDSA\", kid = \"k\", iss = \"me\", \
+             sub = \"you\", aud = \"them\", ttl = \"3m\", claims = { n = [1, true, { a = \"${client_id}\" }] } }",
+            "9eb29ec7b527dfaa2fb505ac436b80203f5d1d4193691186b1576f093edd2fb0",
+        ),
+        (
+            "client_auth = \"client_secret_jwt\"\nclient_secret = { env = \"S\" }",
+            "bad0ac38411dd007a51de0ac321bb28dd102e77fac46a2fe1936343e8b1d2393",
+        ),
+    ] {
+        let config = configured(&bare(&format!("client_id = \"acme\"\n{more}"))).unwrap();
+        assert_eq!(config.token.oauth.fingerprint().as_str(), expected, "{more}");
+    }
+}
