@@ -40,7 +40,7 @@ pub use self::nested::{
 pub use self::problem::{Problem, Severity};
 pub use self::section::Field;
 use self::section::{Reader, section};
-pub use self::tables::{Entries, Evidence, Literal, RefreshOn, Variable};
+pub use self::tables::{Entries, Evidence, Literal, OldKey, RefreshOn, Variable};
 pub use self::values::Size;
 use crate::secret::SecretSource;
 
@@ -270,6 +270,8 @@ section! {
         methods: Vec<Spanned<String>>,
         /// Whether a plain-http request stays plain http.
         allow_http: bool,
+        /// Whether the authorization server may be asked in plain http.
+        token_http: bool,
         /// How a token is asked for.
         grant: Grant,
         /// A person's name at the authorization server.
@@ -366,8 +368,8 @@ section! {
         url: String,
         /// The key that encrypts records.
         key: SecretSource,
-        /// Keys of before, which records may still be encrypted with.
-        old_keys: Vec<Spanned<SecretSource>>,
+        /// Keys of before, which records may still be encrypted with, or `plain`.
+        old_keys: Vec<Spanned<OldKey>>,
     }
 }
 

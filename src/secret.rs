@@ -22,6 +22,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -131,14 +134,28 @@ impl SecretSource {
         }
     }
 
-    /// Reads a secret of several lines, such as a key in PEM, as it is.
+    /// Reads a secret of several lines, such as a key in PEM, as it is. A binary file in DER is read as
+    /// the base64 of it.
     ///
     /// # Errors
     ///
     /// As [`SecretSource::read`].
     pub fn read_lines(&self) -> Result<Secret, SecretError> {
-        let text = self.read_text()?;
+        let text = match self {
+            Self::File(path) => self.read_key_file(path)?,
+            Self::Credential(name) => self.read_key_file(&self.credential_path(name)?)?,
+            Self::Env(_) | Self::Cmd(_) => self.read_text()?,
+        };
         if text.trim().is_empty() { Err(self.error("is empty")) } else { Ok(Secret::new(text)) }
+    }
+
+    fn read_key_file(&self, path: &std::path::Path) -> Result<String, SecretError> {
+        let bytes = self.read_bytes(path)?;
+        // What begins a SEQUENCE; in text it is the digit zero.
+        match bytes.starts_with(b"0") && std::str::from_utf8(&bytes).is_err() {
+            true => Ok(STANDARD.encode(Zeroizing::new(bytes))),
+            false => self.text_of(bytes),
+        }
     }
 
     fn validate(&self, mut text: String) -> Result<Secret, SecretError> {
@@ -150,6 +167,11 @@ impl SecretSource {
         }
         if text.is_empty() {
             return Err(self.error("is empty"));
+        }
+        if text.ends_with(['\r', '\n']) {
+            return Err(self.error(
+                "ends with a carriage return or an empty line: remove what follows the secret",
+            ));
         }
         if text.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
             return Err(self.error("holds a line break or a NUL in the middle"));
@@ -167,9 +189,21 @@ impl SecretSource {
     }
 
     fn read_file(&self, path: &std::path::Path) -> Result<String, SecretError> {
-        let text = std::fs::read_to_string(path).map_err(|error| SecretError {
+        self.text_of(self.read_bytes(path)?)
+    }
+
+    fn read_bytes(&self, path: &std::path::Path) -> Result<Vec<u8>, SecretError> {
+        std::fs::read(path).map_err(|error| SecretError {
             missing: error.kind() == std::io::ErrorKind::NotFound,
             ..self.error(&format!("cannot be read: {error}"))
+        })
+    }
+
+    fn text_of(&self, bytes: Vec<u8>) -> Result<String, SecretError> {
+        let is_utf16 = [[0xff, 0xfe], [0xfe, 0xff]].iter().any(|mark| bytes.starts_with(mark));
+        let text = String::from_utf8(bytes).map_err(|_| match is_utf16 {
+            true => self.error("is UTF-16, as PowerShell's `>` writes it: save it as UTF-8"),
+            false => self.error("is not UTF-8"),
         })?;
         // The byte order mark, which cannot be seen and makes every token a wrong one.
         Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
@@ -272,6 +306,35 @@ mod tests {
         assert_eq!(source.read().unwrap().expose(), "a");
         let (_dir, source) = file_with("\u{feff}");
         assert!(source.read().is_err());
+    }
+
+    #[test]
+    fn a_key_in_der_is_read_as_its_base64() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key.der");
+        let source = SecretSource::File(path.clone());
+        std::fs::write(&path, [0x30, 0x82, 0xff]).unwrap();
+        assert_eq!(source.read_lines().unwrap().expose(), "MIL/");
+        for (bytes, says) in
+            [(&[0xff, 0xfe, b'a', 0][..], "UTF-16"), (&[0x80, 0x30], "is not UTF-8")]
+        {
+            std::fs::write(&path, bytes).unwrap();
+            for error in [source.read_lines().unwrap_err(), source.read().unwrap_err()] {
+                assert!(error.to_string().contains(says), "{error}");
+            }
+        }
+        std::fs::write(&path, "0\u{e9}").unwrap();
+        assert_eq!(source.read_lines().unwrap().expose(), "0\u{e9}", "text is text");
+    }
+
+    /// An environment file with the line ends of Windows leaves one.
+    #[test]
+    fn what_follows_a_secret_is_called_by_its_name() {
+        for text in ["s\r", "s\n\n", "s\r\n\r\n"] {
+            let (_dir, source) = file_with(text);
+            let error = source.read().unwrap_err().to_string();
+            assert!(error.contains("carriage return or an empty line"), "{error}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-pub use self::environment::{Environment, Locator};
+pub use self::environment::{Environment, Locator, Volatility};
 pub use self::inputs::Inputs;
 pub use self::network::Listen;
 pub use self::report::Problems;

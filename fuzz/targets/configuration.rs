@@ -20,7 +20,7 @@ fuzz_target!(|text: &str| {
         open_files: 1024,
         read_secret: |_| Ok(Secret::new("s3cret-of-the-environment".to_owned())),
         read_lines: |_| Ok(None),
-        is_volatile: |_| false,
+        volatility: |_| None,
     };
     let said = match Settings::from_text("proxy.toml", Path::new("/"), text, &environment) {
         Ok(settings) => format!("{settings:?} {}", settings.warnings),

@@ -49,7 +49,7 @@ macro_rules! nested {
                                 more.into_iter().map(|wrong| wrong.within(stringify!($key))),
                             ),
                         },)*
-                        _ => wrong.push(Wrong::unknown(key.span(), Self::KEYS)),
+                        _ => wrong.push(Wrong::unknown(key, Self::KEYS)),
                     }
                 }
                 if wrong.is_empty() { Ok(read) } else { Err(wrong) }
@@ -99,8 +99,14 @@ nested! {
         aud: String,
         /// How long it is valid.
         ttl: Duration,
+        /// How long ago it seems to have been made.
+        backdate: Duration,
         /// Further claims.
         claims: Entries<ClaimValue>,
+        /// Further members of its header.
+        header: Entries<ClaimValue>,
+        /// The certificate of the key.
+        cert: PathBuf,
     }
 }
 

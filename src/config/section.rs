@@ -181,11 +181,15 @@ impl Reader {
 fn unknown_key(path: &str, key: &str, known: &[&str]) -> Problem {
     let top = path.is_empty();
     let place = if top { "at the top of the file".to_owned() } else { format!("in [{path}]") };
-    let fix = match closest(key, known) {
+    Problem::error(format!("unknown key {place}")).fix(known_keys(key, known))
+}
+
+/// The key that was meant, or all that there are.
+pub(super) fn known_keys(key: &str, known: &[&str]) -> String {
+    match closest(key, known) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("the keys here are {}", known.join(", ")),
-    };
-    Problem::error(format!("unknown key {place}")).fix(fix)
+    }
 }
 
 pub(super) fn closest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {

@@ -80,6 +80,24 @@ fn chosen(whole: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<Variable,
     }
 }
 
+/// One of `store.old_keys`.
+#[derive(Clone, Debug)]
+pub enum OldKey {
+    /// No key: records in plain text are read as well.
+    Plain,
+    /// A key, which is kept elsewhere.
+    Kept(SecretSource),
+}
+
+impl FromToml for OldKey {
+    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
+        match value.get_ref().as_str() {
+            Some("plain") => Ok(Self::Plain),
+            _ => SecretSource::from_toml(value).map(Self::Kept),
+        }
+    }
+}
+
 /// An answer of an API that means that the token was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshOn {

@@ -19,6 +19,7 @@ paths = ["/v2/", "/status"]
 methods = ["GET", "POST"]
 vars = { tenant = "acme", key = { env = "KEY" } }
 allow_http = false
+token_http = false
 grant = "refresh_token"
 token_url = "https://login.test/token"
 client_id = "acme"
@@ -46,7 +47,7 @@ revoke_url = "https://login.test/revoke"
 auth_url = "https://login.test/authorize"
 device_url = "https://login.test/device"
 encoding = "json"
-assertion = { alg = "HS256", key = { env = "KEY" }, kid = "k", iss = "i", sub = "s", aud = "a", ttl = "5m", claims = { a = ["x", 1, true, { b = 1.5 }] } }
+assertion = { alg = "RS256", key = { env = "KEY" }, kid = "k", iss = "i", sub = "s", aud = "a", ttl = "5m", backdate = "30s", claims = { a = ["x", 1, true, { b = 1.5 }] }, header = { typ = "x", n = [1] }, cert = "cert.pem" }
 steps = [{ url = "https://api.test/login", encoding = "get", params = { a = "${access_token}" }, headers = { A = "b" }, response = { access_token = "a.b", expires_in = "c" } }]
 lifetime = "1h"
 margin = "10%"
@@ -60,7 +61,7 @@ timeout = 10
 [store]
 url = "file:state"
 key = { env = "STORE_KEY" }
-old_keys = [{ env = "STORE_KEY_OLD" }, { file = "OLD_STORE_KEY" }]
+old_keys = [{ env = "STORE_KEY_OLD" }, { file = "OLD_STORE_KEY" }, "plain"]
 
 [ca]
 dir = "certs"
@@ -129,6 +130,21 @@ fn an_unknown_key_brings_the_nearest_one_or_the_list() {
         fixes.iter().any(|fix| fix.starts_with("the keys here are listen, unmatched")),
         "{fixes:?}"
     );
+}
+
+#[test]
+fn an_unknown_key_of_a_table_brings_the_nearest_one_or_the_list() {
+    for (line, fix) in [
+        ("assertion = { backdated = 1 }", "did you mean `backdate`?"),
+        ("assertion = { headers = {} }", "did you mean `header`?"),
+        ("assertion = { certificate_of_the_key = 1 }", "the keys here are alg, key, kid"),
+        ("client_cert = { certs = \"x\" }", "did you mean `cert`?"),
+        ("token_htp = true", "did you mean `token_http`?"),
+    ] {
+        let (_, problems) = parse(&format!("[credential.x]\n{line}\n"));
+        let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+        assert!(problem.fix.as_ref().unwrap().starts_with(fix), "{problem:?}");
+    }
 }
 
 #[test]

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::Spanned;
-use toml::de::{DeArray, DeTable, DeValue};
+use toml::de::{DeArray, DeString, DeTable, DeValue};
 
 use super::problem::Problem;
+use super::section::known_keys;
 use crate::secret::SecretSource;
 
 /// What can be read from one value of the file.
@@ -47,8 +48,8 @@ impl Wrong {
     }
 
     /// A key that a table inside of the value does not have.
-    pub(super) fn unknown(span: Range<usize>, known: &[&str]) -> Self {
-        let fix = Some(format!("the keys here are {}", known.join(", ")));
+    pub(super) fn unknown(key: &Spanned<DeString<'_>>, known: &[&str]) -> Self {
+        let (span, fix) = (key.span(), Some(known_keys(key.get_ref(), known)));
         Self { below: String::new(), span, message: "has an unknown key".to_owned(), fix }
     }
 

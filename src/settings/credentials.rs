@@ -93,7 +93,7 @@ impl Review<'_> {
         let variables = part.variables(&paths);
         let secrets = std::mem::take(&mut part.chosen.secrets);
         part.check_beginning(beginnings, seed.as_ref(), &secrets, &variables);
-        part.review.note_own(&secrets, &variables);
+        part.review.note_own(&secrets, &variables, &part.span);
         let token = token::Config {
             name: name.get_ref().clone(),
             oauth: oauth?,
@@ -149,7 +149,7 @@ impl Part<'_, '_> {
             self.warn_unused("refresh_token", grant, span);
             return None;
         }
-        match self.read(&source) {
+        match self.read(&source, span.clone()) {
             Ok(value) => Some(Seed { source, value: Some(value) }),
             Err(error) if error.missing => Some(Seed { source, value: None }),
             Err(error) => {
@@ -209,8 +209,12 @@ impl Part<'_, '_> {
         Some((self.review.place_of(&given), given.span()))
     }
 
-    fn read(&mut self, source: &SecretSource) -> Result<Secret, crate::secret::SecretError> {
-        self.review.read(source)
+    fn read(
+        &mut self,
+        source: &SecretSource,
+        span: Range<usize>,
+    ) -> Result<Secret, crate::secret::SecretError> {
+        self.review.read(source, span)
     }
 
     fn unreadable(&mut self, key: &str, error: &str, span: Range<usize>) {

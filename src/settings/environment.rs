@@ -54,8 +54,17 @@ pub struct Environment {
     /// The same for keys and certificates: [`SecretSource::read_lines`]; `None` where nothing may be
     /// read, and nothing that could stand for one.
     pub read_lines: fn(&SecretSource) -> Result<Option<Secret>, SecretError>,
-    /// Is a directory, or the place where it would be made, in memory, so that a reboot empties it?
-    pub is_volatile: fn(&Path) -> bool,
+    /// Does a directory, or the place where it would be made, lose what is in it by itself?
+    pub volatility: fn(&Path) -> Option<Volatility>,
+}
+
+/// Why what is written to a place does not last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Volatility {
+    /// It is in memory: a reboot empties it.
+    Memory,
+    /// It is the writable layer of a container, which goes with the container.
+    Layer,
 }
 
 impl Environment {
@@ -70,16 +79,20 @@ impl Environment {
             open_files: limit.unwrap_or(u64::MAX),
             read_secret: SecretSource::read,
             read_lines: |source| source.read_lines().map(Some),
-            is_volatile,
+            volatility,
         }
     }
 }
 
-/// tmpfs or ramfs, which is also what an `emptyDir` in memory of Kubernetes is.
-fn is_volatile(dir: &Path) -> bool {
-    const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
-    let found = dir.ancestors().find_map(|place| rustix::fs::statfs(place).ok());
-    found.is_some_and(|system| IN_MEMORY.contains(&system.f_type))
+/// tmpfs or ramfs, which is also what an `emptyDir` in memory of Kubernetes is; overlayfs or aufs, which
+/// is what a container has where no volume is mounted.
+fn volatility(dir: &Path) -> Option<Volatility> {
+    let found = dir.ancestors().find_map(|place| rustix::fs::statfs(place).ok())?;
+    match found.f_type {
+        0x0102_1994 | 0x8584_58f6 => Some(Volatility::Memory),
+        0x794c_7630 | 0x6175_6673 => Some(Volatility::Layer),
+        _ => None,
+    }
 }
 
 fn first_directory(list: &str) -> Option<PathBuf> {

@@ -4,6 +4,7 @@
 //! them all.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 
 use toml::Spanned;
@@ -25,10 +26,20 @@ impl Review<'_> {
         source
     }
 
-    /// Reads the secret at a place that [`Review::place_of`] gave.
-    pub(super) fn read(&mut self, source: &SecretSource) -> Result<Secret, SecretError> {
+    /// Reads the secret at a place that [`Review::place_of`] gave, for `span` of the file. Warns if
+    /// something is around it that hardly belongs to it; it is used all the same.
+    pub(super) fn read(
+        &mut self,
+        source: &SecretSource,
+        span: Range<usize>,
+    ) -> Result<Secret, SecretError> {
         let read = (self.environment.read_secret)(source);
         self.inputs.note(source, &read);
+        if let Some(what) = read.as_ref().ok().and_then(|secret| around(secret.expose())) {
+            let problem = Problem::warning(format!("{source} {what}, which is used as it is"));
+            let fix = "take it away there, unless the secret really has it";
+            self.report(problem.at(span).fix(fix));
+        }
         read
     }
 
@@ -45,18 +56,23 @@ impl Review<'_> {
     /// Both.
     pub(super) fn secret(&mut self, given: &Spanned<SecretSource>) -> Result<Secret, SecretError> {
         let source = self.place_of(given);
-        self.read(&source)
+        self.read(&source, given.span())
     }
 
     /// Notes the secrets that each token of a credential reads for itself, for all values that are
     /// written out. Values that only a request knows cannot be foreseen: their slots look after them.
-    pub(super) fn note_own(&mut self, secrets: &[SecretPath], variables: &[Variable]) {
+    pub(super) fn note_own(
+        &mut self,
+        secrets: &[SecretPath],
+        variables: &[Variable],
+        span: &Range<usize>,
+    ) {
         for secret in secrets {
             let named: BTreeSet<&str> = secret.path.variables().collect();
             let named = variables.iter().filter(|variable| named.contains(&*variable.name));
             for values in written_out(named) {
                 // What it holds, and whether it is there, matters to the token that needs it.
-                let _noted = self.read(&secret.place(&values));
+                let _noted = self.read(&secret.place(&values), span.clone());
             }
         }
     }
@@ -71,6 +87,23 @@ impl Review<'_> {
             );
             self.report(Problem::warning(message).at(given.span()).fix("chmod 600"));
         }
+    }
+}
+
+/// What editors, shells and web pages leave around a secret.
+fn around(secret: &str) -> Option<&'static str> {
+    const QUOTES: [(char, char); 5] =
+        [('"', '"'), ('\'', '\''), ('`', '`'), ('“', '”'), ('‘', '’')];
+    // A zero-width space and the byte order mark cannot be seen either.
+    let is_blank = |c: char| c.is_whitespace() || matches!(c, '\u{200b}' | '\u{feff}');
+    let is_quoted = |(open, close): &(char, char)| {
+        secret.strip_prefix(*open).is_some_and(|rest| rest.ends_with(*close))
+    };
+    match (secret.starts_with(is_blank), secret.ends_with(is_blank)) {
+        (true, true) => Some("begins and ends with a blank"),
+        (true, false) => Some("begins with a blank"),
+        (false, true) => Some("ends with a blank"),
+        _ => QUOTES.iter().any(is_quoted).then_some("is in quotes"),
     }
 }
 
@@ -133,6 +166,31 @@ fn is_exposed(file: Permissions, process: &Identity) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_around_a_secret_is_seen_and_what_is_in_it_is_not() {
+        for (secret, says) in [
+            ("s3cret", None),
+            ("a b", None),
+            ("it's", None),
+            ("'", None),
+            ("\"begun", None),
+            (" s", Some("begins with")),
+            ("s ", Some("ends with")),
+            ("s\t", Some("ends with")),
+            ("s\u{a0}", Some("ends with")),
+            ("\u{200b}s", Some("begins with")),
+            (" s ", Some("begins and ends")),
+            (" ", Some("begins and ends")),
+            ("\"s\"", Some("quotes")),
+            ("'s'", Some("quotes")),
+            ("“s”", Some("quotes")),
+        ] {
+            let found = around(secret);
+            assert_eq!(found.is_some(), says.is_some(), "{secret:?}");
+            assert!(found.unwrap_or_default().contains(says.unwrap_or_default()), "{secret:?}");
+        }
+    }
 
     #[test]
     fn a_secret_is_exposed_unless_root_hands_it_over_by_a_group_of_this_process() {

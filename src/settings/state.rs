@@ -7,8 +7,9 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::defaults;
+use super::environment::Volatility;
 use super::review::Review;
-use crate::config::{CaSection, ConfigFile, Field, Grant, Problem, StoreSection};
+use crate::config::{CaSection, ConfigFile, Field, Grant, OldKey, Problem, StoreSection};
 use crate::secret::SecretSource;
 use crate::{ca, store};
 
@@ -55,11 +56,27 @@ impl Review<'_> {
     /// `store.key`, which seals, and `store.old_keys`, which only open.
     fn store_keys(&mut self, store: &StoreSection) -> store::Keys {
         let current = store.key.given().and_then(|given| self.store_key("store.key", given));
-        let old = store.old_keys.get().into_iter().flatten();
-        store::Keys {
-            plain: false,
-            current,
-            old: old.filter_map(|given| self.store_key("store.old_keys", given)).collect(),
+        let mut keys = store::Keys { current, ..store::Keys::default() };
+        for given in store.old_keys.get().into_iter().flatten() {
+            match given.get_ref() {
+                OldKey::Plain => {
+                    keys.plain = true;
+                    self.warn_if_plain_is_idle(store, given.span());
+                }
+                OldKey::Kept(source) => {
+                    let place = Spanned::new(given.span(), source.clone());
+                    keys.old.extend(self.store_key("store.old_keys", &place));
+                }
+            }
+        }
+        keys
+    }
+
+    fn warn_if_plain_is_idle(&mut self, store: &StoreSection, span: Range<usize>) {
+        if store.key.is_absent() {
+            let message =
+                "`store.old_keys` names \"plain\", and without `store.key` all records are plain";
+            self.report(Problem::warning(message).at(span).fix("remove it, or write key = { … }"));
         }
     }
 
@@ -88,18 +105,27 @@ impl Review<'_> {
     }
 
     fn warn_if_volatile(&mut self, file: &ConfigFile, dir: &Path, span: Option<Range<usize>>) {
-        if !keeps_refresh_tokens(file) || !(self.environment.is_volatile)(dir) {
+        if !keeps_refresh_tokens(file) {
             return;
         }
-        let message = "the directory of `store.url` is in memory (tmpfs): a refresh token that the \
-                       server replaces is lost with the next reboot or with the container";
-        let problem = Problem::warning(message);
-        let problem = match span {
+        let (message, fix) = match (self.environment.volatility)(dir) {
+            None => return,
+            Some(Volatility::Memory) => (
+                "the directory of `store.url` is in memory (tmpfs): a refresh token that the server \
+                 replaces is lost with the next reboot or with the container",
+                "use a directory on a disk or a persistent volume",
+            ),
+            Some(Volatility::Layer) => (
+                "the directory of `store.url` is in the writable layer of a container (overlayfs): a \
+                 refresh token that the server replaces is lost when the container is replaced",
+                "mount a persistent volume there, such as `docker run -v bearerd:/var/lib/bearerd`",
+            ),
+        };
+        let problem = Problem::warning(message).fix(fix);
+        self.report(match span {
             Some(span) => problem.at(span),
             None => problem,
-        };
-        let fix = "use a directory on a disk or a persistent volume";
-        self.report(problem.fix(fix));
+        });
     }
 
     /// `[ca]`; default `$STATE_DIRECTORY`, or `certs` beside the file.

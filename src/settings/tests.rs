@@ -34,7 +34,7 @@ fn environment() -> Environment {
             }))
         },
         read_lines: |_| Ok(None),
-        is_volatile: |_| false,
+        volatility: |_| None,
     }
 }
 
@@ -73,7 +73,7 @@ fn everything_the_file_can_say_arrives_at_its_part() {
     assert_eq!(settings.proxy.connect_ports, [443]);
     assert_eq!(settings.proxy.limits.header_bytes, 32 << 10);
     let key = store::Key::parse(&Secret::new(STORE_KEY.to_owned())).unwrap();
-    let keys = store::Keys { current: Some(key.clone()), old: vec![key.clone(), key] };
+    let keys = store::Keys { current: Some(key.clone()), old: vec![key.clone(), key], plain: true };
     assert_eq!(settings.store, store::Config::File { dir: "/etc/bearerd/state".into(), keys });
     assert_eq!(settings.ca.dir, PathBuf::from("/etc/bearerd/certs"));
     assert_eq!(settings.admin.listen, None);
@@ -331,6 +331,39 @@ fn a_secret_that_others_can_read_is_warned_about() {
         settings.warnings.iter().count()
     };
     assert_eq!((warnings(0o600), warnings(0o644), warnings(0o640)), (0, 1, 1));
+}
+
+/// It is used to the byte: whoever made it may have meant it.
+#[test]
+fn blanks_and_quotes_around_a_secret_are_warned_about_by_their_place() {
+    let odd = Environment {
+        read_secret: |source| {
+            Ok(Secret::new(match source.to_string() {
+                it if it.contains("`S`") => "\"hunter2\"".to_owned(),
+                it if it.contains("`R`") => "hunter2 ".to_owned(),
+                _ => "\u{a0}hunter2".to_owned(),
+            }))
+        },
+        ..environment()
+    };
+    let more = "vars = { key = { file = \"/run/k\" } }\n[admin]\ntoken = { credential = \"t\" }";
+    let settings = Settings::from_text("proxy.toml", Path::new("/"), &credential(more), &odd);
+    let settings = settings.unwrap();
+    let report = settings.warnings.to_string();
+    for says in [
+        "environment variable `S` is in quotes",
+        "environment variable `R` ends with a blank",
+        "file `/run/k` begins with a blank",
+        "systemd credential `t` begins with a blank",
+        "--> proxy.toml:5:17\n",
+        "--> proxy.toml:6:17\n",
+    ] {
+        assert!(report.contains(says), "{says} in {report}");
+    }
+    assert!(!report.contains("hunter2"), "{report}");
+    let [credential] = settings.credentials.as_slice() else { panic!() };
+    let secret = credential.token.oauth.client_secret.as_ref().unwrap();
+    assert_eq!(secret.expose(), "\"hunter2\"");
 }
 
 fn write_private(path: &Path) {

@@ -223,6 +223,12 @@ struct Envelope<'a> {
 }
 
 impl Keys {
+    /// Is a record in plain text one of ours? Without a key nothing else is written; beside one,
+    /// anybody could have put it there.
+    pub fn accepts_plain(&self) -> bool {
+        self.current.is_none() || self.plain
+    }
+
     /// The bytes to store for the record `plain` of credential `name`.
     pub(super) fn seal(&self, name: &str, plain: Vec<u8>) -> Vec<u8> {
         let Some(key) = &self.current else { return plain };

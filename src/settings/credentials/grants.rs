@@ -178,7 +178,7 @@ impl Part<'_, '_> {
     /// The place of a token that is read for each request; that one is there now is checked.
     fn token_place(&mut self, key: &str, field: &Field<SecretSource>) -> Option<SecretSource> {
         let (source, span) = self.source(field)?;
-        if let Err(error) = self.read(&source) {
+        if let Err(error) = self.read(&source, span.clone()) {
             self.unreadable(key, &error.to_string(), span);
         }
         Some(source)

@@ -149,7 +149,10 @@ impl Part<'_, '_> {
         let variables: Variables = template.variables().map(any).collect();
         let sample =
             template.expand(Values { variables: Some(&variables), ..Values::at(UNIX_EPOCH) });
-        match parse_url(&sample, self.section.allow_http.or(false)) {
+        // What follows the token request carries the token, and goes elsewhere.
+        let is_step = key.starts_with("steps");
+        let token_http = self.section.token_http.or(false) && !is_step;
+        match parse_url(&sample, self.section.allow_http.or(false) || token_http) {
             Ok(()) => Some(template),
             Err((message, fix)) => {
                 self.report(key, message, text.span(), fix);
@@ -202,7 +205,9 @@ impl Part<'_, '_> {
     pub(super) fn secret(&mut self, key: &str, place: &Spanned<SecretSource>) -> Option<Secret> {
         let field = Field::Given(place.clone());
         let (source, span) = self.source(&field)?;
-        self.read(&source).map_err(|error| self.unreadable(key, &error.to_string(), span)).ok()
+        self.read(&source, span.clone())
+            .map_err(|error| self.unreadable(key, &error.to_string(), span))
+            .ok()
     }
 
     /// A key or a certificate; `None` also if nothing may be read.
@@ -290,7 +295,8 @@ fn parse_url(text: &str, allow_http: bool) -> Result<(), (&'static str, &'static
     if url.scheme() == "http" && !allow_http && !is_loopback(&url) {
         return Err((
             "is not https, so the client's secrets would travel in the open",
-            "write https://; plain http is for loopback hosts, or with allow_http = true",
+            "write https://; plain http is for loopback hosts, or with token_http = true (allow_http = true: \
+             for requests to the API as well)",
         ));
     }
     Ok(())

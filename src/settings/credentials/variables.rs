@@ -111,7 +111,7 @@ impl Part<'_, '_> {
         names.insert(name, "");
         let field = Field::Given(source.clone());
         let Some((source, span)) = self.source(&field) else { return };
-        match self.read(&source) {
+        match self.read(&source, span.clone()) {
             Ok(secret) => names.insert_secret(name, secret),
             Err(error) => self.unreadable("vars", &error.to_string(), span),
         }

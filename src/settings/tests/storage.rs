@@ -61,7 +61,8 @@ fn a_store_key_is_not_needed_where_no_secret_is_read() {
 
 #[test]
 fn a_directory_in_memory_is_warned_about_where_refresh_tokens_are_kept() {
-    let in_memory = Environment { is_volatile: |dir| dir.starts_with("/run"), ..environment() };
+    let volatility = |dir: &Path| dir.starts_with("/run").then_some(Volatility::Memory);
+    let in_memory = Environment { volatility, ..environment() };
     let of = |url: &str| format!("{}[store]\nurl = \"{url}\"\n", credential(""));
     assert!(warnings(&of("file:/run/state"), &in_memory).contains("tmpfs"));
     assert!(!warnings(&of("file:/var/state"), &in_memory).contains("tmpfs"));
@@ -75,10 +76,10 @@ fn a_directory_in_memory_is_warned_about_where_refresh_tokens_are_kept() {
 
 #[test]
 fn this_machine_s_file_systems_are_told_apart() {
-    let is_volatile = Environment::of_process().is_volatile;
+    let volatility = Environment::of_process().volatility;
     // Linux mounts a tmpfs there; what does not exist yet is judged by where it would be.
-    assert!(is_volatile(Path::new("/dev/shm/not/there/yet")));
-    assert!(!is_volatile(Path::new("/proc")));
+    assert_eq!(volatility(Path::new("/dev/shm/not/there/yet")), Some(Volatility::Memory));
+    assert_eq!(volatility(Path::new("/proc")), None);
 }
 
 #[test]
@@ -87,4 +88,49 @@ fn check_says_whether_records_are_encrypted() {
     assert!(storage("").contains("/etc/bearerd/state") && storage("").contains("plain text"));
     let sealed = storage("[store]\nkey = { env = \"STORE_KEY\" }\n");
     assert!(sealed.contains("encrypted") && !sealed.contains("plain"), "{sealed}");
+}
+
+#[test]
+fn the_layer_of_a_container_is_warned_about_where_refresh_tokens_are_kept() {
+    let volatility = |dir: &Path| (!dir.starts_with("/data")).then_some(Volatility::Layer);
+    let in_container = Environment { volatility, ..environment() };
+    let of = |url: &str| format!("{}[store]\nurl = \"{url}\"\n", credential(""));
+    let report = warnings(&of("file:/var/state"), &in_container);
+    assert!(
+        report.contains("overlayfs") && report.contains("mount a persistent volume"),
+        "{report}"
+    );
+    assert!(report.contains("--> proxy.toml:9:7\n"), "{report}");
+    assert!(warnings(&credential(""), &in_container).contains("overlayfs"));
+    assert!(!warnings(&of("file:/data/state"), &in_container).contains("overlayfs"));
+    let by_systemd = Environment { state_directory: Some("/data/x".into()), ..in_container };
+    assert!(!warnings(&credential(""), &by_systemd).contains("overlayfs"));
+}
+
+#[test]
+fn plain_records_are_read_beside_a_key_only_if_the_file_says_so() {
+    let keys = |text: &str| match load(&format!("[store]\n{text}")).unwrap().store {
+        store::Config::File { keys, .. } => keys,
+        store::Config::Memory => panic!("a file store"),
+    };
+    let key = "key = { env = \"STORE_KEY\" }";
+    for (text, plain, old) in [
+        ("", true, 0),
+        (key, false, 0),
+        ("old_keys = [{ env = \"STORE_KEY\" }]", true, 1),
+        (&format!("{key}\nold_keys = [\"plain\"]"), true, 0),
+        (&format!("{key}\nold_keys = \"plain\""), true, 0),
+        (&format!("{key}\nold_keys = [{{ env = \"STORE_KEY_2\" }}, \"plain\"]"), true, 1),
+        (&format!("{key}\nold_keys = [{{ env = \"STORE_KEY_2\" }}]"), false, 1),
+    ] {
+        let found = keys(text);
+        assert_eq!((found.accepts_plain(), found.old.len()), (plain, old), "{text}");
+    }
+    assert!(store::Keys::default().accepts_plain());
+    assert!(report("[store]\nold_keys = [\"plain\"]\n").contains("all records are plain"));
+    refused(
+        &format!("[store]\n{key}\nold_keys = [\"plian\"]\n"),
+        "3:13",
+        "the secret itself does not belong in this file",
+    );
 }

@@ -247,7 +247,11 @@ fn key(seed: u8) -> crate::store::Key {
 }
 
 fn keys(current: Option<u8>, old: &[u8]) -> Keys {
-    Keys { current: current.map(key), old: old.iter().map(|seed| key(*seed)).collect() }
+    Keys {
+        current: current.map(key),
+        old: old.iter().map(|seed| key(*seed)).collect(),
+        ..Keys::default()
+    }
 }
 
 /// Every file of the directory with what is in it.

@@ -11,7 +11,11 @@ fn key(seed: u8) -> Key {
 }
 
 fn keys(current: u8, old: &[u8]) -> Keys {
-    Keys { current: Some(key(current)), old: old.iter().map(|seed| key(*seed)).collect() }
+    Keys {
+        current: Some(key(current)),
+        old: old.iter().map(|seed| key(*seed)).collect(),
+        ..Keys::default()
+    }
 }
 
 fn sealed() -> Vec<u8> {
@@ -130,7 +134,7 @@ fn plain_text_passes_and_stays_plain_without_a_key() {
         assert_eq!(keys.open("a", PLAIN.to_vec()).unwrap(), PLAIN);
     }
     assert_eq!(Keys::default().seal("a", PLAIN.to_vec()), PLAIN);
-    let only_old = Keys { current: None, old: vec![key(1)] };
+    let only_old = Keys { old: vec![key(1)], ..Keys::default() };
     assert_eq!(only_old.seal("a", PLAIN.to_vec()), PLAIN);
 }
 
@@ -175,8 +179,11 @@ fn a_key_is_32_bytes_in_base64_or_hexadecimal_and_nothing_weaker() {
 fn debug_and_messages_show_the_key_s_id_and_not_the_key() {
     let base64 = "LAl2wQ9r5n0E1u8kq3vTzYxPb7sGdHjF+oM/iRcVaWE=";
     let key = Key::parse(&Secret::new(base64.to_owned())).unwrap();
-    let shown =
-        format!("{:?} {}", Keys { current: Some(key.clone()), old: vec![key.clone()] }, key.id());
+    let shown = format!(
+        "{:?} {}",
+        Keys { current: Some(key.clone()), old: vec![key.clone()], plain: true },
+        key.id()
+    );
     assert!(shown.contains(&key.id().to_string()) && key.id().to_string().len() == 16, "{shown}");
     assert!(!shown.contains("LAl2") && !shown.contains("2c0976"), "{shown}");
     let error = keys(2, &[]).open("a", key.seal("a", [0; NONCE_LEN], PLAIN.to_vec())).unwrap_err();
