@@ -15,6 +15,7 @@ mod discovery;
 mod endpoint;
 mod grant;
 mod identity;
+mod keyfile;
 mod request;
 mod steps;
 mod transport;
@@ -33,12 +34,13 @@ pub use answer::{
     AnswerRule, Comparison, Mapping, MemberPath, RawAnswer, Reading, Rotation, TokenType, Unit,
     read,
 };
+pub use assertion::{Algorithm, Assertion, Claim, Family, SigningKey, SigningKeyError, Thumbprint};
 pub use belonging::Belonging;
-pub use assertion::{Assertion, Claim, SigningKey, SigningKeyError};
 pub use class::{Class, Consumed, Meaning, Pace};
 pub use endpoint::{Revocation, TokenEndpoint, TokenKind};
 pub use grant::{Bootstrap, Exchange, Grant, GrantType, Livelihood, OwnGrant};
 pub use identity::{ClientCert, ClientCertError};
+pub use keyfile::KeyFault;
 pub use request::{Endpoints, Material, RequestError, TokenRequest};
 pub use steps::{Obtained, Step};
 pub use transport::{HttpTransport, Transport, TransportError};

@@ -6,10 +6,10 @@ mod key;
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::Header;
 use serde_json::{Map, Value};
 
-pub use key::{SigningKey, SigningKeyError};
+pub(super) use key::fault_of;
+pub use key::{Algorithm, Family, SigningKey, SigningKeyError, Thumbprint};
 
 use crate::secret::{Fingerprint, Secret};
 use crate::template::{Template, Values};
@@ -27,10 +27,18 @@ pub struct Assertion {
     /// Who is to believe it. Default: the issuer of the authorization server if it is configured (RFC
     /// 7523 §3 and its revision), else the token endpoint.
     pub aud: Option<Template>,
-    /// How long it is valid. Default 5 min: longer is refused by many, shorter fails with bad clocks.
+    /// The time from `iat` to `exp`, which is what servers limit. Default 5 min: longer is refused by
+    /// many, shorter fails with bad clocks.
     pub ttl: Duration,
+    /// How long ago `iat` and `nbf` are, so that a server whose clock is behind does not see an
+    /// assertion from the future. Default [`Assertion::default_backdate`].
+    pub backdate: Duration,
     /// Further claims; they win over all others, and an empty text takes one out.
     pub claims: Vec<(String, Claim)>,
+    /// Further members of the header; likewise.
+    pub header: Vec<(String, Claim)>,
+    /// The certificate of the key, by which some servers know it.
+    pub cert: Option<Thumbprint>,
 }
 
 /// The value of a claim.
@@ -59,12 +67,47 @@ impl Assertion {
     /// Signs with `key` what every server expects: `iss`, `sub`, `aud` and the times.
     pub fn new(key: SigningKey) -> Self {
         let ttl = Duration::from_secs(300);
-        Self { key, iss: None, sub: None, aud: None, ttl, claims: Vec::new() }
+        Self {
+            key,
+            iss: None,
+            sub: None,
+            aud: None,
+            ttl,
+            backdate: Self::default_backdate(ttl),
+            claims: Vec::new(),
+            header: Vec::new(),
+            cert: None,
+        }
+    }
+
+    /// 30 s, more than clocks that are kept by NTP ever differ; at most half of a short life.
+    pub fn default_backdate(ttl: Duration) -> Duration {
+        Duration::from_secs(30).min(ttl / 2)
+    }
+
+    /// Proves the client by the same key where this one is the grant: what describes the grant is left
+    /// out, and what names the key stays.
+    pub(super) fn of_client(&self) -> Self {
+        let of_grant = ["typ", "cty"];
+        let header = self.header.iter().filter(|(name, _)| !of_grant.contains(&name.as_str()));
+        Self {
+            ttl: self.ttl,
+            backdate: self.backdate,
+            header: header.cloned().collect(),
+            cert: self.cert.clone(),
+            ..Self::new(self.key.clone())
+        }
     }
 
     /// When one that is made at `now` expires; in whole seconds, as the claim has it.
     pub(super) fn expires_at(&self, now: SystemTime) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(seconds(now)) + self.ttl
+        UNIX_EPOCH + Duration::from_secs(self.expiry(now))
+    }
+
+    /// `ttl` counts from `iat`: many servers refuse a longer distance between the two than they
+    /// document (Google 1 h, Epic 5 min), whatever their clock says.
+    fn expiry(&self, now: SystemTime) -> u64 {
+        (seconds(now) + self.ttl.as_secs()).saturating_sub(self.backdate.as_secs())
     }
 
     /// The signed JWT. `aud` is the audience if none is configured.
@@ -75,13 +118,22 @@ impl Assertion {
         aud: &str,
         values: Values<'_>,
     ) -> Result<Secret, SigningKeyError> {
-        let claims = self.claims(purpose, client_id, aud, values);
-        let header = Header {
-            typ: Some("JWT".to_owned()),
-            kid: self.key.kid().map(str::to_owned),
-            ..Header::new(self.key.algorithm())
-        };
-        self.key.sign(&header, &claims)
+        self.key.sign(self.header(values), self.claims(purpose, client_id, aud, values))
+    }
+
+    fn header(&self, values: Values<'_>) -> Map<String, Value> {
+        let mut header = Map::new();
+        header.insert("alg".to_owned(), self.key.algorithm().to_string().into());
+        header.insert("typ".to_owned(), "JWT".into());
+        if let Some(kid) = self.key.kid() {
+            header.insert("kid".to_owned(), kid.into());
+        }
+        if let Some(Thumbprint { sha1, sha256 }) = &self.cert {
+            header.insert("x5t".to_owned(), sha1.as_str().into());
+            header.insert("x5t#S256".to_owned(), sha256.as_str().into());
+        }
+        replace(&mut header, &self.header, values);
+        header
     }
 
     fn claims(
@@ -104,17 +156,12 @@ impl Assertion {
                 claims.insert(name.to_owned(), value.into());
             }
         }
-        let now = seconds(values.now);
+        let issued = seconds(values.now).saturating_sub(self.backdate.as_secs());
         claims.insert("jti".to_owned(), crate::template::uuid().into());
-        claims.insert("iat".to_owned(), now.into());
-        claims.insert("nbf".to_owned(), now.into());
-        claims.insert("exp".to_owned(), (now + self.ttl.as_secs()).into());
-        for (name, claim) in &self.claims {
-            match claim.value(values) {
-                Value::String(text) if text.is_empty() => _ = claims.remove(name),
-                value => _ = claims.insert(name.clone(), value),
-            }
-        }
+        claims.insert("iat".to_owned(), issued.into());
+        claims.insert("nbf".to_owned(), issued.into());
+        claims.insert("exp".to_owned(), self.expiry(values.now).into());
+        replace(&mut claims, &self.claims, values);
         claims
     }
 
@@ -126,6 +173,17 @@ impl Assertion {
         for (name, claim) in &self.claims {
             _ = write!(shape, "\nclaim {name:?} ");
             claim.write_shape(shape);
+        }
+        // Nothing without these keys, as before there were any: the hash is in records.
+        for (name, claim) in &self.header {
+            _ = write!(shape, "\nheader {name:?} ");
+            claim.write_shape(shape);
+        }
+        if let Some(cert) = &self.cert {
+            _ = write!(shape, "\ncert {}", cert.sha256);
+        }
+        if self.backdate != Self::default_backdate(self.ttl) {
+            _ = write!(shape, "\nbackdate {:?}", self.backdate);
         }
     }
 
@@ -142,7 +200,7 @@ impl Assertion {
     pub(super) fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let texts = [&self.iss, &self.sub, &self.aud].into_iter().flatten();
         let mut all: Vec<&Secret> = texts.flat_map(Template::secrets).collect();
-        for (_, claim) in &self.claims {
+        for (_, claim) in self.claims.iter().chain(&self.header) {
             claim.collect_secrets(&mut all);
         }
         all.into_iter()
@@ -194,6 +252,16 @@ impl Claim {
             Self::Table(entries) => {
                 entries.iter().for_each(|(_, claim)| claim.collect_secrets(all));
             }
+        }
+    }
+}
+
+/// What the operator says wins; an empty text takes a member out.
+fn replace(members: &mut Map<String, Value>, by: &[(String, Claim)], values: Values<'_>) {
+    for (name, claim) in by {
+        match claim.value(values) {
+            Value::String(text) if text.is_empty() => _ = members.remove(name),
+            value => _ = members.insert(name.clone(), value),
         }
     }
 }

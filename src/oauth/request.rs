@@ -422,8 +422,8 @@ impl<'a> Draft<'a> {
     /// Where the assertion is the grant, its texts describe that, and the client is proven by the
     /// same key with the default texts.
     fn client_assertion(&self, assertion: &Assertion) -> Result<Secret, RequestError> {
-        let plain = Assertion { ttl: assertion.ttl, ..Assertion::new(assertion.key.clone()) };
-        let assertion = if is_granted_by_assertion(self.config) { &plain } else { assertion };
+        let plain = is_granted_by_assertion(self.config).then(|| assertion.of_client());
+        let assertion = plain.as_ref().unwrap_or(assertion);
         let aud = self.endpoints.audience();
         Ok(assertion.sign(Purpose::Client, &self.client_id, aud, self.values)?)
     }

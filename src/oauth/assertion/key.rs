@@ -1,19 +1,23 @@
-//! The keys that sign assertions: PEM, JWK (RFC 7517) or a shared secret, with their algorithm.
+//! The keys that sign assertions (RFC 7515), with their algorithm (RFC 7518).
 
 use std::fmt;
+use std::sync::Arc;
 
+use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
-    EcdsaSigningAlgorithm, Ed25519KeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
+    ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair,
+    KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256,
+    RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
 };
+use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, AlgorithmFamily, EncodingKey, Header};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
+use secrecy::zeroize::Zeroizing;
 use serde_json::{Map, Value};
 
 use super::fingerprint_of;
+use crate::oauth::keyfile::{self, KeyFault, KeyForm};
 use crate::secret::{Fingerprint, Secret};
 
 /// A key and the algorithm it signs with.
@@ -21,34 +25,151 @@ use crate::secret::{Fingerprint, Secret};
 pub struct SigningKey {
     algorithm: Algorithm,
     kid: Option<String>,
-    key: EncodingKey,
+    owner: Option<String>,
+    pair: Pair,
     fingerprint: Fingerprint,
 }
 
 /// Why a text is no key to sign with. It holds nothing of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SigningKeyError {
-    /// Neither PEM nor JSON, or broken.
-    #[error("is neither a private key in PEM nor a private JWK")]
-    Form,
-    /// A JWK without its private members, or of a kind that does not sign.
-    #[error("is a JWK without the members that signing needs")]
-    Jwk,
+    /// It is something else.
+    #[error("{0}")]
+    Text(KeyFault),
     /// No such algorithm.
     #[error("has an algorithm that is not known")]
     Algorithm,
     /// Key and algorithm are of different kinds.
-    #[error("does not suit the algorithm")]
-    Mismatch,
+    #[error("does not suit the algorithm {0}: it is {1}")]
+    Mismatch(Algorithm, Family),
+    /// A certificate belongs to a private key, and this is a shared secret.
+    #[error("is for a private key, and the assertion is signed with a shared secret")]
+    NoPair,
+    /// The certificate of another key.
+    #[error("is not the certificate of the assertion's key")]
+    OtherCertificate,
+    /// The cryptographic library refused.
+    #[error("could not sign")]
+    Failed,
+}
+
+impl From<KeyFault> for SigningKeyError {
+    fn from(fault: KeyFault) -> Self {
+        Self::Text(fault)
+    }
+}
+
+impl SigningKeyError {
+    /// What to do about it.
+    pub fn fix(self) -> &'static str {
+        match self {
+            Self::Text(fault) => fault.fix(),
+            Self::Algorithm => ALGORITHMS,
+            Self::Mismatch(..) => {
+                "leave alg out, and the key decides; or name a key of the kind that `alg` says"
+            }
+            Self::NoPair => "remove cert, or sign with the private key of the certificate",
+            Self::OtherCertificate => {
+                "name the certificate of this key: `openssl x509 -in CERT -noout -pubkey` and \
+                 `openssl pkey -in KEY -pubout` print the same"
+            }
+            Self::Failed => "make another key",
+        }
+    }
+}
+
+const ALGORITHMS: &str = "the algorithms are RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA, HS256, HS384 and HS512";
+
+/// How an assertion is signed (RFC 7518 §3.1, RFC 8037).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the names of the registry
+pub enum Algorithm {
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    ES512,
+    EdDSA,
+    HS256,
+    HS384,
+    HS512,
+}
+
+/// The kinds of keys that algorithms are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// RSA, with either padding.
+    Rsa,
+    /// RSA that says of itself that it is for PSS alone.
+    RsaPss,
+    /// NIST's curve of 256 bits.
+    P256,
+    /// Of 384 bits.
+    P384,
+    /// Of 521 bits.
+    P521,
+    /// Ed25519.
+    Ed25519,
+    /// A shared secret.
+    Shared,
+}
+
+impl Family {
+    fn algorithms(self) -> &'static [Algorithm] {
+        use Algorithm::{
+            ES256, ES384, ES512, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384,
+            RS512,
+        };
+        match self {
+            Self::Rsa => &[RS256, RS384, RS512, PS256, PS384, PS512],
+            Self::RsaPss => &[PS256, PS384, PS512],
+            Self::P256 => &[ES256],
+            Self::P384 => &[ES384],
+            Self::P521 => &[ES512],
+            Self::Ed25519 => &[EdDSA],
+            Self::Shared => &[HS256, HS384, HS512],
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rsa => "an RSA key, for RS256 to RS512 and PS256 to PS512",
+            Self::RsaPss => "an RSA-PSS key, for PS256, PS384 and PS512",
+            Self::P256 => "an EC key on P-256, for ES256",
+            Self::P384 => "an EC key on P-384, for ES384",
+            Self::P521 => "an EC key on P-521, for ES512",
+            Self::Ed25519 => "an Ed25519 key, for EdDSA",
+            Self::Shared => "a shared secret, for HS256, HS384 and HS512",
+        })
+    }
+}
+
+/// The key itself.
+#[derive(Clone)]
+enum Pair {
+    Rsa(Arc<RsaKeyPair>),
+    Ec(Arc<EcdsaKeyPair>),
+    Ed(Arc<Ed25519KeyPair>),
+    Shared(Arc<Zeroizing<Vec<u8>>>),
+}
+
+/// What names a certificate in a header (RFC 7515 §4.1.7, §4.1.8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thumbprint {
+    pub(super) sha1: String,
+    pub(super) sha256: String,
 }
 
 impl SigningKey {
-    /// The algorithms by name.
-    pub const ALGORITHMS: &'static str =
-        "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA, HS256, HS384 and HS512";
-
-    /// Reads a private key in PEM or as JWK. Without `alg` the key decides: the JWK's own, else
-    /// RS256, ES256, ES384 or EdDSA. Without `kid` a JWK's own counts.
+    /// Reads a private key in any form that [`KeyFault`] does not name. Without `alg` the key decides:
+    /// the JWK's own, else RS256, ES256, ES384, ES512 or EdDSA. Without `kid` that of a JWK or of
+    /// Google's JSON counts.
     ///
     /// # Errors
     ///
@@ -59,13 +180,21 @@ impl SigningKey {
         kid: Option<&str>,
     ) -> Result<Self, SigningKeyError> {
         let alg = alg.map(parse_algorithm).transpose()?;
-        let trimmed = text.expose().trim_start();
-        let (key, default, own_kid) = match trimmed.starts_with('{') {
-            true => from_jwk(trimmed)?,
-            false => from_pem(trimmed).map(|(key, default)| (key, default, None))?,
+        let file = keyfile::read_key(text.expose(), kid)?;
+        let (pair, family, own) = match &file.key {
+            KeyForm::Der(der) => of_der(der).map(|(pair, family)| (pair, family, None))?,
+            KeyForm::Jwk(jwk) => {
+                let (pair, family) = of_jwk(jwk)?;
+                (pair, family, jwk.get("alg").and_then(Value::as_str))
+            }
         };
-        let kid = kid.map(str::to_owned).or(own_kid);
-        Self::checked(key, alg.unwrap_or(default), kid, text)
+        // An `alg` that is for encryption or unknown says nothing about signatures.
+        let own = own.and_then(|name| parse_algorithm(name).ok());
+        let own = own.filter(|own| family.algorithms().contains(own));
+        let algorithm = alg.or(own).or(family.algorithms().first().copied());
+        let kid = kid.map(str::to_owned).or(file.kid);
+        let key = Self::checked(pair, family, algorithm.unwrap_or(Algorithm::RS256), kid, text)?;
+        Ok(Self { owner: file.owner, ..key })
     }
 
     /// A shared secret, for HS256 (the default), HS384 or HS512.
@@ -79,31 +208,76 @@ impl SigningKey {
         kid: Option<&str>,
     ) -> Result<Self, SigningKeyError> {
         let algorithm = alg.map(parse_algorithm).transpose()?.unwrap_or(Algorithm::HS256);
-        let key = EncodingKey::from_secret(secret.expose().as_bytes());
-        Self::checked(key, algorithm, kid.map(str::to_owned), secret)
+        let pair = shared(secret.expose().as_bytes().to_vec());
+        Self::checked(pair, Family::Shared, algorithm, kid.map(str::to_owned), secret)
     }
 
     fn checked(
-        key: EncodingKey,
+        pair: Pair,
+        family: Family,
         algorithm: Algorithm,
         kid: Option<String>,
         text: &Secret,
     ) -> Result<Self, SigningKeyError> {
+        if !family.algorithms().contains(&algorithm) {
+            return Err(SigningKeyError::Mismatch(algorithm, family));
+        }
         let name = format!("{algorithm:?} {kid:?}");
         let fingerprint = fingerprint_of(&[text.fingerprint().as_str(), &name]);
-        let key = Self { algorithm, kid, key, fingerprint };
-        key.sign(&Header::new(algorithm), &Map::new())?;
-        Ok(key)
+        Ok(Self { algorithm, kid, owner: None, pair, fingerprint })
     }
 
+    /// The JWT of these (RFC 7515 §7.1).
     pub(super) fn sign(
         &self,
-        header: &Header,
-        claims: &Map<String, Value>,
+        header: Map<String, Value>,
+        claims: Map<String, Value>,
     ) -> Result<Secret, SigningKeyError> {
-        crate::jwt::install_provider();
-        let signed = jsonwebtoken::encode(header, claims, &self.key);
-        signed.map(Secret::new).map_err(|_| SigningKeyError::Mismatch)
+        let part = |part| URL_SAFE_NO_PAD.encode(Value::Object(part).to_string());
+        let message = format!("{}.{}", part(header), part(claims));
+        let signature = self.signature(message.as_bytes()).ok_or(SigningKeyError::Failed)?;
+        Ok(Secret::new(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))))
+    }
+
+    fn signature(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let random = SystemRandom::new();
+        match &self.pair {
+            Pair::Rsa(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                let padding = self.algorithm.padding()?;
+                pair.sign(padding, &random, message, &mut signature).ok()?;
+                Some(signature)
+            }
+            Pair::Ec(pair) => Some(pair.sign(&random, message).ok()?.as_ref().to_vec()),
+            Pair::Ed(pair) => Some(pair.try_sign(message).ok()?.as_ref().to_vec()),
+            Pair::Shared(secret) => {
+                let key = hmac::Key::new(self.algorithm.hmac()?, secret);
+                Some(hmac::sign(&key, message).as_ref().to_vec())
+            }
+        }
+    }
+
+    /// The hashes of this key's certificate, wherever it stands in `certificates`.
+    ///
+    /// # Errors
+    ///
+    /// [`SigningKeyError`] if there is none.
+    pub fn thumbprint(&self, certificates: &str) -> Result<Thumbprint, SigningKeyError> {
+        let public = match &self.pair {
+            Pair::Rsa(pair) => pair.public_key().as_ref(),
+            Pair::Ec(pair) => pair.public_key().as_ref(),
+            Pair::Ed(pair) => pair.public_key().as_ref(),
+            Pair::Shared(_) => return Err(SigningKeyError::NoPair),
+        };
+        let certificates = keyfile::read_certificates(certificates)?;
+        let own = certificates
+            .iter()
+            .find(|it| keyfile::public_key_in(it).is_some_and(|found| found == public))
+            .ok_or(SigningKeyError::OtherCertificate)?;
+        let hash = |algorithm| URL_SAFE_NO_PAD.encode(digest::digest(algorithm, own));
+        // SHA-1 is a name here; what is signed is signed with something else.
+        let (sha1, sha256) = (&digest::SHA1_FOR_LEGACY_USE_ONLY, &digest::SHA256);
+        Ok(Thumbprint { sha1: hash(sha1), sha256: hash(sha256) })
     }
 
     pub(super) fn algorithm(&self) -> Algorithm {
@@ -112,6 +286,11 @@ impl SigningKey {
 
     pub(super) fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
+    }
+
+    /// The service account that Google's JSON names.
+    pub fn owner(&self) -> Option<&str> {
+        self.owner.as_deref()
     }
 
     /// Changes with the key, the algorithm and the key's name.
@@ -132,113 +311,150 @@ impl fmt::Debug for SigningKey {
     }
 }
 
+impl Algorithm {
+    const ALL: [Self; 13] = [
+        Self::RS256,
+        Self::RS384,
+        Self::RS512,
+        Self::PS256,
+        Self::PS384,
+        Self::PS512,
+        Self::ES256,
+        Self::ES384,
+        Self::ES512,
+        Self::EdDSA,
+        Self::HS256,
+        Self::HS384,
+        Self::HS512,
+    ];
+
+    fn padding(self) -> Option<&'static dyn RsaEncoding> {
+        Some(match self {
+            Self::RS256 => &RSA_PKCS1_SHA256,
+            Self::RS384 => &RSA_PKCS1_SHA384,
+            Self::RS512 => &RSA_PKCS1_SHA512,
+            Self::PS256 => &RSA_PSS_SHA256,
+            Self::PS384 => &RSA_PSS_SHA384,
+            Self::PS512 => &RSA_PSS_SHA512,
+            _ => return None,
+        })
+    }
+
+    fn hmac(self) -> Option<hmac::Algorithm> {
+        Some(match self {
+            Self::HS256 => hmac::HMAC_SHA256,
+            Self::HS384 => hmac::HMAC_SHA384,
+            Self::HS512 => hmac::HMAC_SHA512,
+            _ => return None,
+        })
+    }
+}
+
+/// As the registry spells it.
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
 fn parse_algorithm(name: &str) -> Result<Algorithm, SigningKeyError> {
-    name.parse().map_err(|_| SigningKeyError::Algorithm)
+    let found = Algorithm::ALL.into_iter().find(|algorithm| algorithm.to_string() == name);
+    found.ok_or(SigningKeyError::Algorithm)
 }
 
-fn from_pem(text: &str) -> Result<(EncodingKey, Algorithm), SigningKeyError> {
-    let der = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| SigningKeyError::Form)?;
-    let bytes = der.secret_der();
-    if let Ok(key) = EncodingKey::from_rsa_pem(text.as_bytes()) {
-        return Ok((key, Algorithm::RS256));
-    }
-    for (curve, algorithm) in CURVES {
-        if let Ok(pair) = EcdsaKeyPair::from_private_key_der(curve, bytes) {
-            return Ok((ec(&pair)?, algorithm));
-        }
-    }
-    let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(bytes);
-    pair.ok()
-        .and_then(|pair| ed(&pair))
-        .map(|key| (key, Algorithm::EdDSA))
-        .ok_or(SigningKeyError::Form)
+fn shared(secret: Vec<u8>) -> Pair {
+    Pair::Shared(Arc::new(Zeroizing::new(secret)))
 }
 
-const CURVES: [(&EcdsaSigningAlgorithm, Algorithm); 2] = [
-    (&ECDSA_P256_SHA256_FIXED_SIGNING, Algorithm::ES256),
-    (&ECDSA_P384_SHA384_FIXED_SIGNING, Algorithm::ES384),
+const CURVES: [(&EcdsaSigningAlgorithm, Family, &str, usize); 3] = [
+    (&ECDSA_P256_SHA256_FIXED_SIGNING, Family::P256, "P-256", 32),
+    (&ECDSA_P384_SHA384_FIXED_SIGNING, Family::P384, "P-384", 48),
+    (&ECDSA_P521_SHA512_FIXED_SIGNING, Family::P521, "P-521", 66),
 ];
 
-fn ec(pair: &EcdsaKeyPair) -> Result<EncodingKey, SigningKeyError> {
-    let der = pair.to_pkcs8v1().map_err(|_| SigningKeyError::Form)?;
-    Ok(EncodingKey::from_ec_der(der.as_ref()))
+/// A key in PKCS #8, PKCS #1 or SEC 1.
+fn of_der(der: &[u8]) -> Result<(Pair, Family), KeyFault> {
+    let attempts = match keyfile::inside_of_pss(der) {
+        Some(inside) => [Some((RsaKeyPair::from_der(inside), Family::RsaPss)), None],
+        None => [
+            Some((RsaKeyPair::from_pkcs8(der), Family::Rsa)),
+            Some((RsaKeyPair::from_der(der), Family::Rsa)),
+        ],
+    };
+    for (attempt, family) in attempts.into_iter().flatten() {
+        match attempt {
+            Ok(pair) => return Ok((Pair::Rsa(Arc::new(pair)), family)),
+            Err(rejected) if ["TooSmall", "TooLarge"].contains(&rejected.description_()) => {
+                return Err(KeyFault::Size);
+            }
+            Err(_) => {}
+        }
+    }
+    for (curve, family, ..) in CURVES {
+        if let Ok(pair) = EcdsaKeyPair::from_private_key_der(curve, der) {
+            return Ok((Pair::Ec(Arc::new(pair)), family));
+        }
+    }
+    let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der);
+    let pair = pair.map_err(|_| keyfile::described(der))?;
+    Ok((Pair::Ed(Arc::new(pair)), Family::Ed25519))
 }
 
-fn ed(pair: &Ed25519KeyPair) -> Option<EncodingKey> {
-    pair.to_pkcs8v1().ok().map(|der| EncodingKey::from_ed_der(der.as_ref()))
+/// Why a private key is of no use here, or in TLS, which takes fewer kinds.
+pub(in crate::oauth) fn fault_of(der: &[u8]) -> KeyFault {
+    of_der(der).err().unwrap_or_else(|| keyfile::described(der))
 }
 
-type FromJwk = (EncodingKey, Algorithm, Option<String>);
-
-fn from_jwk(text: &str) -> Result<FromJwk, SigningKeyError> {
-    let jwk: Map<String, Value> = serde_json::from_str(text).map_err(|_| SigningKeyError::Form)?;
+fn of_jwk(jwk: &Map<String, Value>) -> Result<(Pair, Family), KeyFault> {
     let member = |name: &str| jwk.get(name).and_then(Value::as_str);
-    let (key, default) = match (member("kty"), member("crv")) {
-        (Some("RSA"), _) => (EncodingKey::from_rsa_der(&rsa(&jwk)?), Algorithm::RS256),
-        (Some("EC"), Some("P-256")) => (ec_of(&jwk, CURVES[0].0)?, Algorithm::ES256),
-        (Some("EC"), Some("P-384")) => (ec_of(&jwk, CURVES[1].0)?, Algorithm::ES384),
+    match (member("kty"), member("crv")) {
+        (Some("RSA"), _) => of_der(&rsa(jwk)?).map_err(|fault| match fault {
+            KeyFault::Size => fault,
+            _ => KeyFault::Jwk,
+        }),
+        (Some("EC"), Some("secp256k1")) => Err(KeyFault::Kind("an EC key on secp256k1")),
+        (Some("EC"), crv) => {
+            let curve = CURVES.iter().find(|(.., name, _)| crv == Some(*name));
+            let (curve, family, _, length) = curve.ok_or(KeyFault::Jwk)?;
+            let number = |name| bytes(jwk, name).map(|number| padded(number, *length));
+            let public = [vec![4], number("x")?, number("y")?].concat();
+            let pair = EcdsaKeyPair::from_private_key_and_public_key(curve, &number("d")?, &public);
+            Ok((Pair::Ec(Arc::new(pair.map_err(|_| KeyFault::Jwk)?)), *family))
+        }
         (Some("OKP"), Some("Ed25519")) => {
             let pair =
-                Ed25519KeyPair::from_seed_and_public_key(&bytes(&jwk, "d")?, &bytes(&jwk, "x")?);
-            let key = pair.ok().and_then(|pair| ed(&pair)).ok_or(SigningKeyError::Jwk)?;
-            (key, Algorithm::EdDSA)
+                Ed25519KeyPair::from_seed_and_public_key(&bytes(jwk, "d")?, &bytes(jwk, "x")?);
+            Ok((Pair::Ed(Arc::new(pair.map_err(|_| KeyFault::Jwk)?)), Family::Ed25519))
         }
-        (Some("oct"), _) => (EncodingKey::from_secret(&bytes(&jwk, "k")?), Algorithm::HS256),
-        _ => return Err(SigningKeyError::Jwk),
-    };
-    // An `alg` that is for encryption or unknown says nothing about signatures.
-    let own = member("alg").and_then(|name| name.parse().ok());
-    let own = own.filter(|own: &Algorithm| family(*own) == key.family());
-    Ok((key, own.unwrap_or(default), member("kid").map(str::to_owned)))
+        (Some("OKP"), Some("Ed448")) => Err(KeyFault::Kind("an Ed448 key")),
+        (Some("OKP"), Some("X25519")) => Err(KeyFault::Kind("an X25519 key")),
+        (Some("oct"), _) => Ok((shared(bytes(jwk, "k")?.to_vec()), Family::Shared)),
+        _ => Err(KeyFault::Jwk),
+    }
 }
 
-fn family(algorithm: Algorithm) -> AlgorithmFamily {
-    let all =
-        [AlgorithmFamily::Hmac, AlgorithmFamily::Rsa, AlgorithmFamily::Ec, AlgorithmFamily::Ed];
-    let found = all.into_iter().find(|family| family.algorithms().contains(&algorithm));
-    found.unwrap_or(AlgorithmFamily::Hmac)
+fn bytes(jwk: &Map<String, Value>, name: &str) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
+    let text = jwk.get(name).and_then(Value::as_str).ok_or(KeyFault::Jwk)?;
+    let read = URL_SAFE_NO_PAD.decode(text.trim_end_matches('='));
+    read.map(Zeroizing::new).map_err(|_| KeyFault::Jwk)
 }
 
-fn bytes(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, SigningKeyError> {
-    let text = jwk.get(name).and_then(Value::as_str).ok_or(SigningKeyError::Jwk)?;
-    URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|_| SigningKeyError::Jwk)
-}
-
-fn ec_of(
-    jwk: &Map<String, Value>,
-    curve: &'static EcdsaSigningAlgorithm,
-) -> Result<EncodingKey, SigningKeyError> {
-    let public = [vec![4], bytes(jwk, "x")?, bytes(jwk, "y")?].concat();
-    let pair = EcdsaKeyPair::from_private_key_and_public_key(curve, &bytes(jwk, "d")?, &public);
-    ec(&pair.map_err(|_| SigningKeyError::Jwk)?)
+/// RFC 7518 §6.2.1.2 wants the zeros before a number; not everybody writes them.
+fn padded(number: Zeroizing<Vec<u8>>, length: usize) -> Vec<u8> {
+    let mut whole = vec![0; length.saturating_sub(number.len())];
+    whole.extend_from_slice(&number);
+    whole
 }
 
 /// The members of a JWK (RFC 7518 §6.3) as an `RSAPrivateKey` (RFC 8017 appendix A.1.2).
-fn rsa(jwk: &Map<String, Value>) -> Result<Vec<u8>, SigningKeyError> {
-    let mut content = vec![2, 1, 0];
+fn rsa(jwk: &Map<String, Value>) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
+    let mut content = Zeroizing::new(vec![2, 1, 0]);
     for name in ["n", "e", "d", "p", "q", "dp", "dq", "qi"] {
         let number = bytes(jwk, name)?;
-        let number: Vec<u8> = number.into_iter().skip_while(|byte| *byte == 0).collect();
+        let number: Vec<u8> = number.iter().copied().skip_while(|byte| *byte == 0).collect();
         let sign = number.first().is_none_or(|byte| byte & 0x80 != 0);
         let number = if sign { [vec![0], number].concat() } else { number };
-        content.extend(element(2, &number));
+        content.extend(keyfile::encoded(2, &number));
     }
-    Ok(element(0x30, &content))
-}
-
-/// One element in DER (X.690 §8.1).
-fn element(tag: u8, content: &[u8]) -> Vec<u8> {
-    let length = content.len().to_be_bytes();
-    let length: Vec<u8> = length.into_iter().skip_while(|byte| *byte == 0).collect();
-    let mut head = vec![tag];
-    match length.as_slice() {
-        [] => head.push(0),
-        [short] if *short < 0x80 => head.push(*short),
-        long => {
-            // At most eight bytes, so the sum fits.
-            head.push(0x80 | u8::try_from(long.len()).unwrap_or(0));
-            head.extend(long);
-        }
-    }
-    [head, content.to_vec()].concat()
+    Ok(Zeroizing::new(keyfile::encoded(0x30, &content)))
 }

@@ -235,7 +235,7 @@ async fn a_self_signed_jwt_and_a_static_credential_ask_nobody() {
     let own = Config { assertion: Some(assertion), ..own };
     let endpoint = TokenEndpoint::new(own, Script::of(&[]));
     let tokens = endpoint.request(Grant::Own, given(at(1000))).await.unwrap();
-    assert_eq!(tokens.expires_at, Some(at(1090)));
+    assert_eq!(tokens.expires_at, Some(at(1060)));
     assert_eq!(tokens.access_token.unwrap().expose().split('.').count(), 3);
     let none = Config::new(GrantType::Static, text("https://as.test/"), text("acme"));
     let endpoint = TokenEndpoint::new(none, Script::of(&[]));

@@ -6,11 +6,12 @@ use toml::Spanned;
 
 use super::Part;
 use super::oauth::{encoding, place_of};
-use crate::config::{AssertionTable, ClaimValue, Field, StepTable};
+use crate::config::{AssertionTable, ClaimValue, Entries, Field, StepTable};
 use crate::oauth::{
     Assertion, Claim, ClientAuth, GrantType, MemberPath, SigningKey, SigningKeyError, Step,
+    Thumbprint,
 };
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretSource};
 use crate::template::{Late, Names, Template};
 
 impl Part<'_, '_> {
@@ -46,14 +47,76 @@ impl Part<'_, '_> {
         let iss = text(self, "iss", &table.iss);
         let sub = text(self, "sub", &table.sub);
         let aud = text(self, "aud", &table.aud);
-        let default = Duration::from_secs(300);
-        let ttl = self.review.time(&format!("{}.assertion.ttl", self.path), &table.ttl, default);
+        let (ttl, backdate) = self.times_of_assertion(table);
+        let claims = self.claims("assertion.claims", &table.claims, &names);
+        let header = self.claims("assertion.header", &table.header, &names);
+        self.check_header(table);
+        let cert = self.thumbprint(table, key.as_ref());
+        let key = key?;
+        let iss = iss.or_else(|| owner(&key));
+        Some(Assertion { key, iss, sub, aud, ttl, backdate, claims, header, cert })
+    }
+
+    fn claims(
+        &mut self,
+        key: &str,
+        entries: &Field<Entries<ClaimValue>>,
+        names: &Names,
+    ) -> Vec<(String, Claim)> {
         let mut claims = Vec::new();
-        for (name, value) in table.claims.get().into_iter().flat_map(|entries| &entries.0) {
-            let claim = self.claim(value.get_ref(), &names);
+        for (name, value) in entries.get().into_iter().flat_map(|entries| &entries.0) {
+            let claim = self.claim(key, value.get_ref(), names);
             claims.extend(claim.map(|claim| (name.get_ref().clone(), claim)));
         }
-        Some(Assertion { key: key?, iss, sub, aud, ttl, claims })
+        claims
+    }
+
+    fn times_of_assertion(&mut self, table: &AssertionTable) -> (Duration, Duration) {
+        let default = Duration::from_secs(300);
+        let ttl = self.review.time(&format!("{}.assertion.ttl", self.path), &table.ttl, default);
+        let backdate = table.backdate.or(Assertion::default_backdate(ttl));
+        if let Some(given) = table.backdate.given().filter(|_| backdate >= ttl) {
+            let message = "is not shorter than `ttl`, which counts from there: the assertion would have expired";
+            let fix = "make it shorter than ttl, or leave it out for 30s";
+            self.report("assertion.backdate", message, given.span(), fix);
+        }
+        (ttl, backdate)
+    }
+
+    /// What the signature itself depends on cannot be said in the header.
+    fn check_header(&mut self, table: &AssertionTable) {
+        for (name, _) in table.header.get().into_iter().flat_map(|entries| &entries.0) {
+            let (message, fix) = match name.get_ref().as_str() {
+                "alg" => ("names `alg`, which the key decides", "write alg = \"…\" in assertion"),
+                "b64" => ("names `b64`: the content is always in base64", "remove it"),
+                _ => continue,
+            };
+            self.report("assertion.header", message, name.span(), fix);
+        }
+    }
+
+    /// The hashes of `assertion.cert`, which must be the certificate of the key.
+    fn thumbprint(
+        &mut self,
+        table: &AssertionTable,
+        key: Option<&SigningKey>,
+    ) -> Option<Thumbprint> {
+        let given = table.cert.given()?;
+        let source = SecretSource::File(self.review.path(given.get_ref()));
+        let text = match self.review.read_lines(&source) {
+            Ok(text) => text?,
+            Err(error) => {
+                self.unreadable("assertion.cert", &error.to_string(), given.span());
+                return None;
+            }
+        };
+        match key?.thumbprint(text.expose()) {
+            Ok(thumbprint) => Some(thumbprint),
+            Err(error) => {
+                self.report("assertion.cert", &error.to_string(), given.span(), error.fix());
+                None
+            }
+        }
     }
 
     fn signing_key(
@@ -89,21 +152,11 @@ impl Part<'_, '_> {
         match found {
             Ok(key) => Some(key),
             Err(error) => {
-                let (key, place, fix) = match error {
-                    SigningKeyError::Algorithm => (
-                        "assertion.alg",
-                        place_of(&table.alg, &given.span()),
-                        format!("the algorithms are {}", SigningKey::ALGORITHMS),
-                    ),
-                    _ => (
-                        "assertion.key",
-                        place_of(&table.key, &given.span()),
-                        "name a private key in PEM (openssl genpkey writes one) or as JWK, of the \
-                         kind that `alg` says"
-                            .to_owned(),
-                    ),
+                let (key, place) = match error {
+                    SigningKeyError::Algorithm => ("alg", place_of(&table.alg, &given.span())),
+                    _ => ("key", place_of(&table.key, &given.span())),
                 };
-                self.report(key, &error.to_string(), place, &fix);
+                self.report(&format!("assertion.{key}"), &error.to_string(), place, error.fix());
                 None
             }
         }
@@ -127,19 +180,17 @@ impl Part<'_, '_> {
         }
     }
 
-    fn claim(&mut self, value: &ClaimValue, names: &Names) -> Option<Claim> {
+    fn claim(&mut self, key: &str, value: &ClaimValue, names: &Names) -> Option<Claim> {
         Some(match value {
-            ClaimValue::Text(text) => {
-                Claim::Text(self.template("assertion.claims", text, names)?)
-            }
+            ClaimValue::Text(text) => Claim::Text(self.template(key, text, names)?),
             ClaimValue::Plain(value) => Claim::Plain(value.clone()),
             ClaimValue::List(items) => {
-                let items: Vec<_> = items.iter().map(|item| self.claim(item, names)).collect();
+                let items: Vec<_> = items.iter().map(|item| self.claim(key, item, names)).collect();
                 Claim::List(items.into_iter().collect::<Option<_>>()?)
             }
             ClaimValue::Table(entries) => {
                 let entry = |(name, value): &(String, ClaimValue)| {
-                    Some((name.clone(), self.claim(value, names)?))
+                    Some((name.clone(), self.claim(key, value, names)?))
                 };
                 let entries: Vec<_> = entries.iter().map(entry).collect();
                 Claim::Table(entries.into_iter().collect::<Option<_>>()?)
@@ -196,6 +247,12 @@ impl Part<'_, '_> {
 fn templates(step: &Step) -> impl Iterator<Item = &Template> {
     let in_parameters = step.params.iter().flat_map(|parameter| &parameter.values);
     in_parameters.chain(step.headers.iter().map(|(_, template)| template)).chain([&step.url])
+}
+
+/// Google's JSON says whose the key is: that is who issues what it signs.
+fn owner(key: &SigningKey) -> Option<Template> {
+    let owner = key.owner()?.replace('$', "$$");
+    Template::parse(&owner, &Names::default()).ok()
 }
 
 /// Is it PEM or JSON rather than a shared secret?

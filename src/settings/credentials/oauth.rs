@@ -249,17 +249,10 @@ impl Part<'_, '_> {
             Ok(identity) => Some(identity),
             Err(error) => {
                 let (name, span) = match error {
-                    ClientCertError::Certificate => ("client_cert.cert", cert.span()),
-                    ClientCertError::Key | ClientCertError::Mismatch => {
-                        ("client_cert.key", key.span())
-                    }
+                    ClientCertError::Certificate(_) => ("client_cert.cert", cert.span()),
+                    _ => ("client_cert.key", key.span()),
                 };
-                self.report(
-                    name,
-                    &error.to_string(),
-                    span,
-                    "name two PEM files that belong together",
-                );
+                self.report(name, &error.to_string(), span, error.fix());
                 None
             }
         }

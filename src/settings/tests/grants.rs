@@ -129,16 +129,16 @@ fn a_granted_assertion_and_the_clients_own_are_two() {
     let text = "client_id = \"acme\"\ngrant = \"jwt_bearer\"\nclient_auth = \"private_key_jwt\"\n\
                 assertion = { key = { file = \"jwk\" }, iss = \"me\", sub = \"you\", claims = { n = [1, true, { a = \"${client_id}\" }] } }";
     let request = own(text);
-    let claims = "\"exp\":1700000300,\"iat\":1700000000";
+    let claims = "\"exp\":1700000270,\"iat\":1699999970";
     assert!(
         request.contains(&format!(
-            "&assertion={{\"alg\":\"EdDSA\",\"typ\":\"JWT\"}}.{{\"aud\":\"https://as.test/token\",{claims},\"iss\":\"me\",\"jti\":\"U\",\"n\":[1,true,{{\"a\":\"acme\"}}],\"nbf\":1700000000,\"sub\":\"you\"}}"
+            "&assertion={{\"alg\":\"EdDSA\",\"typ\":\"JWT\"}}.{{\"aud\":\"https://as.test/token\",{claims},\"iss\":\"me\",\"jti\":\"U\",\"n\":[1,true,{{\"a\":\"acme\"}}],\"nbf\":1699999970,\"sub\":\"you\"}}"
         )),
         "{request}"
     );
     assert!(
         request.contains(&format!(
-            "&client_assertion={{\"alg\":\"EdDSA\",\"typ\":\"JWT\"}}.{{\"aud\":\"https://as.test/token\",{claims},\"iss\":\"acme\",\"jti\":\"U\",\"nbf\":1700000000,\"sub\":\"acme\"}}"
+            "&client_assertion={{\"alg\":\"EdDSA\",\"typ\":\"JWT\"}}.{{\"aud\":\"https://as.test/token\",{claims},\"iss\":\"acme\",\"jti\":\"U\",\"nbf\":1699999970,\"sub\":\"acme\"}}"
         )),
         "{request}"
     );
@@ -310,4 +310,114 @@ fn the_fingerprint_of_an_assertion_stays_what_it_was() {
         let config = configured(&bare(&format!("client_id = \"acme\"\n{more}"))).unwrap();
         assert_eq!(config.token.oauth.fingerprint().as_str(), expected, "{more}");
     }
+}
+
+/// What a key file is read as, in `configured`: the sample of that name.
+#[test]
+fn an_assertion_says_what_people_ask_for() {
+    let text = "client_id = \"acme\"\ngrant = \"client_credentials\"\nclient_auth = \"private_key_jwt\"\n\
+                assertion = { key = { file = \"k.pem\" }, cert = \"cert.pem\", backdate = \"1m\", \
+                header = { typ = \"client-authentication+jwt\", n = 1, who = \"${client_id}\" } }";
+    let request = own(text);
+    for says in [
+        "\"typ\":\"client-authentication+jwt\"",
+        "\"n\":1",
+        "\"who\":\"acme\"",
+        "\"x5t\":\"",
+        "\"x5t#S256\":\"",
+        "\"exp\":1700000240,\"iat\":1699999940",
+    ] {
+        assert!(request.contains(says), "{says} in {request}");
+    }
+    for (more, at, says) in [
+        (
+            "key = { file = \"jwk\" }, header = { alg = \"none\" }",
+            "alg",
+            "write alg = \"…\" in assertion",
+        ),
+        ("key = { file = \"jwk\" }, header = { b64 = false }", "b64", "`b64`"),
+        (
+            "key = { file = \"jwk\" }, header = { a = \"${b}\" }",
+            "${b}",
+            "`credential.x.assertion.header`",
+        ),
+        (
+            "key = { file = \"jwk\" }, cert = \"cert.pem\"",
+            "\"cert.pem",
+            "is not the certificate of the assertion's key",
+        ),
+        (
+            "key = { file = \"k.pem\" }, cert = \"junk\"",
+            "\"junk",
+            "`credential.x.assertion.cert` holds no certificate",
+        ),
+        (
+            "alg = \"HS256\", key = { file = \"junk\" }, cert = \"cert.pem\"",
+            "\"cert.pem",
+            "signed with a shared secret",
+        ),
+        ("key = { file = \"jwk\" }, backdate = \"5m\"", "\"5m", "is not shorter than `ttl`"),
+        (
+            "key = { file = \"jwk\" }, ttl = \"20s\", backdate = \"30s\"",
+            "\"30s",
+            "is not shorter than `ttl`",
+        ),
+        (
+            "key = { file = \"cert.pem\" }",
+            "{ file",
+            "is a certificate, and a private key is needed",
+        ),
+        (
+            "alg = \"ES512\", key = { file = \"jwk\" }",
+            "{ file",
+            "ES512: it is an Ed25519 key, for EdDSA",
+        ),
+    ] {
+        let column = "assertion = { ".len() + more.find(at).unwrap() + 1;
+        let more = format!("client_id = \"a\"\nassertion = {{ {more} }}");
+        let report = configured(&bare(&more)).expect_err(&more).to_string();
+        assert!(report.contains(&format!("--> proxy.toml:5:{column}\n")), "{report}");
+        assert!(report.contains(says) && report.contains("help: "), "{report}");
+    }
+}
+
+/// Google's JSON is all that a service account needs.
+#[test]
+fn googles_json_brings_the_key_its_name_and_the_issuer() {
+    let google = |_: &SecretSource| {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem();
+        let json = serde_json::json!({ "type": "service_account", "private_key": key,
+            "private_key_id": "k1", "client_email": "svc$@x.test" });
+        Ok(Some(Secret::new(json.to_string())))
+    };
+    let request = |more: &str| {
+        let text = bare(&format!(
+            "grant = \"jwt_bearer\"\nassertion = {{ key = {{ file = \"k\" }}{more} }}"
+        ));
+        let environment = Environment { read_lines: google, ..environment() };
+        let settings = Settings::from_text("proxy.toml", Path::new("/"), &text, &environment);
+        sent(settings.unwrap().credentials.first().unwrap(), Grant::Own)
+    };
+    let plain = request("");
+    assert!(
+        plain.contains("\"kid\":\"k1\"") && plain.contains("\"iss\":\"svc$@x.test\""),
+        "{plain}"
+    );
+    assert!(!plain.contains("\"sub\""), "a subject is a person that the account acts for: {plain}");
+    let other = request(", iss = \"me\", kid = \"k2\"");
+    assert!(other.contains("\"kid\":\"k2\"") && other.contains("\"iss\":\"me\""), "{other}");
+}
+
+#[test]
+fn the_authorization_server_alone_can_be_asked_in_plain_http() {
+    let text = |more: &str| {
+        let text = bare(&format!("{CLIENT}grant = \"client_credentials\"\n{more}"));
+        text.replace("https://as.test", "http://as.test")
+    };
+    refused(&text(""), "3:13", "token_http = true");
+    let settings = load(&text("token_http = true\nrevoke_url = \"http://as.test/r\"")).unwrap();
+    assert!(!settings.credentials.first().unwrap().allow_http, "the API is asked over TLS");
+    refused(&text("token_http = false"), "3:13", "is not https");
+    let steps = "token_http = true\nsteps = [{ url = \"http://x.test/\" }]";
+    refused(&text(steps), "8:18", "`credential.x.steps.url` is not https");
 }

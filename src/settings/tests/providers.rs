@@ -245,8 +245,8 @@ const PROVIDERS: &[Provider] = &[
                 grant_type=client_credentials&client_id=acme\
                 &client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer\
                 &client_assertion={\"alg\":\"EdDSA\",\"kid\":\"k1\",\"typ\":\"JWT\"}.\
-                {\"aud\":\"https://acme.okta.test/oauth2/v1/token\",\"exp\":1700000300,\"iat\":1700000000,\
-                \"iss\":\"acme\",\"jti\":\"U\",\"nbf\":1700000000,\"sub\":\"acme\"}",
+                {\"aud\":\"https://acme.okta.test/oauth2/v1/token\",\"exp\":1700000270,\"iat\":1699999970,\
+                \"iss\":\"acme\",\"jti\":\"U\",\"nbf\":1699999970,\"sub\":\"acme\"}",
         answers: (200, r#"{"token_type":"Bearer","expires_in":3600,"access_token":"at2"}"#),
         injects: "authorization: Bearer at2\n",
     },
@@ -261,8 +261,8 @@ const PROVIDERS: &[Provider] = &[
                 grant_type=refresh_token&refresh_token=rt&client_id=acme\
                 &client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer\
                 &client_assertion={\"alg\":\"RS256\",\"typ\":\"JWT\"}.\
-                {\"aud\":\"https://revolut.com\",\"exp\":1700000300,\"iat\":1700000000,\
-                \"iss\":\"cb.example.com\",\"jti\":\"U\",\"nbf\":1700000000,\"sub\":\"acme\"}",
+                {\"aud\":\"https://revolut.com\",\"exp\":1700000270,\"iat\":1699999970,\
+                \"iss\":\"cb.example.com\",\"jti\":\"U\",\"nbf\":1699999970,\"sub\":\"acme\"}",
         answers: (200, r#"{"access_token":"at2","token_type":"bearer","expires_in":2399}"#),
         injects: "authorization: Bearer at2\n",
     },
@@ -290,8 +290,8 @@ const PROVIDERS: &[Provider] = &[
         sends: "POST https://oauth2.googleapis.test/token\n\
                 grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer\
                 &assertion={\"alg\":\"RS256\",\"typ\":\"JWT\"}.\
-                {\"aud\":\"https://oauth2.googleapis.test/token\",\"exp\":1700003600,\"iat\":1700000000,\
-                \"iss\":\"sa@x.test\",\"jti\":\"U\",\"nbf\":1700000000,\"scope\":\"a b\"}",
+                {\"aud\":\"https://oauth2.googleapis.test/token\",\"exp\":1700003570,\"iat\":1699999970,\
+                \"iss\":\"sa@x.test\",\"jti\":\"U\",\"nbf\":1699999970,\"scope\":\"a b\"}",
         answers: (200, r#"{"access_token":"at2","expires_in":3599,"token_type":"Bearer"}"#),
         injects: "authorization: Bearer at2\n",
     },
@@ -305,7 +305,7 @@ const PROVIDERS: &[Provider] = &[
         presents: Own,
         sends: "POST https://api.github.test/app/installations/1/access_tokens\n\
                 authorization: Bearer {\"alg\":\"RS256\",\"typ\":\"JWT\"}.\
-                {\"exp\":1700000540,\"iat\":1700000000,\"iss\":\"123\",\"jti\":\"U\",\"nbf\":1700000000}\n",
+                {\"exp\":1700000510,\"iat\":1699999970,\"iss\":\"123\",\"jti\":\"U\",\"nbf\":1699999970}\n",
         answers: (201, r#"{"token":"at2","expires_at":"2023-11-14T23:13:20Z","permissions":{}}"#),
         injects: "authorization: Bearer at2\n",
     },
