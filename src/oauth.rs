@@ -383,6 +383,9 @@ impl fmt::Display for GrantError {
             None if self.class == Class::Ambiguous => {
                 f.write_str("the token endpoint gave no answer that can be read")?;
             }
+            None if self.class == Class::Config => {
+                f.write_str("the token endpoint was not asked")?
+            }
             None => f.write_str("the token endpoint could not be asked")?,
         }
         if let Some(code) = &self.code {

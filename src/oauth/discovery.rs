@@ -3,70 +3,163 @@
 //! Reading the document is pure; it is asked for by whoever makes a token request, which is never on
 //! the path of a client's request, and kept for a day.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
 use serde_json::Value;
 use url::{Host, Url};
 
-use super::Endpoints;
+use super::{Class, Endpoints, GrantError};
+use crate::secret::Secret;
 
 /// How long a document is kept: as long as MSAL keeps it.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long nobody asks again after a failure, whatever it was: the flights of a busy credential come
+/// every second or so, and an issuer that is down, or whose name is written wrongly, gains nothing.
+const PAUSE: Duration = Duration::from_secs(60);
 
-/// The last document.
+/// How long the issuer has for its document. Nothing is lost by asking again.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is known of the issuer.
 #[derive(Debug, Default)]
-pub(super) struct Discovery(Mutex<Option<Known>>);
+pub(super) struct Discovery(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    document: Option<Known<Endpoints>>,
+    failure: Option<Known<GrantError>>,
+}
 
 #[derive(Debug)]
-struct Known {
+struct Known<T> {
+    issuer: String,
     at: SystemTime,
-    published: Endpoints,
+    what: T,
+}
+
+/// What to do about the endpoints that are not configured.
+#[derive(Debug)]
+pub(super) enum Recall {
+    /// Nothing: they are known.
+    Known(Box<Endpoints>),
+    /// Nothing for now: the issuer was asked in vain a moment ago.
+    Failed(GrantError),
+    /// Ask.
+    Ask,
 }
 
 impl Discovery {
-    /// What `issuer` published, if it was asked within the last day.
-    pub(super) fn recall(&self, issuer: &str, now: SystemTime) -> Option<Endpoints> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = known.as_ref().filter(|known| known.is_of(issuer))?;
+    /// What is known of `issuer`. A document of yesterday is better than nothing while the issuer
+    /// cannot be asked.
+    pub(super) fn recall(&self, issuer: &str, now: SystemTime) -> Recall {
+        let state = self.state();
+        let document = state.document.as_ref().filter(|known| known.issuer == issuer);
+        if let Some(known) = document.filter(|known| known.is_younger(KEPT, now)) {
+            return Recall::Known(Box::new(known.what.clone()));
+        }
+        let failure = state.failure.as_ref().filter(|known| known.issuer == issuer);
+        match (failure.filter(|known| known.is_younger(PAUSE, now)), document) {
+            (Some(_), Some(known)) => Recall::Known(Box::new(known.what.clone())),
+            (Some(failure), None) => Recall::Failed(failure.what.clone()),
+            (None, _) => Recall::Ask,
+        }
+    }
+
+    /// Keeps what the issuer published.
+    pub(super) fn keep(&self, issuer: &str, published: Endpoints, at: SystemTime) {
+        let mut state = self.state();
+        state.failure = None;
+        state.document = Some(Known { issuer: issuer.to_owned(), at, what: published });
+    }
+
+    /// Keeps why there is no new document; returns the last one.
+    pub(super) fn fail(
+        &self,
+        issuer: &str,
+        error: GrantError,
+        at: SystemTime,
+    ) -> Option<Endpoints> {
+        let mut state = self.state();
+        state.failure = Some(Known { issuer: issuer.to_owned(), at, what: error });
+        let document = state.document.as_ref().filter(|known| known.issuer == issuer);
+        document.map(|known| known.what.clone())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Known<T> {
+    fn is_younger(&self, age: Duration, now: SystemTime) -> bool {
         // A clock that went back says nothing about age.
-        let age = now.duration_since(known.at).ok()?;
-        (age < KEPT).then(|| known.published.clone())
-    }
-
-    /// What `issuer` published at any time: better than nothing while it cannot be asked.
-    pub(super) fn recall_old(&self, issuer: &str) -> Option<Endpoints> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.as_ref().filter(|known| known.is_of(issuer)).map(|known| known.published.clone())
-    }
-
-    pub(super) fn keep(&self, published: Endpoints, at: SystemTime) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = Some(Known { at, published });
+        now.duration_since(self.at).is_ok_and(|since| since < age)
     }
 }
 
-impl Known {
-    fn is_of(&self, issuer: &str) -> bool {
-        self.published.issuer.as_deref() == Some(issuer)
-    }
-}
-
-/// Why a document is not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a document is not used. All but a page that is no document are faults of the configuration: the
+/// issuer was reached, and asking it again changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DiscoveryError {
-    #[error("`issuer` is not a URL")]
+    #[error("`issuer` is not a URL: write the whole of it, such as \"https://login.example.com\"")]
     Issuer,
-    #[error("the document of the issuer is not a JSON object")]
+    #[error(
+        "what the issuer publishes is not a JSON object: see whether `issuer` is right, or write token_url instead"
+    )]
     Json,
     #[error(
-        "the document of the issuer names another issuer: `issuer` has to be what it says, to the letter"
+        "`issuer` is \"{configured}\", and its document says \"{published}\": {}",
+        advice(published)
     )]
-    Mismatch,
+    Mismatch { configured: String, published: String },
+    #[error(
+        "`issuer` is \"{0}\", and its document names no issuer: it is not to be believed; write token_url instead"
+    )]
+    Nobody(String),
     #[error(
         "the document of the issuer names an endpoint that is not an https URL: write token_url instead, if it may be used"
     )]
     Endpoint,
+}
+
+/// What an answer means that is no document. One that does not come from trouble of the server will
+/// be the same next time.
+pub(super) fn refusal(status: StatusCode) -> GrantError {
+    match status.as_u16() {
+        408 | 425 | 429 | 500.. => GrantError::of_transport(
+            Class::NotSent,
+            format!("the issuer answered {status} for its document"),
+        ),
+        _ => GrantError::of_transport(
+            Class::Config,
+            format!(
+                "the issuer has no document (it answered {status}): see whether `issuer` is right, or write token_url instead"
+            ),
+        ),
+    }
+}
+
+/// `text` without what `issuer` has from secret variables.
+pub(super) fn hide(text: String, secrets: &[&Secret]) -> String {
+    let secrets = secrets.iter().map(|secret| secret.expose()).filter(|secret| !secret.is_empty());
+    secrets.fold(text, |text, secret| text.replace(secret, "…"))
+}
+
+/// What to write. Entra's document for all tenants names none: `https://…/{tenantid}/v2.0`.
+fn advice(published: &str) -> String {
+    if published.contains(['{', '}']) {
+        return "put your own tenant in the place of the name in braces and write that as `issuer`, or \
+                write token_url instead"
+            .to_owned();
+    }
+    format!("write issuer = \"{published}\" if that is the server you mean, or token_url instead")
+}
+
+/// The longest issuer that is repeated, and none of its characters may do harm in a log.
+fn shown(issuer: &str) -> String {
+    issuer.chars().take(200).flat_map(char::escape_debug).collect()
 }
 
 /// Where the document may be: as OpenID Connect has it, which nearly all do, and as RFC 8414 §3.1.
@@ -86,30 +179,47 @@ pub(super) fn locations(issuer: &str) -> Result<[Url; 2], DiscoveryError> {
 /// The `issuer` in it must be the configured one, byte for byte (RFC 8414 §3.3): another would mean
 /// that a server speaks for somebody else. Endpoints are https; or http where the issuer is, at its host
 /// or at this machine: nobody has said that secrets may travel in the open to others.
-pub(super) fn read(body: &[u8], issuer: &str) -> Result<Endpoints, DiscoveryError> {
+///
+/// A client with a certificate (`mtls`) is sent to the aliases that are for it (RFC 8705 §5). The token
+/// endpoint itself stays what it is, because it may be an audience.
+pub(super) fn read(body: &[u8], issuer: &str, mtls: bool) -> Result<Endpoints, DiscoveryError> {
     let document: Value = serde_json::from_slice(body).map_err(|_| DiscoveryError::Json)?;
     let document = document.as_object().ok_or(DiscoveryError::Json)?;
-    if document.get("issuer").and_then(Value::as_str) != Some(issuer) {
-        return Err(DiscoveryError::Mismatch);
-    }
-    let endpoint = |name: &str| match document.get(name).and_then(Value::as_str) {
-        None => Ok(None),
-        Some(text) => {
-            let url = text.parse::<Url>().ok();
-            let fits = |url: &Url| {
-                let plain = url.scheme() == "http" && is_plain_here(url, issuer);
-                (url.scheme() == "https" || plain) && url.host().is_some()
-            };
-            url.filter(fits).map(Some).ok_or(DiscoveryError::Endpoint)
+    match document.get("issuer").and_then(Value::as_str) {
+        Some(published) if published == issuer => {}
+        Some(published) => {
+            let (configured, published) = (shown(issuer), shown(published));
+            return Err(DiscoveryError::Mismatch { configured, published });
         }
+        None => return Err(DiscoveryError::Nobody(shown(issuer))),
+    }
+    let aliases = document.get("mtls_endpoint_aliases").filter(|_| mtls).and_then(Value::as_object);
+    let url = |text: &Value| {
+        let url = text.as_str().and_then(|text| text.parse::<Url>().ok());
+        let fits = |url: &Url| {
+            let plain = url.scheme() == "http" && is_plain_here(url, issuer);
+            (url.scheme() == "https" || plain) && url.host().is_some()
+        };
+        url.filter(fits).ok_or(DiscoveryError::Endpoint)
     };
+    let alias = |name: &str| aliases.and_then(|aliases| aliases.get(name)).map(url).transpose();
+    let plain = |name: &str| {
+        let text = document.get(name).filter(|text| text.is_string());
+        text.map(url).transpose()
+    };
+    let either = |name: &str| match alias(name)? {
+        Some(alias) => Ok(Some(alias)),
+        None => plain(name),
+    };
+    let token_alias = alias("token_endpoint")?;
     Ok(Endpoints {
         issuer: Some(issuer.to_owned()),
-        token: endpoint("token_endpoint")?,
+        token: plain("token_endpoint")?.or(token_alias.clone()),
+        token_alias,
         refresh: None,
-        revoke: endpoint("revocation_endpoint")?,
-        authorize: endpoint("authorization_endpoint")?,
-        device: endpoint("device_authorization_endpoint")?,
+        revoke: either("revocation_endpoint")?,
+        authorize: plain("authorization_endpoint")?,
+        device: either("device_authorization_endpoint")?,
     })
 }
 
@@ -130,6 +240,8 @@ impl Endpoints {
     pub(super) fn or(self, published: Self) -> Self {
         Self {
             issuer: self.issuer,
+            // One that is configured is where to go.
+            token_alias: published.token_alias.filter(|_| self.token.is_none()),
             token: self.token.or(published.token),
             refresh: self.refresh,
             revoke: self.revoke.or(published.revoke),
@@ -140,70 +252,4 @@ impl Endpoints {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::time::UNIX_EPOCH;
-
-    use super::*;
-
-    #[test]
-    fn a_document_is_looked_for_in_two_places() {
-        for (issuer, openid, oauth) in [
-            ("https://as.test", "", ""),
-            ("https://as.test/", "", ""),
-            ("https://as.test/a/b", "/a/b", "/a/b"),
-            ("https://as.test:8443/a/", "/a", "/a"),
-        ] {
-            let host = if issuer.contains("8443") { "as.test:8443" } else { "as.test" };
-            let found = locations(issuer).unwrap().map(String::from);
-            assert_eq!(
-                found,
-                [
-                    format!("https://{host}{openid}/.well-known/openid-configuration"),
-                    format!("https://{host}/.well-known/oauth-authorization-server{oauth}"),
-                ]
-            );
-        }
-        assert_eq!(locations("as.test"), Err(DiscoveryError::Issuer));
-    }
-
-    #[test]
-    fn only_the_issuer_itself_is_believed_and_only_https() {
-        use DiscoveryError::{Endpoint, Json, Mismatch};
-        let document = r#"{"issuer":"https://as.test","token_endpoint":"https://as.test/t",
-            "revocation_endpoint":"https://as.test/r","x":1}"#;
-        let endpoints = read(document.as_bytes(), "https://as.test").unwrap();
-        assert_eq!(endpoints.token.unwrap().as_str(), "https://as.test/t");
-        assert_eq!(endpoints.revoke.unwrap().as_str(), "https://as.test/r");
-        assert_eq!(endpoints.device, None);
-        for (body, why) in [
-            (document.replace("as.test\",", "as.test/\","), Mismatch),
-            (document.replace("issuer", "issuers"), Mismatch),
-            ("[]".to_owned(), Json),
-            ("<html>".to_owned(), Json),
-            (document.replace("https://as.test/t", "http://as.test/t"), Endpoint),
-            (document.replace("https://as.test/r", "nothing"), Endpoint),
-        ] {
-            assert_eq!(read(body.as_bytes(), "https://as.test"), Err(why), "{body}");
-        }
-        let plain = document.replace("https://", "http://");
-        assert!(read(plain.as_bytes(), "http://as.test").is_ok());
-        let elsewhere = plain.replace("http://as.test/t", "http://other.test/t");
-        assert_eq!(read(elsewhere.as_bytes(), "http://as.test"), Err(Endpoint));
-        let here = plain.replace("http://as.test/t", "http://127.0.0.1/t");
-        assert!(read(here.as_bytes(), "http://as.test").is_ok());
-    }
-
-    #[test]
-    fn a_document_is_kept_for_a_day_and_used_longer_only_in_need() {
-        let discovery = Discovery::default();
-        let at = |hours: u64| UNIX_EPOCH + Duration::from_secs(1_000_000 + hours * 3600);
-        let published = Endpoints { issuer: Some("i".to_owned()), ..Endpoints::default() };
-        discovery.keep(published, at(0));
-        assert!(discovery.recall("i", at(23)).is_some());
-        assert!(discovery.recall("i", at(24)).is_none());
-        assert!(discovery.recall("other", at(1)).is_none());
-        assert!(discovery.recall("i", UNIX_EPOCH).is_none());
-        assert!(discovery.recall_old("i").is_some() && discovery.recall_old("other").is_none());
-    }
-}
+mod tests;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::assertion::Purpose;
-use super::discovery::{self, Discovery};
+use super::discovery::{self, Discovery, DiscoveryError, Recall};
 use super::{
     Class, Config, Endpoints, Exchange, Given, Grant, GrantError, Material, OwnGrant, RawAnswer,
     RequestError, TokenRequest, TokenResponse, TokenType, Transport, read, steps,
 };
 use crate::secret::{Secret, SecretSource};
-use crate::template::Values;
+use crate::template::{Template, Values};
 
 /// How long the tokens of others may take to be read: they are files and commands on this machine.
 const READ_LIMIT: Duration = Duration::from_secs(10);
@@ -118,11 +118,12 @@ impl TokenEndpoint {
     }
 
     /// All URLs of the authorization server: the configured ones, and for the others what the issuer
-    /// publishes, which is asked at most once a day.
+    /// publishes, which is asked at most once a day, or once a minute while it cannot be asked.
     ///
     /// # Errors
     ///
-    /// [`Class::NotSent`] if the issuer cannot be asked or its document is not to be believed.
+    /// [`Class::NotSent`] if the issuer cannot be asked, [`Class::Config`] if its document is not to be
+    /// believed.
     pub async fn all_endpoints(&self, given: Given<'_>) -> Result<Endpoints, GrantError> {
         self.endpoints(given, |_| false).await
     }
@@ -136,48 +137,57 @@ impl TokenEndpoint {
         let Some(issuer) = configured.issuer.clone().filter(|_| !suffice(&configured)) else {
             return Ok(configured);
         };
-        if let Some(published) = self.discovery.recall(&issuer, given.now) {
-            return Ok(configured.or(published));
+        match self.discovery.recall(&issuer, given.now) {
+            Recall::Known(published) => return Ok(configured.or(*published)),
+            Recall::Failed(error) => return Err(error),
+            Recall::Ask => {}
         }
         match self.discover(&issuer, given.listen).await {
             Ok(published) => {
-                self.discovery.keep(published.clone(), given.now);
+                self.discovery.keep(&issuer, published.clone(), given.now);
                 Ok(configured.or(published))
             }
-            Err(error) => match self.discovery.recall_old(&issuer) {
-                Some(published) => {
-                    tracing::warn!(%error, "the issuer's document of yesterday is used");
-                    Ok(configured.or(published))
-                }
-                None => Err(error),
-            },
+            Err(error) => {
+                tracing::warn!(%error, "the issuer's document could not be read");
+                let old = self.discovery.fail(&issuer, error.clone(), given.now);
+                old.map(|old| configured.or(old)).ok_or(error)
+            }
         }
     }
 
     /// Asks the issuer for its document, wherever it is.
     async fn discover(&self, issuer: &str, listen: Duration) -> Result<Endpoints, GrantError> {
-        let not_sent = |text: String| GrantError::of_transport(Class::NotSent, text);
-        let locations =
-            discovery::locations(issuer).map_err(|error| not_sent(error.to_string()))?;
-        let mut failure = None;
-        for url in locations {
+        let hidden: Vec<&Secret> = self.config.issuer.iter().flat_map(Template::secrets).collect();
+        let of_config = |error: DiscoveryError| {
+            GrantError::of_transport(Class::Config, discovery::hide(error.to_string(), &hidden))
+        };
+        let mut failure: Option<GrantError> = None;
+        for url in discovery::locations(issuer).map_err(of_config)? {
             let request = TokenRequest::get(url, self.config.client_cert.clone());
-            let error = match self.send(request, listen).await {
+            let listen = listen.min(discovery::TIMEOUT);
+            let error = match self.transport.send(request, listen).await {
                 Ok(answer) if answer.status.is_success() => {
-                    match discovery::read(&answer.body, issuer) {
-                        Ok(published) => return Ok(published),
-                        Err(error) => error.to_string(),
+                    let mtls = self.config.client_cert.is_some();
+                    match discovery::read(&answer.body, issuer, mtls) {
+                        // The other place may have it.
+                        Err(DiscoveryError::Json) => of_config(DiscoveryError::Json),
+                        read => return read.map_err(of_config),
                     }
                 }
-                Ok(answer) => format!("the issuer answered {} for its document", answer.status),
+                Ok(answer) => discovery::refusal(answer.status),
+                // The other place is at the same host.
                 Err(error) => {
-                    let why = error.description.unwrap_or_default();
-                    format!("the issuer could not be asked for its document: {why}")
+                    let text = format!("the issuer could not be asked for its document: {error}");
+                    return Err(GrantError::of_transport(Class::NotSent, text));
                 }
             };
-            failure.get_or_insert(error);
+            // What passes is worth another try, whatever the other place says.
+            if failure.is_none() || error.class == Class::NotSent {
+                failure = Some(error);
+            }
         }
-        Err(not_sent(failure.unwrap_or_default()))
+        let nowhere = || of_config(DiscoveryError::Issuer);
+        Err(failure.unwrap_or_else(nowhere))
     }
 
     /// Makes the calls that follow the token request. They can be made again with the same tokens; so
@@ -303,7 +313,7 @@ fn issued(access_token: String) -> TokenResponse {
 
 impl From<RequestError> for GrantError {
     fn from(error: RequestError) -> Self {
-        Self::of_transport(Class::NotSent, error.to_string())
+        Self::of_transport(Class::Config, error.to_string())
     }
 }
 

@@ -68,8 +68,10 @@ pub enum RequestError {
 pub struct Endpoints {
     /// The issuer, if one is configured.
     pub issuer: Option<String>,
-    /// The token endpoint.
+    /// The token endpoint, as an audience knows it.
     pub token: Option<Url>,
+    /// Where the requests for it go if the client shows a certificate (RFC 8705 §5).
+    pub token_alias: Option<Url>,
     /// Where refresh tokens are presented.
     pub refresh: Option<Url>,
     /// Where tokens are given back.
@@ -98,11 +100,12 @@ impl Endpoints {
             authorize: url(&config.auth_url, "auth_url")?,
             device: url(&config.device_url, "device_url")?,
             token,
+            token_alias: None,
         })
     }
 
     fn token(&self) -> Result<&Url, RequestError> {
-        self.token.as_ref().ok_or(RequestError::NoUrl("token_url"))
+        self.token_alias.as_ref().or(self.token.as_ref()).ok_or(RequestError::NoUrl("token_url"))
     }
 
     /// Whom an assertion is for (RFC 7523 §3).

@@ -23,6 +23,7 @@ mod forwarding;
 mod full_disk;
 mod grants;
 mod http2;
+mod issuers;
 mod knobs;
 mod message_rules;
 mod mutual_tls;

@@ -11,7 +11,8 @@ use http::{HeaderMap, StatusCode};
 
 use super::*;
 use crate::oauth::{
-    Assertion, Encoding, GrantType, MemberPath, Parameter, SigningKey, Step, TransportError,
+    Assertion, ClientCert, Encoding, GrantType, MemberPath, Parameter, SigningKey, Step,
+    TransportError,
 };
 use crate::template::{Late, Names, Template, Variables};
 
@@ -100,17 +101,96 @@ async fn a_foreign_or_absent_document_sends_nothing_and_a_given_url_needs_none()
     let foreign = r#"{"issuer":"https://other.test","token_endpoint":"https://as.test/token"}"#;
     let with_issuer = Config { issuer: Some(text("https://id.test")), ..config() };
     let without_url = Config { token_url: None, ..with_issuer.clone() };
-    for answers in [&[(200, foreign), (200, foreign)][..], &[]] {
+    let page = "<html>";
+    for (answers, class, asked) in [
+        (&[(200, foreign)][..], Class::Config, 1),
+        (&[(404, ""), (200, foreign)], Class::Config, 2),
+        (&[(200, page), (404, "")], Class::Config, 2),
+        (&[(404, ""), (404, "")], Class::Config, 2),
+        (&[(404, ""), (503, "")], Class::NotSent, 2),
+        (&[(503, ""), (404, "")], Class::NotSent, 2),
+        (&[], Class::NotSent, 1),
+    ] {
         let script = Script::of(answers);
         let endpoint = TokenEndpoint::new(without_url.clone(), script.clone());
         let error = endpoint.request(Grant::Own, given(at(0))).await.unwrap_err();
-        assert_eq!(error.class, Class::NotSent, "{error}");
-        assert_eq!(script.sent().len(), 2);
+        assert_eq!(error.class, class, "{error}");
+        assert_eq!(script.sent().len(), asked, "{answers:?}");
     }
     let script = Script::of(&[(200, TOKENS)]);
     let endpoint = TokenEndpoint::new(with_issuer, script.clone());
     endpoint.request(Grant::Own, given(at(0))).await.unwrap();
     assert_eq!(script.sent(), [ASK]);
+}
+
+/// Twenty in ten seconds would make somebody else's outage worse, and mend no mistake.
+#[tokio::test]
+async fn an_issuer_that_is_of_no_use_is_asked_once_a_minute() {
+    let entra =
+        r#"{"issuer":"https://id.test/{tenantid}/v2.0","token_endpoint":"https://as.test/t"}"#;
+    for (answer, says) in [
+        (
+            Some((200, entra)),
+            &["https://id.test/common/v2.0", "https://id.test/{tenantid}/v2.0"][..],
+        ),
+        (None, &["could not be asked"]),
+    ] {
+        let script = Script::of(answer.as_slice());
+        let issuer = Some(text("https://id.test/common/v2.0"));
+        let config = Config { token_url: None, issuer, ..config() };
+        let endpoint = TokenEndpoint::new(config, script.clone());
+        for second in [0, 1, 30, 59] {
+            let now = at(1_000_000 + second);
+            let error = endpoint.request(Grant::Own, given(now)).await.unwrap_err().to_string();
+            assert!(says.iter().all(|says| error.contains(says)), "{error}");
+            assert_eq!(error.contains("could not be asked"), answer.is_none(), "{error}");
+        }
+        assert_eq!(script.sent().len(), 1);
+        assert!(endpoint.request(Grant::Own, given(at(1_000_060))).await.is_err());
+        assert_eq!(script.sent().len(), 1, "it is looked at again");
+    }
+}
+
+#[tokio::test]
+async fn a_message_about_an_issuer_repeats_no_secret() {
+    let mut names = Names::default();
+    names.insert_secret("tenant", Secret::new("hunter2".to_owned()));
+    let issuer = Template::parse("https://id.test/${tenant}", &names).ok();
+    let foreign = r#"{"issuer":"https://id.test/hunter2/"}"#;
+    let config = Config { token_url: None, issuer, ..config() };
+    let endpoint = TokenEndpoint::new(config, Script::of(&[(200, foreign)]));
+    let error = endpoint.request(Grant::Own, given(at(0))).await.unwrap_err().to_string();
+    assert!(error.contains("https://id.test/…") && !error.contains("hunter2"), "{error}");
+}
+
+/// RFC 8705 §5; RFC 7523 §3 has the audience.
+#[tokio::test]
+async fn a_client_with_a_certificate_asks_the_alias_and_its_audience_stays() {
+    use crate::oauth::keyfile::tests::sample;
+    let document = r#"{"issuer":"https://id.test","token_endpoint":"https://as.test/token",
+        "revocation_endpoint":"https://as.test/revoke","mtls_endpoint_aliases":
+        {"token_endpoint":"https://mtls.as.test/token","revocation_endpoint":"https://mtls.as.test/revoke"}}"#;
+    let key = Secret::new(sample("p521"));
+    let certificate =
+        ClientCert::from_pem(&sample("p521.crt"), &key, false, &crate::tls::provider()).unwrap();
+    let mut names = Names::default();
+    names.insert("client_id", "acme");
+    let aud = Template::parse("${token_url}", &names.with(Late::TokenUrl)).unwrap();
+    for (client_cert, host) in [(Some(certificate), "mtls.as.test"), (None, "as.test")] {
+        let script = Script::of(&[(200, document), (200, TOKENS), (200, "")]);
+        let param = Parameter { name: "aud".to_owned(), values: vec![aud.clone()], list: false };
+        let issuer = Some(text("https://id.test"));
+        let config =
+            Config { token_url: None, issuer, client_cert, params: vec![param], ..config() };
+        let endpoint = TokenEndpoint::new(config, script.clone());
+        endpoint.request(Grant::Own, given(at(0))).await.unwrap();
+        let token = Secret::new("t".to_owned());
+        endpoint.revoke(&token, TokenKind::AccessToken, given(at(0))).await.unwrap();
+        let [_, asked, revoked] = script.sent().try_into().unwrap();
+        assert!(asked.starts_with(&format!("POST https://{host}/token ")), "{asked}");
+        assert!(asked.ends_with("&aud=https%3A%2F%2Fas.test%2Ftoken"), "{asked}");
+        assert!(revoked.starts_with(&format!("POST https://{host}/revoke ")), "{revoked}");
+    }
 }
 
 fn stepping() -> Config {
