@@ -172,7 +172,7 @@ impl Admin {
     async fn log_out(&self, instance: &Arc<Instance>) -> Result<Status, Response<Full<Bytes>>> {
         let logged_out = Arc::clone(instance);
         let logout = tokio::spawn(async move {
-            logged_out.slot.logout().await.map(|()| logged_out.slot.status())
+            logged_out.slot.logout().await.map(|_| logged_out.slot.status())
         });
         let done = logout.await.map_err(|error| error.to_string());
         done.and_then(|done| done.map_err(|error| error.to_string())).map_err(|error| {

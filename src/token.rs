@@ -43,6 +43,7 @@ use crate::template::Variables;
 pub use access_token::Token;
 pub use ledgers::Ledgers;
 pub use margin::Margin;
+pub use operator::Revoked;
 pub use reason::FailureReason;
 pub use slot::{Sending, Slot};
 

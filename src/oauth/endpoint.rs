@@ -34,7 +34,8 @@ pub enum TokenKind {
 }
 
 impl TokenKind {
-    pub(super) fn hint(self) -> &'static str {
+    /// As RFC 7009 calls it.
+    pub fn hint(self) -> &'static str {
         match self {
             Self::RefreshToken => "refresh_token",
             Self::AccessToken => "access_token",

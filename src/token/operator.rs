@@ -2,7 +2,7 @@
 //! under way; what that brings comes too late, because the record has moved on.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::issue::{Presented, Terms, issue, succeed};
 use super::ledger::{Ledger, Settled};
@@ -127,35 +127,57 @@ async fn overrule(
     Err(StoreError::Busy { key: ledger.key.clone(), waited: DEADLINE })
 }
 
+/// What became of one token of a credential that was logged out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// Which token, as RFC 7009 calls it: `refresh_token` or `access_token`.
+    pub token: &'static str,
+    /// Why it stays valid at the authorization server; `None`: it does not.
+    pub problem: Option<String>,
+}
+
 /// Gives the tokens of `record` back (RFC 7009), the refresh token first, as far as the server has a
-/// place for that. A server that refuses leaves them valid until they expire; nothing can be done.
-pub(super) async fn revoke(ledger: &Ledger, settled: &Settled, record: &TokenRecord) {
-    if !super::plan::is_of_grant(record, settled.sources()) {
-        // They are shown to no other server than their own.
-        return;
-    }
+/// place for that. A server that refuses leaves them valid until they expire; nothing can be done but to say so.
+pub(super) async fn revoke(
+    ledger: &Ledger,
+    settled: &Settled,
+    record: &TokenRecord,
+) -> Vec<Revoked> {
+    let is_theirs = super::plan::is_of_grant(record, settled.sources());
     let given = Given {
         now: ledger.context.clock.now(),
         access_token: None,
         variables: &settled.config.variables,
         proof: None,
-        listen: std::time::Duration::from_secs(10),
+        listen: Duration::from_secs(10),
     };
+    let mut revoked = Vec::new();
     for (token, kind) in [
         (&record.refresh_token, TokenKind::RefreshToken),
         (&record.access_token, TokenKind::AccessToken),
     ] {
         let Some(token) = token else { continue };
         let (credential, generation) = (&*settled.title, record.generation.0);
-        match settled.endpoint.revoke(token, kind, given).await {
-            Ok(Revocation::Done) => tracing::info!(credential, generation, ?kind, "token revoked"),
-            Ok(Revocation::NoEndpoint) => tracing::warn!(
+        let problem = match is_theirs {
+            true => match settled.endpoint.revoke(token, kind, given).await {
+                Ok(Revocation::Done) => None,
+                Ok(Revocation::NoEndpoint) => Some("no revoke_url is known".to_owned()),
+                Err(error) => Some(error.to_string()),
+            },
+            // They are shown to no other server than their own.
+            false => Some("it was issued for another configuration".to_owned()),
+        };
+        match &problem {
+            None => tracing::info!(credential, generation, ?kind, "token revoked"),
+            Some(why) => tracing::warn!(
                 credential,
                 generation,
                 ?kind,
-                "not revoked: no revoke_url is known; it stays valid at the server"
+                why,
+                "not revoked: the token stays valid at the server"
             ),
-            Err(error) => tracing::warn!(credential, generation, ?kind, %error, "not revoked"),
         }
+        revoked.push(Revoked { token: kind.hint(), problem });
     }
+    revoked
 }

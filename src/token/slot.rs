@@ -10,7 +10,7 @@ use super::flight::{self, Demand};
 use super::ledger::{Ledger, Settled, generation_of};
 use super::state::{Rejection, SAT_OUT, State, Verdict, is_young};
 use super::{
-    Condition, Config, Context, FailureReason, Status, Token, TokenError, operator,
+    Condition, Config, Context, FailureReason, Revoked, Status, Token, TokenError, operator,
 };
 use crate::clock::Moment;
 use crate::oauth::TokenResponse;
@@ -261,15 +261,15 @@ impl Slot {
     }
 
     /// Forgets the credential's tokens, for every process on the store, and revokes them. A flight that
-    /// is under way does not bring them back. Only a new seed or [`Slot::store_login`] does.
+    /// is under way does not bring them back. Only a new seed or [`Slot::store_login`] does. Returns what
+    /// became of each token at the authorization server.
     ///
     /// # Errors
     ///
     /// [`StoreError`] if the tombstone could not be written; then nothing has changed.
-    pub async fn logout(&self) -> Result<(), StoreError> {
+    pub async fn logout(&self) -> Result<Vec<Revoked>, StoreError> {
         let before = operator::log_out(&self.ledger, &self.settled).await?;
-        operator::revoke(&self.ledger, &self.settled, &before).await;
-        Ok(())
+        Ok(operator::revoke(&self.ledger, &self.settled, &before).await)
     }
 
     /// Takes what a login brought: the credential's first refresh token, and with it an access token,
