@@ -6,7 +6,9 @@
 //! authorization servers said, with tokens taken out.
 
 mod access;
+mod change;
 mod report;
+mod token;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,33 +17,35 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::credential::{Credential, Credentials, Instance};
+use crate::credential::{Credential, Credentials};
 use crate::metrics::Metrics;
-use crate::secret::Secret;
-use crate::token::{Status, TokenError};
+use crate::token::Status;
 
 use access::Access;
+use change::Target;
+pub use change::log_out;
+pub use token::{AdminToken, AdminTokenError};
 
 /// Where the admin listener is and who may read what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `None`: there is none. Default 127.0.0.1:9090.
     pub listen: Option<SocketAddr>,
-    /// Opens what is otherwise for this machine only, as `Authorization: Bearer`.
-    pub token: Option<Secret>,
+    /// What changes something, and opens what is otherwise for this machine only, as
+    /// `Authorization: Bearer`.
+    pub token: AdminToken,
     /// `/metrics` needs no token, also beyond loopback. Default `false`: it names credentials.
     pub metrics_public: bool,
 }
@@ -73,10 +77,26 @@ impl Admin {
         }
     }
 
-    /// From now on it reports on `credentials`.
-    pub fn replace(&self, credentials: Arc<Credentials>) {
+    /// From now on it reports on `credentials`, to whom `config` says; the listener stays where it is.
+    pub fn replace(&self, config: Config, credentials: Arc<Credentials>) {
+        self.access.replace(config);
         self.credentials.store(credentials);
         self.metrics.clear_states();
+    }
+
+    /// Makes the admin token that the configuration does not give, once there is something to change; with
+    /// its directory if `own_dir` says that nobody else makes that. Without a token everything but changes
+    /// goes on.
+    pub async fn make_token(&self, own_dir: bool) {
+        let config = self.access.config();
+        if config.listen.is_none() || self.credentials.load().all().is_empty() {
+            return;
+        }
+        let made = tokio::task::spawn_blocking(move || config.token.make_missing(own_dir)).await;
+        let made = made.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        if let Err(error) = made {
+            tracing::warn!(%error, "`bearerd refresh` and `bearerd logout` will be refused");
+        }
     }
 
     /// From now on the process is alive and not ready.
@@ -117,81 +137,23 @@ impl Admin {
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let path = request.uri().path().strip_prefix("/api/v1/credentials/");
-        let change = path.and_then(|path| path.rsplit_once('/')).and_then(|(name, change)| {
-            let change = match change {
-                "refresh" => Change::Refresh,
-                "logout" => Change::Logout,
-                _ => return None,
-            };
-            Some((percent_decode_str(name).decode_utf8_lossy(), change))
-        });
-        match change {
-            Some((name, change)) if *request.method() == Method::POST => {
-                self.change(&name, change, request).await
-            }
-            Some(_) => refuse(StatusCode::METHOD_NOT_ALLOWED, "a change is asked for with POST"),
-            None => self.respond(request),
+        match Target::of(request.uri().path()) {
+            Some(target) => self.answer_about(&target, request).await,
+            None => self.respond(request).await,
         }
     }
 
-    async fn change(
-        &self,
-        name: &str,
-        change: Change,
-        request: &Request<Incoming>,
-    ) -> Response<Full<Bytes>> {
-        if let Err((status, why)) = self.access.check_change(request.headers()) {
-            return refuse(status, why);
-        }
-        let credentials = self.credentials.load_full();
-        // A credential with variables has several tokens; each is called as the list of them calls it.
-        let found = credentials.all().iter().find_map(|credential| {
-            let mut tokens = credential.in_use().into_iter();
-            Some((credential, tokens.find(|instance| *instance.title == *name)?))
-        });
-        let Some((credential, instance)) = found else {
-            return refuse(StatusCode::NOT_FOUND, "there is no credential of that name in use");
-        };
-        let done = match change {
-            Change::Refresh => {
-                instance.slot.refresh_now().await.map_err(|error| refuse_token(&error))
-            }
-            Change::Logout => self.log_out(&instance).await,
-        };
-        match done {
-            Ok(status) => {
-                let described = report::describe(&credential.name, &status, self.clock.now());
-                respond(StatusCode::OK, &described)
-            }
-            Err(response) => response,
-        }
-    }
-
-    /// Runs to its end although the operator hangs up: what is forgotten has to be revoked as well.
-    async fn log_out(&self, instance: &Arc<Instance>) -> Result<Status, Response<Full<Bytes>>> {
-        let logged_out = Arc::clone(instance);
-        let logout = tokio::spawn(async move {
-            logged_out.slot.logout().await.map(|_| logged_out.slot.status())
-        });
-        let done = logout.await.map_err(|error| error.to_string());
-        done.and_then(|done| done.map_err(|error| error.to_string())).map_err(|error| {
-            tracing::error!(credential = &*instance.title, error, "the logout failed");
-            refuse(StatusCode::SERVICE_UNAVAILABLE, &format!("{error}; nothing has changed"))
-        })
-    }
-
-    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here");
         }
         let path = request.uri().path();
         match path {
             "/livez" => return respond(StatusCode::OK, &json!({ "status": "ok" })),
-            "/readyz" => return self.readiness(self.access.may_know(request.headers())),
+            "/readyz" => return self.readiness(self.access.may_know(request.headers()).await),
             _ => {}
         }
-        if let Err((status, why)) = self.access.check(path, request.headers()) {
+        if let Err((status, why)) = self.access.check(path, request.headers()).await {
             return refuse(status, why);
         }
         match path {
@@ -215,8 +177,8 @@ impl Admin {
 
     fn described(&self) -> Vec<Value> {
         let now = self.clock.now();
-        let describe = |credential: &Arc<Credential>| match credential.statuses().as_slice() {
-            [] => vec![report::unused(&credential.name)],
+        let describe = |credential: &Arc<Credential>| match credential.in_use().as_slice() {
+            [] => vec![report::unused(&credential.name, &credential.name, None)],
             some => some
                 .iter()
                 .map(|it| report::describe(&credential.name, it, now))
@@ -260,24 +222,6 @@ impl Admin {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         response
     }
-}
-
-/// What an operator may have done to a credential.
-#[derive(Clone, Copy)]
-enum Change {
-    /// Replace a token that is still good.
-    Refresh,
-    /// Revoke the tokens and forget them, in every process; only a new seed brings others.
-    Logout,
-}
-
-fn refuse_token(error: &TokenError) -> Response<Full<Bytes>> {
-    let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
-    if let TokenError::Unavailable { retry_after, .. } = error {
-        let seconds = HeaderValue::from(retry_after.as_secs().max(1));
-        response.headers_mut().insert(RETRY_AFTER, seconds);
-    }
-    response
 }
 
 fn refuse(status: StatusCode, why: &str) -> Response<Full<Bytes>> {

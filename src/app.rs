@@ -149,6 +149,7 @@ impl App {
         }
         let admin = Admin::new(settings.admin.clone(), credentials, metrics.clone(), clock);
         let admin = Arc::new(admin);
+        admin.make_token(settings.store.dir().is_none()).await;
         let admin_address = admin_listener.as_ref().and_then(|bound| bound.local_addr().ok());
         if let Some(bound) = admin_listener {
             tokio::spawn(Arc::clone(&admin).serve(bound, stop_admin.clone()));
@@ -198,7 +199,8 @@ impl App {
         let (snapshot, credentials) = reloads.foundation.snapshot(&settings, Some(&before)).await?;
         credentials.activate();
         self.shared.replace(snapshot);
-        self.admin.replace(credentials);
+        self.admin.replace(settings.admin.clone(), credentials);
+        self.admin.make_token(settings.store.dir().is_none()).await;
         reloads.patience = patience(&settings);
         Ok(reloads.fixed.changed_by(&settings))
     }

@@ -38,7 +38,7 @@ pub use matching::{PathPrefix, PathPrefixError};
 pub use rejection::{
     CONTENT_LIMIT, Evidence, RejectionRule, Rejections, Suspicion, is_unauthorized,
 };
-pub use slots::{ChangedSecret, Instance, InstanceError, MOST_SLOTS};
+pub use slots::{ChangedSecret, Dormant, Instance, InstanceError, MOST_SLOTS, Named};
 use slots::{Recipe, Slots};
 use token_endpoint::TokenPath;
 use variables::Sender;
@@ -145,6 +145,17 @@ impl Credential {
     /// Its tokens in use.
     pub fn in_use(&self) -> Vec<Arc<Instance>> {
         self.slots.in_use()
+    }
+
+    /// The tokens that an operator means by `name`, in use or in the store; `None`: none of this
+    /// credential's.
+    pub async fn named(&self, name: &str) -> Option<Vec<Named>> {
+        self.slots.named(&self.name, name).await
+    }
+
+    /// What an operator can name: the credential, and each of its tokens in use.
+    pub fn names(&self) -> Vec<String> {
+        self.slots.names(&self.name)
     }
 
     /// What is to be said about each of its tokens in use.

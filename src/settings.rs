@@ -97,16 +97,13 @@ impl Settings {
     }
 
     /// As [`Settings::load`], without reading a secret or running a command for one: for whoever only
-    /// asks where things are. Every secret in it is made up.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with the file, as far as that can be told without the secrets.
-    pub fn load_without_secrets(locator: &Locator) -> Result<Self, Problems> {
+    /// asks where things are. Every secret in it is made up. What is wrong with the file is found as far as
+    /// that can be told without them.
+    pub fn load_without_secrets(locator: &Locator) -> (Result<Self, Problems>, Inputs) {
         let made_up = |_: &SecretSource| Ok(Secret::new(MADE_UP.to_owned()));
         let (read_secret, read_lines) = (made_up, |_: &SecretSource| Ok(None));
         let environment = Environment { read_secret, read_lines, ..Environment::of_process() };
-        Self::load_in(locator, &environment, &Inputs::default()).0
+        Self::load_in(locator, &environment, &Inputs::default())
     }
 
     fn load_in(
@@ -189,17 +186,20 @@ impl Review<'_> {
         let listen = self.listen(&file.proxy);
         let wait = self.time("limits.wait", &file.limits.wait, defaults::WAIT);
         let access = file.log.access.or(Switch::On) == Switch::On;
+        let (proxy, credentials) = (self.proxy(file, access), self.credentials(file, wait));
+        let store = self.store(file);
+        let state = self.state(&store);
         Settings {
             source: source.to_owned(),
             open: file.proxy.open.or(false),
             threads: self.threads(&file.proxy),
             shutdown_grace: file.proxy.shutdown_grace.or(defaults::SHUTDOWN_GRACE),
-            proxy: self.proxy(file, access),
-            credentials: self.credentials(file, wait),
-            store: self.store(file),
+            proxy,
+            credentials,
+            store,
             ca: self.ca(&file.ca),
             tls: self.tls(&file.tls),
-            admin: self.admin(&file.admin, &listen),
+            admin: self.admin(&file.admin, &listen, &state),
             log: LogConfig { format: file.log.format.or(LogFormat::Text), access },
             warnings: Problems::default(),
             listen,

@@ -62,7 +62,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     // `secret`: each token of a credential may have secrets of its own, read at first use.
     // `tls`: a credential's client certificate, where its tokens are bound to it.
-    ("credential", &["dpop", "metrics", "origin", "secret", "template", "tls", "token"]),
+    // `store`: why it is not known which of its tokens there are.
+    ("credential", &["dpop", "metrics", "origin", "secret", "store", "template", "tls", "token"]),
     // The only place where the protocol and its durability meet.
     // `template`: what the variables of a slot stand for.
     ("token", &["clock", "crash", "dpop", "metrics", "oauth", "secret", "store", "template"]),

@@ -1,16 +1,20 @@
-//! Who may read more than the probes.
+//! Who may read more than the probes, and who may change something.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, HOST, HeaderMap};
 use http::{HeaderValue, StatusCode};
 
-use super::Config;
+use super::{AdminToken, AdminTokenError, Config};
 use crate::origin::{Authority, Host};
 use crate::secret::Secret;
 
 /// The rules of one admin listener.
 #[derive(Debug)]
 pub(super) struct Access {
-    config: Config,
+    config: ArcSwap<Config>,
+    /// Is the listener, which only a restart changes, for this machine alone?
     is_local: bool,
 }
 
@@ -21,53 +25,81 @@ const FOREIGN_NAME: Refusal = (
     StatusCode::FORBIDDEN,
     "ask by address or as localhost: other names are refused against DNS rebinding",
 );
+const NO_TOKEN: Refusal =
+    (StatusCode::UNAUTHORIZED, "send the admin token as Authorization: Bearer");
 
 impl Access {
     pub(super) fn new(config: Config) -> Self {
         let is_local = config.listen.is_none_or(|listen| listen.ip().to_canonical().is_loopback());
-        Self { config, is_local }
+        Self { config: ArcSwap::from_pointee(config), is_local }
+    }
+
+    /// From now on another token counts. One that bearerd has made stays where it is, as the store does
+    /// until a restart.
+    pub(super) fn replace(&self, mut config: Config) {
+        let before = self.config.load();
+        if let (AdminToken::Made(_), AdminToken::Made(_)) = (&before.token, &config.token) {
+            config.token.clone_from(&before.token);
+        }
+        self.config.store(Arc::new(config));
+    }
+
+    /// What counts now.
+    pub(super) fn config(&self) -> Arc<Config> {
+        self.config.load_full()
     }
 
     /// May whoever sent these fields learn about credentials?
-    pub(super) fn may_know(&self, fields: &HeaderMap) -> bool {
-        self.is_local || self.config.token.as_ref().is_some_and(|token| presents(fields, token))
+    pub(super) async fn may_know(&self, fields: &HeaderMap) -> bool {
+        self.is_local || self.presents_token(fields).await.is_ok()
     }
 
     /// May a request with these fields change something? Being on this machine is not enough: a web page
     /// can make a browser here send a POST, but not one with the admin token.
-    pub(super) fn check_change(&self, fields: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) async fn check_change(&self, fields: &HeaderMap) -> Result<(), Refusal> {
         if !fields.get(HOST).is_some_and(names_this_machine) {
             return Err(FOREIGN_NAME);
         }
-        match &self.config.token {
-            Some(token) if presents(fields, token) => Ok(()),
-            Some(_) => {
-                Err((StatusCode::UNAUTHORIZED, "send the admin token as Authorization: Bearer"))
-            }
-            None => Err((StatusCode::FORBIDDEN, "this needs admin.token in the configuration")),
-        }
+        self.presents_token(fields).await
     }
 
     /// May a request with these fields read `path`?
     ///
     /// A web page can make a browser on this machine connect here under a name of its own (DNS
     /// rebinding). Such a request carries that name in `Host`, so only addresses and `localhost` pass.
-    pub(super) fn check(&self, path: &str, fields: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) async fn check(&self, path: &str, fields: &HeaderMap) -> Result<(), Refusal> {
         if !fields.get(HOST).is_some_and(names_this_machine) {
             return Err(FOREIGN_NAME);
         }
-        if self.may_know(fields) || path == "/metrics" && self.config.metrics_public {
+        if self.is_local || path == "/metrics" && self.config.load().metrics_public {
             return Ok(());
         }
-        match &self.config.token {
-            None => Err((
-                StatusCode::FORBIDDEN,
-                "beyond loopback this needs admin.token in the configuration",
-            )),
-            Some(_) => {
-                Err((StatusCode::UNAUTHORIZED, "send the admin token as Authorization: Bearer"))
+        self.presents_token(fields).await
+    }
+
+    async fn presents_token(&self, fields: &HeaderMap) -> Result<(), Refusal> {
+        let given = fields.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let Some(given) = given.and_then(|value| value.strip_prefix("Bearer ")) else {
+            return Err(NO_TOKEN);
+        };
+        let given = Secret::new(given.to_owned());
+        match self.expected().await {
+            // Secrets are compared in constant time.
+            Ok(expected) if given == expected => Ok(()),
+            Ok(_) => Err(NO_TOKEN),
+            Err(error) => {
+                tracing::warn!(%error, "an admin request was refused");
+                let why =
+                    "bearerd has no admin token that it could be compared with; its log says why";
+                Err((StatusCode::FORBIDDEN, why))
             }
         }
+    }
+
+    async fn expected(&self) -> Result<Secret, AdminTokenError> {
+        let config = self.config.load_full();
+        let reading = tokio::task::spawn_blocking(move || config.token.expected());
+        reading.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 }
 
@@ -80,84 +112,81 @@ fn names_this_machine(host: &HeaderValue) -> bool {
     }
 }
 
-fn presents(fields: &HeaderMap, token: &Secret) -> bool {
-    let given = fields.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| value.strip_prefix("Bearer "));
-    // Secrets are compared in constant time.
-    given.is_some_and(|given| Secret::new(given.to_owned()) == *token)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::secret::SecretSource;
 
-    fn status(
-        listen: &str,
-        token: Option<&str>,
-        public: bool,
-        path: &str,
-        fields: &[(&'static str, &str)],
-    ) -> u16 {
-        let access = Access::new(Config {
+    const HOST_HERE: (&str, &str) = ("host", "127.0.0.1:9090");
+    const BEARER: (&str, &str) = ("authorization", "Bearer t0ken");
+
+    /// No token is one that was never made.
+    fn access(listen: &str, token: Option<&str>, metrics_public: bool) -> Access {
+        Access::new(Config {
             listen: Some(listen.parse().unwrap()),
-            token: token.map(|token| Secret::new(token.to_owned())),
-            metrics_public: public,
-        });
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.insert(*name, HeaderValue::from_str(value).unwrap());
-        }
-        access.check(path, &map).map_or_else(|(status, _)| status.as_u16(), |()| 200)
+            token: match token {
+                None => AdminToken::Made("/nonexistent/admin.token".into()),
+                Some(token) => AdminToken::Given {
+                    source: SecretSource::Env("TOKEN".to_owned()),
+                    value: Secret::new(token.to_owned()),
+                },
+            },
+            metrics_public,
+        })
     }
 
-    #[test]
-    fn only_the_admin_token_may_change_something() {
-        let (host, bearer) = (("host", "127.0.0.1:9090"), ("authorization", "Bearer t0ken"));
-        for (token, fields, expected) in [
-            (None, vec![host], 403),
-            (None, vec![host, bearer], 403),
-            (Some("t0ken"), vec![host], 401),
-            (Some("other"), vec![host, bearer], 401),
-            (Some("t0ken"), vec![host, bearer], 200),
-            (Some("t0ken"), vec![("host", "attacker.example"), bearer], 403),
+    fn fields(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &str)| {
+            ((*name).try_into().unwrap(), HeaderValue::from_str(value).unwrap())
+        };
+        fields.iter().map(pair).collect()
+    }
+
+    fn status(checked: Result<(), Refusal>) -> u16 {
+        checked.map_or_else(|(status, _)| status.as_u16(), |()| 200)
+    }
+
+    #[tokio::test]
+    async fn only_the_admin_token_may_change_something() {
+        for (token, sent, expected) in [
+            (None, vec![HOST_HERE], 401),
+            (None, vec![HOST_HERE, BEARER], 403),
+            (Some("t0ken"), vec![HOST_HERE], 401),
+            (Some("t0ken"), vec![HOST_HERE, ("authorization", "Basic t0ken")], 401),
+            (Some("t0ken"), vec![HOST_HERE, ("authorization", "Bearer ")], 401),
+            (Some("other"), vec![HOST_HERE, BEARER], 401),
+            (Some("t0ken"), vec![HOST_HERE, BEARER], 200),
+            (Some("t0ken"), vec![("host", "attacker.example"), BEARER], 403),
         ] {
-            let access = Access::new(Config {
-                listen: Some("127.0.0.1:9090".parse().unwrap()),
-                token: token.map(|token| Secret::new(token.to_owned())),
-                metrics_public: true,
-            });
-            let fields = fields.iter().map(|(name, value)| {
-                ((*name).try_into().unwrap(), HeaderValue::from_str(value).unwrap())
-            });
-            let checked = access.check_change(&fields.collect());
-            let status = checked.map_or_else(|(status, _)| status.as_u16(), |()| 200);
-            assert_eq!(status, expected);
+            let access = access("127.0.0.1:9090", token, true);
+            assert_eq!(status(access.check_change(&fields(&sent)).await), expected, "{sent:?}");
         }
     }
 
-    #[test]
-    fn who_may_read_what() {
+    #[tokio::test]
+    async fn who_may_read_what() {
         let here = "127.0.0.1:9090";
         let everywhere = "0.0.0.0:9090";
-        let host = ("host", "127.0.0.1:9090");
-        let bearer = ("authorization", "Bearer t0ken");
         let api = "/api/v1/credentials";
-        for (listen, token, public, path, fields, expected) in [
-            (here, None, false, api, vec![host], 200),
+        for (listen, token, public, path, sent, expected) in [
+            (here, None, false, api, vec![HOST_HERE], 200),
+            ("[::1]:9090", None, false, api, vec![HOST_HERE], 200),
             (here, None, false, api, vec![("host", "localhost:9090")], 200),
             (here, None, false, api, vec![("host", "[::1]:9090")], 200),
             (here, None, false, api, vec![("host", "attacker.example")], 403),
             (here, None, false, api, vec![], 403),
-            (everywhere, None, false, api, vec![host], 403),
-            (everywhere, Some("t0ken"), false, api, vec![host], 401),
-            (everywhere, Some("t0ken"), false, api, vec![host, bearer], 200),
-            (everywhere, Some("other"), false, api, vec![host, bearer], 401),
-            (everywhere, None, true, "/metrics", vec![host], 200),
-            (everywhere, None, true, api, vec![host], 403),
+            (everywhere, None, false, api, vec![HOST_HERE], 401),
+            (everywhere, None, false, api, vec![HOST_HERE, BEARER], 403),
+            (everywhere, Some("t0ken"), false, api, vec![HOST_HERE], 401),
+            (everywhere, Some("t0ken"), false, api, vec![HOST_HERE, BEARER], 200),
+            (everywhere, Some("other"), false, api, vec![HOST_HERE, BEARER], 401),
+            (everywhere, None, true, "/metrics", vec![HOST_HERE], 200),
+            (everywhere, None, true, api, vec![HOST_HERE], 401),
         ] {
-            let status = status(listen, token, public, path, &fields);
-            assert_eq!(status, expected, "{listen} {path} {fields:?}");
+            let access = access(listen, token, public);
+            let status = status(access.check(path, &fields(&sent)).await);
+            assert_eq!(status, expected, "{listen} {path} {sent:?}");
         }
     }
 }

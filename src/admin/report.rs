@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::credential::Instance;
 use crate::store::TerminalReason;
 use crate::token::{Condition, Status};
 
@@ -13,11 +14,13 @@ pub(super) fn is_degraded(status: &Status) -> bool {
     status.unsaved || troubled
 }
 
-/// A credential with one token for each value of its variables, and none of them in use.
-pub(super) fn unused(credential: &str) -> Value {
+/// A token that is not in use; without a key: a credential with one token for each value of its
+/// variables, and none of them in use.
+pub(super) fn unused(credential: &str, name: &str, key: Option<&str>) -> Value {
     json!({
-        "name": credential,
+        "name": name,
         "credential": credential,
+        "key": key,
         "state": Condition::Absent.word(),
         "token": false,
         "generation": 0,
@@ -26,11 +29,13 @@ pub(super) fn unused(credential: &str) -> Value {
 }
 
 /// One token of a credential as JSON. Additions are welcome, renaming is not: programs read it.
-pub(super) fn describe(credential: &str, status: &Status, now: SystemTime) -> Value {
+pub(super) fn describe(credential: &str, instance: &Instance, now: SystemTime) -> Value {
+    let status = &instance.slot.status();
     let last_error = status.last_error.as_ref();
     json!({
-        "name": &*status.name,
+        "name": &*instance.title,
         "credential": credential,
+        "key": &*instance.key,
         "state": status.condition.word(),
         "reason": reason(status.condition),
         "token": status.usable,

@@ -3,10 +3,11 @@
 //! A reload is compared with this and not with the reload before it: a key that was said to need a
 //! restart needs it until the restart, or until it is again as it was.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::settings::{Listen, LogFormat, Settings};
-use crate::{admin, ca, store};
+use crate::{ca, store};
 
 /// The keys that a reload does not reach.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub(super) struct Fixed {
     shutdown_grace: Duration,
     store: store::Config,
     ca: ca::Config,
-    admin: admin::Config,
+    admin_listen: Option<SocketAddr>,
     log_format: LogFormat,
     connections: (usize, usize),
 }
@@ -30,7 +31,7 @@ impl Fixed {
             shutdown_grace: settings.shutdown_grace,
             store: settings.store.clone(),
             ca: settings.ca.clone(),
-            admin: settings.admin.clone(),
+            admin_listen: settings.admin.listen,
             log_format: settings.log.format,
             connections: (limits.connections, limits.connections_per_peer),
         }
@@ -45,7 +46,7 @@ impl Fixed {
             ("proxy.shutdown_grace", self.shutdown_grace != new.shutdown_grace),
             ("[store]", self.store != new.store),
             ("[ca]", self.ca != new.ca),
-            ("[admin]", self.admin != new.admin),
+            ("admin.listen", self.admin_listen != new.admin_listen),
             ("log.format", self.log_format != new.log_format),
             ("limits.connections", self.connections != new.connections),
         ]

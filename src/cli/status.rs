@@ -44,7 +44,7 @@ struct LastError {
 pub(super) fn status(locator: &Locator, json: bool, probe: bool) -> ExitCode {
     let loaded = match probe {
         // A health check runs every few seconds: it reads no secret and runs no command.
-        true => Settings::load_without_secrets(locator),
+        true => Settings::load_without_secrets(locator).0,
         false => Settings::load(locator),
     };
     let settings = match loaded {
@@ -89,7 +89,7 @@ async fn fetch(settings: &Settings, address: SocketAddr, path: &str) -> Result<S
         .build()
         .map_err(|error| error.to_string())?;
     let mut request = client.get(format!("http://{address}{path}"));
-    if let Some(token) = &settings.admin.token {
+    if let Ok(token) = settings.admin.token.to_present() {
         request = request.bearer_auth(token.expose());
     }
     let absent = |error: reqwest::Error| {

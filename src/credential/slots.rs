@@ -8,6 +8,8 @@
 //! Values that no list names come from strangers, so there are at most [`MOST_SLOTS`] slots, and none is
 //! made for values that have neither a first refresh token nor a record.
 
+mod named;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
@@ -19,6 +21,8 @@ use crate::secret::{Fingerprint, Secret, SecretError, SecretSource};
 use crate::template::Variables;
 use crate::token::{self, Condition, Context, Seed, Slot, Status};
 
+pub use named::{Dormant, Named};
+
 /// So many slots one credential has at most. Each costs a few kilobytes, a record and a token of the
 /// authorization server; beyond it new values are refused until a reload, which forgets those slots
 /// that never had a token.
@@ -29,6 +33,8 @@ pub const MOST_SLOTS: usize = 1024;
 pub struct Instance {
     /// What messages call it: `resamania[paris]`, or the credential's name.
     pub title: Arc<str>,
+    /// The key of its record: `resamania/paris`, or the credential's name.
+    pub key: Arc<str>,
     /// Its token.
     pub slot: Slot,
     /// What the slot was made from.
@@ -106,7 +112,8 @@ impl Instance {
 
     async fn open(config: token::Config, context: &Context) -> Arc<Self> {
         let slot = Slot::open(config.clone(), context).await;
-        Arc::new(Self { title: Arc::from(config.title()), slot, config })
+        let (title, key) = (Arc::from(config.title()), Arc::from(config.key()));
+        Arc::new(Self { title, key, slot, config })
     }
 
     /// Would forgetting it lose nothing but the knowledge that there is nothing?

@@ -34,6 +34,8 @@ pub const CA_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// `ca.leaf_lifetime`, a day: leaves are made when needed and never stored.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
+/// The file of the admin token where `admin.token` is not given, in the store's directory.
+pub const ADMIN_TOKEN: &str = "admin.token";
 /// `admin.listen`: for operators on this machine.
 pub const ADMIN_LISTEN: &str = "127.0.0.1:9090";
 

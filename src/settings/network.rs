@@ -1,16 +1,16 @@
 //! `[proxy]`, `[admin]`, `[tls]`: where bearerd listens, what it dials and whom it trusts.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use toml::Spanned;
 
 use super::defaults;
 use super::review::Review;
+use crate::admin::AdminToken;
 use crate::config::{self, AdminSection, Field, Problem, ProxySection, TlsSection};
 use crate::proxy::Unmatched;
-use crate::secret::Secret;
 use crate::{admin, tls};
 
 /// Where the proxy accepts connections.
@@ -108,19 +108,26 @@ impl Review<'_> {
         }
     }
 
-    /// `[admin]`.
-    pub(super) fn admin(&mut self, admin: &AdminSection, proxy: &[Listen]) -> admin::Config {
+    /// `[admin]`; a token that is not given is kept in `state`.
+    pub(super) fn admin(
+        &mut self,
+        admin: &AdminSection,
+        proxy: &[Listen],
+        state: &Path,
+    ) -> admin::Config {
+        let given = self.admin_token(admin);
         admin::Config {
             listen: self.admin_listen(admin, proxy),
-            token: self.admin_token(admin),
+            token: given.unwrap_or_else(|| AdminToken::Made(state.join(defaults::ADMIN_TOKEN))),
             metrics_public: admin.metrics_public.or(false),
         }
     }
 
-    fn admin_token(&mut self, admin: &AdminSection) -> Option<Secret> {
+    fn admin_token(&mut self, admin: &AdminSection) -> Option<AdminToken> {
         let given = admin.token.given().filter(|_| !self.garbled)?;
-        match self.secret(given) {
-            Ok(token) => Some(token),
+        let source = self.place_of(given);
+        match self.read(&source) {
+            Ok(value) => Some(AdminToken::Given { source, value }),
             Err(error) => {
                 let problem = Problem::error(format!("`admin.token` has no value: {error}"));
                 let fix = "put the token there, readable for the user that runs bearerd";

@@ -148,6 +148,11 @@ impl Review<'_> {
         }
     }
 
+    /// Where bearerd keeps what is its own: the store's directory, or what it would be by default.
+    pub(super) fn state(&self, store: &store::Config) -> PathBuf {
+        store.dir().map_or_else(|| self.state_dir(defaults::STORE_DIR), Path::to_owned)
+    }
+
     fn state_dir(&self, otherwise: &str) -> PathBuf {
         self.environment.state_directory.clone().unwrap_or_else(|| self.path(otherwise))
     }

@@ -69,6 +69,7 @@ fn stored(world: &World) -> Vec<String> {
     let entries = std::fs::read_dir(world.state()).unwrap();
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name != "admin.token");
     names.sort();
     names
 }

@@ -178,7 +178,7 @@ async fn keys_that_need_a_restart_are_named_and_change_nothing() {
     for key in ["proxy.listen", "proxy.threads", "[store]", "[ca]"] {
         assert!(said.contains(key), "{key}: {said}");
     }
-    assert!(said.contains("restart") && !said.contains("[admin]"), "{said}");
+    assert!(said.contains("restart") && !said.contains("admin.listen"), "{said}");
     assert_eq!(program.get(&world.http("/")).await, 200);
     assert_eq!(world.authorization_server.token_requests(), 1);
     assert!(!world.dir.path().join("elsewhere").exists());
@@ -246,7 +246,7 @@ async fn each_key_that_needs_a_restart_is_named() {
         ("proxy.shutdown_grace", "threads = 2", "threads = 2\nshutdown_grace = \"3s\""),
         ("[store]", "[tls]", "[store]\nurl = \"file:elsewhere\"\n[tls]"),
         ("[ca]", "[tls]", "[ca]\ndir = \"elsewhere\"\n[tls]"),
-        ("[admin]", "\"127.0.0.1:0\"\n[tls]", "\"127.0.0.1:1\"\n[tls]"),
+        ("admin.listen", "\"127.0.0.1:0\"\n[tls]", "\"127.0.0.1:1\"\n[tls]"),
         ("log.format", "[tls]", "[log]\nformat = \"json\"\n[tls]"),
         ("limits.connections", "[tls]", "[limits]\nconnections = 7\n[tls]"),
         ("limits.connections", "[tls]", "[limits]\nconnections_per_peer = 7\n[tls]"),

@@ -55,7 +55,7 @@ fn a_store_key_is_not_needed_where_no_secret_is_read() {
     let path = dir.path().join("proxy.toml");
     std::fs::write(&path, "[store]\nkey = { env = \"BEARERD_TEST_NO_SUCH_KEY\" }\n").unwrap();
     let locator = Locator { explicit: Some(path), variable: None };
-    assert!(Settings::load_without_secrets(&locator).is_ok());
+    assert!(Settings::load_without_secrets(&locator).0.is_ok());
     assert!(Settings::load(&locator).unwrap_err().to_string().contains("is not set"));
 }
 
