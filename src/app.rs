@@ -14,6 +14,7 @@ mod core;
 mod fixed;
 mod foundation;
 mod listener;
+mod offline;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ use admission::Admission;
 use fixed::Fixed;
 use foundation::Foundation;
 use listener::Listener;
+pub use offline::{OfflineError, log_out_offline};
 
 /// Why bearerd did not start.
 #[derive(Debug, thiserror::Error)]

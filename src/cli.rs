@@ -1,8 +1,11 @@
 //! The command line: one file per command. Results go to standard output, the rest to standard
 //! error.
 
+mod admin;
 mod ca;
 mod check;
+mod logout;
+mod refresh;
 mod run;
 mod status;
 
@@ -18,6 +21,10 @@ use crate::settings::{Locator, LogFormat, Problems};
 
 /// sysexits' EX_CONFIG.
 const EX_CONFIG: u8 = 78;
+/// sysexits' EX_UNAVAILABLE: no proxy answers.
+const EX_UNAVAILABLE: u8 = 69;
+/// What clap ends with, too.
+const EX_USAGE: u8 = 2;
 
 /// A forward proxy that adds OAuth access tokens to the calls of applications that cannot do OAuth.
 #[derive(Debug, Parser)]
@@ -50,10 +57,46 @@ enum Command {
         #[arg(long, conflicts_with = "json")]
         probe: bool,
     },
+    /// Has the running proxy replace a token now, although it is still good
+    #[command(long_about = REFRESH)]
+    Refresh {
+        /// The credential as `bearerd status` shows it; without values: each of its tokens
+        name: String,
+        /// What came of it as JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revokes a credential's tokens and forgets them; only a new seed brings others
+    #[command(long_about = LOGOUT)]
+    Logout {
+        /// The credential as `bearerd status` shows it; without values: each of its tokens
+        name: String,
+        /// What came of it as JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// The local certificate authority that clients are to trust
     #[command(subcommand)]
     Ca(CaCommand),
 }
+
+const REFRESH: &str = "Has the running proxy replace a token now, although it is still good.
+
+The proxy is found by the same configuration: admin.listen and admin.token, or the token that the proxy keeps \
+as admin.token in its state directory. NAME is `api`, `resamania[paris]` or `resamania/paris`; `resamania` \
+stands for all of its tokens.
+
+Exit codes: 0 refreshed, 1 not (standard error says why), 2 no such credential, 69 no running proxy, 78 configuration.";
+
+const LOGOUT: &str = "Revokes a credential's tokens (RFC 7009) and forgets them, in every process and for good: \
+only a new seed brings others, or another configuration of a grant that has none.
+
+Through the running proxy, found by admin.listen and the admin token; if there is none, in the store itself. \
+NAME is `api`, `resamania[paris]` or `resamania/paris`; `resamania` stands for all of its tokens. Without a \
+place at the server for revocations (revoke_url) its tokens stay valid there until they expire.
+
+Exit codes: 0 logged out, 1 not (standard error says why), 2 no such credential, 69 neither a running proxy nor a \
+store, 78 configuration.";
 
 #[derive(Debug, Default, clap::Args)]
 struct RunArguments {
@@ -130,6 +173,8 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Run(arguments) => run::run(&locator, arguments, log_level.as_deref()),
         Command::Check => check::check(&locator),
         Command::Status { json, probe } => status::status(&locator, json, probe),
+        Command::Refresh { name, json } => refresh::refresh(&locator, &name, json),
+        Command::Logout { name, json } => logout::logout(&locator, &name, json),
         Command::Ca(command) => ca::ca(&locator, &command),
     }
 }

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     // `clock`: the program's edge is where the real clock comes in.
-    // `ca`: `bearerd ca` works without a running proxy.
-    ("cli", &["app", "ca", "clock", "settings", "tls"]),
+    // `ca`: `bearerd ca` works without a running proxy. `admin`: why there is no admin token.
+    ("cli", &["admin", "app", "ca", "clock", "settings", "tls"]),
     // The composition root: it builds every part, so it may use them all but `config` and `cli`.
     (
         "app",

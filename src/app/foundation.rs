@@ -56,7 +56,12 @@ impl Foundation {
         let credentials = match settings.credentials.is_empty() {
             true => Credentials::default(),
             false => {
+                let is_first = self.store.is_none();
                 let context = self.context(settings, HttpTransport::new(tls.clone())?).await?;
+                if is_first {
+                    let watching = self.ledgers.clone().watch(context.clone());
+                    tokio::spawn(self.end.clone().run_until_cancelled_owned(watching));
+                }
                 Credentials::open(settings.credentials.clone(), &context, &tls, before).await
             }
         };
@@ -73,12 +78,12 @@ impl Foundation {
         Ok((snapshot, credentials))
     }
 
-    async fn context(
+    /// What slots live on.
+    pub(super) async fn context(
         &mut self,
         settings: &Settings,
         transport: HttpTransport,
     ) -> Result<Context, StartError> {
-        let opened = self.store.is_none();
         let store = match &self.store {
             Some(store) => store.clone(),
             None => {
@@ -89,7 +94,7 @@ impl Foundation {
                 self.store.insert(store).clone()
             }
         };
-        let context = Context {
+        Ok(Context {
             control: Handle::current(),
             tasks: self.flights.clone(),
             clock: self.clock.clone(),
@@ -98,12 +103,7 @@ impl Foundation {
             metrics: self.metrics.clone(),
             ledgers: self.ledgers.clone(),
             edition: self.version,
-        };
-        if opened {
-            let watching = self.ledgers.clone().watch(context.clone());
-            tokio::spawn(self.end.clone().run_until_cancelled_owned(watching));
-        }
-        Ok(context)
+        })
     }
 
     /// The CA, made if there is a credential to need one.

@@ -126,7 +126,7 @@ impl Review<'_> {
     fn admin_token(&mut self, admin: &AdminSection) -> Option<AdminToken> {
         let given = admin.token.given().filter(|_| !self.garbled)?;
         let source = self.place_of(given);
-        match self.read(&source) {
+        match self.read(&source, given.span()) {
             Ok(value) => Some(AdminToken::Given { source, value }),
             Err(error) => {
                 let problem = Problem::error(format!("`admin.token` has no value: {error}"));

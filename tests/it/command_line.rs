@@ -219,6 +219,8 @@ async fn a_wrong_command_line_is_a_usage_error() {
         &["no-such-command"],
         &["ca"],
         &["ca", "export", "--format", "jks"],
+        &["refresh"],
+        &["logout", "a", "b"],
         &["run", "--listen", "nonsense"],
         &["run", "--listen", "0.0.0.0:0"],
         &["run", "--log-format", "xml"],
@@ -238,7 +240,7 @@ async fn version_and_help_need_no_configuration() {
     assert_eq!(text(&version.stdout), format!("bearerd {}\n", env!("CARGO_PKG_VERSION")));
     let help = bearerd(dir.path(), &["--help"]);
     assert_eq!(help.status.code(), Some(0));
-    for command in ["run", "check", "ca", "--config"] {
+    for command in ["run", "check", "status", "refresh", "logout", "ca", "--config"] {
         assert!(text(&help.stdout).contains(command), "{command}");
     }
 }

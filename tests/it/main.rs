@@ -27,6 +27,7 @@ mod issuers;
 mod knobs;
 mod message_rules;
 mod mutual_tls;
+mod operators;
 mod promises;
 mod refresh;
 mod refresh_on;

@@ -12,7 +12,7 @@ use super::wire::{Reply, Wire, get, message};
 use super::world::{HOURS, World, WorldBuilder, eventually};
 
 /// Servers, and a configuration whose admin listener `bearerd status` can find.
-async fn servers(builder: WorldBuilder) -> World {
+pub(crate) async fn servers(builder: WorldBuilder) -> World {
     let mut world = builder.start_servers().await;
     // Free a moment ago.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -39,7 +39,7 @@ async fn ask(admin: SocketAddr, path: &str) -> Reply {
 }
 
 /// The one credential, as the admin listener describes it.
-async fn described(admin: SocketAddr) -> Value {
+pub(crate) async fn described(admin: SocketAddr) -> Value {
     let reply = ask(admin, "/api/v1/credentials").await;
     assert_eq!(reply.status, 200);
     assert_eq!(reply.field("content-type"), Some("application/json"));
@@ -60,7 +60,7 @@ fn secrets(world: &World) -> Vec<String> {
 }
 
 #[track_caller]
-fn assert_no_secret(world: &World, said: &str) {
+pub(crate) fn assert_no_secret(world: &World, said: &str) {
     for secret in secrets(world) {
         assert!(!said.contains(&secret), "{secret} in {said}");
     }

@@ -1,0 +1,698 @@
+//! What operators do to a credential: `bearerd refresh`, `bearerd logout`, and the admin token that both
+//! need.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use bearerd_test_support::{Answer, ExpiresIn, OriginConfig, OriginServer, TokenBehaviour};
+use serde_json::{Value, json};
+
+use super::program::{Program, command, text};
+use super::status::{assert_no_secret, described, servers};
+use super::wire::Wire;
+use super::world::{World, eventually};
+
+const CLUBS: &str = r#"
+paths = ["/${club}/"]
+vars = { club = ["paris", "lyon", "nice"] }
+params = { club = "${club}" }
+refresh_token = { file = "${club}" }
+"#;
+
+/// Exit code, standard output, standard error.
+type Said = (Option<i32>, String, String);
+
+/// Runs bearerd to its end while the servers of the world go on.
+async fn run(dir: &Path, arguments: &str) -> Said {
+    run_in(dir, arguments, &[]).await
+}
+
+async fn run_in(dir: &Path, arguments: &str, environment: &[(&str, &str)]) -> Said {
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let mut command = command(dir, &arguments);
+    command.envs(environment.iter().copied());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// A server that takes tokens back.
+async fn revocations() -> (OriginServer, String) {
+    let server =
+        OriginServer::start(OriginConfig { keep_bodies: true, ..OriginConfig::default() }).await;
+    let line = format!("revoke_url = \"{}\"", server.url("/revoke"));
+    (server, line)
+}
+
+/// The tokens that it was given, in their order.
+fn given_back(server: &OriginServer) -> Vec<String> {
+    let token = |body: &str| {
+        let mut fields = body.split('&').filter_map(|field| field.split_once('='));
+        fields.find(|(name, _)| *name == "token").map(|(_, token)| token.to_owned())
+    };
+    let requests = server.requests();
+    requests.iter().filter_map(|it| token(&String::from_utf8_lossy(&it.body))).collect()
+}
+
+async fn clubs() -> World {
+    let realms = World::builder()
+        .without_seed()
+        .authorization_server(|config| config.realm_parameter = Some("club".into()))
+        .credential(CLUBS);
+    let world = servers(realms).await;
+    for club in ["paris", "lyon", "nice"] {
+        world.write_secret(club, &world.authorization_server.current_refresh_token_of(club));
+    }
+    world
+}
+
+fn token_file(world: &World) -> PathBuf {
+    world.state().join("admin.token")
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Replaces the line of `admin.listen`.
+fn set_admin_listen(world: &mut World, listen: &str) {
+    world.configure_file(|text| {
+        let at = text.find("[admin]\nlisten = ").unwrap();
+        let end = at + text[at + 8..].find('\n').unwrap() + 8;
+        format!("{}[admin]\nlisten = \"{listen}\"{}", &text[..at], &text[end..])
+    });
+}
+
+/// One change asked for as programs do: the status.
+async fn post(admin: std::net::SocketAddr, path: &str, token: &str) -> u16 {
+    let request = [
+        &*format!("POST /api/v1/credentials/{path} HTTP/1.1"),
+        "Host: localhost",
+        &*format!("Authorization: Bearer {token}"),
+        "Content-Length: 0",
+    ];
+    Wire::to_address(admin).await.ask(&request).await.status
+}
+
+// ===== refresh =====
+
+#[tokio::test]
+async fn refresh_replaces_a_token_that_is_still_good_and_says_what_came_of_it() {
+    let world = servers(World::builder()).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
+    assert_eq!((code, &*complaints), (Some(0), ""));
+    assert!(said.starts_with("api: refreshed; token number 2, expires in 59m"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(described(program.admin).await["generation"], 2);
+
+    let (code, json, _) = run(world.dir.path(), "refresh --json api").await;
+    assert_eq!(code, Some(0));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let [one] = json["credentials"].as_array().unwrap().as_slice() else { panic!("{json}") };
+    assert_eq!((&one["name"], &one["generation"]), (&json!("api"), &json!(3)));
+    assert_eq!(world.authorization_server.token_requests(), 3);
+    let everything = [said, json.to_string(), program.stop().await].concat();
+    assert_no_secret(&world, &everything);
+}
+
+#[tokio::test]
+async fn refresh_without_a_running_proxy_is_unavailable_and_without_a_good_file_a_problem_of_it() {
+    let mut world = servers(World::builder()).await;
+    let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
+    assert_eq!((code, &*said), (Some(69), ""));
+    assert!(complaints.contains("admin.listen") && complaints.contains("bearerd run"));
+    assert!(!world.state().exists(), "a command makes no state");
+    assert_eq!(run(world.dir.path(), "refresh").await.0, Some(2));
+    world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
+    let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
+    assert_eq!((code, &*said), (Some(78), ""));
+    assert!(complaints.contains("cleint_id"), "{complaints}");
+}
+
+/// Off, or on a port that nobody knows.
+#[tokio::test]
+async fn refresh_says_what_to_write_where_the_proxy_cannot_be_found() {
+    for (listen, expected) in [("", "write listen = \"127.0.0.1:9090\""), ("127.0.0.1:0", "port 0")]
+    {
+        let mut world = servers(World::builder()).await;
+        set_admin_listen(&mut world, listen);
+        let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
+        assert_eq!((code, &*said), (Some(69), ""), "{listen}");
+        assert!(complaints.contains(expected), "{complaints}");
+    }
+}
+
+#[tokio::test]
+async fn refresh_says_why_there_is_no_new_token_and_what_to_do() {
+    let world = servers(World::builder()).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    world.authorization_server.revoke_refresh_token();
+    let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
+    assert_eq!((code, &*said), (Some(1), ""));
+    assert!(complaints.starts_with("error: api was not refreshed: "), "{complaints}");
+    assert!(complaints.contains("invalid_grant"), "{complaints}");
+    assert!(complaints.contains("configure a new refresh_token"), "{complaints}");
+    let (code, json, _) = run(world.dir.path(), "refresh api --json").await;
+    assert_eq!(code, Some(1));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(json["credentials"][0]["error"].as_str().unwrap().contains("operator"), "{json}");
+    assert_no_secret(&world, &(complaints + &json.to_string()));
+}
+
+/// Nobody has to act: the server is down for a while.
+#[tokio::test]
+async fn a_refresh_that_failed_for_the_moment_leaves_the_token_and_says_so() {
+    let world = servers(World::builder()).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    let trouble = TokenBehaviour::json(503, json!({}));
+    world.authorization_server.enqueue(trouble.with_header("retry-after", "90"));
+    let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
+    assert_eq!(code, Some(1), "{complaints}");
+    assert!(complaints.contains("tries again by itself"), "{complaints}");
+    assert!(complaints.contains("stays in use: number 1, expires in"), "{complaints}");
+    assert_eq!(program.get(&world.http("/")).await, 200);
+}
+
+#[tokio::test]
+async fn an_unknown_name_is_a_usage_error_that_lists_the_known_ones() {
+    let world = clubs().await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/paris/")).await, 200);
+    for name in ["other", "apia", "api[rome]", "api/rome", "api[paris,lyon]", "api[", "API", ""] {
+        for action in ["refresh", "logout"] {
+            let (code, said, complaints) = run(world.dir.path(), &format!("{action} {name}")).await;
+            assert_eq!((code, &*said), (Some(2), ""), "{action} {name}: {complaints}");
+            assert!(complaints.contains("known are: api, api[paris]"), "{name}: {complaints}");
+        }
+    }
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    program.stop().await;
+    // The same in the store.
+    let (code, said, complaints) = run(world.dir.path(), "logout api[rome]").await;
+    assert_eq!((code, &*said), (Some(2), ""));
+    assert!(complaints.contains("known are: api"), "{complaints}");
+}
+
+#[tokio::test]
+async fn one_token_of_many_is_named_in_either_way_and_all_of_them_by_the_credential() {
+    let world = clubs().await;
+    let program = Program::start(&world).await;
+    let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
+    assert_eq!(code, Some(1), "none is in use");
+    assert!(complaints.contains("api[VALUE]"), "{complaints}");
+    assert_eq!(program.get(&world.http("/paris/")).await, 200);
+    for (name, number) in [("api[paris]", 2), ("api/paris", 3)] {
+        let (code, said, complaints) = run(world.dir.path(), &format!("refresh {name}")).await;
+        assert_eq!(code, Some(0), "{complaints}");
+        assert!(said.starts_with(&format!("api[paris]: refreshed; token number {number},")));
+    }
+    // Its first token.
+    let (_, said, _) = run(world.dir.path(), "refresh api[lyon]").await;
+    assert!(said.starts_with("api[lyon]: refreshed; token number 1,"), "{said}");
+    let (code, said, _) = run(world.dir.path(), "refresh api").await;
+    assert_eq!(code, Some(0));
+    let names: Vec<&str> = said.lines().filter_map(|line| line.split(':').next()).collect();
+    assert_eq!(names, ["api[lyon]", "api[paris]"], "{said}");
+    assert!(said.contains("number 4,") && said.contains("number 2,"), "{said}");
+}
+
+/// Another configuration's proxy has the port.
+#[tokio::test]
+async fn two_proxies_are_told_apart_by_their_configurations() {
+    let (one, mut other) = (servers(World::builder()).await, servers(World::builder()).await);
+    let (first, second) = (Program::start(&one).await, Program::start(&other).await);
+    assert_eq!(first.get(&one.http("/")).await, 200);
+    assert_eq!(second.get(&other.http("/")).await, 200);
+    let config = other.dir.path().join("proxy.toml");
+    let refresh = format!("refresh api --config {}", config.display());
+    assert_eq!(run(one.dir.path(), &refresh).await.0, Some(0));
+    let requests = |world: &World| world.authorization_server.token_requests();
+    assert_eq!((requests(&one), requests(&other)), (1, 2));
+
+    set_admin_listen(&mut other, &first.admin.to_string());
+    for action in ["refresh", "logout"] {
+        let (code, said, complaints) = run(other.dir.path(), &format!("{action} api")).await;
+        assert_eq!((code, &*said), (Some(1), ""));
+        assert!(complaints.contains("another configuration"), "{complaints}");
+        assert!(complaints.contains("state/admin.token"), "{complaints}");
+    }
+    assert_eq!((requests(&one), requests(&other)), (1, 2));
+    assert_eq!(described(first.admin).await["state"], "fresh");
+}
+
+#[tokio::test]
+async fn a_wrong_token_changes_nothing_and_a_given_one_does_not_need_a_file() {
+    let mut world = servers(World::builder()).await;
+    world.write_secret("admin", "adm1n\r\n");
+    world.configure_file(|text| {
+        text.replace("[admin]\n", "[admin]\ntoken = { file = \"admin\" }\n")
+    });
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert!(!token_file(&world).exists());
+    assert_eq!(run(world.dir.path(), "refresh api").await.0, Some(0));
+    // The same proxy, by a configuration with another token.
+    let config = std::fs::read_to_string(world.dir.path().join("proxy.toml")).unwrap();
+    let other = config.replace("{ file = \"admin\" }", "{ file = \"wrong\" }");
+    std::fs::write(world.dir.path().join("other.toml"), other).unwrap();
+    for wrong in ["wr0ng", "adm1n2", "adm1", "\u{e9}"] {
+        world.write_secret("wrong", wrong);
+        for action in ["refresh", "logout"] {
+            let arguments = format!("{action} api --config other.toml");
+            let (code, said, complaints) = run(world.dir.path(), &arguments).await;
+            assert_eq!((code, &*said), (Some(1), ""), "{complaints}");
+            assert!(complaints.contains("admin token"), "{complaints}");
+            assert!(!complaints.contains(wrong), "{complaints}");
+        }
+    }
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    // What is given may change without a restart.
+    world.write_secret("admin", "adm1n2");
+    program.logs("in force").await;
+    assert_eq!(run(world.dir.path(), "refresh api").await.0, Some(0));
+}
+
+/// What a shell of an operator has not: the variables that the proxy's service has.
+#[tokio::test]
+async fn a_command_needs_no_secret_but_the_admin_token() {
+    let mut world = servers(World::builder()).await;
+    let secret = std::fs::read_to_string(world.dir.path().join("secret")).unwrap();
+    world.configure_file(|text| {
+        text.replace(
+            "client_secret = { file = \"secret\" }",
+            "client_secret = { env = \"SECRET\" }",
+        )
+    });
+    let program = Program::start_with(world.dir.path(), &[], &[("SECRET", &secret)]).await;
+    for arguments in ["status", "refresh api", "logout api"] {
+        let (code, _, complaints) = run(world.dir.path(), arguments).await;
+        assert_eq!(code, Some(0), "{arguments}: {complaints}");
+    }
+    program.stop().await;
+}
+
+// ===== the admin token =====
+
+#[tokio::test]
+async fn the_admin_token_is_made_at_the_start_for_its_owner_alone_and_kept() {
+    let world = servers(World::builder()).await;
+    let program = Program::start(&world).await;
+    let path = token_file(&world);
+    assert_eq!(mode(&path), 0o600);
+    let token = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(token.trim_end().len(), 43, "32 bytes in base64url");
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(post(program.admin, "api/refresh", "").await, 401);
+    assert_eq!(post(program.admin, "api/refresh", token.trim_end()).await, 200);
+    let mut log = program.stop().await;
+    let program = Program::start(&world).await;
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), token);
+    assert_eq!(run(world.dir.path(), "refresh api").await.0, Some(0));
+    log.push_str(&program.stop().await);
+    assert!(!log.contains(token.trim_end()));
+}
+
+#[tokio::test]
+async fn an_admin_token_that_others_can_read_is_refused_until_it_is_put_right() {
+    let world = servers(World::builder()).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    let (path, dir) = (token_file(&world), world.dir.path());
+    let token = std::fs::read_to_string(&path).unwrap();
+    set_mode(&path, 0o640);
+    assert_eq!(post(program.admin, "api/refresh", token.trim_end()).await, 403);
+    let (code, _, complaints) = run(dir, "refresh api").await;
+    assert_eq!(code, Some(1));
+    assert!(complaints.contains("0640") && complaints.contains("chmod 600"), "{complaints}");
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    // A start goes on without it.
+    program.stop().await;
+    let program = Program::start(&world).await;
+    program.logs("will be refused").await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    // An editor of another system has been there.
+    std::fs::write(&path, format!("{}\r\n", token.trim_end())).unwrap();
+    set_mode(&path, 0o600);
+    let (code, _, complaints) = run(dir, "refresh api").await;
+    assert_eq!((code, &*complaints), (Some(0), ""));
+
+    std::fs::remove_file(&path).unwrap();
+    let (code, _, complaints) = run(dir, "refresh api").await;
+    assert_eq!(code, Some(1));
+    assert!(complaints.contains("STATE_DIRECTORY"), "{complaints}");
+    program.signal(rustix::process::Signal::HUP);
+    program.logs("in force").await;
+    assert_eq!(run(dir, "refresh api").await.0, Some(0));
+    assert_ne!(std::fs::read_to_string(&path).unwrap(), token);
+}
+
+/// `memory:` has no directory of its own.
+#[tokio::test]
+async fn without_a_store_directory_the_token_is_in_the_state_directory_or_beside_the_file() {
+    let world = servers(World::builder().sections("[store]\nurl = \"memory:\"")).await;
+    let program = Program::start(&world).await;
+    assert_eq!((mode(&world.state()), mode(&token_file(&world))), (0o700, 0o600));
+    assert_eq!(run(world.dir.path(), "refresh api").await.0, Some(0));
+    program.stop().await;
+    let systemd = tempfile::tempdir().unwrap();
+    let variable = [("STATE_DIRECTORY", systemd.path().to_str().unwrap())];
+    std::fs::remove_dir_all(world.state()).unwrap();
+    world.write_seed(&world.authorization_server.issue_refresh_token());
+    let program = Program::start_with(world.dir.path(), &[], &variable).await;
+    assert_eq!(mode(&systemd.path().join("admin.token")), 0o600);
+    let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
+    assert_eq!(code, Some(1));
+    assert!(complaints.contains("$STATE_DIRECTORY"), "{complaints}");
+    assert_eq!(run_in(world.dir.path(), "refresh api", &variable).await.0, Some(0));
+    assert!(!world.state().exists());
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn where_no_token_can_be_made_requests_are_served_all_the_same() {
+    let world = servers(World::builder().sections("[store]\nurl = \"memory:\"")).await;
+    // Even root makes no file within a file.
+    std::fs::write(world.state(), "a file").unwrap();
+    let program = Program::start(&world).await;
+    let warning = program.logs("will be refused").await;
+    assert!(warning.contains("admin.token"), "{warning}");
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(post(program.admin, "api/refresh", "any").await, 403);
+    let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
+    assert_eq!(code, Some(1), "{complaints}");
+    assert!(complaints.contains("admin.token"), "{complaints}");
+    assert_eq!(run(world.dir.path(), "status").await.0, Some(0));
+}
+
+/// An address of IPv6, and every address of this machine.
+#[tokio::test]
+async fn the_proxy_is_found_wherever_it_listens() {
+    for listen in ["[::1]", "[::]", "0.0.0.0", "localhost"] {
+        let mut world = servers(World::builder()).await;
+        let free = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+        set_admin_listen(&mut world, &format!("{listen}:{free}"));
+        // Beyond loopback reading needs the token, too.
+        let program = Program::start(&world).await;
+        for arguments in ["status", "status --probe", "refresh api", "logout api"] {
+            let (code, _, complaints) = run(world.dir.path(), arguments).await;
+            assert_eq!(code, Some(0), "{listen} {arguments}: {complaints}");
+        }
+        program.stop().await;
+    }
+}
+
+// ===== logout =====
+
+#[tokio::test]
+async fn logout_through_the_running_proxy_revokes_and_lasts() {
+    let (revocations, line) = revocations().await;
+    let world = servers(World::builder().credential(&line)).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    let refresh_token = world.authorization_server.current_refresh_token();
+    let access_token = world.authorization_server.tokens().newest_access_token().unwrap();
+    let (code, said, complaints) = run(world.dir.path(), "logout api").await;
+    assert_eq!((code, &*complaints), (Some(0), ""));
+    assert_eq!(said, "api: logged out; refresh token revoked; access token revoked\n");
+    assert_eq!(given_back(&revocations), [refresh_token, access_token]);
+    assert_eq!(program.get(&world.http("/")).await, 503);
+    assert_eq!(described(program.admin).await["reason"], "logged_out");
+    // There is nothing left to do, and that is no failure.
+    let (code, json, _) = run(world.dir.path(), "logout --json api").await;
+    assert_eq!(code, Some(0));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["credentials"][0]["revocations"], json!([]));
+    assert_eq!(json["credentials"][0]["state"], "needs_login");
+    let log = program.stop().await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 503);
+    let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
+    assert_eq!(code, Some(1));
+    assert!(complaints.contains("it was logged out"), "{complaints}");
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_no_secret(&world, &[said, json.to_string(), log, program.stop().await].concat());
+}
+
+#[tokio::test]
+async fn logout_without_a_proxy_works_on_the_store_and_lasts() {
+    let (revocations, line) = revocations().await;
+    let world = servers(World::builder().credential(&line)).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.stop().await;
+    revocations.enqueue(Answer::json(200, json!({})));
+    revocations.enqueue(Answer::json(503, json!({"error": "temporarily_unavailable"})));
+    let (code, json, complaints) = run(world.dir.path(), "logout api --json").await;
+    assert_eq!(code, Some(0), "{complaints}");
+    assert!(complaints.contains("without a running proxy"), "{complaints}");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let token = &json["credentials"][0];
+    assert_eq!((&token["name"], &token["reason"]), (&json!("api"), &json!("logged_out")));
+    assert_eq!(token["revocations"][0]["revoked"], true);
+    assert_eq!(token["revocations"][1]["revoked"], false);
+    assert!(token["revocations"][1]["why"].as_str().unwrap().contains("503"), "{token}");
+    assert_eq!(given_back(&revocations).len(), 2);
+    assert_eq!(world.terminal_reason(), "logged_out");
+    let (code, said, _) = run(world.dir.path(), "logout api").await;
+    assert_eq!((code, &*said), (Some(0), "api: logged out; there was no token to revoke\n"));
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 503);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_no_secret(&world, &[json.to_string(), complaints, program.stop().await].concat());
+}
+
+/// A seed that was never used is not used after it, either.
+#[tokio::test]
+async fn a_logout_says_what_was_not_revoked_and_makes_no_store_where_none_was() {
+    let world = servers(World::builder()).await;
+    let (code, said, complaints) = run(world.dir.path(), "logout api").await;
+    assert_eq!((code, &*said), (Some(1), ""));
+    assert!(complaints.contains("there is no store at"), "{complaints}");
+    assert!(!world.state().exists());
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    let (code, said, _) = run(world.dir.path(), "logout api").await;
+    assert_eq!(code, Some(0));
+    assert!(said.contains("refresh token not revoked"), "{said}");
+    assert!(said.contains("no revoke_url is known"), "{said}");
+}
+
+/// Its proxy has no admin listener, and notices all the same.
+#[tokio::test]
+async fn a_logout_reaches_a_running_proxy_that_cannot_be_asked() {
+    for listen in ["", "127.0.0.1:0"] {
+        let mut world = servers(World::builder()).await;
+        world.start_proxy().await;
+        assert_eq!(world.get("/").await.0, 200);
+        set_admin_listen(&mut world, listen);
+        let (code, said, complaints) = run(world.dir.path(), "logout api").await;
+        assert_eq!(code, Some(0), "{complaints}");
+        assert!(said.starts_with("api: logged out; "), "{said}");
+        eventually("the proxy knows", || world.status().condition.word() == "needs_login").await;
+        assert_eq!(world.get("/").await.0, 503);
+    }
+}
+
+#[tokio::test]
+async fn what_is_only_in_memory_is_logged_out_by_its_proxy_alone() {
+    let world = servers(World::builder().sections("[store]\nurl = \"memory:\"")).await;
+    let (code, said, complaints) = run(world.dir.path(), "logout api").await;
+    assert_eq!((code, &*said), (Some(69), ""));
+    assert!(complaints.contains("memory:") && complaints.contains("bearerd run"), "{complaints}");
+    assert!(!world.state().exists());
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(run(world.dir.path(), "logout api").await.0, Some(0));
+    assert_eq!(program.get(&world.http("/")).await, 503);
+}
+
+/// With the proxy, and without.
+#[tokio::test]
+async fn a_credential_is_logged_out_of_each_of_its_tokens_or_of_one() {
+    for running in [true, false] {
+        let world = clubs().await;
+        let program = Program::start(&world).await;
+        for club in ["paris", "lyon", "nice"] {
+            assert_eq!(program.get(&world.http(&format!("/{club}/"))).await, 200);
+        }
+        let program = match running {
+            true => Some(program),
+            false => {
+                program.stop().await;
+                None
+            }
+        };
+        let (code, said, complaints) = run(world.dir.path(), "logout api[paris]").await;
+        assert_eq!(code, Some(0), "{complaints}");
+        assert!(said.starts_with("api[paris]: logged out; ") && said.lines().count() == 1);
+        let (code, said, complaints) = run(world.dir.path(), "logout api/lyon").await;
+        assert_eq!(code, Some(0), "{complaints}");
+        assert!(said.starts_with("api[lyon]: logged out; "), "{said}");
+        assert_eq!(records(&world), ["lyon: logged out", "nice", "paris: logged out"]);
+        let (code, said, _) = run(world.dir.path(), "logout api").await;
+        assert_eq!(code, Some(0));
+        let names: Vec<&str> = said.lines().filter_map(|line| line.split(':').next()).collect();
+        assert_eq!(names, ["api[lyon]", "api[nice]", "api[paris]"], "{said}");
+        if let Some(program) = program {
+            program.stop().await;
+        }
+        let program = Program::start(&world).await;
+        for club in ["paris", "lyon", "nice"] {
+            assert_eq!(program.get(&world.http(&format!("/{club}/"))).await, 503);
+        }
+        assert_eq!(world.authorization_server.token_requests(), 3);
+        assert_eq!(world.authorization_server.reuse_count(), 0);
+    }
+}
+
+/// Each record, and whether it is a tombstone.
+fn records(world: &World) -> Vec<String> {
+    let record = |club: &str| {
+        let text = std::fs::read(world.state().join(format!("api@{club}.json"))).unwrap();
+        let record = serde_json::from_slice::<Value>(&text).unwrap()["record"].clone();
+        match record["terminal"]["reason"] == "logged_out" {
+            true => format!("{club}: logged out"),
+            false => club.to_owned(),
+        }
+    };
+    ["lyon", "nice", "paris"].map(record).to_vec()
+}
+
+/// A record that a sibling has written since the proxy has looked.
+#[tokio::test]
+async fn a_token_that_is_only_in_the_store_is_logged_out_as_well() {
+    let world = clubs().await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/paris/")).await, 200);
+    let paris = std::fs::read_to_string(world.state().join("api@paris.json")).unwrap();
+    std::fs::write(world.state().join("api@nice.json"), paris).unwrap();
+    set_mode(&world.state().join("api@nice.json"), 0o600);
+    let (code, said, complaints) = run(world.dir.path(), "logout api").await;
+    assert_eq!(code, Some(0), "{complaints}");
+    assert!(said.contains("api[paris]: logged out") && said.contains("api[nice]: logged out"));
+    program.stop().await;
+}
+
+/// The configuration is read twice, and a pipe only once.
+#[tokio::test]
+async fn a_logout_may_have_its_configuration_from_standard_input() {
+    let world = servers(World::builder()).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.stop().await;
+    let mut command = command(world.dir.path(), &["logout", "api", "--config", "-"]);
+    command.stdin(std::fs::File::open(world.dir.path().join("proxy.toml")).unwrap());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(world.terminal_reason(), "logged_out");
+}
+
+/// Opening a token whose time is over may begin a refresh; nothing of it is left behind.
+#[tokio::test]
+async fn a_logout_of_an_expired_token_leaves_no_new_one() {
+    let (revocations, line) = revocations().await;
+    let short = World::builder()
+        .credential(&line)
+        .authorization_server(|config| config.expires_in = ExpiresIn::Seconds(1));
+    let world = servers(short).await;
+    for _ in 0..5 {
+        world.write_seed(&world.authorization_server.issue_refresh_token());
+        let program = Program::start(&world).await;
+        assert_eq!(program.get(&world.http("/")).await, 200);
+        program.stop().await;
+        let token = world.authorization_server.current_refresh_token();
+        revocations.clear();
+        let (code, _, complaints) = run(world.dir.path(), "logout api").await;
+        assert_eq!(code, Some(0), "{complaints}");
+        assert_eq!(world.terminal_reason(), "logged_out");
+        assert_eq!(world.record()["refresh_token"], Value::Null);
+        let given_back = given_back(&revocations);
+        assert!(given_back.contains(&token), "the first");
+        let newest = world.authorization_server.current_refresh_token();
+        assert!(given_back.contains(&newest), "the newest");
+        assert_eq!(world.authorization_server.reuse_count(), 0);
+    }
+}
+
+/// What root wrote there, the proxy's user could not read.
+#[tokio::test]
+async fn root_is_sent_to_the_owner_of_the_store() {
+    let world = servers(World::builder()).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.stop().await;
+    if std::os::unix::fs::chown(world.state(), Some(65532), None).is_err() {
+        // Only root can give a directory away, and only root needs to be told.
+        return;
+    }
+    let (code, said, complaints) = run(world.dir.path(), "logout api").await;
+    assert_eq!((code, &*said), (Some(1), ""));
+    assert!(complaints.contains("sudo -u '#65532'"), "{complaints}");
+    assert_eq!(world.record()["generation"], 1);
+}
+
+#[tokio::test]
+async fn the_tokens_of_a_name_are_listed_for_programs() {
+    let world = clubs().await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/paris/")).await, 200);
+    let admin = program.admin;
+    let ask = |request: &'static str, host: &'static str| async move {
+        let request = format!("{request} HTTP/1.1");
+        Wire::to_address(admin).await.ask(&[&*request, host]).await
+    };
+    let all = ask("GET /api/v1/credentials/api", "Host: localhost").await;
+    let all: Value = serde_json::from_slice(&all.content).unwrap();
+    let [one] = all["credentials"].as_array().unwrap().as_slice() else { panic!("{all}") };
+    assert_eq!((&one["name"], &one["key"]), (&json!("api[paris]"), &json!("api/paris")));
+    // Allowed, and never used: asking makes nothing.
+    let lyon = ask("GET /api/v1/credentials/api%2Flyon", "Host: localhost").await;
+    let lyon: Value = serde_json::from_slice(&lyon.content).unwrap();
+    assert_eq!(lyon["credentials"][0]["state"], "absent");
+    assert!(!world.state().join("api@lyon.lock").exists());
+    for (request, host, status) in [
+        ("GET /api/v1/credentials/api/rome", "Host: localhost", 404),
+        ("GET /api/v1/credentials/api", "Host: attacker.example", 403),
+        ("POST /api/v1/credentials/api", "Host: localhost", 405),
+        ("GET /api/v1/credentials/api/paris/logout", "Host: localhost", 405),
+        ("POST /api/v1/credentials/api/paris/logout", "Host: localhost", 401),
+    ] {
+        assert_eq!(ask(request, host).await.status, status, "{request}");
+    }
+    let token = std::fs::read_to_string(token_file(&world)).unwrap();
+    assert_eq!(post(program.admin, "api/refresh", token.trim_end()).await, 404, "which one?");
+}
+
+/// Another program has taken the port: it is told nothing that it could use.
+#[tokio::test]
+async fn whoever_else_has_the_port_gets_no_token() {
+    let mut world = servers(World::builder()).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    let other = OriginServer::start(OriginConfig::default()).await;
+    set_admin_listen(&mut world, &other.addr().to_string());
+    for answer in [
+        Answer::text(200, "hello"),
+        Answer::text(404, "no such page"),
+        Answer::status(302).with_header("location", "http://127.0.0.1:1/"),
+        Answer::json(503, json!({"error": "busy"})),
+    ] {
+        for action in ["refresh", "logout"] {
+            other.enqueue(answer.clone());
+            let (code, said, complaints) = run(world.dir.path(), &format!("{action} api")).await;
+            assert_eq!((code, &*said), (Some(1), ""), "{complaints}");
+            assert!(complaints.starts_with("error: "), "{complaints}");
+        }
+    }
+    let requests = other.requests();
+    assert_eq!(requests.len(), 8);
+    assert!(requests.iter().all(|request| request.header("authorization").is_none()));
+    assert_eq!(described(program.admin).await["generation"], 1);
+}
