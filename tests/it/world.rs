@@ -31,13 +31,14 @@ pub(crate) struct WorldBuilder {
     sections: String,
     seed: bool,
     tls: bool,
+    secure_token_endpoint: bool,
     listen: String,
     proxy: String,
     certificate: Certificate,
 }
 
 /// What the API proves itself with, made by the authority that the proxy trusts.
-type Certificate = Box<dyn FnOnce(&TestCa) -> Arc<rustls::ServerConfig>>;
+type Certificate = Box<dyn FnOnce(&TestCa) -> Arc<rustls::ServerConfig> + Send>;
 
 /// Another proxy on the same configuration, state and clock as a world's.
 pub(crate) struct Sibling {
@@ -65,6 +66,7 @@ impl World {
             sections: String::new(),
             seed: true,
             tls: true,
+            secure_token_endpoint: false,
             listen: r#""127.0.0.1:0""#.to_owned(),
             proxy: String::new(),
             certificate: Box::new(|ca| ca.server_config(&["localhost", "127.0.0.1"])),
@@ -313,6 +315,12 @@ impl WorldBuilder {
         self
     }
 
+    /// An authorization server in https.
+    pub(crate) fn secure_token_endpoint(mut self) -> Self {
+        self.secure_token_endpoint = true;
+        self
+    }
+
     /// Sets `proxy.listen`, as TOML.
     pub(crate) fn listen(mut self, value: &str) -> Self {
         value.clone_into(&mut self.listen);
@@ -329,7 +337,7 @@ impl WorldBuilder {
     /// Gives the API another certificate; the authority is the one that the proxy trusts.
     pub(crate) fn certificate(
         mut self,
-        make: impl FnOnce(&TestCa) -> Arc<rustls::ServerConfig> + 'static,
+        make: impl FnOnce(&TestCa) -> Arc<rustls::ServerConfig> + Send + 'static,
     ) -> Self {
         self.certificate = Box::new(make);
         self
@@ -354,9 +362,12 @@ impl WorldBuilder {
     }
 
     /// Starts the servers and writes the configuration; the proxy is started by the test.
-    pub(crate) async fn start_servers(self) -> World {
+    pub(crate) async fn start_servers(mut self) -> World {
         let dir = tempfile::tempdir().unwrap();
         let ca = TestCa::new();
+        if self.secure_token_endpoint {
+            self.authorization_server.tls = Some(ca.server_config(&["localhost"]));
+        }
         std::fs::write(dir.path().join("origin-ca.pem"), ca.pem()).unwrap();
         let authorization_server =
             AuthorizationServer::start(self.authorization_server.clone()).await;

@@ -22,13 +22,13 @@ mod request;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-pub use behaviour::TokenBehaviour;
+pub use behaviour::{End, TokenAnswer, TokenBehaviour};
 pub use config::{AuthorizationServerConfig, ClientAuth, ExpiresIn};
 pub use request::TokenRequest;
 
-use crate::listening::{Listening, Tasks};
+use crate::listening::{Door, Listening, Tasks};
 use crate::refresh_tokens::{Reuse, Rotation};
 use crate::tokens::Tokens;
 use endpoint::Endpoint;
@@ -134,6 +134,29 @@ impl AuthorizationServer {
     /// Waits until `n` token requests have arrived since the start.
     pub async fn wait_for_token_requests(&self, n: usize) {
         self.endpoint.arrived().reached(n).await;
+    }
+
+    /// When a refresh token was presented, each time, whatever became of it.
+    pub fn presentations_of(&self, refresh_token: &str) -> Vec<Instant> {
+        let requests = self.endpoint.requests();
+        let presents =
+            |request: &&TokenRequest| request.param("refresh_token") == Some(refresh_token);
+        requests.iter().filter(presents).map(|request| request.at).collect()
+    }
+
+    /// Refuses connections from now on and drops those that there are; what was issued stays known.
+    pub async fn refuse_connections(&self) {
+        self.listening.set_door(Door::Shut).await;
+    }
+
+    /// Listens with a backlog that is full: connecting never completes.
+    pub async fn fill_backlog(&self) {
+        self.listening.set_door(Door::Full).await;
+    }
+
+    /// Accepts connections again, at the same address.
+    pub async fn accept_connections(&self) {
+        self.listening.set_door(Door::Open).await;
     }
 
     /// How many token requests were dealt with: processed, then answered or dropped.

@@ -19,6 +19,7 @@
 #![warn(missing_docs)]
 
 pub mod authorization_server;
+pub mod coding;
 pub mod control;
 mod dpop;
 mod events;
@@ -34,8 +35,8 @@ mod tokens;
 mod tests;
 
 pub use authorization_server::{
-    AuthorizationServer, AuthorizationServerConfig, ClientAuth, ExpiresIn, TokenBehaviour,
-    TokenRequest,
+    AuthorizationServer, AuthorizationServerConfig, ClientAuth, End, ExpiresIn, TokenAnswer,
+    TokenBehaviour, TokenRequest,
 };
 pub use origin_server::{Answer, Framing, OriginConfig, OriginServer, Protocols, ReceivedRequest};
 pub use payload::pattern;

@@ -8,7 +8,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,6 +20,8 @@ struct LineState {
     requests: usize,
     flushes: u64,
     reset: bool,
+    silent: bool,
+    instead: Option<Vec<u8>>,
     closing: bool,
     ended: bool,
     reader: Option<Waker>,
@@ -72,6 +74,31 @@ impl Line {
     /// Ends the connection once everything written so far is flushed.
     pub(crate) fn close_once_flushed(&self) {
         self.state().closing = true;
+    }
+
+    /// The same, without a word of TLS about it.
+    pub(crate) fn close_silently_once_flushed(&self) {
+        self.state().silent = true;
+        self.close_once_flushed();
+    }
+
+    /// The same by a TCP reset.
+    pub(crate) fn reset_once_flushed(&self) {
+        self.reset();
+        self.close_once_flushed();
+    }
+
+    /// Sends these bytes in the place of whatever is written from now on.
+    pub(crate) fn write_instead(&self, bytes: Vec<u8>) {
+        self.state().instead = Some(bytes);
+    }
+
+    fn take_instead(&self) -> Option<Vec<u8>> {
+        self.state().instead.take()
+    }
+
+    fn is_silent(&self) -> bool {
+        self.state().silent
     }
 
     /// How often the connection was flushed; wakes `cx` at the next flush.
@@ -141,11 +168,39 @@ impl Stream {
 pub(crate) struct Socket {
     stream: Stream,
     line: Arc<Line>,
+    /// What is left of the bytes that a test writes in the place of hyper's.
+    instead: Option<Vec<u8>>,
 }
 
 impl Socket {
     pub(crate) fn new(stream: Stream, line: Arc<Line>) -> Socket {
-        Socket { stream, line }
+        Socket { stream, line, instead: None }
+    }
+
+    /// Writes the bytes that go in the place of hyper's; `false` if there are none.
+    fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if let Some(bytes) = self.line.take_instead() {
+            self.instead = Some(bytes);
+        }
+        let Some(bytes) = &mut self.instead else { return Poll::Ready(Ok(false)) };
+        while !bytes.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+            bytes.drain(..written);
+        }
+        Poll::Ready(Ok(true))
+    }
+}
+
+impl Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Stream::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
     }
 }
 
@@ -180,10 +235,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
-            Stream::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        if ready!(self.poll_instead(cx))? {
+            return Poll::Ready(Ok(bytes.len()));
         }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -201,8 +256,10 @@ impl AsyncWrite for Socket {
         if self.line.wants_reset() {
             return Poll::Ready(Ok(()));
         }
+        let silent = self.line.is_silent();
         match &mut self.stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Tls(tls) if silent => Pin::new(tls.get_mut().0).poll_shutdown(cx),
             Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }

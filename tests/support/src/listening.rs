@@ -10,6 +10,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -18,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -71,11 +73,26 @@ impl Tasks {
     }
 }
 
+/// How a server meets those who want to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// It accepts.
+    Open,
+    /// Nobody listens: connections are refused.
+    Shut,
+    /// Somebody listens and never accepts, and the queue is full: connecting never completes.
+    Full,
+}
+
+/// Another door, and what is told once it is in its place.
+type Order = (Door, oneshot::Sender<()>);
+
 /// The handle of a running server.
 pub(crate) struct Listening {
     addr: SocketAddr,
     secure: bool,
     tasks: Tasks,
+    orders: mpsc::UnboundedSender<Order>,
     _stop: DropGuard,
 }
 
@@ -87,13 +104,21 @@ impl Listening {
         tasks: Tasks,
         service: Arc<impl Service>,
     ) -> io::Result<Listening> {
-        let listener = bind(listen)?;
+        let listener = bind(listen, BACKLOG)?;
         let addr = listener.local_addr()?;
         let secure = tls.is_some();
-        let accepting = accept(listener, tls.map(TlsAcceptor::from), tasks.clone(), service);
-        tasks.spawn(accepting);
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let tls = tls.map(TlsAcceptor::from);
+        tasks.spawn(accept(listener, ordered, tls, tasks.clone(), service));
         let _stop = tasks.stopping.clone().drop_guard();
-        Ok(Listening { addr, secure, tasks, _stop })
+        Ok(Listening { addr, secure, tasks, orders, _stop })
+    }
+
+    /// Drops all connections and meets the next ones like this.
+    pub(crate) async fn set_door(&self, door: Door) {
+        let (done, is_done) = oneshot::channel();
+        self.orders.send((door, done)).expect("the listener lives as long as its handle");
+        is_done.await.expect("the listener obeys");
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -118,7 +143,9 @@ impl Listening {
     }
 }
 
-fn bind(listen: Option<SocketAddr>) -> io::Result<TcpListener> {
+const BACKLOG: u32 = 4096;
+
+fn bind(listen: Option<SocketAddr>, backlog: u32) -> io::Result<TcpListener> {
     let addr = listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
     let socket = match addr {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -126,24 +153,66 @@ fn bind(listen: Option<SocketAddr>) -> io::Result<TcpListener> {
     };
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
-    socket.listen(4096)
+    socket.listen(backlog)
+}
+
+/// Connects until the queue of a listener takes no more.
+async fn fill(addr: SocketAddr) -> Vec<TcpStream> {
+    let mut queued = Vec::new();
+    let patience = Duration::from_millis(100);
+    while let Ok(Ok(stream)) = tokio::time::timeout(patience, TcpStream::connect(addr)).await {
+        queued.push(stream);
+    }
+    queued
 }
 
 async fn accept(
     listener: TcpListener,
+    mut orders: mpsc::UnboundedReceiver<Order>,
     tls: Option<TlsAcceptor>,
     tasks: Tasks,
     service: Arc<impl Service>,
 ) {
+    let addr = listener.local_addr().expect("it listens");
+    let (mut listener, mut door, mut queued) = (Some(listener), Door::Open, Vec::new());
+    let mut connections = CancellationToken::new();
     let accepted = AtomicU64::new(0);
     loop {
-        match listener.accept().await {
-            Ok((tcp, _)) => {
-                let line = Line::new(accepted.fetch_add(1, Ordering::Relaxed) + 1);
-                tasks.spawn(converse(tcp, tls.clone(), line, service.clone()));
+        let next = async {
+            match &listener {
+                Some(listener) if door == Door::Open => listener.accept().await,
+                _ => std::future::pending().await,
             }
-            // Out of descriptors or a peer that left early: let others run, try again.
-            Err(_) => tokio::task::yield_now().await,
+        };
+        tokio::select! {
+            connected = next => match connected {
+                Ok((tcp, _)) => {
+                    let line = Line::new(accepted.fetch_add(1, Ordering::Relaxed) + 1);
+                    let conversation = converse(tcp, tls.clone(), line, service.clone());
+                    let end = connections.clone();
+                    tasks.spawn(async move {
+                        end.run_until_cancelled(conversation).await;
+                    });
+                }
+                // Out of descriptors or a peer that left early: let others run, try again.
+                Err(_) => tokio::task::yield_now().await,
+            },
+            Some((ordered, done)) = orders.recv() => {
+                std::mem::take(&mut connections).cancel();
+                drop((listener.take(), std::mem::take(&mut queued)));
+                door = ordered;
+                listener = match door {
+                    Door::Open => Some(bind(Some(addr), BACKLOG)),
+                    Door::Full => Some(bind(Some(addr), 1)),
+                    Door::Shut => None,
+                }
+                .map(|bound| bound.expect("the address is still ours"));
+                if door == Door::Full {
+                    queued = fill(addr).await;
+                }
+                // A test that does not wait for it need not be told.
+                let _ = done.send(());
+            }
         }
     }
 }

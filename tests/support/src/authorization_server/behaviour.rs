@@ -1,5 +1,7 @@
 //! One-shot behaviours of the token endpoint: how the next request will go.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,6 +55,81 @@ pub enum TokenBehaviour {
         /// The time between two bytes.
         interval: Duration,
     },
+    /// Answers normally, but so much later: a server that is slow, not one that a test holds.
+    Late {
+        /// How much later.
+        by: Duration,
+        /// Whether to commit before the delay, not after it.
+        commit_first: bool,
+    },
+    /// Commits and sends the answer as it was changed; see [`TokenBehaviour::changed`].
+    CommitThenChange(Change),
+    /// Commits and sends exactly these bytes, head included; see [`TokenBehaviour::written`].
+    CommitThenWrite(Write, End),
+}
+
+/// An answer of the token endpoint before it is sent.
+#[derive(Clone, Debug)]
+pub struct TokenAnswer {
+    /// The status code.
+    pub status: u16,
+    /// The headers, besides Content-Length and Date.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl TokenAnswer {
+    /// The body's members.
+    ///
+    /// # Panics
+    ///
+    /// When it is not JSON: a mistake in the test.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("the answer is JSON")
+    }
+
+    /// The status line, the headers and a Content-Length, as HTTP/1.1 writes them.
+    pub fn head(&self, content_length: usize) -> String {
+        let headers = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        let headers = headers.collect::<String>();
+        format!("HTTP/1.1 {} X\r\n{headers}content-length: {content_length}\r\n\r\n", self.status)
+    }
+}
+
+/// How a connection goes on after bytes that a test wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It stays open, and nothing more comes.
+    Open,
+    /// It is closed; TLS says so first.
+    Close,
+    /// It is closed, and TLS is not told (no close_notify).
+    CloseSilently,
+    /// It is reset.
+    Reset,
+}
+
+/// What changes an answer.
+#[derive(Clone)]
+pub struct Change(pub(super) Arc<dyn Fn(&mut TokenAnswer) + Send + Sync>);
+
+/// What makes the bytes of an answer.
+#[derive(Clone)]
+pub struct Write(pub(super) Arc<Writing>);
+
+type Writing = dyn Fn(&TokenAnswer) -> Vec<u8> + Send + Sync;
+
+impl fmt::Debug for Change {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Change")
+    }
+}
+
+impl fmt::Debug for Write {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Write")
+    }
 }
 
 impl TokenBehaviour {
@@ -73,6 +150,24 @@ impl TokenBehaviour {
     /// An HTML page, such as a gateway's or a login form, without committing.
     pub fn html(status: u16, page: &str) -> TokenBehaviour {
         TokenBehaviour::text(status, "text/html; charset=utf-8", page.to_owned())
+    }
+
+    /// Commits, and lets `change` have its way with the answer, whose framing stays correct.
+    pub fn changed(change: impl Fn(&mut TokenAnswer) + Send + Sync + 'static) -> TokenBehaviour {
+        TokenBehaviour::CommitThenChange(Change(Arc::new(change)))
+    }
+
+    /// Commits, and answers the same members in another JSON.
+    pub fn reshaped(shape: impl Fn(Value) -> Value + Send + Sync + 'static) -> TokenBehaviour {
+        TokenBehaviour::changed(move |answer| answer.body = shape(answer.json()).to_string().into())
+    }
+
+    /// Commits, sends the bytes that `write` makes of the answer, and ends so.
+    pub fn written(
+        end: End,
+        write: impl Fn(&TokenAnswer) -> Vec<u8> + Send + Sync + 'static,
+    ) -> TokenBehaviour {
+        TokenBehaviour::CommitThenWrite(Write(Arc::new(write)), end)
     }
 
     /// The same answer, but after a commit; other behaviours stay as they are.

@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::behaviour::TokenBehaviour;
+use super::behaviour::{End, TokenAnswer as Answer, TokenBehaviour};
 use super::config::AuthorizationServerConfig;
 use super::grant::{Desk, Policy, Refusal};
 use super::request::TokenRequest;
@@ -76,18 +76,12 @@ struct Arrival {
     pass: Pass,
 }
 
-/// An answer before it becomes a response of a connection.
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Bytes,
-}
-
 /// How the exchange ends on the connection.
 enum Ending {
     Whole(Answer),
     Truncated(Answer, usize),
     Dripping(Answer, Duration),
+    Written(Vec<u8>, End),
     Reset,
 }
 
@@ -247,6 +241,23 @@ impl Endpoint {
             TokenBehaviour::SlowDrip { interval } => {
                 Ending::Dripping(self.commit(&request), interval)
             }
+            TokenBehaviour::Late { by, commit_first: true } => {
+                let answer = self.commit(&request);
+                tokio::time::sleep(by).await;
+                Ending::Whole(answer)
+            }
+            TokenBehaviour::Late { by, commit_first: false } => {
+                tokio::time::sleep(by).await;
+                Ending::Whole(self.commit(&request))
+            }
+            TokenBehaviour::CommitThenChange(change) => {
+                let mut answer = self.commit(&request);
+                (change.0)(&mut answer);
+                Ending::Whole(answer)
+            }
+            TokenBehaviour::CommitThenWrite(write, end) => {
+                Ending::Written((write.0)(&self.commit(&request)), end)
+            }
         }
     }
 
@@ -305,6 +316,17 @@ impl Endpoint {
             }
             Ending::Truncated(answer, keep) => Ok(truncated(answer, keep, line)),
             Ending::Dripping(answer, interval) => Ok(self.dripping(answer, interval)),
+            Ending::Written(bytes, end) => {
+                match end {
+                    End::Open => {}
+                    End::Close => line.close_once_flushed(),
+                    End::CloseSilently => line.close_silently_once_flushed(),
+                    End::Reset => line.reset_once_flushed(),
+                }
+                line.write_instead(bytes);
+                // The line writes other bytes in the place of these.
+                Ok(response(200, &[], full(Bytes::new())))
+            }
             Ending::Reset => {
                 line.reset();
                 Err(NoAnswer)

@@ -7,11 +7,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::client::{Client, body, form, refresh, refresh_form};
 use crate::{
-    AuthorizationServer, AuthorizationServerConfig, ClientAuth, ExpiresIn, OnReuse, Rotation,
+    AuthorizationServer, AuthorizationServerConfig, ClientAuth, End, ExpiresIn, OnReuse, Rotation,
     TokenBehaviour, TokenState,
 };
 
@@ -329,4 +331,55 @@ async fn a_stopped_server_frees_its_port() {
     let config = AuthorizationServerConfig { listen: Some(addr), ..Default::default() };
     let server = AuthorizationServer::start(config).await;
     refreshed(&server).await;
+}
+
+#[tokio::test]
+async fn a_written_answer_arrives_byte_for_byte_and_ends_as_told() {
+    for (end, closes) in [(End::Open, false), (End::Close, true), (End::CloseSilently, true)] {
+        let server = strict().await;
+        server.enqueue(TokenBehaviour::written(end, |answer| {
+            format!("{}{{}}", answer.head(2)).into_bytes()
+        }));
+        let mut tcp = TcpStream::connect(server.addr()).await.unwrap();
+        let body = format!(
+            "grant_type=refresh_token&refresh_token={}&client_id=test-client&client_secret=test-client-secret",
+            server.current_refresh_token()
+        );
+        let head = format!(
+            "POST /token HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        tcp.write_all((head + &body).as_bytes()).await.unwrap();
+        let mut received = Vec::new();
+        while !received.ends_with(b"{}") {
+            assert_ne!(tcp.read_buf(&mut received).await.unwrap(), 0);
+        }
+        assert!(received.starts_with(b"HTTP/1.1 200 X\r\ncontent-type: application/json"));
+        let more = tokio::time::timeout(Duration::from_millis(50), tcp.read_buf(&mut received));
+        assert_eq!(more.await.ok().map(Result::unwrap), closes.then_some(0), "{end:?}");
+        assert_eq!(server.previous_refresh_tokens().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn connections_are_refused_or_never_complete_until_they_are_accepted_again() {
+    let server = strict().await;
+    let seed = server.current_refresh_token();
+    server.refuse_connections().await;
+    let refused = TcpStream::connect(server.addr()).await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    server.fill_backlog().await;
+    let patience = Duration::from_millis(300);
+    assert!(tokio::time::timeout(patience, TcpStream::connect(server.addr())).await.is_err());
+    server.accept_connections().await;
+    refreshed(&server).await;
+    assert_eq!(refused_as_reused(&server, &seed).await, "invalid_grant");
+    assert_eq!(server.presentations_of(&seed).len(), 2);
+}
+
+async fn refused_as_reused(server: &AuthorizationServer, token: &str) -> Value {
+    let error = refused(server, token).await;
+    assert_eq!(server.reuse_count(), 1);
+    error
 }
