@@ -17,6 +17,7 @@ mod connections;
 mod dead_grants;
 mod dpop;
 mod durable;
+mod engine;
 mod failures;
 mod fanatics;
 mod forwarding;

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::RootCertStore;
@@ -109,6 +110,17 @@ impl Program {
     pub(crate) async fn kill(self) {
         self.signal(Signal::KILL);
         self.ends().await;
+    }
+
+    /// The processor time that its threads have used so far.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let threads = format!("/proc/{}/task", self.pid.as_raw_nonzero());
+        let nanoseconds = std::fs::read_dir(threads).unwrap().map(|thread| {
+            let text = std::fs::read_to_string(thread.unwrap().path().join("schedstat"));
+            let used = text.ok().and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+            used.unwrap_or_default()
+        });
+        Duration::from_nanos(nanoseconds.sum())
     }
 
     /// An application that speaks plain http to it.

@@ -1,0 +1,323 @@
+//! A received answer is never discarded: other shapes, other codings, nothing readable at all.
+
+use bearerd_test_support::{Answer, Rotation, TokenBehaviour, coding};
+use serde_json::{Value, json};
+
+use super::super::world::{HOURS, World};
+use super::{
+    QUARTER, SECOND, SHORT_WAIT, at_rest, described, each, keeps_newest, look, metric, presented,
+    state, with_bootstrap,
+};
+
+/// Makes another JSON of the same members.
+type Shape = fn(Value) -> Value;
+/// Codes a body.
+type Code = fn(&[u8]) -> Vec<u8>;
+
+/// Has the token of a settled world replaced by an answer like this; the refresh token before it.
+pub(super) async fn answered(world: &World, answer: TokenBehaviour) -> (String, u16) {
+    let server = &world.authorization_server;
+    let old = server.current_refresh_token();
+    server.enqueue(answer);
+    world.clock.advance(HOURS);
+    let (status, _) = world.get("/").await;
+    (old, status)
+}
+
+/// The answer was read: the request has its token, the new refresh token is on the disk and good for the
+/// next refresh, and the old one was presented once.
+pub(super) async fn assert_read(world: &World, answer: TokenBehaviour, case: &str) {
+    let (old, status) = answered(world, answer).await;
+    let server = &world.authorization_server;
+    assert_eq!(presented(world, &old), 1, "{case}: the used refresh token was presented again");
+    assert_eq!(status, 200, "{case}: the request got no token");
+    let new = server.current_refresh_token();
+    assert!(keeps_newest(world), "{case}: the new refresh token is not on the disk");
+    world.clock.advance(HOURS);
+    assert_eq!(world.get("/").await.0, 200, "{case}: the next refresh failed");
+    assert_eq!((presented(world, &old), presented(world, &new)), (1, 1), "{case}");
+    assert_eq!(server.reuse_count(), 0, "{case}");
+}
+
+// ----- E2 -----
+
+fn camel_case(tokens: Value) -> Value {
+    json!({
+        "accessToken": tokens["access_token"],
+        "refreshToken": tokens["refresh_token"],
+        "expiresIn": 3600,
+    })
+}
+
+#[tokio::test]
+async fn e02_tokens_in_an_unknown_shape_are_found() {
+    let shapes: [(&str, Shape); 6] = [
+        ("below data", |tokens| json!({ "data": tokens })),
+        ("deep in a list", |tokens| json!({ "code": 0, "result": [{ "auth": tokens }] })),
+        ("in camel case", camel_case),
+        ("below data in camel case", |tokens| json!({ "data": camel_case(tokens) })),
+        ("in two objects", |tokens| {
+            json!({
+                "access": { "access_token": tokens["access_token"], "expires_in": 3600 },
+                "refresh": { "refresh_token": tokens["refresh_token"] },
+            })
+        }),
+        ("in a list", |tokens| json!([tokens])),
+    ];
+    each(shapes, |case, shape| async move {
+        assert_read(&World::settled().await, TokenBehaviour::reshaped(shape), &case).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn e02_text_around_the_json_does_not_matter() {
+    let texts =
+        [(")]}',\n", ""), ("", "\0\0\0"), ("", "\n<!-- gateway 7 -->"), ("callback(", ");")];
+    each(texts.map(|text| (format!("{text:?}"), text)), |case, (before, after)| async move {
+        let around = TokenBehaviour::changed(move |answer| {
+            let body = String::from_utf8(answer.body.to_vec()).unwrap();
+            answer.body = format!("{before}{body}{after}").into();
+        });
+        assert_read(&World::settled().await, around, &case).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn e02_tokens_where_the_mapping_does_not_look_are_found() {
+    let mapping =
+        r#"response = { access_token = "a.t", refresh_token = "a.r", expires_in = "a.ttl" }"#;
+    let mut world = World::builder().credential(mapping).start_servers().await;
+    let shape = |tokens: Value| {
+        let (token, refresh) = (&tokens["access_token"], &tokens["refresh_token"]);
+        json!({ "a": { "t": token, "r": refresh, "ttl": 3600 } })
+    };
+    world.authorization_server.enqueue(TokenBehaviour::reshaped(shape));
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    let (old, status) = answered(&world, TokenBehaviour::Normal).await;
+    assert_eq!(presented(&world, &old), 1);
+    assert_eq!(status, 200);
+    assert!(keeps_newest(&world));
+}
+
+/// Answers with status 2xx from which no refresh token can be had. None is an HTML page.
+fn unreadable() -> Vec<(&'static str, TokenBehaviour)> {
+    let body = |text: &'static str| {
+        TokenBehaviour::changed(move |answer| answer.body = text.as_bytes().into())
+    };
+    vec![
+        ("no token", body(r#"{"ok":true}"#)),
+        ("a word", body("OK")),
+        ("null", body("null")),
+        ("nothing", body("")),
+        (
+            "204",
+            TokenBehaviour::changed(|answer| {
+                answer.status = 204;
+                answer.body = bytes::Bytes::new();
+            }),
+        ),
+        (
+            "cut within the refresh token",
+            TokenBehaviour::changed(|answer| {
+                let text = String::from_utf8(answer.body.to_vec()).unwrap();
+                let at = text.find("\"refresh_token\":\"").unwrap() + 30;
+                answer.body = text[..at].to_owned().into();
+            }),
+        ),
+        (
+            "two refresh tokens",
+            TokenBehaviour::reshaped(|tokens| {
+                json!({
+                    "a": { "refresh_token": tokens["refresh_token"] },
+                    "b": { "refresh_token": "rt-of-somebody-else" },
+                })
+            }),
+        ),
+        (
+            "over a mebibyte",
+            TokenBehaviour::changed(|answer| answer.body = vec![b'x'; 3 << 20].into()),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn e02_an_answer_that_nothing_can_be_read_from_is_a_lost_rotation_and_no_reason_to_ask_again()
+{
+    each(unreadable(), |case, answer| async move {
+        let mut world = World::builder().sections(SHORT_WAIT).settled().await;
+        let (old, status) = answered(&world, answer).await;
+        look(&world).await;
+        assert_eq!(presented(&world, &old), 1, "{case}: presented again at once");
+        assert_eq!(status, 503, "{case}");
+        assert_eq!(state(&world), "needs_login (lost_rotation)", "{case}");
+        assert_eq!(metric(&world, "bearerd_lost_rotations_total").await, 1.0, "{case}");
+        world.clock.advance(HOURS);
+        world.restart().await;
+        assert_eq!(look(&world).await, 503, "{case}");
+        assert_eq!(presented(&world, &old), 1, "{case}: presented again after a restart");
+        assert_eq!(world.authorization_server.token_requests(), 2, "{case}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn e02_an_answer_that_nothing_can_be_read_from_is_healed_by_a_bootstrap() {
+    each(unreadable(), |case, answer| async move {
+        let world = with_bootstrap(World::builder()).settled().await;
+        let (old, status) = answered(&world, answer).await;
+        assert_eq!(status, 200, "{case}");
+        assert_eq!(presented(&world, &old), 1, "{case}");
+        assert!(keeps_newest(&world), "{case}");
+        assert_eq!(world.authorization_server.reuse_count(), 0, "{case}");
+    })
+    .await;
+}
+
+/// A server that keeps its refresh tokens has lost nothing.
+#[tokio::test]
+async fn e02_where_nothing_rotates_an_unreadable_answer_passes() {
+    each(unreadable(), |case, answer| async move {
+        let builder =
+            World::builder().authorization_server(|config| config.rotation = Rotation::Keep);
+        let world = builder.sections(SHORT_WAIT).settled().await;
+        answered(&world, answer).await;
+        let back = super::back_within(&world, QUARTER, SECOND * 30).await;
+        assert!(back.is_some(), "{case}: {}", state(&world));
+    })
+    .await;
+}
+
+// ----- E3 -----
+
+fn coded(name: &'static str, code: Code) -> TokenBehaviour {
+    TokenBehaviour::changed(move |answer| {
+        answer.body = code(&answer.body).into();
+        if !name.is_empty() {
+            answer.headers.push(("content-encoding".to_owned(), name.to_owned()));
+        }
+    })
+}
+
+#[tokio::test]
+async fn e03_a_compressed_answer_is_read_although_identity_was_asked() {
+    let twice: Code = |body| coding::gzip(&coding::gzip(body));
+    let codings: [(&str, Code); 7] = [
+        ("gzip", coding::gzip),
+        ("x-gzip", coding::gzip),
+        ("GZIP", coding::gzip),
+        ("deflate", coding::zlib),
+        ("deflate", coding::raw_deflate),
+        ("br", coding::brotli),
+        ("gzip, gzip", twice),
+    ];
+    each(codings.map(|coding| (coding.0, coding)), |case, (name, code)| async move {
+        assert_read(&World::settled().await, coded(name, code), &case).await;
+    })
+    .await;
+}
+
+/// The field was lost on the way, or names what a gateway has undone.
+#[tokio::test]
+async fn e03_a_coding_that_is_not_named_or_is_named_wrongly_costs_nothing() {
+    let plain: Code = |body| body.to_vec();
+    let codings = [
+        ("not named", ("", coding::gzip as Code)),
+        ("undone", ("gzip", plain)),
+        ("none", ("identity", plain)),
+    ];
+    each(codings, |case, (name, code)| async move {
+        assert_read(&World::settled().await, coded(name, code), &case).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn e03_a_compressed_refusal_is_read_too() {
+    let world = World::builder().sections(SHORT_WAIT).settled().await;
+    let refusal = TokenBehaviour::changed(|answer| {
+        answer.status = 400;
+        answer.body = coding::gzip(br#"{"error":"invalid_grant"}"#).into();
+        answer.headers.push(("content-encoding".to_owned(), "gzip".to_owned()));
+    });
+    let (old, status) = answered(&world, refusal).await;
+    assert_eq!(status, 503);
+    assert_eq!(state(&world), "needs_login (revoked)");
+    assert_eq!(presented(&world, &old), 1);
+}
+
+// ----- E38 -----
+
+#[tokio::test]
+async fn e38_a_token_type_in_words_is_sent_as_bearer() {
+    let names = ["User Access Token", "Application", "Application Access Token", "bearer token"];
+    each(names.map(|name| (name, name)), |case, name| async move {
+        let typed = TokenBehaviour::reshaped(move |mut tokens| {
+            tokens["token_type"] = name.into();
+            tokens
+        });
+        assert_read(&World::settled().await, typed, &case).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn e38_an_access_token_of_twenty_kilobytes_is_sent() {
+    let world = World::settled().await;
+    let long = TokenBehaviour::reshaped(|mut tokens| {
+        tokens["access_token"] = "a".repeat(20_000).into();
+        tokens
+    });
+    // The API has not issued it.
+    world.origin.enqueue(Answer::status(200));
+    let (old, status) = answered(&world, long).await;
+    assert_eq!(status, 200);
+    assert_eq!(world.tokens_seen(), ["a".repeat(20_000)]);
+    assert_eq!(presented(&world, &old), 1);
+}
+
+// ----- E41 -----
+
+/// Answers whose access token is of no use, now and later.
+fn unusable() -> Vec<(&'static str, TokenBehaviour)> {
+    let member = |name: &'static str, value: String| {
+        TokenBehaviour::reshaped(move |mut tokens| {
+            tokens[name] = value.clone().into();
+            tokens
+        })
+    };
+    vec![
+        ("mac", member("token_type", "mac".to_owned())),
+        ("N_A", member("token_type", "N_A".to_owned())),
+        ("dpop", member("token_type", "DPoP".to_owned())),
+        ("too long", member("access_token", "a".repeat(70_000))),
+        ("no token68", member("access_token", "two words\u{e9}".to_owned())),
+    ]
+}
+
+#[tokio::test]
+async fn e41_what_only_an_operator_can_mend_is_said_to_the_client_and_to_the_operator() {
+    each(unusable(), |case, answer| async move {
+        let world = World::builder().sections(SHORT_WAIT).settled().await;
+        let server = &world.authorization_server;
+        let old = server.current_refresh_token();
+        server.decide_by(move |_| answer.clone());
+        world.clock.advance(HOURS);
+        let (status, body) = world.get("/").await;
+        assert_eq!(status, 503, "{case}");
+        assert!(body.contains("operator"), "{case}: {body}");
+        assert!(!body.contains("tries again by itself"), "{case}: {body}");
+        at_rest(&world).await;
+        let next = described(&world).await["next"].clone();
+        assert!(next.as_str().is_some_and(|next| !next.is_empty()), "{case}: {next}");
+        if case == "too long" {
+            assert!(next.as_str().unwrap().contains("token_bytes"), "{case}: {next}");
+        }
+        assert!(keeps_newest(&world), "{case}: the new refresh token is not on the disk");
+        assert_eq!(presented(&world, &old), 1, "{case}");
+        assert_eq!(server.reuse_count(), 0, "{case}");
+    })
+    .await;
+}

@@ -1,0 +1,189 @@
+//! What an API's rejections set going: requests sent again, tokens replaced, and what is left alone.
+
+use bearerd_test_support::{Answer, pattern};
+use std::time::Instant;
+
+use super::super::world::{World, eventually};
+use super::{SECOND, at_rest};
+
+/// The API answers 401 here with any token.
+const LOGIN: &str = "/status/401";
+
+async fn post(world: &World, path: &str) -> u16 {
+    let request = world.client().post(world.http(path)).body("user=a&password=b");
+    request.send().await.unwrap().status().as_u16()
+}
+
+/// How often the API saw a request for this path.
+fn seen(world: &World, path: &str) -> usize {
+    let requests = world.origin.requests();
+    requests.iter().filter(|request| request.target.ends_with(path)).count()
+}
+
+// ----- E24 -----
+
+#[tokio::test]
+async fn e24_each_revocation_costs_one_long_upload() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    let body = pattern(2 << 20);
+    let upload = async || {
+        let request = world.client().post(world.http("/upload")).body(body.clone());
+        let status = request.send().await.unwrap().status().as_u16();
+        at_rest(&world).await;
+        status
+    };
+    assert_eq!(upload().await, 200);
+    for revocation in 1..=3 {
+        server.tokens().revoke_all_access_tokens();
+        assert_eq!(upload().await, 401, "revocation {revocation}");
+        eventually("it is replaced", || server.token_requests() == 1 + revocation).await;
+        at_rest(&world).await;
+        for number in 0..3 {
+            assert_eq!(upload().await, 200, "upload {number} after revocation {revocation}");
+            world.clock.advance(SECOND * 5);
+        }
+    }
+}
+
+/// The same where short requests find out.
+#[tokio::test]
+async fn e24_revocations_in_a_row_are_noticed_by_no_short_request() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    for revocation in 1..=4 {
+        server.tokens().revoke_all_access_tokens();
+        assert_eq!(world.get("/").await.0, 200, "revocation {revocation}");
+        assert_eq!(post(&world, "/").await, 200, "revocation {revocation}");
+        world.clock.advance(SECOND * 10);
+    }
+    assert_eq!(server.token_requests(), 5);
+}
+
+// ----- E30 -----
+
+#[tokio::test]
+async fn e30_a_login_that_is_refused_whatever_the_token_is_sent_twice() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    let asked = Instant::now();
+    assert_eq!(post(&world, LOGIN).await, 401);
+    assert_eq!(seen(&world, LOGIN), 2);
+    assert!(asked.elapsed() < SECOND * 6, "{:?}", asked.elapsed());
+    assert_eq!(server.token_requests(), 2);
+    // It is remembered: wrong passwords are not sent twice for ever.
+    for attempt in 1..=5 {
+        world.clock.advance(SECOND * 7);
+        assert_eq!(post(&world, LOGIN).await, 401);
+        assert_eq!(seen(&world, LOGIN), 2 + attempt);
+    }
+    assert_eq!(server.token_requests(), 2);
+    assert_eq!((world.get("/").await.0, post(&world, "/").await), (200, 200));
+}
+
+/// Another query is no other target.
+#[tokio::test]
+async fn e30_a_target_is_known_by_method_and_path() {
+    let world = World::settled().await;
+    for number in 0..5 {
+        assert_eq!(post(&world, &format!("{LOGIN}?n={number}")).await, 401);
+        world.clock.advance(SECOND * 7);
+    }
+    assert_eq!(world.origin.requests().len(), 6);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+}
+
+#[tokio::test]
+async fn e30_a_safe_request_is_sent_three_times_at_most_and_only_while_the_token_is_young() {
+    for (path, status) in [("/", 200), (LOGIN, 401)] {
+        let world = World::settled().await;
+        world.authorization_server.tokens().revoke_all_access_tokens();
+        if status == 200 {
+            for answer in [Answer::Normal, Answer::RejectToken] {
+                world.origin.enqueue(answer);
+            }
+        }
+        let asked = Instant::now();
+        assert_eq!(world.get(path).await.0, status);
+        assert!(asked.elapsed() < SECOND * 5, "{:?}", asked.elapsed());
+        assert_eq!(world.origin.requests().len(), 3, "{path}");
+        assert_eq!(world.authorization_server.token_requests(), 2, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn e30_a_first_token_that_is_not_known_yet_is_waited_for() {
+    let world = World::new().await;
+    for _ in 0..2 {
+        world.origin.enqueue(Answer::RejectToken);
+    }
+    let asked = Instant::now();
+    assert_eq!(world.get("/").await.0, 200);
+    assert!(asked.elapsed() < SECOND * 5, "{:?}", asked.elapsed());
+    assert_eq!(world.origin.requests().len(), 3);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+}
+
+#[tokio::test]
+async fn e30_a_request_that_changes_something_is_sent_twice_at_most() {
+    let world = World::settled().await;
+    world.authorization_server.tokens().revoke_all_access_tokens();
+    for answer in [Answer::Normal, Answer::RejectToken, Answer::RejectToken] {
+        world.origin.enqueue(answer);
+    }
+    assert_eq!(post(&world, "/").await, 401);
+    assert_eq!(world.origin.requests().len(), 2);
+}
+
+// ----- E31 -----
+
+#[tokio::test]
+async fn e31_one_path_that_always_rejects_does_not_delay_the_healing_of_others() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    for round in 0..12 {
+        assert_eq!(world.get(LOGIN).await.0, 401);
+        assert_eq!(world.get("/").await.0, 200, "round {round}");
+        world.clock.advance(SECOND * 10);
+    }
+    let before = server.token_requests();
+    assert!(before <= 4, "{before} token requests for a path that rejects every token");
+    server.tokens().revoke_all_access_tokens();
+    for round in 0..3 {
+        assert_eq!(world.get("/").await.0, 200, "round {round}");
+        assert_eq!(world.get(LOGIN).await.0, 401);
+    }
+    assert!(server.token_requests() <= before + 1);
+}
+
+/// Many such paths, as a crawler finds them, among requests that are accepted.
+#[tokio::test]
+async fn e31_many_paths_that_always_reject_are_no_stream_of_token_requests() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    let client = world.client();
+    for number in 0..40 {
+        world.origin.reject_all(true);
+        let refused = client.put(world.http(&format!("/p/{number}"))).send().await.unwrap();
+        assert_eq!(refused.status(), 401);
+        world.origin.reject_all(false);
+        assert_eq!(world.get("/").await.0, 200, "after path {number}");
+        world.clock.advance(SECOND * 6);
+    }
+    let before = server.token_requests();
+    assert!(before <= 15, "{before} token requests in four minutes");
+    server.tokens().revoke_all_access_tokens();
+    assert_eq!(world.get("/").await.0, 200);
+}
+
+/// The first evidence is the rejection: nothing was accepted with this token yet.
+#[tokio::test]
+async fn e31_a_revocation_right_after_a_lone_rejection_heals_at_once() {
+    let world = World::settled().await;
+    let server = &world.authorization_server;
+    assert_eq!(world.get(LOGIN).await.0, 401);
+    world.clock.advance(SECOND * 4);
+    server.tokens().revoke_all_access_tokens();
+    world.clock.advance(SECOND * 4);
+    assert_eq!(world.get("/").await.0, 200);
+}

@@ -1,0 +1,215 @@
+//! What a process that dies leaves behind, logins that repeat themselves, and what idling costs.
+
+use std::time::Duration;
+
+use bearerd_test_support::{
+    Answer, ExpiresIn, OriginConfig, OriginServer, TokenBehaviour, TokenRequest,
+};
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::super::program::Program;
+use super::super::world::{HOURS, MINUTE, World, WorldBuilder, eventually};
+use super::{SECOND, at_rest, back_within, keeps_newest, presented, with_bootstrap};
+
+// ----- E1 -----
+
+/// An API, and a step between the token endpoint and the API, which `rest` answers.
+async fn with_a_step(builder: WorldBuilder) -> (World, OriginServer) {
+    let rest = OriginServer::start(OriginConfig::default()).await;
+    let steps = format!(
+        "timeout = \"20s\"\nsteps = [{{ url = \"{}\", response = {{ access_token = \"t\" }} }}]\n\
+         inject = {{ T = \"${{access_token}}\" }}",
+        rest.url("/login")
+    );
+    let world = builder.credential(&steps).start_servers().await;
+    (world, rest)
+}
+
+fn session() -> Answer {
+    Answer::json(200, json!({ "t": "session" }))
+}
+
+/// Long before the step has taken too long.
+async fn is_on_the_disk_soon(world: &World) {
+    let saved = eventually("the new refresh token is on the disk", || keeps_newest(world));
+    let soon = tokio::time::timeout(SECOND * 2, saved).await;
+    soon.expect("the new refresh token is on the disk while the step is under way");
+}
+
+#[tokio::test]
+async fn e01_the_new_refresh_token_is_on_the_disk_before_the_steps_are_done() {
+    let (world, rest) = with_a_step(World::plain()).await;
+    let server = &world.authorization_server;
+    let seed = server.current_refresh_token();
+    rest.enqueue(Answer::Stall);
+    let program = Program::start(&world).await;
+    let request = tokio::spawn(program.client().get(world.http("/")).send());
+    rest.wait_for_requests(1).await;
+    is_on_the_disk_soon(&world).await;
+    program.kill().await;
+    assert!(request.await.unwrap().is_err());
+
+    rest.enqueue(session());
+    world.origin.enqueue(Answer::status(200));
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!((presented(&world, &seed), server.reuse_count()), (1, 0));
+}
+
+#[tokio::test]
+async fn e01_a_shutdown_during_slow_steps_keeps_the_grant() {
+    let (world, rest) = with_a_step(World::plain().proxy("shutdown_grace = \"1s\"")).await;
+    let server = &world.authorization_server;
+    let seed = server.current_refresh_token();
+    rest.enqueue(Answer::Stall);
+    let program = Program::start(&world).await;
+    let request = tokio::spawn(program.client().get(world.http("/")).send());
+    rest.wait_for_requests(1).await;
+    program.signal(Signal::TERM);
+    is_on_the_disk_soon(&world).await;
+    // The step is still under way; whether the end waits for it is of no matter to the grant.
+    rest.release_all();
+    program.ends().await;
+    let _hung_up = request.await.unwrap();
+    rest.enqueue(session());
+    world.origin.enqueue(Answer::status(200));
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!((presented(&world, &seed), server.reuse_count()), (1, 0));
+}
+
+#[tokio::test]
+async fn e01_a_step_that_fails_is_repeated_alone() {
+    let (mut world, rest) = with_a_step(World::builder()).await;
+    for _ in 0..2 {
+        rest.enqueue(Answer::status(503));
+    }
+    rest.enqueue(session());
+    world.start_proxy().await;
+    world.origin.enqueue(Answer::status(200));
+    let back = back_within(&world, MINUTE, SECOND * 5).await;
+    assert!(back.is_some());
+    assert_eq!(world.origin.requests()[0].header("t"), Some("session"));
+    let server = &world.authorization_server;
+    assert_eq!((server.token_requests(), server.reuse_count()), (1, 0));
+    assert_eq!(rest.requests().len(), 3);
+}
+
+// ----- E23 -----
+
+fn grants(world: &World) -> Vec<String> {
+    let grant = |request: &TokenRequest| request.param("grant_type").unwrap().to_owned();
+    world.authorization_server.requests().iter().map(grant).collect()
+}
+
+#[tokio::test]
+async fn e23_a_crash_soon_after_a_bootstrap_is_healed_by_another() {
+    let builder = with_bootstrap(World::plain().without_seed());
+    let world = builder
+        .authorization_server(|config| config.expires_in = ExpiresIn::Json(json!(0.5)))
+        .start_servers()
+        .await;
+    let server = &world.authorization_server;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    // The answer to the next refresh is lost with the process.
+    server.decide_by(|_| TokenBehaviour::Stall { commit_first: true });
+    let (client, url) = (program.client(), world.http("/"));
+    let load = tokio::spawn(async move { while client.get(&url).send().await.is_ok() {} });
+    server.wait_for_committed(2).await;
+    server.decide_by(|_| TokenBehaviour::Normal);
+    program.kill().await;
+    load.await.unwrap();
+    server.release_all();
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(grants(&world)[..4], ["password", "refresh_token", "refresh_token", "password"]);
+}
+
+#[tokio::test]
+async fn e23_a_second_revocation_soon_after_a_bootstrap_is_healed_too() {
+    let world = with_bootstrap(World::builder()).settled().await;
+    let server = &world.authorization_server;
+    for revocation in 1..=2 {
+        server.revoke_refresh_token();
+        world.clock.advance(HOURS);
+        assert_eq!(world.get("/").await.0, 200, "revocation {revocation}");
+        world.clock.advance(MINUTE);
+        server.revoke_refresh_token();
+        server.tokens().revoke_all_access_tokens();
+        assert_eq!(world.get("/").await.0, 200, "soon after revocation {revocation}");
+    }
+    assert!(keeps_newest(&world));
+}
+
+/// A server that revokes whatever a login brings is not logged in to in a loop.
+#[tokio::test]
+async fn e23_bootstraps_in_a_row_pause_after_the_second() {
+    let world =
+        with_bootstrap(World::builder()).sections("[limits]\nwait = \"2s\"").settled().await;
+    let server = &world.authorization_server;
+    let mut healed = 0;
+    for _ in 0..8 {
+        server.revoke_refresh_token();
+        server.tokens().revoke_all_access_tokens();
+        healed += usize::from(world.get("/").await.0 == 200);
+        at_rest(&world).await;
+        world.clock.advance(SECOND * 5);
+    }
+    let logins = grants(&world).iter().filter(|grant| *grant == "password").count();
+    assert!(
+        (2..=4).contains(&logins),
+        "{logins} logins in forty seconds, {healed} requests healed"
+    );
+    assert!(healed >= 2, "{healed} requests healed");
+    // It goes on after the pause.
+    let back = back_within(&world, MINUTE * 6, SECOND * 10).await;
+    assert!(back.is_some());
+}
+
+// ----- E42 -----
+
+const MANY: usize = 1000;
+
+#[tokio::test]
+async fn e42_a_thousand_idle_tokens_cost_next_to_nothing() {
+    // Syncing a thousand records to a real disk would take longer than the test.
+    let memory = std::path::Path::new("/dev/shm");
+    let state = match memory.is_dir() {
+        true => tempfile::tempdir_in(memory),
+        false => tempfile::tempdir(),
+    };
+    let state = state.unwrap();
+    let names: Vec<String> = (0..MANY).map(|number| format!("\"n{number}\"")).collect();
+    let credential = format!(
+        "grant = \"client_credentials\"\npaths = [\"/${{n}}/\"]\nvars = {{ n = [{}] }}",
+        names.join(", ")
+    );
+    let world = World::plain()
+        .without_seed()
+        .credential(&credential)
+        .sections(&format!("[store]\nurl = \"file:{}/records\"", state.path().display()))
+        .start_servers()
+        .await;
+    let program = Program::start(&world).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for lane in 0..20 {
+        let client = program.client();
+        let urls: Vec<_> =
+            (lane..MANY).step_by(20).map(|n| world.http(&format!("/n{n}/"))).collect();
+        clients.spawn(async move {
+            for url in urls {
+                assert_eq!(client.get(url).send().await.unwrap().status(), 200);
+            }
+        });
+    }
+    clients.join_all().await;
+    assert_eq!(world.authorization_server.token_requests(), MANY);
+    // Not a wait for anything: the time over which is measured.
+    let window = Duration::from_secs(4);
+    let before = program.cpu_time();
+    tokio::time::sleep(window).await;
+    let share = (program.cpu_time() - before).as_secs_f64() / window.as_secs_f64();
+    assert!(share <= 0.01, "{:.1} % of a core, without optimization", share * 100.0);
+}

@@ -1,0 +1,355 @@
+//! How long an answer is listened for, how often a token is presented after lost answers, and when a
+//! server said to wait.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bearerd_test_support::{ExpiresIn, OnReuse, Rotation, TokenBehaviour};
+use httpdate::fmt_http_date;
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::super::program::Program;
+use super::super::world::{HOURS, MINUTE, World, WorldBuilder, assert_all, eventually};
+use super::{
+    FORGIVING, SECOND, SHORT_WAIT, at_rest, back_within, each, keeps_newest, look, metric,
+    presented, state, with_operator,
+};
+
+const LATE_AND_LOST: TokenBehaviour = TokenBehaviour::Stall { commit_first: true };
+
+/// Tokens of ten hours that are replaced in their last hour.
+fn long_margin() -> WorldBuilder {
+    let builder = World::builder().authorization_server(|config| {
+        config.expires_in = ExpiresIn::Seconds(36_000);
+        config.rotation = FORGIVING;
+    });
+    builder.sections(SHORT_WAIT).credential("margin = \"1h\"")
+}
+
+/// Into the margin of such a token, with 45 minutes left.
+const TO_LONG_MARGIN: Duration = Duration::from_secs(36_000 - 60 - 45 * 60);
+
+// ----- E9 -----
+
+#[tokio::test]
+async fn e09_late_answers_cost_three_presentations_while_the_token_is_good() {
+    let mut world = long_margin().credential("timeout = \"500ms\"").settled().await;
+    let sibling = world.sibling().await;
+    let old = world.authorization_server.current_refresh_token();
+    world.authorization_server.decide_by(|_| LATE_AND_LOST);
+    world.clock.advance(TO_LONG_MARGIN);
+    for minute in 0..20 {
+        assert_eq!((look(&world).await, sibling.get(&world).await.0), (200, 200));
+        let refreshing = || sibling.status().condition.word() == "refreshing";
+        eventually("the sibling is at rest", || !refreshing()).await;
+        let times = presented(&world, &old);
+        assert!((1..=3).contains(&times), "{times} presentations in {minute} minutes");
+        world.clock.advance(MINUTE);
+        if minute == 10 {
+            world.restart().await;
+        }
+    }
+    assert_eq!(world.authorization_server.token_requests(), 1 + presented(&world, &old));
+
+    // Once the token is over, there is nothing left to hurt.
+    world.authorization_server.decide_by(|_| TokenBehaviour::Normal);
+    world.clock.advance(MINUTE * 30);
+    let back = back_within(&world, MINUTE, SECOND * 5).await;
+    assert!(back.is_some(), "{}", state(&world));
+    assert_eq!(sibling.get(&world).await.0, 200);
+    assert!(keeps_newest(&world));
+}
+
+/// The replays come soon after the loss or not at all: a grace is short.
+#[tokio::test]
+async fn e09_replays_come_within_seconds_of_the_first_attempt() {
+    let world = long_margin().settled().await;
+    let server = &world.authorization_server;
+    let old = server.current_refresh_token();
+    server.decide_by(|_| TokenBehaviour::DropAfterCommit);
+    world.clock.advance(TO_LONG_MARGIN);
+    for _ in 0..5 {
+        assert_eq!(look(&world).await, 200);
+        world.clock.advance(MINUTE);
+    }
+    let times = server.presentations_of(&old);
+    assert!((2..=3).contains(&times.len()), "{} presentations", times.len());
+    assert!(*times.last().unwrap() - times[0] <= SECOND * 6);
+    assert!(metric(&world, "bearerd_token_replays_total").await <= 2.0);
+}
+
+/// Beyond its grace the server takes a replay for theft, and revokes the token that is still good.
+#[tokio::test]
+async fn e09_a_replay_that_could_hurt_a_good_token_waits_for_its_end() {
+    let strict_after = |config: &mut bearerd_test_support::AuthorizationServerConfig| {
+        config.rotation = Rotation::Rotate { grace: SECOND * 4, on_reuse: OnReuse::RevokeFamily };
+    };
+    let world = long_margin()
+        .authorization_server(strict_after)
+        .credential("timeout = \"5s\"")
+        .settled()
+        .await;
+    let server = &world.authorization_server;
+    let old = server.current_refresh_token();
+    server.enqueue(LATE_AND_LOST);
+    world.clock.advance(TO_LONG_MARGIN);
+    for _ in 0..10 {
+        assert_eq!(look(&world).await, 200);
+        world.clock.advance(MINUTE);
+    }
+    assert_eq!((presented(&world, &old), server.reuse_count()), (1, 0));
+    assert_eq!(world.origin.rejected(), 0);
+}
+
+#[tokio::test]
+async fn e09_without_a_token_two_replicas_share_the_looks_at_a_server_that_loses_answers() {
+    let world = World::builder()
+        .authorization_server(|config| config.rotation = FORGIVING)
+        .sections(SHORT_WAIT)
+        .credential("timeout = \"300ms\"")
+        .settled()
+        .await;
+    let sibling = world.sibling().await;
+    let server = &world.authorization_server;
+    let old = server.current_refresh_token();
+    server.decide_by(|_| LATE_AND_LOST);
+    world.clock.advance(HOURS);
+    let mut looks = Vec::new();
+    for _ in 0..12 {
+        let (_here, _there) = tokio::join!(look(&world), sibling.get(&world));
+        let refreshing = || sibling.status().condition.word() == "refreshing";
+        eventually("the sibling is at rest", || !refreshing()).await;
+        looks.push(presented(&world, &old));
+        world.clock.advance(SECOND * 5);
+    }
+    // A minute without a token: the replays, and what a short backoff leaves for both together.
+    let all = *looks.last().unwrap();
+    assert!((3..=12).contains(&all), "{looks:?}");
+    server.decide_by(|_| TokenBehaviour::Normal);
+    assert!(back_within(&world, MINUTE, SECOND * 5).await.is_some(), "{}", state(&world));
+}
+
+// ----- E10 -----
+
+/// Takes as long as the server does: twelve seconds.
+#[tokio::test]
+async fn e10_a_strict_server_that_needs_twelve_seconds_once_loses_nothing() {
+    let world = World::settled().await;
+    let sibling = world.sibling().await;
+    let server = &world.authorization_server;
+    let old = server.current_refresh_token();
+    server.enqueue(TokenBehaviour::Late { by: SECOND * 12, commit_first: true });
+    world.clock.advance(HOURS);
+    let (here, there) = tokio::join!(world.get("/"), sibling.get(&world));
+    assert_eq!((here.0, there.0), (200, 200));
+    assert_eq!((presented(&world, &old), server.reuse_count()), (1, 0));
+    assert!(keeps_newest(&world));
+}
+
+/// The client's wait is not the engine's.
+#[tokio::test]
+async fn e10_requests_that_have_waited_long_enough_leave_the_token_request_alone() {
+    let world = World::builder().sections(SHORT_WAIT).settled().await;
+    let server = &world.authorization_server;
+    let old = server.current_refresh_token();
+    server.enqueue(TokenBehaviour::Late { by: SECOND * 2, commit_first: true });
+    world.clock.advance(HOURS);
+    for _ in 0..3 {
+        assert_all(&world.get_many(5).await, 503);
+    }
+    at_rest(&world).await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!((presented(&world, &old), server.reuse_count()), (1, 0));
+}
+
+/// An answer on its way is worth more than a quick exit.
+#[tokio::test]
+async fn e10_a_shutdown_waits_for_a_slow_answer_beyond_its_grace() {
+    let world = World::plain().proxy("shutdown_grace = \"1s\"").start_servers().await;
+    let server = &world.authorization_server;
+    server.enqueue(TokenBehaviour::Late { by: SECOND * 3, commit_first: true });
+    let program = Program::start(&world).await;
+    let request = tokio::spawn(program.client().get(world.http("/")).send());
+    server.wait_for_token_requests(1).await;
+    program.signal(Signal::TERM);
+    program.ends().await;
+    let _hung_up = request.await.unwrap();
+    assert!(keeps_newest(&world), "the grant went with the process");
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!((server.token_requests(), server.reuse_count()), (1, 0));
+}
+
+// ----- E20 -----
+
+/// Load until so many tokens were needed; each answer that was not a 200.
+async fn under_load(world: &World, tokens: usize) -> Vec<(u16, String)> {
+    load(world, &[world.client()], tokens).await
+}
+
+/// The same over these clients.
+async fn load(world: &World, through: &[reqwest::Client], tokens: usize) -> Vec<(u16, String)> {
+    let done = Arc::new(AtomicBool::new(false));
+    let mut clients = tokio::task::JoinSet::new();
+    for client in through.iter().cycle().take(8) {
+        let (client, url, done) = (client.clone(), world.http("/"), Arc::clone(&done));
+        clients.spawn(async move {
+            let mut others = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                let response = client.get(&url).send().await.unwrap();
+                let status = response.status().as_u16();
+                let text = response.text().await.unwrap();
+                if status != 200 {
+                    others.push((status, text));
+                }
+            }
+            others
+        });
+    }
+    eventually("enough tokens", || world.authorization_server.token_requests() >= tokens).await;
+    done.store(true, Ordering::Relaxed);
+    clients.join_all().await.concat()
+}
+
+fn short_lived(lifetime: Duration) -> WorldBuilder {
+    World::plain().authorization_server(move |config| {
+        config.expires_in = ExpiresIn::Seconds(lifetime.as_secs());
+        config.access_token_lifetime = lifetime;
+    })
+}
+
+#[tokio::test]
+async fn e20_with_tokens_of_one_second_every_request_is_answered() {
+    let world = short_lived(SECOND).start().await;
+    let others = under_load(&world, 6).await;
+    assert!(others.is_empty(), "{} other answers, such as {:?}", others.len(), others[0]);
+    assert_eq!(world.authorization_server.reuse_count(), 0);
+}
+
+#[tokio::test]
+async fn e20_a_server_that_needs_part_of_that_second_changes_nothing() {
+    let delays = [200, 700].map(Duration::from_millis);
+    each(delays.map(|by| (format!("{by:?}"), by)), |_, by| async move {
+        let world = short_lived(SECOND).start().await;
+        let late = TokenBehaviour::Late { by, commit_first: false };
+        world.authorization_server.decide_by(move |_| late.clone());
+        let others = under_load(&world, 5).await;
+        assert!(others.is_empty(), "{} other answers, such as {:?}", others.len(), others[0]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn e20_two_replicas_with_tokens_of_one_second_answer_every_request() {
+    let world = short_lived(SECOND).start().await;
+    let sibling = world.sibling().await;
+    let others = load(&world, &[world.client(), sibling.client()], 5).await;
+    assert!(others.is_empty(), "{} other answers, such as {:?}", others.len(), others[0]);
+    assert_eq!(world.authorization_server.reuse_count(), 0);
+}
+
+/// A request now and then: each finds a token that is nearly or wholly over.
+#[tokio::test]
+async fn e20_few_requests_with_tokens_of_one_second_are_answered_too() {
+    let world = short_lived(SECOND).start().await;
+    let mut pace = tokio::time::interval(Duration::from_millis(90));
+    for number in 0..50 {
+        pace.tick().await;
+        let (status, text) = world.get("/").await;
+        assert_eq!(status, 200, "request {number}: {text}");
+    }
+}
+
+/// Tokens that no API has accepted are not replaced more often than once a second.
+#[tokio::test]
+async fn e20_token_requests_for_tokens_of_no_use_are_a_second_apart() {
+    let world = World::plain()
+        .authorization_server(|config| {
+            config.expires_in = ExpiresIn::Seconds(1);
+            config.access_token_lifetime = Duration::ZERO;
+        })
+        .start()
+        .await;
+    let _rejected = under_load(&world, 4).await;
+    let requests = world.authorization_server.requests();
+    for pair in requests.windows(2) {
+        let apart = pair[1].at - pair[0].at;
+        assert!(apart >= Duration::from_millis(950), "{apart:?} apart");
+    }
+}
+
+// ----- E25 -----
+
+fn throttled(status: u16, retry_after: &str) -> TokenBehaviour {
+    TokenBehaviour::json(status, json!({})).with_header("retry-after", retry_after)
+}
+
+/// Nobody asks until `wait` is over, whatever is restarted, reloaded or started beside it.
+async fn is_left_alone(mut world: World, answer: TokenBehaviour, wait: Duration, case: &str) {
+    world.authorization_server.enqueue(answer);
+    world.clock.advance(HOURS);
+    assert_eq!(look(&world).await, 503, "{case}");
+    let before = world.authorization_server.token_requests();
+    let asked = |world: &World| world.authorization_server.token_requests() - before;
+    world.restart().await;
+    assert_eq!((look(&world).await, asked(&world)), (503, 0), "{case}: after a restart");
+    world.reload().await;
+    assert_eq!((look(&world).await, asked(&world)), (503, 0), "{case}: after a reload");
+    world
+        .configure(|text| text.replace("[credential.api]", "[credential.api]\nkeepalive = \"9d\""));
+    world.reload().await;
+    assert_eq!((look(&world).await, asked(&world)), (503, 0), "{case}: after a change");
+    let sibling = world.sibling().await;
+    assert_eq!(sibling.get(&world).await.0, 503, "{case}");
+    assert_eq!(asked(&world), 0, "{case}: by a sibling");
+    world.clock.advance(wait - SECOND * 20);
+    world.restart().await;
+    assert_eq!((look(&world).await, asked(&world)), (503, 0), "{case}: just before its end");
+    world.clock.advance(SECOND * 25);
+    assert_eq!(look(&world).await, 200, "{case}: {}", state(&world));
+    assert_eq!(asked(&world), 1, "{case}");
+}
+
+#[tokio::test]
+async fn e25_a_server_that_said_wait_is_left_alone_over_restarts_reloads_and_siblings() {
+    for status in [429, 503] {
+        let world = World::builder().sections(SHORT_WAIT).settled().await;
+        let case = format!("{status}");
+        is_left_alone(world, throttled(status, "600"), SECOND * 600, &case).await;
+    }
+}
+
+/// The date is measured by the clock that wrote it.
+#[tokio::test]
+async fn e25_a_date_is_measured_against_the_answers_own_date() {
+    for (behind, case) in [(true, "ten minutes behind"), (false, "ten minutes ahead")] {
+        let world = World::builder().sections(SHORT_WAIT).settled().await;
+        let now = SystemTime::now() + MINUTE + HOURS;
+        let theirs = if behind { now - SECOND * 600 } else { now + SECOND * 600 };
+        let answer = throttled(429, &fmt_http_date(theirs + SECOND * 300))
+            .with_header("date", &fmt_http_date(theirs));
+        is_left_alone(world, answer, SECOND * 300, case).await;
+    }
+}
+
+/// A token that is still good is used meanwhile, and nobody else asks either.
+#[tokio::test]
+async fn e25_near_expiry_a_server_that_said_wait_is_left_alone_too() {
+    let mut world = with_operator(long_margin()).await;
+    world.authorization_server.enqueue(throttled(429, "600"));
+    world.clock.advance(TO_LONG_MARGIN);
+    assert_eq!(look(&world).await, 200);
+    eventually("it has said so", || world.authorization_server.token_requests() == 2).await;
+    at_rest(&world).await;
+    for _ in 0..2 {
+        world.restart().await;
+        assert_eq!(look(&world).await, 200);
+        world.clock.advance(MINUTE);
+    }
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    world.clock.advance(MINUTE * 9);
+    assert_eq!(look(&world).await, 200);
+    eventually("it is replaced", || world.status().generation.0 == 2).await;
+}
