@@ -3,7 +3,8 @@
 //! Without the feature `crash-points`, which no shipped binary has, [`point`] is nothing. With it, the
 //! environment variable `BEARERD_CRASH` names one: `after_rename` ends the process with signal 9 at
 //! the first passage of that point, `after_rename:2` at the second. No destructor runs, nothing is
-//! flushed, and the kernel gives back what was held.
+//! flushed, and the kernel gives back what was held. `BEARERD_PANIC` names one where the thread panics
+//! instead, once.
 //!
 //! The points, in the order in which a refresh passes them:
 //!
@@ -23,7 +24,7 @@
 #[inline(always)]
 pub fn point(_name: &str) {}
 
-/// Ends the process here if the environment says so.
+/// Ends the process here, or panics, if the environment says so.
 #[cfg(feature = "crash-points")]
 pub fn point(name: &str) {
     use std::io::Write;
@@ -32,20 +33,35 @@ pub fn point(name: &str) {
 
     use rustix::process::{Signal, getpid, kill_process};
 
-    /// The point and the number of its passage that end the process.
-    static CHOSEN: OnceLock<Option<(String, usize)>> = OnceLock::new();
-    static PASSED: AtomicUsize = AtomicUsize::new(0);
+    /// A point, the number of its passage that counts, and how often it was passed.
+    struct Chosen(OnceLock<Option<(String, usize)>>, AtomicUsize);
 
-    let chosen = CHOSEN.get_or_init(|| std::env::var("BEARERD_CRASH").ok().map(parsed));
-    if let Some((chosen, passage)) = chosen
-        && chosen == name
-        && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == *passage
-    {
+    impl Chosen {
+        const fn new() -> Self {
+            Self(OnceLock::new(), AtomicUsize::new(0))
+        }
+
+        /// Is it this passage that the environment names?
+        fn is_reached(&self, name: &str, variable: &str) -> bool {
+            let chosen = self.0.get_or_init(|| std::env::var(variable).ok().map(parsed));
+            chosen.as_ref().is_some_and(|(chosen, passage)| {
+                chosen == name && self.1.fetch_add(1, Ordering::SeqCst) + 1 == *passage
+            })
+        }
+    }
+
+    static CRASH: Chosen = Chosen::new();
+    static PANIC: Chosen = Chosen::new();
+
+    if CRASH.is_reached(name, "BEARERD_CRASH") {
         // Whoever waits for the line has the process ending already, or else sees it end.
-        let _gone = writeln!(std::io::stderr(), "crash point {name}, passage {passage}");
+        let _gone = writeln!(std::io::stderr(), "crash point {name}");
         let _refused = kill_process(getpid(), Signal::KILL);
         // A process may always signal itself; if not, this ends it as well.
         std::process::abort();
+    }
+    if PANIC.is_reached(name, "BEARERD_PANIC") {
+        panic!("panic point {name}");
     }
 }
 

@@ -4,10 +4,24 @@
 //! the files in the state directory as text, at the status and at the metrics.
 
 mod answers;
+mod belonging;
 mod broken_answers;
+mod containers;
+mod damage;
+mod disk;
+mod faults;
 mod gateways;
+mod grant_end;
+mod migration;
+mod mtls_aliases;
+mod operator;
 mod outages;
+mod panics;
 mod rejections;
+mod replaced;
+mod sealing;
+mod secret_commands;
+mod seeds;
 mod survival;
 mod verdicts;
 mod waits;

@@ -1,0 +1,550 @@
+//! E5, E6 and E22: what a token was issued for, and who is given it.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bearerd_test_support::{
+    AuthorizationServer, AuthorizationServerConfig, OriginConfig, OriginServer, TokenBehaviour,
+    TokenRequest,
+};
+use serde_json::Value;
+
+use super::super::world::{HOURS, World, WorldBuilder, assert_all, eventually};
+use super::operator::{WRITTEN_BACK, assert_says_what_to_do, presented, stays_true, whole_record};
+
+/// How a new configuration comes into force.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Reload,
+    Restart,
+}
+
+const EITHER: [By; 2] = [By::Reload, By::Restart];
+
+impl By {
+    async fn apply(self, world: &mut World) {
+        match self {
+            Self::Reload => _ = world.reload().await,
+            Self::Restart => world.restart().await,
+        }
+    }
+}
+
+/// Another token endpoint, and another API that takes its tokens.
+struct Provider {
+    server: AuthorizationServer,
+    api: OriginServer,
+}
+
+impl Provider {
+    async fn start() -> Self {
+        let server = AuthorizationServer::start(AuthorizationServerConfig {
+            client_id: "other-client".to_owned(),
+            ..AuthorizationServerConfig::default()
+        })
+        .await;
+        let tokens = Some(server.tokens());
+        let api = OriginServer::start(OriginConfig { tokens, ..OriginConfig::default() }).await;
+        Self { server, api }
+    }
+
+    async fn get(&self, world: &World) -> u16 {
+        world.client().get(self.api.url("/")).send().await.unwrap().status().as_u16()
+    }
+
+    /// Neither the API nor the token endpoint was shown one of these.
+    #[track_caller]
+    fn assert_never_saw(&self, tokens: &[String], case: &str) {
+        let seen = |text: &str| tokens.iter().any(|token| text.contains(token));
+        for request in self.api.requests() {
+            let mut values = request.headers.values();
+            assert!(
+                !values.any(|value| seen(&String::from_utf8_lossy(value.as_bytes()))),
+                "{case}"
+            );
+            assert!(!seen(&request.target), "{case}");
+        }
+        for request in self.server.requests() {
+            assert!(!request.form.iter().any(|(_, value)| seen(value)), "{case}");
+        }
+    }
+}
+
+/// The credential's name stays, and everything else is another provider's.
+fn move_to(world: &mut World, other: &Provider) {
+    let (host, token_url) = (world.origin.authority(), world.authorization_server.token_url());
+    world.configure(|text| {
+        text.replace(&host, &other.api.authority())
+            .replace(&token_url, &other.server.token_url())
+            .replace("\"test-client\"", "\"other-client\"")
+    });
+}
+
+fn move_back(world: &mut World, other: &Provider) {
+    let (host, token_url) = (world.origin.authority(), world.authorization_server.token_url());
+    world.configure(|text| {
+        text.replace(&other.api.authority(), &host)
+            .replace(&other.server.token_url(), &token_url)
+            .replace("\"other-client\"", "\"test-client\"")
+    });
+}
+
+/// All tokens that this world's provider has issued and that are known by now.
+fn tokens_of(world: &World) -> Vec<String> {
+    let server = &world.authorization_server;
+    let mut tokens = server.previous_refresh_tokens();
+    tokens.push(server.current_refresh_token());
+    tokens.extend(server.tokens().live_access_tokens());
+    tokens
+}
+
+fn admin(world: &World) -> std::net::SocketAddr {
+    world.app().admin_address().unwrap()
+}
+
+// ----- another grant -----
+
+/// E5.
+#[tokio::test]
+async fn a_credential_moved_to_another_provider_shows_it_no_token_of_before() {
+    for by in EITHER {
+        for expired in [false, true] {
+            let case = format!("{by:?}, expired: {expired}");
+            let mut world = World::plain().settled().await;
+            let other = Provider::start().await;
+            let before = tokens_of(&world);
+            move_to(&mut world, &other);
+            by.apply(&mut world).await;
+            if expired {
+                world.clock.advance(HOURS);
+            }
+            for _ in 0..3 {
+                assert_eq!(other.get(&world).await, 503, "{case}");
+            }
+            other.assert_never_saw(&before, &case);
+            assert_eq!(other.server.token_requests(), 0, "{case}: there is nothing to present");
+            assert_eq!(world.authorization_server.token_requests(), 1, "{case}");
+            assert_says_what_to_do(admin(&world), &case).await;
+
+            // The old setting.
+            move_back(&mut world, &other);
+            by.apply(&mut world).await;
+            assert_eq!(world.get("/").await.0, 200, "{case}");
+            let requests = if expired { 2 } else { 1 };
+            assert_eq!(world.authorization_server.token_requests(), requests, "{case}");
+            world.assert_stored(requests as u64);
+        }
+    }
+}
+
+/// E5, healed by what status says: a seed of the other provider.
+#[tokio::test]
+async fn a_seed_of_the_other_provider_begins_its_grant() {
+    for by in EITHER {
+        for seed_first in [true, false] {
+            let case = format!("{by:?}, seed first: {seed_first}");
+            let mut world = World::plain().settled().await;
+            let other = Provider::start().await;
+            let before = tokens_of(&world);
+            move_to(&mut world, &other);
+            if !seed_first {
+                by.apply(&mut world).await;
+                assert_eq!(other.get(&world).await, 503, "{case}");
+            }
+            world.write_seed(&other.server.current_refresh_token());
+            by.apply(&mut world).await;
+            assert_eq!(other.get(&world).await, 200, "{case}");
+            world.clock.advance(HOURS);
+            assert_eq!(other.get(&world).await, 200, "{case}");
+            other.assert_never_saw(&before, &case);
+            assert_eq!(
+                (other.server.token_requests(), other.server.reuse_count()),
+                (2, 0),
+                "{case}"
+            );
+            let record = world.record();
+            assert_eq!(record["refresh_token"], other.server.current_refresh_token(), "{case}");
+            assert_eq!(world.authorization_server.token_requests(), 1, "{case}");
+        }
+    }
+}
+
+/// A wrong seed of the other provider must not bring the first one's token out again.
+#[tokio::test]
+async fn a_seed_that_the_other_provider_refuses_does_not_fall_back_to_the_first_ones_token() {
+    for by in EITHER {
+        let case = format!("{by:?}");
+        let mut world = World::plain().settled().await;
+        let other = Provider::start().await;
+        let before = tokens_of(&world);
+        move_to(&mut world, &other);
+        world.write_seed("no-such-token");
+        by.apply(&mut world).await;
+        for _ in 0..3 {
+            assert_eq!(other.get(&world).await, 503, "{case}");
+            world.clock.advance(HOURS);
+        }
+        other.assert_never_saw(&before, &case);
+        assert!(other.server.token_requests() <= 1, "{case}");
+        assert!(other.api.requests().is_empty(), "{case}");
+    }
+}
+
+/// Each part of what a grant is, alone. The API stays the same, and would take the token.
+#[tokio::test]
+async fn a_token_of_another_grant_is_not_used_whatever_part_of_it_has_changed() {
+    for by in EITHER {
+        for part in ["token_url", "client_id", "dpop"] {
+            let case = format!("{part}, {by:?}");
+            let mut world = World::plain().settled().await;
+            let url = world.authorization_server.token_url();
+            let (from, to) = match part {
+                "token_url" => (url.clone(), url.replace("localhost", "127.0.0.1")),
+                "client_id" => ("\"test-client\"".to_owned(), "\"other-client\"".to_owned()),
+                _ => ("client_id =".to_owned(), "dpop = true\nclient_id =".to_owned()),
+            };
+            world.configure(|text| text.replacen(&from, &to, 1));
+            by.apply(&mut world).await;
+            assert_eq!(world.get("/").await.0, 503, "{case}");
+            assert!(world.origin.requests().is_empty(), "{case}");
+            assert_eq!(world.authorization_server.token_requests(), 1, "{case}");
+            assert_says_what_to_do(admin(&world), &case).await;
+            world.configure(|text| text.replacen(&to, &from, 1));
+            by.apply(&mut world).await;
+            assert_eq!(world.get("/").await.0, 200, "{case}");
+            assert_eq!(world.authorization_server.token_requests(), 1, "{case}");
+        }
+    }
+}
+
+/// What a grant is not.
+#[tokio::test]
+async fn a_token_goes_on_whatever_else_changes() {
+    for by in EITHER {
+        for lines in [
+            "margin = \"30s\"\n",
+            "timeout = \"20s\"\n",
+            "lifetime = \"30m\"\n",
+            "keepalive = \"30d\"\n",
+            "inject = { X-Token = \"${access_token}\", Authorization = \"Bearer ${access_token}\" }\n",
+            "on_existing = \"keep\"\n",
+            "client_auth = \"basic\"\n",
+            "rotation = \"require\"\n",
+        ] {
+            let case = format!("{lines}{by:?}");
+            let mut world = World::plain().settled().await;
+            world.configure(|text| text.replace("client_id =", &format!("{lines}client_id =")));
+            by.apply(&mut world).await;
+            assert_eq!(world.get("/").await.0, 200, "{case}");
+            assert_eq!(world.authorization_server.token_requests(), 1, "{case}");
+        }
+        // A rotated client secret, and one more host.
+        let mut world = World::plain().settled().await;
+        world.write_client_secret("another-secret");
+        let host = format!("[\"{}\"", world.origin.authority());
+        world.configure(|text| text.replace(&host, &format!("{host}, \"api.test\"")));
+        by.apply(&mut world).await;
+        assert_eq!(world.get("/").await.0, 200, "{by:?}");
+        assert_eq!(world.authorization_server.token_requests(), 1, "{by:?}");
+    }
+}
+
+#[tokio::test]
+async fn another_grant_type_asks_for_a_token_of_its_own_and_presents_nothing() {
+    for by in EITHER {
+        let case = format!("{by:?}");
+        let mut world = World::plain().settled().await;
+        world.configure(|text| {
+            text.replace("refresh_token = { file = \"seed\" }", "grant = \"client_credentials\"")
+        });
+        let old = world.authorization_server.tokens().newest_access_token().unwrap();
+        by.apply(&mut world).await;
+        assert_eq!(world.get("/").await.0, 200, "{case}");
+        let server = &world.authorization_server;
+        let requests = server.requests();
+        assert_eq!(requests.len(), 2, "{case}");
+        assert_eq!(requests[1].param("grant_type"), Some("client_credentials"), "{case}");
+        assert_eq!(requests[1].param("refresh_token"), None, "{case}");
+        assert!(!world.tokens_seen().contains(&old), "{case}");
+    }
+}
+
+#[tokio::test]
+async fn another_users_token_is_not_used() {
+    let password = "grant = \"password\"\nusername = \"svc\"\npassword = { file = \"secret\" }";
+    for by in EITHER {
+        let case = format!("{by:?}");
+        let mut world = World::plain()
+            .without_seed()
+            .credential(password)
+            .authorization_server(|config| {
+                config.resource_owner = Some(("svc".to_owned(), config.client_secret.clone()));
+            })
+            .settled()
+            .await;
+        let refresh = world.authorization_server.current_refresh_token();
+        world.configure(|text| text.replace("\"svc\"", "\"somebody-else\""));
+        by.apply(&mut world).await;
+        assert_eq!(world.get("/").await.0, 503, "{case}: the server does not know that user");
+        assert!(world.origin.requests().is_empty(), "{case}");
+        let server = &world.authorization_server;
+        assert_eq!(presented(server, &refresh), 0, "{case}");
+        assert_eq!(server.requests()[1].param("username"), Some("somebody-else"), "{case}");
+    }
+}
+
+/// A refresh is under way while the provider changes: its answer is for the old setting alone.
+#[tokio::test]
+async fn an_answer_that_comes_after_the_move_is_kept_and_not_shown_to_the_other_provider() {
+    let mut world = World::plain().settled().await;
+    let other = Provider::start().await;
+    world.clock.advance(HOURS);
+    let request = world.begin_refresh().await;
+    move_to(&mut world, &other);
+    world.reload().await;
+    let get = world.client().get(other.api.url("/")).send();
+    let there = tokio::spawn(get);
+    world.authorization_server.release_all();
+    let _either = request.await.unwrap();
+    assert_eq!(there.await.unwrap().unwrap().status(), 503);
+    assert_eq!(other.get(&world).await, 503);
+    other.assert_never_saw(&tokens_of(&world), "moved during a refresh");
+    let newest = world.authorization_server.current_refresh_token();
+    let stored = || whole_record(&world).is_some_and(|it| it["refresh_token"] == newest.as_str());
+    eventually("the answer is stored", stored).await;
+    move_back(&mut world, &other);
+    world.reload().await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    world.assert_stored(2);
+}
+
+/// During a roll-out: one process has the new configuration and its seed, the other still the old one.
+#[tokio::test]
+async fn two_processes_with_different_providers_do_not_use_each_others_tokens() {
+    let mut world = World::plain().settled().await;
+    let sibling = world.sibling().await;
+    assert_eq!(sibling.get(&world).await.0, 200);
+    let other = Provider::start().await;
+    let first = tokens_of(&world);
+    move_to(&mut world, &other);
+    world.write_seed(&other.server.current_refresh_token());
+    world.reload().await;
+    assert_eq!(other.get(&world).await, 200);
+    let newest = other.server.current_refresh_token();
+    let is_kept = || whole_record(&world).is_some_and(|it| it["refresh_token"] == newest.as_str());
+    stays_true("the new grant in the record", WRITTEN_BACK, is_kept).await;
+    world.origin.clear();
+    for _ in 0..2 {
+        // To the end of its own token; then it has none.
+        let (status, _) = sibling.get(&world).await;
+        assert!(matches!(status, 200 | 503), "{status}");
+        world.clock.advance(HOURS);
+    }
+    assert_eq!(other.get(&world).await, 200);
+    other.assert_never_saw(&first, "two processes");
+    let mut others = other.server.previous_refresh_tokens();
+    others.push(other.server.current_refresh_token());
+    others.extend(other.server.tokens().live_access_tokens());
+    for token in &others {
+        assert_eq!(presented(&world.authorization_server, token), 0);
+        assert!(!world.tokens_seen().contains(token));
+    }
+    assert_eq!(other.server.reuse_count(), 0);
+    assert_eq!(world.record()["refresh_token"], other.server.current_refresh_token());
+}
+
+// ----- another request -----
+
+/// Old line, new line, and the parameter that says so.
+const WORDS: [(&str, &str, (&str, &str)); 5] = [
+    ("scope = \"a\"", "scope = \"a b\"", ("scope", "a b")),
+    ("scope = \"a\"", "", ("scope", "")),
+    ("params = { audience = \"one\" }", "params = { audience = \"two\" }", ("audience", "two")),
+    (
+        "params = { resource = [\"https://one.test/\"] }",
+        "params = { resource = [\"https://two.test/\"] }",
+        ("resource", "https://two.test/"),
+    ),
+    ("refresh_params = { tenant = \"1\" }", "refresh_params = { tenant = \"2\" }", ("tenant", "2")),
+];
+
+/// E6.
+#[tokio::test]
+async fn after_a_change_of_words_the_next_request_has_a_token_asked_for_with_them() {
+    for by in EITHER {
+        for (old, new, (name, value)) in WORDS {
+            let case = format!("{new:?}, {by:?}");
+            let mut world = World::plain().credential(old).settled().await;
+            let refresh = world.authorization_server.current_refresh_token();
+            world.configure(|text| text.replace(old, new));
+            by.apply(&mut world).await;
+            assert_all(&world.get_many(20).await, 200);
+            let server = &world.authorization_server;
+            let requests = server.requests();
+            assert_eq!(requests.len(), 2, "{case}");
+            assert_eq!(requests[1].param("refresh_token"), Some(&*refresh), "{case}");
+            assert_eq!(requests[1].param(name).unwrap_or_default(), value, "{case}");
+            let newest = server.tokens().newest_access_token().unwrap();
+            assert_eq!(world.tokens_seen(), vec![newest; 20], "{case}");
+            world.assert_stored(2);
+        }
+    }
+}
+
+/// A refused scope leaves no token by the new words; the old words still have theirs.
+#[tokio::test]
+async fn words_that_the_server_refuses_bring_no_token_and_can_be_taken_back() {
+    for by in EITHER {
+        let case = format!("{by:?}");
+        let mut world = World::plain().credential("scope = \"a\"").settled().await;
+        let server = &world.authorization_server;
+        server.decide_by(|request: &TokenRequest| match request.param("scope") {
+            Some("a") => TokenBehaviour::Normal,
+            _ => TokenBehaviour::error(400, "invalid_scope", None),
+        });
+        world.configure(|text| text.replace("scope = \"a\"", "scope = \"nonsense\""));
+        by.apply(&mut world).await;
+        assert_eq!(world.get("/").await.0, 503, "{case}");
+        assert!(world.origin.requests().is_empty(), "{case}");
+        assert_says_what_to_do(admin(&world), &case).await;
+        world.configure(|text| text.replace("scope = \"nonsense\"", "scope = \"a\""));
+        by.apply(&mut world).await;
+        assert_eq!(world.get("/").await.0, 200, "{case}");
+        let server = &world.authorization_server;
+        assert!(server.token_requests() <= 3, "{case}");
+        assert_eq!(server.reuse_count(), 0, "{case}");
+        assert_eq!(world.record()["refresh_token"], server.current_refresh_token(), "{case}");
+    }
+}
+
+/// During a roll-out: they have one refresh token and want different access tokens.
+#[tokio::test]
+async fn two_processes_with_different_words_do_not_take_turns_at_the_refresh_token() {
+    let mut world = World::plain().credential("scope = \"a\"").settled().await;
+    let sibling = world.sibling().await;
+    assert_eq!(sibling.get(&world).await.0, 200);
+    world.configure(|text| text.replace("scope = \"a\"", "scope = \"b\""));
+    world.reload().await;
+    for _ in 0..10 {
+        assert_eq!(world.get("/").await.0, 200);
+        assert_eq!(sibling.get(&world).await.0, 200);
+    }
+    let quiet = || world.authorization_server.token_requests() <= 3;
+    stays_true("a token request for each", WRITTEN_BACK, quiet).await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(sibling.get(&world).await.0, 200);
+    let server = &world.authorization_server;
+    assert!(server.token_requests() <= 3, "{} token requests", server.token_requests());
+    assert_eq!(server.reuse_count(), 0);
+    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+}
+
+/// The words change while a token by the old ones is under way.
+#[tokio::test]
+async fn a_token_under_way_by_the_old_words_is_not_what_the_new_ones_get() {
+    let mut world = World::plain().credential("scope = \"a\"").settled().await;
+    world.clock.advance(HOURS);
+    let before = world.begin_refresh().await;
+    world.configure(|text| text.replace("scope = \"a\"", "scope = \"b\""));
+    world.reload().await;
+    let after = world.spawn_get();
+    world.authorization_server.release_all();
+    assert_eq!(before.await.unwrap().0, 200);
+    assert_eq!(after.await.unwrap().0, 200);
+    let server = &world.authorization_server;
+    let requests = server.requests();
+    let scopes: Vec<_> = requests.iter().map(|it| it.param("scope").unwrap()).collect();
+    assert_eq!(scopes, ["a", "a", "b"]);
+    let newest = server.tokens().newest_access_token().unwrap();
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.tokens_seen().last(), Some(&newest));
+    world.assert_stored(3);
+}
+
+// ----- bound tokens -----
+
+fn bound() -> WorldBuilder {
+    World::plain().dpop()
+}
+
+/// The key in the proof of a token request.
+fn proven_by(request: &TokenRequest) -> Option<Value> {
+    let proof = request.headers.get("dpop")?.to_str().unwrap();
+    let head = URL_SAFE_NO_PAD.decode(proof.split('.').next().unwrap()).unwrap();
+    Some(serde_json::from_slice::<Value>(&head).unwrap()["jwk"].clone())
+}
+
+/// E22: off by mistake, and on again.
+#[tokio::test]
+async fn binding_switched_off_and_on_again_costs_no_grant() {
+    for by in EITHER {
+        for expired in [false, true] {
+            let case = format!("{by:?}, expired: {expired}");
+            let mut world = bound().settled().await;
+            world.configure(|text| text.replace("dpop = true", "dpop = false"));
+            by.apply(&mut world).await;
+            if expired {
+                world.clock.advance(HOURS);
+            }
+            assert_eq!(world.get("/").await.0, 503, "{case}");
+            let server = &world.authorization_server;
+            assert_eq!(server.token_requests(), 1, "{case}: presented without its key");
+            assert!(world.origin.requests().is_empty(), "{case}: a bound token without a proof");
+            world.configure(|text| text.replace("dpop = false", "dpop = true"));
+            by.apply(&mut world).await;
+            assert_eq!(world.get("/").await.0, 200, "{case}");
+            world.clock.advance(HOURS);
+            assert_eq!(world.get("/").await.0, 200, "{case}");
+            let requests = world.authorization_server.requests();
+            assert_eq!(requests.len(), if expired { 3 } else { 2 }, "{case}");
+            let keys: Vec<_> = requests.iter().map(proven_by).collect();
+            assert!(keys[0].is_some(), "{case}");
+            assert!(keys.iter().all(|key| *key == keys[0]), "{case}: another key");
+            world.assert_stored(requests.len() as u64);
+        }
+    }
+}
+
+/// The key lives as long as the refresh token that is bound to it, through whatever else happens.
+#[tokio::test]
+async fn a_bound_refresh_token_is_presented_with_one_key_through_damage_and_restarts() {
+    let mut world = bound().settled().await;
+    for round in 0..3 {
+        match round {
+            0 => world.restart().await,
+            1 => {
+                std::fs::remove_file(world.state().join("api.json")).unwrap();
+                let back = || whole_record(&world).is_some();
+                eventually("it is written back", back).await;
+                world.restart().await;
+            }
+            _ => _ = world.reload().await,
+        }
+        world.clock.advance(HOURS);
+        assert_eq!(world.get("/").await.0, 200, "{round}");
+    }
+    let keys: Vec<_> = world.authorization_server.requests().iter().map(proven_by).collect();
+    assert_eq!(keys.len(), 4);
+    assert!(keys[0].is_some() && keys.iter().all(|key| *key == keys[0]));
+}
+
+/// Two processes, one of them without the binding.
+#[tokio::test]
+async fn a_process_without_the_binding_does_not_spoil_the_grant_of_one_with_it() {
+    let mut world = bound().settled().await;
+    world.configure(|text| text.replace("dpop = true", "dpop = false"));
+    let sibling = world.sibling().await;
+    assert_eq!(sibling.get(&world).await.0, 503);
+    world.clock.advance(HOURS);
+    assert_eq!(sibling.get(&world).await.0, 503);
+    assert!(world.origin.requests().is_empty());
+    assert_eq!(world.get("/").await.0, 200);
+    let two_seconds = Duration::from_secs(2);
+    let server = &world.authorization_server;
+    stays_true("the grant", two_seconds, || server.token_requests() == 2).await;
+    let keys: Vec<_> = server.requests().iter().map(proven_by).collect();
+    assert_eq!(keys[0], keys[1]);
+    world.assert_stored(2);
+}

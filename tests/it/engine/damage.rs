@@ -1,0 +1,328 @@
+//! E7: what happens to the record while bearerd runs, and how soon it is whole again.
+
+use std::time::{Duration, Instant};
+
+use bearerd::token::Condition;
+use serde_json::Value;
+
+use super::super::program::Program;
+use super::super::world::{HOURS, Sibling, World, eventually};
+use super::operator::{
+    WRITTEN_BACK, add_admin_token, change, files, files_with, force, presented, stays_true,
+    whole_record,
+};
+
+const DAMAGES: [&str; 6] = ["deleted", "empty", "cut", "flipped", "older", "other"];
+
+/// What becomes of `newest`. `older` is what the file held before.
+fn damage(world: &World, how: &str, older: &[u8]) {
+    let path = world.state().join("api.json");
+    let mut bytes = std::fs::read(&path).unwrap();
+    match how {
+        "deleted" => return std::fs::remove_file(&path).unwrap(),
+        "empty" => bytes.clear(),
+        "cut" => bytes.truncate(bytes.len() / 2),
+        "flipped" => {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        }
+        "older" => bytes = older.to_vec(),
+        _ => bytes = b"{\"name\": \"something else\"}\n".to_vec(),
+    }
+    std::fs::write(&path, bytes).unwrap();
+}
+
+/// A record of generation 3, and the bytes of generation 1.
+async fn third_generation() -> (World, Vec<u8>) {
+    let world = World::settled().await;
+    let older = std::fs::read(world.state().join("api.json")).unwrap();
+    for _ in 0..2 {
+        world.clock.advance(HOURS);
+        assert_eq!(world.get("/").await.0, 200);
+    }
+    world.assert_stored(3);
+    (world, older)
+}
+
+async fn is_written_back(world: &World, case: &str) {
+    let began = Instant::now();
+    let newest = world.authorization_server.current_refresh_token();
+    let is_newest =
+        || whole_record(world).is_some_and(|record| record["refresh_token"] == newest.as_str());
+    eventually(&format!("{case}: the record is written back"), is_newest).await;
+    assert!(began.elapsed() <= WRITTEN_BACK, "{case}: {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_record_that_is_damaged_is_written_back_without_a_request() {
+    for restarted in [false, true] {
+        for how in DAMAGES {
+            let (mut world, older) = third_generation().await;
+            if restarted {
+                world.restart().await;
+            }
+            let case = format!("{how}, restarted: {restarted}");
+            damage(&world, how, &older);
+            is_written_back(&world, &case).await;
+            world.assert_stored(3);
+            let server = &world.authorization_server;
+            assert_eq!(server.token_requests(), 3, "{case}");
+            assert_eq!(world.get("/").await.0, 200, "{case}");
+            world.clock.advance(HOURS);
+            assert_eq!(world.get("/").await.0, 200, "{case}");
+            assert_eq!(server.token_requests(), 4, "{case}");
+            world.assert_stored(4);
+        }
+    }
+}
+
+#[tokio::test]
+async fn under_two_replicas_a_damaged_record_is_written_back_and_stays() {
+    for how in DAMAGES {
+        let (world, older) = third_generation().await;
+        let sibling = world.sibling().await;
+        assert_eq!(sibling.get(&world).await.0, 200);
+        damage(&world, how, &older);
+        is_written_back(&world, how).await;
+        // They do not take turns at it.
+        let before = std::fs::read(world.state().join("api.json")).unwrap();
+        let same = || std::fs::read(world.state().join("api.json")).unwrap() == before;
+        stays_true("the record as it was written back", WRITTEN_BACK, same).await;
+        world.clock.advance(HOURS);
+        let (here, there) = tokio::join!(world.get("/"), sibling.get(&world));
+        assert_eq!((here.0, there.0), (200, 200), "{how}");
+        assert_eq!(world.authorization_server.token_requests(), 4, "{how}");
+        world.assert_stored(4);
+    }
+}
+
+/// E7, as it hurt: a crash soon after.
+#[tokio::test]
+async fn after_a_kill_a_backup_that_was_put_back_does_not_present_a_dead_token() {
+    for how in DAMAGES {
+        let mut world = World::plain().start_servers().await;
+        add_admin_token(&mut world);
+        let program = Program::start(&world).await;
+        assert_eq!(program.get(&world.http("/")).await, 200);
+        let older = std::fs::read(world.state().join("api.json")).unwrap();
+        for _ in 0..2 {
+            assert_eq!(force(program.admin).await.status, 200, "{how}");
+        }
+        damage(&world, how, &older);
+        is_written_back(&world, how).await;
+        program.kill().await;
+        let program = Program::start(&world).await;
+        assert_eq!(program.get(&world.http("/")).await, 200, "{how}");
+        assert_eq!(force(program.admin).await.status, 200, "{how}");
+        let server = &world.authorization_server;
+        assert_eq!((server.token_requests(), server.reuse_count()), (4, 0), "{how}");
+        world.assert_stored(4);
+    }
+}
+
+/// While a token request is out: what was begun must be known to whoever comes next.
+#[tokio::test]
+async fn during_a_token_request_a_damaged_record_is_written_back_too() {
+    for how in DAMAGES {
+        let (world, older) = third_generation().await;
+        world.clock.advance(HOURS);
+        let request = world.begin_refresh().await;
+        damage(&world, how, &older);
+        is_written_back(&world, how).await;
+        // Another process presents nothing meanwhile.
+        let sibling = world.sibling().await;
+        let other = spawn_get(&world, &sibling);
+        let server = &world.authorization_server;
+        let two_seconds = Duration::from_secs(2);
+        stays_true("one token request", two_seconds, || server.token_requests() == 4).await;
+        server.release_all();
+        assert_eq!(request.await.unwrap().0, 200, "{how}");
+        assert_eq!(other.await.unwrap(), 200, "{how}");
+        assert_eq!(server.token_requests(), 4, "{how}");
+        world.assert_stored(4);
+    }
+}
+
+fn spawn_get(world: &World, sibling: &Sibling) -> tokio::task::JoinHandle<u16> {
+    let request = sibling.client().get(world.http("/"));
+    tokio::spawn(async move { request.send().await.unwrap().status().as_u16() })
+}
+
+/// A damaged file is kept for a person to look at, and never more of them than there were damages.
+#[tokio::test]
+async fn what_was_damaged_is_moved_aside_once() {
+    let (world, older) = third_generation().await;
+    damage(&world, "cut", &older);
+    is_written_back(&world, "cut").await;
+    let aside = || files(&world).into_keys().filter(|name| name.contains(".corrupt-")).count();
+    assert_eq!(aside(), 1);
+    stays_true("one file aside", WRITTEN_BACK, || aside() == 1).await;
+    let name = files(&world).into_keys().find(|name| name.contains(".corrupt-")).unwrap();
+    let seconds = name.strip_prefix("api.json.corrupt-").or(name.strip_prefix("api.corrupt-"));
+    assert!(seconds.is_some_and(|rest| rest.parse::<u64>().is_ok()), "{name}");
+}
+
+/// A logout wins over the backup of what it has ended.
+#[tokio::test]
+async fn a_backup_from_before_a_logout_does_not_bring_the_token_back() {
+    for restarted in [false, true] {
+        let mut world = World::builder().start_servers().await;
+        add_admin_token(&mut world);
+        world.start_proxy().await;
+        assert_eq!(world.get("/").await.0, 200);
+        let tokens =
+            [world.tokens_seen()[0].clone(), world.authorization_server.current_refresh_token()];
+        let older = std::fs::read(world.state().join("api.json")).unwrap();
+        let admin = world.app().admin_address().unwrap();
+        assert_eq!(change(admin, "api", "logout").await.status, 200);
+        if restarted {
+            world.restart().await;
+        }
+        world.origin.clear();
+        damage(&world, "older", &older);
+        let buried = || {
+            whole_record(&world).is_some_and(|record| record["terminal"]["reason"] == "logged_out")
+        };
+        let began = Instant::now();
+        eventually("the tombstone is written back", buried).await;
+        assert!(began.elapsed() <= WRITTEN_BACK, "{:?}", began.elapsed());
+        assert_eq!(world.get("/").await.0, 503);
+        assert!(matches!(world.status().condition, Condition::NeedsLogin(_)));
+        assert!(world.origin.requests().is_empty());
+        assert_eq!(world.authorization_server.token_requests(), 1);
+        assert_eq!(files_with(&world, &tokens), [""; 0]);
+    }
+}
+
+/// A logout by another process is newer, not damage.
+#[tokio::test]
+async fn a_logout_by_another_process_is_not_written_over() {
+    let mut world = World::builder().start_servers().await;
+    add_admin_token(&mut world);
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    let sibling = world.sibling().await;
+    assert_eq!(sibling.get(&world).await.0, 200);
+    let admin = sibling.app().admin_address().unwrap();
+    assert_eq!(change(admin, "api", "logout").await.status, 200);
+    let known = || matches!(world.status().condition, Condition::NeedsLogin(_));
+    eventually("the other knows", known).await;
+    let buried = || whole_record(&world).is_some_and(|it| it["terminal"]["reason"] == "logged_out");
+    stays_true("the tombstone", WRITTEN_BACK, buried).await;
+    assert_eq!((world.get("/").await.0, sibling.get(&world).await.0), (503, 503));
+}
+
+const SECOND: &str = r#"
+[credential.second]
+hosts = ["@host@"]
+paths = ["/second/"]
+token_url = "@token_url@"
+client_id = "test-client"
+client_secret = { file = "secret" }
+refresh_token = { file = "second-seed" }
+params = { realm = "second" }
+"#;
+
+/// Two credentials on one host and server, whose grants are nobody else's.
+async fn two_credentials() -> World {
+    let mut world = World::builder()
+        .authorization_server(|config| config.realm_parameter = Some("realm".into()))
+        .sections(SECOND)
+        .credential("paths = [\"/first/\"]\nparams = { realm = \"first\" }")
+        .start_servers()
+        .await;
+    let server = &world.authorization_server;
+    let (first, second) =
+        (server.current_refresh_token_of("first"), server.current_refresh_token_of("second"));
+    world.write_seed(&first);
+    world.write_secret("second-seed", &second);
+    add_admin_token(&mut world);
+    world.start_proxy().await;
+    assert_eq!(world.get("/first/").await.0, 200);
+    assert_eq!(world.get("/second/").await.0, 200);
+    world
+}
+
+/// Somebody copies one credential's file over another's.
+#[tokio::test]
+async fn the_record_of_another_credential_is_not_used() {
+    for running in [true, false] {
+        let mut world = two_credentials().await;
+        let [first, second] = world.tokens_seen().try_into().unwrap();
+        let refresh = world.authorization_server.current_refresh_token_of("second");
+        let case = format!("running: {running}");
+        if !running {
+            world.stop().await;
+        }
+        std::fs::copy(world.state().join("second.json"), world.state().join("api.json")).unwrap();
+        if !running {
+            world.start_proxy().await;
+        }
+        world.origin.clear();
+        if running {
+            let newest = world.authorization_server.current_refresh_token_of("first");
+            let is_first =
+                || whole_record(&world).is_some_and(|it| it["refresh_token"] == newest.as_str());
+            eventually("it is written back", is_first).await;
+            assert_eq!(world.get("/first/").await.0, 200);
+            assert_eq!(world.tokens_seen(), [first]);
+        } else {
+            // Its own record is lost, and its seed used up: it may fail, but not be somebody else.
+            let (status, _) = world.get("/first/").await;
+            assert!(matches!(status, 200 | 503), "{status}");
+            assert!(!world.tokens_seen().contains(&second), "{case}");
+        }
+        world.clock.advance(HOURS);
+        let _any = world.get("/first/").await;
+        assert_eq!(world.get("/second/").await.0, 200, "{case}");
+        let server = &world.authorization_server;
+        assert_eq!(presented(server, &refresh), 1, "{case}");
+        let presented_as_first = server.requests().into_iter().any(|request| {
+            request.param("realm") == Some("first")
+                && request.param("refresh_token") == Some(&*refresh)
+        });
+        assert!(!presented_as_first, "{case}");
+    }
+}
+
+// ----- what is moved aside holds tokens (E43) -----
+
+/// The tokens of a logged-out credential are in no file any more, whatever the file is called.
+#[tokio::test]
+async fn a_logout_leaves_no_token_in_files_that_were_moved_aside() {
+    let world = two_credentials().await;
+    let server = &world.authorization_server;
+    let mut tokens = world.tokens_seen();
+    tokens.truncate(1);
+    let refresh = server.current_refresh_token_of("first");
+    tokens.push(refresh);
+    let path = world.state().join("api.json");
+    // Damaged twice, each time with everything still legible; and what a crash leaves behind.
+    for number in 1..=2 {
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.extend_from_slice(b"}}\n");
+        std::fs::write(&path, &bytes).unwrap();
+        eventually("it is written back", || whole_record(&world).is_some()).await;
+        let aside = files(&world).into_keys().filter(|name| name.contains(".corrupt-")).count();
+        assert_eq!(aside, number);
+        if number == 2 {
+            std::fs::write(world.state().join(".api.json.Ab12Cd.tmp"), &bytes).unwrap();
+        }
+    }
+    assert!(files_with(&world, &tokens).len() >= 4, "{:?}", files_with(&world, &tokens));
+    // Another credential's, with a name that begins like it.
+    let others = world.state().join("api-other.json.corrupt-1700000000");
+    std::fs::write(&others, "of somebody else").unwrap();
+    let admin = world.app().admin_address().unwrap();
+    assert_eq!(change(admin, "api", "logout").await.status, 200);
+    assert_eq!(files_with(&world, &tokens), [""; 0]);
+    assert_eq!(whole_record(&world).unwrap()["terminal"]["reason"], "logged_out");
+    assert!(others.exists());
+    assert_eq!(world.get("/second/").await.0, 200);
+    let second = std::fs::read(world.state().join("second.json")).unwrap();
+    let second: Value = serde_json::from_slice(&second).unwrap();
+    assert_eq!(
+        second["record"]["refresh_token"],
+        world.authorization_server.current_refresh_token_of("second")
+    );
+}

@@ -1,0 +1,304 @@
+//! E15 and E27: a disk that hangs, and one that fails at the worst moment.
+
+use std::time::{Duration, Instant};
+
+use bearerd_test_support::AuthorizationServer;
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use super::super::program::Program;
+use super::super::wire::{Reply, within};
+use super::super::world::{World, WorldBuilder};
+use super::faults::Faults;
+use super::operator::{add_admin_token, force, metric, presented, readiness, whole_record};
+
+/// A call of the store is given up after a second; the machine may be busy.
+const GIVEN_UP: Duration = Duration::from_millis(2500);
+
+/// Servers, and a disk; `None` where there can be none with faults.
+async fn world_with_faults(builder: WorldBuilder) -> Option<(World, Faults)> {
+    let mut world = builder.start_servers().await;
+    add_admin_token(&mut world);
+    let faults = Faults::new(&world)?;
+    faults.set(&[]);
+    Some((world, faults))
+}
+
+/// The same with bearerd, and generation 1 in the record.
+async fn settled(builder: WorldBuilder) -> Option<(World, Faults, Program)> {
+    let (world, faults) = world_with_faults(builder).await?;
+    let program = faults.start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    world.assert_stored(1);
+    Some((world, faults, program))
+}
+
+/// An operator wants another token; the server has received the token request and keeps it.
+async fn begin_to_force(program: &Program, server: &AuthorizationServer) -> JoinHandle<Reply> {
+    let before = server.token_requests();
+    server.hold();
+    let asking = tokio::spawn(force(program.admin));
+    within(server.wait_for_token_requests(before + 1)).await;
+    asking
+}
+
+async fn assert_unsaved(program: &Program, unsaved: bool, case: &str) {
+    let ready = within(readiness(program.admin)).await;
+    assert_eq!(ready["credentials"][0]["unsaved"], unsaved, "{case}: {ready}");
+    assert_eq!(ready["status"] == "degraded", unsaved, "{case}: {ready}");
+    let alarm = metric(program.admin, "bearerd_credential_unsaved").await;
+    assert_eq!(alarm, Some(f64::from(u8::from(unsaved))), "{case}");
+}
+
+async fn saved(program: &Program) {
+    let saved = async {
+        let mut pause = tokio::time::interval(Duration::from_millis(20));
+        while readiness(program.admin).await["credentials"][0]["unsaved"] == true {
+            pause.tick().await;
+        }
+    };
+    within(saved).await;
+}
+
+fn generation(world: &World) -> Value {
+    whole_record(world).unwrap()["generation"].clone()
+}
+
+/// Each refresh token was presented once, and the newest is in the record.
+#[track_caller]
+fn assert_nothing_lost(world: &World, case: &str) {
+    let server = &world.authorization_server;
+    for token in server.previous_refresh_tokens() {
+        assert_eq!(presented(server, &token), 1, "{case}");
+    }
+    let record = whole_record(world).unwrap();
+    assert_eq!(record["refresh_token"], server.current_refresh_token(), "{case}");
+    assert_eq!(server.reuse_count(), 0, "{case}");
+}
+
+// ----- a disk that hangs -----
+
+/// E15: from the moment at which the answer with the new refresh token comes.
+#[tokio::test]
+async fn a_commit_that_never_returns_delays_the_new_token_by_a_second() {
+    for hang in ["hang sync", "hang dirsync", "hang rename"] {
+        let Some((world, faults, program)) = settled(World::plain()).await else { return };
+        let server = &world.authorization_server;
+        let (asking, before) = (begin_to_force(&program, server).await, faults.log());
+        faults.set(&[hang]);
+        let released = Instant::now();
+        server.release_all();
+        assert_eq!(within(asking).await.unwrap().status, 200, "{hang}");
+        assert!(released.elapsed() < GIVEN_UP, "{hang}: {:?}", released.elapsed());
+        faults.happens(hang, &before).await;
+        world.origin.clear();
+        for _ in 0..3 {
+            let began = Instant::now();
+            assert_eq!(program.get(&world.http("/")).await, 200, "{hang}");
+            assert!(began.elapsed() < GIVEN_UP, "{hang}: {:?}", began.elapsed());
+        }
+        let newest = server.tokens().newest_access_token().unwrap();
+        assert_eq!(world.tokens_seen(), vec![newest; 3], "{hang}");
+        assert_unsaved(&program, true, hang).await;
+
+        faults.set(&[]);
+        saved(&program).await;
+        assert_unsaved(&program, false, hang).await;
+        assert_eq!((generation(&world), server.token_requests()), (2.into(), 2), "{hang}");
+        assert_eq!(force(program.admin).await.status, 200, "{hang}");
+        assert_eq!(server.token_requests(), 3, "{hang}");
+        assert_nothing_lost(&world, hang);
+    }
+}
+
+/// E15: there is no usable token, and nothing can be written, not even what is about to be done.
+#[tokio::test]
+async fn with_a_disk_that_hangs_a_rejected_token_is_replaced_all_the_same() {
+    for hang in ["hang sync", "hang rename"] {
+        let Some((world, faults, program)) = settled(World::plain()).await else { return };
+        let server = &world.authorization_server;
+        faults.set(&[hang]);
+        server.tokens().revoke_all_access_tokens();
+        let began = Instant::now();
+        let mut statuses = Vec::new();
+        while statuses.last() != Some(&200) && began.elapsed() < Duration::from_secs(15) {
+            statuses.push(within(program.get(&world.http("/"))).await);
+        }
+        assert_eq!(statuses.last(), Some(&200), "{hang}: {statuses:?} in {:?}", began.elapsed());
+        // A brand-new token is given three seconds to become known, and each call of the store one.
+        assert!(began.elapsed() < Duration::from_secs(9), "{hang}: {:?}", began.elapsed());
+        assert_unsaved(&program, true, hang).await;
+        assert_eq!(server.token_requests(), 2, "{hang}");
+        faults.set(&[]);
+        saved(&program).await;
+        assert_nothing_lost(&world, hang);
+    }
+}
+
+/// E15, from nothing: the first refresh token is the seed.
+#[tokio::test]
+async fn started_on_a_disk_that_hangs_it_serves_and_saves_later() {
+    for hang in ["hang sync", "hang rename"] {
+        let Some((world, faults)) = world_with_faults(World::plain()).await else { return };
+        // The first start makes what is not the store's: the authority of the proxy.
+        faults.start(&world).await.stop().await;
+        faults.set(&[hang]);
+        let program = faults.start(&world).await;
+        let began = Instant::now();
+        assert_eq!(within(program.get(&world.http("/"))).await, 200, "{hang}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{hang}: {:?}", began.elapsed());
+        assert_unsaved(&program, true, hang).await;
+        faults.set(&[]);
+        saved(&program).await;
+        assert_eq!(world.authorization_server.token_requests(), 1, "{hang}");
+        assert_nothing_lost(&world, hang);
+    }
+}
+
+/// There is a token to use, and what is about to be done cannot be written: nothing is begun.
+#[tokio::test]
+async fn with_a_disk_that_hangs_a_usable_token_is_kept_and_operators_are_answered() {
+    for hang in ["hang sync", "hang rename", "hang flock"] {
+        let Some((world, faults, program)) = settled(World::plain()).await else { return };
+        let server = &world.authorization_server;
+        faults.set(&[hang]);
+        let began = Instant::now();
+        let forced = within(force(program.admin)).await;
+        assert!(began.elapsed() < Duration::from_secs(4), "{hang}: {:?}", began.elapsed());
+        assert_ne!(forced.status, 200, "{hang}: {}", forced.text());
+        let began = Instant::now();
+        assert_eq!(within(program.get(&world.http("/"))).await, 200, "{hang}");
+        assert!(began.elapsed() < GIVEN_UP, "{hang}: {:?}", began.elapsed());
+        let ready = within(readiness(program.admin)).await;
+        assert_eq!(ready["status"], "degraded", "{hang}: {ready}");
+        assert_eq!(server.token_requests(), 1, "{hang}");
+        faults.set(&[]);
+        let forced = async {
+            let mut pause = tokio::time::interval(Duration::from_millis(50));
+            while force(program.admin).await.status != 200 {
+                pause.tick().await;
+            }
+        };
+        within(forced).await;
+        assert_eq!(server.token_requests(), 2, "{hang}");
+        assert_nothing_lost(&world, hang);
+    }
+}
+
+/// A write that hangs must not keep a stop waiting for ever, however long it would.
+#[tokio::test]
+async fn with_a_disk_that_hangs_the_program_still_ends() {
+    let builder = || World::plain().proxy("shutdown_grace = \"2s\"");
+    for hang in ["hang sync", "hang dirsync", "hang flock"] {
+        let Some((world, faults, program)) = settled(builder()).await else { return };
+        let server = &world.authorization_server;
+        let asking = begin_to_force(&program, server).await;
+        faults.set(&[hang]);
+        server.release_all();
+        assert!(within(asking).await.is_ok(), "{hang}");
+        program.signal(Signal::TERM);
+        // `ends` has a deadline.
+        program.ends().await;
+    }
+}
+
+/// Killed while the write hangs: the record is the old one, with what had been begun, or the new one.
+#[tokio::test]
+async fn a_kill_while_a_write_hangs_leaves_a_record_that_can_be_used() {
+    for (hang, is_new) in [("hang sync", false), ("hang rename", false), ("hang dirsync", true)] {
+        let Some((world, faults, program)) = settled(World::plain()).await else { return };
+        let server = &world.authorization_server;
+        let (asking, before) = (begin_to_force(&program, server).await, faults.log());
+        faults.set(&[hang]);
+        server.release_all();
+        faults.happens(hang, &before).await;
+        program.kill().await;
+        asking.abort();
+        let record = whole_record(&world).unwrap();
+        assert_eq!(record["generation"] == 2, is_new, "{hang}: {record}");
+        faults.set(&[]);
+        let program = faults.start(&world).await;
+        assert_eq!(program.get(&world.http("/")).await, 200, "{hang}");
+        assert_eq!(server.token_requests(), 2, "{hang}: the stored access token is still good");
+    }
+}
+
+// ----- a disk that fails -----
+
+/// E27: the record is replaced, and whether that would survive a power cut is not known.
+#[tokio::test]
+async fn a_directory_that_cannot_be_synced_is_synced_again_and_unsaved_meanwhile() {
+    let Some((world, faults, program)) = settled(World::plain()).await else { return };
+    let server = &world.authorization_server;
+    let (asking, before) = (begin_to_force(&program, server).await, faults.log());
+    faults.set(&["fail dirsync"]);
+    server.release_all();
+    assert_eq!(within(asking).await.unwrap().status, 200);
+    faults.happens("fail dirsync", &before).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_unsaved(&program, true, "fails once").await;
+    // Again, and still unsaved.
+    let before = faults.log();
+    faults.happens("fail dirsync", &before).await;
+    assert_unsaved(&program, true, "fails again").await;
+
+    let before = faults.log();
+    faults.set(&[]);
+    saved(&program).await;
+    faults.happens("pass dirsync", &before).await;
+    assert_unsaved(&program, false, "is in order").await;
+    assert_eq!((generation(&world), server.token_requests()), (2.into(), 2));
+    assert_eq!(force(program.admin).await.status, 200);
+    assert_eq!(server.token_requests(), 3);
+    assert_nothing_lost(&world, "afterwards");
+    let log = program.stop().await;
+    assert!(!log.contains("someone else") && !log.contains("conflict"), "{log}");
+}
+
+/// E27, at the first of the two writes: what is about to be done may not survive, so with a usable
+/// token it is not done.
+#[tokio::test]
+async fn an_attempt_that_may_not_be_on_the_disk_is_not_made_while_there_is_a_usable_token() {
+    for fail in ["fail dirsync", "fail sync", "fail rename"] {
+        let Some((world, faults, program)) = settled(World::plain()).await else { return };
+        let server = &world.authorization_server;
+        faults.set(&[fail]);
+        assert_ne!(within(force(program.admin)).await.status, 200, "{fail}");
+        assert_eq!(program.get(&world.http("/")).await, 200, "{fail}");
+        assert_eq!(server.token_requests(), 1, "{fail}");
+        faults.set(&[]);
+        let forced = async {
+            let mut pause = tokio::time::interval(Duration::from_millis(50));
+            while force(program.admin).await.status != 200 {
+                pause.tick().await;
+            }
+        };
+        within(forced).await;
+        assert_eq!(server.token_requests(), 2, "{fail}");
+        assert_nothing_lost(&world, fail);
+    }
+}
+
+/// The old record is whole until the new one is durable; nothing is left behind.
+#[tokio::test]
+async fn a_write_that_fails_is_repeated_and_leaves_no_litter() {
+    for fail in ["fail sync", "fail rename"] {
+        let Some((world, faults, program)) = settled(World::plain()).await else { return };
+        let server = &world.authorization_server;
+        let (asking, before) = (begin_to_force(&program, server).await, faults.log());
+        faults.set(&[fail]);
+        server.release_all();
+        assert_eq!(within(asking).await.unwrap().status, 200, "{fail}");
+        faults.happens(fail, &before).await;
+        assert_unsaved(&program, true, fail).await;
+        assert_eq!(generation(&world), 1, "{fail}");
+        faults.set(&[]);
+        saved(&program).await;
+        assert_eq!((generation(&world), server.token_requests()), (2.into(), 2), "{fail}");
+        assert_nothing_lost(&world, fail);
+        let litter = super::operator::files(&world).into_keys();
+        let litter: Vec<_> = litter.filter(|name| name.ends_with(".tmp")).collect();
+        assert_eq!(litter, [""; 0], "{fail}");
+    }
+}

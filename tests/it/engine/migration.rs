@@ -1,0 +1,369 @@
+//! Records of formats 2 and 3, as the edition before this one wrote them (`records/`), are read and used.
+//!
+//! They were made with a token endpoint at [`TOKEN_ENDPOINT`], which is part of the hash of the
+//! configuration in them. The access token in most of them lives until 2099.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bearerd::secret::Fingerprint;
+use bearerd::token::Condition;
+use bearerd_test_support::{AuthorizationServerConfig, OriginConfig, OriginServer, Rotation};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::super::program::{bearerd, text};
+use super::super::world::{HOURS, World, eventually};
+use super::operator::{
+    WRITTEN_BACK, add_admin_token, described, files_with, force, presented, stays_true,
+};
+
+/// Nobody else's, and below the ports that the system gives out.
+const TOKEN_ENDPOINT: &str = "127.86.13.7:28431";
+/// What the records of generation 5 hold.
+const ACCESS_TOKEN: &str = "golden-at-5";
+const REFRESH_TOKEN: &str = "golden-rt-5";
+/// Superseded ones, and the seed that it all began with.
+const OLD: [&str; 3] = ["golden-rt-4", "golden-rt-3", "golden-seed"];
+/// The seed on trial in `displaced`.
+const TRIAL: &str = "golden-seed-2";
+const KEY: &str = "LAl2wQ9r5n0E1u8kq3vTzYxPb7sGdHjF+oM/iRcVaWE=";
+
+/// A record file of format 2 or 3: the checksum is that of the record's text.
+pub(super) fn envelope(format: u32, record: &str) -> Vec<u8> {
+    let checksum = Fingerprint::of(record.as_bytes());
+    let checksum = checksum.as_str();
+    format!("{{\"bearerd\": {format}, \"sha256\": \"{checksum}\", \"record\": {record}}}\n")
+        .into_bytes()
+}
+
+fn golden(name: &str) -> String {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/engine/records");
+    std::fs::read_to_string(dir.join(format!("{name}.json"))).unwrap()
+}
+
+/// A world whose state is a record of before.
+struct Old {
+    world: World,
+    /// Takes every token, and says which it was shown.
+    api: OriginServer,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Old {
+    /// The server's current refresh token is `current`. `dpop`: tokens are bound to a key.
+    async fn servers(record: &str, current: &str, dpop: bool) -> Self {
+        static ALONE: Mutex<()> = Mutex::const_new(());
+        let alone = ALONE.lock().await;
+        let change = |config: &mut AuthorizationServerConfig| {
+            config.listen = Some(TOKEN_ENDPOINT.parse().unwrap());
+            config.initial_refresh_token = current.to_owned();
+        };
+        let builder = if dpop { World::plain().dpop() } else { World::plain() };
+        let mut world = builder.authorization_server(change).start_servers().await;
+        let api = OriginServer::start(OriginConfig::default()).await;
+        let token_url = world.authorization_server.token_url();
+        let host = world.origin.authority();
+        world.configure_file(|text| {
+            text.replace(&token_url, &format!("http://{TOKEN_ENDPOINT}/token"))
+                .replace(&host, &api.authority())
+        });
+        add_admin_token(&mut world);
+        world.write_seed(OLD[2]);
+        std::fs::DirBuilder::new().mode(0o700).create(world.state()).unwrap();
+        world.write_secret("state/api.json", &golden(record));
+        Self { world, api, _alone: alone }
+    }
+
+    async fn start(record: &str, current: &str) -> Self {
+        let mut old = Self::servers(record, current, false).await;
+        old.world.start_proxy().await;
+        old
+    }
+
+    async fn get(&self) -> u16 {
+        self.world.client().get(self.api.url("/")).send().await.unwrap().status().as_u16()
+    }
+
+    async fn force(&self) -> u16 {
+        force(self.world.app().admin_address().unwrap()).await.status
+    }
+
+    fn bearers(&self) -> Vec<String> {
+        let requests = self.api.requests();
+        requests.iter().map(|it| it.bearer().unwrap_or_default().to_owned()).collect()
+    }
+
+    fn presented(&self, refresh_token: &str) -> usize {
+        presented(&self.world.authorization_server, refresh_token)
+    }
+
+    /// The newest refresh token is in the record, which is of the format of today.
+    #[track_caller]
+    fn assert_stored(&self, case: &str) {
+        let server = &self.world.authorization_server;
+        let text = std::fs::read(self.world.state().join("api.json")).unwrap();
+        let file: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(file["record"]["refresh_token"], server.current_refresh_token(), "{case}");
+        assert_eq!(file["record"]["terminal"], Value::Null, "{case}");
+        assert_eq!(file["bearerd"], 4, "{case}: an older bearerd must not read it");
+        assert_eq!(server.reuse_count(), 0, "{case}");
+    }
+}
+
+/// The ordinary ones, of each format, and one with everything that a record could hold.
+#[tokio::test]
+async fn a_token_of_before_is_used_and_its_refresh_token_after_it() {
+    for record in ["format-2", "format-3", "everything"] {
+        let old = Old::start(record, REFRESH_TOKEN).await;
+        for _ in 0..3 {
+            assert_eq!(old.get().await, 200, "{record}");
+        }
+        assert_eq!(old.bearers(), [ACCESS_TOKEN; 3], "{record}");
+        let server = &old.world.authorization_server;
+        assert_eq!(server.token_requests(), 0, "{record}");
+        assert_eq!(old.world.status().generation.0, 5, "{record}");
+        assert_eq!(old.force().await, 200, "{record}");
+        assert_eq!(old.presented(REFRESH_TOKEN), 1, "{record}");
+        assert_eq!(old.get().await, 200, "{record}");
+        let newest = server.tokens().newest_access_token().unwrap();
+        assert_eq!(old.bearers().last(), Some(&newest), "{record}");
+        assert!(old.world.status().generation.0 > 5, "{record}");
+        old.assert_stored(record);
+    }
+}
+
+/// Superseded refresh tokens and seeds are still known, over the change of formats as well.
+#[tokio::test]
+async fn old_refresh_tokens_of_a_record_of_before_are_never_presented() {
+    for record in ["format-2", "format-3", "everything"] {
+        for rewritten in [false, true] {
+            let mut old = Old::start(record, REFRESH_TOKEN).await;
+            if rewritten {
+                assert_eq!(old.force().await, 200, "{record}");
+            }
+            for token in OLD {
+                old.world.write_seed(token);
+                old.world.restart().await;
+                assert_eq!(old.get().await, 200, "{record}, {token}");
+                assert_eq!(old.presented(token), 0, "{record}, {token}");
+            }
+            assert_eq!(old.force().await, 200, "{record}");
+            old.assert_stored(record);
+        }
+    }
+}
+
+/// Its own margin, its raw members and its other facts make no difference; but a rejection does.
+#[tokio::test]
+async fn a_rejected_or_expired_token_of_before_is_replaced_by_its_refresh_token() {
+    for record in ["rejected", "expired"] {
+        let old = Old::start(record, REFRESH_TOKEN).await;
+        assert_eq!(old.get().await, 200, "{record}");
+        assert_eq!(old.presented(REFRESH_TOKEN), 1, "{record}");
+        let newest = old.world.authorization_server.tokens().newest_access_token().unwrap();
+        assert_eq!(old.bearers(), [newest], "{record}");
+        old.assert_stored(record);
+    }
+}
+
+/// A refresh was begun, and the process ended before the answer.
+#[tokio::test]
+async fn an_intent_of_before_is_followed_up_once() {
+    // The server has never seen it.
+    let old = Old::start("intent", REFRESH_TOKEN).await;
+    assert_eq!(old.get().await, 200);
+    assert_eq!(old.world.authorization_server.token_requests(), 1);
+    assert_eq!(old.presented(REFRESH_TOKEN), 1);
+    old.assert_stored("not consumed");
+    drop(old);
+    // It was consumed, and what it brought is lost.
+    let old = Old::start("intent", "golden-rt-6").await;
+    for _ in 0..3 {
+        assert_eq!(old.get().await, 503);
+    }
+    assert_eq!(old.world.authorization_server.token_requests(), 1);
+    assert_eq!(old.world.terminal_reason(), "lost_rotation");
+}
+
+/// A new seed had taken the place of a grant that worked, and had not brought anything yet.
+#[tokio::test]
+async fn a_seed_on_trial_of_before_is_tried_and_otherwise_what_it_has_displaced_goes_on() {
+    let old = Old::start("displaced", TRIAL).await;
+    assert_eq!(old.get().await, 200);
+    assert_eq!((old.presented(TRIAL), old.presented(REFRESH_TOKEN)), (1, 0));
+    let newest = old.world.authorization_server.tokens().newest_access_token().unwrap();
+    assert_eq!(old.bearers(), [newest]);
+    old.assert_stored("a good seed");
+    drop(old);
+
+    let mut old = Old::start("displaced", REFRESH_TOKEN).await;
+    for round in 0..3 {
+        assert_eq!(old.get().await, 200, "{round}");
+        if round == 1 {
+            old.world.write_seed(TRIAL);
+            old.world.restart().await;
+        }
+    }
+    assert_eq!(old.presented(TRIAL), 1, "a refused seed is tried once");
+    let force = async {
+        let mut pause = tokio::time::interval(std::time::Duration::from_millis(50));
+        while old.force().await != 200 {
+            pause.tick().await;
+        }
+    };
+    super::super::wire::within(force).await;
+    assert_eq!(old.presented(REFRESH_TOKEN), 1);
+    old.assert_stored("a refused seed");
+}
+
+/// Dead stays dead, without a request; an operator or a new seed brings it back.
+#[tokio::test]
+async fn a_dead_grant_of_before_stays_dead_until_somebody_acts() {
+    for (record, reason) in [("revoked", "revoked"), ("lost-rotation", "lost_rotation")] {
+        for by_seed in [false, true] {
+            let case = format!("{record}, by seed: {by_seed}");
+            let mut old = Old::start(record, REFRESH_TOKEN).await;
+            for _ in 0..3 {
+                assert_eq!(old.get().await, 503, "{case}");
+                old.world.restart().await;
+            }
+            let server = &old.world.authorization_server;
+            assert_eq!(server.token_requests(), 0, "{case}");
+            let said = described(old.world.app().admin_address().unwrap()).await;
+            assert_eq!((&said["state"], &said["reason"]), (&json!("needs_login"), &json!(reason)));
+            if by_seed {
+                let seed = server.issue_refresh_token();
+                old.world.write_seed(&seed);
+                old.world.reload().await;
+            } else {
+                // It was a mistake: the server takes it.
+                assert_eq!(old.force().await, 200, "{case}");
+            }
+            assert_eq!(old.get().await, 200, "{case}");
+            old.assert_stored(&case);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_logout_of_before_is_still_one() {
+    let mut old = Old::start("logged-out", REFRESH_TOKEN).await;
+    for seed in [OLD[2], OLD[0]] {
+        old.world.write_seed(seed);
+        old.world.reload().await;
+        assert_eq!(old.get().await, 503, "{seed}");
+        old.world.restart().await;
+        assert_eq!(old.get().await, 503, "{seed}");
+    }
+    let server = &old.world.authorization_server;
+    assert_eq!(server.token_requests(), 0);
+    assert!(matches!(old.world.status().condition, Condition::NeedsLogin(_)));
+    let seed = server.issue_refresh_token();
+    old.world.write_seed(&seed);
+    old.world.reload().await;
+    assert_eq!(old.get().await, 200);
+    old.assert_stored("a new seed");
+}
+
+#[tokio::test]
+async fn a_bound_refresh_token_of_before_is_presented_with_its_key() {
+    let mut old = Old::servers("dpop", REFRESH_TOKEN, true).await;
+    old.world.start_proxy().await;
+    assert_eq!(old.get().await, 200);
+    assert_eq!(old.api.requests()[0].bound_token(), Some(ACCESS_TOKEN));
+    assert_eq!(old.force().await, 200);
+    let request = &old.world.authorization_server.requests()[0];
+    assert_eq!(request.param("refresh_token"), Some(REFRESH_TOKEN));
+    let proof = request.headers["dpop"].to_str().unwrap();
+    let head = URL_SAFE_NO_PAD.decode(proof.split('.').next().unwrap()).unwrap();
+    let head: Value = serde_json::from_slice(&head).unwrap();
+    let public: Value = serde_json::from_str(&golden("dpop-public-key")).unwrap();
+    assert_eq!((&head["jwk"]["x"], &head["jwk"]["y"]), (&public["x"], &public["y"]));
+    old.assert_stored("bound");
+}
+
+/// Sealed, with the key that is still the one, or with one of before.
+#[tokio::test]
+async fn a_sealed_record_of_before_is_opened_with_its_key() {
+    let tokens = [ACCESS_TOKEN.to_owned(), REFRESH_TOKEN.to_owned()];
+    for keys in [
+        "key = { file = \"key\" }",
+        "key = { file = \"new-key\" }\nold_keys = [{ file = \"key\" }]",
+    ] {
+        let mut old = Old::servers("sealed", REFRESH_TOKEN, false).await;
+        old.world.write_secret("key", KEY);
+        old.world.write_secret("new-key", "T2nZ0Vbq7y1oLkJ9xW4uRcEaGfHs8dMpQi5tYrBvXgA=");
+        old.world.configure_file(|text| format!("{text}\n[store]\nurl = \"file:state\"\n{keys}\n"));
+        old.world.start_proxy().await;
+        assert_eq!(old.get().await, 200, "{keys}");
+        assert_eq!(old.bearers(), [ACCESS_TOKEN], "{keys}");
+        assert_eq!(old.force().await, 200, "{keys}");
+        assert_eq!(old.presented(REFRESH_TOKEN), 1, "{keys}");
+        old.world.restart().await;
+        assert_eq!(old.get().await, 200, "{keys}");
+        let server = &old.world.authorization_server;
+        assert_eq!((server.token_requests(), server.reuse_count()), (1, 0), "{keys}");
+        let newest = server.tokens().newest_access_token().unwrap();
+        assert_eq!(old.bearers(), [ACCESS_TOKEN, &newest], "{keys}");
+        let newest = [newest, server.current_refresh_token()];
+        assert_eq!(files_with(&old.world, &[tokens.as_slice(), &newest].concat()), [""; 0]);
+    }
+    // Without its key it is nothing, and is left alone.
+    let old = Old::servers("sealed", REFRESH_TOKEN, false).await;
+    let output = bearerd(old.world.dir.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(78), "{}", text(&output.stderr));
+    let left = std::fs::read_to_string(old.world.state().join("api.json")).unwrap();
+    assert_eq!(left, golden("sealed"));
+}
+
+/// A record of before is no damage: it is not rewritten for nothing, nor moved aside.
+#[tokio::test]
+async fn a_record_of_before_is_not_moved_aside_and_survives_a_restart_without_a_request() {
+    for record in ["format-2", "format-3", "everything", "displaced", "revoked", "logged-out"] {
+        let mut old = Old::start(record, REFRESH_TOKEN).await;
+        old.world.restart().await;
+        let names = || super::operator::files(&old.world).into_keys();
+        let whole =
+            || !names().any(|name| name.contains("corrupt")) && old.api.requests().is_empty();
+        stays_true(record, WRITTEN_BACK, whole).await;
+        let server = &old.world.authorization_server;
+        if record != "displaced" {
+            assert_eq!(server.token_requests(), 0, "{record}");
+        }
+    }
+}
+
+/// One that is put back over a newer record, as the backup of an older edition would be.
+#[tokio::test]
+async fn a_record_of_before_that_is_put_back_over_a_newer_one_is_overwritten() {
+    let old = Old::start("format-3", REFRESH_TOKEN).await;
+    assert_eq!(old.force().await, 200);
+    let newest = old.world.authorization_server.current_refresh_token();
+    std::fs::write(old.world.state().join("api.json"), golden("format-3")).unwrap();
+    let is_newest = || {
+        super::operator::whole_record(&old.world)
+            .is_some_and(|record| record["refresh_token"] == newest.as_str())
+    };
+    eventually("it is written back", is_newest).await;
+    assert_eq!(old.force().await, 200);
+    old.assert_stored("put back");
+}
+
+/// The server does not rotate: the same refresh token is in records of both formats.
+#[tokio::test]
+async fn a_refresh_token_that_is_never_replaced_is_kept_over_the_change_of_formats() {
+    let mut old = Old::servers("format-2", REFRESH_TOKEN, false).await;
+    old.world.authorization_server.set_rotation(Rotation::Omit);
+    old.world.start_proxy().await;
+    assert_eq!(old.force().await, 200);
+    for requests in 2..=3 {
+        old.world.clock.advance(HOURS);
+        old.world.restart().await;
+        assert_eq!(old.get().await, 200);
+        assert_eq!(old.presented(REFRESH_TOKEN), requests);
+    }
+    old.assert_stored("not rotated");
+}

@@ -1,0 +1,215 @@
+//! E26: plain records beside a `store.key`, forged ones and those from before there was a key.
+
+use std::time::Instant;
+
+use super::super::program::{Program, bearerd, text};
+use super::super::world::{HOURS, World, WorldBuilder, eventually};
+use super::operator::{WRITTEN_BACK, files, files_with, presented, stays_true};
+
+const KEY: &str = "LAl2wQ9r5n0E1u8kq3vTzYxPb7sGdHjF+oM/iRcVaWE=";
+const NEW_KEY: &str = "T2nZ0Vbq7y1oLkJ9xW4uRcEaGfHs8dMpQi5tYrBvXgA=";
+
+const PLAIN: &str = "[store]\nurl = \"file:state\"\n#keys\n";
+const SEALED: &str = "key = { file = \"key\" }\n";
+const SEALED_AND_PLAIN: &str = "key = { file = \"key\" }\nold_keys = [\"plain\"]\n";
+
+/// Servers and the keys in files; the store has none yet.
+async fn servers(builder: WorldBuilder) -> World {
+    let world = builder.sections(PLAIN).start_servers().await;
+    world.write_secret("key", KEY);
+    world.write_secret("new-key", NEW_KEY);
+    world
+}
+
+fn set_keys(world: &mut World, keys: &str) {
+    world.configure_file(|text| {
+        let (before, rest) = text.split_once("#keys\n").unwrap();
+        let (_, after) = rest.split_once("\n[credential").unwrap();
+        format!("{before}#keys\n{keys}\n[credential{after}")
+    });
+}
+
+/// All that is secret in the record of `api`.
+fn tokens(world: &World) -> [String; 2] {
+    let server = &world.authorization_server;
+    [server.current_refresh_token(), server.tokens().newest_access_token().unwrap()]
+}
+
+/// A plain record with a good access token, and a refresh token that is nobody's but a forger's.
+fn forged(world: &World) -> (Vec<u8>, [String; 2]) {
+    let access_token = world.authorization_server.tokens().issue_access_token(HOURS);
+    let refresh_token = "forged-refresh-token".to_owned();
+    let record = format!(
+        r#"{{"generation": 9, "access_token": "{access_token}", "refresh_token": "{refresh_token}"}}"#
+    );
+    (super::migration::envelope(3, &record), [refresh_token, access_token])
+}
+
+/// E26: `store.key` is new, and nobody has said that plain records are to be believed.
+#[tokio::test]
+async fn a_plain_record_beside_a_key_stops_the_start_and_the_fix_is_named() {
+    let mut world = servers(World::plain()).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.stop().await;
+    let before = files(&world);
+    set_keys(&mut world, SEALED);
+    for command in ["check", "run"] {
+        let output = bearerd(world.dir.path(), &[command]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{command}: {said}");
+        assert!(said.contains("api.json"), "{command}: {said}");
+        assert!(said.contains("old_keys = [\"plain\"]"), "{command}: {said}");
+        for token in tokens(&world) {
+            assert!(!said.contains(&token), "{said}");
+        }
+    }
+    assert_eq!(files(&world), before, "something was changed");
+    assert_eq!(world.authorization_server.token_requests(), 1);
+}
+
+/// E26: the operator says so, and the start seals them, whether or not anything is asked for.
+#[tokio::test]
+async fn records_from_before_the_key_are_sealed_at_start() {
+    let mut world = servers(World::plain()).await;
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.stop().await;
+    let tokens = tokens(&world);
+    assert_eq!(files_with(&world, &tokens), ["api.json"]);
+    set_keys(&mut world, SEALED_AND_PLAIN);
+    let program = Program::start(&world).await;
+    let began = Instant::now();
+    eventually("it is sealed", || files_with(&world, &tokens).is_empty()).await;
+    assert!(began.elapsed() <= WRITTEN_BACK, "{:?}", began.elapsed());
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    program.kill().await;
+    // From now on without the exception.
+    set_keys(&mut world, SEALED);
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    program.stop().await;
+    assert_eq!(files_with(&world, &tokens), [""; 0]);
+}
+
+/// Records of all slots, also of those that no request has asked for since the start.
+#[tokio::test]
+async fn records_of_all_values_of_a_variable_are_sealed_at_start() {
+    let lines = "paths = [\"/${club}/\"]\nvars = { club = [\"paris\", \"lyon\"] }\n\
+                 params = { club = \"${club}\" }\nrefresh_token = { file = \"seed-${club}\" }";
+    let builder = World::builder()
+        .without_seed()
+        .authorization_server(|config| config.realm_parameter = Some("club".into()))
+        .credential(lines);
+    let mut world = servers(builder).await;
+    let mut tokens = Vec::new();
+    for club in ["paris", "lyon"] {
+        let seed = world.authorization_server.current_refresh_token_of(club);
+        world.write_secret(&format!("seed-{club}"), &seed);
+    }
+    world.start_proxy().await;
+    for club in ["paris", "lyon"] {
+        assert_eq!(world.get(&format!("/{club}/")).await.0, 200);
+        tokens.push(world.authorization_server.current_refresh_token_of(club));
+    }
+    tokens.extend(world.tokens_seen());
+    world.stop().await;
+    assert_eq!(files_with(&world, &tokens), ["api@lyon.json", "api@paris.json"]);
+    set_keys(&mut world, SEALED_AND_PLAIN);
+    world.start_proxy().await;
+    eventually("they are sealed", || files_with(&world, &tokens).is_empty()).await;
+    for club in ["paris", "lyon"] {
+        assert_eq!(world.get(&format!("/{club}/")).await.0, 200);
+    }
+    assert_eq!(world.authorization_server.token_requests(), 2);
+}
+
+/// A change of keys with the record of before still plain: one start is enough.
+#[tokio::test]
+async fn plain_records_and_an_old_key_can_be_given_together() {
+    let mut world = servers(World::builder()).await;
+    set_keys(&mut world, SEALED);
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    world.stop().await;
+    let tokens = tokens(&world);
+    set_keys(
+        &mut world,
+        "key = { file = \"new-key\" }\nold_keys = [\"plain\", { file = \"key\" }]\n",
+    );
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    world.clock.advance(HOURS);
+    assert_eq!(world.get("/").await.0, 200);
+    world.stop().await;
+    set_keys(&mut world, "key = { file = \"new-key\" }\n");
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert_eq!(files_with(&world, &tokens), [""; 0]);
+}
+
+/// Without a key there is nothing that plain records could be the exception of.
+#[tokio::test]
+async fn plain_without_a_key_changes_nothing() {
+    let mut world = servers(World::plain()).await;
+    set_keys(&mut world, "old_keys = [\"plain\"]\n");
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.stop().await;
+    world.assert_stored(1);
+}
+
+/// E26: whoever can write the directory puts a token of their own there, to have calls made in their
+/// name, while bearerd runs. Format 3 is plain text that every edition reads.
+#[tokio::test]
+async fn a_plain_record_forged_while_it_runs_is_never_used() {
+    for restarted in [false, true] {
+        let mut world = servers(World::builder()).await;
+        set_keys(&mut world, SEALED);
+        world.start_proxy().await;
+        assert_eq!(world.get("/").await.0, 200);
+        let [_, own] = tokens(&world);
+        let (forged, [refresh_token, access_token]) = forged(&world);
+        if restarted {
+            world.restart().await;
+        }
+        std::fs::write(world.state().join("api.json"), &forged).unwrap();
+        let unused = || !world.tokens_seen().contains(&access_token);
+        stays_true("the forged token is not used", WRITTEN_BACK, unused).await;
+        world.origin.clear();
+        assert_eq!(world.get("/").await.0, 200);
+        assert_eq!(world.tokens_seen(), [own]);
+        world.clock.advance(HOURS);
+        let _any = world.get("/").await;
+        let server = &world.authorization_server;
+        assert_eq!(presented(server, &refresh_token), 0);
+        assert!(!world.tokens_seen().contains(&access_token));
+        assert_eq!(server.reuse_count(), 0);
+        let named = world.status().last_error.is_some_and(|(_, what)| what.contains("plain"));
+        let sealed_again = files_with(&world, &[refresh_token]).is_empty();
+        assert!(named || sealed_again, "neither refused nor written back");
+    }
+}
+
+/// The record of another credential, sealed with the same key, in this one's place.
+#[tokio::test]
+async fn a_sealed_record_of_another_credential_is_not_used() {
+    let mut world = servers(World::builder()).await;
+    set_keys(&mut world, SEALED);
+    let (name, other) = ("[credential.api]", "[credential.other]");
+    world.configure(|text| text.replace(name, other));
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    world.stop().await;
+    let [refresh_token, access_token] = tokens(&world);
+    std::fs::rename(world.state().join("other.json"), world.state().join("api.json")).unwrap();
+    world.configure_file(|text| text.replace(other, name));
+    let output = bearerd(world.dir.path(), &["check"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("api.json"), "{said}");
+    assert_eq!(presented(&world.authorization_server, &refresh_token), 0);
+    assert_eq!(world.tokens_seen(), [access_token]);
+}

@@ -1,0 +1,148 @@
+//! E21 and the seeds of E43: refresh tokens that come back from long ago, and very many of them.
+
+use serde_json::Value;
+
+use super::super::world::{HOURS, World};
+use super::operator::{add_admin_token, change, files, presented};
+
+/// So many more generations, each from the refresh token before it.
+async fn rotate(world: &World, times: usize) {
+    let server = &world.authorization_server;
+    for _ in 0..times {
+        world.clock.advance(HOURS);
+        assert_eq!(world.get("/").await.0, 200);
+    }
+    assert_eq!(server.reuse_count(), 0);
+}
+
+/// Makes each of these the seed, by a restart and by a reload, and asserts that it is not presented.
+async fn never_presented(world: &mut World, tokens: &[String]) {
+    for token in tokens {
+        for restart in [false, true] {
+            let before = presented(&world.authorization_server, token);
+            world.write_seed(token);
+            if restart {
+                world.restart().await;
+            } else {
+                world.reload().await;
+            }
+            assert_eq!(world.get("/").await.0, 200);
+            world.clock.advance(HOURS);
+            assert_eq!(world.get("/").await.0, 200);
+            let server = &world.authorization_server;
+            assert_eq!(presented(server, token), before, "it was presented again");
+            assert_eq!(server.reuse_count(), 0);
+            assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+        }
+    }
+}
+
+/// E21.
+#[tokio::test]
+async fn a_refresh_token_of_long_ago_as_a_seed_is_never_presented() {
+    let mut world = World::settled().await;
+    rotate(&world, 12).await;
+    let old = world.authorization_server.previous_refresh_tokens();
+    // The last one, that of ten rotations ago, the first that the server has issued, and the seed.
+    let chosen = [&old[old.len() - 1], &old[old.len() - 10], &old[1], &old[0]].map(Clone::clone);
+    never_presented(&mut world, &chosen).await;
+}
+
+/// The same after a hundred rotations: the backup of last week.
+#[tokio::test]
+async fn a_refresh_token_of_a_hundred_rotations_ago_is_still_known() {
+    let mut world = World::settled().await;
+    rotate(&world, 100).await;
+    let old = world.authorization_server.previous_refresh_tokens();
+    let chosen = [old[1].clone(), old[50].clone()];
+    never_presented(&mut world, &chosen).await;
+}
+
+/// Of a grant that another seed has replaced, or that was logged out: its refresh tokens are used up all
+/// the same.
+#[tokio::test]
+async fn a_rotated_refresh_token_of_a_grant_before_this_one_is_never_presented() {
+    for logged_out in [false, true] {
+        let mut world = World::builder().start_servers().await;
+        add_admin_token(&mut world);
+        world.start_proxy().await;
+        assert_eq!(world.get("/").await.0, 200);
+        rotate(&world, 12).await;
+        let old = world.authorization_server.previous_refresh_tokens();
+        if logged_out {
+            let admin = world.app().admin_address().unwrap();
+            assert_eq!(change(admin, "api", "logout").await.status, 200);
+            world.write_seed(&old[3]);
+            world.reload().await;
+            assert_eq!(world.get("/").await.0, 503);
+            assert_eq!(world.authorization_server.reuse_count(), 0);
+        }
+        world.write_seed(&world.authorization_server.issue_refresh_token());
+        world.reload().await;
+        assert_eq!(world.get("/").await.0, 200);
+        let chosen = [old[old.len() - 1].clone(), old[3].clone()];
+        never_presented(&mut world, &chosen).await;
+    }
+}
+
+/// The newest one as a seed: nothing new, and no reason to ask.
+#[tokio::test]
+async fn the_current_refresh_token_as_a_seed_changes_nothing() {
+    let mut world = World::settled().await;
+    rotate(&world, 2).await;
+    world.write_seed(&world.authorization_server.current_refresh_token());
+    world.restart().await;
+    for _ in 0..3 {
+        assert_eq!(world.get("/").await.0, 200);
+        world.reload().await;
+    }
+    assert_eq!(world.authorization_server.token_requests(), 3);
+    world.assert_stored(3);
+}
+
+/// Two processes: one is given an old token as its seed.
+#[tokio::test]
+async fn a_sibling_that_is_given_an_old_refresh_token_does_not_present_it() {
+    let world = World::settled().await;
+    rotate(&world, 12).await;
+    let old = world.authorization_server.previous_refresh_tokens()[2].clone();
+    world.write_seed(&old);
+    let sibling = world.sibling().await;
+    for _ in 0..2 {
+        let (here, there) = tokio::join!(world.get("/"), sibling.get(&world));
+        assert_eq!((here.0, there.0), (200, 200));
+        world.clock.advance(HOURS);
+    }
+    assert_eq!(presented(&world.authorization_server, &old), 1);
+    assert_eq!(world.authorization_server.reuse_count(), 0);
+}
+
+/// E43: a job that writes a new seed every hour.
+#[tokio::test]
+async fn a_thousand_seeds_leave_a_bounded_record() {
+    let world = World::plain().settled().await;
+    let server = &world.authorization_server;
+    for number in 0..1000 {
+        world.write_seed(&server.issue_refresh_token());
+        world.reload().await;
+        let (status, said) = world.get("/").await;
+        assert_eq!(status, 200, "{number}: {said}");
+        // The floor between two flights of one credential.
+        world.clock.advance(super::super::world::MINUTE);
+    }
+    assert_eq!((server.token_requests(), server.reuse_count()), (1001, 0));
+    let record = files(&world).remove("api.json").unwrap();
+    assert!(record.len() < 64 * 1024, "{} bytes", record.len());
+    let record: Value = serde_json::from_slice(&record).unwrap();
+    assert_eq!(record["record"]["refresh_token"], server.current_refresh_token());
+    // The last ones are still known.
+    let old = server.previous_refresh_tokens();
+    for token in [&old[old.len() - 2], &old[old.len() - 21]] {
+        let before = presented(server, token);
+        world.write_seed(token);
+        world.reload().await;
+        assert_eq!(world.get("/").await.0, 200);
+        assert_eq!(presented(server, token), before);
+    }
+    assert_eq!(server.reuse_count(), 0);
+}
