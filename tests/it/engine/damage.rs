@@ -14,12 +14,15 @@ use super::operator::{
 
 const DAMAGES: [&str; 6] = ["deleted", "empty", "cut", "flipped", "older", "other"];
 
-/// What becomes of `newest`. `older` is what the file held before.
-fn damage(world: &World, how: &str, older: &[u8]) {
+/// Damages the record; what is in its place now. `older` is what the file held before.
+fn damage(world: &World, how: &str, older: &[u8]) -> Option<Vec<u8>> {
     let path = world.state().join("api.json");
     let mut bytes = std::fs::read(&path).unwrap();
     match how {
-        "deleted" => return std::fs::remove_file(&path).unwrap(),
+        "deleted" => {
+            std::fs::remove_file(&path).unwrap();
+            return None;
+        }
         "empty" => bytes.clear(),
         "cut" => bytes.truncate(bytes.len() / 2),
         "flipped" => {
@@ -29,7 +32,8 @@ fn damage(world: &World, how: &str, older: &[u8]) {
         "older" => bytes = older.to_vec(),
         _ => bytes = b"{\"name\": \"something else\"}\n".to_vec(),
     }
-    std::fs::write(&path, bytes).unwrap();
+    std::fs::write(&path, &bytes).unwrap();
+    Some(bytes)
 }
 
 /// A record of generation 3, and the bytes of generation 1.
@@ -44,11 +48,14 @@ async fn third_generation() -> (World, Vec<u8>) {
     (world, older)
 }
 
-async fn is_written_back(world: &World, case: &str) {
+async fn is_written_back(world: &World, damaged: Option<Vec<u8>>, case: &str) {
     let began = Instant::now();
     let newest = world.authorization_server.current_refresh_token();
-    let is_newest =
-        || whole_record(world).is_some_and(|record| record["refresh_token"] == newest.as_str());
+    let path = world.state().join("api.json");
+    let is_newest = || {
+        whole_record(world).is_some_and(|record| record["refresh_token"] == newest.as_str())
+            && std::fs::read(&path).ok() != damaged
+    };
     eventually(&format!("{case}: the record is written back"), is_newest).await;
     assert!(began.elapsed() <= WRITTEN_BACK, "{case}: {:?}", began.elapsed());
 }
@@ -62,8 +69,8 @@ async fn a_record_that_is_damaged_is_written_back_without_a_request() {
                 world.restart().await;
             }
             let case = format!("{how}, restarted: {restarted}");
-            damage(&world, how, &older);
-            is_written_back(&world, &case).await;
+            let damaged = damage(&world, how, &older);
+            is_written_back(&world, damaged, &case).await;
             world.assert_stored(3);
             let server = &world.authorization_server;
             assert_eq!(server.token_requests(), 3, "{case}");
@@ -82,8 +89,8 @@ async fn under_two_replicas_a_damaged_record_is_written_back_and_stays() {
         let (world, older) = third_generation().await;
         let sibling = world.sibling().await;
         assert_eq!(sibling.get(&world).await.0, 200);
-        damage(&world, how, &older);
-        is_written_back(&world, how).await;
+        let damaged = damage(&world, how, &older);
+        is_written_back(&world, damaged, how).await;
         // They do not take turns at it.
         let before = std::fs::read(world.state().join("api.json")).unwrap();
         let same = || std::fs::read(world.state().join("api.json")).unwrap() == before;
@@ -108,8 +115,8 @@ async fn after_a_kill_a_backup_that_was_put_back_does_not_present_a_dead_token()
         for _ in 0..2 {
             assert_eq!(force(program.admin).await.status, 200, "{how}");
         }
-        damage(&world, how, &older);
-        is_written_back(&world, how).await;
+        let damaged = damage(&world, how, &older);
+        is_written_back(&world, damaged, how).await;
         program.kill().await;
         let program = Program::start(&world).await;
         assert_eq!(program.get(&world.http("/")).await, 200, "{how}");
@@ -127,8 +134,8 @@ async fn during_a_token_request_a_damaged_record_is_written_back_too() {
         let (world, older) = third_generation().await;
         world.clock.advance(HOURS);
         let request = world.begin_refresh().await;
-        damage(&world, how, &older);
-        is_written_back(&world, how).await;
+        let damaged = damage(&world, how, &older);
+        is_written_back(&world, damaged, how).await;
         // Another process presents nothing meanwhile.
         let sibling = world.sibling().await;
         let other = spawn_get(&world, &sibling);
@@ -152,8 +159,8 @@ fn spawn_get(world: &World, sibling: &Sibling) -> tokio::task::JoinHandle<u16> {
 #[tokio::test]
 async fn what_was_damaged_is_moved_aside_once() {
     let (world, older) = third_generation().await;
-    damage(&world, "cut", &older);
-    is_written_back(&world, "cut").await;
+    let damaged = damage(&world, "cut", &older);
+    is_written_back(&world, damaged, "cut").await;
     let aside = || files(&world).into_keys().filter(|name| name.contains(".corrupt-")).count();
     assert_eq!(aside(), 1);
     stays_true("one file aside", WRITTEN_BACK, || aside() == 1).await;

@@ -34,7 +34,8 @@ fn days(number: u64) -> Value {
 
 /// In days from now, by bearerd's clock.
 fn days_until(world: &World, time: &Value) -> i64 {
-    let time = humantime::parse_rfc3339(time.as_str().unwrap_or_default()).unwrap();
+    let time = time.as_str().expect("the end is in the record");
+    let time = humantime::parse_rfc3339(time).unwrap();
     let until = time.duration_since(world.clock.now()).unwrap_or_default() + DAY / 2;
     i64::try_from(until.as_secs() / 86_400).unwrap()
 }

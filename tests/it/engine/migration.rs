@@ -3,6 +3,7 @@
 //! They were made with a token endpoint at [`TOKEN_ENDPOINT`], which is part of the hash of the
 //! configuration in them. The access token in most of them lives until 2099.
 
+use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -57,6 +58,8 @@ impl Old {
     async fn servers(record: &str, current: &str, dpop: bool) -> Self {
         static ALONE: Mutex<()> = Mutex::const_new(());
         let alone = ALONE.lock().await;
+        // The server of the test before is ending.
+        eventually("the address is free", || TcpListener::bind(TOKEN_ENDPOINT).is_ok()).await;
         let change = |config: &mut AuthorizationServerConfig| {
             config.listen = Some(TOKEN_ENDPOINT.parse().unwrap());
             config.initial_refresh_token = current.to_owned();

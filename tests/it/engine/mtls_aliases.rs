@@ -156,13 +156,3 @@ async fn a_configured_token_url_is_asked_whatever_the_alias_is() {
     published.ask(false).await;
     assert_eq!(published.asked(), (true, false));
 }
-
-/// An alias in plain http at another host is no place for a secret.
-#[tokio::test]
-async fn an_alias_that_is_not_https_is_not_believed() {
-    let mut published = Published::start(CERTIFICATE, true).await;
-    published.publishes(json!({"token_endpoint": "http://alias.test/token"}));
-    published.ask(true).await;
-    assert_eq!(published.asked(), (false, false));
-    assert_eq!(published.world.get("/").await.0, 503);
-}

@@ -94,7 +94,7 @@ async fn start() -> (World, Program) {
 }
 
 /// A bad command in the place of the good one, and the good one again.
-async fn replace_and_restore(case: &str, script: &str) {
+async fn replace_and_restore((case, script): (&str, &str)) {
     let (world, program) = start().await;
     let dir = world.dir.path();
     let _reaper = Reaper(dir);
@@ -118,12 +118,35 @@ async fn replace_and_restore(case: &str, script: &str) {
     assert!(!log.contains("test-client-secret"), "{case}: {log}");
 }
 
-/// They wait for their limits at the same time.
+/// E28.
 #[tokio::test]
-async fn a_command_that_does_not_end_is_killed_with_all_it_has_started_and_reloads_go_on() {
-    let cases = BAD.map(|(case, script)| replace_and_restore(case, script));
-    let [one, two, three, four, five, six] = cases;
-    tokio::join!(one, two, three, four, five, six);
+async fn a_command_that_prints_closes_its_output_and_sleeps_is_killed_and_reloads_go_on() {
+    replace_and_restore(BAD[0]).await;
+}
+
+#[tokio::test]
+async fn a_command_that_never_prints_is_killed_and_reloads_go_on() {
+    replace_and_restore(BAD[1]).await;
+}
+
+#[tokio::test]
+async fn a_command_that_leaves_somebody_with_its_output_is_killed_and_reloads_go_on() {
+    replace_and_restore(BAD[2]).await;
+}
+
+#[tokio::test]
+async fn a_command_that_leaves_somebody_with_its_output_and_sleeps_is_killed_and_reloads_go_on() {
+    replace_and_restore(BAD[3]).await;
+}
+
+#[tokio::test]
+async fn a_command_that_pays_no_attention_to_signals_is_killed_and_reloads_go_on() {
+    replace_and_restore(BAD[4]).await;
+}
+
+#[tokio::test]
+async fn a_command_that_prints_for_ever_is_killed_and_reloads_go_on() {
+    replace_and_restore(BAD[5]).await;
 }
 
 /// A stop is not kept waiting by a command either.

@@ -1,9 +1,11 @@
 //! E21 and the seeds of E43: refresh tokens that come back from long ago, and very many of them.
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use super::super::world::{HOURS, World};
-use super::operator::{add_admin_token, change, files, presented};
+use super::super::program::Program;
+use super::super::world::{HOURS, MINUTE, World};
+use super::operator::{add_admin_token, change, files, force, presented};
 
 /// So many more generations, each from the refresh token before it.
 async fn rotate(world: &World, times: usize) {
@@ -85,19 +87,50 @@ async fn a_rotated_refresh_token_of_a_grant_before_this_one_is_never_presented()
     }
 }
 
-/// The newest one as a seed: nothing new, and no reason to ask.
+/// The newest one as a seed: it may be used once more, and that is all.
 #[tokio::test]
-async fn the_current_refresh_token_as_a_seed_changes_nothing() {
+async fn the_current_refresh_token_as_a_seed_costs_no_grant() {
     let mut world = World::settled().await;
     rotate(&world, 2).await;
-    world.write_seed(&world.authorization_server.current_refresh_token());
+    let newest = world.authorization_server.current_refresh_token();
+    world.write_seed(&newest);
     world.restart().await;
     for _ in 0..3 {
         assert_eq!(world.get("/").await.0, 200);
         world.reload().await;
+        world.clock.advance(HOURS);
+        assert_eq!(world.get("/").await.0, 200);
     }
-    assert_eq!(world.authorization_server.token_requests(), 3);
-    world.assert_stored(3);
+    let server = &world.authorization_server;
+    assert_eq!((presented(server, &newest), server.reuse_count()), (1, 0));
+    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+}
+
+/// Whoever has written it there waits for something to happen, and is told why nothing does.
+#[tokio::test]
+async fn the_log_says_why_a_seed_is_ignored() {
+    let mut world = World::plain().start_servers().await;
+    add_admin_token(&mut world);
+    let program = Program::start(&world).await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    for _ in 0..2 {
+        assert_eq!(force(program.admin).await.status, 200);
+    }
+    let old = world.authorization_server.previous_refresh_tokens()[1].clone();
+    world.write_seed(&old);
+    program.signal(Signal::HUP);
+    program.logs("in force").await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+    assert_eq!(force(program.admin).await.status, 200);
+    let log = program.stop().await;
+    let says = |line: &str| {
+        line.contains("WARN")
+            && line.contains("api")
+            && (line.contains("seed") || line.contains("refresh_token"))
+    };
+    assert!(log.lines().any(says), "{log}");
+    assert!(!log.contains(&old), "{log}");
+    assert_eq!(world.authorization_server.reuse_count(), 0);
 }
 
 /// Two processes: one is given an old token as its seed.
@@ -128,7 +161,7 @@ async fn a_thousand_seeds_leave_a_bounded_record() {
         let (status, said) = world.get("/").await;
         assert_eq!(status, 200, "{number}: {said}");
         // The floor between two flights of one credential.
-        world.clock.advance(super::super::world::MINUTE);
+        world.clock.advance(MINUTE);
     }
     assert_eq!((server.token_requests(), server.reuse_count()), (1001, 0));
     let record = files(&world).remove("api.json").unwrap();
