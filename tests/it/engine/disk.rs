@@ -11,7 +11,10 @@ use super::super::program::Program;
 use super::super::wire::{Reply, within};
 use super::super::world::{World, WorldBuilder};
 use super::faults::Faults;
-use super::operator::{add_admin_token, force, metric, presented, readiness, whole_record};
+use super::operator::{
+    WRITTEN_BACK, add_admin_token, files, force, metric, presented, readiness, stays_true,
+    whole_record,
+};
 
 /// A call of the store is given up after a second; the machine may be busy.
 const GIVEN_UP: Duration = Duration::from_millis(2500);
@@ -121,11 +124,7 @@ async fn with_a_disk_that_hangs_a_rejected_token_is_replaced_all_the_same() {
         faults.set(&[hang]);
         server.tokens().revoke_all_access_tokens();
         let began = Instant::now();
-        let mut statuses = Vec::new();
-        while statuses.last() != Some(&200) && began.elapsed() < Duration::from_secs(15) {
-            statuses.push(within(program.get(&world.http("/"))).await);
-        }
-        assert_eq!(statuses.last(), Some(&200), "{hang}: {statuses:?} in {:?}", began.elapsed());
+        is_replaced(&program, &world, hang).await;
         // A brand-new token is given three seconds to become known, and each call of the store one.
         assert!(began.elapsed() < Duration::from_secs(9), "{hang}: {:?}", began.elapsed());
         assert_unsaved(&program, true, hang).await;
@@ -224,6 +223,71 @@ async fn a_kill_while_a_write_hangs_leaves_a_record_that_can_be_used() {
     }
 }
 
+/// Asks until there is an answer with a new token: a brand-new one that is rejected is given some seconds.
+async fn is_replaced(program: &Program, world: &World, case: &str) {
+    let began = Instant::now();
+    while within(program.get(&world.http("/"))).await != 200 {
+        assert!(began.elapsed() < Duration::from_secs(15), "{case}: it is never replaced");
+    }
+}
+
+/// Two tokens are only in memory, and the write of the first comes to its end after all.
+#[tokio::test]
+async fn writes_that_hung_do_not_overtake_newer_ones() {
+    for hang in ["hang sync", "hang rename"] {
+        let Some((world, faults, program)) = settled(World::plain()).await else { return };
+        let server = &world.authorization_server;
+        faults.set(&[hang]);
+        for _ in 0..2 {
+            server.tokens().revoke_all_access_tokens();
+            is_replaced(&program, &world, hang).await;
+        }
+        assert_unsaved(&program, true, hang).await;
+        assert_eq!(server.token_requests(), 3, "{hang}");
+        faults.set(&[]);
+        saved(&program).await;
+        let newest = server.current_refresh_token();
+        let kept = || {
+            whole_record(&world).is_some_and(|record| record["refresh_token"] == newest.as_str())
+        };
+        stays_true(hang, WRITTEN_BACK, kept).await;
+        assert_eq!(generation(&world), 3, "{hang}");
+        assert_nothing_lost(&world, hang);
+    }
+}
+
+/// E8 at its narrowest: the lock is lost while what is about to be done is being written. Another
+/// process does it instead, and the write that hung does not undo that when it comes to its end.
+#[tokio::test]
+async fn whoever_loses_the_lock_before_presenting_presents_nothing() {
+    for hang in ["hang sync", "hang rename"] {
+        let Some((world, faults, first)) = settled(World::plain()).await else { return };
+        let second = Program::start(&world).await;
+        assert_eq!(second.get(&world.http("/")).await, 200, "{hang}");
+        let server = &world.authorization_server;
+        let before = faults.log();
+        faults.set(&[hang]);
+        server.tokens().revoke_all_access_tokens();
+        let client = first.client().get(world.http("/")).send();
+        let asking = tokio::spawn(client);
+        faults.happens(hang, &before).await;
+        for name in files(&world).into_keys().filter(|name| name.ends_with(".lock")) {
+            std::fs::remove_file(world.state().join(name)).unwrap();
+        }
+        assert_eq!(within(force(second.admin)).await.status, 200, "{hang}");
+        let newest = server.current_refresh_token();
+        faults.set(&[]);
+        let answered = within(asking).await.unwrap().unwrap();
+        assert_eq!(answered.status(), 200, "{hang}");
+        let kept = || {
+            whole_record(&world).is_some_and(|record| record["refresh_token"] == newest.as_str())
+        };
+        stays_true(hang, WRITTEN_BACK, kept).await;
+        assert_eq!(server.token_requests(), 2, "{hang}");
+        assert_nothing_lost(&world, hang);
+    }
+}
+
 // ----- a disk that fails -----
 
 /// E27: the record is replaced, and whether that would survive a power cut is not known.
@@ -297,7 +361,7 @@ async fn a_write_that_fails_is_repeated_and_leaves_no_litter() {
         saved(&program).await;
         assert_eq!((generation(&world), server.token_requests()), (2.into(), 2), "{fail}");
         assert_nothing_lost(&world, fail);
-        let litter = super::operator::files(&world).into_keys();
+        let litter = files(&world).into_keys();
         let litter: Vec<_> = litter.filter(|name| name.ends_with(".tmp")).collect();
         assert_eq!(litter, [""; 0], "{fail}");
     }
