@@ -66,9 +66,6 @@ pub enum StartError {
     /// The trusted authorities cannot be read.
     #[error("[tls]: {0}")]
     Tls(#[from] TlsError),
-    /// The HTTP client for token endpoints cannot be made.
-    #[error("the client for token endpoints cannot be made: {0}")]
-    Client(#[from] reqwest::Error),
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),

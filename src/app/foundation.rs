@@ -57,7 +57,7 @@ impl Foundation {
             true => Credentials::default(),
             false => {
                 let is_first = self.store.is_none();
-                let context = self.context(settings, HttpTransport::new(tls.clone())?).await?;
+                let context = self.context(settings, HttpTransport::new(tls.clone())).await?;
                 if is_first {
                     let watching = self.ledgers.clone().watch(context.clone());
                     tokio::spawn(self.end.clone().run_until_cancelled_owned(watching));

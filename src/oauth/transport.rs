@@ -1,18 +1,37 @@
 //! How a token request travels: the one effect in [`oauth`](super).
 
+mod response;
+
 use std::fmt;
 use std::future::Future;
+use std::io::{Error, ErrorKind};
+use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
+use http::Method;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, USER_AGENT};
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, ClientConfig};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use url::Host;
 
+use self::response::Response;
 use super::answer::RawAnswer;
 use super::request::TokenRequest;
 use crate::crash;
 
-/// The largest answer that is read, 1 MiB: a thousand times what any token endpoint sends.
-const MAX_ANSWER: usize = 1024 * 1024;
+/// For the name, the connection and TLS together: one lost packet and its second repetition.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// The next address of a name is tried after this time, or when the one before fails (RFC 8305 §5).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// When nothing comes for so long, an answer that has all it needs is not waited for any longer.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Sends one token request and returns what came back, whatever it is.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
@@ -40,67 +59,208 @@ pub enum TransportError {
 /// The real transport: HTTP/1.1, a fresh connection for each request.
 ///
 /// Token requests are rare, and a connection of its own cannot be one that the server is closing at
-/// that moment, which would leave it open whether the refresh token was consumed.
+/// that moment, which would leave it open whether the refresh token was consumed. It writes and reads
+/// its messages itself: an HTTP library throws away what is not quite HTTP, and a refresh token with it.
 #[derive(Debug)]
 pub struct HttpTransport {
-    tls: ClientConfig,
-    client: reqwest::Client,
+    tls: Arc<ClientConfig>,
 }
+
+/// What TCP and TLS have in common.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl HttpTransport {
     /// Uses `tls` for https token endpoints.
-    ///
-    /// # Errors
-    ///
-    /// If the TLS configuration does not suit the HTTP client.
-    pub fn new(tls: ClientConfig) -> Result<Self, reqwest::Error> {
-        Ok(Self { client: client(tls.clone())?, tls })
+    pub fn new(mut tls: ClientConfig) -> Self {
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self { tls: Arc::new(tls) }
     }
 
-    async fn exchange(&self, request: TokenRequest) -> Result<RawAnswer, TransportError> {
-        let client = match &request.client_cert {
-            // No connection outlives its request, so there is nothing to keep.
-            Some(certificate) => client(certificate.present(&self.tls)).map_err(failure)?,
-            None => self.client.clone(),
-        };
-        let mut response = client
-            .request(request.method, request.url)
-            .headers(request.fields)
-            .body(request.body.expose().to_owned())
-            .send()
-            .await
-            .map_err(failure)?;
-        crash::point("after_send");
-        let mut answer = RawAnswer {
-            status: response.status(),
-            fields: std::mem::take(response.headers_mut()),
-            body: Vec::new(),
-            cut: None,
-        };
-        while let Some(chunk) = response.chunk().await.map_err(failure)? {
-            if answer.body.len() + chunk.len() > MAX_ANSWER {
-                answer.cut = Some("it is longer than 1 MiB".to_owned());
-                break;
+    async fn exchange(
+        &self,
+        request: TokenRequest,
+        listen: Duration,
+    ) -> Result<RawAnswer, TransportError> {
+        let not_sent = |text: String| TransportError::NotSent(text);
+        let connecting = timeout(CONNECT_LIMIT, self.connect(&request)).await;
+        let late = |_| not_sent(format!("no connection within {} s", CONNECT_LIMIT.as_secs()));
+        let mut stream = connecting.map_err(late)?.map_err(not_sent)?;
+        let message = message(&request);
+        let deadline = Instant::now() + listen;
+        let first = timeout_at(deadline, stream.write(&message)).await;
+        let sent = match first {
+            // Less than a whole TLS record says nothing to the server.
+            Ok(Err(error)) => return Err(not_sent(error.to_string())),
+            Ok(Ok(length)) => {
+                let rest = message.get(length..).unwrap_or_default();
+                let rest = async {
+                    stream.write_all(rest).await?;
+                    stream.flush().await
+                };
+                timeout_at(deadline, rest).await.unwrap_or_else(|_| Err(late_error()))
             }
-            answer.body.extend_from_slice(&chunk);
+            Err(_) => Err(late_error()),
+        };
+        // A server may answer and close before it has read everything.
+        let mut response = Response::default();
+        let end = receive(&mut stream, &mut response, deadline).await?;
+        let why = end.as_ref().or(sent.as_ref().err()).map_or("it was closed".into(), words);
+        if !response.has_head() && end.as_ref().is_some_and(refuses_handshake) {
+            return Err(not_sent(why));
         }
+        let answer = response.into_answer(&end.as_ref().map(words).unwrap_or_default());
         crash::point("after_response");
-        Ok(answer)
+        answer.ok_or(TransportError::Unanswered(why))
+    }
+
+    /// Everything before the first byte of the request; the text of an error for people.
+    async fn connect(&self, request: &TokenRequest) -> Result<Box<dyn Stream>, String> {
+        let url = &request.url;
+        let port = url.port_or_known_default().ok_or("its URL has no port")?;
+        let addresses: Vec<SocketAddr> = match url.host() {
+            Some(Host::Domain(name)) => {
+                let found = lookup_host((name, port)).await;
+                found.map_err(|error| format!("its name has no address: {error}"))?.collect()
+            }
+            Some(Host::Ipv4(address)) => vec![(address, port).into()],
+            Some(Host::Ipv6(address)) => vec![(address, port).into()],
+            None => return Err("its URL has no host".to_owned()),
+        };
+        let stream = dial(addresses).await.map_err(|error| format!("no connection: {error}"))?;
+        let _unsupported = stream.set_nodelay(true);
+        if url.scheme() != "https" {
+            return Ok(Box::new(stream));
+        }
+        let name = match url.host() {
+            Some(Host::Ipv4(address)) => ServerName::IpAddress(address.into()),
+            Some(Host::Ipv6(address)) => ServerName::IpAddress(address.into()),
+            _ => ServerName::try_from(url.host_str().unwrap_or_default().to_owned())
+                .map_err(|_| "its name is none that a certificate can have".to_owned())?,
+        };
+        let tls = match &request.client_cert {
+            Some(certificate) => Arc::new(certificate.present(&self.tls)),
+            None => Arc::clone(&self.tls),
+        };
+        let secured = TlsConnector::from(tls).connect(name, stream).await;
+        Ok(Box::new(secured.map_err(|error| format!("no TLS connection: {error}"))?))
     }
 }
 
-fn client(tls: ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .no_proxy()
-        .referer(false)
-        .http1_only()
-        .pool_max_idle_per_host(0)
-        .connect_timeout(Duration::from_secs(5))
-        .user_agent(concat!("bearerd/", env!("CARGO_PKG_VERSION")))
-        .build()
+/// Tries the addresses in the order of the resolver, without waiting for one that does not answer.
+async fn dial(addresses: Vec<SocketAddr>) -> Result<TcpStream, Error> {
+    let mut left = addresses.into_iter();
+    let mut dialling = JoinSet::new();
+    let mut last = Error::other("its name has no address");
+    loop {
+        if let Some(address) = left.next() {
+            dialling.spawn(TcpStream::connect(address));
+        }
+        match timeout(NEXT_ADDRESS, dialling.join_next()).await {
+            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+            Ok(Some(Ok(Err(error)))) => last = error,
+            Ok(Some(Err(ended))) => last = Error::other(ended),
+            Ok(None) => return Err(last),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Reads until the response is whole, or as much of it as there will be; returns what ended it early.
+async fn receive(
+    stream: &mut dyn Stream,
+    response: &mut Response,
+    deadline: Instant,
+) -> Result<Option<Error>, TransportError> {
+    let mut buffer = vec![0; 16 * 1024];
+    let mut has_begun = false;
+    loop {
+        let pause = deadline.min(Instant::now() + PAUSE);
+        match timeout_at(pause, stream.read(&mut buffer)).await {
+            Ok(Ok(0)) => return Ok(None),
+            Ok(Ok(length)) => {
+                let whole = response.take(buffer.get(..length).unwrap_or_default());
+                let whole = whole.map_err(|why| TransportError::Unanswered(why.to_owned()))?;
+                if response.has_head() && !has_begun {
+                    has_begun = true;
+                    crash::point("after_send");
+                }
+                if whole {
+                    return Ok(None);
+                }
+            }
+            Ok(Err(error)) => return Ok(Some(error)),
+            Err(_) if response.suffices() => return Ok(Some(Error::other("nothing more came"))),
+            Err(_) if Instant::now() >= deadline => return Ok(Some(late_error())),
+            Err(_) => {}
+        }
+    }
+}
+
+fn late_error() -> Error {
+    Error::new(ErrorKind::TimedOut, "no answer in time")
+}
+
+fn words(error: &Error) -> String {
+    match error.kind() {
+        ErrorKind::UnexpectedEof => "the connection was closed without a goodbye".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// With TLS 1.3 a server refuses the client's certificate only after the client has begun to send. What
+/// it sent has not been looked at.
+fn refuses_handshake(error: &Error) -> bool {
+    let source = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
+    let Some(rustls::Error::AlertReceived(alert)) = source else { return false };
+    matches!(
+        alert,
+        AlertDescription::HandshakeFailure
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::CertificateRequired
+    )
+}
+
+/// The request as bytes.
+fn message(request: &TokenRequest) -> Vec<u8> {
+    let TokenRequest { method, url, fields, body, .. } = request;
+    let body = body.expose().as_bytes();
+    let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut message = format!("{method} {}{query} HTTP/1.1\r\n", url.path()).into_bytes();
+    let mut add = |name: &str, value: &[u8]| {
+        message.extend_from_slice(name.as_bytes());
+        message.extend_from_slice(b": ");
+        message.extend_from_slice(value);
+        message.extend_from_slice(b"\r\n");
+    };
+    if !fields.contains_key(HOST) {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        add("host", format!("{host}{port}").as_bytes());
+    }
+    if !fields.contains_key(USER_AGENT) {
+        add("user-agent", concat!("bearerd/", env!("CARGO_PKG_VERSION")).as_bytes());
+    }
+    for (name, value) in fields {
+        // These are the connection's, which is ours.
+        if ![CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name) {
+            add(name.as_str(), value.as_bytes());
+        }
+    }
+    if method != Method::GET || !body.is_empty() {
+        add("content-length", body.len().to_string().as_bytes());
+    }
+    add("connection", b"close");
+    message.extend_from_slice(b"\r\n");
+    message.extend_from_slice(body);
+    message
 }
 
 impl Transport for HttpTransport {
@@ -109,25 +269,8 @@ impl Transport for HttpTransport {
         request: TokenRequest,
         listen: Duration,
     ) -> Pin<Box<dyn Future<Output = Result<RawAnswer, TransportError>> + Send + '_>> {
-        let exchange = tokio::time::timeout(listen, self.exchange(request));
-        Box::pin(async {
-            let late = |_| TransportError::Unanswered("no answer in time".to_owned());
-            exchange.await.map_err(late)?
-        })
+        Box::pin(self.exchange(request, listen))
     }
-}
-
-/// Says what went wrong without the URL, whose query may hold a secret.
-fn failure(error: reqwest::Error) -> TransportError {
-    let not_sent = error.is_connect() || error.is_builder();
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    if not_sent { TransportError::NotSent(text) } else { TransportError::Unanswered(text) }
 }
 
 #[cfg(test)]

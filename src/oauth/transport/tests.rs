@@ -1,4 +1,4 @@
-//! Mutual TLS against a server that asks for a certificate.
+//! Against real servers: mutual TLS, a server that never answers, and answers of every shape.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -64,12 +64,148 @@ async fn a_client_certificate_is_shown_and_its_absence_is_told() {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let transport = HttpTransport::new(client).unwrap();
+    let transport = HttpTransport::new(client);
     let (certificate, key) = issue("client.test");
     let key = Secret::new(key.serialize_pem());
     let identity = ClientCert::from_pem(&certificate.pem(), &key, false, &provider()).unwrap();
     let url: url::Url = url.parse().unwrap();
     let request = TokenRequest::get(url.clone(), Some(identity));
     assert_eq!(transport.send(request, LISTEN).await.unwrap().body, b"1");
-    assert!(transport.send(TokenRequest::get(url, None), LISTEN).await.is_err());
+    let refused = transport.send(TokenRequest::get(url, None), LISTEN).await.unwrap_err();
+    assert!(matches!(refused, TransportError::NotSent(_)), "{refused}: the server read nothing");
+}
+
+fn identity() -> ClientCert {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::default().self_signed(&key).unwrap();
+    let key = Secret::new(key.serialize_pem());
+    ClientCert::from_pem(&certificate.pem(), &key, false, &provider()).unwrap()
+}
+
+fn transport() -> HttpTransport {
+    let client = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    HttpTransport::new(client)
+}
+
+/// E18: no handshake of TCP is ever finished, so nothing was sent. The clock is not waited for.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_never_made_is_a_request_not_sent() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Non-blocking, so that they are left in the middle once the backlog is full.
+    let fillers: Vec<_> = (0..8).map(|_| tokio::spawn(TcpStream::connect(address))).collect();
+    for filler in &fillers {
+        while !filler.is_finished() && fillers.iter().filter(|it| it.is_finished()).count() < 2 {
+            tokio::task::yield_now().await;
+        }
+    }
+    for (scheme, certificate) in [("http", None), ("https", None), ("https", Some(identity()))] {
+        let url: url::Url = format!("{scheme}://{address}/token").parse().unwrap();
+        let began = Instant::now();
+        let error =
+            transport().send(TokenRequest::get(url, certificate), LISTEN).await.unwrap_err();
+        assert!(matches!(error, TransportError::NotSent(_)), "{scheme}: {error}");
+        assert!(began.elapsed() <= CONNECT_LIMIT + PAUSE);
+    }
+}
+
+/// A handshake of TLS that is never finished is no request either; nor is a port that is closed.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_says_nothing_before_the_request_has_been_sent_nothing() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let silent = silent.local_addr().unwrap();
+    for url in [
+        format!("https://{silent}/"),
+        format!("http://{closed}/"),
+        "http://no.test.invalid/".into(),
+    ] {
+        let request = TokenRequest::get(url.parse().unwrap(), Some(identity()));
+        let error = transport().send(request, LISTEN).await.unwrap_err();
+        assert!(matches!(error, TransportError::NotSent(_)), "{url}: {error}");
+    }
+}
+
+/// Sends `answer` when a request came, and keeps the connection open if that is wanted. Returns what
+/// the transport makes of it.
+async fn answered(
+    answer: &str,
+    stays_open: bool,
+    listen: Duration,
+) -> Result<RawAnswer, TransportError> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/token?a=b", listener.local_addr().unwrap()).parse().unwrap();
+    let answer = answer.to_owned();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0; 1];
+            stream.read_exact(&mut byte).await.unwrap();
+            request.extend(byte);
+        }
+        let request = String::from_utf8(request).unwrap();
+        assert!(request.starts_with("GET /token?a=b HTTP/1.1\r\nhost: 127.0.0.1:"), "{request}");
+        assert!(request.ends_with("\r\nconnection: close\r\n\r\n"), "{request}");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        if stays_open {
+            std::future::pending().await
+        }
+    });
+    transport().send(TokenRequest::get(url, None), listen).await
+}
+
+#[tokio::test]
+async fn what_is_in_hand_is_returned_however_the_connection_ends() {
+    const JSON: &str = r#"{"refresh_token":"rt2"}"#;
+    for (head, body, stays_open) in [
+        ("Content-Length: 23\r\n", JSON, true),
+        ("Content-Length: 99\r\n", JSON, false),
+        ("Content-Length: 9\r\n", JSON, false),
+        ("Transfer-Encoding: chunked\r\n", "17\r\n{\"refresh_token\":\"rt2\"}\r\n", false),
+        ("Transfer-Encoding: chunked\r\n", JSON, true),
+        ("", JSON, false),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\n{body}");
+        let answer = answered(&answer, stays_open, LISTEN).await.unwrap();
+        assert_eq!(answer.body, JSON.as_bytes(), "{head}");
+    }
+    // Nothing more comes, which is told from an end by the brackets.
+    for head in ["Content-Length: 99\r\n", "Transfer-Encoding: chunked\r\n\r\n17\r\n", ""] {
+        let end = if head.ends_with("17\r\n") { "" } else { "\r\n" };
+        let answer = format!("HTTP/1.1 200 OK\r\n{head}{end}{JSON}");
+        let began = Instant::now();
+        let answer = answered(&answer, true, LISTEN).await.unwrap();
+        assert_eq!(
+            (answer.body.as_slice(), answer.cut.is_some()),
+            (JSON.as_bytes(), true),
+            "{head}"
+        );
+        assert!(began.elapsed() < LISTEN / 2, "{head}");
+    }
+}
+
+#[tokio::test]
+async fn only_an_answer_without_a_head_is_none() {
+    let short = Duration::from_millis(50);
+    for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n"] {
+        let error = answered(answer, false, LISTEN).await.unwrap_err();
+        assert!(matches!(error, TransportError::Unanswered(_)), "{error}");
+        let error = answered(answer, true, short).await.unwrap_err();
+        assert!(matches!(error, TransportError::Unanswered(_)), "{error}");
+    }
+    let begun = "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{\"access";
+    for (stays_open, why) in
+        [(false, "it ended early"), (true, "it ended early: no answer in time")]
+    {
+        let answer = answered(begun, stays_open, short).await.unwrap();
+        assert_eq!(answer.body, b"{\"access");
+        assert_eq!(answer.cut.as_deref(), Some(why));
+    }
 }
