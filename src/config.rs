@@ -448,5 +448,7 @@ section! {
         replay_bytes: Size,
         /// Bytes of one request body; 0: no limit.
         body_bytes: Size,
+        /// Bytes of one access token.
+        token_bytes: Size,
     }
 }

@@ -228,8 +228,9 @@ impl Config {
         for step in &self.steps {
             step.write_shape(&mut shape);
         }
-        if self.reading != Reading::default() {
-            shape.push_str(&format!("\n{:?}", self.reading));
+        let reading = format!("{:?}", self.reading);
+        if reading != format!("{:?}", Reading::default()) {
+            _ = write!(shape, "\n{reading}");
         }
         Fingerprint::of(shape.as_bytes())
     }

@@ -67,7 +67,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The only place where the protocol and its durability meet.
     // `template`: what the variables of a slot stand for.
     ("token", &["clock", "crash", "dpop", "metrics", "oauth", "secret", "store", "template"]),
-    ("oauth", &["crash", "dpop", "secret", "template"]),
+    ("oauth", &["coding", "crash", "dpop", "secret", "template"]),
     ("store", &["crash", "secret"]),
     // `origin`: a leaf is made for a host. `secret`: the key is one. `tls`: the library's provider.
     ("ca", &["origin", "secret", "tls"]),

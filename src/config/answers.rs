@@ -141,6 +141,10 @@ table! {
         error: Place,
         /// A success without an access token prolongs the one there is.
         keep_access_token: bool,
+        /// How long the refresh token lives.
+        refresh_expires_in: Place,
+        /// How long an error asks to be left alone.
+        retry_after: Place,
     }
 }
 

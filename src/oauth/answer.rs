@@ -2,28 +2,37 @@
 //!
 //! Servers answer errors with status 200, dead refresh tokens with 400, 401, 403, 404 or 500, rate
 //! limits as `invalid_request`, lifetimes as text, and maintenance pages as success. [`read`] makes a
-//! token of an answer or puts it into one [`Class`]; the rules are tried in order and the first that
-//! matches decides. A [`Reading`] says what the operator knows better about this server.
+//! token of an answer or puts it into one [`Class`]. A success is read first as the standards say and
+//! then with growing tolerance, because it has consumed the refresh token whatever is in it; in an error
+//! the rules are tried in order and the first that matches decides. A [`Reading`] says what the operator
+//! knows better about this server.
 
 mod classify;
+pub(super) mod content;
 pub(super) mod expiry;
+mod lenient;
 mod mapping;
 mod masking;
 pub(super) mod members;
+mod said;
+mod search;
 mod wait;
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use self::classify::classify;
+use self::content::{Coding, Content};
+use self::mapping::Read;
 pub use self::mapping::{
     AnswerRule, Comparison, Mapping, MemberPath, Reading, Rotation, TokenType, Unit,
 };
 use self::masking::masked;
-use self::members::Members;
+use self::members::{Found, Members};
+use self::said::Said;
+use self::search::Search;
 use super::{Class, GrantError, TokenResponse};
 use crate::secret::Secret;
 
@@ -47,11 +56,22 @@ impl std::fmt::Debug for RawAnswer {
     }
 }
 
-/// An access token longer than this does not fit into the header block of most servers. The same
-/// holds for what is kept beside it for templates.
-const MAX_ACCESS_TOKEN: usize = 16 * 1024;
+/// What is kept beside a token for templates goes into a header block, too.
+const MAX_KEPT: usize = 16 * 1024;
+/// How much of a success that cannot be read is kept for an operator.
+const MAX_UNREAD: usize = 64 * 1024;
 
-/// Makes a token, or a classified error, of an answer.
+/// What the request was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// A success may take the place of the refresh token that was sent: where its end is missing, the
+    /// successor is.
+    pub(super) successor: bool,
+    /// The access token is for the steps that follow, and not for an API.
+    pub(super) for_steps: bool,
+}
+
+/// Makes a token, or a classified error, of an answer to a refresh.
 ///
 /// `now` is the time at which the request was sent; `secrets` are what it carried, to be taken out of
 /// whatever the server says, before that is cut to length.
@@ -65,159 +85,334 @@ pub fn read(
     now: SystemTime,
     secrets: &[&Secret],
 ) -> Result<TokenResponse, GrantError> {
-    let (status, mapping) = (answer.status, &reading.mapping);
-    if let Some(coding) = coding(&answer.fields) {
-        let text = format!("it is in the content coding {coding}, which was not asked for");
-        return Err(unreadable(answer, printable(&text, 200, secrets)));
-    }
-    let members = Members::of(&answer.body, mapping);
-    let code = members.code(mapping.error.as_ref());
-    let told = told(answer, reading, &members, code.as_deref());
-    // Where the operator says how to tell a success, a code of theirs may stand in every answer.
-    let succeeded = match &mapping.ok {
-        Some(ok) => ok.holds(&members) && (mapping.error.is_some() || code.is_none()),
-        None => code.is_none(),
-    };
-    if told.is_none() && status.is_success() && members.parsed && succeeded {
-        return issued(answer, &members, reading, now);
-    }
-    let no_json = "it is neither JSON nor a form";
-    let description = members
-        .description()
-        .or_else(|| (status.is_success() && !members.parsed).then(|| no_json.to_owned()));
-    let nonce = dpop_nonce(&answer.fields);
-    let class = match (told, &nonce) {
-        (Some(class), _) => class,
-        (None, Some(_)) if code.as_deref() == Some("use_dpop_nonce") => Class::Nonce,
-        (None, _) => classify(status, &members, code.as_deref(), description.as_deref()),
-    };
-    let retry_after = match class {
-        Class::Throttled => Some(wait::throttle(&answer.fields, description.as_deref(), now)),
-        Class::Transient | Class::Ambiguous => wait::retry_after(&answer.fields, now),
-        _ => None,
-    };
-    Err(GrantError {
-        class,
-        status: Some(status.as_u16()),
-        code: code.map(|code| printable(&code, 64, secrets)),
-        description: description.map(|text| printable(&text, 200, secrets)),
-        retry_after,
-        salvaged: None,
-        unread: None,
-        dpop_nonce: nonce,
-    })
+    read_as(Wanted { successor: true, for_steps: false }, answer, reading, now, secrets)
 }
 
-/// The class, where a rule of the operator says it.
-fn told(
+/// The same for any request.
+pub(super) fn read_as(
+    wanted: Wanted,
     answer: &RawAnswer,
-    reading: &Reading,
-    members: &Members,
-    code: Option<&str>,
-) -> Option<Class> {
-    let any = |rules: &[AnswerRule]| {
-        rules.iter().any(|rule| rule.meets(answer.status, &answer.body, members, code))
-    };
-    if any(&reading.busy) {
-        Some(Class::Throttled)
-    } else {
-        any(&reading.dead).then_some(Class::GrantDead)
-    }
-}
-
-fn issued(
-    answer: &RawAnswer,
-    members: &Members,
     reading: &Reading,
     now: SystemTime,
+    secrets: &[&Secret],
 ) -> Result<TokenResponse, GrantError> {
-    let mapping = &reading.mapping;
-    let member = |path: &Option<MemberPath>, name| members.find(path.as_ref(), name);
-    let refresh_token = member(&mapping.refresh_token, "refresh_token").and_then(members::text);
-    let refresh_token = refresh_token.map(|text| Secret::new(text.to_owned()));
-    let refuse = |why: &str| GrantError {
-        salvaged: refresh_token.clone(),
-        ..unreadable(answer, why.to_owned())
-    };
-    if members.is_doubled(mapping.access_token.as_ref(), "access_token") {
-        return Err(refuse("it has more than one access_token"));
+    let content = Content::of(answer, &reading.mapping);
+    let members = Members::of(&content.bytes, &reading.mapping);
+    Reader { wanted, answer, reading, now, secrets, content: &content, members: &members }.read()
+}
+
+/// One answer, taken apart.
+struct Reader<'a> {
+    wanted: Wanted,
+    answer: &'a RawAnswer,
+    reading: &'a Reading,
+    now: SystemTime,
+    secrets: &'a [&'a Secret],
+    content: &'a Content<'a>,
+    members: &'a Members,
+}
+
+/// The tokens of a success.
+struct Tokens {
+    access_token: Found,
+    refresh_token: Found,
+    /// They are where nobody said.
+    is_searched: bool,
+}
+
+impl Reader<'_> {
+    fn read(&self) -> Result<TokenResponse, GrantError> {
+        let (status, mapping) = (self.answer.status, &self.reading.mapping);
+        let said = Said::of(&self.content.bytes, self.members, mapping.error.as_ref());
+        let told = self.told(&said);
+        if !status.is_success() {
+            return Err(self.refusal(told, &said));
+        }
+        let tokens = self.tokens();
+        // Where the operator says how to tell a success, a code of theirs may stand in every answer.
+        let code = self.members.code(mapping.error.as_ref());
+        let is_success = match &mapping.ok {
+            Some(ok) => ok.holds(self.members) && (mapping.error.is_some() || code.is_none()),
+            None => code.is_none(),
+        };
+        let has_none = tokens.access_token == Found::None && tokens.refresh_token == Found::None;
+        // Other places than that of the code are looked at only where no token is.
+        let knows_better = said.codes.iter().any(|code| classify::is_known(&said::plain(code)))
+            || self.asked_to_wait().is_some();
+        let is_refusal = self.members.parsed && (!is_success || has_none && knows_better);
+        if told.is_none() && !is_refusal && !(has_none && said.is_page) {
+            return self.issued(tokens, &said);
+        }
+        let mut error = self.refusal(told, &said);
+        if told.is_none() && !has_none {
+            // It refuses, and issues all the same: what it issued is the only good one.
+            error.salvaged = tokens.refresh_token.one().filter(|token| !self.was_sent(token));
+            if error.salvaged.is_some()
+                && matches!(error.class, Class::GrantDead | Class::UserNeeded)
+            {
+                error.class = Class::Doubtful;
+            }
+        }
+        Err(error)
     }
-    let access_token = match member(&mapping.access_token, "access_token").and_then(members::text) {
-        None if mapping.keep_access_token => None,
-        None => return Err(refuse("it has no access_token")),
-        // RFC 6749 appendix A.12: access-token = 1*VSCHAR.
-        Some(text) if !is_visible(text) => {
-            return Err(refuse("its access_token has characters that no header field may carry"));
-        }
-        Some(text) if text.len() > MAX_ACCESS_TOKEN => {
-            return Err(refuse("its access_token is longer than 16 KiB"));
-        }
-        Some(text) => Some(Secret::new(text.to_owned())),
-    };
-    let token_type = match token_type(member(&mapping.token_type, "token_type")) {
-        Some(TokenType::Dpop) if !reading.dpop => {
-            return Err(refuse("its token_type is DPoP, which this credential is not set up for"));
-        }
-        // Whoever steals it could use it, which is what the operator wanted to rule out.
-        Some(TokenType::Bearer) if reading.dpop && access_token.is_some() => {
-            return Err(refuse("its token_type is not DPoP: the token is bound to no key"));
-        }
-        Some(token_type) => token_type,
-        None => return Err(refuse("its token_type is not bearer")),
-    };
-    Ok(TokenResponse {
-        access_token,
-        refresh_token,
-        token_type,
-        expires_at: expiry::of_access_token(members, mapping, now),
-        refresh_expires_at: expiry::of_refresh_token(members, mapping, now),
-        raw: kept(members, reading),
-        grant_expires_at: None,
-        dpop_nonce: dpop_nonce(&answer.fields),
-        notes: Vec::new(),
-    })
-}
 
-/// An answer that says neither what was issued nor what was wrong.
-fn unreadable(answer: &RawAnswer, why: String) -> GrantError {
-    GrantError {
-        class: Class::Unreadable,
-        status: Some(answer.status.as_u16()),
-        code: None,
-        description: Some(why),
-        retry_after: None,
-        salvaged: None,
-        unread: None,
-        dpop_nonce: dpop_nonce(&answer.fields),
+    /// The class, where a rule of the operator says it.
+    fn told(&self, said: &Said) -> Option<Class> {
+        let (status, body) = (self.answer.status, &self.content.bytes);
+        let any = |rules: &[AnswerRule]| {
+            rules.iter().any(|rule| rule.meets(status, body, self.members, &said.codes))
+        };
+        if any(&self.reading.busy) {
+            Some(Class::Throttled)
+        } else {
+            any(&self.reading.dead).then_some(Class::GrantDead)
+        }
     }
-}
 
-/// The content coding, if there is one: such a body is compressed, and none was asked for.
-fn coding(fields: &HeaderMap) -> Option<&str> {
-    let coding = fields.get(http::header::CONTENT_ENCODING)?.to_str().unwrap_or("unknown").trim();
-    (!coding.is_empty() && !coding.eq_ignore_ascii_case("identity")).then_some(coding)
-}
-
-/// What servers call a token that is presented as RFC 6750 says: also `BearerToken` (Apigee), and
-/// whose it is (Slack).
-const BEARER: [&str; 4] = ["bearer", "bearertoken", "bot", "user"];
-
-/// `None` for a type that nobody here can present.
-fn token_type(value: Option<&Value>) -> Option<TokenType> {
-    match value {
-        None | Some(Value::Null) => Some(TokenType::Bearer),
-        Some(Value::String(kind)) => match kind.to_ascii_lowercase().as_str() {
-            "dpop" => Some(TokenType::Dpop),
-            kind => (kind.is_empty() || BEARER.contains(&kind)).then_some(TokenType::Bearer),
-        },
-        Some(_) => None,
+    /// First where the mapping or the standard says, then anywhere. An access token is not searched for
+    /// where the mapping has a place for it: it would be another one.
+    fn tokens(&self) -> Tokens {
+        let Reading { mapping, .. } = self.reading;
+        let access_token = self.members.token(mapping.access_token.as_ref(), "access_token");
+        let refresh_token = self.members.token(mapping.refresh_token.as_ref(), "refresh_token");
+        let mut tokens = Tokens { access_token, refresh_token, is_searched: false };
+        let may_search = mapping.access_token.is_none() && !mapping.keep_access_token;
+        let without_access = tokens.access_token == Found::None && may_search;
+        if !without_access && tokens.refresh_token != Found::None {
+            return tokens;
+        }
+        let search = Search::of(&self.content.bytes);
+        // A member that is there and no text is not looked for elsewhere.
+        if without_access && self.members.get("access_token").is_none() {
+            tokens.access_token = search.access_token();
+            tokens.is_searched |= tokens.access_token != Found::None;
+        }
+        if tokens.refresh_token == Found::None {
+            let access_token = tokens.access_token.clone().one();
+            tokens.refresh_token = search.refresh_token(access_token.as_ref(), self.secrets);
+            tokens.is_searched |= tokens.refresh_token != Found::None;
+            // Others' tokens, as far as one can tell: the answer has none for us.
+            let is_known = access_token.is_some() && tokens.refresh_token == Found::Several;
+            if is_known {
+                tokens.refresh_token = Found::None;
+            }
+        }
+        tokens
     }
-}
 
-/// The members that templates name, as text that a field may carry. Others are left out.
-fn kept(members: &Members, reading: &Reading) -> BTreeMap<String, Secret> {
-    let kept = reading.raw.iter().filter_map(|path| Some((path.to_string(), members.fit(path)?)));
-    kept.collect()
+    fn issued(&self, tokens: Tokens, said: &Said) -> Result<TokenResponse, GrantError> {
+        let Self { members, reading, now, .. } = *self;
+        let mapping = &reading.mapping;
+        let has_several = tokens.refresh_token == Found::Several;
+        let refresh_token = tokens.refresh_token.one();
+        let refuse = |class, why: &str| {
+            let mut error = self.error(class, Some(why.to_owned()));
+            error.salvaged = refresh_token.clone();
+            if refresh_token.is_none() && self.wanted.successor {
+                error.unread = Some(self.unread());
+            }
+            error
+        };
+        let unreadable = |why: &str| {
+            let description = said.description.as_deref().map(|text| self.printable(text, 200));
+            let said = description.map(|text| format!(": {text}")).unwrap_or_default();
+            refuse(Class::Unreadable, &format!("{why}{said}"))
+        };
+        let access_token = match tokens.access_token {
+            Found::None if mapping.keep_access_token && members.parsed => None,
+            Found::None if refresh_token.is_none() && !members.parsed => {
+                return Err(unreadable(&self.no_json()));
+            }
+            Found::None => return Err(unreadable("it has no access_token")),
+            Found::Several => return Err(unreadable("it has more than one access_token")),
+            Found::One(token) if !is_visible(token.expose()) => {
+                let why = "its access_token has characters that no header field may carry";
+                return Err(refuse(Class::Unusable, why));
+            }
+            Found::One(token) if token.expose().len() > reading.token_bytes => {
+                let why = format!(
+                    "its access_token is longer than {} bytes (limits.token_bytes)",
+                    reading.token_bytes
+                );
+                return Err(refuse(Class::Unusable, &why));
+            }
+            Found::One(token) => Some(token),
+        };
+        if has_several {
+            return Err(unreadable("it has more than one refresh_token"));
+        }
+        if members.is_cut && refresh_token.is_none() && self.wanted.successor {
+            let how = self.answer.cut.as_deref().unwrap_or("its JSON has no end");
+            return Err(unreadable(&format!("no refresh_token is in what came of it: {how}")));
+        }
+        let mut notes = self.notes(tokens.is_searched);
+        let kind = members.find(mapping.token_type.as_ref(), "token_type");
+        let token_type = self.token_type(kind, access_token.is_some(), &mut notes);
+        Ok(TokenResponse {
+            access_token,
+            token_type: token_type.map_err(|why| refuse(Class::Unusable, &why))?,
+            expires_at: expiry::of_access_token(members, mapping, now),
+            refresh_expires_at: expiry::of_refresh_token(members, mapping, now),
+            grant_expires_at: expiry::of_grant(members, mapping, now),
+            refresh_token,
+            raw: self.kept(),
+            dpop_nonce: dpop_nonce(&self.answer.fields),
+            notes,
+        })
+    }
+
+    /// How the token is presented; the error says why nobody here can.
+    fn token_type(
+        &self,
+        kind: Option<&Value>,
+        is_new: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<TokenType, String> {
+        match (TokenType::read(kind), self.reading.dpop) {
+            (Read::Known(TokenType::Dpop), false) => {
+                Err("its token_type is DPoP, which this credential is not set up for".to_owned())
+            }
+            (Read::Known(TokenType::Dpop), true) => Ok(TokenType::Dpop),
+            // Whoever steals it could use it, which is what the operator wanted to rule out.
+            (Read::Known(_) | Read::Odd(_), true) if is_new => {
+                Err("its token_type is not DPoP: the token is bound to no key".to_owned())
+            }
+            (Read::Known(token_type), _) => Ok(token_type),
+            (Read::Odd(kind), _) => {
+                let kind = self.printable(&kind, 64);
+                notes.push(format!("its token_type is \"{kind}\"; it is sent as a Bearer token"));
+                Ok(TokenType::Bearer)
+            }
+            // The steps know what it is.
+            (Read::Foreign(_), false) if self.wanted.for_steps => Ok(TokenType::Bearer),
+            (Read::Foreign(kind), _) => {
+                let kind = self.printable(&kind, 64);
+                Err(format!("its token_type is \"{kind}\", not Bearer"))
+            }
+        }
+    }
+
+    /// What has been read around.
+    fn notes(&self, is_searched: bool) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(why) = &self.answer.cut {
+            notes.push(format!("it was read although {}", self.printable(why, 200)));
+        }
+        match &self.content.coding {
+            Some(Coding::Decoded) => notes.push("it is compressed, which nobody asked for".into()),
+            Some(Coding::Partly) => {
+                notes.push("it is compressed, and part of it is missing".into())
+            }
+            Some(Coding::Unknown(_)) => notes.push("it is not compressed, but says so".into()),
+            None => {}
+        }
+        if !self.members.is_strict {
+            notes.push("it is not quite JSON: what could be read of it was taken".to_owned());
+        }
+        if is_searched {
+            let advice = "its tokens are not where they are looked for: say where in `response`";
+            notes.push(advice.to_owned());
+        }
+        notes
+    }
+
+    fn no_json(&self) -> String {
+        match &self.content.coding {
+            Some(Coding::Unknown(coding)) => {
+                let coding = self.printable(coding, 64);
+                format!("it is in the content coding {coding}, which was not asked for")
+            }
+            Some(Coding::Partly) => "it is compressed, and too much of it is missing".to_owned(),
+            _ => "it is neither JSON nor a form".to_owned(),
+        }
+    }
+
+    fn refusal(&self, told: Option<Class>, said: &Said) -> GrantError {
+        let (status, fields) = (self.answer.status, &self.answer.fields);
+        let code = said.code(status, classify::is_known);
+        let nonce = dpop_nonce(fields);
+        let mut class = match (told, &nonce) {
+            (Some(class), _) => class,
+            (None, Some(_)) if said.is(&["usedpopnonce"]) => Class::Nonce,
+            (None, _) => classify::classify(status, said),
+        };
+        let asked = self.asked_to_wait();
+        let may_pass = match class {
+            // A text that was cut might say that it passes.
+            Class::GrantDead if told.is_none() && self.members.is_cut => Some(Class::Doubtful),
+            // Whoever says for how long does not mean for ever.
+            Class::GrantDead | Class::Doubtful | Class::Gateway if told.is_none() => {
+                asked.map(|_| Class::Throttled)
+            }
+            Class::Config if told.is_none() && !said.is(&classify::CONFIG) => {
+                asked.map(|_| Class::Throttled)
+            }
+            _ => None,
+        };
+        class = may_pass.unwrap_or(class);
+        let retry_after = match class {
+            Class::GrantDead | Class::UserNeeded | Class::Nonce => None,
+            _ if asked.is_some() => asked,
+            Class::Throttled => Some(wait::throttle(fields, said.description.as_deref(), self.now)),
+            Class::Config | Class::Doubtful => None,
+            _ => wait::retry_after(fields, self.now),
+        };
+        let mut error =
+            self.error(class, said.description.as_deref().map(|text| self.printable(text, 200)));
+        error.code = code.map(|code| self.printable(code, 64));
+        error.retry_after = retry_after;
+        if status.is_success() && class == Class::Gateway && self.wanted.successor {
+            error.unread = Some(self.unread());
+        }
+        error
+    }
+
+    /// The wait that stands where the mapping says; nothing is none.
+    fn asked_to_wait(&self) -> Option<Duration> {
+        let value = self.members.at(self.reading.mapping.retry_after.as_ref()?)?;
+        let wait = wait::of_member(value, &self.answer.fields, self.now)?;
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    /// An error without more than this; `description` is fit to be shown.
+    fn error(&self, class: Class, description: Option<String>) -> GrantError {
+        GrantError {
+            class,
+            status: Some(self.answer.status.as_u16()),
+            code: None,
+            description,
+            retry_after: None,
+            salvaged: None,
+            unread: None,
+            dpop_nonce: dpop_nonce(&self.answer.fields),
+        }
+    }
+
+    fn unread(&self) -> Secret {
+        let bytes = &self.content.bytes;
+        let bytes = bytes.get(..bytes.len().min(MAX_UNREAD)).unwrap_or_default();
+        let mut text = String::from_utf8_lossy(bytes).into_owned();
+        while text.len() > MAX_UNREAD {
+            text.pop();
+        }
+        Secret::new(text)
+    }
+
+    fn was_sent(&self, token: &Secret) -> bool {
+        self.secrets.contains(&token)
+    }
+
+    /// The members that templates name, as text that a field may carry. Others are left out.
+    fn kept(&self) -> BTreeMap<String, Secret> {
+        let paths = self.reading.raw.iter();
+        let kept =
+            paths.filter_map(|path| Some((path.to_string(), self.members.fit(path, MAX_KEPT)?)));
+        kept.collect()
+    }
+
+    fn printable(&self, text: &str, limit: usize) -> String {
+        printable(text, limit, self.secrets)
+    }
 }
 
 /// RFC 6749 appendix A: VSCHAR = %x20-7E.

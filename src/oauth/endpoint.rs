@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::answer::{Wanted, read_as};
 use super::assertion::Purpose;
 use super::discovery::{self, Discovery, DiscoveryError, Recall};
 use super::{
-    Class, Config, Endpoints, Exchange, Given, Grant, GrantError, Material, OwnGrant, RawAnswer,
-    RequestError, TokenRequest, TokenResponse, TokenType, Transport, read, steps,
+    Class, Config, Endpoints, Exchange, Given, Grant, GrantError, Livelihood, Material, OwnGrant,
+    RawAnswer, RequestError, Rotation, TokenRequest, TokenResponse, TokenType, Transport, read,
+    steps,
 };
 use crate::secret::{Secret, SecretSource};
 use crate::template::{Template, Values};
@@ -91,7 +93,16 @@ impl TokenEndpoint {
         let request = TokenRequest::new(&self.config, &endpoints, &material, grant, given)?;
         let carried = request.secrets.clone();
         let answer = self.send(request, given.listen).await?;
-        read(&answer, &self.config.reading, given.now, &self.secrets(&carried))
+        let own = match grant {
+            Grant::Own => self.config.grant.lives_on() == Livelihood::Repeatable,
+            _ => false,
+        };
+        let wanted = Wanted {
+            successor: !own && self.config.rotation != Rotation::Ignore,
+            for_steps: !self.config.steps.is_empty(),
+        };
+        let secrets = self.secrets(&carried);
+        read_as(wanted, &answer, &self.config.reading, given.now, &secrets)
     }
 
     /// Gives `token` back (RFC 7009).
@@ -217,7 +228,7 @@ impl TokenEndpoint {
                 if !answer.status.is_success() {
                     self.refusal(&answer, given, &carried)?;
                 }
-                step.read(&answer, given.now)
+                step.read(&answer, self.config.reading.token_bytes, given.now)
                     .map_err(|why| GrantError::of_transport(Class::Unreadable, why.to_owned()))
             };
             match made.await {

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use http::HeaderName;
 use serde::de::IgnoredAny;
 
+use super::answer::content::Content;
 use super::answer::expiry;
 use super::answer::members::Members;
 use super::request::{Form, accepting, add_fields, expand_url};
@@ -70,26 +71,36 @@ impl Step {
         Ok(TokenRequest { method, url, fields, body, client_cert, secrets: Vec::new() })
     }
 
-    /// Reads its answer, which was asked for at `now`; a pure function.
+    /// Reads its answer, which was asked for at `now`; a pure function. `longest` is the most bytes of an
+    /// access token.
     ///
     /// # Errors
     ///
     /// What is missing in it.
-    pub fn read(&self, answer: &RawAnswer, now: SystemTime) -> Result<Obtained, &'static str> {
-        let members = Members::of(&answer.body, &Mapping::default());
+    pub fn read(
+        &self,
+        answer: &RawAnswer,
+        longest: usize,
+        now: SystemTime,
+    ) -> Result<Obtained, &'static str> {
+        let Content { bytes, .. } = Content::of(answer, &Mapping::default());
+        let members = Members::of(&bytes, &Mapping::default());
         // Where nothing is wanted, what it says does not matter.
-        if !members.parsed && serde_json::from_slice::<IgnoredAny>(&answer.body).is_err() {
+        if !members.parsed && serde_json::from_slice::<IgnoredAny>(&bytes).is_err() {
             return Err("a step was not answered with JSON");
         }
         let access_token = match &self.access_token {
             None => None,
             Some(path) => {
-                let token = members.fit(path).filter(|token| !token.expose().is_empty());
+                let token = members.fit(path, longest).filter(|token| !token.expose().is_empty());
                 Some(token.ok_or("the answer to a step has no access token")?)
             }
         };
         let lifetime = self.expires_in.as_ref().and_then(|path| members.at(path));
-        let raw = self.raw.iter().filter_map(|path| Some((path.to_string(), members.fit(path)?)));
+        let raw = self
+            .raw
+            .iter()
+            .filter_map(|path| Some((path.to_string(), members.fit(path, longest)?)));
         Ok(Obtained {
             access_token,
             expires_at: lifetime.and_then(|value| expiry::of_lifetime(value, now)),

@@ -44,11 +44,16 @@ impl Review<'_> {
                 Problem::warning("no credential is active: every request passes without a token");
             self.missing(problem.fix("add a [credential.NAME] section"));
         }
+        let token_bytes = self.token_bytes(&file.limits);
         let (mut named, mut beginnings) = (Named::new(), Vec::new());
         let credentials = file.credentials.iter();
         credentials
             .filter_map(|(name, section)| {
                 self.credential(name, section, wait, (&mut named, &mut beginnings))
+            })
+            .map(|mut credential| {
+                credential.token.oauth.reading.token_bytes = token_bytes;
+                credential
             })
             .collect()
     }

@@ -18,9 +18,9 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(25);
 /// `credential.NAME.replay_body`, 1 MiB: nearly all API calls are smaller.
 pub const REPLAY_BODY: u64 = 1 << 20;
 
-/// `credential.NAME.timeout`, 10 s for a whole token request: shorter than `limits.wait`, so that a
-/// request that waits hears the reason and not only that time is up.
-pub const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// `credential.NAME.timeout`, 60 s for the answer to a token request: whoever hangs up earlier loses the
+/// refresh token that a slow server is about to send. Clients wait for `limits.wait` and no longer.
+pub const TOKEN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The directory of `store.url` where systemd gives none.
 pub const STORE_DIR: &str = "state";
@@ -72,6 +72,9 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// `limits.wait`, 15 s: longer than one token request, shorter than the patience of most clients.
 pub const WAIT: Duration = Duration::from_secs(15);
+
+/// `limits.token_bytes`, 64 KiB: the longest tokens seen have 20 kB, and few APIs read longer fields.
+pub const TOKEN_BYTES: u64 = 64 << 10;
 
 /// `limits.replay_bytes`, 64 MiB for all kept bodies together.
 pub const REPLAY_BYTES: u64 = 64 << 20;

@@ -58,6 +58,11 @@ impl Review<'_> {
         }
     }
 
+    /// The longest access token.
+    pub(super) fn token_bytes(&mut self, limits: &LimitsSection) -> usize {
+        self.size("token_bytes", &limits.token_bytes, defaults::TOKEN_BYTES)
+    }
+
     fn count(
         &mut self,
         key: &str,

@@ -3,96 +3,251 @@
 use http::StatusCode;
 
 use super::super::Class;
-use super::members::Members;
+use super::said::{Said, plain};
 
-/// Codes that say the grant itself is gone, whatever the status.
-const DEAD: [&str; 9] = [
-    "invalid_grant",
-    "bad_refresh_token",
-    "invalid_refresh_token",
-    "refresh_token_reused",
-    "expired_token",
-    "token_expired",
-    "token_revoked",
-    "invalid_code",
-    "app_session_terminated",
+/// Codes that say the grant itself is gone, whatever the status. They are compared without case and
+/// underscores here, like all codes.
+const DEAD: [&str; 17] = [
+    "invalidgrant",
+    "badrefreshtoken",
+    "invalidrefreshtoken",
+    "refreshtokenreused",
+    "refreshtokenexpired",
+    "refreshtokeninvalid",
+    "refreshtokenrevoked",
+    "refreshtokennotfound",
+    "expiredrefreshtoken",
+    "revokedrefreshtoken",
+    "invalidtoken",
+    "expiredtoken",
+    "tokenexpired",
+    "tokenrevoked",
+    "tokeninactive",
+    "invalidcode",
+    "appsessionterminated",
 ];
 /// Codes that say a person has to act; also as the sub-error of `invalid_grant`.
-const USER: [&str; 4] =
-    ["interaction_required", "consent_required", "login_required", "mfa_required"];
-/// Codes that say the OAuth client or the request is wrong.
-const CONFIG: [&str; 6] = [
-    "invalid_client",
-    "unauthorized_client",
-    "unsupported_grant_type",
-    "invalid_scope",
-    "invalid_target",
-    "access_denied",
+const USER: [&str; 4] = ["interactionrequired", "consentrequired", "loginrequired", "mfarequired"];
+/// Codes that say the OAuth client or the request is wrong, whatever else stands there.
+pub(super) const CONFIG: [&str; 9] = [
+    "invalidclient",
+    "unsupportedgranttype",
+    "invalidscope",
+    "invalidtarget",
+    "accessdenied",
+    "invalidclientid",
+    "invalidclientsecret",
+    "invalidredirecturi",
+    "redirecturimismatch",
 ];
 /// Codes that say the server is in trouble.
-const TRANSIENT: [&str; 3] = ["temporarily_unavailable", "server_error", "internal_failure"];
+const TRANSIENT: [&str; 8] = [
+    "temporarilyunavailable",
+    "servererror",
+    "internalfailure",
+    "internalerror",
+    "internalservererror",
+    "serviceunavailable",
+    "servicetemporarilyunavailable",
+    "timeout",
+];
+/// Codes that say that it is too much, or too soon.
+const THROTTLED: [&str; 12] = [
+    "slowdown",
+    "toomanyrequests",
+    "ratelimit",
+    "ratelimited",
+    "ratelimitexceeded",
+    "requestlimitexceeded",
+    "limitexceeded",
+    "quotaexceeded",
+    "resourceexhausted",
+    "throttled",
+    "throttling",
+    "requestthrottled",
+];
+/// Texts that say so, where the client is blamed for it.
+const THROTTLED_TEXTS: [&str; 5] =
+    ["rate limit", "ratelimit", "too many", "try again in", "try again after"];
+/// Texts that say that the same request is at work already.
+const AT_WORK: [&str; 6] = [
+    "being processed",
+    "in progress",
+    "concurrent",
+    "already processing",
+    "another request",
+    "authorization pending",
+];
+/// Texts that say that it passes.
+const PASSES: [&str; 4] = ["try again", "retry", "temporar", "timed out"];
+/// What is wrong with a token that is gone.
+const GONE: [&str; 20] = [
+    "invalid",
+    "expired",
+    "revoked",
+    "not found",
+    "unknown",
+    "not valid",
+    "not exist",
+    "inactive",
+    "not active",
+    "already used",
+    "already been used",
+    "no longer",
+    "reused",
+    "not recognized",
+    "not recognised",
+    "unrecognized",
+    "unrecognised",
+    "blacklisted",
+    "was rotated",
+    "been rotated",
+];
+/// What is wrong with a request without one.
+const ABSENT: [&str; 10] = [
+    "missing",
+    "required",
+    "must be provided",
+    "not provided",
+    "not supplied",
+    "not specified",
+    "empty",
+    "no refresh token",
+    "must be a string",
+    "is blank",
+];
+/// What else may be wrong, although a refresh token is named beside it.
+const OTHERS: [&str; 14] = [
+    "client id",
+    "client secret",
+    "client credential",
+    "client authentication",
+    "invalid client",
+    "unknown client",
+    "client is",
+    "api key",
+    "grant type",
+    "token grant",
+    "scope",
+    "redirect uri",
+    "assertion",
+    "ip address",
+];
 
 /// The class by the rules that hold for every server.
-pub(super) fn classify(
-    status: StatusCode,
-    members: &Members,
-    code: Option<&str>,
-    description: Option<&str>,
-) -> Class {
-    let is = |codes: &[&str]| code.is_some_and(|code| codes.contains(&code));
-    let suberror = members.text("suberror");
-    if is(&TRANSIENT) || description.is_some_and(|text| TRANSIENT.contains(&text)) {
-        Class::Transient
-    } else if is_throttled(status, code, description) {
-        Class::Throttled
-    } else if is(&USER) || (is(&DEAD) && suberror.is_some_and(|sub| USER.contains(&sub))) {
-        Class::UserNeeded
-    } else if is(&DEAD) {
-        Class::GrantDead
-    } else if is(&CONFIG) {
-        Class::Config
-    } else if code == Some("invalid_request") {
-        Class::Doubtful
-    } else {
-        classify_by_status(status, members, code, description)
+pub(super) fn classify(status: StatusCode, said: &Said) -> Class {
+    let blames_client = matches!(status.as_u16(), 200..=299 | 400..=499);
+    let description = said.description.as_deref().map(plain).unwrap_or_default();
+    if said.is(&TRANSIENT) || TRANSIENT.contains(&description.as_str()) {
+        return Class::Transient;
     }
-}
-
-fn is_throttled(status: StatusCode, code: Option<&str>, description: Option<&str>) -> bool {
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        return true;
+    if let Some(class) = throttled(status, said).or_else(|| facebook(said)) {
+        return class;
     }
-    let text = description.unwrap_or_default().to_ascii_lowercase();
-    match code {
-        Some("slow_down" | "too_many_requests") => true,
-        Some("Access Denied") => text.contains("too many"),
-        Some(code) if DEAD.contains(&code) || USER.contains(&code) => false,
-        _ => {
-            let client_error = matches!(status.as_u16(), 400 | 403);
-            let phrases = ["rate limit", "too many", "try again in", "try again after"];
-            client_error && phrases.iter().any(|phrase| text.contains(phrase))
+    let suberror = said.suberror.as_deref().map(plain).unwrap_or_default();
+    if said.is(&USER) || (said.is(&DEAD) && USER.contains(&suberror.as_str())) {
+        return Class::UserNeeded;
+    }
+    if said.is(&CONFIG) {
+        return Class::Config;
+    }
+    if said.is(&DEAD) {
+        return dead_or_passing(said);
+    }
+    let names_refresh_token = said.has(&["refresh token"]);
+    if names_refresh_token && matches!(status.as_u16(), 200..=299 | 400 | 401 | 403) {
+        if said.has(&ABSENT) {
+            return Class::Config;
+        }
+        if says_gone(said) {
+            return dead_or_passing(said);
         }
     }
+    if blames_client && (said.has(&AT_WORK) || said.is(&["authorizationpending"])) {
+        Class::Busy
+    } else if blames_client && said.has(&PASSES) {
+        Class::Transient
+    } else if said.is(&["unauthorizedclient"]) {
+        Class::Config
+    } else if said.is(&["invalidrequest"]) {
+        Class::Doubtful
+    } else {
+        by_status(status, said, names_refresh_token)
+    }
 }
 
-fn classify_by_status(
-    status: StatusCode,
-    members: &Members,
-    code: Option<&str>,
-    description: Option<&str>,
-) -> Class {
-    let speaks_of_tokens = [code, description]
-        .iter()
-        .flatten()
-        .any(|text| text.to_ascii_lowercase().contains("token"));
+/// Is this one of the codes that the rules know?
+pub(super) fn is_known(code: &str) -> bool {
+    let lists: [&[&str]; 5] = [&DEAD, &USER, &CONFIG, &TRANSIENT, &THROTTLED];
+    let others = ["unauthorizedclient", "invalidrequest", "usedpopnonce", "authorizationpending"];
+    lists.iter().any(|list| list.contains(&code)) || others.contains(&code)
+}
+
+fn throttled(status: StatusCode, said: &Said) -> Option<Class> {
+    let by_text = matches!(status.as_u16(), 200..=299 | 400..=403 | 406..=409 | 411..=499)
+        && said.has(&THROTTLED_TEXTS)
+        && !said.is(&DEAD)
+        && !said.is(&USER);
+    let is_throttled = status == StatusCode::TOO_MANY_REQUESTS || said.is(&THROTTLED) || by_text;
+    is_throttled.then_some(Class::Throttled)
+}
+
+/// `OAuthException`, which says by its number what it means.
+fn facebook(said: &Said) -> Option<Class> {
+    let number = |numbers: &[&str]| said.codes.iter().any(|code| numbers.contains(&code.as_str()));
+    if !said.is(&["oauth"]) {
+        return None;
+    }
+    if number(&["190", "102"]) {
+        Some(Class::GrantDead)
+    } else if number(&["4", "17", "32", "341", "613"]) {
+        Some(Class::Throttled)
+    } else {
+        number(&["1", "2"]).then_some(Class::Transient)
+    }
+}
+
+/// What a code that says "dead" means beside its text: a server that has no other code for it refuses also
+/// what it would accept later, or from elsewhere, this way.
+fn dead_or_passing(said: &Said) -> Class {
+    let assertion = ["assertion", "not yet valid", "clock", "iat claim", "nbf claim"];
+    if said.has(&AT_WORK) {
+        Class::Busy
+    } else if said.has(&["rate limit", "too many requests", "throttl"]) {
+        Class::Throttled
+    } else if said.has(&assertion)
+        || said.has(&["ip restricted", "ip address", "subject token"])
+        || said.has_word(&["issuer", "iat", "nbf", "locked"])
+    {
+        Class::Config
+    } else if said.has(&["refresh token"]) && says_gone(said) {
+        // "Please try again" is what people are told here, with another token.
+        Class::GrantDead
+    } else if said.has(&PASSES) && !said.has(&["expired", "revoked"]) {
+        Class::Busy
+    } else {
+        Class::GrantDead
+    }
+}
+
+/// Beside the words "refresh token": is it that token which is gone?
+fn says_gone(said: &Said) -> bool {
+    let without = ["invalid request", "invalid parameter", "invalid input", "invalid value"];
+    let words = without.iter().fold(said.words.clone(), |words, phrase| words.replace(phrase, ""));
+    GONE.iter().any(|phrase| words.contains(phrase)) && (!said.has(&OTHERS) || said.is(&DEAD))
+}
+
+fn by_status(status: StatusCode, said: &Said, names_refresh_token: bool) -> Class {
     match status.as_u16() {
-        401 => Class::Config,
-        400 if !members.parsed => Class::Doubtful,
-        404 | 405 | 410 if speaks_of_tokens => Class::Doubtful,
-        404 | 405 | 410 => Class::Config,
-        300..=399 => Class::Config,
-        200..=299 | 403 if !members.parsed => Class::Ambiguous,
+        // Also with a page: a proxy says by the status that its server is in trouble, and once it is
+        // not, nobody should have to wait a quarter of an hour.
         408 | 425 | 500..=599 => Class::Transient,
+        200..=499 if said.is_page || said.names_path => Class::Gateway,
+        404 | 405 | 410 if said.parsed && names_refresh_token => Class::Doubtful,
+        404 | 405 | 410 => Class::Gateway,
+        400 if !said.parsed => Class::Doubtful,
+        403 if !said.parsed => Class::Ambiguous,
+        200..=299 if !said.parsed => Class::Unreadable,
         200..=499 => Class::Config,
         _ => Class::Ambiguous,
     }

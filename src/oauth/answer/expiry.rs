@@ -53,16 +53,30 @@ pub(super) fn of_refresh_token(
     mapping: &Mapping,
     now: SystemTime,
 ) -> Option<SystemTime> {
-    let names = [
+    let mapped = mapping.refresh_expires_in.as_ref().and_then(|path| members.at(path));
+    let mapped = mapped.map(|value| (value, Role::Lifetime));
+    let usual = [
         ("refresh_token_expires_in", Role::Lifetime),
         ("refresh_expires_in", Role::Lifetime),
         ("x_refresh_token_expires_in", Role::Lifetime),
         ("refresh_token_expires_at", Role::Instant),
+        // How long it may lie idle (draft-ietf-oauth-refresh-token-expiration).
+        ("refresh_token_timeout", Role::Lifetime),
     ];
-    let lifetime = names
-        .iter()
-        .filter_map(|(name, role)| Some((members.get(name)?, *role)))
-        .find_map(|(value, role)| lifetime(value, role, mapping.unit, now))?;
+    let usual = usual.iter().filter_map(|(name, role)| Some((members.get(name)?, *role)));
+    let mut found = mapped.into_iter().chain(usual);
+    let lifetime = found.find_map(|(value, role)| lifetime(value, role, mapping.unit, now))?;
+    Some(now + lifetime.min(MAX_REFRESH_LIFETIME))
+}
+
+/// When the grant ends, however often it is refreshed (draft-ietf-oauth-refresh-token-expiration).
+pub(super) fn of_grant(
+    members: &Members,
+    mapping: &Mapping,
+    now: SystemTime,
+) -> Option<SystemTime> {
+    let value = members.get("authorization_expires_in")?;
+    let lifetime = lifetime(value, Role::Lifetime, mapping.unit, now)?;
     Some(now + lifetime.min(MAX_REFRESH_LIFETIME))
 }
 
@@ -110,11 +124,15 @@ fn of_number(number: f64, role: Role, unit: Option<Unit>, now: SystemTime) -> Op
 }
 
 fn of_text(text: &str, now: SystemTime) -> Option<Duration> {
-    let instant = iso_8601(text).or_else(|| httpdate::parse_http_date(text).ok());
-    match instant {
+    match instant(text) {
         Some(instant) => instant.duration_since(now).ok(),
         None => days_hours_minutes(text),
     }
+}
+
+/// A moment in either of the two usual forms.
+pub(super) fn instant(text: &str) -> Option<SystemTime> {
+    iso_8601(text).or_else(|| httpdate::parse_http_date(text).ok())
 }
 
 /// `2026-11-22T17:00:00.5+01:00`, also with a space, without colon, or without zone, which is UTC.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::members::Members;
 
 /// How the answers of one token endpoint are read. The default is RFC 6749 §5, tolerantly.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Reading {
     /// Where the members of a token response are.
     pub mapping: Mapping,
@@ -23,10 +23,36 @@ pub struct Reading {
     /// Whether a token bound to a key is wanted (RFC 9449). Without it such a token is refused: it
     /// would be useless as a bearer token.
     pub dpop: bool,
+    /// The longest access token that is accepted. Default 64 KiB.
+    pub token_bytes: usize,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self {
+            mapping: Mapping::default(),
+            dead: Vec::new(),
+            busy: Vec::new(),
+            raw: BTreeSet::new(),
+            dpop: false,
+            token_bytes: 64 * 1024,
+        }
+    }
+}
+
+/// `Config::fingerprint` is made from it. So it shows what there has always been, and of what came later
+/// only what is used; `token_bytes` makes no refused grant succeed, and is left out.
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { mapping, dead, busy, raw, dpop, token_bytes: _ } = self;
+        let mut shown = f.debug_struct("Reading");
+        shown.field("mapping", mapping).field("dead", dead).field("busy", busy);
+        shown.field("raw", raw).field("dpop", dpop).finish()
+    }
 }
 
 /// Where a token response has its members. What is `None` has the name that RFC 6749 §5.1 gives it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Mapping {
     /// The access token.
     pub access_token: Option<MemberPath>,
@@ -46,6 +72,33 @@ pub struct Mapping {
     pub error: Option<MemberPath>,
     /// A success without an access token prolongs the one there is.
     pub keep_access_token: bool,
+    /// How long the refresh token lives.
+    pub refresh_expires_in: Option<MemberPath>,
+    /// How long an error asks to be left alone: seconds, a date, or words with a number.
+    pub retry_after: Option<MemberPath>,
+}
+
+/// See [`Reading`].
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Mapping");
+        shown
+            .field("access_token", &self.access_token)
+            .field("refresh_token", &self.refresh_token)
+            .field("expires_in", &self.expires_in)
+            .field("expires_at", &self.expires_at)
+            .field("unit", &self.unit)
+            .field("token_type", &self.token_type)
+            .field("ok", &self.ok)
+            .field("error", &self.error)
+            .field("keep_access_token", &self.keep_access_token);
+        let later =
+            [("refresh_expires_in", &self.refresh_expires_in), ("retry_after", &self.retry_after)];
+        for (name, path) in later.iter().filter(|(_, path)| path.is_some()) {
+            shown.field(name, path);
+        }
+        shown.finish()
+    }
 }
 
 /// What the numbers of a lifetime or an instant count.
@@ -127,7 +180,7 @@ impl AnswerRule {
         status: StatusCode,
         body: &[u8],
         members: &Members,
-        code: Option<&str>,
+        codes: &[String],
     ) -> bool {
         let contains =
             |text: &String| body.windows(text.len().max(1)).any(|window| window == text.as_bytes());
@@ -136,7 +189,10 @@ impl AnswerRule {
         };
         *self != Self::default()
             && self.status.is_none_or(|expected| expected == status)
-            && self.error.as_deref().is_none_or(|expected| code == Some(expected))
+            && self
+                .error
+                .as_deref()
+                .is_none_or(|expected| codes.iter().any(|code| code.eq_ignore_ascii_case(expected)))
             && self.body.as_ref().is_none_or(contains)
             && self.json.as_ref().is_none_or(json)
     }
@@ -150,6 +206,45 @@ pub enum TokenType {
     Bearer,
     /// With a proof that the sender has the key (RFC 9449). Never sent as a bearer token.
     Dpop,
+}
+
+/// What servers call a token that is presented as RFC 6750 says: also `BearerToken` (Apigee), and
+/// whose it is (Slack).
+const BEARER: [&str; 4] = ["bearer", "bearertoken", "bot", "user"];
+/// What they call it and mean no other way of presenting it: what kind of token it is.
+const KINDS: [&str; 6] = ["jwt", "token", "access_token", "accesstoken", "oauth", "oauth2"];
+
+/// A `token_type` as the answer has it.
+pub(super) enum Read {
+    /// One that can be presented.
+    Known(TokenType),
+    /// A word for whose token it is rather than for how it is presented: `User Access Token` (eBay).
+    Odd(String),
+    /// A way that nobody here knows.
+    Foreign(String),
+}
+
+impl TokenType {
+    pub(super) fn read(value: Option<&Value>) -> Read {
+        let kind = match value {
+            None | Some(Value::Null) => return Read::Known(Self::Bearer),
+            Some(Value::String(kind)) => kind.trim(),
+            Some(other) => return Read::Foreign(other.to_string()),
+        };
+        let small = kind.to_ascii_lowercase();
+        let names_owner = ["application", "user"]
+            .iter()
+            .any(|owner| small.starts_with(owner) || small.ends_with(owner));
+        match small.as_str() {
+            "dpop" => Read::Known(Self::Dpop),
+            _ if small.is_empty() || BEARER.contains(&small.as_str()) => Read::Known(Self::Bearer),
+            // RFC 8693 §3 has such names for what a token is.
+            _ if small.starts_with("urn:ietf:params:oauth:token-type:") => Read::Odd(kind.into()),
+            _ if names_owner || KINDS.contains(&small.as_str()) => Read::Odd(kind.into()),
+            _ if small.contains("bearer") || small.contains(' ') => Read::Odd(kind.into()),
+            _ => Read::Foreign(kind.into()),
+        }
+    }
 }
 
 /// What becomes of the refresh token of an answer to a refresh.

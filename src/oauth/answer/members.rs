@@ -4,32 +4,49 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::mapping::{Mapping, MemberPath};
-use super::{MAX_ACCESS_TOKEN, is_visible};
+use super::{is_visible, lenient};
 use crate::secret::Secret;
 
 /// The members of a JSON object or array, or the pairs of a form; in order, duplicates kept.
+#[derive(Default)]
 pub(in crate::oauth) struct Members {
     /// Whether the body could be read at all.
     pub(in crate::oauth) parsed: bool,
+    /// What comes last may be missing.
+    pub(super) is_cut: bool,
+    /// It is as the standards say.
+    pub(super) is_strict: bool,
     pairs: Vec<(String, Value)>,
     is_form: bool,
 }
 
 impl Members {
-    /// Goes by the bytes and not by `Content-Type`, which is often wrong. The mapping says what a form may
-    /// be known by.
+    /// Goes by the bytes and not by `Content-Type`, which is often wrong: first as the standards say, then
+    /// leniently. The mapping says what a form may be known by.
     pub(in crate::oauth) fn of(body: &[u8], mapping: &Mapping) -> Self {
+        let strict = Self::strict(body, mapping);
+        if strict.parsed {
+            return strict;
+        }
+        let lenient::Text { pairs, is_whole, .. } = lenient::read(body);
+        let parsed = !pairs.is_empty();
+        Self { parsed, is_cut: parsed && !is_whole, pairs, ..Self::default() }
+    }
+
+    pub(super) fn strict(body: &[u8], mapping: &Mapping) -> Self {
+        let of = |pairs: Vec<_>, is_form| {
+            let parsed = is_form || !pairs.is_empty();
+            Self { parsed, is_strict: true, pairs, is_form, ..Self::default() }
+        };
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         if let Ok(object) = serde_json::from_slice::<Object>(body) {
-            return Self { parsed: true, pairs: object.0, is_form: false };
+            return Self { parsed: true, ..of(object.0, false) };
         }
         if let Ok(items) = serde_json::from_slice::<Vec<Value>>(body) {
             let pairs = items.into_iter().enumerate();
-            let pairs: Vec<_> = pairs.map(|(index, item)| (index.to_string(), item)).collect();
-            return Self { parsed: !pairs.is_empty(), pairs, is_form: false };
+            return of(pairs.map(|(index, item)| (index.to_string(), item)).collect(), false);
         }
-        let pairs = form(body, mapping).unwrap_or_default();
-        Self { parsed: !pairs.is_empty(), pairs, is_form: true }
+        form(body, mapping).map(|pairs| of(pairs, true)).unwrap_or_default()
     }
 
     /// The value at a place.
@@ -41,15 +58,15 @@ impl Members {
         })
     }
 
-    /// The text, number or truth value at a place, if a field may carry it and it fits into a header block.
-    pub(in crate::oauth) fn fit(&self, path: &MemberPath) -> Option<Secret> {
+    /// The text, number or truth value at a place, if a field may carry it and it is not longer than that.
+    pub(in crate::oauth) fn fit(&self, path: &MemberPath, longest: usize) -> Option<Secret> {
         let text = match self.at(path)? {
             Value::String(text) => text.clone(),
             Value::Number(number) => number.to_string(),
             Value::Bool(truth) => truth.to_string(),
             Value::Null | Value::Array(_) | Value::Object(_) => return None,
         };
-        let fits = is_visible(&text) && text.len() <= MAX_ACCESS_TOKEN;
+        let fits = is_visible(&text) && text.len() <= longest;
         fits.then(|| Secret::new(text))
     }
 
@@ -65,15 +82,22 @@ impl Members {
         self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
-    /// Stands the name more than once at the top?
-    pub(super) fn is_doubled(&self, path: Option<&MemberPath>, name: &str) -> bool {
-        let name = path.and_then(MemberPath::split).map_or(name, |(first, _)| first);
-        self.pairs.iter().filter(|(key, _)| key == name).nth(1).is_some()
+    /// The text at `path`, or of the members called `name` where no path is given.
+    pub(super) fn token(&self, path: Option<&MemberPath>, name: &str) -> Found {
+        let values = |name: &str| {
+            let pairs = self.pairs.iter().filter(move |(key, _)| key == name);
+            pairs.map(|(_, value)| value.clone()).collect::<Vec<_>>()
+        };
+        match path.and_then(MemberPath::split) {
+            None => Found::of(values(name).iter().filter_map(token)),
+            Some((first, _)) if values(first).len() > 1 => Found::Several,
+            Some(_) => Found::of(path.and_then(|path| token(self.at(path)?))),
+        }
     }
 
-    /// A member that is text and not empty.
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
-        text(self.get(name)?)
+    /// The first value of this name; upper and lower case, underscores and hyphens make no difference.
+    pub(super) fn alike(&self, name: &str) -> Option<&Value> {
+        self.pairs.iter().find(|(key, _)| is_alike(key, name)).map(|(_, value)| value)
     }
 
     /// 0 and 0.0 are one number; 0 and "0" are not the same, except in a form, which has only text.
@@ -94,7 +118,7 @@ impl Members {
         mapped.or_else(|| Self::code_of(self.get("error")?))
     }
 
-    fn code_of(value: &Value) -> Option<String> {
+    pub(super) fn code_of(value: &Value) -> Option<String> {
         let inner = |object: &Value| {
             let names = ["type", "code", "status"];
             let code = names.iter().find_map(|name| object.get(*name).and_then(Value::as_str));
@@ -109,21 +133,56 @@ impl Members {
         };
         (!code.is_empty()).then_some(code)
     }
+}
 
-    /// What the server says about its error, for people.
-    pub(super) fn description(&self) -> Option<String> {
-        let nested = self.get("error").and_then(|error| error.get("message"));
-        ["error_description", "message", "detail", "title"]
-            .iter()
-            .find_map(|name| self.text(name))
-            .or_else(|| nested.and_then(Value::as_str))
-            .map(str::to_owned)
+/// What a place or a search has brought.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Found {
+    /// Nothing.
+    None,
+    /// One value, perhaps many times.
+    One(Secret),
+    /// Values that differ: nobody can say which it is.
+    Several,
+}
+
+impl Found {
+    pub(super) fn of<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut values = values.into_iter();
+        match values.next() {
+            None => Self::None,
+            Some(first) if values.all(|value| value == first) => {
+                Self::One(Secret::new(first.to_owned()))
+            }
+            Some(_) => Self::Several,
+        }
     }
+
+    pub(super) fn one(self) -> Option<Secret> {
+        match self {
+            Self::One(secret) => Some(secret),
+            Self::None | Self::Several => None,
+        }
+    }
+}
+
+/// `refresh_token`, `refreshToken`, `Refresh-Token`.
+pub(super) fn is_alike(one: &str, other: &str) -> bool {
+    let letters = |text: &str| -> Vec<u8> {
+        let bytes = text.bytes().filter(u8::is_ascii_alphanumeric);
+        bytes.map(|byte| byte.to_ascii_lowercase()).collect()
+    };
+    letters(one) == letters(other)
 }
 
 /// Text that is not empty.
 pub(super) fn text(value: &Value) -> Option<&str> {
     value.as_str().filter(|text| !text.is_empty())
+}
+
+/// Text that is all there.
+fn token(value: &Value) -> Option<&str> {
+    text(value).filter(|text| !text.contains(lenient::UNREADABLE))
 }
 
 /// A form body, only if it is one beyond doubt: otherwise any text would parse. Some servers end it with a

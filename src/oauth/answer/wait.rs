@@ -3,7 +3,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
-use http::header::RETRY_AFTER;
+use http::header::{DATE, RETRY_AFTER};
+use serde_json::Value;
+
+use super::expiry;
 
 /// How long a server that throttles without saying for how long is left alone.
 const DEFAULT_THROTTLE: Duration = Duration::from_secs(60);
@@ -16,7 +19,8 @@ const INSTANT: f64 = 1e9;
 
 /// How long a server that throttles wants to be left alone, from 0 to one hour.
 pub(super) fn throttle(fields: &HeaderMap, description: Option<&str>, now: SystemTime) -> Duration {
-    let reset = || RESETS.iter().find_map(|name| seconds(text(fields, name)?, now));
+    let by_its_clock = date(fields).unwrap_or(now);
+    let reset = || RESETS.iter().find_map(|name| seconds(text(fields, name)?, by_its_clock));
     retry_after(fields, now)
         .or_else(reset)
         .or_else(|| description.and_then(in_words))
@@ -24,15 +28,36 @@ pub(super) fn throttle(fields: &HeaderMap, description: Option<&str>, now: Syste
         .min(MAX_WAIT)
 }
 
-/// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3), at most one hour.
+/// The same from a member of the answer: seconds, a date, or words with a number.
+pub(super) fn of_member(value: &Value, fields: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = match value {
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => text.trim().to_owned(),
+        _ => return None,
+    };
+    let wait = of_text(&text, date(fields).unwrap_or(now)).or_else(|| in_words(&text))?;
+    Some(wait.min(MAX_WAIT))
+}
+
+/// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3), at most one hour. A date is one of the
+/// server's clock, whatever that shows.
 pub(super) fn retry_after(fields: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = text(fields, RETRY_AFTER.as_str())?;
-    let date = || {
-        let date = httpdate::parse_http_date(text).ok()?;
+    let wait = of_text(text(fields, RETRY_AFTER.as_str())?, date(fields).unwrap_or(now))?;
+    Some(wait.min(MAX_WAIT))
+}
+
+/// When the answer was made, by the clock of whoever made it.
+fn date(fields: &HeaderMap) -> Option<SystemTime> {
+    httpdate::parse_http_date(text(fields, DATE.as_str())?).ok()
+}
+
+fn of_text(text: &str, now: SystemTime) -> Option<Duration> {
+    let instant = || {
+        let date = expiry::instant(text)?;
         // A date that has passed asks for no wait.
         Some(date.duration_since(now).unwrap_or_default())
     };
-    seconds(text, now).or_else(date).map(|wait| wait.min(MAX_WAIT))
+    seconds(text, now).or_else(instant)
 }
 
 fn text<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -22,6 +22,7 @@ impl Part<'_, '_> {
             busy: self.answer_rules("busy", &section.busy),
             raw: raw.iter().filter_map(|path| MemberPath::parse(path)).collect(),
             dpop: section.dpop.or(false),
+            ..Reading::default()
         }
     }
 
@@ -83,6 +84,8 @@ fn mapping(response: &Response) -> Mapping {
         ok: response.ok.as_ref().and_then(|ok| comparison(ok.get_ref())),
         error: at(&response.error),
         keep_access_token: response.keep_access_token.as_ref().is_some_and(|keep| *keep.get_ref()),
+        refresh_expires_in: at(&response.refresh_expires_in),
+        retry_after: at(&response.retry_after),
     }
 }
 

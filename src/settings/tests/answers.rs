@@ -165,7 +165,7 @@ fn their_errors_are_understood_too() {
         "response = { ok = \"result == '0000'\", error = \"result\", keep_access_token = true }";
     for (keys, status, body, class) in [
         (slack, 200, r#"{"ok":false,"error":"invalid_refresh_token"}"#, GrantDead),
-        (slack, 200, r#"{"ok":false,"error":"ratelimited"}"#, Config),
+        (slack, 200, r#"{"ok":false,"error":"ratelimited"}"#, Throttled),
         (slack, 200, r#"{"ok":false}"#, Config),
         (coros, 200, r#"{"message":"token invalid","result":"5031"}"#, Config),
         ("", 200, r#"{"error":"bad_refresh_token"}"#, GrantDead),

@@ -96,6 +96,21 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![4 => object, 1 => form, 1 => vec(any::<u8>(), 0..200)]
 }
 
+/// As it comes, cut short, damaged, or with something around it.
+fn body_in_hand() -> impl Strategy<Value = (Vec<u8>, Option<String>)> {
+    (body(), 0..300_usize, prop::sample::select(&["", "", "<p>", ")]}'\n", "{x} "][..])).prop_map(
+        |(mut body, at, before)| {
+            match at {
+                0..100 => body.truncate(at),
+                100..200 => body.iter_mut().skip(at - 100).take(1).for_each(|byte| *byte ^= 0xff),
+                _ => {}
+            }
+            body.splice(0..0, before.bytes());
+            (body, (at < 100).then(|| "it ended early".to_owned()))
+        },
+    )
+}
+
 fn reading() -> impl Strategy<Value = Reading> {
     let place = || proptest::option::weighted(0.2, name().prop_map(|name| path(&name)));
     let unit = prop::sample::select(&[None, Some(Unit::Seconds), Some(Unit::Milliseconds)][..]);
@@ -128,12 +143,12 @@ proptest! {
     fn whatever_comes_is_a_token_that_fits_or_an_error_that_tells_no_secret(
         status in prop_oneof![Just(200_u16), 100_u16..1000],
         fields in fields(),
-        body in body(),
+        (body, cut) in body_in_hand(),
         reading in reading(),
         now in now(),
     ) {
         let status = StatusCode::from_u16(status).unwrap();
-        let answer = RawAnswer { status, fields, body, cut: None };
+        let answer = RawAnswer { status, fields, body, cut };
         let secret = Secret::new(SECRET.to_owned());
         match read(&answer, &reading, now, &[&secret]) {
             Ok(token) => {
@@ -141,8 +156,9 @@ proptest! {
                 prop_assert!(token.access_token.is_some() || reading.mapping.keep_access_token);
                 for text in token.access_token.iter().chain(token.raw.values()) {
                     prop_assert!(HeaderValue::from_str(text.expose()).is_ok());
-                    prop_assert!(text.expose().len() <= MAX_ACCESS_TOKEN);
+                    prop_assert!(text.expose().len() <= reading.token_bytes);
                 }
+                prop_assert!(!token.notes.concat().contains(PART_OF_SECRET), "{:?}", token.notes);
                 if let Some(end) = token.expires_at {
                     prop_assert!(end > now && end <= now + MAX_LIFETIME);
                 }

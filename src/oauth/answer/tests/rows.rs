@@ -84,6 +84,8 @@ fn the_end_of_a_refresh_token_is_read_under_the_names_it_goes_by() {
         (r#""refresh_expires_in":"1800""#, Some(1800)),
         (r#""x_refresh_token_expires_in":8726400"#, Some(8_726_400)),
         (r#""refresh_token_expires_at":1700003600"#, Some(3600)),
+        (r#""refresh_token_timeout":3600"#, Some(3600)),
+        (r#""refresh_token_expires_in":7200,"refresh_token_timeout":3600"#, Some(7200)),
         // Five years is what some say and mean.
         (r#""x_refresh_token_expires_in":157680000"#, Some(157_680_000)),
         // Keycloak's "never".
@@ -115,11 +117,12 @@ fn members_are_where_the_mapping_says_and_nowhere_else() {
         r#"{"access_token":"other","data":{"tokens":{"0":5}}}"#,
         r#"{"data":{"tokens":[]}}"#,
         r#"{"data":{"tokens":[{"accessToken":"a"}]},"data":1}"#,
-        r#"{"data":{"tokens":[{"accessToken":"a"}],"kind":"mac"}}"#,
     ] {
         let error = read(&answer(200, body), &reading, at(0), &[]).unwrap_err();
         assert_eq!(error.class, Class::Unreadable, "{body}");
     }
+    let mac = r#"{"data":{"tokens":[{"accessToken":"a"}],"kind":"mac"}}"#;
+    assert_eq!(read(&answer(200, mac), &reading, at(0), &[]).unwrap_err().class, Class::Unusable);
     let list = mapped(Mapping { access_token: Some(path("0.token")), ..Mapping::default() });
     let token = read(&answer(200, r#"[{"token":"a1"}]"#), &list, at(0), &[]).unwrap();
     assert_eq!(token.access_token.unwrap().expose(), "a1");
@@ -219,8 +222,9 @@ fn rules_of_the_operator_come_before_all_others() {
     let reading = Reading { dead, busy, ..Reading::default() };
     for (number, body, class) in [
         (404, r#"{"error":"not_found_error"}"#, Class::GrantDead),
-        (404, r#"{"error":"other"}"#, Class::Config),
-        (410, r#"{"error":"not_found_error"}"#, Class::Config),
+        (404, r#"{"error":"Not_Found_Error"}"#, Class::GrantDead),
+        (404, r#"{"error":"other"}"#, Class::Gateway),
+        (410, r#"{"error":"not_found_error"}"#, Class::Gateway),
         // Row 40: what can end a server whose every failure is 500.
         (500, r#"{"message":"the token is dead"}"#, Class::GrantDead),
         (500, "<html>token is dead", Class::GrantDead),
@@ -251,14 +255,14 @@ fn a_token_bound_to_a_key_is_for_those_who_have_one() {
     assert_eq!(read_with(true, body).unwrap().token_type, TokenType::Dpop);
     let bearer = r#"{"access_token":"a","token_type":"Bearer"}"#;
     assert_eq!(read_with(false, bearer).unwrap().token_type, TokenType::Bearer);
-    assert_eq!(read_with(true, bearer).unwrap_err().class, Class::Unreadable);
+    assert_eq!(read_with(true, bearer).unwrap_err().class, Class::Unusable);
     // Row 12.
     let error = read_with(false, body).unwrap_err();
-    assert_eq!(error.class, Class::Unreadable);
+    assert_eq!(error.class, Class::Unusable);
     assert_eq!(error.salvaged.unwrap().expose(), "r2");
     for kind in ["\"mac\"", "5", "[]", "true", "\"N_A\""] {
         let body = format!(r#"{{"access_token":"a","token_type":{kind}}}"#);
-        assert_eq!(read_with(true, &body).unwrap_err().class, Class::Unreadable, "{kind}");
+        assert_eq!(read_with(true, &body).unwrap_err().class, Class::Unusable, "{kind}");
     }
     for kind in ["null", "\"\""] {
         let body = format!(r#"{{"access_token":"a","token_type":{kind}}}"#);

@@ -1,0 +1,79 @@
+//! The content of an answer without its codings, which come although none was asked for.
+
+use std::borrow::Cow;
+
+use http::header::CONTENT_ENCODING;
+
+use super::RawAnswer;
+use super::mapping::Mapping;
+use super::members::Members;
+use crate::coding::decode;
+
+/// The most that is unpacked.
+const MAX_DECODED: usize = 1024 * 1024;
+/// How many codings are taken off.
+const MOST_CODINGS: usize = 3;
+
+/// The body as the server meant it.
+pub(in crate::oauth) struct Content<'a> {
+    /// Its bytes, or what could be decoded of them.
+    pub(in crate::oauth) bytes: Cow<'a, [u8]>,
+    /// What was taken off, or what is in the way.
+    pub(super) coding: Option<Coding>,
+}
+
+/// What became of a content coding.
+#[derive(Debug, PartialEq)]
+pub(super) enum Coding {
+    /// It is taken off.
+    Decoded,
+    /// Part of the content is missing or damaged.
+    Partly,
+    /// It is unknown, or what it says is not so.
+    Unknown(String),
+}
+
+impl<'a> Content<'a> {
+    /// Takes off what the fields name and what the bytes show, until there is something to read. Some
+    /// proxies unpack a body and leave the field, or pack one twice and say so once.
+    pub(in crate::oauth) fn of(answer: &'a RawAnswer, mapping: &Mapping) -> Self {
+        let named: Vec<String> = answer
+            .fields
+            .get_all(CONTENT_ENCODING)
+            .iter()
+            .flat_map(|value| value.to_str().unwrap_or("unknown").split(','))
+            .map(|coding| coding.trim().to_ascii_lowercase())
+            .filter(|coding| !coding.is_empty() && coding != "identity")
+            .collect();
+        let mut left = named.clone();
+        let (mut bytes, mut coding) = (Cow::Borrowed(answer.body.as_slice()), None);
+        for _ in 0..MOST_CODINGS {
+            if Members::strict(&bytes, mapping).parsed {
+                return Self { bytes, coding };
+            }
+            let is_gzip = bytes.starts_with(&[0x1f, 0x8b]);
+            let next = if is_gzip { Some("gzip".to_owned()) } else { left.pop() };
+            let Some(next) = next else { break };
+            if is_gzip && left.last().is_some_and(|last| last.contains("gzip")) {
+                left.pop();
+            }
+            let decoded = decode(&next, &bytes, MAX_DECODED);
+            let Some(decoded) = decoded.filter(|it| it.complete || is_text(&it.bytes)) else {
+                continue;
+            };
+            if !decoded.bytes.is_empty() {
+                let is_whole = decoded.complete && coding != Some(Coding::Partly);
+                coding = Some(if is_whole { Coding::Decoded } else { Coding::Partly });
+                bytes = Cow::Owned(decoded.bytes);
+            }
+        }
+        let unknown = || (!named.is_empty()).then(|| Coding::Unknown(named.join(", ")));
+        Self { coding: coding.or_else(unknown), bytes }
+    }
+}
+
+/// UTF-8, but for its end.
+fn is_text(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| !text.contains('\0'))
+        || std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
+}

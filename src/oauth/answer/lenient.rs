@@ -1,0 +1,328 @@
+//! JSON that is not quite JSON: with text around it, cut short, with bytes that are no UTF-8 or escapes
+//! that are none. Only what is certain counts: a string that is closed, a number that is followed by
+//! something.
+
+use serde_json::{Map, Number, Value};
+
+/// Deeper is not looked.
+const MOST_DEPTH: usize = 64;
+/// How often JSON is looked for in text.
+const MOST_BEGINNINGS: usize = 64;
+/// How many times JSON may be a string in JSON.
+const MOST_QUOTED: usize = 2;
+
+/// Stands where a string has what cannot be read. No token has it.
+pub(super) const UNREADABLE: char = char::REPLACEMENT_CHARACTER;
+
+/// What could be read.
+#[derive(Default)]
+pub(super) struct Text {
+    /// The members of the first object, or of the first that speaks of tokens or an error.
+    pub(super) pairs: Vec<(String, Value)>,
+    /// That object has an end.
+    pub(super) is_whole: bool,
+    /// The members that are text of every object at any depth, also of those in strings.
+    pub(super) objects: Vec<Vec<(String, String)>>,
+}
+
+/// Reads all objects that are in `bytes`.
+pub(super) fn read(bytes: &[u8]) -> Text {
+    let mut text = Text::default();
+    read_into(&mut text, bytes, MOST_QUOTED);
+    text
+}
+
+fn read_into(text: &mut Text, bytes: &[u8], quoted: usize) {
+    let mut parser = Parser { bytes, at: 0, objects: Vec::new() };
+    let mut tells = false;
+    for _ in 0..MOST_BEGINNINGS {
+        let rest = bytes.get(parser.at..).unwrap_or_default();
+        let Some(begin) = rest.iter().position(|byte| matches!(byte, b'{' | b'"')) else { break };
+        let before = parser.at + begin;
+        parser.at = before + 1;
+        if bytes.get(before) == Some(&b'"') {
+            // The whole may be a string with JSON in it.
+            let is_first = rest.get(..begin).is_some_and(|before| before.trim_ascii().is_empty());
+            let string = is_first.then(|| parser.string()).flatten();
+            if let Some(string) = string.filter(|string| string.contains('{')) {
+                parser.objects.push(vec![(String::new(), string)]);
+            } else {
+                parser.at = before + 1;
+            }
+            continue;
+        }
+        let known = parser.objects.len();
+        let (pairs, is_whole) = parser.object(MOST_DEPTH);
+        if pairs.is_empty() {
+            parser.at = before + 1;
+            continue;
+        }
+        let of_this = parser.objects.get(known..).unwrap_or_default();
+        let tells_now = of_this.iter().flatten().any(|(name, _)| is_telling(name));
+        if text.pairs.is_empty() || (tells_now && !tells) {
+            (text.pairs, text.is_whole, tells) = (pairs, is_whole, tells_now);
+        }
+    }
+    let objects = std::mem::take(&mut parser.objects);
+    if quoted > 0 {
+        for (_, string) in objects.iter().flatten() {
+            if string.trim_start().starts_with('{') {
+                let mut inner = Text::default();
+                read_into(&mut inner, string.as_bytes(), quoted - 1);
+                text.objects.append(&mut inner.objects);
+                if text.pairs.is_empty() {
+                    (text.pairs, text.is_whole) = (inner.pairs, inner.is_whole);
+                }
+            }
+        }
+    }
+    text.objects.extend(objects);
+}
+
+fn is_telling(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.contains("token") || name.contains("error")
+}
+
+struct Parser<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    objects: Vec<Vec<(String, String)>>,
+}
+
+impl Parser<'_> {
+    /// What follows the brace, and whether that was all of it.
+    fn object(&mut self, depth: usize) -> (Vec<(String, Value)>, bool) {
+        let mut pairs = Vec::new();
+        let is_whole = self.members(&mut pairs, depth);
+        let text =
+            |(name, value): &(String, Value)| Some((name.clone(), value.as_str()?.to_owned()));
+        self.objects.push(pairs.iter().filter_map(text).collect());
+        (pairs, is_whole)
+    }
+
+    fn members(&mut self, pairs: &mut Vec<(String, Value)>, depth: usize) -> bool {
+        loop {
+            match self.next_after(b",") {
+                Some(b'}') => return true,
+                Some(b'"') => {}
+                _ => return false,
+            }
+            let Some(name) = self.string() else { return false };
+            if self.next_after(b"") != Some(b':') {
+                return false;
+            }
+            let (value, is_whole) = self.value(depth);
+            pairs.extend(value.map(|value| (name, value)));
+            if !is_whole {
+                return false;
+            }
+        }
+    }
+
+    /// The value, and whether more can follow it.
+    fn value(&mut self, depth: usize) -> (Option<Value>, bool) {
+        let below = depth.checked_sub(1);
+        match (self.next_after(b""), below) {
+            (Some(b'"'), _) => {
+                let string = self.string().map(Value::String);
+                let is_closed = string.is_some();
+                (string, is_closed)
+            }
+            (Some(b'{'), Some(below)) => {
+                let (pairs, is_whole) = self.object(below);
+                (Some(Value::Object(Map::from_iter(pairs))), is_whole)
+            }
+            (Some(b'['), Some(below)) => {
+                let mut items = Vec::new();
+                loop {
+                    match self.next_after(b",") {
+                        Some(b']') => return (Some(Value::Array(items)), true),
+                        None => return (Some(Value::Array(items)), false),
+                        Some(_) => self.at -= 1,
+                    }
+                    let (value, is_whole) = self.value(below);
+                    items.extend(value);
+                    if !is_whole {
+                        return (Some(Value::Array(items)), false);
+                    }
+                }
+            }
+            (Some(b'-' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'), _) => {
+                self.at -= 1;
+                self.word()
+            }
+            _ => (None, false),
+        }
+    }
+
+    /// A number, or `true` and the like.
+    fn word(&mut self) -> (Option<Value>, bool) {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
+        // Without anything behind it, there may have been more of it.
+        let Some(length) = rest.iter().position(|byte| !is_part(byte)) else {
+            return (None, false);
+        };
+        self.at += length;
+        let word = rest.get(..length).and_then(|word| std::str::from_utf8(word).ok());
+        let value = match word.unwrap_or_default() {
+            "true" => Value::Bool(true),
+            "false" => Value::Bool(false),
+            number => number.parse::<Number>().map_or(Value::Null, Value::Number),
+        };
+        (Some(value), true)
+    }
+
+    /// What follows the opening quotation mark; `None` where there is no closing one.
+    fn string(&mut self) -> Option<String> {
+        let mut out = Vec::new();
+        loop {
+            match self.step()? {
+                b'"' => return Some(String::from_utf8_lossy(&out).into_owned()),
+                b'\\' => {
+                    let character = self.escaped()?;
+                    out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                }
+                byte => out.push(byte),
+            }
+        }
+    }
+
+    fn escaped(&mut self) -> Option<char> {
+        Some(match self.step()? {
+            byte @ (b'"' | b'\\' | b'/') => char::from(byte),
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => {
+                let Some(high) = self.hexadecimal() else { return Some(UNREADABLE) };
+                if !(0xd800..0xdc00).contains(&high) {
+                    return Some(char::from_u32(high).unwrap_or(UNREADABLE));
+                }
+                let before = self.at;
+                let is_pair = self.step()? == b'\\' && self.step()? == b'u';
+                let low = if is_pair { self.hexadecimal() } else { None };
+                let Some(low) = low.filter(|low| (0xdc00..0xe000).contains(low)) else {
+                    self.at = before;
+                    return Some(UNREADABLE);
+                };
+                char::from_u32(0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00))
+                    .unwrap_or(UNREADABLE)
+            }
+            _ => {
+                self.at -= 1;
+                UNREADABLE
+            }
+        })
+    }
+
+    fn hexadecimal(&mut self) -> Option<u32> {
+        let digits = std::str::from_utf8(self.bytes.get(self.at..self.at + 4)?).ok()?;
+        let is_hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let number = u32::from_str_radix(digits, 16).ok().filter(|_| is_hexadecimal)?;
+        self.at += 4;
+        Some(number)
+    }
+
+    fn step(&mut self) -> Option<u8> {
+        let byte = self.bytes.get(self.at).copied();
+        self.at += usize::from(byte.is_some());
+        byte
+    }
+
+    /// The next byte that is neither space nor one of `skipped`.
+    fn next_after(&mut self, skipped: &[u8]) -> Option<u8> {
+        loop {
+            let byte = self.step()?;
+            if !byte.is_ascii_whitespace() && !skipped.contains(&byte) {
+                return Some(byte);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn members(bytes: &[u8]) -> (Value, bool) {
+        let Text { pairs, is_whole, .. } = read(bytes);
+        (Value::Object(pairs.into_iter().collect()), is_whole)
+    }
+
+    #[test]
+    fn what_is_certain_is_read() {
+        for (text, expected, is_whole) in [
+            // What is JSON anyway.
+            (
+                r#"{"a":"b","c":[1,-2.5e3,true,null,{"d":{}}]}"#,
+                json!({"a":"b","c":[1,-2.5e3,true,null,{"d":{}}]}),
+                true,
+            ),
+            (
+                r#"{"a":"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00"}"#,
+                json!({"a":"\"\\/\u{8}\u{c}\n\r\té😀"}),
+                true,
+            ),
+            // Text around it.
+            ("\u{feff}\n{\"a\":1 }", json!({"a":1}), true),
+            (")]}',\n{\"a\":\"b\"}", json!({"a":"b"}), true),
+            ("callback({\"a\":\"b\"});", json!({"a":"b"}), true),
+            ("Warning: {x} in <b>a.php</b>\n{\"a\":\"b\"}\n0", json!({"a":"b"}), true),
+            ("{\"x\":1} {\"access_token\":\"b\"} {\"error\":1}", json!({"access_token":"b"}), true),
+            // Cut short.
+            (r#"{"a":"b","c":"d"#, json!({"a":"b"}), false),
+            (r#"{"a":"b","c":"d\"#, json!({"a":"b"}), false),
+            (r#"{"a":"b","c":36"#, json!({"a":"b"}), false),
+            (r#"{"a":"b","c":36,"#, json!({"a":"b","c":36}), false),
+            (r#"{"a":"b","c":tr"#, json!({"a":"b"}), false),
+            (r#"{"a":{"b":"c","d":["e","f"#, json!({"a":{"b":"c","d":["e"]}}), false),
+            (r#"{"a":"b","c"#, json!({"a":"b"}), false),
+            // Mistakes of whoever wrote it by hand.
+            (r#"{"a":"b" "c":"d",}"#, json!({"a":"b","c":"d"}), true),
+            (
+                r#"{"a":"b\q","c":"\ud800x","d":"\u12"}"#,
+                json!({"a":"b\u{fffd}q","c":"\u{fffd}x","d":"\u{fffd}12"}),
+                true,
+            ),
+            (r#"{"a":NaN,"b":undefined}"#, json!({"a":null,"b":null}), true),
+            (r#"{"a":"b",x:1}"#, json!({"a":"b"}), false),
+            // JSON in a string.
+            (r#""{\"a\":\"b\"}""#, json!({"a":"b"}), true),
+            ("", json!({}), false),
+            ("no {JSON} {} at \"all\"", json!({}), false),
+        ] {
+            assert_eq!(members(text.as_bytes()), (expected, is_whole), "{text}");
+        }
+        let bytes = b"{\"a\":\"\xff\",\"b\":\"c\"}";
+        assert_eq!(members(bytes), (json!({"a":"\u{fffd}","b":"c"}), true));
+    }
+
+    #[test]
+    fn every_object_is_found() {
+        let text = r#"{"a":{"b":"1"},"body":"{\"c\":\"{\\\"d\\\":\\\"2\\\"}\"}"} {"e":"3"}"#;
+        let text = read(text.as_bytes());
+        let found: Vec<_> = text.objects.iter().flatten().map(|(name, _)| name.as_str()).collect();
+        for name in ["b", "body", "c", "d", "e"] {
+            assert!(found.contains(&name), "{name} in {found:?}");
+        }
+    }
+
+    #[test]
+    fn hostile_text_takes_no_time_and_no_stack() {
+        for text in [
+            "{\"a\":".repeat(100_000),
+            "[{".repeat(100_000),
+            "{".repeat(1_000_000),
+            "\"{".repeat(300_000),
+        ] {
+            read(text.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What an answer says about its error, wherever servers put that.
+
+use http::StatusCode;
+use serde_json::Value;
+
+use super::mapping::MemberPath;
+use super::members::{Members, text};
+
+/// Places of an error code, in this order, after what the configuration names. The first word is compared
+/// without case, underscores and hyphens.
+const CODES: [&str; 16] = [
+    "error",
+    "error.type",
+    "error.code",
+    "error.status",
+    "code",
+    "errorCode",
+    "__type",
+    "errors.0.errorType",
+    "errors.0.code",
+    "errors.0",
+    "fault.code",
+    "fault.errorcode",
+    "fault.faultcode",
+    "fault.detail.errorcode",
+    "fault.name",
+    "error.error",
+];
+/// Places of a text for people. The first that is there is shown.
+const TEXTS: [&str; 15] = [
+    "error_description",
+    "message",
+    "error.message",
+    "errors.0.message",
+    "reason",
+    "detail",
+    "title",
+    "fault.faultstring",
+    "fault.message",
+    "error.error_description",
+    "error.reason",
+    "error_message",
+    "errors.0.detail",
+    "errors.0",
+    "hint",
+];
+/// Places of the name of a parameter that is wrong.
+const FIELDS: [&str; 5] =
+    ["field", "errors.0.field", "errors.0.resource", "error.field", "error.param"];
+/// Plain text that is longer is a document.
+const LONGEST_TEXT: usize = 1024;
+
+/// The words of an answer.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// Codes as they were written, the most telling place first.
+    pub(super) codes: Vec<String>,
+    /// What is shown to people.
+    pub(super) description: Option<String>,
+    /// The second code, beside that of the error.
+    pub(super) suberror: Option<String>,
+    /// All texts in lower case, with words such as `refresh_token` taken apart, and without paths and URLs.
+    pub(super) words: String,
+    /// A text speaks of something that is at no such path.
+    pub(super) names_path: bool,
+    /// It is a page for people (HTML), or something else that begins like one.
+    pub(super) is_page: bool,
+    /// There were members.
+    pub(super) parsed: bool,
+}
+
+impl Said {
+    pub(super) fn of(body: &[u8], members: &Members, mapped: Option<&MemberPath>) -> Self {
+        let is_page = !members.is_strict && is_page(body);
+        if is_page {
+            let description = Some("it is a page for people".to_owned());
+            return Self { is_page, description, ..Self::default() };
+        }
+        let mapped = mapped.and_then(|path| Members::code_of(members.at(path)?));
+        let usual = CODES.iter().filter_map(|place| Members::code_of(at(members, place)?));
+        let mut codes: Vec<String> = mapped.into_iter().chain(usual).collect();
+        // An object without a code of its own is called "error", which says nothing.
+        codes.sort_by_key(|code| code == "error");
+        let found = |places: &[&'static str]| -> Vec<String> {
+            let found = places.iter().filter_map(|place| text(at(members, place)?));
+            found.map(str::to_owned).collect()
+        };
+        let mut texts = found(&TEXTS);
+        let description = texts.first().filter(|text| !codes.contains(text)).cloned();
+        if !members.parsed && body.len() <= LONGEST_TEXT {
+            texts.extend(std::str::from_utf8(body).map(str::to_owned));
+        }
+        texts.extend(found(&FIELDS));
+        // Some are no codes but texts, or say what is wrong with a field.
+        let is_text = |code: &&String| {
+            code.contains(' ') || ["invalid", "expired", "revoked"].contains(&plain(code).as_str())
+        };
+        texts.extend(codes.iter().filter(is_text).cloned());
+        let names_path = texts.iter().any(|text| names_path(text));
+        Self {
+            suberror: at(members, "suberror").and_then(text).map(str::to_owned),
+            words: texts.iter().map(|text| words(text)).collect::<Vec<_>>().join(" ; "),
+            codes,
+            description,
+            names_path,
+            is_page,
+            parsed: members.parsed,
+        }
+    }
+
+    /// Does any of these stand in its texts?
+    pub(super) fn has(&self, phrases: &[&str]) -> bool {
+        phrases.iter().any(|phrase| self.words.contains(phrase))
+    }
+
+    /// Does any of these stand in its texts as a whole word?
+    pub(super) fn has_word(&self, words: &[&str]) -> bool {
+        let mut said = self.words.split(|c: char| !c.is_ascii_alphanumeric());
+        said.any(|word| words.contains(&word))
+    }
+
+    /// Is one of its codes among these, which are written without underscores?
+    pub(super) fn is(&self, codes: &[&str]) -> bool {
+        self.codes.iter().any(|code| codes.contains(&plain(code).as_str()))
+    }
+
+    /// The code that tells most: one of `known`, else the first that is not only the status again.
+    pub(super) fn code(&self, status: StatusCode, known: impl Fn(&str) -> bool) -> Option<&str> {
+        let number = status.as_str();
+        let phrase = status.canonical_reason().map(plain).unwrap_or_default();
+        let tells = |code: &&String| code.as_str() != number && plain(code) != phrase;
+        let by_name = self.codes.iter().find(|code| known(&plain(code)));
+        let code = by_name.or_else(|| self.codes.iter().find(tells)).or(self.codes.first());
+        code.map(String::as_str)
+    }
+}
+
+/// A code without case, underscores and what stands in front of it: `oauth.v2.InvalidGrant` is
+/// `invalidgrant`.
+pub(super) fn plain(code: &str) -> String {
+    let last = code.rsplit(['.', '#', ':', '/']).find(|part| !part.is_empty()).unwrap_or_default();
+    let letters = last.chars().filter(char::is_ascii_alphanumeric);
+    let plain: String = letters.map(|c| c.to_ascii_lowercase()).collect();
+    plain.strip_suffix("exception").map(str::to_owned).unwrap_or(plain)
+}
+
+/// The value at a place such as `errors.0.code`.
+fn at<'a>(members: &'a Members, place: &'static str) -> Option<&'a Value> {
+    let mut steps = place.split('.');
+    let first = members.alike(steps.next()?)?;
+    steps.try_fold(first, |value, step| match value {
+        Value::Array(items) => items.get(step.parse::<usize>().ok()?),
+        other => other.get(step),
+    })
+}
+
+/// In lower case; `refresh_token` and `refreshToken` are two words, paths and URLs none.
+fn words(text: &str) -> String {
+    let words = text.split_whitespace().filter(|word| !is_path(word) && !word.contains("://"));
+    let words = words.collect::<Vec<_>>().join(" ").replace(['_', '-', '`', '"', '\''], " ");
+    let words = words.to_ascii_lowercase().replace("refreshtoken", "refresh token");
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn is_path(word: &str) -> bool {
+    let word = word.trim_start_matches(['\'', '"', '`', '(', '[']);
+    word.starts_with('/') && word.bytes().nth(1).is_some_and(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// `Cannot POST /oauth/token`
+fn names_path(text: &str) -> bool {
+    let small = text.to_ascii_lowercase();
+    let absent = ["cannot ", "not found", "no route", "no such", "no static", "unable to identify"];
+    text.split_whitespace().any(is_path) && absent.iter().any(|phrase| small.contains(phrase))
+}
+
+/// HTML, or XML of a gateway.
+fn is_page(body: &[u8]) -> bool {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start();
+    let begins = body.first() == Some(&b'<');
+    begins && body.get(1).is_some_and(|byte| byte.is_ascii_alphabetic() || b"!?".contains(byte))
+}

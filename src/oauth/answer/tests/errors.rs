@@ -1,0 +1,222 @@
+//! What errors mean: in the dialect of each server, and where a word alone would mislead.
+
+use super::*;
+use serde_json::json;
+
+#[test]
+fn a_dead_refresh_token_is_dead_in_every_dialect() {
+    for (status, body) in [
+        // E14.
+        (401, r#"{"error":"invalid_token","error_description":"Invalid refresh token"}"#),
+        (403, r#"{"error":"unauthorized_client","error_description":"refresh_token is invalid"}"#),
+        (
+            400,
+            r#"{"error":{"message":"Error validating access token","type":"OAuthException","code":190}}"#,
+        ),
+        // Codes, however they are written and wherever they are.
+        (400, r#"{"error":"INVALID_GRANT"}"#),
+        (400, r#"{"error":"invalidGrant"}"#),
+        (400, r#"{"error":{"code":"invalid_grant"}}"#),
+        (400, r#"{"error":{"type":"expired_token"}}"#),
+        (400, r#"{"code":"invalid_grant"}"#),
+        (400, r#"{"errorCode":"invalid_grant"}"#),
+        (400, r#"{"ErrorCode":"invalid_grant"}"#),
+        (401, r#"{"errors":[{"errorType":"invalid_grant","message":"x"}],"success":false}"#),
+        (400, r#"{"errors":[{"code":"invalid_grant"}]}"#),
+        (
+            400,
+            r#"{"fault":{"faultstring":"x","detail":{"errorcode":"oauth.v2.InvalidRefreshToken"}}}"#,
+        ),
+        (400, r#"{"fault":{"code":"refresh_token_expired"}}"#),
+        (400, r#"{"__type":"com.amazon#InvalidGrantException"}"#),
+        (400, r#"{"error":"Bad Request","code":"invalid_grant"}"#),
+        (200, r#"{"code":"invalid_grant","message":"x"}"#),
+        (400, "error=Invalid_Grant&x=y"),
+        // Texts.
+        (400, r#"{"error":"invalid_request","error_description":"The refresh token is expired."}"#),
+        (
+            401,
+            r#"{"error":"invalid_request","message":"The refresh token is invalid.","hint":"Token has been revoked"}"#,
+        ),
+        (400, r#"{"__type":"NotAuthorizedException","message":"Refresh Token has expired"}"#),
+        (401, r#"{"statusCode":401,"message":"Invalid refresh token","error":"Unauthorized"}"#),
+        (400, r#"{"ErrorCode":"invalid_request","Error":"Refresh Token expired"}"#),
+        (401, r#"{"reason":"refreshToken not found"}"#),
+        (403, r#"{"errors":[{"message":"unknown refresh-token"}]}"#),
+        (400, r#"{"error":{"message":"Refresh token revoked"}}"#),
+        (
+            400,
+            r#"{"message":"Bad Request","errors":[{"resource":"RefreshToken","field":"refresh_token","code":"invalid"}]}"#,
+        ),
+        (401, "Invalid refresh token"),
+        // What people are told is not what the server means.
+        (
+            400,
+            r#"{"error":"invalid_grant","error_description":"Refresh token expired. Please try again."}"#,
+        ),
+        (
+            400,
+            r#"{"error":"invalid_grant","error_description":"The provided authorization grant (e.g., authorization code, resource owner credentials) or refresh token is invalid, expired, revoked, does not match the redirection URI used in the authorization request, or was issued to another client."}"#,
+        ),
+        (
+            400,
+            r#"{"error":"invalid_grant","error_description":"Token has been expired or revoked."}"#,
+        ),
+        (400, r#"{"error":"invalid_grant","error_description":"expired access/refresh token"}"#),
+        (400, r#"{"error":"invalid_grant","error_description":"Session not active"}"#),
+        (400, r#"{"error":"invalid_grant","error_description":"account blocked"}"#),
+        (
+            400,
+            r#"{"error":"invalid_grant","error_description":"\"exp\" claim timestamp check failed"}"#,
+        ),
+    ] {
+        assert_eq!(class_of(status, body), Class::GrantDead, "{status} {body}");
+    }
+}
+
+#[test]
+fn what_is_not_about_the_refresh_token_is_not_its_end() {
+    use Class::*;
+    let text =
+        |code: &str, text: &str| json!({ "error": code, "error_description": text }).to_string();
+    for (status, code, said, class) in [
+        // The client.
+        (401, "invalid_client", "Invalid client: refresh token revoked", Config),
+        (401, "Invalid_Client", "the refresh token is unknown to this client", Config),
+        (400, "invalid_request", "client_id is invalid for this refresh token", Doubtful),
+        (401, "", "Invalid client credentials for refresh token", Config),
+        (400, "unauthorized_client", "the client is not allowed to use this grant", Config),
+        (400, "unauthorized_client", "unknown grant type refresh_token", Config),
+        (400, "unsupported_grant_type", "refresh_token grant is unknown", Config),
+        // The request.
+        (400, "invalid_request", "Missing refresh token", Config),
+        (400, "invalid_request", "refresh_token is required", Config),
+        (400, "", "Invalid request: refresh_token must be provided", Config),
+        (
+            400,
+            "invalid_request",
+            "The request is missing a required parameter, includes an invalid parameter value, or is otherwise malformed. Check the `refresh_token` parameter",
+            Config,
+        ),
+        (400, "invalid_request", "unknown parameter", Doubtful),
+        (400, "invalid_scope", "the refresh token has expired scopes", Config),
+        // Too much.
+        (400, "invalid_request", "Too many invalid refresh token requests", Throttled),
+        (403, "unauthorized_client", "rate limit for invalid refresh tokens", Throttled),
+        (401, "", "Try again in 30 seconds: unknown refresh token", Throttled),
+        (400, "rate_limit_exceeded", "", Throttled),
+        (400, "RequestThrottled", "", Throttled),
+        (400, "invalid_grant", "Rate limit exceeded", Throttled),
+        // E13 and what else passes.
+        (400, "invalid_grant", "token request is already being processed", Busy),
+        (400, "invalid_grant", "Refresh token: another request is in progress", Busy),
+        (400, "invalid_grant", "Temporarily unable, please try again", Busy),
+        (409, "", "The token is being processed", Busy),
+        (400, "authorization_pending", "", Busy),
+        (400, "invalid_grant", "Token is not yet valid", Config),
+        (400, "invalid_grant", "check the clock of the client", Config),
+        (400, "invalid_grant", "Invalid JWT: check your iat and exp values", Config),
+        (400, "invalid_grant", "the client assertion has expired", Config),
+        (400, "invalid_grant", "Invalid token issuer. Expected 'a', but was 'b'", Config),
+        (400, "invalid_grant", "ip restricted", Config),
+        (400, "invalid_grant", "user account is locked", Config),
+        (401, "invalid_token", "the subject_token is invalid", Config),
+        (400, "unknown_error", "Something went wrong, please retry", Transient),
+        (400, "", "An unexpected error occurred. Try again later.", Transient),
+        (400, "internal_error", "", Transient),
+        (400, "unknown_error", "no", Config),
+        // Elsewhere than where a refresh token is judged.
+        (404, "", "Invalid refresh token", Doubtful),
+        (500, "", "Invalid refresh token", Transient),
+        (422, "", "The refresh token is invalid", Config),
+        // Paths and documents name no token.
+        (400, "", "not found: /v1/refresh_token", Gateway),
+        (401, "", "see https://as.test/errors/invalid_refresh_token", Config),
+    ] {
+        assert_eq!(class_of(status, &text(code, said)), class, "{status} {code} {said}");
+    }
+    let oauth_exception =
+        |code| json!({"error":{"type":"OAuthException","code":code,"message":"x"}});
+    for (code, class) in [(190, GrantDead), (4, Throttled), (2, Transient), (100, Config)] {
+        assert_eq!(class_of(400, &oauth_exception(code).to_string()), class, "{code}");
+    }
+}
+
+#[test]
+fn a_text_that_was_cut_ends_no_grant() {
+    for body in [
+        r#"{"error":"invalid_grant","error_description":"token request is already b"#,
+        r#"{"error":"invalid_grant""#,
+    ] {
+        assert_eq!(class_of(400, body), Class::Doubtful, "{body}");
+    }
+    assert_eq!(class_of(400, r#"{"error":"invalid_client","er"#), Class::Config);
+    assert_eq!(class_of(400, "Error: {\"error\":\"invalid_grant\"}"), Class::GrantDead);
+}
+
+#[test]
+fn the_code_that_tells_most_is_shown() {
+    for (body, code) in [
+        (r#"{"error":"Bad Request","code":"invalid_grant"}"#, Some("invalid_grant")),
+        (r#"{"status":400,"error":"Bad Request","errorCode":"E12"}"#, Some("E12")),
+        (r#"{"error":{"message":"x"},"code":7}"#, Some("7")),
+        (r#"{"error":{"message":"x"}}"#, Some("error")),
+        (r#"{"code":400}"#, Some("400")),
+        (r#"{"message":"x"}"#, None),
+    ] {
+        let error = read_by_default(&answer(400, body), at(0), &[]).unwrap_err();
+        assert_eq!(error.code.as_deref(), code, "{body}");
+    }
+}
+
+/// E45: a wait where the operator says it is.
+#[test]
+fn a_wait_in_the_body_is_where_the_mapping_says() {
+    let place = Mapping { retry_after: Some(path("meta.wait_seconds")), ..Mapping::default() };
+    let reading = mapped(place);
+    for (status, body, class, wait) in [
+        (400, r#"{"error":"busy_now","meta":{"wait_seconds":30}}"#, Class::Throttled, Some(30)),
+        (429, r#"{"meta":{"wait_seconds":"45"}}"#, Class::Throttled, Some(45)),
+        (503, r#"{"meta":{"wait_seconds":7.2}}"#, Class::Transient, Some(8)),
+        (200, r#"{"meta":{"wait_seconds":30}}"#, Class::Throttled, Some(30)),
+        (400, r#"{"meta":{"wait_seconds":"in 2 minutes"}}"#, Class::Throttled, Some(120)),
+        (400, r#"{"meta":{"wait_seconds":99999}}"#, Class::Throttled, Some(3600)),
+        (
+            400,
+            r#"{"error":"invalid_grant","meta":{"wait_seconds":30}}"#,
+            Class::Throttled,
+            Some(30),
+        ),
+        (401, r#"{"error":"invalid_client","meta":{"wait_seconds":30}}"#, Class::Config, Some(30)),
+        (400, r#"{"error":"invalid_grant","meta":{"wait_seconds":0}}"#, Class::GrantDead, None),
+        (400, r#"{"error":"invalid_request","wait_seconds":30}"#, Class::Doubtful, None),
+        (429, r#"{"meta":{"wait_seconds":null}}"#, Class::Throttled, Some(60)),
+    ] {
+        let error = read(&answer(status, body), &reading, at(0), &[]).unwrap_err();
+        let seconds = error.retry_after.map(|wait| wait.as_secs());
+        assert_eq!((error.class, seconds), (class, wait), "{status} {body}");
+    }
+}
+
+/// E25: whatever the server's clock shows.
+#[test]
+fn a_date_is_measured_against_that_of_its_own_answer() {
+    let now = at(1_700_000_000);
+    let date = |seconds| httpdate::fmt_http_date(at(seconds));
+    for (status, name, value, by_server, expected) in [
+        (503, "retry-after", date(1_699_999_460), 1_699_999_400, 60),
+        (503, "retry-after", date(1_700_000_660), 1_700_000_600, 60),
+        (429, "x-ratelimit-reset", "1699999460".to_owned(), 1_699_999_400, 60),
+        (429, "retry-after", "600".to_owned(), 1_699_999_400, 600),
+    ] {
+        let mut answer = answer(status, "");
+        answer.fields.insert(name, HeaderValue::from_str(&value).unwrap());
+        answer.fields.insert("date", HeaderValue::from_str(&date(by_server)).unwrap());
+        let error = read_by_default(&answer, now, &[]).unwrap_err();
+        assert_eq!(error.retry_after, Some(Duration::from_secs(expected)), "{name}: {value}");
+    }
+    let mut gateway = answer(404, "<html>");
+    gateway.fields.insert("retry-after", HeaderValue::from_static("7"));
+    let error = read_by_default(&gateway, now, &[]).unwrap_err();
+    assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
+}

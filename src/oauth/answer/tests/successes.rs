@@ -1,0 +1,284 @@
+//! Successes that are not as the standards say: nothing that was issued is lost.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+
+use super::*;
+
+const TOKENS: &str = r#"{"access_token":"at2","refresh_token":"rt2"}"#;
+
+fn expose(secret: Option<Secret>) -> Option<String> {
+    secret.map(|secret| secret.expose().to_owned())
+}
+
+/// The tokens of a success and whether there was something to say about it.
+fn tokens(answer: &RawAnswer) -> (String, Option<String>, bool) {
+    let tokens = read_by_default(answer, at(0), &[]);
+    let tokens = tokens.unwrap_or_else(|error| panic!("{error}: {answer:?}"));
+    (expose(tokens.access_token).unwrap(), expose(tokens.refresh_token), !tokens.notes.is_empty())
+}
+
+fn both() -> (String, Option<String>, bool) {
+    ("at2".to_owned(), Some("rt2".to_owned()), true)
+}
+
+/// E3.
+#[test]
+fn a_compressed_answer_is_read() {
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let zlib = |bytes: &[u8]| {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let deflate = |bytes: &[u8]| {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    // An uncompressed block of brotli (RFC 7932 §9.2): the end of its header is filled up with zeros.
+    let length = u16::try_from(TOKENS.len() - 1).unwrap();
+    let header = (u32::from(length) << 4) | (1 << 20);
+    let brotli = [&header.to_le_bytes()[..3], TOKENS.as_bytes(), &[3]].concat();
+    let json = TOKENS.as_bytes();
+    for (codings, body) in [
+        (&["gzip"][..], gzip(json)),
+        (&["x-gzip"], gzip(json)),
+        (&["GZIP"], gzip(json)),
+        (&[], gzip(json)),
+        (&["identity"], gzip(json)),
+        (&["br"], gzip(json)),
+        (&["deflate"], zlib(json)),
+        (&["deflate"], deflate(json)),
+        (&["br"], brotli.clone()),
+        (&["gzip, gzip"], gzip(json)),
+        (&["gzip", "gzip"], gzip(&gzip(json))),
+        (&["gzip"], gzip(&gzip(json))),
+        (&["deflate", "gzip"], gzip(&zlib(json))),
+        (&["br, gzip"], gzip(&brotli)),
+        // It says so and is not.
+        (&["gzip"], [json, b" "].concat()),
+        (&["deflate"], [b"\xef\xbb\xbf ", json].concat()),
+        // The checksum is missing, and the last bytes of the content.
+        (&["gzip"], gzip(json).split_last_chunk::<8>().unwrap().0.to_vec()),
+    ] {
+        let mut compressed = RawAnswer { body, ..answer(200, "") };
+        for coding in codings {
+            compressed.fields.append("content-encoding", HeaderValue::from_static(coding));
+        }
+        let (access_token, refresh_token, _) = tokens(&compressed);
+        assert_eq!(
+            (access_token.as_str(), refresh_token.as_deref()),
+            ("at2", Some("rt2")),
+            "{codings:?}"
+        );
+    }
+    let mut compressed = RawAnswer { body: gzip(json), ..answer(200, "") };
+    compressed.fields.insert("content-encoding", HeaderValue::from_static("gzip"));
+    assert_eq!(tokens(&compressed), both());
+    let mut error = RawAnswer { body: gzip(br#"{"error":"invalid_grant"}"#), ..answer(400, "") };
+    error.fields.insert("content-encoding", HeaderValue::from_static("gzip"));
+    assert_eq!(read_by_default(&error, at(0), &[]).unwrap_err().class, Class::GrantDead);
+    let mut unknown = answer(200, "\u{1f}abc");
+    unknown.fields.insert("content-encoding", HeaderValue::from_static("zstd"));
+    let error = read_by_default(&unknown, at(0), &[]).unwrap_err();
+    assert_eq!(error.class, Class::Unreadable);
+    assert!(error.to_string().contains("content coding zstd"), "{error}");
+    assert!(error.unread.is_some());
+}
+
+#[test]
+fn tokens_are_read_from_what_is_not_quite_json() {
+    for body in [
+        // Around it.
+        &b"\n\n<b>Warning</b>: {x} in a.php\n{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}"[..],
+        b")]}',\n{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}",
+        b"cb({\"access_token\":\"at2\",\"refresh_token\":\"rt2\"})",
+        b"<pre>{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}</pre>",
+        b"{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}\r\n0\r\n\r\n",
+        b"{\"ok\":1}{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}",
+        // Within it.
+        b"{\"name\":\"\xe9\",\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}",
+        b"{\"name\":\"\\x\",\"access_token\":\"at2\",\"refresh_token\":\"rt2\",}",
+        b"{\"name\":\"a\nb\",\"access_token\":\"at2\" \"refresh_token\":\"rt2\"}",
+        // E4: the end is missing.
+        b"{\"access_token\":\"at2\",\"refresh_token\":\"rt2\",\"name\":\"\xc3",
+        b"{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"",
+        b"{\"access_token\":\"at2\",\"refresh_token\":\"rt2\",\"expires_in\":36",
+        // Elsewhere, and spelt in another way.
+        b"{\"data\":{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}}",
+        b"{\"data\":[{\"accessToken\":\"at2\"},{\"refreshToken\":\"rt2\"}]}",
+        b"{\"AccessToken\":\"at2\",\"Refresh-Token\":\"rt2\"}",
+        b"{\"access_token\":\"at2\",\"data\":{\"refresh_token\":\"rt2\"}}",
+        b"{\"access_token\":\"at2\",\"refreshToken\":\"rt2\"}",
+        b"{\"statusCode\":200,\"body\":\"{\\\"access_token\\\":\\\"at2\\\",\\\"refresh_token\\\":\\\"rt2\\\"}\"}",
+        b"\"{\\\"access_token\\\":\\\"at2\\\",\\\"refresh_token\\\":\\\"rt2\\\"}\"",
+        // The same twice is one; another pair is another's.
+        b"{\"a\":{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"},\"b\":{\"refresh_token\":\"rt2\"}}",
+        b"{\"access_token\":\"at2\",\"x\":{\"refresh_token\":\"rt2\"},\"user\":{\"access_token\":\"u\",\"refresh_token\":\"ru\"}}",
+    ] {
+        let body = RawAnswer { body: body.to_vec(), ..answer(200, "") };
+        assert_eq!(tokens(&body), both(), "{}", String::from_utf8_lossy(&body.body));
+    }
+    let lifetime = answer(200, r#"x {"access_token":"at2","expires_in":60,"refresh_token":"rt2","#);
+    assert_eq!(read_by_default(&lifetime, at(0), &[]).unwrap().expires_at, Some(at(60)));
+    let cut = RawAnswer { cut: Some("it ended early".into()), ..answer(200, TOKENS) };
+    assert_eq!(tokens(&cut), both(), "a complete object is an answer however the connection ended");
+}
+
+/// A successor that may have been there is not taken for none.
+#[test]
+fn what_may_be_missing_is_not_taken_for_absent() {
+    for body in [
+        r#"{"access_token":"at2","refresh_token":"rt"#,
+        r#"{"access_token":"at2","refresh_tok"#,
+        r#"{"access_token":"at2","refresh_token":"rt\q2"}"#,
+        r#"{"access_token":"at2","refresh_token":"#,
+        r#"{"access_t"#,
+        r#"{"a":{"access_token":"x"},"b":{"access_token":"y"}}"#,
+        "Hello",
+    ] {
+        let error = match read_by_default(&answer(200, body), at(0), &[]) {
+            Err(error) => error,
+            Ok(tokens) => {
+                assert!(tokens.refresh_token.is_none() && body.contains("\\q"), "{body}");
+                continue;
+            }
+        };
+        assert_eq!((error.class, error.salvaged), (Class::Unreadable, None), "{body}");
+        assert_eq!(expose(error.unread).unwrap(), body);
+    }
+    // Who asks with its own grant has no refresh token to lose.
+    let wanted = Wanted { successor: false, for_steps: false };
+    let cut = answer(200, r#"{"access_token":"at2","expires_in":60,"na"#);
+    let own = read_as(wanted, &cut, &Reading::default(), at(0), &[]).unwrap();
+    assert_eq!((expose(own.access_token).unwrap().as_str(), own.expires_at), ("at2", Some(at(60))));
+    let none = answer(
+        200,
+        r#"{"access_token":"at2","sessions":[{"refresh_token":"a"},{"refresh_token":"b"}]}"#,
+    );
+    assert_eq!(tokens(&none).1, None, "others' tokens");
+}
+
+/// E2: the mapping finds nothing.
+#[test]
+fn a_refresh_token_is_salvaged_from_where_the_mapping_does_not_look() {
+    let place = Mapping { access_token: Some(path("result.token")), ..Mapping::default() };
+    let reading = mapped(place);
+    let read = |body: &str, secrets: &[&Secret]| read(&answer(200, body), &reading, at(0), secrets);
+    for body in [
+        r#"{"data":{"access_token":"at2","refresh_token":"rt2"}}"#,
+        r#"{"data":{"token":"at2","refreshToken":"rt2"}}"#,
+        r#"{"data":[{"refresh_token":"rt2"},{"refresh_token":"rt2"}]}"#,
+    ] {
+        let error = read(body, &[]).unwrap_err();
+        assert_eq!((error.class, error.unread), (Class::Unreadable, None), "{body}");
+        assert_eq!(expose(error.salvaged).as_deref(), Some("rt2"), "{body}");
+    }
+    let two = r#"{"data":[{"refresh_token":"rt1"},{"refresh_token":"rt2"}]}"#;
+    let error = read(two, &[]).unwrap_err();
+    assert!(error.salvaged.is_none() && error.unread.is_some());
+    assert!(!format!("{error} {error:?}").contains("rt1"));
+    let sent = Secret::new("rt1".to_owned());
+    let error = read(two, &[&sent]).unwrap_err();
+    assert_eq!(
+        expose(error.salvaged).as_deref(),
+        Some("rt2"),
+        "the other is the one that was sent"
+    );
+    let inside = read(r#"{"result":{"token":"at2","refresh_token":"rt2"}}"#, &[]).unwrap();
+    assert_eq!(expose(inside.refresh_token).as_deref(), Some("rt2"));
+    let refused = r#"{"error":"weird","refresh_token":"rt2"}"#;
+    let error = read(refused, &[]).unwrap_err();
+    assert_eq!((error.class, expose(error.salvaged).as_deref()), (Class::Config, Some("rt2")));
+}
+
+#[test]
+fn what_could_not_be_read_is_kept_up_to_a_limit() {
+    let long = format!("{}é", "a".repeat(MAX_UNREAD - 1)).repeat(2);
+    let error = read_by_default(&answer(200, &long), at(0), &[]).unwrap_err();
+    let unread = expose(error.unread).unwrap();
+    assert!(unread.len() <= MAX_UNREAD && unread.starts_with("aaa"));
+    let page = read_by_default(&answer(200, "<html>"), at(0), &[]).unwrap_err();
+    assert_eq!((page.class, page.unread.is_some()), (Class::Gateway, true));
+    for (status, body) in [(400, "x"), (500, "x"), (200, r#"{"error":"invalid_grant"}"#)] {
+        let error = read_by_default(&answer(status, body), at(0), &[]).unwrap_err();
+        assert!(error.unread.is_none(), "{status} {body}");
+    }
+}
+
+/// E38.
+#[test]
+fn a_token_type_that_says_whose_token_it_is_is_a_bearer_token() {
+    let read_as_type = |kind: &str, wanted| {
+        let body =
+            serde_json::json!({ "access_token": "a", "refresh_token": "r", "token_type": kind });
+        read_as(wanted, &answer(200, &body.to_string()), &Reading::default(), at(0), &[])
+    };
+    let wanted = Wanted { successor: true, for_steps: false };
+    for (kind, is_noted) in [
+        ("User Access Token", true),
+        ("Application Access Token", true),
+        ("Application", true),
+        ("OrgUser", true),
+        ("Bearer Token", true),
+        ("jwt", true),
+        ("urn:ietf:params:oauth:token-type:access_token", true),
+        (" Bearer ", false),
+        ("bOt", false),
+    ] {
+        let tokens = read_as_type(kind, wanted).unwrap();
+        assert_eq!(
+            (tokens.token_type, !tokens.notes.is_empty()),
+            (TokenType::Bearer, is_noted),
+            "{kind}"
+        );
+    }
+    for kind in ["mac", "N_A", "pop", "SharedKey"] {
+        let error = read_as_type(kind, wanted).unwrap_err();
+        assert_eq!(
+            (error.class, expose(error.salvaged).as_deref()),
+            (Class::Unusable, Some("r")),
+            "{kind}"
+        );
+        let tokens = read_as_type(kind, Wanted { for_steps: true, ..wanted }).unwrap();
+        assert_eq!(tokens.token_type, TokenType::Bearer, "{kind}");
+    }
+    let error = read_as_type("DPoP", Wanted { for_steps: true, ..wanted }).unwrap_err();
+    assert_eq!(error.class, Class::Unusable);
+}
+
+/// E38 again.
+#[test]
+fn the_longest_access_token_is_a_limit_that_has_a_name() {
+    let body = |length: usize| {
+        format!(r#"{{"access_token":"{}","refresh_token":"r"}}"#, "a".repeat(length))
+    };
+    assert!(read_by_default(&answer(200, &body(20_000)), at(0), &[]).is_ok());
+    assert!(read_by_default(&answer(200, &body(65_536)), at(0), &[]).is_ok());
+    let error = read_by_default(&answer(200, &body(65_537)), at(0), &[]).unwrap_err();
+    assert_eq!(
+        (error.class, expose(error.salvaged.clone()).as_deref()),
+        (Class::Unusable, Some("r"))
+    );
+    assert!(error.to_string().contains("65536 bytes (limits.token_bytes)"), "{error}");
+}
+
+/// E37, and E45 for other names.
+#[test]
+fn the_ends_of_a_refresh_token_and_of_its_grant_are_read() {
+    let body = r#"{"access_token":"a","refresh_token_timeout":60,"authorization_expires_in":"600","rt":{"ttl":90}}"#;
+    let tokens = read_by_default(&answer(200, body), at(0), &[]).unwrap();
+    assert_eq!((tokens.refresh_expires_at, tokens.grant_expires_at), (Some(at(60)), Some(at(600))));
+    let place = Mapping { refresh_expires_in: Some(path("rt.ttl")), ..Mapping::default() };
+    let tokens = read(&answer(200, body), &mapped(place), at(0), &[]).unwrap();
+    assert_eq!(tokens.refresh_expires_at, Some(at(90)));
+    let none = r#"{"access_token":"a","authorization_expires_in":0}"#;
+    assert_eq!(read_by_default(&answer(200, none), at(0), &[]).unwrap().grant_expires_at, None);
+}
