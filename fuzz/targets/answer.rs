@@ -1,4 +1,4 @@
-//! A token endpoint's answer: status, a field, a line, then the body.
+//! A token endpoint's answer: status, fields, and a body that may be compressed, cut short or no JSON.
 #![no_main]
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -10,8 +10,10 @@ use libfuzzer_sys::fuzz_target;
 
 const SECRET: &str = "s3cret/of+the=client";
 
-fuzz_target!(|input: (u16, Vec<u8>, bool, Vec<u8>)| {
-    let (number, wait, mapped, body) = input;
+const CODINGS: [&str; 5] = ["", "gzip", "deflate", "br", "gzip, gzip"];
+
+fuzz_target!(|input: (u16, Vec<u8>, bool, u8, Vec<u8>)| {
+    let (number, wait, mapped, shape, body) = input;
     let Ok(status) = StatusCode::from_u16(100 + number % 900) else { return };
     let mut fields = HeaderMap::new();
     if let Ok(wait) = HeaderValue::from_bytes(&wait) {
@@ -19,6 +21,10 @@ fuzz_target!(|input: (u16, Vec<u8>, bool, Vec<u8>)| {
         fields.insert("x-ratelimit-reset", wait.clone());
         fields.insert("dpop-nonce", wait);
     }
+    if let Some(coding) = CODINGS.get(usize::from(shape >> 1)).filter(|it| !it.is_empty()) {
+        fields.insert("content-encoding", HeaderValue::from_static(coding));
+    }
+    let cut = (shape & 1 == 1).then(|| "it ended early".to_owned());
     let mut reading = Reading::default();
     if mapped {
         let path = MemberPath::parse;
@@ -27,17 +33,23 @@ fuzz_target!(|input: (u16, Vec<u8>, bool, Vec<u8>)| {
             expires_at: path("data.0.end"),
             error: path("code"),
             keep_access_token: true,
+            retry_after: path("data.wait"),
+            refresh_expires_in: path("data.rt"),
             ..Mapping::default()
         };
         reading.raw.extend(path("data.0.id"));
     }
     let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let secret = Secret::new(SECRET.to_owned());
-    match read(&RawAnswer { status, fields, body, cut: None }, &reading, now, &[&secret]) {
+    match read(&RawAnswer { status, fields, body, cut }, &reading, now, &[&secret]) {
         Ok(token) => {
             for text in token.access_token.iter().chain(token.raw.values()) {
                 assert!(HeaderValue::from_str(text.expose()).is_ok());
             }
+            assert!(token.access_token.iter().all(|it| it.expose().len() <= reading.token_bytes));
+            // Bytes that are no text come out of no reader as a token.
+            assert!(token.refresh_token.iter().all(|it| !it.expose().is_empty()));
+            assert!(token.notes.iter().all(|note| !note.contains(char::is_control)));
             let year = Duration::from_secs(365 * 24 * 60 * 60);
             assert!(token.expires_at.is_none_or(|end| end > now && end <= now + year));
         }
@@ -45,6 +57,9 @@ fuzz_target!(|input: (u16, Vec<u8>, bool, Vec<u8>)| {
             let said = format!("{error} {error:?}");
             assert!(!said.contains(SECRET));
             assert!(!error.to_string().contains(char::is_control));
+            assert!(
+                error.unread.is_none_or(|it| status.is_success() && it.expose().len() <= 65_536)
+            );
         }
     }
 });

@@ -143,3 +143,32 @@ impl fmt::Display for Class {
         f.write_str(self.meaning().word)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the engine counts on, whatever else the rows say.
+    #[test]
+    fn the_table_keeps_its_promises() {
+        use Class::*;
+        let all = [
+            GrantDead, UserNeeded, Busy, Throttled, Transient, NotSent, Ambiguous, Unreadable,
+            Unusable, Gateway, Config, Doubtful, Nonce,
+        ];
+        for class in all {
+            let meaning = class.meaning();
+            assert_eq!(class.to_string(), meaning.word);
+            assert_eq!(meaning.bootstrap_heals, matches!(class, GrantDead | Doubtful), "{class}");
+            let is_success = matches!(class, Unreadable | Unusable);
+            assert_eq!(
+                meaning.consumed == Consumed::Yes,
+                is_success,
+                "{class}: a success consumes"
+            );
+            let passes =
+                matches!(class, Busy | Throttled | Transient | NotSent | Ambiguous | Nonce);
+            assert_eq!(meaning.advice.is_none(), passes, "{class}: an operator is told what to do");
+        }
+    }
+}

@@ -164,7 +164,7 @@ fn words(text: &str) -> String {
 
 fn is_path(word: &str) -> bool {
     let word = word.trim_start_matches(['\'', '"', '`', '(', '[']);
-    word.starts_with('/') && word.bytes().nth(1).is_some_and(|byte| byte.is_ascii_alphanumeric())
+    word.starts_with('/') && word.as_bytes().get(1).is_some_and(u8::is_ascii_alphanumeric)
 }
 
 /// `Cannot POST /oauth/token`

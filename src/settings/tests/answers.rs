@@ -222,6 +222,40 @@ fn members_that_inject_and_query_name_are_kept() {
     assert_eq!(kept, [("shop", "7"), ("team.id", "T1")]);
 }
 
+/// E37 and E45: what the operator can say of ends and waits.
+#[test]
+fn ends_and_waits_are_read_where_the_file_says() {
+    let keys = "response = { refresh_expires_in = \"rt.ttl\", retry_after = \"wait_seconds\" }";
+    let token =
+        answered(keys, 200, r#"{"access_token":"at","refresh_token":"rt","rt":{"ttl":90}}"#);
+    assert_eq!(token.unwrap().refresh_expires_at, Some(now() + Duration::from_secs(90)));
+    let error = answered(keys, 400, r#"{"error":"later","wait_seconds":30}"#).unwrap_err();
+    assert_eq!((error.class, error.retry_after), (Class::Throttled, Some(Duration::from_secs(30))));
+    refused(&credential("response = { retry_after = 30 }"), "7:28", "must be a path of names");
+}
+
+#[test]
+fn the_longest_token_is_a_limit_of_the_file() {
+    let reading = |limits: &str| {
+        let settings = load(&format!("{}{limits}", credential(""))).unwrap();
+        settings.credentials.first().unwrap().token.oauth.reading.clone()
+    };
+    assert_eq!(reading("").token_bytes, 64 * 1024);
+    assert_eq!(reading("\n[limits]\ntoken_bytes = \"128KiB\"\n").token_bytes, 128 * 1024);
+    let few = format!("{}\n[limits]\ntoken_bytes = \"12\"\n", credential(""));
+    let said = report(&few);
+    assert!(said.contains("`limits.token_bytes` must be from 1024"), "{said}");
+}
+
+#[test]
+fn an_answer_is_waited_for_as_long_as_the_file_says() {
+    for (keys, seconds) in [("", 60), ("timeout = \"7s\"", 7)] {
+        let settings = load(&credential(keys)).unwrap();
+        let oauth = &settings.credentials.first().unwrap().token.oauth;
+        assert_eq!(oauth.timeout, Duration::from_secs(seconds), "{keys}");
+    }
+}
+
 #[test]
 fn the_words_for_rotation_arrive() {
     for (keys, expected) in [
