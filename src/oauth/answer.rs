@@ -187,7 +187,9 @@ impl Reader<'_> {
             tokens.access_token = search.access_token();
             tokens.is_searched |= tokens.access_token != Found::None;
         }
-        if tokens.refresh_token == Found::None {
+        // Where the end is missing, ours may be there, and another's is not taken for it.
+        let may_be_missing = self.members.is_cut && !tokens.is_searched && !without_access;
+        if tokens.refresh_token == Found::None && !may_be_missing {
             let access_token = tokens.access_token.clone().one();
             tokens.refresh_token = search.refresh_token(access_token.as_ref(), self.secrets);
             tokens.is_searched |= tokens.refresh_token != Found::None;
@@ -224,7 +226,7 @@ impl Reader<'_> {
                 return Err(unreadable(&self.no_json()));
             }
             Found::None => return Err(unreadable("it has no access_token")),
-            Found::Several => return Err(unreadable("it has more than one access_token")),
+            Found::Several => return Err(unreadable("which is its access_token cannot be told")),
             Found::One(token) if !is_visible(token.expose()) => {
                 let why = "its access_token has characters that no header field may carry";
                 return Err(refuse(Class::Unusable, why));
@@ -239,7 +241,7 @@ impl Reader<'_> {
             Found::One(token) => Some(token),
         };
         if has_several {
-            return Err(unreadable("it has more than one refresh_token"));
+            return Err(unreadable("which is its refresh_token cannot be told"));
         }
         if members.is_cut && refresh_token.is_none() && self.wanted.successor {
             let how = self.answer.cut.as_deref().unwrap_or("its JSON has no end");

@@ -131,7 +131,12 @@ impl Class {
                      wrong with them, the refresh token is dead: sign in again",
                 ),
             ),
-            Self::Nonce => ("refused", No, Long, None),
+            Self::Nonce => (
+                "refused",
+                No,
+                Long,
+                Some("the server accepts no proof of possession: check this machine's clock"),
+            ),
         };
         let bootstrap_heals = matches!(self, Self::GrantDead | Self::Doubtful);
         Meaning { consumed, pace, word, bootstrap_heals, advice }
@@ -166,8 +171,7 @@ mod tests {
                 is_success,
                 "{class}: a success consumes"
             );
-            let passes =
-                matches!(class, Busy | Throttled | Transient | NotSent | Ambiguous | Nonce);
+            let passes = matches!(class, Busy | Throttled | Transient | NotSent | Ambiguous);
             assert_eq!(meaning.advice.is_none(), passes, "{class}: an operator is told what to do");
         }
     }

@@ -82,16 +82,26 @@ impl Members {
         self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
-    /// The text at `path`, or of the members called `name` where no path is given.
+    /// The token at `path`, or of the members called `name` where no path is given. A number, or text of
+    /// which a part cannot be read, was meant to be one as well, and nobody can say which.
     pub(super) fn token(&self, path: Option<&MemberPath>, name: &str) -> Found {
-        let values = |name: &str| {
-            let pairs = self.pairs.iter().filter(move |(key, _)| key == name);
-            pairs.map(|(_, value)| value.clone()).collect::<Vec<_>>()
+        let (first, below) = path
+            .and_then(MemberPath::split)
+            .map_or((name, &[][..]), |(first, below)| (first.as_str(), below));
+        let named = self.pairs.iter().filter(|(key, _)| key == first).map(|(_, value)| value);
+        if !below.is_empty() && named.clone().nth(1).is_some() {
+            return Found::Several;
+        }
+        let at_place = path.and_then(|path| self.at(path)).filter(|_| !below.is_empty());
+        let values: Vec<&Value> =
+            if below.is_empty() { named.collect() } else { Vec::from_iter(at_place) };
+        let is_damaged = |value: &&Value| {
+            value.is_number()
+                || value.as_str().is_some_and(|text| text.contains(lenient::UNREADABLE))
         };
-        match path.and_then(MemberPath::split) {
-            None => Found::of(values(name).iter().filter_map(token)),
-            Some((first, _)) if values(first).len() > 1 => Found::Several,
-            Some(_) => Found::of(path.and_then(|path| token(self.at(path)?))),
+        match values.iter().any(is_damaged) {
+            true => Found::Several,
+            false => Found::of(values.into_iter().filter_map(text)),
         }
     }
 
@@ -142,7 +152,7 @@ pub(super) enum Found {
     None,
     /// One value, perhaps many times.
     One(Secret),
-    /// Values that differ: nobody can say which it is.
+    /// Values that differ, or one that is damaged: nobody can say which it is.
     Several,
 }
 
@@ -178,11 +188,6 @@ pub(super) fn is_alike(one: &str, other: &str) -> bool {
 /// Text that is not empty.
 pub(super) fn text(value: &Value) -> Option<&str> {
     value.as_str().filter(|text| !text.is_empty())
-}
-
-/// Text that is all there.
-fn token(value: &Value) -> Option<&str> {
-    text(value).filter(|text| !text.contains(lenient::UNREADABLE))
 }
 
 /// A form body, only if it is one beyond doubt: otherwise any text would parse. Some servers end it with a
