@@ -131,7 +131,6 @@ async fn errors_of_the_configuration_keep_the_refresh_token_and_are_asked_about_
         (400, json!({"error": "unsupported_grant_type"})),
         (401, json!({"error": "invalid_client", "error_description": "Bad client credentials"})),
         (401, json!({"message": "Unauthorized"})),
-        (404, json!({"message": "Not Found"})),
     ] {
         let (world, response) = after(TokenBehaviour::json(status, body.clone())).await;
         let case = format!("{status} {body}");
