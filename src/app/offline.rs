@@ -107,7 +107,7 @@ async fn context(
     tasks: TaskTracker,
 ) -> Result<Context, OfflineError> {
     let tls = settings.tls.build().map_err(StartError::from)?;
-    let transport = HttpTransport::new(tls).map_err(StartError::from)?;
+    let transport = HttpTransport::new(tls);
     let mut foundation = Foundation::new(clock, tasks, Vec::new(), Metrics::new(), Default::default());
     Ok(foundation.context(settings, transport).await?)
 }
