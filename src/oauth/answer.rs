@@ -339,15 +339,15 @@ impl Reader<'_> {
             (None, _) => classify::classify(status, said),
         };
         let asked = self.asked_to_wait();
+        let waits = asked.or_else(|| wait::retry_after(fields, self.now));
         let may_pass = match class {
             // A text that was cut might say that it passes.
             Class::GrantDead if told.is_none() && self.members.is_cut => Some(Class::Doubtful),
             // Whoever says for how long does not mean for ever.
-            Class::GrantDead | Class::Doubtful | Class::Gateway if told.is_none() => {
-                asked.map(|_| Class::Throttled)
-            }
+            Class::GrantDead | Class::Gateway if told.is_none() => asked.map(|_| Class::Throttled),
+            Class::Doubtful if told.is_none() => waits.map(|_| Class::Throttled),
             Class::Config if told.is_none() && !said.is(&classify::CONFIG) => {
-                asked.map(|_| Class::Throttled)
+                waits.map(|_| Class::Throttled)
             }
             _ => None,
         };

@@ -41,7 +41,7 @@ pub(super) const CONFIG: [&str; 9] = [
     "redirecturimismatch",
 ];
 /// Codes that say the server is in trouble.
-const TRANSIENT: [&str; 8] = [
+const TRANSIENT: [&str; 15] = [
     "temporarilyunavailable",
     "servererror",
     "internalfailure",
@@ -50,6 +50,13 @@ const TRANSIENT: [&str; 8] = [
     "serviceunavailable",
     "servicetemporarilyunavailable",
     "timeout",
+    "requesttimeout",
+    "gatewaytimeout",
+    "deadlineexceeded",
+    "unavailable",
+    "fatalerror",
+    "backenderror",
+    "systemerror",
 ];
 /// Codes that say that it is too much, or too soon.
 const THROTTLED: [&str; 12] = [
@@ -81,7 +88,7 @@ const AT_WORK: [&str; 6] = [
 /// Texts that say that it passes.
 const PASSES: [&str; 4] = ["try again", "retry", "temporar", "timed out"];
 /// What is wrong with a token that is gone.
-const GONE: [&str; 20] = [
+const GONE: [&str; 21] = [
     "invalid",
     "expired",
     "revoked",
@@ -102,6 +109,7 @@ const GONE: [&str; 20] = [
     "blacklisted",
     "was rotated",
     "been rotated",
+    "active refresh token",
 ];
 /// What is wrong with a request without one.
 const ABSENT: [&str; 10] = [
@@ -138,7 +146,9 @@ const OTHERS: [&str; 14] = [
 pub(super) fn classify(status: StatusCode, said: &Said) -> Class {
     let blames_client = matches!(status.as_u16(), 200..=299 | 400..=499);
     let description = said.description.as_deref().map(plain).unwrap_or_default();
-    if said.is(&TRANSIENT) || TRANSIENT.contains(&description.as_str()) {
+    // A server that throttles may call itself unavailable; its wait counts all the same.
+    let is_too_much = status == StatusCode::TOO_MANY_REQUESTS;
+    if !is_too_much && (said.is(&TRANSIENT) || TRANSIENT.contains(&description.as_str())) {
         return Class::Transient;
     }
     if let Some(class) = throttled(status, said).or_else(|| facebook(said)) {
@@ -156,7 +166,7 @@ pub(super) fn classify(status: StatusCode, said: &Said) -> Class {
     }
     let names_refresh_token = said.has(&["refresh token"]);
     if names_refresh_token && matches!(status.as_u16(), 200..=299 | 400 | 401 | 403) {
-        if said.has(&ABSENT) {
+        if said.has(&ABSENT) && !said.has(&["active refresh token"]) {
             return Class::Config;
         }
         if says_gone(said) {
@@ -211,13 +221,13 @@ fn facebook(said: &Said) -> Option<Class> {
 /// what it would accept later, or from elsewhere, this way.
 fn dead_or_passing(said: &Said) -> Class {
     let assertion = ["assertion", "not yet valid", "clock", "iat claim", "nbf claim"];
-    if said.has(&AT_WORK) {
+    if said.has(&AT_WORK) || said.has(&["encountered a loop", "request loop"]) {
         Class::Busy
-    } else if said.has(&["rate limit", "too many requests", "throttl"]) {
+    } else if said.has(&["rate limit", "rate exceeded", "too many requests", "throttl"]) {
         Class::Throttled
     } else if said.has(&assertion)
         || said.has(&["ip restricted", "ip address", "subject token"])
-        || said.has_word(&["issuer", "iat", "nbf", "locked"])
+        || said.has_word(&["issuer", "audience", "iat", "nbf", "locked"])
     {
         Class::Config
     } else if said.has(&["refresh token"]) && says_gone(said) {
@@ -239,6 +249,7 @@ fn says_gone(said: &Said) -> bool {
 
 fn by_status(status: StatusCode, said: &Said, names_refresh_token: bool) -> Class {
     match status.as_u16() {
+        423 => Class::Busy,
         // Also with a page: a proxy says by the status that its server is in trouble, and once it is
         // not, nobody should have to wait a quarter of an hour.
         408 | 425 | 500..=599 => Class::Transient,

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::HeaderMap;
 use http::header::{DATE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName};
 use serde_json::Value;
 
 use super::expiry;
@@ -12,15 +12,18 @@ use super::expiry;
 const DEFAULT_THROTTLE: Duration = Duration::from_secs(60);
 /// The longest wait a server can impose.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
-/// When the limit on requests is lifted. The names differ, and what they count does too.
-const RESETS: [&str; 3] = ["x-ratelimit-reset", "x-rate-limit-reset", "ratelimit-reset"];
+/// How the names of the fields end that say when the limit on requests is lifted; many begin with the
+/// provider's own. What they count differs, too.
+const RESETS: [&str; 2] = ["ratelimit-reset", "rate-limit-reset"];
 /// More seconds than that are counted from 1970.
 const INSTANT: f64 = 1e9;
 
 /// How long a server that throttles wants to be left alone, from 0 to one hour.
 pub(super) fn throttle(fields: &HeaderMap, description: Option<&str>, now: SystemTime) -> Duration {
     let by_its_clock = date(fields).unwrap_or(now);
-    let reset = || RESETS.iter().find_map(|name| seconds(text(fields, name)?, by_its_clock));
+    let is_reset = |name: &HeaderName| RESETS.iter().any(|end| name.as_str().ends_with(end));
+    let resets = || fields.keys().filter(|name| is_reset(name));
+    let reset = || resets().find_map(|name| seconds(text(fields, name.as_str())?, by_its_clock));
     retry_after(fields, now)
         .or_else(reset)
         .or_else(|| description.and_then(in_words))
@@ -79,12 +82,13 @@ fn seconds(text: &str, now: SystemTime) -> Option<Duration> {
     }
 }
 
-/// The `420` of "Try again in 420 seconds", also "after 2 minutes" and "in 30s".
+/// The `420` of "Try again in 420 seconds", also "after 2 minutes" and "in 30s"; not the `1` of "40
+/// requests in 1 second".
 fn in_words(text: &str) -> Option<Duration> {
     let words: Vec<String> = text.split_whitespace().map(str::to_ascii_lowercase).collect();
     words.windows(2).enumerate().find_map(|(at, two)| {
         let [lead, number] = two else { return None };
-        if lead != "in" && lead != "after" {
+        if (lead != "in" && lead != "after") || is_limit(words.get(..at)?) {
             return None;
         }
         let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
@@ -98,4 +102,12 @@ fn in_words(text: &str) -> Option<Duration> {
         };
         Some(Duration::from_secs(number.parse::<u64>().ok()?.saturating_mul(seconds)))
     })
+}
+
+/// Do these words end in a number of something, so that a time after them is that of the limit?
+fn is_limit(words: &[String]) -> bool {
+    let waits = ["again", "retry", "wait"];
+    let mut last = words.iter().rev().take(2);
+    let counts = |word: &String| word.starts_with(|c: char| c.is_ascii_digit());
+    !words.last().is_some_and(|word| waits.contains(&word.as_str())) && last.any(counts)
 }

@@ -311,6 +311,10 @@ fn a_wait_is_read_in_every_form_that_servers_use() {
         ("retry-after", "NaN", 60),
         ("x-rate-limit-reset", "45", 45),
         ("ratelimit-reset", "1700000050", 50),
+        ("fitbit-rate-limit-reset", "2216", 2216),
+        ("x-sentry-rate-limit-reset", "1700000030", 30),
+        ("x-acme-ratelimit-reset", "9", 9),
+        ("x-ratelimit-resets", "9", 60),
         ("x-ratelimit-reset", "1600000000", 0),
         ("x-ratelimit-reset", "junk", 60),
     ] {
@@ -322,6 +326,11 @@ fn a_wait_is_read_in_every_form_that_servers_use() {
         ("try again after 30 Seconds", 30),
         ("Too many requests, come back in 2 minutes!", 120),
         ("rate limit: retry in 15s", 15),
+        ("Error 429: try again in 15 seconds", 15),
+        ("429: retry after 15 seconds", 15),
+        ("Limit is 40 requests in 1 seconds", 60),
+        ("exceeded 100 in 30 seconds", 60),
+        ("5 attempts in 10 minutes, try again in 3 minutes", 180),
         ("in 1 hour", 3600),
         ("in 9 hours", 3600),
         ("in 99999999999999999999 seconds", 60),
@@ -335,6 +344,10 @@ fn a_wait_is_read_in_every_form_that_servers_use() {
     assert_eq!(wait(403, "retry-after", "7", "<html>"), Some(7), "a gateway in between");
     assert_eq!(wait(503, "x-ratelimit-reset", "7", ""), None);
     assert_eq!(wait(400, "retry-after", "7", r#"{"error":"invalid_grant"}"#), None);
+    // A refusal that names an end is none.
+    assert_eq!(wait(477, "retry-after", "7", r#"{"message":"x"}"#), Some(7));
+    assert_eq!(wait(400, "retry-after", "7", r#"{"error":"invalid_request"}"#), Some(7));
+    assert_eq!(wait(401, "retry-after", "7", r#"{"error":"invalid_client"}"#), None);
 }
 
 #[test]
