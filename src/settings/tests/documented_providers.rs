@@ -12,7 +12,7 @@ const PAGE: &str = include_str!("../../../docs/providers.md");
 const EXPECTED: &[(&str, &str)] = &[("resamania", "uses a person's password")];
 
 /// The blocks, each with the name of its credential.
-fn blocks() -> Vec<(String, &'static str)> {
+pub(super) fn blocks() -> Vec<(String, &'static str)> {
     let texts = PAGE.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
     let name = |text: &str| {
         let names: Vec<_> =
