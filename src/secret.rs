@@ -16,14 +16,16 @@
 
 use std::fmt;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustix::process::{Pid, Signal, kill_process_group};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -31,6 +33,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// How long a command may take that prints a secret. One that waits for a person, or for a server
 /// that is gone, would keep refreshes and reloads waiting for ever.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether it has ended.
+const COMMAND_POLL: Duration = Duration::from_millis(5);
+/// How long its output may stay open when it has ended, and everything that it started was killed.
+const AFTER_THE_END: Duration = Duration::from_secs(1);
 
 /// More than any secret has.
 const MAX_OUTPUT: u64 = 1 << 20;
@@ -229,28 +236,40 @@ impl SecretSource {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
+            .process_group(0)
             .spawn()
             .map_err(failed)?;
         let stdout = child.stdout.take().ok_or_else(|| self.error("prints nowhere"))?;
         let (sender, printed) = mpsc::channel();
-        // What the command has started may keep the pipe open after it: nobody waits for this thread.
         std::thread::spawn(move || {
             let mut text = Vec::new();
             let read = stdout.take(MAX_OUTPUT).read_to_end(&mut text);
             // Nobody listens any more if it took too long.
             let _late = sender.send(read.map(|_| text));
         });
-        let Ok(text) = printed.recv_timeout(limit) else {
+        let started = Instant::now();
+        let status = loop {
+            match child.try_wait().map_err(failed)? {
+                None if started.elapsed() < limit => std::thread::sleep(COMMAND_POLL),
+                status => break status,
+            }
+        };
+        // Also what it has started and left behind, which may keep its output open.
+        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
             // It may have ended at this moment.
-            let _ended = child.kill();
-            let _status = child.wait();
+            let _ended = kill_process_group(group, Signal::KILL);
+        }
+        let Some(status) = status else {
+            let _reaped = child.wait();
             let limit = humantime::format_duration(limit);
             return Err(self.error(&format!("did not end within {limit}")));
         };
-        let status = child.wait().map_err(failed)?;
         if !status.success() {
             return Err(self.error(&format!("ended with {status}")));
         }
+        let text = printed.recv_timeout(AFTER_THE_END).map_err(|_| {
+            self.error("has ended, and something that it started keeps its output open")
+        })?;
         String::from_utf8(text.map_err(failed)?).map_err(|_| self.error("did not print UTF-8"))
     }
 

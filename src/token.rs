@@ -140,6 +140,13 @@ pub enum TokenError {
     },
 }
 
+impl TokenError {
+    /// Is it only that another configuration is in force by now?
+    pub fn is_reload(&self) -> bool {
+        matches!(self, Self::Unavailable { why: FailureReason::Reloaded, .. })
+    }
+}
+
 /// What the parts of a slot that outlive requests need.
 #[derive(Clone, Debug)]
 pub struct Context {

@@ -28,7 +28,7 @@ use super::record::Record;
 use super::replay::{Budget, ReplayBody};
 use super::{Proxy, Snapshot};
 use crate::credential::{
-    Additions, Credential, Destination, OnExisting, Selected, is_unauthorized,
+    Additions, Credential, Destination, Instance, OnExisting, Selected, Selection, is_unauthorized,
 };
 use crate::metrics::RejectionOutcome;
 use crate::origin::Origin;
@@ -79,30 +79,14 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
         let content = snapshot.admit_content(&parts.headers, body)?;
+        let mut selected = selected;
+        let (instance, token) = self.token_for(&mut selected, &parts, record).await?;
         let Selected { credential, origin, values } = selected;
-        record.belongs_to(&credential);
-        let made;
-        let instance = match credential.only() {
-            Some(instance) => instance,
-            None => {
-                made = credential.instance(&values).await.map_err(|error| {
-                    ProxyError::Instance { credential: Arc::clone(&credential.name), error }
-                })?;
-                record.names(&made.title);
-                &made
-            }
+        let Some(mut token) = token else {
+            return self.forward_untouched(snapshot, parts, content, &origin, record).await;
         };
         let slot = &instance.slot;
         let unfit = |error| ProxyError::Injection { credential: instance.title.clone(), error };
-        let mut token = match slot.token().await {
-            Ok(token) => token,
-            Err(_) if credential.forward_without_token => {
-                return self.forward_untouched(snapshot, parts, content, &origin, record).await;
-            }
-            Err(error) => {
-                return Err(ProxyError::Token { credential: instance.title.clone(), error });
-            }
-        };
         let keep = Keep { limit: credential.replay_body, budget: snapshot.replay_budget() };
         let mut draft = Draft::new(parts, content, &origin, self.via(), Some(keep));
         credential.injection.remove_lookalikes(&mut draft.fields);
@@ -160,6 +144,57 @@ impl Proxy {
                     return Ok(self.deliver(answer));
                 }
             }
+        }
+    }
+
+    /// The token for a request; `None` where it may go without one. Where a reload has come in between, the
+    /// request gets what it would get by the configuration that is in force now.
+    async fn token_for(
+        &self,
+        selected: &mut Selected,
+        parts: &Parts,
+        record: &mut Record,
+    ) -> Result<(Arc<Instance>, Option<Arc<Token>>), ProxyError> {
+        loop {
+            let credential = Arc::clone(&selected.credential);
+            record.belongs_to(&credential);
+            let instance = credential.instance(&selected.values).await.map_err(|error| {
+                ProxyError::Instance { credential: Arc::clone(&credential.name), error }
+            })?;
+            if credential.only().is_none() {
+                record.names(&instance.title);
+            }
+            match instance.slot.token().await {
+                Ok(token) => return Ok((instance, Some(token))),
+                Err(error) if error.is_reload() => match self.selected_now(selected, parts) {
+                    Some(newer) => *selected = newer,
+                    None => {
+                        let credential = instance.title.clone();
+                        return Err(ProxyError::Token { credential, error });
+                    }
+                },
+                Err(_) if credential.forward_without_token => return Ok((instance, None)),
+                Err(error) => {
+                    let credential = instance.title.clone();
+                    return Err(ProxyError::Token { credential, error });
+                }
+            }
+        }
+    }
+
+    /// The credential of the same name that is in force now, if it is for this request as well.
+    fn selected_now(&self, before: &Selected, parts: &Parts) -> Option<Selected> {
+        let credentials = self.shared.credentials();
+        let (path, fields) = (parts.uri.path(), &parts.headers);
+        match credentials.for_request(&before.origin, &parts.method, path, fields, None) {
+            Selection::Selected(now)
+                if now.origin == before.origin
+                    && now.credential.name == before.credential.name
+                    && !Arc::ptr_eq(&now.credential, &before.credential) =>
+            {
+                Some(now)
+            }
+            _ => None,
         }
     }
 
