@@ -118,6 +118,8 @@ struct Tokens {
     refresh_token: Found,
     /// They are where nobody said.
     is_searched: bool,
+    /// What stands beside the access token there.
+    beside: Option<Members>,
 }
 
 impl Reader<'_> {
@@ -169,33 +171,31 @@ impl Reader<'_> {
         }
     }
 
-    /// First where the mapping or the standard says, then anywhere. An access token is not searched for
-    /// where the mapping has a place for it: it would be another one.
+    /// First where the mapping or the standard says, then anywhere.
     fn tokens(&self) -> Tokens {
         let Reading { mapping, .. } = self.reading;
         let access_token = self.members.token(mapping.access_token.as_ref(), "access_token");
         let refresh_token = self.members.token(mapping.refresh_token.as_ref(), "refresh_token");
-        let mut tokens = Tokens { access_token, refresh_token, is_searched: false };
-        let may_search = mapping.access_token.is_none() && !mapping.keep_access_token;
-        let without_access = tokens.access_token == Found::None && may_search;
+        let without_access = access_token == Found::None && !mapping.keep_access_token;
+        let mut tokens = Tokens { access_token, refresh_token, is_searched: false, beside: None };
         if !without_access && tokens.refresh_token != Found::None {
             return tokens;
         }
         let search = Search::of(&self.content.bytes);
-        // A member that is there and no text is not looked for elsewhere.
-        if without_access && self.members.get("access_token").is_none() {
+        if without_access {
             tokens.access_token = search.access_token();
             tokens.is_searched |= tokens.access_token != Found::None;
         }
+        let access_token = tokens.access_token.clone().one();
+        tokens.beside =
+            access_token.as_ref().filter(|_| without_access).and_then(|it| search.beside(it));
         // Where the end is missing, ours may be there, and another's is not taken for it.
-        let may_be_missing = self.members.is_cut && !tokens.is_searched && !without_access;
+        let may_be_missing = self.members.is_cut && !without_access;
         if tokens.refresh_token == Found::None && !may_be_missing {
-            let access_token = tokens.access_token.clone().one();
-            tokens.refresh_token = search.refresh_token(access_token.as_ref(), self.secrets);
+            tokens.refresh_token = search.refresh_token(access_token.as_ref());
             tokens.is_searched |= tokens.refresh_token != Found::None;
             // Others' tokens, as far as one can tell: the answer has none for us.
-            let is_known = access_token.is_some() && tokens.refresh_token == Found::Several;
-            if is_known {
+            if !without_access && tokens.refresh_token == Found::Several {
                 tokens.refresh_token = Found::None;
             }
         }
@@ -249,13 +249,18 @@ impl Reader<'_> {
         }
         let mut notes = self.notes(tokens.is_searched);
         let kind = members.find(mapping.token_type.as_ref(), "token_type");
+        let beside = tokens.beside.as_ref();
+        let kind = kind.or_else(|| beside?.get("token_type"));
+        let end = |of: fn(&Members, &Mapping, SystemTime) -> Option<SystemTime>| {
+            of(members, mapping, now).or_else(|| of(beside?, mapping, now))
+        };
         let token_type = self.token_type(kind, access_token.is_some(), &mut notes);
         Ok(TokenResponse {
             access_token,
             token_type: token_type.map_err(|why| refuse(Class::Unusable, &why))?,
-            expires_at: expiry::of_access_token(members, mapping, now),
-            refresh_expires_at: expiry::of_refresh_token(members, mapping, now),
-            grant_expires_at: expiry::of_grant(members, mapping, now),
+            expires_at: end(expiry::of_access_token),
+            refresh_expires_at: end(expiry::of_refresh_token),
+            grant_expires_at: end(expiry::of_grant),
             refresh_token,
             raw: self.kept(),
             dpop_nonce: dpop_nonce(&self.answer.fields),

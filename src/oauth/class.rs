@@ -106,7 +106,10 @@ impl Class {
                 "unusable_token",
                 Yes,
                 Long,
-                Some("the server issues tokens that this credential cannot send: see the reason"),
+                Some(
+                    "the server issues tokens that this credential cannot send: see the reason, \
+                     dpop, steps and limits.token_bytes",
+                ),
             ),
             // A page in front of the server mostly means that the request did not get through; but one
             // can also take the place of an answer, and one row has to hold for both.

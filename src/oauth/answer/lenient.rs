@@ -21,8 +21,8 @@ pub(super) struct Text {
     pub(super) pairs: Vec<(String, Value)>,
     /// That object has an end.
     pub(super) is_whole: bool,
-    /// The members that are text of every object at any depth, also of those in strings.
-    pub(super) objects: Vec<Vec<(String, String)>>,
+    /// The members of every object at any depth that are no objects, also of those in strings.
+    pub(super) objects: Vec<Vec<(String, Value)>>,
 }
 
 /// Reads all objects that are in `bytes`.
@@ -45,7 +45,7 @@ fn read_into(text: &mut Text, bytes: &[u8], quoted: usize) {
             let is_first = rest.get(..begin).is_some_and(|before| before.trim_ascii().is_empty());
             let string = is_first.then(|| parser.string()).flatten();
             if let Some(string) = string.filter(|string| string.contains('{')) {
-                parser.objects.push(vec![(String::new(), string)]);
+                parser.objects.push(vec![(String::new(), string.into())]);
             } else {
                 parser.at = before + 1;
             }
@@ -65,7 +65,7 @@ fn read_into(text: &mut Text, bytes: &[u8], quoted: usize) {
     }
     let objects = std::mem::take(&mut parser.objects);
     if quoted > 0 {
-        for (_, string) in objects.iter().flatten() {
+        for string in objects.iter().flatten().filter_map(|(_, value)| value.as_str()) {
             if string.trim_start().starts_with('{') {
                 let mut inner = Text::default();
                 read_into(&mut inner, string.as_bytes(), quoted - 1);
@@ -87,7 +87,7 @@ fn is_telling(name: &str) -> bool {
 struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
-    objects: Vec<Vec<(String, String)>>,
+    objects: Vec<Vec<(String, Value)>>,
 }
 
 impl Parser<'_> {
@@ -95,9 +95,8 @@ impl Parser<'_> {
     fn object(&mut self, depth: usize) -> (Vec<(String, Value)>, bool) {
         let mut pairs = Vec::new();
         let is_whole = self.members(&mut pairs, depth);
-        let text =
-            |(name, value): &(String, Value)| Some((name.clone(), value.as_str()?.to_owned()));
-        self.objects.push(pairs.iter().filter_map(text).collect());
+        let is_plain = |(_, value): &&(String, Value)| !value.is_object() && !value.is_array();
+        self.objects.push(pairs.iter().filter(is_plain).cloned().collect());
         (pairs, is_whole)
     }
 

@@ -49,6 +49,11 @@ impl Members {
         form(body, mapping).map(|pairs| of(pairs, true)).unwrap_or_default()
     }
 
+    /// These, as if they were an answer.
+    pub(super) fn of_pairs(pairs: Vec<(String, Value)>) -> Self {
+        Self { parsed: true, is_strict: true, pairs, ..Self::default() }
+    }
+
     /// The value at a place.
     pub(in crate::oauth) fn at(&self, path: &MemberPath) -> Option<&Value> {
         let (name, below) = path.split()?;

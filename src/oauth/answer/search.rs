@@ -1,57 +1,59 @@
 //! The tolerant search for tokens: the last resort before a refresh token is lost.
 
+use serde_json::Value;
+
 use super::lenient::{self, UNREADABLE};
-use super::members::{Found, is_alike};
+use super::members::{Found, Members, is_alike};
 use crate::secret::Secret;
 
-/// The tokens that one object has.
-struct Pair {
-    access_token: Option<String>,
-    refresh_token: Option<String>,
-}
-
-/// All tokens of an answer that are called so, at any depth.
-pub(super) struct Search(Vec<Pair>);
+/// Every object of an answer, by its members that are no objects.
+pub(super) struct Search(Vec<Vec<(String, Value)>>);
 
 impl Search {
     pub(super) fn of(body: &[u8]) -> Self {
-        let objects = lenient::read(body).objects;
-        let pairs = objects.into_iter().flat_map(|members| {
-            let called = |name: &str| -> Vec<String> {
-                let named = members.iter().filter(|(key, _)| is_alike(key, name));
-                let values = named.map(|(_, value)| value.clone());
-                values.filter(|value| !value.is_empty() && !value.contains(UNREADABLE)).collect()
-            };
-            let (access, refresh) = (called("access_token"), called("refresh_token"));
-            // Two of a kind in one object are two candidates.
-            let pair = move |at: usize| Pair {
-                access_token: access.get(at).or(access.last()).cloned(),
-                refresh_token: refresh.get(at).or(refresh.last()).cloned(),
-            };
-            (0..2).map(pair)
-        });
-        Self(pairs.collect())
+        Self(lenient::read(body).objects)
     }
 
     pub(super) fn access_token(&self) -> Found {
-        Found::of(self.0.iter().filter_map(|pair| pair.access_token.as_deref()))
+        Found::of(self.0.iter().flat_map(|object| tokens(object, "access_token")))
     }
 
-    /// The refresh token that belongs to this access token: none that stands beside another, and none
-    /// that was sent, if there is a second one.
-    pub(super) fn refresh_token(&self, access_token: Option<&Secret>, sent: &[&Secret]) -> Found {
-        let belongs = |pair: &&Pair| match (&pair.access_token, access_token) {
-            (Some(its), Some(access_token)) => its == access_token.expose(),
-            _ => true,
+    /// The refresh token that belongs to this access token: none that stands beside another.
+    pub(super) fn refresh_token(&self, access_token: Option<&Secret>) -> Found {
+        let belongs = |object: &&Vec<(String, Value)>| {
+            let mut its = tokens(object, "access_token").peekable();
+            let Some(access_token) = access_token else { return true };
+            its.peek().is_none() || its.any(|token| token == access_token.expose())
         };
-        let candidates = || {
-            let pairs = self.0.iter().filter(belongs);
-            pairs.filter_map(|pair| pair.refresh_token.as_deref())
-        };
-        let is_new = |token: &&str| !sent.iter().any(|sent| sent.expose() == *token);
-        match Found::of(candidates().filter(is_new)) {
-            Found::None => Found::of(candidates()),
-            found => found,
-        }
+        let objects = self.0.iter().filter(belongs);
+        Found::of(objects.flat_map(|object| tokens(object, "refresh_token")))
     }
+
+    /// What stands beside this access token, by the names that the standards have for it.
+    pub(super) fn beside(&self, access_token: &Secret) -> Option<Members> {
+        const NAMES: [&str; 6] = [
+            "token_type",
+            "expires_in",
+            "expires_at",
+            "refresh_token_expires_in",
+            "refresh_expires_in",
+            "authorization_expires_in",
+        ];
+        let has = |object: &&Vec<(String, Value)>| {
+            tokens(object, "access_token").any(|token| token == access_token.expose())
+        };
+        let object = self.0.iter().find(has)?;
+        let named = NAMES.iter().filter_map(|name| {
+            let (_, value) = object.iter().find(|(key, _)| is_alike(key, name))?;
+            Some(((*name).to_owned(), value.clone()))
+        });
+        Some(Members::of_pairs(named.collect()))
+    }
+}
+
+/// The tokens of this name in one object.
+fn tokens<'a>(object: &'a [(String, Value)], name: &'a str) -> impl Iterator<Item = &'a str> {
+    let named = object.iter().filter(move |(key, _)| is_alike(key, name));
+    let texts = named.filter_map(|(_, value)| value.as_str());
+    texts.filter(|text| !text.is_empty() && !text.contains(UNREADABLE))
 }
