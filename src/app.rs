@@ -36,6 +36,7 @@ use crate::proxy::Shared;
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::tls::TlsError;
+use crate::token::Tasks;
 
 use self::core::Cores;
 use admission::Admission;
@@ -99,7 +100,7 @@ pub struct App {
     acceptors: TaskTracker,
     stop_accepting: CancellationToken,
     stop_admin: CancellationToken,
-    flights: TaskTracker,
+    tasks: Tasks,
     grace: Duration,
 }
 
@@ -124,12 +125,12 @@ impl App {
         let listeners = listener::bind_all(&settings.listen)?;
         let own: Vec<SocketAddr> = listeners.iter().filter_map(Listener::tcp_address).collect();
         let admin_listener = bind_admin(settings.admin.listen).await?;
-        let flights = TaskTracker::new();
+        let tasks = Tasks::default();
         let metrics = Metrics::new();
         let stop_admin = CancellationToken::new();
         let mut foundation = Foundation::new(
             clock.clone(),
-            flights.clone(),
+            tasks.clone(),
             own.clone(),
             metrics.clone(),
             stop_admin.clone(),
@@ -169,7 +170,7 @@ impl App {
             acceptors,
             stop_accepting,
             stop_admin,
-            flights,
+            tasks,
         })
     }
 
@@ -257,14 +258,21 @@ impl App {
         self.acceptors.close();
         self.acceptors.wait().await;
         self.cores.drain(self.grace).await;
-        self.flights.close();
+        self.tasks.flights.close();
         let patience = self.reloads.into_inner().patience.max(self.grace);
-        if tokio::time::timeout(patience, self.flights.wait()).await.is_err() {
-            tracing::error!("a refresh or an unsaved token did not finish in time");
+        if tokio::time::timeout(patience, self.tasks.flights.wait()).await.is_err() {
+            tracing::error!("a refresh did not finish in time");
+        }
+        self.tasks.writes.close();
+        if tokio::time::timeout(SAVED_WITHIN, self.tasks.writes.wait()).await.is_err() {
+            tracing::error!("a token could not be saved, and is lost unless its server issues it again");
         }
         self.stop_admin.cancel();
     }
 }
+
+/// What could not be saved until now may still be at the end, but a disk that hangs keeps nobody.
+const SAVED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Long enough for the longest flight.
 fn patience(settings: &Settings) -> Duration {

@@ -160,8 +160,12 @@ pub trait Held: Send + Sync {
 
 /// Watches a whole store.
 pub trait Changes: Send {
-    /// Waits until something has changed and names the keys, of records that were removed as well.
-    fn next(&mut self) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + '_>>;
+    /// Waits until something has changed and names the keys. So it does with those that `expected` names and that
+    /// are not there: whoever has stored them is told that they were removed, once.
+    fn next<'a>(
+        &'a mut self,
+        expected: &'a (dyn Fn() -> Vec<String> + Send + Sync),
+    ) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + 'a>>;
 }
 
 /// Which bytes are stored, if any.
@@ -435,7 +439,7 @@ pub enum StoreError {
     /// It is plain text, where records are sealed: anybody could have put it there. It was left untouched.
     #[error(
         "{place} is plain text although `store.key` is set: while records from before the key are \
-         sealed, add \"plain\" to `store.old_keys` and restart; otherwise remove it. Nothing was changed"
+         sealed, write old_keys = [\"plain\"] in [store] and restart; otherwise remove it. Nothing was changed"
     )]
     Plain {
         /// The record.

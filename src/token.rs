@@ -147,13 +147,22 @@ impl TokenError {
     }
 }
 
+/// What goes on in the background.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    /// Flights: the answer to a token request may hold the only copy of a refresh token.
+    pub flights: TaskTracker,
+    /// Saving what could not be saved: on a disk that hangs it never ends.
+    pub writes: TaskTracker,
+}
+
 /// What the parts of a slot that outlive requests need.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// The runtime on which flights run.
     pub control: Handle,
-    /// Counts flights, so that a drain can wait for them.
-    pub tasks: TaskTracker,
+    /// What a shutdown waits for.
+    pub tasks: Tasks,
     /// The wall clock.
     pub clock: Clock,
     /// Where records are kept.
@@ -187,6 +196,8 @@ pub struct Status {
     pub refresh_expires_at: Option<SystemTime>,
     /// When the grant ends, if the server said so.
     pub grant_expires_at: Option<SystemTime>,
+    /// That is within a week.
+    pub grant_ends_soon: bool,
     /// Since when nothing but failures has come.
     pub failing_since: Option<SystemTime>,
     /// The last thing that went wrong, and when.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::StartError;
 use crate::ca::CertificateAuthority;
@@ -16,14 +15,14 @@ use crate::oauth::HttpTransport;
 use crate::proxy::Snapshot;
 use crate::settings::Settings;
 use crate::store::Store;
-use crate::token::{Context, Ledgers};
+use crate::token::{Context, Ledgers, Tasks};
 
 /// The store and the CA outlive every reload; neither is touched before a credential needs it, so
 /// that the example configuration leaves nothing on the disk.
 #[derive(Debug)]
 pub(super) struct Foundation {
     clock: Clock,
-    flights: TaskTracker,
+    tasks: Tasks,
     own: Vec<SocketAddr>,
     metrics: Metrics,
     store: Option<Store>,
@@ -37,12 +36,12 @@ pub(super) struct Foundation {
 impl Foundation {
     pub(super) fn new(
         clock: Clock,
-        flights: TaskTracker,
+        tasks: Tasks,
         own: Vec<SocketAddr>,
         metrics: Metrics,
         end: CancellationToken,
     ) -> Self {
-        Self { clock, flights, own, metrics, store: None, ledgers: Ledgers::default(), ca: None, version: 0, end }
+        Self { clock, tasks, own, metrics, store: None, ledgers: Ledgers::default(), ca: None, version: 0, end }
     }
 
     /// Builds what the settings ask for; slots of `before` that did not change are taken over.
@@ -96,7 +95,7 @@ impl Foundation {
         };
         Ok(Context {
             control: Handle::current(),
-            tasks: self.flights.clone(),
+            tasks: self.tasks.clone(),
             clock: self.clock.clone(),
             store,
             transport: Arc::new(transport),

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio_util::task::TaskTracker;
 
 use super::StartError;
 use super::foundation::Foundation;
@@ -19,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::oauth::HttpTransport;
 use crate::settings::Settings;
 use crate::store::StoreError;
-use crate::token::Context;
+use crate::token::{Context, Tasks};
 
 /// How long what an opened token has begun by itself may take to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -75,7 +74,7 @@ pub async fn log_out_offline(
     clock: Clock,
 ) -> Result<Vec<(String, Result<Value, String>)>, OfflineError> {
     check_store(settings.store.dir())?;
-    let tasks = TaskTracker::new();
+    let tasks = Tasks::default();
     let context = context(settings, clock.clone(), tasks.clone()).await?;
     let mut known = Vec::new();
     for config in settings.credentials.clone() {
@@ -93,9 +92,9 @@ pub async fn log_out_offline(
             };
             done.push((token.title, result));
         }
-        tasks.close();
+        tasks.flights.close();
         // A token request under way may hold the only copy of a refresh token, to be revoked.
-        let _late = tokio::time::timeout(PATIENCE, tasks.wait()).await;
+        let _late = tokio::time::timeout(PATIENCE, tasks.flights.wait()).await;
         return Ok(done);
     }
     Err(OfflineError::Unknown { name: name.to_owned(), known })
@@ -104,7 +103,7 @@ pub async fn log_out_offline(
 async fn context(
     settings: &Settings,
     clock: Clock,
-    tasks: TaskTracker,
+    tasks: Tasks,
 ) -> Result<Context, OfflineError> {
     let tls = settings.tls.build().map_err(StartError::from)?;
     let transport = HttpTransport::new(tls);

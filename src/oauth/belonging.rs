@@ -12,7 +12,7 @@ use crate::template::{Template, Values, Variables};
 /// What tokens of a configuration are issued for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Belonging {
-    /// Authorization server, OAuth client, kind of grant and user.
+    /// Authorization server, OAuth client, kind of grant, user and binding to a key.
     pub grant: Fingerprint,
     /// The same without the user whom the bootstrap names: for a grant that a person has begun.
     pub grant_without_bootstrap: Fingerprint,
@@ -41,8 +41,9 @@ impl Config {
         let bootstrap = subject(self.bootstrap.as_ref().map(|bootstrap| &bootstrap.grant));
         let grant = |user: &str| {
             let grant = self.grant.name();
+            let bound = if self.reading.dpop { "dpop" } else { "bearer" };
             let server = server.as_deref().unwrap_or_default();
-            hash(&[server, &client, grant, &own, user])
+            hash(&[server, &client, grant, &own, user, bound])
         };
         Belonging {
             grant: grant(&bootstrap),

@@ -12,7 +12,7 @@
 //! Everything here blocks, and therefore runs on tokio's blocking threads; as many of them as a hung disk may
 //! hold for ever ([`THREADS`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -124,7 +124,8 @@ impl FileBackend {
         loop {
             let name = format!("{}.lock", stem_of(&key));
             let held = key.clone();
-            let tried = self.run(move |directory| directory.try_lock(&name, &held)).await?;
+            let trying = self.run(move |directory| directory.try_lock(&name, &held));
+            let tried = super::within(super::DEADLINE, trying).await?;
             if let Some((directory, file)) = tried {
                 return Ok(Box::new(HeldFile::new(self.clone(), directory, file, key)));
             }
@@ -447,7 +448,7 @@ impl Backend for FileBackend {
     }
 
     fn changes(&self) -> Box<dyn Changes> {
-        Box::new(Watch { backend: self.clone(), seen: HashMap::new() })
+        Box::new(Watch { backend: self.clone(), seen: HashMap::new(), missing: HashSet::new() })
     }
 
     fn place(&self, key: &str) -> String {
@@ -496,6 +497,8 @@ impl Held for HeldFile {
 struct Watch {
     backend: FileBackend,
     seen: HashMap<String, Signature>,
+    /// What was not there, and has been named.
+    missing: HashSet<String>,
 }
 
 /// What changes with a file: whose it is, how long, and when it was changed.
@@ -516,7 +519,10 @@ impl Signature {
 }
 
 impl Changes for Watch {
-    fn next(&mut self) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + '_>> {
+    fn next<'a>(
+        &'a mut self,
+        expected: &'a (dyn Fn() -> Vec<String> + Send + Sync),
+    ) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + 'a>> {
         Box::pin(async move {
             loop {
                 tokio::time::sleep(LOOK).await;
@@ -530,8 +536,11 @@ impl Changes for Watch {
                     before.get(*key) != Some(*signature)
                 };
                 let new = self.seen.iter().filter(changed).map(|(key, _)| key.clone());
-                let gone = before.keys().filter(|key| !self.seen.contains_key(*key)).cloned();
-                let changed: Vec<String> = new.chain(gone).collect();
+                let mut changed: Vec<String> = new.collect();
+                let is_missing = |key: &String| !self.seen.contains_key(key);
+                self.missing.retain(is_missing);
+                let gone = expected().into_iter().chain(before.keys().cloned()).filter(is_missing);
+                changed.extend(gone.filter(|key| self.missing.insert(key.clone())));
                 if !changed.is_empty() {
                     return changed;
                 }

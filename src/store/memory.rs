@@ -96,7 +96,10 @@ impl Backend for MemoryBackend {
 struct Never;
 
 impl Changes for Never {
-    fn next(&mut self) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + '_>> {
+    fn next<'a>(
+        &'a mut self,
+        _expected: &'a (dyn Fn() -> Vec<String> + Send + Sync),
+    ) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + 'a>> {
         Box::pin(std::future::pending())
     }
 }

@@ -115,7 +115,7 @@ pub struct TokenRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IssuedFor {
-    /// Authorization server, OAuth client, kind of grant and user: another one is another grant.
+    /// Authorization server, OAuth client, kind of grant, user and binding: another one is another grant.
     pub grant: Fingerprint,
     /// Scope, audience, resource and other parameters: the same grant gives tokens for another one.
     pub request: Fingerprint,

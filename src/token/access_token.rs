@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
@@ -36,6 +36,7 @@ pub struct Token {
     rejected: AtomicBool,
     used: AtomicBool,
     accepted: AtomicBool,
+    targets: Targets,
 }
 
 impl Token {
@@ -75,6 +76,7 @@ impl Token {
             rejected: AtomicBool::new(record.rejected),
             used: AtomicBool::new(false),
             accepted: AtomicBool::new(false),
+            targets: Targets::default(),
         })
     }
 
@@ -106,14 +108,30 @@ impl Token {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// An origin accepted a request with it. Says whether that is news.
-    pub(super) fn accept(&self) -> bool {
+    /// An origin accepted a request for `target` with it. Says whether it is the first.
+    pub(super) fn accept(&self, target: u64) -> bool {
+        self.targets.insert(target);
         // Read first, for the same reason.
         !self.accepted.load(Ordering::Relaxed) && !self.accepted.swap(true, Ordering::Relaxed)
     }
 
     pub(super) fn was_accepted(&self) -> bool {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// It goes on from `before`: which targets take good tokens is still known.
+    pub(super) fn follow(&mut self, before: &Self) {
+        self.targets = before.targets.carried_over();
+        if self.authorization == before.authorization {
+            self.since = before.since;
+            *self.used.get_mut() = before.was_used();
+            *self.accepted.get_mut() = before.was_accepted();
+        }
+    }
+
+    /// Has this target accepted it, or a token before it?
+    pub(super) fn was_accepted_by(&self, target: u64) -> bool {
+        self.targets.contains(target)
     }
 
     /// May it still be put on a request?
@@ -132,6 +150,45 @@ impl Token {
 
     pub(super) fn lifetime(&self) -> Option<Duration> {
         self.expires_at?.duration_since(self.issued_at).ok()
+    }
+}
+
+/// Which targets have accepted a token: a Bloom filter, because strangers choose them. What it holds wrongly is
+/// asked for a token once too often.
+#[derive(Debug, Default)]
+struct Targets([AtomicU64; 16]);
+
+impl Targets {
+    fn places(target: u64) -> [(usize, u64); 2] {
+        [target, target >> 32].map(|hash| ((hash >> 6) as usize % 16, 1 << (hash % 64)))
+    }
+
+    fn insert(&self, target: u64) {
+        for (word, bit) in Self::places(target) {
+            // Read first: a write would move the cache line between cores with every request.
+            if let Some(word) = self.0.get(word)
+                && word.load(Ordering::Relaxed) & bit == 0
+            {
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn contains(&self, target: u64) -> bool {
+        let is_set = |(word, bit): (usize, u64)| {
+            self.0.get(word).is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0)
+        };
+        Self::places(target).into_iter().all(is_set)
+    }
+
+    /// The same for the next token; but a full one would hold everything.
+    fn carried_over(&self) -> Self {
+        let words = self.0.each_ref().map(|word| word.load(Ordering::Relaxed));
+        let ones: u32 = words.iter().map(|word| word.count_ones()).sum();
+        match ones > 512 {
+            true => Self::default(),
+            false => Self(words.map(AtomicU64::new)),
+        }
     }
 }
 

@@ -119,7 +119,7 @@ pub(super) fn start(ledger: &Arc<Ledger>, demand: Demand) {
         let outcome = fly(&landing.ledger, demand).await;
         landing.set(outcome);
     };
-    ledger.context.tasks.spawn_on(flying, &ledger.context.control);
+    ledger.context.tasks.flights.spawn_on(flying, &ledger.context.control);
 }
 
 /// Ends a flight exactly once, whatever happens to it.
@@ -272,6 +272,8 @@ impl<'a> Flight<'a> {
             if let Next::Land = next {
                 return Ok(());
             }
+            // One attempt is what an operator gets.
+            self.demand.forced = false;
         }
         let detail = "the flight went in circles".to_owned();
         Err(Failure::new(Pace::Long, FailureReason::Internal, Some(detail)))

@@ -38,7 +38,7 @@ pub(super) struct Settled {
     pub(super) belonging: Belonging,
     pub(super) fingerprint: Fingerprint,
     /// The hash of the first refresh token: another one is another grant.
-    seed: Option<Fingerprint>,
+    pub(super) seed: Option<Fingerprint>,
     /// Counts up with every reload, so that what a request of before still opens does not undo one.
     pub(super) edition: u64,
 }
@@ -240,6 +240,9 @@ impl Ledger {
             return;
         }
         let is_new = known.settled.fingerprint != settled.fingerprint;
+        if known.settled.seed != settled.seed {
+            self.report_ignored_seed(&known, settled);
+        }
         known.settled = Arc::clone(settled);
         if is_new {
             // What failed before may work now.
@@ -275,17 +278,10 @@ impl Ledger {
             .then(|| Token::of(record, settled.config.margin, self.jitter, now))
             .flatten();
         let token = token.map(|mut token| {
-            let before = self.current.load();
-            if let Some(before) = before.as_ref().filter(|it| it.authorization == token.authorization)
-            {
-                if !is_prolonged {
-                    token.since = before.since;
-                }
-                if before.was_used() {
-                    token.mark_used();
-                }
-                if before.was_accepted() {
-                    token.accept();
+            if let Some(before) = self.current.load().as_ref() {
+                token.follow(before);
+                if is_prolonged {
+                    token.since = token.generation;
                 }
             }
             token.seed = settled.seed.clone();
@@ -314,6 +310,15 @@ impl Ledger {
         if let Some(reason) = known.state.end() {
             self.report_needs_login(&known, reason, None);
         }
+        let settled = Arc::clone(&known.settled);
+        if settled.seed.as_ref().is_some_and(|seed| !known.record.seeds.contains(seed)) {
+            self.report_ignored_seed(&known, &settled);
+        }
+    }
+
+    /// Should there be a record in the store, as far as is known?
+    pub(super) fn is_stored(&self) -> bool {
+        self.lock().version != Version::ABSENT
     }
 
     /// What is known, as if it were stored as well: for whoever cannot look.
@@ -523,7 +528,7 @@ impl Ledger {
                 ledger.write_back();
             }
         };
-        self.context.tasks.spawn_on(writing, &self.context.control);
+        self.context.tasks.writes.spawn_on(writing, &self.context.control);
     }
 
     /// The flight is over: what the record holds may be used, and whoever waits is told.
@@ -533,7 +538,6 @@ impl Ledger {
             let mut known = self.lock();
             known.saving = false;
             self.publish(&mut known);
-            crash::point("after_publish");
             known.state.finish(outcome, now, super::random_share());
             if !known.unsaved {
                 known.lease = None;
@@ -543,6 +547,7 @@ impl Ledger {
         if unsaved {
             self.write_back();
         }
+        crash::point("after_publish");
         self.announce();
     }
 

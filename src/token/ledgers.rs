@@ -21,6 +21,7 @@ pub struct Ledgers(Arc<DashMap<String, Weak<Ledger>>>);
 impl Ledgers {
     /// The ledger of a key; a new one has this configuration. Says whether it is new.
     pub(super) fn of(&self, settled: &Arc<Settled>, context: &Context) -> (Arc<Ledger>, bool) {
+        self.0.retain(|_, ledger| ledger.strong_count() > 0);
         let mut place = self.0.entry(settled.config.key()).or_default();
         if let Some(ledger) = place.upgrade() {
             return (ledger, false);
@@ -36,7 +37,6 @@ impl Ledgers {
     }
 
     fn all(&self) -> Vec<Arc<Ledger>> {
-        self.0.retain(|_, ledger| ledger.strong_count() > 0);
         self.0.iter().filter_map(|ledger| ledger.upgrade()).collect()
     }
 
@@ -56,8 +56,12 @@ impl Ledgers {
         };
         let adopting = async {
             let mut changes = context.store.changes();
+            let stored = || {
+                let ledgers = self.all().into_iter().filter(|ledger| ledger.is_stored());
+                ledgers.map(|ledger| ledger.key.clone()).collect()
+            };
             loop {
-                for key in changes.next().await {
+                for key in changes.next(&stored).await {
                     if let Some(ledger) = self.get(&key) {
                         ledger.look().await;
                     }

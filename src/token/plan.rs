@@ -55,10 +55,6 @@ pub(super) struct Sources<'a> {
 /// Is the grant of `record` the one of the configuration? Its refresh token is shown to nobody else.
 pub(super) fn is_of_grant(record: &TokenRecord, sources: Sources<'_>) -> bool {
     let Belonging { grant, grant_without_bootstrap, .. } = sources.belonging;
-    // A refresh token may be bound to the key as well: without a proof it would die (RFC 9449 §5).
-    if record.dpop_key.is_some() && !sources.bound {
-        return false;
-    }
     match (&record.issued_for, &record.worked_with) {
         (Some(IssuedFor { grant: of, .. }), _) => of == grant || of == grant_without_bootstrap,
         (None, Some(config)) => config == sources.config,

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::ledger::{Known, Ledger};
+use super::ledger::{Known, Ledger, Settled};
 use crate::oauth::GrantError;
+use crate::secret::Secret;
 use crate::store::{StoreError, TerminalReason, TokenRecord};
 
 impl Ledger {
@@ -52,6 +53,26 @@ impl Ledger {
             generation = known.record.generation.0,
             "the stored record is gone, or older than the one in memory, which is written back: was it \
              removed, or a backup put back?"
+        );
+    }
+
+    /// A seed was written anew, and nothing will happen: says why.
+    pub(super) fn report_ignored_seed(&self, known: &Known, settled: &Settled) {
+        let Some(seed) = &settled.seed else { return };
+        let current = known.record.refresh_token.as_ref().map(Secret::fingerprint);
+        let why = if current.as_ref() == Some(seed) {
+            return;
+        } else if known.record.has_superseded(seed) {
+            "the server has replaced it by a newer one since"
+        } else if known.record.seeds.contains(seed) {
+            "it was tried before"
+        } else {
+            return;
+        };
+        tracing::warn!(
+            credential = &*settled.title,
+            why,
+            "the configured refresh_token is not used; the stored one goes on"
         );
     }
 

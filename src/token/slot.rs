@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::flight::{self, Demand};
 use super::ledger::{Ledger, Settled, generation_of};
-use super::state::{Rejection, SAT_OUT, State, Verdict, is_young};
+use super::state::{Rejection, SAT_OUT, State, Verdict, ends_soon, is_young};
 use super::{
-    Condition, Config, Context, FailureReason, Revoked, Status, Token, TokenError, operator,
+    Condition, Config, Context, FailureReason, Generation, Revoked, Status, Token, TokenError, operator,
 };
 use crate::clock::Moment;
 use crate::oauth::TokenResponse;
@@ -139,9 +139,9 @@ impl Slot {
     }
 
     /// A request with `token` was not rejected.
-    pub fn accepted(&self, token: &Token) {
-        if token.accept() {
-            self.ledger.lock().state.accepted(token.generation);
+    pub fn accepted(&self, token: &Token, sending: &Sending) {
+        if token.accept(sending.target) {
+            self.ledger.lock().state.accepted(token.generation, sending.renewed);
         }
     }
 
@@ -150,7 +150,7 @@ impl Slot {
     async fn wait_for(
         &self,
         ask: impl Fn(&mut State, Option<&Token>, Moment) -> Verdict,
-        demand: impl Fn(super::Generation) -> Demand,
+        demand: impl Fn(Generation) -> Demand,
     ) -> Waited {
         let deadline = Instant::now() + self.settled.config.wait;
         let mut landed = self.ledger.landings();
@@ -249,11 +249,17 @@ impl Slot {
             name: Arc::clone(&self.settled.title),
             condition,
             usable,
-            generation: record.generation,
+            generation: match &token {
+                Some(token) => token.generation,
+                // Nobody can have it yet.
+                None if known.saving => Generation(record.generation.0.saturating_sub(1)),
+                None => record.generation,
+            },
             refreshed_at: token.as_ref().map(|token| token.issued_at),
             expires_at: token.and_then(|token| token.expires_at),
             refresh_expires_at: record.refresh_expires_at,
             grant_expires_at: record.grant_expires_at,
+            grant_ends_soon: record.grant_expires_at.is_some_and(|end| ends_soon(end, now)),
             failing_since: failing.map(|(_, since)| since.wall),
             last_error: known.last_error.clone(),
             unsaved: known.is_at_risk,

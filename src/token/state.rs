@@ -196,11 +196,12 @@ impl State {
         if newer.is_some_and(|token| token.is_usable(now)) {
             return or_pass_on(Verdict::Use);
         }
+        let is_good = rejected.was_accepted_by(target);
         if renewed {
             // A fresh token does not help this target. Others may fare better, and then they are not held up.
             self.evidence.blame(target, now);
             if !rejected.was_accepted() {
-                self.evidence.did_not_help(rejected.generation, now);
+                self.evidence.did_not_help(rejected.generation, is_good, now);
             }
         }
         match self.blocked(token, now) {
@@ -220,17 +221,18 @@ impl State {
         }
         // Whoever comes next waits for the token to become known, and may find it good.
         let may_be_unknown = !resendable && !settled && age < settle && !rejected.was_accepted();
-        if may_be_unknown || !self.evidence.may_force(target, now) {
+        if may_be_unknown || !self.evidence.may_force(target, is_good, now) {
             return Verdict::PassOn;
         }
-        self.evidence.force(rejected.generation, now);
+        self.evidence.force(rejected.generation, is_good, now);
         self.depart(true, now);
         if resendable { Verdict::Start } else { Verdict::PassOnAndStart }
     }
 
-    /// An origin accepted a request with a token of this generation.
-    pub(super) fn accepted(&mut self, generation: Generation) {
-        self.evidence.accept(generation);
+    /// An origin accepted a request with a token of this generation, for the first time. `renewed`: one that had
+    /// been rejected with the token before.
+    pub(super) fn accepted(&mut self, generation: Generation, renewed: bool) {
+        self.evidence.accept(generation, renewed);
     }
 
     /// An operator wants a flight now, whatever is known.
@@ -251,7 +253,7 @@ impl State {
         let overdue = !self.is_overdue
             && self.failing_since.is_some_and(|since| since.elapsed(now) >= OVERDUE_AFTER);
         self.is_overdue |= overdue;
-        let is_near = grant_end.is_some_and(|end| now.wall + GRANT_ENDS >= end);
+        let is_near = grant_end.is_some_and(|end| ends_soon(end, now));
         let grant_ends = is_near && !self.grant_ends;
         self.grant_ends = is_near;
         let is_due = |token: &Token| {
@@ -339,6 +341,11 @@ fn settle_times(token: &Token) -> (Duration, Duration) {
     let scale = |time: Duration| token.lifetime().map_or(time, |it| time.min(it / 10));
     let settle = scale(SETTLE);
     (settle, settle.min(SETTLED))
+}
+
+/// Has an operator to hear of the end of a grant?
+pub(super) fn ends_soon(end: SystemTime, now: Moment) -> bool {
+    now.wall + GRANT_ENDS >= end
 }
 
 /// Is it so young that an origin may not have heard of it?

@@ -238,7 +238,7 @@ async fn a_bound_token_is_not_sent_as_bearer_after_dpop_was_switched_off() {
 }
 
 #[tokio::test]
-async fn a_bearer_token_is_replaced_once_dpop_is_switched_on() {
+async fn a_grant_of_bearer_tokens_is_another_one_once_dpop_is_switched_on() {
     let mut world = World::builder().dpop().start_servers().await;
     world.configure(|text| text.replace("dpop = true", ""));
     let server = &world.authorization_server;
@@ -253,6 +253,11 @@ async fn a_bearer_token_is_replaced_once_dpop_is_switched_on() {
     world.clock.advance(MINUTE);
     world.configure(|text| text.replace("[credential.api]", "[credential.api]\ndpop = true"));
     world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 503);
+    assert_eq!(world.status().condition.to_string(), "needs_login (other_grant)");
+    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.write_seed(&world.authorization_server.issue_refresh_token());
+    world.reload().await;
     assert_eq!(world.get("/").await.0, 200);
     let new = world.authorization_server.tokens().newest_access_token().unwrap();
     assert_eq!(bound_tokens(&world), [new]);

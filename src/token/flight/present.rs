@@ -114,8 +114,10 @@ impl Flight<'_> {
         let fence = self.lease.as_ref().map(|lease| lease.fence().0.clone()).unwrap_or_default();
         let before = self.ledger.lock().record.attempt.clone();
         let before = before.filter(|attempt| attempt.refresh_token == hash);
-        if let Some(attempt) = before.as_ref().filter(|_| !self.demand.forced) {
+        if let Some(attempt) = &before {
             self.wait_for_others(attempt, &fence, now)?;
+        }
+        if let Some(attempt) = before.as_ref().filter(|_| !self.demand.forced) {
             match replay(attempt, can_wait, now) {
                 Replay::In(wait) => tokio::time::sleep(wait).await,
                 Replay::NotBefore(until) => {

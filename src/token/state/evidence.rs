@@ -8,23 +8,35 @@ use crate::token::Generation;
 
 /// The pause after a forced refresh that did not help, at first and at most.
 const FIRST: Duration = Duration::from_secs(30);
+/// The same for a single target.
+const FIRST_OF_TARGET: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(600);
 /// So many targets are remembered; strangers may choose them.
 const MOST_TARGETS: usize = 256;
 
 /// What forced refreshes have been good for.
+///
+/// A target that has accepted tokens before is good: its rejection says something about the token. One that never
+/// has may reject whatever it gets. So the two have pauses of their own, and what strange targets bring about
+/// keeps no good one waiting.
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
-    /// The generation whose rejection caused the last one.
+    good: Pauses,
+    strange: Pauses,
+    /// The generation whose rejection caused the last forced refresh.
     from: Option<Generation>,
+    /// Targets that rejected fresh tokens force nothing for a while.
+    targets: HashMap<u64, Pause>,
+}
+
+#[derive(Debug, Default)]
+struct Pauses {
     /// No forced refresh before this.
     after: Option<Moment>,
     /// The pause after the next one that does not help.
-    pause: Option<Duration>,
+    length: Option<Duration>,
     /// A generation that was rejected although it was fresh.
     useless: Option<Generation>,
-    /// Targets that rejected fresh tokens force nothing for a while.
-    targets: HashMap<u64, Pause>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,40 +47,48 @@ struct Pause {
 
 impl Evidence {
     /// Could a new token help this target?
-    pub(super) fn may_force(&self, target: u64, now: Moment) -> bool {
+    pub(super) fn may_force(&self, target: u64, is_good: bool, now: Moment) -> bool {
         let is_over = |until: Moment| until.is_over(now);
-        self.after.is_none_or(is_over) && self.targets.get(&target).is_none_or(|it| is_over(it.until))
+        let pauses = if is_good { &self.good } else { &self.strange };
+        pauses.after.is_none_or(is_over)
+            && self.targets.get(&target).is_none_or(|it| is_over(it.until))
     }
 
     /// A refresh is forced because this generation was rejected.
-    pub(super) fn force(&mut self, rejected: Generation, now: Moment) {
+    pub(super) fn force(&mut self, rejected: Generation, is_good: bool, now: Moment) {
         self.from = Some(rejected);
-        self.after = Some(now.after(self.pause.unwrap_or(FIRST)));
+        let pauses = self.pauses(is_good);
+        pauses.after = Some(now.after(pauses.length.unwrap_or(FIRST)));
+    }
+
+    fn pauses(&mut self, is_good: bool) -> &mut Pauses {
+        if is_good { &mut self.good } else { &mut self.strange }
     }
 
     /// The one under way failed: the next need not wait any longer than the failure says.
     pub(super) fn did_not_happen(&mut self) {
-        self.after = None;
+        self.good.after = None;
+        self.strange.after = None;
     }
 
     /// A fresh token was rejected as well, and nobody has accepted it: the pause doubles, once for each.
-    pub(super) fn did_not_help(&mut self, fresh: Generation, now: Moment) {
-        if self.useless.replace(fresh) == Some(fresh) {
+    pub(super) fn did_not_help(&mut self, fresh: Generation, is_good: bool, now: Moment) {
+        let pauses = self.pauses(is_good);
+        if pauses.useless.replace(fresh) == Some(fresh) {
             return;
         }
-        let pause = self.pause.unwrap_or(FIRST);
-        self.after = Some(now.after(pause));
-        self.pause = Some((pause * 2).min(LONGEST));
+        let pause = pauses.length.unwrap_or(FIRST);
+        pauses.after = Some(now.after(pause));
+        pauses.length = Some((pause * 2).min(LONGEST));
     }
 
     /// This target has rejected a fresh token. Its pause is its own, and doubles each time.
     pub(super) fn blame(&mut self, target: u64, now: Moment) {
-        let before = self.targets.get(&target).filter(|it| it.until.left(now).is_zero());
-        let length = match (before, self.targets.get(&target)) {
-            (Some(before), _) => (before.length * 2).min(LONGEST),
-            // Still remembered: nothing was forced for it since.
-            (None, Some(_)) => return,
-            (None, None) => FIRST,
+        let length = match self.targets.get(&target) {
+            // Nothing was forced for it since.
+            Some(pause) if !pause.until.is_over(now) => return,
+            Some(pause) => (pause.length * 2).min(LONGEST),
+            None => FIRST_OF_TARGET,
         };
         if self.targets.len() >= MOST_TARGETS {
             let first = self.targets.iter().min_by_key(|(_, it)| it.until.running);
@@ -79,12 +99,17 @@ impl Evidence {
         self.targets.insert(target, Pause { until: now.after(length), length });
     }
 
-    /// A token of this generation was accepted. If it came from the last forced refresh, that was worth it;
-    /// what is known of single targets stays.
-    pub(super) fn accept(&mut self, generation: Generation) {
-        if self.from.is_none_or(|from| generation > from) {
-            let targets = std::mem::take(&mut self.targets);
-            *self = Self { targets, ..Self::default() };
+    /// A token of this generation was accepted. If it came from the last forced refresh, that was worth it, and
+    /// for a strange target if the request is one that had been rejected before. What is known of single targets
+    /// stays.
+    pub(super) fn accept(&mut self, generation: Generation, renewed: bool) {
+        if self.from.is_some_and(|from| generation <= from) {
+            return;
+        }
+        self.good = Pauses::default();
+        self.strange.length = None;
+        if renewed {
+            self.strange.after = None;
         }
     }
 }

@@ -194,7 +194,10 @@ async fn an_intent_of_before_is_followed_up_once() {
 /// A new seed had taken the place of a grant that worked, and had not brought anything yet.
 #[tokio::test]
 async fn a_seed_on_trial_of_before_is_tried_and_otherwise_what_it_has_displaced_goes_on() {
-    let old = Old::start("displaced", TRIAL).await;
+    // A seed on trial is the configured one.
+    let mut old = Old::servers("displaced", TRIAL, false).await;
+    old.world.write_seed(TRIAL);
+    old.world.start_proxy().await;
     assert_eq!(old.get().await, 200);
     assert_eq!((old.presented(TRIAL), old.presented(REFRESH_TOKEN)), (1, 0));
     let newest = old.world.authorization_server.tokens().newest_access_token().unwrap();
