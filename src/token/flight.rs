@@ -144,7 +144,6 @@ impl Drop for Landing {
 
 async fn fly(ledger: &Arc<Ledger>, demand: Demand) -> Outcome {
     let began = Instant::now();
-    let _writing = ledger.writing.lock().await;
     let mut adopted = false;
     let flown = async {
         let mut flight = Flight::open(ledger, demand).await?;

@@ -95,8 +95,8 @@ pub(super) struct Ledger {
     /// What requests read, without a lock.
     current: ArcSwapOption<Token>,
     known: Mutex<Known>,
-    /// Whoever changes the stored record: a flight, or saving what could not be saved. One at a time.
-    pub(super) writing: tokio::sync::Mutex<()>,
+    /// Held while what is known is compared with what is stored, and written: one at a time.
+    writing: tokio::sync::Mutex<()>,
     is_writing_back: AtomicBool,
     /// Counts what waiters want to know of.
     landed: watch::Sender<u64>,
@@ -373,10 +373,9 @@ impl Ledger {
         }
     }
 
-    /// Looks into the store, for what another process has done there. Says whether there was something. Not while
-    /// a flight is under way, which will see for itself.
+    /// Looks into the store, for what another process has done there. Says whether there was something.
     pub(super) async fn look(self: &Arc<Self>) -> bool {
-        let Ok(_writing) = self.writing.try_lock() else { return false };
+        let _writing = self.writing.lock().await;
         let stored = match self.context.store.load(&self.key).await {
             Ok(stored) => stored,
             Err(error @ StoreError::Corrupt { .. }) => {
@@ -389,14 +388,13 @@ impl Ledger {
             }
         };
         let mut known = self.lock();
-        if known.state.in_flight() {
-            return false;
-        }
         let is_news = self.reconcile(&mut known, stored);
         let unsaved = known.unsaved;
         if is_news {
             self.publish(&mut known);
-            known.state.succeed();
+            if !known.state.in_flight() {
+                known.state.succeed();
+            }
             match known.state.end() {
                 Some(reason) => self.report_needs_login(&known, reason, None),
                 None => self.report_adopted(&known),
@@ -455,6 +453,7 @@ impl Ledger {
 
     /// Writes what is known, over what is stored if that is older. With a lease only while that is held.
     pub(super) async fn write(&self, lease: Option<&Lease>) -> Result<(), Unwritten> {
+        let _writing = self.writing.lock().await;
         for _ in 0..3 {
             let (record, version) = {
                 let known = self.lock();
@@ -499,20 +498,19 @@ impl Ledger {
         let ledger = Arc::clone(self);
         let writing = async move {
             loop {
+                if !ledger.lock().unsaved {
+                    break;
+                }
+                match ledger.write(None).await {
+                    Ok(()) => ledger.report_saved(true),
+                    Err(Unwritten::Overtaken) => ledger.report_saved(false),
+                    Err(Unwritten::Hanging) => ledger.lock().is_at_risk = true,
+                    Err(Unwritten::Store(error)) => {
+                        tracing::debug!(key = ledger.key, %error, "still not saved");
+                        ledger.lock().is_at_risk = true;
+                    }
+                }
                 {
-                    let _writing = ledger.writing.lock().await;
-                    if !ledger.lock().unsaved {
-                        break;
-                    }
-                    match ledger.write(None).await {
-                        Ok(()) => ledger.report_saved(true),
-                        Err(Unwritten::Overtaken) => ledger.report_saved(false),
-                        Err(Unwritten::Hanging) => ledger.lock().is_at_risk = true,
-                        Err(Unwritten::Store(error)) => {
-                            tracing::debug!(key = ledger.key, %error, "still not saved");
-                            ledger.lock().is_at_risk = true;
-                        }
-                    }
                     let mut known = ledger.lock();
                     if !known.unsaved {
                         known.lease = None;
