@@ -249,11 +249,22 @@ impl TokenRecord {
         self.refresh_token = Some(new);
     }
 
-    /// Takes the current refresh token out of use and remembers its hash.
+    /// Takes the current refresh token out of use and remembers its hash; or that of the logout.
     pub fn retire(&mut self) {
-        if let Some(old) = self.refresh_token.take() {
-            self.history.insert(&old.fingerprint());
+        if let Some(old) = self.mark() {
+            self.history.insert(&old);
         }
+        self.refresh_token = None;
+    }
+
+    /// What those who come after it have in their history: the hash of the refresh token, or of the logout.
+    pub fn mark(&self) -> Option<Fingerprint> {
+        let logout = self.terminal.as_ref().filter(|_| self.is_tombstone()).map(|it| {
+            // A store keeps milliseconds.
+            let at = it.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+            Fingerprint::of(format!("logout {} {at}", self.generation).as_bytes())
+        });
+        self.refresh_token.as_ref().map(Secret::fingerprint).or(logout)
     }
 
     /// Throws the access token away, and what belongs to it.

@@ -92,6 +92,13 @@ pub(super) fn succeed(
     terms: &Terms<'_>,
 ) -> TokenRecord {
     let presented = terms.presented;
+    let mut old = old.clone();
+    if old.is_tombstone() {
+        // Whoever comes after a logout remembers it.
+        old.retire();
+    }
+    let is_of_old_request =
+        old.issued_for.as_ref().is_some_and(|it| it.request != terms.issued_for.request);
     let mut record = TokenRecord {
         generation: old.generation.next(),
         issued_for: Some(terms.issued_for.clone()),
@@ -100,10 +107,8 @@ pub(super) fn succeed(
         attempt: None,
         terminal: None,
         unread: None,
-        ..old.clone()
+        ..old
     };
-    let is_of_old_request =
-        old.issued_for.as_ref().is_some_and(|it| it.request != terms.issued_for.request);
     if !terms.bound && !matches!(presented, Presented::RefreshToken(_)) {
         record.dpop_key = None;
     }
@@ -127,10 +132,12 @@ pub(super) fn succeed(
             return record;
         }
     }
-    // What rotates is ignored on request, but not the first refresh token of a new grant.
-    let ignores = terms.rotation == Rotation::Ignore && presented != Presented::NewGrant;
-    // Within its grace a server may hand out a token that is superseded already.
-    let is_next = |new: &Secret| !ignores && !record.has_superseded(&new.fingerprint());
+    // What rotates is ignored on request, and within its grace a server may hand out a token that is superseded
+    // already. Not so the first refresh token of a new grant, which some servers have issued before.
+    let is_next = |new: &Secret| {
+        presented == Presented::NewGrant
+            || terms.rotation != Rotation::Ignore && !record.has_superseded(&new.fingerprint())
+    };
     if let Some(new) = new.filter(is_next) {
         record.supersede(new);
     }

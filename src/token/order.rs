@@ -1,6 +1,8 @@
 //! Which of two records of one credential is the newer: the one rule, pure.
 
-use super::Generation;
+use std::cmp::Ordering;
+use std::time::SystemTime;
+
 use crate::secret::{Fingerprint, Secret};
 use crate::store::TokenRecord;
 
@@ -18,130 +20,54 @@ pub(super) enum Order {
 /// Compares what this process knows with what is stored.
 ///
 /// A record whose past contains the refresh token of the other succeeds it: that is a fact of the authorization
-/// server's, whatever clocks, counters and backups say. A tombstone has what it buries in its past. Only for
-/// tokens that do not descend from each other is it the later one that wins.
+/// server's, whatever clocks, counters and backups say. A tombstone has what it buries in its past, and whoever
+/// logs in again has the tombstone. Only of tokens that do not descend from each other is it the later one that
+/// wins. Of any two records both sides choose the same one: otherwise they would overwrite each other for ever.
 pub(super) fn order(known: &TokenRecord, stored: Option<&TokenRecord>) -> Order {
     let nothing = TokenRecord::default();
     let stored = stored.unwrap_or(&nothing);
-    if is_same(known, stored) {
+    if known.generation == stored.generation && tokens(known) == tokens(stored) {
         return Order::Same;
     }
-    let (known_token, stored_token) = (refresh_token(known), refresh_token(stored));
-    let succeeds = |one: &TokenRecord, other: &Option<Fingerprint>| {
-        other.as_ref().is_some_and(|token| {
-            one.history.contains(token) || one.parent.as_ref() == Some(token)
-        })
+    let marks = (known.mark(), stored.mark());
+    let is_past = |mark: &Option<Fingerprint>, of: &TokenRecord| {
+        mark.as_ref().is_some_and(|it| of.history.contains(it) || of.parent.as_ref() == Some(it))
     };
-    if known_token != stored_token {
-        match (succeeds(known, &stored_token), succeeds(stored, &known_token)) {
-            (true, false) => return Order::Ours,
-            (false, true) => return Order::Theirs,
-            _ => {}
-        }
-    }
-    let rank = |record: &TokenRecord| {
-        let at = record.terminal.as_ref().filter(|_| record.is_tombstone()).map(|it| it.at);
-        (record.generation, at.max(record.issued_at))
-    };
-    match known_token == stored_token {
-        true if rank(known) >= rank(stored) => Order::Ours,
-        true => Order::Theirs,
+    let ordering = match (is_past(&marks.1, known), is_past(&marks.0, stored)) {
+        _ if marks.0 == marks.1 => by_generation(known).cmp(&by_generation(stored)),
+        (true, false) => Ordering::Greater,
+        (false, true) => Ordering::Less,
+        // The server has issued a former refresh token again.
+        (true, true) => by_generation(known).cmp(&by_generation(stored)),
         // Two lines of descent: somebody has begun anew where nothing was known.
-        false => {
-            let by_time = |record| {
-                let (generation, at) = rank(record);
-                (at, generation)
-            };
-            if by_time(known) >= by_time(stored) { Order::Ours } else { Order::Theirs }
-        }
-    }
-}
-
-fn is_same(known: &TokenRecord, stored: &TokenRecord) -> bool {
-    let tokens = |record: &TokenRecord| -> (Generation, _, _, _) {
-        let TokenRecord { generation, access_token, refresh_token, .. } = record.clone();
-        (generation, access_token, refresh_token, record.is_tombstone())
+        (false, false) => by_time(known).cmp(&by_time(stored)),
     };
-    tokens(known) == tokens(stored)
+    if ordering.is_gt() { Order::Ours } else { Order::Theirs }
 }
 
-fn refresh_token(record: &TokenRecord) -> Option<Fingerprint> {
-    record.refresh_token.as_ref().map(Secret::fingerprint)
+/// Of one line.
+fn by_generation(record: &TokenRecord) -> impl Ord + use<> {
+    (record.generation, issued_at(record), tokens(record))
+}
+
+/// Of two lines. A refresh token, even a dead one, is more than none: whoever has taken one out of use has it in
+/// its past.
+fn by_time(record: &TokenRecord) -> impl Ord + use<> {
+    (record.mark().is_some(), issued_at(record), record.generation, tokens(record))
+}
+
+/// In milliseconds: a store keeps no others.
+fn issued_at(record: &TokenRecord) -> Option<u128> {
+    let logout = record.terminal.as_ref().filter(|_| record.is_tombstone()).map(|it| it.at);
+    let at = logout.max(record.issued_at)?;
+    Some(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis())
+}
+
+fn tokens(record: &TokenRecord) -> [Option<String>; 2] {
+    let access_token = record.access_token.as_ref().map(Secret::fingerprint);
+    [record.mark(), access_token].map(|it| it.map(|it| it.as_str().to_owned()))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
-
-    use super::*;
-    use crate::store::{Terminal, TerminalReason};
-
-    fn secret(text: &str) -> Secret {
-        Secret::new(text.to_owned())
-    }
-
-    /// The record after so many rotations, each a second after the one before.
-    fn rotated(times: u64) -> TokenRecord {
-        let mut record = TokenRecord::default();
-        for number in 1..=times {
-            record.parent = record.refresh_token.as_ref().map(Secret::fingerprint);
-            record.supersede(secret(&format!("rt{number}")));
-            record.generation = Generation(number);
-            record.access_token = Some(secret(&format!("at{number}")));
-            record.issued_at = Some(UNIX_EPOCH + Duration::from_secs(number));
-        }
-        record
-    }
-
-    fn logged_out(record: &TokenRecord, at: u64) -> TokenRecord {
-        let mut tombstone = TokenRecord { access_token: None, ..record.clone() };
-        tombstone.retire();
-        tombstone.generation = record.generation.next();
-        tombstone.terminal = Some(Terminal {
-            reason: TerminalReason::LoggedOut,
-            refresh_token: None,
-            config: Fingerprint::of(b"config"),
-            at: UNIX_EPOCH + Duration::from_secs(at),
-        });
-        tombstone
-    }
-
-    #[test]
-    fn descent_decides_before_counters_and_clocks() {
-        let backup_with_a_high_counter = TokenRecord { generation: Generation(99), ..rotated(2) };
-        let same_token_again =
-            TokenRecord { generation: Generation(4), access_token: Some(secret("at4")), ..rotated(3) };
-        let other_line = TokenRecord {
-            refresh_token: Some(secret("other")),
-            issued_at: Some(UNIX_EPOCH + Duration::from_secs(100)),
-            generation: Generation(1),
-            ..TokenRecord::default()
-        };
-        for (name, known, stored, expected) in [
-            ("nothing stored", rotated(3), None, Order::Ours),
-            ("nothing anywhere", rotated(0), None, Order::Same),
-            ("the same", rotated(3), Some(rotated(3)), Order::Same),
-            ("nothing known", rotated(0), Some(rotated(3)), Order::Theirs),
-            ("a sibling rotated", rotated(3), Some(rotated(4)), Order::Theirs),
-            ("and rotated often", rotated(3), Some(rotated(40)), Order::Theirs),
-            ("a backup", rotated(4), Some(rotated(3)), Order::Ours),
-            ("a backup with a counter", rotated(4), Some(backup_with_a_high_counter), Order::Ours),
-            ("not rotated", rotated(3), Some(same_token_again.clone()), Order::Theirs),
-            ("not rotated, a backup", same_token_again, Some(rotated(3)), Order::Ours),
-            ("a logout", rotated(3), Some(logged_out(&rotated(3), 9)), Order::Theirs),
-            ("a logout of a later one", rotated(3), Some(logged_out(&rotated(5), 9)), Order::Theirs),
-            ("a backup over a logout", logged_out(&rotated(3), 9), Some(rotated(3)), Order::Ours),
-            ("a login after it", logged_out(&rotated(3), 9), Some(other_line.clone()), Order::Theirs),
-            ("begun anew elsewhere", rotated(3), Some(other_line.clone()), Order::Theirs),
-            ("a backup of another line", other_line, Some(rotated(3)), Order::Ours),
-        ] {
-            assert_eq!(order(&known, stored.as_ref()), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn what_is_noted_beside_the_tokens_decides_nothing() {
-        let noted = TokenRecord { doubts: 2, rejected: true, ..rotated(3) };
-        assert_eq!(order(&rotated(3), Some(&noted)), Order::Same);
-    }
-}
+#[path = "order/tests.rs"]
+mod tests;
