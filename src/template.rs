@@ -328,6 +328,22 @@ impl Template {
         })
     }
 
+    /// What it says as long as these variables have these values, however that is written down. What is another
+    /// text for each request is its name.
+    pub fn lasting(&self, variables: &Variables) -> String {
+        let values = Values { variables: Some(variables), ..Values::at(UNIX_EPOCH) };
+        let text = |segment: &Segment| match segment {
+            Segment::Late(late) => format!("${{{}}}", late.name()),
+            Segment::Raw(path) => format!("${{raw.{path}}}"),
+            Segment::Uuid => "${uuid}".to_owned(),
+            Segment::Now => "${now}".to_owned(),
+            Segment::Text(_) | Segment::Hidden(_) | Segment::Variable(_) => {
+                segment.text(values).into_owned()
+            }
+        };
+        self.segments.iter().map(text).collect()
+    }
+
     /// Changes whenever the template does.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut shape = String::new();

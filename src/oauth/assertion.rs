@@ -167,17 +167,18 @@ impl Assertion {
 
     /// Changes with everything in it.
     pub(super) fn write_shape(&self, shape: &mut String) {
+        let fingerprint = |template: &Template| template.fingerprint().as_str().to_owned();
         let texts = [&self.iss, &self.sub, &self.aud];
         let texts = texts.map(|text| text.as_ref().map(Template::fingerprint));
         _ = write!(shape, "\nassertion {:?} {texts:?} {:?}", self.key.fingerprint(), self.ttl);
         for (name, claim) in &self.claims {
             _ = write!(shape, "\nclaim {name:?} ");
-            claim.write_shape(shape);
+            claim.write_shape(shape, &fingerprint);
         }
         // Nothing without these keys, as before there were any: the hash is in records.
         for (name, claim) in &self.header {
             _ = write!(shape, "\nheader {name:?} ");
-            claim.write_shape(shape);
+            claim.write_shape(shape, &fingerprint);
         }
         if let Some(cert) = &self.cert {
             _ = write!(shape, "\ncert {}", cert.sha256);
@@ -188,11 +189,11 @@ impl Assertion {
     }
 
     /// Changes with what it asks for, and not with the key or whom it speaks of.
-    pub(super) fn write_request(&self, shape: &mut String) {
-        _ = write!(shape, "{:?}", self.aud.as_ref().map(Template::fingerprint));
+    pub(super) fn write_request(&self, shape: &mut String, text: &dyn Fn(&Template) -> String) {
+        _ = write!(shape, "{:?}", self.aud.as_ref().map(text));
         for (name, claim) in &self.claims {
             _ = write!(shape, "\nclaim {name:?} ");
-            claim.write_shape(shape);
+            claim.write_shape(shape, &|template| format!("{:?}", text(template)));
         }
     }
 
@@ -220,14 +221,14 @@ impl Claim {
         }
     }
 
-    fn write_shape(&self, shape: &mut String) {
+    fn write_shape(&self, shape: &mut String, text: &dyn Fn(&Template) -> String) {
         match self {
-            Self::Text(template) => shape.push_str(template.fingerprint().as_str()),
+            Self::Text(template) => shape.push_str(&text(template)),
             Self::Plain(value) => _ = write!(shape, "{value}"),
             Self::List(items) => {
                 shape.push('[');
                 for item in items {
-                    item.write_shape(shape);
+                    item.write_shape(shape, text);
                     shape.push(',');
                 }
                 shape.push(']');
@@ -236,7 +237,7 @@ impl Claim {
                 shape.push('{');
                 for (name, claim) in entries {
                     _ = write!(shape, "{name:?}:");
-                    claim.write_shape(shape);
+                    claim.write_shape(shape, text);
                     shape.push(',');
                 }
                 shape.push('}');

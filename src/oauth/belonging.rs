@@ -3,11 +3,9 @@
 //! Explicit fields, as they are sent; not the form of the configuration, so that a variable in the place of a
 //! literal text, a new secret or another timeout changes nothing.
 
-use std::time::UNIX_EPOCH;
-
 use super::{Config, Encoding, OwnGrant, Parameter};
 use crate::secret::Fingerprint;
-use crate::template::{Template, Values, Variables};
+use crate::template::{Template, Variables};
 
 /// What tokens of a configuration are issued for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +21,7 @@ pub struct Belonging {
 impl Config {
     /// What its tokens are issued for, with these values of its variables.
     pub fn belonging(&self, variables: &Variables) -> Belonging {
-        let values = Values { variables: Some(variables), ..Values::at(UNIX_EPOCH) };
-        let text = |template: &Template| template.expand(values);
+        let text = |template: &Template| template.lasting(variables);
         let server = self.issuer.as_ref().or(self.token_url.as_ref()).map(text);
         let client = self.client_id.as_ref().map(text).unwrap_or_default();
         let subject = |own: Option<&OwnGrant>| match own {
@@ -48,40 +45,48 @@ impl Config {
         Belonging {
             grant: grant(&bootstrap),
             grant_without_bootstrap: grant(""),
-            request: self.request_shape(),
+            request: self.request(variables),
         }
     }
 
-    fn request_shape(&self) -> Fingerprint {
-        let mut parts = vec![
-            optional(self.scope.as_ref()),
-            optional(self.token_url.as_ref()),
-            optional(self.refresh_url.as_ref()),
-        ];
+    fn request(&self, variables: &Variables) -> Fingerprint {
+        let mut parts = Vec::new();
+        // They may hold secrets.
+        let text = |template: &Template| {
+            Fingerprint::of(template.lasting(variables).as_bytes()).as_str().to_owned()
+        };
+        let bootstrap = self.bootstrap.as_ref();
+        let bootstrap_scope = bootstrap.and_then(|it| it.scope.as_ref());
+        for template in [&self.scope, &self.token_url, &self.refresh_url] {
+            parts.push(template.as_ref().map(text).unwrap_or_default());
+        }
+        parts.push(bootstrap_scope.map(text).unwrap_or_default());
         let mut add = |list: &str, parameters: &[Parameter]| {
             for Parameter { name, values, .. } in parameters {
-                parts.push(format!("{list} {name}"));
-                parts.extend(values.iter().map(|value| value.fingerprint().as_str().to_owned()));
+                parts.push(format!("{list} {} {name}", values.len()));
+                parts.extend(values.iter().map(text));
             }
         };
         add("params", &self.params);
         add("refresh_params", &self.refresh_params);
-        if let Some(bootstrap) = &self.bootstrap {
-            add("bootstrap", &bootstrap.params);
-        }
+        add("bootstrap", bootstrap.map(|it| it.params.as_slice()).unwrap_or_default());
         for step in &self.steps {
             add("step", &step.params);
         }
-        parts.push(optional(self.bootstrap.as_ref().and_then(|it| it.scope.as_ref())));
-        parts.extend(self.steps.iter().map(|step| optional(Some(&step.url))));
         for (name, template) in &self.headers {
-            parts.push(format!("{name}: {}", template.fingerprint().as_str()));
+            parts.push(format!("{name}: {}", text(template)));
+        }
+        for step in &self.steps {
+            parts.push(text(&step.url));
+            let fields = step.headers.iter();
+            parts.extend(fields.map(|(name, template)| format!("{name}: {}", text(template))));
+            parts.extend(step.access_token.as_ref().map(ToString::to_string));
         }
         let access_token = self.reading.mapping.access_token.as_ref();
         parts.extend(access_token.map(ToString::to_string));
         if let Some(assertion) = &self.assertion {
             let mut shape = String::new();
-            assertion.write_request(&mut shape);
+            assertion.write_request(&mut shape, &text);
             parts.push(shape);
         }
         parts.push(if self.encoding == Encoding::Get { "get" } else { "" }.to_owned());
@@ -89,12 +94,12 @@ impl Config {
     }
 }
 
-fn optional(template: Option<&Template>) -> String {
-    template.map(|it| it.fingerprint().as_str().to_owned()).unwrap_or_default()
-}
-
 /// Each part with its length, so that no two lists are written alike.
 fn hash(parts: &[&str]) -> Fingerprint {
     let text: String = parts.iter().map(|part| format!("{}:{part}\n", part.len())).collect();
     Fingerprint::of(text.as_bytes())
 }
+
+#[cfg(test)]
+#[path = "belonging/tests.rs"]
+mod tests;

@@ -1,0 +1,355 @@
+//! What makes a grant another one, what only asks for other tokens, and what changes nothing.
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::*;
+use crate::oauth::{
+    AnswerRule, Assertion, Bootstrap, Claim, ClientAuth, Exchange, GrantType, MemberPath, Rotation,
+    SigningKey, Step,
+};
+use crate::secret::{Secret, SecretSource};
+use crate::template::Names;
+
+fn secret(text: &str) -> Secret {
+    Secret::new(text.to_owned())
+}
+
+fn names() -> Names {
+    let mut names = Names::default();
+    names.insert("tenant", "t1");
+    names.insert_secret("api_key", secret("k1"));
+    names.insert_variable("club");
+    names
+}
+
+fn template(text: &str) -> Template {
+    Template::parse(text, &names()).unwrap()
+}
+
+fn variables() -> Variables {
+    Variables::from([("club".to_owned(), "paris".to_owned())])
+}
+
+fn parameter(name: &str, value: &str) -> Parameter {
+    Parameter { name: name.to_owned(), values: vec![template(value)], list: false }
+}
+
+fn bootstrap(username: &str, password: &str) -> Bootstrap {
+    let (username, password) = (template(username), secret(password));
+    let grant = OwnGrant::Password { username, password };
+    Bootstrap { grant, scope: None, params: Vec::new() }
+}
+
+fn step(url: &str, params: Vec<Parameter>) -> Step {
+    Step {
+        url: template(url),
+        encoding: Encoding::default(),
+        params,
+        headers: Vec::new(),
+        access_token: None,
+        expires_in: None,
+        raw: Vec::new(),
+    }
+}
+
+fn assertion() -> Assertion {
+    let pem = include_str!("../keyfile/samples/p256.pem");
+    Assertion::new(SigningKey::parse(&secret(pem), None, None).unwrap())
+}
+
+/// A refresh token grant with something of everything.
+fn config() -> Config {
+    Config {
+        client_secret: Some(secret("s1")),
+        scope: Some(template("read paris")),
+        params: vec![parameter("audience", "https://api.test/")],
+        bootstrap: Some(bootstrap("anna", "p1")),
+        steps: vec![step("https://as.test/step", vec![parameter("club", "paris")])],
+        headers: vec![(HeaderName::from_static("x-club"), template("paris"))],
+        ..Config::new(
+            GrantType::RefreshToken,
+            template("https://as.test/t1/paris/token"),
+            template("client-paris"),
+        )
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    Nothing,
+    Request,
+    Grant,
+}
+
+fn change(before: &Config, after: &Config) -> Change {
+    let (before, after) = (before.belonging(&variables()), after.belonging(&variables()));
+    match () {
+        () if before.grant != after.grant => Change::Grant,
+        () if before.request != after.request => Change::Request,
+        () => Change::Nothing,
+    }
+}
+
+/// Checks what each of these changes of `before` changes.
+fn check(before: &Config, rows: &[(&str, Change, fn(&mut Config))]) {
+    for (name, expected, alter) in rows {
+        let mut after = before.clone();
+        alter(&mut after);
+        assert_eq!(change(before, &after), *expected, "{name}");
+    }
+}
+
+#[test]
+fn what_is_written_or_proven_in_another_way_is_for_the_same() {
+    check(
+        &config(),
+        &[
+            ("nothing", Change::Nothing, |_| {}),
+            ("a name in the server", Change::Nothing, |config| {
+                config.token_url = Some(template("https://as.test/${tenant}/${club}/token"));
+            }),
+            ("a variable in the client", Change::Nothing, |config| {
+                config.client_id = Some(template("client-${club}"));
+            }),
+            ("a variable in the scope", Change::Nothing, |config| {
+                config.scope = Some(template("read ${club}"));
+            }),
+            ("a variable in a parameter of a step", Change::Nothing, |config| {
+                config.steps =
+                    vec![step("https://as.test/step", vec![parameter("club", "${club}")])];
+            }),
+            ("a variable in a field", Change::Nothing, |config| {
+                config.headers = vec![(HeaderName::from_static("x-club"), template("${club}"))];
+            }),
+            ("another secret", Change::Nothing, |config| config.client_secret = Some(secret("s2"))),
+            ("no secret", Change::Nothing, |config| config.client_secret = None),
+            ("another password", Change::Nothing, |config| {
+                config.bootstrap = Some(bootstrap("anna", "p2"));
+            }),
+            ("another authentication", Change::Nothing, |config| {
+                config.client_auth = ClientAuth::Basic;
+            }),
+            ("another encoding", Change::Nothing, |config| config.encoding = Encoding::Json),
+            ("another timeout", Change::Nothing, |config| config.timeout = Duration::from_secs(1)),
+            ("another rotation", Change::Nothing, |config| config.rotation = Rotation::Ignore),
+            ("a place to revoke at", Change::Nothing, |config| {
+                config.revoke_url = Some(template("https://as.test/revoke"));
+            }),
+            ("places for people", Change::Nothing, |config| {
+                config.auth_url = Some(template("https://as.test/authorize"));
+                config.device_url = Some(template("https://as.test/device"));
+            }),
+            ("errors read in another way", Change::Nothing, |config| {
+                config.reading.dead.push(AnswerRule::default());
+            }),
+        ],
+    );
+}
+
+#[test]
+fn what_changes_with_every_request_changes_nothing() {
+    let with_uuid = Config {
+        params: vec![parameter("nonce", "${uuid}"), parameter("time", "${now}")],
+        token_url: Some(template("https://as.test/token?request=${uuid}")),
+        ..config()
+    };
+    assert_eq!(change(&with_uuid, &with_uuid), Change::Nothing);
+}
+
+/// What was read from a secret's place may be an audience: a token too many does no harm, one for another does.
+#[test]
+fn another_value_from_the_place_of_a_secret_asks_for_something_else() {
+    let with_key = |key: &str| {
+        let mut names = names();
+        names.insert_secret("api_key", secret(key));
+        let value = Template::parse("${api_key}", &names).unwrap();
+        let key = Parameter { name: "api_key".to_owned(), values: vec![value], list: false };
+        Config { params: vec![key], ..config() }
+    };
+    assert_eq!(change(&with_key("k1"), &with_key("k1")), Change::Nothing);
+    assert_eq!(change(&with_key("k1"), &with_key("k2")), Change::Request);
+}
+
+#[test]
+fn another_server_client_user_or_kind_is_another_grant() {
+    check(
+        &config(),
+        &[
+            ("server", Change::Grant, |config| {
+                config.token_url = Some(template("https://other.test/t1/paris/token"));
+            }),
+            ("issuer", Change::Grant, |config| {
+                config.issuer = Some(template("https://other.test"))
+            }),
+            ("client", Change::Grant, |config| config.client_id = Some(template("client-rome"))),
+            ("no client", Change::Grant, |config| config.client_id = None),
+            ("kind", Change::Grant, |config| config.grant = GrantType::DeviceCode),
+            ("user of the bootstrap", Change::Grant, |config| {
+                config.bootstrap = Some(bootstrap("berta", "p1"));
+            }),
+        ],
+    );
+    let exchange = |path: &str| {
+        let subject_token = SecretSource::File(PathBuf::from(path));
+        let subject_token_type = Exchange::JWT.to_owned();
+        let exchange = Exchange { subject_token, subject_token_type, actor: None };
+        let own = Some(OwnGrant::TokenExchange(Box::new(exchange)));
+        Config { grant: GrantType::TokenExchange, own, ..config() }
+    };
+    assert_eq!(change(&exchange("/a"), &exchange("/a")), Change::Nothing);
+    assert_eq!(change(&exchange("/a"), &exchange("/b")), Change::Grant);
+    let password = |username, password| Config {
+        grant: GrantType::Password,
+        own: Some(bootstrap(username, password).grant),
+        ..config()
+    };
+    assert_eq!(change(&password("anna", "1"), &password("anna", "2")), Change::Nothing);
+    assert_eq!(change(&password("anna", "1"), &password("berta", "1")), Change::Grant);
+    let speaks_of = |iss: &str, sub: &str| Config {
+        grant: GrantType::JwtBearer,
+        own: Some(OwnGrant::JwtBearer),
+        assertion: Some(Assertion {
+            iss: Some(template(iss)),
+            sub: Some(template(sub)),
+            ..assertion()
+        }),
+        ..config()
+    };
+    assert_eq!(change(&speaks_of("i", "paris"), &speaks_of("i", "${club}")), Change::Nothing);
+    assert_eq!(change(&speaks_of("i", "s"), &speaks_of("i", "x")), Change::Grant);
+    assert_eq!(change(&speaks_of("i", "s"), &speaks_of("x", "s")), Change::Grant);
+}
+
+#[test]
+fn other_values_of_variables_are_another_grant_where_they_name_it() {
+    let config = Config { client_id: Some(template("client-${club}")), ..config() };
+    let rome = Variables::from([("club".to_owned(), "rome".to_owned())]);
+    assert_ne!(config.belonging(&variables()).grant, config.belonging(&rome).grant);
+}
+
+#[test]
+fn what_is_asked_for_makes_another_request_of_the_same_grant() {
+    check(
+        &config(),
+        &[
+            ("scope", Change::Request, |config| config.scope = Some(template("write paris"))),
+            ("no scope", Change::Request, |config| config.scope = None),
+            ("audience", Change::Request, |config| {
+                config.params = vec![parameter("audience", "https://other.test/")];
+            }),
+            ("resource", Change::Request, |config| {
+                config.params.push(parameter("resource", "https://api.test/"));
+            }),
+            ("a parameter less", Change::Request, |config| config.params.clear()),
+            ("a parameter that is not sent", Change::Request, |config| {
+                let name = "scope".to_owned();
+                config.params.push(Parameter { name, values: Vec::new(), list: false });
+            }),
+            ("two values", Change::Request, |config| {
+                config.params[0].values.push(template("https://second.test/"));
+            }),
+            ("only of refreshes", Change::Request, |config| {
+                config.refresh_params = vec![parameter("audience", "https://other.test/")];
+            }),
+            ("of the bootstrap", Change::Request, |config| {
+                let params = vec![parameter("audience", "https://other.test/")];
+                config.bootstrap = Some(Bootstrap { params, ..bootstrap("anna", "p1") });
+            }),
+            ("scope of the bootstrap", Change::Request, |config| {
+                let scope = Some(template("all"));
+                config.bootstrap = Some(Bootstrap { scope, ..bootstrap("anna", "p1") });
+            }),
+            ("where refresh tokens go", Change::Request, |config| {
+                config.refresh_url = Some(template("https://as.test/refresh"));
+            }),
+            ("a step more", Change::Request, |config| {
+                config.steps.push(step("https://as.test/second", Vec::new()));
+            }),
+            ("no step", Change::Request, |config| config.steps.clear()),
+            ("where a step goes", Change::Request, |config| {
+                config.steps =
+                    vec![step("https://as.test/other", vec![parameter("club", "paris")])];
+            }),
+            ("what a step asks for", Change::Request, |config| {
+                config.steps = vec![step("https://as.test/step", vec![parameter("club", "rome")])];
+            }),
+            ("what a step makes of it", Change::Request, |config| {
+                config.steps[0].access_token = Some(MemberPath::parse("session.token").unwrap());
+            }),
+            ("a field of a step", Change::Request, |config| {
+                config.steps[0].headers =
+                    vec![(HeaderName::from_static("x-club"), template("rome"))];
+            }),
+            ("a field", Change::Request, |config| {
+                config.headers = vec![(HeaderName::from_static("x-club"), template("rome"))];
+            }),
+            ("which member is the token", Change::Request, |config| {
+                config.reading.mapping.access_token = Some(MemberPath::parse("id_token").unwrap());
+            }),
+        ],
+    );
+}
+
+#[test]
+fn a_claim_asks_for_something_and_a_key_does_not() {
+    let with = |alter: fn(&mut Assertion)| {
+        let mut assertion = assertion();
+        alter(&mut assertion);
+        Config { assertion: Some(assertion), ..config() }
+    };
+    let plain = with(|_| {});
+    let scope = with(|it| it.claims = vec![("scope".to_owned(), Claim::Text(template("a")))]);
+    let other = with(|it| it.claims = vec![("scope".to_owned(), Claim::Text(template("b")))]);
+    assert_eq!(change(&plain, &scope), Change::Request);
+    assert_eq!(change(&scope, &other), Change::Request);
+    let aud = with(|it| it.aud = Some(template("https://other.test/")));
+    assert_eq!(change(&plain, &aud), Change::Request);
+    let longer = with(|it| it.ttl = Duration::from_secs(60));
+    assert_eq!(change(&plain, &longer), Change::Nothing);
+    let by_name =
+        with(|it| it.claims = vec![("scope".to_owned(), Claim::Text(template("${club}")))]);
+    let spelt_out =
+        with(|it| it.claims = vec![("scope".to_owned(), Claim::Text(template("paris")))]);
+    assert_eq!(change(&by_name, &spelt_out), Change::Nothing);
+    let header = with(|it| it.header = vec![("kid".to_owned(), Claim::Text(template("2")))]);
+    assert_eq!(change(&plain, &header), Change::Nothing);
+}
+
+/// A grant that a person has begun goes on when a bootstrap is configured later.
+#[test]
+fn a_bootstrap_that_is_added_later_is_no_other_grant() {
+    let before = Config { bootstrap: None, ..config() }.belonging(&variables());
+    let after = config().belonging(&variables());
+    assert_eq!(before.grant, after.grant_without_bootstrap);
+    assert_ne!(before.grant, after.grant);
+}
+
+/// Parts that run into each other would make two grants one.
+#[test]
+fn no_part_can_take_the_place_of_another() {
+    let with = |url: &str, client: &str| Config {
+        token_url: Some(template(url)),
+        client_id: Some(template(client)),
+        ..config()
+    };
+    let one = with("https://as.test/a", "bc");
+    assert_eq!(change(&one, &with("https://as.test/ab", "c")), Change::Grant);
+    let name_and_value = |name, value| Config { params: vec![parameter(name, value)], ..config() };
+    let both = Config { params: vec![parameter("a", "b"), parameter("c", "d")], ..config() };
+    let listed = |name: &str, values: &[&str]| Config {
+        params: vec![Parameter {
+            name: name.to_owned(),
+            values: values.iter().map(|it| template(it)).collect(),
+            list: false,
+        }],
+        ..config()
+    };
+    assert_eq!(change(&name_and_value("a", "b"), &both), Change::Request);
+    assert_eq!(change(&both, &listed("a", &["b", "params c", "d"])), Change::Request);
+    let of_refresh = Config { params: Vec::new(), refresh_params: config().params, ..config() };
+    assert_eq!(change(&config(), &of_refresh), Change::Request);
+}
