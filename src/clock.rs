@@ -8,7 +8,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
 
 /// A point in time on two clocks: the wall clock, and the time that the program has run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,14 +64,15 @@ impl Moment {
 /// Where the time of day comes from. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    /// Milliseconds to add to the system's clock; `None` reads the system's clock as it is.
-    offset: Option<Arc<AtomicI64>>,
+    /// The time it was made at, and milliseconds to add; `None` reads the system's clock as it is.
+    adjusted: Option<(SystemTime, Arc<AtomicI64>)>,
+    /// Tokio's, so that a test that pauses time pauses this as well.
     started: Instant,
 }
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { offset: None, started: Instant::now() }
+        Self { adjusted: None, started: Instant::now() }
     }
 }
 
@@ -79,29 +82,31 @@ impl Clock {
         Self::default()
     }
 
-    /// The system's clock plus an offset that [`Clock::advance`] moves, in every clone.
+    /// A clock that shows the time of day now, goes on with tokio's, and is moved by [`Clock::advance`], in every
+    /// clone.
     pub fn adjustable() -> Self {
-        Self { offset: Some(Arc::new(AtomicI64::new(0))), ..Self::default() }
+        let adjusted = (SystemTime::now(), Arc::new(AtomicI64::new(0)));
+        Self { adjusted: Some(adjusted), ..Self::default() }
     }
 
     /// Moves an adjustable wall clock forward; a system clock stays as it is.
     pub fn advance(&self, by: Duration) {
-        if let Some(offset) = &self.offset {
+        if let Some((_, offset)) = &self.adjusted {
             offset.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
         }
     }
 
     /// Sets an adjustable wall clock back; a system clock stays as it is.
     pub fn set_back(&self, by: Duration) {
-        if let Some(offset) = &self.offset {
+        if let Some((_, offset)) = &self.adjusted {
             offset.fetch_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
         }
     }
 
     /// The time of day.
     pub fn now(&self) -> SystemTime {
-        let now = SystemTime::now();
-        let Some(offset) = &self.offset else { return now };
+        let Some((made, offset)) = &self.adjusted else { return SystemTime::now() };
+        let now = made.checked_add(self.started.elapsed()).unwrap_or(*made);
         let offset = offset.load(Ordering::SeqCst);
         let by = Duration::from_millis(offset.unsigned_abs());
         let moved = if offset < 0 { now.checked_sub(by) } else { now.checked_add(by) };
