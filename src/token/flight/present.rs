@@ -15,6 +15,8 @@ use crate::token::ledger::Unwritten;
 /// first of them, as a server's grace is: soon, because the shortest documented one is 5 s (Connect2id).
 const REPLAYS: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(4)];
+/// A timer may end so much early by the wall clock: the moment that it was for has been made use of.
+const EARLY: Duration = Duration::from_millis(100);
 /// How often it is presented without an answer, before it is only looked whether the server is back.
 const MOST: u32 = 3;
 /// How often that is.
@@ -40,8 +42,10 @@ pub(super) fn replay(attempt: &Attempt, usable: bool, now: SystemTime) -> Replay
     }
     // A clock that was set back says nothing about how long ago it was.
     let since = now.duration_since(attempt.first).unwrap_or(Duration::MAX);
+    let used = attempt.last.duration_since(attempt.first).unwrap_or_default() + EARLY;
+    let mut left = REPLAYS.iter().filter(|moment| **moment > used);
     if attempt.count < MOST
-        && let Some(wait) = REPLAYS.iter().find_map(|moment| moment.checked_sub(since))
+        && let Some(wait) = left.find_map(|moment| moment.checked_sub(since))
     {
         return Replay::In(wait);
     }
@@ -60,9 +64,10 @@ impl Flight<'_> {
     pub(super) async fn refresh(&mut self, token: &Secret, is_seed: bool) -> Result<Next, Failure> {
         let presented =
             if is_seed { Presented::Seed(token) } else { Presented::RefreshToken(token) };
-        let mut unsent = false;
+        let (mut unsent, mut has_waited) = (false, self.demand.forced);
         loop {
-            let Some((base, before)) = self.attempt(token).await? else { return Ok(Next::Again) };
+            let attempt = self.attempt(token, has_waited).await?;
+            let Some((base, before)) = attempt else { return Ok(Next::Again) };
             let lost = before.is_some();
             let (asked_at, answer) = self.ask(Grant::RefreshToken(token), &base).await;
             let error = match answer {
@@ -87,6 +92,7 @@ impl Flight<'_> {
             }
             self.ledger.report_again(&error, wait);
             tokio::time::sleep(wait).await;
+            has_waited = true;
         }
     }
 
@@ -99,8 +105,9 @@ impl Flight<'_> {
         }
     }
 
-    /// Writes down that the refresh token is about to be presented. Returns the record as it is then, and the
-    /// attempt that was noted before; `None` if somebody else has changed the record.
+    /// Writes down that the refresh token is about to be presented, after the wait that its last attempt asks for.
+    /// Returns the record as it is then, and the attempt that was noted before; `None` if the record or the
+    /// configuration has changed and something else is to be done.
     ///
     /// # Errors
     ///
@@ -108,6 +115,7 @@ impl Flight<'_> {
     async fn attempt(
         &self,
         token: &Secret,
+        has_waited: bool,
     ) -> Result<Option<(TokenRecord, Option<Attempt>)>, Failure> {
         let (now, hash) = (self.now(), token.fingerprint());
         let can_wait = self.can_wait();
@@ -117,7 +125,7 @@ impl Flight<'_> {
         if let Some(attempt) = &before {
             self.wait_for_others(attempt, &fence, now)?;
         }
-        if let Some(attempt) = before.as_ref().filter(|_| !self.demand.forced) {
+        if let Some(attempt) = before.as_ref().filter(|_| !has_waited) {
             match replay(attempt, can_wait, now) {
                 Replay::In(wait) => tokio::time::sleep(wait).await,
                 Replay::NotBefore(until) => {
@@ -311,7 +319,8 @@ mod tests {
             (0, 0, true, 60_000, soon(0)),
             (1, 0, true, 0, soon(500)),
             (1, 0, false, 100, soon(400)),
-            (2, 500, true, 500, soon(0)),
+            (2, 500, true, 500, soon(1500)),
+            (2, 499, true, 499, soon(1501)),
             (2, 500, true, 501, soon(1499)),
             // The next moment, where one was missed.
             (1, 0, true, 3000, soon(1000)),
