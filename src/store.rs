@@ -158,13 +158,16 @@ pub trait Held: Send + Sync {
     fn check(&self) -> StoreFuture<'_, ()>;
 }
 
+/// Names what should be stored, and is not for all that it is told.
+pub type Expected<'a> = dyn Fn(&dyn Fn(&str) -> bool) -> Vec<String> + Send + Sync + 'a;
+
 /// Watches a whole store.
 pub trait Changes: Send {
-    /// Waits until something has changed and names the keys. So it does with those that `expected` names and that
-    /// are not there: whoever has stored them is told that they were removed, once.
+    /// Waits until something has changed and names the keys. So it does with those that `expected` misses: whoever
+    /// has stored them is told that they were removed, once.
     fn next<'a>(
         &'a mut self,
-        expected: &'a (dyn Fn() -> Vec<String> + Send + Sync),
+        expected: &'a Expected<'a>,
     ) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + 'a>>;
 }
 

@@ -28,7 +28,7 @@ use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
-use super::{Backend, Changes, Fence, Held, StoreError, StoreFuture, Version};
+use super::{Backend, Changes, Expected, Fence, Held, StoreError, StoreFuture, Version};
 use crate::crash;
 
 /// How often a held lock is tried again. `flock` cannot wait with a deadline, and a thread that
@@ -383,18 +383,46 @@ impl Directory {
         Ok(names)
     }
 
-    /// The files of all records, and what changes when they do.
-    fn signatures(&self) -> Result<HashMap<String, Signature>, StoreError> {
-        let mut found = HashMap::new();
-        for name in self.names()? {
-            let Some(stem) = name.strip_suffix(".json").filter(|stem| !stem.starts_with('.')) else {
+    /// Compares the files of records with what was `seen` of them, and returns the keys of those that have changed.
+    fn compare(&self, seen: &mut Seen) -> Result<Vec<String>, StoreError> {
+        let failed = |error: Errno| failure("list", &self.path, error.into());
+        let mut changed = Vec::new();
+        seen.round = seen.round.wrapping_add(1);
+        for entry in Dir::read_from(&self.fd).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            if !name.to_bytes().ends_with(b".json") || name.to_bytes().starts_with(b".") {
+                continue;
+            }
+            let Ok(stat) = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) else {
                 continue;
             };
-            if let Ok(stat) = rustix::fs::statat(&self.fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                found.insert(key_of(stem), Signature::of(&stat, self.identity));
+            let now = (Signature::of(&stat, self.identity), seen.round);
+            // Nothing is allocated for what is as it was: there may be thousands.
+            match seen.files.get_mut(name.to_bytes()) {
+                Some(before) if before.0 == now.0 => *before = now,
+                _ => {
+                    changed.extend(name.to_str().ok().and_then(key_of_name));
+                    seen.files.insert(name.to_bytes().to_vec(), now);
+                }
             }
         }
-        Ok(found)
+        let round = seen.round;
+        seen.files.retain(|name, (_, last)| {
+            let is_there = *last == round;
+            if !is_there {
+                changed.extend(std::str::from_utf8(name).ok().and_then(key_of_name));
+            }
+            is_there
+        });
+        Ok(changed)
+    }
+
+    fn keys(&self) -> Result<Vec<String>, StoreError> {
+        let names = self.names()?;
+        let mut keys: Vec<String> = names.iter().filter_map(|name| key_of_name(name)).collect();
+        keys.sort();
+        Ok(keys)
     }
 }
 
@@ -431,11 +459,7 @@ impl Backend for FileBackend {
     }
 
     fn keys(&self) -> StoreFuture<'_, Vec<String>> {
-        Box::pin(self.run(|directory| {
-            let mut keys: Vec<String> = directory.signatures()?.into_keys().collect();
-            keys.sort();
-            Ok(keys)
-        }))
+        Box::pin(self.run(|directory| directory.keys()))
     }
 
     fn lease<'a>(
@@ -448,7 +472,11 @@ impl Backend for FileBackend {
     }
 
     fn changes(&self) -> Box<dyn Changes> {
-        Box::new(Watch { backend: self.clone(), seen: HashMap::new(), missing: HashSet::new() })
+        Box::new(Watch {
+            backend: self.clone(),
+            seen: Seen::default(),
+            missing: HashSet::new(),
+        })
     }
 
     fn place(&self, key: &str) -> String {
@@ -496,9 +524,22 @@ impl Held for HeldFile {
 /// Compares the directory with what it was, because notifications do not come from other machines.
 struct Watch {
     backend: FileBackend,
-    seen: HashMap<String, Signature>,
+    seen: Seen,
     /// What was not there, and has been named.
     missing: HashSet<String>,
+}
+
+/// The files of records, by their names, and in which round they were seen last.
+#[derive(Default)]
+struct Seen {
+    files: HashMap<Vec<u8>, (Signature, u64)>,
+    round: u64,
+}
+
+impl Seen {
+    fn has(&self, key: &str) -> bool {
+        self.files.contains_key(record_name(key).as_bytes())
+    }
 }
 
 /// What changes with a file: whose it is, how long, and when it was changed.
@@ -521,26 +562,24 @@ impl Signature {
 impl Changes for Watch {
     fn next<'a>(
         &'a mut self,
-        expected: &'a (dyn Fn() -> Vec<String> + Send + Sync),
+        expected: &'a Expected<'a>,
     ) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + 'a>> {
         Box::pin(async move {
             loop {
                 tokio::time::sleep(LOOK).await;
-                // What cannot be looked at is said by whoever uses it.
-                let looking = self.backend.run(|directory| directory.signatures());
-                let Ok(Ok(now)) = tokio::time::timeout(super::DEADLINE, looking).await else {
-                    continue;
-                };
-                let before = std::mem::replace(&mut self.seen, now);
-                let changed = |(key, signature): &(&String, &Signature)| {
-                    before.get(*key) != Some(*signature)
-                };
-                let new = self.seen.iter().filter(changed).map(|(key, _)| key.clone());
-                let mut changed: Vec<String> = new.collect();
-                let is_missing = |key: &String| !self.seen.contains_key(key);
-                self.missing.retain(is_missing);
-                let gone = expected().into_iter().chain(before.keys().cloned()).filter(is_missing);
-                changed.extend(gone.filter(|key| self.missing.insert(key.clone())));
+                // What cannot be looked at is said by whoever uses it. What was seen goes to the thread and comes
+                // back; if that hangs, all is new afterwards.
+                let mut seen = std::mem::take(&mut self.seen);
+                let looking = self.backend.run(move |directory| {
+                    let changed = directory.compare(&mut seen)?;
+                    Ok((seen, changed))
+                });
+                let looked = tokio::time::timeout(super::DEADLINE, looking).await;
+                let Ok(Ok((seen, mut changed))) = looked else { continue };
+                self.missing.retain(|key| !seen.has(key));
+                let gone = expected(&|key| seen.has(key));
+                changed.extend(gone.into_iter().filter(|key| self.missing.insert(key.clone())));
+                self.seen = seen;
                 if !changed.is_empty() {
                     return changed;
                 }
@@ -603,6 +642,11 @@ fn stem_of(key: &str) -> String {
         digits = if c == '%' { 2 } else { u8::saturating_sub(digits, 1) };
     }
     stem
+}
+
+/// The key of the record in a file of this name, if it is one.
+fn key_of_name(name: &str) -> Option<String> {
+    name.strip_suffix(".json").filter(|stem| !stem.starts_with('.')).map(key_of)
 }
 
 fn key_of(stem: &str) -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::{Backend, Changes, Fence, Held, StoreError, StoreFuture, Version};
+use super::{Backend, Changes, Expected, Fence, Held, StoreError, StoreFuture, Version};
 
 /// Bytes in memory, one entry per key. The lock of an entry is its lease.
 #[derive(Debug, Default)]
@@ -98,7 +98,7 @@ struct Never;
 impl Changes for Never {
     fn next<'a>(
         &'a mut self,
-        _expected: &'a (dyn Fn() -> Vec<String> + Send + Sync),
+        _expected: &'a Expected<'a>,
     ) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + 'a>> {
         Box::pin(std::future::pending())
     }

@@ -5,7 +5,7 @@
 //! whatever becomes of the flight, nothing that a server has issued is lost: it is noted as unsaved before it is
 //! written, and written until it is stored.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::order::{Order, order};
 use super::plan::{Plan, Sources, is_fit, plan};
-use super::state::{Outcome, State, upkeep};
+use super::state::{GRANT_ENDS, Outcome, State, upkeep};
 use super::{Config, Context, FailureReason, Generation, Token};
 use crate::crash;
 use crate::metrics::CredentialMetrics;
@@ -98,6 +98,8 @@ pub(super) struct Ledger {
     /// Held while what is known is compared with what is stored, and written: one at a time.
     writing: tokio::sync::Mutex<()>,
     is_writing_back: AtomicBool,
+    /// Until then, in seconds since 1970, there is nothing to look at but whether the token is fresh.
+    rests_until: AtomicU64,
     /// Counts what waiters want to know of.
     landed: watch::Sender<u64>,
 }
@@ -140,6 +142,17 @@ impl Known {
     pub(super) fn plan(&mut self, forced: bool, now: Moment) -> Plan {
         let quiet = self.quiet(now);
         plan(&self.record, self.settled.sources(), self.damaged, forced, quiet, now.wall)
+    }
+
+    /// When the timer has to look next, if the token is fresh until then.
+    fn rests_until(&self) -> u64 {
+        let ends = [self.upkeep, self.record.grant_expires_at.map(|end| end - GRANT_ENDS)];
+        let seconds = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).ok();
+        let first = ends.into_iter().flatten().filter_map(seconds).min();
+        match self.state.failing() {
+            Some(_) => 0,
+            None => first.map_or(u64::MAX, |first| first.as_secs()),
+        }
     }
 
     /// Until when the server wants to be left alone.
@@ -191,6 +204,7 @@ impl Ledger {
             }),
             writing: tokio::sync::Mutex::default(),
             is_writing_back: AtomicBool::default(),
+            rests_until: AtomicU64::default(),
             landed: watch::Sender::new(0),
         }
     }
@@ -258,6 +272,7 @@ impl Ledger {
     /// Lets requests use what the record holds, if it is for them.
     pub(super) fn publish(&self, known: &mut Known) {
         let now = self.context.clock.moment();
+        self.rests_until.store(0, Ordering::Relaxed);
         let is_prolonged = std::mem::take(&mut known.prolonged);
         let end = match known.plan(false, now) {
             Plan::Stop(reason) => Some(reason),
@@ -551,8 +566,13 @@ impl Ledger {
 
     /// Looks at the time. Says whether a flight has to start, for which generation, and whether the token of it
     /// can be used meanwhile.
-    pub(super) fn tick(&self) -> Option<Generation> {
-        let now = self.context.clock.moment();
+    pub(super) fn tick(&self, now: Moment) -> Option<Generation> {
+        let rests = self.rests_until.load(Ordering::Relaxed);
+        let is_fresh = || self.current.load().as_ref().is_none_or(|token| !token.is_due(now));
+        let seconds = now.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        if seconds < rests && is_fresh() {
+            return None;
+        }
         let mut known = self.lock();
         let token = self.current.load_full();
         let standing = super::state::Standing {
@@ -561,6 +581,7 @@ impl Ledger {
             grant_end: known.record.grant_expires_at,
         };
         let tick = known.state.tick(standing, now);
+        self.rests_until.store(known.rests_until(), Ordering::Relaxed);
         if tick.overdue {
             self.report_overdue(&known);
         }

@@ -47,8 +47,9 @@ impl Ledgers {
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 pace.tick().await;
+                let now = context.clock.moment();
                 for ledger in self.all() {
-                    if let Some(seen) = ledger.tick() {
+                    if let Some(seen) = ledger.tick(now) {
                         flight::start(&ledger, Demand::replace(seen));
                     }
                 }
@@ -56,12 +57,13 @@ impl Ledgers {
         };
         let adopting = async {
             let mut changes = context.store.changes();
-            let stored = || {
-                let ledgers = self.all().into_iter().filter(|ledger| ledger.is_stored());
-                ledgers.map(|ledger| ledger.key.clone()).collect()
+            let missing = |is_there: &dyn Fn(&str) -> bool| {
+                let all = self.all().into_iter();
+                let missing = all.filter(|it| !is_there(&it.key) && it.is_stored());
+                missing.map(|ledger| ledger.key.clone()).collect()
             };
             loop {
-                for key in changes.next(&stored).await {
+                for key in changes.next(&missing).await {
                     if let Some(ledger) = self.get(&key) {
                         ledger.look().await;
                     }

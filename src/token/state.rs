@@ -35,7 +35,7 @@ const REFRESH_TOKEN_MARGIN: Duration = Duration::from_secs(7 * 86_400);
 /// One that lives no longer is not kept alive: an unused credential would be refreshed all the time.
 const SHORTEST_REFRESH_TOKEN: Duration = Duration::from_secs(3600);
 /// So long before a grant ends it is called out, once.
-const GRANT_ENDS: Duration = Duration::from_secs(7 * 86_400);
+pub(super) const GRANT_ENDS: Duration = Duration::from_secs(7 * 86_400);
 
 /// The machine.
 #[derive(Debug, Default)]
