@@ -61,9 +61,7 @@ impl Config {
     pub fn build(&self) -> Result<Store, StoreError> {
         Ok(match self {
             Self::Memory => Store::new(Arc::new(MemoryBackend::default()), Keys::default()),
-            Self::File { dir, keys } => {
-                Store::new(Arc::new(FileBackend::open(dir)?), keys.clone())
-            }
+            Self::File { dir, keys } => Store::new(Arc::new(FileBackend::open(dir)?), keys.clone()),
         })
     }
 
@@ -268,7 +266,7 @@ impl Store {
         wait: Duration,
     ) -> Result<Lease, StoreError> {
         let held = self.backend.lease(key, ttl, wait);
-        Ok(Lease { key: key.to_owned(), held: within(wait + DEADLINE, held).await? })
+        Ok(Lease { key: key.to_owned(), held: within(wait.saturating_add(DEADLINE), held).await? })
     }
 
     /// Replaces the record, durably, if what is stored still is `expected`; with a lease, only while that is
@@ -449,7 +447,10 @@ pub enum StoreError {
         place: String,
     },
     /// A newer bearerd wrote it; it was left untouched.
-    #[error("{place} was written by a newer bearerd (format {version}); this one reads up to format {}", record::FORMAT)]
+    #[error(
+        "{place} was written by a newer bearerd (format {version}); this one reads up to format {}",
+        record::FORMAT
+    )]
     Newer {
         /// The record.
         place: String,

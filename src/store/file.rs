@@ -34,8 +34,9 @@ use crate::crash;
 /// How often a held lock is tried again. `flock` cannot wait with a deadline, and a thread that
 /// waits for ever would keep the process from ending.
 const LOCK_POLL: Duration = Duration::from_millis(20);
-/// How long a write waits for another, and how often it looks.
-const COMMIT_WAIT: Duration = Duration::from_secs(1);
+/// How long a write waits for another, and how often it looks. Ends before the deadline of a call, so that
+/// whoever waits learns that nothing was written.
+const COMMIT_WAIT: Duration = Duration::from_millis(700);
 const COMMIT_POLL: Duration = Duration::from_millis(5);
 /// How often the directory is looked at: what another process has stored is in use within two seconds.
 const LOOK: Duration = Duration::from_millis(1500);
@@ -47,6 +48,10 @@ const MOST_ASIDE: usize = 8;
 const THREADS: usize = 16;
 /// What temporary files end with.
 const TEMPORARY: &str = ".tmp";
+/// What stands between the stem and the time in the name of what was set aside.
+const ASIDE: &str = ".corrupt-";
+/// A name of 64 bytes and values of 160. What is put around it fits into the 255 bytes of a file's name.
+const LONGEST_STEM: usize = 224;
 
 /// Files of mode 0600 in a directory of mode 0700.
 #[derive(Clone, Debug)]
@@ -82,7 +87,7 @@ impl FileBackend {
             .create(path)
             .map_err(|error| failure("make", path, error))?;
         let path: Arc<Path> = Arc::from(path);
-        let directory = Directory::open(&path)?;
+        let directory = Arc::new(Directory::open(&path)?);
         match directory.prove_writable() {
             Err(error @ StoreError::Full(_)) => {
                 tracing::error!(%error, "token store; what is in it is used");
@@ -90,7 +95,7 @@ impl FileBackend {
             proven => proven?,
         }
         directory.rename_former()?;
-        let directory = Arc::new(RwLock::new(Arc::new(directory)));
+        let directory = Arc::new(RwLock::new(directory));
         Ok(Self { path, directory, threads: Arc::new(Semaphore::new(THREADS)) })
     }
 
@@ -101,6 +106,7 @@ impl FileBackend {
             return Ok(known);
         }
         let replaced = Arc::new(Directory::open(&self.path)?);
+        replaced.rename_former()?;
         tracing::warn!(
             place = %self.path.display(),
             "the directory of the token store was replaced: what is in it now is used, and what is \
@@ -163,8 +169,7 @@ impl Directory {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&**path, flags, Mode::empty())
             .map_err(|error| failure("open", path, error.into()))?;
-        let stat =
-            rustix::fs::fstat(&fd).map_err(|error| failure("open", path, error.into()))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|error| failure("open", path, error.into()))?;
         Ok(Self { path: Arc::clone(path), fd, identity: identity(&stat) })
     }
 
@@ -190,19 +195,37 @@ impl Directory {
         Ok(())
     }
 
-    /// Names of before capital letters had an escape.
-    fn rename_former(&self) -> Result<(), StoreError> {
+    /// Renames what has a name from before capital letters had an escape. If there is a record under both names,
+    /// because an older bearerd has run again, the one that was written last is the current one.
+    fn rename_former(self: &Arc<Self>) -> Result<(), StoreError> {
         for name in self.names()? {
-            let Some(former) = name.strip_suffix(".json") else { continue };
-            let stem = stem_of(&key_of(former));
-            if stem != former && !former.starts_with('.') {
-                let to = format!("{stem}.json");
-                let flags = rustix::fs::RenameFlags::NOREPLACE;
-                let renamed = rustix::fs::renameat_with(&self.fd, &name, &self.fd, &to, flags);
-                renamed.map_err(|error| failure("rename", &self.path.join(name), error.into()))?;
+            let Some((former, rest)) = split_name(&name) else { continue };
+            let key = key_of(former);
+            let stem = stem_of(&key);
+            if stem == former {
+                continue;
+            }
+            let _alone = self.lock_commits(&key)?;
+            // Another process that starts now may have renamed it.
+            let Some(changed) = self.changed(&name) else { continue };
+            let to = format!("{stem}{rest}");
+            match self.changed(&to) {
+                Some(other) if other > changed => drop(self.move_aside(&key, &name)?),
+                Some(_) => drop(self.move_aside(&key, &to)?),
+                None => {}
+            }
+            match rustix::fs::renameat(&self.fd, &name, &self.fd, &to) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(failure("rename", &self.path.join(name), error.into())),
             }
         }
         Ok(())
+    }
+
+    /// When a file was written last; `None` if there is none.
+    fn changed(&self, name: &str) -> Option<(i64, i128)> {
+        let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some((stat.st_mtime, stat.st_mtime_nsec.into()))
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> Result<File, Errno> {
@@ -313,7 +336,9 @@ impl Directory {
     fn replace(&self, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.sweep(key);
         let path = self.record_path(key);
-        let temporary = format!("{}{}{TEMPORARY}", temporary_prefix(key), crate::template::uuid());
+        // Short, because the name of the record may be long.
+        let random: String = crate::template::uuid().chars().take(8).collect();
+        let temporary = format!("{}{random}{TEMPORARY}", temporary_prefix(key));
         let written = self
             .open_file(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
             .map_err(std::io::Error::from)
@@ -357,29 +382,40 @@ impl Directory {
         if !damaged.is_of(self.read(key)?.as_deref()) {
             return Ok(None);
         }
+        self.move_aside(key, &record_name(key)).map(|path| Some(path.display().to_string()))
+    }
+
+    /// Gives a file of `key` another name, under the lock of its writes.
+    fn move_aside(&self, key: &str, name: &str) -> Result<PathBuf, StoreError> {
+        let path = self.path.join(name);
+        let failed = |error| failure("move aside", &path, error);
         let known = self.aside(key)?;
         let seconds = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        let name = format!("{}.corrupt-{seconds}", stem_of(key));
-        let names = std::iter::once(name.clone()).chain((2..1000).map(|it| format!("{name}-{it}")));
-        let path = self.record_path(key);
-        let Some(free) = names.into_iter().find(|name| !known.contains(name)) else {
-            return Err(failure("move aside", &path, ErrorKind::AlreadyExists.into()));
+        // Always later than what is there, so that this is not taken for the oldest.
+        let time = match known.last().map(|name| time_of(name)) {
+            Some((last, number)) if last >= seconds => {
+                format!("{last}-{}", number.saturating_add(1))
+            }
+            _ => seconds.to_string(),
         };
-        rustix::fs::renameat(&self.fd, record_name(key), &self.fd, &free)
-            .map_err(|error| failure("move aside", &path, error.into()))?;
+        let free = format!("{}{ASIDE}{time}", stem_of(key));
+        rustix::fs::renameat(&self.fd, name, &self.fd, &free)
+            .map_err(|error| failed(error.into()))?;
         let too_many = (known.len() + 1).saturating_sub(MOST_ASIDE);
         known.iter().take(too_many).for_each(|name| self.remove(name));
-        Ok(Some(self.path.join(free).display().to_string()))
+        Ok(self.path.join(free))
     }
 
-    /// What was set aside for `key`, the oldest first.
+    /// What was set aside for `key`, the oldest first. Values may have dots: `x/a.corrupt-1` is another key.
     fn aside(&self, key: &str) -> Result<Vec<String>, StoreError> {
-        let prefix = format!("{}.corrupt-", stem_of(key));
+        let stem = stem_of(key);
         let mut names = self.names()?;
-        names.retain(|name| name.starts_with(&prefix));
-        names.sort();
+        names.retain(|name| {
+            split_name(name).is_some_and(|(of, rest)| of == stem && rest.starts_with(ASIDE))
+        });
+        names.sort_by_cached_key(|name| time_of(name));
         Ok(names)
     }
 
@@ -440,9 +476,7 @@ impl Backend for FileBackend {
         bytes: Vec<u8>,
     ) -> StoreFuture<'a, bool> {
         let (key, fence) = (key.to_owned(), fence.cloned());
-        Box::pin(self.run(move |directory| {
-            directory.write(&key, expected, fence.as_ref(), &bytes)
-        }))
+        Box::pin(self.run(move |directory| directory.write(&key, expected, fence.as_ref(), &bytes)))
     }
 
     fn set_aside<'a>(&'a self, key: &'a str, damaged: Version) -> StoreFuture<'a, Option<String>> {
@@ -521,7 +555,8 @@ impl Held for HeldFile {
     }
 }
 
-/// Compares the directory with what it was, because notifications do not come from other machines.
+/// Compares the directory with what it was, because notifications do not come from other machines. At first
+/// everything is new, so that nothing is missed that was written while this began.
 struct Watch {
     backend: FileBackend,
     seen: Seen,
@@ -592,16 +627,16 @@ impl Changes for Watch {
 /// when it is used.
 pub(super) fn records_in(dir: &Path) -> Vec<(String, PathBuf, Vec<u8>)> {
     let Ok(directory) = Directory::open(&Arc::from(dir)) else { return Vec::new() };
-    let mut stems: Vec<String> = directory.names().unwrap_or_default();
-    stems.retain(|name| name.ends_with(".json") && !name.starts_with('.'));
-    stems.sort();
+    let mut names = directory.names().unwrap_or_default();
+    names.sort();
     let record = |name: String| {
+        let (stem, ".json") = split_name(&name)? else { return None };
         let file = directory.open_file(&name, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
         let path = dir.join(&name);
         let bytes = read_private(file, &path).ok()?;
-        Some((key_of(name.strip_suffix(".json")?), path, bytes))
+        Some((key_of(stem), path, bytes))
     };
-    stems.into_iter().filter_map(record).collect()
+    names.into_iter().filter_map(record).collect()
 }
 
 fn identity(stat: &Stat) -> Identity {
@@ -621,14 +656,37 @@ fn record_name(key: &str) -> String {
     format!("{}.json", stem_of(key))
 }
 
+/// The stem of a record's name or of one that was set aside, and what follows. Temporary files begin with a dot.
+fn split_name(name: &str) -> Option<(&str, &str)> {
+    let aside = || {
+        let (stem, time) = name.rsplit_once(ASIDE)?;
+        time.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-').then_some(stem)
+    };
+    let stem = name.strip_suffix(".json").or_else(aside)?;
+    (!stem.starts_with('.')).then(|| name.split_at_checked(stem.len()))?
+}
+
+/// When it was set aside: the second, and the number within it.
+fn time_of(name: &str) -> (u64, u64) {
+    let (_, time) = name.rsplit_once(ASIDE).unwrap_or_default();
+    let (seconds, number) = time.split_once('-').unwrap_or((time, ""));
+    (seconds.parse().unwrap_or(0), number.parse().unwrap_or(1))
+}
+
 /// A dot, so that a credential's name (which starts with a letter or digit) never begins like it.
 fn temporary_prefix(key: &str) -> String {
     format!(".{}.json.", stem_of(key))
 }
 
 /// Keys are made of credentials' names and percent-encoded values, so neither has an `@` or a comma of its
-/// own. The digits of an escape stay as they are: they are capitals always.
+/// own. The digits of an escape stay as they are: they are capitals always. So do all capitals of a key that
+/// would become too long: no disk may refuse it, and few take capitals for small letters.
 fn stem_of(key: &str) -> String {
+    let escaped = escaped(key);
+    if escaped.len() <= LONGEST_STEM { escaped } else { key.replace('/', "@") }
+}
+
+fn escaped(key: &str) -> String {
     let mut stem = String::with_capacity(key.len());
     let mut digits = 0;
     for c in key.chars() {
@@ -646,7 +704,7 @@ fn stem_of(key: &str) -> String {
 
 /// The key of the record in a file of this name, if it is one.
 fn key_of_name(name: &str) -> Option<String> {
-    name.strip_suffix(".json").filter(|stem| !stem.starts_with('.')).map(key_of)
+    split_name(name).filter(|(_, rest)| *rest == ".json").map(|(stem, _)| key_of(stem))
 }
 
 fn key_of(stem: &str) -> String {

@@ -313,10 +313,10 @@ impl TokenRecord {
                 let record = serde_json::from_str(text).map_err(|_| RecordError::NotARecord)?;
                 Ok((record, write))
             }
-            (2 | 3, None) if Fingerprint::of(text.as_bytes()) != sha256 => {
+            (1..=3, None) if Fingerprint::of(text.as_bytes()) != sha256 => {
                 Err(RecordError::Checksum)
             }
-            (2 | 3, None) => Ok((former::read(text)?, Write::default())),
+            (1..=3, None) => Ok((former::read(text)?, Write::default())),
             _ => Err(RecordError::NotARecord),
         }
     }

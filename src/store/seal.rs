@@ -20,7 +20,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use secrecy::zeroize::Zeroizing;
 use serde::Deserialize;
 
-use super::record::RecordError;
+use super::record::{RecordError, TokenRecord};
 use crate::secret::{Fingerprint, Secret};
 
 /// The form of what is in `sealed`.
@@ -254,9 +254,13 @@ impl Keys {
     /// [`SealError`]; all but [`SealError::Damaged`] mean that the file is whole and must stay.
     pub(super) fn open(&self, name: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SealError> {
         let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&bytes) else {
-            let is_record = || serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
-            let is_refused = self.current.is_some() && !self.plain;
-            return if is_refused && is_record() { Err(SealError::Plain) } else { Ok(bytes) };
+            // Only what would be read: what is no record may be a damaged envelope, and is replaced as such.
+            let is_record = || match TokenRecord::from_bytes(name, &bytes) {
+                Ok(_) | Err(RecordError::OtherKey | RecordError::Newer(_)) => true,
+                Err(RecordError::NotARecord | RecordError::Checksum) => false,
+            };
+            let is_refused = !self.accepts_plain() && is_record();
+            return if is_refused { Err(SealError::Plain) } else { Ok(bytes) };
         };
         if envelope.bearerd > FORMAT {
             return Err(RecordError::Newer(envelope.bearerd).into());

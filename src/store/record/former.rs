@@ -1,4 +1,4 @@
-//! Records of formats 2 and 3, as the first edition wrote them.
+//! Records of formats 1 to 3, as the first edition wrote them: each has all that the one before it had.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -7,9 +7,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::text::{optional_time, time};
-use super::{
-    Attempt, Bootstrapped, Generation, RecordError, Terminal, TokenRecord,
-};
+use super::{Attempt, Bootstrapped, Generation, RecordError, Terminal, TokenRecord};
 use crate::secret::{Fingerprint, Secret};
 
 #[derive(Default, Deserialize)]
@@ -103,7 +101,8 @@ impl From<Former> for TokenRecord {
                 refused: u32::from(refused),
             }),
             history: former.superseded.into_iter().collect(),
-            seeds: former.seeds.into_iter().collect(),
+            // They were written oldest first.
+            seeds: former.seeds.into_iter().rev().collect(),
             dpop_key: former.dpop_key,
             ..Self::default()
         }
