@@ -510,3 +510,6 @@ async fn within<T>(
 fn is_record_of(key: &str, credential: &str) -> bool {
     key.strip_prefix(credential).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,204 +1,156 @@
-//! The file store against a real file system.
+//! The file store against a real file system: names, modes, locks, and what others do to its directory.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use proptest::prelude::*;
 
 use super::*;
 use crate::secret::Secret;
+use crate::store::{Config, DEADLINE, Keys, Lease, Put, Store, TokenRecord, Write};
 
-fn store() -> (tempfile::TempDir, FileStore) {
+const TTL: Duration = Duration::from_secs(30);
+
+fn place() -> (tempfile::TempDir, PathBuf, Store) {
     let dir = tempfile::tempdir().unwrap();
-    let store = FileStore::open(&dir.path().join("state"), Keys::default()).unwrap();
-    (dir, store)
+    let path = dir.path().join("state");
+    let store = open(&path);
+    (dir, path, store)
 }
 
-fn record(generation: u64, token: &str) -> TokenRecord {
-    TokenRecord {
-        generation: Generation(generation),
-        refresh_token: Some(Secret::new(token.to_owned())),
-        ..TokenRecord::default()
+fn open(path: &Path) -> Store {
+    Store::new(Arc::new(FileBackend::open(path).unwrap()), Keys::default())
+}
+
+fn record(token: &str) -> TokenRecord {
+    TokenRecord { refresh_token: Some(Secret::new(token.to_owned())), ..TokenRecord::default() }
+}
+
+fn bytes_of(key: &str, token: &str) -> Vec<u8> {
+    record(token).to_bytes(key, &Write::default())
+}
+
+async fn stored(store: &Store, key: &str, expected: Version, token: &str) -> Version {
+    match store.put(key, expected, None, &record(token)).await.unwrap() {
+        Put::Stored(version) => version,
+        other => panic!("{other:?}"),
     }
 }
 
-async fn put(store: &FileStore, expected: u64, record: &TokenRecord) -> Commit {
-    let lease = store.lease("a", Duration::from_secs(5)).await.unwrap();
-    store.commit(&lease, Generation(expected), record).await.unwrap()
+async fn token_of(store: &Store, key: &str) -> Option<String> {
+    let (record, _) = store.load(key).await.unwrap()?;
+    record.refresh_token.map(|token| token.expose().to_owned())
 }
 
-#[tokio::test]
-async fn a_commit_is_read_back_by_another_process_s_eyes() {
-    let (_dir, store) = store();
-    assert_eq!(store.load("a").await.unwrap(), None);
-    assert_eq!(put(&store, 0, &record(1, "rt1")).await, Commit::Stored);
-    let other = FileStore::open(&store.dir, Keys::default()).unwrap();
-    assert_eq!(other.load("a").await.unwrap(), Some(record(1, "rt1")));
+async fn lease(store: &Store, key: &str) -> Result<Lease, StoreError> {
+    store.lease(key, TTL, Duration::ZERO).await
 }
 
-#[tokio::test]
-async fn a_commit_over_another_generation_changes_nothing() {
-    let (_dir, store) = store();
-    put(&store, 0, &record(1, "rt1")).await;
-    assert_eq!(put(&store, 0, &record(1, "other")).await, Commit::Conflict);
-    assert_eq!(put(&store, 5, &record(6, "other")).await, Commit::Conflict);
-    assert_eq!(store.load("a").await.unwrap(), Some(record(1, "rt1")));
+async fn aside_of(store: &Store, key: &str) -> PathBuf {
+    match store.load(key).await.unwrap_err() {
+        StoreError::Corrupt { aside: Some(aside), .. } => aside.into(),
+        error => panic!("{error}"),
+    }
 }
 
-#[tokio::test]
-async fn a_lease_excludes_everyone_until_it_is_dropped() {
-    let (_dir, store) = store();
-    let lease = store.lease("a", Duration::ZERO).await.unwrap();
-    let other = FileStore::open(&store.dir, Keys::default()).unwrap();
-    let busy = other.lease("a", Duration::ZERO).await.unwrap_err();
-    assert!(matches!(busy, StoreError::Busy { .. }), "{busy}");
-    assert!(other.lease("b", Duration::ZERO).await.is_ok());
-    drop(lease);
-    assert!(other.lease("a", Duration::ZERO).await.is_ok());
+/// A file as bearerd writes them.
+fn write_private(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
 }
+
+fn names_in(dir: &Path) -> Vec<String> {
+    contents(dir)
+        .into_keys()
+        .map(|it| it.file_name().unwrap().to_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Every file of the directory with what is in it.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    // A temporary file may be gone by now.
+    paths.filter_map(|path| Some((path.clone(), std::fs::read(path).ok()?))).collect()
+}
+
+fn is_lost<T: std::fmt::Debug>(result: &Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::LeaseLost { .. }))
+}
+
+fn is_busy<T: std::fmt::Debug>(result: &Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::Busy { .. }))
+}
+
+// ----- files -----
 
 #[tokio::test]
 async fn files_are_0600_and_the_directory_0700() {
-    let (_dir, store) = store();
-    put(&store, 0, &record(1, "rt1")).await;
+    let (_dir, path, store) = place();
+    let held = lease(&store, "a").await.unwrap();
+    store.put("a", Version::ABSENT, Some(&held), &record("rt-1")).await.unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
-    assert_eq!(mode(&store.dir), 0o700);
-    assert_eq!(mode(&store.dir.join("a.json")), 0o600);
-    assert_eq!(mode(&store.dir.join("a.lock")), 0o600);
-}
-
-#[tokio::test]
-async fn a_torn_or_empty_record_is_moved_aside_and_can_be_written_again() {
-    let whole = record(3, "rt3").to_bytes();
-    for bytes in [&whole[..0], &whole[..whole.len() / 2]] {
-        let (_dir, store) = store();
-        put(&store, 0, &record(3, "rt3")).await;
-        std::fs::write(store.dir.join("a.json"), bytes).unwrap();
-        let error = store.load("a").await.unwrap_err();
-        let StoreError::Corrupt { aside, .. } = &error else { panic!("{error}") };
-        assert_eq!(std::fs::read(aside).unwrap(), bytes);
-        assert_eq!(store.load("a").await.unwrap(), None);
-        assert_eq!(put(&store, 0, &record(3, "rt3")).await, Commit::Stored);
+    assert_eq!(mode(&path), 0o700);
+    let names = names_in(&path);
+    assert_eq!(names, ["a+commit.lock", "a.json", "a.lock"], "and nothing else is left");
+    for name in names {
+        assert_eq!(mode(&path.join(&name)), 0o600, "{name}");
     }
-}
-
-#[tokio::test]
-async fn records_damaged_in_the_same_second_are_all_kept() {
-    let (_dir, store) = store();
-    let mut kept = Vec::new();
-    for bytes in [&b"{1"[..], b"{2", b"{3"] {
-        put(&store, 0, &record(3, "rt3")).await;
-        std::fs::write(store.dir.join("a.json"), bytes).unwrap();
-        let error = store.load("a").await.unwrap_err();
-        let StoreError::Corrupt { aside, .. } = error else { panic!("{error}") };
-        kept.push((aside, bytes));
-    }
-    for (aside, bytes) in kept {
-        assert_eq!(std::fs::read(&aside).unwrap(), bytes, "{}", aside.display());
-    }
-}
-
-/// A reader needs no lock, so that the whole record of a writer can come between its look and its rename.
-#[tokio::test]
-async fn a_damaged_record_stays_while_somebody_is_writing_a_whole_one() {
-    let (_dir, store) = store();
-    put(&store, 0, &record(3, "rt3")).await;
-    let path = store.dir.join("a.json");
-    let whole = std::fs::read(&path).unwrap();
-    std::fs::write(&path, b"{").unwrap();
-    let writing = store.lock_commits("a").unwrap();
-    let busy = store.load("a").await.unwrap_err();
-    assert!(matches!(busy, StoreError::Busy { .. }), "{busy}");
-    let (reader, started) = (store.clone(), Arc::new(std::sync::Barrier::new(2)));
-    let ready = Arc::clone(&started);
-    let reading = std::thread::spawn(move || {
-        ready.wait();
-        reader.load_now("a")
-    });
-    started.wait();
-    std::fs::write(&path, whole).unwrap();
-    drop(writing);
-    assert_eq!(reading.join().unwrap().unwrap(), Some(record(3, "rt3")));
-}
-
-/// Values may have dots, and those of strangers are not to hold anybody up.
-#[tokio::test]
-async fn no_key_has_the_files_of_another() {
-    let (_dir, store) = store();
-    let keys = ["x/a", "x/a.commit", "x/a.commit-lock", "x/a.json", "x/a.lock", "x/a.json.tmp"];
-    for key in keys {
-        let _lease = store.lease(key, Duration::ZERO).await.unwrap();
-        for other in keys.iter().filter(|other| **other != key) {
-            let _commits = store.lock_commits(key).unwrap();
-            let lease = store.lease(other, Duration::ZERO).await.unwrap();
-            let written = store.commit(&lease, Generation(0), &record(0, other)).await;
-            assert!(written.is_ok(), "{key} {other}");
-        }
-    }
-    let writing = [".x@a.json.json.Ab12Cd.tmp", ".x@a.json.tmp.json.Ab12Cd.tmp"];
-    for name in writing.iter().chain(&[".x@a.json.Ab12Cd.tmp"]) {
-        std::fs::write(store.dir.join(name), "").unwrap();
-    }
-    store.sweep("x/a");
-    assert!(writing.iter().all(|name| store.dir.join(name).exists()));
-    assert!(!store.dir.join(".x@a.json.Ab12Cd.tmp").exists());
-}
-
-#[tokio::test]
-async fn a_process_that_still_holds_the_record_writes_it_over_a_damaged_one() {
-    let (_dir, store) = store();
-    put(&store, 0, &record(3, "rt3")).await;
-    std::fs::write(store.dir.join("a.json"), b"{").unwrap();
-    assert_eq!(put(&store, 3, &record(4, "rt4")).await, Commit::Stored);
-    assert_eq!(store.load("a").await.unwrap(), Some(record(4, "rt4")));
-}
-
-#[tokio::test]
-async fn a_record_of_a_newer_format_is_refused_and_left_untouched() {
-    let (_dir, store) = store();
-    let newer = b"{\"bearerd\": 9, \"sha256\": \"\", \"record\": {}}";
-    let path = store.dir.join("a.json");
-    std::fs::write(&path, newer).unwrap();
-    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-    assert!(matches!(store.load("a").await, Err(StoreError::Newer { version: 9, .. })));
-    let lease = store.lease("a", Duration::ZERO).await.unwrap();
-    assert!(store.commit(&lease, Generation(0), &record(1, "x")).await.is_err());
-    assert_eq!(std::fs::read(&path).unwrap(), newer);
 }
 
 #[tokio::test]
 async fn links_pipes_directories_and_readable_files_are_refused() {
-    let (_dir, store) = store();
-    let path = store.dir.join("a.json");
-    let elsewhere = store.dir.join("elsewhere");
-    std::fs::write(&elsewhere, record(1, "x").to_bytes()).unwrap();
+    let (_dir, dir, store) = place();
+    let path = dir.join("a.json");
+    let elsewhere = dir.join("elsewhere");
+    write_private(&elsewhere, &bytes_of("a", "rt-1"));
     std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
     assert!(store.load("a").await.is_err(), "symbolic link");
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     assert!(store.load("a").await.is_err(), "directory");
     std::fs::remove_dir(&path).unwrap();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &path,
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-        0,
-    )
-    .unwrap();
-    assert!(store.load("a").await.is_err(), "pipe");
+    let pipe = (rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, &path, pipe.0, pipe.1, 0).unwrap();
+    assert_eq!(store.load("a").await.unwrap_err().word(), "store_unsafe", "pipe");
     std::fs::remove_file(&path).unwrap();
-    std::fs::write(&path, record(1, "x").to_bytes()).unwrap();
-    std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-    let error = store.load("a").await.unwrap_err();
-    assert!(error.to_string().contains("chmod 600"), "{error}");
+    write_private(&path, &bytes_of("a", "rt-1"));
+    for mode in [0o640, 0o604, 0o620] {
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        let error = store.load("a").await.unwrap_err();
+        assert!(error.to_string().contains("chmod 600"), "{error}");
+        let put = store.put("a", Version::ABSENT, None, &record("rt-2")).await;
+        assert!(put.is_err(), "what may be somebody else's is not replaced");
+    }
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(token_of(&store, "a").await.as_deref(), Some("rt-1"));
+}
+
+#[tokio::test]
+async fn a_file_larger_than_any_record_is_damage_and_is_not_read_to_its_end() {
+    let (_dir, path, store) = place();
+    write_private(&path.join("a.json"), &bytes_of("a", "rt-1"));
+    let large = File::options().append(true).open(path.join("a.json")).unwrap();
+    large.set_len(1 << 40).unwrap();
+    let aside = aside_of(&store, "a").await;
+    assert_eq!(std::fs::metadata(aside).unwrap().len(), 1 << 40);
 }
 
 #[tokio::test]
 async fn what_a_killed_writer_left_behind_is_swept_and_never_read() {
-    let (_dir, store) = store();
-    put(&store, 0, &record(1, "rt1")).await;
-    let litter = store.dir.join(".a.json.xyz.tmp");
-    std::fs::write(&litter, record(2, "half").to_bytes()).unwrap();
-    assert_eq!(store.load("a").await.unwrap(), Some(record(1, "rt1")));
-    put(&store, 1, &record(2, "rt2")).await;
-    assert!(!litter.exists());
+    let (_dir, path, store) = place();
+    let first = stored(&store, "a", Version::ABSENT, "rt-1").await;
+    // As this bearerd names it, and as the one before did.
+    let litter = [".a.json.0123abcd.tmp", ".a.json.Ab12Cd.tmp"].map(|name| path.join(name));
+    litter.iter().for_each(|litter| write_private(litter, &bytes_of("a", "half")));
+    assert_eq!(token_of(&store, "a").await.as_deref(), Some("rt-1"));
+    assert_eq!(store.backend.keys().await.unwrap(), ["a"]);
+    stored(&store, "a", first, "rt-2").await;
+    assert!(litter.iter().all(|litter| !litter.exists()));
 }
 
 #[test]
@@ -206,40 +158,527 @@ fn a_place_where_no_directory_can_be_made_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = FileStore::open(&file.join("state"), Keys::default()).unwrap_err();
-    assert!(error.to_string().contains("file/state"), "{error}");
+    for path in [file.join("state"), file] {
+        let error = FileBackend::open(&path).unwrap_err();
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+    }
 }
 
-/// Compare and set are one: an operator, who has no lease, never comes in between.
+/// Compare and set are one. Whoever waits learns in time that nothing was written.
 #[tokio::test]
-async fn nobody_writes_while_another_process_is_in_the_middle_of_a_commit() {
-    let (_dir, store) = store();
-    put(&store, 0, &record(1, "rt1")).await;
-    let commit = File::open(store.dir.join("a+commit.lock")).unwrap();
-    commit.lock().unwrap();
-    let refused = store.overrule("a", Generation(1), &record(2, "rt2")).await;
-    assert!(matches!(refused, Err(StoreError::Busy { .. })), "{refused:?}");
-    assert_eq!(store.load("a").await.unwrap(), Some(record(1, "rt1")));
-    drop(commit);
-    assert_eq!(put(&store, 1, &record(2, "rt2")).await, Commit::Stored);
+async fn nobody_writes_while_another_process_is_in_the_middle_of_it() {
+    let (_dir, path, store) = place();
+    let first = stored(&store, "a", Version::ABSENT, "rt-1").await;
+    let writing = File::open(path.join("a+commit.lock")).unwrap();
+    writing.lock().unwrap();
+    let late = store.put("a", first, None, &record("rt-2")).await;
+    assert!(is_busy(&late), "{late:?}");
+    drop(writing);
+    assert_eq!(token_of(&store, "a").await.as_deref(), Some("rt-1"));
+    stored(&store, "a", first, "rt-2").await;
 }
 
-/// A logout does not wait for a refresh, and the refresh's commit fails.
+// ----- what is set aside -----
+
 #[tokio::test]
-async fn an_operator_overrules_the_holder_of_the_lease() {
-    let (_dir, store) = store();
-    let lease = store.lease("a", Duration::ZERO).await.unwrap();
-    store.commit(&lease, Generation(0), &record(1, "x")).await.unwrap();
-    let overruled = store.overrule("a", Generation(1), &record(2, "y")).await.unwrap();
-    assert_eq!(overruled, Commit::Stored);
-    let late = store.commit(&lease, Generation(1), &record(2, "z")).await.unwrap();
-    assert_eq!(late, Commit::Conflict);
-    assert_eq!(store.load("a").await.unwrap(), Some(record(2, "y")));
-    let late = store.overrule("a", Generation(1), &record(2, "z")).await.unwrap();
-    assert_eq!(late, Commit::Conflict);
+async fn what_was_damaged_is_kept_as_it_was_and_named() {
+    let (_dir, path, store) = place();
+    let whole = bytes_of("a", "rt-1");
+    for bytes in [&whole[..0], &whole[..whole.len() / 2]] {
+        write_private(&path.join("a.json"), bytes);
+        let error = store.load("a").await.unwrap_err();
+        let StoreError::Corrupt { aside: Some(aside), place, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!(std::fs::read(aside).unwrap(), bytes);
+        assert!(place.ends_with("/a.json") && error.to_string().contains(aside), "{error}");
+        assert!(!path.join("a.json").exists());
+    }
 }
 
-// ----- encrypted -----
+/// More than ten in one second, so that their order is not that of their names.
+#[tokio::test]
+async fn of_what_was_damaged_the_newest_are_kept() {
+    let (_dir, path, store) = place();
+    write_private(&path.join("a-b.corrupt-1"), b"another");
+    write_private(&path.join("a.corrupt-1700000000"), b"the oldest");
+    let mut aside = Vec::new();
+    for number in 0..MOST_ASIDE + 7 {
+        write_private(&path.join("a.json"), format!("{{{number}").as_bytes());
+        aside.push(aside_of(&store, "a").await);
+    }
+    for (number, aside) in aside.iter().enumerate() {
+        let kept = std::fs::read_to_string(aside).ok();
+        assert_eq!(kept, (number >= 7).then(|| format!("{{{number}")), "{number}");
+    }
+    assert!(!path.join("a.corrupt-1700000000").exists());
+    assert!(path.join("a-b.corrupt-1").exists());
+}
+
+/// A reader needs no lock, so that the whole record of a writer can come between its look and its rename.
+#[tokio::test]
+async fn nothing_is_set_aside_while_somebody_is_writing() {
+    let (_dir, path, store) = place();
+    stored(&store, "a", Version::ABSENT, "rt-1").await;
+    let record = path.join("a.json");
+    let whole = std::fs::read(&record).unwrap();
+    std::fs::write(&record, b"{").unwrap();
+    let writing = File::open(path.join("a+commit.lock")).unwrap();
+    writing.lock().unwrap();
+    let busy = store.load("a").await;
+    assert!(is_busy(&busy), "{busy:?}");
+    assert_eq!(std::fs::read(&record).unwrap(), b"{");
+    let reading = tokio::spawn(async move { token_of(&store, "a").await });
+    tokio::task::yield_now().await;
+    std::fs::write(&record, whole).unwrap();
+    drop(writing);
+    assert_eq!(reading.await.unwrap().as_deref(), Some("rt-1"));
+}
+
+#[tokio::test]
+async fn what_was_set_aside_is_removed_and_nothing_else() {
+    let (_dir, path, store) = place();
+    // Values may have dots, so all of these are keys of others.
+    let others = ["x/a.corrupt-1", "x/a.corrupt-1.corrupt-2", "x/a.corrupt-", "x/aa", "x"];
+    for key in others {
+        stored(&store, key, Version::ABSENT, key).await;
+        drop(lease(&store, key).await.unwrap());
+    }
+    write_private(&path.join("x@aa.corrupt-1"), b"another's");
+    stored(&store, "x/a", Version::ABSENT, "rt-1").await;
+    let before = names_in(&path);
+    for name in ["x@a.corrupt-1700000000", "x@a.corrupt-1700000000-12"] {
+        write_private(&path.join(name), b"rt-0");
+    }
+    assert_eq!(names_in(&path).len(), before.len() + 2);
+    store.clear_aside("x/a").await.unwrap();
+    assert_eq!(names_in(&path), before);
+    for key in others {
+        assert_eq!(token_of(&store, key).await.as_deref(), Some(key));
+    }
+}
+
+// ----- names -----
+
+#[test]
+fn each_key_has_a_name_of_its_own_wherever_capitals_are_small_letters() {
+    let table = [
+        ("api", "api"),
+        ("paris", "paris"),
+        ("Paris", ",paris"),
+        ("PARIS", ",p,a,r,i,s"),
+        ("x/Paris/2", "x@,paris@2"),
+        ("x/a%2FB", "x@a%2F,b"),
+        ("x/%C3%89A", "x@%C3%89,a"),
+        ("x/", "x@"),
+    ];
+    let mut names = std::collections::BTreeSet::new();
+    for (key, stem) in table {
+        assert_eq!(stem_of(key), stem);
+        assert_eq!(key_of(stem), key);
+        assert!(names.insert(stem.to_ascii_lowercase()), "{stem}");
+    }
+}
+
+/// The longest that a configuration allows: a name of 64 bytes and values of 160, at the worst all capitals.
+#[tokio::test]
+async fn the_longest_keys_have_names_that_a_file_can_have() {
+    let (_dir, path, store) = place();
+    let name = "n".repeat(64);
+    let keys = ["a", "A", "aB", "%C3%89"].map(|value| {
+        let values = format!("{}/{}", &value.repeat(79)[..79], &value.repeat(79)[..79]);
+        format!("{name}/{values}")
+    });
+    for key in &keys {
+        assert_eq!(key.len(), 224);
+        let held = lease(&store, key).await.unwrap();
+        let put = store.put(key, Version::ABSENT, Some(&held), &record("rt-1")).await;
+        assert!(matches!(put, Ok(Put::Stored(_))), "{put:?}");
+        held.check().await.unwrap();
+        std::fs::write(store.backend.place(key), b"{").unwrap();
+        for _ in 0..2 {
+            assert_eq!(store.load(key).await.unwrap_err().word(), "store_corrupt");
+            write_private(&path.join(store.backend.place(key)), b"{");
+        }
+        let (record, damaged) = (record("rt-2"), Version::of(b"{", 0));
+        let put = store.put(key, damaged, Some(&held), &record).await;
+        assert!(matches!(put, Ok(Put::Stored(_))), "{put:?}");
+        store.clear_aside(key).await.unwrap();
+    }
+    let mut sorted = keys.to_vec();
+    sorted.sort();
+    assert_eq!(store.keys(&name).await.unwrap(), sorted);
+    for key in &keys {
+        assert_eq!(token_of(&store, key).await.as_deref(), Some("rt-2"));
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_key_its_name_gives_it_back(
+        key in "[a-zA-Z0-9_-]{1,64}(/([A-Za-z0-9._~-]|%[0-9A-F]{2}){0,60}){0,3}"
+    ) {
+        let stem = stem_of(&key);
+        prop_assert!(stem.len() <= LONGEST_STEM.max(key.len()));
+        prop_assert!(!stem.contains('/') && !stem.starts_with('.'));
+        prop_assert_eq!(key_of(&stem), key);
+    }
+}
+
+/// Values may have dots, and those of strangers are not to hold anybody up.
+#[tokio::test]
+async fn no_key_has_the_files_of_another() {
+    let (_dir, path, store) = place();
+    let keys = [
+        "x/a",
+        "x/a.commit",
+        "x/a.commit-lock",
+        "x/a.json",
+        "x/a.lock",
+        "x/a.json.tmp",
+        "x/a.corrupt-1",
+        "x/A",
+        "x@a",
+    ];
+    let keys = &keys[..8];
+    for key in keys {
+        stored(&store, key, Version::ABSENT, key).await;
+    }
+    for key in keys {
+        let _lease = lease(&store, key).await.unwrap();
+        let writing =
+            File::options().write(true).open(path.join(format!("{}+commit.lock", stem_of(key))));
+        let writing = writing.unwrap();
+        writing.lock().unwrap();
+        for other in keys.iter().filter(|other| *other != key) {
+            let _lease = lease(&store, other).await.unwrap();
+            let (record, version) = store.load(other).await.unwrap().unwrap();
+            let put = store.put(other, version, None, &record).await;
+            assert!(matches!(put, Ok(Put::Stored(_))), "{key} {other}");
+        }
+    }
+    let writing = [".x@a.json.json.Ab12Cd.tmp", ".x@a.json.tmp.json.Ab12Cd.tmp"];
+    for name in writing.iter().chain(&[".x@a.json.Ab12Cd.tmp"]) {
+        std::fs::write(path.join(name), "").unwrap();
+    }
+    let (record, version) = store.load("x/a").await.unwrap().unwrap();
+    store.put("x/a", version, None, &record).await.unwrap();
+    assert!(writing.iter().all(|name| path.join(name).exists()));
+    assert!(!path.join(".x@a.json.Ab12Cd.tmp").exists());
+    for key in keys {
+        assert_eq!(token_of(&store, key).await.as_deref(), Some(*key));
+    }
+}
+
+#[tokio::test]
+async fn records_are_found_among_other_files() {
+    let (_dir, path, store) = place();
+    stored(&store, "a/Berlin", Version::ABSENT, "rt-1").await;
+    for name in ["a@paris.json.bak", ".a@paris.json", ".a@paris.json.x.tmp", "a@paris.lock"] {
+        write_private(&path.join(name), &bytes_of("a/paris", "rt-2"));
+    }
+    assert_eq!(store.keys("a").await.unwrap(), ["a/Berlin"]);
+}
+
+// ----- names from before capitals had an escape -----
+
+#[tokio::test]
+async fn records_with_former_names_are_renamed_at_the_start() {
+    let (_dir, path, _) = place();
+    let former = [
+        ("Paris.json", ",paris.json", "Paris"),
+        ("x@Lyon@A.json", "x@,lyon@,a.json", "x/Lyon/A"),
+        ("x@a%2FB.json", "x@a%2F,b.json", "x/a%2FB"),
+        ("x@%C3%89.json", "x@%C3%89.json", "x/%C3%89"),
+        ("x@lyon.json", "x@lyon.json", "x/lyon"),
+        (",rome.json", ",rome.json", "Rome"),
+    ];
+    for (name, _, key) in former {
+        write_private(&path.join(name), &bytes_of(key, key));
+    }
+    // What was set aside is to be found when it is to be removed, and what is no record stays.
+    write_private(&path.join("Paris.corrupt-1700000000"), b"rt-0");
+    write_private(&path.join("README"), b"");
+    for _ in 0..2 {
+        let store = open(&path);
+        for (_, name, key) in former {
+            assert!(path.join(name).exists(), "{name}");
+            assert_eq!(token_of(&store, key).await.as_deref(), Some(key));
+        }
+        assert!(path.join("README").exists());
+        assert!(!path.join("Paris.json").exists());
+    }
+    open(&path).clear_aside("Paris").await.unwrap();
+    assert!(!names_in(&path).iter().any(|name| name.contains(".corrupt-")));
+}
+
+/// An older bearerd has run again meanwhile, or still runs beside this one.
+#[tokio::test]
+async fn of_two_names_of_one_record_the_one_written_last_is_used_and_the_other_is_kept() {
+    for (former, current) in [(60, 0), (0, 60)] {
+        let (_dir, path, _) = place();
+        for (name, age) in [("Paris.json", former), (",paris.json", current)] {
+            write_private(&path.join(name), &bytes_of("Paris", &format!("of-{age}")));
+            let file = File::options().write(true).open(path.join(name)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+        }
+        assert_eq!(token_of(&open(&path), "Paris").await.as_deref(), Some("of-0"));
+        let names = names_in(&path);
+        let aside = names.iter().find(|name| name.starts_with(",paris.corrupt-")).unwrap();
+        assert_eq!(std::fs::read(path.join(aside)).unwrap(), bytes_of("Paris", "of-60"));
+        assert!(!names.iter().any(|name| name == "Paris.json"), "{names:?}");
+    }
+}
+
+#[tokio::test]
+async fn many_who_start_at_once_rename_each_record_once() {
+    let (_dir, path, _) = place();
+    let keys: Vec<String> = (0..40).map(|number| format!("Paris-{number}")).collect();
+    for key in &keys {
+        write_private(&path.join(format!("{key}.json")), &bytes_of(key, key));
+    }
+    let start = Barrier::new(4);
+    std::thread::scope(|scope| {
+        let start = &start;
+        let starting = || {
+            start.wait();
+            FileBackend::open(&path).map(drop)
+        };
+        let started: Vec<_> = (0..4).map(|_| scope.spawn(starting)).collect();
+        started.into_iter().for_each(|it| it.join().unwrap().unwrap());
+    });
+    let store = open(&path);
+    for key in &keys {
+        assert_eq!(token_of(&store, key).await.as_ref(), Some(key));
+    }
+    assert!(!names_in(&path).iter().any(|name| name.contains(".corrupt-")));
+}
+
+// ----- leases -----
+
+/// What a lock is known by stays the same for whoever holds it next, and changes with the lock.
+#[tokio::test]
+async fn a_fence_is_the_lock_s() {
+    let (_dir, path, store) = place();
+    let first = lease(&store, "a").await.unwrap().fence().clone();
+    let held = lease(&open(&path), "a").await.unwrap();
+    assert_eq!(held.fence(), &first);
+    assert_ne!(lease(&store, "b").await.unwrap().fence(), &first);
+    std::fs::remove_file(path.join("a.lock")).unwrap();
+    assert_ne!(lease(&store, "a").await.unwrap().fence(), held.fence());
+}
+
+#[tokio::test]
+async fn a_lease_whose_lock_was_removed_or_replaced_is_lost() {
+    for replaced in [false, true] {
+        let (_dir, path, store) = place();
+        let held = lease(&store, "a").await.unwrap();
+        let first = stored(&store, "a", Version::ABSENT, "rt-1").await;
+        std::fs::remove_file(path.join("a.lock")).unwrap();
+        if replaced {
+            write_private(&path.join("a.lock"), b"");
+        }
+        assert!(is_lost(&held.check().await));
+        let late = store.put("a", first, Some(&held), &record("rt-2")).await;
+        assert!(is_lost(&late), "{late:?}");
+        assert_eq!(token_of(&store, "a").await.as_deref(), Some("rt-1"));
+        // Whoever comes next has a lock that excludes everyone.
+        let next = lease(&open(&path), "a").await.unwrap();
+        next.check().await.unwrap();
+        assert!(is_busy(&lease(&store, "a").await));
+        assert!(is_lost(&held.check().await));
+        let put = store.put("a", first, Some(&next), &record("rt-2")).await.unwrap();
+        assert!(matches!(put, Put::Stored(_)), "{put:?}");
+    }
+}
+
+/// Only the name counts: a lock behind a link is another's.
+#[tokio::test]
+async fn a_lock_that_became_a_link_is_lost() {
+    let (_dir, path, store) = place();
+    let held = lease(&store, "a").await.unwrap();
+    std::fs::rename(path.join("a.lock"), path.join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", path.join("a.lock")).unwrap();
+    assert!(is_lost(&held.check().await));
+    assert!(lease(&store, "a").await.is_err());
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for (path, _) in contents(from) {
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_lease_of_a_directory_that_was_replaced_by_a_copy_is_lost() {
+    let (dir, path, store) = place();
+    let held = lease(&store, "a").await.unwrap();
+    let first = stored(&store, "a", Version::ABSENT, "rt-1").await;
+    let old = dir.path().join("old");
+    std::fs::rename(&path, &old).unwrap();
+    copy(&old, &path);
+    let untouched = contents(&old);
+    assert!(is_lost(&held.check().await));
+    let late = store.put("a", first, Some(&held), &record("late")).await;
+    assert!(is_lost(&late), "{late:?}");
+    // From now on the new one is used, as by everybody else.
+    let next = lease(&open(&path), "a").await.unwrap();
+    assert!(is_busy(&lease(&store, "a").await));
+    let put = store.put("a", first, Some(&next), &record("rt-2")).await.unwrap();
+    assert!(matches!(put, Put::Stored(_)), "{put:?}");
+    assert_eq!(token_of(&open(&path), "a").await.as_deref(), Some("rt-2"));
+    assert_eq!(contents(&old), untouched);
+}
+
+/// Nobody else can have a lock where there is nothing, but nothing can be stored either.
+#[tokio::test]
+async fn a_directory_that_is_away_refuses_and_is_itself_again_when_it_is_back() {
+    let (dir, path, store) = place();
+    let held = lease(&store, "a").await.unwrap();
+    let first = stored(&store, "a", Version::ABSENT, "rt-1").await;
+    std::fs::rename(&path, dir.path().join("away")).unwrap();
+    held.check().await.unwrap();
+    assert_eq!(store.load("a").await.unwrap_err().word(), "store_io");
+    let put = store.put("a", first, Some(&held), &record("rt-2")).await;
+    assert_eq!(put.unwrap_err().word(), "store_io");
+    std::fs::rename(dir.path().join("away"), &path).unwrap();
+    held.check().await.unwrap();
+    let put = store.put("a", first, Some(&held), &record("rt-2")).await.unwrap();
+    assert!(matches!(put, Put::Stored(_)), "{put:?}");
+}
+
+#[tokio::test]
+async fn a_restored_directory_is_used_with_its_former_names() {
+    let (dir, path, store) = place();
+    std::fs::rename(&path, dir.path().join("old")).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    write_private(&path.join("Paris.json"), &bytes_of("Paris", "rt-1"));
+    assert_eq!(token_of(&store, "Paris").await.as_deref(), Some("rt-1"));
+}
+
+// ----- changes -----
+
+/// What is named within the time that it may take.
+async fn next(changes: &mut dyn Changes) -> Vec<String> {
+    let mut named = tokio::time::timeout(Duration::from_secs(2), changes.next()).await.unwrap();
+    named.sort();
+    named
+}
+
+async fn is_quiet(changes: &mut dyn Changes) -> bool {
+    tokio::time::timeout(Duration::from_secs(20), changes.next()).await.is_err()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_write_remove_or_damage_is_named_within_two_seconds() {
+    let (_dir, path, store) = place();
+    let mut changes = store.changes();
+    assert!(is_quiet(&mut *changes).await);
+    let other = open(&path);
+    let first = stored(&other, "a", Version::ABSENT, "rt-1").await;
+    stored(&other, "a/Paris", Version::ABSENT, "rt-1").await;
+    assert_eq!(next(&mut *changes).await, ["a", "a/Paris"]);
+    assert!(is_quiet(&mut *changes).await);
+    stored(&other, "a", first, "rt-2").await;
+    assert_eq!(next(&mut *changes).await, ["a"]);
+    std::fs::write(path.join("a@,paris.json"), b"{").unwrap();
+    assert_eq!(next(&mut *changes).await, ["a/Paris"]);
+    std::fs::remove_file(path.join("a.json")).unwrap();
+    assert_eq!(next(&mut *changes).await, ["a"]);
+    // Locks and what is set aside are no records.
+    drop(lease(&other, "b").await.unwrap());
+    assert!(other.load("a/Paris").await.is_err());
+    assert_eq!(next(&mut *changes).await, ["a/Paris"]);
+    assert!(is_quiet(&mut *changes).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_right_after_the_watch_began_is_not_missed() {
+    let (_dir, path, store) = place();
+    let first = stored(&store, "a", Version::ABSENT, "rt-1").await;
+    let mut changes = store.changes();
+    stored(&open(&path), "a", first, "rt-2").await;
+    assert_eq!(next(&mut *changes).await, ["a"]);
+}
+
+/// What is in it may be older than what is known, or not there at all.
+#[tokio::test(start_paused = true)]
+async fn all_keys_are_named_when_the_directory_was_replaced() {
+    let (dir, path, store) = place();
+    for key in ["a", "b"] {
+        stored(&store, key, Version::ABSENT, "rt-1").await;
+    }
+    let mut changes = store.changes();
+    assert_eq!(next(&mut *changes).await, ["a", "b"]);
+    let old = dir.path().join("old");
+    std::fs::rename(&path, &old).unwrap();
+    assert!(is_quiet(&mut *changes).await, "while there is none, nothing is known of it");
+    copy(&old, &path);
+    std::fs::remove_file(path.join("b.json")).unwrap();
+    assert_eq!(next(&mut *changes).await, ["a", "b"]);
+    assert!(is_quiet(&mut *changes).await);
+}
+
+// ----- a disk that hangs -----
+
+#[tokio::test]
+async fn more_calls_that_hang_than_there_are_threads_hold_nobody_up_for_ever() {
+    let (_dir, path, store) = place();
+    let first = stored(&store, "a", Version::ABSENT, "rt-1").await;
+    let backend = FileBackend::open(&path).unwrap();
+    let store = Store::new(Arc::new(backend.clone()), Keys::default());
+    let held = lease(&store, "a").await.unwrap();
+    // They end when this does, however it does.
+    let (disk, hang) = std::sync::mpsc::channel::<()>();
+    let hang = Arc::new(std::sync::Mutex::new(hang));
+    let hanging: Vec<_> = (0..THREADS)
+        .map(|_| {
+            let (backend, hang) = (backend.clone(), Arc::clone(&hang));
+            tokio::spawn(async move {
+                let hung = move |_: &Arc<Directory>| {
+                    let _back = hang.lock().unwrap().recv();
+                    Ok(())
+                };
+                backend.run(hung).await
+            })
+        })
+        .collect();
+    while backend.threads.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let started = Instant::now();
+    let new = record("rt-2");
+    let calls = async {
+        tokio::join!(
+            store.load("a"),
+            store.put("a", first, None, &new),
+            lease(&store, "b"),
+            held.check(),
+            store.keys("a"),
+            store.clear_aside("a"),
+        )
+    };
+    let ended = tokio::time::timeout(DEADLINE * 5, calls).await.expect("a call does not end");
+    let (load, put, taken, check, keys, cleared) = ended;
+    assert!(started.elapsed() < DEADLINE * 2, "{:?}", started.elapsed());
+    assert_eq!(put.unwrap(), Put::Unknown);
+    let errors = [load.err(), taken.err(), check.err(), keys.err(), cleared.err()];
+    for (call, error) in errors.into_iter().enumerate() {
+        assert!(matches!(error, Some(StoreError::Timeout)), "call {call}: {error:?}");
+    }
+    // When the disk is back, all is as it was: what was given up before it began never takes place.
+    drop(disk);
+    for hung in hanging {
+        hung.await.unwrap().unwrap();
+    }
+    assert_eq!(store.load("a").await.unwrap(), Some((record("rt-1"), first)));
+    assert!(lease(&store, "b").await.is_ok());
+    held.check().await.unwrap();
+    assert_eq!(backend.threads.available_permits(), THREADS);
+}
+
+// ----- keys of encryption -----
 
 fn key(seed: u8) -> crate::store::Key {
     let hexadecimal: String = (0..32).map(|at: u8| format!("{:02x}", at ^ seed)).collect();
@@ -247,18 +686,12 @@ fn key(seed: u8) -> crate::store::Key {
 }
 
 fn keys(current: Option<u8>, old: &[u8]) -> Keys {
-    Keys {
-        current: current.map(key),
-        old: old.iter().map(|seed| key(*seed)).collect(),
-        ..Keys::default()
-    }
+    let old = old.iter().map(|seed| key(*seed)).collect();
+    Keys { current: current.map(key), old, plain: false }
 }
 
-/// Every file of the directory with what is in it.
-fn contents(dir: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
-    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    // A temporary file may be gone by now.
-    paths.filter_map(|path| Some((path.clone(), std::fs::read(path).ok()?))).collect()
+fn config(path: &Path, keys: Keys) -> Config {
+    Config::File { dir: path.to_owned(), keys }
 }
 
 fn shows(bytes: &[u8], token: &str) -> bool {
@@ -266,162 +699,97 @@ fn shows(bytes: &[u8], token: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_record_of_before_the_key_is_read_and_encrypted_by_the_next_commit() {
-    let (_dir, plain) = store();
-    put(&plain, 0, &record(1, "token-1")).await;
-    let store = FileStore::open(&plain.dir, keys(Some(1), &[])).unwrap();
-    assert_eq!(store.load("a").await.unwrap(), Some(record(1, "token-1")));
-    assert_eq!(put(&store, 1, &record(2, "token-2")).await, Commit::Stored);
-    assert_eq!(store.load("a").await.unwrap(), Some(record(2, "token-2")));
-    assert!(!contents(&store.dir).values().any(|bytes| shows(bytes, "token-")));
-}
-
-#[tokio::test]
-async fn an_old_key_still_reads_and_the_next_commit_takes_the_current_one() {
-    let (_dir, before) = store();
-    let before = FileStore::open(&before.dir, keys(Some(1), &[])).unwrap();
-    put(&before, 0, &record(1, "rt1")).await;
-    let rotated = FileStore::open(&before.dir, keys(Some(2), &[1])).unwrap();
-    assert_eq!(rotated.load("a").await.unwrap(), Some(record(1, "rt1")));
-    put(&rotated, 1, &record(2, "rt2")).await;
-    let after = FileStore::open(&before.dir, keys(Some(2), &[])).unwrap();
-    assert_eq!(after.load("a").await.unwrap(), Some(record(2, "rt2")));
-    assert!(matches!(before.load("a").await, Err(StoreError::Sealed { .. })));
+async fn an_old_key_still_reads_and_the_next_put_takes_the_current_one() {
+    let (_dir, path, _) = place();
+    let before = config(&path, keys(Some(1), &[])).build().unwrap();
+    stored(&before, "a", Version::ABSENT, "rt-1").await;
+    let rotated = config(&path, keys(Some(2), &[1])).build().unwrap();
+    let (loaded, version) = rotated.load("a").await.unwrap().unwrap();
+    assert_eq!(loaded, record("rt-1"));
+    stored(&rotated, "a", version, "rt-2").await;
+    let after = config(&path, keys(Some(2), &[])).build().unwrap();
+    let (loaded, version) = after.load("a").await.unwrap().unwrap();
+    assert_eq!(loaded, record("rt-2"));
+    assert_eq!(before.load("a").await.unwrap_err().word(), "store_sealed");
     // And back to plain text, for who wants that.
-    let open = FileStore::open(&before.dir, keys(None, &[2])).unwrap();
-    put(&open, 2, &record(3, "rt3")).await;
-    assert_eq!(plain_load(&before.dir).await, record(3, "rt3"));
-}
-
-async fn plain_load(dir: &Path) -> TokenRecord {
-    let store = FileStore::open(dir, Keys::default()).unwrap();
-    store.load("a").await.unwrap().unwrap()
+    stored(&config(&path, keys(None, &[2])).build().unwrap(), "a", version, "rt-3").await;
+    assert_eq!(token_of(&open(&path), "a").await.as_deref(), Some("rt-3"));
 }
 
 #[tokio::test]
-async fn what_other_keys_have_encrypted_is_neither_moved_nor_overwritten() {
-    let (_dir, before) = store();
-    let before = FileStore::open(&before.dir, keys(Some(1), &[])).unwrap();
-    put(&before, 0, &record(1, "rt1")).await;
-    let lock = before.lease("a", Duration::ZERO).await.unwrap();
-    drop(lock);
-    let untouched = contents(&before.dir);
+async fn what_cannot_be_opened_is_found_before_it_is_used_and_stays_untouched() {
+    let (_dir, path, plain) = place();
+    let sealed = config(&path, keys(Some(1), &[])).build().unwrap();
+    stored(&sealed, "a/Paris", Version::ABSENT, "rt-1").await;
+    stored(&plain, "plain", Version::ABSENT, "rt-1").await;
+    write_private(&path.join("b.json"), b"{");
+    let untouched = contents(&path);
+    let examine = |keys, credential| config(&path, keys).examine(&["absent", credential]);
     for keys in [keys(None, &[]), keys(Some(2), &[3])] {
-        let examined = examine(&before.dir, &keys, &["a"]);
-        let store = FileStore::open(&before.dir, keys).unwrap();
-        for error in [examined.unwrap_err(), store.load("a").await.unwrap_err()] {
-            assert!(matches!(error, StoreError::Sealed { .. }), "{error}");
+        let store = Store::new(Arc::new(FileBackend::open(&path).unwrap()), keys.clone());
+        let examined = examine(keys, "a").unwrap_err();
+        for error in [examined, store.load("a/Paris").await.unwrap_err()] {
             let said = error.to_string();
-            assert!(said.contains("a.json") && said.contains(&key(1).id().to_string()), "{said}");
+            assert!(
+                said.contains("a@,paris.json") && said.contains(&key(1).id().to_string()),
+                "{said}"
+            );
             assert!(said.contains("nothing was changed"), "{said}");
         }
-        let lease = store.lease("a", Duration::ZERO).await.unwrap();
-        for expected in [0, 1] {
-            let commit = store.commit(&lease, Generation(expected), &record(9, "x")).await;
-            assert!(matches!(commit, Err(StoreError::Sealed { .. })));
-        }
-        assert_eq!(contents(&before.dir), untouched);
     }
+    let error = examine(keys(Some(1), &[]), "plain").unwrap_err();
+    assert!(error.to_string().contains("plain.json"), "{error}");
+    assert_eq!(error.word(), "store_plain");
+    // What else may be wrong is found when it is used; and what is another's is nobody's business.
+    for credential in ["a", "b", "d", "pla"] {
+        assert!(examine(keys(Some(1), &[]), credential).is_ok(), "{credential}");
+    }
+    assert!(examine(Keys { plain: true, ..keys(Some(1), &[]) }, "plain").is_ok());
+    assert!(config(&path.join("absent"), keys(None, &[])).examine(&["a"]).is_ok());
+    assert!(!path.join("absent").exists());
+    assert_eq!(contents(&path), untouched);
 }
 
 #[tokio::test]
-async fn the_file_of_another_credential_is_refused_and_stays() {
-    let (_dir, store) = store();
-    let store = FileStore::open(&store.dir, keys(Some(1), &[])).unwrap();
-    put(&store, 0, &record(1, "rt1")).await;
-    std::fs::rename(store.dir.join("a.json"), store.dir.join("b.json")).unwrap();
-    let untouched = contents(&store.dir);
-    let error = store.load("b").await.unwrap_err();
-    assert!(error.to_string().contains("another credential"), "{error}");
-    assert_eq!(contents(&store.dir), untouched);
-}
-
-/// A file's name is not its key: the values of variables stand behind an `@` there.
-#[tokio::test]
-async fn the_records_of_one_credential_s_many_tokens_are_examined_under_their_own_keys() {
-    let (_dir, store) = store();
-    let store = FileStore::open(&store.dir, keys(Some(1), &[])).unwrap();
-    let lease = store.lease("a/paris", Duration::ZERO).await.unwrap();
-    store.commit(&lease, Generation(0), &record(1, "rt1")).await.unwrap();
-    assert!(examine(&store.dir, &keys(Some(1), &[]), &["a"]).is_ok());
-    assert!(examine(&store.dir, &keys(Some(2), &[]), &["a"]).is_err());
-    assert!(examine(&store.dir, &keys(Some(2), &[]), &["b"]).is_ok());
-}
-
-#[tokio::test]
-async fn a_damaged_encrypted_record_is_moved_aside_like_any_other() {
-    let (_dir, store) = store();
-    let store = FileStore::open(&store.dir, keys(Some(1), &[])).unwrap();
-    put(&store, 0, &record(1, "rt1")).await;
-    let path = store.dir.join("a.json");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let middle = bytes.len() - 20;
-    bytes[middle] ^= 1;
-    std::fs::write(&path, bytes).unwrap();
-    assert!(examine(&store.dir, &store.keys, &["a"]).is_ok());
-    assert!(matches!(store.load("a").await, Err(StoreError::Corrupt { .. })));
-    assert_eq!(put(&store, 1, &record(2, "rt2")).await, Commit::Stored);
+async fn a_damaged_encrypted_record_is_set_aside_like_any_other() {
+    let (_dir, path, _) = place();
+    let store = config(&path, keys(Some(1), &[])).build().unwrap();
+    for (from, to) in
+        [("\"sealed\"", "\"seamed\""), ("\"sha256\": \"", "\"sha256\": \"0"), ("\"}", "")]
+    {
+        stored(&store, "a", Version::ABSENT, "rt-1").await;
+        let text = std::fs::read_to_string(path.join("a.json")).unwrap();
+        std::fs::write(path.join("a.json"), text.replacen(from, to, 1)).unwrap();
+        assert!(config(&path, keys(Some(1), &[])).examine(&["a"]).is_ok());
+        let error = store.load("a").await.unwrap_err();
+        assert_eq!(error.word(), "store_corrupt", "{to}: {error}");
+    }
 }
 
 /// Somebody looks at the directory all the time while records are written.
 #[tokio::test]
 async fn no_file_ever_holds_plain_text_not_even_a_temporary_one() {
-    let (_dir, store) = store();
-    let store = FileStore::open(&store.dir, keys(Some(1), &[])).unwrap();
-    let (dir, stop) = (Arc::clone(&store.dir), Arc::new(std::sync::atomic::AtomicBool::new(false)));
-    let seen = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let (stopped, temporary) = (Arc::clone(&stop), Arc::clone(&seen));
-    let order = std::sync::atomic::Ordering::SeqCst;
+    let (_dir, path, _) = place();
+    let store = config(&path, keys(Some(1), &[])).build().unwrap();
+    let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (stopped, temporary, dir) = (Arc::clone(&stop), Arc::clone(&seen), path.clone());
     let looker = std::thread::spawn(move || {
-        while !stopped.load(order) {
+        while !stopped.load(Ordering::SeqCst) {
             for (path, bytes) in contents(&dir) {
                 assert!(!shows(&bytes, "token-"), "{}", path.display());
                 let is_temporary = path.extension().is_some_and(|extension| extension == "tmp");
-                temporary.fetch_add(usize::from(is_temporary && !bytes.is_empty()), order);
+                temporary
+                    .fetch_add(usize::from(is_temporary && !bytes.is_empty()), Ordering::SeqCst);
             }
         }
     });
-    let mut generation = 0;
-    while seen.load(order) < 10 && !looker.is_finished() {
-        put(&store, generation, &record(generation + 1, "token-of-a-secret")).await;
-        generation += 1;
-        assert!(generation < 20_000, "no temporary file was ever seen");
+    let mut version = Version::ABSENT;
+    let mut writes = 0;
+    while seen.load(Ordering::SeqCst) < 10 && !looker.is_finished() {
+        version = stored(&store, "a", version, "token-of-a-secret").await;
+        writes += 1;
+        assert!(writes < 20_000, "no temporary file was ever seen");
     }
-    stop.store(true, order);
+    stop.store(true, Ordering::SeqCst);
     looker.join().unwrap();
-}
-
-#[test]
-fn records_are_found_by_the_name_of_their_credential() {
-    for (key, credential, found) in [
-        ("api", "api", true),
-        ("api", "ap", false),
-        ("api-2", "api", false),
-        ("api_2", "api", false),
-        ("api", "api-2", false),
-        // One of the tokens of a credential with variables.
-        ("api/paris", "api", true),
-        ("api/paris/2", "api", true),
-        ("%61pi", "api", false),
-    ] {
-        assert_eq!(is_record_of(key, credential), found, "{key} {credential}");
-    }
-}
-
-#[tokio::test]
-async fn the_keys_of_a_credential_are_those_with_values_and_nobody_else_s() {
-    let (_dir, store) = store();
-    let stores: [Box<dyn TokenStore>; 2] =
-        [Box::new(store.clone()), Box::new(crate::store::memory::MemoryStore::default())];
-    for store in stores {
-        for key in ["a", "a/paris", "a/lyon/1", "a/x%2Fy", "ab/paris", "a-b/paris", "b/a/paris"] {
-            let lease = store.lease(key, Duration::ZERO).await.unwrap();
-            store.commit(&lease, Generation(0), &record(1, "rt1")).await.unwrap();
-        }
-        assert_eq!(store.keys("a").await.unwrap(), ["a/lyon/1", "a/paris", "a/x%2Fy"]);
-        assert_eq!(store.keys("c").await.unwrap(), [""; 0]);
-    }
-    std::fs::write(store.dir.join("a@berlin.json.bak"), "").unwrap();
-    std::fs::write(store.dir.join(".a@berlin.json.x"), "").unwrap();
-    assert_eq!(store.keys("a").await.unwrap(), ["a/lyon/1", "a/paris", "a/x%2Fy"]);
 }

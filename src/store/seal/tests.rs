@@ -56,9 +56,7 @@ fn a_flipped_bit_is_never_opened() {
             let opened = keys.open("a", bytes.clone());
             // What is no envelope any more is no record either.
             let is_refused = match &opened {
-                Ok(passed) => {
-                    passed == &bytes && crate::store::TokenRecord::from_bytes(passed).is_err()
-                }
+                Ok(passed) => passed == &bytes && TokenRecord::from_bytes("a", passed).is_err(),
                 Err(error) => matches!(error, SealError::Damaged(_)),
             };
             assert!(is_refused, "byte {index}, bit {bit}: {opened:?}");
@@ -101,7 +99,7 @@ fn a_file_cut_at_any_byte_is_never_opened() {
         let cut = sealed[..end].to_vec();
         let passed = keys.open("a", cut.clone()).unwrap();
         assert_eq!(passed, cut, "cut at {end}");
-        assert!(crate::store::TokenRecord::from_bytes(&passed).is_err(), "cut at {end}");
+        assert!(TokenRecord::from_bytes("a", &passed).is_err(), "cut at {end}");
     }
 }
 
@@ -128,14 +126,72 @@ fn who_may_open_what() {
     }
 }
 
+fn plain_record(name: &str) -> Vec<u8> {
+    TokenRecord::default().to_bytes(name, &crate::store::Write::default())
+}
+
 #[test]
 fn plain_text_passes_and_stays_plain_without_a_key() {
-    for keys in [Keys::default(), keys(1, &[2])] {
-        assert_eq!(keys.open("a", PLAIN.to_vec()).unwrap(), PLAIN);
-    }
-    assert_eq!(Keys::default().seal("a", PLAIN.to_vec()), PLAIN);
     let only_old = Keys { old: vec![key(1)], ..Keys::default() };
-    assert_eq!(only_old.seal("a", PLAIN.to_vec()), PLAIN);
+    for keys in [Keys::default(), only_old] {
+        assert!(keys.accepts_plain());
+        assert_eq!(keys.open("a", plain_record("a")).unwrap(), plain_record("a"));
+        assert_eq!(keys.seal("a", PLAIN.to_vec()), PLAIN);
+    }
+}
+
+/// Whoever can write to the store could have made it, whatever the format and the credential.
+#[test]
+fn a_plain_record_beside_a_key_is_refused() {
+    let former = b"{\"bearerd\": 2, \"sha256\": \"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\", \"record\": {}}";
+    let newer = b"{\"bearerd\": 9, \"sha256\": \"\", \"record\": {}}";
+    let keys = keys(1, &[2]);
+    assert!(!keys.accepts_plain());
+    for bytes in [plain_record("a"), plain_record("b"), former.to_vec(), newer.to_vec()] {
+        assert_eq!(keys.open("a", bytes).unwrap_err(), SealError::Plain);
+    }
+}
+
+#[test]
+fn plain_records_from_before_the_key_are_read_until_they_are_sealed() {
+    let keys = Keys { plain: true, ..keys(1, &[2]) };
+    assert!(keys.accepts_plain());
+    let opened = keys.open("a", plain_record("a")).unwrap();
+    assert_eq!(opened, plain_record("a"));
+    assert!(!keys.has_sealed(&opened));
+    let sealed = keys.seal("a", opened);
+    assert!(keys.has_sealed(&sealed));
+    assert_eq!(keys.open("a", sealed).unwrap(), plain_record("a"));
+}
+
+/// What is neither an envelope nor a record was one of them once: it is replaced, not left there for ever.
+#[test]
+fn what_is_damaged_beside_a_key_is_damage_and_not_plain_text() {
+    let text = String::from_utf8(sealed()).unwrap();
+    let plain = String::from_utf8(plain_record("a")).unwrap();
+    for damaged in [
+        text.replacen("sealed", "seamed", 1),
+        text.replacen("bearerd", "cearerd", 1),
+        plain.replacen("\"generation\": 0", "\"generation\": 1", 1),
+        "{}".to_owned(),
+        "{".to_owned(),
+    ] {
+        let opened = keys(1, &[]).open("a", damaged.clone().into_bytes()).unwrap();
+        assert_eq!(opened, damaged.into_bytes());
+        assert!(TokenRecord::from_bytes("a", &opened).is_err());
+    }
+}
+
+#[test]
+fn only_what_the_current_key_has_sealed_needs_no_sealing() {
+    let with = |current, old: &[u8]| keys(current, old).has_sealed(&sealed());
+    assert!(with(1, &[]) && with(1, &[2]));
+    assert!(!with(2, &[1]), "an old key's");
+    assert!(!Keys::default().has_sealed(&sealed()) && !keys(1, &[]).has_sealed(PLAIN));
+    for odd in ["", "AQ==", "@"] {
+        let odd = format!("{{\"bearerd\": 1, \"sha256\": \"\", \"sealed\": \"{odd}\"}}");
+        assert!(!keys(1, &[]).has_sealed(odd.as_bytes()), "{odd}");
+    }
 }
 
 #[test]
