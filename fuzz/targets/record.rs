@@ -1,25 +1,38 @@
-//! A record on disk: refused, or read and written the same every time.
+//! A record in a store: refused, or read and written the same every time; and never another key's.
 #![no_main]
 
 use bearerd::secret::Fingerprint;
-use bearerd::store::TokenRecord;
+use bearerd::store::{RecordError, TokenRecord};
 use libfuzzer_sys::fuzz_target;
+
+const KEY: &str = "api";
 
 fuzz_target!(|bytes: &[u8]| {
     check(bytes);
     // As if the checksum were right, which no fuzzer ever guesses.
     if let Ok(text) = std::str::from_utf8(bytes).map(str::trim) {
+        let sum = Fingerprint::of(format!("{KEY}\n1\nw\n{text}").as_bytes());
+        let sum = sum.as_str();
+        check(
+            format!(
+                "{{\"bearerd\":4,\"sha256\":\"{sum}\",\"key\":\"{KEY}\",\"revision\":1,\
+                 \"writer\":\"w\",\"record\":{text}}}"
+            )
+            .as_bytes(),
+        );
         let sum = Fingerprint::of(text.as_bytes());
         let sum = sum.as_str();
-        check(format!("{{\"bearerd\":1,\"sha256\":\"{sum}\",\"record\":{text}}}").as_bytes());
+        check(format!("{{\"bearerd\":3,\"sha256\":\"{sum}\",\"record\":{text}}}").as_bytes());
     }
 });
 
 fn check(bytes: &[u8]) {
-    if let Ok(record) = TokenRecord::from_bytes(bytes) {
+    if let Ok((record, write)) = TokenRecord::from_bytes(KEY, bytes) {
         // Times are written in milliseconds: the second writing is what has to be the first.
-        let written = record.to_bytes();
-        let again = TokenRecord::from_bytes(&written).expect("what was written can be read");
-        assert_eq!(again.to_bytes(), written);
+        let written = record.to_bytes(KEY, &write);
+        let (again, write) =
+            TokenRecord::from_bytes(KEY, &written).expect("what was written can be read");
+        assert_eq!(again.to_bytes(KEY, &write), written);
+        assert_eq!(TokenRecord::from_bytes("other", &written), Err(RecordError::OtherKey));
     }
 }
