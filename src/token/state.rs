@@ -157,11 +157,12 @@ impl State {
 
     /// What keeps a flight from starting.
     fn blocked(&self, token: Option<&Token>, now: Moment) -> Option<Verdict> {
-        if self.in_flight {
-            return Some(Verdict::Wait);
-        }
-        if let Some(reason) = self.end {
-            return Some(Verdict::NeedsLogin(reason));
+        match self.end {
+            // Whatever is still under way, what it brings is given back.
+            Some(reason @ TerminalReason::LoggedOut) => return Some(Verdict::NeedsLogin(reason)),
+            _ if self.in_flight => return Some(Verdict::Wait),
+            Some(reason) => return Some(Verdict::NeedsLogin(reason)),
+            None => {}
         }
         self.held(now).or_else(|| self.floor(token, now)).map(Verdict::Hold)
     }
