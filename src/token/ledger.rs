@@ -75,6 +75,11 @@ impl Settled {
         IssuedFor { grant, request }
     }
 
+    /// What is asked for by `other` is of use here as well.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        self.seed == other.seed && self.belonging == other.belonging
+    }
+
     /// Tokens that this was asked for may be put on its requests; those of another configuration never.
     pub(super) fn owns(&self, token: &Token) -> bool {
         token.seed == self.seed

@@ -157,6 +157,11 @@ impl Slot {
         let mut waited = false;
         loop {
             landed.mark_unchanged();
+            if !self.settled.is_alike(&self.ledger.lock().settled) {
+                // A flight would bring nothing for this one; asked again, it will be another slot that answers.
+                let second = Duration::from_secs(1);
+                return Waited::InVain(self.unavailable(second, FailureReason::Reloaded));
+            }
             let now = self.ledger.context.clock.moment();
             let mut start = None;
             let (verdict, token) = self.ledger.decide(|state, token| {
