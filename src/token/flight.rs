@@ -249,6 +249,8 @@ impl<'a> Flight<'a> {
             let now = self.now();
             let (plan, record) = {
                 let mut known = self.ledger.lock();
+                // Each round goes by one configuration: what belongs to one server is shown to no other.
+                self.settled = Arc::clone(&known.settled);
                 let moment = self.ledger.context.clock.moment();
                 (known.plan(self.demand.forced, moment), known.record.clone())
             };

@@ -1,5 +1,6 @@
 //! What an answer means for its credential: what is kept of it, and what follows.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Failure, Flight, Next};
@@ -43,7 +44,11 @@ impl Flight<'_> {
             if !self.keep(base, record).await {
                 return Ok(Next::Again);
             }
-            self.ledger.lock().unfinished = Some((response, asked_at));
+            let mut known = self.ledger.lock();
+            // After a reload there are other steps, maybe elsewhere.
+            if known.settled.fingerprint == self.settled.fingerprint {
+                known.unfinished = Some((response, asked_at));
+            }
             return Ok(Next::Again);
         }
         match issue(base, &response, &terms) {
@@ -68,9 +73,12 @@ impl Flight<'_> {
     /// Makes the steps that still have to be made, of this flight or of one before. A step that fails costs no
     /// refresh token, and is made again alone.
     pub(super) async fn finish_steps(&mut self) -> Result<Option<Next>, Failure> {
-        let unfinished = self.ledger.lock().unfinished.clone();
+        let (unfinished, base) = {
+            let known = self.ledger.lock();
+            self.settled = Arc::clone(&known.settled);
+            (known.unfinished.clone(), known.record.clone())
+        };
         let Some((response, asked_at)) = unfinished else { return Ok(None) };
-        let base = self.ledger.lock().record.clone();
         let key = base.dpop_key.as_ref().filter(|_| self.settled.sources().bound);
         let key = key.and_then(|key| crate::dpop::Key::from_stored(key).ok());
         let given = Given {
