@@ -31,7 +31,7 @@ use super::plan::{Plan, is_fit};
 use super::state::Outcome;
 use super::{FailureReason, Generation};
 use crate::oauth::{Class, GrantError, Pace};
-use crate::store::{Lease, StoreError, TerminalReason, TokenRecord};
+use crate::store::{Attempt, Lease, StoreError, TerminalReason, TokenRecord};
 
 /// How long the transport takes to connect, at most; what a flight may take is counted with it.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -182,6 +182,8 @@ struct Flight<'a> {
     settled: Arc<Settled>,
     demand: Demand,
     lease: Option<Lease>,
+    /// An attempt with another refresh token, which the one that is on record now has displaced.
+    displaced: Option<Attempt>,
     /// Another process had refreshed already.
     adopted: bool,
 }
@@ -227,7 +229,7 @@ impl<'a> Flight<'a> {
                 known.record.rejected = true;
             }
         }
-        Ok(Self { ledger, settled, demand, lease: Some(lease), adopted: false })
+        Ok(Self { ledger, settled, demand, lease: Some(lease), displaced: None, adopted: false })
     }
 
     /// What could not be saved is written with the lease that it was got with.

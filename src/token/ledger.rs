@@ -447,8 +447,9 @@ impl Ledger {
     /// Changes what is noted beside the tokens.
     pub(super) fn note(&self, change: impl FnOnce(&mut TokenRecord)) {
         let mut known = self.lock();
+        let before = known.record.clone();
         change(&mut known.record);
-        known.unsaved = true;
+        known.unsaved |= known.record != before;
     }
 
     /// Saves what is known, for at most about a second; after that it is served from memory, and saved by
@@ -508,6 +509,18 @@ impl Ledger {
         }
         let (key, waited) = (self.key.clone(), crate::store::DEADLINE);
         Err(Unwritten::Store(StoreError::Busy { key, waited }))
+    }
+
+    /// Writes what is known where the store is still as it was read. Otherwise what is there counts, beside the same
+    /// tokens, and is read by whoever looks next.
+    pub(super) async fn write_unless_changed(&self) {
+        let (record, version) = self.unchanged();
+        let put = self.context.store.put(&self.key, version, None, &record).await;
+        let mut known = self.lock();
+        if let Ok(Put::Stored(version)) = put {
+            known.version = version;
+        }
+        known.unsaved = known.record != record;
     }
 
     /// Writes what is unsaved until it is stored, or overtaken.

@@ -10,6 +10,7 @@ use crate::oauth::{
 use crate::secret::Secret;
 use crate::store::{Bootstrapped, NotBefore, TerminalReason, TokenRecord};
 use crate::token::issue::{Presented, Terms, Unfit, issue, succeed};
+use crate::token::order::{Order, order};
 use crate::token::plan::DOUBTS;
 use crate::token::{FailureReason, operator};
 
@@ -121,19 +122,21 @@ impl Flight<'_> {
 
     /// Notes a record and saves it. `false`: somebody else has changed it meanwhile, and that counts.
     async fn keep(&self, base: &TokenRecord, record: TokenRecord) -> bool {
-        if self.ledger.keep(base, record.clone()).is_ok() {
+        let kept = self.ledger.keep(base, record.clone()).is_ok();
+        if kept {
             self.ledger.save().await;
         }
-        let overtaken = {
-            let known = self.ledger.lock();
-            known.record.generation != record.generation
-                || known.record.refresh_token != record.refresh_token
-        };
+        let overtaken = !kept || self.is_overtaken(&record);
         if overtaken && self.ledger.lock().record.is_tombstone() {
             // A logout is not undone by what was on its way.
             operator::revoke(self.ledger, &self.settled, &record).await;
         }
         !overtaken
+    }
+
+    /// Are the tokens others by now than those of `record`?
+    pub(super) fn is_overtaken(&self, record: &TokenRecord) -> bool {
+        order(record, Some(&self.ledger.lock().record)) != Order::Same
     }
 
     fn note_oddities(&self, response: &TokenResponse) {
@@ -155,6 +158,9 @@ impl Flight<'_> {
         asked_at: SystemTime,
         lost: bool,
     ) -> Result<Next, Failure> {
+        if self.is_overtaken(base) {
+            return Ok(Next::Again);
+        }
         self.note_wish(&error);
         let token = presented.refresh_token();
         if let Some(salvaged) = error.salvaged.clone() {
@@ -234,9 +240,10 @@ impl Flight<'_> {
                 && base.terminal.is_none()
                 && crate::token::plan::is_of_grant(base, self.settled.sources());
             let issued_for = self.settled.issued_for();
+            let displaced = self.displaced.take();
             self.ledger.note(|record| {
                 record.seeds.insert(&seed.fingerprint());
-                record.attempt = None;
+                record.attempt = displaced;
                 if !has_grant {
                     // There is nothing to go back to: it stays as what an operator may try again.
                     record.supersede(seed.clone());
@@ -304,6 +311,9 @@ impl Flight<'_> {
             Err(error) => error,
         };
         self.ledger.report_refused(&error);
+        if self.is_overtaken(&base) {
+            return Ok(Next::Again);
+        }
         self.note_wish(&error);
         let detail = Some(format!("the bootstrap failed: {error}"));
         if let Some(salvaged) = error.salvaged.clone() {

@@ -1,5 +1,6 @@
 //! Presenting a refresh token: when it may be done, what is written down before, and once more after a loss.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{Failure, Flight, Next};
@@ -10,6 +11,7 @@ use crate::store::{Attempt, StoreError, TokenRecord};
 use crate::token::FailureReason;
 use crate::token::issue::Presented;
 use crate::token::ledger::Unwritten;
+use crate::token::plan::Plan;
 
 /// When a request whose answer was lost is made again with the same refresh token, counted from the
 /// first of them, as a server's grace is: soon, because the shortest documented one is 5 s (Connect2id).
@@ -74,6 +76,9 @@ impl Flight<'_> {
                 Ok(response) => return self.issued(&base, presented, response, asked_at).await,
                 Err(error) => error,
             };
+            if self.is_overtaken(&base) {
+                return Ok(Next::Again);
+            }
             self.forget_attempt(&error, before);
             let wait = match error.class {
                 _ if error.salvaged.is_some() => None,
@@ -113,15 +118,19 @@ impl Flight<'_> {
     ///
     /// It must not be presented now.
     async fn attempt(
-        &self,
+        &mut self,
         token: &Secret,
         has_waited: bool,
     ) -> Result<Option<(TokenRecord, Option<Attempt>)>, Failure> {
         let (now, hash) = (self.now(), token.fingerprint());
         let can_wait = self.can_wait();
         let fence = self.lease.as_ref().map(|lease| lease.fence().0.clone()).unwrap_or_default();
-        let before = self.ledger.lock().record.attempt.clone();
-        let before = before.filter(|attempt| attempt.refresh_token == hash);
+        let noted = self.ledger.lock().record.attempt.clone();
+        let is_of_it = |attempt: &Attempt| attempt.refresh_token == hash;
+        if noted.as_ref().is_some_and(|attempt| !is_of_it(attempt)) {
+            self.displaced.clone_from(&noted);
+        }
+        let before = noted.filter(is_of_it);
         if let Some(attempt) = &before {
             self.wait_for_others(attempt, &fence, now)?;
         }
@@ -138,8 +147,12 @@ impl Flight<'_> {
                 }
             }
         }
+        if !self.is_still_wanted(token) {
+            return Ok(None);
+        }
         let now = self.now();
         let key = self.new_key();
+        let mut was_unsaved = true;
         // Nothing can be lost where the refresh token stays the same, whatever comes back.
         let keeps_it = self.settled.config.oauth.rotation == Rotation::Ignore;
         if !keeps_it || key.is_some() {
@@ -147,6 +160,7 @@ impl Flight<'_> {
             let first = if count == 0 { now } else { first };
             let attempt =
                 Attempt { refresh_token: hash, first, last: now, count: count + 1, by: fence };
+            was_unsaved = self.ledger.lock().unsaved;
             self.ledger.note(|record| {
                 record.attempt = (!keeps_it).then_some(attempt);
                 if let Some(key) = key {
@@ -157,7 +171,7 @@ impl Flight<'_> {
                 Ok(()) => {}
                 Err(Unwritten::Overtaken) => return Ok(None),
                 Err(Unwritten::Store(error @ StoreError::LeaseLost { .. })) => {
-                    return Err(self.lost_lease(&error, before));
+                    return Err(self.lost_lease(&error, before, was_unsaved).await);
                 }
                 // There is time: what could not be written down is not begun.
                 Err(Unwritten::Store(error)) if can_wait => {
@@ -176,7 +190,7 @@ impl Flight<'_> {
         if let Some(lease) = &self.lease
             && let Err(error) = lease.check().await
         {
-            return Err(self.lost_lease(&error, before));
+            return Err(self.lost_lease(&error, before, was_unsaved).await);
         }
         Ok(Some((self.ledger.lock().record.clone(), before)))
     }
@@ -197,14 +211,33 @@ impl Flight<'_> {
         Err(Failure::until(soon, FailureReason::InTheAir, now))
     }
 
-    fn lost_lease(&self, error: &StoreError, before: Option<Attempt>) -> Failure {
+    /// A record or a configuration may come in between, while something is waited for: a logout, say.
+    fn is_still_wanted(&self, token: &Secret) -> bool {
+        let mut known = self.ledger.lock();
+        let moment = self.ledger.context.clock.moment();
+        let plan = known.plan(self.demand.forced, moment);
+        matches!(plan, Plan::Refresh(wanted) | Plan::Try(wanted) if wanted == *token)
+            && Arc::ptr_eq(&known.settled, &self.settled)
+    }
+
+    /// Whoever has the lease now may have noted an attempt of theirs: only what was noted here is taken back.
+    async fn lost_lease(
+        &self,
+        error: &StoreError,
+        before: Option<Attempt>,
+        was_unsaved: bool,
+    ) -> Failure {
         self.ledger.report_store(error);
         self.put_back(before);
+        if !was_unsaved {
+            self.ledger.write_unless_changed().await;
+        }
         Failure::of_store(error)
     }
 
     /// Nothing was presented after all.
     fn put_back(&self, before: Option<Attempt>) {
+        let before = before.or_else(|| self.displaced.clone());
         self.ledger.note(|record| record.attempt = before);
     }
 
