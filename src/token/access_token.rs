@@ -197,3 +197,7 @@ impl fmt::Debug for Token {
         write!(f, "Token(generation {})", self.generation)
     }
 }
+
+#[cfg(test)]
+#[path = "access_token/tests.rs"]
+mod tests;

@@ -30,3 +30,7 @@ impl Margin {
         margin.min(lifetime / 2).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 5.0)
     }
 }
+
+#[cfg(test)]
+#[path = "margin/tests.rs"]
+mod tests;

@@ -113,3 +113,7 @@ impl Evidence {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "evidence/tests.rs"]
+mod tests;

@@ -1,0 +1,88 @@
+//! What becomes a token, how long it is one, and what the next one inherits.
+#![allow(clippy::unwrap_used)]
+
+use std::time::UNIX_EPOCH;
+
+use super::*;
+
+fn at(seconds: u64) -> Moment {
+    let running = Duration::from_secs(seconds);
+    Moment { wall: UNIX_EPOCH + running, running }
+}
+
+fn record(access_token: &str) -> TokenRecord {
+    TokenRecord {
+        generation: Generation(3),
+        access_token: Some(Secret::new(access_token.to_owned())),
+        issued_at: Some(at(1000).wall),
+        expires_at: Some(at(4600).wall),
+        ..TokenRecord::default()
+    }
+}
+
+fn token(access_token: &str) -> Token {
+    Token::of(&record(access_token), Margin::Auto, 0.0, at(1000)).unwrap()
+}
+
+#[test]
+fn only_a_field_that_can_be_sent_becomes_a_token() {
+    let found = token("abc");
+    assert!(found.authorization == "Bearer abc" && found.authorization.is_sensitive());
+    assert_eq!((found.access_token(), format!("{found:?}")), ("abc", "Token(generation 3)".into()));
+    for unfit in [record("a\r\nX: y"), TokenRecord::default()] {
+        assert!(Token::of(&unfit, Margin::Auto, 0.0, at(1000)).is_none());
+    }
+}
+
+#[test]
+fn a_token_is_due_from_its_margin_on_and_usable_to_its_end() {
+    for (jitter, due) in [(0.0, 4300), (0.5, 4330), (1.0, 4360)] {
+        let token = Token::of(&record("abc"), Margin::Auto, jitter, at(1000)).unwrap();
+        assert!(!token.is_due(at(due - 1)) && token.is_due(at(due)), "{jitter}");
+        assert!(token.is_usable(at(4599)) && !token.is_usable(at(4600)), "{jitter}");
+    }
+    let rejected = TokenRecord { rejected: true, ..record("abc") };
+    let rejected = Token::of(&rejected, Margin::Auto, 0.0, at(1000)).unwrap();
+    assert!(!rejected.is_usable(at(1001)) && rejected.is_due(at(1001)));
+}
+
+#[test]
+fn only_the_same_token_inherits_what_became_of_it() {
+    let before = Token { since: Generation(2), ..token("abc") };
+    before.mark_used();
+    assert!(before.accept(7) && !before.accept(8), "news only once");
+    for (access_token, inherits) in [("abc", true), ("def", false)] {
+        let mut next = token(access_token);
+        next.follow(&before);
+        let since = if inherits { Generation(2) } else { Generation(3) };
+        assert_eq!((next.was_used(), next.was_accepted(), next.since), (inherits, inherits, since));
+        // Which targets take good tokens is known of both.
+        assert!(next.was_accepted_by(7) && next.was_accepted_by(8) && !next.was_accepted_by(9));
+    }
+}
+
+/// Hashes of targets, as good as random.
+fn targets() -> impl Iterator<Item = u64> {
+    (1..=u64::MAX).map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31))
+}
+
+#[test]
+fn targets_that_have_accepted_a_token_are_known_and_hardly_any_other() {
+    let token = token("abc");
+    for target in targets().take(100) {
+        assert!(token.accept(target) || token.was_accepted());
+    }
+    assert!(targets().take(100).all(|target| token.was_accepted_by(target)));
+    let wrong = targets().skip(100).take(1000).filter(|it| token.was_accepted_by(*it)).count();
+    assert!(wrong < 100, "{wrong} of 1000");
+}
+
+/// Otherwise every target would count as a good one after a while.
+#[test]
+fn a_memory_that_is_full_begins_anew_with_the_next_token() {
+    let before = token("abc");
+    targets().take(5000).for_each(|target| _ = before.accept(target));
+    let mut next = token("def");
+    next.follow(&before);
+    assert!(targets().take(100).all(|target| !next.was_accepted_by(target)));
+}
