@@ -21,7 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, Stat};
@@ -508,7 +508,7 @@ impl Backend for FileBackend {
     fn changes(&self) -> Box<dyn Changes> {
         Box::new(Watch {
             backend: self.clone(),
-            seen: Seen::default(),
+            seen: Arc::default(),
             missing: HashSet::new(),
         })
     }
@@ -559,7 +559,7 @@ impl Held for HeldFile {
 /// everything is new, so that nothing is missed that was written while this began.
 struct Watch {
     backend: FileBackend,
-    seen: Seen,
+    seen: Arc<Mutex<Seen>>,
     /// What was not there, and has been named.
     missing: HashSet<String>,
 }
@@ -602,19 +602,25 @@ impl Changes for Watch {
         Box::pin(async move {
             loop {
                 tokio::time::sleep(LOOK).await;
-                // What cannot be looked at is said by whoever uses it. What was seen goes to the thread and comes
-                // back; if that hangs, all is new afterwards.
-                let mut seen = std::mem::take(&mut self.seen);
+                let seen = Arc::clone(&self.seen);
                 let looking = self.backend.run(move |directory| {
-                    let changed = directory.compare(&mut seen)?;
-                    Ok((seen, changed))
+                    directory.compare(&mut seen.lock().unwrap_or_else(PoisonError::into_inner))
                 });
-                let looked = tokio::time::timeout(super::DEADLINE, looking).await;
-                let Ok(Ok((seen, mut changed))) = looked else { continue };
+                let mut changed = match tokio::time::timeout(super::DEADLINE, looking).await {
+                    Ok(Ok(changed)) => changed,
+                    // What cannot be looked at is said by whoever uses it.
+                    Ok(Err(_)) => continue,
+                    Err(_) => {
+                        // A thread that hangs keeps what it has.
+                        self.seen = Arc::default();
+                        continue;
+                    }
+                };
+                let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
                 self.missing.retain(|key| !seen.has(key));
                 let gone = expected(&|key| seen.has(key));
                 changed.extend(gone.into_iter().filter(|key| self.missing.insert(key.clone())));
-                self.seen = seen;
+                drop(seen);
                 if !changed.is_empty() {
                     return changed;
                 }
