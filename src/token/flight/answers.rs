@@ -40,6 +40,8 @@ impl Flight<'_> {
         if !self.settled.config.oauth.steps.is_empty() {
             // Nothing may come between a new refresh token and the disk.
             let mut record = succeed(base, response.refresh_token.clone(), &terms);
+            // The access token from before goes on, and its generation with it.
+            record.generation = base.generation;
             record.refresh_expires_at = response.refresh_expires_at.or(record.refresh_expires_at);
             record.grant_expires_at = response.grant_expires_at.or(record.grant_expires_at);
             if !self.keep(base, record).await {
@@ -359,14 +361,13 @@ fn issue_steps(
     response: &TokenResponse,
     terms: &Terms<'_>,
 ) -> Result<TokenRecord, Unfit> {
-    let TokenRecord { refresh_token, parent, history, refresh_expires_at, generation, .. } = base;
+    let TokenRecord { refresh_token, parent, history, refresh_expires_at, .. } = base;
     let issued = issue(base, response, terms)?;
     Ok(TokenRecord {
         refresh_token: refresh_token.clone(),
         parent: parent.clone(),
         history: history.clone(),
         refresh_expires_at: *refresh_expires_at,
-        generation: *generation,
         ..issued
     })
 }

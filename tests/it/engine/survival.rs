@@ -96,6 +96,29 @@ async fn e01_a_step_that_fails_is_repeated_alone() {
     assert_eq!(rest.requests().len(), 3);
 }
 
+/// Otherwise one that is rejected would count as the one that the steps have brought.
+#[tokio::test]
+async fn the_access_token_from_before_keeps_its_number_until_the_steps_are_done() {
+    let (mut world, rest) = with_a_step(World::builder()).await;
+    for answer in [session(), Answer::status(503), session()] {
+        rest.enqueue(answer);
+    }
+    for _ in 0..2 {
+        world.origin.enqueue(Answer::status(200));
+    }
+    world.start_proxy().await;
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.record()["generation"], 1);
+    world.clock.advance(HOURS);
+    let waiting = world.spawn_get();
+    eventually("the step is made", || rest.requests().len() == 2).await;
+    assert_eq!(world.record()["generation"], 1);
+    assert!(keeps_newest(&world));
+    assert_eq!(waiting.await.unwrap().0, 200);
+    assert_eq!(world.record()["generation"], 2);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+}
+
 // ----- E23 -----
 
 fn grants(world: &World) -> Vec<String> {
