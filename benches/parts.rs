@@ -20,15 +20,14 @@ use bearerd::oauth::{self, GrantType, RawAnswer, TokenRequest, Transport, Transp
 use bearerd::origin;
 use bearerd::origin::{Authority, Host, Origin, Scheme};
 use bearerd::secret::Secret;
-use bearerd::store::{Generation, MemoryStore, TokenRecord, TokenStore};
+use bearerd::store::{self, Generation, Keys, MemoryBackend, Store, TokenRecord};
 use bearerd::template::{Names, Template};
 use bearerd::tls;
-use bearerd::token::{self, Context, Margin, Slot};
+use bearerd::token::{self, Context, Ledgers, Margin, Sending, Slot, Tasks};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use tokio::runtime::Runtime;
-use tokio_util::task::TaskTracker;
 
 /// The rules are private to the request path, and stay so: this is their file, built once more.
 #[path = "../src/proxy/message.rs"]
@@ -103,16 +102,20 @@ fn tokens(criterion: &mut Criterion) {
             Selection::Selected(selected) => selected.credential,
             none => panic!("{none:?}"),
         };
-        let slot_of = |credential: &Credential| {
-            Arc::clone(&credential.only().expect("it has no variables").slot)
-        };
-        let read = |slot: &Arc<Slot>| slot.token().now_or_never().expect("it is fresh").is_ok();
+        let slot_of =
+            |credential: &Credential| Arc::clone(credential.only().expect("it has no variables"));
+        let read = |slot: &Slot| slot.token().now_or_never().expect("it is fresh").is_ok();
         let read_of =
             |credential: &Credential| credential.only().is_some_and(|only| read(&only.slot));
         let one = requests.last().expect("there is one at least");
-        let slot = slot_of(&find(one));
-        group
-            .bench_function(BenchmarkId::new("read", count), |b| b.iter(|| read(black_box(&slot))));
+        let instance = slot_of(&find(one));
+        let slot = &instance.slot;
+        group.bench_function(BenchmarkId::new("read", count), |b| b.iter(|| read(black_box(slot))));
+        let token = slot.token().now_or_never().expect("it is fresh").expect("it is usable");
+        let sending = Sending::first(0x5f1b_9a0c_2d37_e846, true);
+        group.bench_function(BenchmarkId::new("accept", count), |b| {
+            b.iter(|| slot.accepted(black_box(&token), black_box(&sending)))
+        });
         group.bench_function(BenchmarkId::new("find and read", count), |b| {
             b.iter(|| read_of(&find(black_box(one))))
         });
@@ -218,7 +221,7 @@ fn of_an_answer() -> HeaderMap {
 
 /// So many credentials, each for a host of its own, each with a token that is good for a day.
 async fn credentials(count: usize) -> Credentials {
-    let store = Arc::new(MemoryStore::default());
+    let store = Store::new(Arc::new(MemoryBackend::default()), Keys::default());
     let mut configs = Vec::new();
     for n in 0..count {
         let config = credential_config(n);
@@ -227,9 +230,11 @@ async fn credentials(count: usize) -> Credentials {
     }
     let context = Context {
         control: tokio::runtime::Handle::current(),
-        tasks: TaskTracker::new(),
+        tasks: Tasks::default(),
         clock: Clock::system(),
         store,
+        ledgers: Ledgers::default(),
+        edition: 0,
         transport: Arc::new(Silence),
         metrics: Metrics::new(),
     };
@@ -237,7 +242,7 @@ async fn credentials(count: usize) -> Credentials {
     Credentials::open(configs, &context, &tls.build().expect("they are compiled in"), None).await
 }
 
-async fn keep_token(store: &MemoryStore, name: &str) {
+async fn keep_token(store: &Store, name: &str) {
     let now = SystemTime::now();
     let record = TokenRecord {
         generation: Generation(1),
@@ -246,8 +251,7 @@ async fn keep_token(store: &MemoryStore, name: &str) {
         expires_at: Some(now + DAY),
         ..TokenRecord::default()
     };
-    let lease = store.lease(name, DAY).await.expect("nobody else has it");
-    let stored = store.commit(&lease, Generation::default(), &record).await;
+    let stored = store.put(name, store::Version::ABSENT, None, &record).await;
     stored.expect("memory takes every record");
 }
 
