@@ -303,7 +303,7 @@ impl<'a> Flight<'a> {
 
     /// A refresh token is dead: says so in the record, and goes on with whatever is left.
     async fn end(
-        &mut self,
+        &self,
         reason: TerminalReason,
         refresh_token: &crate::secret::Secret,
         error: &GrantError,
