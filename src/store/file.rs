@@ -419,11 +419,11 @@ impl Directory {
         Ok(names)
     }
 
-    /// Compares the files of records with what was `seen` of them, and returns the keys of those that have changed.
-    fn compare(&self, seen: &mut Seen) -> Result<Vec<String>, StoreError> {
+    /// Compares the files of records with what was `seen` of them, and notes the keys of those that have changed.
+    fn compare(&self, seen: &mut Seen) -> Result<(), StoreError> {
         let failed = |error: Errno| failure("list", &self.path, error.into());
-        let mut changed = Vec::new();
-        seen.round = seen.round.wrapping_add(1);
+        let Seen { files, round, changed } = seen;
+        *round = round.wrapping_add(1);
         for entry in Dir::read_from(&self.fd).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
@@ -433,25 +433,24 @@ impl Directory {
             let Ok(stat) = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) else {
                 continue;
             };
-            let now = (Signature::of(&stat, self.identity), seen.round);
+            let now = (Signature::of(&stat, self.identity), *round);
             // Nothing is allocated for what is as it was: there may be thousands.
-            match seen.files.get_mut(name.to_bytes()) {
+            match files.get_mut(name.to_bytes()) {
                 Some(before) if before.0 == now.0 => *before = now,
                 _ => {
                     changed.extend(name.to_str().ok().and_then(key_of_name));
-                    seen.files.insert(name.to_bytes().to_vec(), now);
+                    files.insert(name.to_bytes().to_vec(), now);
                 }
             }
         }
-        let round = seen.round;
-        seen.files.retain(|name, (_, last)| {
-            let is_there = *last == round;
+        files.retain(|name, (_, last)| {
+            let is_there = last == round;
             if !is_there {
                 changed.extend(std::str::from_utf8(name).ok().and_then(key_of_name));
             }
             is_there
         });
-        Ok(changed)
+        Ok(())
     }
 
     fn keys(&self) -> Result<Vec<String>, StoreError> {
@@ -506,11 +505,7 @@ impl Backend for FileBackend {
     }
 
     fn changes(&self) -> Box<dyn Changes> {
-        Box::new(Watch {
-            backend: self.clone(),
-            seen: Arc::default(),
-            missing: HashSet::new(),
-        })
+        Box::new(Watch { backend: self.clone(), seen: Arc::default(), missing: HashSet::new() })
     }
 
     fn place(&self, key: &str) -> String {
@@ -569,6 +564,8 @@ struct Watch {
 struct Seen {
     files: HashMap<Vec<u8>, (Signature, u64)>,
     round: u64,
+    /// The keys of what has changed, until somebody has been told: a look may fail or be given up halfway.
+    changed: Vec<String>,
 }
 
 impl Seen {
@@ -606,8 +603,8 @@ impl Changes for Watch {
                 let looking = self.backend.run(move |directory| {
                     directory.compare(&mut seen.lock().unwrap_or_else(PoisonError::into_inner))
                 });
-                let mut changed = match tokio::time::timeout(super::DEADLINE, looking).await {
-                    Ok(Ok(changed)) => changed,
+                match tokio::time::timeout(super::DEADLINE, looking).await {
+                    Ok(Ok(())) => {}
                     // What cannot be looked at is said by whoever uses it.
                     Ok(Err(_)) => continue,
                     Err(_) => {
@@ -615,12 +612,16 @@ impl Changes for Watch {
                         self.seen = Arc::default();
                         continue;
                     }
-                };
-                let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                }
+                let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
                 self.missing.retain(|key| !seen.has(key));
                 let gone = expected(&|key| seen.has(key));
+                let mut changed = std::mem::take(&mut seen.changed);
                 changed.extend(gone.into_iter().filter(|key| self.missing.insert(key.clone())));
                 drop(seen);
+                // What was removed is named by both.
+                changed.sort();
+                changed.dedup();
                 if !changed.is_empty() {
                     return changed;
                 }
