@@ -388,6 +388,15 @@ async fn records_from_before_a_key_are_sealed_and_others_left_alone(place: Place
     assert_eq!(sealed.load("other").await.unwrap_err().word(), "store_plain");
 }
 
+/// Whoever got no answer to a write can tell whether what is stored is its own.
+#[tokio::test]
+async fn no_two_writes_of_one_record_are_alike() {
+    let (one, other) = (Place::in_memory(), Place::in_memory());
+    let first = stored(&one.store(), "a", Version::ABSENT, "rt-1").await;
+    let second = stored(&other.store(), "a", Version::ABSENT, "rt-1").await;
+    assert_ne!(first, second);
+}
+
 #[test]
 fn records_are_found_by_the_name_of_their_credential() {
     for (key, credential, found) in [

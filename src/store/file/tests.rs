@@ -135,9 +135,12 @@ async fn a_file_larger_than_any_record_is_damage_and_is_not_read_to_its_end() {
     let (_dir, path, store) = place();
     write_private(&path.join("a.json"), &bytes_of("a", "rt-1"));
     let large = File::options().append(true).open(path.join("a.json")).unwrap();
-    large.set_len(1 << 40).unwrap();
+    large.set_len(MAX_RECORD + 1).unwrap();
     let aside = aside_of(&store, "a").await;
-    assert_eq!(std::fs::metadata(aside).unwrap().len(), 1 << 40);
+    assert_eq!(std::fs::metadata(aside).unwrap().len(), MAX_RECORD + 1);
+    write_private(&path.join("a.json"), &vec![b' '; 5 << 20]);
+    let read = store.backend.read("a").await.unwrap().unwrap();
+    assert_eq!(read.len() as u64, MAX_RECORD);
 }
 
 #[tokio::test]
@@ -433,18 +436,18 @@ async fn of_two_names_of_one_record_the_one_written_last_is_used_and_the_other_i
 #[tokio::test]
 async fn many_who_start_at_once_rename_each_record_once() {
     let (_dir, path, _) = place();
-    let keys: Vec<String> = (0..40).map(|number| format!("Paris-{number}")).collect();
+    let keys: Vec<String> = (0..200).map(|number| format!("Paris-{number}")).collect();
     for key in &keys {
         write_private(&path.join(format!("{key}.json")), &bytes_of(key, key));
     }
-    let start = Barrier::new(4);
+    let start = Barrier::new(8);
     std::thread::scope(|scope| {
         let start = &start;
         let starting = || {
             start.wait();
             FileBackend::open(&path).map(drop)
         };
-        let started: Vec<_> = (0..4).map(|_| scope.spawn(starting)).collect();
+        let started: Vec<_> = (0..8).map(|_| scope.spawn(starting)).collect();
         started.into_iter().for_each(|it| it.join().unwrap().unwrap());
     });
     let store = open(&path);
@@ -559,38 +562,49 @@ async fn a_restored_directory_is_used_with_its_former_names() {
 
 // ----- changes -----
 
+/// Somebody who has stored nothing.
+fn nothing(_is_there: &dyn Fn(&str) -> bool) -> Vec<String> {
+    Vec::new()
+}
+
+/// Somebody who has stored two records.
+fn both(is_there: &dyn Fn(&str) -> bool) -> Vec<String> {
+    ["a", "b/Paris"].into_iter().filter(|key| !is_there(key)).map(str::to_owned).collect()
+}
+
 /// What is named within the time that it may take.
-async fn next(changes: &mut dyn Changes) -> Vec<String> {
-    let mut named = tokio::time::timeout(Duration::from_secs(2), changes.next(&|_| Vec::new())).await.unwrap();
+async fn next(changes: &mut dyn Changes, expected: &Expected<'_>) -> Vec<String> {
+    let next = tokio::time::timeout(Duration::from_secs(2), changes.next(expected));
+    let mut named = next.await.unwrap();
     named.sort();
     named
 }
 
-async fn is_quiet(changes: &mut dyn Changes) -> bool {
-    tokio::time::timeout(Duration::from_secs(20), changes.next(&|_| Vec::new())).await.is_err()
+async fn is_quiet(changes: &mut dyn Changes, expected: &Expected<'_>) -> bool {
+    tokio::time::timeout(Duration::from_secs(20), changes.next(expected)).await.is_err()
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_others_write_remove_or_damage_is_named_within_two_seconds() {
     let (_dir, path, store) = place();
     let mut changes = store.changes();
-    assert!(is_quiet(&mut *changes).await);
+    assert!(is_quiet(&mut *changes, &nothing).await);
     let other = open(&path);
     let first = stored(&other, "a", Version::ABSENT, "rt-1").await;
     stored(&other, "a/Paris", Version::ABSENT, "rt-1").await;
-    assert_eq!(next(&mut *changes).await, ["a", "a/Paris"]);
-    assert!(is_quiet(&mut *changes).await);
+    assert_eq!(next(&mut *changes, &nothing).await, ["a", "a/Paris"]);
+    assert!(is_quiet(&mut *changes, &nothing).await);
     stored(&other, "a", first, "rt-2").await;
-    assert_eq!(next(&mut *changes).await, ["a"]);
+    assert_eq!(next(&mut *changes, &nothing).await, ["a"]);
     std::fs::write(path.join("a@,paris.json"), b"{").unwrap();
-    assert_eq!(next(&mut *changes).await, ["a/Paris"]);
+    assert_eq!(next(&mut *changes, &nothing).await, ["a/Paris"]);
     std::fs::remove_file(path.join("a.json")).unwrap();
-    assert_eq!(next(&mut *changes).await, ["a"]);
+    assert_eq!(next(&mut *changes, &nothing).await, ["a"]);
     // Locks and what is set aside are no records.
     drop(lease(&other, "b").await.unwrap());
     assert!(other.load("a/Paris").await.is_err());
-    assert_eq!(next(&mut *changes).await, ["a/Paris"]);
-    assert!(is_quiet(&mut *changes).await);
+    assert_eq!(next(&mut *changes, &nothing).await, ["a/Paris"]);
+    assert!(is_quiet(&mut *changes, &nothing).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -599,25 +613,76 @@ async fn a_change_right_after_the_watch_began_is_not_missed() {
     let first = stored(&store, "a", Version::ABSENT, "rt-1").await;
     let mut changes = store.changes();
     stored(&open(&path), "a", first, "rt-2").await;
-    assert_eq!(next(&mut *changes).await, ["a"]);
+    assert_eq!(next(&mut *changes, &nothing).await, ["a"]);
 }
 
 /// What is in it may be older than what is known, or not there at all.
 #[tokio::test(start_paused = true)]
 async fn all_keys_are_named_when_the_directory_was_replaced() {
     let (dir, path, store) = place();
-    for key in ["a", "b"] {
+    for key in ["a", "b/Paris"] {
         stored(&store, key, Version::ABSENT, "rt-1").await;
     }
     let mut changes = store.changes();
-    assert_eq!(next(&mut *changes).await, ["a", "b"]);
+    assert_eq!(next(&mut *changes, &both).await, ["a", "b/Paris"]);
+    assert!(is_quiet(&mut *changes, &both).await);
     let old = dir.path().join("old");
     std::fs::rename(&path, &old).unwrap();
-    assert!(is_quiet(&mut *changes).await, "while there is none, nothing is known of it");
+    assert!(is_quiet(&mut *changes, &both).await, "while there is none, nothing is known of it");
     copy(&old, &path);
-    std::fs::remove_file(path.join("b.json")).unwrap();
-    assert_eq!(next(&mut *changes).await, ["a", "b"]);
-    assert!(is_quiet(&mut *changes).await);
+    std::fs::remove_file(path.join("b@,paris.json")).unwrap();
+    assert_eq!(next(&mut *changes, &both).await, ["a", "b/Paris"]);
+    assert!(is_quiet(&mut *changes, &both).await);
+}
+
+/// It may have been removed before it was ever seen.
+#[tokio::test(start_paused = true)]
+async fn a_record_that_should_be_there_is_named_once_each_time_that_it_is_not() {
+    let (dir, path, store) = place();
+    let mut changes = store.changes();
+    for _ in 0..2 {
+        assert_eq!(next(&mut *changes, &both).await, ["a", "b/Paris"]);
+        assert!(is_quiet(&mut *changes, &both).await);
+        for key in ["a", "b/Paris"] {
+            stored(&store, key, Version::ABSENT, "rt-1").await;
+        }
+        assert_eq!(next(&mut *changes, &both).await, ["a", "b/Paris"]);
+        assert!(is_quiet(&mut *changes, &both).await);
+        // Where nothing can be looked at meanwhile, what was seen there is forgotten.
+        let away = dir.path().join("away");
+        std::fs::rename(&path, &away).unwrap();
+        assert!(is_quiet(&mut *changes, &both).await);
+        for name in ["a.json", "b@,paris.json"] {
+            std::fs::remove_file(away.join(name)).unwrap();
+        }
+        std::fs::rename(&away, &path).unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stops_waiting_for_changes_misses_none() {
+    let (_dir, path, store) = place();
+    let mut changes = store.changes();
+    let mut version = Version::ABSENT;
+    let other = open(&path);
+    for look in 0..20 {
+        version = stored(&other, "a", version, "rt").await;
+        let mut named = false;
+        {
+            let mut waiting = changes.next(&nothing);
+            tokio::time::advance(LOOK).await;
+            for _ in 0..look {
+                let poll =
+                    std::future::poll_fn(|it| std::task::Poll::Ready(waiting.as_mut().poll(it)));
+                if poll.await.is_ready() {
+                    named = true;
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(named || next(&mut *changes, &nothing).await == ["a"], "{look}");
+    }
 }
 
 // ----- a disk that hangs -----
@@ -631,7 +696,7 @@ async fn more_calls_that_hang_than_there_are_threads_hold_nobody_up_for_ever() {
     let held = lease(&store, "a").await.unwrap();
     // They end when this does, however it does.
     let (disk, hang) = std::sync::mpsc::channel::<()>();
-    let hang = Arc::new(std::sync::Mutex::new(hang));
+    let hang = Arc::new(Mutex::new(hang));
     let hanging: Vec<_> = (0..THREADS)
         .map(|_| {
             let (backend, hang) = (backend.clone(), Arc::clone(&hang));

@@ -380,10 +380,12 @@ fn the_newest_hashes_are_kept_and_each_once() {
     assert_eq!(hashes.len(), Hashes::MOST);
     assert!(!hashes.contains(&hash(4)) && hashes.contains(&hash(5)));
     // One that comes again is the newest, and takes nobody's place.
-    hashes.insert(&hash(5));
+    hashes.insert(&hash(6));
     assert_eq!(hashes.len(), Hashes::MOST);
+    assert!(hashes.contains(&hash(5)));
     hashes.insert(&hash(0));
-    assert!(hashes.contains(&hash(5)) && !hashes.contains(&hash(6)));
+    hashes.insert(&hash(1));
+    assert!(hashes.contains(&hash(6)) && !hashes.contains(&hash(5)) && !hashes.contains(&hash(7)));
 }
 
 #[test]
