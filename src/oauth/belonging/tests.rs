@@ -1,5 +1,5 @@
 //! What makes a grant another one, what only asks for other tokens, and what changes nothing.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -94,8 +94,11 @@ fn change(before: &Config, after: &Config) -> Change {
     }
 }
 
+/// What is altered, what that changes, and how it is done.
+type Row = (&'static str, Change, fn(&mut Config));
+
 /// Checks what each of these changes of `before` changes.
-fn check(before: &Config, rows: &[(&str, Change, fn(&mut Config))]) {
+fn check(before: &Config, rows: &[Row]) {
     for (name, expected, alter) in rows {
         let mut after = before.clone();
         alter(&mut after);
