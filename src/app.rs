@@ -265,7 +265,9 @@ impl App {
         }
         self.tasks.writes.close();
         if tokio::time::timeout(SAVED_WITHIN, self.tasks.writes.wait()).await.is_err() {
-            tracing::error!("a token could not be saved, and is lost unless its server issues it again");
+            tracing::error!(
+                "a token could not be saved, and is lost unless its server issues it again"
+            );
         }
         self.stop_admin.cancel();
     }

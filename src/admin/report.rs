@@ -90,9 +90,9 @@ fn next_step(status: &Status) -> Option<&'static str> {
             Some("configure a new refresh_token for this credential, then reload")
         }
         Condition::Failing(why) => why.advice(),
-        _ if status.grant_ends_soon => {
-            Some("the grant ends soon, whatever is refreshed: renew it with `bearerd login` or a new refresh_token")
-        }
+        _ if status.grant_ends_soon => Some(
+            "the grant ends soon, whatever is refreshed: renew it with `bearerd login` or a new refresh_token",
+        ),
         _ => None,
     }
 }

@@ -41,7 +41,17 @@ impl Foundation {
         metrics: Metrics,
         end: CancellationToken,
     ) -> Self {
-        Self { clock, tasks, own, metrics, store: None, ledgers: Ledgers::default(), ca: None, version: 0, end }
+        Self {
+            clock,
+            tasks,
+            own,
+            metrics,
+            store: None,
+            ledgers: Ledgers::default(),
+            ca: None,
+            version: 0,
+            end,
+        }
     }
 
     /// Builds what the settings ask for; slots of `before` that did not change are taken over.

@@ -100,14 +100,11 @@ pub async fn log_out_offline(
     Err(OfflineError::Unknown { name: name.to_owned(), known })
 }
 
-async fn context(
-    settings: &Settings,
-    clock: Clock,
-    tasks: Tasks,
-) -> Result<Context, OfflineError> {
+async fn context(settings: &Settings, clock: Clock, tasks: Tasks) -> Result<Context, OfflineError> {
     let tls = settings.tls.build().map_err(StartError::from)?;
     let transport = HttpTransport::new(tls);
-    let mut foundation = Foundation::new(clock, tasks, Vec::new(), Metrics::new(), Default::default());
+    let mut foundation =
+        Foundation::new(clock, tasks, Vec::new(), Metrics::new(), Default::default());
     Ok(foundation.context(settings, transport).await?)
 }
 

@@ -418,7 +418,11 @@ impl Reader<'_> {
     }
 
     fn printable(&self, text: &str, limit: usize) -> String {
-        printable(text, limit, self.secrets)
+        let is_damaged = || std::str::from_utf8(&self.content.bytes).is_err();
+        match self.answer.cut.is_some() || is_damaged() {
+            true => printable(&masking::masked_in_parts(text, self.secrets), limit, self.secrets),
+            false => printable(text, limit, self.secrets),
+        }
     }
 }
 

@@ -410,11 +410,17 @@ mod tests {
     fn a_missing_token_is_503_and_never_401() {
         for (error, retry) in [
             (
-                TokenError::Unavailable { retry_after: Duration::from_millis(1), why: crate::token::FailureReason::Timeout },
+                TokenError::Unavailable {
+                    retry_after: Duration::from_millis(1),
+                    why: crate::token::FailureReason::Timeout,
+                },
                 Some("1"),
             ),
             (
-                TokenError::Unavailable { retry_after: Duration::from_secs(99_999), why: crate::token::FailureReason::Timeout },
+                TokenError::Unavailable {
+                    retry_after: Duration::from_secs(99_999),
+                    why: crate::token::FailureReason::Timeout,
+                },
                 Some("3600"),
             ),
             (TokenError::NeedsLogin { reason: TerminalReason::Revoked }, None),

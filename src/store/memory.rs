@@ -79,7 +79,8 @@ impl Backend for MemoryBackend {
             let lock = self.lease_of(key).lock_owned();
             let busy = |_| StoreError::Busy { key: key.to_owned(), waited: wait };
             let guard = tokio::time::timeout(wait, lock).await.map_err(busy)?;
-            Ok(Box::new(Locked { _guard: guard, fence: Fence("memory".to_owned()) }) as Box<dyn Held>)
+            Ok(Box::new(Locked { _guard: guard, fence: Fence("memory".to_owned()) })
+                as Box<dyn Held>)
         })
     }
 

@@ -154,10 +154,8 @@ async fn fly(ledger: &Arc<Ledger>, demand: Demand) -> Outcome {
     };
     let (word, outcome) = match flown.await {
         Ok(()) => {
-            let ends = matches!(
-                ledger.lock().plan(false, ledger.context.clock.moment()),
-                Plan::Stop(_)
-            );
+            let ends =
+                matches!(ledger.lock().plan(false, ledger.context.clock.moment()), Plan::Stop(_));
             let word = match (ends, adopted) {
                 (true, _) => "needs_login",
                 (false, true) => "adopted",
@@ -312,12 +310,8 @@ impl<'a> Flight<'a> {
         let config = self.settled.fingerprint.clone();
         self.ledger.note(|record| {
             record.doubts = 0;
-            record.terminal = Some(crate::store::Terminal {
-                reason,
-                refresh_token: Some(hash),
-                config,
-                at,
-            });
+            record.terminal =
+                Some(crate::store::Terminal { reason, refresh_token: Some(hash), config, at });
         });
         if reason == TerminalReason::LostRotation {
             self.ledger.metrics.lost_rotation();

@@ -61,7 +61,9 @@ pub(super) fn issue(
 ) -> Result<TokenRecord, Unfit> {
     let presented = terms.presented.refresh_token();
     let is_kept = |new: &Option<Secret>| new.as_ref().is_none_or(|new| Some(new) == presented);
-    if terms.rotation == Rotation::Require && presented.is_some() && is_kept(&response.refresh_token)
+    if terms.rotation == Rotation::Require
+        && presented.is_some()
+        && is_kept(&response.refresh_token)
     {
         return Err(Unfit::NotRotated);
     }
@@ -86,11 +88,7 @@ pub(super) fn issue(
 
 /// The record with what an answer says of the refresh token, and nothing else: it may be the only good one, and
 /// whatever else is wrong with the answer, the presented one is spent.
-pub(super) fn succeed(
-    old: &TokenRecord,
-    new: Option<Secret>,
-    terms: &Terms<'_>,
-) -> TokenRecord {
+pub(super) fn succeed(old: &TokenRecord, new: Option<Secret>, terms: &Terms<'_>) -> TokenRecord {
     let presented = terms.presented;
     let mut old = old.clone();
     if old.is_tombstone() {

@@ -16,11 +16,11 @@ use super::order::{Order, order};
 use super::plan::{Plan, Sources, is_fit, plan};
 use super::state::{GRANT_ENDS, Outcome, State, upkeep};
 use super::{Config, Context, FailureReason, Generation, Token};
+use crate::clock::Moment;
 use crate::crash;
 use crate::metrics::CredentialMetrics;
 use crate::oauth::{Belonging, TokenEndpoint};
 use crate::secret::Fingerprint;
-use crate::clock::Moment;
 use crate::store::{IssuedFor, Lease, NotBefore, Put, StoreError, TokenRecord, Version};
 
 /// Attempts to save what a server issued, and the wait between them, before it is served from memory.
@@ -500,7 +500,9 @@ impl Ledger {
                         stored => stored.map_err(Unwritten::Store)?,
                     };
                     let mut known = self.lock();
-                    if self.reconcile(&mut known, stored) && order(&record, Some(&known.record)) == Order::Theirs {
+                    if self.reconcile(&mut known, stored)
+                        && order(&record, Some(&known.record)) == Order::Theirs
+                    {
                         self.report_overtaken(&known);
                         return Err(Unwritten::Overtaken);
                     }

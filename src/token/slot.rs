@@ -10,7 +10,8 @@ use super::flight::{self, Demand};
 use super::ledger::{Ledger, Settled, generation_of};
 use super::state::{Rejection, SAT_OUT, State, Verdict, ends_soon, is_young};
 use super::{
-    Condition, Config, Context, FailureReason, Generation, Revoked, Status, Token, TokenError, operator,
+    Condition, Config, Context, FailureReason, Generation, Revoked, Status, Token, TokenError,
+    operator,
 };
 use crate::clock::Moment;
 use crate::oauth::TokenResponse;

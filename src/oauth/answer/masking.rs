@@ -3,6 +3,7 @@
 //! Servers repeat what they were sent, sometimes the way it was sent, sometimes quoted for where they
 //! put it.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 
 use crate::secret::Secret;
@@ -15,6 +16,33 @@ pub(super) fn masked(mut text: String, secrets: &[&Secret]) -> String {
         }
     }
     text
+}
+
+/// Part of a secret that is masked in an answer that is damaged: longer ones are words of nobody else's.
+const PART: usize = 6;
+
+/// `text` of an answer that is cut or damaged, and that may hold a part of a secret for that.
+pub(super) fn masked_in_parts(text: &str, secrets: &[&Secret]) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let mut is_secret = vec![false; chars.len()];
+    for spelling in secrets.iter().flat_map(|secret| spellings(secret.expose())) {
+        let secret: Vec<char> = spelling.chars().collect();
+        let parts: HashSet<&[char]> = secret.windows(PART).collect();
+        for (at, window) in chars.windows(PART).enumerate() {
+            if parts.contains(window) {
+                is_secret.iter_mut().skip(at).take(PART).for_each(|it| *it = true);
+            }
+        }
+    }
+    let mut masked = String::with_capacity(text.len());
+    for (c, is_secret) in chars.into_iter().zip(is_secret) {
+        match is_secret {
+            true if masked.ends_with('…') => {}
+            true => masked.push('…'),
+            false => masked.push(c),
+        }
+    }
+    masked
 }
 
 /// As it is, in a form, in a URL, in JSON and in HTML.

@@ -8,11 +8,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub(super) mod time {
     use super::*;
 
-    pub(in crate::store::record) fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::store::record) fn serialize<S: Serializer>(
+        time: &SystemTime,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         to.collect_str(&humantime::format_rfc3339_millis(clamp(*time)))
     }
 
-    pub(in crate::store::record) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+    pub(in crate::store::record) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<SystemTime, D::Error> {
         let text = String::deserialize(from)?;
         humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
     }

@@ -351,7 +351,10 @@ impl Flight<'_> {
             _ => None,
         };
         let why = FailureReason::BootstrapRefused;
-        Err(Failure { wish: wish.max(error.retry_after), ..Failure::new(Pace::Unsent, why, detail) })
+        Err(Failure {
+            wish: wish.max(error.retry_after),
+            ..Failure::new(Pace::Unsent, why, detail)
+        })
     }
 }
 

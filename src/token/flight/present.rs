@@ -287,9 +287,7 @@ impl Flight<'_> {
             }
             match &answer {
                 // Nothing was looked at but the proof (RFC 9449 §8).
-                Err(error)
-                    if error.class == Class::Nonce && key.is_some() && !proved_again =>
-                {
+                Err(error) if error.class == Class::Nonce && key.is_some() && !proved_again => {
                     proved_again = true;
                 }
                 _ => return (now, answer),
@@ -300,7 +298,8 @@ impl Flight<'_> {
     /// How long the answer is listened for. Where it may hold a new refresh token: for as long as is configured.
     fn listen(&self, grant: Grant<'_>, base: &TokenRecord) -> Duration {
         let timeout = self.settled.config.oauth.timeout;
-        let can_lose = matches!(grant, Grant::RefreshToken(_)) && !base.has_kept_its_refresh_token();
+        let can_lose =
+            matches!(grant, Grant::RefreshToken(_)) && !base.has_kept_its_refresh_token();
         if can_lose { timeout } else { timeout.min(LISTEN) }
     }
 
@@ -345,7 +344,8 @@ mod tests {
 
     #[test]
     fn a_lost_answer_is_asked_for_again_soon_and_late_only_where_nothing_can_be_hurt() {
-        let at = |millis: u64| UNIX_EPOCH + Duration::from_secs(1000) + Duration::from_millis(millis);
+        let at =
+            |millis: u64| UNIX_EPOCH + Duration::from_secs(1000) + Duration::from_millis(millis);
         let soon = |millis| Replay::In(Duration::from_millis(millis));
         for (count, last, usable, now, expected) in [
             // Answered, so that nothing was lost.
