@@ -76,6 +76,19 @@ async fn a_lost_rotation_is_counted_and_healed() {
     assert_stored(&world);
 }
 
+/// Nobody has refused anything: it is asked for again soon.
+#[tokio::test]
+async fn an_unreadable_answer_to_a_bootstrap_is_no_refusal() {
+    let bootstrap = r#"bootstrap = { grant = "client_credentials" }"#;
+    let world = World::builder().without_seed().credential(bootstrap).start().await;
+    let text = |text| TokenBehaviour::html(200, text);
+    for answer in [text("{\"access_token\": \"ab"), text("ok")] {
+        world.authorization_server.enqueue(answer);
+    }
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(grants(&world), ["client_credentials"; 3]);
+}
+
 /// #24: a bootstrap that fails is no end: the account may be unlocked at the server.
 #[tokio::test]
 async fn a_refused_bootstrap_is_tried_every_five_minutes_and_not_more_often() {
