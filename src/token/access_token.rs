@@ -13,6 +13,9 @@ use crate::dpop;
 use crate::secret::{Fingerprint, Secret};
 use crate::store::{Generation, IssuedFor, TokenRecord};
 
+/// The clocks of processes that share a store differ by less.
+const MOST_SKEW: Duration = Duration::from_secs(1);
+
 /// An access token, ready to be put on a request.
 pub struct Token {
     /// Which token of its credential it is.
@@ -24,7 +27,8 @@ pub struct Token {
     key: Option<dpop::Key>,
     pub(super) issued_at: SystemTime,
     pub(super) expires_at: Option<SystemTime>,
-    issued: Moment,
+    /// Nobody knows when that was if it is in the future: the clock was set back since.
+    issued: Option<Moment>,
     expires: Option<Moment>,
     refresh: Option<Moment>,
     /// What it was issued for: of a configuration that asks for something else it is none.
@@ -60,6 +64,11 @@ impl Token {
             let lifetime = expires_at.duration_since(issued_at).unwrap_or_default();
             expires_at - margin.of(lifetime, jitter)
         });
+        let ahead = issued_at.duration_since(now.wall).unwrap_or_default();
+        let is_known = ahead <= MOST_SKEW;
+        // From now on it lives for its lifetime at most.
+        let back = if is_known { Duration::ZERO } else { ahead };
+        let moment = |at: SystemTime| now.at_wall(at.checked_sub(back).unwrap_or(at));
         Some(Self {
             generation: record.generation,
             authorization,
@@ -67,9 +76,9 @@ impl Token {
             key,
             issued_at,
             expires_at: record.expires_at,
-            issued: now.at_wall(issued_at),
-            expires: record.expires_at.map(|at| now.at_wall(at)),
-            refresh: refresh_at.map(|at| now.at_wall(at)),
+            issued: is_known.then(|| moment(issued_at)),
+            expires: record.expires_at.map(moment),
+            refresh: refresh_at.map(moment),
             issued_for: record.issued_for.clone(),
             seed: None,
             since: record.generation,
@@ -123,6 +132,10 @@ impl Token {
     pub(super) fn follow(&mut self, before: &Self) {
         self.targets = before.targets.carried_over();
         if self.authorization == before.authorization {
+            if (self.issued_at, self.expires_at) == (before.issued_at, before.expires_at) {
+                // Whatever has become of the wall clock since, these are tied to the time that really passes.
+                (self.issued, self.expires) = (before.issued, before.expires);
+            }
             self.since = before.since;
             *self.used.get_mut() = before.was_used();
             *self.accepted.get_mut() = before.was_accepted();
@@ -144,8 +157,14 @@ impl Token {
         self.refresh.is_some_and(|at| at.is_over(now)) || !self.is_usable(now)
     }
 
+    /// How old it is, at least as far as is known: nothing that was issued in the future is new.
     pub(super) fn age(&self, now: Moment) -> Duration {
-        self.issued.elapsed(now)
+        self.issued.map_or(Duration::MAX, |issued| issued.elapsed(now))
+    }
+
+    /// How long it may still be put on requests; `None` if nobody knows an end.
+    pub(super) fn left(&self, now: Moment) -> Option<Duration> {
+        Some(self.expires?.left(now))
     }
 
     pub(super) fn lifetime(&self) -> Option<Duration> {

@@ -75,6 +75,18 @@ async fn a_clock_that_jumps_an_hour_costs_at_most_one_token_request_for_each_jum
     assert_eq!(server.reuse_count(), 0);
 }
 
+/// Its issue is in the future then, and that is no reason to wait for it to become known to the API.
+#[tokio::test]
+async fn a_clock_that_was_set_back_before_a_restart_makes_no_old_token_young() {
+    let mut world = World::settled().await;
+    world.clock.set_back(HOUR);
+    world.restart().await;
+    world.authorization_server.tokens().revoke_all_access_tokens();
+    let post = world.client().post(world.http("/")).body("once");
+    assert_eq!(post.send().await.unwrap().status(), 200);
+    assert_eq!(world.authorization_server.token_requests(), 2);
+}
+
 /// Row 6: a failure is over when its pause is, whatever the wall clock says.
 #[tokio::test]
 async fn a_clock_that_is_set_back_does_not_lengthen_a_failure() {

@@ -46,6 +46,32 @@ fn a_token_is_due_from_its_margin_on_and_usable_to_its_end() {
     assert!(!rejected.is_usable(at(1001)) && rejected.is_due(at(1001)));
 }
 
+/// As after a restart that followed it.
+#[test]
+fn a_clock_that_was_set_back_makes_no_token_young_or_longer_lived() {
+    for (set_back, age, left) in [(0, 100, 3500), (100, 0, 3600), (101, 0, 3600)] {
+        let now = at(1100 - set_back);
+        let token = Token::of(&record("abc"), Margin::Auto, 0.0, now).unwrap();
+        assert_eq!(token.age(now).as_secs(), age, "{set_back}");
+        assert!(token.left(now).unwrap().as_secs() <= left + 1, "{set_back}");
+    }
+    let now = at(500);
+    let token = Token::of(&record("abc"), Margin::Auto, 0.0, now).unwrap();
+    assert_eq!((token.age(now), token.left(now)), (Duration::MAX, Some(Duration::from_secs(3600))));
+    assert!(!token.is_due(at(3799)) && token.is_due(at(3800)) && !token.is_usable(at(4100)));
+}
+
+/// A reload makes a token of the same record again.
+#[test]
+fn a_token_that_is_made_anew_keeps_its_end_although_the_clock_was_set_back() {
+    let before = token("abc");
+    let now = Moment { wall: at(500).wall, running: at(2000).running };
+    let mut again = Token::of(&record("abc"), Margin::Auto, 0.0, now).unwrap();
+    again.follow(&before);
+    assert_eq!(again.left(now), Some(Duration::from_secs(2600)));
+    assert_eq!(again.age(now), Duration::from_secs(1000));
+}
+
 #[test]
 fn only_the_same_token_inherits_what_became_of_it() {
     let before = Token { since: Generation(2), ..token("abc") };
