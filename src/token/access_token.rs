@@ -132,7 +132,8 @@ impl Token {
     pub(super) fn follow(&mut self, before: &Self) {
         self.targets = before.targets.carried_over();
         if self.authorization == before.authorization {
-            if (self.issued_at, self.expires_at) == (before.issued_at, before.expires_at) {
+            let times = |token: &Self| [Some(token.issued_at), token.expires_at].map(in_milliseconds);
+            if times(self) == times(before) {
                 // Whatever has become of the wall clock since, these are tied to the time that really passes.
                 (self.issued, self.expires) = (before.issued, before.expires);
             }
@@ -170,6 +171,11 @@ impl Token {
     pub(super) fn lifetime(&self) -> Option<Duration> {
         self.expires_at?.duration_since(self.issued_at).ok()
     }
+}
+
+/// A store keeps no others.
+fn in_milliseconds(at: Option<SystemTime>) -> Option<u128> {
+    Some(at?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis())
 }
 
 /// Which targets have accepted a token: a Bloom filter, because strangers choose them. What it holds wrongly is

@@ -64,9 +64,18 @@ fn a_clock_that_was_set_back_makes_no_token_young_or_longer_lived() {
 /// A reload makes a token of the same record again.
 #[test]
 fn a_token_that_is_made_anew_keeps_its_end_although_the_clock_was_set_back() {
-    let before = token("abc");
+    // A store keeps milliseconds.
+    let precise = |at: Option<SystemTime>| at.map(|at| at + Duration::from_nanos(999));
+    let stored = record("abc");
+    let issued = TokenRecord {
+        issued_at: precise(stored.issued_at),
+        expires_at: precise(stored.expires_at),
+        ..record("abc")
+    };
+    let mut before = Token::of(&issued, Margin::Auto, 0.0, at(1000)).unwrap();
+    (before.issued, before.expires) = (Some(at(1000)), Some(at(4600)));
     let now = Moment { wall: at(500).wall, running: at(2000).running };
-    let mut again = Token::of(&record("abc"), Margin::Auto, 0.0, now).unwrap();
+    let mut again = Token::of(&stored, Margin::Auto, 0.0, now).unwrap();
     again.follow(&before);
     assert_eq!(again.left(now), Some(Duration::from_secs(2600)));
     assert_eq!(again.age(now), Duration::from_secs(1000));

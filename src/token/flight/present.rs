@@ -141,8 +141,9 @@ impl Flight<'_> {
                     return Err(Failure::until(until, FailureReason::AnswersLost, now));
                 }
                 Replay::NotWhileUsable => {
-                    let end = self.ledger.lock().record.expires_at;
-                    let until = end.unwrap_or(now + LOOK).max(now + Duration::from_secs(1));
+                    let moment = self.ledger.context.clock.moment();
+                    let left = self.ledger.current().and_then(|token| token.left(moment));
+                    let until = now + left.unwrap_or(LOOK).max(Duration::from_secs(1));
                     return Err(Failure::until(until, FailureReason::AnswersLost, now));
                 }
             }

@@ -487,6 +487,24 @@ fn a_success_ends_the_backoff() {
     assert_eq!(state.failing(), Some((WHY, at(OLD + 9))));
 }
 
+/// A late replay is put off for the sake of a token that an API has just rejected.
+#[test]
+fn a_rejection_ends_the_wait_for_the_end_of_the_rejected_token() {
+    for (why, generation, verdict) in [
+        (FailureReason::AnswersLost, 1, Verdict::Start),
+        (FailureReason::AnswersLost, 2, Verdict::PassOn),
+        (WHY, 1, Verdict::PassOn),
+    ] {
+        let hold = Hold { why, ..hold(OVER) };
+        let mut state = State { hold: Some(hold), ..State::default() };
+        let (rejected, current) = (token(1), token(generation));
+        // Rejected it may have been before it was found to be too old.
+        current.reject();
+        let found = state.reject(rejection(&rejected), Some(&current), at(OLD));
+        assert_eq!(found, verdict, "{why:?}, {generation}");
+    }
+}
+
 #[test]
 fn a_clock_that_is_set_back_by_any_amount_freezes_neither_a_failure_nor_a_pause() {
     for back in [1, 600, 3599, 4000, 900_000] {
