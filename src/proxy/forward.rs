@@ -8,7 +8,8 @@
 
 mod secrets;
 
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::header::HeaderMap;
@@ -396,13 +397,14 @@ impl Draft {
     }
 }
 
-/// What is asked for, whatever its query: the method and the path, hashed, because strangers choose them.
+/// What is asked for, whatever its query: the method and the path, hashed with a key of this process, because
+/// strangers choose them.
 fn target_of(method: &Method, uri: &Uri) -> u64 {
-    // FNV-1a: a collision costs somebody a token request, or waits for one.
-    let bytes = method.as_str().bytes().chain(uri.path().bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let mut hasher = KEY.build_hasher();
+    hasher.write(method.as_str().as_bytes());
+    hasher.write(uri.path().as_bytes());
+    hasher.finish()
 }
 
 fn note_token(record: &mut Record, token: &Token) {
