@@ -35,6 +35,8 @@ pub struct Token {
     pub(super) issued_for: Option<IssuedFor>,
     /// The seed of the configuration that it is for.
     pub(super) seed: Option<Fingerprint>,
+    /// The number of the configuration that it was published for; 0: of none.
+    pub(super) owner: u64,
     /// The first generation that had this very access token.
     pub(super) since: Generation,
     rejected: AtomicBool,
@@ -81,6 +83,7 @@ impl Token {
             refresh: refresh_at.map(moment),
             issued_for: record.issued_for.clone(),
             seed: None,
+            owner: 0,
             since: record.generation,
             rejected: AtomicBool::new(record.rejected),
             used: AtomicBool::new(false),

@@ -41,10 +41,13 @@ pub(super) struct Settled {
     pub(super) seed: Option<Fingerprint>,
     /// Counts up with every reload, so that what a request of before still opens does not undo one.
     pub(super) edition: u64,
+    /// Which one it is, of all that this process ever had.
+    number: u64,
 }
 
 impl Settled {
     pub(super) fn new(config: Config, context: &Context) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let endpoint = TokenEndpoint::new(config.oauth.clone(), context.transport.clone());
         Self {
             title: Arc::from(config.title()),
@@ -52,6 +55,7 @@ impl Settled {
             fingerprint: config.oauth.fingerprint(),
             seed: config.seed.as_ref().and_then(|seed| Some(seed.value.as_ref()?.fingerprint())),
             edition: context.edition,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             endpoint,
             config,
         }
@@ -82,6 +86,12 @@ impl Settled {
 
     /// Tokens that this was asked for may be put on its requests; those of another configuration never.
     pub(super) fn owns(&self, token: &Token) -> bool {
+        // Each request asks this. That the token was found to be this one's when it was published is one number
+        // to compare, where the hashes are many lines of memory.
+        token.owner == self.number || self.is_owner(token)
+    }
+
+    fn is_owner(&self, token: &Token) -> bool {
         token.seed == self.seed
             && token.issued_for.as_ref().is_none_or(|it| it.request == self.belonging.request)
             && token.issued_for.as_ref().is_none_or(|it| {
@@ -305,6 +315,9 @@ impl Ledger {
                 }
             }
             token.seed = settled.seed.clone();
+            if settled.is_owner(&token) {
+                token.owner = settled.number;
+            }
             Arc::new(token)
         });
         self.current.store(token);
