@@ -422,7 +422,7 @@ impl Directory {
     /// Compares the files of records with what was `seen` of them, and notes the keys of those that have changed.
     fn compare(&self, seen: &mut Seen) -> Result<(), StoreError> {
         let failed = |error: Errno| failure("list", &self.path, error.into());
-        let Seen { files, round, changed } = seen;
+        let Seen { files, keys, round, changed } = seen;
         *round = round.wrapping_add(1);
         for entry in Dir::read_from(&self.fd).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -437,8 +437,12 @@ impl Directory {
             // Nothing is allocated for what is as it was: there may be thousands.
             match files.get_mut(name.to_bytes()) {
                 Some(before) if before.0 == now.0 => *before = now,
-                _ => {
-                    changed.extend(name.to_str().ok().and_then(key_of_name));
+                before => {
+                    let key = name.to_str().ok().and_then(key_of_name);
+                    if before.is_none() {
+                        keys.extend(key.clone());
+                    }
+                    changed.extend(key);
                     files.insert(name.to_bytes().to_vec(), now);
                 }
             }
@@ -446,7 +450,11 @@ impl Directory {
         files.retain(|name, (_, last)| {
             let is_there = last == round;
             if !is_there {
-                changed.extend(std::str::from_utf8(name).ok().and_then(key_of_name));
+                let key = std::str::from_utf8(name).ok().and_then(key_of_name);
+                if let Some(key) = &key {
+                    keys.remove(key);
+                }
+                changed.extend(key);
             }
             is_there
         });
@@ -563,15 +571,11 @@ struct Watch {
 #[derive(Default)]
 struct Seen {
     files: HashMap<Vec<u8>, (Signature, u64)>,
+    /// Of which keys they are: looked up for each key in each round.
+    keys: HashSet<String>,
     round: u64,
     /// The keys of what has changed, until somebody has been told: a look may fail or be given up halfway.
     changed: Vec<String>,
-}
-
-impl Seen {
-    fn has(&self, key: &str) -> bool {
-        self.files.contains_key(record_name(key).as_bytes())
-    }
 }
 
 /// What changes with a file: whose it is, how long, and when it was changed.
@@ -614,8 +618,8 @@ impl Changes for Watch {
                     }
                 }
                 let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                self.missing.retain(|key| !seen.has(key));
-                let gone = expected(&|key| seen.has(key));
+                self.missing.retain(|key| !seen.keys.contains(key));
+                let gone = expected(&|key| seen.keys.contains(key));
                 let mut changed = std::mem::take(&mut seen.changed);
                 changed.extend(gone.into_iter().filter(|key| self.missing.insert(key.clone())));
                 drop(seen);
