@@ -1,8 +1,8 @@
 //! What survives: one [`TokenRecord`] per credential, in a [`Store`].
 //!
 //! A refresh token may be single-use, so the record is the only place where the current one is
-//! known. A [`Store`] is a codec above a [`Backend`]: the codec knows records (their envelope, their seal,
-//! and what is set aside because it is damaged), the backend knows bytes. Together they keep four promises:
+//! known. A [`Store`] is a codec above a [`ByteStore`]: the codec knows records (their envelope, their seal,
+//! and what is set aside because it is damaged), the byte store knows bytes. Together they keep four promises:
 //!
 //! 1. a [`Lease`] excludes every other process from the same key while it is held, and says when it was lost;
 //! 2. [`Store::put`] returns [`Put::Stored`] only when the record would survive a power cut;
@@ -27,8 +27,8 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 
-pub use file::FileBackend;
-pub use memory::MemoryBackend;
+pub use file::FileStore;
+pub use memory::MemoryStore;
 pub use record::{
     Attempt, Bootstrapped, Generation, Hashes, IssuedFor, NotBefore, RecordError, Terminal,
     TerminalReason, TokenRecord, Write,
@@ -60,8 +60,8 @@ impl Config {
     /// If the directory cannot be made or written, or if others may read it.
     pub fn build(&self) -> Result<Store, StoreError> {
         Ok(match self {
-            Self::Memory => Store::new(Arc::new(MemoryBackend::default()), Keys::default()),
-            Self::File { dir, keys } => Store::new(Arc::new(FileBackend::open(dir)?), keys.clone()),
+            Self::Memory => Store::new(Arc::new(MemoryStore::default()), Keys::default()),
+            Self::File { dir, keys } => Store::new(Arc::new(FileStore::open(dir)?), keys.clone()),
         })
     }
 
@@ -99,12 +99,12 @@ impl Config {
     }
 }
 
-/// A boxed future, because a backend is chosen at run time.
+/// A boxed future, because a byte store is chosen at run time.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// Where the bytes of records are kept. All calls may be dropped at any moment: what they began may still
 /// take place, or not.
-pub trait Backend: fmt::Debug + Send + Sync + 'static {
+pub trait ByteStore: fmt::Debug + Send + Sync + 'static {
     /// Reads what is stored for `key`; `None` if there is nothing.
     fn read<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>>;
 
@@ -143,7 +143,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     fn place(&self, key: &str) -> String;
 }
 
-/// A lease as its backend holds it. Dropping it gives it back.
+/// A lease as its byte store holds it. Dropping it gives it back.
 pub trait Held: Send + Sync {
     /// What tells this lease from every other of the same key.
     fn fence(&self) -> &Fence;
@@ -200,10 +200,10 @@ fn hash(bytes: &[u8]) -> Option<[u8; 32]> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence(pub String);
 
-/// Records in a backend. Cheap to clone.
+/// Records in a byte store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    backend: Arc<dyn Backend>,
+    bytes: Arc<dyn ByteStore>,
     keys: Arc<Keys>,
 }
 
@@ -222,9 +222,9 @@ pub enum Put {
 }
 
 impl Store {
-    /// Records in `backend`, sealed with the current one of `keys`.
-    pub fn new(backend: Arc<dyn Backend>, keys: Keys) -> Self {
-        Self { backend, keys: Arc::new(keys) }
+    /// Records in `byte store`, sealed with the current one of `keys`.
+    pub fn new(bytes: Arc<dyn ByteStore>, keys: Keys) -> Self {
+        Self { bytes, keys: Arc::new(keys) }
     }
 
     /// Reads the record of `key`; `None` if there is none. A damaged one is set aside, and never guessed from.
@@ -236,15 +236,15 @@ impl Store {
         within(DEADLINE, async {
             // What was damaged may have been replaced before it was set aside.
             for _ in 0..3 {
-                let Some(bytes) = self.backend.read(key).await? else { return Ok(None) };
+                let Some(bytes) = self.bytes.read(key).await? else { return Ok(None) };
                 let damaged = Version::of(&bytes, 0);
-                let source = match decode(&self.keys, key, bytes, || self.backend.place(key)) {
+                let source = match decode(&self.keys, key, bytes, || self.bytes.place(key)) {
                     Ok(loaded) => return Ok(Some(loaded)),
                     Err(StoreError::Corrupt { source, .. }) => source,
                     Err(error) => return Err(error),
                 };
-                if let Some(aside) = self.backend.set_aside(key, damaged).await? {
-                    let place = self.backend.place(key);
+                if let Some(aside) = self.bytes.set_aside(key, damaged).await? {
+                    let place = self.bytes.place(key);
                     return Err(StoreError::Corrupt { place, aside: Some(aside), source });
                 }
             }
@@ -265,7 +265,7 @@ impl Store {
         ttl: Duration,
         wait: Duration,
     ) -> Result<Lease, StoreError> {
-        let held = self.backend.lease(key, ttl, wait);
+        let held = self.bytes.lease(key, ttl, wait);
         Ok(Lease { key: key.to_owned(), held: within(wait.saturating_add(DEADLINE), held).await? })
     }
 
@@ -287,7 +287,7 @@ impl Store {
         let bytes = self.keys.seal(key, record.to_bytes(key, &Write { revision, writer }));
         let version = Version::of(&bytes, revision);
         let fence = lease.map(|lease| lease.held.fence());
-        match within(DEADLINE, self.backend.write(key, expected, fence, bytes)).await {
+        match within(DEADLINE, self.bytes.write(key, expected, fence, bytes)).await {
             Ok(true) => Ok(Put::Stored(version)),
             Ok(false) => Ok(Put::Conflict),
             Err(StoreError::Timeout) => Ok(Put::Unknown),
@@ -302,7 +302,7 @@ impl Store {
     ///
     /// [`StoreError`]
     pub async fn keys(&self, credential: &str) -> Result<Vec<String>, StoreError> {
-        let mut keys = within(DEADLINE, self.backend.keys()).await?;
+        let mut keys = within(DEADLINE, self.bytes.keys()).await?;
         let has_values =
             |key: &String| key.strip_prefix(credential).is_some_and(|it| it.starts_with('/'));
         keys.retain(has_values);
@@ -311,7 +311,7 @@ impl Store {
 
     /// What is changed from now on, by anybody.
     pub fn changes(&self) -> Box<dyn Changes> {
-        self.backend.changes()
+        self.bytes.changes()
     }
 
     /// Removes what was set aside for `key`.
@@ -320,7 +320,7 @@ impl Store {
     ///
     /// [`StoreError`]
     pub async fn clear_aside(&self, key: &str) -> Result<(), StoreError> {
-        within(DEADLINE, self.backend.clear_aside(key)).await
+        within(DEADLINE, self.bytes.clear_aside(key)).await
     }
 
     /// Seals the records of these credentials that are in plain text, or that an old key opens, with the
@@ -329,18 +329,18 @@ impl Store {
         if self.keys.current.is_none() {
             return;
         }
-        let Ok(keys) = within(DEADLINE, self.backend.keys()).await else { return };
+        let Ok(keys) = within(DEADLINE, self.bytes.keys()).await else { return };
         for key in keys {
             if !credentials.iter().any(|credential| is_record_of(&key, credential)) {
                 continue;
             }
             let sealed = async {
-                let bytes = within(DEADLINE, self.backend.read(&key)).await?;
+                let bytes = within(DEADLINE, self.bytes.read(&key)).await?;
                 let Some(bytes) = bytes.filter(|bytes| !self.keys.has_sealed(bytes)) else {
                     return Ok(false);
                 };
                 let (record, version) =
-                    decode(&self.keys, &key, bytes, || self.backend.place(&key))?;
+                    decode(&self.keys, &key, bytes, || self.bytes.place(&key))?;
                 Ok(matches!(self.put(&key, version, None, &record).await?, Put::Stored(_)))
             };
             match sealed.await {

@@ -28,7 +28,7 @@ use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
-use super::{Backend, Changes, Expected, Fence, Held, StoreError, StoreFuture, Version};
+use super::{ByteStore, Changes, Expected, Fence, Held, StoreError, StoreFuture, Version};
 use crate::crash;
 
 /// How often a held lock is tried again. `flock` cannot wait with a deadline, and a thread that
@@ -55,7 +55,7 @@ const LONGEST_STEM: usize = 224;
 
 /// Files of mode 0600 in a directory of mode 0700.
 #[derive(Clone, Debug)]
-pub struct FileBackend {
+pub struct FileStore {
     path: Arc<Path>,
     directory: Arc<RwLock<Arc<Directory>>>,
     threads: Arc<Semaphore>,
@@ -72,7 +72,7 @@ struct Directory {
     identity: Identity,
 }
 
-impl FileBackend {
+impl FileStore {
     /// Opens or makes the directory, and proves that it can be written, or could be if there were room: a
     /// restart must not make an outage of a full disk, since what is stored can be read.
     ///
@@ -121,8 +121,8 @@ impl FileBackend {
         &self,
         work: impl FnOnce(&Arc<Directory>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let backend = self.clone();
-        on_a_thread(&self.threads, move || work(&backend.directory()?)).await
+        let store = self.clone();
+        on_a_thread(&self.threads, move || work(&store.directory()?)).await
     }
 
     async fn lease_within(&self, key: String, wait: Duration) -> Result<Box<dyn Held>, StoreError> {
@@ -469,7 +469,7 @@ impl Directory {
     }
 }
 
-impl Backend for FileBackend {
+impl ByteStore for FileStore {
     fn read<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
         let key = key.to_owned();
         Box::pin(self.run(move |directory| directory.read(&key)))
@@ -513,7 +513,7 @@ impl Backend for FileBackend {
     }
 
     fn changes(&self) -> Box<dyn Changes> {
-        Box::new(Watch { backend: self.clone(), seen: Arc::default(), missing: HashSet::new() })
+        Box::new(Watch { store: self.clone(), seen: Arc::default(), missing: HashSet::new() })
     }
 
     fn place(&self, key: &str) -> String {
@@ -523,7 +523,7 @@ impl Backend for FileBackend {
 
 /// A held lock file.
 struct HeldFile {
-    backend: FileBackend,
+    store: FileStore,
     key: String,
     directory: Arc<Directory>,
     fence: Fence,
@@ -531,9 +531,9 @@ struct HeldFile {
 }
 
 impl HeldFile {
-    fn new(backend: FileBackend, directory: Arc<Directory>, file: File, key: String) -> Self {
+    fn new(store: FileStore, directory: Arc<Directory>, file: File, key: String) -> Self {
         let identity = file.metadata().map(|it| (it.dev(), it.ino())).unwrap_or_default();
-        Self { backend, key, directory, fence: fence_of(identity), _file: file }
+        Self { store, key, directory, fence: fence_of(identity), _file: file }
     }
 }
 
@@ -543,13 +543,13 @@ impl Held for HeldFile {
     }
 
     fn check(&self) -> StoreFuture<'_, ()> {
-        let (backend, directory) = (self.backend.clone(), Arc::clone(&self.directory));
+        let (store, directory) = (self.store.clone(), Arc::clone(&self.directory));
         let (key, fence) = (self.key.clone(), self.fence.clone());
-        Box::pin(on_a_thread(&self.backend.threads, move || match directory.named() {
+        Box::pin(on_a_thread(&self.store.threads, move || match directory.named() {
             Ok(true) => directory.check(&key, &fence),
             Ok(false) => {
                 // Whoever comes next goes by the one that is there.
-                let _opened = backend.directory();
+                let _opened = store.directory();
                 Err(StoreError::LeaseLost { key })
             }
             // Where there is no directory nobody else can have a lock in it.
@@ -561,7 +561,7 @@ impl Held for HeldFile {
 /// Compares the directory with what it was, because notifications do not come from other machines. At first
 /// everything is new, so that nothing is missed that was written while this began.
 struct Watch {
-    backend: FileBackend,
+    store: FileStore,
     seen: Arc<Mutex<Seen>>,
     /// What was not there, and has been named.
     missing: HashSet<String>,
@@ -604,7 +604,7 @@ impl Changes for Watch {
             loop {
                 tokio::time::sleep(LOOK).await;
                 let seen = Arc::clone(&self.seen);
-                let looking = self.backend.run(move |directory| {
+                let looking = self.store.run(move |directory| {
                     directory.compare(&mut seen.lock().unwrap_or_else(PoisonError::into_inner))
                 });
                 match tokio::time::timeout(super::DEADLINE, looking).await {

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::{Backend, Changes, Expected, Fence, Held, StoreError, StoreFuture, Version};
+use super::{ByteStore, Changes, Expected, Fence, Held, StoreError, StoreFuture, Version};
 
 /// Bytes in memory, one entry per key. The lock of an entry is its lease.
 #[derive(Debug, Default)]
-pub struct MemoryBackend {
+pub struct MemoryStore {
     stored: Mutex<HashMap<String, Vec<u8>>>,
     leases: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-impl MemoryBackend {
+impl MemoryStore {
     fn stored(&self) -> MutexGuard<'_, HashMap<String, Vec<u8>>> {
         self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -27,7 +27,7 @@ impl MemoryBackend {
     }
 }
 
-impl Backend for MemoryBackend {
+impl ByteStore for MemoryStore {
     fn read<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
         Box::pin(async move { Ok(self.stored().get(key).cloned()) })
     }

@@ -1,4 +1,4 @@
-//! What every store keeps, whatever its backend; and that a backend which hangs holds nobody up.
+//! What every store keeps, whatever its below; and that a below which hangs holds nobody up.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::sync::Mutex;
@@ -13,20 +13,20 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// Somewhere to keep records.
 struct Place {
-    open: Box<dyn Fn() -> Arc<dyn Backend>>,
+    open: Box<dyn Fn() -> Arc<dyn ByteStore>>,
     _dir: Option<tempfile::TempDir>,
 }
 
 impl Place {
     fn in_memory() -> Self {
-        let backend = Arc::new(MemoryBackend::default());
-        Self { open: Box::new(move || backend.clone()), _dir: None }
+        let below = Arc::new(MemoryStore::default());
+        Self { open: Box::new(move || below.clone()), _dir: None }
     }
 
     fn in_files() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        let open = move || Arc::new(FileBackend::open(&path).unwrap()) as Arc<dyn Backend>;
+        let open = move || Arc::new(FileStore::open(&path).unwrap()) as Arc<dyn ByteStore>;
         Self { open: Box::new(open), _dir: Some(dir) }
     }
 
@@ -37,10 +37,10 @@ impl Place {
 
     /// Puts any bytes there.
     async fn set(&self, key: &str, bytes: &[u8]) {
-        let backend = (self.open)();
-        let before = backend.read(key).await.unwrap();
+        let below = (self.open)();
+        let before = below.read(key).await.unwrap();
         let expected = before.map_or(Version::ABSENT, |before| Version::of(&before, 0));
-        assert!(backend.write(key, expected, None, bytes.to_vec()).await.unwrap());
+        assert!(below.write(key, expected, None, bytes.to_vec()).await.unwrap());
     }
 
     async fn bytes(&self, key: &str) -> Option<Vec<u8>> {
@@ -82,7 +82,7 @@ fn keys(current: u8, old: &[u8]) -> Keys {
     Keys { current: Some(key(current)), old, plain: false }
 }
 
-/// Each of these is a test of every backend.
+/// Each of these is a test of every below.
 macro_rules! contract {
     ($($fact:ident)+) => {
         mod memory {
@@ -256,13 +256,13 @@ async fn what_is_damaged_is_set_aside_once_and_can_be_written_again(place: Place
 }
 
 async fn only_what_is_still_damaged_is_set_aside(place: Place) {
-    let backend = (place.open)();
+    let below = (place.open)();
     place.set("a", b"whole").await;
     let damaged = Version::of(b"damaged", 0);
-    assert_eq!(backend.set_aside("a", damaged).await.unwrap(), None);
+    assert_eq!(below.set_aside("a", damaged).await.unwrap(), None);
     assert_eq!(place.bytes("a").await.as_deref(), Some(&b"whole"[..]));
-    assert_eq!(backend.set_aside("b", damaged).await.unwrap(), None);
-    assert!(backend.set_aside("a", Version::of(b"whole", 7)).await.unwrap().is_some());
+    assert_eq!(below.set_aside("b", damaged).await.unwrap(), None);
+    assert!(below.set_aside("a", Version::of(b"whole", 7)).await.unwrap().is_some());
     assert_eq!(place.bytes("a").await, None);
 }
 
@@ -422,16 +422,16 @@ fn a_version_is_of_its_bytes_and_of_no_others() {
     assert!(Version::ABSENT.is_of(None) && !Version::ABSENT.is_of(Some(b"")));
 }
 
-// ----- backends that do not answer -----
+// ----- stores that do not answer -----
 
 /// Another process writes `whole` before the first thing is set aside.
 #[derive(Debug)]
 struct Between {
-    inner: Arc<dyn Backend>,
+    inner: Arc<dyn ByteStore>,
     whole: Mutex<Option<Vec<u8>>>,
 }
 
-impl Backend for Between {
+impl ByteStore for Between {
     fn read<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
         self.inner.read(key)
     }
@@ -482,7 +482,7 @@ impl Backend for Between {
     }
 }
 
-/// What a backend does instead of an answer.
+/// What a below does instead of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Script {
     /// No call ever ends.
@@ -522,7 +522,7 @@ impl Scripted {
     }
 }
 
-impl Backend for Scripted {
+impl ByteStore for Scripted {
     fn read<'a>(&'a self, _key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
         match self.script {
             Script::HangsSettingAside | Script::ChangesAllTheTime => {
@@ -581,7 +581,7 @@ impl Backend for Scripted {
     }
 
     fn changes(&self) -> Box<dyn Changes> {
-        MemoryBackend::default().changes()
+        MemoryStore::default().changes()
     }
 
     fn place(&self, key: &str) -> String {
@@ -615,7 +615,7 @@ fn is_timeout<T: fmt::Debug>(result: &Result<T, StoreError>) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_call_to_a_backend_that_hangs_ends_at_its_deadline() {
+async fn every_call_to_a_byte_store_that_hangs_ends_at_its_deadline() {
     let store = Scripted::store(Script::Hangs);
     assert!(is_timeout(&after(DEADLINE, store.load("a")).await));
     assert!(is_timeout(&after(DEADLINE, store.keys("a")).await));

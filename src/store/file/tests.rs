@@ -24,7 +24,7 @@ fn place() -> (tempfile::TempDir, PathBuf, Store) {
 }
 
 fn open(path: &Path) -> Store {
-    Store::new(Arc::new(FileBackend::open(path).unwrap()), Keys::default())
+    Store::new(Arc::new(FileStore::open(path).unwrap()), Keys::default())
 }
 
 fn record(token: &str) -> TokenRecord {
@@ -139,7 +139,7 @@ async fn a_file_larger_than_any_record_is_damage_and_is_not_read_to_its_end() {
     let aside = aside_of(&store, "a").await;
     assert_eq!(std::fs::metadata(aside).unwrap().len(), MAX_RECORD + 1);
     write_private(&path.join("a.json"), &vec![b' '; 5 << 20]);
-    let read = store.backend.read("a").await.unwrap().unwrap();
+    let read = store.bytes.read("a").await.unwrap().unwrap();
     assert_eq!(read.len() as u64, MAX_RECORD);
 }
 
@@ -151,7 +151,7 @@ async fn what_a_killed_writer_left_behind_is_swept_and_never_read() {
     let litter = [".a.json.0123abcd.tmp", ".a.json.Ab12Cd.tmp"].map(|name| path.join(name));
     litter.iter().for_each(|litter| write_private(litter, &bytes_of("a", "half")));
     assert_eq!(token_of(&store, "a").await.as_deref(), Some("rt-1"));
-    assert_eq!(store.backend.keys().await.unwrap(), ["a"]);
+    assert_eq!(store.bytes.keys().await.unwrap(), ["a"]);
     stored(&store, "a", first, "rt-2").await;
     assert!(litter.iter().all(|litter| !litter.exists()));
 }
@@ -162,7 +162,7 @@ fn a_place_where_no_directory_can_be_made_is_named() {
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
     for path in [file.join("state"), file] {
-        let error = FileBackend::open(&path).unwrap_err();
+        let error = FileStore::open(&path).unwrap_err();
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
     }
 }
@@ -298,10 +298,10 @@ async fn the_longest_keys_have_names_that_a_file_can_have() {
         let put = store.put(key, Version::ABSENT, Some(&held), &record("rt-1")).await;
         assert!(matches!(put, Ok(Put::Stored(_))), "{put:?}");
         held.check().await.unwrap();
-        std::fs::write(store.backend.place(key), b"{").unwrap();
+        std::fs::write(store.bytes.place(key), b"{").unwrap();
         for _ in 0..2 {
             assert_eq!(store.load(key).await.unwrap_err().word(), "store_corrupt");
-            write_private(&path.join(store.backend.place(key)), b"{");
+            write_private(&path.join(store.bytes.place(key)), b"{");
         }
         let (record, damaged) = (record("rt-2"), Version::of(b"{", 0));
         let put = store.put(key, damaged, Some(&held), &record).await;
@@ -445,7 +445,7 @@ async fn many_who_start_at_once_rename_each_record_once() {
         let start = &start;
         let starting = || {
             start.wait();
-            FileBackend::open(&path).map(drop)
+            FileStore::open(&path).map(drop)
         };
         let started: Vec<_> = (0..8).map(|_| scope.spawn(starting)).collect();
         started.into_iter().for_each(|it| it.join().unwrap().unwrap());
@@ -691,25 +691,25 @@ async fn who_stops_waiting_for_changes_misses_none() {
 async fn more_calls_that_hang_than_there_are_threads_hold_nobody_up_for_ever() {
     let (_dir, path, store) = place();
     let first = stored(&store, "a", Version::ABSENT, "rt-1").await;
-    let backend = FileBackend::open(&path).unwrap();
-    let store = Store::new(Arc::new(backend.clone()), Keys::default());
+    let below = FileStore::open(&path).unwrap();
+    let store = Store::new(Arc::new(below.clone()), Keys::default());
     let held = lease(&store, "a").await.unwrap();
     // They end when this does, however it does.
     let (disk, hang) = std::sync::mpsc::channel::<()>();
     let hang = Arc::new(Mutex::new(hang));
     let hanging: Vec<_> = (0..THREADS)
         .map(|_| {
-            let (backend, hang) = (backend.clone(), Arc::clone(&hang));
+            let (below, hang) = (below.clone(), Arc::clone(&hang));
             tokio::spawn(async move {
                 let hung = move |_: &Arc<Directory>| {
                     let _back = hang.lock().unwrap().recv();
                     Ok(())
                 };
-                backend.run(hung).await
+                below.run(hung).await
             })
         })
         .collect();
-    while backend.threads.available_permits() > 0 {
+    while below.threads.available_permits() > 0 {
         tokio::task::yield_now().await;
     }
     let started = Instant::now();
@@ -740,7 +740,7 @@ async fn more_calls_that_hang_than_there_are_threads_hold_nobody_up_for_ever() {
     assert_eq!(store.load("a").await.unwrap(), Some((record("rt-1"), first)));
     assert!(lease(&store, "b").await.is_ok());
     held.check().await.unwrap();
-    assert_eq!(backend.threads.available_permits(), THREADS);
+    assert_eq!(below.threads.available_permits(), THREADS);
 }
 
 // ----- keys of encryption -----
@@ -791,7 +791,7 @@ async fn what_cannot_be_opened_is_found_before_it_is_used_and_stays_untouched() 
     let untouched = contents(&path);
     let examine = |keys, credential| config(&path, keys).examine(&["absent", credential]);
     for keys in [keys(None, &[]), keys(Some(2), &[3])] {
-        let store = Store::new(Arc::new(FileBackend::open(&path).unwrap()), keys.clone());
+        let store = Store::new(Arc::new(FileStore::open(&path).unwrap()), keys.clone());
         let examined = examine(keys, "a").unwrap_err();
         for error in [examined, store.load("a/Paris").await.unwrap_err()] {
             let said = error.to_string();

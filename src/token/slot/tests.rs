@@ -2,8 +2,8 @@
 //! asked, when, and what is kept. Time is tokio's and is paused where it matters; the [`Clock`] goes with it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-#[path = "tests/backend.rs"]
-mod backend;
+#[path = "tests/faulty.rs"]
+mod faulty;
 #[path = "tests/bootstrap.rs"]
 mod bootstrap;
 #[path = "tests/grant.rs"]
@@ -26,7 +26,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use self::backend::{Hang, Scripted};
+use self::faulty::{Hang, Scripted};
 use self::script::Script;
 use super::*;
 use crate::clock::Clock;
@@ -34,7 +34,7 @@ use crate::metrics::Metrics;
 use crate::oauth::{Bootstrap, Class, GrantType, MemberPath, OwnGrant, Rotation, Step, TokenType};
 use crate::secret::{Secret, SecretSource};
 use crate::store::{
-    Attempt, Backend, Generation, Keys, MemoryBackend, Store, Terminal, TerminalReason,
+    Attempt, ByteStore, Generation, Keys, MemoryStore, Store, Terminal, TerminalReason,
     TokenRecord, Version,
 };
 use crate::template::{Names, Template};
@@ -61,7 +61,7 @@ fn hash(text: &str) -> crate::secret::Fingerprint {
 /// A configuration, and what its slots stand on: one store, one server.
 struct Stage {
     script: Arc<Script>,
-    backend: Arc<Scripted>,
+    faulty: Arc<Scripted>,
     /// What is stored, read and written past the script.
     stored: Store,
     clock: Clock,
@@ -71,9 +71,9 @@ struct Stage {
 
 impl Stage {
     fn new(change: impl FnOnce(&mut Config)) -> Self {
-        let memory = Arc::new(MemoryBackend::default());
-        let backend = Arc::new(Scripted::over(Arc::clone(&memory)));
-        let script = Arc::new(Script::with_journal(backend.journal()));
+        let memory = Arc::new(MemoryStore::default());
+        let faulty = Arc::new(Scripted::over(Arc::clone(&memory)));
+        let script = Arc::new(Script::with_journal(faulty.journal()));
         let clock = Clock::adjustable();
         let mut config = Config {
             name: "api".to_owned(),
@@ -94,14 +94,14 @@ impl Stage {
             control: Handle::current(),
             tasks: Tasks::default(),
             clock: clock.clone(),
-            store: Store::new(Arc::clone(&backend) as Arc<dyn Backend>, Keys::default()),
+            store: Store::new(Arc::clone(&faulty) as Arc<dyn ByteStore>, Keys::default()),
             ledgers: Ledgers::default(),
             edition: 0,
             transport: Arc::clone(&script) as Arc<dyn crate::oauth::Transport>,
             metrics: Metrics::new(),
         };
-        let stored = Store::new(memory as Arc<dyn Backend>, Keys::default());
-        Self { script, backend, stored, clock, config, context }
+        let stored = Store::new(memory as Arc<dyn ByteStore>, Keys::default());
+        Self { script, faulty, stored, clock, config, context }
     }
 
     /// A slot with its first token, `at1`, and the refresh token `rt1`.

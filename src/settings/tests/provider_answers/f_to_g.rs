@@ -221,7 +221,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
                 400,
                 r#"{"error":"invalid_grant","error_description":"Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values and use a clock with skew to account for clock differences between systems."}"#,
             ),
-            passing(500, r#"{"error":"internal_failure","error_description":"Backend Error"}"#),
+            passing(500, r#"{"error":"internal_failure","error_description":"ByteStore Error"}"#),
             throttled(
                 60,
                 429,
@@ -256,7 +256,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
                 401,
                 r#"{"error":"deleted_client","error_description":"The OAuth client was deleted."}"#,
             ),
-            passing(500, r#"{"error":"internal_failure","error_description":"Backend Error"}"#),
+            passing(500, r#"{"error":"internal_failure","error_description":"ByteStore Error"}"#),
             passing(503, "<html><title>Error 503 (Service Unavailable)!!1</title></html>"),
             throttled(
                 60,

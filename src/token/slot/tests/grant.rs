@@ -1,6 +1,6 @@
 //! What answers, and their absence, do to the grant.
 
-use super::backend::Event;
+use super::faulty::Event;
 use super::script::Answer;
 use super::*;
 
@@ -135,10 +135,10 @@ async fn a_success_that_nothing_can_be_read_from_ends_no_grant_that_does_not_rot
 async fn the_attempt_is_stored_before_it_is_made_and_its_answer_before_it_is_used() {
     let mut stage = Stage::new(|_| ());
     let slot = stage.expired().await;
-    let before = stage.backend.events().len();
+    let before = stage.faulty.events().len();
     stage.script.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
-    let events = &stage.backend.events()[before..];
+    let events = &stage.faulty.events()[before..];
     let [Event::Stored(attempt), Event::Asked(request), Event::Stored(answer)] = events else {
         panic!("{events:?}");
     };
@@ -154,10 +154,10 @@ async fn the_attempt_is_stored_before_it_is_made_and_its_answer_before_it_is_use
 async fn with_rotation_ignored_nothing_is_written_before_and_the_first_refresh_token_stays() {
     let mut stage = Stage::new(|config| config.oauth.rotation = Rotation::Ignore);
     let slot = stage.expired().await;
-    let before = stage.backend.events().len();
+    let before = stage.faulty.events().len();
     stage.script.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
-    assert!(matches!(stage.backend.events()[before], Event::Asked(_)));
+    assert!(matches!(stage.faulty.events()[before], Event::Asked(_)));
     assert_eq!(stage.script.presented("s1"), 2);
     assert_eq!(stage.record().await.refresh_token, secret("s1"));
 }
@@ -360,7 +360,7 @@ async fn the_new_refresh_token_is_stored_before_the_steps_and_they_are_repeated_
     let requests = stage.script.requests();
     assert_eq!(requests.len(), 3, "{requests:?}");
     assert!(requests[1].contains("/step") && requests[2].contains("/step"));
-    let events = stage.backend.events();
+    let events = stage.faulty.events();
     let at = |is: &dyn Fn(&Event) -> bool| events.iter().position(is).unwrap();
     let stored =
         at(&|event| matches!(event, Event::Stored(it) if it.refresh_token == secret("rt1")));
@@ -582,7 +582,7 @@ async fn a_panic_while_the_server_is_asked_loses_nothing_and_keeps_nobody_waitin
     let record = stage.record().await;
     assert_eq!(record.refresh_token, secret("rt1"));
     assert_eq!(record.attempt.unwrap().count, 1, "it may have arrived");
-    assert!(!stage.backend.is_leased().await);
+    assert!(!stage.faulty.is_leased().await);
     stage.clock.advance(HOUR);
     stage.script.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");

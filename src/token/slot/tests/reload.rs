@@ -53,7 +53,7 @@ async fn a_request_of_before_a_reload_gets_no_token_of_a_grant_of_after_it() {
         assert_eq!(why(token(&before).await.unwrap_err()), "reloaded");
         // Nor by looking into the store.
         let _watching = stage.watch();
-        stage.backend.notify();
+        stage.faulty.notify();
         stage.rest().await;
         assert_eq!(why(token(&before).await.unwrap_err()), "reloaded");
         assert_eq!(token(&after).await.unwrap(), "at2");
@@ -162,12 +162,12 @@ async fn a_seed_of_before_a_reload_does_not_take_the_place_of_one_of_after_it() 
     let mut stage = Stage::new(|_| ());
     stage.seed("s2");
     let before = stage.start().await;
-    stage.backend.unreadable.store(true, Ordering::SeqCst);
+    stage.faulty.unreadable.store(true, Ordering::SeqCst);
     let waiting = waiting(&before);
     while !matches!(before.status().condition, Condition::Failing(_)) {
         tokio::task::yield_now().await;
     }
-    stage.backend.unreadable.store(false, Ordering::SeqCst);
+    stage.faulty.unreadable.store(false, Ordering::SeqCst);
     stage.seed("s3");
     let after = stage.reload().await;
     stage.script.issue(3);
@@ -310,7 +310,7 @@ async fn a_configuration_of_before_does_not_come_back() {
 async fn a_reload_while_the_store_cannot_be_read_keeps_the_token() {
     let mut stage = Stage::new(|_| ());
     let _before = stage.started().await;
-    stage.backend.unreadable.store(true, Ordering::SeqCst);
+    stage.faulty.unreadable.store(true, Ordering::SeqCst);
     stage.config.margin = Margin::Fixed(Duration::from_secs(30));
     let after = stage.reload().await;
     assert_eq!(token(&after).await.unwrap(), "at1");

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use http::{HeaderValue, StatusCode};
 use tokio::sync::Notify;
 
-use super::backend::{Event, Journal};
+use super::faulty::{Event, Journal};
 use super::*;
 use crate::oauth::{RawAnswer, TokenRequest, Transport, TransportError};
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::backend::ALL;
+use super::faulty::ALL;
 use super::*;
 
 /// What somebody else makes of `before`: a rotation at `at`, or something else entirely.
@@ -23,7 +23,7 @@ fn foreign(before: &TokenRecord, number: u32, at: SystemTime, lifetime: Duration
 
 impl Stage {
     async fn intrude(&self, record: TokenRecord) {
-        *self.backend.intruder.lock().unwrap() = Some((Generation(2), record));
+        *self.faulty.intruder.lock().unwrap() = Some((Generation(2), record));
     }
 
     /// The token request has come; what happens until its answer is up to the test.
@@ -42,7 +42,7 @@ async fn a_refresh_that_is_stored_leaves_nothing_to_save_and_the_lease_to_others
     stage.script.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
     assert!(!slot.status().unsaved);
-    assert!(!stage.backend.is_leased().await);
+    assert!(!stage.faulty.is_leased().await);
 }
 
 // ----- two processes -----
@@ -67,11 +67,11 @@ async fn what_another_process_stores_is_used_without_the_lease() {
     let mut stage = Stage::new(|_| ());
     let slot = stage.expired().await;
     let _watching = stage.watch();
-    let _lock = stage.backend.take_lock().await.unwrap();
+    let _lock = stage.faulty.take_lock().await.unwrap();
     let error = token(&slot).await.unwrap_err();
     assert!(["lock_busy", "timeout"].contains(&why(error)));
     stage.put(&foreign(&stage.record().await, 2, stage.clock.now(), HOUR)).await;
-    stage.backend.notify();
+    stage.faulty.notify();
     stage.rest().await;
     assert_eq!(token(&slot).await.unwrap(), "at-other2");
     assert_eq!(stage.script.presented("rt1"), 0);
@@ -86,7 +86,7 @@ async fn a_refresh_that_is_overtaken_gives_way_to_what_is_stored_and_leaves_the_
     stage.script.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at-other2");
     assert!(!slot.status().unsaved);
-    assert!(!stage.backend.is_leased().await);
+    assert!(!stage.faulty.is_leased().await);
     // Theirs is what the next refresh goes on with, and nobody's token was revoked.
     stage.clock.advance(2 * HOUR);
     stage.script.issue(3);
@@ -139,7 +139,7 @@ async fn a_grant_that_dies_leaves_a_newer_record_alone() {
     assert_eq!(waiting.await.unwrap().unwrap(), "at-other2");
     stage.rest().await;
     assert_eq!(stage.record().await, theirs);
-    assert!(!slot.status().unsaved && !stage.backend.is_leased().await);
+    assert!(!slot.status().unsaved && !stage.faulty.is_leased().await);
     stage.clock.advance(2 * HOUR);
     stage.script.issue(3);
     assert_eq!(token(&slot).await.unwrap(), "at3");
@@ -190,14 +190,14 @@ async fn a_record_that_is_gone_old_or_damaged_is_written_back_within_two_seconds
         let _watching = stage.watch();
         stage.rest().await;
         match case {
-            "removed" => stage.backend.remove(&stage).await,
+            "removed" => stage.faulty.remove(&stage).await,
             "backup" => stage.put(&backup).await,
-            _ => stage.backend.damage(&stage).await,
+            _ => stage.faulty.damage(&stage).await,
         }
-        stage.backend.notify();
+        stage.faulty.notify();
         tokio::time::sleep(2 * SECOND).await;
         assert_eq!(stage.record().await, newest, "{case}");
-        assert!(!slot.status().unsaved && !stage.backend.is_leased().await, "{case}");
+        assert!(!slot.status().unsaved && !stage.faulty.is_leased().await, "{case}");
         assert_eq!(token(&*stage.start().await).await.unwrap(), "at2", "{case}");
         assert_eq!(stage.script.requests().len(), 2, "{case}");
     }
@@ -214,9 +214,9 @@ async fn a_refresh_goes_by_the_newest_record_and_not_by_a_backup_that_is_stored(
         assert_eq!(token(&slot).await.unwrap(), "at2");
         stage.clock.advance(2 * HOUR);
         match case {
-            "removed" => stage.backend.remove(&stage).await,
+            "removed" => stage.faulty.remove(&stage).await,
             "backup" => stage.put(&backup).await,
-            _ => stage.backend.damage(&stage).await,
+            _ => stage.faulty.damage(&stage).await,
         }
         stage.script.issue(3);
         assert_eq!(token(&slot).await.unwrap(), "at3", "{case}");
@@ -248,7 +248,7 @@ async fn a_backup_put_back_while_a_refresh_is_in_the_air_does_not_lose_what_it_b
 async fn a_damaged_record_at_the_start_is_said_and_healed_by_a_seed() {
     let mut stage = Stage::new(|_| ());
     let _before = stage.started().await;
-    stage.backend.damage(&stage).await;
+    stage.faulty.damage(&stage).await;
     stage.config.seed = None;
     let slot = stage.start().await;
     assert_eq!(token(&slot).await, needs_login(TerminalReason::Corrupt));
@@ -265,9 +265,9 @@ async fn a_damaged_record_at_the_start_is_said_and_healed_by_a_seed() {
 async fn a_record_of_a_newer_format_is_neither_used_nor_overwritten() {
     let mut stage = Stage::new(|_| ());
     let _before = stage.expired().await;
-    let bytes = String::from_utf8(stage.backend.bytes().await.unwrap()).unwrap();
+    let bytes = String::from_utf8(stage.faulty.bytes().await.unwrap()).unwrap();
     let newer = bytes.replace("\"bearerd\": 4", "\"bearerd\": 9").into_bytes();
-    stage.backend.replace_bytes(stage.version().await, &newer).await;
+    stage.faulty.replace_bytes(stage.version().await, &newer).await;
     let slot = stage.start().await;
     let error = token(&slot).await.unwrap_err();
     assert!(
@@ -276,7 +276,7 @@ async fn a_record_of_a_newer_format_is_neither_used_nor_overwritten() {
     );
     assert!(slot.refresh_now().await.is_err());
     stage.rest().await;
-    assert_eq!(stage.backend.bytes().await.unwrap(), newer);
+    assert_eq!(stage.faulty.bytes().await.unwrap(), newer);
     assert_eq!(stage.script.requests().len(), 1);
 }
 
@@ -291,12 +291,12 @@ async fn a_backup_put_back_while_a_token_is_not_saved_does_not_lose_it() {
     stage.script.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
     stage.clock.advance(2 * HOUR);
-    stage.backend.fail(ALL);
+    stage.faulty.fail(ALL);
     stage.script.issue(3);
     assert_eq!(token(&slot).await.unwrap(), "at3");
     assert!(slot.status().unsaved);
     stage.put(&backup).await;
-    stage.backend.fail(0);
+    stage.faulty.fail(0);
     stage.rest().await;
     assert!(!slot.status().unsaved);
     assert_eq!(stage.record().await.refresh_token, secret("rt3"));
@@ -306,15 +306,15 @@ async fn a_backup_put_back_while_a_token_is_not_saved_does_not_lose_it() {
 async fn a_token_that_is_not_saved_gives_way_to_a_newer_one() {
     let mut stage = Stage::new(|_| ());
     let slot = stage.expired().await;
-    stage.backend.fail(ALL);
+    stage.faulty.fail(ALL);
     stage.script.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
     let later = stage.clock.now() + SECOND;
     let theirs = foreign(&stage.record().await, 2, later, HOUR);
     stage.put(&theirs).await;
-    stage.backend.fail(0);
+    stage.faulty.fail(0);
     stage.rest().await;
-    assert!(!slot.status().unsaved && !stage.backend.is_leased().await);
+    assert!(!slot.status().unsaved && !stage.faulty.is_leased().await);
     assert_eq!(stage.record().await, theirs);
     assert_eq!(token(&slot).await.unwrap(), "at-other2");
 }
@@ -324,24 +324,24 @@ async fn a_token_that_is_not_saved_gives_way_to_a_newer_one() {
 async fn a_token_that_is_not_saved_is_kept_and_saved_through_a_refresh_that_fails() {
     let mut stage = Stage::new(|_| ());
     let slot = stage.expired().await;
-    stage.backend.fail(ALL);
+    stage.faulty.fail(ALL);
     stage.script.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
-    assert!(stage.backend.is_leased().await, "nobody else may refresh with what is stored");
+    assert!(stage.faulty.is_leased().await, "nobody else may refresh with what is stored");
     stage.clock.advance(2 * HOUR);
     stage.script.throttle(60);
     assert!(token(&slot).await.is_err());
     stage.rest().await;
-    assert!(slot.status().unsaved && stage.backend.is_leased().await);
-    stage.backend.fail(0);
+    assert!(slot.status().unsaved && stage.faulty.is_leased().await);
+    stage.faulty.fail(0);
     stage.rest().await;
-    assert!(!slot.status().unsaved && !stage.backend.is_leased().await);
+    assert!(!slot.status().unsaved && !stage.faulty.is_leased().await);
     assert_eq!(stage.record().await.refresh_token, secret("rt2"));
     // And the refresh after that is an ordinary one.
     stage.clock.advance(HOUR);
     stage.script.issue(3);
     assert_eq!(token(&slot).await.unwrap(), "at3");
-    assert!(!slot.status().unsaved && !stage.backend.is_leased().await);
+    assert!(!slot.status().unsaved && !stage.faulty.is_leased().await);
     assert_eq!(stage.record().await.generation, Generation(3));
 }
 
@@ -350,16 +350,16 @@ async fn a_token_that_is_not_saved_is_kept_and_saved_through_a_refresh_that_fail
 async fn with_a_store_that_can_neither_be_written_nor_read_what_is_not_saved_goes_on() {
     let mut stage = Stage::new(|_| ());
     let slot = stage.expired().await;
-    stage.backend.fail(ALL);
+    stage.faulty.fail(ALL);
     stage.script.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
-    stage.backend.unreadable.store(true, Ordering::SeqCst);
+    stage.faulty.unreadable.store(true, Ordering::SeqCst);
     stage.clock.advance(2 * HOUR);
     stage.script.issue(3);
     assert_eq!(token(&slot).await.unwrap(), "at3");
     assert_eq!(stage.script.presented("rt2"), 1);
-    stage.backend.unreadable.store(false, Ordering::SeqCst);
-    stage.backend.fail(0);
+    stage.faulty.unreadable.store(false, Ordering::SeqCst);
+    stage.faulty.fail(0);
     stage.rest().await;
     assert_eq!(stage.record().await.refresh_token, secret("rt3"));
 }
@@ -369,7 +369,7 @@ async fn a_write_that_fails_twice_is_no_token_that_is_not_saved() {
     let mut stage = Stage::new(|_| ());
     let slot = stage.expired().await;
     // That of the attempt is one of the three.
-    stage.backend.fail(3);
+    stage.faulty.fail(3);
     stage.script.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
     assert!(!slot.status().unsaved);
@@ -382,7 +382,7 @@ async fn a_refresh_that_cannot_be_written_down_is_not_begun_while_the_token_is_g
     let mut stage = Stage::new(|_| ());
     let slot = stage.started().await;
     stage.clock.advance(Duration::from_secs(3500));
-    stage.backend.fail(ALL);
+    stage.faulty.fail(ALL);
     stage.script.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at1");
     stage.rest().await;
@@ -398,7 +398,7 @@ async fn a_refresh_for_a_rejected_token_does_not_wait_for_the_disk() {
     let mut stage = Stage::new(|_| ());
     let slot = stage.started().await;
     stage.rest().await;
-    stage.backend.fail(ALL);
+    stage.faulty.fail(ALL);
     stage.script.issue(2);
     assert_eq!(reject(&slot, true).await.unwrap(), "at2");
 }
@@ -408,10 +408,10 @@ async fn a_refresh_for_a_rejected_token_does_not_wait_for_the_disk() {
 async fn nothing_is_presented_while_it_cannot_be_read_what_is_stored() {
     let mut stage = Stage::new(|_| ());
     let slot = stage.expired().await;
-    stage.backend.unreadable.store(true, Ordering::SeqCst);
+    stage.faulty.unreadable.store(true, Ordering::SeqCst);
     assert_eq!(why(token(&slot).await.unwrap_err()), "store_io");
     assert_eq!(stage.script.presented("rt1"), 0);
-    stage.backend.unreadable.store(false, Ordering::SeqCst);
+    stage.faulty.unreadable.store(false, Ordering::SeqCst);
     stage.put(&foreign(&stage.record().await, 2, stage.clock.now(), HOUR)).await;
     stage.rest().await;
     assert_eq!(token(&slot).await.unwrap(), "at-other2");
@@ -423,18 +423,18 @@ async fn nothing_is_presented_while_it_cannot_be_read_what_is_stored() {
 async fn a_logout_ends_a_token_that_is_not_saved() {
     let mut stage = Stage::new(with_revocation);
     let slot = stage.expired().await;
-    stage.backend.fail(ALL);
+    stage.faulty.fail(ALL);
     stage.script.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
     assert!(slot.logout().await.is_err(), "a logout that is not stored is none");
     assert_eq!(token(&slot).await.unwrap(), "at2");
-    stage.backend.fail(0);
+    stage.faulty.fail(0);
     slot.logout().await.unwrap();
     stage.rest().await;
     let record = stage.record().await;
     assert!(record.is_tombstone());
     assert_eq!(record.generation, Generation(3), "newer than what was not saved");
-    assert!(!stage.backend.is_leased().await);
+    assert!(!stage.faulty.is_leased().await);
     let requests = stage.script.requests();
     assert!(requests[2].contains("token=rt2") && requests[3].contains("token=at2"), "{requests:?}");
     assert_eq!(token(&slot).await, needs_login(TerminalReason::LoggedOut));
@@ -452,7 +452,7 @@ async fn a_write_that_hangs_holds_requests_up_for_a_second_and_is_made_later() {
         stage.script.issue(2);
         let waiting = waiting(&slot);
         stage.until_asked().await;
-        stage.backend.hang(hang);
+        stage.faulty.hang(hang);
         let answered = Instant::now();
         drop(hold);
         // Nobody uses it before it is stored, or that has taken too long.
@@ -461,13 +461,13 @@ async fn a_write_that_hangs_holds_requests_up_for_a_second_and_is_made_later() {
         assert_eq!(waiting.await.unwrap().unwrap(), "at2", "{hang:?}");
         assert!(answered.elapsed() < SECOND * 11 / 10, "{hang:?}: {:?}", answered.elapsed());
         assert!(slot.status().unsaved, "{hang:?}");
-        assert!(stage.backend.is_leased().await, "{hang:?}: nobody else may refresh");
+        assert!(stage.faulty.is_leased().await, "{hang:?}: nobody else may refresh");
         assert!(stage.context.metrics.encode().contains("store_timeout"));
         stage.rest().await;
         assert_eq!(token(&slot).await.unwrap(), "at2");
-        stage.backend.let_go().await;
+        stage.faulty.let_go().await;
         tokio::time::sleep(2 * SECOND).await;
-        assert!(!slot.status().unsaved && !stage.backend.is_leased().await, "{hang:?}");
+        assert!(!slot.status().unsaved && !stage.faulty.is_leased().await, "{hang:?}");
         assert_eq!(stage.record().await.refresh_token, secret("rt2"), "{hang:?}");
         assert_eq!(stage.script.presented("rt1"), 1);
     }
@@ -478,7 +478,7 @@ async fn with_a_store_that_hangs_nothing_is_begun_while_the_token_is_good() {
     let mut stage = Stage::new(|_| ());
     let slot = stage.started().await;
     stage.clock.advance(Duration::from_secs(3500));
-    stage.backend.hang(Hang::Before);
+    stage.faulty.hang(Hang::Before);
     assert_eq!(token(&slot).await.unwrap(), "at1");
     stage.rest().await;
     assert_eq!(stage.script.presented("rt1"), 0);
@@ -488,7 +488,7 @@ async fn with_a_store_that_hangs_nothing_is_begun_while_the_token_is_good() {
     let asked = Instant::now();
     assert_eq!(token(&slot).await.unwrap(), "at2");
     assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
-    stage.backend.let_go().await;
+    stage.faulty.let_go().await;
     stage.rest().await;
     assert_eq!(stage.record().await.refresh_token, secret("rt2"));
 }
@@ -502,7 +502,7 @@ async fn a_reload_while_a_token_is_being_saved_does_not_publish_it() {
     stage.script.issue(2);
     let waiting = waiting(&slot);
     stage.until_asked().await;
-    stage.backend.hang(Hang::Before);
+    stage.faulty.hang(Hang::Before);
     drop(hold);
     tokio::time::sleep(SECOND / 2).await;
     stage.config.margin = Margin::Fixed(SECOND);
@@ -518,7 +518,7 @@ async fn a_reload_while_a_token_is_being_saved_does_not_publish_it() {
 async fn a_panic_while_a_token_is_being_saved_loses_nothing() {
     let mut stage = Stage::new(|_| ());
     let slot = stage.expired().await;
-    *stage.backend.panics.lock().unwrap() = Some(Generation(2));
+    *stage.faulty.panics.lock().unwrap() = Some(Generation(2));
     stage.script.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
     stage.rest().await;
@@ -539,7 +539,7 @@ async fn a_lease_that_is_lost_before_a_presentation_stops_it() {
     let slot = stage.started().await;
     stage.clock.advance(Duration::from_secs(3500));
     stage.script.issue(2);
-    stage.backend.loses_lock.store(true, Ordering::SeqCst);
+    stage.faulty.loses_lock.store(true, Ordering::SeqCst);
     assert_eq!(token(&slot).await.unwrap(), "at1");
     tokio::time::sleep(SECOND / 10).await;
     assert_eq!(stage.script.presented("rt1"), 0);
@@ -564,8 +564,8 @@ async fn what_the_holder_of_the_new_lock_has_noted_is_left_there() {
     let (refresh_token, by) = (hash("rt1"), "lock-1".to_owned());
     theirs.attempt = Some(Attempt { refresh_token, first: now, last: now, count: 1, by });
     let theirs = stored(&theirs);
-    stage.backend.loses_lock.store(true, Ordering::SeqCst);
-    *stage.backend.new_holder.lock().unwrap() = Some(theirs.clone());
+    stage.faulty.loses_lock.store(true, Ordering::SeqCst);
+    *stage.faulty.new_holder.lock().unwrap() = Some(theirs.clone());
     assert_eq!(token(&slot).await.unwrap(), "at1");
     stage.rest().await;
     assert_eq!(stage.record().await.attempt, theirs.attempt);
@@ -581,8 +581,8 @@ async fn a_lease_that_is_lost_between_two_presentations_stops_the_second() {
     stage.script.lose();
     let waiting = waiting(&slot);
     stage.until_asked().await;
-    stage.backend.lose_lock();
-    let _theirs = stage.backend.take_lock().await.unwrap();
+    stage.faulty.lose_lock();
+    let _theirs = stage.faulty.take_lock().await.unwrap();
     assert!(waiting.await.unwrap().is_err());
     stage.rest().await;
     assert_eq!(stage.script.presented("rt1"), 1);
@@ -597,7 +597,7 @@ async fn a_lease_that_is_lost_while_the_server_is_asked_does_not_lose_the_answer
     stage.script.issue(2);
     let waiting = waiting(&slot);
     stage.until_asked().await;
-    stage.backend.lose_lock();
+    stage.faulty.lose_lock();
     drop(hold);
     assert_eq!(waiting.await.unwrap().unwrap(), "at2");
     assert_eq!(stage.record().await.refresh_token, secret("rt2"));

@@ -41,7 +41,7 @@ type Intruder = (Generation, TokenRecord);
 /// Bytes in memory, below a script.
 #[derive(Debug)]
 pub(super) struct Scripted {
-    inner: Arc<MemoryBackend>,
+    inner: Arc<MemoryStore>,
     journal: Journal,
     /// So many writes fail from now on.
     failing: AtomicU32,
@@ -63,7 +63,7 @@ pub(super) struct Scripted {
 }
 
 impl Scripted {
-    pub(super) fn over(inner: Arc<MemoryBackend>) -> Self {
+    pub(super) fn over(inner: Arc<MemoryStore>) -> Self {
         Self {
             inner,
             journal: Journal::default(),
@@ -153,7 +153,7 @@ impl Scripted {
 
     async fn overwrite(&self, record: Option<TokenRecord>) {
         let Some(record) = record else { return };
-        let store = Store::new(Arc::clone(&self.inner) as Arc<dyn Backend>, Keys::default());
+        let store = Store::new(Arc::clone(&self.inner) as Arc<dyn ByteStore>, Keys::default());
         let stored = store.load("api").await.unwrap();
         let version = stored.map_or(Version::ABSENT, |(_, version)| version);
         store.put("api", version, None, &record).await.unwrap();
@@ -172,7 +172,7 @@ fn lease_lost() -> StoreError {
     StoreError::LeaseLost { key: "api".to_owned() }
 }
 
-impl Backend for Scripted {
+impl ByteStore for Scripted {
     fn read<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
         if self.unreadable.load(SeqCst) {
             let away = StoreError::Unavailable("the server of the files is away".to_owned());
