@@ -252,7 +252,9 @@ impl App {
     /// Stops: not ready any more, no new connections, the requests under way to their end, then the
     /// refreshes under way. After the grace what is left is cut off, apart from refreshes: their
     /// token requests have a deadline of their own, and an answer cut off may be a lost token.
-    pub async fn shutdown(self) {
+    ///
+    /// Returns whether everything that was known is stored.
+    pub async fn shutdown(self) -> bool {
         self.admin.drain();
         self.stop_accepting.cancel();
         self.acceptors.close();
@@ -260,16 +262,19 @@ impl App {
         self.cores.drain(self.grace).await;
         self.tasks.flights.close();
         let patience = self.reloads.into_inner().patience.max(self.grace);
-        if tokio::time::timeout(patience, self.tasks.flights.wait()).await.is_err() {
+        let landed = tokio::time::timeout(patience, self.tasks.flights.wait()).await.is_ok();
+        if !landed {
             tracing::error!("a refresh did not finish in time");
         }
         self.tasks.writes.close();
-        if tokio::time::timeout(SAVED_WITHIN, self.tasks.writes.wait()).await.is_err() {
+        let saved = tokio::time::timeout(SAVED_WITHIN, self.tasks.writes.wait()).await.is_ok();
+        if !saved {
             tracing::error!(
                 "a token could not be saved, and is lost unless its server issues it again"
             );
         }
         self.stop_admin.cancel();
+        landed && saved
     }
 }
 

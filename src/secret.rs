@@ -235,7 +235,8 @@ impl SecretSource {
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            // It may say anything, a secret as well, and for ever.
+            .stderr(Stdio::null())
             .process_group(0)
             .spawn()
             .map_err(failed)?;
@@ -265,7 +266,7 @@ impl SecretSource {
             return Err(self.error(&format!("did not end within {limit}")));
         };
         if !status.success() {
-            return Err(self.error(&format!("ended with {status}")));
+            return Err(self.error(&format!("ended with {status}; run it by hand to see why")));
         }
         let text = printed.recv_timeout(AFTER_THE_END).map_err(|_| {
             self.error("has ended, and something that it started keeps its output open")

@@ -139,6 +139,11 @@ pub trait ByteStore: fmt::Debug + Send + Sync + 'static {
     /// What is changed from now on, by anybody.
     fn changes(&self) -> Box<dyn Changes>;
 
+    /// Does what is stored outlive the process?
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     /// Where the record of `key` is, for messages.
     fn place(&self, key: &str) -> String;
 }
@@ -307,6 +312,11 @@ impl Store {
             |key: &String| key.strip_prefix(credential).is_some_and(|it| it.starts_with('/'));
         keys.retain(has_values);
         Ok(keys)
+    }
+
+    /// Does what is stored outlive the process?
+    pub fn is_durable(&self) -> bool {
+        self.bytes.is_durable()
     }
 
     /// What is changed from now on, by anybody.

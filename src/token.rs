@@ -204,6 +204,8 @@ pub struct Status {
     pub last_error: Option<(SystemTime, String)>,
     /// The record could not be written; a crash now would lose the refresh token.
     pub unsaved: bool,
+    /// The server replaces refresh tokens, and the store forgets them with the process.
+    pub volatile: bool,
 }
 
 /// What a credential is doing.

@@ -11,7 +11,7 @@ use crate::token::{Condition, Status};
 /// Is something wrong that a person may want to know of?
 pub(super) fn is_degraded(status: &Status) -> bool {
     let troubled = matches!(status.condition, Condition::Failing(_) | Condition::NeedsLogin(_));
-    status.unsaved || troubled
+    status.unsaved || status.volatile || troubled
 }
 
 /// A token that is not in use; without a key: a credential with one token for each value of its
@@ -76,6 +76,9 @@ fn next_step(status: &Status) -> Option<&'static str> {
         _ if status.unsaved => {
             Some("make the store's directory writable: the newest refresh token is only in memory")
         }
+        _ if status.volatile => Some(
+            "the server replaces refresh tokens and the store is `memory:`: write url = \"file:DIR\" in [store]",
+        ),
         Condition::NeedsLogin(TerminalReason::NoGrant) => {
             Some("configure a refresh_token for this credential, then reload")
         }
@@ -83,8 +86,8 @@ fn next_step(status: &Status) -> Option<&'static str> {
             Some("it was logged out: log in, or configure a new refresh_token and reload")
         }
         Condition::NeedsLogin(TerminalReason::OtherGrant) => Some(
-            "the record is of another grant (token_url, client_id, user …): configure a new refresh_token, \
-             or what was configured before",
+            "the record is of another grant (token_url, client_id, user …): configure a new refresh_token, or what \
+             the record was made with",
         ),
         Condition::NeedsLogin(_) => {
             Some("configure a new refresh_token for this credential, then reload")

@@ -107,22 +107,34 @@ async fn serve(invocation: &Invocation<'_>, settings: Settings, inputs: Inputs) 
         watch.renew(inputs, &app);
     }
     tracing::info!("stopping: finishing the requests under way");
-    // A second signal means now; a refresh under way may be lost then.
-    tokio::select! {
-        () = app.shutdown() => {
-            tracing::info!("stopped");
-            ExitCode::SUCCESS
+    // A second signal means now; a refresh under way may be lost then. Terminals and wrappers send one signal twice.
+    let again = async {
+        let first = tokio::time::Instant::now();
+        loop {
+            signals.stop().await;
+            if first.elapsed() >= TWICE {
+                break;
+            }
         }
-        () = signals.stop() => ExitCode::FAILURE,
+    };
+    tokio::select! {
+        saved = app.shutdown() => {
+            tracing::info!("stopped");
+            if saved { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        () = again => ExitCode::FAILURE,
     }
 }
+
+/// Signals so close together are one.
+const TWICE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What a person or a supervisor wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Signal {
     /// SIGHUP: read the configuration again.
     Reload,
-    /// SIGTERM or SIGINT: finish and end.
+    /// SIGTERM, SIGINT or SIGQUIT: finish and end.
     Stop,
 }
 
@@ -130,6 +142,7 @@ struct Signals {
     hangup: signal::unix::Signal,
     terminate: signal::unix::Signal,
     interrupt: signal::unix::Signal,
+    quit: signal::unix::Signal,
 }
 
 impl Signals {
@@ -138,6 +151,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -146,6 +160,7 @@ impl Signals {
             _ = self.hangup.recv() => Signal::Reload,
             _ = self.terminate.recv() => Signal::Stop,
             _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.quit.recv() => Signal::Stop,
         }
     }
 
@@ -154,6 +169,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 }

@@ -438,7 +438,12 @@ fn dpop_nonce(fields: &HeaderMap) -> Option<String> {
 
 /// What a stranger wrote, fit for one line of a log.
 fn printable(text: &str, limit: usize, secrets: &[&Secret]) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    // What cannot be seen, breaks lines or turns the direction of text around.
+    let is_hidden = |c: char| {
+        let format = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
+        c.is_control() || c == '\u{feff}' || format.iter().any(|range| range.contains(&c))
+    };
+    let clean = |c: char| if is_hidden(c) { ' ' } else { c };
     // Once more when it is clean: what was between two halves of a secret may be gone.
     let text: String = masked(text.to_owned(), secrets).chars().map(clean).collect();
     let text = masked(text, secrets);

@@ -18,11 +18,21 @@ pub struct Belonging {
     pub request: Fingerprint,
 }
 
+impl Belonging {
+    /// Is it this grant?
+    pub fn is_of(&self, grant: &Fingerprint) -> bool {
+        *grant == self.grant || *grant == self.grant_without_bootstrap
+    }
+}
+
 impl Config {
     /// What its tokens are issued for, with these values of its variables.
     pub fn belonging(&self, variables: &Variables) -> Belonging {
         let text = |template: &Template| template.lasting(variables);
-        let server = self.issuer.as_ref().or(self.token_url.as_ref()).map(text);
+        // Wherever a refresh token may be shown.
+        let servers = [&self.issuer, &self.token_url, &self.refresh_url];
+        let server: Vec<String> = servers.into_iter().flatten().map(text).collect();
+        let server = server.join("\n");
         let client = self.client_id.as_ref().map(text).unwrap_or_default();
         let subject = |own: Option<&OwnGrant>| match own {
             Some(OwnGrant::Password { username, .. }) => text(username),
@@ -39,8 +49,7 @@ impl Config {
         let grant = |user: &str| {
             let grant = self.grant.name();
             let bound = if self.reading.dpop { "dpop" } else { "bearer" };
-            let server = server.as_deref().unwrap_or_default();
-            hash(&[server, &client, grant, &own, user, bound])
+            hash(&[&server, &client, grant, &own, user, bound])
         };
         Belonging {
             grant: grant(&bootstrap),

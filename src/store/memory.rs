@@ -88,6 +88,10 @@ impl ByteStore for MemoryStore {
         Box::new(Never)
     }
 
+    fn is_durable(&self) -> bool {
+        false
+    }
+
     fn place(&self, key: &str) -> String {
         format!("the record of {key} in memory")
     }

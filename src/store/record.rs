@@ -148,6 +148,8 @@ pub struct NotBefore {
     pub at: SystemTime,
     /// What it said, in a word.
     pub why: String,
+    /// Of which grant the server is that said it.
+    pub grant: Fingerprint,
 }
 
 /// What became of the last bootstraps.

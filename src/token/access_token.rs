@@ -43,7 +43,12 @@ pub struct Token {
     used: AtomicBool,
     accepted: AtomicBool,
     targets: Targets,
+    /// Which targets have rejected it since it was accepted last: a bit for each, some share one.
+    rejected_by: AtomicU64,
 }
+
+/// So many targets in a row say that it is the token.
+const REJECTED_BY_ALL: u32 = 3;
 
 impl Token {
     /// Makes a token of a record; `None` if the record holds none. `now` ties its times, which are those
@@ -89,6 +94,7 @@ impl Token {
             used: AtomicBool::new(false),
             accepted: AtomicBool::new(false),
             targets: Targets::default(),
+            rejected_by: AtomicU64::new(0),
         })
     }
 
@@ -123,12 +129,26 @@ impl Token {
     /// An origin accepted a request for `target` with it. Says whether it is the first.
     pub(super) fn accept(&self, target: u64) -> bool {
         self.targets.insert(target);
+        if self.rejected_by.load(Ordering::Relaxed) != 0 {
+            self.rejected_by.store(0, Ordering::Relaxed);
+        }
         // Read first, for the same reason.
         !self.accepted.load(Ordering::Relaxed) && !self.accepted.swap(true, Ordering::Relaxed)
     }
 
     pub(super) fn was_accepted(&self) -> bool {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// A target has rejected it.
+    pub(super) fn note_rejection(&self, target: u64) {
+        self.rejected_by.fetch_or(1 << (target % 64), Ordering::Relaxed);
+    }
+
+    /// Was it accepted, and has it been rejected by several targets since, and accepted by none?
+    pub(super) fn was_rejected_by_all(&self) -> bool {
+        let targets = self.rejected_by.load(Ordering::Relaxed).count_ones();
+        targets >= REJECTED_BY_ALL && self.was_accepted()
     }
 
     /// It goes on from `before`: which targets take good tokens is still known.

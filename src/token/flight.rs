@@ -113,7 +113,8 @@ pub(super) fn start(ledger: &Arc<Ledger>, demand: Demand) {
     {
         token.reject();
     }
-    let mut landing = Landing { ledger: Arc::clone(ledger), outcome: None };
+    let by = Arc::clone(&ledger.lock().settled);
+    let mut landing = Landing { ledger: Arc::clone(ledger), by, outcome: None };
     let flying = async move {
         // Lands even if the flight panics: waiters must not hang on one that crashed.
         let outcome = fly(&landing.ledger, demand).await;
@@ -125,6 +126,8 @@ pub(super) fn start(ledger: &Arc<Ledger>, demand: Demand) {
 /// Ends a flight exactly once, whatever happens to it.
 struct Landing {
     ledger: Arc<Ledger>,
+    /// The configuration that was in force when it started.
+    by: Arc<Settled>,
     outcome: Option<Outcome>,
 }
 
@@ -138,7 +141,7 @@ impl Drop for Landing {
     fn drop(&mut self) {
         let why = FailureReason::Internal;
         let crashed = Outcome::Failed { pace: Pace::Long, wish: None, why };
-        self.ledger.land(self.outcome.take().unwrap_or(crashed));
+        self.ledger.land(self.outcome.take().unwrap_or(crashed), &self.by);
     }
 }
 

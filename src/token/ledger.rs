@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
 use super::order::{Order, order};
-use super::plan::{Plan, Sources, is_fit, plan};
+use super::plan::{Plan, Sources, is_fit, is_of_other_request, plan};
 use super::state::{GRANT_ENDS, Outcome, State, upkeep};
 use super::{Config, Context, FailureReason, Generation, Token};
 use crate::clock::Moment;
@@ -94,10 +94,7 @@ impl Settled {
     fn is_owner(&self, token: &Token) -> bool {
         token.seed == self.seed
             && token.issued_for.as_ref().is_none_or(|it| it.request == self.belonging.request)
-            && token.issued_for.as_ref().is_none_or(|it| {
-                it.grant == self.belonging.grant
-                    || it.grant == self.belonging.grant_without_bootstrap
-            })
+            && token.issued_for.as_ref().is_none_or(|it| self.belonging.is_of(&it.grant))
     }
 }
 
@@ -113,6 +110,8 @@ pub(super) struct Ledger {
     /// Held while what is known is compared with what is stored, and written: one at a time.
     writing: tokio::sync::Mutex<()>,
     is_writing_back: AtomicBool,
+    /// Which targets are blamed for rejecting tokens, a bit for each. One that accepts a token is forgiven.
+    pub(super) blamed: AtomicU64,
     /// Until then, in seconds since 1970, there is nothing to look at but whether the token is fresh.
     rests_until: AtomicU64,
     /// Counts what waiters want to know of.
@@ -173,6 +172,9 @@ impl Known {
     /// Until when the server wants to be left alone.
     fn quiet(&mut self, now: Moment) -> Option<SystemTime> {
         let wanted = self.record.not_before.as_ref()?;
+        if !self.settled.belonging.is_of(&wanted.grant) {
+            return None;
+        }
         // A store keeps milliseconds.
         let is_same = |known: &NotBefore| {
             let (one, other) = (known.at.min(wanted.at), known.at.max(wanted.at));
@@ -219,6 +221,7 @@ impl Ledger {
             }),
             writing: tokio::sync::Mutex::default(),
             is_writing_back: AtomicBool::default(),
+            blamed: AtomicU64::default(),
             rests_until: AtomicU64::default(),
             landed: watch::Sender::new(0),
         }
@@ -251,7 +254,9 @@ impl Ledger {
     ) -> (T, Option<Arc<Token>>) {
         let mut known = self.lock();
         let token = self.current.load_full();
-        (ask(&mut known.state, token.as_deref()), token)
+        let answer = ask(&mut known.state, token.as_deref());
+        self.blamed.store(known.state.blamed(), Ordering::Relaxed);
+        (answer, token)
     }
 
     pub(super) fn landings(&self) -> watch::Receiver<u64> {
@@ -302,6 +307,13 @@ impl Ledger {
             if current.is_some_and(|token| !settled.owns(&token)) {
                 self.current.store(None);
             }
+            return;
+        }
+        if is_of_other_request(record, settled.sources())
+            && self.current.load().as_ref().is_some_and(|token| settled.owns(token))
+        {
+            // Another process asks for something else with the same refresh token. Ours is good for as long as it
+            // lives, or they would take turns.
             return;
         }
         let token = is_fit(record, settled.sources())
@@ -416,7 +428,7 @@ impl Ledger {
                 None
             }
             Err(error) => {
-                tracing::debug!(key = self.key, %error, "the token store cannot be looked at");
+                self.cannot_look(&error);
                 return false;
             }
         };
@@ -443,12 +455,31 @@ impl Ledger {
         is_news
     }
 
+    /// What is stored is out of reach: a crash now would lose what is known. It is said once, and written back when
+    /// that can be done.
+    fn cannot_look(self: &Arc<Self>, error: &StoreError) {
+        let mut known = self.lock();
+        let is_lost = matches!(error, StoreError::Unavailable(_) | StoreError::Unsafe { .. });
+        if known.is_at_risk || known.record == TokenRecord::default() || !is_lost {
+            tracing::debug!(key = self.key, %error, "the token store cannot be looked at");
+            return;
+        }
+        known.is_at_risk = true;
+        known.unsaved = true;
+        drop(known);
+        self.report_store(error);
+        self.write_back();
+    }
+
     /// Notes what a server issued, before anything else can happen to it. `base` is the record that it was asked
     /// for with.
     pub(super) fn keep(&self, base: &TokenRecord, record: TokenRecord) -> Result<(), Overtaken> {
         let mut known = self.lock();
         if order(base, Some(&known.record)) == Order::Theirs {
             return Err(Overtaken);
+        }
+        if known.record.history.len() < record.history.len() && !self.context.store.is_durable() {
+            self.report_volatile(&known);
         }
         known.record = record;
         known.unsaved = true;
@@ -578,10 +609,13 @@ impl Ledger {
     }
 
     /// The flight is over: what the record holds may be used, and whoever waits is told.
-    pub(super) fn land(self: &Arc<Self>, outcome: Outcome) {
+    /// `by`: the configuration that the flight went by. What failed with another one says nothing about this.
+    pub(super) fn land(self: &Arc<Self>, outcome: Outcome, by: &Settled) {
         let now = self.context.clock.moment();
         let unsaved = {
             let mut known = self.lock();
+            let is_of_now = by.fingerprint == known.settled.fingerprint;
+            let outcome = if is_of_now { outcome } else { Outcome::Landed };
             known.saving = false;
             self.publish(&mut known);
             known.state.finish(outcome, now, super::random_share());

@@ -54,9 +54,8 @@ pub(super) struct Sources<'a> {
 
 /// Is the grant of `record` the one of the configuration? Its refresh token is shown to nobody else.
 pub(super) fn is_of_grant(record: &TokenRecord, sources: Sources<'_>) -> bool {
-    let Belonging { grant, grant_without_bootstrap, .. } = sources.belonging;
     match (&record.issued_for, &record.worked_with) {
-        (Some(IssuedFor { grant: of, .. }), _) => of == grant || of == grant_without_bootstrap,
+        (Some(IssuedFor { grant, .. }), _) => sources.belonging.is_of(grant),
         (None, Some(config)) => config == sources.config,
         (None, None) => true,
     }
@@ -73,6 +72,15 @@ pub(super) fn is_fit(record: &TokenRecord, sources: Sources<'_>) -> bool {
         && (record.access_token.is_none() || record.bound == sources.bound)
 }
 
+/// Was it asked for something else, with the grant of this configuration?
+pub(super) fn is_of_other_request(record: &TokenRecord, sources: Sources<'_>) -> bool {
+    let other = |it: &IssuedFor| it.request != sources.belonging.request;
+    record.issued_for.as_ref().is_some_and(other)
+        && is_of_grant(record, sources)
+        && new_seed(record, sources).is_none()
+        && !record.is_tombstone()
+}
+
 /// What is left to do. `forced`: an operator wants one attempt, whatever is known; but a server that wants to be
 /// left alone until `quiet` is.
 pub(super) fn plan(
@@ -86,8 +94,7 @@ pub(super) fn plan(
     let step = decide(record, sources, damaged, forced, now);
     let asks = !matches!(step, Plan::Stop(_) | Plan::Wait(..));
     match quiet {
-        // Also with a seed: that is for the same server.
-        Some(until) if asks && is_of_grant(record, sources) => {
+        Some(until) if asks => {
             Plan::Wait(until.min(now + LONGEST_PAUSE), FailureReason::Answer(Class::Throttled))
         }
         _ => step,

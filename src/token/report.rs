@@ -21,6 +21,14 @@ impl Ledger {
         );
     }
 
+    pub(super) fn report_volatile(&self, known: &Known) {
+        tracing::warn!(
+            credential = &*known.settled.title,
+            "the server replaces refresh tokens, and the store is `memory:`: the next restart loses this one. \
+             Write url = \"file:DIR\" in [store]"
+        );
+    }
+
     pub(super) fn report_saved(&self, stored: bool) {
         tracing::warn!(
             key = self.key,

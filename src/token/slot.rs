@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -110,6 +111,7 @@ impl Slot {
         repeatable: bool,
     ) -> Option<Arc<Token>> {
         let now = self.ledger.context.clock.moment();
+        rejected.note_rejection(sending.target);
         sending.was_young |= is_young(rejected, now);
         let most = if sending.safe && sending.was_young { 3 } else { 2 };
         let resendable = repeatable && sending.sent < most;
@@ -141,8 +143,15 @@ impl Slot {
 
     /// A request with `token` was not rejected.
     pub fn accepted(&self, token: &Token, sending: &Sending) {
-        if token.accept(sending.target) {
-            self.ledger.lock().state.accepted(token.generation, sending.renewed);
+        let is_first = token.accept(sending.target);
+        let is_blamed = self.ledger.blamed.load(Ordering::Relaxed) & 1 << (sending.target % 64) != 0;
+        if is_first || is_blamed {
+            let mut known = self.ledger.lock();
+            known.state.forgive(sending.target);
+            if is_first {
+                known.state.accepted(token.generation, sending.renewed);
+            }
+            self.ledger.blamed.store(known.state.blamed(), Ordering::Relaxed);
         }
     }
 
@@ -269,6 +278,7 @@ impl Slot {
             failing_since: failing.map(|(_, since)| since.wall),
             last_error: known.last_error.clone(),
             unsaved: known.is_at_risk,
+            volatile: !record.history.is_empty() && !self.ledger.context.store.is_durable(),
         }
     }
 

@@ -197,8 +197,13 @@ impl State {
         if newer.is_some_and(|token| token.is_usable(now)) {
             return or_pass_on(Verdict::Use);
         }
-        let is_good = rejected.was_accepted_by(target);
-        if renewed {
+        let (settle, until) = settle_times(rejected);
+        let age = rejected.age(now);
+        let settles = resendable && !settled && age < until;
+        // A token that was accepted, and that nobody accepts any more, is no good, whoever says so.
+        let is_bad = rejected.was_rejected_by_all();
+        let is_good = rejected.was_accepted_by(target) || is_bad;
+        if renewed && !settles {
             // A fresh token does not help this target. Others may fare better, and then they are not held up.
             self.evidence.blame(target, now);
             if !rejected.was_accepted() {
@@ -220,13 +225,12 @@ impl State {
             Some(verdict) => return or_pass_on(verdict),
             None => {}
         }
-        let (settle, until) = settle_times(rejected);
-        let age = rejected.age(now);
-        if resendable && !settled && age < until {
+        if settles {
             return Verdict::Settle(until - age);
         }
         // Whoever comes next waits for the token to become known, and may find it good.
         let may_be_unknown = !resendable && !settled && age < settle && !rejected.was_accepted();
+        let target = (!is_bad).then_some(target);
         if may_be_unknown || !self.evidence.may_force(target, is_good, now) {
             return Verdict::PassOn;
         }
@@ -239,6 +243,16 @@ impl State {
     /// been rejected with the token before.
     pub(super) fn accepted(&mut self, generation: Generation, renewed: bool) {
         self.evidence.accept(generation, renewed);
+    }
+
+    /// A target has accepted a token that it was blamed for rejecting.
+    pub(super) fn forgive(&mut self, target: u64) {
+        self.evidence.forgive(target);
+    }
+
+    /// Which targets are blamed, a bit for each: those are worth forgiving.
+    pub(super) fn blamed(&self) -> u64 {
+        self.evidence.blamed()
     }
 
     /// An operator wants a flight now, whatever is known.

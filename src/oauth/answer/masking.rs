@@ -6,6 +6,11 @@
 use std::collections::HashSet;
 use std::fmt::Write;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{
+    STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD,
+};
+
 use crate::secret::Secret;
 
 /// `text` with an ellipsis in the place of each of `secrets`, however it is spelt.
@@ -55,6 +60,19 @@ fn spellings(secret: &str) -> Vec<String> {
         spellings.push(in_json(secret, ascii, slash));
     }
     spellings.push(in_html(secret));
+    spellings.push(in_html(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"));
+    // RFC 3986, which leaves what forms do not, with and without its slashes; and that once more.
+    let percent = crate::template::percent_encode(secret).to_string();
+    spellings.push(with_small_escapes(&percent));
+    spellings.push(percent.replace("%2F", "/"));
+    spellings.push(percent.replace('%', "%25"));
+    spellings.push(percent);
+    for engine in [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD] {
+        spellings.push(engine.encode(secret));
+    }
+    let hexadecimal: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    spellings.push(hexadecimal.to_uppercase());
+    spellings.push(hexadecimal);
     // The longest first: what is a part of another would leave the rest of it standing.
     spellings.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
     spellings.dedup();

@@ -217,7 +217,8 @@ impl Flight<'_> {
         let Some(wish) = error.retry_after else { return };
         let why = error.class.meaning().word.to_owned();
         let at = self.now() + wish;
-        self.ledger.note(|record| record.not_before = Some(NotBefore { at, why }));
+        let grant = self.settled.issued_for().grant;
+        self.ledger.note(|record| record.not_before = Some(NotBefore { at, why, grant }));
     }
 
     /// A refresh token, or a seed, is dead: unless somebody else has a newer one, that is what is stored.

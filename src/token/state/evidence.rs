@@ -11,6 +11,10 @@ const FIRST: Duration = Duration::from_secs(30);
 /// The same for a single target.
 const FIRST_OF_TARGET: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(600);
+/// So many refreshes may be forced in a row, and one more for each of these: whoever makes an API reject requests
+/// now and accept them then must not make a stream of token requests.
+const MOST_FORCED: u32 = 20;
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(5);
 /// So many targets are remembered; strangers may choose them.
 const MOST_TARGETS: usize = 256;
 
@@ -27,6 +31,9 @@ pub(super) struct Evidence {
     from: Option<Generation>,
     /// Targets that rejected fresh tokens force nothing for a while.
     targets: HashMap<u64, Pause>,
+    /// Forced refreshes that are not forgotten yet, and up to when they are.
+    forced: u32,
+    forgotten: Option<Moment>,
 }
 
 #[derive(Debug, Default)]
@@ -47,16 +54,26 @@ struct Pause {
 
 impl Evidence {
     /// Could a new token help this target?
-    pub(super) fn may_force(&self, target: u64, is_good: bool, now: Moment) -> bool {
+    pub(super) fn may_force(&self, target: Option<u64>, is_good: bool, now: Moment) -> bool {
         let is_over = |until: Moment| until.is_over(now);
+        let pause = target.and_then(|target| self.targets.get(&target));
         let pauses = if is_good { &self.good } else { &self.strange };
         pauses.after.is_none_or(is_over)
-            && self.targets.get(&target).is_none_or(|it| is_over(it.until))
+            && pause.is_none_or(|it| is_over(it.until))
+            && self.not_forgotten(now) < MOST_FORCED
+    }
+
+    fn not_forgotten(&self, now: Moment) -> u32 {
+        let since = self.forgotten.map(|since| since.elapsed(now)).unwrap_or_default();
+        let forgotten = since.as_secs() / FORGOTTEN_AFTER.as_secs();
+        self.forced.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX))
     }
 
     /// A refresh is forced because this generation was rejected.
     pub(super) fn force(&mut self, rejected: Generation, is_good: bool, now: Moment) {
         self.from = Some(rejected);
+        self.forced = self.not_forgotten(now) + 1;
+        self.forgotten = Some(now);
         let pauses = self.pauses(is_good);
         pauses.after = Some(now.after(pauses.length.unwrap_or(FIRST)));
     }
@@ -97,6 +114,16 @@ impl Evidence {
             }
         }
         self.targets.insert(target, Pause { until: now.after(length), length });
+    }
+
+    /// This target has accepted a token.
+    pub(super) fn forgive(&mut self, target: u64) {
+        self.targets.remove(&target);
+    }
+
+    /// A bit for each target that is blamed; some share one.
+    pub(super) fn blamed(&self) -> u64 {
+        self.targets.keys().fold(0, |bits, target| bits | 1 << (target % 64))
     }
 
     /// A token of this generation was accepted. If it came from the last forced refresh, that was worth it, and
