@@ -64,9 +64,10 @@ impl Clients {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for number in 0..n {
+            let proxy = &stage.proxies[number / CREDENTIALS % stage.proxies.len()];
             let client = Client {
                 http: reqwest::Client::builder()
-                    .proxy(reqwest::Proxy::all(format!("http://{}", stage.proxy)).unwrap())
+                    .proxy(reqwest::Proxy::all(format!("http://{}", proxy.address)).unwrap())
                     .tls_backend_preconfigured(no_tls())
                     // A connection that a kill has closed must not be found by the request after it.
                     .pool_max_idle_per_host(0)
@@ -77,7 +78,7 @@ impl Clients {
                 // that rejects without reading closes the connection behind its answer.
                 url: stage.origin.url(&format!("/{}/", name(number % CREDENTIALS))),
                 credential: number % CREDENTIALS,
-                life: Arc::clone(&stage.life),
+                life: Arc::clone(&proxy.life),
                 stop: Arc::clone(&stop),
             };
             tasks.spawn(client.drive(number));
@@ -162,6 +163,7 @@ impl Client {
             Err(error) => format!("{:?}", error.without_url()),
         };
         let (credential, ended) = (self.credential, Instant::now());
+        tracing::info!(what, credential, "a request has failed");
         seen.failed.push(Failure { credential, began, ended, what });
     }
 }

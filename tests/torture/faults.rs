@@ -2,27 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use bearerd_test_support::{TokenBehaviour, TokenRequest};
+use bearerd_test_support::{End, TokenAnswer, TokenBehaviour, TokenRequest, coding};
 use serde_json::json;
 
-use super::stage::{CREDENTIALS, Healer, name};
+use super::dice::Dice;
+use super::stage::{CREDENTIALS, Healer, TIMEOUT, name};
 
 /// Of all token requests, how many in a hundred are disturbed.
-const FAULTS: u64 = 10;
-/// A bootstrap is not repeated for five minutes, so a grant that began with one is spared for as long.
-const SPARED: Duration = Duration::from_secs(310);
-
-/// A number below `limit` that nobody needs to be unable to guess.
-pub(crate) fn random(limit: u64) -> u64 {
-    RandomState::new().hash_one(limit) % limit
-}
-
-pub(crate) fn between(low: u64, high: u64) -> Duration {
-    Duration::from_millis(low + random(high - low))
-}
+const FAULTS: u64 = 12;
+/// Of two bootstraps within ten minutes the next one is not sooner than half a minute after the last, so a grant that
+/// began with one is spared for as long.
+const SPARED: Duration = Duration::from_secs(35);
+/// Faults in a row for one credential. After three failures in a row bearerd waits longer than clients may.
+const IN_A_ROW: usize = 3;
+/// Presentations of one refresh token that a fault may meet. After three answers that were lost bearerd waits a minute.
+const OF_ONE: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -31,11 +27,24 @@ pub(crate) enum Kind {
     Reset,
     Stall,
     Garbage,
+    Page,
+    Late,
+    TooLate,
+    Odd,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Trouble, Self::Throttle, Self::Reset, Self::Stall, Self::Garbage];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Trouble,
+        Self::Throttle,
+        Self::Reset,
+        Self::Stall,
+        Self::Garbage,
+        Self::Page,
+        Self::Late,
+        Self::TooLate,
+        Self::Odd,
+    ];
 }
 
 impl fmt::Display for Kind {
@@ -43,61 +52,194 @@ impl fmt::Display for Kind {
         f.pad(match self {
             Self::Trouble => "500, 502, 503",
             Self::Throttle => "429",
-            Self::Reset => "resets, also in the middle",
+            Self::Reset => "resets",
             Self::Stall => "stalls",
-            Self::Garbage => "garbage",
+            Self::Garbage => "unreadable 200, also cut",
+            Self::Page => "a gateway's pages",
+            Self::Late => "late or slow, in time",
+            Self::TooLate => "later than the timeout",
+            Self::Odd => "compressed, miscounted, cut",
         })
     }
 }
 
-/// What was done to one token request. After the commit, the refresh token is consumed and its successor
-/// kept back.
+/// What became of the grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fate {
+    /// The refresh token is as good as before.
+    Untouched,
+    /// It is consumed, and what was issued is in the answer.
+    Delivered,
+    /// It is consumed, and its successor kept back.
+    KeptBack,
+}
+
+/// What was done to one token request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Fault {
     pub(crate) kind: Kind,
-    pub(crate) committed: bool,
+    pub(crate) fate: Fate,
 }
 
 impl Fault {
     /// One of all kinds, each as often as any other.
-    fn any(may_commit: bool) -> Self {
-        let kind = Kind::ALL[random(5) as usize];
-        Self { kind, committed: may_commit && kind != Kind::Throttle && random(2) == 0 }
+    fn any(dice: &mut Dice) -> Self {
+        let kind = dice.pick(&Kind::ALL);
+        let fates: &[Fate] = match kind {
+            Kind::Trouble | Kind::Reset | Kind::Garbage | Kind::Page => {
+                &[Fate::Untouched, Fate::KeptBack]
+            }
+            Kind::Throttle => &[Fate::Untouched],
+            // Dealt with late it would be a reuse by nobody that is still there.
+            Kind::Stall => &[Fate::Untouched, Fate::Delivered],
+            Kind::Late | Kind::Odd => &[Fate::Delivered],
+            Kind::TooLate => &[Fate::KeptBack],
+        };
+        Self { kind, fate: dice.pick(fates) }
     }
 
-    fn behaviour(self) -> TokenBehaviour {
-        let refusal = match (self.kind, self.committed) {
-            (Kind::Trouble, _) => match random(3) {
+    /// Does it end a grant of this server, if it strikes a refresh token? Whatever a 200 holds, it has consumed the
+    /// refresh token as far as a client can know.
+    fn costs_a_grant(self, is_strict: bool) -> bool {
+        self.kind == Kind::Garbage || is_strict && self.fate == Fate::KeptBack
+    }
+
+    /// Did nobody get to see an answer?
+    pub(crate) fn is_silent(self) -> bool {
+        match self.kind {
+            Kind::Reset | Kind::TooLate => true,
+            Kind::Stall => self.fate == Fate::Untouched,
+            _ => false,
+        }
+    }
+
+    /// May the same refresh token be presented again after it?
+    pub(crate) fn asks_for_another(self) -> bool {
+        self.fate != Fate::Delivered && self.kind != Kind::Garbage
+    }
+
+    /// How it goes, and how long that takes.
+    fn behaviour(self, dice: &mut Dice) -> (TokenBehaviour, Duration) {
+        let at_once = Duration::ZERO;
+        let refusal = match (self.kind, self.fate) {
+            (Kind::Trouble, _) => match dice.below(3) {
                 0 => TokenBehaviour::json(500, json!({"message": "trouble"})),
-                1 => TokenBehaviour::html(502, "<html>Bad Gateway</html>"),
+                1 => TokenBehaviour::html(502, "Bad Gateway"),
                 _ => TokenBehaviour::json(503, json!({})),
             },
             (Kind::Throttle, _) => TokenBehaviour::json(429, json!({"message": "slow down"}))
                 .with_header("retry-after", "1"),
-            (Kind::Garbage, _) => match random(3) {
-                0 => TokenBehaviour::html(200, "<html>maintenance</html>"),
+            (Kind::Garbage, Fate::KeptBack) if dice.one_in(2) => {
+                let keep = dice.below(30) as usize;
+                return (TokenBehaviour::CommitThenTruncate { keep }, at_once);
+            }
+            (Kind::Garbage, _) => match dice.below(3) {
+                0 => TokenBehaviour::json(200, json!({"status": "ok"})),
                 1 => TokenBehaviour::html(200, "{\"access_token\": \"ab"),
                 _ => TokenBehaviour::html(200, "\u{0}\u{1}\u{fffd}\u{7f}"),
             },
-            (Kind::Reset, false) => return TokenBehaviour::DropBeforeCommit,
-            (Kind::Reset, true) if random(2) == 0 => return TokenBehaviour::DropAfterCommit,
-            (Kind::Reset, true) => return TokenBehaviour::CommitThenTruncate { keep: 20 },
-            // Dealt with late it would be a reuse by nobody that is still there.
-            (Kind::Stall, false) => return TokenBehaviour::Hang,
-            (Kind::Stall, true) => return TokenBehaviour::Stall { commit_first: true },
+            (Kind::Page, Fate::KeptBack) => page(dice.pick(&[200, 502]), dice),
+            (Kind::Page, _) => page(dice.pick(&[200, 404, 502, 400, 403]), dice),
+            (Kind::Reset, Fate::Untouched) => return (TokenBehaviour::DropBeforeCommit, at_once),
+            (Kind::Reset, _) if dice.one_in(2) => {
+                return (TokenBehaviour::DropAfterCommit, at_once);
+            }
+            (Kind::Reset, _) => {
+                let begun = |_: &TokenAnswer| b"HTTP/1.1 2".to_vec();
+                return (TokenBehaviour::written(End::Reset, begun), at_once);
+            }
+            // The stage lets go of whoever stalls every second.
+            (Kind::Stall, Fate::Untouched) => return (TokenBehaviour::Hang, STALLED),
+            (Kind::Stall, _) => return (TokenBehaviour::Stall { commit_first: true }, STALLED),
+            (Kind::Late, _) if dice.one_in(3) => {
+                let interval = dice.between(2, 9);
+                return (TokenBehaviour::SlowDrip { interval }, Duration::from_secs(4));
+            }
+            (Kind::Late, _) => {
+                let by = dice.between(300, 3000);
+                return (TokenBehaviour::Late { by, commit_first: true }, by);
+            }
+            (Kind::TooLate, _) => {
+                let by = TIMEOUT + dice.between(500, 3000);
+                return (TokenBehaviour::Late { by, commit_first: true }, by);
+            }
+            (Kind::Odd, _) => return (odd(dice), Duration::from_secs(2)),
         };
-        if self.committed { refusal.after_commit() } else { refusal }
+        match self.fate {
+            Fate::KeptBack => (refusal.after_commit(), at_once),
+            _ => (refusal, at_once),
+        }
+    }
+}
+
+const STALLED: Duration = Duration::from_millis(1200);
+
+/// What stands in front of a token endpoint says.
+fn page(status: u16, dice: &mut Dice) -> TokenBehaviour {
+    let express = "<!DOCTYPE html>\n<html lang=\"en\">\n<body>\n<pre>Cannot POST /token</pre>\n</body>\n</html>\n";
+    let nginx = "<html>\r\n<head><title>Error</title></head>\r\n<body>\r\n<center><h1>Error</h1></center>\r\n\
+                 <hr><center>nginx/1.25.3</center>\r\n</body>\r\n</html>\r\n";
+    let sign_in = "<!doctype html><html><title>Sign in</title><form action=/login></form></html>";
+    match (status, dice.below(3)) {
+        (404, 0) => TokenBehaviour::json(
+            404,
+            json!({"statusCode": 404, "message": "Cannot POST /token", "error": "Not Found"}),
+        ),
+        (404, 1) => TokenBehaviour::html(404, express),
+        (200, _) => TokenBehaviour::html(200, sign_in),
+        _ => TokenBehaviour::html(status, nginx),
+    }
+}
+
+/// An answer that can be read, for whoever is not too strict.
+fn odd(dice: &mut Dice) -> TokenBehaviour {
+    type Encode = fn(&[u8]) -> Vec<u8>;
+    let coded = |name: &'static str, encode: Encode| {
+        TokenBehaviour::changed(move |answer| {
+            answer.body = encode(&answer.body).into();
+            answer.headers.push(("content-encoding".to_owned(), name.to_owned()));
+        })
+    };
+    let join = |head: String, body: &[u8]| [head.as_bytes(), body].concat();
+    // Up to five bytes, and nothing of the refresh token.
+    let short = |answer: &TokenAnswer| {
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let token = text.find("\"refresh_token\":\"").map_or(0, |at| at + 17);
+        let end = text[token..].find('"').map_or(text.len(), |at| token + at + 1);
+        end.max(text.len() - 5)
+    };
+    let end = dice.pick(&[End::Close, End::Reset, End::Open]);
+    match dice.below(7) {
+        0 => coded("gzip", coding::gzip),
+        1 => coded("deflate", coding::zlib),
+        2 => coded("br", coding::brotli),
+        3 => TokenBehaviour::written(end, move |answer| {
+            join(answer.head(short(answer)), &answer.body)
+        }),
+        4 => TokenBehaviour::written(end, move |answer| {
+            join(answer.head(answer.body.len()), &answer.body[..short(answer)])
+        }),
+        5 => TokenBehaviour::written(end, move |answer| {
+            join(answer.head(answer.body.len() + 100), &answer.body)
+        }),
+        _ => TokenBehaviour::written(end, move |answer| {
+            let head = answer.head(0);
+            let head = head.replace("content-length: 0", "transfer-encoding: chunked");
+            join(format!("{head}{:x}\r\n", answer.body.len()), &answer.body)
+        }),
     }
 }
 
 /// What the faults may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The server forgives: faults before and after the commit.
+    /// The server forgives: every fault.
     Forgiving,
-    /// Faults before the commit, which cost nothing.
+    /// The same without those that end a grant all the same.
+    Lossless,
+    /// The server is strict: faults that cost nothing.
     BeforeCommit,
-    /// Faults before and after it, to a strict server: grants are lost.
+    /// Every fault, and the server is strict: grants are lost.
     Strict,
     /// None.
     Calm,
@@ -111,6 +253,8 @@ pub(crate) struct Presented {
     /// `None`: another grant.
     pub(crate) refresh_token: Option<String>,
     pub(crate) fault: Option<Fault>,
+    /// How long the answer takes.
+    pub(crate) takes: Duration,
     /// It is left without an answer until the proxy is killed.
     pub(crate) held: bool,
 }
@@ -133,12 +277,19 @@ pub(crate) struct Script {
     pub(crate) waiting: usize,
     pub(crate) log: Vec<Presented>,
     stakes: Vec<Stake>,
+    dice: Vec<Dice>,
 }
 
 impl Script {
-    pub(crate) fn new() -> Self {
-        let stakes = vec![Stake::Open; CREDENTIALS];
-        Self { phase: Phase::Calm, closing: false, waiting: 0, log: Vec::new(), stakes }
+    pub(crate) fn new(dice: &Dice) -> Self {
+        Self {
+            phase: Phase::Calm,
+            closing: false,
+            waiting: 0,
+            log: Vec::new(),
+            stakes: vec![Stake::Open; CREDENTIALS],
+            dice: (0..CREDENTIALS).map(|credential| dice.of(&name(credential))).collect(),
+        }
     }
 
     pub(crate) fn decide(&mut self, request: &TokenRequest) -> TokenBehaviour {
@@ -146,32 +297,55 @@ impl Script {
             .find(|credential| request.path_and_query.ends_with(&name(*credential)))
             .expect("each credential has its token URL");
         let refresh_token = request.param("refresh_token").map(str::to_owned);
+        let mut dice = self.dice[credential].decision();
         let (held, fault) = match self.closing && self.is_guarded(credential, &refresh_token) {
             true => (true, None),
-            false => (false, self.fault(credential, refresh_token.as_ref())),
+            false => (false, self.fault(credential, refresh_token.as_ref(), &mut dice)),
         };
-        if let (Phase::Strict, Some(Fault { committed: true, .. }), Some(token)) =
-            (self.phase, fault, &refresh_token)
+        let is_strict = self.phase == Phase::Strict;
+        if let (Some(fault), Some(token)) = (fault, &refresh_token)
+            && fault.costs_a_grant(is_strict)
         {
             self.stakes[credential] = Stake::Losing(token.clone());
         }
         self.waiting += usize::from(held || fault.is_some_and(|fault| fault.kind == Kind::Stall));
-        self.log.push(Presented { at: Instant::now(), credential, refresh_token, fault, held });
-        match fault {
-            _ if held => TokenBehaviour::Hang,
-            Some(fault) => fault.behaviour(),
-            None => TokenBehaviour::Normal,
-        }
+        let (behaviour, takes) = match fault {
+            _ if held => (TokenBehaviour::Hang, STALLED),
+            Some(fault) => fault.behaviour(&mut dice),
+            None => (TokenBehaviour::Normal, Duration::ZERO),
+        };
+        let at = Instant::now();
+        self.log.push(Presented { at, credential, refresh_token, fault, takes, held });
+        behaviour
     }
 
-    fn fault(&self, credential: usize, refresh_token: Option<&String>) -> Option<Fault> {
-        let may_commit = match self.phase {
-            Phase::Calm => return None,
-            Phase::Forgiving => true,
-            Phase::BeforeCommit => false,
-            Phase::Strict => self.may_be_lost(credential, refresh_token),
+    fn fault(
+        &self,
+        credential: usize,
+        refresh_token: Option<&String>,
+        dice: &mut Dice,
+    ) -> Option<Fault> {
+        if self.phase == Phase::Calm || dice.below(100) >= FAULTS {
+            return None;
+        }
+        let fault = Fault::any(dice);
+        let before = self.log.iter().rev().filter(|one| one.credential == credential);
+        let in_a_row: Vec<_> = before.clone().map_while(|one| one.fault).collect();
+        let of_it = before.take_while(|one| one.refresh_token.as_ref() == refresh_token);
+        let is_slow = |fault: &Fault| fault.kind == Kind::TooLate;
+        let is_too_much = in_a_row.len() >= IN_A_ROW
+            || refresh_token.is_some() && of_it.count() >= OF_ONE
+            || is_slow(&fault) && in_a_row.iter().any(is_slow);
+        let is_allowed = match self.phase {
+            Phase::Calm => false,
+            Phase::Lossless => !fault.costs_a_grant(false),
+            Phase::BeforeCommit => !fault.costs_a_grant(true),
+            Phase::Forgiving | Phase::Strict => {
+                !fault.costs_a_grant(self.phase == Phase::Strict)
+                    || self.may_be_lost(credential, refresh_token)
+            }
         };
-        (random(100) < FAULTS).then(|| Fault::any(may_commit))
+        (is_allowed && !is_too_much).then_some(fault)
     }
 
     fn may_be_lost(&self, credential: usize, refresh_token: Option<&String>) -> bool {
@@ -188,7 +362,7 @@ impl Script {
     fn is_guarded(&self, credential: usize, refresh_token: &Option<String>) -> bool {
         let Some(refresh_token) = refresh_token else { return false };
         match self.phase {
-            Phase::Forgiving | Phase::Calm => false,
+            Phase::Forgiving | Phase::Lossless | Phase::Calm => false,
             Phase::BeforeCommit => true,
             Phase::Strict => {
                 Healer::of(credential) == Healer::Password
@@ -231,11 +405,16 @@ impl Script {
         let share = 100.0 * faults as f64 / all.max(1) as f64;
         println!("    token requests            {all}");
         println!(
-            "      faults                  {faults:>5} ({share:.1} %)   before   after the commit"
+            "      faults                  {faults:>5} ({share:.1} %)   nothing consumed   answered   kept back"
         );
         for kind in Kind::ALL {
-            let of = |committed| count(Fault { kind, committed });
-            println!("        {kind:<27}             {:>4}   {:>4}", of(false), of(true));
+            let of = |fate| count(Fault { kind, fate });
+            println!(
+                "        {kind:<27}             {:>16}   {:>8}   {:>9}",
+                of(Fate::Untouched),
+                of(Fate::Delivered),
+                of(Fate::KeptBack)
+            );
         }
         let held = self.log[from..].iter().filter(|presented| presented.held).count();
         println!("      held until a kill       {held:>5}");

@@ -1,27 +1,33 @@
 //! The servers, the configuration, and the program that is killed and started again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bearerd::app::App;
+use bearerd::clock::Clock;
+use bearerd::settings::{Environment, Settings};
 use bearerd_test_support::{
     AuthorizationServer, AuthorizationServerConfig, ExpiresIn, OnReuse, OriginConfig, OriginServer,
     Rotation,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::faults::{Presented, Script};
+use super::dice::Dice;
+use super::disk::Disk;
+use super::faults::Script;
 
 pub(crate) const FORGIVING: Rotation =
     Rotation::Rotate { grace: Duration::from_secs(30), on_reuse: OnReuse::RevokeFamily };
@@ -32,7 +38,10 @@ pub(crate) const STRICT: Rotation = Rotation::STRICT;
 pub(crate) const CREDENTIALS: usize = 16;
 
 /// Each token is replaced after about half of it.
-const LIFETIME: Duration = Duration::from_secs(4);
+const LIFETIME: Duration = Duration::from_secs(6);
+
+/// How long the answer to a token request is listened for.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(6);
 
 pub(crate) fn name(credential: usize) -> String {
     format!("c{credential:02}")
@@ -77,11 +86,51 @@ pub(crate) type Alarm = (String, u64);
 /// One process from its start to its end.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Life {
+    /// The losses that its log told of, its own or those that it found.
     pub(crate) alarms: BTreeSet<Alarm>,
-    /// The alarms that had been read before the metrics were.
+    /// How many of its own its log told of, and how many of them before the metrics were read.
+    pub(crate) losses: usize,
     pub(crate) before_counted: usize,
     /// What `bearerd_lost_rotations_total` said at its end.
     pub(crate) counted: usize,
+}
+
+/// How a process is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// `kill -9`.
+    Kill,
+    /// SIGTERM, in good order.
+    Term,
+}
+
+/// The end of a process, until nothing could come from it any more.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    pub(crate) how: End,
+    pub(crate) span: Range<Instant>,
+}
+
+/// What was done to what is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Harm {
+    /// The disk did not do what it was told.
+    Disk,
+    /// The locks were removed.
+    Locks,
+    /// A copy took the place of the directory.
+    Directory,
+    /// The record of this credential was deleted or damaged.
+    Record(usize),
+    /// The record of this credential became the one before.
+    Backup(usize),
+}
+
+/// When that was.
+#[derive(Clone, Debug)]
+pub(crate) struct Damage {
+    pub(crate) harm: Harm,
+    pub(crate) span: Range<Instant>,
 }
 
 /// A process under way.
@@ -89,30 +138,64 @@ struct Program {
     child: Child,
     admin: SocketAddr,
     log: JoinHandle<()>,
-    alarms: Arc<Mutex<BTreeSet<Alarm>>>,
+    said: Arc<Mutex<Said>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Said {
+    alarms: BTreeSet<Alarm>,
+    losses: usize,
+}
+
+enum Runner {
+    Program(Program),
+    App(App),
+}
+
+/// A proxy that ends and is started again.
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    /// Even while it may be expected to answer, odd while it dies or is dead.
+    pub(crate) life: Arc<AtomicUsize>,
+    runner: Mutex<Option<Runner>>,
 }
 
 /// Everything but the clients.
 pub(crate) struct Stage {
     pub(crate) server: AuthorizationServer,
     pub(crate) origin: OriginServer,
-    pub(crate) proxy: SocketAddr,
-    /// Even while the proxy may be expected to answer, odd while it dies or is dead.
-    pub(crate) life: Arc<AtomicUsize>,
+    pub(crate) proxies: Vec<Proxy>,
+    pub(crate) disk: Disk,
+    /// The clock of the proxy, where it runs in this process.
+    pub(crate) clock: Option<Clock>,
+    /// Whoever has it alone kills, or tampers with what is stored: after that there are two seconds to mend it.
+    pub(crate) tampering: tokio::sync::Mutex<()>,
+    pub(crate) dice: Dice,
     script: Arc<Mutex<Script>>,
-    program: Mutex<Option<Program>>,
     lives: Mutex<Vec<Life>>,
-    kills: Mutex<Vec<Range<Instant>>>,
+    ends: Mutex<Vec<Ended>>,
+    damages: Mutex<Vec<Damage>>,
     dir: TempDir,
     /// Where what the program says is kept.
     log: Option<Arc<File>>,
 }
 
+/// How a stage is set.
+pub(crate) struct Setting<'a> {
+    pub(crate) rotation: Rotation,
+    /// How many programs share one state directory.
+    pub(crate) programs: usize,
+    /// Instead, one proxy in this process, whose clock can be set.
+    pub(crate) has_clock: bool,
+    pub(crate) dice: Dice,
+    pub(crate) log: Option<&'a Path>,
+}
+
 impl Stage {
-    pub(crate) async fn set(rotation: Rotation, log: Option<&Path>) -> Self {
+    pub(crate) async fn set(setting: Setting<'_>) -> Self {
         let mut config = AuthorizationServerConfig {
             token_path: "/token/*".to_owned(),
-            rotation,
+            rotation: setting.rotation,
             expires_in: ExpiresIn::Seconds(LIFETIME.as_secs()),
             access_token_lifetime: LIFETIME,
             ..AuthorizationServerConfig::default()
@@ -125,54 +208,60 @@ impl Stage {
             ..OriginConfig::default()
         })
         .await;
-        let script = Arc::new(Mutex::new(Script::new()));
+        let script = Arc::new(Mutex::new(Script::new(&setting.dice)));
         let deciding = Arc::clone(&script);
         server.decide_by(move |request| deciding.lock().unwrap().decide(request));
-        // Taken and let go: the program listens there again and again.
-        let proxy = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let stage = Self {
             server,
             origin,
-            proxy,
-            life: Arc::default(),
+            proxies: (0..setting.programs).map(|_| Proxy::new()).collect(),
+            disk: Disk::new(dir.path()),
+            clock: setting.has_clock.then(Clock::adjustable),
+            tampering: tokio::sync::Mutex::default(),
+            dice: setting.dice,
             script,
-            program: Mutex::default(),
             lives: Mutex::default(),
-            kills: Mutex::default(),
-            dir: tempfile::tempdir().unwrap(),
-            log: log.map(|path| {
+            ends: Mutex::default(),
+            damages: Mutex::default(),
+            dir,
+            log: setting.log.map(|path| {
                 Arc::new(OpenOptions::new().create(true).append(true).open(path).unwrap())
             }),
         };
         stage.configure(&config);
-        stage.start_program().await;
+        for proxy in &stage.proxies {
+            stage.start(proxy).await;
+        }
         stage
     }
 
     fn configure(&self, config: &AuthorizationServerConfig) {
-        write_secret(&self.dir.path().join("secret"), &config.client_secret);
+        write_privately(&self.dir.path().join("secret"), config.client_secret.as_bytes());
         let mut text = format!(
             "[proxy]\nlisten = \"{}\"\nthreads = 2\n[admin]\nlisten = \"127.0.0.1:0\"\n\
              [log]\nformat = \"json\"\n",
-            self.proxy,
+            self.proxies[0].address,
         );
         for credential in 0..CREDENTIALS {
             let name = name(credential);
-            write_secret(&self.seed(credential), &self.server.current_refresh_token_of(&name));
+            let seed = self.server.current_refresh_token_of(&name);
+            write_privately(&self.seed(credential), seed.as_bytes());
             text += &format!(
                 "[credential.{name}]\nhosts = [\"{}\"]\npaths = [\"/{name}/\"]\nallow_http = true\n\
                  token_url = \"{}\"\nclient_id = \"{}\"\nclient_secret = {{ file = \"secret\" }}\n\
-                 refresh_token = {{ file = \"seed-{name}\" }}\n{}",
+                 refresh_token = {{ file = \"seed-{name}\" }}\ntimeout = \"{}s\"\n{}",
                 self.origin.authority(),
                 self.server.token_url().replace('*', &name),
                 config.client_id,
+                TIMEOUT.as_secs(),
                 Healer::of(credential).configuration(),
             );
         }
         std::fs::write(self.dir.path().join("proxy.toml"), text).unwrap();
     }
 
-    fn seed(&self, credential: usize) -> std::path::PathBuf {
+    fn seed(&self, credential: usize) -> PathBuf {
         self.dir.path().join(format!("seed-{}", name(credential)))
     }
 
@@ -180,9 +269,26 @@ impl Stage {
         self.script.lock().unwrap()
     }
 
-    async fn start_program(&self) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_bearerd"))
-            .args(["run", "--config"])
+    async fn start(&self, proxy: &Proxy) {
+        let runner = match &self.clock {
+            Some(clock) => {
+                let text = std::fs::read_to_string(self.dir.path().join("proxy.toml")).unwrap();
+                let environment = Environment::of_process();
+                let settings =
+                    Settings::from_text("proxy.toml", self.dir.path(), &text, &environment)
+                        .unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+                Runner::App(App::start(settings, clock.clone()).await.unwrap())
+            }
+            None => Runner::Program(self.start_program(proxy).await),
+        };
+        *proxy.runner.lock().unwrap() = Some(runner);
+    }
+
+    async fn start_program(&self, proxy: &Proxy) -> Program {
+        let mut child = self
+            .disk
+            .command(env!("CARGO_BIN_EXE_bearerd"))
+            .args(["run", "--listen", &proxy.address.to_string(), "--config"])
             .arg(self.dir.path().join("proxy.toml"))
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
@@ -191,8 +297,8 @@ impl Stage {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let alarms = Arc::<Mutex<BTreeSet<Alarm>>>::default();
-        let ((admin_said, mut admin), raised) = (watch::channel(None), Arc::clone(&alarms));
+        let said = Arc::<Mutex<Said>>::default();
+        let ((admin_said, mut admin), heard) = (watch::channel(None), Arc::clone(&said));
         let (listening, mut listens) = watch::channel(false);
         let kept = self.log.clone();
         let log = std::thread::spawn(move || {
@@ -209,10 +315,12 @@ impl Stage {
                         let address = said["address"].as_str().and_then(|text| text.parse().ok());
                         admin_said.send_replace(address);
                     }
-                    _ if said["level"] == "ERROR" && said["reason"] == "lost_rotation" => {
+                    message if said["level"] == "ERROR" && said["reason"] == "lost_rotation" => {
                         let credential = said["credential"].as_str().unwrap().to_owned();
                         let generation = said["generation"].as_u64().unwrap();
-                        raised.lock().unwrap().insert((credential, generation));
+                        let mut heard = heard.lock().unwrap();
+                        heard.alarms.insert((credential, generation));
+                        heard.losses += usize::from(message.starts_with("the grant is dead"));
                     }
                     _ => {}
                 }
@@ -220,38 +328,68 @@ impl Stage {
         });
         listens.wait_for(|listens| *listens).await.expect("bearerd listens");
         let admin = admin.wait_for(Option::is_some).await.expect("bearerd tells").unwrap();
-        *self.program.lock().unwrap() = Some(Program { child, admin, log, alarms });
+        Program { child, admin, log, said }
     }
 
-    /// `kill -9`, and at once the next.
-    pub(crate) async fn kill(&self) {
-        self.end().await;
-        self.start_program().await;
-        self.kills.lock().unwrap().last_mut().unwrap().end = Instant::now();
-        self.life.fetch_add(1, SeqCst);
+    /// Ends a proxy, and at once starts it again.
+    pub(crate) async fn restart(&self, proxy: &Proxy, how: End) {
+        let number = self.end(proxy, how).await;
+        self.start(proxy).await;
+        self.ends.lock().unwrap()[number].span.end = Instant::now();
+        proxy.life.fetch_add(1, SeqCst);
     }
 
-    /// `kill -9`.
-    pub(crate) async fn end(&self) {
-        let Program { mut child, admin, log, alarms } =
-            self.program.lock().unwrap().take().unwrap();
-        let before_counted = alarms.lock().unwrap().len();
+    /// Ends all of them for good.
+    pub(crate) async fn end_all(&self) {
+        for proxy in &self.proxies {
+            self.end(proxy, End::Term).await;
+        }
+    }
+
+    async fn end(&self, proxy: &Proxy, how: End) -> usize {
+        let runner = proxy.runner.lock().unwrap().take().unwrap();
+        let (mut child, admin, log, said) = match runner {
+            Runner::Program(Program { child, admin, log, said }) => (child, admin, log, said),
+            Runner::App(app) => {
+                proxy.life.fetch_add(1, SeqCst);
+                let number = self.ends_now(how);
+                app.shutdown().await;
+                return number;
+            }
+        };
+        let before_counted = said.lock().unwrap().losses;
         let counting = tokio::task::spawn_blocking(move || lost_rotations_total(admin));
         let counted = counting.await.unwrap();
-        self.life.fetch_add(1, SeqCst);
-        let began = Instant::now();
-        // What it has sent may arrive until the next one is there, on a machine that is busy.
-        self.kills.lock().unwrap().push(began..began);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        tokio::task::spawn_blocking(move || log.join()).await.unwrap().unwrap();
-        let alarms = alarms.lock().unwrap().clone();
-        self.lives.lock().unwrap().push(Life { alarms, before_counted, counted });
+        proxy.life.fetch_add(1, SeqCst);
+        let number = self.ends_now(how);
+        let signal = match how {
+            End::Kill => Signal::KILL,
+            End::Term => Signal::TERM,
+        };
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let ending = tokio::task::spawn_blocking(move || {
+            let status = child.wait().unwrap();
+            log.join().unwrap();
+            status
+        });
+        let status = tokio::time::timeout(Duration::from_secs(60), ending).await;
+        let status = status.expect("a program that is told to ends within a minute").unwrap();
+        assert!(how == End::Kill || status.code() == Some(0), "SIGTERM: {status:?}");
+        let Said { alarms, losses } = said.lock().unwrap().clone();
+        self.lives.lock().unwrap().push(Life { alarms, losses, before_counted, counted });
+        number
     }
 
-    /// Each until nothing could come from the process any more.
-    pub(crate) fn kills(&self) -> Vec<Range<Instant>> {
-        self.kills.lock().unwrap().clone()
+    fn ends_now(&self, how: End) -> usize {
+        let now = Instant::now();
+        let mut ends = self.ends.lock().unwrap();
+        // What it has sent may arrive until the next one is there, on a machine that is busy.
+        ends.push(Ended { how, span: now..now });
+        ends.len() - 1
+    }
+
+    pub(crate) fn ends(&self) -> Vec<Ended> {
+        self.ends.lock().unwrap().clone()
     }
 
     /// Of the processes that have ended.
@@ -259,15 +397,31 @@ impl Stage {
         self.lives.lock().unwrap().clone()
     }
 
+    pub(crate) fn damages(&self) -> Vec<Damage> {
+        self.damages.lock().unwrap().clone()
+    }
+
+    pub(crate) fn note_damage(&self, harm: Harm, began: Instant) {
+        let span = began..Instant::now();
+        self.damages.lock().unwrap().push(Damage { harm, span });
+    }
+
     /// What an operator does about a lost rotation: no signal, no restart.
     pub(crate) fn bring_a_new_seed(&self, credential: usize) {
         let seed = self.server.issue_refresh_token_of(&name(credential));
-        write_secret(&self.seed(credential), &seed);
+        write_privately(&self.seed(credential), seed.as_bytes());
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    pub(crate) fn record_path(&self, credential: usize) -> PathBuf {
+        self.state().join(format!("{}.json", name(credential)))
     }
 
     pub(crate) fn record(&self, credential: usize) -> Value {
-        let path = self.dir.path().join(format!("state/{}.json", name(credential)));
-        let text = std::fs::read(path).unwrap_or_default();
+        let text = std::fs::read(self.record_path(credential)).unwrap_or_default();
         let file: Value = serde_json::from_slice(&text).unwrap_or_default();
         file["record"].clone()
     }
@@ -283,34 +437,29 @@ impl Stage {
             Some(token) => token == self.server.current_refresh_token_of(&name(credential)),
         }
     }
+}
 
-    /// When refresh tokens were presented that had been replaced, by credential and refresh token: the
-    /// grants that were lost, as the server sees it.
-    pub(crate) fn lost(&self) -> BTreeMap<(usize, String), Instant> {
-        let (script, mut lost) = (self.script(), BTreeMap::new());
-        for reuse in self.server.reuses() {
-            let presents =
-                |one: &&Presented| one.refresh_token.as_ref() == Some(&reuse.refresh_token);
-            let owner = script.log.iter().rev().find(presents).unwrap().credential;
-            lost.entry((owner, reuse.refresh_token)).or_insert(reuse.at);
-        }
-        lost
+impl Proxy {
+    fn new() -> Self {
+        // Taken and let go: the program listens there again and again.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Self { address, life: Arc::default(), runner: Mutex::default() }
     }
 }
 
-impl Drop for Stage {
+impl Drop for Proxy {
     fn drop(&mut self) {
-        if let Some(mut program) = self.program.lock().unwrap().take() {
+        if let Some(Runner::Program(mut program)) = self.runner.lock().unwrap().take() {
             let _gone = program.child.kill();
             let _reaped = program.child.wait();
         }
     }
 }
 
-fn write_secret(path: &Path, value: &str) {
+pub(crate) fn write_privately(path: &Path, bytes: &[u8]) {
     // Replaced as a whole: the program may be reading it.
     let new = path.with_extension("new");
-    std::fs::write(&new, value).unwrap();
+    std::fs::write(&new, bytes).unwrap();
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
     std::fs::rename(&new, path).unwrap();
 }

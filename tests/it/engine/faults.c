@@ -2,8 +2,8 @@
  *
  * The system calls with which a file becomes durable are handed to a supervisor (seccomp user
  * notification), which looks into the file CONTROL for what to do with each kind: `hang KIND` keeps the
- * call waiting until the file says otherwise, `fail KIND` answers EIO, and everything else goes on. Kinds
- * are sync (of a file), dirsync, rename and flock. What is done is appended to LOG.
+ * call waiting until the file says otherwise, `fail KIND` answers EIO, `full KIND` ENOSPC, and everything else
+ * goes on. Kinds are sync (of a file), dirsync, rename and flock. What is done is appended to LOG.
  *
  * Unlike a preloaded library this also sees calls that are made without libc. */
 #define _GNU_SOURCE
@@ -85,9 +85,9 @@ static void answer(int listener, unsigned long long id, int error) {
 }
 
 static void decide(int listener, unsigned long long id, const char *kind) {
-    int fails = ordered("fail", kind);
-    note(kind, fails ? "fail" : "pass");
-    answer(listener, id, fails ? EIO : 0);
+    int fails = ordered("fail", kind), full = ordered("full", kind);
+    note(kind, fails ? "fail" : full ? "full" : "pass");
+    answer(listener, id, fails ? EIO : full ? ENOSPC : 0);
 }
 
 static void supervise(int listener) {
