@@ -349,8 +349,7 @@ impl Store {
                 let Some(bytes) = bytes.filter(|bytes| !self.keys.has_sealed(bytes)) else {
                     return Ok(false);
                 };
-                let (record, version) =
-                    decode(&self.keys, &key, bytes, || self.bytes.place(&key))?;
+                let (record, version) = decode(&self.keys, &key, bytes, || self.bytes.place(&key))?;
                 Ok(matches!(self.put(&key, version, None, &record).await?, Put::Stored(_)))
             };
             match sealed.await {

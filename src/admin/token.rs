@@ -48,7 +48,7 @@ impl AdminToken {
             }
             Err(error) => return Err(AdminTokenError::Make(path.clone(), error)),
         }
-        read(path).map(drop)
+        read(path, ours()).map(drop)
     }
 
     /// What has to be presented to this process. Blocks.
@@ -59,7 +59,7 @@ impl AdminToken {
     pub fn expected(&self) -> Result<Secret, AdminTokenError> {
         match self {
             Self::Given { value, .. } => Ok(value.clone()),
-            Self::Made(path) => read(path),
+            Self::Made(path) => read(path, ours()),
         }
     }
 
@@ -71,7 +71,7 @@ impl AdminToken {
     pub fn to_present(&self) -> Result<Secret, AdminTokenError> {
         match self {
             Self::Given { source, .. } => Ok(source.read()?),
-            Self::Made(path) => read(path),
+            Self::Made(path) => read(path, None),
         }
     }
 }
@@ -108,6 +108,16 @@ pub enum AdminTokenError {
         /// Its mode.
         mode: u32,
     },
+    /// Another user could have put it there.
+    #[error(
+        "the admin token in {path} belongs to user {owner} and is not used: remove it and reload bearerd"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// It is not ASCII.
     #[error("the admin token holds what no header field can; make it of letters and digits")]
     Unfit,
@@ -121,9 +131,18 @@ pub enum AdminTokenError {
     Make(PathBuf, std::io::Error),
 }
 
-fn read(path: &Path) -> Result<Secret, AdminTokenError> {
-    match std::fs::metadata(path) {
+fn ours() -> Option<u32> {
+    Some(rustix::process::geteuid().as_raw())
+}
+
+/// `owner`: whose it has to be, if it is for this process to believe in.
+fn read(path: &Path, owner: Option<u32>) -> Result<Secret, AdminTokenError> {
+    // A link, or a file of somebody else's, would be their token.
+    match std::fs::symlink_metadata(path) {
         Ok(found) if !found.is_file() => return Err(AdminTokenError::NoFile(path.to_owned())),
+        Ok(found) if owner.is_some_and(|owner| owner != found.uid()) => {
+            return Err(AdminTokenError::Foreign { path: path.to_owned(), owner: found.uid() });
+        }
         Ok(found) if found.mode() & 0o077 != 0 => {
             return Err(AdminTokenError::Exposed {
                 path: path.to_owned(),

@@ -79,17 +79,12 @@ impl Class {
         use Consumed::{Maybe, No, Yes};
         use Pace::{Growing, Long, Short, Unsent};
         let (word, consumed, pace, advice) = match self {
-            Self::GrantDead => (
-                "grant_dead",
-                No,
-                Long,
-                Some("sign in again with `bearerd login`, or write a new first refresh token"),
-            ),
+            Self::GrantDead => ("grant_dead", No, Long, Some("configure a new refresh_token")),
             Self::UserNeeded => (
                 "user_needed",
                 No,
                 Long,
-                Some("a person has to sign in or consent at the provider: `bearerd login`"),
+                Some("a person has to sign in or consent at the provider, for a new refresh_token"),
             ),
             Self::Busy => ("busy", No, Short, None),
             Self::Throttled => ("throttled", No, Short, None),

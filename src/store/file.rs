@@ -187,6 +187,14 @@ impl Directory {
         }
     }
 
+    /// Is its name no directory's any more?
+    fn is_gone(&self) -> bool {
+        match rustix::fs::stat(&*self.path) {
+            Ok(stat) => !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir(),
+            Err(error) => matches!(error, Errno::NOENT | Errno::NOTDIR),
+        }
+    }
+
     fn prove_writable(&self) -> Result<(), StoreError> {
         let name = format!(".{}{TEMPORARY}", crate::template::uuid());
         self.open_file(&name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
@@ -553,7 +561,8 @@ impl Held for HeldFile {
                 Err(StoreError::LeaseLost { key })
             }
             // Where there is no directory nobody else can have a lock in it.
-            Err(_) => Ok(()),
+            Err(_) if directory.is_gone() => Ok(()),
+            Err(error) => Err(error),
         }))
     }
 }
@@ -610,7 +619,16 @@ impl Changes for Watch {
                 match tokio::time::timeout(super::DEADLINE, looking).await {
                     Ok(Ok(())) => {}
                     // What cannot be looked at is said by whoever uses it.
-                    Ok(Err(_)) => continue,
+                    Ok(Err(_)) => {
+                        // Whoever has stored something there is told that it is out of reach.
+                        let lost = expected(&|_| false).into_iter();
+                        let lost: Vec<_> =
+                            lost.filter(|key| self.missing.insert(key.clone())).collect();
+                        if lost.is_empty() {
+                            continue;
+                        }
+                        return lost;
+                    }
                     Err(_) => {
                         // A thread that hangs keeps what it has.
                         self.seen = Arc::default();

@@ -155,7 +155,8 @@ impl Token {
     pub(super) fn follow(&mut self, before: &Self) {
         self.targets = before.targets.carried_over();
         if self.authorization == before.authorization {
-            let times = |token: &Self| [Some(token.issued_at), token.expires_at].map(in_milliseconds);
+            let times =
+                |token: &Self| [Some(token.issued_at), token.expires_at].map(in_milliseconds);
             if times(self) == times(before) {
                 // Whatever has become of the wall clock since, these are tied to the time that really passes.
                 (self.issued, self.expires) = (before.issued, before.expires);

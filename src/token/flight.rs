@@ -211,21 +211,15 @@ impl<'a> Flight<'a> {
                     Failure::of_store(&error)
                 })?,
         };
-        let loaded = match ledger.load().await {
-            Err(StoreError::Corrupt { .. }) => {
-                let mut known = ledger.lock();
-                known.damaged |= known.record == TokenRecord::default();
-                None
-            }
+        match ledger.synchronise().await {
+            Ok(_) => {}
             // What could not be saved is the newest, as long as nobody else could have the lease.
-            Err(_) if is_kept && ledger.lock().unsaved => Some(ledger.unchanged()),
+            Err(_) if is_kept && ledger.lock().unsaved => {}
             // Nothing is asked with what may be superseded.
             Err(error) => return Err(Failure::of_store(&error)),
-            Ok(loaded) => loaded,
-        };
+        }
         {
             let mut known = ledger.lock();
-            ledger.reconcile(&mut known, loaded);
             if demand.rejected && known.record.generation == demand.seen {
                 known.record.rejected = true;
             }

@@ -268,7 +268,7 @@ impl Ledger {
     }
 
     /// From now on this configuration decides what is asked for, and which tokens are used.
-    pub(super) fn configure(&self, settled: &Arc<Settled>) {
+    pub(super) fn configure(self: &Arc<Self>, settled: &Arc<Settled>) {
         let mut known = self.lock();
         if known.settled.edition > settled.edition || Arc::ptr_eq(&known.settled, settled) {
             return;
@@ -281,11 +281,19 @@ impl Ledger {
         if is_new {
             // What failed before may work now.
             known.state.succeed();
-            known.record.doubts = 0;
+            if known.record.doubts > 0 || known.record.bootstrap.is_some() {
+                known.record.doubts = 0;
+                known.record.bootstrap = None;
+                known.unsaved = true;
+            }
             known.unfinished = None;
         }
         self.publish(&mut known);
+        let unsaved = known.unsaved;
         drop(known);
+        if unsaved {
+            self.write_back();
+        }
         self.announce();
     }
 
@@ -337,14 +345,11 @@ impl Ledger {
 
     /// Reads what is stored, at the start.
     pub(super) async fn recall(&self) {
+        let _writing = self.writing.lock().await;
         let loaded = self.load().await;
         let mut known = self.lock();
         match loaded {
-            Ok(Some((record, version))) => {
-                known.record = record;
-                known.version = version;
-            }
-            Ok(None) => {}
+            Ok(loaded) => _ = self.reconcile(&mut known, loaded),
             Err(error) => {
                 // A damaged record is looked into by the first flight, under the lease.
                 known.damaged = matches!(error, StoreError::Corrupt { .. });
@@ -366,24 +371,32 @@ impl Ledger {
         self.lock().version != Version::ABSENT
     }
 
-    /// What is known, as if it were stored as well: for whoever cannot look.
-    pub(super) fn unchanged(&self) -> (TokenRecord, Version) {
-        let known = self.lock();
-        (known.record.clone(), known.version)
+    /// Compares what is known with what is stored. Says whether there was something new in the store.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read; a damaged record counts as none.
+    pub(super) async fn synchronise(&self) -> Result<bool, StoreError> {
+        let _writing = self.writing.lock().await;
+        let loaded = match self.load().await {
+            Err(StoreError::Corrupt { .. }) => {
+                let mut known = self.lock();
+                known.damaged |= known.record == TokenRecord::default();
+                None
+            }
+            loaded => loaded?,
+        };
+        Ok(self.reconcile(&mut self.lock(), loaded))
     }
 
-    pub(super) async fn load(&self) -> Result<Option<(TokenRecord, Version)>, StoreError> {
+    async fn load(&self) -> Result<Option<(TokenRecord, Version)>, StoreError> {
         let loaded = self.context.store.load(&self.key).await;
         loaded.inspect_err(|error| self.report_store(error))
     }
 
     /// Compares what is known with what is stored, and takes over what counts. Says whether there was something
     /// new in the store.
-    pub(super) fn reconcile(
-        &self,
-        known: &mut Known,
-        stored: Option<(TokenRecord, Version)>,
-    ) -> bool {
+    fn reconcile(&self, known: &mut Known, stored: Option<(TokenRecord, Version)>) -> bool {
         let (stored, version) = match stored {
             Some((stored, version)) => (Some(stored), version),
             None => (None, Version::ABSENT),
@@ -560,7 +573,10 @@ impl Ledger {
     /// Writes what is known where the store is still as it was read. Otherwise what is there counts, beside the same
     /// tokens, and is read by whoever looks next.
     pub(super) async fn write_unless_changed(&self) {
-        let (record, version) = self.unchanged();
+        let (record, version) = {
+            let known = self.lock();
+            (known.record.clone(), known.version)
+        };
         let put = self.context.store.put(&self.key, version, None, &record).await;
         let mut known = self.lock();
         if let Ok(Put::Stored(version)) = put {

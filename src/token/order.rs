@@ -39,10 +39,23 @@ pub(super) fn order(known: &TokenRecord, stored: Option<&TokenRecord>) -> Order 
         (false, true) => Ordering::Less,
         // The server has issued a former refresh token again.
         (true, true) => by_generation(known).cmp(&by_generation(stored)),
-        // Two lines of descent: somebody has begun anew where nothing was known.
-        (false, false) => by_time(known).cmp(&by_time(stored)),
+        (false, false) => match (buries(known, stored), buries(stored, known)) {
+            (true, false) => Ordering::Greater,
+            (false, true) => Ordering::Less,
+            // Two lines of descent: somebody has begun anew where nothing was known.
+            _ => by_time(known).cmp(&by_time(stored)),
+        },
     };
     if ordering.is_gt() { Order::Ours } else { Order::Theirs }
+}
+
+/// Does a logout end what `other` is about as well? That was asked for with a refresh token from before it, by somebody
+/// who did not know of it, however late the answer came.
+fn buries(tombstone: &TokenRecord, other: &TokenRecord) -> bool {
+    let is_buried = |it: &Fingerprint| tombstone.history.contains(it);
+    tombstone.is_tombstone()
+        && (other.parent.as_ref().is_some_and(is_buried)
+            || tombstone.history.shares(&other.history))
 }
 
 /// Of one line.

@@ -122,7 +122,12 @@ fn decide(
         return Plan::Try(seed.clone());
     }
     let reason = match (&record.refresh_token, &record.terminal) {
-        _ if record.is_tombstone() => return Plan::Stop(TerminalReason::LoggedOut),
+        (_, Some(terminal))
+            if record.is_tombstone()
+                && (terminal.config == *sources.config || !sources.can_bootstrap) =>
+        {
+            return Plan::Stop(TerminalReason::LoggedOut);
+        }
         (Some(_), _) if !is_of_grant(record, sources) => TerminalReason::OtherGrant,
         (Some(refresh_token), Some(terminal))
             if terminal.config == *sources.config

@@ -85,7 +85,9 @@ impl Ledger {
     }
 
     pub(super) fn report_refreshed(&self, asked_at: SystemTime, now: SystemTime) {
-        let known = self.lock();
+        let mut known = self.lock();
+        // An error from before is mended.
+        known.last_error.take_if(|(at, _)| *at < asked_at);
         let record = &known.record;
         tracing::info!(
             credential = &*known.settled.title,

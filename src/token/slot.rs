@@ -144,7 +144,8 @@ impl Slot {
     /// A request with `token` was not rejected.
     pub fn accepted(&self, token: &Token, sending: &Sending) {
         let is_first = token.accept(sending.target);
-        let is_blamed = self.ledger.blamed.load(Ordering::Relaxed) & 1 << (sending.target % 64) != 0;
+        let is_blamed =
+            self.ledger.blamed.load(Ordering::Relaxed) & 1 << (sending.target % 64) != 0;
         if is_first || is_blamed {
             let mut known = self.ledger.lock();
             known.state.forgive(sending.target);

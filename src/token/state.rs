@@ -212,10 +212,9 @@ impl State {
         }
         // What it waited for the end of has ended.
         let is_current = token.is_some_and(|token| token.generation == rejected.generation);
-        let waits_for_its_end = |verdict: &Verdict| {
-            matches!(verdict, Verdict::Hold(hold) if hold.why == FailureReason::AnswersLost)
-        };
-        match self.blocked(token, now).filter(|verdict| !is_current || !waits_for_its_end(verdict)) {
+        let waits_for_its_end = |verdict: &Verdict| matches!(verdict, Verdict::Hold(hold) if hold.why == FailureReason::AnswersLost);
+        match self.blocked(token, now).filter(|verdict| !is_current || !waits_for_its_end(verdict))
+        {
             Some(Verdict::NeedsLogin(_)) => {
                 // No other will come: whoever asks next is told so instead of being rejected as well.
                 token.filter(|it| it.generation == rejected.generation).inspect(|it| it.reject());

@@ -266,7 +266,7 @@ fn what_is_asked_for_makes_another_request_of_the_same_grant() {
                 let scope = Some(template("all"));
                 config.bootstrap = Some(Bootstrap { scope, ..bootstrap("anna", "p1") });
             }),
-            ("where refresh tokens go", Change::Request, |config| {
+            ("where refresh tokens go", Change::Grant, |config| {
                 config.refresh_url = Some(template("https://as.test/refresh"));
             }),
             ("a step more", Change::Request, |config| {

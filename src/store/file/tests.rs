@@ -628,6 +628,8 @@ async fn all_keys_are_named_when_the_directory_was_replaced() {
     assert!(is_quiet(&mut *changes, &both).await);
     let old = dir.path().join("old");
     std::fs::rename(&path, &old).unwrap();
+    // Whoever has stored something is told that it is out of reach, once.
+    assert_eq!(next(&mut *changes, &both).await, ["a", "b/Paris"]);
     assert!(is_quiet(&mut *changes, &both).await, "while there is none, nothing is known of it");
     copy(&old, &path);
     std::fs::remove_file(path.join("b@,paris.json")).unwrap();
@@ -651,6 +653,7 @@ async fn a_record_that_should_be_there_is_named_once_each_time_that_it_is_not() 
         // Where nothing can be looked at meanwhile, what was seen there is forgotten.
         let away = dir.path().join("away");
         std::fs::rename(&path, &away).unwrap();
+        assert_eq!(next(&mut *changes, &both).await, ["a", "b/Paris"]);
         assert!(is_quiet(&mut *changes, &both).await);
         for name in ["a.json", "b@,paris.json"] {
             std::fs::remove_file(away.join(name)).unwrap();

@@ -30,6 +30,11 @@ impl Hashes {
         self.0.truncate(Self::MOST);
     }
 
+    /// Is one of them among `other`'s?
+    pub fn shares(&self, other: &Self) -> bool {
+        self.0.iter().any(|hash| other.0.contains(hash))
+    }
+
     /// Are there none?
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -43,7 +43,11 @@ fn record() -> TokenRecord {
             count: 2,
             by: "fence".to_owned(),
         }),
-        not_before: Some(NotBefore { at: time, why: "slow down".to_owned() }),
+        not_before: Some(NotBefore {
+            at: time,
+            why: "slow down".to_owned(),
+            grant: Fingerprint::of(b"grant"),
+        }),
         doubts: 3,
         terminal: Some(Terminal {
             reason: TerminalReason::LostRotation,

@@ -230,13 +230,10 @@ impl Flight<'_> {
         reason: TerminalReason,
         error: &GrantError,
     ) -> Result<Next, Failure> {
-        if let Ok(stored) = self.ledger.load().await {
-            let mut known = self.ledger.lock();
-            // What is noted here is newer than what is stored beside the same tokens.
-            known.unsaved = true;
-            if self.ledger.reconcile(&mut known, stored) {
-                return Ok(Next::Again);
-            }
+        // What is noted here is newer than what is stored beside the same tokens.
+        self.ledger.lock().unsaved = true;
+        if self.ledger.synchronise().await.unwrap_or(false) {
+            return Ok(Next::Again);
         }
         if let Presented::Seed(seed) = presented {
             let has_grant = base.refresh_token.is_some()

@@ -81,7 +81,11 @@ fn a_success_moves_everything_on() {
     let troubled = TokenRecord {
         rejected: true,
         worked_with: Some(hash("config")),
-        not_before: Some(NotBefore { at: at(4300), why: "throttled".to_owned() }),
+        not_before: Some(NotBefore {
+            at: at(4300),
+            why: "throttled".to_owned(),
+            grant: Fingerprint::of(b"grant"),
+        }),
         doubts: 2,
         terminal: Some(Terminal {
             reason: TerminalReason::Revoked,

@@ -2,10 +2,10 @@
 //! asked, when, and what is kept. Time is tokio's and is paused where it matters; the [`Clock`] goes with it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-#[path = "tests/faulty.rs"]
-mod faulty;
 #[path = "tests/bootstrap.rs"]
 mod bootstrap;
+#[path = "tests/faulty.rs"]
+mod faulty;
 #[path = "tests/grant.rs"]
 mod grant;
 #[path = "tests/interleavings.rs"]

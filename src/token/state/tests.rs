@@ -230,7 +230,7 @@ fn a_rejection_counts_only_for_its_own_token() {
         assert_eq!(state.in_flight(), matches!(phase, Phase::Flying));
         // It is no evidence of anything either.
         for is_good in [false, true] {
-            assert!(state.evidence.may_force(TARGET, is_good, at(OLD)));
+            assert!(state.evidence.may_force(Some(TARGET), is_good, at(OLD)));
         }
     }
     // A newer one that is over is none.

@@ -24,9 +24,9 @@ fn check_pause(evidence: &Evidence, target: (u64, bool), from: u64, pause: u64, 
     let (target, is_good) = target;
     if let Some(early) = pause.checked_sub(1) {
         let now = at(from + early);
-        assert!(!evidence.may_force(target, is_good, now), "{case}: before {pause} s");
+        assert!(!evidence.may_force(Some(target), is_good, now), "{case}: before {pause} s");
     }
-    assert!(evidence.may_force(target, is_good, at(from + pause)), "{case}: after {pause} s");
+    assert!(evidence.may_force(Some(target), is_good, at(from + pause)), "{case}: after {pause} s");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn strangers_cannot_fill_the_memory_and_the_first_that_is_over_goes() {
     assert_eq!(evidence.targets.len(), MOST_TARGETS);
     let first = 10_000 - u64::try_from(MOST_TARGETS).unwrap_or_default();
     assert!(evidence.targets.contains_key(&first) && !evidence.targets.contains_key(&(first - 1)));
-    assert!(!evidence.may_force(9_999, true, at(NOW + 10_000)));
+    assert!(!evidence.may_force(Some(9_999), true, at(NOW + 10_000)));
 }
 
 #[test]
@@ -144,12 +144,12 @@ fn a_clock_that_is_set_back_lengthens_no_pause() {
         evidence.force(Generation(1), true, at(NOW));
         evidence.blame(B, at(NOW));
         for (target, is_good, pause) in [(A, true, 30), (B, false, 60)] {
-            assert!(!evidence.may_force(target, is_good, now(pause - 1)), "{back}");
-            assert!(evidence.may_force(target, is_good, now(pause)), "{back}");
+            assert!(!evidence.may_force(Some(target), is_good, now(pause - 1)), "{back}");
+            assert!(evidence.may_force(Some(target), is_good, now(pause)), "{back}");
         }
         // It is over for whoever blames it again, too.
         evidence.blame(B, now(60));
-        assert!(!evidence.may_force(B, false, now(60 + 119)), "{back}");
-        assert!(evidence.may_force(B, false, now(60 + 120)), "{back}");
+        assert!(!evidence.may_force(Some(B), false, now(60 + 119)), "{back}");
+        assert!(evidence.may_force(Some(B), false, now(60 + 120)), "{back}");
     }
 }

@@ -221,7 +221,9 @@ impl Model {
             assert_eq!(verdict, expected, "that was the one before");
             return verdict;
         }
-        if renewed {
+        // Whoever waits for the token to become known blames nobody yet.
+        let settles = resendable && !settled && rejected.age(now) < settle_times(rejected).1;
+        if renewed && !settles {
             self.blamed.entry(target).or_insert(self.now);
         }
         match &verdict {
@@ -363,7 +365,7 @@ proptest! {
         prop_assert_eq!(model.state.hold(now), None);
         for target in 0..4 {
             for is_good in [false, true] {
-                let may_force = model.state.evidence.may_force(target, is_good, now);
+                let may_force = model.state.evidence.may_force(Some(target), is_good, now);
                 prop_assert!(may_force, "target {}, good: {}", target, is_good);
             }
         }
