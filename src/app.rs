@@ -197,8 +197,9 @@ impl App {
         let mut reloads = self.reloads.lock().await;
         let before = self.credentials();
         let (snapshot, credentials) = reloads.foundation.snapshot(&settings, Some(&before)).await?;
-        credentials.activate();
+        // In this order: a request that is told of the reload finds what has taken its slot's place.
         self.shared.replace(snapshot);
+        credentials.activate();
         self.admin.replace(settings.admin.clone(), credentials);
         self.admin.make_token(settings.store.dir().is_none()).await;
         reloads.patience = patience(&settings);

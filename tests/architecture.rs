@@ -68,7 +68,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // `template`: what the variables of a slot stand for.
     ("token", &["clock", "crash", "dpop", "metrics", "oauth", "secret", "store", "template"]),
     ("oauth", &["coding", "crash", "dpop", "secret", "template"]),
-    ("store", &["crash", "secret"]),
+    // `template`: random names for writes.
+    ("store", &["crash", "secret", "template"]),
     // `origin`: a leaf is made for a host. `secret`: the key is one. `tls`: the library's provider.
     ("ca", &["origin", "secret", "tls"]),
     // Below everything.

@@ -127,7 +127,7 @@ async fn serve(invocation: &Invocation<'_>, settings: Settings, inputs: Inputs) 
 }
 
 /// Signals so close together are one.
-const TWICE: std::time::Duration = std::time::Duration::from_secs(2);
+const TWICE: std::time::Duration = std::time::Duration::from_millis(300);
 
 /// What a person or a supervisor wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -168,7 +168,14 @@ impl Slot {
         let mut waited = false;
         loop {
             landed.mark_unchanged();
-            if !self.settled.is_alike(&self.ledger.lock().settled) {
+            let in_force = Arc::clone(&self.ledger.lock().settled);
+            if !self.settled.is_alike(&in_force) {
+                // Not in force yet: a reload is just making it so.
+                if in_force.edition < self.settled.edition
+                    && tokio::time::timeout_at(deadline, landed.changed()).await.is_ok()
+                {
+                    continue;
+                }
                 // A flight would bring nothing for this one; asked again, it will be another slot that answers.
                 let second = Duration::from_secs(1);
                 return Waited::InVain(self.unavailable(second, FailureReason::Reloaded));

@@ -14,8 +14,11 @@ fn named() -> Vec<(&'static str, &'static str)> {
 fn every_promise_is_shown_by_a_test_that_is_there() {
     let mut wrong = Vec::new();
     for (file, test) in named() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/{file}.rs"));
-        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let read = |path: String| std::fs::read_to_string(root.join(path)).unwrap_or_default();
+        // What breaks the engine on purpose is caught by its own tests.
+        let text =
+            read(format!("tests/it/{file}.rs")) + &read(format!("src/token/slot/tests/{file}.rs"));
         if !text.contains(&format!("fn {test}()")) {
             wrong.push(format!("there is no {file}::{test}"));
         }
@@ -28,7 +31,7 @@ fn every_promise_is_shown_by_a_test_that_is_there() {
 fn every_row_of_a_table_names_a_test() {
     let rows = PAGE.lines().filter(|line| line.starts_with("| "));
     let rows: Vec<_> =
-        rows.filter(|line| !line.starts_with("| ---") && !line.ends_with("shown by |")).collect();
+        rows.filter(|line| !line.starts_with("| ---") && !line.ends_with(" by |")).collect();
     assert!(rows.len() >= 40);
     for row in rows {
         assert!(row.contains("::"), "{row}");
