@@ -21,6 +21,7 @@ mod order;
 mod plan;
 mod reason;
 mod report;
+mod settled;
 mod slot;
 mod state;
 

@@ -26,8 +26,9 @@ mod present;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::ledger::{Ledger, Settled};
+use super::ledger::Ledger;
 use super::plan::{Plan, is_fit};
+use super::settled::Settled;
 use super::state::Outcome;
 use super::{FailureReason, Generation};
 use crate::oauth::{Class, GrantError, Pace};

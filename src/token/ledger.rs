@@ -5,6 +5,8 @@
 //! whatever becomes of the flight, nothing that a server has issued is lost: it is noted as unsaved before it is
 //! written, and written until it is stored.
 
+mod saving;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -12,91 +14,15 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
-use super::order::{Order, order};
-use super::plan::{Plan, Sources, is_fit, is_of_other_request, plan};
+use super::plan::{Plan, is_fit, is_of_other_request, plan};
+use super::settled::Settled;
 use super::state::{GRANT_ENDS, Outcome, State, upkeep};
-use super::{Config, Context, FailureReason, Generation, Token};
+use super::{Context, FailureReason, Generation, Token};
 use crate::clock::Moment;
 use crate::crash;
 use crate::metrics::CredentialMetrics;
-use crate::oauth::{Belonging, TokenEndpoint};
-use crate::secret::Fingerprint;
-use crate::store::{IssuedFor, Lease, NotBefore, Put, StoreError, TokenRecord, Version};
-
-/// Attempts to save what a server issued, and the wait between them, before it is served from memory.
-const TRIES: usize = 3;
-const TRY_AGAIN: Duration = Duration::from_millis(300);
-/// How often saving is tried again in the background.
-const WRITE_AGAIN: Duration = Duration::from_secs(1);
-
-/// A configuration, and what follows from it.
-#[derive(Debug)]
-pub(super) struct Settled {
-    pub(super) config: Config,
-    pub(super) title: Arc<str>,
-    pub(super) endpoint: TokenEndpoint,
-    pub(super) belonging: Belonging,
-    pub(super) fingerprint: Fingerprint,
-    /// The hash of the first refresh token: another one is another grant.
-    pub(super) seed: Option<Fingerprint>,
-    /// Counts up with every reload, so that what a request of before still opens does not undo one.
-    pub(super) edition: u64,
-    /// Which one it is, of all that this process ever had.
-    number: u64,
-}
-
-impl Settled {
-    pub(super) fn new(config: Config, context: &Context) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let endpoint = TokenEndpoint::new(config.oauth.clone(), context.transport.clone());
-        Self {
-            title: Arc::from(config.title()),
-            belonging: config.oauth.belonging(&config.variables),
-            fingerprint: config.oauth.fingerprint(),
-            seed: config.seed.as_ref().and_then(|seed| Some(seed.value.as_ref()?.fingerprint())),
-            edition: context.edition,
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
-            endpoint,
-            config,
-        }
-    }
-
-    pub(super) fn sources(&self) -> Sources<'_> {
-        let oauth = &self.config.oauth;
-        Sources {
-            seed: self.config.seed.as_ref(),
-            livelihood: oauth.grant.lives_on(),
-            can_bootstrap: oauth.bootstrap.is_some(),
-            config: &self.fingerprint,
-            belonging: &self.belonging,
-            bound: oauth.reading.dpop,
-        }
-    }
-
-    /// What tokens that are asked for now are issued for.
-    pub(super) fn issued_for(&self) -> IssuedFor {
-        let Belonging { grant, request, .. } = self.belonging.clone();
-        IssuedFor { grant, request }
-    }
-
-    /// What is asked for by `other` is of use here as well.
-    pub(super) fn is_alike(&self, other: &Self) -> bool {
-        self.seed == other.seed && self.belonging == other.belonging
-    }
-
-    /// Tokens that this was asked for may be put on its requests; those of another configuration never.
-    pub(super) fn owns(&self, token: &Token) -> bool {
-        // Each request asks this. That the token was found to be this one's when it was published is one number
-        // to compare, where the hashes are many lines of memory.
-        token.owner == self.number || self.is_owner(token)
-    }
-
-    fn is_owner(&self, token: &Token) -> bool {
-        token.seed == self.seed
-            && token.issued_for.as_ref().is_none_or(|it| it.request == self.belonging.request)
-            && token.issued_for.as_ref().is_none_or(|it| self.belonging.is_of(&it.grant))
-    }
-}
+use crate::store::{Lease, NotBefore, StoreError, TokenRecord, Version};
+pub(super) use saving::Unwritten;
 
 /// What is known of one key, and what is being done about it.
 pub(super) struct Ledger {
@@ -188,10 +114,6 @@ impl Known {
         (!left.is_zero()).then(|| now.wall + left)
     }
 }
-
-/// Somebody else has changed the record meanwhile: theirs counts.
-#[derive(Debug)]
-pub(super) struct Overtaken;
 
 impl Ledger {
     pub(super) fn new(settled: Arc<Settled>, context: Context, jitter: f64) -> Self {
@@ -371,259 +293,6 @@ impl Ledger {
         self.lock().version != Version::ABSENT
     }
 
-    /// Compares what is known with what is stored. Says whether there was something new in the store.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be read; a damaged record counts as none.
-    pub(super) async fn synchronise(&self) -> Result<bool, StoreError> {
-        let _writing = self.writing.lock().await;
-        let loaded = match self.load().await {
-            Err(StoreError::Corrupt { .. }) => {
-                let mut known = self.lock();
-                known.damaged |= known.record == TokenRecord::default();
-                None
-            }
-            loaded => loaded?,
-        };
-        Ok(self.reconcile(&mut self.lock(), loaded))
-    }
-
-    async fn load(&self) -> Result<Option<(TokenRecord, Version)>, StoreError> {
-        let loaded = self.context.store.load(&self.key).await;
-        loaded.inspect_err(|error| self.report_store(error))
-    }
-
-    /// Compares what is known with what is stored, and takes over what counts. Says whether there was something
-    /// new in the store.
-    fn reconcile(&self, known: &mut Known, stored: Option<(TokenRecord, Version)>) -> bool {
-        let (stored, version) = match stored {
-            Some((stored, version)) => (Some(stored), version),
-            None => (None, Version::ABSENT),
-        };
-        known.version = version;
-        match (order(&known.record, stored.as_ref()), stored) {
-            (Order::Ours, stored) => {
-                if !known.unsaved {
-                    self.report_went_back(known, stored.as_ref());
-                }
-                known.unsaved = true;
-                false
-            }
-            // What others have noted beside the same tokens is newer than what was read here once.
-            (Order::Same, Some(stored)) if !known.unsaved => {
-                let is_news = stored.terminal != known.record.terminal
-                    || stored.rejected != known.record.rejected;
-                known.record = stored;
-                is_news
-            }
-            (Order::Same, _) => false,
-            (Order::Theirs, stored) => {
-                known.record = stored.unwrap_or_default();
-                known.unsaved = false;
-                known.is_at_risk = false;
-                known.saving = false;
-                known.lease = None;
-                known.damaged = false;
-                known.unfinished = None;
-                true
-            }
-        }
-    }
-
-    /// Looks into the store, for what another process has done there. Says whether there was something.
-    pub(super) async fn look(self: &Arc<Self>) -> bool {
-        let _writing = self.writing.lock().await;
-        let stored = match self.context.store.load(&self.key).await {
-            Ok(stored) => stored,
-            Err(error @ StoreError::Corrupt { .. }) => {
-                self.report_store(&error);
-                None
-            }
-            Err(error) => {
-                self.cannot_look(&error);
-                return false;
-            }
-        };
-        let mut known = self.lock();
-        let is_news = self.reconcile(&mut known, stored);
-        let unsaved = known.unsaved;
-        if is_news {
-            self.publish(&mut known);
-            if !known.state.in_flight() {
-                known.state.succeed();
-            }
-            match known.state.end() {
-                Some(reason) => self.report_needs_login(&known, reason, None),
-                None => self.report_adopted(&known),
-            }
-        }
-        drop(known);
-        if unsaved {
-            self.write_back();
-        }
-        if is_news {
-            self.announce();
-        }
-        is_news
-    }
-
-    /// What is stored is out of reach: a crash now would lose what is known. It is said once, and written back when
-    /// that can be done.
-    fn cannot_look(self: &Arc<Self>, error: &StoreError) {
-        let mut known = self.lock();
-        let is_lost = matches!(error, StoreError::Unavailable(_) | StoreError::Unsafe { .. });
-        if known.is_at_risk || known.record == TokenRecord::default() || !is_lost {
-            tracing::debug!(key = self.key, %error, "the token store cannot be looked at");
-            return;
-        }
-        known.is_at_risk = true;
-        known.unsaved = true;
-        drop(known);
-        self.report_store(error);
-        self.write_back();
-    }
-
-    /// Notes what a server issued, before anything else can happen to it. `base` is the record that it was asked
-    /// for with.
-    pub(super) fn keep(&self, base: &TokenRecord, record: TokenRecord) -> Result<(), Overtaken> {
-        let mut known = self.lock();
-        if order(base, Some(&known.record)) == Order::Theirs {
-            return Err(Overtaken);
-        }
-        if known.record.history.len() < record.history.len() && !self.context.store.is_durable() {
-            self.report_volatile(&known);
-        }
-        known.record = record;
-        known.unsaved = true;
-        known.saving = true;
-        known.damaged = false;
-        Ok(())
-    }
-
-    /// Changes what is noted beside the tokens.
-    pub(super) fn note(&self, change: impl FnOnce(&mut TokenRecord)) {
-        let mut known = self.lock();
-        let before = known.record.clone();
-        change(&mut known.record);
-        known.unsaved |= known.record != before;
-    }
-
-    /// Saves what is known, for at most about a second; after that it is served from memory, and saved by
-    /// [`Ledger::write_back`].
-    pub(super) async fn save(self: &Arc<Self>) {
-        for attempt in 1..=TRIES {
-            match self.write(None).await {
-                Ok(()) | Err(Unwritten::Overtaken) => break,
-                Err(Unwritten::Hanging) => {
-                    self.report_unsaved();
-                    break;
-                }
-                Err(Unwritten::Store(error)) => self.report_store(&error),
-            }
-            match attempt {
-                TRIES => self.report_unsaved(),
-                _ => tokio::time::sleep(TRY_AGAIN).await,
-            }
-        }
-        self.lock().saving = false;
-    }
-
-    /// Writes what is known, over what is stored if that is older. With a lease only while that is held.
-    pub(super) async fn write(&self, lease: Option<&Lease>) -> Result<(), Unwritten> {
-        let _writing = self.writing.lock().await;
-        for _ in 0..3 {
-            let (record, version) = {
-                let known = self.lock();
-                (known.record.clone(), known.version)
-            };
-            let put = self.context.store.put(&self.key, version, lease, &record).await;
-            match put.map_err(Unwritten::Store)? {
-                Put::Stored(version) => {
-                    let mut known = self.lock();
-                    known.version = version;
-                    // Whatever was noted meanwhile is written next.
-                    known.unsaved = known.record != record;
-                    known.is_at_risk &= known.unsaved;
-                    return Ok(());
-                }
-                Put::Unknown => {
-                    self.metrics.store_failed("store_timeout");
-                    return Err(Unwritten::Hanging);
-                }
-                Put::Conflict => {
-                    let stored = match self.context.store.load(&self.key).await {
-                        Err(StoreError::Corrupt { .. }) => None,
-                        stored => stored.map_err(Unwritten::Store)?,
-                    };
-                    let mut known = self.lock();
-                    if self.reconcile(&mut known, stored)
-                        && order(&record, Some(&known.record)) == Order::Theirs
-                    {
-                        self.report_overtaken(&known);
-                        return Err(Unwritten::Overtaken);
-                    }
-                }
-            }
-        }
-        let (key, waited) = (self.key.clone(), crate::store::DEADLINE);
-        Err(Unwritten::Store(StoreError::Busy { key, waited }))
-    }
-
-    /// Writes what is known where the store is still as it was read. Otherwise what is there counts, beside the same
-    /// tokens, and is read by whoever looks next.
-    pub(super) async fn write_unless_changed(&self) {
-        let (record, version) = {
-            let known = self.lock();
-            (known.record.clone(), known.version)
-        };
-        let put = self.context.store.put(&self.key, version, None, &record).await;
-        let mut known = self.lock();
-        if let Ok(Put::Stored(version)) = put {
-            known.version = version;
-        }
-        known.unsaved = known.record != record;
-    }
-
-    /// Writes what is unsaved until it is stored, or overtaken.
-    pub(super) fn write_back(self: &Arc<Self>) {
-        if self.is_writing_back.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let ledger = Arc::clone(self);
-        let writing = async move {
-            loop {
-                if !ledger.lock().unsaved {
-                    break;
-                }
-                match ledger.write(None).await {
-                    Ok(()) => ledger.report_saved(true),
-                    Err(Unwritten::Overtaken) => ledger.report_saved(false),
-                    Err(Unwritten::Hanging) => ledger.lock().is_at_risk = true,
-                    Err(Unwritten::Store(error)) => {
-                        tracing::debug!(key = ledger.key, %error, "still not saved");
-                        ledger.lock().is_at_risk = true;
-                    }
-                }
-                {
-                    let mut known = ledger.lock();
-                    if !known.unsaved {
-                        known.lease = None;
-                        ledger.publish(&mut known);
-                        break;
-                    }
-                }
-                tokio::time::sleep(WRITE_AGAIN).await;
-            }
-            ledger.is_writing_back.store(false, Ordering::SeqCst);
-            // What was noted in between is not forgotten.
-            if ledger.lock().unsaved {
-                ledger.write_back();
-            }
-        };
-        self.context.tasks.writes.spawn_on(writing, &self.context.control);
-    }
-
     /// The flight is over: what the record holds may be used, and whoever waits is told.
     /// `by`: the configuration that the flight went by. What failed with another one says nothing about this.
     pub(super) fn land(self: &Arc<Self>, outcome: Outcome, by: &Settled) {
@@ -683,17 +352,6 @@ impl Ledger {
 
 pub(super) fn generation_of(token: Option<&Token>) -> Generation {
     token.map(|token| token.generation).unwrap_or_default()
-}
-
-/// Why something is not stored.
-#[derive(Debug)]
-pub(super) enum Unwritten {
-    /// Somebody else has stored what counts now.
-    Overtaken,
-    /// The store has not answered: it may be stored now, later, or never.
-    Hanging,
-    /// The store could not.
-    Store(StoreError),
 }
 
 impl std::fmt::Debug for Ledger {

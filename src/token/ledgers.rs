@@ -7,7 +7,8 @@ use dashmap::DashMap;
 use tokio::time::MissedTickBehavior;
 
 use super::flight::{self, Demand};
-use super::ledger::{Ledger, Settled};
+use super::ledger::Ledger;
+use super::settled::Settled;
 use super::{Context, random_share};
 use crate::clock::Moment;
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::issue::{Presented, Terms, issue, succeed};
-use super::ledger::{Ledger, Settled};
+use super::ledger::Ledger;
 use super::order::{Order, order};
+use super::settled::Settled;
 use crate::oauth::{Given, Revocation, Rotation, TokenKind, TokenResponse};
 use crate::store::{DEADLINE, Put, StoreError, Terminal, TerminalReason, TokenRecord, Version};
 

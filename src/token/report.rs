@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::ledger::{Known, Ledger, Settled};
+use super::ledger::{Known, Ledger};
+use super::settled::Settled;
 use crate::oauth::GrantError;
 use crate::secret::Secret;
 use crate::store::{StoreError, TerminalReason, TokenRecord};

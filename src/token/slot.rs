@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::flight::{self, Demand};
-use super::ledger::{Ledger, Settled, generation_of};
+use super::ledger::{Ledger, generation_of};
+use super::settled::Settled;
 use super::state::{Rejection, SAT_OUT, State, Verdict, ends_soon, is_young};
 use super::{
     Condition, Config, Context, FailureReason, Generation, Revoked, Status, Token, TokenError,

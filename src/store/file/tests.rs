@@ -4,15 +4,19 @@
 use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::time::SystemTime;
 
 use proptest::prelude::*;
+use rustix::fs::Mode;
 
+use super::directory::MOST_ASIDE;
+use super::names::{LONGEST_STEM, key_of};
+use super::watch::LOOK;
 use super::*;
 use crate::secret::Secret;
-use crate::store::{Config, DEADLINE, Keys, Lease, Put, Store, TokenRecord, Write};
+use crate::store::{Config, DEADLINE, Expected, Keys, Lease, Put, Store, TokenRecord, Write};
 
 const TTL: Duration = Duration::from_secs(30);
 
