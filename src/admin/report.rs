@@ -94,7 +94,7 @@ fn next_step(status: &Status) -> Option<&'static str> {
         }
         Condition::Failing(why) => why.advice(),
         _ if status.grant_ends_soon => Some(
-            "the grant ends soon, whatever is refreshed: configure a new refresh_token before that",
+            "the grant ends soon, and only a new login extends it: configure its refresh_token before that",
         ),
         _ => None,
     }

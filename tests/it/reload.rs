@@ -342,7 +342,7 @@ async fn a_token_under_way_is_found_by_the_credential_that_was_changed_meanwhile
     let mut world = World::settled().await;
     world.clock.advance(HOURS);
     let before = world.begin_refresh().await;
-    world.configure(|text| text.replace("client_id =", "scope = \"a b\"\nclient_id ="));
+    world.configure(|text| text.replace("client_id =", "margin = \"30s\"\nclient_id ="));
     world.reload().await;
     let after = world.spawn_get();
     world.authorization_server.release_all();
