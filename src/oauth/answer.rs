@@ -33,6 +33,7 @@ use self::masking::masked;
 use self::members::{Found, Members};
 use self::said::Said;
 use self::search::Search;
+pub(super) use self::search::{has_token, is_whole};
 use super::{Class, GrantError, TokenResponse};
 use crate::secret::Secret;
 

@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Sends `request` exactly once. Connecting has a limit of its own; the answer is waited for as
     /// long as `listen` from the first byte of the request on. What had come by then is returned, with
-    /// [`RawAnswer::cut`] set, if it has a head.
+    /// [`RawAnswer::cut`] set, if it has a head, the status of a success or tokens.
     fn send(
         &self,
         request: TokenRequest,
@@ -110,6 +110,7 @@ impl HttpTransport {
         if !response.has_head() && end.as_ref().is_some_and(refuses_handshake) {
             return Err(not_sent(why));
         }
+        let why = response.stray().map_or(why.clone(), |stray| format!("{stray}: {why}"));
         let answer = response.into_answer(&end.as_ref().map(words).unwrap_or_default());
         crash::point("after_response");
         answer.ok_or(TransportError::Unanswered(why))

@@ -51,6 +51,16 @@ impl Search {
     }
 }
 
+/// Is there an object that speaks of tokens or an error, or any, and has an end?
+pub(in crate::oauth) fn is_whole(body: &[u8]) -> bool {
+    lenient::read(body).is_whole
+}
+
+/// Is there a token of this name already, however much of the answer is missing?
+pub(in crate::oauth) fn has_token(body: &[u8], name: &str) -> bool {
+    lenient::read(body).objects.iter().any(|object| tokens(object, name).next().is_some())
+}
+
 /// The tokens of this name in one object.
 fn tokens<'a>(object: &'a [(String, Value)], name: &'a str) -> impl Iterator<Item = &'a str> {
     let named = object.iter().filter(move |(key, _)| is_alike(key, name));

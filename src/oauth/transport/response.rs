@@ -1,18 +1,22 @@
 //! An HTTP/1.1 response as it comes in: pure, and content with less than RFC 9112 asks for.
 //!
-//! The body may hold the only copy of a refresh token. So a wrong `Content-Length`, broken chunks and
-//! a missing end lose none of its bytes: whoever reads it decides what they are worth.
+//! The body may hold the only copy of a refresh token. So a wrong `Content-Length`, broken chunks, a
+//! head that is not quite one and a missing end lose none of its bytes: whoever reads it decides what
+//! they are worth.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::de::IgnoredAny;
 
-use super::super::answer::RawAnswer;
+use super::super::answer::{RawAnswer, has_token, is_whole};
 
 /// The largest body that is read, 1 MiB: a thousand times what any token endpoint sends.
 const MAX_BODY: usize = 1024 * 1024;
 /// The largest head.
 const MAX_HEAD: usize = 64 * 1024;
+/// The most of interim responses. They are not counted: one a second for as long as a slow server works
+/// is harmless, and the answer follows them.
+const MAX_INTERIM: usize = 64 * 1024;
 /// The longest line with the size of a chunk.
 const MAX_SIZE_LINE: usize = 256;
 
@@ -24,6 +28,8 @@ pub(super) struct Response {
     /// What cannot be understood before more of it is there.
     pending: Vec<u8>,
     framing: Framing,
+    /// How much came in interim responses.
+    interim: usize,
     /// What is wrong with it.
     flaw: Option<&'static str>,
 }
@@ -52,13 +58,20 @@ impl Response {
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<bool, &'static str> {
         self.pending.extend_from_slice(bytes);
         while self.head.is_none() {
-            let Some((end, body)) = end_of_head(&self.pending) else {
+            let blank = self.pending.len() - without_blank(&self.pending).len();
+            self.pending.drain(..blank);
+            let begun = end_of_head(&self.pending)
+                .and_then(|(end, body)| Some((head(self.pending.get(..end)?).ok()?, body)));
+            let Some(((status, fields), body)) = begun else {
                 let too_long = self.pending.len() > MAX_HEAD;
                 return if too_long { Err("its head is longer than 64 KiB") } else { Ok(false) };
             };
-            let (status, fields) = head(self.pending.get(..end).unwrap_or_default())?;
             self.pending.drain(..body);
             if status.is_informational() {
+                self.interim += blank + body;
+                if self.interim > MAX_INTERIM {
+                    return Err("more than 64 KiB of interim responses came instead of an answer");
+                }
                 continue;
             }
             self.framing = Framing::of(status, &fields);
@@ -73,18 +86,59 @@ impl Response {
         Ok(self.framing == Framing::Done)
     }
 
+    /// What is wrong where something came, and no response.
+    pub(super) fn stray(&self) -> Option<&'static str> {
+        let is_stray = self.head.is_none() && !self.pending.is_empty();
+        if is_stray { head(&self.pending).err() } else { None }
+    }
+
     pub(super) fn has_head(&self) -> bool {
         self.head.is_some()
     }
 
     /// Is there enough to end with when nothing more comes for a while?
+    ///
+    /// Where valid framing says that more comes, only a refresh token in a whole object is: nothing that
+    /// follows can be worth as much. Where no framing says so, the brackets are all there is to go by. A
+    /// refusal issues nothing, whatever would follow.
     pub(super) fn suffices(&self) -> bool {
-        self.head.is_some() && (self.framing == Framing::Beyond || is_whole_json(&self.body))
+        let Some((status, _)) = self.head else { return self.is_bare() };
+        let has_refresh_token = || has_token(&self.body, "refresh_token");
+        match self.framing {
+            Framing::Done | Framing::Trailers => true,
+            Framing::Beyond => !status.is_success() || has_refresh_token(),
+            Framing::UntilClosed => is_whole_json(&self.body),
+            _ => is_whole_json(&self.body) && (!status.is_success() || has_refresh_token()),
+        }
     }
 
-    /// The answer, if its head is there; `end` says how the connection ended where the framing does not.
+    /// Is there an object with tokens, and no head? Nobody but the token endpoint issues them.
+    fn is_bare(&self) -> bool {
+        let has = |name| has_token(&self.pending, name);
+        head(&self.pending).is_err()
+            && is_whole(&self.pending)
+            && (has("access_token") || has("refresh_token"))
+    }
+
+    /// What there is where no head has an end: tokens are a success, and a status of success has consumed
+    /// the refresh token.
+    fn into_headless(self) -> Option<RawAnswer> {
+        if self.is_bare() {
+            let cut = Some("it has no HTTP status line".to_owned());
+            let (status, fields) = (StatusCode::OK, HeaderMap::new());
+            return Some(RawAnswer { status, fields, body: self.pending, cut });
+        }
+        // Half a field is none.
+        let end = self.pending.iter().rposition(|byte| *byte == b'\n');
+        let lines = self.pending.get(..end.unwrap_or(self.pending.len())).unwrap_or_default();
+        let (status, fields) = head(lines).ok().filter(|(status, _)| status.is_success())?;
+        let cut = Some("its head has no end".to_owned());
+        Some(RawAnswer { status, fields, body: Vec::new(), cut })
+    }
+
+    /// The answer, if there is one; `end` says how the connection ended where the framing does not.
     pub(super) fn into_answer(mut self, end: &str) -> Option<RawAnswer> {
-        let (status, fields) = self.head?;
+        let Some((status, fields)) = self.head.take() else { return self.into_headless() };
         if !matches!(self.framing, Framing::Done) {
             self.body.append(&mut self.pending);
             self.body.truncate(MAX_BODY);
@@ -199,38 +253,60 @@ fn chunk_size(line: &[u8]) -> Option<usize> {
     usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// The end of the head, and where the body begins.
+/// The end of the head, and where the body begins: behind a blank line, or with a brace, which begins no
+/// field.
 fn end_of_head(bytes: &[u8]) -> Option<(usize, usize)> {
     let newlines = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
     newlines.map(|(at, _)| at).find_map(|at| {
         let rest = bytes.get(at + 1..)?;
-        let blank = [&b"\r\n"[..], b"\n"].iter().find(|blank| rest.starts_with(blank))?.len();
+        let blank = match rest {
+            [b'\r', b'\n', ..] => 2,
+            [b'\n', ..] => 1,
+            [b'{', ..] => 0,
+            _ => return None,
+        };
         Some((at, at + 1 + blank))
     })
 }
 
 /// The status and the fields. Lines that are no fields are left out.
 fn head(bytes: &[u8]) -> Result<(StatusCode, HeaderMap), &'static str> {
-    const NO_HTTP: &str = "it is not HTTP/1.1";
     let mut lines = bytes.split(|byte| *byte == b'\n');
-    let status = lines.next().unwrap_or_default().trim_ascii();
-    let status = std::str::from_utf8(status.get(..status.len().min(16)).unwrap_or_default());
-    let mut words = status.map_err(|_| NO_HTTP)?.split_ascii_whitespace();
-    if !words.next().is_some_and(|version| version.starts_with("HTTP/1")) {
-        return Err(NO_HTTP);
+    let status = lines.next().and_then(status).ok_or("it has no HTTP status line")?;
+    let mut unfolded: Vec<Vec<u8>> = Vec::new();
+    for line in lines {
+        match (line.first(), unfolded.last_mut()) {
+            // RFC 9112 §5.2.
+            (Some(b' ' | b'\t'), Some(before)) => {
+                before.truncate(before.trim_ascii_end().len());
+                before.push(b' ');
+                before.extend_from_slice(line.trim_ascii());
+            }
+            _ => unfolded.push(line.to_vec()),
+        }
     }
-    let status = words.next().and_then(|status| status.parse().ok()).ok_or(NO_HTTP)?;
-    let field = |line: &[u8]| {
+    let field = |line: &Vec<u8>| {
         let colon = line.iter().position(|byte| *byte == b':')?;
-        let name = HeaderName::from_bytes(line.get(..colon)?).ok()?;
+        let name = HeaderName::from_bytes(line.get(..colon)?.trim_ascii()).ok()?;
         Some((name, HeaderValue::from_bytes(line.get(colon + 1..)?.trim_ascii()).ok()?))
     };
     let mut fields = HeaderMap::new();
-    for (name, value) in lines.filter_map(field) {
+    for (name, value) in unfolded.iter().filter_map(field) {
         // With more fields than it can count, the rest does not matter.
         _ = fields.try_append(name, value);
     }
     Ok((status, fields))
+}
+
+/// The three digits behind any version; what follows them is for people.
+fn status(line: &[u8]) -> Option<StatusCode> {
+    let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    words
+        .next()
+        .filter(|version| version.get(..5).is_some_and(|it| it.eq_ignore_ascii_case(b"HTTP/")))?;
+    let (digits, reason) = words.next()?.split_at_checked(3)?;
+    let is_longer = reason.first().is_some_and(u8::is_ascii_digit);
+    StatusCode::from_bytes(digits).ok().filter(|_| !is_longer)
 }
 
 /// Does it begin as JSON does?
@@ -238,13 +314,19 @@ fn is_begun_json(body: &[u8]) -> bool {
     without_bom(body).trim_ascii_start().starts_with(b"{")
 }
 
-/// Is there nothing to wait for?
+/// Is there nothing to wait for? Where it is not quite JSON, the brackets tell.
 fn is_whole_json(body: &[u8]) -> bool {
-    is_begun_json(body) && serde_json::from_slice::<IgnoredAny>(without_bom(body)).is_ok()
+    is_begun_json(body)
+        && (serde_json::from_slice::<IgnoredAny>(without_bom(body)).is_ok() || is_whole(body))
 }
 
 fn without_bom(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
+}
+
+/// What some servers send in front of the status line.
+fn without_blank(bytes: &[u8]) -> &[u8] {
+    without_bom(bytes.trim_ascii_start()).trim_ascii_start()
 }
 
 #[cfg(test)]
@@ -345,14 +427,15 @@ mod tests {
         ] {
             assert_eq!(read(bytes.as_bytes()).0, status, "{bytes}");
         }
-        for bytes in ["<html>\n\n", "HTTP/2 200\r\n\r\n", "HTTP/1.1 OK\r\n\r\n", "HTTP/1.1 99\n\n"]
-        {
-            assert!(Response::default().take(bytes.as_bytes()).is_err(), "{bytes}");
+        for bytes in ["<html>\n\n", "HTTP/1.1 OK\r\n\r\n", "HTTP/1.1 99\n\n", "HTTP/1.1 2000\n\n"] {
+            let mut response = Response::default();
+            assert!(!response.take(bytes.as_bytes()).unwrap(), "{bytes}");
+            assert!(response.stray().is_some() && response.into_answer("").is_none(), "{bytes}");
         }
         let long = format!("HTTP/1.1 200 OK\r\nX: {}", "a".repeat(MAX_HEAD));
         assert!(Response::default().take(long.as_bytes()).is_err());
         let mut unfinished = Response::default();
-        assert!(!unfinished.take(b"HTTP/1.1 200 OK\r\nX: y").unwrap());
+        assert!(!unfinished.take(b"HTTP/1.1 500 Oops\r\nX: y").unwrap());
         assert!(!unfinished.suffices() && unfinished.into_answer("").is_none());
     }
 }

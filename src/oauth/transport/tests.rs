@@ -135,13 +135,13 @@ async fn a_server_that_says_nothing_before_the_request_has_been_sent_nothing() {
 /// Sends `answer` when a request came, and keeps the connection open if that is wanted. Returns what
 /// the transport makes of it.
 async fn answered(
-    answer: &str,
+    answer: impl AsRef<[u8]>,
     stays_open: bool,
     listen: Duration,
 ) -> Result<RawAnswer, TransportError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/token?a=b", listener.local_addr().unwrap()).parse().unwrap();
-    let answer = answer.to_owned();
+    let answer = answer.as_ref().to_owned();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut request = Vec::new();
@@ -153,7 +153,7 @@ async fn answered(
         let request = String::from_utf8(request).unwrap();
         assert!(request.starts_with("GET /token?a=b HTTP/1.1\r\nhost: 127.0.0.1:"), "{request}");
         assert!(request.ends_with("\r\nconnection: close\r\n\r\n"), "{request}");
-        stream.write_all(answer.as_bytes()).await.unwrap();
+        stream.write_all(&answer).await.unwrap();
         if stays_open {
             std::future::pending().await
         }
@@ -192,13 +192,21 @@ async fn what_is_in_hand_is_returned_however_the_connection_ends() {
 }
 
 #[tokio::test]
-async fn only_an_answer_without_a_head_is_none() {
+async fn only_an_answer_without_a_status_is_none() {
     let short = Duration::from_millis(50);
-    for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n"] {
+    for answer in ["", "HTTP/1.1 20", "HTTP/1.1 503 Busy\r\nX: 5\r\n", "{\"a\":1}", "SSH-2.0\r\n"] {
         let error = answered(answer, false, LISTEN).await.unwrap_err();
         assert!(matches!(error, TransportError::Unanswered(_)), "{error}");
         let error = answered(answer, true, short).await.unwrap_err();
         assert!(matches!(error, TransportError::Unanswered(_)), "{error}");
+    }
+    // The refresh token is consumed, wherever the rest is.
+    for answer in ["HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX"] {
+        for stays_open in [false, true] {
+            let answer = answered(answer, stays_open, short).await.unwrap();
+            assert_eq!((answer.status.as_u16(), answer.body.len()), (200, 0));
+            assert_eq!(answer.cut.as_deref(), Some("its head has no end"));
+        }
     }
     let begun = "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{\"access";
     for (stays_open, why) in
@@ -208,4 +216,167 @@ async fn only_an_answer_without_a_head_is_none() {
         assert_eq!(answer.body, b"{\"access");
         assert_eq!(answer.cut.as_deref(), Some(why));
     }
+}
+
+/// What a server sends, and when it is seen.
+struct Script(std::collections::VecDeque<(&'static [u8], Pin<Box<tokio::time::Sleep>>)>);
+
+impl Script {
+    fn new(parts: impl IntoIterator<Item = (&'static [u8], Duration)>) -> Self {
+        let now = Instant::now();
+        let at = |(bytes, after)| (bytes, Box::pin(tokio::time::sleep_until(now + after)));
+        Self(parts.into_iter().map(at).collect())
+    }
+}
+
+impl AsyncRead for Script {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        let Some((bytes, seen)) = self.0.front_mut() else { return std::task::Poll::Pending };
+        std::task::ready!(seen.as_mut().poll(cx));
+        buffer.put_slice(bytes);
+        self.0.pop_front();
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Script {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::task::Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(
+        self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+/// What is made of these parts, each sent that many milliseconds after the request, on a connection that
+/// stays open.
+async fn in_parts(parts: &'static [(u64, &'static str)]) -> RawAnswer {
+    let deadline = Instant::now() + LISTEN;
+    let parts = parts.iter().map(|(at, part)| (part.as_bytes(), Duration::from_millis(*at)));
+    let mut response = Response::default();
+    let end = receive(&mut Script::new(parts), &mut response, deadline).await.unwrap();
+    response.into_answer(&end.as_ref().map(words).unwrap_or_default()).unwrap()
+}
+
+/// A pause ends an answer only where no framing says that more comes, or nothing can be worth as much as
+/// what is in hand.
+#[tokio::test(start_paused = true)]
+async fn a_pause_loses_nothing_that_framing_promises() {
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for parts in [
+        &[
+            (0, CHUNKED),
+            (1, "7\r\n{\"a\":1}\r\n"),
+            (5000, "15\r\n{\"refresh_token\":\"r\"}\r\n0\r\n\r\n"),
+        ][..],
+        &[
+            (0, "HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n{\"a\":1}"),
+            (5000, "{\"refresh_token\":\"r\"}"),
+        ],
+        // The length counts characters, and the end is slow.
+        &[
+            (0, "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"a\":\"äöü\","),
+            (5000, "\"refresh_token\":\"r\"}"),
+        ],
+    ] {
+        let body = in_parts(parts).await.body;
+        assert!(body.ends_with(b"\"refresh_token\":\"r\"}"), "{}", String::from_utf8_lossy(&body));
+    }
+    let began = Instant::now();
+    for parts in [
+        // The last chunk is there, and nothing behind it matters.
+        &[(0, CHUNKED), (1, "1\r\na\r\n0\r\n")][..],
+        &[(0, CHUNKED), (1, "15\r\n{\"refresh_token\":\"r\"}\r\n")],
+        &[(0, "HTTP/1.1 400 Bad\r\nContent-Length: 99\r\n\r\n{\"error\":1}")],
+        &[(0, "{\"access_token\":\"at2\"}")],
+    ] {
+        in_parts(parts).await;
+    }
+    assert!(began.elapsed() < LISTEN);
+}
+
+#[tokio::test]
+async fn a_head_that_is_not_quite_one_loses_no_answer() {
+    const JSON: &str = r#"{"access_token":"at2","refresh_token":"rt2"}"#;
+    let heads: [(&[u8], u16); 20] = [
+        (b"HTTP/1.1 200 D\xe9j\xe0\r\nContent-Length: 44\r\n\r\n", 200),
+        (b"HTTP/1.1 200 \xe4\xb8\xad\xe5\x9b\xbd\xe4\xb8\xad\r\n\r\n", 200),
+        (b"HTTP/2 200 OK\r\nContent-Length: 44\r\n\r\n", 200),
+        (b"http/1.1 200 OK\r\nContent-Length: 44\r\n\r\n", 200),
+        (b"HTTP/2.0 400\r\n\r\n", 400),
+        (b"\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 44\r\n\r\n", 200),
+        (b"\xef\xbb\xbfHTTP/1.1 200 OK\nContent-Length: 44\n\n", 200),
+        (b"HTTP/1.1 201\r\nContent-Length: 44\r\n\r\n", 201),
+        (b"HTTP/1.1 200OK\r\nContent-Length: 44\r\n\r\n", 200),
+        (b"HTTP/1.1 200 OK\r\nno field\r\n: x\r\nContent-Length : 44\r\n\r\n", 200),
+        (b"HTTP/1.1 200 OK\r\nX: \xff\x01\r\nContent-Length:\r\n  44\r\n\r\n", 200),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n\tchunked\r\n\r\n2c\r\n", 200),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 44\r\n", 200),
+        (b"HTTP/1.1 200 OK\r\n", 200),
+        (b"HTTP/1.1 100 Continue\r\n\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", 200),
+        (b"", 200),
+        (b"\r\n", 200),
+        (b"Status: 200 OK\r\nContent-Type: application/json\r\n\r\n", 200),
+        (b"HTTP/1.1 OK\r\n\r\n", 200),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", 200),
+    ];
+    let mut failed = Vec::new();
+    for (head, status) in heads {
+        let asked = [false, true].map(|stays_open| {
+            let bytes = [head, JSON.as_bytes()].concat();
+            answered(bytes, stays_open, Duration::from_secs(4))
+        });
+        let [closed, open] = asked;
+        let began = Instant::now();
+        let (closed, open) = tokio::join!(closed, open);
+        for answer in [closed, open] {
+            let is_read = answer.is_ok_and(|answer| {
+                answer.status.as_u16() == status && answer.body.ends_with(JSON.as_bytes())
+            });
+            if !is_read || began.elapsed() > Duration::from_secs(3) {
+                failed.push(String::from_utf8_lossy(head));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+/// Interim responses are no answer, however many there are.
+#[tokio::test(start_paused = true)]
+async fn interim_responses_have_an_end() {
+    const INTERIM: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+    let parts = |count: u32, every: Duration| {
+        let interim = (0..count).map(move |n| (INTERIM, every * n));
+        Script::new(interim.chain([(ANSWER, every * count)]))
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut response = Response::default();
+    let mut slow = parts(50, Duration::from_secs(1));
+    receive(&mut slow, &mut response, deadline).await.unwrap();
+    assert_eq!(response.into_answer("").unwrap().body, b"{}");
+    let mut endless = parts(5000, Duration::ZERO);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let error = receive(&mut endless, &mut Response::default(), deadline).await.unwrap_err();
+    assert!(matches!(error, TransportError::Unanswered(why) if why.contains("interim")));
+    assert!(endless.0.len() > 2000);
 }
