@@ -32,6 +32,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// When nothing comes for so long, an answer that has all it needs is not waited for any longer.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Past the deadline, what has come already is still read, until nothing comes for so long: the runtime
+/// may notice the time before it notices the bytes, after the process was stopped most of all.
+const LAST_LOOK: Duration = Duration::from_millis(100);
+/// All of that. More than 1 MiB is not taken anyway.
+const LAST_LOOKS: Duration = Duration::from_secs(1);
 
 /// Sends one token request and returns what came back, whatever it is.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
@@ -176,9 +181,15 @@ async fn receive(
 ) -> Result<Option<Error>, TransportError> {
     let mut buffer = vec![0; 16 * 1024];
     let mut has_begun = false;
+    let mut last_look = None;
     loop {
-        let pause = deadline.min(Instant::now() + PAUSE);
-        match timeout_at(pause, stream.read(&mut buffer)).await {
+        let now = Instant::now();
+        let until = if now < deadline {
+            deadline.min(now + PAUSE)
+        } else {
+            (now + LAST_LOOK).min(*last_look.get_or_insert(now + LAST_LOOKS))
+        };
+        match timeout_at(until, stream.read(&mut buffer)).await {
             Ok(Ok(0)) => return Ok(None),
             Ok(Ok(length)) => {
                 let whole = response.take(buffer.get(..length).unwrap_or_default());
@@ -193,7 +204,7 @@ async fn receive(
             }
             Ok(Err(error)) => return Ok(Some(error)),
             Err(_) if response.suffices() => return Ok(Some(Error::other("nothing more came"))),
-            Err(_) if Instant::now() >= deadline => return Ok(Some(late_error())),
+            Err(_) if last_look.is_some() => return Ok(Some(late_error())),
             Err(_) => {}
         }
     }

@@ -218,6 +218,45 @@ async fn only_an_answer_without_a_status_is_none() {
     }
 }
 
+/// What lies in the buffers when the deadline passes has come in time. The process was stopped meanwhile:
+/// here, its only thread is.
+#[tokio::test]
+async fn what_came_while_nobody_looked_is_read_past_the_deadline() {
+    use std::io::{Read, Write};
+    let listen = Duration::from_millis(300);
+    let padding = "a".repeat(900_000);
+    let body = format!(r#"{{"padding":"{padding}","refresh_token":"rt2"}}"#);
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    for (before, after) in [
+        (String::new(), head.clone() + &body),
+        (head, body.clone()),
+        ("HTTP/1.1 200 OK\r\nX: ".into(), format!("y\r\n\r\n{body}")),
+    ] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/token", listener.local_addr().unwrap()).parse().unwrap();
+        let (asked, is_asked) = tokio::sync::oneshot::channel();
+        let (stopped, is_stopped) = std::sync::mpsc::channel();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let length = stream.read(&mut [0; 1024]).unwrap();
+            stream.write_all(before.as_bytes()).unwrap();
+            asked.send(length).unwrap();
+            is_stopped.recv().unwrap();
+            stream.write_all(after.as_bytes()).is_ok()
+        });
+        let sending =
+            tokio::spawn(
+                async move { transport().send(TokenRequest::get(url, None), listen).await },
+            );
+        is_asked.await.unwrap();
+        stopped.send(()).unwrap();
+        std::thread::sleep(listen * 2);
+        let answer = sending.await.unwrap().unwrap();
+        assert_eq!((answer.body.len(), answer.cut), (body.len(), None));
+        assert!(server.join().unwrap());
+    }
+}
+
 /// What a server sends, and when it is seen.
 struct Script(std::collections::VecDeque<(&'static [u8], Pin<Box<tokio::time::Sleep>>)>);
 
@@ -265,6 +304,24 @@ impl AsyncWrite for Script {
     ) -> std::task::Poll<std::io::Result<()>> {
         std::task::Poll::Ready(Ok(()))
     }
+}
+
+/// A signal interrupts the wait for bytes and time, and the time is looked at first.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_is_seen_before_the_bytes_loses_none_and_has_an_end() {
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
+    let late = |millis| LISTEN + Duration::from_millis(millis);
+    let deadline = Instant::now() + LISTEN;
+    let mut stream = Script::new([(HEAD, late(5)), (b"{", late(10)), (b"}", late(15))]);
+    let mut response = Response::default();
+    assert!(receive(&mut stream, &mut response, deadline).await.unwrap().is_none());
+    assert_eq!(response.into_answer("").unwrap().body, b"{}");
+    // Whoever goes on sending does not hold it up for ever.
+    let deadline = Instant::now() + LISTEN;
+    let mut stream = Script::new((0..1000).map(|n| (&b"a"[..], late(n * 50))));
+    let end = receive(&mut stream, &mut Response::default(), deadline).await.unwrap();
+    assert_eq!(end.unwrap().kind(), ErrorKind::TimedOut);
+    assert!(Instant::now() <= deadline + LAST_LOOKS);
 }
 
 /// What is made of these parts, each sent that many milliseconds after the request, on a connection that
