@@ -27,6 +27,9 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
 pub use self::environment::{Environment, Locator, Volatility};
 pub use self::inputs::Inputs;
 pub use self::network::Listen;
@@ -100,7 +103,7 @@ impl Settings {
     /// asks where things are. Every secret in it is made up. What is wrong with the file is found as far as
     /// that can be told without them.
     pub fn load_without_secrets(locator: &Locator) -> (Result<Self, Problems>, Inputs) {
-        let made_up = |_: &SecretSource| Ok(Secret::new(MADE_UP.to_owned()));
+        let made_up = |source: &SecretSource| Ok(made_up(source));
         let (read_secret, read_lines) = (made_up, |_: &SecretSource| Ok(None));
         let environment = Environment { read_secret, read_lines, ..Environment::of_process() };
         Self::load_in(locator, &environment, &Inputs::default())
@@ -242,8 +245,13 @@ impl Review<'_> {
     }
 }
 
-/// Stands for every secret where none is read: also in the form of a store's key.
-const MADE_UP: &str = "TWFkZSB1cCwgYW5kIG5vdGhpbmcgaXMgb3BlbmVkISE=";
+/// Stands for a secret where none is read: also in the form of a store's key. Each place has its own, since two
+/// secrets are not alike because neither was read.
+fn made_up(source: &SecretSource) -> Secret {
+    let place = format!("made up, and nothing is opened: {source:?}");
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, place.as_bytes());
+    Secret::new(BASE64_STANDARD.encode(digest))
+}
 
 /// The text of the file, at most one byte more than is accepted.
 fn read_text(path: &Path) -> Result<String, Problem> {

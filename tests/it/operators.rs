@@ -298,6 +298,29 @@ async fn a_command_needs_no_secret_but_the_admin_token() {
     program.stop().await;
 }
 
+/// Where no secret is read, none is like another.
+#[tokio::test]
+async fn a_command_works_where_each_of_two_credentials_has_a_first_refresh_token() {
+    let mut world = servers(World::builder()).await;
+    world.write_secret("another", "another-seed");
+    let token_url = world.authorization_server.token_url();
+    world.configure_file(|text| {
+        format!(
+            "{text}\n[credential.b]\nhosts = [\"b.test\"]\ntoken_url = \"{token_url}\"\nclient_id = \"b\"\n\
+             refresh_token = {{ file = \"another\" }}\n"
+        )
+    });
+    let program = Program::start_with(world.dir.path(), &[], &[]).await;
+    for arguments in ["status", "status --probe", "refresh api", "logout api"] {
+        let (code, _, complaints) = run(world.dir.path(), arguments).await;
+        assert_eq!(code, Some(0), "{arguments}: {complaints}");
+    }
+    program.stop().await;
+    world.configure_file(|text| text.replace("\"another\"", "\"seed\""));
+    let (code, _, complaints) = run(world.dir.path(), "status").await;
+    assert_eq!(code, Some(78), "what is in one place is one: {complaints}");
+}
+
 // ===== the admin token =====
 
 #[tokio::test]
