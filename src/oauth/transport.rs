@@ -110,10 +110,15 @@ impl HttpTransport {
         };
         // A server may answer and close before it has read everything.
         let mut response = Response::default();
-        let end = receive(&mut stream, &mut response, deadline).await?;
+        let end = receive(&mut stream, &mut response, deadline).await;
+        if let Some(why) = response.unheard() {
+            return Err(not_sent(why.to_owned()));
+        }
+        let end = end?;
         let why = end.as_ref().or(sent.as_ref().err()).map_or("it was closed".into(), words);
-        if !response.has_head() && end.as_ref().is_some_and(refuses_handshake) {
-            return Err(not_sent(why));
+        let refused = end.iter().chain(sent.as_ref().err()).any(refuses_handshake);
+        if !response.has_head() && refused {
+            return Err(not_sent(format!("no TLS connection: {why}")));
         }
         let why = response.stray().map_or(why.clone(), |stray| format!("{stray}: {why}"));
         let answer = response.into_answer(&end.as_ref().map(words).unwrap_or_default());
@@ -150,7 +155,7 @@ impl HttpTransport {
             None => Arc::clone(&self.tls),
         };
         let secured = TlsConnector::from(tls).connect(name, stream).await;
-        Ok(Box::new(secured.map_err(|error| format!("no TLS connection: {error}"))?))
+        Ok(Box::new(secured.map_err(|error| format!("no TLS connection: {}", words(&error)))?))
     }
 }
 
@@ -215,17 +220,51 @@ fn late_error() -> Error {
 }
 
 fn words(error: &Error) -> String {
-    match error.kind() {
-        ErrorKind::UnexpectedEof => "the connection was closed without a goodbye".to_owned(),
+    match (error.kind(), tls_error(error).and_then(advice)) {
+        (_, Some(advice)) => format!("{error}: {advice}"),
+        (ErrorKind::UnexpectedEof, _) => "the connection was closed without a goodbye".to_owned(),
         _ => error.to_string(),
     }
+}
+
+fn tls_error(error: &Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|source| source.downcast_ref())
+}
+
+/// What a failure of TLS comes from, and what to do about it.
+fn advice(error: &rustls::Error) -> Option<&'static str> {
+    use AlertDescription as Alert;
+    use rustls::CertificateError as Certificate;
+    Some(match error {
+        rustls::Error::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied,
+        ) => "the server wants a client certificate that it trusts; see client_cert",
+        rustls::Error::AlertReceived(Alert::NoApplicationProtocol)
+        | rustls::Error::NoApplicationProtocol => {
+            "the server does not take http/1.1 by ALPN, perhaps HTTP/2 alone; bearerd speaks HTTP/1.1 to a token \
+             endpoint"
+        }
+        rustls::Error::InvalidCertificate(
+            Certificate::UnknownIssuer | Certificate::BadSignature | Certificate::Other(_),
+        ) => {
+            "nobody who is trusted has issued the server's certificate; if it is right, name its \
+             authority in extra_roots of [tls]"
+        }
+        _ => return None,
+    })
 }
 
 /// With TLS 1.3 a server refuses the client's certificate only after the client has begun to send. What
 /// it sent has not been looked at.
 fn refuses_handshake(error: &Error) -> bool {
-    let source = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
-    let Some(rustls::Error::AlertReceived(alert)) = source else { return false };
+    let Some(rustls::Error::AlertReceived(alert)) = tls_error(error) else { return false };
     matches!(
         alert,
         AlertDescription::HandshakeFailure
@@ -237,6 +276,11 @@ fn refuses_handshake(error: &Error) -> bool {
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied
             | AlertDescription::CertificateRequired
+            | AlertDescription::NoApplicationProtocol
+            | AlertDescription::ProtocolVersion
+            | AlertDescription::InsufficientSecurity
+            | AlertDescription::UnrecognisedName
+            | AlertDescription::DecryptError
     )
 }
 

@@ -12,8 +12,8 @@ use super::super::answer::{RawAnswer, has_token, is_whole};
 
 /// The largest body that is read, 1 MiB: a thousand times what any token endpoint sends.
 const MAX_BODY: usize = 1024 * 1024;
-/// The largest head.
-const MAX_HEAD: usize = 64 * 1024;
+/// The largest head: cookies and policies make some long, and what comes behind it is all that counts.
+const MAX_HEAD: usize = 1024 * 1024;
 /// The most of interim responses. They are not counted: one a second for as long as a slow server works
 /// is harmless, and the answer follows them.
 const MAX_INTERIM: usize = 64 * 1024;
@@ -63,8 +63,17 @@ impl Response {
             let begun = end_of_head(&self.pending)
                 .and_then(|(end, body)| Some((head(self.pending.get(..end)?).ok()?, body)));
             let Some(((status, fields), body)) = begun else {
-                let too_long = self.pending.len() > MAX_HEAD;
-                return if too_long { Err("its head is longer than 64 KiB") } else { Ok(false) };
+                if let Some(why) = other_protocol(&self.pending) {
+                    return Err(why);
+                }
+                if self.pending.len() <= MAX_HEAD {
+                    return Ok(false);
+                }
+                // Its status counts all the same: a success has consumed the refresh token.
+                self.head = Some(head(&std::mem::take(&mut self.pending))?);
+                self.flaw = Some("its head is longer than 1 MiB");
+                self.framing = Framing::Done;
+                return Ok(true);
             };
             self.pending.drain(..body);
             if status.is_informational() {
@@ -90,6 +99,11 @@ impl Response {
     pub(super) fn stray(&self) -> Option<&'static str> {
         let is_stray = self.head.is_none() && !self.pending.is_empty();
         if is_stray { head(&self.pending).err() } else { None }
+    }
+
+    /// Why nobody has read the request, where what came shows that: no HTTP/1.1 is spoken there.
+    pub(super) fn unheard(&self) -> Option<&'static str> {
+        if self.has_head() { None } else { other_protocol(&self.pending) }
     }
 
     pub(super) fn has_head(&self) -> bool {
@@ -251,6 +265,17 @@ impl Framing {
 fn chunk_size(line: &[u8]) -> Option<usize> {
     let digits = line.split(|byte| *byte == b';').next()?.trim_ascii();
     usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// The beginning of a TLS alert, or of the settings that an HTTP/2 server sends first (RFC 9113 §3.4).
+fn other_protocol(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0x15, 3, 0..=4, ..] => Some("TLS is spoken there, and token_url begins with http:"),
+        [0, _, _, 4, 0 | 1, 0, 0, 0, 0, ..] => {
+            Some("only HTTP/2 is spoken there; bearerd speaks HTTP/1.1 to a token endpoint")
+        }
+        _ => None,
+    }
 }
 
 /// The end of the head, and where the body begins: behind a blank line, or with a brace, which begins no
@@ -432,8 +457,20 @@ mod tests {
             assert!(!response.take(bytes.as_bytes()).unwrap(), "{bytes}");
             assert!(response.stray().is_some() && response.into_answer("").is_none(), "{bytes}");
         }
-        let long = format!("HTTP/1.1 200 OK\r\nX: {}", "a".repeat(MAX_HEAD));
-        assert!(Response::default().take(long.as_bytes()).is_err());
+        let head = |length: usize| {
+            format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 2\r\n\r\n{{}}", "a".repeat(length))
+        };
+        let mut long = Response::default();
+        assert!(long.take(head(300 * 1024).as_bytes()).unwrap());
+        let answer = long.into_answer("").unwrap();
+        assert_eq!((answer.body.as_slice(), answer.cut), (&b"{}"[..], None));
+        // A success all the same: the refresh token is consumed, whatever it says.
+        let mut endless = Response::default();
+        let long = head(2 * 1024 * 1024);
+        assert!(long.as_bytes().chunks(16 * 1024).any(|part| endless.take(part).unwrap()));
+        let answer = endless.into_answer("").unwrap();
+        assert_eq!(answer.status, StatusCode::OK);
+        assert!(answer.cut.unwrap().contains("head is longer"));
         let mut unfinished = Response::default();
         assert!(!unfinished.take(b"HTTP/1.1 500 Oops\r\nX: y").unwrap());
         assert!(!unfinished.suffices() && unfinished.into_answer("").is_none());
