@@ -141,6 +141,10 @@ impl Reader<'_> {
         let has_none = tokens.access_token == Found::None && tokens.refresh_token == Found::None;
         // Other places than that of the code are looked at only where no token is.
         let knows_better = said.codes.iter().any(|code| classify::is_known(&said::plain(code)))
+            || said
+                .number
+                .as_ref()
+                .is_some_and(|number| number.is_error || classify::is_dead(&said))
             || self.asked_to_wait().is_some();
         let is_refusal = self.members.parsed && (!is_success || has_none && knows_better);
         if told.is_none() && !is_refusal && !(has_none && said.is_page) {
@@ -365,8 +369,14 @@ impl Reader<'_> {
             Class::Config | Class::Doubtful => None,
             _ => wait::retry_after(fields, self.now),
         };
-        let mut error =
-            self.error(class, said.description.as_deref().map(|text| self.printable(text, 200)));
+        let mut description = said.description.as_deref().map(|text| self.printable(text, 200));
+        if matches!(status.as_u16(), 426 | 505) {
+            let said = description.map(|said| format!(": {said}")).unwrap_or_default();
+            let why = "the token endpoint wants another version of HTTP, perhaps HTTP/2; bearerd speaks \
+                       HTTP/1.1 to it";
+            description = Some(format!("{why}{said}"));
+        }
+        let mut error = self.error(class, description);
         error.code = code.map(|code| self.printable(code, 64));
         error.retry_after = retry_after;
         if status.is_success() && class == Class::Gateway && self.wanted.successor {

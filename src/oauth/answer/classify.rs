@@ -87,32 +87,41 @@ const AT_WORK: [&str; 6] = [
 ];
 /// Texts that say that it passes.
 const PASSES: [&str; 4] = ["try again", "retry", "temporar", "timed out"];
-/// What is wrong with a token that is gone.
-const GONE: [&str; 21] = [
-    "invalid",
+/// What is wrong with a token that is gone, beyond doubt.
+const GONE: [&str; 16] = [
     "expired",
     "revoked",
+    "redeemed",
+    "already used",
+    "already been used",
+    "already consumed",
+    "already been consumed",
+    "no longer",
+    "reused",
+    "inactive",
+    "not active",
+    "blacklisted",
+    "was rotated",
+    "been rotated",
+    "not exist",
+    "active refresh token",
+];
+/// The same where nothing says that there is none in the request.
+const UNKNOWN: [&str; 8] = [
+    "invalid",
     "not found",
     "unknown",
     "not valid",
-    "not exist",
-    "inactive",
-    "not active",
-    "already used",
-    "already been used",
-    "no longer",
-    "reused",
     "not recognized",
     "not recognised",
     "unrecognized",
     "unrecognised",
-    "blacklisted",
-    "was rotated",
-    "been rotated",
-    "active refresh token",
 ];
 /// What is wrong with a request without one.
-const ABSENT: [&str; 10] = [
+const ABSENT: [&str; 13] = [
+    "check the refresh token parameter",
+    "not found in request",
+    "not found in the request",
     "missing",
     "required",
     "must be provided",
@@ -124,6 +133,9 @@ const ABSENT: [&str; 10] = [
     "must be a string",
     "is blank",
 ];
+/// What is required of a person, which is no parameter.
+const OF_PERSON: [&str; 8] =
+    ["authenticat", "authoriz", "authoris", "login", "log in", "sign in", "signin", "consent"];
 /// What else may be wrong, although a refresh token is named beside it.
 const OTHERS: [&str; 14] = [
     "client id",
@@ -166,10 +178,13 @@ pub(super) fn classify(status: StatusCode, said: &Said) -> Class {
     }
     let names_refresh_token = said.has(&["refresh token"]);
     if names_refresh_token && matches!(status.as_u16(), 200..=299 | 400 | 401 | 403) {
-        if said.has(&ABSENT) && !said.has(&["active refresh token"]) {
+        if says_any(said, &GONE) {
+            return dead_or_passing(said);
+        }
+        if is_absent(said) {
             return Class::Config;
         }
-        if says_gone(said) {
+        if says_any(said, &UNKNOWN) {
             return dead_or_passing(said);
         }
     }
@@ -184,6 +199,12 @@ pub(super) fn classify(status: StatusCode, said: &Said) -> Class {
     } else {
         by_status(status, said, names_refresh_token)
     }
+}
+
+/// Do its texts say, whatever its codes, that the refresh token is gone?
+pub(super) fn is_dead(said: &Said) -> bool {
+    said.has(&["refresh token"])
+        && (says_any(said, &GONE) || (!is_absent(said) && says_any(said, &UNKNOWN)))
 }
 
 /// Is this one of the codes that the rules know?
@@ -242,14 +263,33 @@ fn dead_or_passing(said: &Said) -> Class {
 
 /// Beside the words "refresh token": is it that token which is gone?
 fn says_gone(said: &Said) -> bool {
+    says_any(said, &GONE) || says_any(said, &UNKNOWN)
+}
+
+fn says_any(said: &Said, phrases: &[&str]) -> bool {
     let without = ["invalid request", "invalid parameter", "invalid input", "invalid value"];
     let words = without.iter().fold(said.words.clone(), |words, phrase| words.replace(phrase, ""));
-    GONE.iter().any(|phrase| words.contains(phrase)) && (!said.has(&OTHERS) || said.is(&DEAD))
+    phrases.iter().any(|phrase| words.contains(phrase)) && (!said.has(&OTHERS) || said.is(&DEAD))
+}
+
+/// Is there no refresh token in the request? "Missing or invalid" is what a dead one is called, too; and
+/// what is required may be a person.
+fn is_absent(said: &Said) -> bool {
+    let words = ["missing or invalid refresh token", "invalid or missing refresh token"]
+        .iter()
+        .fold(said.words.clone(), |words, phrase| words.replace(phrase, ""));
+    let mut clauses = words.split(['.', ';', ',']);
+    clauses.any(|clause| {
+        let has = |phrases: &[&str]| phrases.iter().any(|phrase| clause.contains(phrase));
+        has(&ABSENT) && !has(&OF_PERSON)
+    })
 }
 
 fn by_status(status: StatusCode, said: &Said, names_refresh_token: bool) -> Class {
     match status.as_u16() {
         423 => Class::Busy,
+        // HTTP Version Not Supported: it never will be.
+        505 => Class::Config,
         // Also with a page: a proxy says by the status that its server is in trouble, and once it is
         // not, nobody should have to wait a quarter of an hour.
         408 | 425 | 500..=599 => Class::Transient,

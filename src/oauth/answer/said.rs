@@ -8,7 +8,7 @@ use super::members::{Members, text};
 
 /// Places of an error code, in this order, after what the configuration names. The first word is compared
 /// without case, underscores and hyphens.
-const CODES: [&str; 16] = [
+const CODES: [&str; 17] = [
     "error",
     "error.type",
     "error.code",
@@ -25,9 +25,12 @@ const CODES: [&str; 16] = [
     "fault.detail.errorcode",
     "fault.name",
     "error.error",
+    "errcode",
 ];
+/// Places of the number of an error where a success has 0; the second is also that of other codes.
+const NUMBERS: [&str; 2] = ["errcode", "code"];
 /// Places of a text for people. The first that is there is shown.
-const TEXTS: [&str; 15] = [
+const TEXTS: [&str; 20] = [
     "error_description",
     "message",
     "error.message",
@@ -43,7 +46,14 @@ const TEXTS: [&str; 15] = [
     "errors.0.detail",
     "errors.0",
     "hint",
+    "error_hint",
+    "error_debug",
+    "errmsg",
+    "err_msg",
+    "msg",
 ];
+/// What RFC 6749 §5.2 says of `invalid_request` and many servers repeat: it stands for anything.
+const STOCK_PHRASE: (&str, &str) = ("request is missing a required parameter", "malformed");
 /// Places of the name of a parameter that is wrong.
 const FIELDS: [&str; 5] =
     ["field", "errors.0.field", "errors.0.resource", "error.field", "error.param"];
@@ -57,6 +67,8 @@ pub(super) struct Said {
     pub(super) codes: Vec<String>,
     /// What is shown to people.
     pub(super) description: Option<String>,
+    /// A number that says that it failed, in servers that answer everything with status 200.
+    pub(super) number: Option<Number>,
     /// The second code, beside that of the error.
     pub(super) suberror: Option<String>,
     /// All texts in lower case, with words such as `refresh_token` taken apart, and without paths and URLs.
@@ -67,6 +79,13 @@ pub(super) struct Said {
     pub(super) is_page: bool,
     /// There were members.
     pub(super) parsed: bool,
+}
+
+/// See [`Said::number`].
+#[derive(Debug)]
+pub(super) struct Number {
+    /// Under this name it can mean nothing else.
+    pub(super) is_error: bool,
 }
 
 impl Said {
@@ -98,6 +117,7 @@ impl Said {
         texts.extend(codes.iter().filter(is_text).cloned());
         let names_path = texts.iter().any(|text| names_path(text));
         Self {
+            number: NUMBERS.iter().find_map(|place| number(at(members, place)?, place)),
             suberror: at(members, "suberror").and_then(text).map(str::to_owned),
             words: texts.iter().map(|text| words(text)).collect::<Vec<_>>().join(" ; "),
             codes,
@@ -154,12 +174,29 @@ fn at<'a>(members: &'a Members, place: &'static str) -> Option<&'a Value> {
     })
 }
 
+fn number(value: &Value, place: &str) -> Option<Number> {
+    let number = match value {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    number.filter(|number| ![0, 200].contains(number))?;
+    Some(Number { is_error: place == "errcode" })
+}
+
 /// In lower case; `refresh_token` and `refreshToken` are two words, paths and URLs none.
 fn words(text: &str) -> String {
     let words = text.split_whitespace().filter(|word| !is_path(word) && !word.contains("://"));
     let words = words.collect::<Vec<_>>().join(" ").replace(['_', '-', '`', '"', '\''], " ");
     let words = words.to_ascii_lowercase().replace("refreshtoken", "refresh token");
-    words.split_whitespace().collect::<Vec<_>>().join(" ")
+    without_stock_phrase(&words.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+fn without_stock_phrase(words: &str) -> String {
+    let (begin, end) = STOCK_PHRASE;
+    let Some((before, rest)) = words.split_once(begin) else { return words.to_owned() };
+    let (_, after) = rest.split_once(end).unwrap_or(("", rest));
+    format!("{before}{after}")
 }
 
 fn is_path(word: &str) -> bool {

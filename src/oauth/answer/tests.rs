@@ -147,7 +147,18 @@ fn the_table_of_errors() {
         (200, r#"{"access_token":5}"#, Unreadable),
         (200, r#"{"access_token":""}"#, Unreadable),
         (200, r#"{"access_token":"a","access_token":"b"}"#, Unreadable),
-        (200, r#"{"access_token":"a","refresh_token":"b","refresh_token":"c"}"#, Unreadable),
+        // Elsewhere than in JSON nobody can say which counts.
+        (200, "access_token=a&refresh_token=b&refresh_token=c", Unreadable),
+        // WeChat and others have a number for it.
+        (200, r#"{"errcode":40030,"errmsg":"invalid refresh_token"}"#, GrantDead),
+        (200, r#"{"err_code":"40030","err_msg":"refresh_token expired"}"#, GrantDead),
+        (200, r#"{"errcode":40029,"errmsg":"invalid code"}"#, Config),
+        (200, r#"{"errcode":0,"errmsg":"ok"}"#, Unreadable),
+        (200, r#"{"code":20026,"msg":"The refresh token has been revoked"}"#, GrantDead),
+        (200, r#"{"code":0,"msg":"the old refresh token has been revoked"}"#, Unreadable),
+        (200, r#"{"code":200,"msg":"the old refresh token has been revoked"}"#, Unreadable),
+        (426, "", Config),
+        (505, "", Config),
         // A token that cannot be sent.
         (200, "{\"access_token\":\"a\\r\\nX: y\"}", Unusable),
         (200, r#"{"access_token":"ключ"}"#, Unusable),

@@ -60,6 +60,34 @@ fn a_dead_refresh_token_is_dead_in_every_dialect() {
             400,
             r#"{"error":"invalid_request","error_description":"Invalid \"refresh_token\" in request."}"#,
         ),
+        // What is required is something else than a refresh token.
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"The refresh token has expired. Re-authentication is required."}"#,
+        ),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"Refresh token expired, login required"}"#,
+        ),
+        (401, r#"{"message":"refresh_token has been revoked; a new authorization is required"}"#),
+        (401, r#"{"message":"The refresh token is missing or has expired"}"#),
+        (
+            400,
+            r#"{"error":"unauthorized_client","error_description":"refresh_token is invalid, user consent required"}"#,
+        ),
+        (400, r#"{"message":"missing or invalid refresh token"}"#),
+        (401, r#"{"message":"Invalid or missing refresh_token."}"#),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"The refresh token has already been redeemed; sign-in is required"}"#,
+        ),
+        (400, r#"{"message":"Required: a new login. The refresh token was already used."}"#),
+        (403, r#"{"message":"This refresh token is no longer valid, a login is required"}"#),
+        (400, r#"{"message":"Unknown refresh token, reauthentication required"}"#),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"The request is missing a required parameter, includes an invalid parameter value, includes a parameter more than once, or is otherwise malformed.","error_hint":"The refresh token has expired"}"#,
+        ),
         // What people are told is not what the server means.
         (
             400,
@@ -109,7 +137,30 @@ fn what_is_not_about_the_refresh_token_is_not_its_end() {
             "The request is missing a required parameter, includes an invalid parameter value, or is otherwise malformed. Check the `refresh_token` parameter",
             Config,
         ),
+        (400, "invalid_request", "Missing required parameter: refresh_token", Config),
+        (400, "invalid_request", "Missing or invalid parameter: refresh_token", Config),
+        (400, "", "refresh token not found in request body", Config),
+        (400, "", "The refresh token cannot be empty", Config),
+        (
+            400,
+            "invalid_request",
+            "a required parameter (refresh_token) is missing or empty",
+            Config,
+        ),
         (400, "invalid_request", "unknown parameter", Doubtful),
+        // The phrase of RFC 6749 stands for all of these.
+        (
+            400,
+            "invalid_request",
+            "The request is missing a required parameter, includes an invalid parameter value, includes a parameter more than once, or is otherwise malformed. Failed to refresh token because of multiple concurrent requests using the same token which is not allowed.",
+            Busy,
+        ),
+        (
+            400,
+            "invalid_request",
+            "The request is missing a required parameter, includes an unsupported parameter value (other than grant type), repeats a parameter, or is otherwise malformed. refresh_token",
+            Doubtful,
+        ),
         (400, "invalid_scope", "the refresh token has expired scopes", Config),
         // Too much.
         (400, "invalid_request", "Too many invalid refresh token requests", Throttled),
