@@ -14,8 +14,10 @@ mod lenient;
 mod mapping;
 mod masking;
 pub(super) mod members;
+mod page;
 mod said;
 mod search;
+mod successor;
 mod wait;
 
 use std::collections::BTreeMap;
@@ -134,9 +136,12 @@ impl Reader<'_> {
         let tokens = self.tokens();
         // Where the operator says how to tell a success, a code of theirs may stand in every answer.
         let code = self.members.code(mapping.error.as_ref());
+        let is_issued = matches!(tokens.access_token, Found::One(_));
+        let has_no_error =
+            code.is_none() || (is_issued && self.members.says_no_error(mapping.error.as_ref()));
         let is_success = match &mapping.ok {
-            Some(ok) => ok.holds(self.members) && (mapping.error.is_some() || code.is_none()),
-            None => code.is_none(),
+            Some(ok) => ok.holds(self.members) && (mapping.error.is_some() || has_no_error),
+            None => has_no_error,
         };
         let has_none = tokens.access_token == Found::None && tokens.refresh_token == Found::None;
         // Other places than that of the code are looked at only where no token is.
@@ -151,6 +156,12 @@ impl Reader<'_> {
             return self.issued(tokens, &said);
         }
         let mut error = self.refusal(told, &said);
+        if told.is_none() && is_issued {
+            let said = error.description.take().map(|said| format!("{said}; ")).unwrap_or_default();
+            let advice = "an access_token stands beside the error: if it is none, say in response.ok or \
+                          response.error how the two are told apart";
+            error.description = Some(format!("{said}{advice}"));
+        }
         if told.is_none() && !has_none {
             // It refuses, and issues all the same: what it issued is the only good one.
             error.salvaged = tokens.refresh_token.one().filter(|token| !self.was_sent(token));
@@ -180,10 +191,29 @@ impl Reader<'_> {
     fn tokens(&self) -> Tokens {
         let Reading { mapping, .. } = self.reading;
         let access_token = self.members.token(mapping.access_token.as_ref(), "access_token");
-        let refresh_token = self.members.token(mapping.refresh_token.as_ref(), "refresh_token");
+        let refresh_token =
+            self.members.refresh_token(mapping.refresh_token.as_ref(), self.secrets);
         let without_access = access_token == Found::None && !mapping.keep_access_token;
         let mut tokens = Tokens { access_token, refresh_token, is_searched: false, beside: None };
-        if !without_access && tokens.refresh_token != Found::None {
+        // Beside the one that was sent there may be its successor, under a name of its own.
+        let is_old = match &tokens.refresh_token {
+            Found::None => true,
+            Found::One(token) => self.was_sent(token),
+            Found::Several => false,
+        };
+        if is_old && mapping.refresh_token.is_none() {
+            let other = self.members.renamed_refresh_token(self.secrets);
+            let is_news = match &other {
+                Found::None => false,
+                Found::One(token) => tokens.refresh_token == Found::None || !self.was_sent(token),
+                Found::Several => true,
+            };
+            if is_news {
+                (tokens.refresh_token, tokens.is_searched) = (other, true);
+            }
+        }
+        // The search also has numbers as they are written.
+        if !without_access && matches!(tokens.refresh_token, Found::One(_)) {
             return tokens;
         }
         let search = Search::of(&self.content.bytes);
@@ -196,12 +226,14 @@ impl Reader<'_> {
             access_token.as_ref().filter(|_| without_access).and_then(|it| search.beside(it));
         // Where the end is missing, ours may be there, and another's is not taken for it.
         let may_be_missing = self.members.is_cut && !without_access;
-        if tokens.refresh_token == Found::None && !may_be_missing {
-            tokens.refresh_token = search.refresh_token(access_token.as_ref());
-            tokens.is_searched |= tokens.refresh_token != Found::None;
-            // Others' tokens, as far as one can tell: the answer has none for us.
-            if !without_access && tokens.refresh_token == Found::Several {
-                tokens.refresh_token = Found::None;
+        if !matches!(tokens.refresh_token, Found::One(_)) && !may_be_missing {
+            let found = search.refresh_token(access_token.as_ref(), self.secrets);
+            // What is damaged where it belongs is not made whole by what stands elsewhere, but for a number.
+            let is_rest = tokens.refresh_token == Found::None
+                || self.members.has_number(mapping.refresh_token.as_ref());
+            if is_rest {
+                tokens.is_searched |= tokens.refresh_token == Found::None && found != Found::None;
+                tokens.refresh_token = found;
             }
         }
         tokens
@@ -232,6 +264,10 @@ impl Reader<'_> {
             }
             Found::None => return Err(unreadable("it has no access_token")),
             Found::Several => return Err(unreadable("which is its access_token cannot be told")),
+            Found::One(token) if !self.wanted.for_steps && has_blanks(token.expose()) => {
+                let why = "its access_token has blanks, which no bearer token has (RFC 6750 §2.1)";
+                return Err(refuse(Class::Unusable, why));
+            }
             Found::One(token) if !is_visible(token.expose()) => {
                 let why = "its access_token has characters that no header field may carry";
                 return Err(refuse(Class::Unusable, why));
@@ -245,14 +281,32 @@ impl Reader<'_> {
             }
             Found::One(token) => Some(token),
         };
-        if has_several {
+        if has_several && self.wanted.successor {
             return Err(unreadable("which is its refresh_token cannot be told"));
         }
-        if members.is_cut && refresh_token.is_none() && self.wanted.successor {
+        // One that was sent may stand before its successor.
+        let may_be_less = || {
+            let place = members.find(mapping.refresh_token.as_ref(), "refresh_token");
+            let was_sent = refresh_token.as_ref().is_none_or(|token| self.was_sent(token));
+            was_sent && place.is_none_or(|it| it.is_array() || it.is_object())
+        };
+        let is_less = refresh_token.is_none() || may_be_less();
+        if members.is_cut && is_less && self.wanted.successor {
             let how = self.answer.cut.as_deref().unwrap_or("its JSON has no end");
             return Err(unreadable(&format!("no refresh_token is in what came of it: {how}")));
         }
         let mut notes = self.notes(tokens.is_searched);
+        let name = mapping.access_token.as_ref();
+        let text = members.find(name, "access_token").and_then(Value::as_str);
+        if text.is_some_and(|text| text.ends_with(['\r', '\n'])) {
+            notes.push("its access_token ends with a line break, which was left out".to_owned());
+        }
+        if mapping.refresh_token.is_none() && members.is_twice("refresh_token") {
+            notes.push("its refresh_token stands twice".to_owned());
+        }
+        if has_several {
+            notes.push("which is its refresh_token cannot be told".to_owned());
+        }
         let kind = members.find(mapping.token_type.as_ref(), "token_type");
         let beside = tokens.beside.as_ref();
         let kind = kind.or_else(|| beside?.get("token_type"));
@@ -440,6 +494,16 @@ impl Reader<'_> {
 /// RFC 6749 appendix A: VSCHAR = %x20-7E.
 fn is_visible(text: &str) -> bool {
     text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
+}
+
+/// Has it a blank, but for one behind a scheme, which the operator's own injection may want? RFC 6750 §2.1:
+/// b64token has none; texts for people have.
+fn has_blanks(token: &str) -> bool {
+    const SCHEMES: [&str; 5] = ["bearer", "basic", "token", "jwt", "dpop"];
+    let rest = token
+        .split_once(' ')
+        .filter(|(first, _)| SCHEMES.contains(&first.to_ascii_lowercase().as_str()));
+    rest.map_or(token, |(_, rest)| rest).contains(' ')
 }
 
 /// The nonce for the next proof.

@@ -47,7 +47,12 @@ impl<'a> Content<'a> {
             .collect();
         let mut left = named.clone();
         let (mut bytes, mut coding) = (Cow::Borrowed(answer.body.as_slice()), None);
+        // Such bytes show less clearly than gzip what they are. So only what unpacks to an answer counts.
+        let mut unnamed = vec!["br".to_owned(), "deflate".to_owned()];
         for _ in 0..MOST_CODINGS {
+            if let Some(text) = from_utf16(&bytes) {
+                bytes = Cow::Owned(text.into_bytes());
+            }
             if Members::strict(&bytes, mapping).parsed {
                 return Self { bytes, coding };
             }
@@ -67,9 +72,30 @@ impl<'a> Content<'a> {
                 bytes = Cow::Owned(decoded.bytes);
             }
         }
+        while coding.is_none() && !is_text(&bytes) {
+            let Some(next) = unnamed.pop() else { break };
+            let decoded = decode(&next, &bytes, MAX_DECODED).filter(|it| it.complete);
+            if let Some(decoded) = decoded.filter(|it| Members::strict(&it.bytes, mapping).parsed) {
+                (bytes, coding) = (Cow::Owned(decoded.bytes), Some(Coding::Decoded));
+            }
+        }
         let unknown = || (!named.is_empty()).then(|| Coding::Unknown(named.join(", ")));
         Self { coding: coding.or_else(unknown), bytes }
     }
+}
+
+/// UTF-16 shows by its mark, or by the zero beside the character that JSON, XML and forms begin with.
+fn from_utf16(bytes: &[u8]) -> Option<String> {
+    let (rest, is_little) = match bytes {
+        [0xff, 0xfe, rest @ ..] => (rest, true),
+        [0xfe, 0xff, rest @ ..] => (rest, false),
+        [first, 0, ..] if first.is_ascii_graphic() => (bytes, true),
+        [0, first, ..] if first.is_ascii_graphic() => (bytes, false),
+        _ => return None,
+    };
+    let read = if is_little { u16::from_le_bytes } else { u16::from_be_bytes };
+    let units = rest.chunks_exact(2).filter_map(|pair| pair.try_into().ok().map(read));
+    Some(char::decode_utf16(units).map(|it| it.unwrap_or(char::REPLACEMENT_CHARACTER)).collect())
 }
 
 /// UTF-8, but for its end.

@@ -4,6 +4,8 @@
 
 use serde_json::{Map, Number, Value};
 
+use super::successor::{Candidates, is_refresh_token, is_successor_name};
+
 /// Deeper is not looked.
 const MOST_DEPTH: usize = 64;
 /// How often JSON is looked for in text.
@@ -21,7 +23,8 @@ pub(super) struct Text {
     pub(super) pairs: Vec<(String, Value)>,
     /// That object has an end.
     pub(super) is_whole: bool,
-    /// The members of every object at any depth that are no objects, also of those in strings.
+    /// The members of every object at any depth that are no objects, also of those in strings; of a
+    /// refresh token in an object or a list, what it may be.
     pub(super) objects: Vec<Vec<(String, Value)>>,
 }
 
@@ -33,7 +36,7 @@ pub(super) fn read(bytes: &[u8]) -> Text {
 }
 
 fn read_into(text: &mut Text, bytes: &[u8], quoted: usize) {
-    let mut parser = Parser { bytes, at: 0, objects: Vec::new() };
+    let mut parser = Parser { bytes, at: 0, objects: Vec::new(), keeps_numbers: false };
     let mut tells = false;
     for _ in 0..MOST_BEGINNINGS {
         let rest = bytes.get(parser.at..).unwrap_or_default();
@@ -88,6 +91,8 @@ struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
     objects: Vec<Vec<(String, Value)>>,
+    /// A number that no integer holds becomes a text, as it is written: it is a token.
+    keeps_numbers: bool,
 }
 
 impl Parser<'_> {
@@ -95,8 +100,16 @@ impl Parser<'_> {
     fn object(&mut self, depth: usize) -> (Vec<(String, Value)>, bool) {
         let mut pairs = Vec::new();
         let is_whole = self.members(&mut pairs, depth);
-        let is_plain = |(_, value): &&(String, Value)| !value.is_object() && !value.is_array();
-        self.objects.push(pairs.iter().filter(is_plain).cloned().collect());
+        let plain = pairs.iter().flat_map(|(name, value)| match value {
+            Value::Object(_) | Value::Array(_) => {
+                let is_one = is_refresh_token(name) || is_successor_name(name);
+                let texts = is_one.then(|| Candidates::named(name, value).into_texts());
+                let texts = texts.unwrap_or_default().into_iter();
+                texts.map(|text| (name.clone(), text.into())).collect()
+            }
+            _ => vec![(name.clone(), value.clone())],
+        });
+        self.objects.push(plain.collect());
         (pairs, is_whole)
     }
 
@@ -111,7 +124,10 @@ impl Parser<'_> {
             if self.next_after(b"") != Some(b':') {
                 return false;
             }
+            let before = self.keeps_numbers;
+            self.keeps_numbers |= is_refresh_token(&name);
             let (value, is_whole) = self.value(depth);
+            self.keeps_numbers = before;
             pairs.extend(value.map(|value| (name, value)));
             if !is_whole {
                 return false;
@@ -168,7 +184,10 @@ impl Parser<'_> {
         let value = match word.unwrap_or_default() {
             "true" => Value::Bool(true),
             "false" => Value::Bool(false),
-            number => number.parse::<Number>().map_or(Value::Null, Value::Number),
+            number => match number.parse::<Number>() {
+                Ok(it) if self.keeps_numbers && it.is_f64() => number.into(),
+                parsed => parsed.map_or(Value::Null, Value::Number),
+            },
         };
         (Some(value), true)
     }

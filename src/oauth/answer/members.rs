@@ -4,6 +4,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::mapping::{Mapping, MemberPath};
+use super::successor::{Candidates, is_refresh_token, is_successor_name};
 use super::{is_visible, lenient};
 use crate::secret::Secret;
 
@@ -106,8 +107,54 @@ impl Members {
         };
         match values.iter().any(is_damaged) {
             true => Found::Several,
-            false => Found::of(values.into_iter().filter_map(text)),
+            false => Found::of(values.into_iter().filter_map(token_text)),
         }
+    }
+
+    /// The refresh token at `path`, or under its name; `sent` is what the request carried. Of a
+    /// member that stands twice the last counts, as for every parser of JSON and so for the server's own
+    /// clients. In a form nobody can say.
+    pub(super) fn refresh_token(&self, path: Option<&MemberPath>, sent: &[&Secret]) -> Found {
+        if let Some(path) = path.filter(|path| path.only().is_none()) {
+            let first = path.split().map(|(first, _)| first);
+            let named = self.pairs.iter().filter(|(key, _)| Some(key) == first);
+            let candidates = Candidates::of(self.at(path));
+            return if named.count() > 1 { Found::Several } else { candidates.found(sent) };
+        }
+        let name = path.and_then(MemberPath::only).map_or("refresh_token", String::as_str);
+        let named = self.pairs.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
+        let all: Vec<Candidates> = named.map(|value| Candidates::of(Some(value))).collect();
+        match Candidates::joined(&all).found(sent) {
+            Found::Several if !self.is_form => {
+                all.last().map_or(Found::None, |last| last.found(sent))
+            }
+            found => found,
+        }
+    }
+
+    /// The same under the other names that it goes by.
+    pub(super) fn renamed_refresh_token(&self, sent: &[&Secret]) -> Found {
+        let others = |is_one: fn(&str) -> bool| {
+            let others = self.pairs.iter().filter(|(key, _)| key != "refresh_token" && is_one(key));
+            let all: Vec<_> = others.map(|(key, value)| Candidates::named(key, value)).collect();
+            Candidates::joined(&all).found(sent)
+        };
+        match others(is_refresh_token) {
+            Found::None => others(is_successor_name),
+            found => found,
+        }
+    }
+
+    /// Where the refresh token is looked for there is a number.
+    pub(super) fn has_number(&self, path: Option<&MemberPath>) -> bool {
+        self.find(path, "refresh_token").is_some_and(has_number)
+    }
+
+    /// It stands twice, and not the same one.
+    pub(super) fn is_twice(&self, name: &str) -> bool {
+        let mut named = self.pairs.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
+        let first = named.next();
+        named.any(|value| Some(value) != first)
     }
 
     /// The first value of this name; upper and lower case, underscores and hyphens make no difference.
@@ -129,8 +176,18 @@ impl Members {
     /// What is at `path`, or `error`, where some servers put an object with a code inside. Nothing,
     /// `false`, zero and an empty text are no error.
     pub(super) fn code(&self, path: Option<&MemberPath>) -> Option<String> {
-        let mapped = path.and_then(|path| Self::code_of(self.at(path)?));
-        mapped.or_else(|| Self::code_of(self.get("error")?))
+        Self::code_of(self.error(path)?)
+    }
+
+    /// Its value says in words that there is no error, which is to be believed beside a token.
+    pub(super) fn says_no_error(&self, path: Option<&MemberPath>) -> bool {
+        self.error(path).is_some_and(|value| says_nothing(value) || is_empty_error(value))
+    }
+
+    fn error(&self, path: Option<&MemberPath>) -> Option<&Value> {
+        let is_code = |value: &&Value| Self::code_of(value).is_some();
+        let mapped = path.and_then(|path| self.at(path)).filter(is_code);
+        mapped.or_else(|| self.get("error"))
     }
 
     pub(super) fn code_of(value: &Value) -> Option<String> {
@@ -193,6 +250,52 @@ pub(super) fn is_alike(one: &str, other: &str) -> bool {
 /// Text that is not empty.
 pub(super) fn text(value: &Value) -> Option<&str> {
     value.as_str().filter(|text| !text.is_empty())
+}
+
+fn has_number(value: &Value) -> bool {
+    match value {
+        Value::Number(_) => true,
+        Value::Array(items) => items.iter().any(has_number),
+        Value::Object(members) => members.values().any(has_number),
+        _ => false,
+    }
+}
+
+/// What a serializer has made of nothing, as text.
+pub(super) fn is_nothing(text: &str) -> bool {
+    let text = text.trim().to_ascii_lowercase();
+    ["", "null", "undefined", "none", "nil", "(null)"].contains(&text.as_str())
+}
+
+/// The text of a token without the line breaks around it, which some servers leave there.
+pub(super) fn token_text(value: &Value) -> Option<&str> {
+    let text = value.as_str()?.trim_matches(['\r', '\n']);
+    (!is_nothing(text)).then_some(text)
+}
+
+/// "ok" and the like where an error would be.
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => {
+            let words = ["ok", "success", "no error", "no_error", "noerror", "false"];
+            let text = text.trim().to_ascii_lowercase();
+            is_nothing(&text) || text.bytes().all(|byte| byte == b'0') || words.contains(&&*text)
+        }
+        Value::Bool(true) | Value::Array(_) | Value::Object(_) => false,
+    }
+}
+
+/// An object whose codes all say that there is no error: `{"code":"ok","log_id":"…"}`.
+fn is_empty_error(value: &Value) -> bool {
+    let Some(members) = value.as_object() else { return false };
+    let codes = ["code", "type", "status"].iter().filter_map(|name| members.get(*name));
+    let codes: Vec<&Value> = codes.collect();
+    let is_said = codes.iter().any(|code| !code.is_null());
+    let is_silent = || members.get("message").is_none_or(says_nothing);
+    let says_so = !codes.is_empty() && codes.into_iter().all(says_nothing);
+    members.is_empty() || (says_so && (is_said || is_silent()))
 }
 
 /// A form body, only if it is one beyond doubt: otherwise any text would parse. Some servers end it with a

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::mapping::MemberPath;
 use super::members::{Members, text};
+use super::page::is_page;
 
 /// Places of an error code, in this order, after what the configuration names. The first word is compared
 /// without case, underscores and hyphens.
@@ -209,11 +210,4 @@ fn names_path(text: &str) -> bool {
     let small = text.to_ascii_lowercase();
     let absent = ["cannot ", "not found", "no route", "no such", "no static", "unable to identify"];
     text.split_whitespace().any(is_path) && absent.iter().any(|phrase| small.contains(phrase))
-}
-
-/// HTML, or XML of a gateway.
-fn is_page(body: &[u8]) -> bool {
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start();
-    let begins = body.first() == Some(&b'<');
-    begins && body.get(1).is_some_and(|byte| byte.is_ascii_alphabetic() || b"!?".contains(byte))
 }

@@ -3,15 +3,29 @@
 use serde_json::Value;
 
 use super::lenient::{self, UNREADABLE};
-use super::members::{Found, Members, is_alike};
+use super::members::{Found, Members, is_alike, token_text};
+use super::page;
+use super::successor::{Candidates, is_refresh_token, is_successor_name};
 use crate::secret::Secret;
 
 /// Every object of an answer, by its members that are no objects.
 pub(super) struct Search(Vec<Vec<(String, Value)>>);
 
 impl Search {
+    /// In a page the JSON may be escaped, or the tokens be elements.
     pub(super) fn of(body: &[u8]) -> Self {
-        Self(lenient::read(body).objects)
+        let found = Self(lenient::read(body).objects);
+        if !page::is_page(body) || found.has_any() {
+            return found;
+        }
+        let text = page::unescaped(&String::from_utf8_lossy(body));
+        let unescaped = Self(lenient::read(text.as_bytes()).objects);
+        if unescaped.has_any() { unescaped } else { Self(vec![page::elements(body)]) }
+    }
+
+    fn has_any(&self) -> bool {
+        let is_token = |name: &str| is_alike(name, "access_token") || is_refresh_token(name);
+        self.0.iter().flatten().any(|(name, _)| is_token(name))
     }
 
     pub(super) fn access_token(&self) -> Found {
@@ -19,14 +33,27 @@ impl Search {
     }
 
     /// The refresh token that belongs to this access token: none that stands beside another.
-    pub(super) fn refresh_token(&self, access_token: Option<&Secret>) -> Found {
+    pub(super) fn refresh_token(&self, access_token: Option<&Secret>, sent: &[&Secret]) -> Found {
         let belongs = |object: &&Vec<(String, Value)>| {
             let mut its = tokens(object, "access_token").peekable();
             let Some(access_token) = access_token else { return true };
             its.peek().is_none() || its.any(|token| token == access_token.expose())
         };
-        let objects = self.0.iter().filter(belongs);
-        Found::of(objects.flat_map(|object| tokens(object, "refresh_token")))
+        let objects = || self.0.iter().filter(belongs);
+        for is_one in [is_refresh_token, is_successor_name] {
+            let of = |object: &Vec<(String, Value)>| {
+                let named = object.iter().filter(|(name, _)| is_one(name));
+                let all: Vec<_> =
+                    named.map(|(name, value)| Candidates::named(name, value)).collect();
+                // Only in its own object is another one the successor of the one that was sent.
+                Candidates::joined(&all).found(sent)
+            };
+            let mut all = objects().map(of).filter(|found| *found != Found::None);
+            if let Some(first) = all.next() {
+                return if all.all(|other| other == first) { first } else { Found::Several };
+            }
+        }
+        Found::None
     }
 
     /// What stands beside this access token, by the names that the standards have for it.
@@ -64,6 +91,6 @@ pub(in crate::oauth) fn has_token(body: &[u8], name: &str) -> bool {
 /// The tokens of this name in one object.
 fn tokens<'a>(object: &'a [(String, Value)], name: &'a str) -> impl Iterator<Item = &'a str> {
     let named = object.iter().filter(move |(key, _)| is_alike(key, name));
-    let texts = named.filter_map(|(_, value)| value.as_str());
-    texts.filter(|text| !text.is_empty() && !text.contains(UNREADABLE))
+    let texts = named.filter_map(|(_, value)| token_text(value));
+    texts.filter(|text| !text.contains(UNREADABLE))
 }

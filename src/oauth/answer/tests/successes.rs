@@ -151,7 +151,8 @@ fn what_may_be_missing_is_not_taken_for_absent() {
         r#"{"access_token":"at2","refresh_token":"rt\q2"}"#,
         r#"{"access_token":"at2","refresh_token":"#,
         r#"{"access_t"#,
-        r#"{"access_token":"at2","refresh_token":17}"#,
+        r#"{"access_token":"at2","refresh_token":17"#,
+        r#"{"access_token":"at2","sessions":[{"refresh_token":"a"},{"refresh_token":"b"}]}"#,
         r#"{"access_token":"at2","user":{"refresh_token":"another's"},"refresh_tok"#,
         r#"{"a":{"access_token":"x"},"b":{"access_token":"y"}}"#,
         "Hello",
@@ -165,11 +166,8 @@ fn what_may_be_missing_is_not_taken_for_absent() {
     let cut = answer(200, r#"{"access_token":"at2","expires_in":60,"na"#);
     let own = read_as(wanted, &cut, &Reading::default(), at(0), &[]).unwrap();
     assert_eq!((expose(own.access_token).unwrap().as_str(), own.expires_at), ("at2", Some(at(60))));
-    let none = answer(
-        200,
-        r#"{"access_token":"at2","sessions":[{"refresh_token":"a"},{"refresh_token":"b"}]}"#,
-    );
-    assert_eq!(tokens(&none).1, None, "others' tokens");
+    let others = r#"{"access_token":"at2","u":[{"access_token":"u","refresh_token":"a"}]}"#;
+    assert_eq!(tokens(&answer(200, others)).1, None, "another's token");
 }
 
 /// E2: the mapping finds nothing.
@@ -282,4 +280,196 @@ fn the_ends_of_a_refresh_token_and_of_its_grant_are_read() {
     assert_eq!(tokens.refresh_expires_at, Some(at(90)));
     let none = r#"{"access_token":"a","authorization_expires_in":0}"#;
     assert_eq!(read_by_default(&answer(200, none), at(0), &[]).unwrap().grant_expires_at, None);
+}
+
+/// What stands under the name of a refresh token is one, in whatever shape, and never "none returned": the
+/// old one would be presented again, which looks like a thief.
+#[test]
+fn a_refresh_token_in_another_shape_is_taken_or_missed_aloud() {
+    let sent = Secret::new("rt1".to_owned());
+    let read = |members: &str| {
+        let body = format!(r#"{{"access_token":"at2",{members}}}"#);
+        read_by_default(&answer(200, &body), at(0), &[&sent])
+    };
+    for (members, expected) in [
+        (r#""refresh_token":{"token":"rt2"}"#, Some("rt2")),
+        (r#""refresh_token":{"value":"rt2"}"#, Some("rt2")),
+        (r#""refresh_token":["rt2"]"#, Some("rt2")),
+        (r#""refresh_token":[{"token":"rt2","type":"opaque"}]"#, Some("rt2")),
+        (r#""refreshToken":{"token":"rt2","expires_in":60,"type":"x"}"#, Some("rt2")),
+        (r#""refreshToken":{"jwt":"rt2","expires_at":"2030-01-01"}"#, Some("rt2")),
+        (r#""data":{"refresh_token":{"token":"rt2"}}"#, Some("rt2")),
+        (r#""refresh":"rt2""#, Some("rt2")),
+        (r#""refresh":{"token":"rt2","expires":60}"#, Some("rt2")),
+        (r#""refresh_token_v2":"rt2""#, Some("rt2")),
+        (r#""new_refresh_token":"rt2""#, Some("rt2")),
+        (r#""refresh_token":"rt1","new_refresh_token":"rt2""#, Some("rt2")),
+        (r#""refresh_token":{"new":{"token":"rt2"},"old":{"token":"rt1"}}"#, Some("rt2")),
+        (r#""refresh_token":["rt1","rt2"]"#, Some("rt2")),
+        (r#""data":{"refresh_token":"rt1","new_refresh_token":"rt2"}"#, Some("rt2")),
+        (r#""refresh_token":"rt2\n""#, Some("rt2")),
+        // The same one is the same one.
+        (r#""refresh_token":{"token":"rt1"}"#, Some("rt1")),
+        // A number is one as it is written.
+        (r#""refresh_token":4243"#, Some("4243")),
+        (r#""refresh_token":{"token":4243}"#, Some("4243")),
+        (
+            r#""refresh_token":123456789012345678901234567890"#,
+            Some("123456789012345678901234567890"),
+        ),
+        (r#""refresh_token":1.50"#, Some("1.50")),
+        (r#""data":{"refresh_token":12345678901234567890123}"#, Some("12345678901234567890123")),
+        // Twice: as JSON parsers do, so that the server's own clients read the same.
+        (r#""refresh_token":"rt2","refresh_token":"rt2""#, Some("rt2")),
+        (r#""refresh_token":"rt1","refresh_token":"rt2""#, Some("rt2")),
+        (r#""refresh_token":"rt2","refresh_token":"rt1""#, Some("rt2")),
+        (r#""refresh_token":"rt2","refresh_token":"rt3""#, Some("rt3")),
+        // None.
+        (r#""refresh_token":"null""#, None),
+        (r#""refresh_token":"undefined""#, None),
+        (r#""refresh_token":"  ""#, None),
+        (r#""refresh_token":false"#, None),
+        (r#""refresh_token":{}"#, None),
+        (r#""refresh_token":[]"#, None),
+        (r#""refresh_token":{"token":null}"#, None),
+        (
+            r#""refresh_token_status":"approved","refresh_token_issued_at":"1","refresh_count":"0""#,
+            None,
+        ),
+        (r#""refresh_token_expires_in":60,"refresh_token_id":"x","has_refresh_token":true"#, None),
+        (r#""refresh":3600"#, None),
+        (r#""refresh":"https://as.test/refresh""#, None),
+        (r#""refresh":{"after":"tomorrow","how":"ask"}"#, None),
+    ] {
+        let tokens = read(members).unwrap_or_else(|error| panic!("{members}: {error}"));
+        assert_eq!(expose(tokens.refresh_token).as_deref(), expected, "{members}");
+    }
+    for members in [
+        r#""refresh_token":{"a":"rt2","b":"rt3"}"#,
+        r#""refresh_token":["rt2","rt3"]"#,
+        r#""refresh_token":["rt1","rt2","rt3"]"#,
+        r#""refresh_token":true"#,
+        r#""refresh_token":{"expires_in":60}"#,
+        r#""refresh_token":[[{"id":7}]]"#,
+        r#""a":{"refresh_token":"rt2"},"b":{"refresh_token":"rt3"}"#,
+        r#""a":{"refresh_token":"rt1"},"b":{"refresh_token":"somebody else's"}"#,
+        r#""refreshToken":["rt2","rt3"]"#,
+    ] {
+        let error = read(members).expect_err(members);
+        assert_eq!((error.class, error.salvaged), (Class::Unreadable, None), "{members}");
+        assert!(error.unread.is_some(), "{members}");
+    }
+    let cut = answer(200, r#"{"access_token":"at2","refresh_token":["rt1""#);
+    let error = read_by_default(&cut, at(0), &[&sent]).unwrap_err();
+    assert_eq!(error.class, Class::Unreadable, "its successor may have followed");
+    // Who asks with its own grant has no refresh token to lose.
+    let wanted = Wanted { successor: false, for_steps: false };
+    let odd = answer(200, r#"{"access_token":"at2","refresh_token":{"a":"b","c":"d"}}"#);
+    assert!(read_as(wanted, &odd, &Reading::default(), at(0), &[]).is_ok());
+}
+
+#[test]
+fn tokens_are_read_from_a_page_and_from_unusual_bytes() {
+    let utf16 = |text: &str, bom: &[u8], to: fn(u16) -> [u8; 2]| {
+        [bom, &text.encode_utf16().flat_map(to).collect::<Vec<_>>()].concat()
+    };
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::best());
+    zlib.write_all(TOKENS.as_bytes()).unwrap();
+    let mut deflate = DeflateEncoder::new(Vec::new(), Compression::best());
+    deflate.write_all(TOKENS.as_bytes()).unwrap();
+    for body in [
+        b"<OAuth><access_token>at2</access_token><refresh_token>rt2</refresh_token></OAuth>".to_vec(),
+        b"<?xml version='1.0'?>\n<o:OAuth xmlns:o='x'><o:access_token>at2</o:access_token>\n<o:refresh_token> <![CDATA[rt2]]> </o:refresh_token></o:OAuth>".to_vec(),
+        b"<token access_token=\"at2\" refresh_token='rt2'/>".to_vec(),
+        b"<form><input type=hidden name=access_token value='at2'><input value=\"rt2\" name=\"refresh_token\"></form>".to_vec(),
+        b"<html><pre>{&quot;access_token&quot;:&quot;at2&quot;,&quot;refresh_token&quot;:&quot;rt2&quot;}</pre></html>".to_vec(),
+        b"<html>{&#34;access_token&#34;:&#34;at2&#34;,&#x22;refresh_token&#x22;:&#34;rt2&#34;}</html>".to_vec(),
+        utf16(TOKENS, b"\xff\xfe", u16::to_le_bytes),
+        utf16(TOKENS, b"\xfe\xff", u16::to_be_bytes),
+        utf16(TOKENS, b"", u16::to_le_bytes),
+        utf16(TOKENS, b"", u16::to_be_bytes),
+        zlib.finish().unwrap(),
+        deflate.finish().unwrap(),
+    ] {
+        let shown = String::from_utf8_lossy(&body).into_owned();
+        let answer = RawAnswer { body, ..answer(200, "") };
+        let (access_token, refresh_token, _) = tokens(&answer);
+        assert_eq!((&*access_token, refresh_token.as_deref()), ("at2", Some("rt2")), "{shown}");
+    }
+    let alone = read_by_default(&answer(200, "<p><refresh_token>rt2</refresh_token>"), at(0), &[]);
+    let alone = alone.unwrap_err();
+    assert_eq!((alone.class, expose(alone.salvaged).as_deref()), (Class::Unreadable, Some("rt2")));
+    let page = "<html><title>Refresh token</title><input name=refresh_token></html>";
+    assert_eq!(class_of(200, page), Class::Gateway);
+}
+
+/// TikTok has an object called `error` in every answer.
+#[test]
+fn an_error_that_says_that_there_is_none_is_none_beside_a_token() {
+    let read = |error: &str| {
+        let body = format!(r#"{{"access_token":"at2","refresh_token":"rt2","error":{error}}}"#);
+        read_by_default(&answer(200, &body), at(0), &[])
+    };
+    for error in [
+        r#""0""#,
+        r#""00""#,
+        r#""ok""#,
+        r#""OK""#,
+        r#""none""#,
+        r#""success""#,
+        r#""no_error""#,
+        "{}",
+        "[]",
+        r#"{"code":"ok","message":"","log_id":"x"}"#,
+        r#"{"code":0}"#,
+        r#"{"code":null}"#,
+        r#"{"code":null,"message":null}"#,
+        r#"{"code":"0","type":"none"}"#,
+        "0",
+        "false",
+    ] {
+        let tokens = read(error).unwrap_or_else(|it| panic!("{error}: {it}"));
+        assert_eq!(expose(tokens.refresh_token).as_deref(), Some("rt2"), "{error}");
+    }
+    for error in [
+        r#""weird""#,
+        "17",
+        r#"{"code":"weird"}"#,
+        r#"{"code":null,"message":"bad"}"#,
+        r#"{"message":"bad"}"#,
+        r#"{"code":0,"type":"weird"}"#,
+    ] {
+        let error = read(error).expect_err(error);
+        assert_eq!(expose(error.salvaged.clone()).as_deref(), Some("rt2"), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("response.ok") && said.contains("response.error"), "{said}");
+    }
+    assert_eq!(class_of(200, r#"{"error":"ok"}"#), Class::Config);
+}
+
+#[test]
+fn an_access_token_is_one_word() {
+    let read = |token: &str, wanted| {
+        let body = serde_json::json!({ "access_token": token, "refresh_token": "rt2" }).to_string();
+        read_as(wanted, &answer(200, &body), &Reading::default(), at(0), &[])
+    };
+    let wanted = Wanted { successor: true, for_steps: false };
+    for token in ["at2\n", "at2\r\n"] {
+        let tokens = read(token, wanted).unwrap();
+        assert_eq!(expose(tokens.access_token).as_deref(), Some("at2"));
+        assert!(tokens.notes.concat().contains("line break"), "{:?}", tokens.notes);
+    }
+    assert!(read("Bearer at2", wanted).is_ok(), "an injection of one's own may want it so");
+    for token in ["Bearer error: no token", "an error occurred", "at 2", "a\nb"] {
+        let error = read(token, wanted).unwrap_err();
+        assert_eq!(
+            (error.class, expose(error.salvaged).as_deref()),
+            (Class::Unusable, Some("rt2")),
+            "{token}"
+        );
+    }
+    assert!(read("at 2", Wanted { for_steps: true, ..wanted }).is_ok());
+    for none in ["null", "undefined", " "] {
+        assert_eq!(read(none, wanted).unwrap_err().class, Class::Unreadable, "{none}");
+    }
 }
