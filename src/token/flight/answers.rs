@@ -29,7 +29,7 @@ impl Flight<'_> {
 
     /// Stores what the server issued, and makes the configured steps with it.
     pub(super) async fn issued(
-        &mut self,
+        &self,
         base: &TokenRecord,
         presented: Presented<'_>,
         response: TokenResponse,
@@ -270,7 +270,7 @@ impl Flight<'_> {
     }
 
     /// Nobody knows whether it is dead. A new grant is as good, where it needs no person.
-    async fn doubt(&mut self, error: &GrantError) -> Result<Next, Failure> {
+    async fn doubt(&self, error: &GrantError) -> Result<Next, Failure> {
         self.ledger.note(|record| record.doubts = record.doubts.saturating_add(1));
         self.ledger.save().await;
         let doubts = self.ledger.lock().record.doubts;
@@ -287,7 +287,7 @@ impl Flight<'_> {
 
     /// Asks for a new grant with the configured bootstrap. One that is refused is tried again, for ever:
     /// whatever is wrong, a person need not come by to say that it is mended.
-    pub(super) async fn bootstrap(&mut self) -> Result<Next, Failure> {
+    pub(super) async fn bootstrap(&self) -> Result<Next, Failure> {
         self.ledger.report_bootstrap(&self.ledger.lock());
         if let Some(key) = self.new_key() {
             self.ledger.note(|record| record.dpop_key = Some(key.to_stored().clone()));
