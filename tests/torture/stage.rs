@@ -149,7 +149,7 @@ struct Said {
 
 enum Runner {
     Program(Program),
-    App(App),
+    App(Box<App>),
 }
 
 /// A proxy that ends and is started again.
@@ -277,7 +277,7 @@ impl Stage {
                 let settings =
                     Settings::from_text("proxy.toml", self.dir.path(), &text, &environment)
                         .unwrap_or_else(|problems| panic!("{}", problems.render(false)));
-                Runner::App(App::start(settings, clock.clone()).await.unwrap())
+                Runner::App(Box::new(App::start(settings, clock.clone()).await.unwrap()))
             }
             None => Runner::Program(self.start_program(proxy).await),
         };
