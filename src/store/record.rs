@@ -146,6 +146,9 @@ pub struct NotBefore {
     /// Until then.
     #[serde(with = "time")]
     pub at: SystemTime,
+    /// When it said so. In the future: the clock was set back since, and what is left is no more than it said.
+    #[serde(with = "time")]
+    pub said: SystemTime,
     /// What it said, in a word.
     pub why: String,
     /// Of which grant the server is that said it.

@@ -107,7 +107,10 @@ impl Known {
             other.duration_since(one).is_ok_and(|apart| apart < Duration::from_secs(1))
         };
         if !self.quiet.as_ref().is_some_and(|(known, _)| is_same(known)) {
-            self.quiet = Some((wanted.clone(), now.at_wall(wanted.at)));
+            let asked = wanted.at.duration_since(wanted.said).unwrap_or_default();
+            let until = now.at_wall(wanted.at);
+            let until = if wanted.said > now.wall { now.after(asked) } else { until };
+            self.quiet = Some((wanted.clone(), until));
         }
         let (_, until) = self.quiet.as_ref()?;
         let left = until.left(now);

@@ -101,6 +101,21 @@ async fn a_clock_that_is_set_back_does_not_lengthen_a_failure() {
     assert_eq!(waiting.await.unwrap().0, 200);
 }
 
+/// The wall clock is all that a restart has to go by.
+#[tokio::test]
+async fn a_clock_that_was_set_back_before_a_restart_does_not_lengthen_a_servers_pause() {
+    let mut world = World::settled().await;
+    let trouble = TokenBehaviour::json(429, json!({}));
+    world.authorization_server.enqueue(trouble.with_header("retry-after", "2"));
+    world.authorization_server.tokens().revoke_all_access_tokens();
+    let _rejected = world.get("/").await;
+    world.clock.set_back(HOUR);
+    world.restart().await;
+    // Two seconds of a pause are sat out.
+    assert_eq!(world.get("/").await.0, 200);
+    assert_eq!(world.authorization_server.token_requests(), 3);
+}
+
 /// Row 9.
 #[tokio::test]
 async fn a_lifetime_that_is_none_is_no_loop_of_token_requests() {

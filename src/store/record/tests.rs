@@ -45,6 +45,7 @@ fn record() -> TokenRecord {
         }),
         not_before: Some(NotBefore {
             at: time,
+            said: time,
             why: "slow down".to_owned(),
             grant: Fingerprint::of(b"grant"),
         }),

@@ -216,9 +216,10 @@ impl Flight<'_> {
     fn note_wish(&self, error: &GrantError) {
         let Some(wish) = error.retry_after else { return };
         let why = error.class.meaning().word.to_owned();
-        let at = self.now() + wish;
+        let said = self.now();
+        let at = said + wish;
         let grant = self.settled.issued_for().grant;
-        self.ledger.note(|record| record.not_before = Some(NotBefore { at, why, grant }));
+        self.ledger.note(|record| record.not_before = Some(NotBefore { at, said, why, grant }));
     }
 
     /// A refresh token, or a seed, is dead: unless somebody else has a newer one, that is what is stored.

@@ -83,6 +83,7 @@ fn a_success_moves_everything_on() {
         worked_with: Some(hash("config")),
         not_before: Some(NotBefore {
             at: at(4300),
+            said: at(4240),
             why: "throttled".to_owned(),
             grant: Fingerprint::of(b"grant"),
         }),
