@@ -197,6 +197,19 @@ impl State {
         if newer.is_some_and(|token| token.is_usable(now)) {
             return or_pass_on(Verdict::Use);
         }
+        if newer.is_some_and(|token| token.left(now).is_some_and(|left| left.is_zero())) {
+            // It is over already, which says nothing about the target or the next one.
+            return match self.blocked(token, now) {
+                Some(Verdict::NeedsLogin(_)) => Verdict::PassOn,
+                Some(Verdict::Hold(hold)) if hold.until.left(now) > SAT_OUT => Verdict::PassOn,
+                Some(verdict) => or_pass_on(verdict),
+                None if resendable => {
+                    self.depart(false, now);
+                    Verdict::Start
+                }
+                None => Verdict::PassOn,
+            };
+        }
         let (settle, until) = settle_times(rejected);
         let age = rejected.age(now);
         let settles = resendable && !settled && age < until;

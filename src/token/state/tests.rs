@@ -265,6 +265,22 @@ fn a_success_ends_the_backoff() {
     assert_eq!(state.failing(), Some((WHY, at(OLD + 9))));
 }
 
+/// As when an answer takes as long as its token lives.
+#[test]
+fn whoever_finds_that_the_next_token_is_over_already_waits_for_the_one_after_it() {
+    let (rejected, next) = (token(1), token_living(2, Some(seconds(1))));
+    for resendable in [true, false] {
+        let mut state = State::default();
+        state.depart(true, at(OLD - 60));
+        state.evidence.force(rejected.generation, false, at(OLD - 60));
+        state.finish(Outcome::Landed, at(OLD), 0.0);
+        let rejection = Rejection { resendable, ..rejection(&rejected) };
+        let found = state.reject(rejection, Some(&next), at(OLD));
+        assert_eq!(found, if resendable { Verdict::Start } else { Verdict::PassOn });
+        assert_eq!(state.in_flight(), resendable);
+    }
+}
+
 /// A late replay is put off for the sake of a token that an API has just rejected.
 #[test]
 fn a_rejection_ends_the_wait_for_the_end_of_the_rejected_token() {

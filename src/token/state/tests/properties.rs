@@ -221,6 +221,22 @@ impl Model {
             assert_eq!(verdict, expected, "that was the one before");
             return verdict;
         }
+        let is_over = |token: &Token| token.left(now).is_some_and(|left| left.is_zero());
+        if token.is_some_and(|token| token.generation > rejected.generation && is_over(token)) {
+            // Like any request that finds the token over.
+            match verdict {
+                Verdict::Start => {
+                    assert!(resendable);
+                    self.starts(Cause::Asked);
+                    self.tokens[place].reject();
+                }
+                Verdict::Wait => assert!(resendable && self.in_flight.is_some()),
+                Verdict::Hold(hold) => assert!(resendable && hold.until.left(now) <= SAT_OUT),
+                Verdict::PassOn => {}
+                _ => panic!("{verdict:?}"),
+            }
+            return verdict;
+        }
         // Whoever waits for the token to become known blames nobody yet.
         let settles = resendable && !settled && rejected.age(now) < settle_times(rejected).1;
         if renewed && !settles {
