@@ -18,11 +18,9 @@ use std::sync::Mutex;
 use rustix::fs::Mode;
 
 use super::directory::MOST_ASIDE;
-use super::names::{LONGEST_STEM, key_of};
-use super::watch::LOOK;
 use super::*;
 use crate::secret::Secret;
-use crate::store::{DEADLINE, Expected, Keys, Lease, Put, Store, TokenRecord, Write};
+use crate::store::{DEADLINE, Keys, Lease, Put, Store, TokenRecord, Write};
 
 const TTL: Duration = Duration::from_secs(30);
 

@@ -1,6 +1,8 @@
 //! What of that which others do is named, and when.
 
 use super::*;
+use crate::store::Expected;
+use crate::store::file::watch::LOOK;
 
 /// Somebody who has stored nothing.
 fn nothing(_is_there: &dyn Fn(&str) -> bool) -> Vec<String> {

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::file::names::{LONGEST_STEM, key_of};
 
 #[test]
 fn each_key_has_a_name_of_its_own_wherever_capitals_are_small_letters() {
