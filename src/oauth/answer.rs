@@ -31,8 +31,8 @@ use self::mapping::Read;
 pub use self::mapping::{
     AnswerRule, Comparison, Mapping, MemberPath, Reading, Rotation, TokenType, Unit,
 };
-use self::masking::masked;
-use self::members::{Found, Members};
+use self::masking::printable;
+use self::members::{Found, Members, has_blanks, is_visible};
 use self::said::Said;
 use self::search::Search;
 pub(super) use self::search::{has_token, is_whole};
@@ -491,42 +491,9 @@ impl Reader<'_> {
     }
 }
 
-/// RFC 6749 appendix A: VSCHAR = %x20-7E.
-fn is_visible(text: &str) -> bool {
-    text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
-}
-
-/// Has it a blank, but for one behind a scheme, which the operator's own injection may want? RFC 6750 §2.1:
-/// b64token has none; texts for people have.
-fn has_blanks(token: &str) -> bool {
-    const SCHEMES: [&str; 5] = ["bearer", "basic", "token", "jwt", "dpop"];
-    let rest = token
-        .split_once(' ')
-        .filter(|(first, _)| SCHEMES.contains(&first.to_ascii_lowercase().as_str()));
-    rest.map_or(token, |(_, rest)| rest).contains(' ')
-}
-
 /// The nonce for the next proof.
 fn dpop_nonce(fields: &HeaderMap) -> Option<String> {
     crate::dpop::nonce(fields).map(str::to_owned)
-}
-
-/// What a stranger wrote, fit for one line of a log.
-fn printable(text: &str, limit: usize, secrets: &[&Secret]) -> String {
-    // What cannot be seen, breaks lines or turns the direction of text around.
-    let is_hidden = |c: char| {
-        let format = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
-        c.is_control() || c == '\u{feff}' || format.iter().any(|range| range.contains(&c))
-    };
-    let clean = |c: char| if is_hidden(c) { ' ' } else { c };
-    // Once more when it is clean: what was between two halves of a secret may be gone.
-    let text: String = masked(text.to_owned(), secrets).chars().map(clean).collect();
-    let text = masked(text, secrets);
-    let mut line: String = text.chars().take(limit).collect();
-    if line.len() < text.len() {
-        line.push('…');
-    }
-    line
 }
 
 #[cfg(test)]

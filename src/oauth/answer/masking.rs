@@ -11,8 +11,26 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_S
 
 use crate::secret::Secret;
 
+/// What a stranger wrote, fit for one line of a log.
+pub(super) fn printable(text: &str, limit: usize, secrets: &[&Secret]) -> String {
+    // What cannot be seen, breaks lines or turns the direction of text around.
+    let is_hidden = |c: char| {
+        let format = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
+        c.is_control() || c == '\u{feff}' || format.iter().any(|range| range.contains(&c))
+    };
+    let clean = |c: char| if is_hidden(c) { ' ' } else { c };
+    // Once more when it is clean: what was between two halves of a secret may be gone.
+    let text: String = masked(text.to_owned(), secrets).chars().map(clean).collect();
+    let text = masked(text, secrets);
+    let mut line: String = text.chars().take(limit).collect();
+    if line.len() < text.len() {
+        line.push('…');
+    }
+    line
+}
+
 /// `text` with an ellipsis in the place of each of `secrets`, however it is spelt.
-pub(super) fn masked(mut text: String, secrets: &[&Secret]) -> String {
+fn masked(mut text: String, secrets: &[&Secret]) -> String {
     for secret in secrets.iter().map(|secret| secret.expose()).filter(|secret| !secret.is_empty()) {
         for spelling in spellings(secret) {
             text = text.replace(&spelling, "…");

@@ -3,9 +3,9 @@
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
+use super::lenient;
 use super::mapping::{Mapping, MemberPath};
 use super::successor::{Candidates, is_refresh_token, is_successor_name};
-use super::{is_visible, lenient};
 use crate::secret::Secret;
 
 /// The members of a JSON object or array, or the pairs of a form; in order, duplicates kept.
@@ -347,4 +347,19 @@ impl<'de> Deserialize<'de> for Object {
         }
         deserializer.deserialize_map(Pairs)
     }
+}
+
+/// RFC 6749 appendix A: VSCHAR = %x20-7E.
+pub(super) fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
+}
+
+/// Has it a blank, but for one behind a scheme, which the operator's own injection may want? RFC 6750 §2.1:
+/// b64token has none; texts for people have.
+pub(super) fn has_blanks(token: &str) -> bool {
+    const SCHEMES: [&str; 5] = ["bearer", "basic", "token", "jwt", "dpop"];
+    let rest = token
+        .split_once(' ')
+        .filter(|(first, _)| SCHEMES.contains(&first.to_ascii_lowercase().as_str()));
+    rest.map_or(token, |(_, rest)| rest).contains(' ')
 }
