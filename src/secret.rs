@@ -18,8 +18,8 @@ use std::fmt;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
@@ -240,6 +240,7 @@ impl SecretSource {
             .process_group(0)
             .spawn()
             .map_err(failed)?;
+        let group = Group::of(&child);
         let stdout = child.stdout.take().ok_or_else(|| self.error("prints nowhere"))?;
         let (sender, printed) = mpsc::channel();
         std::thread::spawn(move || {
@@ -256,10 +257,7 @@ impl SecretSource {
             }
         };
         // Also what it has started and left behind, which may keep its output open.
-        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-            // It may have ended at this moment.
-            let _ended = kill_process_group(group, Signal::KILL);
-        }
+        drop(group);
         let Some(status) = status else {
             let _reaped = child.wait();
             let limit = humantime::format_duration(limit);
@@ -276,6 +274,36 @@ impl SecretSource {
 
     fn error(&self, problem: &str) -> SecretError {
         SecretError { place: self.to_string(), problem: problem.to_owned(), missing: false }
+    }
+}
+
+/// The groups of the commands that are running.
+static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// A command and what it has started; killed when it is dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).extend(group);
+        Self(group)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let Some(group) = self.0 else { return };
+        // It may have ended at this moment.
+        let _ended = kill_process_group(group, Signal::KILL);
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != group);
+    }
+}
+
+/// Kills the commands that are still running. For the end of the process, which waits for none of them.
+pub(crate) fn kill_commands() {
+    for group in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let _ended = kill_process_group(*group, Signal::KILL);
     }
 }
 

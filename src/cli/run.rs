@@ -47,6 +47,7 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
             // What has to be finished is. A secret on a file system that does not answer may hold a thread
             // for ever.
             runtime.shutdown_background();
+            crate::secret::kill_commands();
             code
         }
         Err(error) => {
