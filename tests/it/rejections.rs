@@ -77,8 +77,8 @@ async fn an_api_that_rejects_every_token_does_not_become_a_stream_of_token_reque
         assert_eq!(server.token_requests(), 2);
     }
 
-    // The pause doubles: after 30 s one more, then none for 60 s, then none for 120 s.
-    for (generation, pause) in [(3, 30), (4, 60), (5, 120)] {
+    // The pause of the one target doubles: after 60 s one more, then none for 120 s, then none for 240 s.
+    for (generation, pause) in [(3, 60), (4, 120), (5, 240)] {
         world.clock.advance(Duration::from_secs(pause - 20));
         assert_eq!(world.get("/").await.0, 401);
         assert_eq!(server.token_requests(), generation - 1, "before {pause} s");
