@@ -6,7 +6,8 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|line: &str| {
     if fuzzing::lacks_scope(line) {
-        assert!(line.to_ascii_lowercase().contains("bearer"));
+        let line = line.to_ascii_lowercase();
+        assert!(line.contains("bearer"));
         assert!(line.contains("insufficient_scope"));
     }
 });
