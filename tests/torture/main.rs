@@ -37,7 +37,8 @@ use std::time::Duration;
 use bearerd_test_support::Rotation;
 
 use account::{History, check_clients, check_clock, check_density, check_losses};
-use clients::Clients;
+use adversary::Deeds;
+use clients::{Clients, Seen};
 use dice::Dice;
 use faults::{Kind, Phase};
 use stage::{Setting, Stage};
@@ -141,23 +142,36 @@ async fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// What clients see of a phase, and what of that and of everything before it is wrong. All programs have ended
+/// after it.
+async fn whole(
+    stage: &Stage,
+    arguments: &Arguments,
+    phase: Phase,
+    length: Duration,
+) -> (Deeds, Seen, Vec<String>) {
+    let from = stage.script().log.len();
+    let clients = Clients::start(stage, arguments.clients);
+    let mut deeds = adversary::disturb(stage, phase, length).await;
+    let seen = clients.stop().await;
+    stage.end_all().await;
+    let mut wrong = std::mem::take(&mut deeds.wrong);
+    let history = History::of(stage);
+    stage.script().print(from);
+    deeds.print(stage);
+    history.print();
+    check_losses(stage, &history, &deeds, &mut wrong);
+    check_clients(stage, &seen, &deeds.losses, &mut wrong);
+    history.check(&mut wrong);
+    (deeds, seen, wrong)
+}
+
 /// Two programs, and a server with a grace of 30 s; all faults, before and after it commits; ends at any moment.
 async fn forgiving(arguments: &Arguments, length: Duration) -> Vec<String> {
     println!("\n(a) a server that takes a refresh token again for 30 s, two programs, {length:?}");
     let setting = Setting { programs: 2, ..arguments.setting(stage::FORGIVING) };
     let stage = Stage::set(setting).await;
-    let clients = Clients::start(&stage, arguments.clients);
-    let mut deeds = adversary::disturb(&stage, Phase::Forgiving, length).await;
-    let seen = clients.stop().await;
-    stage.end_all().await;
-    let mut wrong = std::mem::take(&mut deeds.wrong);
-    let history = History::of(&stage);
-    stage.script().print(0);
-    deeds.print(&stage);
-    history.print();
-    check_losses(&stage, &history, &deeds, &mut wrong);
-    check_clients(&stage, &seen, &deeds.losses, &mut wrong);
-    history.check(&mut wrong);
+    let (deeds, seen, mut wrong) = whole(&stage, arguments, Phase::Forgiving, length).await;
     expect(&mut wrong, stage.server.reuse_count() == 0, "a grant was lost in spite of the grace");
     expect(&mut wrong, seen.answered > 0 && deeds.kills > 0, "nothing happened");
     check_density(&stage, Kind::ALL, length, &mut wrong);
@@ -182,19 +196,8 @@ async fn strict(arguments: &Arguments, length: Duration) -> Vec<String> {
     expect(&mut wrong, seen.answered > 0 && before.kills > 0, "nothing happened");
 
     println!("  second half: before and after it commits");
-    let from = stage.script().log.len();
-    let clients = Clients::start(&stage, arguments.clients);
-    let mut after = adversary::disturb(&stage, Phase::Strict, half).await;
-    let seen = clients.stop().await;
-    stage.end_all().await;
-    wrong.append(&mut after.wrong);
-    let history = History::of(&stage);
-    stage.script().print(from);
-    after.print(&stage);
-    history.print();
-    check_losses(&stage, &history, &after, &mut wrong);
-    check_clients(&stage, &seen, &after.losses, &mut wrong);
-    history.check(&mut wrong);
+    let (after, _, mut also) = whole(&stage, arguments, Phase::Strict, half).await;
+    wrong.append(&mut also);
     expect(&mut wrong, !after.losses.is_empty() && after.kills > 0, "nothing was lost");
     check_density(&stage, Kind::ALL, length, &mut wrong);
     wrong
@@ -210,18 +213,7 @@ async fn clock(arguments: &Arguments, length: Duration) -> Vec<String> {
     }
     let setting = Setting { has_clock: true, ..arguments.setting(stage::FORGIVING) };
     let stage = Stage::set(setting).await;
-    let clients = Clients::start(&stage, arguments.clients);
-    let mut deeds = adversary::disturb(&stage, Phase::Lossless, length).await;
-    let seen = clients.stop().await;
-    stage.end_all().await;
-    let mut wrong = std::mem::take(&mut deeds.wrong);
-    let history = History::of(&stage);
-    stage.script().print(0);
-    deeds.print(&stage);
-    history.print();
-    check_losses(&stage, &history, &deeds, &mut wrong);
-    check_clients(&stage, &seen, &deeds.losses, &mut wrong);
-    history.check(&mut wrong);
+    let (deeds, seen, mut wrong) = whole(&stage, arguments, Phase::Lossless, length).await;
     check_clock(&stage, &deeds, length, &mut wrong);
     expect(&mut wrong, deeds.losses.is_empty(), "a clock that was set has cost a grant");
     expect(

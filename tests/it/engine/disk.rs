@@ -173,16 +173,21 @@ async fn with_a_disk_that_hangs_a_usable_token_is_kept_and_operators_are_answere
         assert_eq!(ready["status"], "degraded", "{hang}: {ready}");
         assert_eq!(server.token_requests(), 1, "{hang}");
         faults.set(&[]);
-        let forced = async {
-            let mut pause = tokio::time::interval(Duration::from_millis(50));
-            while force(program.admin).await.status != 200 {
-                pause.tick().await;
-            }
-        };
-        within(forced).await;
+        refreshes_again(&program).await;
         assert_eq!(server.token_requests(), 2, "{hang}");
         assert_nothing_lost(&world, hang);
     }
+}
+
+/// Waits until an operator's refresh works.
+async fn refreshes_again(program: &Program) {
+    let forced = async {
+        let mut pause = tokio::time::interval(Duration::from_millis(50));
+        while force(program.admin).await.status != 200 {
+            pause.tick().await;
+        }
+    };
+    within(forced).await;
 }
 
 /// A write that hangs must not keep a stop waiting for ever, however long it would.
@@ -332,13 +337,7 @@ async fn an_attempt_that_may_not_be_on_the_disk_is_not_made_while_there_is_a_usa
         assert_eq!(program.get(&world.http("/")).await, 200, "{fail}");
         assert_eq!(server.token_requests(), 1, "{fail}");
         faults.set(&[]);
-        let forced = async {
-            let mut pause = tokio::time::interval(Duration::from_millis(50));
-            while force(program.admin).await.status != 200 {
-                pause.tick().await;
-            }
-        };
-        within(forced).await;
+        refreshes_again(&program).await;
         assert_eq!(server.token_requests(), 2, "{fail}");
         assert_nothing_lost(&world, fail);
     }
