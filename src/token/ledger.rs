@@ -78,6 +78,18 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// What is stored is all that counts.
+    pub(super) fn take_over(&mut self, record: TokenRecord, version: Version) {
+        self.record = record;
+        self.version = version;
+        self.unsaved = false;
+        self.is_at_risk = false;
+        self.saving = false;
+        self.damaged = false;
+        self.unfinished = None;
+        self.lease = None;
+    }
+
     /// What the record and the configuration leave to do.
     pub(super) fn plan(&mut self, forced: bool, now: Moment) -> Plan {
         let quiet = self.quiet(now);

@@ -107,14 +107,7 @@ async fn overrule(
         match ledger.context.store.put(&ledger.key, version, None, &record).await? {
             Put::Stored(version) => {
                 let mut known = ledger.lock();
-                known.record = record;
-                known.version = version;
-                known.unsaved = false;
-                known.is_at_risk = false;
-                known.saving = false;
-                known.damaged = false;
-                known.unfinished = None;
-                known.lease = None;
+                known.take_over(record, version);
                 known.state.succeed();
                 ledger.publish(&mut known);
                 drop(known);

@@ -71,13 +71,7 @@ impl Ledger {
             }
             (Order::Same, _) => false,
             (Order::Theirs, stored) => {
-                known.record = stored.unwrap_or_default();
-                known.unsaved = false;
-                known.is_at_risk = false;
-                known.saving = false;
-                known.lease = None;
-                known.damaged = false;
-                known.unfinished = None;
+                known.take_over(stored.unwrap_or_default(), version);
                 true
             }
         }
