@@ -4,22 +4,26 @@
 //! server or of an authorization server. bearerd never answers 401 for a failure of its own: clients
 //! would begin an authentication of theirs.
 
+mod origin;
+mod token;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_TYPE, PROXY_AUTHENTICATE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::header::{PROXY_AUTHENTICATE, RETRY_AFTER};
+use http::{HeaderName, Response, StatusCode};
 
 use super::body::Body;
 use super::message::MessageError;
 use super::origin_error::OriginError;
+use super::own_response::{Accepts, escape, insert, own_response};
 use crate::credential::{ChoiceError, InjectionError, InstanceError};
 use crate::origin::AuthorityError;
-use crate::store::TerminalReason;
 use crate::token::TokenError;
+use origin::origin_verdict;
+use token::{instance_verdict, token_verdict};
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Why a request is answered by this proxy and not by an origin server.
 #[derive(Debug, thiserror::Error)]
@@ -164,219 +168,6 @@ fn message_status(error: &MessageError) -> StatusCode {
     }
 }
 
-fn token_verdict(credential: &str, error: &TokenError) -> Verdict {
-    let status = StatusCode::SERVICE_UNAVAILABLE;
-    match error {
-        TokenError::Unavailable { why, .. } if why.needs_operator() => Verdict {
-            status,
-            kind: "credential_needs_login",
-            text: format!(
-                "no access token for credential \"{credential}\" ({why}): an operator has to act; \
-                 `bearerd status` says what to do."
-            ),
-            retry_after: None,
-        },
-        TokenError::Unavailable { retry_after, why } if why.advice().is_some() => Verdict {
-            status,
-            kind: "credential_unavailable",
-            text: format!(
-                "no access token for credential \"{credential}\" at the moment ({why}). bearerd asks \
-                 again from time to time, but an operator should look: `bearerd status` says at what."
-            ),
-            retry_after: Some(*retry_after),
-        },
-        TokenError::Unavailable { retry_after, .. } => Verdict {
-            status,
-            kind: "credential_unavailable",
-            text: format!(
-                "no access token for credential \"{credential}\" at the moment: the authorization \
-                 server gave none. bearerd tries again by itself; so should you, after the time in \
-                 Retry-After."
-            ),
-            retry_after: Some(*retry_after),
-        },
-        TokenError::NeedsLogin { reason } => Verdict {
-            status,
-            kind: "credential_needs_login",
-            text: format!(
-                "no access token for credential \"{credential}\": {}. An operator has to put a \
-                 new refresh_token in the place of the first one, which bearerd notices by itself.",
-                explain(*reason)
-            ),
-            retry_after: None,
-        },
-    }
-}
-
-fn instance_verdict(error: InstanceError, text: &str) -> Verdict {
-    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-    let (status, kind, next) = match error {
-        InstanceError::Unknown => (
-            StatusCode::FORBIDDEN,
-            "http_request_denied",
-            "an operator can put a refresh_token in place for them",
-        ),
-        InstanceError::TooMany => (
-            unavailable,
-            "credential_unavailable",
-            "an operator can list the values that are allowed in its `vars`, or reload bearerd \
-             (SIGHUP), which forgets those without a token",
-        ),
-        InstanceError::Secret => {
-            (unavailable, "credential_needs_login", "bearerd's log names the file")
-        }
-    };
-    Verdict { status, kind, text: format!("{text}; {next}"), retry_after: None }
-}
-
-fn explain(reason: TerminalReason) -> &'static str {
-    match reason {
-        TerminalReason::Revoked => "the authorization server no longer accepts its refresh token",
-        TerminalReason::LostRotation => {
-            "the authorization server replaced its refresh token and the answer with the new one \
-             was lost on the way"
-        }
-        TerminalReason::UserNeeded => "the authorization server asks for a person to sign in again",
-        TerminalReason::NoGrant => "it has no refresh token",
-        TerminalReason::Corrupt => "its stored record is damaged",
-        TerminalReason::LoggedOut => "it was logged out",
-        TerminalReason::OtherGrant => {
-            "its stored tokens are of another configuration (server, client or user)"
-        }
-    }
-}
-
-fn origin_verdict(error: &OriginError) -> (StatusCode, &'static str, &'static str) {
-    let bad = StatusCode::BAD_GATEWAY;
-    match error {
-        OriginError::Name(_) => (bad, "dns_error", "the origin server's name cannot be resolved"),
-        OriginError::DeniedAddress(_) => (
-            StatusCode::FORBIDDEN,
-            "destination_ip_prohibited",
-            "the origin server's address is denied; an operator can list it in proxy.allow_addresses",
-        ),
-        OriginError::OwnAddress => (
-            StatusCode::LOOP_DETECTED,
-            "proxy_loop_detected",
-            "the origin server is this proxy itself",
-        ),
-        OriginError::Refused => {
-            (bad, "connection_refused", "the origin server refused the connection")
-        }
-        OriginError::Unreachable(_) => {
-            (bad, "destination_ip_unroutable", "the origin server cannot be reached")
-        }
-        OriginError::ConnectTimeout => (
-            StatusCode::GATEWAY_TIMEOUT,
-            "connection_timeout",
-            "the origin server did not accept a connection in time (limits.connect_timeout)",
-        ),
-        OriginError::Certificate(_) => (
-            bad,
-            "tls_certificate_error",
-            "the origin server's certificate is not trusted; if its CA is your own, list it in \
-             tls.extra_roots",
-        ),
-        OriginError::Tls(_) => {
-            (bad, "tls_protocol_error", "the TLS handshake with the origin server failed")
-        }
-        OriginError::ResponseTimeout => (
-            StatusCode::GATEWAY_TIMEOUT,
-            "http_response_timeout",
-            "the origin server did not answer in time (limits.response_timeout)",
-        ),
-        OriginError::Closed(_) => (
-            bad,
-            "connection_terminated",
-            "the origin server closed the connection before it answered",
-        ),
-        OriginError::Response(_) | OriginError::Framing => {
-            (bad, "http_protocol_error", "the origin server's answer is not valid HTTP")
-        }
-        OriginError::Upgrade => (
-            bad,
-            "http_upgrade_failed",
-            "the origin server changed the protocol without being asked",
-        ),
-        OriginError::Request(_) => (
-            StatusCode::BAD_REQUEST,
-            "http_request_error",
-            "the request's content broke off before its end",
-        ),
-    }
-}
-
-/// What form of a message the client prefers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Accepts {
-    /// One sentence of text.
-    Text,
-    /// `application/problem+json` (RFC 9457).
-    Json,
-}
-
-impl Accepts {
-    pub(super) fn of(fields: &HeaderMap) -> Self {
-        let accept = fields.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if accept.contains("json") && !accept.contains("text/") { Self::Json } else { Self::Text }
-    }
-}
-
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// A response of bearerd's own.
-pub(super) fn own_response(
-    status: StatusCode,
-    text: &str,
-    accepts: Accepts,
-    request_id: &str,
-) -> Response<Body> {
-    let (kind, body) = match accepts {
-        Accepts::Text => ("text/plain; charset=utf-8", format!("bearerd: {text}\n")),
-        Accepts::Json => {
-            let problem = serde_json::json!({
-                "type": "about:blank",
-                "title": status.canonical_reason(),
-                "status": status.as_u16(),
-                "detail": text,
-                "request_id": request_id,
-            });
-            ("application/problem+json", format!("{problem}\n"))
-        }
-    };
-    let mut response = Response::new(Body::full(Bytes::from(body)));
-    *response.status_mut() = status;
-    let fields = response.headers_mut();
-    insert(fields, CONTENT_TYPE, kind);
-    insert(fields, X_CONTENT_TYPE_OPTIONS, "nosniff");
-    insert(fields, CACHE_CONTROL, "no-store");
-    insert(fields, REQUEST_ID, request_id);
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        insert(
-            fields,
-            http::header::ALLOW,
-            "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT",
-        );
-    }
-    response
-}
-
-fn insert(fields: &mut HeaderMap, name: HeaderName, value: &str) {
-    // Every value here is ASCII text of this module or a credential's name.
-    if let Ok(value) = HeaderValue::from_str(value) {
-        fields.insert(name, value);
-    }
-}
-
-/// A structured-field string (RFC 9651 §3.3.3).
-fn escape(text: &str) -> String {
-    text.chars()
-        .map(|c| if (' '..='~').contains(&c) { c } else { '?' })
-        .flat_map(|c| matches!(c, '"' | '\\').then_some('\\').into_iter().chain([c]))
-        .collect()
-}
-
 impl From<AuthorityError> for ProxyError {
     fn from(error: AuthorityError) -> Self {
         Self::Message(error.into())
@@ -387,24 +178,7 @@ impl From<AuthorityError> for ProxyError {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn a_sentence_becomes_a_structured_field_string() {
-        assert_eq!(escape("a \"b\" \\ é\n"), "a \\\"b\\\" \\\\ ??");
-    }
-
-    #[test]
-    fn json_is_for_clients_that_ask_for_nothing_textual() {
-        let accepts = |value: &str| {
-            let mut fields = HeaderMap::new();
-            fields.insert(ACCEPT, HeaderValue::from_str(value).unwrap());
-            Accepts::of(&fields)
-        };
-        assert_eq!(accepts("application/json"), Accepts::Json);
-        assert_eq!(accepts("application/json, text/plain, */*"), Accepts::Text);
-        assert_eq!(accepts("text/html,application/xhtml+xml"), Accepts::Text);
-        assert_eq!(Accepts::of(&HeaderMap::new()), Accepts::Text);
-    }
+    use crate::store::TerminalReason;
 
     #[test]
     fn a_missing_token_is_503_and_never_401() {

@@ -12,25 +12,20 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ipnet::IpNet;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use super::content::RequestBody;
 use super::dial::Dialer;
 use super::early_response::EarlyResponse;
 use super::origin_error::OriginError;
+use super::secure::{SecureStream, knows_other_protocols, secure};
 use crate::credential::Identity;
-use crate::origin::{Authority, Host, Origin, Scheme};
+use crate::origin::{Authority, Origin, Scheme};
 use crate::tls::Offers;
 
 /// How often a busy HTTP/2 connection is asked whether it is still there.
 const PING: Duration = Duration::from_secs(20);
 /// What a response's head may come to, all fields together.
 const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
-
-type SecureStream = TlsStream<EarlyResponse<TcpStream>>;
 
 /// How origin servers are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +82,14 @@ impl Reach {
         &self.dialer
     }
 
+    async fn secure(
+        &self,
+        authority: &Authority,
+        tls: &Arc<ClientConfig>,
+    ) -> Result<SecureStream, OriginError> {
+        secure(&self.dialer, authority, tls, self.connect_timeout).await
+    }
+
     /// Connects to `origin` as `identity`, offering HTTP/2 if it is preferred or nothing else is spoken
     /// there.
     pub(super) async fn connect(
@@ -113,27 +116,6 @@ impl Reach {
                 }
                 stream => speak_http1(TokioIo::new(stream?)).await,
             },
-        }
-    }
-
-    async fn secure(
-        &self,
-        authority: &Authority,
-        tls: &Arc<ClientConfig>,
-    ) -> Result<SecureStream, OriginError> {
-        let name = match &authority.host {
-            Host::Name(name) => ServerName::try_from(name.to_string())
-                .map_err(|error| OriginError::Tls(std::io::Error::other(error)))?,
-            Host::V4(address) => ServerName::from(std::net::IpAddr::from(*address)),
-            Host::V6(address) => ServerName::from(std::net::IpAddr::from(*address)),
-        };
-        let stream = EarlyResponse::of(self.dialer.connect(authority).await?);
-        let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
-        match tokio::time::timeout(self.connect_timeout, connecting).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) if is_about_certificate(&error) => Err(OriginError::Certificate(error)),
-            Ok(Err(error)) => Err(OriginError::Tls(error)),
-            Err(_) => Err(OriginError::ConnectTimeout),
         }
     }
 }
@@ -175,18 +157,4 @@ where
         let _reported = connection.await;
     });
     Ok(Connected::Http1(sender))
-}
-
-fn rustls_error(error: &std::io::Error) -> Option<&rustls::Error> {
-    error.get_ref().and_then(|inner| inner.downcast_ref())
-}
-
-fn is_about_certificate(error: &std::io::Error) -> bool {
-    matches!(rustls_error(error), Some(rustls::Error::InvalidCertificate(_)))
-}
-
-/// RFC 7301 §3.2: the server knows none of the protocols that were offered.
-fn knows_other_protocols(error: &std::io::Error) -> bool {
-    let alert = rustls::AlertDescription::NoApplicationProtocol;
-    matches!(rustls_error(error), Some(rustls::Error::AlertReceived(received)) if *received == alert)
 }

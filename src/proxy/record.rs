@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use super::access::AccessLine;
+use super::access_log::AccessLine;
 use crate::credential::Credential;
 use crate::metrics::CredentialMetrics;
 

@@ -1,0 +1,60 @@
+//! What bearerd answers as a server of its own: its CA, OPTIONS about itself, stub tokens.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{Response, StatusCode};
+
+use super::body::Body;
+use super::own_response::{Accepts, own_response};
+use super::{Proxy, Snapshot};
+use crate::origin::{Origin, Scheme};
+
+impl Proxy {
+    /// `http://bearerd.invalid/ca.pem`, and nothing else.
+    pub(super) fn own_resource(&self, snapshot: &Snapshot, parts: &Parts) -> Response<Body> {
+        match &snapshot.ca {
+            Some(ca) if parts.uri.path() == "/ca.pem" && parts.method == http::Method::GET => {
+                let mut response = Response::new(Body::full(Bytes::from(ca.pem().to_owned())));
+                let kind = HeaderValue::from_static("application/x-pem-file");
+                response.headers_mut().insert(CONTENT_TYPE, kind);
+                response
+            }
+            _ => {
+                let text = "this proxy serves http://bearerd.invalid/ca.pem once a credential is \
+                            configured, and nothing else of its own";
+                let id = self.shared.request_ids.next().to_string();
+                own_response(StatusCode::NOT_FOUND, text, Accepts::of(&parts.headers), &id)
+            }
+        }
+    }
+}
+
+pub(super) fn options() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
+    response.headers_mut().insert(ALLOW, methods);
+    response
+}
+
+/// What an application gets that asks for tokens itself: they are worth nothing, and what it puts
+/// them on gets the real one.
+pub(super) fn stub_tokens() -> Response<Body> {
+    let tokens = concat!(
+        r#"{"access_token":"bearerd-stub","token_type":"Bearer","expires_in":3600,"#,
+        r#""refresh_token":"bearerd-stub"}"#
+    );
+    let mut response = Response::new(Body::full(Bytes::from_static(tokens.as_bytes())));
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // RFC 6749 §5.1.
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// RFC 6761 §6.4: a name that no origin server can have.
+pub(super) fn is_own_name(origin: &Origin) -> bool {
+    origin.scheme == Scheme::Http
+        && origin.authority.port == 80
+        && origin.authority.host.name() == Some("bearerd.invalid")
+}

@@ -1,0 +1,101 @@
+//! The form of responses that are bearerd's own.
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+
+use super::body::Body;
+
+/// What form of a message the client prefers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accepts {
+    /// One sentence of text.
+    Text,
+    /// `application/problem+json` (RFC 9457).
+    Json,
+}
+
+impl Accepts {
+    pub(super) fn of(fields: &HeaderMap) -> Self {
+        let accept = fields.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if accept.contains("json") && !accept.contains("text/") { Self::Json } else { Self::Text }
+    }
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A response of bearerd's own.
+pub(super) fn own_response(
+    status: StatusCode,
+    text: &str,
+    accepts: Accepts,
+    request_id: &str,
+) -> Response<Body> {
+    let (kind, body) = match accepts {
+        Accepts::Text => ("text/plain; charset=utf-8", format!("bearerd: {text}\n")),
+        Accepts::Json => {
+            let problem = serde_json::json!({
+                "type": "about:blank",
+                "title": status.canonical_reason(),
+                "status": status.as_u16(),
+                "detail": text,
+                "request_id": request_id,
+            });
+            ("application/problem+json", format!("{problem}\n"))
+        }
+    };
+    let mut response = Response::new(Body::full(Bytes::from(body)));
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    insert(fields, CONTENT_TYPE, kind);
+    insert(fields, X_CONTENT_TYPE_OPTIONS, "nosniff");
+    insert(fields, CACHE_CONTROL, "no-store");
+    insert(fields, REQUEST_ID, request_id);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        insert(
+            fields,
+            http::header::ALLOW,
+            "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT",
+        );
+    }
+    response
+}
+
+pub(super) fn insert(fields: &mut HeaderMap, name: HeaderName, value: &str) {
+    // Every value here is ASCII text of this module or a credential's name.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        fields.insert(name, value);
+    }
+}
+
+/// A structured-field string (RFC 9651 §3.3.3).
+pub(super) fn escape(text: &str) -> String {
+    text.chars()
+        .map(|c| if (' '..='~').contains(&c) { c } else { '?' })
+        .flat_map(|c| matches!(c, '"' | '\\').then_some('\\').into_iter().chain([c]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_sentence_becomes_a_structured_field_string() {
+        assert_eq!(escape("a \"b\" \\ é\n"), "a \\\"b\\\" \\\\ ??");
+    }
+
+    #[test]
+    fn json_is_for_clients_that_ask_for_nothing_textual() {
+        let accepts = |value: &str| {
+            let mut fields = HeaderMap::new();
+            fields.insert(ACCEPT, HeaderValue::from_str(value).unwrap());
+            Accepts::of(&fields)
+        };
+        assert_eq!(accepts("application/json"), Accepts::Json);
+        assert_eq!(accepts("application/json, text/plain, */*"), Accepts::Text);
+        assert_eq!(accepts("text/html,application/xhtml+xml"), Accepts::Text);
+        assert_eq!(Accepts::of(&HeaderMap::new()), Accepts::Text);
+    }
+}

@@ -1,0 +1,47 @@
+//! What all cores share for as long as the process runs.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::message::Via;
+use super::request_id::RequestIds;
+use super::rereads::Rereads;
+use super::snapshot::Snapshot;
+use crate::ca::CertificateAuthority;
+use crate::clock::Clock;
+use crate::credential::Credentials;
+
+/// What all cores share for as long as the process runs.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(super) snapshot: ArcSwap<Snapshot>,
+    pub(super) clock: Clock,
+    pub(super) via: Via,
+    pub(super) request_ids: RequestIds,
+    /// Secrets that are to be read again.
+    pub(crate) rereads: Rereads,
+}
+
+impl Shared {
+    pub(crate) fn new(snapshot: Snapshot, clock: Clock) -> Self {
+        let (via, request_ids) = (Via::new(), RequestIds::new());
+        let (snapshot, rereads) = (ArcSwap::from_pointee(snapshot), Rereads::default());
+        Self { snapshot, clock, via, request_ids, rereads }
+    }
+
+    /// The credentials at work.
+    pub(crate) fn credentials(&self) -> Arc<Credentials> {
+        Arc::clone(&self.snapshot.load().credentials)
+    }
+
+    /// The local CA, if there is one.
+    pub(crate) fn ca(&self) -> Option<Arc<CertificateAuthority>> {
+        self.snapshot.load().ca.clone()
+    }
+
+    /// From the next request on, `snapshot` is what is served by.
+    pub(crate) fn replace(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+    }
+}
