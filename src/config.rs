@@ -354,6 +354,8 @@ section! {
         on_failure: OnFailure,
         /// Whether the application's own token requests are answered here.
         stub_token_endpoint: bool,
+        /// Whether answers to upgraded requests speak of plain http.
+        rewrite_location: bool,
         /// The longest request body that is kept for a second try.
         replay_body: Size,
         /// The longest time for one token request.

@@ -75,6 +75,9 @@ pub struct Config {
     /// The application's own token requests are answered with a token that is worth nothing. Default
     /// `false`: they pass.
     pub stub_token_endpoint: bool,
+    /// Answers to requests that were sent over TLS for plain http speak of plain http as well: `Location`, `Link`,
+    /// `Secure` cookies. Default `true`: an application without TLS would leave the proxy, or lose its session.
+    pub rewrite_location: bool,
     /// What a request says that chooses among its tokens; none: it has one token.
     pub variables: Vec<Variable>,
     /// The secrets that each of its tokens has of its own.
@@ -105,6 +108,8 @@ pub struct Credential {
     pub forward_without_token: bool,
     /// The application's own token requests are answered here.
     stub_token_endpoint: bool,
+    /// Answers to requests that were sent over TLS for plain http speak of plain http as well.
+    pub rewrite_location: bool,
     /// The methods it is for; none: all.
     methods: Vec<Method>,
     /// What a request says that chooses among its tokens.
@@ -262,6 +267,7 @@ impl Credentials {
                 replay_body: config.replay_body,
                 forward_without_token: config.forward_without_token,
                 stub_token_endpoint: config.stub_token_endpoint,
+                rewrite_location: config.rewrite_location,
                 methods: config.methods,
                 variables: config.variables,
                 slots: Slots::open(recipe, before).await,

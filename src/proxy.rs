@@ -9,27 +9,36 @@
 
 mod access_log;
 mod body;
+mod call;
 mod challenge;
 mod connect;
 pub(crate) mod connection;
+pub mod connector;
 mod content;
 mod dial;
 mod early_response;
 mod error;
-mod exchange;
 mod forward;
+mod framing;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod http2;
+mod incoming;
+mod interim;
 mod message;
+mod origin_connection;
 mod origin_error;
 mod origins;
 mod own;
 mod own_response;
-pub mod reach;
+mod personal;
 mod record;
+mod release;
 mod replay;
 mod request_id;
 mod rereads;
+mod response_heads;
+mod rewrite;
 mod secure;
 mod server;
 mod shared;
@@ -40,17 +49,18 @@ use std::sync::Arc;
 use http::header::{CONNECTION, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
 use rustls::ServerConfig;
 
 use crate::ca::CaError;
 use crate::credential::Selection;
-use crate::origin::Host;
+use crate::origin::{Host, Origin};
 
 use access_log::AccessLine;
 use body::Body;
+use call::Call;
 use connection::Watchdog;
 use error::ProxyError;
+use incoming::Incoming;
 pub use rereads::RejectedSecrets;
 use server::Inbound;
 pub(crate) use shared::Shared;
@@ -89,13 +99,19 @@ impl Proxy {
         let snapshot = self.shared.snapshot.load_full();
         let line = || Box::new(AccessLine::new(&request_id.to_string(), request.method()));
         let line = snapshot.config.access_log.then(line);
-        let mut record = Record::new(Arc::clone(&snapshot.unmatched), line);
-        let walked = self.walk(&snapshot, request, inbound, &mut record).await;
+        let mut record = Record::new(Arc::clone(&snapshot.without_credential), line);
+        inbound.interim.open(true);
+        let mut call = Call {
+            snapshot: &snapshot,
+            inbound,
+            record: &mut record,
+            is_http10: version == Version::HTTP_10,
+            asked: None,
+        };
+        let walked = self.walk(&mut call, request).await;
+        inbound.interim.open(false);
         let mut response = walked.unwrap_or_else(|error| {
-            if let Some(line) = &mut record.line {
-                line.error = Some(error.kind());
-            }
-            tracing::debug!(request_id = %request_id, %error, "answered by the proxy itself");
+            record.failed(&error, request_id);
             error.response(accepts, &request_id.to_string())
         });
         // HTTP/2 has GOAWAY for that.
@@ -109,55 +125,66 @@ impl Proxy {
     /// The walk, in order; what goes wrong on the way becomes a response in `serve`.
     async fn walk(
         self: &Arc<Self>,
-        snapshot: &Snapshot,
+        call: &mut Call<'_>,
         request: Request<Incoming>,
-        inbound: &Inbound,
-        record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
-        let (mut parts, body) = request.into_parts();
-        snapshot.check_size(&parts)?;
-        let target = message::target(&parts, inbound.session.as_deref())?;
-        note_target(record, &target, &parts);
+        let (parts, body) = request.into_parts();
+        call.snapshot.check_size(&parts)?;
+        let target = message::target(&parts, call.inbound.session.as_deref())?;
+        call.record.is_for(&target, &parts);
         if self.shared.via.is_in(&parts.headers) {
             return Err(MessageError::Loop.into());
         }
-        let origin = match target {
+        match target {
             Target::Connect(authority) => {
                 let request = Request::from_parts(parts, body);
-                return self.connect(snapshot, request, authority, inbound).await;
+                self.connect(call.snapshot, request, authority, call.inbound).await
             }
-            Target::Proxy => return Ok(options()),
-            Target::Origin(origin) => origin,
-        };
-        if is_own_name(&origin) {
-            return Ok(self.own_resource(snapshot, &parts));
+            Target::Proxy => Ok(options()),
+            Target::Origin(origin) if is_own_name(&origin) => {
+                Ok(self.own_resource(call.snapshot, &parts))
+            }
+            Target::Origin(origin) => {
+                call.asked = Some(origin.scheme);
+                self.forward(call, parts, body, origin).await
+            }
         }
+    }
+
+    /// Which credential the request is for, if any, and what follows from it.
+    async fn forward(
+        &self,
+        call: &mut Call<'_>,
+        mut parts: Parts,
+        body: Incoming,
+        origin: Origin,
+    ) -> Result<Response<Body>, ProxyError> {
+        let (snapshot, client) = (call.snapshot, call.inbound.client.as_deref());
         let credentials = &snapshot.credentials;
-        let (path, client) = (parts.uri.path(), inbound.client.as_deref());
+        let path = parts.uri.path();
         match credentials.for_request(&origin, &parts.method, path, &parts.headers, client) {
             Selection::Selected(selected) => {
                 selected.credential.remove_choice(&mut parts.headers);
-                if forward::keeps_its_own(&selected.credential, &parts, record)? {
-                    let origin = &selected.origin;
-                    return self.forward_plain(snapshot, parts, body, origin, record).await;
+                if forward::keeps_its_own(&selected.credential, &parts, call.record)? {
+                    return self.forward_plain(call, parts, body, &selected.origin).await;
                 }
-                self.forward_with_token(snapshot, parts, body, selected, record).await
+                self.forward_with_token(call, parts, body, selected).await
             }
             Selection::Unmatched(origin) => {
                 snapshot.admit_unmatched(ProxyError::UnmatchedPath)?;
-                self.forward_plain(snapshot, parts, body, &origin, record).await
+                self.forward_plain(call, parts, body, &origin).await
             }
             Selection::UnknownHost => {
                 snapshot.admit_unmatched(ProxyError::Unmatched)?;
-                self.forward_plain(snapshot, parts, body, &origin, record).await
+                self.forward_plain(call, parts, body, &origin).await
             }
             Selection::Ambiguous => Err(MessageError::Path.into()),
             Selection::Stub(credential) => {
-                record.belongs_to(&credential);
+                call.record.belongs_to(&credential);
                 Ok(stub_tokens())
             }
             Selection::Refused(credential, error) => {
-                record.belongs_to(&credential);
+                call.record.belongs_to(&credential);
                 Err(ProxyError::Choice { credential: Arc::clone(&credential.name), error })
             }
         }
@@ -177,13 +204,4 @@ impl Proxy {
     fn via(&self) -> &Via {
         &self.shared.via
     }
-}
-
-fn note_target(record: &mut Record, target: &Target, parts: &Parts) {
-    let Some(line) = &mut record.line else { return };
-    line.target = match target {
-        Target::Connect(authority) => authority.to_string(),
-        Target::Proxy => "*".to_owned(),
-        Target::Origin(origin) => format!("{origin}{}", parts.uri.path()),
-    };
 }

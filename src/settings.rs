@@ -37,7 +37,7 @@ pub use self::report::Problems;
 use self::review::Review;
 use crate::config::{self, ConfigFile, Switch};
 pub use crate::config::{Problem, Severity};
-use crate::proxy::reach;
+use crate::proxy::connector;
 use crate::secret::{Secret, SecretSource};
 use crate::{admin, ca, credential, proxy, store, tls};
 
@@ -217,7 +217,7 @@ impl Review<'_> {
 
     fn proxy(&mut self, file: &ConfigFile, access_log: bool) -> proxy::Config {
         let limits = self.limits(&file.limits);
-        let origins = reach::Config {
+        let origins = connector::Config {
             deny_addresses: network::networks(
                 &file.proxy.deny_addresses,
                 &defaults::DENY_ADDRESSES,
@@ -234,6 +234,10 @@ impl Review<'_> {
                 defaults::RESPONSE_TIMEOUT,
             ),
             idle_timeout: limits.idle_timeout,
+            header_count: match file.limits.header_count.given() {
+                Some(_) => limits.header_count,
+                None => defaults::RESPONSE_HEADER_COUNT,
+            },
         };
         proxy::Config {
             unmatched: network::unmatched(&file.proxy),

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::connection::Serving;
+use super::framing::clean_trailers;
+use super::incoming::{Incoming, PeerError};
 use super::origins::Returning;
 use super::record::Record;
 
@@ -34,7 +35,7 @@ enum Content {
 struct LookedAt {
     data: Bytes,
     /// What ended the data: trailers, or an error.
-    end: Option<Result<Frame<Bytes>, hyper::Error>>,
+    end: Option<Result<Frame<Bytes>, PeerError>>,
     /// Before an error there is a pause, in which hyper writes out what it has: the head and the data.
     has_paused: bool,
     rest: Content,
@@ -172,18 +173,23 @@ impl Content {
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, PeerError>>> {
         match self {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Origin(incoming, returning) => {
-                let polled = Pin::new(&mut *incoming).poll_frame(cx);
-                match &polled {
+                let mut polled = Pin::new(&mut *incoming).poll_frame(cx);
+                match &mut polled {
                     Poll::Ready(None) => {
                         if let Some(returning) = returning.take() {
                             returning.done();
                         }
                     }
-                    Poll::Ready(Some(Ok(_))) => self.return_at_end(),
+                    Poll::Ready(Some(Ok(frame))) => {
+                        if let Some(trailers) = frame.trailers_mut() {
+                            clean_trailers(trailers);
+                        }
+                        self.return_at_end();
+                    }
                     Poll::Ready(Some(Err(_))) | Poll::Pending => {}
                 }
                 polled
@@ -244,12 +250,12 @@ impl LookedAt {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = PeerError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, PeerError>>> {
         let this = self.get_mut();
         let polled = this.content.poll_frame(cx);
         if let (Some(record), Poll::Ready(Some(frame))) = (&mut this.ending.record, &polled) {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use rustls::server::{Acceptor, ClientHello};
@@ -21,6 +20,8 @@ use tokio_rustls::LazyConfigAcceptor;
 use super::body::Body;
 use super::connection::{ClientStream, Phase, Watched};
 use super::error::ProxyError;
+use super::incoming::Incoming;
+use super::interim::WithInterim;
 use super::message::Session;
 use super::{Inbound, Proxy, Snapshot};
 use crate::credential::client_name;
@@ -156,7 +157,7 @@ impl Snapshot {
         if !ports.is_empty() && !ports.contains(&authority.port) {
             return Err(ProxyError::Port(authority.port));
         }
-        Ok(self.reach().dialer().connect(authority).await?)
+        Ok(self.connector().dialer().connect(authority).await?)
     }
 }
 
@@ -167,8 +168,8 @@ fn names_another_host(hello: &ClientHello<'_>, host: &Host) -> bool {
 
 /// The client's own stream back from hyper, with what was read beyond the CONNECT.
 fn client_stream(upgraded: Upgraded) -> Option<(ClientStream, Bytes)> {
-    let parts = upgraded.downcast::<TokioIo<Watched<ClientStream>>>().ok()?;
-    Some((parts.io.into_inner().into_inner(), parts.read_buf))
+    let parts = upgraded.downcast::<TokioIo<WithInterim<Watched<ClientStream>>>>().ok()?;
+    Some((parts.io.into_inner().into_inner().into_inner(), parts.read_buf))
 }
 
 /// Copies both ways until both sides are done; each side's end passes on to the other.

@@ -90,6 +90,11 @@ impl Activity {
         Serving(Arc::clone(self))
     }
 
+    /// Are requests under way?
+    pub(super) fn is_busy(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0
+    }
+
     fn request_ended(&self) {
         if self.requests.fetch_sub(1, Ordering::Relaxed) == 1 && self.phase() == Phase::Busy {
             self.enter(Phase::Flushing);

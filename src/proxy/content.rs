@@ -1,5 +1,5 @@
-//! A request's content on its way from the client to an origin server: counted, limited, and kept where
-//! the request may have to be sent again.
+//! A request's content on its way from the client to an origin server: counted, limited, held back until it
+//! is asked for, and kept where the request may have to be sent again.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,24 +7,34 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 
+use super::framing::{Content, clean_trailers};
+use super::incoming::{Incoming, PeerError};
+use super::origins::Idle;
+use super::release::Release;
 use super::replay::{ReplayBody, ReplayError};
+use crate::credential::Credential;
 
 /// A client's content, counted as it passes.
 #[derive(Debug)]
 pub(super) struct ClientContent {
     incoming: Incoming,
     left: u64,
-    passage: Arc<Passage>,
+    upload: Arc<Upload>,
+    /// What the request is for, whose own fields no trailer may bring.
+    credential: Option<Arc<Credential>>,
 }
 
 /// How far a client's content has come, for those who wait for what follows it.
 #[derive(Debug, Default)]
-pub(super) struct Passage {
+pub(super) struct Upload {
     frames: AtomicU64,
     too_large: AtomicBool,
+    /// The client waits to be asked, and the origin server has not asked yet.
+    held: AtomicBool,
+    reader: AtomicWaker,
 }
 
 /// Why a client's content broke off.
@@ -32,7 +42,7 @@ pub(super) struct Passage {
 pub(super) enum ContentError {
     /// The client's connection did.
     #[error(transparent)]
-    Client(hyper::Error),
+    Client(PeerError),
     /// It is longer than `limits.body_bytes`.
     #[error("the content is larger than this proxy forwards")]
     TooLarge,
@@ -42,16 +52,41 @@ impl ClientContent {
     /// Lets at most `limit` bytes pass; 0 is no limit.
     pub(super) fn new(incoming: Incoming, limit: u64) -> Self {
         let left = if limit == 0 { u64::MAX } else { limit };
-        Self { incoming, left, passage: Arc::default() }
+        Self { incoming, left, upload: Arc::default(), credential: None }
+    }
+
+    /// Keeps trailers from saying what `credential` says.
+    pub(super) fn belongs_to(&mut self, credential: &Arc<Credential>) {
+        self.credential = Some(Arc::clone(credential));
     }
 
     /// Follows the content when it has been handed on.
-    pub(super) fn passage(&self) -> Arc<Passage> {
-        Arc::clone(&self.passage)
+    pub(super) fn upload(&self) -> Arc<Upload> {
+        Arc::clone(&self.upload)
+    }
+
+    fn count(&mut self, frame: &Frame<Bytes>) -> Result<(), ContentError> {
+        self.upload.frames.fetch_add(1, Ordering::Relaxed);
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        let Some(left) = self.left.checked_sub(length) else {
+            self.upload.too_large.store(true, Ordering::Relaxed);
+            return Err(ContentError::TooLarge);
+        };
+        self.left = left;
+        Ok(())
+    }
+
+    fn clean(&self, frame: &mut Frame<Bytes>) {
+        if let Some(trailers) = frame.trailers_mut() {
+            clean_trailers(trailers);
+            if let Some(credential) = &self.credential {
+                credential.injection.remove_lookalikes(trailers);
+            }
+        }
     }
 }
 
-impl Passage {
+impl Upload {
     /// How many frames have passed.
     pub(super) fn frames(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)
@@ -60,6 +95,32 @@ impl Passage {
     /// Did it break off because it was too large?
     pub(super) fn is_too_large(&self) -> bool {
         self.too_large.load(Ordering::Relaxed)
+    }
+
+    /// Is nothing read of it until the origin server asks?
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Holds the content back, if nothing of it has been read.
+    pub(super) fn hold(&self) {
+        self.held.store(self.frames() == 0, Ordering::Relaxed);
+    }
+
+    /// The origin server asks for the content, or has had time enough to.
+    pub(super) fn release(&self) {
+        if self.held.swap(false, Ordering::Relaxed) {
+            self.reader.wake();
+        }
+    }
+
+    fn poll_released(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_held() {
+            return Poll::Ready(());
+        }
+        self.reader.register(cx.waker());
+        // It may have been released before the waker was known.
+        if self.is_held() { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
@@ -72,19 +133,16 @@ impl HttpBody for ClientContent {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ContentError>>> {
         let this = self.get_mut();
+        std::task::ready!(this.upload.poll_released(cx));
         let polled = Pin::new(&mut this.incoming).poll_frame(cx).map_err(ContentError::Client);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            this.passage.frames.fetch_add(1, Ordering::Relaxed);
-            let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-            match this.left.checked_sub(length) {
-                Some(left) => this.left = left,
-                None => {
-                    this.passage.too_large.store(true, Ordering::Relaxed);
-                    return Poll::Ready(Some(Err(ContentError::TooLarge)));
-                }
-            }
-        }
-        polled
+        polled.map(|next| {
+            next.map(|frame| {
+                let mut frame = frame?;
+                this.count(&frame)?;
+                this.clean(&mut frame);
+                Ok(frame)
+            })
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -96,16 +154,66 @@ impl HttpBody for ClientContent {
     }
 }
 
-/// A request's content on its way to an origin server.
+/// A request's content on its way to an origin server, once.
 #[derive(Debug, Default)]
-pub(super) enum RequestBody {
-    /// None.
+pub(super) struct RequestBody {
+    source: Source,
+    /// Learns of its end.
+    release: Option<Arc<Release<Idle>>>,
+}
+
+#[derive(Debug, Default)]
+enum Source {
+    /// There is none.
     #[default]
     Empty,
     /// It streams through, once.
     Once(ClientContent),
     /// It streams through and is kept.
     Replay(ReplayBody<ClientContent>),
+}
+
+impl RequestBody {
+    /// Content that can be sent only once.
+    pub(super) fn once(content: ClientContent, release: Arc<Release<Idle>>) -> Self {
+        Self { source: Source::Once(content), release: Some(release) }
+    }
+
+    /// One pass over content that is kept.
+    pub(super) fn replay(content: ReplayBody<ClientContent>, release: Arc<Release<Idle>>) -> Self {
+        Self { source: Source::Replay(content), release: Some(release) }
+    }
+
+    /// What is known about it before it is sent.
+    pub(super) fn content(&self) -> Content {
+        match (&self.source, self.size_hint().exact()) {
+            (Source::Empty, _) => Content::None,
+            (_, Some(length)) => Content::Known(length),
+            (_, None) => Content::Unknown,
+        }
+    }
+
+    /// What learns of the end of the request, if it has content.
+    pub(super) fn end(&self) -> Option<Arc<Release<Idle>>> {
+        self.release.clone()
+    }
+
+    fn note_end(&mut self) {
+        if let Some(release) = self.release.take() {
+            release.request_is_over();
+        }
+    }
+
+    fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ReplayError<ContentError>>>> {
+        match &mut self.source {
+            Source::Empty => Poll::Ready(None),
+            Source::Once(body) => Pin::new(body).poll_frame(cx).map_err(ReplayError::Source),
+            Source::Replay(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
 }
 
 impl HttpBody for RequestBody {
@@ -116,26 +224,41 @@ impl HttpBody for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Once(body) => Pin::new(body).poll_frame(cx).map_err(ReplayError::Source),
-            Self::Replay(body) => Pin::new(body).poll_frame(cx),
+        let this = self.get_mut();
+        let polled = this.poll_source(cx);
+        let is_over = match &polled {
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || this.is_end_stream(),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
+        };
+        if is_over {
+            this.note_end();
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Once(body) => body.is_end_stream(),
-            Self::Replay(body) => body.is_end_stream(),
+        match &self.source {
+            Source::Empty => true,
+            Source::Once(body) => body.is_end_stream(),
+            Source::Replay(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Once(body) => body.size_hint(),
-            Self::Replay(body) => body.size_hint(),
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Once(body) => body.size_hint(),
+            Source::Replay(body) => body.size_hint(),
+        }
+    }
+}
+
+/// Content that was not sent to its end makes its connection useless.
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Some(release) = self.release.take() {
+            release.give_up();
         }
     }
 }

@@ -119,7 +119,20 @@ impl ProxyError {
 
     /// Closes the connection after requests whose framing or meaning is in doubt.
     fn closes(&self) -> bool {
-        matches!(self, Self::Message(error) if message_status(error) == StatusCode::BAD_REQUEST)
+        let is_doubtful =
+            |status| matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED);
+        matches!(self, Self::Message(error) if is_doubtful(message_status(error)))
+    }
+
+    /// Is it the client's own doing, so that nothing but the request has to change?
+    pub(super) fn is_of_client(&self) -> bool {
+        matches!(self, Self::Origin(OriginError::Request(_)))
+            || self.verdict().status.is_client_error()
+    }
+
+    /// What the operator can do about it.
+    pub(super) fn advice(&self) -> String {
+        self.verdict().text
     }
 
     /// The RFC 9209 error type, for the access log.

@@ -7,13 +7,14 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue,
-    MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING,
+    UPGRADE, VIA,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 
+use super::framing::is_chunked_once;
 use crate::origin::{Authority, AuthorityError, Origin, Scheme};
 
 /// The authority of a CONNECT within which a request arrived.
@@ -111,8 +112,11 @@ fn inside(parts: &Parts, session: &Session, host: Option<&str>) -> Result<Origin
         Some(host) if !origin.authority.agrees_with(host, origin.scheme) => {
             Err(MessageError::Misdirected)
         }
-        // In HTTP/2 the target has named the authority (RFC 9113 §8.3.1).
-        None if parts.uri.authority().is_none() => Err(MessageError::Host),
+        // In HTTP/2 the target has named the authority (RFC 9113 §8.3.1); HTTP/1.0 has no `Host`, and the
+        // CONNECT has named it.
+        None if parts.uri.authority().is_none() && parts.version != Version::HTTP_10 => {
+            Err(MessageError::Host)
+        }
         _ => Ok(origin),
     }
 }
@@ -168,24 +172,11 @@ fn host_field(parts: &Parts) -> Result<Option<&str>, MessageError> {
     Ok(Some(host))
 }
 
-/// hyper frames by the last coding alone; what comes before it would be passed on unread.
 fn check_transfer_coding(fields: &HeaderMap) -> Result<(), MessageError> {
-    let mut lines = fields.get_all(TRANSFER_ENCODING).iter();
-    match (lines.next(), lines.next()) {
-        (None, _) => Ok(()),
-        (Some(line), None) if line.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(MessageError::TransferCoding),
+    match !fields.contains_key(TRANSFER_ENCODING) || is_chunked_once(fields) {
+        true => Ok(()),
+        false => Err(MessageError::TransferCoding),
     }
-}
-
-/// Does the head of a response say in one way only where its content ends? What hyper did not decode
-/// would be passed on undecoded and unnamed, and a length beside chunks is somebody's lie.
-pub(super) fn is_framed_once(version: Version, fields: &HeaderMap) -> bool {
-    let coded = fields.contains_key(TRANSFER_ENCODING);
-    !coded
-        || version == Version::HTTP_11
-            && !fields.contains_key(CONTENT_LENGTH)
-            && check_transfer_coding(fields).is_ok()
 }
 
 /// RFC 9110 §7.6.2: an OPTIONS with `Max-Forwards: 0` is answered by whoever gets it.
@@ -236,8 +227,7 @@ impl Via {
 /// Makes a client's head fit for the origin server; the token is added after this.
 pub(super) fn prepare_for_origin(parts: &mut Parts, origin: &Origin, via: &Via) {
     let wants_trailers = parts.headers.get(TE).is_some_and(|te| lists(te, "trailers"));
-    remove_hop_by_hop(&mut parts.headers);
-    parts.headers.remove(TRAILER);
+    remove_connection_fields(&mut parts.headers);
     if wants_trailers {
         parts.headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -250,8 +240,27 @@ pub(super) fn prepare_for_origin(parts: &mut Parts, origin: &Origin, via: &Via) 
     write_host(&mut parts.headers, origin);
     via.add_to(&mut parts.headers, parts.version);
     parts.version = Version::HTTP_11;
+    parts.uri = origin_form(parts);
+}
+
+/// RFC 9112 §3.2.1; an OPTIONS for a server as a whole is sent in asterisk-form (§3.2.4).
+fn origin_form(parts: &Parts) -> Uri {
     let path = parts.uri.path_and_query().cloned();
-    parts.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
+    let path = path.unwrap_or(PathAndQuery::from_static("/"));
+    let is_absent = path.as_str() == "/" && path != PathAndQuery::from_static("/");
+    match is_absent && parts.method == Method::OPTIONS {
+        true => Uri::from(PathAndQuery::from_static("*")),
+        false => Uri::from(path),
+    }
+}
+
+/// How many fields a head has by the time that it is sent on: HTTP/2 may split one `Cookie` into many lines.
+pub(super) fn field_count(parts: &Parts) -> usize {
+    let count = parts.headers.len();
+    match parts.version {
+        Version::HTTP_2 => count - parts.headers.get_all(COOKIE).iter().skip(1).count(),
+        _ => count,
+    }
 }
 
 /// Writes `Host` as the origin has it, unless the client did; there is one line at most by now.
@@ -264,7 +273,7 @@ fn write_host(fields: &mut HeaderMap, origin: &Origin) {
 
 /// Makes an origin server's head fit for the client.
 pub(super) fn prepare_for_client(fields: &mut HeaderMap, received: Version, via: &Via) {
-    remove_hop_by_hop(fields);
+    remove_connection_fields(fields);
     via.add_to(fields, received);
 }
 
@@ -302,13 +311,13 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// Fields that no `Connection` can name away: they belong to the message (RFC 9110 §7.6.1 allows
-/// only hop-by-hop options there), and losing one would change whom the origin server sees.
+/// only options of the connection there), and losing one would change whom the origin server sees.
 const END_TO_END: [HeaderName; 6] =
     [AUTHORIZATION, HOST, CONTENT_LENGTH, COOKIE, SET_COOKIE, TRANSFER_ENCODING];
 
 /// RFC 9110 §7.6.1: every field that any `Connection` line names, and those that always are
 /// hop-by-hop. Framing is written anew by hyper.
-fn remove_hop_by_hop(fields: &mut HeaderMap) {
+pub(super) fn remove_connection_fields(fields: &mut HeaderMap) {
     if fields.contains_key(CONNECTION) {
         let named: Vec<HeaderName> =
             fields.get_all(CONNECTION).iter().flat_map(members).filter_map(field_name).collect();

@@ -2,6 +2,9 @@
 
 use std::net::IpAddr;
 
+use super::framing::FramingError;
+use super::incoming::PeerError;
+
 /// What went wrong between this proxy and an origin server.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OriginError {
@@ -24,13 +27,17 @@ pub(super) enum OriginError {
     #[error("no response in time")]
     ResponseTimeout,
     #[error("the connection was closed before a response: {0}")]
-    Closed(hyper::Error),
+    Closed(PeerError),
     #[error("the response is not HTTP: {0}")]
-    Response(hyper::Error),
-    #[error("the end of the response could be read in two ways")]
-    Framing,
+    Response(PeerError),
+    #[error("the end of the response could be read in two ways: {0}")]
+    Framing(FramingError),
+    #[error("the response has too many fields")]
+    TooManyFields,
+    #[error("the origin server sent too many interim responses")]
+    TooManyInterim,
     #[error("the response changes protocols, which nobody asked for")]
     Upgrade,
     #[error("the request broke off: {0}")]
-    Request(hyper::Error),
+    Request(PeerError),
 }

@@ -14,17 +14,20 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
-use hyper::client::conn::http2;
+use http::{Request, Response, StatusCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::content::{Passage, RequestBody};
-use super::exchange::{Http1Connection, SendError, Sender, Unanswered, failure, keep_alive, timer};
-use super::message::is_framed_once;
+use super::connector::{Connected, Connector, Protocol};
+use super::content::RequestBody;
+use super::framing::normalise_response;
+use super::http2::client::Http2Connection;
+use super::incoming::Incoming;
+use super::interim::InterimRelay;
+use super::origin_connection::{Http1Connection, OriginConnection, Outcome, Unanswered};
 use super::origin_error::OriginError;
-use super::reach::{Connected, Reach};
+use super::personal::{Personal, is_personal};
+use super::release::{GiveBack, Release};
 use crate::credential::Identity;
 use crate::origin::{Origin, Scheme};
 
@@ -32,27 +35,43 @@ use crate::origin::{Origin, Scheme};
 #[derive(Default)]
 pub(super) struct Origins {
     /// Without a certificate of the client's.
-    anonymous: Arc<Kept>,
+    anonymous: Arc<Pool>,
     /// With that of a credential, by its name.
-    certified: Mutex<HashMap<Arc<str>, Arc<Kept>>>,
+    certified: Mutex<HashMap<Arc<str>, Arc<Pool>>>,
 }
 
 /// Where a request goes, and as whom.
 #[derive(Clone, Copy)]
 pub(super) struct Route<'a> {
-    pub(super) reach: &'a Reach,
+    pub(super) connector: &'a Connector,
     pub(super) origin: &'a Origin,
     /// Only with the token of its credential.
     pub(super) identity: Option<&'a Identity>,
+    /// The client's own connections.
+    pub(super) personal: &'a Arc<Personal>,
+}
+
+/// A request that got no response, and whether its connection had served others before.
+pub(super) struct SendError {
+    pub(super) error: OriginError,
+    pub(super) outcome: Outcome,
+    pub(super) reused: bool,
+}
+
+impl From<OriginError> for SendError {
+    fn from(error: OriginError) -> Self {
+        Self { error, outcome: Outcome::Unknown, reused: false }
+    }
 }
 
 /// Connections that can be used again.
 #[derive(Default)]
-struct Kept {
-    /// Idle ones, the most recently used last.
+struct Pool {
+    /// Idle ones, the most recently used last: it is the least likely to be closed by the other side.
     http1: Mutex<HashMap<Origin, Vec<Http1Connection>>>,
-    http2: Mutex<HashMap<Origin, SharedConnection>>,
-    /// Origin servers that were offered HTTP/2 and chose HTTP/1.1, with the version of the reach.
+    /// All of HTTP/2; more than one to an origin server where one takes no more requests.
+    http2: Mutex<HashMap<Origin, Vec<SharedConnection>>>,
+    /// Origin servers that were offered HTTP/2 and chose HTTP/1.1, with the version of the connector.
     declined: Mutex<HashMap<Origin, u64>>,
     /// Origin servers to which a connection is being made that may serve whoever waits.
     attempts: Mutex<HashMap<Origin, watch::Sender<()>>>,
@@ -60,18 +79,18 @@ struct Kept {
 
 /// The first of several requests; those that wait for it go on when it is dropped, however it ended.
 struct First<'a> {
-    kept: &'a Kept,
+    pool: &'a Pool,
     origin: Origin,
 }
 
 impl Drop for First<'_> {
     fn drop(&mut self) {
-        self.kept.attempts().remove(&self.origin);
+        lock(&self.pool.attempts).remove(&self.origin);
     }
 }
 
 struct SharedConnection {
-    sender: http2::SendRequest<RequestBody>,
+    connection: Http2Connection,
     last_used: Instant,
     version: u64,
     /// The origin server refused HTTP/1.1.
@@ -89,88 +108,130 @@ impl Origins {
         &self,
         route: Route<'_>,
         mut request: Request<RequestBody>,
-        passage: &Passage,
+        interim: &Arc<InterimRelay>,
     ) -> Result<(Response<Incoming>, Returning), SendError> {
-        let certified = route.identity.map(|identity| self.certified_as(identity));
-        let kept = certified.as_ref().unwrap_or(&self.anonymous);
-        let (origin, limit) = (route.origin, route.reach.response_timeout);
-        let prefer_http2 = request.version() == Version::HTTP_2;
+        let pool = self.pool_of(route.identity);
+        let (origin, limit) = (route.origin, route.connector.response_timeout);
+        let sent = Sent {
+            method: request.method().clone(),
+            personal: is_personal(request.headers()).then(|| Arc::clone(route.personal)),
+            end: request.body().end(),
+        };
+        let preferred = match sent.personal {
+            // Such an authentication belongs to a connection, which HTTP/2 shares.
+            Some(_) => Protocol::Http1,
+            None => request.version().into(),
+        };
+        let deadline = route.connector.deadline();
         loop {
-            let (mut sender, reused) = kept.obtain(route, prefer_http2).await?;
-            match sender.send(origin, request, limit, passage).await {
-                Some(Ok(response)) => return kept.received(origin, response, sender),
-                Some(Err(Unanswered { request: Some(unsent), .. })) if reused => request = *unsent,
-                Some(Err(unanswered)) => return Err(failure(unanswered.error, reused)),
-                None => return Err(OriginError::ResponseTimeout.into()),
+            let (mut connection, reused) = pool.obtain(route, preferred, deadline).await?;
+            match connection.send(origin, request, limit, interim).await {
+                Ok(response) => return pool.received(route, sent, response, connection),
+                Err(Unanswered { request: Some(unsent), .. }) if reused => {
+                    pool.retire(origin, &connection);
+                    request = *unsent;
+                }
+                Err(Unanswered { error, outcome, .. }) => {
+                    if outcome == Outcome::NotProcessed {
+                        pool.retire(origin, &connection);
+                    }
+                    return Err(SendError { error, outcome, reused });
+                }
             }
         }
     }
 
-    fn certified_as(&self, identity: &Identity) -> Arc<Kept> {
-        let mut certified = self.certified();
-        Arc::clone(certified.entry(Arc::clone(&identity.credential)).or_default())
+    /// Is it known that `origin` speaks no HTTP/2?
+    pub(super) fn speaks_no_http2(&self, connector: &Connector, origin: &Origin) -> bool {
+        self.anonymous.speaks_no_http2(connector, origin)
+    }
+
+    fn pool_of(&self, identity: Option<&Identity>) -> Arc<Pool> {
+        match identity {
+            None => Arc::clone(&self.anonymous),
+            Some(identity) => {
+                let mut certified = lock(&self.certified);
+                Arc::clone(certified.entry(Arc::clone(&identity.credential)).or_default())
+            }
+        }
     }
 
     /// Forgets connections that were closed or not used for long.
-    pub(super) fn sweep(&self, reach: &Reach) {
-        self.anonymous.sweep(reach);
-        self.certified().retain(|_, kept| {
-            kept.sweep(reach);
+    pub(super) fn sweep(&self, connector: &Connector) {
+        self.anonymous.sweep(connector);
+        lock(&self.certified).retain(|_, pool| {
+            pool.sweep(connector);
             // A request under way brings its connection back.
-            !kept.is_empty() || Arc::strong_count(kept) > 1
+            !pool.is_empty() || Arc::strong_count(pool) > 1
         });
-    }
-
-    fn certified(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Kept>>> {
-        self.certified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kept {
+/// What has to be known of a request when its response is there.
+struct Sent {
+    method: http::Method,
+    personal: Option<Arc<Personal>>,
+    end: Option<Arc<Release<Idle>>>,
+}
+
+impl Pool {
     fn received(
         self: &Arc<Self>,
-        origin: &Origin,
-        response: Response<Incoming>,
-        sender: Sender,
+        route: Route<'_>,
+        sent: Sent,
+        mut response: Response<Incoming>,
+        connection: OriginConnection,
     ) -> Result<(Response<Incoming>, Returning), SendError> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(OriginError::Upgrade.into());
         }
-        if !is_framed_once(response.version(), response.headers()) {
-            return Err(OriginError::Framing.into());
+        if route.connector.has_too_many_fields(response.headers()) {
+            return Err(OriginError::TooManyFields.into());
         }
-        let returning = match sender {
-            Sender::Http1(mut connection) => {
-                connection.kept_for = keep_alive(response.headers());
-                Some(Idle { origin: origin.clone(), kept: Arc::clone(self), connection })
+        let (version, status) = (response.version(), response.status());
+        normalise_response(&sent.method, version, status, response.headers_mut())
+            .map_err(OriginError::Framing)?;
+        let idle = match connection {
+            OriginConnection::Http1(mut connection) => {
+                connection.has_served(response.headers());
+                let personal = sent.personal.or_else(|| route.personal.holds(route.origin));
+                Some(Idle {
+                    origin: route.origin.clone(),
+                    pool: Arc::clone(self),
+                    personal,
+                    connection,
+                })
             }
-            Sender::Http2(..) => None,
+            OriginConnection::Http2(_) => None,
         };
-        Ok((response, Returning(returning)))
+        Ok((response, Returning { idle, end: sent.end }))
     }
 
     /// A connection for one request, and whether it has served before.
     async fn obtain(
         &self,
         route: Route<'_>,
-        prefer_http2: bool,
-    ) -> Result<(Sender, bool), OriginError> {
-        if let Some(kept) = self.take(route, prefer_http2).await {
+        preferred: Protocol,
+        deadline: Instant,
+    ) -> Result<(OriginConnection, bool), OriginError> {
+        if let Some(kept) = self.take(route, preferred) {
             return Ok((kept, true));
         }
-        let could_share = prefer_http2 && !self.speaks_no_http2(route.reach, route.origin);
+        let could_share =
+            preferred == Protocol::Http2 && !self.speaks_no_http2(route.connector, route.origin);
         let _first = match could_share.then(|| self.begin(route.origin)) {
             Some(Err(mut ending)) => {
                 // It ends with its sender, whether it succeeded or not.
-                let _ended = ending.changed().await;
-                if let Some(kept) = self.take(route, prefer_http2).await {
+                let ended = tokio::time::timeout_at(deadline, ending.changed()).await;
+                let _ended = ended.map_err(|_| OriginError::ConnectTimeout)?;
+                if let Some(kept) = self.take(route, preferred) {
                     return Ok((kept, true));
                 }
                 None
             }
             own => own,
         };
-        Ok((self.connect(route, prefer_http2).await?, false))
+        Ok((self.connect(route, preferred, deadline).await?, false))
     }
 
     /// Begins to connect to `origin` for all whose requests could share the connection.
@@ -179,116 +240,113 @@ impl Kept {
     ///
     /// Another request has begun already: the channel closes when that attempt is over.
     fn begin(&self, origin: &Origin) -> Result<First<'_>, watch::Receiver<()>> {
-        match self.attempts().entry(origin.clone()) {
+        match lock(&self.attempts).entry(origin.clone()) {
             Entry::Occupied(entry) => Err(entry.get().subscribe()),
             Entry::Vacant(entry) => {
                 entry.insert(watch::Sender::new(()));
-                Ok(First { kept: self, origin: origin.clone() })
+                Ok(First { pool: self, origin: origin.clone() })
             }
         }
     }
 
-    /// A kept connection that is ready for a request, as far as anyone can know.
-    async fn take(&self, route: Route<'_>, prefer_http2: bool) -> Option<Sender> {
-        let Route { reach, origin, .. } = route;
-        if let Some(sender) = self.shared(reach, origin, prefer_http2) {
-            return Some(Sender::Http2(sender, timer()));
+    /// A kept connection that is ready for a request, as far as anyone can know. One that is not is dropped.
+    fn take(&self, route: Route<'_>, preferred: Protocol) -> Option<OriginConnection> {
+        let Route { connector, origin, personal, .. } = route;
+        if let Some(own) = personal.take(origin).filter(|own| own.is_valid(connector)) {
+            return Some(OriginConnection::Http1(own));
         }
-        if prefer_http2 && !self.speaks_no_http2(reach, origin) {
+        if let Some(shared) = self.shared(connector, origin, preferred) {
+            return Some(OriginConnection::Http2(shared));
+        }
+        if preferred == Protocol::Http2 && !self.speaks_no_http2(connector, origin) {
             return None;
         }
-        loop {
-            let mut idle = self.http1().get_mut(origin)?.pop()?;
-            // It was given back with the last byte of a response; hyper needs a turn to notice. One
-            // that is idle for too long is taken away by the sweep.
-            if idle.version == reach.version
-                && !idle.is_given_up()
-                && idle.sender.ready().await.is_ok()
-            {
-                return Some(Sender::Http1(idle));
+        let mut idle = lock(&self.http1);
+        let kept = idle.get_mut(origin)?;
+        while let Some(connection) = kept.pop() {
+            if connection.version == connector.version && connection.is_usable() {
+                return Some(OriginConnection::Http1(connection));
             }
         }
+        None
     }
 
     /// Is it known that `origin` speaks no HTTP/2? Without TLS nothing is offered.
-    fn speaks_no_http2(&self, reach: &Reach, origin: &Origin) -> bool {
+    fn speaks_no_http2(&self, connector: &Connector, origin: &Origin) -> bool {
         origin.scheme == Scheme::Http
-            || self.declined().get(origin).is_some_and(|version| *version == reach.version)
+            || lock(&self.declined).get(origin).is_some_and(|version| *version == connector.version)
     }
 
     fn shared(
         &self,
-        reach: &Reach,
+        connector: &Connector,
         origin: &Origin,
-        prefer_http2: bool,
-    ) -> Option<http2::SendRequest<RequestBody>> {
-        let mut connections = self.http2();
-        let shared = connections.get_mut(origin)?;
-        if !(prefer_http2 || shared.only) || !shared.is_valid(reach) {
-            return None;
-        }
+        preferred: Protocol,
+    ) -> Option<Http2Connection> {
+        let mut connections = lock(&self.http2);
+        let shared = connections.get_mut(origin)?.iter_mut().find(|shared| {
+            (preferred == Protocol::Http2 || shared.only)
+                && shared.is_valid(connector)
+                && shared.connection.has_room()
+        })?;
         shared.last_used = Instant::now();
-        Some(shared.sender.clone())
+        Some(shared.connection.clone())
     }
 
-    async fn connect(&self, route: Route<'_>, prefer_http2: bool) -> Result<Sender, OriginError> {
-        let Route { reach, origin, identity } = route;
-        match reach.connect(origin, identity, prefer_http2).await? {
-            Connected::Http1(sender) => {
-                if prefer_http2 {
-                    self.declined().insert(origin.clone(), reach.version);
+    async fn connect(
+        &self,
+        route: Route<'_>,
+        preferred: Protocol,
+        deadline: Instant,
+    ) -> Result<OriginConnection, OriginError> {
+        let Route { connector, origin, identity, .. } = route;
+        match connector.connect(origin, identity, preferred, deadline).await? {
+            Connected::Http1(connection) => {
+                if preferred == Protocol::Http2 {
+                    lock(&self.declined).insert(origin.clone(), connector.version);
                 }
-                Ok(Sender::Http1(Http1Connection {
-                    sender,
-                    timer: timer(),
-                    since: Instant::now(),
-                    kept_for: None,
-                    version: reach.version,
-                }))
+                Ok(OriginConnection::Http1(connection))
             }
-            Connected::Http2 { sender, only } => {
+            Connected::Http2 { connection, only } => {
                 let shared = SharedConnection {
-                    sender: sender.clone(),
+                    connection: connection.clone(),
                     last_used: Instant::now(),
-                    version: reach.version,
+                    version: connector.version,
                     only,
                 };
-                // One that was made at the same time (where a first attempt failed) serves its request and
-                // then closes.
-                self.http2().insert(origin.clone(), shared);
-                Ok(Sender::Http2(sender, timer()))
+                lock(&self.http2).entry(origin.clone()).or_default().push(shared);
+                Ok(OriginConnection::Http2(connection))
             }
         }
     }
 
-    fn sweep(&self, reach: &Reach) {
-        self.http1().retain(|_, idle| {
-            idle.retain(|idle| !idle.sender.is_closed() && idle.is_valid(reach));
+    /// A connection whose server takes no more requests gets none; those under way go on.
+    fn retire(&self, origin: &Origin, connection: &OriginConnection) {
+        let OriginConnection::Http2(retired) = connection else { return };
+        if let Some(connections) = lock(&self.http2).get_mut(origin) {
+            connections.retain(|shared| !shared.connection.is_same(retired));
+        }
+    }
+
+    fn sweep(&self, connector: &Connector) {
+        lock(&self.http1).retain(|_, idle| {
+            idle.retain(|idle| idle.is_valid(connector));
             !idle.is_empty()
         });
-        self.http2().retain(|_, shared| shared.is_valid(reach));
-        self.declined().retain(|_, version| *version == reach.version);
+        lock(&self.http2).retain(|_, connections| {
+            connections.retain(|shared| shared.is_valid(connector));
+            !connections.is_empty()
+        });
+        lock(&self.declined).retain(|_, version| *version == connector.version);
     }
 
     fn is_empty(&self) -> bool {
-        self.http1().is_empty() && self.http2().is_empty()
+        lock(&self.http1).is_empty() && lock(&self.http2).is_empty()
     }
+}
 
-    fn http1(&self) -> MutexGuard<'_, HashMap<Origin, Vec<Http1Connection>>> {
-        self.http1.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn declined(&self) -> MutexGuard<'_, HashMap<Origin, u64>> {
-        self.declined.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn attempts(&self) -> MutexGuard<'_, HashMap<Origin, watch::Sender<()>>> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn http2(&self) -> MutexGuard<'_, HashMap<Origin, SharedConnection>> {
-        self.http2.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Origins {
@@ -298,31 +356,59 @@ impl fmt::Debug for Origins {
 }
 
 impl SharedConnection {
-    fn is_valid(&self, reach: &Reach) -> bool {
-        self.version == reach.version
-            && self.last_used.elapsed() < reach.idle_timeout
-            && !self.sender.is_closed()
+    fn is_valid(&self, connector: &Connector) -> bool {
+        let is_unused = self.last_used.elapsed() >= connector.idle_timeout;
+        self.version == connector.version
+            && (!is_unused || self.connection.is_busy())
+            && self.connection.is_open()
     }
 }
 
-/// Gives a connection back once its response has been read to the end; dropped before, it closes
-/// the connection. An HTTP/2 connection was never taken away.
+/// Gives a connection back once its response has been read to the end and its request has been sent to the end;
+/// dropped before, it closes the connection. An HTTP/2 connection was never taken away.
 #[derive(Debug)]
-pub(super) struct Returning(Option<Idle>);
+pub(super) struct Returning {
+    idle: Option<Idle>,
+    /// The request's end, if it had content.
+    end: Option<Arc<Release<Idle>>>,
+}
 
-struct Idle {
+/// A connection of HTTP/1.1 that is about to be free.
+pub(super) struct Idle {
     origin: Origin,
-    kept: Arc<Kept>,
+    pool: Arc<Pool>,
+    /// Whose connection it is, if it is one person's.
+    personal: Option<Arc<Personal>>,
     connection: Http1Connection,
 }
 
 impl Returning {
     /// The response is over.
-    pub(super) fn done(self) {
-        let Some(Idle { origin, kept, mut connection }) = self.0 else { return };
-        if !connection.sender.is_closed() {
-            connection.since = Instant::now();
-            kept.http1().entry(origin).or_default().push(connection);
+    pub(super) fn done(mut self) {
+        match (self.idle.take(), self.end.take()) {
+            (Some(idle), Some(end)) => end.response_is_over(idle),
+            (Some(idle), None) => idle.give_back(),
+            (None, _) => {}
+        }
+    }
+}
+
+/// A response that is not read to its end ends its request as well.
+impl Drop for Returning {
+    fn drop(&mut self) {
+        if let Some(end) = self.end.take() {
+            end.give_up();
+        }
+    }
+}
+
+impl GiveBack for Idle {
+    fn give_back(self) {
+        let Self { origin, pool, personal, mut connection } = self;
+        connection.rest();
+        match personal {
+            Some(personal) => personal.keep(origin, connection),
+            None => lock(&pool.http1).entry(origin).or_default().push(connection),
         }
     }
 }
@@ -342,13 +428,13 @@ mod tests {
     #[tokio::test]
     async fn of_several_attempts_one_is_made_and_its_end_lets_the_others_go_on() {
         let authority = Authority::parse("api.example", Some(443)).unwrap();
-        let (kept, origin) = (Kept::default(), Origin { scheme: Scheme::Https, authority });
-        let first = kept.begin(&origin).unwrap_or_else(|_| panic!("nobody was before it"));
-        let mut ending = kept.begin(&origin).err().unwrap();
+        let (pool, origin) = (Pool::default(), Origin { scheme: Scheme::Https, authority });
+        let first = pool.begin(&origin).unwrap_or_else(|_| panic!("nobody was before it"));
+        let mut ending = pool.begin(&origin).err().unwrap();
         assert!(!ending.has_changed().unwrap());
         // As when its client hangs up.
         drop(first);
         assert!(ending.changed().await.is_err());
-        assert!(kept.begin(&origin).is_ok());
+        assert!(pool.begin(&origin).is_ok());
     }
 }

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use http::request::Parts;
 
 use super::access_log::AccessLine;
+use super::error::ProxyError;
+use super::message::Target;
+use super::request_id::RequestId;
 use crate::credential::Credential;
 use crate::metrics::CredentialMetrics;
 
@@ -52,6 +56,32 @@ impl Record {
     pub(super) fn names(&mut self, title: &Arc<str>) {
         if let Some(line) = &mut self.line {
             line.credential = Some(Arc::clone(title));
+        }
+    }
+
+    /// What the request is for.
+    pub(super) fn is_for(&mut self, target: &Target, parts: &Parts) {
+        let Some(line) = &mut self.line else { return };
+        line.target = match target {
+            Target::Connect(authority) => authority.to_string(),
+            Target::Proxy => "*".to_owned(),
+            Target::Origin(origin) => format!("{origin}{}", parts.uri.path()),
+        };
+    }
+
+    /// The proxy answers the request itself. What is not the client's doing is told at `info`, also where requests
+    /// are not logged.
+    pub(super) fn failed(&mut self, error: &ProxyError, request_id: RequestId) {
+        let kind = error.kind();
+        if let Some(line) = &mut self.line {
+            line.error = Some(kind);
+        }
+        match error.is_of_client() {
+            true => tracing::debug!(%request_id, error = kind, "a request was refused: {error}"),
+            false => {
+                let advice = error.advice();
+                tracing::info!(%request_id, error = kind, "a request failed: {error}; {advice}");
+            }
         }
     }
 

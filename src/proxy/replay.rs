@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
@@ -43,16 +43,22 @@ impl Budget {
 pub(super) struct ReplayBody<B> {
     kept: Arc<Mutex<Kept<B>>>,
     turn: u32,
-    position: usize,
+    /// Bytes of this pass so far.
+    position: u64,
+    /// Its trailers have been sent.
+    is_over: bool,
     size: SizeHint,
 }
 
 #[derive(Debug)]
 struct Kept<B> {
     source: B,
-    frames: Vec<Bytes>,
+    pieces: Pieces,
     trailers: Option<HeaderMap>,
-    length: u64,
+    /// What is taken of the budget.
+    taken: u64,
+    /// The source says that it is longer than may be kept.
+    is_long: bool,
     limit: u64,
     budget: Arc<Budget>,
     /// Which reader may read.
@@ -81,20 +87,21 @@ where
     pub(super) fn new(source: B, limit: u64, budget: Arc<Budget>) -> Self {
         let size = source.size_hint();
         let kept = Kept {
-            complete: size.lower() <= limit,
+            complete: true,
+            is_long: size.lower() > limit,
             ended: source.is_end_stream(),
             source,
-            frames: Vec::new(),
+            pieces: Pieces::default(),
             trailers: None,
-            length: 0,
+            taken: 0,
             limit,
             budget,
             turn: 0,
         };
-        Self { kept: Arc::new(Mutex::new(kept)), turn: 0, position: 0, size }
+        Self { kept: Arc::new(Mutex::new(kept)), turn: 0, position: 0, is_over: false, size }
     }
 
-    /// Can the body be sent once more, from its beginning?
+    /// Can the body be sent once more, from its beginning? One of which nothing has passed can, however long it is.
     pub(super) fn can_repeat(&self) -> bool {
         self.lock().complete
     }
@@ -103,11 +110,58 @@ where
     pub(super) fn again(&self) -> Self {
         let mut kept = self.lock();
         kept.turn += 1;
-        Self { kept: Arc::clone(&self.kept), turn: kept.turn, position: 0, size: self.size }
+        Self {
+            kept: Arc::clone(&self.kept),
+            turn: kept.turn,
+            position: 0,
+            is_over: false,
+            size: self.size,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept<B>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes that are kept, in as few pieces as they came in, or fewer: what is kept costs what it says.
+#[derive(Debug, Default)]
+struct Pieces {
+    whole: Vec<Bytes>,
+    /// Small pieces, copied together.
+    tail: BytesMut,
+    length: u64,
+}
+
+/// Pieces shorter than this are copied together. A piece holds on to the buffer that it was read into, and has
+/// some forty bytes of its own; both may be far more than what it brings.
+const SMALL: usize = 4 * 1024;
+/// So much is copied together before another piece begins.
+const TAIL: usize = 64 * 1024;
+
+impl Pieces {
+    fn push(&mut self, piece: &Bytes) {
+        self.length += piece.len() as u64;
+        let is_small = piece.len() < SMALL;
+        if !self.tail.is_empty() && (!is_small || self.tail.len() + piece.len() > TAIL) {
+            self.whole.push(std::mem::take(&mut self.tail).freeze());
+        }
+        match is_small {
+            true => self.tail.extend_from_slice(piece),
+            false => self.whole.push(piece.clone()),
+        }
+    }
+
+    /// What comes behind the first `position` bytes, as far as one piece goes.
+    fn after(&self, position: u64) -> Option<Bytes> {
+        let mut skip = usize::try_from(position).ok()?;
+        for piece in &self.whole {
+            if skip < piece.len() {
+                return Some(piece.slice(skip..));
+            }
+            skip -= piece.len();
+        }
+        self.tail.get(skip..).filter(|rest| !rest.is_empty()).map(Bytes::copy_from_slice)
     }
 }
 
@@ -118,9 +172,10 @@ impl<B> Kept<B> {
         if !self.complete {
             return;
         }
-        if self.length + length <= self.limit && self.budget.take(length) {
-            self.length += length;
-            self.frames.push(chunk.clone());
+        let fits = !self.is_long && self.pieces.length + length <= self.limit;
+        if fits && self.budget.take(length) {
+            self.taken += length;
+            self.pieces.push(chunk);
         } else {
             self.forget();
         }
@@ -128,8 +183,8 @@ impl<B> Kept<B> {
 
     fn forget(&mut self) {
         self.complete = false;
-        self.frames = Vec::new();
-        self.budget.give_back(std::mem::take(&mut self.length));
+        self.pieces = Pieces::default();
+        self.budget.give_back(std::mem::take(&mut self.taken));
     }
 }
 
@@ -155,17 +210,18 @@ where
         if kept.turn != this.turn {
             return Poll::Ready(Some(Err(ReplayError::Superseded)));
         }
-        if let Some(chunk) = kept.frames.get(this.position) {
-            this.position += 1;
-            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+        if let Some(chunk) = kept.pieces.after(this.position) {
+            this.position += chunk.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
         if kept.ended {
-            let trailers = kept.trailers.clone().filter(|_| this.position != usize::MAX);
-            this.position = usize::MAX;
+            let trailers = kept.trailers.clone().filter(|_| !this.is_over);
+            this.is_over = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
         let Some(frame) = ready!(Pin::new(&mut kept.source).poll_frame(cx)) else {
             kept.ended = true;
+            this.is_over = true;
             return Poll::Ready(None);
         };
         let frame = match frame {
@@ -176,13 +232,12 @@ where
             }
         };
         if let Some(chunk) = frame.data_ref() {
-            let chunk = chunk.clone();
-            kept.keep(&chunk);
-            this.position = kept.frames.len();
+            kept.keep(chunk);
+            this.position += chunk.len() as u64;
         } else if let Some(trailers) = frame.trailers_ref() {
             kept.trailers = Some(trailers.clone());
             kept.ended = true;
-            this.position = usize::MAX;
+            this.is_over = true;
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -190,8 +245,8 @@ where
     fn is_end_stream(&self) -> bool {
         let kept = self.lock();
         kept.ended
-            && self.position >= kept.frames.len()
-            && (kept.trailers.is_none() || self.position == usize::MAX)
+            && self.position >= kept.pieces.length
+            && (kept.trailers.is_none() || self.is_over)
     }
 
     /// Of the whole body: it is asked for before the first frame.
@@ -266,6 +321,50 @@ mod tests {
         assert!(!body.can_repeat());
         assert!(body.frame().await.is_none());
         assert_eq!(budget.left.load(Ordering::Relaxed), 100);
+    }
+
+    #[tokio::test]
+    async fn a_body_of_which_nothing_has_passed_can_be_sent_again_however_long_it_is() {
+        struct Long;
+        impl Body for Long {
+            type Data = Bytes;
+            type Error = Infallible;
+
+            fn poll_frame(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"abc")))))
+            }
+
+            fn size_hint(&self) -> SizeHint {
+                SizeHint::with_exact(1 << 40)
+            }
+        }
+        let mut body = ReplayBody::new(Long, 4, Budget::new(100));
+        assert!(body.can_repeat());
+        body.frame().await.unwrap().unwrap();
+        assert!(!body.can_repeat());
+    }
+
+    #[test]
+    fn small_pieces_are_copied_together_and_read_from_any_position() {
+        let mut pieces = Pieces::default();
+        let large = Bytes::from(vec![b'x'; SMALL]);
+        for _ in 0..2 * TAIL {
+            pieces.push(&Bytes::from_static(b"y"));
+        }
+        pieces.push(&large);
+        pieces.push(&Bytes::from_static(b"z"));
+        assert_eq!(pieces.whole.len(), 3);
+        assert_eq!(pieces.length, (2 * TAIL + SMALL + 1) as u64);
+        let (mut all, mut position) = (Vec::new(), 0);
+        while let Some(piece) = pieces.after(position) {
+            position += piece.len() as u64;
+            all.extend_from_slice(&piece);
+        }
+        let expected = [vec![b'y'; 2 * TAIL], large.to_vec(), vec![b'z']].concat();
+        assert!(all == expected);
     }
 
     #[tokio::test]

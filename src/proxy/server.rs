@@ -1,25 +1,24 @@
-//! Serving a client's connection, in either version of HTTP.
+//! Serving a client's connection, in HTTP/1.1; `http2::server` serves HTTP/2.
 
 use std::any::Any;
 use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::server::conn::{http1, http2};
+use http::Request;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 
 use super::Proxy;
 use super::connection::{Activity, ClientStream, Phase, Watched};
+use super::incoming::Incoming;
+use super::interim::{Interim, InterimQueue, WithInterim};
 use super::message::Session;
+use super::personal::Personal;
 
 /// How many fields hyper lets a head have.
 const HYPER_MAX_HEADERS: usize = 100;
-/// Requests at a time on one HTTP/2 connection of a client.
-const MAX_STREAMS: u32 = 100;
-/// After so many streams that broke the rules, an HTTP/2 connection is closed.
-const MAX_LOCAL_RESETS: usize = 1024;
 
 /// Where a request comes from.
 #[derive(Clone, Debug)]
@@ -29,15 +28,37 @@ pub(super) struct Inbound {
     pub(super) session: Option<Arc<Session>>,
     /// What the client called itself in that CONNECT.
     pub(super) client: Option<Arc<str>>,
+    /// Where interim responses go.
+    pub(super) interim: Interim,
+    /// The client's own connections to origin servers.
+    pub(super) personal: Arc<Personal>,
     /// Held as long as the client's socket is.
     permit: Arc<dyn Any + Send + Sync>,
 }
 
 impl Inbound {
+    fn new(activity: Arc<Activity>, permit: Arc<dyn Any + Send + Sync>) -> Self {
+        let (interim, personal) = (Interim::Http1(Arc::default()), Arc::default());
+        Self { activity, session: None, client: None, interim, personal, permit }
+    }
+
+    /// The same with interim responses going elsewhere.
+    pub(super) fn with_interim(&self, interim: Interim) -> Self {
+        Self { interim, ..self.clone() }
+    }
+
     /// What follows a CONNECT is watched by itself.
     pub(super) fn after_connect(&self, activity: Arc<Activity>, client: Option<String>) -> Self {
-        let client = client.map(Arc::from);
-        Self { activity, session: None, client, permit: Arc::clone(&self.permit) }
+        let mut inbound = Self::new(activity, Arc::clone(&self.permit));
+        inbound.client = client.map(Arc::from);
+        inbound
+    }
+
+    fn interim_queue(&self) -> Arc<InterimQueue> {
+        match &self.interim {
+            Interim::Http1(queue) => Arc::clone(queue),
+            Interim::Http2(_) => Arc::default(),
+        }
     }
 
     /// The handshake is done: requests for the session's authority are expected.
@@ -55,8 +76,7 @@ impl Proxy {
         permit: Arc<dyn Any + Send + Sync>,
     ) {
         let activity = self.watchdog.watch(Phase::Idle);
-        let inbound =
-            Inbound { activity: Arc::clone(&activity), session: None, client: None, permit };
+        let inbound = Inbound::new(Arc::clone(&activity), permit);
         let stream = Watched::new(stream, Bytes::new(), Arc::clone(&activity));
         let task = tokio::spawn(Arc::clone(self).serve_http(stream, inbound));
         activity.is_run_by(task.abort_handle());
@@ -66,7 +86,7 @@ impl Proxy {
     pub(crate) async fn watch(&self) {
         let each_tick = || {
             let snapshot = self.shared.snapshot.load();
-            self.origins.sweep(snapshot.reach());
+            self.origins.sweep(snapshot.connector());
             snapshot.patience()
         };
         self.watchdog.run(each_tick).await;
@@ -83,50 +103,16 @@ impl Proxy {
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let builder = self.http1();
-        let service = service_fn(|request| {
+        let service = service_fn(|request: Request<_>| {
             let (proxy, inbound) = (&self, &inbound);
+            let request = request.map(Incoming::Http1);
             async move { Ok::<_, Infallible>(proxy.serve(request, inbound).await) }
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let stream = TokioIo::new(WithInterim::new(stream, inbound.interim_queue()));
+        let connection = builder.serve_connection(stream, service);
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a client's connection ended early");
         }
-    }
-
-    /// The same for HTTP/2, whose requests run in tasks of their own.
-    pub(super) async fn serve_http2<S>(self: Arc<Self>, stream: S, inbound: Inbound)
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    {
-        inbound.activity.is_multiplexed();
-        let proxy = Arc::clone(&self);
-        let service = service_fn(move |request| {
-            let (proxy, inbound) = (Arc::clone(&proxy), inbound.clone());
-            async move { Ok::<_, Infallible>(proxy.serve(request, &inbound).await) }
-        });
-        let mut connection = pin!(self.http2().serve_connection(TokioIo::new(stream), service));
-        let ended = tokio::select! {
-            ended = &mut connection => ended,
-            () = self.watchdog.drains() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a client's HTTP/2 connection ended early");
-        }
-    }
-
-    fn http2(&self) -> http2::Builder<TokioExecutor> {
-        let snapshot = self.shared.snapshot.load();
-        let head = u32::try_from(snapshot.config.limits.header_bytes).unwrap_or(u32::MAX);
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(head)
-            .max_local_error_reset_streams(MAX_LOCAL_RESETS);
-        builder
     }
 
     fn http1(&self) -> http1::Builder {

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HeaderMap};
 use http::request::Parts;
-use hyper::body::Incoming;
 use rustls::ClientConfig;
 
 use super::connection::Patience;
+use super::connector::{self, Connector};
 use super::content::ClientContent;
 use super::dial::Dialer;
 use super::error::ProxyError;
-use super::message::MessageError;
-use super::reach::{self, Reach};
+use super::incoming::Incoming;
+use super::message::{self, MessageError};
 use super::replay::Budget;
 use crate::ca::CertificateAuthority;
 use crate::credential::Credentials;
@@ -42,7 +42,7 @@ pub struct Config {
     /// What a client may take of this proxy.
     pub limits: Limits,
     /// How origin servers are reached.
-    pub origins: reach::Config,
+    pub origins: connector::Config,
 }
 
 /// What clients may take of this proxy. Sizes are bytes.
@@ -80,8 +80,8 @@ pub(crate) struct Snapshot {
     pub(super) credentials: Arc<Credentials>,
     pub(super) ca: Option<Arc<CertificateAuthority>>,
     /// The measures of requests without a credential.
-    pub(super) unmatched: Arc<CredentialMetrics>,
-    reach: Reach,
+    pub(super) without_credential: Arc<CredentialMetrics>,
+    connector: Connector,
     replay_budget: Arc<Budget>,
 }
 
@@ -103,14 +103,14 @@ impl Snapshot {
             own,
             timeout: config.origins.connect_timeout,
         };
-        let reach = Reach::new(&config.origins, dialer, tls, version);
+        let connector = Connector::new(&config.origins, dialer, tls, version);
         let replay_budget = Budget::new(config.limits.replay_bytes);
-        let unmatched = Arc::new(metrics.of_credential(NO_CREDENTIAL));
-        Self { config, credentials, ca, unmatched, reach, replay_budget }
+        let without_credential = Arc::new(metrics.of_credential(NO_CREDENTIAL));
+        Self { config, credentials, ca, without_credential, connector, replay_budget }
     }
 
-    pub(super) fn reach(&self) -> &Reach {
-        &self.reach
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
     }
 
     pub(super) fn replay_budget(&self) -> Arc<Budget> {
@@ -134,8 +134,7 @@ impl Snapshot {
         if authority + path > limits.request_line {
             return Err(MessageError::TargetTooLong);
         }
-        // Of HTTP/1.1 hyper counts the fields; of HTTP/2 only their size.
-        if parts.headers.len() > limits.header_count {
+        if message::field_count(parts) > limits.header_count {
             return Err(MessageError::TooManyFields);
         }
         Ok(())

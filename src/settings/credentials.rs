@@ -121,6 +121,7 @@ impl Review<'_> {
             replay_body: section.replay_body.or(Size(defaults::REPLAY_BODY)).0,
             forward_without_token,
             stub_token_endpoint: section.stub_token_endpoint.or(false),
+            rewrite_location: section.rewrite_location.or(true),
             variables,
             secrets,
             token,

@@ -52,6 +52,9 @@ pub const HEADER_BYTES: u64 = 32 << 10;
 /// `limits.header_count`: four times what browsers send.
 pub const HEADER_COUNT: u64 = 100;
 
+/// The same for responses where `limits.header_count` is not given, 256: APIs send more fields than clients do.
+pub const RESPONSE_HEADER_COUNT: usize = 256;
+
 /// `limits.header_read_timeout`, 15 s: slower clients are broken or hostile.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(15);
 

@@ -65,7 +65,6 @@ async fn an_answer_that_is_not_http_is_502_and_none_of_it_is_shown() {
         "HTTP/1.1 1000 High\r\ncontent-length: 0\r\n\r\n",
         "HTTP/1.1 200OK\r\ncontent-length: 0\r\n\r\n",
         "HTTP/2 200\r\ncontent-length: 0\r\n\r\n",
-        "HTTP/1.1 200 OK\r\nX : space\r\ncontent-length: 0\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n",
     ])
     .await;

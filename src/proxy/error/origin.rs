@@ -48,9 +48,20 @@ pub(super) fn origin_verdict(error: &OriginError) -> (StatusCode, &'static str, 
             "connection_terminated",
             "the origin server closed the connection before it answered",
         ),
-        OriginError::Response(_) | OriginError::Framing => {
+        OriginError::Response(_) | OriginError::Framing(_) => {
             (bad, "http_protocol_error", "the origin server's answer is not valid HTTP")
         }
+        OriginError::TooManyFields => (
+            bad,
+            "http_response_header_section_size",
+            "the origin server's answer has more fields than this proxy passes on \
+             (limits.header_count)",
+        ),
+        OriginError::TooManyInterim => (
+            bad,
+            "http_protocol_error",
+            "the origin server sent more than 16 interim responses (1xx) and no answer",
+        ),
         OriginError::Upgrade => (
             bad,
             "http_upgrade_failed",

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use http::Response;
 
-use super::{Body, Draft, Proxy, ProxyError, Record, Route, Snapshot, discard, is_rejected};
-use crate::credential::{Credential, Destination, Selected, Selection};
+use super::verdict::{discard, is_rejected};
+use super::{Body, Call, Draft, Equipment, Proxy, ProxyError};
+use crate::credential::{Credential, Selected, Selection};
 use crate::metrics::RejectionOutcome;
 use crate::origin::Origin;
 
@@ -15,15 +16,14 @@ impl Proxy {
     /// again.
     pub(super) async fn reread(
         &self,
-        snapshot: &Snapshot,
-        rejected: Selected,
+        call: &mut Call<'_>,
+        rejected: &Selected,
         draft: Option<Draft>,
         answer: Response<Body>,
-        record: &mut Record,
     ) -> Result<Response<Body>, ProxyError> {
         let metrics = Arc::clone(&rejected.credential.metrics);
         if let Some(draft) = draft {
-            let second = self.send_with_other_secrets(snapshot, &rejected, draft, record).await?;
+            let second = self.send_with_other_secrets(call, rejected, draft).await?;
             if let Some(second) = second {
                 metrics.rejected(RejectionOutcome::Absorbed);
                 discard(answer);
@@ -42,10 +42,9 @@ impl Proxy {
     /// `None` if the rejection is the client's to see.
     async fn send_with_other_secrets(
         &self,
-        snapshot: &Snapshot,
+        call: &mut Call<'_>,
         rejected: &Selected,
         mut draft: Draft,
-        record: &mut Record,
     ) -> Result<Option<Response<Body>>, ProxyError> {
         let Selected { credential, origin, values } = rejected;
         let Some(credential) = self.with_other_secrets(credential, origin, &draft).await else {
@@ -54,22 +53,9 @@ impl Proxy {
         let Ok(instance) = credential.instance(values).await else { return Ok(None) };
         let Ok(token) = instance.slot.token().await else { return Ok(None) };
         credential.injection.remove_lookalikes(&mut draft.fields);
-        let additions = |draft: &Draft| {
-            let destination = Destination {
-                method: &draft.method,
-                origin,
-                target: &draft.uri,
-                variables: instance.variables(),
-                nonce: None,
-            };
-            let now = || self.shared.clock.now();
-            let made = credential.injection.additions(&token, now, destination);
-            let unfit = |error| ProxyError::Injection { credential: instance.title.clone(), error };
-            made.map(Some).map_err(unfit)
-        };
-        let identity = credential.identity.as_ref();
-        let route = Route { reach: snapshot.reach(), origin, identity };
-        let mut answer = self.exchange(route, &mut draft, additions, record).await?;
+        let with =
+            Equipment { credential: &credential, origin, instance: &instance, token, nonce: None };
+        let mut answer = self.exchange_with_token(call, &mut draft, &with).await?;
         if is_rejected(&credential, false, &mut answer).await {
             credential.metrics.rejected(RejectionOutcome::PassedOn);
         }

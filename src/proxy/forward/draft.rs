@@ -1,0 +1,124 @@
+//! A client's request as it can be sent: more than once, where its content allows.
+
+use std::sync::Arc;
+
+use http::header::HeaderMap;
+use http::request::Parts;
+use http::{Method, Request, Response, Uri, Version};
+use http_body::Body as _;
+
+use crate::credential::{Additions, is_unauthorized};
+use crate::origin::Origin;
+use crate::proxy::body::Body;
+use crate::proxy::content::{ClientContent, RequestBody, Upload};
+use crate::proxy::message::{self, Via};
+use crate::proxy::origins::Idle;
+use crate::proxy::release::Release;
+use crate::proxy::replay::{Budget, ReplayBody};
+
+/// A request that may have to be written more than once.
+pub(super) struct Draft {
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    /// The protocol that is preferred towards the origin server: the client's.
+    version: Version,
+    pub(super) fields: HeaderMap,
+    body: DraftBody,
+    pub(super) upload: Arc<Upload>,
+    /// The attempt under way.
+    attempt: Option<Arc<Release<Idle>>>,
+}
+
+/// How much of a body may be kept.
+pub(super) struct Keep {
+    pub(super) limit: u64,
+    pub(super) budget: Arc<Budget>,
+}
+
+enum DraftBody {
+    None,
+    Once(Option<ClientContent>),
+    Kept(Box<ReplayBody<ClientContent>>),
+}
+
+impl Draft {
+    /// Takes a client's request apart; its body is kept only where a token may be rejected.
+    pub(super) fn new(
+        mut parts: Parts,
+        body: ClientContent,
+        origin: &Origin,
+        via: &Via,
+        keep: Option<Keep>,
+    ) -> Self {
+        let version = parts.version;
+        message::prepare_for_origin(&mut parts, origin, via);
+        let upload = body.upload();
+        let body = match keep {
+            _ if body.is_end_stream() => DraftBody::None,
+            None => DraftBody::Once(Some(body)),
+            Some(Keep { limit, budget }) => {
+                DraftBody::Kept(Box::new(ReplayBody::new(body, limit, budget)))
+            }
+        };
+        Self {
+            method: parts.method,
+            uri: parts.uri,
+            version,
+            fields: parts.headers,
+            body,
+            upload,
+            attempt: None,
+        }
+    }
+
+    /// Can all of it be sent once more?
+    pub(super) fn can_repeat(&self) -> bool {
+        match &self.body {
+            DraftBody::None => true,
+            DraftBody::Once(body) => body.is_some(),
+            DraftBody::Kept(body) => body.can_repeat(),
+        }
+    }
+
+    /// Can it, and may it, after this answer?
+    pub(super) fn can_repeat_after(&self, answer: &Response<Body>) -> bool {
+        let is_harmless = is_unauthorized(answer.status(), answer.headers());
+        (is_harmless || self.method.is_idempotent()) && self.can_repeat()
+    }
+
+    /// Would it do no harm if an origin server got it twice?
+    pub(super) fn is_harmless(&self) -> bool {
+        self.method.is_safe() && self.can_repeat()
+    }
+
+    /// The request as it goes out. The attempt before it, if there was one, is given up: its connection closes.
+    pub(super) fn attempt(&mut self, additions: Option<&Additions<'_>>) -> Request<RequestBody> {
+        let mut request = Request::new(self.content());
+        *request.method_mut() = self.method.clone();
+        *request.version_mut() = self.version;
+        let (mut fields, mut uri) = (self.fields.clone(), self.uri.clone());
+        if let Some(additions) = additions {
+            additions.put_on(&mut fields, &mut uri);
+        }
+        *request.headers_mut() = fields;
+        *request.uri_mut() = uri;
+        request
+    }
+
+    fn content(&mut self) -> RequestBody {
+        if let Some(before) = self.attempt.take() {
+            before.give_up();
+        }
+        let release = Arc::new(Release::default());
+        let content = match &mut self.body {
+            DraftBody::None => return RequestBody::default(),
+            DraftBody::Once(content) => match content.take() {
+                Some(content) => RequestBody::once(content, Arc::clone(&release)),
+                None => return RequestBody::default(),
+            },
+            DraftBody::Kept(kept) => RequestBody::replay(kept.again(), Arc::clone(&release)),
+        };
+        self.attempt = Some(release);
+        content
+    }
+}

@@ -1,0 +1,177 @@
+//! HTTP/2 towards an origin server: one connection, many requests.
+
+use std::any::Any;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream};
+use http::{Request, Response};
+use http_body::Body as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Http2Content, send_content, silence};
+use crate::proxy::content::RequestBody;
+use crate::proxy::incoming::Incoming;
+use crate::proxy::interim::InterimRelay;
+use crate::proxy::origin_connection::{Outcome, Unanswered};
+use crate::proxy::origin_error::OriginError;
+
+/// What may come on one stream before it is read: enough for a distant server's full speed.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Requests at a time on one connection, also if the server would take more.
+const MAX_STREAMS: usize = 128;
+
+/// A connection that serves many requests at once.
+#[derive(Clone)]
+pub(in crate::proxy) struct Http2Connection {
+    sender: SendRequest<Bytes>,
+    /// Requests under way.
+    streams: Arc<AtomicUsize>,
+}
+
+/// One request under way; counted until it is dropped.
+struct Stream(Arc<AtomicUsize>);
+
+impl Stream {
+    fn begin(streams: &Arc<AtomicUsize>) -> Arc<dyn Any + Send + Sync> {
+        streams.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self(Arc::clone(streams)))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Http2Connection {
+    /// Begins HTTP/2 on `stream`; the connection runs in a task of its own until it ends.
+    pub(in crate::proxy) async fn begin<S>(stream: S, head: u32) -> Result<Self, h2::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let windows = STREAM_WINDOW * u32::try_from(MAX_STREAMS).unwrap_or(1);
+        let (sender, mut connection) = Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(windows)
+            .max_header_list_size(head)
+            .enable_push(false)
+            .handshake(stream)
+            .await?;
+        let streams = Arc::new(AtomicUsize::new(0));
+        let (pings, count) = (connection.ping_pong(), Arc::clone(&streams));
+        tokio::spawn(async move {
+            let is_busy = || count.load(Ordering::Relaxed) > 0;
+            // Whoever waits for a response learns of the end from its request.
+            tokio::select! {
+                _ended = connection => {}
+                () = silence(pings, is_busy) => {}
+            }
+        });
+        Ok(Self { sender, streams })
+    }
+
+    /// Is the connection as good as new: neither closed nor announced to close?
+    pub(in crate::proxy) fn is_open(&self) -> bool {
+        let polled = self.sender.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+        matches!(polled, Poll::Ready(Ok(())))
+    }
+
+    /// Does the server take another request now?
+    pub(in crate::proxy) fn has_room(&self) -> bool {
+        let limit = self.sender.current_max_send_streams().min(MAX_STREAMS);
+        self.streams.load(Ordering::Relaxed) < limit
+    }
+
+    /// Are requests under way?
+    pub(in crate::proxy) fn is_busy(&self) -> bool {
+        self.streams.load(Ordering::Relaxed) > 0
+    }
+
+    /// Are both handles of one connection?
+    pub(in crate::proxy) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.streams, &other.streams)
+    }
+
+    /// Sends a request and waits for the head of its response.
+    pub(in crate::proxy) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+        interim: &InterimRelay,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let (parts, body) = request.into_parts();
+        let head = Request::from_parts(parts, ());
+        let is_empty = body.is_end_stream();
+        let begun = self.sender.send_request(head.clone(), is_empty);
+        let (mut response, mut stream) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                let request = Request::from_parts(head.into_parts().0, body);
+                return Err(Unanswered::unsent(OriginError::Closed(error.into()), request));
+            }
+        };
+        let held = Stream::begin(&self.streams);
+        if let (false, Some(end)) = (is_empty, body.end()) {
+            let held = Arc::clone(&held);
+            end.is_sent_by(AbortOnDropHandle::new(tokio::spawn(async move {
+                // The response says what became of the request.
+                let _reported = send_content(body, &mut stream).await;
+                drop(held);
+            })));
+        }
+        let answered = poll_fn(|cx| poll_response(&mut response, interim, cx)).await;
+        answered.map(|response| with_content(response, held)).map_err(failure)
+    }
+}
+
+/// Interim responses come before the response, which skips them.
+fn poll_response(
+    response: &mut ResponseFuture,
+    interim: &InterimRelay,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Response<RecvStream>, h2::Error>> {
+    while let Poll::Ready(Some(next)) = response.poll_informational(cx) {
+        let next = next?;
+        interim.receive(next.status(), next.headers());
+    }
+    Pin::new(response).poll(cx)
+}
+
+fn with_content(
+    response: Response<RecvStream>,
+    held: Arc<dyn Any + Send + Sync>,
+) -> Response<Incoming> {
+    let (parts, content) = response.into_parts();
+    let content = Http2Content::new(content, &parts.headers).holding(held);
+    Response::from_parts(parts, Incoming::Http2(content))
+}
+
+fn failure(error: h2::Error) -> Unanswered {
+    let outcome = outcome(&error);
+    // Reset by this side: its content broke off.
+    let is_own = error.is_reset() && !error.is_remote();
+    let error = match error.into() {
+        error if is_own => OriginError::Request(error),
+        error => OriginError::Closed(error),
+    };
+    Unanswered { error, outcome, request: None }
+}
+
+/// A stream that was refused, or that GOAWAY leaves out, was certainly not processed (RFC 9113 §8.7). h2 fails
+/// streams that GOAWAY leaves in only when the connection ends.
+fn outcome(error: &h2::Error) -> Outcome {
+    let refusal = [Some(Reason::REFUSED_STREAM), Some(Reason::HTTP_1_1_REQUIRED)];
+    match error {
+        _ if error.is_remote() && error.is_go_away() => Outcome::NotProcessed,
+        _ if error.is_remote() && refusal.contains(&error.reason()) => Outcome::NotProcessed,
+        _ if error.is_io() => Outcome::Closed,
+        _ => Outcome::Unknown,
+    }
+}

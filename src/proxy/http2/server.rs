@@ -1,0 +1,164 @@
+//! HTTP/2 towards a client: each request runs in a task of its own.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::header::{CONTENT_LENGTH, DATE, EXPECT, HeaderValue};
+use http::{Request, Response, Version};
+use http_body::Body as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Http2Content, Stopped, send_content, silence};
+use crate::proxy::Proxy;
+use crate::proxy::body::Body;
+use crate::proxy::framing::expects_continue;
+use crate::proxy::incoming::{Incoming, PeerError};
+use crate::proxy::interim::{Interim, SharedStream};
+use crate::proxy::message::remove_connection_fields;
+use crate::proxy::server::Inbound;
+
+/// Requests at a time on one connection.
+const MAX_STREAMS: u32 = 100;
+/// After so many streams that broke the rules, a connection is closed.
+const MAX_LOCAL_RESETS: usize = 1024;
+/// What a client may send on one stream before it is read.
+const STREAM_WINDOW: u32 = 64 * 1024;
+
+impl Proxy {
+    /// Serves the requests of one HTTP/2 connection until it ends.
+    pub(in crate::proxy) async fn serve_http2<S>(self: Arc<Self>, stream: S, inbound: Inbound)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        inbound.activity.is_multiplexed();
+        let served = match self.http2_builder().handshake(stream).await {
+            Ok(connection) => self.serve_streams(connection, &inbound).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "a client's HTTP/2 connection ended early");
+        }
+    }
+
+    fn http2_builder(&self) -> Builder {
+        let snapshot = self.shared.snapshot.load();
+        let head = u32::try_from(snapshot.config.limits.header_bytes).unwrap_or(u32::MAX);
+        let mut builder = Builder::new();
+        builder
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
+            .max_header_list_size(head)
+            .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS));
+        builder
+    }
+
+    async fn serve_streams<S>(
+        self: &Arc<Self>,
+        mut connection: Connection<S, Bytes>,
+        inbound: &Inbound,
+    ) -> Result<(), h2::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut silent = pin!(silence(connection.ping_pong(), || inbound.activity.is_busy()));
+        let mut drains = false;
+        loop {
+            tokio::select! {
+                accepted = connection.accept() => match accepted {
+                    Some(Ok((request, respond))) => self.spawn_stream(request, respond, inbound),
+                    Some(Err(error)) => return Err(error),
+                    None => return Ok(()),
+                },
+                () = self.watchdog.drains(), if !drains => {
+                    drains = true;
+                    connection.graceful_shutdown();
+                }
+                () = &mut silent => connection.abrupt_shutdown(Reason::NO_ERROR),
+            }
+        }
+    }
+
+    fn spawn_stream(
+        self: &Arc<Self>,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+        inbound: &Inbound,
+    ) {
+        let stream = SharedStream::new(respond);
+        let inbound = inbound.with_interim(Interim::Http2(stream.clone()));
+        let request = with_content(request, &stream);
+        tokio::spawn(Arc::clone(self).serve_stream(request, stream, inbound));
+    }
+
+    async fn serve_stream(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        stream: SharedStream,
+        inbound: Inbound,
+    ) {
+        let response = tokio::select! {
+            response = self.serve(request, &inbound) => response,
+            // Dropping the request records that its client has given it up.
+            () = stream.is_reset() => return,
+        };
+        if let Err(error) = self.respond(response, &stream).await {
+            tracing::debug!(%error, "a response over HTTP/2 ended early");
+        }
+    }
+
+    async fn respond(
+        &self,
+        response: Response<Body>,
+        stream: &SharedStream,
+    ) -> Result<(), Stopped<PeerError>> {
+        let (mut parts, body) = response.into_parts();
+        parts.version = Version::HTTP_2;
+        parts.extensions.clear();
+        remove_connection_fields(&mut parts.headers);
+        let now = || httpdate::fmt_http_date(self.shared.clock.now());
+        if !parts.headers.contains_key(DATE)
+            && let Ok(date) = HeaderValue::try_from(now())
+        {
+            parts.headers.insert(DATE, date);
+        }
+        let is_empty = body.is_end_stream();
+        if let (false, Some(length)) = (is_empty, body.size_hint().exact())
+            && !parts.headers.contains_key(CONTENT_LENGTH)
+        {
+            parts.headers.insert(CONTENT_LENGTH, length.into());
+        }
+        let head = Response::from_parts(parts, ());
+        let mut content = stream.lock().send_response(head, is_empty)?;
+        match is_empty {
+            true => Ok(()),
+            false => send_content(body, &mut content).await,
+        }
+    }
+}
+
+/// The request with content that asks for itself where the client waits to be asked.
+fn with_content(request: Request<RecvStream>, stream: &SharedStream) -> Request<Incoming> {
+    let (parts, content) = request.into_parts();
+    let mut content = Http2Content::new(content, &parts.headers);
+    if parts.headers.contains_key(EXPECT) && expects_continue(&parts.headers) {
+        let stream = stream.clone();
+        content = content.asks_first(move || stream.send(http::StatusCode::CONTINUE, None));
+    }
+    Request::from_parts(parts, Incoming::Http2(content))
+}
+
+impl SharedStream {
+    /// Resolves when the client has reset the stream, or its connection is gone.
+    async fn is_reset(&self) {
+        poll_fn(|cx| self.lock().poll_reset(cx).map(|_| ())).await;
+    }
+
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, SendResponse<Bytes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,63 @@
+//! Content as it comes from a peer, in either version of HTTP.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use super::http2::Http2Content;
+
+/// Content as it comes from a peer.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    Http1(hyper::body::Incoming),
+    Http2(Http2Content),
+}
+
+/// Why content ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PeerError {
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+}
+
+impl From<hyper::body::Incoming> for Incoming {
+    fn from(content: hyper::body::Incoming) -> Self {
+        Self::Http1(content)
+    }
+}
+
+impl HttpBody for Incoming {
+    type Data = Bytes;
+    type Error = PeerError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, PeerError>>> {
+        let frame = match self.get_mut() {
+            Self::Http1(content) => {
+                ready!(Pin::new(content).poll_frame(cx)).map(|frame| Ok(frame?))
+            }
+            Self::Http2(content) => ready!(content.poll_frame(cx)).map(|frame| Ok(frame?)),
+        };
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(content) => content.is_end_stream(),
+            Self::Http2(content) => content.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(content) => content.size_hint(),
+            Self::Http2(content) => content.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! One request on one connection to an origin server, in either version of HTTP.
+//!
+//! A request leaves in the form of the connection's version, and an origin server has so long to answer as
+//! it is told, counted from the last of the request's content. What went wrong says whether the request
+//! may have been seen: one that was not is not lost.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{EXPECT, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{PathAndQuery, Uri};
+use http::{Request, Response, Version};
+use hyper::client::conn::{TrySendError, http1};
+use tokio::time::{Instant, Sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::connector::Connector;
+use super::content::RequestBody;
+use super::framing::frame_request;
+use super::http2::client::Http2Connection;
+use super::incoming::Incoming;
+use super::interim::InterimRelay;
+use super::origin_error::OriginError;
+use super::response_heads::HeadExpected;
+use crate::origin::Origin;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// So long before an origin server closes a connection it gets no more requests.
+const CLOSE_MARGIN: Duration = Duration::from_secs(1);
+/// How long an origin server may take to ask for content that its client holds back (RFC 9110 §10.1.1 leaves
+/// the time open; curl waits as long).
+const CONTINUE_TIME: Duration = Duration::from_secs(1);
+
+/// A connection that serves one request after the other. Dropping it closes it.
+pub(super) struct Http1Connection {
+    sender: http1::SendRequest<RequestBody>,
+    head: HeadExpected,
+    /// For the answers on it, one after the other: setting a timer later is next to free, making
+    /// one for each request is not.
+    timer: Pin<Box<Sleep>>,
+    /// Idle since then.
+    since: Instant,
+    /// How long the origin server keeps it, if it has said so.
+    kept_for: Option<Duration>,
+    pub(super) version: u64,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// A connection to send one request on.
+pub(super) enum OriginConnection {
+    Http1(Http1Connection),
+    Http2(Http2Connection),
+}
+
+/// What is known about a request that got no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The origin server has certainly not processed it.
+    NotProcessed,
+    /// The connection was closed, and not a byte of a response had come.
+    Closed,
+    /// It may have been processed.
+    Unknown,
+}
+
+/// A request without a response.
+pub(super) struct Unanswered {
+    pub(super) error: OriginError,
+    pub(super) outcome: Outcome,
+    /// The request, if nothing of it was written.
+    pub(super) request: Option<Box<Request<RequestBody>>>,
+}
+
+impl Unanswered {
+    /// Nothing of `request` was written.
+    pub(super) fn unsent(error: OriginError, request: Request<RequestBody>) -> Self {
+        Self { error, outcome: Outcome::NotProcessed, request: Some(Box::new(request)) }
+    }
+}
+
+impl From<OriginError> for Unanswered {
+    fn from(error: OriginError) -> Self {
+        Self { error, outcome: Outcome::Unknown, request: None }
+    }
+}
+
+impl From<TrySendError<Request<RequestBody>>> for Unanswered {
+    fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
+        let request = error.take_message();
+        let (error, outcome) = failure(error.into_error());
+        match request {
+            Some(request) => Self::unsent(error, request),
+            None => Self { error, outcome, request: None },
+        }
+    }
+}
+
+impl Http1Connection {
+    pub(super) fn new(
+        sender: http1::SendRequest<RequestBody>,
+        task: AbortOnDropHandle<()>,
+        head: HeadExpected,
+        version: u64,
+    ) -> Self {
+        let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
+        Self { sender, head, timer, since: Instant::now(), kept_for: None, version, _task: task }
+    }
+
+    pub(super) fn is_valid(&self, connector: &Connector) -> bool {
+        self.version == connector.version
+            && self.since.elapsed() < connector.idle_timeout
+            && self.is_usable()
+    }
+
+    /// Could it take a request at once? Nothing ever waits until it can. An origin server that is about to close it, by
+    /// its own account, gets no more: a request that meets the close on its way is lost, and only a safe one may
+    /// be sent again.
+    pub(super) fn is_usable(&self) -> bool {
+        let is_given_up =
+            |time: Duration| self.since.elapsed() >= time.saturating_sub(CLOSE_MARGIN);
+        self.sender.is_ready() && !self.kept_for.is_some_and(is_given_up)
+    }
+
+    /// It has served a request whose response had these fields.
+    pub(super) fn has_served(&mut self, fields: &HeaderMap) {
+        self.kept_for = keep_alive(fields);
+    }
+
+    /// From now on it is idle.
+    pub(super) fn rest(&mut self) {
+        self.since = Instant::now();
+    }
+
+    async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+        limit: Duration,
+        interim: &Arc<InterimRelay>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let mut request = request;
+        let relay = Arc::clone(interim);
+        hyper::ext::on_informational(&mut request, move |response| {
+            relay.receive(response.status(), response.headers());
+        });
+        self.head.expect();
+        let sending = self.sender.try_send_request(request);
+        let response = within(self.timer.as_mut(), limit, interim, sending).await?;
+        Ok(response.map(Incoming::from))
+    }
+}
+
+impl OriginConnection {
+    /// Sends `request`, whose answer may take as long as `limit`, once all of its content is sent.
+    pub(super) async fn send(
+        &mut self,
+        origin: &Origin,
+        request: Request<RequestBody>,
+        limit: Duration,
+        interim: &Arc<InterimRelay>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let holds = request.headers().contains_key(EXPECT)
+            && super::framing::expects_continue(request.headers());
+        if holds {
+            interim.upload().hold();
+        }
+        match self {
+            Self::Http1(connection) => {
+                let request = for_http1(origin, request);
+                connection.send(request, limit, interim).await
+            }
+            Self::Http2(connection) => {
+                let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+                let request = for_http2(origin, request);
+                let sending = connection.send(request, interim);
+                within(timer.as_mut(), limit, interim, sending).await
+            }
+        }
+    }
+}
+
+/// Waits for an origin server, which has no time to answer before the client has sent its content.
+async fn within<T, E: Into<Unanswered>>(
+    mut timer: Pin<&mut Sleep>,
+    limit: Duration,
+    interim: &InterimRelay,
+    sending: impl Future<Output = Result<T, E>>,
+) -> Result<T, Unanswered> {
+    let (mut sending, upload) = (pin!(sending), interim.upload());
+    loop {
+        let (frames, is_held) = (upload.frames(), upload.is_held());
+        timer.as_mut().reset(Instant::now() + if is_held { CONTINUE_TIME } else { limit });
+        tokio::select! {
+            biased;
+            sent = &mut sending => return sent.map_err(Into::into),
+            () = interim.is_flooded() => return Err(OriginError::TooManyInterim.into()),
+            () = timer.as_mut() => match is_held {
+                true => upload.release(),
+                false if upload.frames() == frames => return Err(OriginError::ResponseTimeout.into()),
+                false => {}
+            },
+        }
+    }
+}
+
+/// As it was made, or back again from HTTP/2.
+fn for_http1(origin: &Origin, mut request: Request<RequestBody>) -> Request<RequestBody> {
+    if request.uri().authority().is_some() {
+        let host = HeaderValue::try_from(origin.host_field()).expect("a canonical host is ASCII");
+        request.headers_mut().insert(HOST, host);
+        *request.uri_mut() = Uri::from(path_of(&request));
+    }
+    *request.version_mut() = Version::HTTP_11;
+    framed(request)
+}
+
+/// The authority moves from `Host` into the target (RFC 9113 §8.3.1).
+fn for_http2(origin: &Origin, mut request: Request<RequestBody>) -> Request<RequestBody> {
+    request.headers_mut().remove(HOST);
+    let uri = Uri::builder()
+        .scheme(origin.scheme.to_string().as_str())
+        .authority(origin.host_field())
+        .path_and_query(path_of(&request))
+        .build();
+    *request.uri_mut() = uri.expect("a canonical authority and a path that was parsed make a URI");
+    *request.version_mut() = Version::HTTP_2;
+    framed(request)
+}
+
+fn framed(mut request: Request<RequestBody>) -> Request<RequestBody> {
+    let (method, version) = (request.method().clone(), request.version());
+    let content = request.body().content();
+    frame_request(&method, version, content, request.headers_mut());
+    request
+}
+
+fn path_of(request: &Request<RequestBody>) -> PathAndQuery {
+    request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"))
+}
+
+/// The seconds of `Keep-Alive: timeout=5, max=100`, which no RFC defines and most servers send.
+fn keep_alive(fields: &HeaderMap) -> Option<Duration> {
+    let text = fields.get(KEEP_ALIVE)?.to_str().ok()?;
+    text.split(',').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let value = name.trim().eq_ignore_ascii_case("timeout").then_some(value)?;
+        value.trim().trim_matches('"').parse().ok().map(Duration::from_secs)
+    })
+}
+
+fn failure(error: hyper::Error) -> (OriginError, Outcome) {
+    let is_closed = error.is_incomplete_message()
+        || error.is_canceled()
+        || error.is_closed()
+        || is_reset(&error);
+    let outcome = if is_closed { Outcome::Closed } else { Outcome::Unknown };
+    let is_malformed = error.is_parse() || error.is_parse_status() || error.is_parse_too_large();
+    let is_own = error.is_user();
+    let error = match error.into() {
+        error if is_malformed => OriginError::Response(error),
+        error if is_own => OriginError::Request(error),
+        error => OriginError::Closed(error),
+    };
+    (error, outcome)
+}
+
+/// Was the connection reset, or ended without a word of TLS?
+fn is_reset(error: &hyper::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        if let Some(io) = source.downcast_ref::<std::io::Error>() {
+            return matches!(
+                io.kind(),
+                BrokenPipe | ConnectionReset | ConnectionAborted | UnexpectedEof
+            );
+        }
+        cause = source.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_keep_alive_time_is_read_in_every_spelling_or_not_at_all() {
+        for (text, seconds) in [
+            ("timeout=5", Some(5)),
+            ("max=100, Timeout = \"65\"", Some(65)),
+            ("timeout=0", Some(0)),
+            ("", None),
+            ("timeout", None),
+            ("timeout=-1", None),
+            ("timeout=5s", None),
+            ("mytimeout=5", None),
+        ] {
+            let fields = HeaderMap::from_iter([(KEEP_ALIVE, text.parse().unwrap())]);
+            assert_eq!(keep_alive(&fields), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+}
