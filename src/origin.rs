@@ -142,9 +142,35 @@ impl Authority {
         Ok(Self { host: Host::parse(host)?, port })
     }
 
+    /// The same for what a client asks for: a name may also end in a dot, which says that it is complete (RFC 1034
+    /// §3.1). The dot stays, so that the name is never one of the configuration's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Authority::parse`].
+    pub fn parse_requested(text: &str, default_port: Option<u16>) -> Result<Self, AuthorityError> {
+        let Some((name, port)) = split_port(text).ok().and_then(split_dot) else {
+            return Self::parse(text, default_port);
+        };
+        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+        match Self::parse(&format!("{name}{port}"), default_port)? {
+            Self { host: Host::Name(name), port } => {
+                Ok(Self { host: Host::Name(format!("{name}.").into()), port })
+            }
+            _ => Err(AuthorityError::EmptyLabel),
+        }
+    }
+
+    /// The same authority without the dot at its end, if it has one.
+    pub fn without_dot(&self) -> Option<Self> {
+        let name = self.host.name()?.strip_suffix('.')?;
+        Some(Self { host: Host::Name(name.into()), port: self.port })
+    }
+
     /// Parses the value of a `Host` field or an `:authority` and compares it with this one.
     pub fn agrees_with(&self, text: &str, scheme: Scheme) -> bool {
-        Self::parse(text, Some(scheme.default_port())).is_ok_and(|other| other == *self)
+        let other = Self::parse_requested(text, Some(scheme.default_port()));
+        other.is_ok_and(|other| other == *self)
     }
 }
 
@@ -160,6 +186,11 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), AuthorityError> {
         Some(("", port)) => Ok((before, Some(port))),
         Some(_) => Err(AuthorityError::Brackets),
     }
+}
+
+/// A name that ends in a dot, without it.
+fn split_dot<'a>((name, port): (&'a str, Option<&'a str>)) -> Option<(&'a str, Option<&'a str>)> {
+    Some((name.strip_suffix('.')?, port))
 }
 
 fn parse_port(digits: &str) -> Result<u16, AuthorityError> {
@@ -235,6 +266,9 @@ pub enum AuthorityError {
     /// An empty host, two dots in a row, or a trailing dot.
     #[error("a host has no empty labels and no trailing dot")]
     EmptyLabel,
+    /// A trailing dot where the name without it is a credential's.
+    #[error("a credential's host is asked for without a trailing dot")]
+    TrailingDot,
     /// More than 63 octets in a label or 253 in all (RFC 1035 §2.3.4).
     #[error("a host has at most 63 characters in a label and 253 in all")]
     TooLong,
@@ -310,6 +344,27 @@ mod tests {
         ] {
             assert!(Authority::parse(text, Some(443)).is_err(), "{text:?} was accepted");
         }
+    }
+
+    #[test]
+    fn a_requested_name_may_end_in_one_dot_and_keeps_it() {
+        for (text, canonical) in [
+            ("LocalHost.", "localhost.:80"),
+            ("api.test.:8080", "api.test.:8080"),
+            ("api.test", "api.test:80"),
+            ("[::1]:1", "[::1]:1"),
+        ] {
+            let authority = Authority::parse_requested(text, Some(80)).unwrap();
+            assert_eq!(authority.to_string(), canonical);
+        }
+        for text in [".", "..", "api.test..", "127.0.0.1.", "1.", "[::1].", "user@api.test."] {
+            assert!(Authority::parse_requested(text, Some(80)).is_err(), "{text:?}");
+        }
+        let dotted = Authority::parse_requested("api.test.", Some(80)).unwrap();
+        assert!(dotted.agrees_with("API.test.", Scheme::Http));
+        assert!(!dotted.agrees_with("api.test", Scheme::Http));
+        assert_eq!(dotted.without_dot(), Authority::parse("api.test:80", None).ok());
+        assert_eq!(Authority::parse("api.test:80", None).unwrap().without_dot(), None);
     }
 
     #[test]

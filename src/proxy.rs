@@ -145,6 +145,7 @@ impl Proxy {
                 Ok(self.own_resource(call.snapshot, &parts))
             }
             Target::Origin(origin) => {
+                call.snapshot.check_dot(&origin)?;
                 call.asked = Some(origin.scheme);
                 self.forward(call, parts, body, origin).await
             }

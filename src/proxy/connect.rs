@@ -52,6 +52,7 @@ impl Proxy {
         // A CONNECT to port 80 stands for plain http, every other for https.
         let scheme = if authority.port == 80 { Scheme::Http } else { Scheme::Https };
         let origin = Origin { scheme, authority };
+        snapshot.check_dot(&origin)?;
         let client = client_name(request.headers());
         let follow = if snapshot.credentials.intercepts(&origin) {
             if client.is_none() && snapshot.credentials.want_names(&origin) {
@@ -124,7 +125,13 @@ impl Proxy {
         inbound: Inbound,
     ) -> io::Result<()> {
         let snapshot = self.shared.snapshot.load_full();
-        let config = self.server_config(&snapshot, &authority.host).map_err(io::Error::other)?;
+        let mut config =
+            self.server_config(&snapshot, &authority.host).map_err(io::Error::other)?;
+        let origin = Origin { scheme: Scheme::Https, authority: authority.clone() };
+        if self.origins.speaks_no_http2(snapshot.connector(), &origin) {
+            // A client that is offered nothing else needs no translation between the versions.
+            Arc::make_mut(&mut config).alpn_protocols = vec![b"http/1.1".to_vec()];
+        }
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let misdirected = names_another_host(&hello.client_hello(), &authority.host);
         let stream = match hello.into_stream(config).await {

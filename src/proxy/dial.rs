@@ -95,7 +95,9 @@ async fn resolve(authority: &Authority) -> Result<Vec<SocketAddr>, OriginError> 
         Host::V4(address) => Ok(vec![SocketAddr::from((*address, port))]),
         Host::V6(address) => Ok(vec![SocketAddr::from((*address, port))]),
         Host::Name(name) => {
-            let found = tokio::net::lookup_host((name.as_ref(), port)).await;
+            // RFC 6761 §6.3; not every resolver knows the name with the dot that says that it is complete.
+            let name = if &**name == "localhost." { "localhost" } else { name };
+            let found = tokio::net::lookup_host((name, port)).await;
             Ok(found.map_err(OriginError::Name)?.collect())
         }
     }

@@ -233,6 +233,11 @@ impl InterimRelay {
         }
     }
 
+    /// Were there too many, also if a response came at last?
+    pub(super) fn was_flooded(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > MAX_INTERIM
+    }
+
     /// Resolves when there were too many.
     pub(super) async fn is_flooded(&self) {
         self.flooded.notified().await;

@@ -133,7 +133,7 @@ fn connect(parts: &Parts) -> Result<Authority, MessageError> {
         return Err(MessageError::ConnectTarget);
     }
     let authority = parts.uri.authority().ok_or(AuthorityError::EmptyLabel)?;
-    Ok(Authority::parse(authority.as_str(), None)?)
+    Ok(Authority::parse_requested(authority.as_str(), None)?)
 }
 
 fn absolute(uri: &Uri) -> Result<Origin, MessageError> {
@@ -145,7 +145,7 @@ fn absolute(uri: &Uri) -> Result<Origin, MessageError> {
         "https" => Scheme::Https,
         _ => return Err(MessageError::Scheme),
     };
-    let authority = Authority::parse(authority.as_str(), Some(scheme.default_port()))?;
+    let authority = Authority::parse_requested(authority.as_str(), Some(scheme.default_port()))?;
     Ok(Origin { scheme, authority })
 }
 
@@ -168,7 +168,7 @@ fn host_field(parts: &Parts) -> Result<Option<&str>, MessageError> {
     if parts.uri.authority().is_some_and(|authority| authority == host) {
         return Ok(Some(host));
     }
-    Authority::parse(host, Some(80)).map_err(|_| MessageError::Host)?;
+    Authority::parse_requested(host, Some(80)).map_err(|_| MessageError::Host)?;
     Ok(Some(host))
 }
 
@@ -240,18 +240,8 @@ pub(super) fn prepare_for_origin(parts: &mut Parts, origin: &Origin, via: &Via) 
     write_host(&mut parts.headers, origin);
     via.add_to(&mut parts.headers, parts.version);
     parts.version = Version::HTTP_11;
-    parts.uri = origin_form(parts);
-}
-
-/// RFC 9112 §3.2.1; an OPTIONS for a server as a whole is sent in asterisk-form (§3.2.4).
-fn origin_form(parts: &Parts) -> Uri {
     let path = parts.uri.path_and_query().cloned();
-    let path = path.unwrap_or(PathAndQuery::from_static("/"));
-    let is_absent = path.as_str() == "/" && path != PathAndQuery::from_static("/");
-    match is_absent && parts.method == Method::OPTIONS {
-        true => Uri::from(PathAndQuery::from_static("*")),
-        false => Uri::from(path),
-    }
+    parts.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
 }
 
 /// How many fields a head has by the time that it is sent on: HTTP/2 may split one `Cookie` into many lines.

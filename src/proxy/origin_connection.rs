@@ -192,7 +192,10 @@ async fn within<T, E: Into<Unanswered>>(
         timer.as_mut().reset(Instant::now() + if is_held { CONTINUE_TIME } else { limit });
         tokio::select! {
             biased;
-            sent = &mut sending => return sent.map_err(Into::into),
+            sent = &mut sending => return match interim.was_flooded() {
+                true => Err(OriginError::TooManyInterim.into()),
+                false => sent.map_err(Into::into),
+            },
             () = interim.is_flooded() => return Err(OriginError::TooManyInterim.into()),
             () = timer.as_mut() => match is_held {
                 true => upload.release(),
@@ -254,7 +257,10 @@ fn failure(error: hyper::Error) -> (OriginError, Outcome) {
         || error.is_closed()
         || is_reset(&error);
     let outcome = if is_closed { Outcome::Closed } else { Outcome::Unknown };
-    let is_malformed = error.is_parse() || error.is_parse_status() || error.is_parse_too_large();
+    if error.is_parse_too_large() {
+        return (OriginError::Head, outcome);
+    }
+    let is_malformed = error.is_parse() || error.is_parse_status();
     let is_own = error.is_user();
     let error = match error.into() {
         error if is_malformed => OriginError::Response(error),

@@ -32,8 +32,8 @@ pub(super) enum OriginError {
     Response(PeerError),
     #[error("the end of the response could be read in two ways: {0}")]
     Framing(FramingError),
-    #[error("the response has too many fields")]
-    TooManyFields,
+    #[error("the response's head is too large, or has too many fields")]
+    Head,
     #[error("the origin server sent too many interim responses")]
     TooManyInterim,
     #[error("the response changes protocols, which nobody asked for")]

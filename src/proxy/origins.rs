@@ -126,7 +126,12 @@ impl Origins {
         loop {
             let (mut connection, reused) = pool.obtain(route, preferred, deadline).await?;
             match connection.send(origin, request, limit, interim).await {
-                Ok(response) => return pool.received(route, sent, response, connection),
+                Ok(response) => {
+                    if interim.upload().is_held() {
+                        sent.give_up_content();
+                    }
+                    return pool.received(route, sent, response, connection);
+                }
                 Err(Unanswered { request: Some(unsent), .. }) if reused => {
                     pool.retire(origin, &connection);
                     request = *unsent;
@@ -174,6 +179,15 @@ struct Sent {
     end: Option<Arc<Release<Idle>>>,
 }
 
+impl Sent {
+    /// The final answer came before the content was asked for: now nobody will ask.
+    fn give_up_content(&self) {
+        if let Some(end) = &self.end {
+            end.give_up();
+        }
+    }
+}
+
 impl Pool {
     fn received(
         self: &Arc<Self>,
@@ -186,7 +200,7 @@ impl Pool {
             return Err(OriginError::Upgrade.into());
         }
         if route.connector.has_too_many_fields(response.headers()) {
-            return Err(OriginError::TooManyFields.into());
+            return Err(OriginError::Head.into());
         }
         let (version, status) = (response.version(), response.status());
         normalise_response(&sent.method, version, status, response.headers_mut())

@@ -19,6 +19,7 @@ use super::replay::Budget;
 use crate::ca::CertificateAuthority;
 use crate::credential::Credentials;
 use crate::metrics::{CredentialMetrics, Metrics, NO_CREDENTIAL};
+use crate::origin::{AuthorityError, Origin};
 
 /// What happens to requests that no credential is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -153,6 +154,17 @@ impl Snapshot {
                 Err(MessageError::ContentTooLarge)
             }
             _ => Ok(ClientContent::new(body, limit)),
+        }
+    }
+
+    /// Refuses a credential's host with a dot at its end: it would go out without the token, or be misread as another
+    /// host.
+    pub(super) fn check_dot(&self, origin: &Origin) -> Result<(), AuthorityError> {
+        let dotless = origin.authority.without_dot();
+        let dotless = dotless.map(|authority| Origin { scheme: origin.scheme, authority });
+        match dotless.is_some_and(|origin| self.credentials.intercepts(&origin)) {
+            true => Err(AuthorityError::TrailingDot),
+            false => Ok(()),
         }
     }
 

@@ -39,7 +39,12 @@ pub(super) struct Reply {
 
 impl Client {
     pub(super) async fn open(world: &World) -> Self {
-        let stream = session(world, &[b"h2", b"http/1.1"]).await;
+        Self::open_to(world, &world.origin.authority()).await
+    }
+
+    /// The same to another authority of the credential.
+    pub(super) async fn open_to(world: &World, authority: &str) -> Self {
+        let stream = session_with(world, authority, &[b"h2", b"http/1.1"]).await;
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         let (sender, mut connection) = within(h2::client::handshake(stream)).await.unwrap();
         let pings = connection.ping_pong().unwrap();
@@ -47,7 +52,7 @@ impl Client {
     }
 
     /// Begins a request; without content it is whole.
-    async fn begin(
+    pub(super) async fn begin(
         &self,
         request: Request<()>,
         is_whole: bool,
@@ -61,10 +66,30 @@ impl Client {
         received(within(response).await.unwrap()).await
     }
 
-    async fn ask_with(&self, request: Request<()>, content: Bytes) -> Reply {
+    pub(super) async fn ask_with(&self, request: Request<()>, content: Bytes) -> Reply {
         let (response, mut stream) = self.begin(request, false).await;
         stream.send_data(content, true).unwrap();
         received(within(response).await.unwrap()).await
+    }
+
+    /// Sends content and trailers.
+    pub(super) async fn ask_with_trailers(
+        &self,
+        request: Request<()>,
+        content: Bytes,
+        trailers: HeaderMap,
+    ) -> Reply {
+        let (response, mut stream) = self.begin(request, false).await;
+        stream.send_data(content, false).unwrap();
+        stream.send_trailers(trailers).unwrap();
+        received(within(response).await.unwrap()).await
+    }
+
+    /// The first interim response to a request.
+    pub(super) async fn first_interim(&self, request: Request<()>) -> Response<()> {
+        let (mut response, _stream) = self.begin(request, true).await;
+        let next = std::future::poll_fn(|cx| response.poll_informational(cx));
+        within(next).await.unwrap().unwrap()
     }
 
     /// Waits until the connection is over.
@@ -73,7 +98,7 @@ impl Client {
     }
 }
 
-async fn received(response: Response<h2::RecvStream>) -> Reply {
+pub(super) async fn received(response: Response<h2::RecvStream>) -> Reply {
     let (parts, mut body) = response.into_parts();
     let mut content = Vec::new();
     while let Some(data) = within(body.data()).await {
@@ -87,12 +112,22 @@ async fn received(response: Response<h2::RecvStream>) -> Reply {
 
 /// TLS after a CONNECT to the API, offering these protocols.
 async fn session(world: &World, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
-    let (client, _) = connect(world, world.origin.authority()).await;
+    session_with(world, &world.origin.authority(), protocols).await
+}
+
+async fn session_with(world: &World, authority: &str, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+    let (client, _) = connect(world, authority).await;
     let mut roots = RootCertStore::empty();
     roots.add(world.app().ca().unwrap().der().to_vec().into()).unwrap();
     let mut config = (*client_config(roots)).clone();
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     within(handshake(client.stream, config.into(), "localhost")).await.unwrap()
+}
+
+/// The protocol that a new session agrees on.
+pub(super) async fn agreed(world: &World) -> Option<Vec<u8>> {
+    let stream = session(world, &[b"h2", b"http/1.1"]).await;
+    stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec)
 }
 
 pub(super) fn get(url: &str) -> Request<()> {

@@ -29,6 +29,7 @@ mod knobs;
 mod message_rules;
 mod mutual_tls;
 mod operators;
+mod path;
 mod promises;
 mod refresh;
 mod refresh_on;

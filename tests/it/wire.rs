@@ -93,6 +93,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         String::from_utf8_lossy(&head).into_owned()
     }
 
+    /// The next head, unless the peer is gone.
+    pub(crate) async fn next_head(&mut self) -> Option<String> {
+        let end = self.head_arrives_at().await?;
+        let head: Vec<u8> = self.unread.drain(..end).collect();
+        Some(String::from_utf8_lossy(&head).into_owned())
+    }
+
     /// Waits for a whole head and drops it; `false` if the peer is gone.
     async fn head_arrives(&mut self) -> bool {
         let end = self.head_arrives_at().await;

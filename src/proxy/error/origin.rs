@@ -51,11 +51,11 @@ pub(super) fn origin_verdict(error: &OriginError) -> (StatusCode, &'static str, 
         OriginError::Response(_) | OriginError::Framing(_) => {
             (bad, "http_protocol_error", "the origin server's answer is not valid HTTP")
         }
-        OriginError::TooManyFields => (
+        OriginError::Head => (
             bad,
             "http_response_header_section_size",
-            "the origin server's answer has more fields than this proxy passes on \
-             (limits.header_count)",
+            "the origin server's answer has a head larger than this proxy \
+             passes on: more than 64 KiB, or more fields than limits.header_count",
         ),
         OriginError::TooManyInterim => (
             bad,

@@ -159,6 +159,9 @@ impl Api {
         if let Some(bytes) = frame.data_ref() {
             record.note_bytes(bytes, self.config.keep_bodies);
         }
+        if let Some(trailers) = frame.trailers_ref() {
+            record.note_trailers(trailers);
+        }
     }
 
     pub(super) fn note_end(&self, record: &Record) {

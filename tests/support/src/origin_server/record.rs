@@ -30,6 +30,8 @@ pub struct ReceivedRequest {
     pub headers: HeaderMap,
     /// The body received so far; empty when the server does not keep bodies.
     pub body: Bytes,
+    /// The trailers.
+    pub trailers: HeaderMap,
     /// The length of the body received so far.
     pub body_length: u64,
     /// Whether the body was read to its end.
@@ -89,6 +91,7 @@ impl Record {
             version: head.version,
             headers: head.headers.clone(),
             body: Bytes::new(),
+            trailers: HeaderMap::new(),
             body_length: 0,
             body_complete: false,
             body_sha256: String::new(),
@@ -124,6 +127,10 @@ impl Record {
         if keep {
             growing.body.extend_from_slice(bytes);
         }
+    }
+
+    pub(super) fn note_trailers(&self, trailers: &HeaderMap) {
+        self.growing().request.trailers = trailers.clone();
     }
 
     pub(super) fn note_end(&self) {

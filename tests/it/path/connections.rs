@@ -1,0 +1,128 @@
+//! P17 and P21: when a connection is free, and for whom.
+
+use bearerd_test_support::Answer;
+use tokio::net::TcpListener;
+
+use crate::wire::{Wire, ask, get, message, within};
+use crate::world::World;
+
+/// An origin server in plain http, and the start of a request to it.
+async fn origin() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+async fn accept(listener: &TcpListener) -> Wire {
+    Wire::over(within(listener.accept()).await.unwrap().0)
+}
+
+#[tokio::test]
+async fn p17_an_early_answer_gives_no_connection_to_the_next_request() {
+    let world = World::builder().proxy("").start().await;
+    let (listener, url) = origin().await;
+    // Both go to the same core: there is one request after the other on one connection of the client.
+    let mut uploading = Vec::new();
+    for _ in 0..2 {
+        let mut client = Wire::to(&world).await;
+        let line = format!("POST {url}/ HTTP/1.1");
+        client.send(message(&[&*line, "Host: x", "Content-Length: 100"]) + "begun").await;
+        let mut server = accept(&listener).await;
+        server.head_text().await;
+        server.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await;
+        assert_eq!(client.reply().await.text(), "early");
+        uploading.push((client, server));
+    }
+    // Whichever core they go to, it has a connection whose upload is not over.
+    for _ in 0..2 {
+        let mut client = Wire::to(&world).await;
+        client.send(message(&get(&format!("{url}/next")))).await;
+        let mut server = accept(&listener).await;
+        assert!(server.head_text().await.starts_with("GET /next "));
+        server.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        assert_eq!(client.reply().await.status, 200);
+    }
+    // The uploads go on, and end.
+    for (mut client, mut server) in uploading {
+        client.send("x".repeat(95)).await;
+        assert_eq!(server.exactly(100).await.len(), 100);
+    }
+}
+
+#[tokio::test]
+async fn p17_a_repetition_goes_on_a_new_connection_and_the_first_closes() {
+    let world = World::plain().settled().await;
+    world.authorization_server.tokens().revoke_all_access_tokens();
+    world.origin.enqueue(Answer::RejectEarly);
+    let line = format!("POST {} HTTP/1.1", world.http("/"));
+    let mut client = Wire::to(&world).await;
+    client.send(message(&[&*line, "Host: x", "Content-Length: 10"]) + "begun").await;
+    // The second attempt has what was sent so far, while the rest is still to come.
+    within(world.origin.wait_for_requests(2)).await;
+    client.send("ended").await;
+    assert_eq!(client.reply().await.status, 200);
+    let requests = world.origin.requests();
+    assert_eq!(&requests[1].body[..], b"begunended");
+    assert_ne!(requests[0].connection, requests[1].connection);
+    assert_eq!(world.get("/").await.0, 200);
+}
+
+/// A server that authenticates connections, as NTLM does: whoever sends on one again is taken for the first.
+async fn ntlm_origin() -> String {
+    let (listener, url) = origin().await;
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut wire = Wire::over(stream);
+                let mut is_alice = false;
+                while let Some(head) = wire.next_head().await {
+                    let head = head.to_ascii_lowercase();
+                    let is_answer = head.contains("authorization: ntlm type3");
+                    let challenge = if head.contains("authorization: ntlm type1") {
+                        "NTLM type2"
+                    } else {
+                        "NTLM"
+                    };
+                    is_alice |= is_answer;
+                    let who = if is_alice { "alice" } else { "nobody" };
+                    let status = if is_alice { "200 OK" } else { "401 Unauthorized" };
+                    let length = who.len();
+                    wire.send(format!(
+                        "HTTP/1.1 {status}\r\nwww-authenticate: {challenge}\r\ncontent-length: {length}\r\n\r\n{who}"
+                    ))
+                    .await;
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn p21_a_connection_that_authenticates_a_person_serves_nobody_else() {
+    let world = World::new().await;
+    let url = ntlm_origin().await;
+    let line = format!("GET {url}/ HTTP/1.1");
+    let mut alices = Vec::new();
+    // On both cores.
+    for _ in 0..4 {
+        let mut alice = Wire::to(&world).await;
+        assert_eq!(alice.ask(&[&*line, "Host: x"]).await.status, 401);
+        let reply = alice.ask(&[&*line, "Host: x", "Authorization: NTLM type1"]).await;
+        assert_eq!((reply.status, reply.field("www-authenticate")), (401, Some("NTLM type2")));
+        let reply = alice.ask(&[&*line, "Host: x", "Authorization: NTLM type3"]).await;
+        assert_eq!((reply.status, reply.text()), (200, "alice".to_owned()));
+        // The connection stays hers, without a word of authentication.
+        assert_eq!(alice.ask(&[&*line, "Host: x"]).await.text(), "alice");
+        alices.push(alice);
+    }
+    for _ in 0..4 {
+        assert_eq!(ask(&world, &[&*line, "Host: x"]).await.status, 401);
+    }
+    // Nor when she has gone.
+    drop(alices);
+    for _ in 0..8 {
+        assert_eq!(ask(&world, &[&*line, "Host: x"]).await.status, 401);
+    }
+}

@@ -1,0 +1,403 @@
+//! P1 to P15: what says where content ends, and fields that are more than they seem.
+
+use std::time::{Duration, Instant};
+
+use bearerd_test_support::{Answer, Protocols, pattern};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use tokio::net::TcpListener;
+
+use super::raw_api::RawApi;
+use crate::connect::connect;
+use crate::http2::{Client, get as get_http2};
+use crate::wire::{Wire, ask, get, message, raw_origin, within};
+use crate::world::World;
+
+/// Chunks of `text`, as a client writes them.
+fn chunked(text: &str) -> String {
+    format!("{:x}\r\n{text}\r\n0\r\n\r\n", text.len())
+}
+
+// ===== Requests =====
+
+#[tokio::test]
+async fn p01_content_arrives_whatever_method_it_comes_with() {
+    let world = World::new().await;
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS", "SEARCH", "POST"] {
+        world.origin.clear();
+        let target = format!("{method} {} HTTP/1.1", world.http("/_search"));
+        let mut wire = Wire::to(&world).await;
+        let head = message(&[&*target, "Host: x", "Transfer-Encoding: chunked"]);
+        wire.send(head + &chunked("{\"query\":1}")).await;
+        assert_eq!(wire.reply_head().await.status, 200, "{method}");
+        let request = &world.origin.requests()[0];
+        assert_eq!(&request.body[..], b"{\"query\":1}", "{method}");
+        assert_eq!(request.header("transfer-encoding"), Some("chunked"), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn p01_content_of_http2_arrives_at_http1_whatever_method_it_comes_with() {
+    let world = World::new().await;
+    let client = Client::open(&world).await;
+    for method in ["GET", "DELETE", "POST"] {
+        world.origin.clear();
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let request = Request::builder().method(method).uri(world.https("/")).body(()).unwrap();
+        assert_eq!(client.ask_with(request, Bytes::from_static(b"content")).await.status, 200);
+        assert_eq!(&world.origin.requests()[0].body[..], b"content");
+    }
+}
+
+#[tokio::test]
+async fn p02_a_request_without_content_says_so_where_content_is_usual() {
+    let world = World::new().await;
+    let client = Client::open(&world).await;
+    for (method, expected) in [("POST", Some("0")), ("PUT", Some("0")), ("GET", None)] {
+        world.origin.clear();
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let request = Request::builder().method(&method).uri(world.https("/")).body(()).unwrap();
+        assert_eq!(client.ask(request).await.status, 200);
+        assert_eq!(world.origin.requests()[0].header("content-length"), expected, "{method}");
+        // And over HTTP/1.1, with what the client said.
+        let target = format!("{method} {} HTTP/1.1", world.http("/"));
+        assert_eq!(ask(&world, &[&*target, "Host: x"]).await.status, 200);
+        assert_eq!(world.origin.requests()[1].header("content-length"), expected, "{method}");
+    }
+}
+
+// ===== Answers =====
+
+#[tokio::test]
+async fn p03_what_a_lenient_client_would_read_is_passed_on_in_one_form() {
+    let many: String = (0..150).map(|number| format!("x-{number}: 1\r\n")).collect();
+    let world = World::new().await;
+    for (answer, lines) in [
+        (format!("HTTP/1.1 200 OK\r\n{many}content-length: 2\r\n\r\nok"), &["x-149: 1"][..]),
+        ("HTTP/1.1 200 OK\r\nX : 1\r\ncontent-length: 2\r\n\r\nok".to_owned(), &["x: 1"]),
+        (
+            "HTTP/1.1 200 OK\r\nX: a\r\n  b\r\n\tc\r\ncontent-length: 2\r\n\r\nok".to_owned(),
+            &["x: a b c"],
+        ),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\nok".to_owned(), &["content-length: 2"]),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nok".to_owned(),
+            &["content-length: 2"],
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nX: a\x01b\0c\r\ncontent-length: 2\r\n\r\nok".to_owned(),
+            &["x: a b c"],
+        ),
+        ("HTTP/1.1 200 Gut So\r\ncontent-length: 2\r\n\r\nok".to_owned(), &["HTTP/1.1 200 Gut So"]),
+        (
+            "HTTP/1.1 299 Private\r\ncontent-length: 2\r\n\r\nok".to_owned(),
+            &["HTTP/1.1 299 Private"],
+        ),
+        (
+            "HTTP/1.0 200 OK\r\n\r\nok".to_owned(),
+            &["connection: close", "transfer-encoding: chunked"],
+        ),
+    ] {
+        let origin = raw_origin(answer.clone()).await;
+        let mut wire = Wire::to(&world).await;
+        wire.send(message(&get(&format!("http://{origin}/")))).await;
+        let head = within(wire.head_text()).await;
+        let is_there = |line: &&str| head.split("\r\n").any(|found| found == *line);
+        let found = if answer.starts_with("HTTP/1.0") {
+            lines.iter().any(is_there)
+        } else {
+            lines.iter().all(is_there)
+        };
+        assert!(found, "{answer:?} became {head:?}");
+        assert_eq!(
+            head.matches("content-length").count(),
+            usize::from(answer.contains("content-length"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn p09_the_limit_of_fields_goes_for_both_directions() {
+    let world = World::builder().sections("[limits]\nheader_count = 20").start().await;
+    for (count, status) in [(15, 200), (25, 502)] {
+        let many: String = (0..count).map(|number| format!("x-{number}: 1\r\n")).collect();
+        let answer = format!("HTTP/1.1 200 OK\r\n{many}content-length: 0\r\n\r\n");
+        let origin = raw_origin(answer).await;
+        let reply = ask(&world, &get(&format!("http://{origin}/"))).await;
+        assert_eq!(reply.status, status);
+        if status == 502 {
+            reply.is_refusal(502, "http_response_header_section_size");
+        }
+    }
+    let lines: Vec<String> = (0..25).map(|number| format!("x-{number}: 1")).collect();
+    let request = get(&world.http("/")).into_iter().chain(lines);
+    assert_eq!(ask(&world, &request.collect::<Vec<_>>()).await.status, 431);
+}
+
+#[tokio::test]
+async fn p09_crumbs_of_a_cookie_are_counted_as_one_field() {
+    let world = World::new().await;
+    let client = Client::open(&world).await;
+    let mut request = get_http2(&world.https("/"));
+    for number in 0..120 {
+        request.headers_mut().append("cookie", format!("c{number}=1").parse().unwrap());
+    }
+    assert_eq!(client.ask(request).await.status, 200);
+    let cookie = world.origin.requests()[0].header("cookie").unwrap().to_owned();
+    assert_eq!(cookie.split("; ").count(), 120);
+}
+
+// ===== Interim responses =====
+
+const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n";
+const FINAL: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+#[tokio::test]
+async fn p04_interim_responses_reach_clients_of_http1() {
+    let world = World::new().await;
+    let processing = "HTTP/1.1 102 Processing\r\n\r\n";
+    let origin = raw_origin(format!("{processing}{HINTS}{FINAL}")).await;
+    let mut wire = Wire::to(&world).await;
+    for _ in 0..3 {
+        wire.send(message(&get(&format!("http://{origin}/")))).await;
+        assert_eq!(wire.reply_head().await.status, 102);
+        let hints = wire.reply_head().await;
+        assert_eq!((hints.status, hints.field("link")), (103, Some("</a.css>; rel=preload")));
+        assert_eq!((hints.field("x-hop"), hints.field("connection")), (None, None));
+        let reply = wire.reply().await;
+        assert_eq!((reply.status, reply.text()), (200, "ok".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn p04_an_interim_response_does_not_wait_for_the_response() {
+    let world = World::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let mut wire = Wire::to(&world).await;
+    wire.send(message(&get(&url))).await;
+    let mut origin = Wire::over(within(listener.accept()).await.unwrap().0);
+    origin.head_text().await;
+    origin.send(HINTS).await;
+    assert_eq!(wire.reply_head().await.status, 103);
+    origin.send(FINAL).await;
+    assert_eq!(wire.reply().await.status, 200);
+}
+
+#[tokio::test]
+async fn p04_a_client_of_http10_gets_the_response_alone() {
+    let world = World::new().await;
+    let origin = raw_origin(format!("{HINTS}{FINAL}")).await;
+    let target = format!("GET http://{origin}/ HTTP/1.0");
+    assert_eq!(ask(&world, &[&*target, "Host: x"]).await.status, 200);
+}
+
+#[tokio::test]
+async fn p04_a_flood_of_interim_responses_is_502() {
+    let world = World::new().await;
+    for (count, status) in [(16, 200), (17, 502), (100_000, 502)] {
+        let flood = "HTTP/1.1 102 Processing\r\n\r\n".repeat(count);
+        let origin = raw_origin(format!("{flood}{FINAL}")).await;
+        let mut wire = Wire::to(&world).await;
+        wire.send(message(&get(&format!("http://{origin}/")))).await;
+        let mut reply = wire.reply_head().await;
+        while reply.status == 102 {
+            reply = wire.reply_head().await;
+        }
+        assert_eq!(reply.status, status, "{count}");
+    }
+}
+
+// ===== Expectations =====
+
+#[tokio::test]
+async fn p05_a_rejection_before_any_content_is_absorbed_however_long_the_content_is() {
+    const LENGTH: usize = 5 << 20;
+    let world = World::settled().await;
+    world.authorization_server.tokens().revoke_all_access_tokens();
+    world.origin.enqueue(Answer::RejectEarly);
+    let target = format!("POST {} HTTP/1.1", world.http("/"));
+    let mut wire = Wire::to(&world).await;
+    let length = format!("Content-Length: {LENGTH}");
+    wire.send(message(&[&*target, "Host: x", "Expect: 100-continue", &*length])).await;
+    assert_eq!(wire.reply_head().await.status, 100);
+    let requests = world.origin.requests();
+    assert_eq!(requests.len(), 2, "the client is asked by the second attempt");
+    assert_eq!(requests[0].body_length, 0);
+    wire.send(pattern(LENGTH)).await;
+    assert_eq!(wire.reply().await.status, 200);
+    assert_eq!(world.origin.requests()[1].body_length, LENGTH as u64);
+}
+
+#[tokio::test]
+async fn p05_a_final_answer_comes_without_the_content_being_asked_for() {
+    let world = World::settled().await;
+    let origin =
+        raw_origin("HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n".into()).await;
+    let target = format!("POST http://{origin}/ HTTP/1.1");
+    let mut wire = Wire::to(&world).await;
+    wire.send(message(&[&*target, "Host: x", "Expect: 100-continue", "Content-Length: 9999999"]))
+        .await;
+    assert_eq!(wire.reply().await.status, 417);
+    wire.is_closed().await;
+}
+
+#[tokio::test]
+async fn p05_an_origin_that_does_not_ask_gets_the_content_after_a_second() {
+    let world = World::settled().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("POST http://{}/ HTTP/1.1", listener.local_addr().unwrap());
+    let mut wire = Wire::to(&world).await;
+    wire.send(message(&[&*target, "Host: x", "Expect: 100-continue", "Content-Length: 2"])).await;
+    let mut origin = Wire::over(within(listener.accept()).await.unwrap().0);
+    assert!(origin.head_text().await.contains("expect: 100-continue"));
+    let begun = Instant::now();
+    assert_eq!(wire.reply_head().await.status, 100);
+    assert!(begun.elapsed() > Duration::from_millis(500), "{:?}", begun.elapsed());
+    wire.send("hi").await;
+    assert_eq!(origin.exactly(2).await, b"hi");
+    origin.send(FINAL).await;
+    assert_eq!(wire.reply().await.status, 200);
+}
+
+// ===== Sessions and targets =====
+
+#[tokio::test]
+async fn p08_http10_needs_no_host_where_the_connect_has_named_it() {
+    let world = World::new().await;
+    let (mut wire, _) = connect(&world, world.origin.authority()).await;
+    wire.send("GET /bytes/3 HTTP/1.0\r\n\r\n").await;
+    let reply = wire.reply().await;
+    assert_eq!((reply.status, reply.content.len()), (200, 3));
+}
+
+#[tokio::test]
+async fn p14_a_name_with_a_dot_passes_unless_it_is_a_credentials() {
+    let world = World::new().await;
+    let other = raw_origin(FINAL.to_owned()).await;
+    let reply = ask(&world, &get(&format!("http://localhost.:{}/", other.port()))).await;
+    assert_eq!((reply.status, reply.text()), (200, "ok".to_owned()));
+    let dotted = world.http("/").replace("localhost", "localhost.");
+    ask(&world, &get(&dotted)).await.is_refusal(400, "http_request_error");
+    assert!(world.origin.requests().is_empty());
+}
+
+#[tokio::test]
+async fn p14_an_unknown_coding_closes_the_connection() {
+    let world = World::new().await;
+    let target = format!("POST {} HTTP/1.1", world.http("/"));
+    let mut wire = Wire::to(&world).await;
+    let reply = wire.ask(&[&*target, "Host: x", "Transfer-Encoding: gzip, chunked"]).await;
+    assert_eq!((reply.status, reply.field("connection")), (501, Some("close")));
+    wire.is_closed().await;
+}
+
+// ===== Trailers =====
+
+#[tokio::test]
+async fn p10_a_clients_trailers_arrive_but_for_what_only_a_head_may_say() {
+    for protocols in [Protocols::Http1, Protocols::Http2] {
+        let world = World::builder().origin(|config| config.protocols = protocols).start().await;
+        let client = Client::open(&world).await;
+        let mut trailers = HeaderMap::new();
+        for name in ["authorization", "x-sum", "grpc-status", "host", "cookie"] {
+            trailers.insert(name, "t".parse().unwrap());
+        }
+        let mut request = Request::post(world.https("/")).body(()).unwrap();
+        let announced = "authorization, x-sum, grpc-status, host, cookie".parse().unwrap();
+        request.headers_mut().insert("trailer", announced);
+        let reply = client.ask_with_trailers(request, Bytes::from_static(b"a"), trailers).await;
+        assert_eq!(reply.status, 200);
+        let trailers = world.origin.requests()[0].trailers.clone();
+        let mut names: Vec<&str> = trailers.keys().map(http::HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["grpc-status", "x-sum"], "{protocols:?}");
+    }
+}
+
+#[tokio::test]
+async fn p10_trailers_of_grpc_arrive_unannounced_in_every_pairing() {
+    for protocols in [Protocols::Http1, Protocols::Http2] {
+        let world = World::builder().origin(|config| config.protocols = protocols).start().await;
+        let client = Client::open(&world).await;
+        let trailers =
+            HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+        let mut request = Request::post(world.https("/")).body(()).unwrap();
+        request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        let reply = client.ask_with_trailers(request, Bytes::from_static(b"a"), trailers).await;
+        assert_eq!(reply.status, 200);
+        assert_eq!(world.origin.requests()[0].trailers["grpc-status"], "0", "{protocols:?}");
+    }
+}
+
+// ===== Answers to upgraded requests =====
+
+#[tokio::test]
+async fn p15_an_application_that_asked_by_http_stays_within_the_proxy() {
+    let world = World::new().await;
+    let answer = |world: &World| {
+        Answer::status(302)
+            .with_header("location", &world.https("/next?a=b"))
+            .with_header("link", &format!("<{}>; rel=next", world.https("/2")))
+            .with_header("set-cookie", "a=b; Path=/; Secure; HttpOnly")
+    };
+    world.origin.enqueue(answer(&world));
+    let reply = ask(&world, &get(&world.http("/"))).await;
+    assert_eq!(reply.field("location"), Some(&*world.http("/next?a=b")));
+    assert_eq!(reply.field("link"), Some(&*format!("<{}>; rel=next", world.http("/2"))));
+    assert_eq!(reply.field("set-cookie"), Some("a=b; Path=/; HttpOnly"));
+    // Who speaks TLS gets it as it is.
+    world.origin.enqueue(answer(&world));
+    let response = world.client().get(world.https("/")).send().await.unwrap();
+    assert_eq!(response.headers()["location"], world.https("/next?a=b"));
+    assert_eq!(response.headers()["set-cookie"], "a=b; Path=/; Secure; HttpOnly");
+}
+
+#[tokio::test]
+async fn p15_a_key_leaves_answers_as_they_are() {
+    let world = World::builder().credential("rewrite_location = false").start().await;
+    world.origin.enqueue(Answer::status(302).with_header("location", &world.https("/next")));
+    let reply = ask(&world, &get(&world.http("/"))).await;
+    assert_eq!(reply.field("location"), Some(&*world.https("/next")));
+}
+
+// ===== From HTTP/2 =====
+
+#[tokio::test]
+async fn p04_interim_responses_of_http2_reach_clients_of_both_versions() {
+    let (world, api) = RawApi::start(&[b"h2"]).await;
+    let url = api.http("/");
+    let served = tokio::spawn(async move {
+        let mut connection = h2::server::handshake(api.accept().await).await.unwrap();
+        while let Some(Ok((_request, mut respond))) = connection.accept().await {
+            let hints =
+                http::Response::builder().status(103).header("link", "</a>").body(()).unwrap();
+            respond.send_informational(hints).unwrap();
+            respond.send_response(http::Response::new(()), true).unwrap();
+        }
+    });
+    let mut wire = Wire::to(&world).await;
+    wire.send(message(&get(&url))).await;
+    let hints = wire.reply_head().await;
+    assert_eq!((hints.status, hints.field("link")), (103, Some("</a>")));
+    assert_eq!(wire.reply().await.status, 200);
+    served.abort();
+}
+
+#[tokio::test]
+async fn p04_interim_responses_of_http1_reach_clients_of_http2() {
+    let (world, api) = RawApi::start(&[b"http/1.1"]).await;
+    let client = Client::open_to(&world, &api.authority()).await;
+    let url = format!("https://{}/", api.authority());
+    let origin = async {
+        let mut origin = Wire::over(api.accept().await);
+        origin.head_text().await;
+        origin.send(format!("{HINTS}{FINAL}")).await;
+        origin
+    };
+    let (interim, _origin) = tokio::join!(client.first_interim(get_http2(&url)), origin);
+    assert_eq!(
+        (interim.status().as_u16(), &interim.headers()["link"]),
+        (103, &"</a.css>; rel=preload".parse().unwrap())
+    );
+}

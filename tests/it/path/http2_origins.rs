@@ -1,0 +1,200 @@
+//! P16, P18, P19 and P26: origin servers that speak HTTP/2.
+
+use bearerd_test_support::Protocols;
+use bytes::Bytes;
+use h2::Reason;
+use h2::server::{Builder, Connection, SendResponse};
+use http::{Request, Response};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_rustls::server::TlsStream;
+
+use super::raw_api::RawApi;
+use crate::http2::{Client, get as get_http2, received};
+use crate::wire::{Wire, get, message, within};
+use crate::world::World;
+
+type Exchange = (Request<h2::RecvStream>, SendResponse<Bytes>);
+
+/// Each request of each connection, with the number of its connection.
+fn requests(api: RawApi, builder: Builder) -> UnboundedReceiver<(usize, Exchange)> {
+    let (send, receive) = unbounded_channel();
+    tokio::spawn(async move {
+        for number in 1.. {
+            let connection = builder.handshake(api.accept().await).await.unwrap();
+            tokio::spawn(hand_out(number, connection, send.clone()));
+        }
+    });
+    receive
+}
+
+async fn hand_out(
+    number: usize,
+    mut connection: Connection<TlsStream<TcpStream>, Bytes>,
+    send: UnboundedSender<(usize, Exchange)>,
+) {
+    while let Some(Ok(exchange)) = connection.accept().await {
+        let _ended = send.send((number, exchange));
+    }
+}
+
+fn answer(mut respond: SendResponse<Bytes>, status: u16) {
+    let response = Response::builder().status(status).body(()).unwrap();
+    respond.send_response(response, true).unwrap();
+}
+
+/// A request in plain http, which bearerd sends over HTTP/2 where nothing else is spoken.
+async fn begin(world: &World, url: &str) -> Wire {
+    let mut wire = Wire::to(world).await;
+    wire.send(message(&get(url))).await;
+    wire
+}
+
+#[tokio::test]
+async fn p16_a_client_that_does_not_read_stalls_nobody_else() {
+    const LENGTH: usize = 64 << 20;
+    let world = World::builder().origin(|config| config.protocols = Protocols::Http2).start().await;
+    let mut stalled = Vec::new();
+    for _ in 0..10 {
+        let mut wire = begin(&world, &world.http(&format!("/bytes/{LENGTH}"))).await;
+        assert_eq!(wire.reply_head().await.status, 200);
+        stalled.push(wire);
+    }
+    world.origin.wait_for_requests(10).await;
+    for _ in 0..20 {
+        let asked = world.client().get(world.http("/bytes/500000")).send();
+        let content = within(within(asked).await.unwrap().bytes()).await.unwrap();
+        assert_eq!(content.len(), 500_000);
+    }
+}
+
+#[tokio::test]
+async fn p18_where_streams_run_out_another_connection_is_made() {
+    let (world, api) = RawApi::start(&[b"h2"]).await;
+    let url = api.http("/");
+    let mut builder = Builder::new();
+    builder.max_concurrent_streams(4);
+    let mut requests = requests(api, builder);
+    // The first tells bearerd the limit.
+    let mut first = begin(&world, &url).await;
+    let (_, (_, respond)) = within(requests.recv()).await.unwrap();
+    answer(respond, 200);
+    assert_eq!(first.reply().await.status, 200);
+    let mut polls = Vec::new();
+    for _ in 0..10 {
+        let wire = begin(&world, &url).await;
+        polls.push((wire, within(requests.recv()).await.unwrap()));
+    }
+    // Each core has connections of its own; none has more than it may.
+    for number in 1..=10 {
+        let streams = polls.iter().filter(|(_, (connection, _))| *connection == number).count();
+        assert!(streams <= 4, "{streams} on connection {number}");
+    }
+    for (mut wire, (_, (_, respond))) in polls {
+        answer(respond, 200);
+        assert_eq!(wire.reply().await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn p19_a_refused_stream_is_repeated_for_any_method() {
+    for reason in [Reason::REFUSED_STREAM, Reason::HTTP_1_1_REQUIRED] {
+        let (world, api) = RawApi::start(&[b"h2"]).await;
+        let target = format!("POST {} HTTP/1.1", api.http("/"));
+        let mut requests = requests(api, Builder::new());
+        let mut wire = Wire::to(&world).await;
+        wire.send(message(&[&*target, "Host: x", "Content-Length: 2"]) + "hi").await;
+        for _ in 0..2 {
+            let (_, (_, mut respond)) = within(requests.recv()).await.unwrap();
+            respond.send_reset(reason);
+        }
+        let (_, (request, respond)) = within(requests.recv()).await.unwrap();
+        let mut content = request.into_body();
+        assert_eq!(within(content.data()).await.unwrap().unwrap(), "hi");
+        answer(respond, 201);
+        assert_eq!(wire.reply().await.status, 201);
+    }
+}
+
+#[tokio::test]
+async fn p19_a_stream_that_broke_for_another_reason_is_not_repeated() {
+    let (world, api) = RawApi::start(&[b"h2"]).await;
+    let target = format!("POST {} HTTP/1.1", api.http("/"));
+    let mut requests = requests(api, Builder::new());
+    let mut wire = Wire::to(&world).await;
+    wire.send(message(&[&*target, "Host: x", "Content-Length: 2"]) + "hi").await;
+    let (_, (_, mut respond)) = within(requests.recv()).await.unwrap();
+    respond.send_reset(Reason::INTERNAL_ERROR);
+    assert_eq!(wire.reply().await.status, 502);
+}
+
+/// As nginx does with `keepalive_requests`.
+#[tokio::test]
+async fn p19_requests_that_goaway_leaves_out_are_repeated() {
+    const REQUESTS: usize = 300;
+    const PER_CONNECTION: usize = 10;
+    let (world, api) = RawApi::start(&[b"h2"]).await;
+    let authority = api.authority();
+    tokio::spawn(async move {
+        loop {
+            let stream = api.accept().await;
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                for served in 1.. {
+                    let Some(Ok((mut request, respond))) = connection.accept().await else {
+                        return;
+                    };
+                    tokio::spawn(async move {
+                        while request.body_mut().data().await.is_some() {}
+                        answer(respond, 201);
+                    });
+                    if served == PER_CONNECTION {
+                        connection.graceful_shutdown();
+                    }
+                }
+            });
+        }
+    });
+    let client = Client::open_to(&world, &authority).await;
+    for _ in 0..REQUESTS / 50 {
+        let mut answers = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let request = Request::post(format!("https://{authority}/")).body(()).unwrap();
+            let (response, mut stream) = client.begin(request, false).await;
+            stream.send_data(Bytes::from_static(b"content"), true).unwrap();
+            answers.spawn(async move { received(within(response).await.unwrap()).await.status });
+        }
+        assert_eq!(answers.join_all().await, [201; 50]);
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_is_reset_is_never_taken_for_whole() {
+    for reason in [Reason::CANCEL, Reason::NO_ERROR, Reason::INTERNAL_ERROR] {
+        let (world, api) = RawApi::start(&[b"h2"]).await;
+        let url = api.http("/");
+        let mut requests = requests(api, Builder::new());
+        let mut wire = begin(&world, &url).await;
+        let (_, (_, mut respond)) = within(requests.recv()).await.unwrap();
+        let mut content = respond.send_response(Response::new(()), false).unwrap();
+        content.send_data(Bytes::from_static(b"half"), false).unwrap();
+        assert_eq!(wire.reply_head().await.status, 200);
+        assert_eq!(wire.chunk().await, b"half");
+        content.send_reset(reason);
+        let rest = within(wire.rest()).await;
+        assert!(rest.is_empty(), "{reason}: {rest:?}");
+    }
+}
+
+#[tokio::test]
+async fn p26_a_session_offers_what_the_origin_is_known_to_speak() {
+    let world = World::new().await;
+    let client = Client::open(&world).await;
+    assert_eq!(client.ask(get_http2(&world.https("/"))).await.status, 200);
+    // One core has learned it; the sessions go to the cores in turn.
+    let mut agreed = Vec::new();
+    for _ in 0..4 {
+        agreed.push(crate::http2::agreed(&world).await);
+    }
+    assert!(agreed.contains(&Some(b"http/1.1".to_vec())), "{agreed:?}");
+}
