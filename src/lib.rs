@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod oauth;
 pub mod origin;
 pub mod proxy;
+mod resolver;
 pub mod secret;
 pub mod settings;
 pub mod store;
