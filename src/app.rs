@@ -32,7 +32,7 @@ pub use crate::credential::ChangedSecret;
 use crate::credential::Credentials;
 use crate::metrics::Metrics;
 pub use crate::proxy::RejectedSecrets;
-use crate::proxy::Shared;
+use crate::proxy::{OwnAddresses, Shared};
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::tls::TlsError;
@@ -125,13 +125,14 @@ impl App {
         let listeners = listener::bind_all(&settings.listen)?;
         let own: Vec<SocketAddr> = listeners.iter().filter_map(Listener::tcp_address).collect();
         let admin_listener = bind_admin(settings.admin.listen).await?;
+        let admin_address = admin_listener.as_ref().and_then(|bound| bound.local_addr().ok());
         let tasks = Tasks::default();
         let metrics = Metrics::new();
         let stop_admin = CancellationToken::new();
         let mut foundation = Foundation::new(
             clock.clone(),
             tasks.clone(),
-            own.clone(),
+            OwnAddresses { proxy: own.clone(), admin: admin_address },
             metrics.clone(),
             stop_admin.clone(),
         );
@@ -150,7 +151,6 @@ impl App {
         let admin = Admin::new(settings.admin.clone(), credentials, metrics.clone(), clock);
         let admin = Arc::new(admin);
         admin.make_token(settings.store.dir().is_none()).await;
-        let admin_address = admin_listener.as_ref().and_then(|bound| bound.local_addr().ok());
         if let Some(bound) = admin_listener {
             tokio::spawn(Arc::clone(&admin).serve(bound, stop_admin.clone()));
         }

@@ -43,6 +43,7 @@ mod secure;
 mod server;
 mod shared;
 mod snapshot;
+mod socket;
 
 use std::sync::Arc;
 
@@ -59,6 +60,7 @@ use access_log::AccessLine;
 use body::Body;
 use call::Call;
 use connection::Watchdog;
+pub(crate) use dial::{Network, OwnAddresses};
 use error::ProxyError;
 use incoming::Incoming;
 pub use rereads::RejectedSecrets;

@@ -1,6 +1,11 @@
 //! One TLS client configuration for everything that bearerd calls: origin servers and token
 //! endpoints alike. Certificates are always verified; there is no switch against it.
 
+mod fault;
+#[cfg(test)]
+mod tests;
+mod verify;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,12 +14,15 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+pub use fault::CertificateFault;
+use verify::{Trust, Verifier};
+
 /// Which certificate authorities are trusted.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The base set.
     pub roots: Roots,
-    /// PEM files to trust as well, such as a company's own CA.
+    /// PEM files to trust as well: a company's own CA, or the certificate of one server.
     pub extra_roots: Vec<PathBuf>,
 }
 
@@ -62,6 +70,11 @@ pub enum TlsError {
         /// What is wrong with it.
         problem: String,
     },
+    /// There is no authority at all.
+    #[error(
+        "no trusted certificate is left; set tls.roots to \"bundled\" or list some in tls.extra_roots"
+    )]
+    NoRoots,
 }
 
 /// The one cryptography provider of this program.
@@ -74,51 +87,58 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`TlsError::Roots`] names the file that could not be used.
+    /// [`TlsError`] names the file that could not be used.
     pub fn build(&self) -> Result<ClientConfig, TlsError> {
-        let mut roots = match &self.roots {
-            Roots::System => system_roots(),
-            Roots::Bundled => bundled_roots(),
-            Roots::File(path) => file_roots(path)?,
+        let mut trust = match &self.roots {
+            Roots::System => system_trust(),
+            Roots::Bundled => bundled_trust(),
+            Roots::File(path) => file_trust(path)?,
         };
         for path in &self.extra_roots {
-            roots.extend(file_roots(path)?.roots);
+            trust.extend(file_trust(path)?);
         }
+        let verifier = Arc::new(Verifier::new(trust)?);
         Ok(ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("the provider supports TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
+            // Not less strict than rustls' own, which it wraps.
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
             .with_no_client_auth())
     }
 }
 
-fn system_roots() -> RootCertStore {
+fn system_trust() -> Trust {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
         tracing::warn!(%error, "a system root certificate was left out");
     }
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        tracing::info!("the system has no root certificates; the bundled ones are used");
-        return bundled_roots();
+    let mut trust = Trust::nobody();
+    for certificate in found.certs {
+        // Systems have some that nobody can parse; none of them would help.
+        let _unreadable = trust.add(certificate);
     }
-    roots
+    if trust.roots.is_empty() {
+        tracing::info!("the system has no root certificates; the bundled ones are used");
+        return bundled_trust();
+    }
+    trust
 }
 
-fn bundled_roots() -> RootCertStore {
-    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
+fn bundled_trust() -> Trust {
+    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    Trust { roots, ..Trust::nobody() }
 }
 
-fn file_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+fn file_trust(path: &Path) -> Result<Trust, TlsError> {
     let refuse = |problem: String| TlsError::Roots { path: path.to_owned(), problem };
-    let mut roots = RootCertStore::empty();
+    let mut trust = Trust::nobody();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|e| refuse(e.to_string()))? {
         let certificate = certificate.map_err(|error| refuse(error.to_string()))?;
-        roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
+        trust.add(certificate).map_err(|error| refuse(error.to_string()))?;
     }
-    if roots.is_empty() {
+    if trust.roots.is_empty() {
         return Err(refuse("it holds no PEM certificate".to_owned()));
     }
-    Ok(roots)
+    Ok(trust)
 }

@@ -26,6 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "metrics",
             "oauth",
             "proxy",
+            "resolver",
             "settings",
             "store",
             "tls",
@@ -58,7 +59,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     // `coding`: an API may say in compressed content that it rejects a token.
     (
         "proxy",
-        &["ca", "clock", "coding", "credential", "metrics", "origin", "store", "tls", "token"],
+        &[
+            "ca",
+            "clock",
+            "coding",
+            "credential",
+            "metrics",
+            "origin",
+            "resolver",
+            "store",
+            "tls",
+            "token",
+        ],
     ),
     // `secret`: each token of a credential may have secrets of its own, read at first use.
     // `tls`: a credential's client certificate, where its tokens are bound to it.
@@ -80,6 +92,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jwt", &[]),
     ("metrics", &[]),
     ("origin", &[]),
+    // One for the process: its threads and answers are shared.
+    ("resolver", &[]),
     ("secret", &[]),
     // Secret variables stand in templates, and are masked by their value.
     ("template", &["secret"]),

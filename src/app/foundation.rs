@@ -1,6 +1,5 @@
 //! What is built at first need and then stays, and the snapshots that are built upon it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -12,7 +11,8 @@ use crate::clock::Clock;
 use crate::credential::Credentials;
 use crate::metrics::Metrics;
 use crate::oauth::HttpTransport;
-use crate::proxy::Snapshot;
+use crate::proxy::{Network, OwnAddresses, Snapshot};
+use crate::resolver::Resolver;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::token::{Context, Ledgers, Tasks};
@@ -23,7 +23,7 @@ use crate::token::{Context, Ledgers, Tasks};
 pub(super) struct Foundation {
     clock: Clock,
     tasks: Tasks,
-    own: Vec<SocketAddr>,
+    network: Network,
     metrics: Metrics,
     store: Option<Store>,
     ledgers: Ledgers,
@@ -37,14 +37,14 @@ impl Foundation {
     pub(super) fn new(
         clock: Clock,
         tasks: Tasks,
-        own: Vec<SocketAddr>,
+        own: OwnAddresses,
         metrics: Metrics,
         end: CancellationToken,
     ) -> Self {
         Self {
             clock,
             tasks,
-            own,
+            network: Network::new(Resolver::new(), own),
             metrics,
             store: None,
             ledgers: Ledgers::default(),
@@ -80,7 +80,7 @@ impl Foundation {
             Arc::clone(&credentials),
             self.ca(settings)?,
             &tls,
-            self.own.clone(),
+            self.network.clone(),
             &self.metrics,
             self.version,
         );

@@ -104,7 +104,7 @@ async fn context(settings: &Settings, clock: Clock, tasks: Tasks) -> Result<Cont
     let tls = settings.tls.build().map_err(StartError::from)?;
     let transport = HttpTransport::new(tls);
     let mut foundation =
-        Foundation::new(clock, tasks, Vec::new(), Metrics::new(), Default::default());
+        Foundation::new(clock, tasks, Default::default(), Metrics::new(), Default::default());
     Ok(foundation.context(settings, transport).await?)
 }
 

@@ -164,7 +164,7 @@ impl Snapshot {
         if !ports.is_empty() && !ports.contains(&authority.port) {
             return Err(ProxyError::Port(authority.port));
         }
-        Ok(self.connector().dialer().connect(authority).await?)
+        Ok(self.connector().dialer().connect(authority, self.connector().deadline()).await?)
     }
 }
 

@@ -33,8 +33,8 @@ const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
 /// How origin servers are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Addresses that are never dialled, checked after name resolution. Default: link-local ones,
-    /// where clouds keep their metadata services.
+    /// Addresses that are never dialled, in whatever form, checked after name resolution. Default: link-local
+    /// ones and the metadata services of clouds.
     pub deny_addresses: Vec<IpNet>,
     /// Exceptions to that.
     pub allow_addresses: Vec<IpNet>,
@@ -125,7 +125,7 @@ impl Connector {
         preferred: Protocol,
         deadline: Instant,
     ) -> Result<Connected, OriginError> {
-        let connecting = self.connect_somehow(origin, identity, preferred);
+        let connecting = self.connect_somehow(origin, identity, preferred, deadline);
         let late = |_| OriginError::ConnectTimeout;
         tokio::time::timeout_at(deadline, connecting).await.map_err(late)?
     }
@@ -135,25 +135,28 @@ impl Connector {
         origin: &Origin,
         identity: Option<&Identity>,
         preferred: Protocol,
+        deadline: Instant,
     ) -> Result<Connected, OriginError> {
         let authority = &origin.authority;
         let offers = identity.map_or(&self.anonymous, |identity| &identity.offers);
         match (origin.scheme, preferred) {
             (Scheme::Http, _) => {
-                let stream = EarlyResponse::of(self.dialer.connect(authority).await?);
+                let stream = EarlyResponse::of(self.dialer.connect(authority, deadline).await?);
                 self.speak_http1(stream).await
             }
             (Scheme::Https, Protocol::Http2) => {
-                let stream = self.secure(authority, &offers.http2).await?;
+                let stream = self.secure(authority, &offers.http2, deadline).await?;
                 self.speak_agreed(stream, false).await
             }
-            (Scheme::Https, Protocol::Http1) => match self.secure(authority, &offers.http1).await {
-                Err(OriginError::Tls(error)) if knows_other_protocols(&error) => {
-                    let stream = self.secure(authority, &offers.http2).await?;
-                    self.speak_agreed(stream, true).await
+            (Scheme::Https, Protocol::Http1) => {
+                match self.secure(authority, &offers.http1, deadline).await {
+                    Err(OriginError::Tls(error)) if knows_other_protocols(&error) => {
+                        let stream = self.secure(authority, &offers.http2, deadline).await?;
+                        self.speak_agreed(stream, true).await
+                    }
+                    stream => self.speak_http1(stream?).await,
                 }
-                stream => self.speak_http1(stream?).await,
-            },
+            }
         }
     }
 
@@ -161,8 +164,9 @@ impl Connector {
         &self,
         authority: &Authority,
         tls: &Arc<ClientConfig>,
+        deadline: Instant,
     ) -> Result<SecureStream, OriginError> {
-        secure(&self.dialer, authority, tls, self.connect_timeout).await
+        secure(&self.dialer, authority, tls, deadline).await
     }
 
     async fn speak_agreed(

@@ -101,8 +101,8 @@ impl ProxyError {
             ),
             Self::Token { credential, error } => token_verdict(credential, error),
             Self::Origin(error) => {
-                let (status, kind, text) = origin_verdict(error);
-                verdict(status, kind, text)
+                let told = origin_verdict(error);
+                verdict(told.status, told.kind, &told.text())
             }
             Self::Injection { .. } => verdict(
                 StatusCode::BAD_GATEWAY,
@@ -145,8 +145,13 @@ impl ProxyError {
         let verdict = self.verdict();
         let mut response = own_response(verdict.status, &verdict.text, accepts, request_id);
         let fields = response.headers_mut();
-        let status =
-            format!("bearerd; error={}; details=\"{}\"", verdict.kind, escape(&verdict.text));
+        let rcode = match self {
+            Self::Origin(error) => error.rcode(),
+            _ => None,
+        };
+        let rcode = rcode.map(|rcode| format!("; rcode=\"{rcode}\"")).unwrap_or_default();
+        let (kind, details) = (verdict.kind, escape(&verdict.text));
+        let status = format!("bearerd; error={kind}{rcode}; details=\"{details}\"");
         insert(fields, PROXY_STATUS, &status);
         if verdict.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
             insert(fields, PROXY_AUTHENTICATE, "Basic realm=\"bearerd\"");

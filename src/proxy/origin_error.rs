@@ -1,29 +1,40 @@
-//! Why an origin server gave no answer; `proxy/error.rs` says what the client hears of it.
+//! Why an origin server gave no answer. `proxy/error/origin.rs` says what the client is told of it.
 
+use std::io;
 use std::net::IpAddr;
 
 use super::framing::FramingError;
 use super::incoming::PeerError;
+use super::secure::TlsFault;
+use crate::resolver::NameError;
+use crate::tls::CertificateFault;
 
-/// What went wrong between this proxy and an origin server.
+/// What went wrong between this proxy and an origin server. The `Display` form is for the log; what to do about
+/// it is said by [`OriginError::advice`].
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OriginError {
     #[error("the name cannot be resolved: {0}")]
-    Name(std::io::Error),
+    Name(NameError),
     #[error("the address {0} is on the list of denied addresses")]
     DeniedAddress(IpAddr),
     #[error("the address is this proxy's own")]
     OwnAddress,
+    #[error("the address is that of bearerd's admin listener")]
+    AdminAddress,
     #[error("the connection was refused")]
     Refused,
     #[error("the connection failed: {0}")]
-    Unreachable(std::io::Error),
-    #[error("no connection in time")]
+    Unreachable(io::Error),
+    #[error("bearerd has no descriptor or memory for a connection: {0}")]
+    Exhausted(io::Error),
+    #[error("no TCP connection in time")]
     ConnectTimeout,
+    #[error("the TLS handshake was not over in time")]
+    HandshakeTimeout,
     #[error("the certificate was not accepted: {0}")]
-    Certificate(std::io::Error),
+    Certificate(CertificateFault),
     #[error("the TLS handshake failed: {0}")]
-    Tls(std::io::Error),
+    Tls(TlsFault),
     #[error("no response in time")]
     ResponseTimeout,
     #[error("the connection was closed before a response: {0}")]

@@ -1,11 +1,14 @@
 //! TLS towards an origin server.
 
+mod fault;
+
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -13,47 +16,50 @@ use super::dial::Dialer;
 use super::early_response::EarlyResponse;
 use super::origin_error::OriginError;
 use crate::origin::{Authority, Host};
+use crate::tls::CertificateFault;
+pub(super) use fault::{TlsCause, TlsFault, late_alert};
 
 /// A connection on which an origin server has proved its name.
 pub(super) type SecureStream = TlsStream<EarlyResponse<TcpStream>>;
 
-/// Dials `authority` and has it prove its name.
+/// Dials `authority` and has it prove its name, all before `deadline`.
 ///
 /// # Errors
 ///
-/// [`OriginError`]: those of dialling, a certificate that is not accepted, a handshake that failed, or no time left.
+/// [`OriginError`]: those of dialling, a certificate that is not accepted, a handshake that failed, or
+/// `deadline` has passed.
 pub(super) async fn secure(
     dialer: &Dialer,
     authority: &Authority,
     tls: &Arc<ClientConfig>,
-    timeout: Duration,
+    deadline: Instant,
 ) -> Result<SecureStream, OriginError> {
-    let name = match &authority.host {
-        Host::Name(name) => ServerName::try_from(name.to_string())
-            .map_err(|error| OriginError::Tls(std::io::Error::other(error)))?,
-        Host::V4(address) => ServerName::from(std::net::IpAddr::from(*address)),
-        Host::V6(address) => ServerName::from(std::net::IpAddr::from(*address)),
-    };
-    let stream = EarlyResponse::of(dialer.connect(authority).await?);
+    let name = server_name(&authority.host)?;
+    let stream = EarlyResponse::of(dialer.connect(authority, deadline).await?);
     let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
-    match tokio::time::timeout(timeout, connecting).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) if is_about_certificate(&error) => Err(OriginError::Certificate(error)),
-        Ok(Err(error)) => Err(OriginError::Tls(error)),
-        Err(_) => Err(OriginError::ConnectTimeout),
+    match timeout_at(deadline, connecting).await {
+        Ok(connected) => connected.map_err(handshake_error),
+        Err(_) => Err(OriginError::HandshakeTimeout),
     }
 }
 
-fn rustls_error(error: &std::io::Error) -> Option<&rustls::Error> {
-    error.get_ref().and_then(|inner| inner.downcast_ref())
+fn server_name(host: &Host) -> Result<ServerName<'static>, OriginError> {
+    match host {
+        Host::Name(name) => ServerName::try_from(name.to_string())
+            .map_err(|error| OriginError::Tls(TlsFault::invalid_name(error))),
+        Host::V4(address) => Ok(ServerName::from(std::net::IpAddr::from(*address))),
+        Host::V6(address) => Ok(ServerName::from(std::net::IpAddr::from(*address))),
+    }
 }
 
-fn is_about_certificate(error: &std::io::Error) -> bool {
-    matches!(rustls_error(error), Some(rustls::Error::InvalidCertificate(_)))
+fn handshake_error(error: io::Error) -> OriginError {
+    match fault::rustls_error(&error).and_then(CertificateFault::of) {
+        Some(fault) => OriginError::Certificate(fault),
+        None => OriginError::Tls(TlsFault::new(error)),
+    }
 }
 
 /// RFC 7301 §3.2: the server knows none of the protocols that were offered.
-pub(super) fn knows_other_protocols(error: &std::io::Error) -> bool {
-    let alert = rustls::AlertDescription::NoApplicationProtocol;
-    matches!(rustls_error(error), Some(rustls::Error::AlertReceived(received)) if *received == alert)
+pub(super) fn knows_other_protocols(fault: &TlsFault) -> bool {
+    fault.cause == TlsCause::Protocol && fault.is_alert()
 }

@@ -1,6 +1,5 @@
 //! What a reload replaces: the configuration of the request path and what is built from it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use rustls::ClientConfig;
 use super::connection::Patience;
 use super::connector::{self, Connector};
 use super::content::ClientContent;
-use super::dial::Dialer;
+use super::dial::{Dialer, Network, Policy};
 use super::error::ProxyError;
 use super::incoming::Incoming;
 use super::message::{self, MessageError};
@@ -87,23 +86,21 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// `own` are the addresses this proxy listens on; `ca` may be missing where no credential is;
-    /// `version` counts the reloads.
+    /// `network` is kept over reloads; `ca` may be missing where no credential is; `version` counts the reloads.
     pub(crate) fn new(
         config: Config,
         credentials: Arc<Credentials>,
         ca: Option<Arc<CertificateAuthority>>,
         tls: &ClientConfig,
-        own: Vec<SocketAddr>,
+        network: Network,
         metrics: &Metrics,
         version: u64,
     ) -> Self {
-        let dialer = Dialer {
+        let policy = Policy {
             deny: config.origins.deny_addresses.clone(),
             allow: config.origins.allow_addresses.clone(),
-            own,
-            timeout: config.origins.connect_timeout,
         };
+        let dialer = Dialer::new(policy, network);
         let connector = Connector::new(&config.origins, dialer, tls, version);
         let replay_budget = Budget::new(config.limits.replay_bytes);
         let without_credential = Arc::new(metrics.of_credential(NO_CREDENTIAL));

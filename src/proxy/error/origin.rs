@@ -1,76 +1,309 @@
-//! What the client hears when an origin server gave no answer.
+//! What is said when an origin server gave no answer: to the client, and to the operator.
+//!
+//! Every sentence is fixed. Details that others have written (names in a certificate, an error's text) are in
+//! the `Display` form of [`OriginError`], for the log alone.
 
 use http::StatusCode;
 
 use crate::proxy::origin_error::OriginError;
+use crate::proxy::secure::{TlsCause, late_alert};
+use crate::resolver::NameError;
+use crate::tls::CertificateFault;
 
-pub(super) fn origin_verdict(error: &OriginError) -> (StatusCode, &'static str, &'static str) {
-    let bad = StatusCode::BAD_GATEWAY;
+const BAD: StatusCode = StatusCode::BAD_GATEWAY;
+const LATE: StatusCode = StatusCode::GATEWAY_TIMEOUT;
+
+/// One failure, as it is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OriginVerdict {
+    pub(super) status: StatusCode,
+    /// The error type of RFC 9209 §2.3.
+    pub(super) kind: &'static str,
+    /// What happened.
+    what: &'static str,
+    /// What to do about it; may be empty.
+    advice: &'static str,
+}
+
+impl OriginVerdict {
+    const fn new(
+        status: StatusCode,
+        kind: &'static str,
+        what: &'static str,
+        advice: &'static str,
+    ) -> Self {
+        Self { status, kind, what, advice }
+    }
+
+    /// The sentence for the client.
+    pub(super) fn text(&self) -> String {
+        let Self { what, advice, .. } = self;
+        if advice.is_empty() { (*what).to_owned() } else { format!("{what}; {advice}") }
+    }
+}
+
+impl OriginError {
+    /// The error type of RFC 9209 §2.3, for `Proxy-Status` and the log.
+    #[allow(dead_code)] // for the line of a request in the log
+    pub(in crate::proxy) fn kind(&self) -> &'static str {
+        origin_verdict(self).kind
+    }
+
+    /// What an operator, or whoever wrote the request, can do about it; empty if there is nothing to say.
+    #[allow(dead_code)] // for the line of a request in the log
+    pub(in crate::proxy) fn advice(&self) -> &'static str {
+        origin_verdict(self).advice
+    }
+
+    /// The DNS response code of a failed look-up, where it is known (RFC 9209 §2.3.2).
+    pub(super) fn rcode(&self) -> Option<&'static str> {
+        match self {
+            Self::Name(NameError::NotFound) => Some("NXDOMAIN"),
+            Self::Name(NameError::NoAddress) => Some("NOERROR"),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn origin_verdict(error: &OriginError) -> OriginVerdict {
+    let verdict = OriginVerdict::new;
     match error {
-        OriginError::Name(_) => (bad, "dns_error", "the origin server's name cannot be resolved"),
-        OriginError::DeniedAddress(_) => (
+        OriginError::Name(error) => name_verdict(*error),
+        OriginError::DeniedAddress(_) => verdict(
             StatusCode::FORBIDDEN,
             "destination_ip_prohibited",
-            "the origin server's address is denied; an operator can list it in proxy.allow_addresses",
+            "the origin server's address is denied",
+            "an operator can list it in proxy.allow_addresses",
         ),
-        OriginError::OwnAddress => (
+        OriginError::OwnAddress => verdict(
             StatusCode::LOOP_DETECTED,
             "proxy_loop_detected",
             "the origin server is this proxy itself",
+            "",
         ),
-        OriginError::Refused => {
-            (bad, "connection_refused", "the origin server refused the connection")
-        }
-        OriginError::Unreachable(_) => {
-            (bad, "destination_ip_unroutable", "the origin server cannot be reached")
-        }
-        OriginError::ConnectTimeout => (
-            StatusCode::GATEWAY_TIMEOUT,
+        OriginError::AdminAddress => verdict(
+            StatusCode::FORBIDDEN,
+            "destination_ip_prohibited",
+            "the destination is bearerd's admin listener, which is not reached through the proxy",
+            "",
+        ),
+        OriginError::Refused => verdict(
+            BAD,
+            "connection_refused",
+            "the origin server refused the connection",
+            "check host and port, and whether the server runs",
+        ),
+        OriginError::Unreachable(_) => verdict(
+            BAD,
+            "destination_ip_unroutable",
+            "the origin server cannot be reached",
+            "check the network between bearerd and the server",
+        ),
+        OriginError::Exhausted(_) => verdict(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "proxy_internal_error",
+            "bearerd has no descriptor or memory left for a connection",
+            "raise its limit of open files (ulimit -n, LimitNOFILE)",
+        ),
+        OriginError::ConnectTimeout => verdict(
+            LATE,
             "connection_timeout",
             "the origin server did not accept a connection in time (limits.connect_timeout)",
+            "check whether a firewall drops packets to it",
         ),
-        OriginError::Certificate(_) => (
-            bad,
-            "tls_certificate_error",
-            "the origin server's certificate is not trusted; if its CA is your own, list it in \
-             tls.extra_roots",
+        OriginError::HandshakeTimeout => verdict(
+            LATE,
+            "connection_timeout",
+            "the origin server did not finish the TLS handshake in time (limits.connect_timeout)",
+            "check whether it speaks TLS on that port",
         ),
-        OriginError::Tls(_) => {
-            (bad, "tls_protocol_error", "the TLS handshake with the origin server failed")
+        OriginError::Certificate(fault) => {
+            let (what, advice) = certificate_texts(fault);
+            verdict(BAD, "tls_certificate_error", what, advice)
         }
-        OriginError::ResponseTimeout => (
-            StatusCode::GATEWAY_TIMEOUT,
+        OriginError::Tls(fault) => {
+            let kind = if fault.is_alert() { "tls_alert_received" } else { "tls_protocol_error" };
+            let (what, advice) = tls_texts(fault.cause);
+            verdict(BAD, kind, what, advice)
+        }
+        OriginError::Closed(error) if late_alert(error).is_some() => {
+            let (what, advice) = tls_texts(late_alert(error).unwrap_or(TlsCause::Other));
+            verdict(BAD, "tls_alert_received", what, advice)
+        }
+        error => exchange_verdict(error),
+    }
+}
+
+/// Failures on a connection that was there.
+fn exchange_verdict(error: &OriginError) -> OriginVerdict {
+    let verdict = OriginVerdict::new;
+    match error {
+        OriginError::ResponseTimeout => verdict(
+            LATE,
             "http_response_timeout",
             "the origin server did not answer in time (limits.response_timeout)",
-        ),
-        OriginError::Closed(_) => (
-            bad,
-            "connection_terminated",
-            "the origin server closed the connection before it answered",
+            "",
         ),
         OriginError::Response(_) | OriginError::Framing(_) => {
-            (bad, "http_protocol_error", "the origin server's answer is not valid HTTP")
+            verdict(BAD, "http_protocol_error", "the origin server's answer is not valid HTTP", "")
         }
-        OriginError::Head => (
-            bad,
+        OriginError::Head => verdict(
+            BAD,
             "http_response_header_section_size",
-            "the origin server's answer has a head larger than this proxy \
-             passes on: more than 64 KiB, or more fields than limits.header_count",
+            "the origin server's answer has a head larger than this proxy passes on: more than 64 KiB, or \
+             more fields than limits.header_count",
+            "",
         ),
-        OriginError::TooManyInterim => (
-            bad,
+        OriginError::TooManyInterim => verdict(
+            BAD,
             "http_protocol_error",
             "the origin server sent more than 16 interim responses (1xx) and no answer",
+            "",
         ),
-        OriginError::Upgrade => (
-            bad,
+        OriginError::Upgrade => verdict(
+            BAD,
             "http_upgrade_failed",
             "the origin server changed the protocol without being asked",
+            "",
         ),
-        OriginError::Request(_) => (
+        OriginError::Request(_) => verdict(
             StatusCode::BAD_REQUEST,
             "http_request_error",
             "the request's content broke off before its end",
+            "",
         ),
+        _ => verdict(
+            BAD,
+            "connection_terminated",
+            "the origin server closed the connection before it answered",
+            "",
+        ),
+    }
+}
+
+fn name_verdict(error: NameError) -> OriginVerdict {
+    let verdict = OriginVerdict::new;
+    match error {
+        NameError::NotFound => verdict(
+            BAD,
+            "dns_error",
+            "the origin server's name does not exist",
+            "check its spelling, and which name servers bearerd's machine uses",
+        ),
+        NameError::NoAddress => verdict(
+            BAD,
+            "dns_error",
+            "the origin server's name has no address",
+            "check its spelling, and which name servers bearerd's machine uses",
+        ),
+        NameError::Unavailable | NameError::Failed(_) => verdict(
+            BAD,
+            "dns_error",
+            "the origin server's name cannot be resolved, because the look-up failed",
+            "check the name servers of bearerd's machine, and try again",
+        ),
+        NameError::Late => verdict(
+            LATE,
+            "dns_timeout",
+            "the origin server's name was not resolved in time (limits.connect_timeout)",
+            "check the name servers of bearerd's machine",
+        ),
+        NameError::Full => verdict(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "dns_error",
+            "too many names wait to be looked up",
+            "try again; if that lasts, check the name servers of bearerd's machine",
+        ),
+    }
+}
+
+/// What is wrong with a certificate, and what to do.
+fn certificate_texts(fault: &CertificateFault) -> (&'static str, &'static str) {
+    match fault {
+        CertificateFault::SelfSigned => (
+            "the origin server's certificate is self-signed",
+            "if it is the right one, list it in tls.extra_roots",
+        ),
+        CertificateFault::UnknownIssuer { sent_chain: true, .. } => (
+            "the origin server's certificate is from an authority that is not trusted",
+            "if that authority is your own, list it in tls.extra_roots",
+        ),
+        CertificateFault::UnknownIssuer { sent_chain: false, .. } => (
+            "the origin server's certificate is from an authority that is not trusted, and the server sent no \
+             intermediate certificate",
+            "if that authority is your own, list it in tls.extra_roots; else the server has to send its chain",
+        ),
+        CertificateFault::OtherKey { .. } => (
+            "the origin server's certificate is from an authority that has the name of a trusted one and another \
+             key",
+            "if the authority was renewed, trust its new certificate in place of the old one",
+        ),
+        CertificateFault::Name { .. } => (
+            "the origin server's certificate is for another host",
+            "use a name that the certificate has; bearerd's log names some",
+        ),
+        CertificateFault::Expired { .. } => (
+            "the origin server's certificate has expired",
+            "its operator has to renew it; check the clock of bearerd's machine as well",
+        ),
+        CertificateFault::NotYetValid { .. } => (
+            "the origin server's certificate is not valid yet",
+            "check the clock of bearerd's machine",
+        ),
+        CertificateFault::Revoked => {
+            ("the origin server's certificate is revoked", "its operator has to replace it")
+        }
+        CertificateFault::Purpose => (
+            "the origin server's certificate is not for use by a server",
+            "its operator has to replace it by one with the usage serverAuth",
+        ),
+        CertificateFault::Signature => (
+            "a signature of the origin server's certificate is wrong",
+            "its operator has to replace it; something may interfere with the connection",
+        ),
+        CertificateFault::Algorithm => (
+            "the origin server's certificate is signed with an algorithm that bearerd does not accept",
+            "its operator has to replace it by one that is signed with SHA-256 or better",
+        ),
+        CertificateFault::Malformed | CertificateFault::Other(_) => {
+            ("the origin server's certificate cannot be used", "bearerd's log says why")
+        }
+    }
+}
+
+/// What ended a TLS handshake, and what to do.
+fn tls_texts(cause: TlsCause) -> (&'static str, &'static str) {
+    match cause {
+        TlsCause::NotTls => (
+            "the origin server does not speak TLS on that port",
+            "check the port; if the API has no TLS, the credential needs allow_http",
+        ),
+        TlsCause::Version => (
+            "the origin server offers no TLS version that bearerd speaks",
+            "bearerd speaks TLS 1.2 and TLS 1.3; the server has to be updated",
+        ),
+        TlsCause::CipherSuite => (
+            "the origin server offers no cipher suite that bearerd speaks, or refuses the handshake for a reason \
+             that it does not give, such as a missing client certificate",
+            "bearerd speaks TLS 1.2 with AEAD suites (ECDHE with AES-GCM or ChaCha20) and TLS 1.3",
+        ),
+        TlsCause::ClientCertificate => (
+            "the origin server wants a client certificate that it trusts",
+            "see client_cert of the credential",
+        ),
+        TlsCause::ServerName => {
+            ("the origin server does not know the host's name", "check the name")
+        }
+        TlsCause::Protocol => {
+            ("the origin server speaks neither HTTP/1.1 nor HTTP/2 on that port", "check the port")
+        }
+        TlsCause::Closed => (
+            "the origin server closed the connection during the TLS handshake",
+            "check whether it speaks TLS on that port",
+        ),
+        TlsCause::InvalidName => ("the host's name cannot be in a certificate", "check the name"),
+        TlsCause::Other => {
+            ("the TLS handshake with the origin server failed", "bearerd's log says why")
+        }
     }
 }

@@ -1,0 +1,151 @@
+//! Connection attempts to the addresses of one name (RFC 8305, "Happy Eyeballs").
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use crate::proxy::origin_error::OriginError;
+
+/// The next attempt begins after this time, or when one fails (RFC 8305 §5).
+const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
+/// Addresses of a name that are tried: each attempt holds a descriptor.
+const MOST_ATTEMPTS: usize = 16;
+
+/// A connection and to where.
+#[derive(Debug)]
+pub(super) struct Won {
+    pub(super) stream: TcpStream,
+    pub(super) address: SocketAddr,
+    /// No other address was tried before it.
+    pub(super) is_first: bool,
+}
+
+/// The order of attempts: `preferred` first if it is still one of them, then the families in turn, beginning with
+/// the family that the system puts first (RFC 8305 §4).
+pub(super) fn order(addresses: Vec<SocketAddr>, preferred: Option<IpAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut first, mut second): (VecDeque<_>, VecDeque<_>) =
+        addresses.iter().copied().partition(|address| address.is_ipv6() == first_is_v6);
+    let mut ordered: Vec<SocketAddr> = Vec::with_capacity(addresses.len());
+    while !first.is_empty() || !second.is_empty() {
+        ordered.extend(first.pop_front());
+        ordered.extend(second.pop_front());
+    }
+    // Stable: the others keep their order.
+    ordered.sort_by_key(|address| Some(address.ip()) != preferred);
+    ordered.truncate(MOST_ATTEMPTS);
+    ordered
+}
+
+/// Connects to whichever of `addresses` accepts first. Attempts that lose are dropped.
+///
+/// # Errors
+///
+/// What says most of what the attempts ended in; [`OriginError::ConnectTimeout`] at `deadline`.
+pub(super) async fn race(
+    addresses: Vec<SocketAddr>,
+    deadline: Instant,
+) -> Result<Won, OriginError> {
+    let first = addresses.first().copied();
+    let mut left = addresses.into_iter();
+    let mut attempts = JoinSet::new();
+    let mut failure = None;
+    loop {
+        let next = left.next();
+        if let Some(address) = next {
+            attempts.spawn(async move { (address, TcpStream::connect(address).await) });
+        }
+        let until = match next {
+            Some(_) if left.len() > 0 => deadline.min(Instant::now() + NEXT_ATTEMPT),
+            _ => deadline,
+        };
+        match timeout_at(until, attempts.join_next()).await {
+            Ok(Some(Ok((address, Ok(stream))))) => {
+                return Ok(Won { stream, address, is_first: Some(address) == first });
+            }
+            Ok(Some(Ok((_, Err(error))))) => failure = worse(failure, refusal(error)),
+            Ok(Some(Err(ended))) => failure = worse(failure, refusal(io::Error::other(ended))),
+            Ok(None) => return Err(failure.unwrap_or(OriginError::ConnectTimeout)),
+            Err(_) if Instant::now() >= deadline => return Err(OriginError::ConnectTimeout),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Of two failures the one that tells more: a server that refused exists, and an address without a route often
+/// is only that of a family this machine does not have.
+fn worse(before: Option<OriginError>, new: OriginError) -> Option<OriginError> {
+    let rank = |error: &OriginError| match error {
+        OriginError::Exhausted(_) => 3,
+        OriginError::Refused => 2,
+        OriginError::ConnectTimeout => 1,
+        _ => 0,
+    };
+    match before {
+        Some(before) if rank(&before) >= rank(&new) => Some(before),
+        _ => Some(new),
+    }
+}
+
+fn refusal(error: io::Error) -> OriginError {
+    match Errno::from_io_error(&error) {
+        Some(Errno::CONNREFUSED) => OriginError::Refused,
+        Some(Errno::TIMEDOUT) => OriginError::ConnectTimeout,
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+            OriginError::Exhausted(error)
+        }
+        _ => OriginError::Unreachable(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn addresses<const N: usize>(texts: [&str; N]) -> Vec<SocketAddr> {
+        texts.map(|text| text.parse().unwrap()).into()
+    }
+
+    #[test]
+    fn p22_families_take_turns_and_what_worked_comes_first() {
+        let given = || {
+            addresses([
+                "[2001:db8::1]:443",
+                "[2001:db8::2]:443",
+                "[2001:db8::3]:443",
+                "192.0.2.1:443",
+                "192.0.2.2:443",
+            ])
+        };
+        let in_turn = addresses([
+            "[2001:db8::1]:443",
+            "192.0.2.1:443",
+            "[2001:db8::2]:443",
+            "192.0.2.2:443",
+            "[2001:db8::3]:443",
+        ]);
+        assert_eq!(order(given(), None), in_turn);
+        let preferred = order(given(), Some("192.0.2.2".parse().unwrap()));
+        assert_eq!(preferred[0], in_turn[3]);
+        assert_eq!(preferred[1..4], in_turn[..3]);
+        assert_eq!(order(given(), Some("192.0.2.9".parse().unwrap())), in_turn);
+        let many = (0..100).map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
+        assert_eq!(order(many, None).len(), MOST_ATTEMPTS);
+    }
+
+    #[test]
+    fn the_failure_that_tells_most_is_reported() {
+        let unreachable = || OriginError::Unreachable(Errno::NETUNREACH.into());
+        let reported = [unreachable(), OriginError::Refused, unreachable()];
+        let reported = reported.into_iter().fold(None, worse);
+        assert!(matches!(reported, Some(OriginError::Refused)), "{reported:?}");
+        assert!(matches!(refusal(Errno::MFILE.into()), OriginError::Exhausted(_)));
+    }
+}

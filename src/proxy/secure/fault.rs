@@ -1,0 +1,173 @@
+//! Why a TLS handshake with an origin server failed.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use rustls::{AlertDescription, InvalidMessage, PeerIncompatible, PeerMisbehaved};
+
+/// A handshake that failed, or a TLS alert that came later.
+#[derive(Debug)]
+pub(in crate::proxy) struct TlsFault {
+    pub(in crate::proxy) cause: TlsCause,
+    source: io::Error,
+}
+
+/// What a failed handshake comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum TlsCause {
+    /// The server's first bytes are not TLS.
+    NotTls,
+    /// It speaks no version that bearerd speaks.
+    Version,
+    /// It speaks no cipher suite (or group, or signature scheme) that bearerd speaks.
+    CipherSuite,
+    /// It wants a client certificate, or another.
+    ClientCertificate,
+    /// It knows no such server name (SNI).
+    ServerName,
+    /// It knows none of the protocols that were offered (RFC 7301 §3.2).
+    Protocol,
+    /// It closed the connection before the handshake was over.
+    Closed,
+    /// The authority's host cannot be a server name.
+    InvalidName,
+    /// Something else.
+    Other,
+}
+
+impl TlsFault {
+    pub(in crate::proxy) fn new(source: io::Error) -> Self {
+        let cause = match rustls_error(&source) {
+            Some(error) => cause_of(error),
+            None if is_closed(&source) => TlsCause::Closed,
+            None => TlsCause::Other,
+        };
+        Self { cause, source }
+    }
+
+    pub(super) fn invalid_name(error: rustls::pki_types::InvalidDnsNameError) -> Self {
+        Self { cause: TlsCause::InvalidName, source: io::Error::other(error) }
+    }
+
+    /// Did the server send an alert?
+    pub(in crate::proxy) fn is_alert(&self) -> bool {
+        matches!(rustls_error(&self.source), Some(rustls::Error::AlertReceived(_)))
+    }
+}
+
+impl fmt::Display for TlsFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+impl Error for TlsFault {}
+
+/// The cause of an alert that ended a connection after the handshake: with TLS 1.3 a server refuses a client's
+/// certificate only then.
+pub(in crate::proxy) fn late_alert(error: &(dyn Error + 'static)) -> Option<TlsCause> {
+    let mut errors = std::iter::successors(Some(error), |error| (*error).source());
+    errors.find_map(|error| match rustls_error(error.downcast_ref()?)? {
+        error @ rustls::Error::AlertReceived(_) => Some(cause_of(error)),
+        _ => None,
+    })
+}
+
+pub(super) fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+fn cause_of(error: &rustls::Error) -> TlsCause {
+    match error {
+        rustls::Error::AlertReceived(alert) => cause_of_alert(*alert),
+        rustls::Error::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+        ) => TlsCause::NotTls,
+        rustls::Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+            | PeerIncompatible::SupportedVersionsExtensionRequired,
+        ) => TlsCause::Version,
+        rustls::Error::PeerIncompatible(_)
+        | rustls::Error::PeerMisbehaved(
+            PeerMisbehaved::SelectedUnofferedCipherSuite
+            | PeerMisbehaved::SelectedUnusableCipherSuiteForVersion
+            | PeerMisbehaved::SelectedUnofferedKxGroup,
+        ) => TlsCause::CipherSuite,
+        rustls::Error::NoApplicationProtocol
+        | rustls::Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol) => {
+            TlsCause::Protocol
+        }
+        _ => TlsCause::Other,
+    }
+}
+
+fn cause_of_alert(alert: AlertDescription) -> TlsCause {
+    use AlertDescription as Alert;
+    match alert {
+        Alert::ProtocolVersion => TlsCause::Version,
+        Alert::HandshakeFailure | Alert::InsufficientSecurity => TlsCause::CipherSuite,
+        Alert::NoApplicationProtocol => TlsCause::Protocol,
+        Alert::UnrecognisedName => TlsCause::ServerName,
+        Alert::CertificateRequired
+        | Alert::NoCertificate
+        | Alert::BadCertificate
+        | Alert::UnsupportedCertificate
+        | Alert::CertificateRevoked
+        | Alert::CertificateExpired
+        | Alert::CertificateUnknown
+        | Alert::UnknownCA
+        | Alert::AccessDenied => TlsCause::ClientCertificate,
+        Alert::CloseNotify => TlsCause::Closed,
+        _ => TlsCause::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause(error: rustls::Error) -> TlsCause {
+        TlsFault::new(io::Error::new(io::ErrorKind::InvalidData, error)).cause
+    }
+
+    #[test]
+    fn p27_each_way_of_having_nothing_in_common_is_told_apart() {
+        use AlertDescription as Alert;
+        for (error, expected) in [
+            (rustls::Error::AlertReceived(Alert::HandshakeFailure), TlsCause::CipherSuite),
+            (rustls::Error::AlertReceived(Alert::ProtocolVersion), TlsCause::Version),
+            (PeerIncompatible::ServerDoesNotSupportTls12Or13.into(), TlsCause::Version),
+            (PeerIncompatible::NoCipherSuitesInCommon.into(), TlsCause::CipherSuite),
+            (PeerMisbehaved::SelectedUnofferedCipherSuite.into(), TlsCause::CipherSuite),
+            (rustls::Error::AlertReceived(Alert::CertificateRequired), TlsCause::ClientCertificate),
+            (rustls::Error::AlertReceived(Alert::UnrecognisedName), TlsCause::ServerName),
+            (rustls::Error::AlertReceived(Alert::NoApplicationProtocol), TlsCause::Protocol),
+            (InvalidMessage::InvalidContentType.into(), TlsCause::NotTls),
+            (rustls::Error::AlertReceived(Alert::InternalError), TlsCause::Other),
+            (rustls::Error::DecryptError, TlsCause::Other),
+        ] {
+            assert_eq!(cause(error.clone()), expected, "{error}");
+        }
+        let eof = io::Error::from(io::ErrorKind::UnexpectedEof);
+        assert_eq!(TlsFault::new(eof).cause, TlsCause::Closed);
+    }
+
+    #[test]
+    fn an_alert_is_found_inside_other_errors() {
+        let alert = rustls::Error::AlertReceived(AlertDescription::CertificateRequired);
+        let alert = io::Error::new(io::ErrorKind::InvalidData, alert);
+        assert_eq!(late_alert(&alert), Some(TlsCause::ClientCertificate));
+        #[derive(Debug, thiserror::Error)]
+        #[error("wrapped")]
+        struct Wrapped(#[source] io::Error);
+        assert_eq!(late_alert(&Wrapped(alert)), Some(TlsCause::ClientCertificate));
+        assert_eq!(late_alert(&io::Error::other("no alert")), None);
+    }
+}

@@ -1,0 +1,168 @@
+#![allow(clippy::unwrap_used)]
+use std::io::Write;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair,
+};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::{ServerName, UnixTime};
+use time::OffsetDateTime;
+
+use super::*;
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(vec!["api.test".to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+fn authority(name: &str) -> Authority {
+    let mut params = params(name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+    let mut params = params("api");
+    change(&mut params);
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap().into()
+}
+
+fn issued(
+    issuer: &Authority,
+    change: impl FnOnce(&mut CertificateParams),
+) -> CertificateDer<'static> {
+    let mut params = params("api");
+    change(&mut params);
+    params.signed_by(&KeyPair::generate().unwrap(), issuer).unwrap().into()
+}
+
+fn trusting(listed: &[&CertificateDer<'static>]) -> Verifier {
+    let mut trust = Trust::nobody();
+    trust.add(authority("some other authority").der().clone()).unwrap();
+    for certificate in listed {
+        trust.add((*certificate).clone()).unwrap();
+    }
+    Verifier::new(trust).unwrap()
+}
+
+fn now() -> UnixTime {
+    UnixTime::now()
+}
+
+/// The fault that is found with `chain`, leaf first, for `api.test`.
+fn fault(
+    verifier: &Verifier,
+    chain: &[CertificateDer<'static>],
+    name: &str,
+) -> Option<CertificateFault> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let (leaf, rest) = chain.split_first().unwrap();
+    let verified = verifier.verify_server_cert(leaf, rest, &name, &[], now());
+    verified.err().map(|error| CertificateFault::of(&error).unwrap())
+}
+
+fn is_ca(params: &mut CertificateParams) {
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+}
+
+fn long_ago(params: &mut CertificateParams) {
+    params.not_before = OffsetDateTime::UNIX_EPOCH;
+    params.not_after = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(86_400);
+}
+
+fn to_come(params: &mut CertificateParams) {
+    params.not_before = OffsetDateTime::now_utc() + Duration::from_secs(86_400);
+}
+
+fn for_clients(params: &mut CertificateParams) {
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+}
+
+#[test]
+fn p28_a_listed_certificate_is_accepted_as_a_servers_own() {
+    for certificate in [
+        self_signed(|_| {}),
+        // What `openssl req -x509` makes.
+        self_signed(is_ca),
+        issued(&authority("unlisted"), |_| {}),
+    ] {
+        let verifier = trusting(&[&certificate]);
+        assert_eq!(fault(&verifier, &[certificate], "api.test"), None);
+    }
+}
+
+#[test]
+fn p28_a_listed_certificate_is_still_looked_at() {
+    type Change = fn(&mut CertificateParams);
+    let changes: [(Change, fn(&CertificateFault) -> bool); 3] = [
+        (long_ago, |fault| matches!(fault, CertificateFault::Expired { at: Some(_) })),
+        (to_come, |fault| matches!(fault, CertificateFault::NotYetValid { from: Some(_) })),
+        (for_clients, |fault| matches!(fault, CertificateFault::Purpose)),
+    ];
+    for (change, is_expected) in changes {
+        let certificate = self_signed(change);
+        let found = fault(&trusting(&[&certificate]), &[certificate], "api.test").unwrap();
+        assert!(is_expected(&found), "{found}");
+    }
+    let certificate = self_signed(is_ca);
+    let found = fault(&trusting(&[&certificate]), &[certificate], "other.test").unwrap();
+    assert!(matches!(&found, CertificateFault::Name { .. }), "{found}");
+    assert!(found.to_string().contains("api.test"), "{found}");
+}
+
+#[test]
+fn p28_each_fault_is_told_apart() {
+    let root = authority("company");
+    let verifier = trusting(&[root.der()]);
+    let stranger = authority("stranger");
+    let namesake = authority("company");
+    let mut intermediate = params("intermediate");
+    is_ca(&mut intermediate);
+    let intermediate =
+        CertifiedIssuer::signed_by(intermediate, KeyPair::generate().unwrap(), &stranger).unwrap();
+    let found = |chain: &[CertificateDer<'static>]| fault(&verifier, chain, "api.test").unwrap();
+
+    assert_eq!(found(&[self_signed(|_| {})]), CertificateFault::SelfSigned);
+    assert_eq!(found(&[self_signed(is_ca)]), CertificateFault::SelfSigned);
+    let unknown = found(&[issued(&stranger, |_| {})]);
+    assert!(matches!(unknown, CertificateFault::UnknownIssuer { sent_chain: false, .. }));
+    assert!(unknown.to_string().contains("stranger"), "{unknown}");
+    let chain = [issued(&intermediate, |_| {}), intermediate.der().clone()];
+    let unknown = found(&chain);
+    assert!(
+        matches!(&unknown, CertificateFault::UnknownIssuer { issuer, sent_chain: true }
+        if issuer.contains("stranger")),
+        "{unknown:?}"
+    );
+    let other_key = found(&[issued(&namesake, |_| {})]);
+    assert!(matches!(other_key, CertificateFault::OtherKey { .. }), "{other_key:?}");
+    let expired = found(&[issued(&root, long_ago)]);
+    assert!(matches!(expired, CertificateFault::Expired { at: Some(_) }), "{expired:?}");
+    let early = found(&[issued(&root, to_come)]);
+    assert!(matches!(early, CertificateFault::NotYetValid { from: Some(_) }), "{early:?}");
+    assert_eq!(found(&[issued(&root, for_clients)]), CertificateFault::Purpose);
+    let wrong = fault(&verifier, &[issued(&root, |_| {})], "other.test").unwrap();
+    assert!(matches!(wrong, CertificateFault::Name { .. }), "{wrong:?}");
+    assert_eq!(found(&[vec![1, 2, 3].into()]), CertificateFault::Malformed);
+}
+
+#[test]
+fn what_a_trusted_authority_issued_is_accepted() {
+    let root = authority("company");
+    let verifier = trusting(&[root.der()]);
+    assert_eq!(fault(&verifier, &[issued(&root, |_| {})], "api.test"), None);
+}
+
+#[test]
+fn a_file_without_a_certificate_is_refused() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"nothing").unwrap();
+    let config = Config { roots: Roots::Bundled, extra_roots: vec![file.path().to_owned()] };
+    let error = config.build().unwrap_err().to_string();
+    assert!(error.contains("no PEM certificate"), "{error}");
+}
