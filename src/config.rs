@@ -244,7 +244,7 @@ section! {
         listen: Vec<Spanned<String>>,
         /// What happens to hosts that no credential names.
         unmatched: Unmatched,
-        /// Networks that are never dialled, checked after the name is resolved.
+        /// Networks that are never dialled, in whatever form, checked after the name is resolved.
         deny_addresses: Vec<Spanned<IpNet>>,
         /// Exceptions to `deny_addresses`.
         allow_addresses: Vec<Spanned<IpNet>>,
@@ -392,7 +392,7 @@ section! {
     TlsSection {
         /// `system`, `bundled` or the path of a PEM file.
         roots: String,
-        /// PEM files of further roots.
+        /// PEM files of further roots, or of servers' own certificates.
         extra_roots: Vec<Spanned<PathBuf>>,
     }
 }
@@ -440,7 +440,7 @@ section! {
         idle_timeout: Duration,
         /// Time a tunnel without traffic stays open.
         tunnel_idle_timeout: Duration,
-        /// Time to connect to an origin server.
+        /// Time for a name, all its addresses and the TLS handshake together.
         connect_timeout: Duration,
         /// Time until the head of a response.
         response_timeout: Duration,

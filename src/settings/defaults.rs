@@ -7,7 +7,26 @@ pub const LISTEN: &str = "127.0.0.1:8080";
 
 /// `proxy.deny_addresses`: the metadata services of clouds and link-local neighbours. A program that
 /// can be talked into fetching a URL must not get the machine's own credentials through the proxy.
-pub const DENY_ADDRESSES: [&str; 3] = ["169.254.0.0/16", "fd00:ec2::254/128", "fe80::/10"];
+pub const DENY_ADDRESSES: [&str; 11] = [
+    // Link-local: AWS, GCP, Azure, Oracle, OpenStack and most others have theirs at 169.254.169.254.
+    "169.254.0.0/16",
+    "fe80::/10",
+    // AWS by IPv6: the machine's at ::254, credentials of EKS pods at ::23.
+    "fd00:ec2::/64",
+    // GCP by IPv6.
+    "fd20:ce::254/128",
+    // Azure's wire server, which hands out certificates and settings of the machine.
+    "168.63.129.16/32",
+    // Alibaba, in the range of carrier-grade NAT, and by IPv6.
+    "100.100.100.200/32",
+    "fd00:100::100:200/128",
+    // Oracle Cloud Classic, and Oracle by IPv6.
+    "192.0.0.192/32",
+    "fd00:c1::a9fe:a9fe/128",
+    // Scaleway and Linode by IPv6.
+    "fd00:42::42/128",
+    "fd00:a9fe:a9fe::1/128",
+];
 
 /// `proxy.connect_ports`: the web's. A CONNECT to port 25 or 22 is rarely meant.
 pub const CONNECT_PORTS: [u16; 3] = [80, 443, 8443];
@@ -67,7 +86,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// `limits.tunnel_idle_timeout`, 10 min: a tunnel may carry a long poll.
 pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// `limits.connect_timeout`, 5 s: one lost SYN and its second repetition.
+/// `limits.connect_timeout`, 5 s for the name, all its addresses and the TLS handshake together: room for one
+/// lost SYN and its second repetition.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `limits.response_timeout`, 300 s until the response's head: some APIs think long.

@@ -3,4 +3,5 @@
 mod connections;
 mod framing;
 mod http2_origins;
+mod origin_connections;
 mod raw_api;
