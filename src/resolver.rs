@@ -319,7 +319,7 @@ impl Shared {
 
 impl Lookup for System {
     fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, NameError> {
-        let found = dns_lookup::lookup_host(name).map_err(dns_lookup::LookupError::from);
+        let found = dns_lookup::lookup_host(name);
         match found {
             Ok(addresses) => {
                 let mut addresses: Vec<IpAddr> = addresses.collect();

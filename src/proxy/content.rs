@@ -114,7 +114,7 @@ impl Upload {
         }
     }
 
-    fn poll_released(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_released(&self, cx: &Context<'_>) -> Poll<()> {
         if !self.is_held() {
             return Poll::Ready(());
         }
