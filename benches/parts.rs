@@ -276,6 +276,7 @@ fn credential_config(n: usize) -> credential::Config {
         replay_body: 1024 * 1024,
         forward_without_token: false,
         stub_token_endpoint: false,
+        rewrite_location: true,
         token: token::Config {
             variables: Default::default(),
             name: name.clone(),

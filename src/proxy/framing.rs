@@ -11,6 +11,8 @@ use http::header::{
 };
 use http::{Method, StatusCode, Version};
 
+use super::message::is_chunked_once;
+
 /// What is known about a request's content before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
@@ -114,14 +116,6 @@ pub(super) fn normalise_response(
     }
     announce_trailers(fields);
     Ok(())
-}
-
-/// Is `chunked` the only transfer coding, said once? hyper frames by the last coding alone; what comes before
-/// it would be passed on undecoded and unnamed.
-pub(super) fn is_chunked_once(fields: &HeaderMap) -> bool {
-    let mut lines = fields.get_all(TRANSFER_ENCODING).iter();
-    let is_chunked = |line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(b"chunked");
-    lines.next().is_some_and(is_chunked) && lines.next().is_none()
 }
 
 /// The length that all lines and members of `Content-Length` agree on.

@@ -14,7 +14,6 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 
-use super::framing::is_chunked_once;
 use crate::origin::{Authority, AuthorityError, Origin, Scheme};
 
 /// The authority of a CONNECT within which a request arrived.
@@ -177,6 +176,14 @@ fn check_transfer_coding(fields: &HeaderMap) -> Result<(), MessageError> {
         true => Ok(()),
         false => Err(MessageError::TransferCoding),
     }
+}
+
+/// Is `chunked` the only transfer coding, said once? hyper frames by the last coding alone; what comes before
+/// it would be passed on undecoded and unnamed.
+pub(super) fn is_chunked_once(fields: &HeaderMap) -> bool {
+    let mut lines = fields.get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = |line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(b"chunked");
+    lines.next().is_some_and(is_chunked) && lines.next().is_none()
 }
 
 /// RFC 9110 §7.6.2: an OPTIONS with `Max-Forwards: 0` is answered by whoever gets it.

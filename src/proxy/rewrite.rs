@@ -91,7 +91,7 @@ mod tests {
         let mut fields = HeaderMap::from_iter([(name.clone(), value.parse().unwrap())]);
         let other = origin("other.example:8443");
         to_plain_http(&mut fields, &origin("api.example"), |it| *it == other);
-        fields[name].to_str().unwrap().to_owned()
+        fields.get(&name).unwrap().to_str().unwrap().to_owned()
     }
 
     #[test]

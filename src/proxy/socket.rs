@@ -44,7 +44,8 @@ pub(crate) fn configure_origin(socket: &impl AsFd) {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::net::{TcpListener, TcpStream};

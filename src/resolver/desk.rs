@@ -177,7 +177,7 @@ mod tests {
         let of_dead = taken.iter().filter(|task| task.name().ends_with(".dead.test")).count();
         assert_eq!(of_dead, PER_SUFFIX);
         assert!(taken.iter().any(|task| task.name() == "api.other.test"), "it had to wait");
-        desk.finish(&taken[0], Err(NameError::NotFound));
+        desk.finish(taken.first().unwrap(), Err(NameError::NotFound));
         assert_eq!(desk.take().unwrap().name(), "h8.dead.test");
         drop(dead);
     }

@@ -99,7 +99,8 @@ fn p28_a_listed_certificate_is_accepted_as_a_servers_own() {
 #[test]
 fn p28_a_listed_certificate_is_still_looked_at() {
     type Change = fn(&mut CertificateParams);
-    let changes: [(Change, fn(&CertificateFault) -> bool); 3] = [
+    type IsExpected = fn(&CertificateFault) -> bool;
+    let changes: [(Change, IsExpected); 3] = [
         (long_ago, |fault| matches!(fault, CertificateFault::Expired { at: Some(_) })),
         (to_come, |fault| matches!(fault, CertificateFault::NotYetValid { from: Some(_) })),
         (for_clients, |fault| matches!(fault, CertificateFault::Purpose)),

@@ -133,8 +133,8 @@ mod tests {
         ]);
         assert_eq!(order(given(), None), in_turn);
         let preferred = order(given(), Some("192.0.2.2".parse().unwrap()));
-        assert_eq!(preferred[0], in_turn[3]);
-        assert_eq!(preferred[1..4], in_turn[..3]);
+        assert_eq!(preferred.first(), in_turn.get(3));
+        assert_eq!(preferred.get(1..4), in_turn.get(..3));
         assert_eq!(order(given(), Some("192.0.2.9".parse().unwrap())), in_turn);
         let many = (0..100).map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
         assert_eq!(order(many, None).len(), MOST_ATTEMPTS);

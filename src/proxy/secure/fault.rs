@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn p27_each_way_of_having_nothing_in_common_is_told_apart() {
+    fn p27_each_lack_of_agreement_is_told_apart() {
         use AlertDescription as Alert;
         for (error, expected) in [
             (rustls::Error::AlertReceived(Alert::HandshakeFailure), TlsCause::CipherSuite),
