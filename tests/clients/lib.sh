@@ -8,6 +8,7 @@
 #     seconds     for how long the clients work
 #     keep        a directory to leave configuration, logs and outputs in, or nothing
 #     credential_lines    more lines for the credential; may be unset
+#     extra_roots         more files of certificates to trust, as TOML writes them; may be unset
 #
 # The servers are one process that takes `--lifetime SECONDS --files DIR --out DIR`, leaves ca.pem and
 # servers.json in the latter, prints a line that begins with `ready`, and ends with its standard input.
@@ -256,7 +257,7 @@ url = "file:state"
 dir = "certs"
 
 [tls]
-extra_roots = ["servers/ca.pem"]
+extra_roots = ["servers/ca.pem"${extra_roots:+, $extra_roots}]
 
 [admin]
 listen = "127.0.0.1:$admin_port"
