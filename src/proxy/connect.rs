@@ -29,6 +29,8 @@ use crate::origin::{Authority, Host, Origin, Scheme};
 
 /// The first byte of a TLS record that carries a handshake (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
+/// HTTP/1.1 in ALPN (RFC 7301 §6).
+const HTTP11: &[u8] = b"http/1.1";
 /// One buffer for each direction of a tunnel: small enough for many silent tunnels.
 const RELAY_BUFFER: usize = 32 * 1024;
 
@@ -127,12 +129,14 @@ impl Proxy {
         let snapshot = self.shared.snapshot.load_full();
         let mut config =
             self.server_config(&snapshot, &authority.host).map_err(io::Error::other)?;
-        let origin = Origin { scheme: Scheme::Https, authority: authority.clone() };
-        if self.origins.speaks_no_http2(snapshot.connector(), &origin) {
-            // A client that is offered nothing else needs no translation between the versions.
-            Arc::make_mut(&mut config).alpn_protocols = vec![b"http/1.1".to_vec()];
-        }
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let origin = Origin { scheme: Scheme::Https, authority: authority.clone() };
+        if self.origins.speaks_no_http2(snapshot.connector(), &origin)
+            && offers(&hello.client_hello(), HTTP11)
+        {
+            // A client that speaks the origin's version needs no translation between the two.
+            Arc::make_mut(&mut config).alpn_protocols = vec![HTTP11.to_vec()];
+        }
         let misdirected = names_another_host(&hello.client_hello(), &authority.host);
         let stream = match hello.into_stream(config).await {
             Ok(stream) => stream,
@@ -166,6 +170,10 @@ impl Snapshot {
         }
         Ok(self.connector().dialer().connect(authority, self.connector().deadline()).await?)
     }
+}
+
+fn offers(hello: &ClientHello<'_>, protocol: &[u8]) -> bool {
+    hello.alpn().is_some_and(|mut offered| offered.any(|it| it == protocol))
 }
 
 /// A client may leave SNI out, and does for an address; one that it sends must name the same host.

@@ -124,9 +124,9 @@ async fn session_with(world: &World, authority: &str, protocols: &[&[u8]]) -> Tl
     within(handshake(client.stream, config.into(), "localhost")).await.unwrap()
 }
 
-/// The protocol that a new session agrees on.
-pub(super) async fn agreed(world: &World) -> Option<Vec<u8>> {
-    let stream = session(world, &[b"h2", b"http/1.1"]).await;
+/// The protocol that a new session agrees on with a client that offers these.
+pub(super) async fn agreed(world: &World, offered: &[&[u8]]) -> Option<Vec<u8>> {
+    let stream = session(world, offered).await;
     stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec)
 }
 

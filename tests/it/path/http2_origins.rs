@@ -192,9 +192,13 @@ async fn p26_a_session_offers_what_the_origin_is_known_to_speak() {
     let client = Client::open(&world).await;
     assert_eq!(client.ask(get_http2(&world.https("/"))).await.status, 200);
     // One core has learned it; the sessions go to the cores in turn.
-    let mut agreed = Vec::new();
+    let (mut agreed, mut only) = (Vec::new(), Vec::new());
     for _ in 0..4 {
-        agreed.push(crate::http2::agreed(&world).await);
+        agreed.push(crate::http2::agreed(&world, &[b"h2", b"http/1.1"]).await);
+    }
+    for _ in 0..4 {
+        only.push(crate::http2::agreed(&world, &[b"h2"]).await);
     }
     assert!(agreed.contains(&Some(b"http/1.1".to_vec())), "{agreed:?}");
+    assert_eq!(only, vec![Some(b"h2".to_vec()); 4], "a client that speaks HTTP/2 alone is refused");
 }
