@@ -138,7 +138,7 @@ impl App {
         );
         let (snapshot, credentials) = foundation.snapshot(&settings, None).await?;
         credentials.activate();
-        let shared = Arc::new(Shared::new(snapshot, clock.clone()));
+        let shared = Arc::new(Shared::new(snapshot, clock.clone(), metrics.clone()));
         let cores =
             Cores::start(settings.threads, Arc::clone(&shared)).map_err(StartError::Thread)?;
         let limits = &settings.proxy.limits;

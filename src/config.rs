@@ -444,6 +444,10 @@ section! {
         connect_timeout: Duration,
         /// Time until the head of a response.
         response_timeout: Duration,
+        /// Time a peer may take nothing of what is there for it.
+        send_timeout: Duration,
+        /// Time content may bring nothing; 0: for ever.
+        stall_timeout: Duration,
         /// Time a request waits for a token.
         wait: Duration,
         /// Bytes of all kept request bodies together.

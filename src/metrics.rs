@@ -46,6 +46,7 @@ struct Inner {
     overdue: Family<CredentialLabels, Counter>,
     store_errors: Family<OutcomeLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
+    cuts: Family<LimitLabels, Counter>,
     expires_in: Family<CredentialLabels, Gauge>,
     states: Family<StateLabels, Gauge>,
     unsaved: Family<CredentialLabels, Gauge>,
@@ -78,6 +79,11 @@ struct ReasonLabels {
 struct StateLabels {
     credential: String,
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -114,6 +120,7 @@ impl Metrics {
             overdue: Family::default(),
             store_errors: Family::default(),
             reloads: Family::default(),
+            cuts: Family::default(),
             expires_in: Family::default(),
             states: Family::default(),
             unsaved: Family::default(),
@@ -135,6 +142,11 @@ impl Metrics {
             origin_duration: inner.origin_durations.get_or_create_owned(&labels),
             metrics: self.clone(),
         }
+    }
+
+    /// A client's connection, or a stream of one, was cut off because of a limit.
+    pub fn connection_cut(&self, limit: &'static str) {
+        self.0.cuts.get_or_create(&LimitLabels { limit }).inc();
     }
 
     /// A reload of the configuration.
@@ -254,6 +266,12 @@ impl Inner {
             self.unread.clone(),
         );
         registry.register("reloads", "Attempts to reload the configuration", self.reloads.clone());
+        registry.register(
+            "connections_cut",
+            "Clients' connections, and streams of HTTP/2, that were cut off because they overstayed a limit; the \
+             label is its key in [limits]",
+            self.cuts.clone(),
+        );
     }
 
     fn register_tokens(&mut self) {

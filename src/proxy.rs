@@ -22,6 +22,7 @@ mod forward;
 mod framing;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod http1_stream;
 mod http2;
 mod incoming;
 mod interim;
@@ -33,9 +34,11 @@ mod own;
 mod own_response;
 mod personal;
 mod record;
+mod refusal;
 mod release;
 mod replay;
 mod request_id;
+mod request_line;
 mod rereads;
 mod response_heads;
 mod rewrite;
@@ -50,6 +53,7 @@ use std::sync::Arc;
 use http::header::{CONNECTION, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, Version};
+use http_body::Body as _;
 use rustls::ServerConfig;
 
 use crate::ca::CaError;
@@ -59,7 +63,7 @@ use crate::origin::{Host, Origin};
 use access_log::AccessLine;
 use body::Body;
 use call::Call;
-use connection::Watchdog;
+use connection::{Serving, Watchdog};
 pub(crate) use dial::{Network, OwnAddresses};
 use error::ProxyError;
 use incoming::Incoming;
@@ -69,7 +73,7 @@ pub(crate) use shared::Shared;
 pub(crate) use snapshot::Snapshot;
 pub use snapshot::{Config, Limits, Unmatched};
 
-use message::{MessageError, Target, Via};
+use message::{Asterisk, MessageError, Target, Via};
 use origins::Origins;
 use own::{is_own_name, options, stub_tokens};
 use own_response::Accepts;
@@ -93,11 +97,11 @@ impl Proxy {
         self: &Arc<Self>,
         request: Request<Incoming>,
         inbound: &Inbound,
+        serving: Serving,
     ) -> Response<Body> {
-        let serving = inbound.activity.serve();
         let request_id = self.shared.request_ids.next();
         let accepts = Accepts::of(request.headers());
-        let version = request.version();
+        let (version, has_content) = (request.version(), !request.body().is_end_stream());
         let snapshot = self.shared.snapshot.load_full();
         let line = || Box::new(AccessLine::new(&request_id.to_string(), request.method()));
         let line = snapshot.config.access_log.then(line);
@@ -112,15 +116,18 @@ impl Proxy {
         };
         let walked = self.walk(&mut call, request).await;
         inbound.interim.open(false);
+        let is_refused = walked.is_err();
         let mut response = walked.unwrap_or_else(|error| {
             record.failed(&error, request_id);
             error.response(accepts, &request_id.to_string())
         });
-        // HTTP/2 has GOAWAY for that.
-        if self.watchdog.is_draining() && version != Version::HTTP_2 {
+        // What is left of the content is not read. HTTP/2 has other words for both.
+        let closes = self.watchdog.is_draining() || (is_refused && has_content);
+        if closes && version != Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         record.answered(response.status());
+        inbound.activity.answers();
         response.map(|body| body.ends(serving, record))
     }
 
@@ -130,7 +137,10 @@ impl Proxy {
         call: &mut Call<'_>,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, ProxyError> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if call.inbound.is_asterisk() {
+            parts.extensions.insert(Asterisk);
+        }
         call.snapshot.check_size(&parts)?;
         let target = message::target(&parts, call.inbound.session.as_deref())?;
         call.record.is_for(&target, &parts);
@@ -140,7 +150,7 @@ impl Proxy {
         match target {
             Target::Connect(authority) => {
                 let request = Request::from_parts(parts, body);
-                self.connect(call.snapshot, request, authority, call.inbound).await
+                self.connect(call, request, authority).await
             }
             Target::Proxy => Ok(options()),
             Target::Origin(origin) if is_own_name(&origin) => {

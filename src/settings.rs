@@ -233,6 +233,7 @@ impl Review<'_> {
                 &file.limits.response_timeout,
                 defaults::RESPONSE_TIMEOUT,
             ),
+            send_timeout: limits.send_timeout,
             idle_timeout: limits.idle_timeout,
             header_count: match file.limits.header_count.given() {
                 Some(_) => limits.header_count,

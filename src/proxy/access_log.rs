@@ -22,8 +22,13 @@ pub(super) struct AccessLine {
     /// How often the request went to the origin server.
     pub(super) attempts: u32,
     pub(super) error: Option<&'static str>,
+    /// Of the response's content, or of what went to the client through a tunnel.
     pub(super) bytes: usize,
+    /// What came from the client through a tunnel.
+    pub(super) received: Option<usize>,
     pub(super) broken: bool,
+    /// The limit that broke the response off.
+    pub(super) limit: Option<&'static str>,
 }
 
 impl AccessLine {
@@ -39,7 +44,9 @@ impl AccessLine {
             attempts: 0,
             error: None,
             bytes: 0,
+            received: None,
             broken: false,
+            limit: None,
         }
     }
 
@@ -57,7 +64,9 @@ impl AccessLine {
             attempts = self.attempts,
             error = self.error,
             bytes = self.bytes,
+            received = self.received,
             broken = self.broken.then_some(true),
+            limit = self.limit,
             ms = duration.as_millis(),
             "request"
         );

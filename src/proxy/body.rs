@@ -81,7 +81,9 @@ const STREAM_TIME: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 struct Ending {
     record: Option<Record>,
-    _serving: Option<Serving>,
+    serving: Option<Serving>,
+    /// The last frame was there.
+    is_over: bool,
 }
 
 impl Body {
@@ -108,7 +110,7 @@ impl Body {
 
     /// Ties the end of this body to the request's record and to the client's connection.
     pub(super) fn ends(mut self, serving: Serving, record: Record) -> Self {
-        self.ending = Ending { record: Some(record), _serving: Some(serving) };
+        self.ending = Ending { record: Some(record), serving: Some(serving), is_over: false };
         self
     }
 
@@ -248,6 +250,19 @@ impl LookedAt {
     }
 }
 
+/// A body that is dropped before its end has broken off, whoever's doing that was.
+impl Drop for Body {
+    fn drop(&mut self) {
+        if self.ending.is_over || self.content.is_end_stream() {
+            return;
+        }
+        let limit = self.ending.serving.as_ref().and_then(Serving::broke_off);
+        if let Some(record) = &mut self.ending.record {
+            record.broke_off(limit);
+        }
+    }
+}
+
 impl HttpBody for Body {
     type Data = Bytes;
     type Error = PeerError;
@@ -258,11 +273,16 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, PeerError>>> {
         let this = self.get_mut();
         let polled = this.content.poll_frame(cx);
-        if let (Some(record), Poll::Ready(Some(frame))) = (&mut this.ending.record, &polled) {
-            match frame {
-                Ok(frame) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
-                Err(_) => record.broke_off(),
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let sent = frame.data_ref().map_or(0, Bytes::len);
+                this.ending.is_over |= frame.is_trailers();
+                if let Some(record) = &mut this.ending.record {
+                    record.sent(sent);
+                }
             }
+            Poll::Ready(None) => this.ending.is_over = true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
         polled
     }

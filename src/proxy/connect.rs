@@ -18,11 +18,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::body::Body;
+use super::call::Call;
 use super::connection::{ClientStream, Phase, Watched};
 use super::error::ProxyError;
+use super::http1_stream::Http1Stream;
 use super::incoming::Incoming;
-use super::interim::WithInterim;
 use super::message::Session;
+use super::record::TunnelRecord;
 use super::{Inbound, Proxy, Snapshot};
 use crate::credential::client_name;
 use crate::origin::{Authority, Host, Origin, Scheme};
@@ -37,7 +39,7 @@ const RELAY_BUFFER: usize = 32 * 1024;
 /// What follows a CONNECT.
 enum Follow {
     /// Bytes to and from this connection.
-    Tunnel(TcpStream),
+    Tunnel(TcpStream, TunnelRecord),
     /// Requests for this authority.
     Session(Authority),
 }
@@ -46,11 +48,11 @@ impl Proxy {
     /// Answers a CONNECT; what follows it runs in a task of its own.
     pub(super) async fn connect(
         self: &Arc<Self>,
-        snapshot: &Snapshot,
+        call: &mut Call<'_>,
         request: Request<Incoming>,
         authority: Authority,
-        inbound: &Inbound,
     ) -> Result<Response<Body>, ProxyError> {
+        let snapshot = call.snapshot;
         // A CONNECT to port 80 stands for plain http, every other for https.
         let scheme = if authority.port == 80 { Scheme::Http } else { Scheme::Https };
         let origin = Origin { scheme, authority };
@@ -64,9 +66,10 @@ impl Proxy {
             self.server_config(snapshot, &origin.authority.host).map_err(ProxyError::Ca)?;
             Follow::Session(origin.authority)
         } else {
-            Follow::Tunnel(snapshot.dial_tunnel(&origin.authority).await?)
+            let server = snapshot.dial_tunnel(&origin.authority).await?;
+            Follow::Tunnel(server, call.record.becomes_tunnel())
         };
-        let inbound = inbound.after_connect(self.watchdog.watch(Phase::Handshake), client);
+        let inbound = call.inbound.after_connect(self.watchdog.watch(Phase::Handshake), client);
         let activity = Arc::clone(&inbound.activity);
         let upgrade = hyper::upgrade::on(request);
         let task = tokio::spawn(Arc::clone(self).following(upgrade, follow, inbound));
@@ -89,7 +92,10 @@ impl Proxy {
         let Ok(upgraded) = upgrade.await else { return };
         let Some((stream, before)) = client_stream(upgraded) else { return };
         let ended = match follow {
-            Follow::Tunnel(server) => relay(stream, before, server, &inbound).await,
+            Follow::Tunnel(server, record) => {
+                let client = Watched::new(stream, before, Arc::clone(&inbound.activity));
+                Tunnel { client, record, inbound: &inbound, is_whole: false }.relay(server).await
+            }
             Follow::Session(authority) => self.session(stream, before, authority, inbound).await,
         };
         if let Err(error) = ended {
@@ -122,7 +128,7 @@ impl Proxy {
     /// Ends the client's TLS with a certificate for the host it connected to.
     async fn intercept(
         self: Arc<Self>,
-        stream: Watched<ClientStream>,
+        stream: Watched,
         authority: Authority,
         inbound: Inbound,
     ) -> io::Result<()> {
@@ -183,20 +189,33 @@ fn names_another_host(hello: &ClientHello<'_>, host: &Host) -> bool {
 
 /// The client's own stream back from hyper, with what was read beyond the CONNECT.
 fn client_stream(upgraded: Upgraded) -> Option<(ClientStream, Bytes)> {
-    let parts = upgraded.downcast::<TokioIo<WithInterim<Watched<ClientStream>>>>().ok()?;
-    Some((parts.io.into_inner().into_inner().into_inner(), parts.read_buf))
+    let parts = upgraded.downcast::<TokioIo<Http1Stream<Watched>>>().ok()?;
+    Some((parts.io.into_inner().into_inner().into_inner()?, parts.read_buf))
 }
 
-/// Copies both ways until both sides are done; each side's end passes on to the other.
-async fn relay(
-    client: ClientStream,
-    before: Bytes,
-    mut server: TcpStream,
-    inbound: &Inbound,
-) -> io::Result<()> {
-    inbound.activity.enter(Phase::Tunnel);
-    let mut client = Watched::new(client, before, Arc::clone(&inbound.activity));
-    tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, RELAY_BUFFER, RELAY_BUFFER)
-        .await?;
-    Ok(())
+/// A tunnel under way; its record is complete however it ends.
+struct Tunnel<'a> {
+    client: Watched,
+    record: TunnelRecord,
+    inbound: &'a Inbound,
+    /// Both sides have ended by themselves.
+    is_whole: bool,
+}
+
+impl Tunnel<'_> {
+    /// Copies both ways until both sides are done; each side's end passes on to the other.
+    async fn relay(mut self, mut server: TcpStream) -> io::Result<()> {
+        self.inbound.activity.enter(Phase::Tunnel);
+        let client = &mut self.client;
+        tokio::io::copy_bidirectional_with_sizes(client, &mut server, RELAY_BUFFER, RELAY_BUFFER)
+            .await?;
+        self.is_whole = true;
+        Ok(())
+    }
+}
+
+impl Drop for Tunnel<'_> {
+    fn drop(&mut self) {
+        self.record.passed(self.client.passed(), !self.is_whole, self.inbound.activity.cut());
+    }
 }

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::dial::Dialer;
 use super::early_response::EarlyResponse;
 use super::http2::client::Http2Connection;
-use super::origin_connection::Http1Connection;
+use super::origin_connection::{Http1Connection, ResponseLimits};
 use super::origin_error::OriginError;
 use super::response_heads::{HeadExpected, ResponseHeads};
 use super::secure::{SecureStream, knows_other_protocols, secure};
@@ -44,6 +44,8 @@ pub struct Config {
     pub header_count: usize,
     /// Until the response's head. Default 300 s: some APIs think long.
     pub response_timeout: Duration,
+    /// To take some of a request's content.
+    pub send_timeout: Duration,
     /// How long an unused connection is kept. Default 60 s.
     pub idle_timeout: Duration,
 }
@@ -55,7 +57,7 @@ pub(super) struct Connector {
     anonymous: Offers,
     connect_timeout: Duration,
     header_count: usize,
-    pub(super) response_timeout: Duration,
+    pub(super) response: ResponseLimits,
     pub(super) idle_timeout: Duration,
     /// Tells its connections from those of the configuration before: they may trust other roots.
     pub(super) version: u64,
@@ -91,7 +93,10 @@ impl Connector {
             anonymous: Offers::of(tls),
             connect_timeout: config.connect_timeout,
             header_count: config.header_count,
-            response_timeout: config.response_timeout,
+            response: ResponseLimits {
+                response: config.response_timeout,
+                send: config.send_timeout,
+            },
             idle_timeout: config.idle_timeout,
             version,
         }

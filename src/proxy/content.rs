@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::connection::{Activity, Serving};
 use super::framing::{Content, clean_trailers};
 use super::incoming::{Incoming, PeerError};
 use super::origins::Idle;
@@ -25,6 +26,8 @@ pub(super) struct ClientContent {
     upload: Arc<Upload>,
     /// What the request is for, whose own fields no trailer may bring.
     credential: Option<Arc<Credential>>,
+    /// Held until the content is over, which may be after the response.
+    serving: Option<Serving>,
 }
 
 /// How far a client's content has come, for those who wait for what follows it.
@@ -32,6 +35,10 @@ pub(super) struct ClientContent {
 pub(super) struct Upload {
     frames: AtomicU64,
     too_large: AtomicBool,
+    /// The client is waited for.
+    wanted: AtomicBool,
+    /// All of it has come.
+    over: AtomicBool,
     /// The client waits to be asked, and the origin server has not asked yet.
     held: AtomicBool,
     reader: AtomicWaker,
@@ -50,9 +57,12 @@ pub(super) enum ContentError {
 
 impl ClientContent {
     /// Lets at most `limit` bytes pass; 0 is no limit.
-    pub(super) fn new(incoming: Incoming, limit: u64) -> Self {
+    pub(super) fn new(incoming: Incoming, limit: u64, activity: &Arc<Activity>) -> Self {
         let left = if limit == 0 { u64::MAX } else { limit };
-        Self { incoming, left, upload: Arc::default(), credential: None }
+        let is_over = incoming.is_end_stream();
+        let upload = Upload { over: AtomicBool::new(is_over), ..Upload::default() };
+        let serving = (!is_over).then(|| activity.hold());
+        Self { incoming, left, upload: Arc::new(upload), credential: None, serving }
     }
 
     /// Keeps trailers from saying what `credential` says.
@@ -63,6 +73,18 @@ impl ClientContent {
     /// Follows the content when it has been handed on.
     pub(super) fn upload(&self) -> Arc<Upload> {
         Arc::clone(&self.upload)
+    }
+
+    /// More of it is waited for, or something has come.
+    fn note(&mut self, is_pending: bool) {
+        self.upload.wanted.store(is_pending, Ordering::Relaxed);
+        if let Some(serving) = &self.serving {
+            serving.wants_content(is_pending);
+        }
+        if self.incoming.is_end_stream() {
+            self.upload.over.store(true, Ordering::Relaxed);
+            self.serving = None;
+        }
     }
 
     fn count(&mut self, frame: &Frame<Bytes>) -> Result<(), ContentError> {
@@ -95,6 +117,16 @@ impl Upload {
     /// Did it break off because it was too large?
     pub(super) fn is_too_large(&self) -> bool {
         self.too_large.load(Ordering::Relaxed)
+    }
+
+    /// Is there content that the origin server does not take?
+    pub(super) fn is_blocked(&self) -> bool {
+        self.frames() > 0 && !self.wanted.load(Ordering::Relaxed) && !self.is_over()
+    }
+
+    /// Has all of it come?
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// Is nothing read of it until the origin server asks?
@@ -135,6 +167,7 @@ impl HttpBody for ClientContent {
         let this = self.get_mut();
         std::task::ready!(this.upload.poll_released(cx));
         let polled = Pin::new(&mut this.incoming).poll_frame(cx).map_err(ContentError::Client);
+        this.note(polled.is_pending());
         polled.map(|next| {
             next.map(|frame| {
                 let mut frame = frame?;

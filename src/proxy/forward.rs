@@ -63,7 +63,7 @@ impl Proxy {
         body: Incoming,
         origin: &Origin,
     ) -> Result<Response<Body>, ProxyError> {
-        let content = call.snapshot.admit_content(&parts.headers, body)?;
+        let content = call.snapshot.admit_content(&parts.headers, body, &call.inbound.activity)?;
         self.forward_untouched(call, parts, content, origin).await
     }
 
@@ -92,7 +92,8 @@ impl Proxy {
         body: Incoming,
         mut selected: Selected,
     ) -> Result<Response<Body>, ProxyError> {
-        let mut content = call.snapshot.admit_content(&parts.headers, body)?;
+        let mut content =
+            call.snapshot.admit_content(&parts.headers, body, &call.inbound.activity)?;
         let (instance, token) = self.token_for(&mut selected, &parts, call.record).await?;
         let origin = selected.origin.clone();
         let is_upgraded = call.is_upgraded(&origin) && selected.credential.rewrite_location;

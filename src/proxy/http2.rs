@@ -18,6 +18,7 @@ use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::connection::{Activity, Phase, Watchdog};
 use super::framing::content_length;
 
 /// How often a connection with requests under way is asked whether its other end is still there. Servers
@@ -113,6 +114,39 @@ pub(super) enum Stopped<E> {
     /// The content broke off; the stream was reset.
     #[error("the content broke off: {0}")]
     Content(E),
+    /// It overstayed a limit; the stream was reset.
+    #[error("it took too long")]
+    Late,
+}
+
+/// Looks after a stream that content goes out on, from the first time it has to wait.
+#[derive(Debug, Default)]
+pub(super) struct StreamWatch<'a> {
+    /// `None`: nobody looks after it here.
+    watchdog: Option<&'a Watchdog>,
+    activity: Option<Arc<Activity>>,
+}
+
+impl<'a> StreamWatch<'a> {
+    pub(super) fn by(watchdog: &'a Watchdog) -> Self {
+        Self { watchdog: Some(watchdog), activity: None }
+    }
+
+    /// The stream waits: for its peer to take something, or for content. Is its time over?
+    fn poll_late(&mut self, cx: &Context<'_>, is_blocked: bool) -> Poll<()> {
+        let Some(watchdog) = self.watchdog else { return Poll::Pending };
+        let activity = self.activity.get_or_insert_with(|| watchdog.watch(Phase::Content));
+        if is_blocked {
+            activity.blocked();
+        }
+        activity.poll_closing(cx)
+    }
+
+    fn progress(&self) {
+        if let Some(activity) = &self.activity {
+            activity.written();
+        }
+    }
 }
 
 impl<E> From<h2::Error> for Stopped<E> {
@@ -129,16 +163,19 @@ impl<E> From<h2::Error> for Stopped<E> {
 pub(super) async fn send_content<B>(
     mut content: B,
     stream: &mut SendStream<Bytes>,
+    mut watch: StreamWatch<'_>,
 ) -> Result<(), Stopped<B::Error>>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    while let Some(frame) = next_frame(&mut content, stream).await? {
+    while let Some(frame) = next_frame(&mut content, stream, &mut watch).await? {
+        watch.progress();
         match frame.map(Frame::into_data) {
             Ok(Ok(data)) if data.is_empty() => {}
             Ok(Ok(data)) => {
                 let is_last = content.is_end_stream();
-                wait_for_capacity(stream).await?;
+                wait_for_capacity(stream, &mut watch).await?;
+                watch.progress();
                 stream.send_data(data, is_last)?;
                 if is_last {
                     return Ok(());
@@ -161,32 +198,50 @@ where
 async fn next_frame<B>(
     content: &mut B,
     stream: &mut SendStream<Bytes>,
-) -> Result<Option<Result<Frame<Bytes>, B::Error>>, h2::Error>
+    watch: &mut StreamWatch<'_>,
+) -> Result<Option<Result<Frame<Bytes>, B::Error>>, Stopped<B::Error>>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    poll_fn(|cx| match stream.poll_reset(cx) {
-        Poll::Ready(reset) => Poll::Ready(Err(reset.map_or_else(|error| error, h2::Error::from))),
-        Poll::Pending => Pin::new(&mut *content).poll_frame(cx).map(Ok),
+    poll_fn(|cx| {
+        if let Poll::Ready(reset) = stream.poll_reset(cx) {
+            let error = reset.map_or_else(|error| error, h2::Error::from);
+            return Poll::Ready(Err(error.into()));
+        }
+        if let Poll::Ready(frame) = Pin::new(&mut *content).poll_frame(cx) {
+            return Poll::Ready(Ok(frame));
+        }
+        watch.poll_late(cx, false).map(|()| Err(late(stream)))
     })
     .await
 }
 
 /// Waits until the peer takes more. One byte is asked for, so that a stream that has nothing to send yet takes
 /// no part of the connection's window from another.
-async fn wait_for_capacity(stream: &mut SendStream<Bytes>) -> Result<(), h2::Error> {
+async fn wait_for_capacity<E>(
+    stream: &mut SendStream<Bytes>,
+    watch: &mut StreamWatch<'_>,
+) -> Result<(), Stopped<E>> {
     stream.reserve_capacity(1);
     poll_fn(|cx| {
         while stream.capacity() == 0 {
-            match ready!(stream.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(error)),
-                None => return Poll::Ready(Err(Reason::CANCEL.into())),
+            match stream.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
+                Poll::Ready(None) => {
+                    return Poll::Ready(Err(h2::Error::from(Reason::CANCEL).into()));
+                }
+                Poll::Pending => return watch.poll_late(cx, true).map(|()| Err(late(stream))),
             }
         }
         Poll::Ready(Ok(()))
     })
     .await
+}
+
+fn late<E>(stream: &mut SendStream<Bytes>) -> Stopped<E> {
+    stream.send_reset(Reason::CANCEL);
+    Stopped::Late
 }
 
 /// Resolves when the other end of a connection no longer answers pings; `is_busy` says whether any request is

@@ -5,16 +5,13 @@
 //! request, so there they wait in a queue that a stream below hyper writes out between hyper's own messages.
 
 use std::fmt::Write as _;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use h2::server::SendResponse;
 use http::{HeaderMap, Response, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::content::Upload;
@@ -89,7 +86,13 @@ impl InterimQueue {
         self.connection.wake();
     }
 
-    fn take(&self) -> BytesMut {
+    /// Wakes `waker` when there is something to write.
+    pub(super) fn register(&self, waker: &std::task::Waker) {
+        self.connection.register(waker);
+    }
+
+    /// What is to be written.
+    pub(super) fn take(&self) -> BytesMut {
         match self.waits.swap(false, Ordering::Relaxed) {
             true => std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner)),
             false => BytesMut::new(),
@@ -97,9 +100,9 @@ impl InterimQueue {
     }
 }
 
-/// RFC 9112 §4.
-fn write_head(bytes: &mut BytesMut, status: StatusCode, fields: &HeaderMap) {
-    let reason = status.canonical_reason().unwrap_or("Informational");
+/// A response's head (RFC 9112 §4).
+pub(super) fn write_head(bytes: &mut BytesMut, status: StatusCode, fields: &HeaderMap) {
+    let reason = status.canonical_reason().unwrap_or_default();
     // Writing to memory does not fail.
     let _infallible = write!(bytes, "HTTP/1.1 {} {reason}\r\n", status.as_u16());
     for (name, value) in fields {
@@ -109,91 +112,6 @@ fn write_head(bytes: &mut BytesMut, status: StatusCode, fields: &HeaderMap) {
         bytes.extend_from_slice(b"\r\n");
     }
     bytes.extend_from_slice(b"\r\n");
-}
-
-/// A client's stream, below hyper, that writes interim responses where no message of hyper's is under way.
-#[derive(Debug)]
-pub(super) struct WithInterim<S> {
-    stream: S,
-    queue: Arc<InterimQueue>,
-    /// An interim response that is under way.
-    begun: BytesMut,
-    /// hyper has written something since it last had nothing to write.
-    in_message: bool,
-}
-
-impl<S> WithInterim<S> {
-    pub(super) fn new(stream: S, queue: Arc<InterimQueue>) -> Self {
-        Self { stream, queue, begun: BytesMut::new(), in_message: false }
-    }
-
-    pub(super) fn into_inner(self) -> S {
-        self.stream
-    }
-}
-
-impl<S: AsyncWrite + Unpin> WithInterim<S> {
-    fn poll_write_interim(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        if self.begun.is_empty() && !self.in_message {
-            self.begun = self.queue.take();
-        }
-        while !self.begun.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.begun))?;
-            if written == 0 {
-                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
-            }
-            self.begun.advance(written);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for WithInterim<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for WithInterim<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        ready!(self.poll_write_interim(cx))?;
-        self.in_message = true;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    /// hyper flushes when it has nothing more to write.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        self.in_message = false;
-        self.queue.connection.register(cx.waker());
-        ready!(self.poll_write_interim(cx))?;
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        ready!(self.poll_write_interim(cx))?;
-        self.in_message = true;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
 }
 
 /// More interim responses than this to one request are an attack on the proxy's time.

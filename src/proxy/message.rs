@@ -27,6 +27,10 @@ pub(super) struct Session {
     pub(super) misdirected: bool,
 }
 
+/// Marks an OPTIONS whose target is an authority alone: it goes on as `OPTIONS *` (RFC 9112 §3.2.4).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asterisk;
+
 /// What a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
@@ -247,7 +251,10 @@ pub(super) fn prepare_for_origin(parts: &mut Parts, origin: &Origin, via: &Via) 
     write_host(&mut parts.headers, origin);
     via.add_to(&mut parts.headers, parts.version);
     parts.version = Version::HTTP_11;
-    let path = parts.uri.path_and_query().cloned();
+    let path = match parts.extensions.remove::<Asterisk>() {
+        Some(Asterisk) => Some(PathAndQuery::from_static("*")),
+        None => parts.uri.path_and_query().cloned(),
+    };
     parts.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
 }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connector::Connector;
-use super::content::RequestBody;
+use super::content::{RequestBody, Upload};
 use super::framing::frame_request;
 use super::http2::client::Http2Connection;
 use super::incoming::Incoming;
@@ -31,6 +31,15 @@ const CLOSE_MARGIN: Duration = Duration::from_secs(1);
 /// How long an origin server may take to ask for content that its client holds back (RFC 9110 §10.1.1 leaves
 /// the time open; curl waits as long).
 const CONTINUE_TIME: Duration = Duration::from_secs(1);
+
+/// How long an origin server may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ResponseLimits {
+    /// To answer, once all of the content is sent.
+    pub(super) response: Duration,
+    /// To take something of the content.
+    pub(super) send: Duration,
+}
 
 /// A connection that serves one request after the other. Dropping it closes it.
 pub(super) struct Http1Connection {
@@ -135,7 +144,7 @@ impl Http1Connection {
     async fn send(
         &mut self,
         request: Request<RequestBody>,
-        limit: Duration,
+        limits: ResponseLimits,
         interim: &Arc<InterimRelay>,
     ) -> Result<Response<Incoming>, Unanswered> {
         let mut request = request;
@@ -145,18 +154,18 @@ impl Http1Connection {
         });
         self.head.expect();
         let sending = self.sender.try_send_request(request);
-        let response = within(self.timer.as_mut(), limit, interim, sending).await?;
+        let response = within(self.timer.as_mut(), limits, interim, sending).await?;
         Ok(response.map(Incoming::from))
     }
 }
 
 impl OriginConnection {
-    /// Sends `request`, whose answer may take as long as `limit`, once all of its content is sent.
+    /// Sends `request`, whose answer may take as long as `limits` say.
     pub(super) async fn send(
         &mut self,
         origin: &Origin,
         request: Request<RequestBody>,
-        limit: Duration,
+        limits: ResponseLimits,
         interim: &Arc<InterimRelay>,
     ) -> Result<Response<Incoming>, Unanswered> {
         let holds = request.headers().contains_key(EXPECT)
@@ -167,13 +176,13 @@ impl OriginConnection {
         match self {
             Self::Http1(connection) => {
                 let request = for_http1(origin, request);
-                connection.send(request, limit, interim).await
+                connection.send(request, limits, interim).await
             }
             Self::Http2(connection) => {
                 let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
                 let request = for_http2(origin, request);
                 let sending = connection.send(request, interim);
-                within(timer.as_mut(), limit, interim, sending).await
+                within(timer.as_mut(), limits, interim, sending).await
             }
         }
     }
@@ -182,14 +191,17 @@ impl OriginConnection {
 /// Waits for an origin server, which has no time to answer before the client has sent its content.
 async fn within<T, E: Into<Unanswered>>(
     mut timer: Pin<&mut Sleep>,
-    limit: Duration,
+    limits: ResponseLimits,
     interim: &InterimRelay,
     sending: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Unanswered> {
     let (mut sending, upload) = (pin!(sending), interim.upload());
+    let (mut wait, mut since) = (Wait::of(upload), Instant::now());
     loop {
-        let (frames, is_held) = (upload.frames(), upload.is_held());
-        timer.as_mut().reset(Instant::now() + if is_held { CONTINUE_TIME } else { limit });
+        let due = since + wait.limit(limits);
+        // While there is content to come, what is waited for may change at any time.
+        let look = if upload.is_over() { due } else { due.min(Instant::now() + limits.send) };
+        timer.as_mut().reset(look);
         tokio::select! {
             biased;
             sent = &mut sending => return match interim.was_flooded() {
@@ -197,11 +209,55 @@ async fn within<T, E: Into<Unanswered>>(
                 false => sent.map_err(Into::into),
             },
             () = interim.is_flooded() => return Err(OriginError::TooManyInterim.into()),
-            () = timer.as_mut() => match is_held {
-                true => upload.release(),
-                false if upload.frames() == frames => return Err(OriginError::ResponseTimeout.into()),
-                false => {}
-            },
+            () = timer.as_mut() => {
+                let now = Wait::of(upload);
+                if now != wait {
+                    (wait, since) = (now, Instant::now());
+                } else if Instant::now() >= due {
+                    wait.is_over(upload)?;
+                }
+            }
+        }
+    }
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// The origin server's word that it wants the content.
+    Continue,
+    /// That it takes some of the content, after so many frames.
+    Blocked(u64),
+    /// That it answers, or that the client sends more.
+    Response(u64),
+}
+
+impl Wait {
+    fn of(upload: &Upload) -> Self {
+        match upload.frames() {
+            _ if upload.is_held() => Self::Continue,
+            frames if upload.is_blocked() => Self::Blocked(frames),
+            frames => Self::Response(frames),
+        }
+    }
+
+    fn limit(self, limits: ResponseLimits) -> Duration {
+        match self {
+            Self::Continue => CONTINUE_TIME,
+            Self::Blocked(_) => limits.send,
+            Self::Response(_) => limits.response,
+        }
+    }
+
+    /// It came to nothing.
+    fn is_over(self, upload: &Upload) -> Result<(), OriginError> {
+        match self {
+            Self::Continue => {
+                upload.release();
+                Ok(())
+            }
+            Self::Blocked(_) => Err(OriginError::SendTimeout),
+            Self::Response(_) => Err(OriginError::ResponseTimeout),
         }
     }
 }

@@ -37,6 +37,8 @@ pub(super) enum OriginError {
     Tls(TlsFault),
     #[error("no response in time")]
     ResponseTimeout,
+    #[error("it took nothing of the request's content for too long")]
+    SendTimeout,
     #[error("the connection was closed before a response: {0}")]
     Closed(PeerError),
     #[error("the response is not HTTP: {0}")]

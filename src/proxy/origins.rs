@@ -111,7 +111,7 @@ impl Origins {
         interim: &Arc<InterimRelay>,
     ) -> Result<(Response<Incoming>, Returning), SendError> {
         let pool = self.pool_of(route.identity);
-        let (origin, limit) = (route.origin, route.connector.response_timeout);
+        let (origin, limits) = (route.origin, route.connector.response);
         let sent = Sent {
             method: request.method().clone(),
             personal: is_personal(request.headers()).then(|| Arc::clone(route.personal)),
@@ -125,7 +125,7 @@ impl Origins {
         let deadline = route.connector.deadline();
         loop {
             let (mut connection, reused) = pool.obtain(route, preferred, deadline).await?;
-            match connection.send(origin, request, limit, interim).await {
+            match connection.send(origin, request, limits, interim).await {
                 Ok(response) => {
                     if interim.upload().is_held() {
                         sent.give_up_content();

@@ -31,6 +31,16 @@ pub(super) fn own_response(
     accepts: Accepts,
     request_id: &str,
 ) -> Response<Body> {
+    own_message(status, text, accepts, request_id).map(Body::full)
+}
+
+/// The same, with its content in hand.
+pub(super) fn own_message(
+    status: StatusCode,
+    text: &str,
+    accepts: Accepts,
+    request_id: &str,
+) -> Response<Bytes> {
     let (kind, body) = match accepts {
         Accepts::Text => ("text/plain; charset=utf-8", format!("bearerd: {text}\n")),
         Accepts::Json => {
@@ -44,7 +54,7 @@ pub(super) fn own_response(
             ("application/problem+json", format!("{problem}\n"))
         }
     };
-    let mut response = Response::new(Body::full(Bytes::from(body)));
+    let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
     let fields = response.headers_mut();
     insert(fields, CONTENT_TYPE, kind);

@@ -85,6 +85,15 @@ impl Record {
         }
     }
 
+    /// The request becomes a tunnel, whose line is written at its end.
+    pub(super) fn becomes_tunnel(&mut self) -> TunnelRecord {
+        let mut line = self.line.take();
+        if let Some(line) = &mut line {
+            line.status = StatusCode::OK;
+        }
+        TunnelRecord { began: self.began, line }
+    }
+
     /// The request is sent to an origin server; [`Record::came_back`] when its answer is there.
     pub(super) fn went_out(&mut self) -> Instant {
         if let Some(line) = &mut self.line {
@@ -116,10 +125,38 @@ impl Record {
         }
     }
 
-    /// The response broke off.
-    pub(super) fn broke_off(&mut self) {
+    /// The response broke off, because of a limit if one is named.
+    pub(super) fn broke_off(&mut self, limit: Option<&'static str>) {
         if let Some(line) = &mut self.line {
             line.broken = true;
+            line.limit = limit;
+        }
+    }
+}
+
+/// What is told of a tunnel, at its end.
+#[derive(Debug)]
+pub(super) struct TunnelRecord {
+    began: Instant,
+    line: Option<Box<AccessLine>>,
+}
+
+impl TunnelRecord {
+    /// So many bytes came from the client and went to it; `broken` if the tunnel did not end by the wish of
+    /// both sides, and the limit that ended it.
+    pub(super) fn passed(&mut self, bytes: (u64, u64), broken: bool, limit: Option<&'static str>) {
+        if let Some(line) = &mut self.line {
+            let count = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+            (line.received, line.bytes) = (Some(count(bytes.0)), count(bytes.1));
+            (line.broken, line.limit) = (broken, limit);
+        }
+    }
+}
+
+impl Drop for TunnelRecord {
+    fn drop(&mut self) {
+        if let Some(line) = &self.line {
+            line.write(self.began.elapsed());
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::any::Any;
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::Request;
@@ -12,8 +15,9 @@ use hyper_util::rt::TokioIo;
 
 use super::Proxy;
 use super::connection::{Activity, ClientStream, Phase, Watched};
+use super::http1_stream::{Http1Parts, Http1Stream};
 use super::incoming::Incoming;
-use super::interim::{Interim, InterimQueue, WithInterim};
+use super::interim::{Interim, InterimQueue};
 use super::message::Session;
 use super::personal::Personal;
 
@@ -30,6 +34,8 @@ pub(super) struct Inbound {
     pub(super) client: Option<Arc<str>>,
     /// Where interim responses go.
     pub(super) interim: Interim,
+    /// Is the request that was read last an OPTIONS whose target is an authority alone?
+    asterisk: Arc<AtomicBool>,
     /// The client's own connections to origin servers.
     pub(super) personal: Arc<Personal>,
     /// Held as long as the client's socket is.
@@ -38,8 +44,15 @@ pub(super) struct Inbound {
 
 impl Inbound {
     fn new(activity: Arc<Activity>, permit: Arc<dyn Any + Send + Sync>) -> Self {
-        let (interim, personal) = (Interim::Http1(Arc::default()), Arc::default());
-        Self { activity, session: None, client: None, interim, personal, permit }
+        Self {
+            activity,
+            session: None,
+            client: None,
+            interim: Interim::Http1(Arc::default()),
+            asterisk: Arc::default(),
+            personal: Arc::default(),
+            permit,
+        }
     }
 
     /// The same with interim responses going elsewhere.
@@ -52,6 +65,19 @@ impl Inbound {
         let mut inbound = Self::new(activity, Arc::clone(&self.permit));
         inbound.client = client.map(Arc::from);
         inbound
+    }
+
+    /// Is the request an OPTIONS whose target is an authority alone? Asked once for each.
+    pub(super) fn is_asterisk(&self) -> bool {
+        self.asterisk.load(Ordering::Relaxed) && self.asterisk.swap(false, Ordering::Relaxed)
+    }
+
+    fn http1_parts(&self) -> Http1Parts {
+        Http1Parts {
+            activity: Arc::clone(&self.activity),
+            interim: self.interim_queue(),
+            asterisk: Arc::clone(&self.asterisk),
+        }
     }
 
     fn interim_queue(&self) -> Arc<InterimQueue> {
@@ -87,9 +113,16 @@ impl Proxy {
         let each_tick = || {
             let snapshot = self.shared.snapshot.load();
             self.origins.sweep(snapshot.connector());
-            snapshot.patience()
+            snapshot.timeouts()
         };
-        self.watchdog.run(each_tick).await;
+        let cut = |limit| {
+            self.shared.metrics.connection_cut(limit);
+            tracing::info!(
+                limit,
+                "a client's connection was cut off: it overstayed limits.{limit}"
+            );
+        };
+        self.watchdog.run(each_tick, cut).await;
     }
 
     /// Closes idle connections and waits until the others are done.
@@ -106,11 +139,22 @@ impl Proxy {
         let service = service_fn(|request: Request<_>| {
             let (proxy, inbound) = (&self, &inbound);
             let request = request.map(Incoming::Http1);
-            async move { Ok::<_, Infallible>(proxy.serve(request, inbound).await) }
+            // At once: what is read next may be the end of what the client sends.
+            let serving = inbound.activity.serve();
+            async move { Ok::<_, Infallible>(proxy.serve(request, inbound, serving).await) }
         });
-        let stream = TokioIo::new(WithInterim::new(stream, inbound.interim_queue()));
-        let connection = builder.serve_connection(stream, service);
-        if let Err(error) = connection.with_upgrades().await {
+        let stream = Http1Stream::new(stream, inbound.http1_parts(), Arc::clone(&self));
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let mut connection = pin!(connection);
+        let mut closes = false;
+        let served = poll_fn(|cx| {
+            if !closes && inbound.activity.poll_closing(cx).is_ready() {
+                closes = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.as_mut().poll(cx)
+        });
+        if let Err(error) = served.await {
             tracing::debug!(%error, "a client's connection ended early");
         }
     }

@@ -11,6 +11,7 @@ use super::snapshot::Snapshot;
 use crate::ca::CertificateAuthority;
 use crate::clock::Clock;
 use crate::credential::Credentials;
+use crate::metrics::Metrics;
 
 /// What all cores share for as long as the process runs.
 #[derive(Debug)]
@@ -19,15 +20,16 @@ pub(crate) struct Shared {
     pub(super) clock: Clock,
     pub(super) via: Via,
     pub(super) request_ids: RequestIds,
+    pub(super) metrics: Metrics,
     /// Secrets that are to be read again.
     pub(crate) rereads: Rereads,
 }
 
 impl Shared {
-    pub(crate) fn new(snapshot: Snapshot, clock: Clock) -> Self {
+    pub(crate) fn new(snapshot: Snapshot, clock: Clock, metrics: Metrics) -> Self {
         let (via, request_ids) = (Via::new(), RequestIds::new());
         let (snapshot, rereads) = (ArcSwap::from_pointee(snapshot), Rereads::default());
-        Self { snapshot, clock, via, request_ids, rereads }
+        Self { snapshot, clock, via, request_ids, metrics, rereads }
     }
 
     /// The credentials at work.

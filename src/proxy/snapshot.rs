@@ -7,7 +7,7 @@ use http::header::{CONTENT_LENGTH, HeaderMap};
 use http::request::Parts;
 use rustls::ClientConfig;
 
-use super::connection::Patience;
+use super::connection::{Activity, Timeouts};
 use super::connector::{self, Connector};
 use super::content::ClientContent;
 use super::dial::{Dialer, Network, Policy};
@@ -66,6 +66,10 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Silence in a tunnel. Default 10 min.
     pub tunnel_idle_timeout: Duration,
+    /// A peer takes nothing of what is there for it. Default 60 s.
+    pub send_timeout: Duration,
+    /// A message's content brings nothing. Default 15 min; 0: for ever.
+    pub stall_timeout: Duration,
     /// All kept bodies together. Default 64 MiB.
     pub replay_bytes: u64,
     /// A request's content; 0: no limit.
@@ -115,13 +119,15 @@ impl Snapshot {
         Arc::clone(&self.replay_budget)
     }
 
-    pub(super) fn patience(&self) -> Patience {
+    pub(super) fn timeouts(&self) -> Timeouts {
         let limits = &self.config.limits;
-        Patience {
+        Timeouts {
             idle: limits.idle_timeout,
             head: limits.header_read_timeout,
             handshake: limits.handshake_timeout,
             tunnel: limits.tunnel_idle_timeout,
+            send: limits.send_timeout,
+            stall: limits.stall_timeout,
         }
     }
 
@@ -143,6 +149,7 @@ impl Snapshot {
         &self,
         fields: &HeaderMap,
         body: Incoming,
+        activity: &Arc<Activity>,
     ) -> Result<ClientContent, MessageError> {
         let limit = self.config.limits.body_bytes;
         let length = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -150,7 +157,7 @@ impl Snapshot {
             Some(length) if limit != 0 && u64::gt(&length, &limit) => {
                 Err(MessageError::ContentTooLarge)
             }
-            _ => Ok(ClientContent::new(body, limit)),
+            _ => Ok(ClientContent::new(body, limit, activity)),
         }
     }
 

@@ -93,6 +93,12 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// `limits.response_timeout`, 300 s until the response's head: some APIs think long.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// `limits.send_timeout`, 60 s for a peer that takes nothing at all: longer than a lost connection is repeated by TCP.
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// `limits.stall_timeout`, 15 min for content that brings nothing: event streams send a comment more often.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(900);
+
 /// `limits.wait`, 15 s: longer than one token request, shorter than the patience of most clients.
 pub const WAIT: Duration = Duration::from_secs(15);
 

@@ -53,6 +53,12 @@ impl Review<'_> {
                 &limits.tunnel_idle_timeout,
                 defaults::TUNNEL_IDLE_TIMEOUT,
             ),
+            send_timeout: self.time(
+                "limits.send_timeout",
+                &limits.send_timeout,
+                defaults::SEND_TIMEOUT,
+            ),
+            stall_timeout: limits.stall_timeout.or(defaults::STALL_TIMEOUT),
             replay_bytes: limits.replay_bytes.or(Size(defaults::REPLAY_BYTES)).0,
             body_bytes: limits.body_bytes.or(Size(0)).0,
         }

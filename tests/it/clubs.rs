@@ -457,11 +457,7 @@ params = { club = "own" }
 #[tokio::test]
 async fn operators_see_the_clubs_in_use_and_metrics_name_the_credential_alone() {
     let world = start(BY_PATH, &["paris", "lyon"]).await;
-    let admin = format!("http://{}", world.app().admin_address().unwrap());
-    let client = world.client();
-    let ask = async |path: &str| {
-        client.get(format!("{admin}{path}")).send().await.unwrap().text().await.unwrap()
-    };
+    let ask = async |path: &str| world.ask_admin(path).await.text();
     let described: Value = serde_json::from_str(&ask("/api/v1/credentials").await).unwrap();
     assert_eq!(described["credentials"][0]["name"], "api");
     assert_eq!(described["credentials"][0]["state"], "absent");

@@ -1,5 +1,6 @@
 //! The request path, case by case; the names of the tests begin with the number of the case.
 
+mod clients;
 mod connections;
 mod framing;
 mod http2_origins;

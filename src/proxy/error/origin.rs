@@ -144,6 +144,12 @@ fn exchange_verdict(error: &OriginError) -> OriginVerdict {
             "the origin server did not answer in time (limits.response_timeout)",
             "",
         ),
+        OriginError::SendTimeout => verdict(
+            LATE,
+            "connection_write_timeout",
+            "the origin server took nothing of the request's content in time (limits.send_timeout)",
+            "",
+        ),
         OriginError::Response(_) | OriginError::Framing(_) => {
             verdict(BAD, "http_protocol_error", "the origin server's answer is not valid HTTP", "")
         }

@@ -15,7 +15,7 @@ use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Http2Content, send_content, silence};
+use super::{Http2Content, StreamWatch, send_content, silence};
 use crate::proxy::content::RequestBody;
 use crate::proxy::incoming::Incoming;
 use crate::proxy::interim::InterimRelay;
@@ -122,7 +122,7 @@ impl Http2Connection {
             let held = Arc::clone(&held);
             end.is_sent_by(AbortOnDropHandle::new(tokio::spawn(async move {
                 // The response says what became of the request.
-                let _reported = send_content(body, &mut stream).await;
+                let _reported = send_content(body, &mut stream, StreamWatch::default()).await;
                 drop(held);
             })));
         }

@@ -12,7 +12,7 @@ use http::{Request, Response, Version};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Http2Content, Stopped, send_content, silence};
+use super::{Http2Content, Stopped, StreamWatch, send_content, silence};
 use crate::proxy::Proxy;
 use crate::proxy::body::Body;
 use crate::proxy::framing::expects_continue;
@@ -78,6 +78,10 @@ impl Proxy {
                     drains = true;
                     connection.graceful_shutdown();
                 }
+                () = poll_fn(|cx| inbound.activity.poll_closing(cx)), if !drains => {
+                    drains = true;
+                    connection.graceful_shutdown();
+                }
                 () = &mut silent => connection.abrupt_shutdown(Reason::NO_ERROR),
             }
         }
@@ -102,7 +106,7 @@ impl Proxy {
         inbound: Inbound,
     ) {
         let response = tokio::select! {
-            response = self.serve(request, &inbound) => response,
+            response = self.serve(request, &inbound, inbound.activity.serve()) => response,
             // Dropping the request records that its client has given it up.
             () = stream.is_reset() => return,
         };
@@ -136,7 +140,7 @@ impl Proxy {
         let mut content = stream.lock().send_response(head, is_empty)?;
         match is_empty {
             true => Ok(()),
-            false => send_content(body, &mut content).await,
+            false => send_content(body, &mut content, StreamWatch::by(&self.watchdog)).await,
         }
     }
 }

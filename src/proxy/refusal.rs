@@ -1,0 +1,62 @@
+//! Requests that never reach the walk: hyper cannot read them, and answers by itself.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue};
+use http::{Method, StatusCode};
+
+use super::Proxy;
+use super::access_log::AccessLine;
+use super::interim::write_head;
+use super::own_response::{Accepts, own_message};
+use super::record::Record;
+
+/// What is known of such a request is its status.
+const KIND: &str = "http_request_error";
+
+impl Proxy {
+    /// What is sent instead of hyper's answer of this `status`; counted and logged like any other.
+    pub(super) fn refuse_unreadable(&self, status: u16) -> Bytes {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+        let request_id = self.shared.request_ids.next().to_string();
+        let snapshot = self.shared.snapshot.load();
+        let line = snapshot.config.access_log.then(|| {
+            let mut line = AccessLine::new(&request_id, &unknown_method());
+            line.error = Some(KIND);
+            Box::new(line)
+        });
+        let mut record = Record::new(Arc::clone(&snapshot.without_credential), line);
+        record.answered(status);
+        tracing::debug!(request_id, "a request was refused: {}", reason(status));
+        let mut response = own_message(status, reason(status), Accepts::Text, &request_id);
+        let date = httpdate::fmt_http_date(self.shared.clock.now());
+        let length = response.body().len();
+        let fields = response.headers_mut();
+        fields.insert(CONNECTION, HeaderValue::from_static("close"));
+        fields.insert(CONTENT_LENGTH, length.into());
+        if let Ok(date) = HeaderValue::try_from(date) {
+            fields.insert(DATE, date);
+        }
+        let mut bytes = BytesMut::new();
+        write_head(&mut bytes, status, response.headers());
+        bytes.extend_from_slice(response.body());
+        bytes.freeze()
+    }
+}
+
+fn unknown_method() -> Method {
+    Method::from_bytes(b"-").unwrap_or_default()
+}
+
+fn reason(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::URI_TOO_LONG => "the request line is longer than limits.request_line allows",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            "the request's head is longer than limits.header_bytes or has more fields than limits.header_count"
+        }
+        _ => {
+            "the request cannot be read: its request line or one of its fields is not as HTTP/1.1 has it (RFC 9112)"
+        }
+    }
+}

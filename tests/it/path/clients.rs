@@ -1,0 +1,391 @@
+//! P6, P7, P11 to P13 and P32 to P34: the client's side of a connection, and its ends.
+
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use bearerd_test_support::Answer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::connect::{connect, secure};
+use crate::http2::{Client, get as get_http2};
+use crate::program::Program;
+use crate::wire::{Wire, ask, get, message, nobody, within};
+use crate::world::World;
+
+const MIB: usize = 1024 * 1024;
+
+async fn origin() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+async fn accept(listener: &TcpListener) -> Wire {
+    Wire::over(within(listener.accept()).await.unwrap().0)
+}
+
+fn post(url: &str, length: usize) -> String {
+    message(&[&*format!("POST {url} HTTP/1.1"), "Host: x", &format!("Content-Length: {length}")])
+}
+
+// ===== Refusals while the client sends =====
+
+/// Programs that send everything before they read.
+async fn uploads_whole(
+    wire: &mut Wire<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>,
+    head: String,
+    length: usize,
+) {
+    within(async {
+        wire.stream.write_all(head.as_bytes()).await.expect("the head");
+        for _ in 0..length / MIB {
+            wire.stream.write_all(&vec![b'x'; MIB]).await.expect("content that is not wanted");
+        }
+        wire.stream.flush().await.expect("the end");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn p06_a_refusal_is_read_by_a_client_that_sends_everything_first() {
+    let world = World::builder().sections("[limits]\nbody_bytes = \"8MiB\"").start().await;
+    let gone = format!("http://{}/", nobody().await);
+    for (url, length, status) in [
+        ("http://169.254.169.254/".to_owned(), 8 * MIB, 403),
+        (gone, 8 * MIB, 502),
+        (world.http("/"), 9 * MIB, 413),
+        ("http://x@localhost/".to_owned(), 8 * MIB, 400),
+    ] {
+        let mut wire = Wire::to(&world).await;
+        uploads_whole(&mut wire, post(&url, length), length).await;
+        let reply = wire.reply().await;
+        assert_eq!(reply.status, status, "{url}");
+        assert_eq!(reply.field("connection"), Some("close"), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn p06_a_refusal_inside_a_session_is_read_as_well() {
+    let world = World::builder().sections("[limits]\nbody_bytes = \"1MiB\"").start().await;
+    let mut wire = secure(&world, world.origin.authority()).await;
+    let head = message(&[
+        "POST / HTTP/1.1",
+        &*format!("Host: {}", world.origin.authority()),
+        "Content-Length: 8388608",
+    ]);
+    uploads_whole(&mut wire, head, 8 * MIB).await;
+    assert_eq!(wire.reply().await.status, 413);
+}
+
+#[tokio::test]
+async fn p06_an_early_answer_of_the_origin_is_read_by_such_a_client() {
+    let world = World::plain().settled().await;
+    let (listener, url) = origin().await;
+    let served = tokio::spawn(async move {
+        let mut server = accept(&listener).await;
+        server.head_text().await;
+        server.send("HTTP/1.1 403 No\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno").await;
+        // It closes with content unread: a reset.
+    });
+    let mut wire = Wire::to(&world).await;
+    uploads_whole(&mut wire, post(&format!("{url}/"), 8 * MIB), 8 * MIB).await;
+    assert_eq!(wire.reply().await.status, 403);
+    served.await.unwrap();
+}
+
+// ===== Half-closed =====
+
+#[tokio::test]
+async fn p07_a_client_that_closes_its_half_gets_its_answer() {
+    let world = World::new().await;
+    world.origin.hold();
+    let mut wire = Wire::to(&world).await;
+    wire.send(post(&world.http("/echo"), 4) + "more").await;
+    wire.stream.shutdown().await.unwrap();
+    world.origin.wait_for_requests(1).await;
+    // What is asked and answered later shows that the end was seen before.
+    for _ in 0..4 {
+        assert_eq!(ask(&world, &["OPTIONS * HTTP/1.1", "Host: x"]).await.status, 200);
+    }
+    world.origin.release_all();
+    let reply = wire.reply().await;
+    assert_eq!((reply.status, reply.text().as_str()), (200, "more"));
+    wire.is_closed().await;
+}
+
+#[tokio::test]
+async fn p07_so_does_one_inside_a_session() {
+    let world = World::new().await;
+    let mut wire = secure(&world, world.origin.authority()).await;
+    wire.send(message(&["GET / HTTP/1.1", &*format!("Host: {}", world.origin.authority())])).await;
+    wire.stream.shutdown().await.unwrap();
+    assert_eq!(wire.reply().await.status, 200);
+}
+
+#[tokio::test]
+async fn p07_content_that_never_comes_ends_the_request() {
+    let world = World::new().await;
+    let (listener, url) = origin().await;
+    let mut wire = Wire::to(&world).await;
+    wire.send(post(&format!("{url}/"), 100) + "half").await;
+    let mut server = accept(&listener).await;
+    server.head_text().await;
+    assert_eq!(server.exactly(4).await, b"half");
+    wire.stream.shutdown().await.unwrap();
+    server.is_closed().await;
+}
+
+#[tokio::test]
+async fn p07_both_halves_of_a_tunnel_end_by_themselves() {
+    let world = World::builder().proxy("connect_ports = []").start().await;
+    let (listener, url) = origin().await;
+    let (mut wire, reply) = connect(&world, url.trim_start_matches("http://")).await;
+    assert_eq!(reply.status, 200);
+    let mut server = accept(&listener).await;
+    wire.send("question").await;
+    wire.stream.shutdown().await.unwrap();
+    assert_eq!(server.rest().await, b"question");
+    server.send("answer").await;
+    assert_eq!(wire.exactly(6).await, b"answer");
+}
+
+// ===== What is cut looks cut =====
+
+#[tokio::test]
+async fn p11_an_answer_that_breaks_off_ends_in_a_reset_where_the_end_is_the_connections() {
+    let world = World::new().await;
+    let (listener, url) = origin().await;
+    let mut wire = Wire::to(&world).await;
+    wire.send(format!("GET {url}/ HTTP/1.0\r\nHost: x\r\n\r\n")).await;
+    let mut server = accept(&listener).await;
+    server.head_text().await;
+    server.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nsome\r\n").await;
+    assert_eq!(wire.reply_head().await.status, 200);
+    assert_eq!(wire.exactly(4).await, b"some");
+    drop(server);
+    let ended = within(wire.stream.read(&mut [0; 16])).await;
+    assert_eq!(ended.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+}
+
+// ===== Request lines =====
+
+#[tokio::test]
+async fn p12_options_of_an_authority_alone_ask_for_the_server() {
+    let world = World::new().await;
+    for (target, received) in [("", "*"), ("/", "/")] {
+        let target = format!("OPTIONS {}{target} HTTP/1.1", world.http(""));
+        world.origin.clear();
+        assert_eq!(ask(&world, &[&*target, "Host: x"]).await.status, 200);
+        assert_eq!(world.origin.requests()[0].target, received);
+    }
+    // The next on the same connection is read anew.
+    let mut wire = Wire::to(&world).await;
+    world.origin.clear();
+    wire.ask(&[&*format!("OPTIONS {} HTTP/1.1", world.http("")), "Host: x"]).await;
+    wire.ask(&[&*format!("OPTIONS {}/ HTTP/1.1", world.http("")), "Host: x"]).await;
+    let targets: Vec<_> = world.origin.requests().iter().map(|it| it.target.clone()).collect();
+    assert_eq!(targets, ["*", "/"]);
+}
+
+#[tokio::test]
+async fn p13_characters_that_no_uri_has_are_encoded_as_browsers_do() {
+    let world = World::new().await;
+    let mut wire = Wire::to(&world).await;
+    for (path, received) in [
+        (&b"/a?f={\"a\":1}"[..], "/a?f={%22a%22:1}"),
+        (b"/<b>`", "/%3Cb%3E%60"),
+        (b"/caf\xe9?q=\xfc", "/caf%E9?q=%FC"),
+    ] {
+        world.origin.clear();
+        let mut request = format!("GET {}", world.http("")).into_bytes();
+        request.extend_from_slice(path);
+        request.extend_from_slice(b" HTTP/1.1\r\nHost: x\r\n\r\n");
+        wire.send(request).await;
+        assert_eq!(wire.reply().await.status, 200, "{received}");
+        assert_eq!(world.origin.requests()[0].target, received);
+    }
+}
+
+#[tokio::test]
+async fn p13_what_cannot_be_read_is_refused_with_a_reason_a_line_and_a_count() {
+    let world = World::new().await;
+    let program = Program::start(&world).await;
+    let long = format!("GET http://x/{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(70_000));
+    for (request, status, reason) in [
+        ("GET /\x01 HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 400, "RFC 9112"),
+        ("GET http://x/ HTTP/1.1\r\nBad Name: 1\r\n\r\n".to_owned(), 400, "RFC 9112"),
+        (long, 431, "limits.header_bytes"),
+    ] {
+        let mut wire = Wire::to_address(program.proxy).await;
+        wire.send(&request).await;
+        let reply = wire.reply().await;
+        assert_eq!(reply.status, status, "{request:.30}");
+        assert!(reply.text().contains(reason), "{}", reply.text());
+        assert_eq!(reply.field("connection"), Some("close"));
+        let id = reply.field("x-request-id").unwrap().to_owned();
+        let line = program.logs(&id).await;
+        assert!(line.contains(&format!("status={status}")), "{line}");
+    }
+    program.stop().await;
+}
+
+// ===== Waits that end =====
+
+/// A client whose socket takes little, so that what is not read stays with the proxy.
+async fn narrow_client(world: &World) -> Wire {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    Wire::over(within(socket.connect(world.proxy_address())).await.unwrap())
+}
+
+#[tokio::test]
+async fn p32_clients_that_never_read_are_freed() {
+    let world = World::builder().sections("[limits]\nsend_timeout = \"1s\"").start().await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let (listener, url) = origin().await;
+        let mut client = narrow_client(&world).await;
+        client.send(message(&get(&format!("{url}/")))).await;
+        let mut server = accept(&listener).await;
+        server.head_text().await;
+        clients.push((client, server));
+    }
+    for (_, server) in &mut clients {
+        server.send("HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n").await;
+    }
+    for (_client, mut server) in clients {
+        // Until the proxy hangs up.
+        within(async { while server.stream.write_all(&[0; 65536]).await.is_ok() {} }).await;
+    }
+}
+
+#[tokio::test]
+async fn p32_answers_that_stall_in_the_middle_are_cut() {
+    let world = World::builder().sections("[limits]\nstall_timeout = \"1s\"").start().await;
+    let (listener, url) = origin().await;
+    for version in ["1.1", "1.0"] {
+        let mut client = Wire::to(&world).await;
+        client.send(format!("GET {url}/ HTTP/{version}\r\nHost: x\r\n\r\n")).await;
+        let mut server = accept(&listener).await;
+        server.head_text().await;
+        server.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome").await;
+        assert_eq!(client.reply_head().await.status, 200);
+        assert_eq!(client.exactly(4).await, b"some");
+        server.is_closed().await;
+        let ended = within(client.stream.read(&mut [0; 16])).await;
+        assert_eq!(
+            ended.map_err(|error| error.kind()),
+            Err(ErrorKind::ConnectionReset),
+            "{version}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn p32_a_stalled_stream_of_http2_is_reset_and_the_others_go_on() {
+    let world = World::builder().sections("[limits]\nstall_timeout = \"1s\"").start().await;
+    let client = Client::open(&world).await;
+    world.origin.enqueue(Answer::Chunks(vec!["some".into()]));
+    let (response, _) = client.begin(get_http2(&world.https("/")), true).await;
+    let mut content = within(response).await.unwrap().into_body();
+    let ended = within(async {
+        loop {
+            match content.data().await {
+                Some(Ok(_)) => {}
+                ended => return ended,
+            }
+        }
+    })
+    .await;
+    assert!(matches!(ended, Some(Err(_))), "{ended:?}");
+    assert_eq!(client.ask(get_http2(&world.https("/"))).await.status, 200);
+}
+
+#[tokio::test]
+async fn p32_an_origin_that_takes_nothing_is_504() {
+    let world = World::builder().sections("[limits]\nsend_timeout = \"1s\"").start().await;
+    let (listener, url) = origin().await;
+    let mut client = Wire::to(&world).await;
+    let head = post(&format!("{url}/"), 64 * MIB);
+    let (mut reader, mut writer) = client.stream.split();
+    let uploading = async {
+        writer.write_all(head.as_bytes()).await?;
+        loop {
+            writer.write_all(&[0; 65536]).await?;
+        }
+    };
+    let _server = tokio::spawn(async move { accept(&listener).await });
+    let mut answer = vec![0; 12];
+    let read = within(async {
+        tokio::select! {
+            read = reader.read_exact(&mut answer) => read,
+            ended = uploading => { let ended: std::io::Result<()> = ended; panic!("{ended:?}") }
+        }
+    })
+    .await;
+    read.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 504");
+}
+
+#[tokio::test]
+async fn p33_a_reader_that_pauses_longer_than_the_idle_time_gets_everything() {
+    let limits = "[limits]\nidle_timeout = \"1s\"\nsend_timeout = \"30s\"";
+    let world = World::builder().sections(limits).start().await;
+    let mut client = narrow_client(&world).await;
+    let length = 4 * MIB;
+    client.send(message(&get(&world.http(&format!("/bytes/{length}"))))).await;
+    assert_eq!(client.reply_head().await.status, 200);
+    client.exactly(length / 2).await;
+    // The pause is what is tried.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(client.exactly(length / 2).await.len(), length / 2);
+}
+
+#[tokio::test]
+async fn p34_an_upload_that_trickles_on_after_an_early_answer_is_no_slow_head() {
+    let world = World::builder().sections("[limits]\nheader_read_timeout = \"1s\"").start().await;
+    let (listener, url) = origin().await;
+    let mut client = Wire::to(&world).await;
+    client.send(post(&format!("{url}/"), 8) + "x").await;
+    let mut server = accept(&listener).await;
+    server.head_text().await;
+    server.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await;
+    assert_eq!(client.reply().await.text(), "early");
+    let began = Instant::now();
+    for _ in 0..7 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        client.send("x").await;
+    }
+    assert!(began.elapsed() > Duration::from_secs(3));
+    assert_eq!(server.exactly(8).await.len(), 8);
+    // And the connection serves on.
+    client.send(message(&get(&format!("{url}/next")))).await;
+    let next = server.head_text().await;
+    assert!(next.starts_with("GET /next "), "{next}");
+}
+
+// ===== What is told =====
+
+#[tokio::test]
+async fn p34_a_tunnel_is_logged_at_its_end_with_what_passed() {
+    let world = World::builder().proxy("connect_ports = []").start().await;
+    let (listener, url) = origin().await;
+    let program = Program::start(&world).await;
+    let mut wire = Wire::to_address(program.proxy).await;
+    let target = url.trim_start_matches("http://");
+    let lines = [format!("CONNECT {target} HTTP/1.1"), format!("Host: {target}")];
+    assert_eq!(wire.ask_head(&lines).await.status, 200);
+    let mut server = accept(&listener).await;
+    wire.send("question").await;
+    assert_eq!(server.exactly(8).await, b"question");
+    server.send("answer").await;
+    assert_eq!(wire.exactly(6).await, b"answer");
+    drop(server);
+    drop(wire);
+    let line = program.logs(target).await;
+    for part in ["method=CONNECT", "status=200", "received=8", "bytes=6"] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    program.stop().await;
+}
