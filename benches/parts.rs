@@ -277,6 +277,7 @@ fn credential_config(n: usize) -> credential::Config {
         forward_without_token: false,
         stub_token_endpoint: false,
         rewrite_location: true,
+        allow_overrides: false,
         token: token::Config {
             variables: Default::default(),
             name: name.clone(),

@@ -193,7 +193,7 @@ fn write_secret(dir: &TempDir, name: &str, value: &str) -> std::io::Result<()> {
 fn trust(ca: Option<&CertificateAuthority>) -> Outcome<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     if let Some(ca) = ca {
-        roots.add(ca.der().to_vec().into())?;
+        roots.add(ca.der(std::time::SystemTime::now()).to_vec().into())?;
     }
     Ok(rustls::ClientConfig::builder_with_provider(bearerd::tls::provider())
         .with_safe_default_protocol_versions()?

@@ -14,6 +14,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -58,6 +59,8 @@ pub struct Admin {
     metrics: Metrics,
     clock: Clock,
     draining: AtomicBool,
+    /// When the local CA ends, if there is one.
+    ca_ends: ArcSwap<Option<SystemTime>>,
 }
 
 impl Admin {
@@ -65,12 +68,14 @@ impl Admin {
     pub fn new(
         config: Config,
         credentials: Arc<Credentials>,
+        ca_ends: Option<SystemTime>,
         metrics: Metrics,
         clock: Clock,
     ) -> Self {
         Self {
             access: Access::new(config),
             credentials: ArcSwap::new(credentials),
+            ca_ends: ArcSwap::from_pointee(ca_ends),
             metrics,
             clock,
             draining: AtomicBool::new(false),
@@ -78,8 +83,14 @@ impl Admin {
     }
 
     /// From now on it reports on `credentials`, to whom `config` says; the listener stays where it is.
-    pub fn replace(&self, config: Config, credentials: Arc<Credentials>) {
+    pub fn replace(
+        &self,
+        config: Config,
+        credentials: Arc<Credentials>,
+        ca_ends: Option<SystemTime>,
+    ) {
         self.access.replace(config);
+        self.ca_ends.store(Arc::new(ca_ends));
         self.credentials.store(credentials);
         self.metrics.clear_states();
     }
@@ -158,9 +169,7 @@ impl Admin {
         }
         match path {
             "/metrics" => self.scrape(),
-            "/api/v1/credentials" => {
-                respond(StatusCode::OK, &json!({ "credentials": self.described() }))
-            }
+            "/api/v1/credentials" => respond(StatusCode::OK, &self.report()),
             _ => respond(
                 StatusCode::NOT_FOUND,
                 &json!({
@@ -187,12 +196,21 @@ impl Admin {
         self.credentials.load().all().iter().flat_map(describe).collect()
     }
 
+    /// What is told to whoever may know it.
+    fn report(&self) -> Value {
+        let ca = self.ca_ends.load().map(|at| report::ca(at, self.clock.now()));
+        json!({ "credentials": self.described(), "ca": ca })
+    }
+
     /// Ready as long as requests are served: an authorization server that is down makes it degraded,
     /// because taking the proxy out of service would not bring that server back.
     /// Which credential is degraded, and why, is not for everyone who can reach the probes.
     fn readiness(&self, details: bool) -> Response<Full<Bytes>> {
         let draining = self.draining.load(Ordering::Relaxed);
-        let word = match self.statuses().iter().any(report::is_degraded) {
+        let is_degraded = |status: &Status| report::is_degraded(status);
+        let ca_is_ending =
+            self.ca_ends.load().is_some_and(|at| report::is_ending(at, self.clock.now()));
+        let word = match ca_is_ending || self.statuses().iter().any(is_degraded) {
             _ if draining => "draining",
             true => "degraded",
             false => "ok",
@@ -202,13 +220,20 @@ impl Admin {
             false => StatusCode::OK,
         };
         match details {
-            true => respond(status, &json!({ "status": word, "credentials": self.described() })),
+            true => {
+                let mut report = self.report();
+                report["status"] = json!(word);
+                respond(status, &report)
+            }
             false => respond(status, &json!({ "status": word })),
         }
     }
 
     fn scrape(&self) -> Response<Full<Bytes>> {
         let now = self.clock.now();
+        if let Some(at) = **self.ca_ends.load() {
+            self.metrics.set_ca_expires_in(report::seconds_until(at, now));
+        }
         for credential in self.credentials.load().all() {
             let statuses = credential.statuses();
             let states: Vec<&str> = statuses.iter().map(|status| status.condition.word()).collect();

@@ -148,7 +148,9 @@ impl App {
             let (admission, end) = (Arc::clone(&admission), stop_accepting.clone());
             acceptors.spawn(listener.accept_into(cores.entrance(), admission, end));
         }
-        let admin = Admin::new(settings.admin.clone(), credentials, metrics.clone(), clock);
+        let ca_ends = shared.ca().map(|ca| ca.not_after());
+        let admin =
+            Admin::new(settings.admin.clone(), credentials, ca_ends, metrics.clone(), clock);
         let admin = Arc::new(admin);
         admin.make_token(settings.store.dir().is_none()).await;
         if let Some(bound) = admin_listener {
@@ -200,7 +202,8 @@ impl App {
         // In this order: a request that is told of the reload finds what has taken its slot's place.
         self.shared.replace(snapshot);
         credentials.activate();
-        self.admin.replace(settings.admin.clone(), credentials);
+        let ca_ends = self.ca().map(|ca| ca.not_after());
+        self.admin.replace(settings.admin.clone(), credentials, ca_ends);
         self.admin.make_token(settings.store.dir().is_none()).await;
         reloads.patience = patience(&settings);
         Ok(reloads.fixed.changed_by(&settings))

@@ -133,6 +133,8 @@ enum CaCommand {
     Init,
     /// Says where the CA is, until when it lasts and how to trust it
     Show,
+    /// Makes the next CA beside the one that ends; clients are to trust both for a while
+    Renew,
     /// Writes the certificate to standard output
     Export {
         /// The format

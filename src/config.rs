@@ -356,6 +356,8 @@ section! {
         stub_token_endpoint: bool,
         /// Whether answers to upgraded requests speak of plain http.
         rewrite_location: bool,
+        /// Fields that name another method or path pass although `methods` or `paths` decide.
+        allow_overrides: bool,
         /// The longest request body that is kept for a second try.
         replay_body: Size,
         /// The longest time for one token request.

@@ -12,6 +12,7 @@ mod host_pattern;
 mod identity;
 mod injection;
 mod matching;
+mod overrides;
 mod rejection;
 mod slots;
 mod token_endpoint;
@@ -78,6 +79,8 @@ pub struct Config {
     /// Answers to requests that were sent over TLS for plain http speak of plain http as well: `Location`, `Link`,
     /// `Secure` cookies. Default `true`: an application without TLS would leave the proxy, or lose its session.
     pub rewrite_location: bool,
+    /// Fields that name another method or path are passed on although `methods` or `paths` decide.
+    pub allow_overrides: bool,
     /// What a request says that chooses among its tokens; none: it has one token.
     pub variables: Vec<Variable>,
     /// The secrets that each of its tokens has of its own.
@@ -112,6 +115,8 @@ pub struct Credential {
     pub rewrite_location: bool,
     /// The methods it is for; none: all.
     methods: Vec<Method>,
+    /// Its method or path decides, so a request may not mean another.
+    forbids_overrides: bool,
     /// What a request says that chooses among its tokens.
     variables: Vec<Variable>,
     /// Its tokens.
@@ -128,6 +133,13 @@ impl Credential {
         match &self.slots {
             Slots::One(instance) => Some(instance),
             Slots::Many(_) => None,
+        }
+    }
+
+    /// Removes fields that name another method or path, where these decide.
+    pub fn remove_overrides(&self, fields: &mut HeaderMap) {
+        if self.forbids_overrides {
+            overrides::remove(fields);
         }
     }
 
@@ -268,6 +280,8 @@ impl Credentials {
                 forward_without_token: config.forward_without_token,
                 stub_token_endpoint: config.stub_token_endpoint,
                 rewrite_location: config.rewrite_location,
+                forbids_overrides: !config.allow_overrides
+                    && !(config.methods.is_empty() && config.paths.is_empty()),
                 methods: config.methods,
                 variables: config.variables,
                 slots: Slots::open(recipe, before).await,

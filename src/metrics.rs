@@ -47,6 +47,8 @@ struct Inner {
     store_errors: Family<OutcomeLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     cuts: Family<LimitLabels, Counter>,
+    handshakes: Family<HandshakeLabels, Counter>,
+    ca_expires_in: Gauge,
     expires_in: Family<CredentialLabels, Gauge>,
     states: Family<StateLabels, Gauge>,
     unsaved: Family<CredentialLabels, Gauge>,
@@ -87,6 +89,11 @@ struct LimitLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandshakeLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     outcome: &'static str,
 }
@@ -121,6 +128,8 @@ impl Metrics {
             store_errors: Family::default(),
             reloads: Family::default(),
             cuts: Family::default(),
+            handshakes: Family::default(),
+            ca_expires_in: Gauge::default(),
             expires_in: Family::default(),
             states: Family::default(),
             unsaved: Family::default(),
@@ -147,6 +156,16 @@ impl Metrics {
     /// A client's connection, or a stream of one, was cut off because of a limit.
     pub fn connection_cut(&self, limit: &'static str) {
         self.0.cuts.get_or_create(&LimitLabels { limit }).inc();
+    }
+
+    /// A client's TLS handshake came to nothing.
+    pub fn handshake_failed(&self, reason: &'static str) {
+        self.0.handshakes.get_or_create(&HandshakeLabels { reason }).inc();
+    }
+
+    /// Sets the seconds until the local CA ends; negative once it has.
+    pub fn set_ca_expires_in(&self, seconds: i64) {
+        self.0.ca_expires_in.set(seconds);
     }
 
     /// A reload of the configuration.
@@ -266,6 +285,18 @@ impl Inner {
             self.unread.clone(),
         );
         registry.register("reloads", "Attempts to reload the configuration", self.reloads.clone());
+        registry.register(
+            "client_handshakes_failed",
+            "TLS handshakes of clients that came to nothing: untrusted (the client does not trust the local CA), \
+             version, cipher_suite, protocol, not_tls, went_away, other",
+            self.handshakes.clone(),
+        );
+        registry.register_with_unit(
+            "ca_expires_in",
+            "Until the local CA ends; `bearerd ca renew` makes the next",
+            Unit::Seconds,
+            self.ca_expires_in.clone(),
+        );
         registry.register(
             "connections_cut",
             "Clients' connections, and streams of HTTP/2, that were cut off because they overstayed a limit; the \

@@ -11,6 +11,7 @@ mod access_log;
 mod body;
 mod call;
 mod challenge;
+mod client_handshake;
 mod connect;
 pub(crate) mod connection;
 pub mod connector;
@@ -178,6 +179,7 @@ impl Proxy {
         match credentials.for_request(&origin, &parts.method, path, &parts.headers, client) {
             Selection::Selected(selected) => {
                 selected.credential.remove_choice(&mut parts.headers);
+                selected.credential.remove_overrides(&mut parts.headers);
                 if forward::keeps_its_own(&selected.credential, &parts, call.record)? {
                     return self.forward_plain(call, parts, body, &selected.origin).await;
                 }

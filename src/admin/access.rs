@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::header::{AUTHORIZATION, HOST, HeaderMap};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, VIA};
 use http::{HeaderValue, StatusCode};
 
 use super::{AdminToken, AdminTokenError, Config};
@@ -24,6 +24,10 @@ type Refusal = (StatusCode, &'static str);
 const FOREIGN_NAME: Refusal = (
     StatusCode::FORBIDDEN,
     "ask by address or as localhost: other names are refused against DNS rebinding",
+);
+const FOREIGN_PROXY: Refusal = (
+    StatusCode::FORBIDDEN,
+    "ask without a proxy: what carries Via does not come from this machine's operator",
 );
 const NO_TOKEN: Refusal =
     (StatusCode::UNAUTHORIZED, "send the admin token as Authorization: Bearer");
@@ -51,15 +55,14 @@ impl Access {
 
     /// May whoever sent these fields learn about credentials?
     pub(super) async fn may_know(&self, fields: &HeaderMap) -> bool {
-        self.is_local || self.presents_token(fields).await.is_ok()
+        came_directly(fields).is_ok()
+            && (self.is_local || self.presents_token(fields).await.is_ok())
     }
 
     /// May a request with these fields change something? Being on this machine is not enough: a web page
     /// can make a browser here send a POST, but not one with the admin token.
     pub(super) async fn check_change(&self, fields: &HeaderMap) -> Result<(), Refusal> {
-        if !fields.get(HOST).is_some_and(names_this_machine) {
-            return Err(FOREIGN_NAME);
-        }
+        came_directly(fields)?;
         self.presents_token(fields).await
     }
 
@@ -68,9 +71,7 @@ impl Access {
     /// A web page can make a browser on this machine connect here under a name of its own (DNS
     /// rebinding). Such a request carries that name in `Host`, so only addresses and `localhost` pass.
     pub(super) async fn check(&self, path: &str, fields: &HeaderMap) -> Result<(), Refusal> {
-        if !fields.get(HOST).is_some_and(names_this_machine) {
-            return Err(FOREIGN_NAME);
-        }
+        came_directly(fields)?;
         if self.is_local || path == "/metrics" && self.config.load().metrics_public {
             return Ok(());
         }
@@ -100,6 +101,15 @@ impl Access {
         let config = self.config.load_full();
         let reading = tokio::task::spawn_blocking(move || config.token.expected());
         reading.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+}
+
+/// Through no proxy, and under no foreign name.
+fn came_directly(fields: &HeaderMap) -> Result<(), Refusal> {
+    match fields.get(HOST).is_some_and(names_this_machine) {
+        _ if fields.contains_key(VIA) => Err(FOREIGN_PROXY),
+        true => Ok(()),
+        false => Err(FOREIGN_NAME),
     }
 }
 
@@ -165,6 +175,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn p38_details_are_for_whoever_passes_the_check() {
+        for (listen, token, sent, expected) in [
+            ("127.0.0.1:9090", None, vec![HOST_HERE], true),
+            ("127.0.0.1:9090", None, vec![("host", "attacker.example")], false),
+            ("127.0.0.1:9090", None, vec![], false),
+            ("127.0.0.1:9090", None, vec![HOST_HERE, ("via", "1.1 squid")], false),
+            ("0.0.0.0:9090", Some("t0ken"), vec![HOST_HERE], false),
+            ("0.0.0.0:9090", Some("t0ken"), vec![HOST_HERE, BEARER], true),
+            ("0.0.0.0:9090", Some("t0ken"), vec![("host", "attacker.example"), BEARER], false),
+        ] {
+            let access = access(listen, token, false);
+            assert_eq!(access.may_know(&fields(&sent)).await, expected, "{listen} {sent:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn who_may_read_what() {
         let here = "127.0.0.1:9090";
         let everywhere = "0.0.0.0:9090";
@@ -176,6 +202,7 @@ mod tests {
             (here, None, false, api, vec![("host", "[::1]:9090")], 200),
             (here, None, false, api, vec![("host", "attacker.example")], 403),
             (here, None, false, api, vec![], 403),
+            (here, None, false, api, vec![HOST_HERE, ("via", "1.1 squid")], 403),
             (everywhere, None, false, api, vec![HOST_HERE], 401),
             (everywhere, None, false, api, vec![HOST_HERE, BEARER], 403),
             (everywhere, Some("t0ken"), false, api, vec![HOST_HERE], 401),

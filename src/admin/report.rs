@@ -14,6 +14,24 @@ pub(super) fn is_degraded(status: &Status) -> bool {
     status.unsaved || status.volatile || troubled
 }
 
+/// From so long before its end the local CA is to be renewed.
+const CA_ENDING: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Is a local CA that ends at `at` to be renewed?
+pub(super) fn is_ending(at: SystemTime, now: SystemTime) -> bool {
+    at < now + CA_ENDING
+}
+
+/// The local CA as JSON.
+pub(super) fn ca(at: SystemTime, now: SystemTime) -> Value {
+    let next = "run `bearerd ca renew`, have the clients trust the new ca.pem, then reload";
+    json!({
+        "expires_at": text(at),
+        "expires_in": seconds_until(at, now),
+        "next": is_ending(at, now).then_some(next),
+    })
+}
+
 /// A token that is not in use; without a key: a credential with one token for each value of its
 /// variables, and none of them in use.
 pub(super) fn unused(credential: &str, name: &str, key: Option<&str>) -> Value {

@@ -115,11 +115,23 @@ impl Foundation {
         })
     }
 
-    /// The CA, made if there is a credential to need one.
+    /// The CA, made if there is a credential to need one, and read again: it may have been renewed.
     fn ca(&mut self, settings: &Settings) -> Result<Option<Arc<CertificateAuthority>>, StartError> {
         let needed = !settings.credentials.is_empty() || settings.ca.exists();
-        if self.ca.is_none() && needed {
-            self.ca = Some(Arc::new(settings.ca.open(self.clock.now())?));
+        if !needed {
+            return Ok(self.ca.clone());
+        }
+        let now = self.clock.now();
+        let opened = settings.ca.open(now)?;
+        if opened.is_ending(now) {
+            tracing::warn!(
+                not_after = %humantime::format_rfc3339_seconds(opened.not_after()),
+                "the local CA ends soon, and then https of credentials' hosts fails; run `bearerd ca renew`"
+            );
+        }
+        // The same keeps its leaves.
+        if self.ca.as_ref().is_none_or(|ca| ca.pem() != opened.pem()) {
+            self.ca = Some(Arc::new(opened));
         }
         Ok(self.ca.clone())
     }

@@ -40,9 +40,12 @@ fn perform(config: &ca::Config, command: &CaCommand) -> Result<(), String> {
             let made = !config.exists();
             let ca = open(config)?;
             say(format!("{} {}", if made { "made" } else { "already there:" }, path_of(config)));
-            say(format!("sha256 fingerprint {}", ca.fingerprint().as_str()));
+            for (fingerprint, _) in ca.fingerprints() {
+                say(format!("sha256 fingerprint {}", fingerprint.as_str()));
+            }
             Ok(())
         }
+        CaCommand::Renew => renew(config),
         CaCommand::Show => show(config, &existing(config)?),
         CaCommand::Export { format } => export(&existing(config)?, *format),
     }
@@ -65,15 +68,45 @@ fn path_of(config: &ca::Config) -> String {
     std::path::absolute(&path).unwrap_or(path).display().to_string()
 }
 
+fn renew(config: &ca::Config) -> Result<(), String> {
+    existing(config)?;
+    let now = SystemTime::now();
+    let ca = config.renew(now).map_err(|error| error.to_string())?;
+    describe(config, &ca);
+    let from = match ca.hands_over(now) {
+        Some(at) => format!("from {}", humantime::format_rfc3339_seconds(at)),
+        None => "from now on".to_owned(),
+    };
+    say(format!(
+        "
+The newest signs {from}. Until then have the clients trust ca.pem as it is now, then have a running
+proxy read it: SIGHUP, or a restart."
+    ));
+    Ok(())
+}
+
+fn describe(config: &ca::Config, ca: &CertificateAuthority) {
+    say(format!("certificates        {}", path_of(config)));
+    for (fingerprint, not_after) in ca.fingerprints() {
+        say(format!(
+            "valid until         {}
+sha256 fingerprint  {}",
+            humantime::format_rfc3339_seconds(not_after),
+            fingerprint.as_str()
+        ));
+    }
+}
+
 fn show(config: &ca::Config, ca: &CertificateAuthority) -> Result<(), String> {
     let path = path_of(config);
-    let until = humantime::format_rfc3339_seconds(ca.not_after());
-    let fingerprint = ca.fingerprint();
+    describe(config, ca);
+    if ca.is_ending(SystemTime::now()) {
+        say(
+            "It ends soon: `bearerd ca renew` makes the next, and clients are to trust both for a while.",
+        );
+    }
     say(format!(
-        "certificate         {path}
-valid until         {until}
-sha256 fingerprint  {}
-
+        "
 To trust it:
   curl, Python (urllib, httpx), Go, Ruby   SSL_CERT_FILE={path}
   Python requests, pip                     REQUESTS_CA_BUNDLE={path}
@@ -82,8 +115,7 @@ To trust it:
   wget                                     wget --ca-certificate={path}
   Java                                     keytool -importcert -noprompt -file {path} \\
                                              -keystore trust.p12 -storepass changeit, then
-                                             -Djavax.net.ssl.trustStore=trust.p12",
-        fingerprint.as_str()
+                                             -Djavax.net.ssl.trustStore=trust.p12"
     ));
     Ok(())
 }
@@ -91,7 +123,7 @@ To trust it:
 fn export(ca: &CertificateAuthority, format: ExportFormat) -> Result<(), String> {
     let bytes = match format {
         ExportFormat::Pem => ca.pem().as_bytes(),
-        ExportFormat::Der => ca.der(),
+        ExportFormat::Der => ca.der(SystemTime::now()),
     };
     std::io::stdout().write_all(bytes).map_err(|error| format!("cannot write: {error}"))
 }

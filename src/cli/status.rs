@@ -12,6 +12,14 @@ use crate::settings::{Locator, Settings};
 #[derive(Debug, Deserialize)]
 struct Answer {
     credentials: Vec<Token>,
+    ca: Option<Ca>,
+}
+
+/// What it says of the local CA.
+#[derive(Debug, Deserialize)]
+struct Ca {
+    expires_at: String,
+    next: Option<String>,
 }
 
 pub(super) fn status(locator: &Locator, json: bool, probe: bool) -> ExitCode {
@@ -60,6 +68,9 @@ fn show(text: &str) -> ExitCode {
     }
     for credential in &answer.credentials {
         say(describe(credential).trim_end());
+    }
+    if let Some(Ca { expires_at, next: Some(next) }) = answer.ca {
+        say(format!("local CA: ends {expires_at}\n  next step     {next}"));
     }
     ExitCode::SUCCESS
 }

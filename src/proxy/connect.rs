@@ -19,6 +19,7 @@ use tokio_rustls::LazyConfigAcceptor;
 
 use super::body::Body;
 use super::call::Call;
+use super::client_handshake::HandshakeFault;
 use super::connection::{ClientStream, Phase, Watched};
 use super::error::ProxyError;
 use super::http1_stream::Http1Stream;
@@ -31,6 +32,8 @@ use crate::origin::{Authority, Host, Origin, Scheme};
 
 /// The first byte of a TLS record that carries a handshake (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
+/// How a client of HTTP/2 begins that knows what it will find (RFC 9113 §3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// HTTP/1.1 in ALPN (RFC 7301 §6).
 const HTTP11: &[u8] = b"http/1.1";
 /// One buffer for each direction of a tunnel: small enough for many silent tunnels.
@@ -116,12 +119,22 @@ impl Proxy {
             return Ok(());
         }
         let is_tls = begun.first() == Some(&TLS_HANDSHAKE);
+        while !is_tls && is_part_of_preface(&begun) {
+            if stream.read_buf(&mut begun).await? == 0 {
+                return Ok(());
+            }
+        }
+        let is_http2 = begun.starts_with(HTTP2_PREFACE);
         let stream = Watched::new(stream, begun.freeze(), Arc::clone(&inbound.activity));
         if is_tls {
             return self.intercept(stream, authority, inbound).await;
         }
         let session = Session { authority, scheme: Scheme::Http, misdirected: false };
-        self.serve_http(stream, inbound.in_session(session)).await;
+        let inbound = inbound.in_session(session);
+        match is_http2 {
+            true => self.serve_http2(stream, inbound).await,
+            false => self.serve_http(stream, inbound).await,
+        }
         Ok(())
     }
 
@@ -135,7 +148,10 @@ impl Proxy {
         let snapshot = self.shared.snapshot.load_full();
         let mut config =
             self.server_config(&snapshot, &authority.host).map_err(io::Error::other)?;
-        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let hello = match LazyConfigAcceptor::new(Acceptor::default(), stream).await {
+            Ok(hello) => hello,
+            Err(error) => return Ok(self.handshake_failed(&authority.host, &error)),
+        };
         let origin = Origin { scheme: Scheme::Https, authority: authority.clone() };
         if self.origins.speaks_no_http2(snapshot.connector(), &origin)
             && offers(&hello.client_hello(), HTTP11)
@@ -146,15 +162,7 @@ impl Proxy {
         let misdirected = names_another_host(&hello.client_hello(), &authority.host);
         let stream = match hello.into_stream(config).await {
             Ok(stream) => stream,
-            Err(error) => {
-                tracing::info!(
-                    host = %authority.host,
-                    %error,
-                    "a client broke off the TLS handshake; if it does not trust the local CA, give \
-                     it the file that `bearerd ca show` names"
-                );
-                return Ok(());
-            }
+            Err(error) => return Ok(self.handshake_failed(&authority.host, &error)),
         };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let inbound = inbound.in_session(Session { authority, scheme: Scheme::Https, misdirected });
@@ -163,6 +171,14 @@ impl Proxy {
             false => self.serve_http(stream, inbound).await,
         }
         Ok(())
+    }
+}
+
+impl Proxy {
+    fn handshake_failed(&self, host: &Host, error: &io::Error) {
+        let fault = HandshakeFault::of(error);
+        self.shared.metrics.handshake_failed(fault.kind());
+        tracing::info!(%host, %error, reason = fault.kind(), "a client broke off the TLS handshake; {fault}");
     }
 }
 
@@ -176,6 +192,11 @@ impl Snapshot {
         }
         Ok(self.connector().dialer().connect(authority, self.connector().deadline()).await?)
     }
+}
+
+/// Could these bytes become the preface of HTTP/2?
+fn is_part_of_preface(bytes: &[u8]) -> bool {
+    bytes.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(bytes)
 }
 
 fn offers(hello: &ClientHello<'_>, protocol: &[u8]) -> bool {

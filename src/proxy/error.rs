@@ -17,6 +17,7 @@ use super::body::Body;
 use super::message::MessageError;
 use super::origin_error::OriginError;
 use super::own_response::{Accepts, escape, insert, own_response};
+use crate::ca::CaError;
 use crate::credential::{ChoiceError, InjectionError, InstanceError};
 use crate::origin::AuthorityError;
 use crate::token::TokenError;
@@ -57,7 +58,7 @@ pub(super) enum ProxyError {
     #[error(transparent)]
     Origin(#[from] OriginError),
     #[error("TLS cannot be intercepted: {0}")]
-    Ca(Arc<crate::ca::CaError>),
+    Ca(Arc<CaError>),
 }
 
 /// Status, RFC 9209 error type and the sentence for the client.
@@ -109,6 +110,9 @@ impl ProxyError {
                 "proxy_internal_error",
                 "the access token could not be put on the request; bearerd's log says why",
             ),
+            Self::Ca(error) if matches!(**error, CaError::Expired { .. }) => {
+                verdict(StatusCode::BAD_GATEWAY, "proxy_internal_error", &error.to_string())
+            }
             Self::Ca(_) => verdict(
                 StatusCode::BAD_GATEWAY,
                 "proxy_internal_error",

@@ -17,7 +17,7 @@ use super::early_response::EarlyResponse;
 use super::origin_error::OriginError;
 use crate::origin::{Authority, Host};
 use crate::tls::CertificateFault;
-pub(super) use fault::{TlsCause, TlsFault, late_alert};
+pub(super) use fault::{TlsCause, TlsFault, late_alert, rustls_error};
 
 /// A connection on which an origin server has proved its name.
 pub(super) type SecureStream = TlsStream<EarlyResponse<TcpStream>>;
@@ -53,7 +53,7 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, OriginError> {
 }
 
 fn handshake_error(error: io::Error) -> OriginError {
-    match fault::rustls_error(&error).and_then(CertificateFault::of) {
+    match rustls_error(&error).and_then(CertificateFault::of) {
         Some(fault) => OriginError::Certificate(fault),
         None => OriginError::Tls(TlsFault::new(error)),
     }

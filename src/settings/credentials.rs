@@ -122,6 +122,7 @@ impl Review<'_> {
             forward_without_token,
             stub_token_endpoint: section.stub_token_endpoint.or(false),
             rewrite_location: section.rewrite_location.or(true),
+            allow_overrides: section.allow_overrides.or(false),
             variables,
             secrets,
             token,

@@ -172,7 +172,7 @@ async fn a_leaf_names_exactly_the_host_and_is_signed_by_the_ca() {
     let chain = tls.peer_certificates().unwrap();
     let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
     let authority = world.app().ca().unwrap();
-    let (_, ca) = X509Certificate::from_der(authority.der()).unwrap();
+    let (_, ca) = X509Certificate::from_der(authority.der(std::time::SystemTime::now())).unwrap();
     let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
     assert!(matches!(names[..], [GeneralName::DNSName("localhost")]), "{names:?}");
     assert_eq!(leaf.issuer(), ca.subject());
@@ -530,7 +530,7 @@ pub(super) async fn secure(
     let target = target.to_string();
     let (client, _) = connect(world, &target).await;
     let mut roots = RootCertStore::empty();
-    roots.add(world.app().ca().unwrap().der().to_vec().into()).unwrap();
+    roots.add(world.app().ca().unwrap().der(std::time::SystemTime::now()).to_vec().into()).unwrap();
     let host = target.rsplit_once(':').unwrap().0;
     let stream = handshake(client.stream, client_config(roots), host);
     Wire::over(within(stream).await.unwrap())

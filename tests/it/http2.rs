@@ -118,7 +118,7 @@ async fn session(world: &World, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
 async fn session_with(world: &World, authority: &str, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
     let (client, _) = connect(world, authority).await;
     let mut roots = RootCertStore::empty();
-    roots.add(world.app().ca().unwrap().der().to_vec().into()).unwrap();
+    roots.add(world.app().ca().unwrap().der(std::time::SystemTime::now()).to_vec().into()).unwrap();
     let mut config = (*client_config(roots)).clone();
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     within(handshake(client.stream, config.into(), "localhost")).await.unwrap()

@@ -6,3 +6,4 @@ mod framing;
 mod http2_origins;
 mod origin_connections;
 mod raw_api;
+mod sessions;

@@ -461,7 +461,7 @@ fn client_of(app: &App) -> reqwest::Client {
 fn roots_of(app: &App) -> rustls::RootCertStore {
     let mut roots = rustls::RootCertStore::empty();
     if let Some(ca) = app.ca() {
-        roots.add(ca.der().to_vec().into()).unwrap();
+        roots.add(ca.der(std::time::SystemTime::now()).to_vec().into()).unwrap();
     }
     roots
 }

@@ -74,7 +74,7 @@ pub(in crate::proxy) fn late_alert(error: &(dyn Error + 'static)) -> Option<TlsC
     })
 }
 
-pub(super) fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+pub(in crate::proxy) fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
