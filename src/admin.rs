@@ -10,7 +10,9 @@ mod change;
 mod report;
 mod token;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +20,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -27,6 +30,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -61,6 +65,13 @@ pub struct Admin {
     draining: AtomicBool,
     /// When the local CA ends, if there is one.
     ca_ends: ArcSwap<Option<SystemTime>>,
+    liveness: Box<dyn Liveness>,
+}
+
+/// What can tell whether requests are served.
+pub trait Liveness: fmt::Debug + Send + Sync {
+    /// How many of the threads that serve requests answer within a second, and how many there are.
+    fn answering(&self) -> BoxFuture<'static, (usize, usize)>;
 }
 
 impl Admin {
@@ -69,6 +80,7 @@ impl Admin {
         config: Config,
         credentials: Arc<Credentials>,
         ca_ends: Option<SystemTime>,
+        liveness: Box<dyn Liveness>,
         metrics: Metrics,
         clock: Clock,
     ) -> Self {
@@ -76,6 +88,7 @@ impl Admin {
             access: Access::new(config),
             credentials: ArcSwap::new(credentials),
             ca_ends: ArcSwap::from_pointee(ca_ends),
+            liveness,
             metrics,
             clock,
             draining: AtomicBool::new(false),
@@ -115,8 +128,15 @@ impl Admin {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Serves until `end` is cancelled.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, end: CancellationToken) {
+    /// Serves until `end` is cancelled, at most so many `connections` at once: for another the one that has been
+    /// there longest is closed.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        connections: usize,
+        end: CancellationToken,
+    ) {
+        let mut open: VecDeque<AbortHandle> = VecDeque::new();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -125,7 +145,14 @@ impl Admin {
             match accepted {
                 Ok((stream, _)) => {
                     let connection = Arc::clone(&self).serve_connection(TokioIo::new(stream));
-                    tokio::spawn(end.clone().run_until_cancelled_owned(connection));
+                    let task = tokio::spawn(end.clone().run_until_cancelled_owned(connection));
+                    open.retain(|task| !task.is_finished());
+                    open.push_back(task.abort_handle());
+                    if open.len() > connections
+                        && let Some(oldest) = open.pop_front()
+                    {
+                        oldest.abort();
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin listener could not accept a connection");
@@ -160,7 +187,7 @@ impl Admin {
         }
         let path = request.uri().path();
         match path {
-            "/livez" => return respond(StatusCode::OK, &json!({ "status": "ok" })),
+            "/livez" => return self.liveness().await,
             "/readyz" => return self.readiness(self.access.may_know(request.headers()).await),
             _ => {}
         }
@@ -169,13 +196,29 @@ impl Admin {
         }
         match path {
             "/metrics" => self.scrape(),
-            "/api/v1/credentials" => respond(StatusCode::OK, &self.report()),
+            "/api/v1/credentials" => {
+                let (credentials, ca) = (self.described(), self.described_ca());
+                respond(StatusCode::OK, &json!({ "credentials": credentials, "ca": ca }))
+            }
             _ => respond(
                 StatusCode::NOT_FOUND,
                 &json!({
                     "error": "not found",
                     "paths": ["/livez", "/readyz", "/metrics", "/api/v1/credentials"],
                 }),
+            ),
+        }
+    }
+
+    /// Alive as long as every thread that serves requests answers.
+    async fn liveness(&self) -> Response<Full<Bytes>> {
+        let (answering, all) = self.liveness.answering().await;
+        // While the end has begun, threads end before this listener does.
+        match answering == all || self.draining.load(Ordering::Relaxed) {
+            true => respond(StatusCode::OK, &json!({ "status": "ok" })),
+            false => respond(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({ "status": "stuck", "threads": all, "answering": answering }),
             ),
         }
     }
@@ -196,10 +239,8 @@ impl Admin {
         self.credentials.load().all().iter().flat_map(describe).collect()
     }
 
-    /// What is told to whoever may know it.
-    fn report(&self) -> Value {
-        let ca = self.ca_ends.load().map(|at| report::ca(at, self.clock.now()));
-        json!({ "credentials": self.described(), "ca": ca })
+    fn described_ca(&self) -> Option<Value> {
+        self.ca_ends.load().map(|at| report::ca(at, self.clock.now()))
     }
 
     /// Ready as long as requests are served: an authorization server that is down makes it degraded,
@@ -221,9 +262,8 @@ impl Admin {
         };
         match details {
             true => {
-                let mut report = self.report();
-                report["status"] = json!(word);
-                respond(status, &report)
+                let (credentials, ca) = (self.described(), self.described_ca());
+                respond(status, &json!({ "status": word, "credentials": credentials, "ca": ca }))
             }
             false => respond(status, &json!({ "status": word })),
         }

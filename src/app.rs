@@ -11,6 +11,7 @@
 
 mod admission;
 mod core;
+mod descriptors;
 mod fixed;
 mod foundation;
 mod listener;
@@ -32,7 +33,8 @@ pub use crate::credential::ChangedSecret;
 use crate::credential::Credentials;
 use crate::metrics::Metrics;
 pub use crate::proxy::RejectedSecrets;
-use crate::proxy::{OwnAddresses, Shared};
+use crate::proxy::{Network, OwnAddresses, Shared};
+use crate::resolver::Resolver;
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::tls::TlsError;
@@ -40,6 +42,7 @@ use crate::token::Tasks;
 
 use self::core::Cores;
 use admission::Admission;
+use descriptors::Descriptors;
 use fixed::Fixed;
 use foundation::Foundation;
 use listener::Listener;
@@ -124,15 +127,18 @@ impl App {
     pub async fn start(settings: Settings, clock: Clock) -> Result<Self, StartError> {
         let listeners = listener::bind_all(&settings.listen)?;
         let own: Vec<SocketAddr> = listeners.iter().filter_map(Listener::tcp_address).collect();
-        let admin_listener = bind_admin(settings.admin.listen).await?;
+        let admin_listener = bind_admin(settings.admin.listen)?;
         let admin_address = admin_listener.as_ref().and_then(|bound| bound.local_addr().ok());
         let tasks = Tasks::default();
         let metrics = Metrics::new();
         let stop_admin = CancellationToken::new();
+        let limits = &settings.proxy.limits;
+        let descriptors = Descriptors::divide(limits.connections);
+        let own_addresses = OwnAddresses { proxy: own.clone(), admin: admin_address };
         let mut foundation = Foundation::new(
             clock.clone(),
             tasks.clone(),
-            OwnAddresses { proxy: own.clone(), admin: admin_address },
+            Network::new(Resolver::new(), own_addresses, descriptors.origins),
             metrics.clone(),
             stop_admin.clone(),
         );
@@ -141,20 +147,27 @@ impl App {
         let shared = Arc::new(Shared::new(snapshot, clock.clone(), metrics.clone()));
         let cores =
             Cores::start(settings.threads, Arc::clone(&shared)).map_err(StartError::Thread)?;
-        let limits = &settings.proxy.limits;
-        let admission = Arc::new(Admission::new(limits.connections, limits.connections_per_peer));
+        let (most, per_peer) = (descriptors.clients, limits.connections_per_peer);
+        let admission = Arc::new(Admission::new(most, per_peer, metrics.clone()));
         let (acceptors, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners {
             let (admission, end) = (Arc::clone(&admission), stop_accepting.clone());
             acceptors.spawn(listener.accept_into(cores.entrance(), admission, end));
         }
         let ca_ends = shared.ca().map(|ca| ca.not_after());
-        let admin =
-            Admin::new(settings.admin.clone(), credentials, ca_ends, metrics.clone(), clock);
+        let admin = Admin::new(
+            settings.admin.clone(),
+            credentials,
+            ca_ends,
+            Box::new(cores.entrance()),
+            metrics.clone(),
+            clock,
+        );
         let admin = Arc::new(admin);
         admin.make_token(settings.store.dir().is_none()).await;
         if let Some(bound) = admin_listener {
-            tokio::spawn(Arc::clone(&admin).serve(bound, stop_admin.clone()));
+            let serving = Arc::clone(&admin).serve(bound, descriptors.admin, stop_admin.clone());
+            tokio::spawn(serving);
         }
         Ok(Self {
             proxy_addresses: own,
@@ -174,6 +187,11 @@ impl App {
             stop_admin,
             tasks,
         })
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
     }
 
     /// Serves by new settings from the next request on. Nothing under way is dropped, and tokens are
@@ -291,9 +309,9 @@ fn patience(settings: &Settings) -> Duration {
     flights.max().unwrap_or_default()
 }
 
-async fn bind_admin(listen: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {
+fn bind_admin(listen: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {
     let Some(address) = listen else { return Ok(None) };
-    let bound = TcpListener::bind(address).await.map_err(|source| StartError::Listen {
+    let bound = listener::listen_tcp(address).map_err(|source| StartError::Listen {
         address: address.to_string(),
         key: "admin.listen",
         source,

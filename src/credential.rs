@@ -281,7 +281,7 @@ impl Credentials {
                 stub_token_endpoint: config.stub_token_endpoint,
                 rewrite_location: config.rewrite_location,
                 forbids_overrides: !config.allow_overrides
-                    && !(config.methods.is_empty() && config.paths.is_empty()),
+                    && (!config.methods.is_empty() || !config.paths.is_empty()),
                 methods: config.methods,
                 variables: config.variables,
                 slots: Slots::open(recipe, before).await,

@@ -30,6 +30,7 @@ pub mod crash;
 pub mod credential;
 pub mod dpop;
 mod jwt;
+pub mod log;
 pub mod metrics;
 pub mod oauth;
 pub mod origin;

@@ -46,7 +46,8 @@ struct Inner {
     overdue: Family<CredentialLabels, Counter>,
     store_errors: Family<OutcomeLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
-    cuts: Family<LimitLabels, Counter>,
+    limits: Family<LimitLabels, Counter>,
+    log_drops: Counter,
     handshakes: Family<HandshakeLabels, Counter>,
     ca_expires_in: Gauge,
     expires_in: Family<CredentialLabels, Gauge>,
@@ -127,7 +128,8 @@ impl Metrics {
             overdue: Family::default(),
             store_errors: Family::default(),
             reloads: Family::default(),
-            cuts: Family::default(),
+            limits: Family::default(),
+            log_drops: Counter::default(),
             handshakes: Family::default(),
             ca_expires_in: Gauge::default(),
             expires_in: Family::default(),
@@ -153,9 +155,14 @@ impl Metrics {
         }
     }
 
-    /// A client's connection, or a stream of one, was cut off because of a limit.
-    pub fn connection_cut(&self, limit: &'static str) {
-        self.0.cuts.get_or_create(&LimitLabels { limit }).inc();
+    /// Something was refused or cut off because of a limit.
+    pub fn limit_reached(&self, limit: &'static str) {
+        self.0.limits.get_or_create(&LimitLabels { limit }).inc();
+    }
+
+    /// Lines of the log were dropped.
+    pub fn log_lines_dropped(&self, lines: u64) {
+        self.0.log_drops.inc_by(lines);
     }
 
     /// A client's TLS handshake came to nothing.
@@ -298,10 +305,14 @@ impl Inner {
             self.ca_expires_in.clone(),
         );
         registry.register(
-            "connections_cut",
-            "Clients' connections, and streams of HTTP/2, that were cut off because they overstayed a limit; the \
-             label is its key in [limits]",
-            self.cuts.clone(),
+            "limits_reached",
+            "What was refused or cut off because of a limit; the label is its key in [limits], or descriptors",
+            self.limits.clone(),
+        );
+        registry.register(
+            "log_lines_dropped",
+            "Lines of the log that nobody read in time",
+            self.log_drops.clone(),
         );
     }
 

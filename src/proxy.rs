@@ -120,6 +120,9 @@ impl Proxy {
         let is_refused = walked.is_err();
         let mut response = walked.unwrap_or_else(|error| {
             record.failed(&error, request_id);
+            if let Some(limit) = error.limit() {
+                self.shared.metrics.limit_reached(limit);
+            }
             error.response(accepts, &request_id.to_string())
         });
         // What is left of the content is not read. HTTP/2 has other words for both.

@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     // `clock`: the program's edge is where the real clock comes in.
     // `ca`: `bearerd ca` works without a running proxy. `admin`: why there is no admin token.
-    ("cli", &["admin", "app", "ca", "clock", "secret", "settings", "tls"]),
+    ("cli", &["admin", "app", "ca", "clock", "log", "secret", "settings", "tls"]),
     // The composition root: it builds every part, so it may use them all but `config` and `cli`.
     (
         "app",
@@ -88,6 +88,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("coding", &[]),
     ("crash", &[]),
+    ("log", &[]),
     ("dpop", &["jwt", "secret"]),
     ("jwt", &[]),
     ("metrics", &[]),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use dashmap::DashMap;
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::metrics::Metrics;
 use crate::proxy::connection::ClientStream;
 
 /// A client's socket, known to no runtime: the core that serves it makes it its own.
@@ -37,12 +38,14 @@ pub(super) struct Admission {
     limit_per_peer: usize,
     count: AtomicUsize,
     peers: DashMap<IpAddr, usize>,
+    metrics: Metrics,
 }
 
 impl Admission {
     /// `limit_per_peer` 0 counts no peers.
-    pub(super) fn new(limit: usize, limit_per_peer: usize) -> Self {
-        Self { limit, limit_per_peer, count: AtomicUsize::new(0), peers: DashMap::new() }
+    pub(super) fn new(limit: usize, limit_per_peer: usize, metrics: Metrics) -> Self {
+        let (count, peers) = (AtomicUsize::new(0), DashMap::new());
+        Self { limit, limit_per_peer, count, peers, metrics }
     }
 
     /// A place for a client from `peer`, or `None` when there are too many.
@@ -53,12 +56,14 @@ impl Admission {
                 limit = self.limit,
                 "limits.connections reached; a connection was closed"
             );
+            self.metrics.limit_reached("connections");
             return None;
         }
         if let Some(peer) = peer {
             let mut count = self.peers.entry(peer).or_default();
             if *count >= self.limit_per_peer {
                 tracing::warn!(%peer, "limits.connections_per_peer reached; a connection was closed");
+                self.metrics.limit_reached("connections_per_peer");
                 return None;
             }
             *count += 1;

@@ -6,17 +6,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::admission::{Accepted, Permit};
+use crate::admin::Liveness;
 use crate::proxy::{Proxy, Shared};
+
+/// How long a core may take to say that it works.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a core is told.
 #[derive(Debug)]
 enum Order {
     /// Serve this connection.
     Serve(Accepted, Permit),
+    /// Say that it works.
+    Answer(oneshot::Sender<()>),
     /// Finish what is under way, within the grace, and end.
     Drain(Duration),
 }
@@ -90,6 +97,25 @@ impl Entrance {
     }
 }
 
+impl Liveness for Entrance {
+    fn answering(&self) -> BoxFuture<'static, (usize, usize)> {
+        let asked = self.cores.iter().map(|core| {
+            let (answer, answered) = oneshot::channel();
+            core.send(Order::Answer(answer)).ok().map(|()| answered)
+        });
+        let asked: Vec<_> = asked.collect();
+        Box::pin(async move {
+            let (mut answering, all) = (0, asked.len());
+            let deadline = tokio::time::Instant::now() + ANSWERS_WITHIN;
+            for answered in asked.into_iter().flatten() {
+                let answered = tokio::time::timeout_at(deadline, answered).await;
+                answering += usize::from(matches!(answered, Ok(Ok(()))));
+            }
+            (answering, all)
+        })
+    }
+}
+
 async fn serve(proxy: Arc<Proxy>, mut orders: UnboundedReceiver<Order>) {
     let watched = Arc::clone(&proxy);
     tokio::spawn(async move { watched.watch().await });
@@ -99,6 +125,10 @@ async fn serve(proxy: Arc<Proxy>, mut orders: UnboundedReceiver<Order>) {
                 Ok(stream) => proxy.accept(stream, Arc::new(permit)),
                 Err(error) => tracing::warn!(%error, "a client's socket could not be used"),
             },
+            Order::Answer(answer) => {
+                // Whoever asked may not wait any more.
+                let _late = answer.send(());
+            }
             Order::Drain(grace) => {
                 if tokio::time::timeout(grace, proxy.drain()).await.is_err() {
                     tracing::warn!("the shutdown grace is over; connections are cut off");

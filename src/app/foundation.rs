@@ -11,8 +11,7 @@ use crate::clock::Clock;
 use crate::credential::Credentials;
 use crate::metrics::Metrics;
 use crate::oauth::HttpTransport;
-use crate::proxy::{Network, OwnAddresses, Snapshot};
-use crate::resolver::Resolver;
+use crate::proxy::{Network, Snapshot};
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::token::{Context, Ledgers, Tasks};
@@ -37,14 +36,14 @@ impl Foundation {
     pub(super) fn new(
         clock: Clock,
         tasks: Tasks,
-        own: OwnAddresses,
+        network: Network,
         metrics: Metrics,
         end: CancellationToken,
     ) -> Self {
         Self {
             clock,
             tasks,
-            network: Network::new(Resolver::new(), own),
+            network,
             metrics,
             store: None,
             ledgers: Ledgers::default(),

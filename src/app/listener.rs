@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use rustix::fs::Mode;
-use tokio::net::{TcpListener, UnixListener, UnixSocket};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
@@ -19,8 +19,8 @@ use crate::settings::Listen;
 
 /// How long nothing is accepted after the system had no descriptor or memory for a connection.
 const BACKOFF: Duration = Duration::from_millis(100);
-/// Clients that may wait to be accepted on a unix socket; the standard library's number.
-const BACKLOG: u32 = 128;
+/// Clients that may wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// One bound address.
 #[derive(Debug)]
@@ -36,16 +36,22 @@ pub(super) fn bind_all(addresses: &[Listen]) -> Result<Vec<Listener>, StartError
 
 fn bind(address: &Listen) -> Result<Listener, StartError> {
     let (bound, text) = match address {
-        Listen::Tcp(address) => (bind_tcp(*address), address.to_string()),
+        Listen::Tcp(address) => (listen_tcp(*address).map(Listener::Tcp), address.to_string()),
         Listen::Unix(path) => (bind_unix(path), path.display().to_string()),
     };
     bound.map_err(|source| StartError::Listen { address: text, key: "proxy.listen", source })
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener).map(Listener::Tcp)
+/// Listens on `address`; 1,024 clients may wait to be accepted.
+pub(super) fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // What the process before has left in TIME_WAIT is in nobody's way.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn bind_unix(path: &Path) -> io::Result<Listener> {
@@ -101,15 +107,22 @@ impl Listener {
         admission: Arc<Admission>,
         end: CancellationToken,
     ) {
+        let mut fails = false;
         loop {
             let accepted = tokio::select! {
                 accepted = self.accept() => accepted,
                 () = end.cancelled() => break,
             };
             match accepted {
-                Ok((stream, peer)) => admit(stream, peer, &admission, &entrance),
+                Ok((stream, peer)) => {
+                    fails = false;
+                    admit(stream, peer, &admission, &entrance);
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    // Once for each time of need.
+                    if !std::mem::replace(&mut fails, true) {
+                        tracing::warn!(%error, "connections cannot be accepted for now");
+                    }
                     tokio::time::sleep(BACKOFF).await;
                 }
             }
@@ -129,5 +142,22 @@ impl Listener {
 fn admit(stream: Accepted, peer: Option<IpAddr>, admission: &Arc<Admission>, entrance: &Entrance) {
     if let Some(permit) = admission.admit(peer) {
         entrance.admit(stream, permit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn p36_a_thousand_clients_may_wait_to_be_accepted() {
+        let listener = listen_tcp(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let second = Duration::from_secs(1);
+        let waiting: Vec<_> = (0..300)
+            .map(|_| std::net::TcpStream::connect_timeout(&address, second).unwrap())
+            .collect();
+        assert_eq!(waiting.len(), 300);
     }
 }

@@ -16,6 +16,8 @@ use crate::clock::Clock;
 use crate::credential::Dormant;
 use crate::metrics::Metrics;
 use crate::oauth::HttpTransport;
+use crate::proxy::{Network, OwnAddresses};
+use crate::resolver::Resolver;
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::token::{Context, Tasks};
@@ -103,8 +105,9 @@ pub async fn log_out_offline(
 async fn context(settings: &Settings, clock: Clock, tasks: Tasks) -> Result<Context, OfflineError> {
     let tls = settings.tls.build().map_err(StartError::from)?;
     let transport = HttpTransport::new(tls);
-    let mut foundation =
-        Foundation::new(clock, tasks, Default::default(), Metrics::new(), Default::default());
+    // Nothing is connected to but token endpoints, which have their own way.
+    let network = Network::new(Resolver::new(), OwnAddresses::default(), 0);
+    let mut foundation = Foundation::new(clock, tasks, network, Metrics::new(), Default::default());
     Ok(foundation.context(settings, transport).await?)
 }
 

@@ -14,6 +14,7 @@ use self::watch::Watch;
 use super::{EX_CONFIG, RunArguments, colors, complain, complain_of};
 use crate::app::App;
 use crate::clock::Clock;
+use crate::log::{Drops, Log};
 use crate::settings::{Inputs, Listen, Locator, LogFormat, Problems, Settings, Severity};
 
 pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<&str>) -> ExitCode {
@@ -30,10 +31,12 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
         complain(format!("error: {message}"));
         return ExitCode::from(2);
     }
-    if let Err(message) = start_log(settings.log.format, log_level) {
+    let log = Log::new();
+    if let Err(message) = start_log(&log, settings.log.format, log_level) {
         complain(format!("error: {message}"));
         return ExitCode::from(2);
     }
+    let drops = log.drops();
     let invocation = Invocation { locator, arguments: &arguments, format: settings.log.format };
     log_problems(&settings.warnings, invocation.format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -43,11 +46,12 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
         .build();
     match runtime {
         Ok(runtime) => {
-            let code = runtime.block_on(serve(&invocation, settings, inputs));
+            let code = runtime.block_on(serve(&invocation, settings, inputs, drops));
             // What has to be finished is. A secret on a file system that does not answer may hold a thread
             // for ever.
             runtime.shutdown_background();
             crate::secret::kill_commands();
+            log.finish();
             code
         }
         Err(error) => {
@@ -65,7 +69,12 @@ struct Invocation<'a> {
     format: LogFormat,
 }
 
-async fn serve(invocation: &Invocation<'_>, settings: Settings, inputs: Inputs) -> ExitCode {
+async fn serve(
+    invocation: &Invocation<'_>,
+    settings: Settings,
+    inputs: Inputs,
+    drops: Drops,
+) -> ExitCode {
     let unix_sockets = unix_paths(&settings.listen);
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
@@ -88,6 +97,8 @@ async fn serve(invocation: &Invocation<'_>, settings: Settings, inputs: Inputs) 
         }
     };
     announce(&app, &unix_sockets);
+    let metrics = app.metrics();
+    tokio::spawn(drops.watch(move |lines| metrics.log_lines_dropped(lines)));
     let mut watch = Watch::new(inputs);
     loop {
         tokio::select! {
@@ -216,7 +227,11 @@ async fn reload(app: &App, invocation: &Invocation<'_>, before: &Inputs) -> Inpu
 /// Says what was found in the configuration: as a report for people, or a line for each finding.
 fn log_problems(problems: &Problems, format: LogFormat) {
     if format == LogFormat::Text {
-        return complain_of(problems);
+        let problems = problems.clone();
+        // Nobody may be reading; see `log`.
+        let printing = std::thread::Builder::new().spawn(move || complain_of(&problems));
+        let _unsaid = printing;
+        return;
     }
     for problem in problems.iter() {
         let (place, fix) = (problems.place(problem), problem.fix.as_deref());
@@ -275,14 +290,14 @@ fn apply(settings: &mut Settings, arguments: &RunArguments) -> Result<(), String
 }
 
 /// `RUST_LOG`, then `--log-level`, else bearerd's own messages from `info` on.
-fn start_log(format: LogFormat, level: Option<&str>) -> Result<(), String> {
+fn start_log(log: &Log, format: LogFormat, level: Option<&str>) -> Result<(), String> {
     let given = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let text = level.or(given.as_deref()).unwrap_or("info");
     let filter =
         EnvFilter::try_new(text).map_err(|error| format!("log level `{text}`: {error}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(log.writer())
         .with_target(false);
     match format {
         LogFormat::Json => builder.json().flatten_event(true).init(),

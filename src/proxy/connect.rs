@@ -14,13 +14,13 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use rustls::server::{Acceptor, ClientHello};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::body::Body;
 use super::call::Call;
 use super::client_handshake::HandshakeFault;
 use super::connection::{ClientStream, Phase, Watched};
+use super::dial::OriginSocket;
 use super::error::ProxyError;
 use super::http1_stream::Http1Stream;
 use super::incoming::Incoming;
@@ -42,7 +42,7 @@ const RELAY_BUFFER: usize = 32 * 1024;
 /// What follows a CONNECT.
 enum Follow {
     /// Bytes to and from this connection.
-    Tunnel(TcpStream, TunnelRecord),
+    Tunnel(OriginSocket, TunnelRecord),
     /// Requests for this authority.
     Session(Authority),
 }
@@ -150,7 +150,10 @@ impl Proxy {
             self.server_config(&snapshot, &authority.host).map_err(io::Error::other)?;
         let hello = match LazyConfigAcceptor::new(Acceptor::default(), stream).await {
             Ok(hello) => hello,
-            Err(error) => return Ok(self.handshake_failed(&authority.host, &error)),
+            Err(error) => {
+                self.handshake_failed(&authority.host, &error);
+                return Ok(());
+            }
         };
         let origin = Origin { scheme: Scheme::Https, authority: authority.clone() };
         if self.origins.speaks_no_http2(snapshot.connector(), &origin)
@@ -162,7 +165,10 @@ impl Proxy {
         let misdirected = names_another_host(&hello.client_hello(), &authority.host);
         let stream = match hello.into_stream(config).await {
             Ok(stream) => stream,
-            Err(error) => return Ok(self.handshake_failed(&authority.host, &error)),
+            Err(error) => {
+                self.handshake_failed(&authority.host, &error);
+                return Ok(());
+            }
         };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let inbound = inbound.in_session(Session { authority, scheme: Scheme::Https, misdirected });
@@ -184,7 +190,7 @@ impl Proxy {
 
 impl Snapshot {
     /// A tunnel is dialled before it is promised.
-    async fn dial_tunnel(&self, authority: &Authority) -> Result<TcpStream, ProxyError> {
+    async fn dial_tunnel(&self, authority: &Authority) -> Result<OriginSocket, ProxyError> {
         self.admit_unmatched(ProxyError::Unmatched)?;
         let ports = &self.config.connect_ports;
         if !ports.is_empty() && !ports.contains(&authority.port) {
@@ -225,7 +231,7 @@ struct Tunnel<'a> {
 
 impl Tunnel<'_> {
     /// Copies both ways until both sides are done; each side's end passes on to the other.
-    async fn relay(mut self, mut server: TcpStream) -> io::Result<()> {
+    async fn relay(mut self, mut server: OriginSocket) -> io::Result<()> {
         self.inbound.activity.enter(Phase::Tunnel);
         let client = &mut self.client;
         tokio::io::copy_bidirectional_with_sizes(client, &mut server, RELAY_BUFFER, RELAY_BUFFER)

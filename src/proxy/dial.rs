@@ -6,6 +6,7 @@
 mod embedded;
 mod policy;
 mod race;
+mod socket_budget;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::origin_error::OriginError;
@@ -24,6 +24,8 @@ use crate::resolver::{NameError, Resolver, is_loopback};
 pub(crate) use policy::OwnAddresses;
 pub(super) use policy::Policy;
 use race::{Won, order, race};
+pub(super) use socket_budget::OriginSocket;
+use socket_budget::SocketBudget;
 
 /// How long an address that worked where another did not is tried first. After that the system's order counts
 /// again, which costs 250 ms if nothing has changed.
@@ -38,13 +40,15 @@ pub(crate) struct Network {
     /// The address of an authority that worked when the one before it failed or was slow.
     worked: Cache<Authority, IpAddr>,
     own: Arc<OwnAddresses>,
+    sockets: SocketBudget,
 }
 
 impl Network {
-    /// Looks names up with `resolver`; bearerd itself listens on `own`.
-    pub(crate) fn new(resolver: Resolver, own: OwnAddresses) -> Self {
+    /// Looks names up with `resolver`; bearerd itself listens on `own`. There may be so many `sockets` at once.
+    pub(crate) fn new(resolver: Resolver, own: OwnAddresses, sockets: usize) -> Self {
         let worked = Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED);
-        Self { resolver, worked: worked.build(), own: Arc::new(own) }
+        let sockets = SocketBudget::new(sockets);
+        Self { resolver, worked: worked.build(), own: Arc::new(own), sockets }
     }
 }
 
@@ -64,7 +68,7 @@ impl Dialer {
     ///
     /// # Errors
     ///
-    /// [`OriginError`]: name, denied or own address, refused, unreachable, or `deadline` has passed.
+    /// [`OriginError`]: name, denied or own address, refused, unreachable, no descriptor, or `deadline` has passed.
     ///
     /// # Cancellation
     ///
@@ -73,12 +77,13 @@ impl Dialer {
         &self,
         authority: &Authority,
         deadline: Instant,
-    ) -> Result<TcpStream, OriginError> {
+    ) -> Result<OriginSocket, OriginError> {
         let resolving = timeout_at(deadline, self.resolve(authority, deadline)).await;
         let addresses = resolving.unwrap_or(Err(NameError::Late)).map_err(OriginError::Name)?;
         let is_loopback = authority.host.name().is_some_and(is_loopback);
         self.network.own.judge_all(&addresses)?;
         let allowed = self.policy.judge_all(&addresses, is_loopback)?;
+        let place = self.network.sockets.obtain(deadline).await?;
         let ordered = order(allowed, self.network.worked.get(authority));
         let Won { stream, address, is_first } = race(ordered, deadline).await?;
         if !is_first {
@@ -86,7 +91,12 @@ impl Dialer {
         }
         self.network.own.judge_connected(&stream, address)?;
         socket::configure_origin(&stream);
-        Ok(stream)
+        Ok(OriginSocket::new(stream, place))
+    }
+
+    /// Does somebody wait for a descriptor?
+    pub(super) fn is_short_of_sockets(&self) -> bool {
+        self.network.sockets.is_exhausted()
     }
 
     async fn resolve(

@@ -134,6 +134,23 @@ impl ProxyError {
             || self.verdict().status.is_client_error()
     }
 
+    /// The limit that was reached: its key in `[limits]`, or `descriptors`.
+    pub(super) fn limit(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Message(MessageError::ContentTooLarge) => "body_bytes",
+            Self::Message(MessageError::TargetTooLong) => "request_line",
+            Self::Message(MessageError::TooManyFields) => "header_count",
+            Self::Origin(OriginError::ConnectTimeout | OriginError::HandshakeTimeout) => {
+                "connect_timeout"
+            }
+            Self::Origin(OriginError::ResponseTimeout) => "response_timeout",
+            Self::Origin(OriginError::SendTimeout) => "send_timeout",
+            Self::Origin(OriginError::Head) => "header_count",
+            Self::Origin(OriginError::NoDescriptor | OriginError::Exhausted(_)) => "descriptors",
+            _ => return None,
+        })
+    }
+
     /// What the operator can do about it.
     pub(super) fn advice(&self) -> String {
         self.verdict().text

@@ -27,6 +27,8 @@ pub(super) enum OriginError {
     Unreachable(io::Error),
     #[error("bearerd has no descriptor or memory for a connection: {0}")]
     Exhausted(io::Error),
+    #[error("all descriptors for connections to origin servers are in use")]
+    NoDescriptor,
     #[error("no TCP connection in time")]
     ConnectTimeout,
     #[error("the TLS handshake was not over in time")]

@@ -231,6 +231,9 @@ impl Pool {
         if let Some(kept) = self.take(route, preferred) {
             return Ok((kept, true));
         }
+        if route.connector.dialer().is_short_of_sockets() {
+            self.close_idle();
+        }
         let could_share =
             preferred == Protocol::Http2 && !self.speaks_no_http2(route.connector, route.origin);
         let _first = match could_share.then(|| self.begin(route.origin)) {
@@ -343,6 +346,9 @@ impl Pool {
     }
 
     fn sweep(&self, connector: &Connector) {
+        if connector.dialer().is_short_of_sockets() {
+            self.close_idle();
+        }
         lock(&self.http1).retain(|_, idle| {
             idle.retain(|idle| idle.is_valid(connector));
             !idle.is_empty()
@@ -352,6 +358,15 @@ impl Pool {
             !connections.is_empty()
         });
         lock(&self.declined).retain(|_, version| *version == connector.version);
+    }
+
+    /// Closes what serves nobody: somebody waits for a descriptor.
+    fn close_idle(&self) {
+        lock(&self.http1).clear();
+        lock(&self.http2).retain(|_, connections| {
+            connections.retain(|shared| shared.connection.is_busy());
+            !connections.is_empty()
+        });
     }
 
     fn is_empty(&self) -> bool {

@@ -28,6 +28,13 @@ impl Proxy {
         });
         let mut record = Record::new(Arc::clone(&snapshot.without_credential), line);
         record.answered(status);
+        match status {
+            StatusCode::URI_TOO_LONG => self.shared.metrics.limit_reached("request_line"),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                self.shared.metrics.limit_reached("header_bytes");
+            }
+            _ => {}
+        }
         tracing::debug!(request_id, "a request was refused: {}", reason(status));
         let mut response = own_message(status, reason(status), Accepts::Text, &request_id);
         let date = httpdate::fmt_http_date(self.shared.clock.now());

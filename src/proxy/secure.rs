@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::dial::Dialer;
+use super::dial::{Dialer, OriginSocket};
 use super::early_response::EarlyResponse;
 use super::origin_error::OriginError;
 use crate::origin::{Authority, Host};
@@ -20,7 +19,7 @@ use crate::tls::CertificateFault;
 pub(super) use fault::{TlsCause, TlsFault, late_alert, rustls_error};
 
 /// A connection on which an origin server has proved its name.
-pub(super) type SecureStream = TlsStream<EarlyResponse<TcpStream>>;
+pub(super) type SecureStream = TlsStream<EarlyResponse<OriginSocket>>;
 
 /// Dials `authority` and has it prove its name, all before `deadline`.
 ///

@@ -116,7 +116,7 @@ impl Proxy {
             snapshot.timeouts()
         };
         let cut = |limit| {
-            self.shared.metrics.connection_cut(limit);
+            self.shared.metrics.limit_reached(limit);
             tracing::info!(
                 limit,
                 "a client's connection was cut off: it overstayed limits.{limit}"

@@ -4,6 +4,7 @@ mod clients;
 mod connections;
 mod framing;
 mod http2_origins;
+mod operations;
 mod origin_connections;
 mod raw_api;
 mod sessions;

@@ -11,6 +11,7 @@ use crate::resolver::NameError;
 use crate::tls::CertificateFault;
 
 const BAD: StatusCode = StatusCode::BAD_GATEWAY;
+const BUSY: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
 const LATE: StatusCode = StatusCode::GATEWAY_TIMEOUT;
 
 /// One failure, as it is told.
@@ -143,6 +144,12 @@ fn exchange_verdict(error: &OriginError) -> OriginVerdict {
             "http_response_timeout",
             "the origin server did not answer in time (limits.response_timeout)",
             "",
+        ),
+        OriginError::NoDescriptor => verdict(
+            BUSY,
+            "proxy_internal_error",
+            "this proxy has no descriptor left for another connection (limit: descriptors)",
+            "raise the number of open files (ulimit -n, LimitNOFILE)",
         ),
         OriginError::SendTimeout => verdict(
             LATE,
