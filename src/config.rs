@@ -155,6 +155,10 @@ pub(crate) const KEYS_OF_SECTIONS: [&[&str]; 8] = [
     LimitsSection::KEYS,
 ];
 
+/// The keys of `[limits]`.
+#[cfg(test)]
+pub(crate) const LIMITS_KEYS: &[&str] = LimitsSection::KEYS;
+
 /// The keys of the tables inside of credentials.
 const KEYS_OF_TABLES: [&[&str]; 5] = [
     BootstrapTable::KEYS,

@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
-use crate::ca::CertificateAuthority;
+use crate::ca::{self, CertificateAuthority};
 use crate::clock::Clock;
 use crate::credential::Credentials;
 use crate::metrics::Metrics;
@@ -26,7 +26,8 @@ pub(super) struct Foundation {
     metrics: Metrics,
     store: Option<Store>,
     ledgers: Ledgers,
-    ca: Option<Arc<CertificateAuthority>>,
+    /// The CA, and where it is; only a restart looks elsewhere.
+    ca: Option<(ca::Config, Arc<CertificateAuthority>)>,
     version: u64,
     /// Ends the watch over the store.
     end: CancellationToken,
@@ -116,22 +117,25 @@ impl Foundation {
 
     /// The CA, made if there is a credential to need one, and read again: it may have been renewed.
     fn ca(&mut self, settings: &Settings) -> Result<Option<Arc<CertificateAuthority>>, StartError> {
-        let needed = !settings.credentials.is_empty() || settings.ca.exists();
-        if !needed {
-            return Ok(self.ca.clone());
-        }
+        let config = match &self.ca {
+            Some((config, _)) => config.clone(),
+            None if settings.credentials.is_empty() && !settings.ca.exists() => return Ok(None),
+            None => settings.ca.clone(),
+        };
         let now = self.clock.now();
-        let opened = settings.ca.open(now)?;
+        let opened = config.open(now)?;
         if opened.is_ending(now) {
             tracing::warn!(
                 not_after = %humantime::format_rfc3339_seconds(opened.not_after()),
                 "the local CA ends soon, and then https of credentials' hosts fails; run `bearerd ca renew`"
             );
         }
-        // The same keeps its leaves.
-        if self.ca.as_ref().is_none_or(|ca| ca.pem() != opened.pem()) {
-            self.ca = Some(Arc::new(opened));
-        }
-        Ok(self.ca.clone())
+        let ca = match &self.ca {
+            // The same keeps its leaves.
+            Some((_, ca)) if ca.pem() == opened.pem() => Arc::clone(ca),
+            _ => Arc::new(opened),
+        };
+        self.ca = Some((config, Arc::clone(&ca)));
+        Ok(Some(ca))
     }
 }

@@ -71,8 +71,8 @@ pub(super) struct Activity {
     blocked: AtomicU32,
     /// More of a request's content is waited for.
     wants_content: AtomicBool,
-    /// The client will send no more, and whoever serves it does not know yet.
-    half_closed: AtomicBool,
+    /// One more than the watchdog's tick when the client ended what it sends while it was served; 0: it did not.
+    half_closed: AtomicU32,
     /// The client sent something while the connection lingered: closing it now could take the response from it.
     discards: AtomicBool,
     /// No further request is served.
@@ -96,7 +96,7 @@ impl Activity {
             since: AtomicU32::new(ticks.load(Ordering::Relaxed)),
             blocked: AtomicU32::new(0),
             wants_content: AtomicBool::new(false),
-            half_closed: AtomicBool::new(false),
+            half_closed: AtomicU32::new(0),
             discards: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             broken: AtomicBool::new(false),
@@ -188,9 +188,14 @@ impl Activity {
 
     /// The client takes nothing of what is there for it.
     pub(super) fn blocked(&self) {
-        if self.blocked.load(Ordering::Relaxed) == 0 {
+        self.note_time(&self.blocked);
+    }
+
+    /// Notes one more than the current tick, unless an earlier one is noted.
+    fn note_time(&self, time: &AtomicU32) {
+        if time.load(Ordering::Relaxed) == 0 {
             let now = self.ticks.load(Ordering::Relaxed);
-            self.blocked.store(now.wrapping_add(1).max(1), Ordering::Relaxed);
+            time.store(now.wrapping_add(1).max(1), Ordering::Relaxed);
         }
     }
 
@@ -205,12 +210,12 @@ impl Activity {
     /// The client will send no more. May that be kept from whoever serves it? It may be waiting for its answer
     /// all the same, unless content is missing.
     pub(super) fn half_close(&self) -> bool {
-        self.half_closed.store(true, Ordering::Relaxed);
+        self.note_time(&self.half_closed);
         self.is_busy() && !self.wants_content.load(Ordering::Relaxed)
     }
 
     fn wake_half_closed(&self) {
-        if self.half_closed.load(Ordering::Relaxed) {
+        if self.half_closed.load(Ordering::Relaxed) != 0 {
             self.server.wake();
         }
     }

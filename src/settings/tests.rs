@@ -4,6 +4,7 @@ mod documented_providers;
 mod example;
 mod grants;
 mod knobs;
+mod limits_page;
 mod provider_answers;
 mod providers;
 mod report;

@@ -315,7 +315,7 @@ async fn the_probes_answer_on_the_admin_listener() {
     let live = admin.ask(&["GET /livez HTTP/1.1", "Host: x"]).await;
     assert_eq!((live.status, live.text()), (200, "{\"status\":\"ok\"}\n".to_owned()));
     assert_eq!(program.get(&world.http("/")).await, 200);
-    let ready = admin.ask(&["GET /readyz HTTP/1.1", "Host: x"]).await;
+    let ready = admin.ask(&["GET /readyz HTTP/1.1", "Host: localhost"]).await;
     assert_eq!(ready.status, 200);
     let ready: serde_json::Value = serde_json::from_slice(&ready.content).unwrap();
     assert_eq!(ready["status"], "ok");
@@ -334,8 +334,10 @@ async fn readiness_names_a_credential_in_trouble_and_stays_ready() {
     world.authorization_server.revoke_refresh_token();
     let program = Program::start(&world).await;
     assert_eq!(program.get(&world.http("/")).await, 503);
-    let ready =
-        Wire::to_address(program.admin).await.ask(&["GET /readyz HTTP/1.1", "Host: x"]).await;
+    let ready = Wire::to_address(program.admin)
+        .await
+        .ask(&["GET /readyz HTTP/1.1", "Host: localhost"])
+        .await;
     assert_eq!(ready.status, 200);
     let ready: serde_json::Value = serde_json::from_slice(&ready.content).unwrap();
     assert_eq!(ready["status"], "degraded");
@@ -443,8 +445,10 @@ async fn sigterm_lets_requests_under_way_finish_and_admits_no_new_ones() {
     program.logs("stopping").await;
     idle.is_closed().await;
     refuses(program.proxy).await;
-    let ready =
-        Wire::to_address(program.admin).await.ask(&["GET /readyz HTTP/1.1", "Host: x"]).await;
+    let ready = Wire::to_address(program.admin)
+        .await
+        .ask(&["GET /readyz HTTP/1.1", "Host: localhost"])
+        .await;
     assert_eq!(ready.status, 503);
     assert!(ready.text().contains("draining"), "{}", ready.text());
     let live = Wire::to_address(program.admin).await.ask(&["GET /livez HTTP/1.1", "Host: x"]).await;

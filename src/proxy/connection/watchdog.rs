@@ -132,10 +132,11 @@ impl Watchdog {
     }
 
     fn overstay(&self, activity: &Activity, timeouts: &Timeouts) -> Option<Overstay> {
-        let now = self.ticks.load(Ordering::Relaxed);
-        let blocked = activity.blocked.load(Ordering::Relaxed);
-        if blocked != 0 && exceeds(now.wrapping_sub(blocked - 1), timeouts.send) {
+        if self.since(&activity.blocked).is_some_and(|ticks| exceeds(ticks, timeouts.send)) {
             return Some(Overstay::Cut("send_timeout"));
+        }
+        if self.half_closed(activity).is_some_and(|ticks| exceeds(ticks, timeouts.idle)) {
+            return Some(Overstay::Drop);
         }
         let (limit, overstay) = timeouts.of(activity.phase())?;
         let stayed = self.stayed(activity);
@@ -147,6 +148,18 @@ impl Watchdog {
             && exceeds(stayed.saturating_sub(CLOSE_TICKS), limit)
             && activity.phase() == Phase::Idle;
         Some(if was_told { Overstay::Drop } else { overstay })
+    }
+
+    /// Ticks since a time was noted.
+    fn since(&self, time: &AtomicU32) -> Option<u32> {
+        let noted = time.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.ticks.load(Ordering::Relaxed).wrapping_sub(noted))
+    }
+
+    /// Ticks since the client closed its half while its request waits for a response. It may be gone altogether, so
+    /// it has no longer than another connection that sends nothing.
+    fn half_closed(&self, activity: &Activity) -> Option<u32> {
+        self.since(&activity.half_closed).filter(|_| activity.phase() == Phase::Busy)
     }
 
     /// Ticks since the last progress.
@@ -177,7 +190,8 @@ impl Watchdog {
                 Phase::Idle => true,
                 Phase::Lingering if !activity.discards.load(Ordering::Relaxed) => true,
                 Phase::Lingering | Phase::Tunnel | Phase::Head => self.stayed(activity) > 1,
-                Phase::Busy | Phase::Content | Phase::Handshake | Phase::Flushing => false,
+                Phase::Busy => self.half_closed(activity).is_some_and(|ticks| ticks > 1),
+                Phase::Content | Phase::Handshake | Phase::Flushing => false,
             };
             if is_silent {
                 end(activity, None);

@@ -137,6 +137,18 @@ async fn p07_content_that_never_comes_ends_the_request() {
 }
 
 #[tokio::test]
+async fn p07_a_client_that_may_be_gone_does_not_hold_its_request_for_ever() {
+    let world = World::builder().sections("[limits]\nidle_timeout = \"1s\"").start().await;
+    let (listener, url) = origin().await;
+    let mut client = Wire::to(&world).await;
+    client.send(message(&get(&format!("{url}/held")))).await;
+    let mut server = accept(&listener).await;
+    server.head_text().await;
+    drop(client);
+    server.is_closed().await;
+}
+
+#[tokio::test]
 async fn p07_both_halves_of_a_tunnel_end_by_themselves() {
     let world = World::builder().proxy("connect_ports = []").start().await;
     let (listener, url) = origin().await;
