@@ -148,13 +148,18 @@ impl Http1Connection {
         interim: &Arc<InterimRelay>,
     ) -> Result<Response<Incoming>, Unanswered> {
         let mut request = request;
-        let relay = Arc::clone(interim);
+        let (relay, head) = (Arc::clone(interim), self.head.clone());
         hyper::ext::on_informational(&mut request, move |response| {
             relay.receive(response.status(), response.headers());
+            head.is_awaited(true);
+            if relay.was_flooded() {
+                head.give_up();
+            }
         });
         self.head.expect();
         let sending = self.sender.try_send_request(request);
         let response = within(self.timer.as_mut(), limits, interim, sending).await?;
+        self.head.is_awaited(false);
         Ok(response.map(Incoming::from))
     }
 }

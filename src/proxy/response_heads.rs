@@ -10,13 +10,37 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::HeadCleaner;
 
-/// Says that the next bytes from the origin server begin a response.
+/// What is read at a time between an interim response and the response: a server may send interim responses
+/// without an end, and whatever is read is parsed at once.
+const HEAD_READ: usize = 8 * 1024;
+
+/// What is known about the response that comes next.
 #[derive(Clone, Debug, Default)]
-pub(super) struct HeadExpected(Arc<AtomicBool>);
+pub(super) struct HeadExpected(Arc<Expected>);
+
+#[derive(Debug, Default)]
+struct Expected {
+    /// The next bytes begin a response.
+    begins: AtomicBool,
+    /// An interim response has come, and the response has not.
+    awaited: AtomicBool,
+    /// No more of it is wanted.
+    given_up: AtomicBool,
+}
 
 impl HeadExpected {
     pub(super) fn expect(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.begins.store(true, Ordering::Relaxed);
+    }
+
+    /// An interim response has come, and the response has not; or it has.
+    pub(super) fn is_awaited(&self, is_awaited: bool) {
+        self.0.awaited.store(is_awaited, Ordering::Relaxed);
+    }
+
+    /// Nothing more is read from this connection.
+    pub(super) fn give_up(&self) {
+        self.0.given_up.store(true, Ordering::Relaxed);
     }
 }
 
@@ -42,15 +66,34 @@ impl<S: AsyncRead + Unpin> AsyncRead for ResponseHeads<S> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let filled = buffer.filled().len();
-        let polled = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        let polled = match this.expected.0.awaited.load(Ordering::Relaxed) {
+            _ if this.expected.0.given_up.load(Ordering::Relaxed) => {
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
+            true => poll_read_some(Pin::new(&mut this.stream), cx, buffer),
+            false => Pin::new(&mut this.stream).poll_read(cx, buffer),
+        };
         if let Some(read) = buffer.filled_mut().get_mut(filled..).filter(|read| !read.is_empty()) {
-            if this.expected.0.swap(false, Ordering::Relaxed) {
+            if this.expected.0.begins.swap(false, Ordering::Relaxed) {
                 this.cleaner.expect_head();
             }
             this.cleaner.clean(read);
         }
         polled
     }
+}
+
+/// Reads at most [`HEAD_READ`].
+fn poll_read_some<S: AsyncRead>(
+    stream: Pin<&mut S>,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let mut some = ReadBuf::new(buffer.initialize_unfilled_to(buffer.remaining().min(HEAD_READ)));
+    let polled = stream.poll_read(cx, &mut some);
+    let read = some.filled().len();
+    buffer.advance(read);
+    polled
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ResponseHeads<S> {
