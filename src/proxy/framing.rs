@@ -260,12 +260,29 @@ impl HeadCleaner {
 
     /// Cleans what belongs to heads in `bytes`, in place.
     pub(super) fn clean(&mut self, bytes: &mut [u8]) {
+        if !self.is_active || self.is_clean_as_whole(bytes) {
+            self.is_active = false;
+            return;
+        }
         for byte in bytes {
             if !self.is_active {
                 return;
             }
             self.clean_byte(byte);
         }
+    }
+
+    /// Is there a whole head of a final response, with nothing to clean? So nearly all come.
+    fn is_clean_as_whole(&self, bytes: &[u8]) -> bool {
+        let begins = self.in_status_line && self.line == 0;
+        let is_final = bytes.get(9).is_some_and(|digit| (b'2'..=b'9').contains(digit));
+        let end = if begins && is_final { memchr::memmem::find(bytes, b"\r\n\r\n") } else { None };
+        let is_unclean =
+            |byte: u8| (byte < b' ' && !matches!(byte, b'\t' | b'\r' | b'\n')) || byte == 0x7f;
+        // Without an early end, so that many bytes are looked at at once.
+        let count =
+            |head: &[u8]| head.iter().map(|byte| usize::from(is_unclean(*byte))).sum::<usize>();
+        end.and_then(|end| bytes.get(..end)).is_some_and(|head| count(head) == 0)
     }
 
     fn clean_byte(&mut self, byte: &mut u8) {

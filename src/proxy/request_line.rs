@@ -42,6 +42,10 @@ impl RequestLine {
     /// Reads the next `bytes` of the line, or more than the rest of it.
     pub(super) fn scan(&mut self, bytes: &[u8]) -> Found {
         let mut found = Found::default();
+        if self.part == Part::Before && is_plain(bytes) {
+            self.part = Part::Over;
+            return found;
+        }
         for byte in bytes {
             if self.is_over() {
                 break;
@@ -102,6 +106,15 @@ impl RequestLine {
 }
 
 const OPTIONS: &[u8] = b"OPTIONS";
+
+/// Is there a whole line that is as it should be? So nearly all come.
+fn is_plain(bytes: &[u8]) -> bool {
+    let is_options = bytes.first().is_none_or(|first| matches!(first, b'O' | b'\r' | b'\n'));
+    let end = if is_options { None } else { memchr::memchr(b'\n', bytes) };
+    let Some(line) = end.and_then(|end| bytes.get(..end)) else { return false };
+    // Without an early end, so that many bytes are looked at at once.
+    line.iter().map(|byte| usize::from(is_unfit(*byte, false))).sum::<usize>() == 0
+}
 
 fn is_unfit(byte: u8, in_query: bool) -> bool {
     match byte {

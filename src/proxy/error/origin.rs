@@ -88,6 +88,27 @@ pub(super) fn origin_verdict(error: &OriginError) -> OriginVerdict {
             "the destination is bearerd's admin listener, which is not reached through the proxy",
             "",
         ),
+        OriginError::Certificate(fault) => {
+            let (what, advice) = certificate_texts(fault);
+            verdict(BAD, "tls_certificate_error", what, advice)
+        }
+        OriginError::Tls(fault) => {
+            let kind = if fault.is_alert() { "tls_alert_received" } else { "tls_protocol_error" };
+            let (what, advice) = tls_texts(fault.cause);
+            verdict(BAD, kind, what, advice)
+        }
+        OriginError::Closed(error) if late_alert(error).is_some() => {
+            let (what, advice) = tls_texts(late_alert(error).unwrap_or(TlsCause::Other));
+            verdict(BAD, "tls_alert_received", what, advice)
+        }
+        error => connect_verdict(error).unwrap_or_else(|| exchange_verdict(error)),
+    }
+}
+
+/// Failures on the way to a TCP connection, or to TLS.
+fn connect_verdict(error: &OriginError) -> Option<OriginVerdict> {
+    let verdict = OriginVerdict::new;
+    Some(match error {
         OriginError::Refused => verdict(
             BAD,
             "connection_refused",
@@ -118,21 +139,14 @@ pub(super) fn origin_verdict(error: &OriginError) -> OriginVerdict {
             "the origin server did not finish the TLS handshake in time (limits.connect_timeout)",
             "check whether it speaks TLS on that port",
         ),
-        OriginError::Certificate(fault) => {
-            let (what, advice) = certificate_texts(fault);
-            verdict(BAD, "tls_certificate_error", what, advice)
-        }
-        OriginError::Tls(fault) => {
-            let kind = if fault.is_alert() { "tls_alert_received" } else { "tls_protocol_error" };
-            let (what, advice) = tls_texts(fault.cause);
-            verdict(BAD, kind, what, advice)
-        }
-        OriginError::Closed(error) if late_alert(error).is_some() => {
-            let (what, advice) = tls_texts(late_alert(error).unwrap_or(TlsCause::Other));
-            verdict(BAD, "tls_alert_received", what, advice)
-        }
-        error => exchange_verdict(error),
-    }
+        OriginError::NoDescriptor => verdict(
+            BUSY,
+            "proxy_internal_error",
+            "this proxy has no descriptor left for another connection (limit: descriptors)",
+            "raise the number of open files (ulimit -n, LimitNOFILE)",
+        ),
+        _ => return None,
+    })
 }
 
 /// Failures on a connection that was there.
@@ -144,12 +158,6 @@ fn exchange_verdict(error: &OriginError) -> OriginVerdict {
             "http_response_timeout",
             "the origin server did not answer in time (limits.response_timeout)",
             "",
-        ),
-        OriginError::NoDescriptor => verdict(
-            BUSY,
-            "proxy_internal_error",
-            "this proxy has no descriptor left for another connection (limit: descriptors)",
-            "raise the number of open files (ulimit -n, LimitNOFILE)",
         ),
         OriginError::SendTimeout => verdict(
             LATE,
