@@ -154,7 +154,7 @@ impl Proxy {
         match target {
             Target::Connect(authority) => {
                 let request = Request::from_parts(parts, body);
-                self.connect(call, request, authority).await
+                Box::pin(self.connect(call, request, authority)).await
             }
             Target::Proxy => Ok(options()),
             Target::Origin(origin) if is_own_name(&origin) => {

@@ -49,7 +49,7 @@ async fn content(response: &mut Response<Body>) -> Result<Vec<u8>, Unread> {
     if !coding::is_known(&codings) {
         return Err(Unread::Coded);
     }
-    let coded = response.body_mut().look(CONTENT_LIMIT).await?;
+    let coded = Box::pin(response.body_mut().look(CONTENT_LIMIT)).await?;
     match coding::decode(&codings, &coded, CONTENT_LIMIT) {
         Some(content) if content.complete => Ok(content.bytes),
         Some(content) if content.bytes.len() >= CONTENT_LIMIT => Err(Unread::Long),

@@ -98,7 +98,7 @@ impl Proxy {
         let origin = selected.origin.clone();
         let is_upgraded = call.is_upgraded(&origin) && selected.credential.rewrite_location;
         let answered = match token {
-            None => self.forward_untouched(call, parts, content, &origin).await,
+            None => Box::pin(self.forward_untouched(call, parts, content, &origin)).await,
             Some(token) => {
                 content.belongs_to(&selected.credential);
                 let draft = self.draft_with_token(call.snapshot, parts, content, &selected);
@@ -163,9 +163,10 @@ impl Proxy {
             let can_repeat = draft.can_repeat_after(&answer);
             if credential.reread.is_some() {
                 let draft = can_repeat.then_some(draft);
-                return self.reread(call, &selected, draft, answer).await;
+                return Box::pin(self.reread(call, &selected, draft, answer)).await;
             }
-            let Some(next) = instance.slot.rejected(&token, &mut sending, can_repeat).await else {
+            let renewing = Box::pin(instance.slot.rejected(&token, &mut sending, can_repeat));
+            let Some(next) = renewing.await else {
                 metrics.rejected(RejectionOutcome::PassedOn);
                 return Ok(self.deliver(answer));
             };

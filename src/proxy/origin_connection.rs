@@ -184,10 +184,14 @@ impl OriginConnection {
                 connection.send(request, limits, interim).await
             }
             Self::Http2(connection) => {
-                let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
                 let request = for_http2(origin, request);
-                let sending = connection.send(request, interim);
-                within(timer.as_mut(), limits, interim, sending).await
+                // Boxed, because most requests go another way.
+                let sending = Box::pin(async move {
+                    let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+                    let sending = connection.send(request, interim);
+                    within(timer.as_mut(), limits, interim, sending).await
+                });
+                sending.await
             }
         }
     }

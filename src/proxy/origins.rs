@@ -248,7 +248,9 @@ impl Pool {
             }
             own => own,
         };
-        Ok((self.connect(route, preferred, deadline).await?, false))
+        // Boxed, like all that is rare: a future is as large as the largest thing that it may wait for, and is moved for
+        // each request.
+        Ok((Box::pin(self.connect(route, preferred, deadline)).await?, false))
     }
 
     /// Begins to connect to `origin` for all whose requests could share the connection.

@@ -92,7 +92,8 @@ impl Slot {
             token.iter().for_each(|token| token.mark_used());
             state.want(token, now)
         };
-        match self.wait_for(want, Demand::replace).await {
+        // Boxed: callers hold the future of this, and few wait.
+        match Box::pin(self.wait_for(want, Demand::replace)).await {
             Waited::For(token) => Ok(token),
             Waited::InVain(error) => Err(error),
             Waited::PassOn => Err(self.unavailable(Duration::ZERO, FailureReason::Internal)),
