@@ -155,6 +155,10 @@ impl Proxy {
             connection.as_mut().poll(cx)
         });
         if let Err(error) = served.await {
+            // hyper refuses HTTP/2 without a word.
+            if error.is_parse() && inbound.activity.phase() == Phase::Head {
+                let _unsent = self.refuse_unreadable(400);
+            }
             tracing::debug!(%error, "a client's connection ended early");
         }
     }

@@ -242,6 +242,18 @@ async fn p13_what_cannot_be_read_is_refused_with_a_reason_a_line_and_a_count() {
     program.stop().await;
 }
 
+#[tokio::test]
+async fn p13_http2_where_none_is_spoken_is_told_in_the_log() {
+    let world = World::new().await;
+    let program = Program::start(&world).await;
+    let mut wire = Wire::to_address(program.proxy).await;
+    wire.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    wire.is_closed().await;
+    let line = program.logs("status=400").await;
+    assert!(line.contains("http_request_error"), "{line}");
+    program.stop().await;
+}
+
 // ===== Waits that end =====
 
 /// A client whose socket takes little, so that what is not read stays with the proxy.
