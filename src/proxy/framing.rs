@@ -5,11 +5,14 @@
 //! that everybody reads alike ([`normalise_response`]). hyper's own choices by method and version do not come
 //! into play.
 
+use std::sync::LazyLock;
+
 use http::header::{
     CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue, TRAILER,
     TRANSFER_ENCODING,
 };
 use http::{Method, StatusCode, Version};
+use memchr::memmem::Finder;
 
 use super::message::is_chunked_once;
 
@@ -238,6 +241,9 @@ fn may_be_trailer(name: &HeaderName) -> bool {
 
 // ===== Response heads as bytes =====
 
+/// The empty line after a head; made once, because making a searcher costs more than a search.
+static HEAD_END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
+
 /// Replaces control characters in response heads by spaces while they pass, before they are parsed: RFC 9110
 /// §5.5 lets a recipient do so, and strict parsers refuse the whole response for one of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -276,7 +282,7 @@ impl HeadCleaner {
     fn is_clean_as_whole(&self, bytes: &[u8]) -> bool {
         let begins = self.in_status_line && self.line == 0;
         let is_final = bytes.get(9).is_some_and(|digit| (b'2'..=b'9').contains(digit));
-        let end = if begins && is_final { memchr::memmem::find(bytes, b"\r\n\r\n") } else { None };
+        let end = if begins && is_final { HEAD_END.find(bytes) } else { None };
         let is_unclean =
             |byte: u8| (byte < b' ' && !matches!(byte, b'\t' | b'\r' | b'\n')) || byte == 0x7f;
         // Without an early end, so that many bytes are looked at at once.

@@ -7,12 +7,12 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use h2::server::SendResponse;
 use http::{HeaderMap, Response, StatusCode};
-use tokio::sync::Notify;
 
 use super::content::Upload;
 use super::message::remove_connection_fields;
@@ -125,18 +125,19 @@ pub(super) struct InterimRelay {
     /// Goes on when the origin server asks for it.
     upload: Arc<Upload>,
     count: AtomicU32,
-    flooded: Notify,
+    /// Whoever waits for the response.
+    waiting: AtomicWaker,
 }
 
 impl InterimRelay {
     pub(super) fn new(client: Option<Interim>, upload: Arc<Upload>) -> Self {
-        Self { client, upload, count: AtomicU32::new(0), flooded: Notify::new() }
+        Self { client, upload, count: AtomicU32::new(0), waiting: AtomicWaker::new() }
     }
 
     /// The origin server has sent an interim response.
     pub(super) fn receive(&self, status: StatusCode, fields: &HeaderMap) {
         if self.count.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM {
-            self.flooded.notify_one();
+            self.waiting.wake();
             return;
         }
         match (status, &self.client) {
@@ -158,7 +159,11 @@ impl InterimRelay {
 
     /// Resolves when there were too many.
     pub(super) async fn is_flooded(&self) {
-        self.flooded.notified().await;
+        std::future::poll_fn(|cx| {
+            self.waiting.register(cx.waker());
+            if self.was_flooded() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// The client's content.
