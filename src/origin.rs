@@ -8,7 +8,7 @@
 //!
 //! The parsers are pure. They decode nothing: a `%` in a host is an error, not an escape.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// `http` or `https` (RFC 9110 §4.2).
@@ -65,14 +65,24 @@ impl Host {
         if text.len() > 253 {
             return Err(AuthorityError::TooLong);
         }
-        let labels = text.split('.');
+        let labels = text.as_bytes().split(|byte| *byte == b'.');
         for label in labels.clone() {
-            check_label(label)?;
+            check_label(label, text)?;
         }
         if labels.clone().next_back().is_some_and(is_numeric) {
             return text.parse().map(Self::V4).map_err(|_| AuthorityError::Number);
         }
         Ok(Self::Name(text.to_ascii_lowercase().into_boxed_str()))
+    }
+
+    /// Is `text` what this is written as?
+    fn is_written(&self, text: &str) -> bool {
+        match self {
+            Self::Name(name) => **name == *text,
+            // There is one spelling that is read.
+            Self::V4(address) => text.parse() == Ok(*address),
+            Self::V6(_) => text == self.to_string(),
+        }
     }
 
     /// The name, if this is one.
@@ -84,24 +94,27 @@ impl Host {
     }
 }
 
-fn check_label(label: &str) -> Result<(), AuthorityError> {
+/// Checks a label of `text`, those before it being right.
+fn check_label(label: &[u8], text: &str) -> Result<(), AuthorityError> {
     if label.is_empty() {
         return Err(AuthorityError::EmptyLabel);
     }
     if label.len() > 63 {
         return Err(AuthorityError::TooLong);
     }
-    match label.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))) {
-        Some(c) => Err(AuthorityError::Character(c)),
-        None => Ok(()),
+    let is_usual = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if label.iter().all(is_usual) {
+        return Ok(());
     }
+    let is_unusual = |c: &char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    text.chars().find(is_unusual).map_or(Ok(()), |c| Err(AuthorityError::Character(c)))
 }
 
 /// Would a resolver take this last label for a part of an IPv4 address (WHATWG URL §3.5)?
-fn is_numeric(label: &str) -> bool {
-    let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
-    label.bytes().all(|byte| byte.is_ascii_digit())
-        || hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+fn is_numeric(label: &[u8]) -> bool {
+    let hex = label.strip_prefix(b"0x").or_else(|| label.strip_prefix(b"0X"));
+    label.iter().all(u8::is_ascii_digit)
+        || hex.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
 }
 
 impl fmt::Display for Host {
@@ -131,10 +144,18 @@ impl Authority {
     /// What [`Host::parse`] refuses, a port that is not 1–65535 in plain digits, and a missing port
     /// where `default_port` is `None` (the request target of CONNECT, RFC 9110 §9.3.6).
     pub fn parse(text: &str, default_port: Option<u16>) -> Result<Self, AuthorityError> {
-        if text.contains('@') {
+        Self::of_parts(text, split_port(text), default_port)
+    }
+
+    fn of_parts(
+        text: &str,
+        parts: Result<(&str, Option<&str>), AuthorityError>,
+        default_port: Option<u16>,
+    ) -> Result<Self, AuthorityError> {
+        if memchr::memchr(b'@', text.as_bytes()).is_some() {
             return Err(AuthorityError::UserInfo);
         }
-        let (host, port) = split_port(text)?;
+        let (host, port) = parts?;
         let port = match port {
             Some(digits) => parse_port(digits)?,
             None => default_port.ok_or(AuthorityError::MissingPort)?,
@@ -149,8 +170,9 @@ impl Authority {
     ///
     /// As [`Authority::parse`].
     pub fn parse_requested(text: &str, default_port: Option<u16>) -> Result<Self, AuthorityError> {
-        let Some((name, port)) = split_port(text).ok().and_then(split_dot) else {
-            return Self::parse(text, default_port);
+        let parts = split_port(text);
+        let Some((name, port)) = parts.ok().and_then(split_dot) else {
+            return Self::of_parts(text, parts, default_port);
         };
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         match Self::parse(&format!("{name}{port}"), default_port)? {
@@ -176,11 +198,13 @@ impl Authority {
 
 /// Splits at the colon before the port, which is never one inside brackets.
 fn split_port(text: &str) -> Result<(&str, Option<&str>), AuthorityError> {
-    let after_brackets = text.rfind(']').map_or(0, |end| end + 1);
+    let after_brackets = memchr::memrchr(b']', text.as_bytes()).map_or(0, |end| end + 1);
     let Some((before, rest)) = text.split_at_checked(after_brackets) else {
         return Err(AuthorityError::Brackets);
     };
-    match rest.split_once(':') {
+    let colon = memchr::memchr(b':', rest.as_bytes());
+    let parts = colon.and_then(|colon| Some((rest.get(..colon)?, rest.get(colon + 1..)?)));
+    match parts {
         None => Ok((text, None)),
         Some((name, port)) if before.is_empty() => Ok((name, Some(port))),
         Some(("", port)) => Ok((before, Some(port))),
@@ -226,25 +250,20 @@ impl Origin {
         }
     }
 
-    /// Is `value` what [`Origin::host_field`] would write? Allocates nothing.
+    /// Is `value` what [`Origin::host_field`] would write? Allocates nothing, IPv6 excepted.
     pub fn is_host_field(&self, value: &[u8]) -> bool {
-        let mut rest = Rest(value);
-        let written = if self.authority.port == self.scheme.default_port() {
-            write!(rest, "{}", self.authority.host)
-        } else {
-            write!(rest, "{}", self.authority)
+        let Ok(value) = std::str::from_utf8(value) else { return false };
+        let Ok((host, port)) = split_port(value) else { return false };
+        let Authority { host: ours, port: our_port } = &self.authority;
+        let is_port = match port {
+            None => *our_port == self.scheme.default_port(),
+            Some(digits) => {
+                *our_port != self.scheme.default_port()
+                    && !digits.starts_with('0')
+                    && parse_port(digits) == Ok(*our_port)
+            }
         };
-        written.is_ok() && rest.0.is_empty()
-    }
-}
-
-/// What is left of some bytes after that was cut off which is written to it.
-struct Rest<'a>(&'a [u8]);
-
-impl fmt::Write for Rest<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0 = self.0.strip_prefix(text.as_bytes()).ok_or(fmt::Error)?;
-        Ok(())
+        is_port && ours.is_written(host)
     }
 }
 
@@ -390,12 +409,32 @@ mod tests {
             (Scheme::Https, "api.test:80", "api.test:80"),
             (Scheme::Http, "api.test:80", "api.test"),
             (Scheme::Http, "[::1]:8080", "[::1]:8080"),
+            (Scheme::Http, "[::1]:80", "[::1]"),
+            (Scheme::Http, "127.0.0.1:8080", "127.0.0.1:8080"),
+            (Scheme::Https, "127.0.0.1:443", "127.0.0.1"),
         ] {
             let authority = Authority::parse(authority, None).unwrap();
             let origin = Origin { scheme, authority };
             assert_eq!(origin.host_field(), field);
             assert!(origin.is_host_field(field.as_bytes()));
-            for other in ["", "api", "api.test:8", "api.test:4430", "API.test", "[::1]:80800"] {
+            for other in [
+                "",
+                "api",
+                "api.test:8",
+                "api.test:4430",
+                "API.test",
+                "api.test:443",
+                "api.test:080",
+                "api.test:",
+                "u@api.test",
+                "[::1]:80800",
+                "[::1]:080",
+                "[0::1]",
+                "127.0.0.1:08080",
+                "127.0.0.01",
+                "127.0.0.1:443",
+                "127.0.0.1 ",
+            ] {
                 assert!(!origin.is_host_field(other.as_bytes()), "{origin} {other}");
             }
         }

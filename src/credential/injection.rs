@@ -231,7 +231,10 @@ fn is_lookalike(name: &str, ours: &str) -> bool {
     fn letters(text: &str) -> impl Iterator<Item = u8> {
         text.bytes().filter(|byte| !matches!(byte, b'-' | b'_'))
     }
-    name != ours && (name.contains('_') || ours.contains('_')) && letters(name).eq(letters(ours))
+    let has_underscore = |text: &str| memchr::memchr(b'_', text.as_bytes()).is_some();
+    name != ours
+        && (has_underscore(name) || has_underscore(ours))
+        && letters(name).eq(letters(ours))
 }
 
 #[cfg(test)]

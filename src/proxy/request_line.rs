@@ -113,7 +113,7 @@ fn is_plain(bytes: &[u8]) -> bool {
     let end = if is_options { None } else { memchr::memchr(b'\n', bytes) };
     let Some(line) = end.and_then(|end| bytes.get(..end)) else { return false };
     // Without an early end, so that many bytes are looked at at once.
-    line.iter().map(|byte| usize::from(is_unfit(*byte, false))).sum::<usize>() == 0
+    !line.iter().fold(false, |found, byte| found | is_unfit(*byte, false))
 }
 
 fn is_unfit(byte: u8, in_query: bool) -> bool {
