@@ -163,7 +163,7 @@ impl Proxy {
             Target::Origin(origin) => {
                 call.snapshot.check_dot(&origin)?;
                 call.asked = Some(origin.scheme);
-                self.forward(call, parts, body, origin).await
+                self.forward(call, &mut parts, body, origin).await
             }
         }
     }
@@ -172,7 +172,7 @@ impl Proxy {
     async fn forward(
         &self,
         call: &mut Call<'_>,
-        mut parts: Parts,
+        parts: &mut Parts,
         body: Incoming,
         origin: Origin,
     ) -> Result<Response<Body>, ProxyError> {
@@ -183,7 +183,7 @@ impl Proxy {
             Selection::Selected(selected) => {
                 selected.credential.remove_choice(&mut parts.headers);
                 selected.credential.remove_overrides(&mut parts.headers);
-                if forward::keeps_its_own(&selected.credential, &parts, call.record)? {
+                if forward::keeps_its_own(&selected.credential, parts, call.record)? {
                     return self.forward_plain(call, parts, body, &selected.origin).await;
                 }
                 self.forward_with_token(call, parts, body, selected).await

@@ -78,7 +78,7 @@ impl From<http::Version> for Protocol {
 
 /// A new connection, by the protocol that was agreed on.
 pub(super) enum Connected {
-    Http1(Http1Connection),
+    Http1(Box<Http1Connection>),
     Http2 {
         connection: Http2Connection,
         /// The origin server refused HTTP/1.1.
@@ -147,19 +147,19 @@ impl Connector {
         match (origin.scheme, preferred) {
             (Scheme::Http, _) => {
                 let stream = EarlyResponse::of(self.dialer.connect(authority, deadline).await?);
-                self.speak_http1(stream).await
+                self.speak_http1(origin, stream).await
             }
             (Scheme::Https, Protocol::Http2) => {
                 let stream = self.secure(authority, &offers.http2, deadline).await?;
-                self.speak_agreed(stream, false).await
+                self.speak_agreed(origin, stream, false).await
             }
             (Scheme::Https, Protocol::Http1) => {
                 match self.secure(authority, &offers.http1, deadline).await {
                     Err(OriginError::Tls(error)) if knows_other_protocols(&error) => {
                         let stream = self.secure(authority, &offers.http2, deadline).await?;
-                        self.speak_agreed(stream, true).await
+                        self.speak_agreed(origin, stream, true).await
                     }
-                    stream => self.speak_http1(stream?).await,
+                    stream => self.speak_http1(origin, stream?).await,
                 }
             }
         }
@@ -176,11 +176,12 @@ impl Connector {
 
     async fn speak_agreed(
         &self,
+        origin: &Origin,
         stream: SecureStream,
         only: bool,
     ) -> Result<Connected, OriginError> {
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-            return self.speak_http1(stream).await;
+            return self.speak_http1(origin, stream).await;
         }
         let begun = Http2Connection::begin(stream, MAX_RESPONSE_HEAD).await;
         let connection = begun.map_err(|error| OriginError::Closed(error.into()))?;
@@ -188,7 +189,7 @@ impl Connector {
     }
 
     /// What a lenient client would read is read (RFC 9112 §5.1, §5.2): a blank before the colon, folded lines.
-    async fn speak_http1<S>(&self, stream: S) -> Result<Connected, OriginError>
+    async fn speak_http1<S>(&self, origin: &Origin, stream: S) -> Result<Connected, OriginError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -207,7 +208,8 @@ impl Connector {
             let _reported = connection.await;
         });
         let task = AbortOnDropHandle::new(task);
-        Ok(Connected::Http1(Http1Connection::new(sender, task, head, self.version)))
+        let connection = Http1Connection::new(origin.clone(), sender, task, head, self.version);
+        Ok(Connected::Http1(Box::new(connection)))
     }
 }
 

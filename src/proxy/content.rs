@@ -23,7 +23,8 @@ use crate::credential::Credential;
 pub(super) struct ClientContent {
     incoming: Incoming,
     left: u64,
-    upload: Arc<Upload>,
+    /// `None`: there is no content.
+    upload: Option<Arc<Upload>>,
     /// What the request is for, whose own fields no trailer may bring.
     credential: Option<Arc<Credential>>,
     /// Held until the content is over, which may be after the response.
@@ -59,10 +60,10 @@ impl ClientContent {
     /// Lets at most `limit` bytes pass; 0 is no limit.
     pub(super) fn new(incoming: Incoming, limit: u64, activity: &Arc<Activity>) -> Self {
         let left = if limit == 0 { u64::MAX } else { limit };
-        let is_over = incoming.is_end_stream();
-        let upload = Upload { over: AtomicBool::new(is_over), ..Upload::default() };
-        let serving = (!is_over).then(|| activity.hold());
-        Self { incoming, left, upload: Arc::new(upload), credential: None, serving }
+        let has_content = !incoming.is_end_stream();
+        let upload = has_content.then(Arc::default);
+        let serving = has_content.then(|| activity.hold());
+        Self { incoming, left, upload, credential: None, serving }
     }
 
     /// Keeps trailers from saying what `credential` says.
@@ -70,28 +71,30 @@ impl ClientContent {
         self.credential = Some(Arc::clone(credential));
     }
 
-    /// Follows the content when it has been handed on.
-    pub(super) fn upload(&self) -> Arc<Upload> {
-        Arc::clone(&self.upload)
+    /// Follows the content when it has been handed on, if there is some.
+    pub(super) fn upload(&self) -> Option<Arc<Upload>> {
+        self.upload.clone()
     }
 
     /// More of it is waited for, or something has come.
     fn note(&mut self, is_pending: bool) {
-        self.upload.wanted.store(is_pending, Ordering::Relaxed);
+        let Some(upload) = &self.upload else { return };
+        upload.wanted.store(is_pending, Ordering::Relaxed);
         if let Some(serving) = &self.serving {
             serving.wants_content(is_pending);
         }
         if self.incoming.is_end_stream() {
-            self.upload.over.store(true, Ordering::Relaxed);
+            upload.over.store(true, Ordering::Relaxed);
             self.serving = None;
         }
     }
 
     fn count(&mut self, frame: &Frame<Bytes>) -> Result<(), ContentError> {
-        self.upload.frames.fetch_add(1, Ordering::Relaxed);
+        let Some(upload) = &self.upload else { return Ok(()) };
+        upload.frames.fetch_add(1, Ordering::Relaxed);
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         let Some(left) = self.left.checked_sub(length) else {
-            self.upload.too_large.store(true, Ordering::Relaxed);
+            upload.too_large.store(true, Ordering::Relaxed);
             return Err(ContentError::TooLarge);
         };
         self.left = left;
@@ -165,7 +168,9 @@ impl HttpBody for ClientContent {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ContentError>>> {
         let this = self.get_mut();
-        std::task::ready!(this.upload.poll_released(cx));
+        if let Some(upload) = &this.upload {
+            std::task::ready!(upload.poll_released(cx));
+        }
         let polled = Pin::new(&mut this.incoming).poll_frame(cx).map_err(ContentError::Client);
         this.note(polled.is_pending());
         polled.map(|next| {
@@ -201,20 +206,20 @@ enum Source {
     #[default]
     Empty,
     /// It streams through, once.
-    Once(ClientContent),
+    Once(Box<ClientContent>),
     /// It streams through and is kept.
-    Replay(ReplayBody<ClientContent>),
+    Replay(Box<ReplayBody<ClientContent>>),
 }
 
 impl RequestBody {
     /// Content that can be sent only once.
     pub(super) fn once(content: ClientContent, release: Arc<Release<Idle>>) -> Self {
-        Self { source: Source::Once(content), release: Some(release) }
+        Self { source: Source::Once(Box::new(content)), release: Some(release) }
     }
 
     /// One pass over content that is kept.
     pub(super) fn replay(content: ReplayBody<ClientContent>, release: Arc<Release<Idle>>) -> Self {
-        Self { source: Source::Replay(content), release: Some(release) }
+        Self { source: Source::Replay(Box::new(content)), release: Some(release) }
     }
 
     /// What is known about it before it is sent.
@@ -243,8 +248,8 @@ impl RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ReplayError<ContentError>>>> {
         match &mut self.source {
             Source::Empty => Poll::Ready(None),
-            Source::Once(body) => Pin::new(body).poll_frame(cx).map_err(ReplayError::Source),
-            Source::Replay(body) => Pin::new(body).poll_frame(cx),
+            Source::Once(body) => Pin::new(&mut **body).poll_frame(cx).map_err(ReplayError::Source),
+            Source::Replay(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 }

@@ -59,7 +59,7 @@ impl Proxy {
     pub(super) async fn forward_plain(
         &self,
         call: &mut Call<'_>,
-        parts: Parts,
+        parts: &mut Parts,
         body: Incoming,
         origin: &Origin,
     ) -> Result<Response<Body>, ProxyError> {
@@ -70,7 +70,7 @@ impl Proxy {
     async fn forward_untouched(
         &self,
         call: &mut Call<'_>,
-        parts: Parts,
+        parts: &mut Parts,
         content: ClientContent,
         origin: &Origin,
     ) -> Result<Response<Body>, ProxyError> {
@@ -88,13 +88,13 @@ impl Proxy {
     pub(super) async fn forward_with_token(
         &self,
         call: &mut Call<'_>,
-        parts: Parts,
+        parts: &mut Parts,
         body: Incoming,
         mut selected: Selected,
     ) -> Result<Response<Body>, ProxyError> {
         let mut content =
             call.snapshot.admit_content(&parts.headers, body, &call.inbound.activity)?;
-        let (instance, token) = self.token_for(&mut selected, &parts, call.record).await?;
+        let (instance, token) = self.token_for(&mut selected, parts, call.record).await?;
         let origin = selected.origin.clone();
         let is_upgraded = call.is_upgraded(&origin) && selected.credential.rewrite_location;
         let answered = match token {
@@ -117,7 +117,7 @@ impl Proxy {
     fn draft_with_token(
         &self,
         snapshot: &Snapshot,
-        parts: Parts,
+        parts: &mut Parts,
         content: ClientContent,
         selected: &Selected,
     ) -> Draft {
@@ -253,16 +253,17 @@ impl Proxy {
     }
 
     /// Makes an origin server's answer one for the client.
-    fn deliver(&self, answer: Response<Body>) -> Response<Body> {
-        let (mut parts, body) = answer.into_parts();
-        message::prepare_for_client(&mut parts.headers, parts.version, self.via());
-        parts.version = Version::HTTP_11;
-        let reason = parts.extensions.remove::<ReasonPhrase>();
-        parts.extensions.clear();
+    fn deliver(&self, mut answer: Response<Body>) -> Response<Body> {
+        let version = answer.version();
+        message::prepare_for_client(answer.headers_mut(), version, self.via());
+        *answer.version_mut() = Version::HTTP_11;
+        let extensions = answer.extensions_mut();
+        let reason = extensions.remove::<ReasonPhrase>();
+        extensions.clear();
         if let Some(reason) = reason {
-            parts.extensions.insert(reason);
+            extensions.insert(reason);
         }
-        Response::from_parts(parts, body)
+        answer
     }
 
     /// Sends a draft, and again if it was certainly not processed, or, with a safe method (RFC 9110 §9.2.2), if a
@@ -275,7 +276,7 @@ impl Proxy {
         draft: &mut Draft,
         additions: impl Fn(&Draft) -> Result<Option<Additions<'a>>, ProxyError>,
     ) -> Result<Response<Body>, ProxyError> {
-        let interim = InterimRelay::new(call.interim(), Arc::clone(&draft.upload));
+        let interim = InterimRelay::new(call.interim(), draft.upload.clone());
         let interim = Arc::new(interim);
         let mut repetitions = 0;
         loop {
@@ -290,7 +291,7 @@ impl Proxy {
                 Err(error) if repetitions < REPETITIONS && may_repeat(&error, draft) => {
                     repetitions += 1;
                 }
-                Err(_) if draft.upload.is_too_large() => {
+                Err(_) if draft.is_too_large() => {
                     return Err(MessageError::ContentTooLarge.into());
                 }
                 Err(error) => return Err(error.error.into()),

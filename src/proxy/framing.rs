@@ -246,7 +246,7 @@ static HEAD_END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n
 
 /// Replaces control characters in response heads by spaces while they pass, before they are parsed: RFC 9110
 /// §5.5 lets a recipient do so, and strict parsers refuse the whole response for one of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct HeadCleaner {
     /// Bytes of the current line, its end not counted.
     line: usize,
@@ -256,6 +256,8 @@ pub(super) struct HeadCleaner {
     status: [u8; 3],
     /// Heads are expected: no content is under way.
     is_active: bool,
+    /// The current head so far. hyper gives up a connection whose head is too long.
+    head: Vec<u8>,
 }
 
 impl HeadCleaner {
@@ -264,36 +266,46 @@ impl HeadCleaner {
         *self = Self { in_status_line: true, is_active: true, ..Self::default() };
     }
 
-    /// Cleans what belongs to heads in `bytes`, in place.
-    pub(super) fn clean(&mut self, bytes: &mut [u8]) {
+    /// Is the head of the response still to come, or to end?
+    pub(super) fn is_active(&self) -> bool {
+        self.is_active
+    }
+
+    /// Cleans what belongs to heads in `bytes`, in place. `interim` is given each whole head of an interim response.
+    pub(super) fn clean(&mut self, bytes: &mut [u8], mut interim: impl FnMut(&[u8])) {
         if !self.is_active || self.is_clean_as_whole(bytes) {
             self.is_active = false;
             return;
         }
         for byte in bytes {
-            if !self.is_active {
+            let is_over = self.clean_byte(byte);
+            self.head.push(*byte);
+            if is_over && !self.goes_on_after(&mut interim) {
                 return;
             }
-            self.clean_byte(byte);
         }
     }
 
     /// Is there a whole head of a final response, with nothing to clean? So nearly all come.
     fn is_clean_as_whole(&self, bytes: &[u8]) -> bool {
         let begins = self.in_status_line && self.line == 0;
-        let is_final = bytes.get(9).is_some_and(|digit| (b'2'..=b'9').contains(digit));
+        let is_final = matches!(
+            bytes,
+            [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9', b' ', b'2'..=b'9', ..]
+        );
         let end = if begins && is_final { HEAD_END.find(bytes) } else { None };
         let is_unclean =
             |byte: u8| (byte < b' ' && !matches!(byte, b'\t' | b'\r' | b'\n')) || byte == 0x7f;
         // Without an early end, so that many bytes are looked at at once.
-        let count =
-            |head: &[u8]| head.iter().map(|byte| usize::from(is_unclean(*byte))).sum::<usize>();
-        end.and_then(|end| bytes.get(..end)).is_some_and(|head| count(head) == 0)
+        let is_clean =
+            |head: &[u8]| !head.iter().fold(false, |found, byte| found | is_unclean(*byte));
+        end.and_then(|end| bytes.get(..end)).is_some_and(is_clean)
     }
 
-    fn clean_byte(&mut self, byte: &mut u8) {
+    /// Returns true if this was the last byte of a head.
+    fn clean_byte(&mut self, byte: &mut u8) -> bool {
         match *byte {
-            b'\n' => self.end_line(),
+            b'\n' => return self.end_line(),
             b'\r' => {}
             _ => {
                 if (*byte < b' ' && *byte != b'\t') || *byte == 0x7f {
@@ -309,19 +321,25 @@ impl HeadCleaner {
                 self.line += 1;
             }
         }
+        false
     }
 
-    fn end_line(&mut self) {
+    fn end_line(&mut self) -> bool {
         let is_head_over = self.line == 0 && !self.in_status_line;
         self.in_status_line &= self.line == 0;
         self.line = 0;
-        if is_head_over {
-            // After an interim response comes another head; 101 ends HTTP.
-            match self.status[0] == b'1' && self.status != *b"101" {
-                true => self.expect_head(),
-                false => self.is_active = false,
-            }
+        is_head_over
+    }
+
+    /// After an interim response comes another head; 101 ends HTTP.
+    fn goes_on_after(&mut self, interim: &mut impl FnMut(&[u8])) -> bool {
+        let head = std::mem::take(&mut self.head);
+        self.is_active = self.status[0] == b'1' && self.status != *b"101";
+        if self.is_active {
+            interim(&head);
+            self.expect_head();
         }
+        self.is_active
     }
 }
 

@@ -2,8 +2,12 @@
 #![allow(missing_docs)]
 
 use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode, Version};
 
+use super::framing::{self, HeadCleaner};
+use super::interim;
 use super::message::{self, Target, Via};
+use super::request_line::RequestLine;
 
 pub fn lacks_scope(line: &str) -> bool {
     super::challenge::challenges(line, "bearer", "insufficient_scope")
@@ -18,4 +22,35 @@ pub fn to_origin(mut parts: Parts) -> Option<Parts> {
         }
         _ => None,
     }
+}
+
+/// A request line that comes in two pieces, as hyper gets it.
+pub fn request_line(pieces: [&[u8]; 2]) -> Vec<u8> {
+    let mut line = RequestLine::default();
+    let encoded = pieces.map(|piece| {
+        let before = line;
+        line.scan(piece);
+        before.encode(piece)
+    });
+    encoded.concat()
+}
+
+/// What an origin server sends, in two pieces, as hyper gets it, and how many interim responses were read in it.
+pub fn response_heads(pieces: [&[u8]; 2]) -> (Vec<u8>, usize) {
+    let (mut cleaner, mut count, mut out) = (HeadCleaner::default(), 0, Vec::new());
+    cleaner.expect_head();
+    for piece in pieces {
+        let mut piece = piece.to_vec();
+        cleaner.clean(&mut piece, |head| {
+            count += usize::from(interim::parse_interim(head).is_some());
+        });
+        out.extend(piece);
+    }
+    (out, count)
+}
+
+/// The fields of a response as the client gets them, if it gets them.
+pub fn normalised(method: &Method, status: StatusCode, mut fields: HeaderMap) -> Option<HeaderMap> {
+    let done = framing::normalise_response(method, Version::HTTP_11, status, &mut fields);
+    done.ok().map(|()| fields)
 }

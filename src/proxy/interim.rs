@@ -12,7 +12,8 @@ use std::task::Poll;
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use h2::server::SendResponse;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use httparse::Status;
 
 use super::content::Upload;
 use super::message::remove_connection_fields;
@@ -114,6 +115,25 @@ pub(super) fn write_head(bytes: &mut BytesMut, status: StatusCode, fields: &Head
     bytes.extend_from_slice(b"\r\n");
 }
 
+/// Reads the whole head of an interim response. `None`: it is malformed, which hyper finds as well and ends the
+/// connection for.
+pub(super) fn parse_interim(head: &[u8]) -> Option<(StatusCode, HeaderMap)> {
+    let mut lines = [httparse::EMPTY_HEADER; MAX_INTERIM_FIELDS];
+    let mut response = httparse::Response::new(&mut lines);
+    let mut config = httparse::ParserConfig::default();
+    config.allow_spaces_after_header_name_in_responses(true);
+    config.parse_response(&mut response, head).ok().filter(Status::is_complete)?;
+    let status = StatusCode::from_u16(response.code?).ok()?;
+    let fields = response.headers.iter().filter_map(|line| {
+        let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
+        Some((name, HeaderValue::from_bytes(line.value).ok()?))
+    });
+    Some((status, fields.collect()))
+}
+
+/// An interim response with more fields is not passed on.
+const MAX_INTERIM_FIELDS: usize = 100;
+
 /// More interim responses than this to one request are an attack on the proxy's time.
 const MAX_INTERIM: u32 = 16;
 
@@ -122,29 +142,28 @@ const MAX_INTERIM: u32 = 16;
 pub(super) struct InterimRelay {
     /// `None`: the client knows no interim responses.
     client: Option<Interim>,
-    /// Goes on when the origin server asks for it.
-    upload: Arc<Upload>,
+    /// Goes on when the origin server asks for it; `None`: there is no content.
+    upload: Option<Arc<Upload>>,
     count: AtomicU32,
     /// Whoever waits for the response.
     waiting: AtomicWaker,
 }
 
 impl InterimRelay {
-    pub(super) fn new(client: Option<Interim>, upload: Arc<Upload>) -> Self {
+    pub(super) fn new(client: Option<Interim>, upload: Option<Arc<Upload>>) -> Self {
         Self { client, upload, count: AtomicU32::new(0), waiting: AtomicWaker::new() }
     }
 
     /// The origin server has sent an interim response.
-    pub(super) fn receive(&self, status: StatusCode, fields: &HeaderMap) {
+    pub(super) fn receive(&self, status: StatusCode, mut fields: HeaderMap) {
         if self.count.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM {
             self.waiting.wake();
             return;
         }
         match (status, &self.client) {
             // The client's content asks the client when it is read.
-            (StatusCode::CONTINUE, _) => self.upload.release(),
+            (StatusCode::CONTINUE, _) => self.release(),
             (_, Some(client)) => {
-                let mut fields = fields.clone();
                 remove_connection_fields(&mut fields);
                 client.send(status, &fields);
             }
@@ -166,8 +185,42 @@ impl InterimRelay {
         .await;
     }
 
-    /// The client's content.
-    pub(super) fn upload(&self) -> &Upload {
-        &self.upload
+    /// The client's content, if there is some.
+    pub(super) fn upload(&self) -> Option<&Upload> {
+        self.upload.as_deref()
+    }
+
+    /// The content need not wait for the origin server any longer.
+    pub(super) fn release(&self) {
+        if let Some(upload) = &self.upload {
+            upload.release();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interim_head_is_read_as_leniently_as_a_response_or_not_at_all() {
+        for (head, expected) in [
+            ("HTTP/1.1 103 Hints\r\nLink: </a>\r\nlink: </b>\r\n\r\n", Some((103, "</a>,</b>"))),
+            ("HTTP/1.1 102\r\nLink : x\r\n\r\n", Some((102, "x"))),
+            ("HTTP/1.1 100 Continue\n\n", Some((100, ""))),
+            ("HTTP/1.1 103 Hints\r\nLink\r\n\r\n", None),
+            ("HTTP/1.1 103 Hints\r\nLink: x\r\n", None),
+            ("HTTP/3 103 Hints\r\n\r\n", None),
+            ("", None),
+        ] {
+            let read = parse_interim(head.as_bytes());
+            let links = |fields: &HeaderMap| {
+                let links = fields.get_all("link").iter();
+                links.map(|link| link.to_str().unwrap_or("?")).collect::<Vec<_>>().join(",")
+            };
+            let read = read.map(|(status, fields)| (status.as_u16(), links(&fields)));
+            let expected = expected.map(|(status, links)| (status, links.to_owned()));
+            assert_eq!(read, expected, "{head:?}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{EXPECT, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{Request, Response, Version};
 use hyper::client::conn::{TrySendError, http1};
@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connector::Connector;
 use super::content::{RequestBody, Upload};
-use super::framing::frame_request;
+use super::framing::{expects_continue, frame_request};
 use super::http2::client::Http2Connection;
 use super::incoming::Incoming;
 use super::interim::InterimRelay;
@@ -43,6 +43,7 @@ pub(super) struct ResponseLimits {
 
 /// A connection that serves one request after the other. Dropping it closes it.
 pub(super) struct Http1Connection {
+    pub(super) origin: Origin,
     sender: http1::SendRequest<RequestBody>,
     head: HeadExpected,
     /// For the answers on it, one after the other: setting a timer later is next to free, making
@@ -58,7 +59,7 @@ pub(super) struct Http1Connection {
 
 /// A connection to send one request on.
 pub(super) enum OriginConnection {
-    Http1(Http1Connection),
+    Http1(Box<Http1Connection>),
     Http2(Http2Connection),
 }
 
@@ -107,13 +108,15 @@ impl From<TrySendError<Request<RequestBody>>> for Unanswered {
 
 impl Http1Connection {
     pub(super) fn new(
+        origin: Origin,
         sender: http1::SendRequest<RequestBody>,
         task: AbortOnDropHandle<()>,
         head: HeadExpected,
         version: u64,
     ) -> Self {
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Self { sender, head, timer, since: Instant::now(), kept_for: None, version, _task: task }
+        let since = Instant::now();
+        Self { origin, sender, head, timer, since, kept_for: None, version, _task: task }
     }
 
     pub(super) fn is_valid(&self, connector: &Connector) -> bool {
@@ -147,19 +150,9 @@ impl Http1Connection {
         limits: ResponseLimits,
         interim: &Arc<InterimRelay>,
     ) -> Result<Response<Incoming>, Unanswered> {
-        let mut request = request;
-        let (relay, head) = (Arc::clone(interim), self.head.clone());
-        hyper::ext::on_informational(&mut request, move |response| {
-            relay.receive(response.status(), response.headers());
-            head.is_awaited(true);
-            if relay.was_flooded() {
-                head.give_up();
-            }
-        });
-        self.head.expect();
-        let sending = self.sender.try_send_request(request);
+        self.head.expect(interim);
+        let sending = pin!(self.sender.try_send_request(request));
         let response = within(self.timer.as_mut(), limits, interim, sending).await?;
-        self.head.is_awaited(false);
         Ok(response.map(Incoming::from))
     }
 }
@@ -173,10 +166,10 @@ impl OriginConnection {
         limits: ResponseLimits,
         interim: &Arc<InterimRelay>,
     ) -> Result<Response<Incoming>, Unanswered> {
-        let holds = request.headers().contains_key(EXPECT)
-            && super::framing::expects_continue(request.headers());
-        if holds {
-            interim.upload().hold();
+        if let Some(upload) = interim.upload()
+            && expects_continue(request.headers())
+        {
+            upload.hold();
         }
         match self {
             Self::Http1(connection) => {
@@ -188,7 +181,7 @@ impl OriginConnection {
                 // Boxed, because most requests go another way.
                 let sending = Box::pin(async move {
                     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
-                    let sending = connection.send(request, interim);
+                    let sending = pin!(connection.send(request, interim));
                     within(timer.as_mut(), limits, interim, sending).await
                 });
                 sending.await
@@ -202,14 +195,18 @@ async fn within<T, E: Into<Unanswered>>(
     mut timer: Pin<&mut Sleep>,
     limits: ResponseLimits,
     interim: &InterimRelay,
-    sending: impl Future<Output = Result<T, E>>,
+    mut sending: Pin<&mut impl Future<Output = Result<T, E>>>,
 ) -> Result<T, Unanswered> {
-    let (mut sending, upload) = (pin!(sending), interim.upload());
+    let upload = interim.upload();
     let (mut wait, mut since) = (Wait::of(upload), Instant::now());
     loop {
         let due = since + wait.limit(limits);
         // While there is content to come, what is waited for may change at any time.
-        let look = if upload.is_over() { due } else { due.min(Instant::now() + limits.send) };
+        let look = if upload.is_none_or(Upload::is_over) {
+            due
+        } else {
+            due.min(Instant::now() + limits.send)
+        };
         timer.as_mut().reset(look);
         tokio::select! {
             biased;
@@ -223,7 +220,7 @@ async fn within<T, E: Into<Unanswered>>(
                 if now != wait {
                     (wait, since) = (now, Instant::now());
                 } else if Instant::now() >= due {
-                    wait.is_over(upload)?;
+                    wait.is_over(interim)?;
                 }
             }
         }
@@ -242,7 +239,8 @@ enum Wait {
 }
 
 impl Wait {
-    fn of(upload: &Upload) -> Self {
+    fn of(upload: Option<&Upload>) -> Self {
+        let Some(upload) = upload else { return Self::Response(0) };
         match upload.frames() {
             _ if upload.is_held() => Self::Continue,
             frames if upload.is_blocked() => Self::Blocked(frames),
@@ -259,10 +257,10 @@ impl Wait {
     }
 
     /// It came to nothing.
-    fn is_over(self, upload: &Upload) -> Result<(), OriginError> {
+    fn is_over(self, interim: &InterimRelay) -> Result<(), OriginError> {
         match self {
             Self::Continue => {
-                upload.release();
+                interim.release();
                 Ok(())
             }
             Self::Blocked(_) => Err(OriginError::SendTimeout),

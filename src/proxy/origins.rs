@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::connector::{Connected, Connector, Protocol};
-use super::content::RequestBody;
+use super::content::{RequestBody, Upload};
 use super::framing::normalise_response;
 use super::http2::client::Http2Connection;
 use super::incoming::Incoming;
@@ -68,7 +68,8 @@ impl From<OriginError> for SendError {
 #[derive(Default)]
 struct Pool {
     /// Idle ones, the most recently used last: it is the least likely to be closed by the other side.
-    http1: Mutex<HashMap<Origin, Vec<Http1Connection>>>,
+    #[expect(clippy::vec_box, reason = "each is moved in and out for every request")]
+    http1: Mutex<HashMap<Origin, Vec<Box<Http1Connection>>>>,
     /// All of HTTP/2; more than one to an origin server where one takes no more requests.
     http2: Mutex<HashMap<Origin, Vec<SharedConnection>>>,
     /// Origin servers that were offered HTTP/2 and chose HTTP/1.1, with the version of the connector.
@@ -127,7 +128,7 @@ impl Origins {
             let (mut connection, reused) = pool.obtain(route, preferred, deadline).await?;
             match connection.send(origin, request, limits, interim).await {
                 Ok(response) => {
-                    if interim.upload().is_held() {
+                    if interim.upload().is_some_and(Upload::is_held) {
                         sent.give_up_content();
                     }
                     return pool.received(route, sent, response, connection);
@@ -209,12 +210,7 @@ impl Pool {
             OriginConnection::Http1(mut connection) => {
                 connection.has_served(response.headers());
                 let personal = sent.personal.or_else(|| route.personal.holds(route.origin));
-                Some(Idle {
-                    origin: route.origin.clone(),
-                    pool: Arc::clone(self),
-                    personal,
-                    connection,
-                })
+                Some(Idle { pool: Arc::clone(self), personal, connection })
             }
             OriginConnection::Http2(_) => None,
         };
@@ -288,6 +284,14 @@ impl Pool {
             }
         }
         None
+    }
+
+    fn keep(&self, connection: Box<Http1Connection>) {
+        let mut idle = lock(&self.http1);
+        match idle.get_mut(&connection.origin) {
+            Some(kept) => kept.push(connection),
+            None => drop(idle.insert(connection.origin.clone(), vec![connection])),
+        }
     }
 
     /// Is it known that `origin` speaks no HTTP/2? Without TLS nothing is offered.
@@ -406,11 +410,10 @@ pub(super) struct Returning {
 
 /// A connection of HTTP/1.1 that is about to be free.
 pub(super) struct Idle {
-    origin: Origin,
     pool: Arc<Pool>,
     /// Whose connection it is, if it is one person's.
     personal: Option<Arc<Personal>>,
-    connection: Http1Connection,
+    connection: Box<Http1Connection>,
 }
 
 impl Returning {
@@ -435,18 +438,18 @@ impl Drop for Returning {
 
 impl GiveBack for Idle {
     fn give_back(self) {
-        let Self { origin, pool, personal, mut connection } = self;
+        let Self { pool, personal, mut connection } = self;
         connection.rest();
         match personal {
-            Some(personal) => personal.keep(origin, connection),
-            None => lock(&pool.http1).entry(origin).or_default().push(connection),
+            Some(personal) => personal.keep(connection),
+            None => pool.keep(connection),
         }
     }
 }
 
 impl fmt::Debug for Idle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Idle({})", self.origin)
+        write!(f, "Idle({})", self.connection.origin)
     }
 }
 

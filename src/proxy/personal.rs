@@ -19,11 +19,11 @@ const MAX_ORIGINS: usize = 16;
 
 /// The connections to origin servers that belong to one connection of a client.
 #[derive(Default)]
-pub(super) struct Personal(Mutex<HashMap<Origin, Option<Http1Connection>>>);
+pub(super) struct Personal(Mutex<HashMap<Origin, Option<Box<Http1Connection>>>>);
 
 impl Personal {
     /// The client's own connection to `origin`, if it is free.
-    pub(super) fn take(&self, origin: &Origin) -> Option<Http1Connection> {
+    pub(super) fn take(&self, origin: &Origin) -> Option<Box<Http1Connection>> {
         self.lock().get_mut(origin)?.take()
     }
 
@@ -33,14 +33,14 @@ impl Personal {
     }
 
     /// Keeps a connection for this client alone. It closes with the client's.
-    pub(super) fn keep(&self, origin: Origin, connection: Http1Connection) {
+    pub(super) fn keep(&self, connection: Box<Http1Connection>) {
         let mut connections = self.lock();
-        if connections.len() < MAX_ORIGINS || connections.contains_key(&origin) {
-            connections.insert(origin, Some(connection));
+        if connections.len() < MAX_ORIGINS || connections.contains_key(&connection.origin) {
+            connections.insert(connection.origin.clone(), Some(connection));
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Origin, Option<Http1Connection>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Origin, Option<Box<Http1Connection>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,59 +2,66 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::HeadCleaner;
+use super::interim::{InterimRelay, parse_interim};
 
 /// What is read at a time between an interim response and the response: a server may send interim responses
 /// without an end, and whatever is read is parsed at once.
 const HEAD_READ: usize = 8 * 1024;
 
-/// What is known about the response that comes next.
+/// Says that a response comes next, and who gets the interim responses before it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct HeadExpected(Arc<Expected>);
-
-#[derive(Debug, Default)]
-struct Expected {
-    /// The next bytes begin a response.
-    begins: AtomicBool,
-    /// An interim response has come, and the response has not.
-    awaited: AtomicBool,
-    /// No more of it is wanted.
-    given_up: AtomicBool,
-}
+pub(super) struct HeadExpected(Arc<Mutex<Option<Arc<InterimRelay>>>>);
 
 impl HeadExpected {
-    pub(super) fn expect(&self) {
-        self.0.begins.store(true, Ordering::Relaxed);
+    /// The next bytes begin a response.
+    pub(super) fn expect(&self, relay: &Arc<InterimRelay>) {
+        *self.lock() = Some(Arc::clone(relay));
     }
 
-    /// An interim response has come, and the response has not; or it has.
-    pub(super) fn is_awaited(&self, is_awaited: bool) {
-        self.0.awaited.store(is_awaited, Ordering::Relaxed);
-    }
-
-    /// Nothing more is read from this connection.
-    pub(super) fn give_up(&self) {
-        self.0.given_up.store(true, Ordering::Relaxed);
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<InterimRelay>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A stream whose response heads are clean.
+/// A stream whose response heads are clean, and that passes interim responses on. (hyper's own way to pass them on
+/// costs several allocations for each request.)
 #[derive(Debug)]
 pub(super) struct ResponseHeads<S> {
     stream: S,
     expected: HeadExpected,
     cleaner: HeadCleaner,
+    /// Of the request whose response has not come.
+    relay: Option<Arc<InterimRelay>>,
+    /// An interim response has come, and the response has not.
+    has_interim: bool,
 }
 
 impl<S> ResponseHeads<S> {
     pub(super) fn of(stream: S, expected: HeadExpected) -> Self {
-        Self { stream, expected, cleaner: HeadCleaner::default() }
+        let cleaner = HeadCleaner::default();
+        Self { stream, expected, cleaner, relay: None, has_interim: false }
+    }
+
+    fn look_at(&mut self, read: &mut [u8]) {
+        if let Some(relay) = self.expected.lock().take() {
+            (self.relay, self.has_interim) = (Some(relay), false);
+            self.cleaner.expect_head();
+        }
+        self.cleaner.clean(read, |head| {
+            self.has_interim = true;
+            if let (Some(relay), Some((status, fields))) = (&self.relay, parse_interim(head)) {
+                relay.receive(status, fields);
+            }
+        });
+        if !self.cleaner.is_active() {
+            (self.relay, self.has_interim) = (None, false);
+        }
     }
 }
 
@@ -65,19 +72,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for ResponseHeads<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.relay.as_ref().is_some_and(|relay| relay.was_flooded()) {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         let filled = buffer.filled().len();
-        let polled = match this.expected.0.awaited.load(Ordering::Relaxed) {
-            _ if this.expected.0.given_up.load(Ordering::Relaxed) => {
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-            }
+        let polled = match this.has_interim {
             true => poll_read_some(Pin::new(&mut this.stream), cx, buffer),
             false => Pin::new(&mut this.stream).poll_read(cx, buffer),
         };
         if let Some(read) = buffer.filled_mut().get_mut(filled..).filter(|read| !read.is_empty()) {
-            if this.expected.0.begins.swap(false, Ordering::Relaxed) {
-                this.cleaner.expect_head();
-            }
-            this.cleaner.clean(read);
+            this.look_at(read);
         }
         polled
     }

@@ -24,7 +24,7 @@ pub(super) struct Draft {
     version: Version,
     pub(super) fields: HeaderMap,
     body: DraftBody,
-    pub(super) upload: Arc<Upload>,
+    pub(super) upload: Option<Arc<Upload>>,
     /// The attempt under way.
     attempt: Option<Arc<Release<Idle>>>,
 }
@@ -44,14 +44,14 @@ enum DraftBody {
 impl Draft {
     /// Takes a client's request apart; its body is kept only where a token may be rejected.
     pub(super) fn new(
-        mut parts: Parts,
+        parts: &mut Parts,
         body: ClientContent,
         origin: &Origin,
         via: &Via,
         keep: Option<Keep>,
     ) -> Self {
         let version = parts.version;
-        message::prepare_for_origin(&mut parts, origin, via);
+        message::prepare_for_origin(parts, origin, via);
         let upload = body.upload();
         let body = match keep {
             _ if body.is_end_stream() => DraftBody::None,
@@ -61,10 +61,10 @@ impl Draft {
             }
         };
         Self {
-            method: parts.method,
-            uri: parts.uri,
+            method: std::mem::take(&mut parts.method),
+            uri: std::mem::take(&mut parts.uri),
             version,
-            fields: parts.headers,
+            fields: std::mem::take(&mut parts.headers),
             body,
             upload,
             attempt: None,
@@ -84,6 +84,11 @@ impl Draft {
     pub(super) fn can_repeat_after(&self, answer: &Response<Body>) -> bool {
         let is_harmless = is_unauthorized(answer.status(), answer.headers());
         (is_harmless || self.method.is_idempotent()) && self.can_repeat()
+    }
+
+    /// Did the client's content break off because it was too large?
+    pub(super) fn is_too_large(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.is_too_large())
     }
 
     /// Would it do no harm if an origin server got it twice?

@@ -150,15 +150,31 @@ fn an_expectation_is_read_in_any_case() {
     }
 }
 
-fn cleaned(bytes: &[u8], piece: usize) -> Vec<u8> {
-    let (mut cleaner, mut out) = (HeadCleaner::default(), Vec::new());
+/// What comes out, and the heads of interim responses.
+fn cleaned(bytes: &[u8], piece: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let (mut cleaner, mut out, mut interim) = (HeadCleaner::default(), Vec::new(), Vec::new());
     cleaner.expect_head();
     for piece in bytes.chunks(piece) {
         let mut piece = piece.to_vec();
-        cleaner.clean(&mut piece);
+        cleaner.clean(&mut piece, |head| interim.push(head.to_vec()));
         out.extend(piece);
     }
-    out
+    (out, interim)
+}
+
+#[test]
+fn interim_heads_are_told_one_by_one_and_the_response_is_not() {
+    let bytes =
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hi\r\nA: \x02\r\n\r\nHTTP/1.1 200 OK\r\n\r\n\
+                  HTTP/1.1 103 content\r\n\r\n";
+    for piece in [1, 2, 7, 1000] {
+        let (_, interim) = cleaned(bytes, piece);
+        assert_eq!(
+            interim,
+            [&b"HTTP/1.1 100 Continue\r\n\r\n"[..], b"HTTP/1.1 103 Hi\r\nA:  \r\n\r\n"],
+            "{piece}"
+        );
+    }
 }
 
 #[test]
@@ -178,7 +194,7 @@ fn control_characters_become_spaces_in_heads_and_stay_in_content() {
         (b"HTTP/1.1 200 OK\r\nA:\tb \xe9\r\n\r\n", b"HTTP/1.1 200 OK\r\nA:\tb \xe9\r\n\r\n"),
     ] {
         for piece in [1, 2, 7, 1000] {
-            assert_eq!(cleaned(before, piece), after, "{piece}");
+            assert_eq!(cleaned(before, piece).0, after, "{piece}");
         }
     }
 }

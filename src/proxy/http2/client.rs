@@ -139,7 +139,7 @@ fn poll_response(
 ) -> Poll<Result<Response<RecvStream>, h2::Error>> {
     while let Poll::Ready(Some(next)) = response.poll_informational(cx) {
         let next = next?;
-        interim.receive(next.status(), next.headers());
+        interim.receive(next.status(), next.into_parts().0.headers);
     }
     Pin::new(response).poll(cx)
 }
