@@ -201,6 +201,13 @@ impl Resolver {
         (kept.at.elapsed() < self.shared.ages.failed).then_some(kept.value)
     }
 
+    /// An answer that needs no look-up.
+    fn recent(&self, name: &str) -> Option<Answer> {
+        let kept = self.shared.answers.get(name);
+        let fresh = kept.filter(|kept| kept.at.elapsed() < self.shared.ages.fresh);
+        fresh.map(|kept| Ok(kept.value)).or_else(|| self.recent_failure(name).map(Err))
+    }
+
     /// Joins the look-up of `name`, or begins one.
     async fn look_up(&self, name: &str, is_known: bool, deadline: Instant) -> Answer {
         let (mut answer, began) = self.join(name, is_known)?;
@@ -223,6 +230,12 @@ impl Resolver {
         is_known: bool,
     ) -> Result<(watch::Receiver<Option<Answer>>, Instant), NameError> {
         let mut desk = self.shared.desk();
+        // A look-up keeps its answer before it ends: one that has ended since the caller looked has left it.
+        if !desk.is_under_way(name)
+            && let Some(answer) = self.recent(name)
+        {
+            return Ok((watch::channel(Some(answer)).1, Instant::now()));
+        }
         let joined = desk.join(name, is_known)?;
         let starts_thread = desk.wants_thread();
         drop(desk);

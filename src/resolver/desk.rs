@@ -76,6 +76,10 @@ impl Desk {
         Ok((receiver, began))
     }
 
+    pub(super) fn is_under_way(&self, name: &str) -> bool {
+        self.lookups.contains_key(name)
+    }
+
     fn has_room(&self, name: &str) -> bool {
         let suffix_of_name = suffix(name);
         let same = self.waiting.iter().filter(|waiting| suffix(waiting) == suffix_of_name);

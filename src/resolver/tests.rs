@@ -119,6 +119,17 @@ async fn who_asks_for_the_same_name_shares_one_look_up() {
 }
 
 #[tokio::test]
+async fn an_answer_that_comes_while_somebody_is_about_to_ask_is_used() {
+    let table = Table::default();
+    table.set("api.test", Ok([192, 0, 2, 1]));
+    let resolver = Resolver::with(table.clone(), Ages::default());
+    assert!(resolver.addresses("api.test", late()).await.is_ok());
+    // As one that found nothing kept before that look-up ended.
+    assert!(resolver.look_up("api.test", false, late()).await.is_ok());
+    assert_eq!(table.asked("api.test"), 1, "it was asked again");
+}
+
+#[tokio::test]
 async fn a_look_up_that_takes_too_long_is_late_and_its_answer_is_kept() {
     let table = Table::default();
     table.set("slow.test", Ok([192, 0, 2, 1]));
