@@ -79,6 +79,26 @@ async fn a_kept_connection_that_the_origin_closes_on_a_get_is_never_the_clients_
     }
 }
 
+/// What may have been processed is not sent twice, whatever its content is: the client decides.
+#[tokio::test]
+async fn a_request_that_changes_something_meets_the_close_of_a_kept_connection_once() {
+    let world = World::plain().start().await;
+    let mut asked = 0;
+    for (method, content) in [("POST", "abc"), ("POST", ""), ("PUT", "abc"), ("DELETE", "")] {
+        for ending in [Answer::CloseWithoutAnswer, Answer::ResetWithoutAnswer] {
+            let mut wire = Wire::to(&world).await;
+            assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+            world.origin.enqueue(ending);
+            let line = format!("{method} {} HTTP/1.1", world.http("/"));
+            let length = format!("Content-Length: {}", content.len());
+            wire.send(message(&[&*line, "Host: x", &*length]) + content).await;
+            assert_eq!(wire.reply().await.status, 502, "{method}");
+            asked += 2;
+            assert_eq!(world.origin.requests().len(), asked, "{method} was sent again");
+        }
+    }
+}
+
 #[tokio::test]
 async fn connections_to_the_origin_are_used_again() {
     let world = World::new().await;
