@@ -121,18 +121,23 @@ pub(super) fn parse_interim(head: &[u8]) -> Option<(StatusCode, HeaderMap)> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_INTERIM_FIELDS];
     let mut response = httparse::Response::new(&mut lines);
     let mut config = httparse::ParserConfig::default();
-    config.allow_spaces_after_header_name_in_responses(true);
+    config
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true);
     config.parse_response(&mut response, head).ok().filter(Status::is_complete)?;
     let status = StatusCode::from_u16(response.code?).ok()?;
     let fields = response.headers.iter().filter_map(|line| {
         let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
-        Some((name, HeaderValue::from_bytes(line.value).ok()?))
+        // A folded line becomes one (RFC 9112 §5.2).
+        let unfold = |byte: &u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte };
+        let value: Vec<u8> = line.value.iter().map(unfold).collect();
+        Some((name, HeaderValue::from_bytes(&value).ok()?))
     });
     Some((status, fields.collect()))
 }
 
-/// An interim response with more fields is not passed on.
-const MAX_INTERIM_FIELDS: usize = 100;
+/// As many as a response may have by default; an interim response with more is not passed on.
+const MAX_INTERIM_FIELDS: usize = 256;
 
 /// More interim responses than this to one request are an attack on the proxy's time.
 const MAX_INTERIM: u32 = 16;
@@ -208,6 +213,7 @@ mod tests {
             ("HTTP/1.1 103 Hints\r\nLink: </a>\r\nlink: </b>\r\n\r\n", Some((103, "</a>,</b>"))),
             ("HTTP/1.1 102\r\nLink : x\r\n\r\n", Some((102, "x"))),
             ("HTTP/1.1 100 Continue\n\n", Some((100, ""))),
+            ("HTTP/1.1 103 Hints\r\nLink: a\r\n b\r\n\r\n", Some((103, "a   b"))),
             ("HTTP/1.1 103 Hints\r\nLink\r\n\r\n", None),
             ("HTTP/1.1 103 Hints\r\nLink: x\r\n", None),
             ("HTTP/3 103 Hints\r\n\r\n", None),
