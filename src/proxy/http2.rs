@@ -261,3 +261,51 @@ pub(super) async fn silence(pings: Option<PingPong>, is_busy: impl Fn() -> bool)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::time::{Instant, timeout};
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+
+    /// One end of a connection whose other end answers, or has fallen silent after the handshake.
+    async fn pings(answers: bool) -> (PingPong, [AbortOnDropHandle<()>; 2]) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let server = tokio::spawn(async move {
+            let mut server = h2::server::handshake(far).await.unwrap();
+            while answers && server.accept().await.is_some() {}
+            std::future::pending().await
+        });
+        let (sender, mut client) = h2::client::handshake(near).await.unwrap();
+        let pings = client.ping_pong().unwrap();
+        let client = tokio::spawn(async move {
+            let _ended = client.await;
+            drop(sender);
+        });
+        (pings, [AbortOnDropHandle::new(server), AbortOnDropHandle::new(client)])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p23_an_end_that_answers_pings_is_left_alone_for_hours() {
+        let (pings, _tasks) = pings(true).await;
+        let noticed = timeout(Duration::from_secs(4 * 3600), silence(Some(pings), || true)).await;
+        assert!(noticed.is_err(), "it was taken for dead");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p23_an_end_that_answers_no_pings_is_noticed_while_a_request_is_under_way() {
+        let ((pings, _tasks), began) = (pings(false).await, Instant::now());
+        let noticed = timeout(Duration::from_secs(3600), silence(Some(pings), || true)).await;
+        assert!(noticed.is_ok(), "it was never noticed");
+        assert_eq!(began.elapsed(), PING_INTERVAL + PING_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p23_a_connection_without_requests_is_not_pinged() {
+        let (pings, _tasks) = pings(false).await;
+        let noticed = timeout(Duration::from_secs(3600), silence(Some(pings), || false)).await;
+        assert!(noticed.is_err(), "it was pinged");
+    }
+}
