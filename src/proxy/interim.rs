@@ -208,6 +208,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn content_is_held_until_the_origin_server_asks_and_for_no_other_word() {
+        let upload = Arc::new(Upload::default());
+        upload.hold();
+        let relay = InterimRelay::new(None, Some(Arc::clone(&upload)));
+        relay.receive(StatusCode::EARLY_HINTS, HeaderMap::new());
+        assert!(upload.is_held());
+        relay.receive(StatusCode::CONTINUE, HeaderMap::new());
+        assert!(!upload.is_held());
+    }
+
+    #[test]
     fn an_interim_head_is_read_as_leniently_as_a_response_or_not_at_all() {
         for (head, expected) in [
             ("HTTP/1.1 103 Hints\r\nLink: </a>\r\nlink: </b>\r\n\r\n", Some((103, "</a>,</b>"))),
