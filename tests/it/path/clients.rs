@@ -327,6 +327,30 @@ async fn p32_a_stalled_stream_of_http2_is_reset_and_the_others_go_on() {
 }
 
 #[tokio::test]
+async fn p32_a_stream_of_http2_whose_client_takes_nothing_is_reset_and_the_others_go_on() {
+    let world = World::builder().sections("[limits]\nsend_timeout = \"1s\"").start().await;
+    let client = Client::open(&world).await;
+    world.origin.enqueue(Answer::text(200, &"x".repeat(1 << 20)));
+    let (response, _) = client.begin(get_http2(&world.https("/")), true).await;
+    // Data is read and its window is given back only at the end, for the others on the connection.
+    let mut content = within(response).await.unwrap().into_body();
+    let mut taken = 0;
+    let ended = within(async {
+        loop {
+            match content.data().await {
+                Some(Ok(data)) => taken += data.len(),
+                ended => return ended,
+            }
+        }
+    })
+    .await;
+    assert!(matches!(ended, Some(Err(_))), "{ended:?}");
+    let _given_back = content.flow_control().release_capacity(taken);
+    drop(content);
+    assert_eq!(client.ask(get_http2(&world.https("/"))).await.status, 200);
+}
+
+#[tokio::test]
 async fn p32_an_origin_that_takes_nothing_is_504() {
     let world = World::builder().sections("[limits]\nsend_timeout = \"1s\"").start().await;
     let (listener, url) = origin().await;
