@@ -250,6 +250,12 @@ impl App {
         statuses.any(|status| status.condition.is_refused())
     }
 
+    /// Promises to call [`App::rejected_secrets`] again and again: from here on requests wait for what comes of it.
+    /// Its first call promises it as well, but a request that came before that would be passed on rejected.
+    pub fn promise_to_read_secrets(&self) {
+        self.shared.rereads.serve();
+    }
+
     /// Waits until an API rejects secrets that requests carry as they are: those of credentials that have no
     /// tokens. They may have changed where they come from, which only the caller can find out: requests wait
     /// until [`App::secrets_are_read`]. Without a caller they do not wait, and such rejections are passed on.

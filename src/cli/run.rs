@@ -96,6 +96,7 @@ async fn serve(
             };
         }
     };
+    app.promise_to_read_secrets();
     announce(&app, &unix_sockets);
     let metrics = app.metrics();
     tokio::spawn(drops.watch(move |lines| metrics.log_lines_dropped(lines)));

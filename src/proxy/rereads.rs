@@ -73,12 +73,17 @@ impl Rereads {
         let _answered = state.wait_for(|state| state.answered >= number).await;
     }
 
-    /// Waits until there are questions. Dropping the future, or what it gives, forgets none.
-    pub(crate) async fn wanted(&self) -> RejectedSecrets {
+    /// Somebody is going to read what is asked for.
+    pub(crate) fn serve(&self) {
         self.0.send_if_modified(|state| {
             state.is_served = true;
             false
         });
+    }
+
+    /// Waits until there are questions. Dropping the future, or what it gives, forgets none.
+    pub(crate) async fn wanted(&self) -> RejectedSecrets {
+        self.serve();
         let mut state = self.0.subscribe();
         let wanted = state.wait_for(|state| !state.open.is_empty()).await.map(|state| {
             let credentials = state.open.iter().map(|(_, name)| Arc::clone(name)).collect();
@@ -106,12 +111,7 @@ mod tests {
         let (rereads, now) = (Rereads::default(), Clock::system().moment());
         let (one, other) = (Arc::from("one"), Arc::from("other"));
         assert_eq!(rereads.ask(&one, now), None, "nobody reads");
-        {
-            let mut waiting = std::pin::pin!(rereads.wanted());
-            let waker = std::task::Waker::noop();
-            let mut context = std::task::Context::from_waker(waker);
-            assert!(waiting.as_mut().poll(&mut context).is_pending());
-        }
+        rereads.serve();
         assert_eq!(rereads.ask(&one, now), Some(1));
         assert_eq!(rereads.ask(&one, now), Some(1), "the same reading");
         let dropped = rereads.wanted().await;
