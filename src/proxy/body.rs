@@ -19,6 +19,9 @@ use super::record::Record;
 #[derive(Debug)]
 pub(super) struct Body {
     content: Content,
+    /// What the content broke off with. Whoever writes the response drops at an error what it has not written yet,
+    /// which may be the head: it comes after a pause, in which that is written.
+    fault: Option<PeerError>,
     /// Finished when the body is: the access record and the connection's idle time.
     ending: Ending,
 }
@@ -36,8 +39,6 @@ struct LookedAt {
     data: Bytes,
     /// What ended the data: trailers, or an error.
     end: Option<Result<Frame<Bytes>, PeerError>>,
-    /// Before an error there is a pause, in which hyper writes out what it has: the head and the data.
-    has_paused: bool,
     rest: Content,
     /// The client is told the length only if the origin server has told it: what has none is framed in
     /// another way, which has room for trailers.
@@ -105,7 +106,7 @@ impl Body {
     }
 
     fn new(content: Content) -> Self {
-        Self { content, ending: Ending::default() }
+        Self { content, fault: None, ending: Ending::default() }
     }
 
     /// Ties the end of this body to the request's record and to the client's connection.
@@ -150,7 +151,6 @@ impl Body {
         self.content = Content::LookedAt(Box::new(LookedAt {
             data: data.clone(),
             end,
-            has_paused: false,
             rest,
             has_length: length.is_some(),
         }));
@@ -200,11 +200,6 @@ impl Content {
                 let data = std::mem::take(&mut looked_at.data);
                 if !data.is_empty() {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                if matches!(looked_at.end, Some(Err(_))) && !looked_at.has_paused {
-                    looked_at.has_paused = true;
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
                 }
                 match looked_at.end.take() {
                     Some(end) => Poll::Ready(Some(end)),
@@ -272,9 +267,17 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, PeerError>>> {
         let this = self.get_mut();
+        if let Some(fault) = this.fault.take() {
+            return Poll::Ready(Some(Err(fault)));
+        }
         let polled = this.content.poll_frame(cx);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
+        match polled {
+            Poll::Ready(Some(Err(fault))) => {
+                this.fault = Some(fault);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(Some(Ok(ref frame))) => {
                 let sent = frame.data_ref().map_or(0, Bytes::len);
                 this.ending.is_over |= frame.is_trailers();
                 if let Some(record) = &mut this.ending.record {
@@ -282,7 +285,7 @@ impl HttpBody for Body {
                 }
             }
             Poll::Ready(None) => this.ending.is_over = true,
-            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+            Poll::Pending => {}
         }
         polled
     }

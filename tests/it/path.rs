@@ -2,6 +2,7 @@
 
 mod clients;
 mod connections;
+mod faulty_answers;
 mod framing;
 mod http2_origins;
 mod operations;

@@ -14,7 +14,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// A client, or a server, that writes and reads what a test tells it to.
 pub(crate) struct Wire<S = TcpStream> {
     pub(crate) stream: S,
-    unread: Vec<u8>,
+    pub(crate) unread: Vec<u8>,
 }
 
 impl Wire {

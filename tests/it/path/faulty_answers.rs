@@ -1,0 +1,82 @@
+//! Answers whose head is good and whose content is not. After a request that changes something the head is all that
+//! the client needs to know.
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+
+use super::raw_api::RawApi;
+use crate::http2::{Client, get as get_http2};
+use crate::wire::{Wire, get, message, within};
+use crate::world::World;
+
+/// What depends on which task is first shows in one of many.
+const TIMES: usize = 10;
+
+/// What follows the fields of a head, with what arrives of it.
+fn faults() -> Vec<(String, &'static str)> {
+    let chunked = |rest: &str| format!("transfer-encoding: chunked\r\n\r\n{rest}");
+    let long = "e".repeat(20_000);
+    vec![
+        (chunked("zz\r\n"), ""),
+        (chunked(""), ""),
+        (chunked(&format!("1;{long}\r\nx\r\n")), ""),
+        (chunked("3\r\nabc\r\nzz\r\n"), "abc"),
+        (chunked("3\r\nab"), "ab"),
+        ("content-length: 9\r\n\r\n".to_owned(), ""),
+        ("content-length: 9\r\n\r\nabc".to_owned(), "abc"),
+    ]
+}
+
+/// A server that sends a faulty answer at once, and closes.
+async fn answer(
+    mut server: Wire<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>,
+    fault: &str,
+) {
+    server.head_text().await;
+    server.send(format!("HTTP/1.1 201 Created\r\nx-made: yes\r\n{fault}")).await;
+}
+
+#[tokio::test]
+async fn the_head_arrives_and_what_follows_does_not_look_whole() {
+    let world = World::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    for (fault, arrives) in faults() {
+        for _ in 0..TIMES {
+            let mut wire = Wire::to(&world).await;
+            wire.send(message(&get(&url))).await;
+            answer(Wire::over(within(listener.accept()).await.unwrap().0), &fault).await;
+            let reply = wire.reply_head().await;
+            assert_eq!((reply.status, reply.field("x-made")), (201, Some("yes")), "{fault:.60?}");
+            let mut rest = std::mem::take(&mut wire.unread);
+            let _reset = within(wire.stream.read_to_end(&mut rest)).await;
+            let rest = String::from_utf8_lossy(&rest).into_owned();
+            assert!(rest.contains(arrives), "{fault:.60?}: {rest:?}");
+            assert!(!rest.ends_with("0\r\n\r\n") && rest.len() < 9, "it looks whole: {rest:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_head_arrives_over_http2_and_the_stream_is_reset() {
+    let (world, api) = RawApi::start(&[b"http/1.1"]).await;
+    let client = Client::open_to(&world, &api.authority()).await;
+    let url = api.http("/").replace("http://", "https://");
+    for (fault, arrives) in faults() {
+        for _ in 0..TIMES {
+            let (response, _) = client.begin(get_http2(&url), true).await;
+            answer(Wire::over(api.accept().await), &fault).await;
+            let response = within(response).await.expect("a head");
+            assert_eq!(response.status(), 201);
+            let (mut content, mut seen) = (response.into_body(), Vec::new());
+            let ended = loop {
+                match within(content.data()).await {
+                    Some(Ok(data)) => seen.extend_from_slice(&data),
+                    ended => break ended,
+                }
+            };
+            assert!(matches!(ended, Some(Err(_))), "it looks whole");
+            assert_eq!(String::from_utf8_lossy(&seen), arrives, "{fault:.60?}");
+        }
+    }
+}
