@@ -234,6 +234,7 @@ impl Review<'_> {
                 defaults::RESPONSE_TIMEOUT,
             ),
             send_timeout: limits.send_timeout,
+            stall_timeout: limits.stall_timeout,
             idle_timeout: limits.idle_timeout,
             header_count: match file.limits.header_count.given() {
                 Some(_) => limits.header_count,

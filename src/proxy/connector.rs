@@ -27,6 +27,8 @@ use crate::credential::Identity;
 use crate::origin::{Authority, Origin, Scheme};
 use crate::tls::Offers;
 
+/// As good as for ever, and safe to add to a time.
+const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
 /// What a response's head may come to, all fields together.
 const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub response_timeout: Duration,
     /// To take some of a request's content.
     pub send_timeout: Duration,
+    /// Until the client sends some more of a request's content. Default 15 min; 0: for ever.
+    pub stall_timeout: Duration,
     /// How long an unused connection is kept. Default 60 s.
     pub idle_timeout: Duration,
 }
@@ -96,6 +100,10 @@ impl Connector {
             response: ResponseLimits {
                 response: config.response_timeout,
                 send: config.send_timeout,
+                content: match config.stall_timeout.is_zero() {
+                    true => FOR_EVER,
+                    false => config.stall_timeout,
+                },
             },
             idle_timeout: config.idle_timeout,
             version,

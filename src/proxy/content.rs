@@ -5,10 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
 
 use super::connection::{Activity, Serving};
 use super::framing::{Content, clean_trailers};
@@ -32,9 +34,12 @@ pub(super) struct ClientContent {
 }
 
 /// How far a client's content has come, for those who wait for what follows it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Upload {
-    frames: AtomicU64,
+    began: Instant,
+    /// Milliseconds from the beginning until the turn last passed to another peer, or something passed.
+    since: AtomicU64,
+    has_begun: AtomicBool,
     too_large: AtomicBool,
     /// The client is waited for.
     wanted: AtomicBool,
@@ -43,6 +48,19 @@ pub(super) struct Upload {
     /// The client waits to be asked, and the origin server has not asked yet.
     held: AtomicBool,
     reader: AtomicWaker,
+}
+
+/// Who has to do something before a request goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// The origin server, which is to say that it wants the content.
+    Continue,
+    /// The client, which is to send more of it.
+    Client,
+    /// The origin server, which is to take more of it.
+    Origin,
+    /// The origin server, which has all of it and is to answer.
+    Response,
 }
 
 /// Why a client's content broke off.
@@ -79,7 +97,10 @@ impl ClientContent {
     /// More of it is waited for, or something has come.
     fn note(&mut self, is_pending: bool) {
         let Some(upload) = &self.upload else { return };
-        upload.wanted.store(is_pending, Ordering::Relaxed);
+        if !is_pending || !upload.wanted.load(Ordering::Relaxed) {
+            upload.wanted.store(is_pending, Ordering::Relaxed);
+            upload.note_time();
+        }
         if let Some(serving) = &self.serving {
             serving.wants_content(is_pending);
         }
@@ -91,7 +112,7 @@ impl ClientContent {
 
     fn count(&mut self, frame: &Frame<Bytes>) -> Result<(), ContentError> {
         let Some(upload) = &self.upload else { return Ok(()) };
-        upload.frames.fetch_add(1, Ordering::Relaxed);
+        upload.has_begun.store(true, Ordering::Relaxed);
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         let Some(left) = self.left.checked_sub(length) else {
             upload.too_large.store(true, Ordering::Relaxed);
@@ -111,20 +132,43 @@ impl ClientContent {
     }
 }
 
+impl Default for Upload {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            since: AtomicU64::new(0),
+            has_begun: AtomicBool::new(false),
+            too_large: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            held: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+        }
+    }
+}
+
 impl Upload {
-    /// How many frames have passed.
-    pub(super) fn frames(&self) -> u64 {
-        self.frames.load(Ordering::Relaxed)
+    fn note_time(&self) {
+        if !self.is_over() {
+            let passed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.since.store(passed, Ordering::Relaxed);
+        }
+    }
+
+    /// Whose turn it is, and since when.
+    pub(super) fn turn(&self) -> (Turn, Instant) {
+        let turn = match self.wanted.load(Ordering::Relaxed) {
+            _ if self.is_held() => Turn::Continue,
+            _ if self.is_over() => Turn::Response,
+            true => Turn::Client,
+            false => Turn::Origin,
+        };
+        (turn, self.began + Duration::from_millis(self.since.load(Ordering::Relaxed)))
     }
 
     /// Did it break off because it was too large?
     pub(super) fn is_too_large(&self) -> bool {
         self.too_large.load(Ordering::Relaxed)
-    }
-
-    /// Is there content that the origin server does not take?
-    pub(super) fn is_blocked(&self) -> bool {
-        self.frames() > 0 && !self.wanted.load(Ordering::Relaxed) && !self.is_over()
     }
 
     /// Has all of it come?
@@ -139,12 +183,13 @@ impl Upload {
 
     /// Holds the content back, if nothing of it has been read.
     pub(super) fn hold(&self) {
-        self.held.store(self.frames() == 0, Ordering::Relaxed);
+        self.held.store(!self.has_begun.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// The origin server asks for the content, or has had time enough to.
     pub(super) fn release(&self) {
         if self.held.swap(false, Ordering::Relaxed) {
+            self.note_time();
             self.reader.wake();
         }
     }

@@ -145,6 +145,7 @@ impl ProxyError {
             }
             Self::Origin(OriginError::ResponseTimeout) => "response_timeout",
             Self::Origin(OriginError::SendTimeout) => "send_timeout",
+            Self::Origin(OriginError::ContentTimeout) => "stall_timeout",
             Self::Origin(OriginError::Head) => "header_count",
             Self::Origin(OriginError::NoDescriptor | OriginError::Exhausted(_)) => "descriptors",
             _ => return None,

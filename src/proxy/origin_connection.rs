@@ -1,7 +1,7 @@
 //! One request on one connection to an origin server, in either version of HTTP.
 //!
-//! A request leaves in the form of the connection's version, and an origin server has so long to answer as
-//! it is told, counted from the last of the request's content. What went wrong says whether the request
+//! A request leaves in the form of the connection's version. Each wait is for one peer: for the client's content,
+//! for the origin server to take it, for its answer. What went wrong says whether the request
 //! may have been seen: one that was not is not lost.
 
 use std::pin::{Pin, pin};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connector::Connector;
-use super::content::{RequestBody, Upload};
+use super::content::{RequestBody, Turn};
 use super::framing::{expects_continue, frame_request};
 use super::http2::client::Http2Connection;
 use super::incoming::Incoming;
@@ -32,13 +32,15 @@ const CLOSE_MARGIN: Duration = Duration::from_secs(1);
 /// the time open; curl waits as long).
 const CONTINUE_TIME: Duration = Duration::from_secs(1);
 
-/// How long an origin server may take.
+/// How long it may take until something happens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseLimits {
-    /// To answer, once all of the content is sent.
+    /// Until the origin server answers, once all of the content is there.
     pub(super) response: Duration,
-    /// To take something of the content.
+    /// Until it takes something of the content.
     pub(super) send: Duration,
+    /// Until the client sends something of it.
+    pub(super) content: Duration,
 }
 
 /// A connection that serves one request after the other. Dropping it closes it.
@@ -190,24 +192,23 @@ impl OriginConnection {
     }
 }
 
-/// Waits for an origin server, which has no time to answer before the client has sent its content.
+/// Waits for a response, as long as whoever has to do something does it in time.
 async fn within<T, E: Into<Unanswered>>(
     mut timer: Pin<&mut Sleep>,
     limits: ResponseLimits,
     interim: &InterimRelay,
     mut sending: Pin<&mut impl Future<Output = Result<T, E>>>,
 ) -> Result<T, Unanswered> {
-    let upload = interim.upload();
-    let (mut wait, mut since) = (Wait::of(upload), Instant::now());
+    let began = Instant::now();
+    let turn = || match interim.upload() {
+        Some(upload) => {
+            let (turn, since) = upload.turn();
+            (turn, since.max(began))
+        }
+        None => (Turn::Response, began),
+    };
     loop {
-        let due = since + wait.limit(limits);
-        // While there is content to come, what is waited for may change at any time.
-        let look = if upload.is_none_or(Upload::is_over) {
-            due
-        } else {
-            due.min(Instant::now() + limits.send)
-        };
-        timer.as_mut().reset(look);
+        timer.as_mut().reset(limits.look(turn()));
         tokio::select! {
             biased;
             sent = &mut sending => return match interim.was_flooded() {
@@ -216,56 +217,46 @@ async fn within<T, E: Into<Unanswered>>(
             },
             () = interim.is_flooded() => return Err(OriginError::TooManyInterim.into()),
             () = timer.as_mut() => {
-                let now = Wait::of(upload);
-                if now != wait {
-                    (wait, since) = (now, Instant::now());
-                } else if Instant::now() >= due {
-                    wait.is_over(interim)?;
+                let (turn, since) = turn();
+                if since.elapsed() >= limits.of(turn) {
+                    too_late(turn, interim)?;
                 }
             }
         }
     }
 }
 
-/// What is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
-    /// The origin server's word that it wants the content.
-    Continue,
-    /// That it takes some of the content, after so many frames.
-    Blocked(u64),
-    /// That it answers, or that the client sends more.
-    Response(u64),
+impl ResponseLimits {
+    fn of(self, turn: Turn) -> Duration {
+        match turn {
+            Turn::Continue => CONTINUE_TIME,
+            Turn::Client => self.content,
+            Turn::Origin => self.send,
+            Turn::Response => self.response,
+        }
+    }
+
+    /// When to see whose turn it is now. It may pass to another at any time before all of the content is there, and
+    /// no limit is to be missed by that.
+    fn look(self, (turn, since): (Turn, Instant)) -> Instant {
+        let due = since + self.of(turn);
+        match turn {
+            Turn::Response => due,
+            _ => due.min(Instant::now() + self.content.min(self.send).min(self.response)),
+        }
+    }
 }
 
-impl Wait {
-    fn of(upload: Option<&Upload>) -> Self {
-        let Some(upload) = upload else { return Self::Response(0) };
-        match upload.frames() {
-            _ if upload.is_held() => Self::Continue,
-            frames if upload.is_blocked() => Self::Blocked(frames),
-            frames => Self::Response(frames),
+/// Whoever had to do something has not done it.
+fn too_late(turn: Turn, interim: &InterimRelay) -> Result<(), OriginError> {
+    match turn {
+        Turn::Continue => {
+            interim.release();
+            Ok(())
         }
-    }
-
-    fn limit(self, limits: ResponseLimits) -> Duration {
-        match self {
-            Self::Continue => CONTINUE_TIME,
-            Self::Blocked(_) => limits.send,
-            Self::Response(_) => limits.response,
-        }
-    }
-
-    /// It came to nothing.
-    fn is_over(self, interim: &InterimRelay) -> Result<(), OriginError> {
-        match self {
-            Self::Continue => {
-                interim.release();
-                Ok(())
-            }
-            Self::Blocked(_) => Err(OriginError::SendTimeout),
-            Self::Response(_) => Err(OriginError::ResponseTimeout),
-        }
+        Turn::Client => Err(OriginError::ContentTimeout),
+        Turn::Origin => Err(OriginError::SendTimeout),
+        Turn::Response => Err(OriginError::ResponseTimeout),
     }
 }
 

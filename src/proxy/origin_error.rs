@@ -41,6 +41,8 @@ pub(super) enum OriginError {
     ResponseTimeout,
     #[error("it took nothing of the request's content for too long")]
     SendTimeout,
+    #[error("the client sent nothing of the request's content for too long")]
+    ContentTimeout,
     #[error("the connection was closed before a response: {0}")]
     Closed(PeerError),
     #[error("the response is not HTTP: {0}")]

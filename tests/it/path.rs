@@ -9,3 +9,4 @@ mod operations;
 mod origin_connections;
 mod raw_api;
 mod sessions;
+mod waits;

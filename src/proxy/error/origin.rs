@@ -165,6 +165,12 @@ fn exchange_verdict(error: &OriginError) -> OriginVerdict {
             "the origin server took nothing of the request's content in time (limits.send_timeout)",
             "",
         ),
+        OriginError::ContentTimeout => verdict(
+            StatusCode::REQUEST_TIMEOUT,
+            "http_request_error",
+            "the client sent nothing more of the request's content in time (limits.stall_timeout)",
+            "",
+        ),
         OriginError::Response(_) | OriginError::Framing(_) => {
             verdict(BAD, "http_protocol_error", "the origin server's answer is not valid HTTP", "")
         }
