@@ -106,6 +106,10 @@ pub(super) fn normalise_response(
             return Err(FramingError::Both);
         }
     }
+    if status == StatusCode::NO_CONTENT {
+        // RFC 9110 §8.6.
+        fields.remove(CONTENT_LENGTH);
+    }
     if let Some(given) = fields.get(CONTENT_LENGTH) {
         let is_one = given.as_bytes().iter().all(u8::is_ascii_digit)
             && fields.get_all(CONTENT_LENGTH).iter().nth(1).is_none();

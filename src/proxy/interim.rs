@@ -12,6 +12,7 @@ use std::task::Poll;
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use h2::server::SendResponse;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use httparse::Status;
 
@@ -170,6 +171,8 @@ impl InterimRelay {
             (StatusCode::CONTINUE, _) => self.release(),
             (_, Some(client)) => {
                 remove_connection_fields(&mut fields);
+                // RFC 9110 §8.6.
+                fields.remove(CONTENT_LENGTH);
                 client.send(status, &fields);
             }
             (_, None) => {}

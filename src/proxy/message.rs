@@ -6,9 +6,9 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue,
-    MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
+    HeaderValue, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -241,9 +241,14 @@ pub(super) fn prepare_for_origin(parts: &mut Parts, origin: &Origin, via: &Via) 
     remove_connection_fields(&mut parts.headers);
     if wants_trailers {
         parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+        // RFC 9110 §10.1.4; it does not go into HTTP/2.
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("TE"));
     }
-    if parts.version == Version::HTTP_2 {
-        join_cookies(&mut parts.headers);
+    match parts.version {
+        Version::HTTP_2 => join_cookies(&mut parts.headers),
+        // RFC 9110 §10.1.1.
+        Version::HTTP_10 => drop(parts.headers.remove(EXPECT)),
+        _ => {}
     }
     if parts.method == Method::OPTIONS {
         count_down(&mut parts.headers);
@@ -253,7 +258,8 @@ pub(super) fn prepare_for_origin(parts: &mut Parts, origin: &Origin, via: &Via) 
     parts.version = Version::HTTP_11;
     let path = match parts.extensions.remove::<Asterisk>() {
         Some(Asterisk) => Some(PathAndQuery::from_static("*")),
-        None => parts.uri.path_and_query().cloned(),
+        // Behind an authority a path may be empty, on its own it may not (RFC 9112 §3.2.1).
+        None => parts.uri.path_and_query().filter(|target| target.as_str() != "/").cloned(),
     };
     parts.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
 }

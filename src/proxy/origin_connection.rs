@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE};
 use http::uri::{PathAndQuery, Uri};
 use http::{Request, Response, Version};
 use hyper::client::conn::{TrySendError, http1};
@@ -266,6 +266,9 @@ fn for_http1(origin: &Origin, mut request: Request<RequestBody>) -> Request<Requ
         let host = HeaderValue::try_from(origin.host_field()).expect("a canonical host is ASCII");
         request.headers_mut().insert(HOST, host);
         *request.uri_mut() = Uri::from(path_of(&request));
+        if request.headers().contains_key(TE) {
+            request.headers_mut().insert(CONNECTION, HeaderValue::from_static("TE"));
+        }
     }
     *request.version_mut() = Version::HTTP_11;
     framed(request)
@@ -274,6 +277,7 @@ fn for_http1(origin: &Origin, mut request: Request<RequestBody>) -> Request<Requ
 /// The authority moves from `Host` into the target (RFC 9113 §8.3.1).
 fn for_http2(origin: &Origin, mut request: Request<RequestBody>) -> Request<RequestBody> {
     request.headers_mut().remove(HOST);
+    request.headers_mut().remove(CONNECTION);
     let uri = Uri::builder()
         .scheme(origin.scheme.to_string().as_str())
         .authority(origin.host_field())

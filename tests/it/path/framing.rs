@@ -66,6 +66,59 @@ async fn p02_a_request_without_content_says_so_where_content_is_usual() {
     }
 }
 
+#[tokio::test]
+async fn a_target_without_a_path_asks_for_the_root() {
+    let world = World::new().await;
+    let authority = world.origin.authority().to_string();
+    for (rest, target) in
+        [("", "/"), ("#", "/"), ("#x", "/"), ("/#x", "/"), ("?q#x", "/?q"), ("?", "/?")]
+    {
+        world.origin.clear();
+        let line = format!("GET http://{authority}{rest} HTTP/1.1");
+        assert_eq!(ask(&world, &[&*line, "Host: x"]).await.status, 200, "{rest:?}");
+        assert_eq!(world.origin.requests()[0].target, target, "{rest:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wish_for_trailers_is_said_to_be_for_the_connection() {
+    let world = World::new().await;
+    for (fields, te, connection) in [
+        (&["TE: trailers", "Connection: TE"][..], Some("trailers"), Some("TE")),
+        (&["TE: trailers, gzip;q=0.5", "Connection: close, TE"], Some("trailers"), Some("TE")),
+        (&["TE: gzip"], None, None),
+        (&[], None, None),
+    ] {
+        world.origin.clear();
+        let url = world.http("/");
+        let head = get(&url);
+        let lines: Vec<&str> =
+            head.iter().map(|line| &**line).chain(fields.iter().copied()).collect();
+        assert_eq!(ask(&world, &lines).await.status, 200, "{fields:?}");
+        let request = &world.origin.requests()[0];
+        assert_eq!(request.header("te"), te, "{fields:?}");
+        assert_eq!(request.header("connection"), connection, "{fields:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_http10_cannot_expect_is_ignored() {
+    let world = World::new().await;
+    for (version, expected) in [("1.0", None), ("1.1", Some("100-continue"))] {
+        world.origin.clear();
+        let mut wire = Wire::to(&world).await;
+        let line = format!("POST {} HTTP/{version}", world.http("/"));
+        wire.send(message(&[&*line, "Host: x", "Content-Length: 2", "Expect: 100-continue"])).await;
+        wire.send("ok").await;
+        let mut reply = wire.reply_head().await;
+        if reply.status == 100 {
+            reply = wire.reply_head().await;
+        }
+        assert_eq!(reply.status, 200);
+        assert_eq!(world.origin.requests()[0].header("expect"), expected, "{version}");
+    }
+}
+
 // ===== Answers =====
 
 #[tokio::test]
@@ -167,6 +220,19 @@ async fn p04_interim_responses_reach_clients_of_http1() {
         let reply = wire.reply().await;
         assert_eq!((reply.status, reply.text()), (200, "ok".to_owned()));
     }
+}
+
+#[tokio::test]
+async fn p04_an_interim_response_says_no_length() {
+    let world = World::new().await;
+    let answer = format!("HTTP/1.1 103 Hints\r\nContent-Length: 5\r\nLink: </a>\r\n\r\n{FINAL}");
+    let origin = raw_origin(answer).await;
+    let mut wire = Wire::to(&world).await;
+    wire.send(message(&get(&format!("http://{origin}/")))).await;
+    let interim = wire.reply_head().await;
+    assert_eq!((interim.status, interim.field("link")), (103, Some("</a>")));
+    assert_eq!(interim.field("content-length"), None);
+    assert_eq!(wire.reply().await.status, 200);
 }
 
 #[tokio::test]
