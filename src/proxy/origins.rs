@@ -138,7 +138,10 @@ impl Origins {
                     request = *unsent;
                 }
                 Err(Unanswered { error, outcome, .. }) => {
-                    if outcome == Outcome::NotProcessed {
+                    // Who is late with one answer may be so with all of a connection's.
+                    let is_late =
+                        matches!(error, OriginError::ResponseTimeout | OriginError::SendTimeout);
+                    if is_late || outcome == Outcome::NotProcessed {
                         pool.retire(origin, &connection);
                     }
                     return Err(SendError { error, outcome, reused });

@@ -155,9 +155,11 @@ fn with_content(
 
 fn failure(error: h2::Error) -> Unanswered {
     let outcome = outcome(&error);
-    // Reset by this side: its content broke off.
+    // The crate ends what breaks the rules; whoever sends the content resets the stream where that broke off.
+    let is_malformed = error.is_library();
     let is_own = error.is_reset() && !error.is_remote();
     let error = match error.into() {
+        error if is_malformed => OriginError::Response(error),
         error if is_own => OriginError::Request(error),
         error => OriginError::Closed(error),
     };

@@ -128,6 +128,39 @@ async fn p19_a_stream_that_broke_for_another_reason_is_not_repeated() {
     assert_eq!(wire.reply().await.status, 502);
 }
 
+#[tokio::test]
+async fn a_malformed_response_is_the_origins_fault_and_not_the_clients() {
+    let (world, api) = RawApi::start(&[b"h2"]).await;
+    let (authority, url) = (api.authority(), api.http("/"));
+    let mut requests = requests(api, Builder::new());
+    let client = Client::open_to(&world, &authority).await;
+    let (response, _) = client.begin(get_http2(&url.replace("http:", "https:")), true).await;
+    let (_, (_, mut respond)) = within(requests.recv()).await.unwrap();
+    let head = Response::builder().header("x-long", "x".repeat(70_000)).body(()).unwrap();
+    respond.send_response(head, true).unwrap();
+    let response = within(response).await.unwrap();
+    assert_eq!(response.status(), 502);
+    let status = response.headers()["proxy-status"].to_str().unwrap();
+    assert!(status.contains("http_protocol_error"), "{status}");
+}
+
+#[tokio::test]
+async fn a_connection_whose_origin_is_late_gets_no_further_requests() {
+    let (world, api) = RawApi::start_with(&[b"h2"], "[limits]\nresponse_timeout = \"1s\"").await;
+    let (authority, url) = (api.authority(), api.http("/").replace("http:", "https:"));
+    let mut requests = requests(api, Builder::new());
+    let client = Client::open_to(&world, &authority).await;
+    let (late, _) = client.begin(get_http2(&url), true).await;
+    let (first, held) = within(requests.recv()).await.unwrap();
+    assert_eq!(within(late).await.unwrap().status(), 504);
+    let (next, _) = client.begin(get_http2(&url), true).await;
+    let (second, (_, respond)) = within(requests.recv()).await.unwrap();
+    answer(respond, 204);
+    assert_eq!(within(next).await.unwrap().status(), 204);
+    assert_ne!(first, second);
+    drop(held);
+}
+
 /// As nginx does with `keepalive_requests`.
 #[tokio::test]
 async fn p19_requests_that_goaway_leaves_out_are_repeated() {
