@@ -69,7 +69,7 @@ fn expects_content(method: &Method) -> bool {
 }
 
 /// Can a response to this request have content (RFC 9110 §6.4.1)?
-fn has_content(method: &Method, status: StatusCode) -> bool {
+pub(super) fn has_content(method: &Method, status: StatusCode) -> bool {
     *method != Method::HEAD
         && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         && !status.is_informational()

@@ -53,6 +53,11 @@ impl Http2Content {
         self
     }
 
+    /// Leaves out what is sent where no content can be (RFC 9110 §6.4.1).
+    pub(super) fn leave_out(&mut self) {
+        (self.data_ended, self.ended) = (true, true);
+    }
+
     /// Keeps `held` until the content is dropped.
     fn holding(mut self, held: Arc<dyn std::any::Any + Send + Sync>) -> Self {
         self._held = Some(held);

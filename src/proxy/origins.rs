@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::connector::{Connected, Connector, Protocol};
 use super::content::{RequestBody, Upload};
-use super::framing::normalise_response;
+use super::framing::{has_content, normalise_response};
 use super::http2::client::Http2Connection;
 use super::incoming::Incoming;
 use super::interim::InterimRelay;
@@ -215,7 +215,15 @@ impl Pool {
                 let personal = sent.personal.or_else(|| route.personal.holds(route.origin));
                 Some(Idle { pool: Arc::clone(self), personal, connection })
             }
-            OriginConnection::Http2(_) => None,
+            // hyper reads none either.
+            OriginConnection::Http2(_) => {
+                if let (false, Incoming::Http2(content)) =
+                    (has_content(&sent.method, status), response.body_mut())
+                {
+                    content.leave_out();
+                }
+                None
+            }
         };
         Ok((response, Returning { idle, end: sent.end }))
     }

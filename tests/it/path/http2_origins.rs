@@ -145,6 +145,25 @@ async fn a_malformed_response_is_the_origins_fault_and_not_the_clients() {
 }
 
 #[tokio::test]
+async fn content_is_left_out_where_none_can_be() {
+    let (world, api) = RawApi::start(&[b"h2"]).await;
+    let (authority, url) = (api.authority(), api.http("/"));
+    let mut requests = requests(api, Builder::new());
+    let client = Client::open_to(&world, &authority).await;
+    for (method, status) in [("GET", 204), ("GET", 304), ("HEAD", 200)] {
+        let request = Request::builder().method(method).uri(url.replace("http:", "https:"));
+        let (response, _) = client.begin(request.body(()).unwrap(), true).await;
+        let (_, (_, mut respond)) = within(requests.recv()).await.unwrap();
+        let head = Response::builder().status(status).body(()).unwrap();
+        let mut content = respond.send_response(head, false).unwrap();
+        content.send_data("no".into(), true).unwrap();
+        let mut response = within(response).await.unwrap();
+        assert_eq!(response.status(), status);
+        assert!(within(response.body_mut().data()).await.is_none(), "{method} {status}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_whose_origin_is_late_gets_no_further_requests() {
     let (world, api) = RawApi::start_with(&[b"h2"], "[limits]\nresponse_timeout = \"1s\"").await;
     let (authority, url) = (api.authority(), api.http("/").replace("http:", "https:"));
