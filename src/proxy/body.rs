@@ -2,6 +2,7 @@
 //!
 //! An enum rather than a box: no allocation and no virtual call for each message.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -129,7 +130,7 @@ impl Body {
         let within = if length.is_some() { WHOLE_TIME } else { STREAM_TIME };
         let (mut data, mut end) = (BytesMut::new(), None);
         let reading = async {
-            while let Some(frame) = http_body_util::BodyExt::frame(self).await {
+            while let Some(frame) = poll_fn(|cx| self.content.poll_frame(cx)).await {
                 match frame.map(Frame::into_data) {
                     Ok(Ok(piece)) => data.extend_from_slice(&piece),
                     Ok(Err(trailers)) => end = Some(Ok(trailers)),
@@ -248,7 +249,7 @@ impl LookedAt {
 /// A body that is dropped before its end has broken off, whoever's doing that was.
 impl Drop for Body {
     fn drop(&mut self) {
-        if self.ending.is_over || self.content.is_end_stream() {
+        if self.ending.is_over || self.is_end_stream() {
             return;
         }
         let limit = self.ending.serving.as_ref().and_then(Serving::broke_off);
@@ -291,7 +292,7 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.content.is_end_stream()
+        self.fault.is_none() && self.content.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
