@@ -241,8 +241,6 @@ pub(super) fn prepare_for_origin(parts: &mut Parts, origin: &Origin, via: &Via) 
     remove_connection_fields(&mut parts.headers);
     if wants_trailers {
         parts.headers.insert(TE, HeaderValue::from_static("trailers"));
-        // RFC 9110 §10.1.4; it does not go into HTTP/2.
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("TE"));
     }
     match parts.version {
         Version::HTTP_2 => join_cookies(&mut parts.headers),

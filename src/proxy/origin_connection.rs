@@ -266,9 +266,10 @@ fn for_http1(origin: &Origin, mut request: Request<RequestBody>) -> Request<Requ
         let host = HeaderValue::try_from(origin.host_field()).expect("a canonical host is ASCII");
         request.headers_mut().insert(HOST, host);
         *request.uri_mut() = Uri::from(path_of(&request));
-        if request.headers().contains_key(TE) {
-            request.headers_mut().insert(CONNECTION, HeaderValue::from_static("TE"));
-        }
+    }
+    // RFC 9110 §10.1.4.
+    if request.headers().contains_key(TE) {
+        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("TE"));
     }
     *request.version_mut() = Version::HTTP_11;
     framed(request)
