@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bearerd_test_support::Answer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
+use super::raw_api::{accept, origin};
 use crate::connect::{connect, secure};
 use crate::http2::{Client, get as get_http2};
 use crate::program::Program;
@@ -14,16 +14,6 @@ use crate::wire::{Wire, ask, get, message, nobody, within};
 use crate::world::World;
 
 const MIB: usize = 1024 * 1024;
-
-async fn origin() -> (TcpListener, String) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    (listener, url)
-}
-
-async fn accept(listener: &TcpListener) -> Wire {
-    Wire::over(within(listener.accept()).await.unwrap().0)
-}
 
 fn post(url: &str, length: usize) -> String {
     message(&[&*format!("POST {url} HTTP/1.1"), "Host: x", &format!("Content-Length: {length}")])

@@ -1,21 +1,10 @@
 //! P17 and P21: when a connection is free, and for whom.
 
 use bearerd_test_support::Answer;
-use tokio::net::TcpListener;
 
+use super::raw_api::{accept, origin};
 use crate::wire::{Wire, ask, get, message, within};
 use crate::world::World;
-
-/// An origin server in plain http, and the start of a request to it.
-async fn origin() -> (TcpListener, String) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    (listener, url)
-}
-
-async fn accept(listener: &TcpListener) -> Wire {
-    Wire::over(within(listener.accept()).await.unwrap().0)
-}
 
 #[tokio::test]
 async fn p17_an_early_answer_gives_no_connection_to_the_next_request() {

@@ -2,9 +2,8 @@
 //! the client needs to know.
 
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
 
-use super::raw_api::RawApi;
+use super::raw_api::{RawApi, accept, origin};
 use crate::http2::{Client, get as get_http2};
 use crate::wire::{Wire, get, message, within};
 use crate::world::World;
@@ -39,13 +38,12 @@ async fn answer(
 #[tokio::test]
 async fn the_head_arrives_and_what_follows_does_not_look_whole() {
     let world = World::new().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (listener, url) = origin().await;
     for (fault, arrives) in faults() {
         for _ in 0..TIMES {
             let mut wire = Wire::to(&world).await;
-            wire.send(message(&get(&url))).await;
-            answer(Wire::over(within(listener.accept()).await.unwrap().0), &fault).await;
+            wire.send(message(&get(&format!("{url}/")))).await;
+            answer(accept(&listener).await, &fault).await;
             let reply = wire.reply_head().await;
             assert_eq!((reply.status, reply.field("x-made")), (201, Some("yes")), "{fault:.60?}");
             let mut rest = std::mem::take(&mut wire.unread);

@@ -7,8 +7,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::wire::within;
+use crate::wire::{Wire, within};
 use crate::world::World;
+
+/// An origin server in plain http, and the beginning of its URLs.
+pub(super) async fn origin() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+/// Its next connection.
+pub(super) async fn accept(listener: &TcpListener) -> Wire {
+    Wire::over(within(listener.accept()).await.unwrap().0)
+}
 
 /// An API over TLS whose protocol a test speaks by hand. The credential of its world is for it as well.
 pub(super) struct RawApi {
