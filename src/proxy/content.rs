@@ -95,8 +95,9 @@ impl ClientContent {
     }
 
     /// More of it is waited for, or something has come.
-    fn note(&mut self, is_pending: bool) {
+    fn note(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, ContentError>>>) {
         let Some(upload) = &self.upload else { return };
+        let is_pending = polled.is_pending();
         if !is_pending || !upload.wanted.load(Ordering::Relaxed) {
             upload.wanted.store(is_pending, Ordering::Relaxed);
             upload.note_time();
@@ -104,7 +105,8 @@ impl ClientContent {
         if let Some(serving) = &self.serving {
             serving.wants_content(is_pending);
         }
-        if self.incoming.is_end_stream() {
+        // The end of chunks is known only when there is no further one.
+        if matches!(polled, Poll::Ready(None)) || is_complete(&self.incoming) {
             upload.over.store(true, Ordering::Relaxed);
             self.serving = None;
         }
@@ -189,7 +191,6 @@ impl Upload {
     /// The origin server asks for the content, or has had time enough to.
     pub(super) fn release(&self) {
         if self.held.swap(false, Ordering::Relaxed) {
-            self.note_time();
             self.reader.wake();
         }
     }
@@ -217,7 +218,7 @@ impl HttpBody for ClientContent {
             std::task::ready!(upload.poll_released(cx));
         }
         let polled = Pin::new(&mut this.incoming).poll_frame(cx).map_err(ContentError::Client);
-        this.note(polled.is_pending());
+        this.note(&polled);
         polled.map(|next| {
             next.map(|frame| {
                 let mut frame = frame?;
@@ -311,7 +312,7 @@ impl HttpBody for RequestBody {
         let polled = this.poll_source(cx);
         let is_over = match &polled {
             Poll::Ready(None) => true,
-            Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || this.is_end_stream(),
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || is_complete(this),
             Poll::Ready(Some(Err(_))) | Poll::Pending => false,
         };
         if is_over {
@@ -335,6 +336,12 @@ impl HttpBody for RequestBody {
             Source::Replay(body) => body.size_hint(),
         }
     }
+}
+
+/// Has all of it been read? The end of an HTTP/2 stream may come after the last of a declared length, for which
+/// HTTP/1.1 does not wait.
+fn is_complete(content: &impl HttpBody) -> bool {
+    content.is_end_stream() || content.size_hint().exact() == Some(0)
 }
 
 /// Content that was not sent to its end makes its connection useless.

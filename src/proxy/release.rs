@@ -52,6 +52,13 @@ impl<C> Release<C> {
         drop(given_up);
     }
 
+    /// Its content is sent elsewhere now: what is left of it here will not be.
+    pub(super) fn supersede(&self) {
+        if !matches!(*self.lock(), State::RequestOver) {
+            self.give_up();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<C>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

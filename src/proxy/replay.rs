@@ -47,7 +47,8 @@ pub(super) struct ReplayBody<B> {
     position: u64,
     /// Its trailers have been sent.
     is_over: bool,
-    size: SizeHint,
+    /// The whole body's, if it is known.
+    length: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -86,6 +87,7 @@ where
     /// Keeps at most `limit` bytes of `source`, and no more than `budget` has left.
     pub(super) fn new(source: B, limit: u64, budget: Arc<Budget>) -> Self {
         let size = source.size_hint();
+        let length = size.exact();
         let kept = Kept {
             complete: true,
             is_long: size.lower() > limit,
@@ -98,7 +100,7 @@ where
             budget,
             turn: 0,
         };
-        Self { kept: Arc::new(Mutex::new(kept)), turn: 0, position: 0, is_over: false, size }
+        Self { kept: Arc::new(Mutex::new(kept)), turn: 0, position: 0, is_over: false, length }
     }
 
     /// Can the body be sent once more, from its beginning? One of which nothing has passed can, however long it is.
@@ -115,7 +117,7 @@ where
             turn: kept.turn,
             position: 0,
             is_over: false,
-            size: self.size,
+            length: self.length,
         }
     }
 
@@ -234,6 +236,8 @@ where
         if let Some(chunk) = frame.data_ref() {
             kept.keep(chunk);
             this.position += chunk.len() as u64;
+            // Who knows the length does not ask for more.
+            kept.ended = kept.source.is_end_stream();
         } else if let Some(trailers) = frame.trailers_ref() {
             kept.trailers = Some(trailers.clone());
             kept.ended = true;
@@ -249,9 +253,10 @@ where
             && (kept.trailers.is_none() || self.is_over)
     }
 
-    /// Of the whole body: it is asked for before the first frame.
     fn size_hint(&self) -> SizeHint {
-        self.size
+        self.length.map_or_else(SizeHint::new, |length| {
+            SizeHint::with_exact(length.saturating_sub(self.position))
+        })
     }
 }
 

@@ -96,7 +96,7 @@ impl Draft {
         self.method.is_safe() && self.can_repeat()
     }
 
-    /// The request as it goes out. The attempt before it, if there was one, is given up: its connection closes.
+    /// The request as it goes out. If the attempt before it has not sent all of the content, its connection closes.
     pub(super) fn attempt(&mut self, additions: Option<&Additions<'_>>) -> Request<RequestBody> {
         let mut request = Request::new(self.content());
         *request.method_mut() = self.method.clone();
@@ -112,7 +112,7 @@ impl Draft {
 
     fn content(&mut self) -> RequestBody {
         if let Some(before) = self.attempt.take() {
-            before.give_up();
+            before.supersede();
         }
         let release = Arc::new(Release::default());
         let content = match &mut self.body {

@@ -1,8 +1,13 @@
 //! P17 and P21: when a connection is free, and for whom.
 
-use bearerd_test_support::Answer;
+use std::collections::BTreeSet;
 
-use super::raw_api::{accept, origin};
+use bearerd_test_support::Answer;
+use bytes::Bytes;
+use http::Request;
+
+use super::raw_api::{RawApi, accept, origin};
+use crate::http2::{Client, received};
 use crate::wire::{Wire, ask, get, message, within};
 use crate::world::World;
 
@@ -35,6 +40,51 @@ async fn p17_an_early_answer_gives_no_connection_to_the_next_request() {
     for (mut client, mut server) in uploading {
         client.send("x".repeat(95)).await;
         assert_eq!(server.exactly(100).await.len(), 100);
+    }
+}
+
+#[tokio::test]
+async fn p17_a_connection_is_free_when_content_has_been_sent_on_it() {
+    for kept in ["64KiB", "0"] {
+        let world = World::builder().credential(&format!("replay_body = \"{kept}\"")).start().await;
+        let line = format!("POST {} HTTP/1.1", world.http("/"));
+        let mut client = Wire::to(&world).await;
+        for (field, content) in [
+            ("Content-Length: 5", "hello"),
+            ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"),
+            ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\na: trailer\r\n\r\n"),
+            ("Content-Length: 0", ""),
+        ] {
+            client.send(message(&[&*line, "Host: x", field]) + content).await;
+            assert_eq!(client.reply().await.status, 200);
+        }
+        let connections: BTreeSet<_> =
+            world.origin.requests().iter().map(|request| request.connection).collect();
+        assert_eq!(connections.len(), 1, "of four requests, {kept} of each kept");
+    }
+}
+
+/// HTTP/1.1 is over with the last byte of a length, while its client's stream may end later.
+#[tokio::test]
+async fn p17_a_connection_is_free_after_the_length_that_a_client_of_http2_declared() {
+    let (world, api) = RawApi::start(&[b"http/1.1"]).await;
+    let client = Client::open_to(&world, &api.authority()).await;
+    let mut server = None;
+    for _ in 0..3 {
+        let request = Request::post(api.http("/").replace("http://", "https://"))
+            .header("content-length", "5")
+            .body(())
+            .unwrap();
+        let (response, mut content) = client.begin(request, false).await;
+        content.send_data(Bytes::from_static(b"hello"), false).unwrap();
+        let server = match &mut server {
+            Some(server) => server,
+            none => none.insert(Wire::over(api.accept().await)),
+        };
+        server.head_text().await;
+        assert_eq!(server.exactly(5).await, b"hello");
+        server.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        assert_eq!(received(within(response).await.unwrap()).await.status, 200);
     }
 }
 

@@ -18,7 +18,7 @@ async fn limits(limits: &str) -> World {
 
 #[tokio::test]
 async fn an_origin_is_not_late_while_its_client_pauses() {
-    let world = limits("response_timeout = \"1s\"\nsend_timeout = \"1s\"").await;
+    let world = limits("response_timeout = \"2s\"\nsend_timeout = \"500ms\"").await;
     let (listener, url) = origin().await;
     for framing in ["Content-Length: 6", "Transfer-Encoding: chunked"] {
         let pieces = match framing {
@@ -31,15 +31,36 @@ async fn an_origin_is_not_late_while_its_client_pauses() {
         let mut server = accept(&listener).await;
         server.head_text().await;
         let early = tokio::time::timeout(Duration::from_secs(4), client.reply()).await;
-        assert!(early.is_err(), "{framing}: an answer that the origin server did not give");
+        assert!(early.is_err(), "{framing}: {early:?}");
         client.send(pieces[1]).await;
         match framing {
             "Content-Length: 6" => assert_eq!(server.exactly(6).await, b"abcdef"),
             _ => while !server.chunk().await.is_empty() {},
         }
+        // Its time begins here.
+        let early = tokio::time::timeout(Duration::from_secs(1), client.reply()).await;
+        assert!(early.is_err(), "{framing}: {early:?}");
         server.send(OK).await;
         assert_eq!(client.reply().await.status, 200, "{framing}");
     }
+}
+
+#[tokio::test]
+async fn an_origin_has_all_its_time_again_for_a_request_that_is_sent_again() {
+    let (world, api) =
+        RawApi::start_with(&[b"http/1.1"], "[limits]\nresponse_timeout = \"2s\"").await;
+    let mut client = Wire::to(&world).await;
+    let line = format!("POST {} HTTP/1.1", api.http("/"));
+    client.send(message(&[&*line, "Host: x", "Content-Length: 2"]) + "hi").await;
+    let mut server = Wire::over(api.accept().await);
+    for answer in ["HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", OK] {
+        server.head_text().await;
+        assert_eq!(server.exactly(2).await, b"hi");
+        let early = tokio::time::timeout(Duration::from_millis(1400), client.reply()).await;
+        assert!(early.is_err(), "an answer that the origin server did not give");
+        server.send(answer).await;
+    }
+    assert_eq!(client.reply().await.status, 200);
 }
 
 #[tokio::test]
@@ -83,6 +104,15 @@ async fn a_client_that_stops_in_its_content_is_told_so_and_the_connection_is_fre
     server.is_closed().await;
     let line = program.logs("status=408").await;
     assert!(line.contains("http_request_error"), "{line}");
+    let metrics = Wire::to_address(program.admin)
+        .await
+        .ask(&["GET /metrics HTTP/1.1", "Host: localhost"])
+        .await
+        .text();
+    assert!(
+        metrics.contains("bearerd_limits_reached_total{limit=\"stall_timeout\"} 1"),
+        "{metrics}"
+    );
     program.stop().await;
 }
 
