@@ -349,6 +349,24 @@ fn is_reset(error: &hyper::Error) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::origin::{Authority, Host, Scheme};
+
+    /// As one is that nothing of was written, and that is sent on a connection of the other version.
+    #[test]
+    fn a_wish_for_trailers_is_said_as_each_version_says_it() {
+        let authority = Authority { host: Host::parse("api.test").unwrap(), port: 443 };
+        let origin = Origin { scheme: Scheme::Https, authority };
+        let mut request = Request::new(RequestBody::default());
+        *request.uri_mut() = Uri::from_static("/");
+        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+        for _ in 0..2 {
+            request = for_http1(&origin, request);
+            assert_eq!(request.headers()[CONNECTION], "TE");
+            request = for_http2(&origin, request);
+            assert_eq!(request.headers().get(CONNECTION), None);
+            assert_eq!(request.headers()[TE], "trailers");
+        }
+    }
 
     #[test]
     fn a_keep_alive_time_is_read_in_every_spelling_or_not_at_all() {

@@ -75,6 +75,7 @@ fn responses_have_one_length_that_everybody_reads_alike() {
         (Method::HEAD, ok, &["2, 3"], Ok(None)),
         (Method::HEAD, ok, &["2, 2"], Ok(Some("2"))),
         (Method::GET, StatusCode::NOT_MODIFIED, &["x"], Ok(None)),
+        (Method::GET, StatusCode::NO_CONTENT, &["2"], Ok(None)),
         (Method::GET, ok, &[], Ok(None)),
     ] {
         let mut head = HeaderMap::new();
