@@ -303,7 +303,7 @@ impl Proxy {
 /// May a request without a response be sent again?
 fn may_repeat(error: &SendError, draft: &Draft) -> bool {
     match error.outcome {
-        Outcome::NotProcessed => draft.can_repeat(),
+        Outcome::NotProcessed | Outcome::Http1Required => draft.can_repeat(),
         Outcome::Closed => error.reused && draft.is_harmless(),
         Outcome::Unknown => false,
     }

@@ -70,6 +70,8 @@ pub(super) enum OriginConnection {
 pub(super) enum Outcome {
     /// The origin server has certainly not processed it.
     NotProcessed,
+    /// It has not processed it, and would over HTTP/1.1 (RFC 9113 §7).
+    Http1Required,
     /// The connection was closed, and not a byte of a response had come.
     Closed,
     /// It may have been processed.

@@ -72,10 +72,19 @@ struct Pool {
     http1: Mutex<HashMap<Origin, Vec<Box<Http1Connection>>>>,
     /// All of HTTP/2; more than one to an origin server where one takes no more requests.
     http2: Mutex<HashMap<Origin, Vec<SharedConnection>>>,
-    /// Origin servers that were offered HTTP/2 and chose HTTP/1.1, with the version of the connector.
-    declined: Mutex<HashMap<Origin, u64>>,
+    /// Origin servers that want HTTP/1.1.
+    declined: Mutex<HashMap<Origin, Declined>>,
     /// Origin servers to which a connection is being made that may serve whoever waits.
     attempts: Mutex<HashMap<Origin, watch::Sender<()>>>,
+}
+
+/// Why an origin server gets no HTTP/2.
+#[derive(Clone, Copy)]
+struct Declined {
+    /// Of the connector.
+    version: u64,
+    /// It agreed on HTTP/2 and then refused a request for that. Otherwise it is offered again.
+    for_good: bool,
 }
 
 /// The first of several requests; those that wait for it go on when it is dropped, however it ended.
@@ -121,7 +130,10 @@ impl Origins {
         let preferred = match sent.personal {
             // Such an authentication belongs to a connection, which HTTP/2 shares.
             Some(_) => Protocol::Http1,
-            None => request.version().into(),
+            None => match request.version().into() {
+                Protocol::Http2 if pool.requires_http1(route) => Protocol::Http1,
+                preferred => preferred,
+            },
         };
         let deadline = route.connector.deadline();
         loop {
@@ -141,8 +153,11 @@ impl Origins {
                     // Who is late with one answer may be so with all of a connection's.
                     let is_late =
                         matches!(error, OriginError::ResponseTimeout | OriginError::SendTimeout);
-                    if is_late || outcome == Outcome::NotProcessed {
-                        pool.retire(origin, &connection);
+                    match outcome {
+                        Outcome::Http1Required => pool.declines(route, true),
+                        Outcome::NotProcessed => pool.retire(origin, &connection),
+                        _ if is_late => pool.retire(origin, &connection),
+                        Outcome::Closed | Outcome::Unknown => {}
                     }
                     return Err(SendError { error, outcome, reused });
                 }
@@ -307,8 +322,21 @@ impl Pool {
 
     /// Is it known that `origin` speaks no HTTP/2? Without TLS nothing is offered.
     fn speaks_no_http2(&self, connector: &Connector, origin: &Origin) -> bool {
-        origin.scheme == Scheme::Http
-            || lock(&self.declined).get(origin).is_some_and(|version| *version == connector.version)
+        origin.scheme == Scheme::Http || self.declined(connector, origin).is_some()
+    }
+
+    fn declined(&self, connector: &Connector, origin: &Origin) -> Option<Declined> {
+        let declined = lock(&self.declined).get(origin).copied();
+        declined.filter(|declined| declined.version == connector.version)
+    }
+
+    fn requires_http1(&self, route: Route<'_>) -> bool {
+        self.declined(route.connector, route.origin).is_some_and(|declined| declined.for_good)
+    }
+
+    fn declines(&self, route: Route<'_>, for_good: bool) {
+        let declined = Declined { version: route.connector.version, for_good };
+        lock(&self.declined).insert(route.origin.clone(), declined);
     }
 
     fn shared(
@@ -337,7 +365,7 @@ impl Pool {
         match connector.connect(origin, identity, preferred, deadline).await? {
             Connected::Http1(connection) => {
                 if preferred == Protocol::Http2 {
-                    lock(&self.declined).insert(origin.clone(), connector.version);
+                    self.declines(route, false);
                 }
                 Ok(OriginConnection::Http1(connection))
             }
@@ -374,7 +402,7 @@ impl Pool {
             connections.retain(|shared| shared.is_valid(connector));
             !connections.is_empty()
         });
-        lock(&self.declined).retain(|_, version| *version == connector.version);
+        lock(&self.declined).retain(|_, declined| declined.version == connector.version);
     }
 
     /// Closes what serves nobody: somebody waits for a descriptor.

@@ -169,10 +169,10 @@ fn failure(error: h2::Error) -> Unanswered {
 /// A stream that was refused, or that GOAWAY leaves out, was certainly not processed (RFC 9113 §8.7). h2 fails
 /// streams that GOAWAY leaves in only when the connection ends.
 fn outcome(error: &h2::Error) -> Outcome {
-    let refusal = [Some(Reason::REFUSED_STREAM), Some(Reason::HTTP_1_1_REQUIRED)];
-    match error {
+    match error.reason() {
+        Some(Reason::HTTP_1_1_REQUIRED) if error.is_remote() => Outcome::Http1Required,
         _ if error.is_remote() && error.is_go_away() => Outcome::NotProcessed,
-        _ if error.is_remote() && refusal.contains(&error.reason()) => Outcome::NotProcessed,
+        Some(Reason::REFUSED_STREAM) if error.is_remote() => Outcome::NotProcessed,
         _ if error.is_io() => Outcome::Closed,
         _ => Outcome::Unknown,
     }

@@ -98,22 +98,47 @@ async fn p18_where_streams_run_out_another_connection_is_made() {
 
 #[tokio::test]
 async fn p19_a_refused_stream_is_repeated_for_any_method() {
-    for reason in [Reason::REFUSED_STREAM, Reason::HTTP_1_1_REQUIRED] {
-        let (world, api) = RawApi::start(&[b"h2"]).await;
-        let target = format!("POST {} HTTP/1.1", api.http("/"));
-        let mut requests = requests(api, Builder::new());
-        let mut wire = Wire::to(&world).await;
-        wire.send(message(&[&*target, "Host: x", "Content-Length: 2"]) + "hi").await;
-        for _ in 0..2 {
-            let (_, (_, mut respond)) = within(requests.recv()).await.unwrap();
-            respond.send_reset(reason);
-        }
-        let (_, (request, respond)) = within(requests.recv()).await.unwrap();
-        let mut content = request.into_body();
-        assert_eq!(within(content.data()).await.unwrap().unwrap(), "hi");
-        answer(respond, 201);
-        assert_eq!(wire.reply().await.status, 201);
+    let (world, api) = RawApi::start(&[b"h2"]).await;
+    let target = format!("POST {} HTTP/1.1", api.http("/"));
+    let mut requests = requests(api, Builder::new());
+    let mut wire = Wire::to(&world).await;
+    wire.send(message(&[&*target, "Host: x", "Content-Length: 2"]) + "hi").await;
+    for _ in 0..2 {
+        let (_, (_, mut respond)) = within(requests.recv()).await.unwrap();
+        respond.send_reset(Reason::REFUSED_STREAM);
     }
+    let (_, (request, respond)) = within(requests.recv()).await.unwrap();
+    let mut content = request.into_body();
+    assert_eq!(within(content.data()).await.unwrap().unwrap(), "hi");
+    answer(respond, 201);
+    assert_eq!(wire.reply().await.status, 201);
+}
+
+#[tokio::test]
+async fn p19_a_server_that_requires_http1_gets_it_from_then_on() {
+    let (world, api) = RawApi::start(&[b"h2", b"http/1.1"]).await;
+    let client = Client::open_to(&world, &api.authority()).await;
+    let url = api.http("/").replace("http://", "https://");
+    let post = || Request::post(&url).body(()).unwrap();
+    let api = async {
+        let connection = h2::server::handshake(api.accept().await);
+        let mut connection = within(connection).await.unwrap();
+        let (_, mut respond) = within(connection.accept()).await.unwrap().unwrap();
+        respond.send_reset(Reason::HTTP_1_1_REQUIRED);
+        tokio::spawn(async move { while let Some(Ok(_)) = connection.accept().await {} });
+        let mut server = Wire::over(api.accept().await);
+        for _ in 0..2 {
+            assert!(server.head_text().await.starts_with("POST / HTTP/1.1\r\n"));
+            while !server.chunk().await.is_empty() {}
+            server.send("HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    };
+    let client = async {
+        for _ in 0..2 {
+            assert_eq!(client.ask_with(post(), Bytes::from_static(b"hi")).await.status, 201);
+        }
+    };
+    tokio::join!(api, client);
 }
 
 #[tokio::test]
