@@ -283,11 +283,16 @@ impl App {
     ///
     /// Returns whether everything that was known is stored.
     pub async fn shutdown(self) -> bool {
+        self.shutdown_until(std::future::pending()).await
+    }
+
+    /// The same, with a grace that is over when `at_once` resolves, if that is earlier.
+    pub async fn shutdown_until(self, at_once: impl Future<Output = ()>) -> bool {
         self.admin.drain();
         self.stop_accepting.cancel();
         self.acceptors.close();
         self.acceptors.wait().await;
-        self.cores.drain(self.grace).await;
+        self.cores.drain(self.grace, at_once).await;
         self.tasks.flights.close();
         let patience = self.reloads.into_inner().patience.max(self.grace);
         let landed = tokio::time::timeout(patience, self.tasks.flights.wait()).await.is_ok();

@@ -26,6 +26,8 @@ enum Order {
     Answer(oneshot::Sender<()>),
     /// Finish what is under way, within the grace, and end.
     Drain(Duration),
+    /// The grace is over.
+    CutOff,
 }
 
 /// All cores.
@@ -70,14 +72,18 @@ impl Cores {
         self.entrance.clone()
     }
 
-    /// Lets every core finish within `grace`, and waits until all have.
-    pub(super) async fn drain(self, grace: Duration) {
-        for core in self.entrance.cores.iter() {
-            // A core that has ended already needs no order.
-            let _ended = core.send(Order::Drain(grace));
-        }
-        for ended in self.ended {
-            let _crashed = ended.await;
+    /// Lets every core finish within `grace`, or until `at_once` resolves, and waits until all have.
+    pub(super) async fn drain(self, grace: Duration, at_once: impl Future<Output = ()>) {
+        self.entrance.order(|| Order::Drain(grace));
+        let ended = futures_util::future::join_all(self.ended);
+        let cut_off = async {
+            at_once.await;
+            self.entrance.order(|| Order::CutOff);
+            std::future::pending().await
+        };
+        tokio::select! {
+            _crashed = ended => {}
+            () = cut_off => {}
         }
         for thread in self.threads {
             if thread.join().is_err() {
@@ -88,6 +94,13 @@ impl Cores {
 }
 
 impl Entrance {
+    fn order(&self, order: impl Fn() -> Order) {
+        for core in self.cores.iter() {
+            // A core that has ended already needs no order.
+            let _ended = core.send(order());
+        }
+    }
+
     pub(super) fn admit(&self, connection: Accepted, permit: Permit) {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.cores.len();
         if let Some(core) = self.cores.get(turn) {
@@ -130,11 +143,28 @@ async fn serve(proxy: Arc<Proxy>, mut orders: UnboundedReceiver<Order>) {
                 let _late = answer.send(());
             }
             Order::Drain(grace) => {
-                if tokio::time::timeout(grace, proxy.drain()).await.is_err() {
-                    tracing::warn!("the shutdown grace is over; connections are cut off");
+                tokio::select! {
+                    () = proxy.drain() => return,
+                    () = tokio::time::sleep(grace) => {}
+                    () = cut_off(&mut orders) => {}
                 }
+                tracing::warn!("the shutdown grace is over; connections are cut off");
+                proxy.cut_off();
                 return;
             }
+            Order::CutOff => return,
+        }
+    }
+}
+
+/// Waits for the order; it makes no difference to others any more.
+async fn cut_off(orders: &mut UnboundedReceiver<Order>) {
+    loop {
+        match orders.recv().await {
+            Some(Order::CutOff) => return,
+            Some(Order::Answer(answer)) => drop(answer.send(())),
+            Some(Order::Serve(..) | Order::Drain(_)) => {}
+            None => std::future::pending().await,
         }
     }
 }

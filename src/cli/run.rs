@@ -120,7 +120,7 @@ async fn serve(
         watch.renew(inputs, &app);
     }
     tracing::info!("stopping: finishing the requests under way");
-    // A second signal means now; a refresh under way may be lost then. Terminals and wrappers send one signal twice.
+    // Terminals and wrappers send one signal twice.
     let again = async {
         let first = tokio::time::Instant::now();
         loop {
@@ -129,14 +129,14 @@ async fn serve(
                 break;
             }
         }
+        tracing::warn!(
+            "told to stop once more: requests under way are cut off; the answers of token requests are waited for, \
+             because they may hold the only tokens that work"
+        );
     };
-    tokio::select! {
-        saved = app.shutdown() => {
-            tracing::info!("stopped");
-            if saved { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-        () = again => ExitCode::FAILURE,
-    }
+    let saved = app.shutdown_until(again).await;
+    tracing::info!("stopped");
+    if saved { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Signals so close together are one.

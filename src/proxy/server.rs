@@ -130,6 +130,11 @@ impl Proxy {
         self.watchdog.drain().await;
     }
 
+    /// What is still under way breaks off: the core ends.
+    pub(crate) fn cut_off(&self) {
+        self.watchdog.cut_off();
+    }
+
     /// Serves the requests of one connection, whatever is below it.
     pub(super) async fn serve_http<S>(self: Arc<Self>, stream: S, inbound: Inbound)
     where

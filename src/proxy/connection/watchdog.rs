@@ -178,6 +178,13 @@ impl Watchdog {
         }
     }
 
+    /// What is left will end with its task, and is not to look like the whole.
+    pub(in crate::proxy) fn cut_off(&self) {
+        for activity in self.lock().iter().filter(|left| left.phase() != Phase::Lingering) {
+            activity.broke_off();
+        }
+    }
+
     /// Closes what nobody waits for; says whether nothing else is left. A tunnel says nothing about what is in
     /// it: one without traffic for a second is taken for idle.
     fn close_silent(&self) -> bool {
