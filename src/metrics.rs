@@ -295,7 +295,7 @@ impl Inner {
         registry.register(
             "client_handshakes_failed",
             "TLS handshakes of clients that came to nothing: untrusted (the client does not trust the local CA), \
-             version, cipher_suite, protocol, not_tls, went_away, other",
+             other_host, version, cipher_suite, protocol, not_tls, went_away, other",
             self.handshakes.clone(),
         );
         registry.register_with_unit(

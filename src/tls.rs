@@ -2,6 +2,7 @@
 //! endpoints alike. Certificates are always verified; there is no switch against it.
 
 mod fault;
+mod handshake;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -15,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 pub use fault::CertificateFault;
+pub(crate) use handshake::{TlsCause, TlsFault, late_alert, rustls_error};
 use verify::{Trust, Verifier};
 
 /// Which certificate authorities are trusted.

@@ -79,7 +79,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The only place where the protocol and its durability meet.
     // `template`: what the variables of a slot stand for.
     ("token", &["clock", "crash", "dpop", "metrics", "oauth", "secret", "store", "template"]),
-    ("oauth", &["coding", "crash", "dpop", "secret", "template"]),
+    // `tls`: the words for what is wrong with a server's certificate.
+    ("oauth", &["coding", "crash", "dpop", "secret", "template", "tls"]),
     // `template`: random names for writes.
     ("store", &["crash", "secret", "template"]),
     // `origin`: a leaf is made for a host. `secret`: the key is one. `tls`: the library's provider.

@@ -25,6 +25,7 @@ use self::response::Response;
 use super::answer::RawAnswer;
 use super::request::TokenRequest;
 use crate::crash;
+use crate::tls::{CertificateFault, TlsCause, rustls_error};
 
 /// For the name, the connection and TLS together: one lost packet and its second repetition.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -89,8 +90,9 @@ impl HttpTransport {
         listen: Duration,
     ) -> Result<RawAnswer, TransportError> {
         let not_sent = |text: String| TransportError::NotSent(text);
-        let connecting = timeout(CONNECT_LIMIT, self.connect(&request)).await;
-        let late = |_| not_sent(format!("no connection within {} s", CONNECT_LIMIT.as_secs()));
+        let mut awaited = "connection";
+        let connecting = timeout(CONNECT_LIMIT, self.connect(&request, &mut awaited)).await;
+        let late = |_| not_sent(format!("no {awaited} within {} s", CONNECT_LIMIT.as_secs()));
         let mut stream = connecting.map_err(late)?.map_err(not_sent)?;
         let message = message(&request);
         let deadline = Instant::now() + listen;
@@ -126,8 +128,12 @@ impl HttpTransport {
         answer.ok_or(TransportError::Unanswered(why))
     }
 
-    /// Everything before the first byte of the request; the text of an error for people.
-    async fn connect(&self, request: &TokenRequest) -> Result<Box<dyn Stream>, String> {
+    /// Everything before the first byte of the request; the text of an error for people. Says what it waits for.
+    async fn connect(
+        &self,
+        request: &TokenRequest,
+        awaited: &mut &'static str,
+    ) -> Result<Box<dyn Stream>, String> {
         let url = &request.url;
         let port = url.port_or_known_default().ok_or("its URL has no port")?;
         let addresses: Vec<SocketAddr> = match url.host() {
@@ -154,8 +160,9 @@ impl HttpTransport {
             Some(certificate) => Arc::new(certificate.present(&self.tls)),
             None => Arc::clone(&self.tls),
         };
+        *awaited = "answer in the TLS handshake";
         let secured = TlsConnector::from(tls).connect(name, stream).await;
-        Ok(Box::new(secured.map_err(|error| format!("no TLS connection: {}", words(&error)))?))
+        Ok(Box::new(secured.map_err(|error| format!("no TLS connection: {}", tls_words(&error)))?))
     }
 }
 
@@ -220,51 +227,29 @@ fn late_error() -> Error {
 }
 
 fn words(error: &Error) -> String {
-    match (error.kind(), tls_error(error).and_then(advice)) {
-        (_, Some(advice)) => format!("{error}: {advice}"),
+    match (error.kind(), rustls_error(error)) {
+        (_, Some(_)) => tls_words(error),
         (ErrorKind::UnexpectedEof, _) => "the connection was closed without a goodbye".to_owned(),
         _ => error.to_string(),
     }
 }
 
-fn tls_error(error: &Error) -> Option<&rustls::Error> {
-    error.get_ref().and_then(|source| source.downcast_ref())
-}
-
 /// What a failure of TLS comes from, and what to do about it.
-fn advice(error: &rustls::Error) -> Option<&'static str> {
-    use AlertDescription as Alert;
-    use rustls::CertificateError as Certificate;
-    Some(match error {
-        rustls::Error::AlertReceived(
-            Alert::CertificateRequired
-            | Alert::BadCertificate
-            | Alert::UnsupportedCertificate
-            | Alert::CertificateRevoked
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-            | Alert::UnknownCA
-            | Alert::AccessDenied,
-        ) => "the server wants a client certificate that it trusts; see client_cert",
-        rustls::Error::AlertReceived(Alert::NoApplicationProtocol)
-        | rustls::Error::NoApplicationProtocol => {
-            "the server does not take http/1.1 by ALPN, perhaps HTTP/2 alone; bearerd speaks HTTP/1.1 to a token \
-             endpoint"
+fn tls_words(error: &Error) -> String {
+    let fault = rustls_error(error).and_then(CertificateFault::of);
+    let (what, advice) = match fault {
+        Some(fault) => {
+            (format!("the server's certificate was not accepted: {fault}"), fault.advice())
         }
-        rustls::Error::InvalidCertificate(
-            Certificate::UnknownIssuer | Certificate::BadSignature | Certificate::Other(_),
-        ) => {
-            "nobody who is trusted has issued the server's certificate; if it is right, name its \
-             authority in extra_roots of [tls]"
-        }
-        _ => return None,
-    })
+        None => (error.to_string(), TlsCause::of(error).advice()),
+    };
+    if advice.is_empty() { what } else { format!("{what}; {advice}") }
 }
 
 /// With TLS 1.3 a server refuses the client's certificate only after the client has begun to send. What
 /// it sent has not been looked at.
 fn refuses_handshake(error: &Error) -> bool {
-    let Some(rustls::Error::AlertReceived(alert)) = tls_error(error) else { return false };
+    let Some(rustls::Error::AlertReceived(alert)) = rustls_error(error) else { return false };
     matches!(
         alert,
         AlertDescription::HandshakeFailure

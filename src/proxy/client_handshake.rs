@@ -5,13 +5,15 @@ use std::io;
 
 use rustls::{AlertDescription, PeerIncompatible};
 
-use super::secure::rustls_error;
+use crate::tls::rustls_error;
 
 /// Why a client's TLS handshake came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HandshakeFault {
     /// It does not accept the certificate.
     Untrusted,
+    /// It does not accept the certificate for its CONNECT's host, because it wants another one.
+    OtherHost,
     /// It speaks no version that bearerd speaks.
     Version,
     /// It speaks no cipher suite, group or signature scheme that bearerd speaks.
@@ -27,7 +29,15 @@ pub(super) enum HandshakeFault {
 }
 
 impl HandshakeFault {
-    pub(super) fn of(error: &io::Error) -> Self {
+    /// `misdirected`: its server name (SNI) is not the host of its CONNECT.
+    pub(super) fn of(error: &io::Error, misdirected: bool) -> Self {
+        match Self::of_error(error) {
+            Self::Untrusted if misdirected => Self::OtherHost,
+            fault => fault,
+        }
+    }
+
+    fn of_error(error: &io::Error) -> Self {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
         match (rustls_error(error), error.kind()) {
             (Some(error), _) => Self::of_tls(error),
@@ -46,7 +56,9 @@ impl HandshakeFault {
             rustls::Error::PeerIncompatible(
                 PeerIncompatible::Tls12NotOffered
                 | PeerIncompatible::Tls12NotOfferedOrEnabled
-                | PeerIncompatible::SupportedVersionsExtensionRequired,
+                | PeerIncompatible::SupportedVersionsExtensionRequired
+                // Clients of TLS 1.2 send it, unless they are older than it.
+                | PeerIncompatible::SignatureAlgorithmsExtensionRequired,
             ) => Self::Version,
             rustls::Error::PeerIncompatible(_) | rustls::Error::General(_) => Self::CipherSuite,
             _ => Self::Other,
@@ -75,6 +87,7 @@ impl HandshakeFault {
     pub(super) fn kind(self) -> &'static str {
         match self {
             Self::Untrusted => "untrusted",
+            Self::OtherHost => "other_host",
             Self::Version => "version",
             Self::CipherSuite => "cipher_suite",
             Self::Protocol => "protocol",
@@ -88,6 +101,9 @@ impl HandshakeFault {
         match self {
             Self::Untrusted => {
                 "it does not trust the local CA: `bearerd ca show` has the setting for each runtime"
+            }
+            Self::OtherHost => {
+                "it wants another host (server name) than its CONNECT names, and does not accept the certificate for that"
             }
             Self::Version => {
                 "it does not speak TLS 1.2 or 1.3: it has to be updated, or ask by http://"
@@ -127,6 +143,10 @@ mod tests {
             (alert(Alert::ProtocolVersion), HandshakeFault::Version),
             (alert(Alert::HandshakeFailure), HandshakeFault::CipherSuite),
             (PeerIncompatible::Tls12NotOfferedOrEnabled.into(), HandshakeFault::Version),
+            (
+                PeerIncompatible::SignatureAlgorithmsExtensionRequired.into(),
+                HandshakeFault::Version,
+            ),
             (PeerIncompatible::NoCipherSuitesInCommon.into(), HandshakeFault::CipherSuite),
             (rustls::Error::NoApplicationProtocol, HandshakeFault::Protocol),
             (rustls::InvalidMessage::InvalidContentType.into(), HandshakeFault::NotTls),
@@ -134,9 +154,13 @@ mod tests {
             (rustls::Error::DecryptError, HandshakeFault::Other),
         ] {
             let error = io::Error::new(io::ErrorKind::InvalidData, error);
-            assert_eq!(HandshakeFault::of(&error), expected, "{error}");
+            assert_eq!(HandshakeFault::of(&error, false), expected, "{error}");
         }
         let gone = io::Error::from(io::ErrorKind::UnexpectedEof);
-        assert_eq!(HandshakeFault::of(&gone), HandshakeFault::WentAway);
+        assert_eq!(HandshakeFault::of(&gone, true), HandshakeFault::WentAway);
+        let rejects = alert(Alert::BadCertificate);
+        let rejects = io::Error::new(io::ErrorKind::InvalidData, rejects);
+        assert_eq!(HandshakeFault::of(&rejects, false), HandshakeFault::Untrusted);
+        assert_eq!(HandshakeFault::of(&rejects, true), HandshakeFault::OtherHost);
     }
 }

@@ -151,7 +151,7 @@ impl Proxy {
         let hello = match LazyConfigAcceptor::new(Acceptor::default(), stream).await {
             Ok(hello) => hello,
             Err(error) => {
-                self.handshake_failed(&authority.host, &error);
+                self.handshake_failed(&authority.host, &error, false);
                 return Ok(());
             }
         };
@@ -166,7 +166,7 @@ impl Proxy {
         let stream = match hello.into_stream(config).await {
             Ok(stream) => stream,
             Err(error) => {
-                self.handshake_failed(&authority.host, &error);
+                self.handshake_failed(&authority.host, &error, misdirected);
                 return Ok(());
             }
         };
@@ -181,8 +181,8 @@ impl Proxy {
 }
 
 impl Proxy {
-    fn handshake_failed(&self, host: &Host, error: &io::Error) {
-        let fault = HandshakeFault::of(error);
+    fn handshake_failed(&self, host: &Host, error: &io::Error, misdirected: bool) {
+        let fault = HandshakeFault::of(error, misdirected);
         self.shared.metrics.handshake_failed(fault.kind());
         tracing::info!(%host, %error, reason = fault.kind(), "a client broke off the TLS handshake; {fault}");
     }

@@ -5,9 +5,8 @@ use std::net::IpAddr;
 
 use super::framing::FramingError;
 use super::incoming::PeerError;
-use super::secure::TlsFault;
 use crate::resolver::NameError;
-use crate::tls::CertificateFault;
+use crate::tls::{CertificateFault, TlsFault};
 
 /// What went wrong between this proxy and an origin server. The `Display` form is for the log; what to do about
 /// it is said by [`OriginError::advice`].

@@ -1,7 +1,5 @@
 //! TLS towards an origin server.
 
-mod fault;
-
 use std::io;
 use std::sync::Arc;
 
@@ -15,8 +13,7 @@ use super::dial::{Dialer, OriginSocket};
 use super::early_response::EarlyResponse;
 use super::origin_error::OriginError;
 use crate::origin::{Authority, Host};
-use crate::tls::CertificateFault;
-pub(super) use fault::{TlsCause, TlsFault, late_alert, rustls_error};
+use crate::tls::{CertificateFault, TlsCause, TlsFault, rustls_error};
 
 /// A connection on which an origin server has proved its name.
 pub(super) type SecureStream = TlsStream<EarlyResponse<OriginSocket>>;

@@ -70,6 +70,36 @@ impl CertificateFault {
         }
     }
 
+    /// What to do about it; empty if only the error itself can say.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::SelfSigned => "if it is the right one, list it in tls.extra_roots",
+            Self::UnknownIssuer { sent_chain: true, .. } => {
+                "if that authority is your own, list it in tls.extra_roots"
+            }
+            Self::UnknownIssuer { sent_chain: false, .. } => {
+                "if that authority is your own, list it in tls.extra_roots; else the server has to send its chain"
+            }
+            Self::OtherKey { .. } => {
+                "if the authority was renewed, trust its new certificate in place of the old one"
+            }
+            Self::Name { .. } => "use a name that the certificate has; bearerd's log names some",
+            Self::Expired { .. } => {
+                "its operator has to renew it; check the clock of bearerd's machine as well"
+            }
+            Self::NotYetValid { .. } => "check the clock of bearerd's machine",
+            Self::Revoked => "its operator has to replace it",
+            Self::Purpose => "its operator has to replace it by one with the usage serverAuth",
+            Self::Signature => {
+                "its operator has to replace it; something may interfere with the connection"
+            }
+            Self::Algorithm => {
+                "its operator has to replace it by one that is signed with SHA-256 or better"
+            }
+            Self::Malformed | Self::Other(_) => "",
+        }
+    }
+
     /// The error that takes this fault through rustls.
     pub(super) fn into_error(self) -> rustls::Error {
         CertificateError::Other(OtherError(std::sync::Arc::new(self))).into()
@@ -85,7 +115,7 @@ impl From<&CertificateError> for CertificateFault {
             }
             Error::NotValidForName => Self::Name { presented: Vec::new() },
             Error::NotValidForNameContext { presented, .. } => {
-                Self::Name { presented: presented.clone() }
+                Self::Name { presented: presented.iter().map(|name| plain(name)).collect() }
             }
             Error::Expired => Self::Expired { at: None },
             Error::ExpiredContext { not_after, .. } => Self::Expired { at: time(*not_after) },
@@ -106,6 +136,12 @@ impl From<&CertificateError> for CertificateFault {
             other => Self::Other(other.to_string()),
         }
     }
+}
+
+/// The name in `DnsName("the.name")`, which is how the library writes it; others as they are.
+fn plain(name: &str) -> String {
+    let inner = name.strip_prefix("DnsName(\"").and_then(|name| name.strip_suffix("\")"));
+    inner.unwrap_or(name).to_owned()
 }
 
 fn time(time: UnixTime) -> Option<SystemTime> {

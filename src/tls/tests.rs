@@ -21,9 +21,13 @@ fn params(name: &str) -> CertificateParams {
 }
 
 fn authority(name: &str) -> Authority {
+    authority_with(name, KeyPair::generate().unwrap())
+}
+
+fn authority_with(name: &str, key: KeyPair) -> Authority {
     let mut params = params(name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    CertifiedIssuer::self_signed(params, key).unwrap()
 }
 
 fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
@@ -142,13 +146,21 @@ fn p28_each_fault_is_told_apart() {
     );
     let other_key = found(&[issued(&namesake, |_| {})]);
     assert!(matches!(other_key, CertificateFault::OtherKey { .. }), "{other_key:?}");
+    let of_another_kind = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let namesake = authority_with("company", of_another_kind);
+    let other_key = found(&[issued(&namesake, |_| {})]);
+    assert!(matches!(other_key, CertificateFault::OtherKey { .. }), "{other_key:?}");
+    let self_signed = trusting(&[authority("api").der()]);
+    let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let same_name = CertificateDer::from(params("api").self_signed(&key).unwrap());
+    assert_eq!(fault(&self_signed, &[same_name], "api.test"), Some(CertificateFault::SelfSigned));
     let expired = found(&[issued(&root, long_ago)]);
     assert!(matches!(expired, CertificateFault::Expired { at: Some(_) }), "{expired:?}");
     let early = found(&[issued(&root, to_come)]);
     assert!(matches!(early, CertificateFault::NotYetValid { from: Some(_) }), "{early:?}");
     assert_eq!(found(&[issued(&root, for_clients)]), CertificateFault::Purpose);
     let wrong = fault(&verifier, &[issued(&root, |_| {})], "other.test").unwrap();
-    assert!(matches!(wrong, CertificateFault::Name { .. }), "{wrong:?}");
+    assert_eq!(wrong.to_string(), "it is for other names: api.test");
     assert_eq!(found(&[vec![1, 2, 3].into()]), CertificateFault::Malformed);
 }
 

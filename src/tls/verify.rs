@@ -72,6 +72,7 @@ impl Verifier {
         match error {
             CertificateError::UnknownIssuer
             | CertificateError::BadSignature
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
             | CertificateError::Other(_)
                 if is_self_signed(&leaf) =>
             {
@@ -81,7 +82,9 @@ impl Verifier {
                 issuer: missing_issuer(&leaf, intermediates),
                 sent_chain: !intermediates.is_empty(),
             }),
-            CertificateError::BadSignature => {
+            // The key of the authority that is trusted has made no such signature.
+            CertificateError::BadSignature
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
                 let chain = std::iter::once(end_entity).chain(intermediates);
                 let mut certificates = chain.filter_map(read);
                 let issued =

@@ -6,9 +6,9 @@
 use http::StatusCode;
 
 use crate::proxy::origin_error::OriginError;
-use crate::proxy::secure::{TlsCause, late_alert};
 use crate::resolver::NameError;
 use crate::tls::CertificateFault;
+use crate::tls::{TlsCause, late_alert};
 
 const BAD: StatusCode = StatusCode::BAD_GATEWAY;
 const BUSY: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
@@ -89,17 +89,15 @@ pub(super) fn origin_verdict(error: &OriginError) -> OriginVerdict {
             "",
         ),
         OriginError::Certificate(fault) => {
-            let (what, advice) = certificate_texts(fault);
+            let (what, advice) = (certificate_text(fault), or_log(fault.advice()));
             verdict(BAD, "tls_certificate_error", what, advice)
         }
         OriginError::Tls(fault) => {
             let kind = if fault.is_alert() { "tls_alert_received" } else { "tls_protocol_error" };
-            let (what, advice) = tls_texts(fault.cause);
-            verdict(BAD, kind, what, advice)
+            tls_verdict(kind, fault.cause)
         }
         OriginError::Closed(error) if late_alert(error).is_some() => {
-            let (what, advice) = tls_texts(late_alert(error).unwrap_or(TlsCause::Other));
-            verdict(BAD, "tls_alert_received", what, advice)
+            tls_verdict("tls_alert_received", late_alert(error).unwrap_or(TlsCause::Other))
         }
         error => connect_verdict(error).unwrap_or_else(|| exchange_verdict(error)),
     }
@@ -244,93 +242,61 @@ fn name_verdict(error: NameError) -> OriginVerdict {
     }
 }
 
-/// What is wrong with a certificate, and what to do.
-fn certificate_texts(fault: &CertificateFault) -> (&'static str, &'static str) {
+/// What is wrong with a certificate.
+fn certificate_text(fault: &CertificateFault) -> &'static str {
     match fault {
-        CertificateFault::SelfSigned => (
-            "the origin server's certificate is self-signed",
-            "if it is the right one, list it in tls.extra_roots",
-        ),
-        CertificateFault::UnknownIssuer { sent_chain: true, .. } => (
-            "the origin server's certificate is from an authority that is not trusted",
-            "if that authority is your own, list it in tls.extra_roots",
-        ),
-        CertificateFault::UnknownIssuer { sent_chain: false, .. } => (
-            "the origin server's certificate is from an authority that is not trusted, and the server sent no \
-             intermediate certificate",
-            "if that authority is your own, list it in tls.extra_roots; else the server has to send its chain",
-        ),
-        CertificateFault::OtherKey { .. } => (
-            "the origin server's certificate is from an authority that has the name of a trusted one and another \
-             key",
-            "if the authority was renewed, trust its new certificate in place of the old one",
-        ),
-        CertificateFault::Name { .. } => (
-            "the origin server's certificate is for another host",
-            "use a name that the certificate has; bearerd's log names some",
-        ),
-        CertificateFault::Expired { .. } => (
-            "the origin server's certificate has expired",
-            "its operator has to renew it; check the clock of bearerd's machine as well",
-        ),
-        CertificateFault::NotYetValid { .. } => (
-            "the origin server's certificate is not valid yet",
-            "check the clock of bearerd's machine",
-        ),
-        CertificateFault::Revoked => {
-            ("the origin server's certificate is revoked", "its operator has to replace it")
+        CertificateFault::SelfSigned => "the origin server's certificate is self-signed",
+        CertificateFault::UnknownIssuer { sent_chain: true, .. } => {
+            "the origin server's certificate is from an authority that is not trusted"
         }
-        CertificateFault::Purpose => (
-            "the origin server's certificate is not for use by a server",
-            "its operator has to replace it by one with the usage serverAuth",
-        ),
-        CertificateFault::Signature => (
-            "a signature of the origin server's certificate is wrong",
-            "its operator has to replace it; something may interfere with the connection",
-        ),
-        CertificateFault::Algorithm => (
-            "the origin server's certificate is signed with an algorithm that bearerd does not accept",
-            "its operator has to replace it by one that is signed with SHA-256 or better",
-        ),
+        CertificateFault::UnknownIssuer { sent_chain: false, .. } => {
+            "the origin server's certificate is from an authority that is not trusted, and the server sent no \
+             intermediate certificate"
+        }
+        CertificateFault::OtherKey { .. } => {
+            "the origin server's certificate is from an authority that has the name of a trusted one and another \
+             key"
+        }
+        CertificateFault::Name { .. } => "the origin server's certificate is for another host",
+        CertificateFault::Expired { .. } => "the origin server's certificate has expired",
+        CertificateFault::NotYetValid { .. } => "the origin server's certificate is not valid yet",
+        CertificateFault::Revoked => "the origin server's certificate is revoked",
+        CertificateFault::Purpose => "the origin server's certificate is not for use by a server",
+        CertificateFault::Signature => "a signature of the origin server's certificate is wrong",
+        CertificateFault::Algorithm => {
+            "the origin server's certificate is signed with an algorithm that bearerd does not accept"
+        }
         CertificateFault::Malformed | CertificateFault::Other(_) => {
-            ("the origin server's certificate cannot be used", "bearerd's log says why")
+            "the origin server's certificate cannot be used"
         }
     }
 }
 
-/// What ended a TLS handshake, and what to do.
-fn tls_texts(cause: TlsCause) -> (&'static str, &'static str) {
+fn tls_verdict(kind: &'static str, cause: TlsCause) -> OriginVerdict {
+    OriginVerdict::new(BAD, kind, tls_text(cause), or_log(cause.advice()))
+}
+
+/// What ended a TLS handshake.
+fn tls_text(cause: TlsCause) -> &'static str {
     match cause {
-        TlsCause::NotTls => (
-            "the origin server does not speak TLS on that port",
-            "check the port; if the API has no TLS, the credential needs allow_http",
-        ),
-        TlsCause::Version => (
-            "the origin server offers no TLS version that bearerd speaks",
-            "bearerd speaks TLS 1.2 and TLS 1.3; the server has to be updated",
-        ),
-        TlsCause::CipherSuite => (
+        TlsCause::NotTls => "the origin server does not speak TLS on that port",
+        TlsCause::Version => "the origin server offers no TLS version that bearerd speaks",
+        TlsCause::CipherSuite => {
             "the origin server offers no cipher suite that bearerd speaks, or refuses the handshake for a reason \
-             that it does not give, such as a missing client certificate",
-            "bearerd speaks TLS 1.2 with AEAD suites (ECDHE with AES-GCM or ChaCha20) and TLS 1.3",
-        ),
-        TlsCause::ClientCertificate => (
-            "the origin server wants a client certificate that it trusts",
-            "see client_cert of the credential",
-        ),
-        TlsCause::ServerName => {
-            ("the origin server does not know the host's name", "check the name")
+             that it does not give, such as a missing client certificate"
         }
-        TlsCause::Protocol => {
-            ("the origin server speaks neither HTTP/1.1 nor HTTP/2 on that port", "check the port")
+        TlsCause::ClientCertificate => {
+            "the origin server wants a client certificate that it trusts"
         }
-        TlsCause::Closed => (
-            "the origin server closed the connection during the TLS handshake",
-            "check whether it speaks TLS on that port",
-        ),
-        TlsCause::InvalidName => ("the host's name cannot be in a certificate", "check the name"),
-        TlsCause::Other => {
-            ("the TLS handshake with the origin server failed", "bearerd's log says why")
-        }
+        TlsCause::ServerName => "the origin server does not know the host's name",
+        TlsCause::Protocol => "the origin server speaks neither HTTP/1.1 nor HTTP/2 on that port",
+        TlsCause::Closed => "the origin server closed the connection during the TLS handshake",
+        TlsCause::InvalidName => "the host's name cannot be in a certificate",
+        TlsCause::Other => "the TLS handshake with the origin server failed",
     }
+}
+
+/// What to do where only the error itself can say.
+fn or_log(advice: &'static str) -> &'static str {
+    if advice.is_empty() { "bearerd's log says why" } else { advice }
 }

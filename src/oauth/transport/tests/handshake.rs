@@ -37,7 +37,7 @@ async fn a_handshake_that_is_refused_is_a_request_not_sent_with_a_reason() {
     let get = |url: url::Url| TokenRequest::get(url, None);
     let (url, _) = secured(|_| {}).await;
     let why = not_sent(transport().send(get(url), LISTEN).await.unwrap_err());
-    assert!(why.contains("UnknownIssuer") && why.contains("extra_roots"), "{why}");
+    assert!(why.contains("is not trusted") && why.contains("list it in tls.extra_roots"), "{why}");
     let (url, certificate) = secured(|it| it.alpn_protocols = vec![b"h2".to_vec()]).await;
     let mut roots = RootCertStore::empty();
     roots.add(certificate).unwrap();
@@ -49,6 +49,15 @@ async fn a_handshake_that_is_refused_is_a_request_not_sent_with_a_reason() {
     let trusting = HttpTransport::new(client);
     let why = not_sent(trusting.send(get(url), LISTEN).await.unwrap_err());
     assert!(why.contains("HTTP/2"), "{why}");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut plain, _) = listener.accept().await.unwrap();
+        plain.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        _ = plain.read_to_end(&mut Vec::new()).await;
+    });
+    let why = not_sent(transport().send(get(url.parse().unwrap()), LISTEN).await.unwrap_err());
+    assert!(why.contains("check the port"), "{why}");
 }
 
 /// The same where the first bytes show that something else than HTTP/1.1 is spoken.

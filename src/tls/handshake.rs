@@ -1,4 +1,4 @@
-//! Why a TLS handshake with an origin server failed.
+//! Why a TLS handshake with a server failed.
 
 use std::error::Error;
 use std::fmt;
@@ -8,14 +8,14 @@ use rustls::{AlertDescription, InvalidMessage, PeerIncompatible, PeerMisbehaved}
 
 /// A handshake that failed, or a TLS alert that came later.
 #[derive(Debug)]
-pub(in crate::proxy) struct TlsFault {
-    pub(in crate::proxy) cause: TlsCause,
+pub(crate) struct TlsFault {
+    pub(crate) cause: TlsCause,
     source: io::Error,
 }
 
 /// What a failed handshake comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::proxy) enum TlsCause {
+pub(crate) enum TlsCause {
     /// The server's first bytes are not TLS.
     NotTls,
     /// It speaks no version that bearerd speaks.
@@ -37,22 +37,47 @@ pub(in crate::proxy) enum TlsCause {
 }
 
 impl TlsFault {
-    pub(in crate::proxy) fn new(source: io::Error) -> Self {
-        let cause = match rustls_error(&source) {
-            Some(error) => cause_of(error),
-            None if is_closed(&source) => TlsCause::Closed,
-            None => TlsCause::Other,
-        };
-        Self { cause, source }
+    pub(crate) fn new(source: io::Error) -> Self {
+        Self { cause: TlsCause::of(&source), source }
     }
 
-    pub(super) fn invalid_name(error: rustls::pki_types::InvalidDnsNameError) -> Self {
+    pub(crate) fn invalid_name(error: rustls::pki_types::InvalidDnsNameError) -> Self {
         Self { cause: TlsCause::InvalidName, source: io::Error::other(error) }
     }
 
     /// Did the server send an alert?
-    pub(in crate::proxy) fn is_alert(&self) -> bool {
+    pub(crate) fn is_alert(&self) -> bool {
         matches!(rustls_error(&self.source), Some(rustls::Error::AlertReceived(_)))
+    }
+}
+
+impl TlsCause {
+    pub(crate) fn of(error: &io::Error) -> Self {
+        match rustls_error(error) {
+            Some(error) => cause_of(error),
+            None if is_closed(error) => Self::Closed,
+            None => Self::Other,
+        }
+    }
+
+    /// What to do about it; empty if only the error itself can say.
+    pub(crate) fn advice(self) -> &'static str {
+        match self {
+            Self::NotTls => {
+                "check the port; if the server has no TLS there, see allow_http and token_http of the credential"
+            }
+            Self::Version => "bearerd speaks TLS 1.2 and TLS 1.3; the server has to be updated",
+            Self::CipherSuite => {
+                "bearerd speaks TLS 1.2 with AEAD suites (ECDHE with AES-GCM or ChaCha20) and TLS 1.3"
+            }
+            Self::ClientCertificate => "see client_cert of the credential",
+            Self::ServerName | Self::InvalidName => "check the name",
+            Self::Protocol => {
+                "check the port; to a token endpoint bearerd speaks HTTP/1.1 alone, and not HTTP/2"
+            }
+            Self::Closed => "check whether it speaks TLS on that port",
+            Self::Other => "",
+        }
     }
 }
 
@@ -66,7 +91,7 @@ impl Error for TlsFault {}
 
 /// The cause of an alert that ended a connection after the handshake: with TLS 1.3 a server refuses a client's
 /// certificate only then.
-pub(in crate::proxy) fn late_alert(error: &(dyn Error + 'static)) -> Option<TlsCause> {
+pub(crate) fn late_alert(error: &(dyn Error + 'static)) -> Option<TlsCause> {
     let mut errors = std::iter::successors(Some(error), |error| (*error).source());
     errors.find_map(|error| match rustls_error(error.downcast_ref()?)? {
         error @ rustls::Error::AlertReceived(_) => Some(cause_of(error)),
@@ -74,7 +99,7 @@ pub(in crate::proxy) fn late_alert(error: &(dyn Error + 'static)) -> Option<TlsC
     })
 }
 
-pub(in crate::proxy) fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+pub(crate) fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
