@@ -22,6 +22,8 @@ pub(super) struct AccessLine {
     /// How often the request went to the origin server.
     pub(super) attempts: u32,
     pub(super) error: Option<&'static str>,
+    /// Why the request was refused, where that is its client's doing.
+    pub(super) details: Option<String>,
     /// Of the response's content, or of what went to the client through a tunnel.
     pub(super) bytes: usize,
     /// What came from the client through a tunnel.
@@ -43,6 +45,7 @@ impl AccessLine {
             existing: None,
             attempts: 0,
             error: None,
+            details: None,
             bytes: 0,
             received: None,
             broken: false,
@@ -63,6 +66,7 @@ impl AccessLine {
             existing = self.existing,
             attempts = self.attempts,
             error = self.error,
+            details = self.details,
             bytes = self.bytes,
             received = self.received,
             broken = self.broken.then_some(true),

@@ -11,20 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{PROXY_AUTHENTICATE, RETRY_AFTER};
-use http::{HeaderName, Response, StatusCode};
+use http::{Response, StatusCode};
 
 use super::body::Body;
 use super::message::MessageError;
 use super::origin_error::OriginError;
-use super::own_response::{Accepts, escape, insert, own_response};
+use super::own_response::{Accepts, insert, insert_proxy_status, own_response};
 use crate::ca::CaError;
 use crate::credential::{ChoiceError, InjectionError, InstanceError};
 use crate::origin::AuthorityError;
 use crate::token::TokenError;
 use origin::origin_verdict;
 use token::{instance_verdict, token_verdict};
-
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Why a request is answered by this proxy and not by an origin server.
 #[derive(Debug, thiserror::Error)]
@@ -171,10 +169,7 @@ impl ProxyError {
             Self::Origin(error) => error.rcode(),
             _ => None,
         };
-        let rcode = rcode.map(|rcode| format!("; rcode=\"{rcode}\"")).unwrap_or_default();
-        let (kind, details) = (verdict.kind, escape(&verdict.text));
-        let status = format!("bearerd; error={kind}{rcode}; details=\"{details}\"");
-        insert(fields, PROXY_STATUS, &status);
+        insert_proxy_status(fields, verdict.kind, rcode, &verdict.text);
         if verdict.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
             insert(fields, PROXY_AUTHENTICATE, "Basic realm=\"bearerd\"");
         }
@@ -243,7 +238,7 @@ mod tests {
             let response = error.response(Accepts::Text, "id");
             assert_eq!(response.status(), 503);
             assert_eq!(response.headers().get(RETRY_AFTER).map(|v| v.to_str().unwrap()), retry);
-            let status = response.headers()[PROXY_STATUS].to_str().unwrap();
+            let status = response.headers()["proxy-status"].to_str().unwrap();
             assert!(status.starts_with("bearerd; error=credential_"), "{status}");
         }
     }

@@ -22,6 +22,7 @@ impl Accepts {
     }
 }
 
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A response of bearerd's own.
@@ -78,8 +79,20 @@ pub(super) fn insert(fields: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
+/// Says why there is no other response (RFC 9209); `rcode` is that of the name server.
+pub(super) fn insert_proxy_status(
+    fields: &mut HeaderMap,
+    kind: &str,
+    rcode: Option<&str>,
+    text: &str,
+) {
+    let rcode = rcode.map(|rcode| format!("; rcode=\"{rcode}\"")).unwrap_or_default();
+    let status = format!("bearerd; error={kind}{rcode}; details=\"{}\"", escape(text));
+    insert(fields, PROXY_STATUS, &status);
+}
+
 /// A structured-field string (RFC 9651 §3.3.3).
-pub(super) fn escape(text: &str) -> String {
+fn escape(text: &str) -> String {
     text.chars()
         .map(|c| if (' '..='~').contains(&c) { c } else { '?' })
         .flat_map(|c| matches!(c, '"' | '\\').then_some('\\').into_iter().chain([c]))

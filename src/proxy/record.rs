@@ -75,6 +75,7 @@ impl Record {
         let kind = error.kind();
         if let Some(line) = &mut self.line {
             line.error = Some(kind);
+            line.details = error.is_of_client().then(|| error.to_string());
         }
         match error.is_of_client() {
             true => tracing::debug!(%request_id, error = kind, "a request was refused: {error}"),

@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use super::Proxy;
 use super::access_log::AccessLine;
 use super::interim::write_head;
-use super::own_response::{Accepts, own_message};
+use super::own_response::{Accepts, insert_proxy_status, own_message};
 use super::record::Record;
 
 /// What is known of such a request is its status.
@@ -23,7 +23,7 @@ impl Proxy {
         let snapshot = self.shared.snapshot.load();
         let line = snapshot.config.access_log.then(|| {
             let mut line = AccessLine::new(&request_id, &unknown_method());
-            line.error = Some(KIND);
+            (line.error, line.details) = (Some(KIND), Some(reason(status).to_owned()));
             Box::new(line)
         });
         let mut record = Record::new(Arc::clone(&snapshot.without_credential), line);
@@ -35,11 +35,12 @@ impl Proxy {
             }
             _ => {}
         }
-        tracing::debug!(request_id, "a request was refused: {}", reason(status));
         let mut response = own_message(status, reason(status), Accepts::Text, &request_id);
         let date = httpdate::fmt_http_date(self.shared.clock.now());
         let length = response.body().len();
+        record.sent(length);
         let fields = response.headers_mut();
+        insert_proxy_status(fields, KIND, None, reason(status));
         fields.insert(CONNECTION, HeaderValue::from_static("close"));
         fields.insert(CONTENT_LENGTH, length.into());
         if let Ok(date) = HeaderValue::try_from(date) {

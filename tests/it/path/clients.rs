@@ -222,12 +222,15 @@ async fn p13_what_cannot_be_read_is_refused_with_a_reason_a_line_and_a_count() {
         let mut wire = Wire::to_address(program.proxy).await;
         wire.send(&request).await;
         let reply = wire.reply().await;
-        assert_eq!(reply.status, status, "{request:.30}");
+        reply.is_refusal(status, "http_request_error");
         assert!(reply.text().contains(reason), "{}", reply.text());
         assert_eq!(reply.field("connection"), Some("close"));
         let id = reply.field("x-request-id").unwrap().to_owned();
         let line = program.logs(&id).await;
-        assert!(line.contains(&format!("status={status}")), "{line}");
+        let bytes = format!("bytes={}", reply.content.len());
+        for word in [&*format!("status={status}"), reason, &bytes] {
+            assert!(line.contains(word), "{word}: {line}");
+        }
     }
     program.stop().await;
 }
