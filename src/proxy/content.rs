@@ -45,6 +45,8 @@ pub(super) struct Upload {
     wanted: AtomicBool,
     /// All of it has come.
     over: AtomicBool,
+    /// Not all of what has come has been taken: a window of HTTP/2 is closed. Over HTTP/1.1 it is not known.
+    untaken: AtomicBool,
     /// The client waits to be asked, and the origin server has not asked yet.
     held: AtomicBool,
     reader: AtomicWaker,
@@ -143,6 +145,7 @@ impl Default for Upload {
             too_large: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            untaken: AtomicBool::new(false),
             held: AtomicBool::new(false),
             reader: AtomicWaker::new(),
         }
@@ -152,18 +155,22 @@ impl Default for Upload {
 impl Upload {
     fn note_time(&self) {
         if !self.is_over() {
-            let passed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.since.store(passed, Ordering::Relaxed);
+            self.begin_turn();
         }
+    }
+
+    fn begin_turn(&self) {
+        let passed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.since.store(passed, Ordering::Relaxed);
     }
 
     /// Whose turn it is, and since when.
     pub(super) fn turn(&self) -> (Turn, Instant) {
         let turn = match self.wanted.load(Ordering::Relaxed) {
             _ if self.is_held() => Turn::Continue,
-            _ if self.is_over() => Turn::Response,
-            true => Turn::Client,
-            false => Turn::Origin,
+            _ if self.is_over() && !self.untaken.load(Ordering::Relaxed) => Turn::Response,
+            true if !self.is_over() => Turn::Client,
+            _ => Turn::Origin,
         };
         (turn, self.began + Duration::from_millis(self.since.load(Ordering::Relaxed)))
     }
@@ -171,6 +178,17 @@ impl Upload {
     /// Did it break off because it was too large?
     pub(super) fn is_too_large(&self) -> bool {
         self.too_large.load(Ordering::Relaxed)
+    }
+
+    /// The origin server may leave what has come, until [`Upload::taken`].
+    pub(super) fn offer(&self) {
+        self.untaken.store(true, Ordering::Relaxed);
+    }
+
+    /// It has taken all of it.
+    pub(super) fn taken(&self) {
+        self.begin_turn();
+        self.untaken.store(false, Ordering::Relaxed);
     }
 
     /// Has all of it come?
@@ -255,6 +273,8 @@ enum Source {
     Once(Box<ClientContent>),
     /// It streams through and is kept.
     Replay(Box<ReplayBody<ClientContent>>),
+    /// It has been sent once already.
+    Gone,
 }
 
 impl RequestBody {
@@ -266,6 +286,11 @@ impl RequestBody {
     /// One pass over content that is kept.
     pub(super) fn replay(content: ReplayBody<ClientContent>, release: Arc<Release<Idle>>) -> Self {
         Self { source: Source::Replay(Box::new(content)), release: Some(release) }
+    }
+
+    /// Content that has been sent and was not kept: this request breaks off.
+    pub(super) fn gone() -> Self {
+        Self { source: Source::Gone, release: None }
     }
 
     /// What is known about it before it is sent.
@@ -296,6 +321,7 @@ impl RequestBody {
             Source::Empty => Poll::Ready(None),
             Source::Once(body) => Pin::new(&mut **body).poll_frame(cx).map_err(ReplayError::Source),
             Source::Replay(body) => Pin::new(&mut **body).poll_frame(cx),
+            Source::Gone => Poll::Ready(Some(Err(ReplayError::Gone))),
         }
     }
 }
@@ -326,6 +352,7 @@ impl HttpBody for RequestBody {
             Source::Empty => true,
             Source::Once(body) => body.is_end_stream(),
             Source::Replay(body) => body.is_end_stream(),
+            Source::Gone => false,
         }
     }
 
@@ -334,6 +361,7 @@ impl HttpBody for RequestBody {
             Source::Empty => SizeHint::with_exact(0),
             Source::Once(body) => body.size_hint(),
             Source::Replay(body) => body.size_hint(),
+            Source::Gone => SizeHint::new(),
         }
     }
 }

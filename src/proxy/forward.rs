@@ -160,6 +160,7 @@ impl Proxy {
                 Verdict::ProofLacksNonce => return Ok(self.deliver(answer)),
                 Verdict::Rejected => {}
             }
+            draft.pause();
             let can_repeat = draft.can_repeat_after(&answer);
             if credential.reread.is_some() {
                 let draft = can_repeat.then_some(draft);

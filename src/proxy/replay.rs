@@ -11,7 +11,7 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -64,6 +64,13 @@ struct Kept<B> {
     budget: Arc<Budget>,
     /// Which reader may read.
     turn: u32,
+    /// Bytes that the source has brought.
+    read: u64,
+    /// The source has broken off.
+    broken: bool,
+    /// The reader has to wait, and what wakes it.
+    paused: bool,
+    reader: Option<Waker>,
     /// Everything that passed so far is in `frames`.
     complete: bool,
     ended: bool,
@@ -78,6 +85,9 @@ pub(super) enum ReplayError<E> {
     /// The request is being sent again on another connection.
     #[error("the request is sent again elsewhere")]
     Superseded,
+    /// What has been sent before was not kept, or could not be read: what follows it is not the content.
+    #[error("the content that was sent before is not there any more")]
+    Gone,
 }
 
 impl<B> ReplayBody<B>
@@ -99,6 +109,10 @@ where
             limit,
             budget,
             turn: 0,
+            read: 0,
+            broken: false,
+            paused: false,
+            reader: None,
         };
         Self { kept: Arc::new(Mutex::new(kept)), turn: 0, position: 0, is_over: false, length }
     }
@@ -108,10 +122,18 @@ where
         self.lock().complete
     }
 
+    /// Keeps the current pass from reading on until the result is dropped: what can be repeated now can be so then.
+    pub(super) fn pause(&self) -> Paused<B> {
+        let mut kept = self.lock();
+        kept.paused = true;
+        Paused { kept: Arc::clone(&self.kept), turn: kept.turn }
+    }
+
     /// The next pass, from the beginning; the pass before it ends here.
     pub(super) fn again(&self) -> Self {
         let mut kept = self.lock();
         kept.turn += 1;
+        kept.paused = false;
         Self {
             kept: Arc::clone(&self.kept),
             turn: kept.turn,
@@ -123,6 +145,25 @@ where
 
     fn lock(&self) -> MutexGuard<'_, Kept<B>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A pass that waits.
+#[derive(Debug)]
+pub(super) struct Paused<B> {
+    kept: Arc<Mutex<Kept<B>>>,
+    turn: u32,
+}
+
+impl<B> Drop for Paused<B> {
+    fn drop(&mut self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.turn == self.turn {
+            kept.paused = false;
+            if let Some(reader) = kept.reader.take() {
+                reader.wake();
+            }
+        }
     }
 }
 
@@ -216,10 +257,18 @@ where
             this.position += chunk.len() as u64;
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
+        // A pass that has not had all before it would take the rest for the whole.
+        if kept.broken || kept.read != this.position {
+            return Poll::Ready(Some(Err(ReplayError::Gone)));
+        }
         if kept.ended {
             let trailers = kept.trailers.clone().filter(|_| !this.is_over);
             this.is_over = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        if kept.paused {
+            kept.reader = Some(cx.waker().clone());
+            return Poll::Pending;
         }
         let Some(frame) = ready!(Pin::new(&mut kept.source).poll_frame(cx)) else {
             kept.ended = true;
@@ -230,12 +279,14 @@ where
             Ok(frame) => frame,
             Err(error) => {
                 kept.forget();
+                kept.broken = true;
                 return Poll::Ready(Some(Err(ReplayError::Source(error))));
             }
         };
         if let Some(chunk) = frame.data_ref() {
             kept.keep(chunk);
             this.position += chunk.len() as u64;
+            kept.read = this.position;
             // Who knows the length does not ask for more.
             kept.ended = kept.source.is_end_stream();
         } else if let Some(trailers) = frame.trailers_ref() {
@@ -326,6 +377,22 @@ mod tests {
         assert!(!body.can_repeat());
         assert!(body.frame().await.is_none());
         assert_eq!(budget.left.load(Ordering::Relaxed), 100);
+        let next = body.again().frame().await.unwrap();
+        assert!(matches!(next, Err(ReplayError::Gone)), "nothing is not the whole: {next:?}");
+    }
+
+    #[tokio::test]
+    async fn a_paused_pass_reads_on_when_the_pause_is_over_and_the_next_pass_at_once() {
+        let mut first = ReplayBody::new(frames(&["ab", "cd", "ef"]), 10, Budget::new(100));
+        let paused = first.pause();
+        {
+            let mut frame = std::pin::pin!(first.frame());
+            assert!(futures_util::poll!(&mut frame).is_pending());
+            drop(paused);
+            frame.await.unwrap().unwrap();
+        }
+        let _paused = first.pause();
+        assert_eq!(text(first.again()).await, "abcdef");
     }
 
     #[tokio::test]

@@ -8,5 +8,6 @@ mod http2_origins;
 mod operations;
 mod origin_connections;
 mod raw_api;
+mod repetitions;
 mod sessions;
 mod waits;

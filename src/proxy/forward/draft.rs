@@ -14,7 +14,7 @@ use crate::proxy::content::{ClientContent, RequestBody, Upload};
 use crate::proxy::message::{self, Via};
 use crate::proxy::origins::Idle;
 use crate::proxy::release::Release;
-use crate::proxy::replay::{Budget, ReplayBody};
+use crate::proxy::replay::{Budget, Paused, ReplayBody};
 
 /// A request that may have to be written more than once.
 pub(super) struct Draft {
@@ -27,6 +27,8 @@ pub(super) struct Draft {
     pub(super) upload: Option<Arc<Upload>>,
     /// The attempt under way.
     attempt: Option<Arc<Release<Idle>>>,
+    /// It reads nothing more of the content.
+    paused: Option<Paused<ClientContent>>,
 }
 
 /// How much of a body may be kept.
@@ -68,6 +70,7 @@ impl Draft {
             body,
             upload,
             attempt: None,
+            paused: None,
         }
     }
 
@@ -77,6 +80,14 @@ impl Draft {
             DraftBody::None => true,
             DraftBody::Once(body) => body.is_some(),
             DraftBody::Kept(body) => body.can_repeat(),
+        }
+    }
+
+    /// Reads no more of the content until the next attempt, or until this draft is dropped. So what can be sent again
+    /// now still can when there is something to send it with.
+    pub(super) fn pause(&mut self) {
+        if let DraftBody::Kept(body) = &self.body {
+            self.paused = Some(body.pause());
         }
     }
 
@@ -114,12 +125,13 @@ impl Draft {
         if let Some(before) = self.attempt.take() {
             before.supersede();
         }
+        self.paused = None;
         let release = Arc::new(Release::default());
         let content = match &mut self.body {
             DraftBody::None => return RequestBody::default(),
             DraftBody::Once(content) => match content.take() {
                 Some(content) => RequestBody::once(content, Arc::clone(&release)),
-                None => return RequestBody::default(),
+                None => return RequestBody::gone(),
             },
             DraftBody::Kept(kept) => RequestBody::replay(kept.again(), Arc::clone(&release)),
         };
