@@ -194,8 +194,8 @@ impl InterimRelay {
     }
 
     /// The client's content, if there is some.
-    pub(super) fn upload(&self) -> Option<&Upload> {
-        self.upload.as_deref()
+    pub(super) fn upload(&self) -> Option<&Arc<Upload>> {
+        self.upload.as_ref()
     }
 
     /// The content need not wait for the origin server any longer.

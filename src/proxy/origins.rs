@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::connector::{Connected, Connector, Protocol};
-use super::content::{RequestBody, Upload};
+use super::content::RequestBody;
 use super::framing::{has_content, normalise_response};
 use super::http2::client::Http2Connection;
 use super::incoming::Incoming;
@@ -140,7 +140,7 @@ impl Origins {
             let (mut connection, reused) = pool.obtain(route, preferred, deadline).await?;
             match connection.send(origin, request, limits, interim).await {
                 Ok(response) => {
-                    if interim.upload().is_some_and(Upload::is_held) {
+                    if interim.upload().is_some_and(|upload| upload.is_held()) {
                         sent.give_up_content();
                     }
                     return pool.received(route, sent, response, connection);

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
@@ -119,29 +119,38 @@ impl Http2Connection {
         };
         let held = Stream::begin(&self.streams);
         if let (false, Some(end)) = (is_empty, body.end()) {
-            let held = Arc::clone(&held);
+            let (held, upload) = (Arc::clone(&held), interim.upload().cloned());
+            if let Some(upload) = &upload {
+                upload.offer();
+            }
             end.is_sent_by(AbortOnDropHandle::new(tokio::spawn(async move {
                 // The response says what became of the request.
                 let _reported = send_content(body, &mut stream, StreamWatch::default()).await;
+                if let Some(upload) = upload {
+                    upload.taken();
+                }
                 drop(held);
             })));
         }
         let answered = poll_fn(|cx| poll_response(&mut response, interim, cx)).await;
-        answered.map(|response| with_content(response, held)).map_err(failure)
+        answered.map(|response| with_content(response, held))
     }
 }
 
-/// Interim responses come before the response, which skips them.
+/// Interim responses come before the response, which skips them. HTTP/2 has no 101 (RFC 9113 §8.6).
 fn poll_response(
     response: &mut ResponseFuture,
     interim: &InterimRelay,
     cx: &mut Context<'_>,
-) -> Poll<Result<Response<RecvStream>, h2::Error>> {
+) -> Poll<Result<Response<RecvStream>, Unanswered>> {
     while let Poll::Ready(Some(next)) = response.poll_informational(cx) {
-        let next = next?;
+        let next = next.map_err(failure)?;
+        if next.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Poll::Ready(Err(OriginError::Upgrade.into()));
+        }
         interim.receive(next.status(), next.into_parts().0.headers);
     }
-    Pin::new(response).poll(cx)
+    Pin::new(response).poll(cx).map_err(failure)
 }
 
 fn with_content(

@@ -170,6 +170,40 @@ async fn a_malformed_response_is_the_origins_fault_and_not_the_clients() {
 }
 
 #[tokio::test]
+async fn nobody_changes_protocols_over_http2() {
+    let (world, api) = RawApi::start(&[b"h2"]).await;
+    let url = api.http("/");
+    let mut requests = requests(api, Builder::new());
+    let mut wire = begin(&world, &url).await;
+    let (_, (_, mut respond)) = within(requests.recv()).await.unwrap();
+    let switching = Response::builder().status(101).body(()).unwrap();
+    respond.send_informational(switching).unwrap();
+    answer(respond, 200);
+    wire.reply().await.is_refusal(502, "http_upgrade_failed");
+}
+
+/// Whose window is closed has not all of the content, however little that is.
+#[tokio::test]
+async fn an_origin_that_takes_no_content_is_late_by_send_timeout() {
+    let limits = "[limits]\nsend_timeout = \"1s\"\nresponse_timeout = \"60s\"";
+    let (world, api) = RawApi::start_with(&[b"h2"], limits).await;
+    let target = format!("POST {} HTTP/1.1", api.http("/"));
+    let mut builder = Builder::new();
+    builder.initial_window_size(0);
+    let url = api.http("/");
+    let mut requests = requests(api, builder);
+    // The first request may go out before the origin server's settings are there.
+    let mut wire = begin(&world, &url).await;
+    let (_, (_, respond)) = within(requests.recv()).await.unwrap();
+    answer(respond, 204);
+    assert_eq!(wire.reply().await.status, 204);
+    wire.send(message(&[&*target, "Host: x", "Content-Length: 2"]) + "hi").await;
+    let held = within(requests.recv()).await.unwrap();
+    wire.reply().await.is_refusal(504, "connection_write_timeout");
+    drop(held);
+}
+
+#[tokio::test]
 async fn content_is_left_out_where_none_can_be() {
     let (world, api) = RawApi::start(&[b"h2"]).await;
     let (authority, url) = (api.authority(), api.http("/"));
