@@ -131,6 +131,10 @@ impl Settings {
             Some(text) => Ok(text.to_owned()),
             None => read_text(&path),
         };
+        let text = text.and_then(|text| match before.has_file() && text.trim().is_empty() {
+            true => Err(emptied()),
+            false => Ok(text),
+        });
         let (settings, mut inputs) = match &text {
             Ok(text) => Self::review(&source, &base_dir, text, environment),
             Err(problem) => (Err(Problems::of(&source, problem.clone())), Inputs::default()),
@@ -257,6 +261,12 @@ fn made_up(source: &SecretSource) -> Secret {
     let place = format!("made up, and nothing is opened: {source:?}");
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, place.as_bytes());
     Secret::new(BASE64_STANDARD.encode(digest))
+}
+
+/// A file is empty for a moment while another is copied over it.
+fn emptied() -> Problem {
+    Problem::error("it is empty now")
+        .fix("write the configuration; if no host is to get a token any more, a comment will do")
 }
 
 /// The text of the file, at most one byte more than is accepted.

@@ -109,6 +109,11 @@ impl Inputs {
         self
     }
 
+    /// Has a configuration file been read?
+    pub(super) fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// The configuration that came through standard input or another pipe.
     pub(super) fn spoken(&self) -> Option<&str> {
         self.file.as_ref()?.spoken.as_deref()

@@ -143,18 +143,24 @@ async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
     let metrics = admin.ask(&["GET /metrics HTTP/1.1", "Host: localhost"]).await.text();
     assert!(metrics.contains("bearerd_reloads_total{outcome=\"failure\"} 1\n"), "{metrics}");
 
+    // One that is being copied over it.
+    std::fs::write(world.dir.path().join("proxy.toml"), "").unwrap();
+    program.signal(Signal::HUP);
+    program.logs("it is empty now").await;
+    assert_eq!(program.get(&world.http("/")).await, 200);
+
     // One that is gone altogether, and then the good one again.
     std::fs::remove_file(world.dir.path().join("proxy.toml")).unwrap();
     program.signal(Signal::HUP);
-    let failed_twice = async {
+    let failed_thrice = async {
         loop {
             let metrics = admin.ask(&["GET /metrics HTTP/1.1", "Host: localhost"]).await.text();
-            if metrics.contains("bearerd_reloads_total{outcome=\"failure\"} 2\n") {
+            if metrics.contains("bearerd_reloads_total{outcome=\"failure\"} 3\n") {
                 return;
             }
         }
     };
-    within(failed_twice).await;
+    within(failed_thrice).await;
     assert_eq!(program.get(&world.http("/")).await, 200);
     world.configure_file(|_| good);
     program.signal(Signal::HUP);
