@@ -43,7 +43,7 @@ async def answer(reader, writer):
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
             path = head.split(b" ", 2)[1]
-            if b"authorization: Bearer secret" not in head and path != b"/open":
+            if path == b"/rejected" or b"authorization: Bearer secret" not in head and path != b"/open":
                 writer.write(b"HTTP/1.1 401 No\r\ncontent-length: 0\r\n\r\n")
             elif path == b"/endless":
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000000000\r\n\r\n")
@@ -257,9 +257,59 @@ def half_closed(ports):
     time.sleep(3600)
 
 
+def handshakes(ports):
+    """200 sessions whose TLS handshake does not come to an end, begun anew whenever they are cut off."""
+    host = f"127.0.0.1:{ports['other']}"
+    while True:
+        streams = [connect(ports["proxy"]) for _ in range(200)]
+        for stream in streams:
+            stream.sendall(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            stream.recv(4096)
+            stream.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
+        for stream in streams:
+            stream.recv(4096)
+
+
+def cancelled(ports):
+    """Requests whose client leaves at once, as fast as they can be sent."""
+    while True:
+        stream = connect(ports["proxy"])
+        stream.sendall(request(ports["other"]))
+        stream.close()
+
+
+def rejected(ports):
+    """Requests that the API answers with 401 whatever the token."""
+    streams = [connect(ports["proxy"]) for _ in range(8)]
+    while True:
+        for stream in streams:
+            stream.sendall(request(ports["other"], "/rejected"))
+        for stream in streams:
+            stream.recv(65536)
+
+
+def large_heads(ports):
+    """Heads of 30 KiB with 90 fields, as fast as they are answered."""
+    fields = "".join(f"x-field-{n}: {'y' * 320}\r\n" for n in range(90))
+    stream = connect(ports["proxy"])
+    while True:
+        stream.sendall(request(ports["other"], fields=fields))
+        stream.recv(65536)
+
+
+def downloads(ports):
+    """16 clients that take endless answers as fast as they come."""
+    streams = [connect(ports["proxy"]) for _ in range(16)]
+    for stream in streams:
+        stream.sendall(request(ports["other"], "/endless"))
+    while True:
+        for stream in streams:
+            stream.recv(65536)
+
+
 ATTACKS = [
     slow_readers, stalled, long_polls, dead_names, interim, uploads, unread_log, descriptors, connections,
-    malformed, slow_heads, half_closed,
+    malformed, slow_heads, half_closed, handshakes, cancelled, rejected, large_heads, downloads,
 ]
 
 # ---- one after the other ----------------------------------------------------------------------------------
