@@ -22,7 +22,7 @@ pub(super) struct AccessLine {
     /// How often the request went to the origin server.
     pub(super) attempts: u32,
     pub(super) error: Option<&'static str>,
-    /// Why the request was refused, where that is its client's doing.
+    /// Why the request was refused, where that is its client's doing, or what was wrong with the response's content.
     pub(super) details: Option<String>,
     /// Of the response's content, or of what went to the client through a tunnel.
     pub(super) bytes: usize,

@@ -274,6 +274,9 @@ impl HttpBody for Body {
         let polled = this.content.poll_frame(cx);
         match polled {
             Poll::Ready(Some(Err(fault))) => {
+                if let Some(record) = &mut this.ending.record {
+                    record.content_is_faulty(&fault);
+                }
                 this.fault = Some(fault);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

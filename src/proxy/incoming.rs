@@ -18,10 +18,16 @@ pub(super) enum Incoming {
 /// Why content ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PeerError {
-    #[error(transparent)]
+    #[error("{}{}", .0, because(.0))]
     Http1(#[from] hyper::Error),
     #[error(transparent)]
     Http2(#[from] h2::Error),
+}
+
+/// hyper says what it was doing; its source says why that failed.
+fn because(error: &hyper::Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map(|source| format!(": {source}")).unwrap_or_default()
 }
 
 impl From<hyper::body::Incoming> for Incoming {

@@ -9,6 +9,7 @@ use http::request::Parts;
 
 use super::access_log::AccessLine;
 use super::error::ProxyError;
+use super::incoming::PeerError;
 use super::message::Target;
 use super::request_id::RequestId;
 use crate::credential::Credential;
@@ -123,6 +124,13 @@ impl Record {
     pub(super) fn sent(&mut self, bytes: usize) {
         if let Some(line) = &mut self.line {
             line.bytes += bytes;
+        }
+    }
+
+    /// The origin server's content broke off.
+    pub(super) fn content_is_faulty(&mut self, fault: &PeerError) {
+        if let Some(line) = &mut self.line {
+            line.details = Some(format!("the origin server's content broke off: {fault}"));
         }
     }
 

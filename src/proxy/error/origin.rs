@@ -5,6 +5,7 @@
 
 use http::StatusCode;
 
+use crate::proxy::incoming::PeerError;
 use crate::proxy::origin_error::OriginError;
 use crate::resolver::NameError;
 use crate::tls::CertificateFault;
@@ -195,6 +196,12 @@ fn exchange_verdict(error: &OriginError) -> OriginVerdict {
             StatusCode::BAD_REQUEST,
             "http_request_error",
             "the request's content broke off before its end",
+            "",
+        ),
+        OriginError::Closed(PeerError::Http2(error)) if error.is_reset() => verdict(
+            BAD,
+            "connection_terminated",
+            "the origin server reset the request's HTTP/2 stream before it answered",
             "",
         ),
         _ => verdict(

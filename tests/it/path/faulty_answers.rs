@@ -5,6 +5,7 @@ use tokio::io::AsyncReadExt;
 
 use super::raw_api::{RawApi, accept, origin};
 use crate::http2::{Client, get as get_http2};
+use crate::program::Program;
 use crate::wire::{Wire, get, message, within};
 use crate::world::World;
 
@@ -77,4 +78,25 @@ async fn the_head_arrives_over_http2_and_the_stream_is_reset() {
             assert_eq!(String::from_utf8_lossy(&seen), arrives, "{fault:.60?}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_log_says_what_was_wrong_with_content() {
+    let world = World::new().await;
+    let program = Program::start(&world).await;
+    let (listener, url) = origin().await;
+    for (framing, cause) in [
+        ("content-length: 10", "end of file before message length reached"),
+        ("transfer-encoding: chunked", "unexpected EOF during chunk size line"),
+    ] {
+        let mut client = Wire::to_address(program.proxy).await;
+        client.send(message(&get(&url))).await;
+        let mut server = accept(&listener).await;
+        server.head_text().await;
+        server.send(&format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n")).await;
+        drop(server);
+        let line = program.logs(cause).await;
+        assert!(line.contains("broken=true"), "{line}");
+    }
+    program.stop().await;
 }

@@ -150,7 +150,9 @@ async fn p19_a_stream_that_broke_for_another_reason_is_not_repeated() {
     wire.send(message(&[&*target, "Host: x", "Content-Length: 2"]) + "hi").await;
     let (_, (_, mut respond)) = within(requests.recv()).await.unwrap();
     respond.send_reset(Reason::INTERNAL_ERROR);
-    assert_eq!(wire.reply().await.status, 502);
+    let reply = wire.reply().await;
+    assert_eq!(reply.status, 502);
+    assert!(reply.text().contains("reset the request's HTTP/2 stream"), "{}", reply.text());
 }
 
 #[tokio::test]
