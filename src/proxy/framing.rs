@@ -98,7 +98,8 @@ pub(super) fn normalise_response(
     status: StatusCode,
     fields: &mut HeaderMap,
 ) -> Result<(), FramingError> {
-    if fields.contains_key(TRANSFER_ENCODING) {
+    let is_chunked = fields.contains_key(TRANSFER_ENCODING);
+    if is_chunked {
         if version != Version::HTTP_11 || !is_chunked_once(fields) {
             return Err(FramingError::TransferCoding);
         }
@@ -110,9 +111,9 @@ pub(super) fn normalise_response(
         // RFC 9110 §8.6.
         fields.remove(CONTENT_LENGTH);
     }
-    if let Some(given) = fields.get(CONTENT_LENGTH) {
-        let is_one = given.as_bytes().iter().all(u8::is_ascii_digit)
-            && fields.get_all(CONTENT_LENGTH).iter().nth(1).is_none();
+    let mut lines = fields.get_all(CONTENT_LENGTH).iter();
+    if let Some(given) = lines.next() {
+        let is_one = given.as_bytes().iter().all(u8::is_ascii_digit) && lines.next().is_none();
         if !is_one || given.is_empty() {
             match content_length(fields) {
                 Some(length) => fields.insert(CONTENT_LENGTH, length.into()),
@@ -121,7 +122,9 @@ pub(super) fn normalise_response(
             };
         }
     }
-    announce_trailers(fields);
+    if is_chunked || version == Version::HTTP_2 {
+        announce_trailers(fields);
+    }
     Ok(())
 }
 

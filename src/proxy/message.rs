@@ -323,12 +323,11 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 const END_TO_END: [HeaderName; 6] =
     [AUTHORIZATION, HOST, CONTENT_LENGTH, COOKIE, SET_COOKIE, TRANSFER_ENCODING];
 
-/// RFC 9110 §7.6.1: every field that any `Connection` line names, and those that always are
-/// hop-by-hop. Framing is written anew by hyper.
+/// RFC 9110 §7.6.1: every field that any `Connection` line names, and those that always are hop-by-hop.
 pub(super) fn remove_connection_fields(fields: &mut HeaderMap) {
-    if fields.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> =
-            fields.get_all(CONNECTION).iter().flat_map(members).filter_map(field_name).collect();
+    let mut lines = fields.get_all(CONNECTION).iter().peekable();
+    if lines.peek().is_some() {
+        let named: Vec<HeaderName> = lines.flat_map(members).filter_map(field_name).collect();
         for name in named.iter().filter(|name| !END_TO_END.contains(name)) {
             fields.remove(name);
         }
@@ -347,8 +346,12 @@ fn members(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
+/// The field that a member of `Connection` names. The options that nearly all messages have name none, or one that
+/// is hop-by-hop anyway.
 fn field_name(member: &[u8]) -> Option<HeaderName> {
-    HeaderName::from_bytes(member).ok()
+    let is_usual =
+        member.eq_ignore_ascii_case(b"keep-alive") || member.eq_ignore_ascii_case(b"close");
+    if is_usual { None } else { HeaderName::from_bytes(member).ok() }
 }
 
 fn lists(line: &HeaderValue, wanted: &str) -> bool {

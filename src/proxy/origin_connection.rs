@@ -147,18 +147,6 @@ impl Http1Connection {
     pub(super) fn rest(&mut self) {
         self.since = Instant::now();
     }
-
-    async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-        limits: ResponseLimits,
-        interim: &Arc<InterimRelay>,
-    ) -> Result<Response<Incoming>, Unanswered> {
-        self.head.expect(interim);
-        let sending = pin!(self.sender.try_send_request(request));
-        let response = within(self.timer.as_mut(), limits, interim, sending).await?;
-        Ok(response.map(Incoming::from))
-    }
 }
 
 impl OriginConnection {
@@ -166,7 +154,7 @@ impl OriginConnection {
     pub(super) async fn send(
         &mut self,
         origin: &Origin,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         limits: ResponseLimits,
         interim: &Arc<InterimRelay>,
     ) -> Result<Response<Incoming>, Unanswered> {
@@ -177,11 +165,14 @@ impl OriginConnection {
         }
         match self {
             Self::Http1(connection) => {
-                let request = for_http1(origin, request);
-                connection.send(request, limits, interim).await
+                for_http1(origin, &mut request);
+                connection.head.expect(interim);
+                let sending = pin!(connection.sender.try_send_request(request));
+                let sent = within(connection.timer.as_mut(), limits, interim, sending).await;
+                sent.map(|response| response.map(Incoming::from))
             }
             Self::Http2(connection) => {
-                let request = for_http2(origin, request);
+                for_http2(origin, &mut request);
                 // Boxed, because most requests go another way.
                 let sending = Box::pin(async move {
                     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
@@ -263,39 +254,38 @@ fn too_late(turn: Turn, interim: &InterimRelay) -> Result<(), OriginError> {
 }
 
 /// As it was made, or back again from HTTP/2.
-fn for_http1(origin: &Origin, mut request: Request<RequestBody>) -> Request<RequestBody> {
+fn for_http1(origin: &Origin, request: &mut Request<RequestBody>) {
     if request.uri().authority().is_some() {
         let host = HeaderValue::try_from(origin.host_field()).expect("a canonical host is ASCII");
         request.headers_mut().insert(HOST, host);
-        *request.uri_mut() = Uri::from(path_of(&request));
+        *request.uri_mut() = Uri::from(path_of(request));
     }
     // RFC 9110 §10.1.4.
     if request.headers().contains_key(TE) {
         request.headers_mut().insert(CONNECTION, HeaderValue::from_static("TE"));
     }
     *request.version_mut() = Version::HTTP_11;
-    framed(request)
+    frame(request);
 }
 
 /// The authority moves from `Host` into the target (RFC 9113 §8.3.1).
-fn for_http2(origin: &Origin, mut request: Request<RequestBody>) -> Request<RequestBody> {
+fn for_http2(origin: &Origin, request: &mut Request<RequestBody>) {
     request.headers_mut().remove(HOST);
     request.headers_mut().remove(CONNECTION);
     let uri = Uri::builder()
         .scheme(origin.scheme.to_string().as_str())
         .authority(origin.host_field())
-        .path_and_query(path_of(&request))
+        .path_and_query(path_of(request))
         .build();
     *request.uri_mut() = uri.expect("a canonical authority and a path that was parsed make a URI");
     *request.version_mut() = Version::HTTP_2;
-    framed(request)
+    frame(request);
 }
 
-fn framed(mut request: Request<RequestBody>) -> Request<RequestBody> {
+fn frame(request: &mut Request<RequestBody>) {
     let (method, version) = (request.method().clone(), request.version());
     let content = request.body().content();
     frame_request(&method, version, content, request.headers_mut());
-    request
 }
 
 fn path_of(request: &Request<RequestBody>) -> PathAndQuery {
@@ -362,9 +352,9 @@ mod tests {
         *request.uri_mut() = Uri::from_static("/");
         request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
         for _ in 0..2 {
-            request = for_http1(&origin, request);
+            for_http1(&origin, &mut request);
             assert_eq!(request.headers()[CONNECTION], "TE");
-            request = for_http2(&origin, request);
+            for_http2(&origin, &mut request);
             assert_eq!(request.headers().get(CONNECTION), None);
             assert_eq!(request.headers()[TE], "trailers");
         }

@@ -135,9 +135,9 @@ impl Origins {
                 preferred => preferred,
             },
         };
-        let deadline = route.connector.deadline();
+        let mut deadline = None;
         loop {
-            let (mut connection, reused) = pool.obtain(route, preferred, deadline).await?;
+            let (mut connection, reused) = pool.obtain(route, preferred, &mut deadline).await?;
             match connection.send(origin, request, limits, interim).await {
                 Ok(response) => {
                     if interim.upload().is_some_and(|upload| upload.is_held()) {
@@ -248,11 +248,13 @@ impl Pool {
         &self,
         route: Route<'_>,
         preferred: Protocol,
-        deadline: Instant,
+        deadline: &mut Option<Instant>,
     ) -> Result<(OriginConnection, bool), OriginError> {
         if let Some(kept) = self.take(route, preferred) {
             return Ok((kept, true));
         }
+        // One for all that a request needs.
+        let deadline = *deadline.get_or_insert_with(|| route.connector.deadline());
         if route.connector.dialer().is_short_of_sockets() {
             self.close_idle();
         }
