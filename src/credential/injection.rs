@@ -231,12 +231,11 @@ fn is_lookalike(name: &str, ours: &str) -> bool {
     fn letters(text: &str) -> impl Iterator<Item = u8> {
         text.bytes().filter(|byte| !matches!(byte, b'-' | b'_'))
     }
-    // Names are short: to search one for a character costs less than to begin a fast search.
-    let has_underscore =
-        |text: &str| text.bytes().fold(false, |found, byte| found | (byte == b'_'));
+    let has_underscore = |text: &str| text.contains('_');
+    // Most names differ in their first letters.
     name != ours
-        && (has_underscore(name) || has_underscore(ours))
         && letters(name).eq(letters(ours))
+        && (has_underscore(name) || has_underscore(ours))
 }
 
 #[cfg(test)]

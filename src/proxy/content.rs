@@ -279,13 +279,13 @@ enum Source {
 
 impl RequestBody {
     /// Content that can be sent only once.
-    pub(super) fn once(content: ClientContent, release: Arc<Release<Idle>>) -> Self {
-        Self { source: Source::Once(Box::new(content)), release: Some(release) }
+    pub(super) fn once(content: ClientContent) -> Self {
+        Self { source: Source::Once(Box::new(content)), release: Some(Arc::default()) }
     }
 
     /// One pass over content that is kept.
-    pub(super) fn replay(content: ReplayBody<ClientContent>, release: Arc<Release<Idle>>) -> Self {
-        Self { source: Source::Replay(Box::new(content)), release: Some(release) }
+    pub(super) fn replay(content: ReplayBody<ClientContent>) -> Self {
+        Self { source: Source::Replay(Box::new(content)), release: Some(Arc::default()) }
     }
 
     /// Content that has been sent and was not kept: this request breaks off.

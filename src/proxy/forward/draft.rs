@@ -126,16 +126,14 @@ impl Draft {
             before.supersede();
         }
         self.paused = None;
-        let release = Arc::new(Release::default());
         let content = match &mut self.body {
-            DraftBody::None => return RequestBody::default(),
-            DraftBody::Once(content) => match content.take() {
-                Some(content) => RequestBody::once(content, Arc::clone(&release)),
-                None => return RequestBody::gone(),
-            },
-            DraftBody::Kept(kept) => RequestBody::replay(kept.again(), Arc::clone(&release)),
+            DraftBody::None => RequestBody::default(),
+            DraftBody::Once(content) => {
+                content.take().map_or_else(RequestBody::gone, RequestBody::once)
+            }
+            DraftBody::Kept(kept) => RequestBody::replay(kept.again()),
         };
-        self.attempt = Some(release);
+        self.attempt = content.end();
         content
     }
 }
