@@ -106,7 +106,8 @@ async fn p17_a_repetition_goes_on_a_new_connection_and_the_first_closes() {
     assert_eq!(world.get("/").await.0, 200);
 }
 
-/// A server that authenticates connections, as NTLM does: whoever sends on one again is taken for the first.
+/// A server that authenticates connections, as NTLM does: whoever sends on one again is taken for the first. It closes
+/// the connection of whoever asks for `/bye`.
 async fn ntlm_origin() -> String {
     let (listener, url) = origin().await;
     tokio::spawn(async move {
@@ -114,16 +115,15 @@ async fn ntlm_origin() -> String {
             let (stream, _) = listener.accept().await.unwrap();
             tokio::spawn(async move {
                 let mut wire = Wire::over(stream);
-                let mut is_alice = false;
+                let (mut is_challenged, mut is_alice) = (false, false);
                 while let Some(head) = wire.next_head().await {
                     let head = head.to_ascii_lowercase();
-                    let is_answer = head.contains("authorization: ntlm type3");
-                    let challenge = if head.contains("authorization: ntlm type1") {
-                        "NTLM type2"
-                    } else {
-                        "NTLM"
-                    };
-                    is_alice |= is_answer;
+                    if head.contains("transfer-encoding: chunked") {
+                        while !wire.chunk().await.is_empty() {}
+                    }
+                    is_alice |= is_challenged && head.contains(" type3\r\n");
+                    is_challenged = head.contains(" type1\r\n");
+                    let challenge = if is_challenged { "NTLM type2" } else { "NTLM" };
                     let who = if is_alice { "alice" } else { "nobody" };
                     let status = if is_alice { "200 OK" } else { "401 Unauthorized" };
                     let length = who.len();
@@ -131,6 +131,9 @@ async fn ntlm_origin() -> String {
                         "HTTP/1.1 {status}\r\nwww-authenticate: {challenge}\r\ncontent-length: {length}\r\n\r\n{who}"
                     ))
                     .await;
+                    if head.starts_with("get /bye ") {
+                        return;
+                    }
                 }
             });
         }
@@ -163,5 +166,59 @@ async fn p21_a_connection_that_authenticates_a_person_serves_nobody_else() {
     drop(alices);
     for _ in 0..8 {
         assert_eq!(ask(&world, &[&*line, "Host: x"]).await.status, 401);
+    }
+}
+
+/// What a client is told who it is, its fields being these.
+async fn who(client: &mut Wire, url: &str, fields: &[&str]) -> String {
+    let line = format!("GET {url} HTTP/1.1");
+    client.ask(&[&[&*line, "Host: x"], fields].concat()).await.text()
+}
+
+#[tokio::test]
+async fn p21_it_is_hers_however_she_speaks_and_at_each_origin() {
+    let world = World::new().await;
+    let origins = [ntlm_origin().await, ntlm_origin().await];
+    let mut alice = Wire::to(&world).await;
+    for (origin, scheme) in origins.iter().zip(["negotiate", "NTLM"]) {
+        let url = format!("{origin}/");
+        let field = |word: &str| format!("Authorization: {scheme} {word}");
+        assert_eq!(who(&mut alice, &url, &[&field("type1")]).await, "nobody");
+        // With content, whose end may come after the response.
+        let post = format!("POST {url} HTTP/1.1");
+        let chunked = [&*post, "Host: x", &field("type3"), "Transfer-Encoding: chunked"];
+        alice.send(message(&chunked) + "2\r\nhi\r\n0\r\n\r\n").await;
+        assert_eq!(alice.reply().await.text(), "alice", "{scheme}");
+    }
+    for origin in &origins {
+        assert_eq!(who(&mut alice, &format!("{origin}/"), &[]).await, "alice");
+        for _ in 0..4 {
+            let mut bob = Wire::to(&world).await;
+            assert_eq!(who(&mut bob, &format!("{origin}/"), &[]).await, "nobody");
+        }
+    }
+    // A connection that the origin server has closed is hers no longer, and nobody else's.
+    assert_eq!(who(&mut alice, &format!("{}/bye", origins[0]), &[]).await, "alice");
+    assert_eq!(who(&mut alice, &format!("{}/", origins[0]), &[]).await, "nobody");
+    assert_eq!(who(&mut alice, &format!("{}/", origins[1]), &[]).await, "alice");
+}
+
+#[tokio::test]
+async fn p21_nobody_ends_what_another_client_began() {
+    let world = World::new().await;
+    let url = format!("{}/", ntlm_origin().await);
+    for stays in [true, false] {
+        let mut clients = Vec::new();
+        for _ in 0..4 {
+            let mut alice = Wire::to(&world).await;
+            assert_eq!(who(&mut alice, &url, &["Authorization: NTLM type1"]).await, "nobody");
+            if stays {
+                clients.push(alice);
+            }
+        }
+        for _ in 0..8 {
+            let mut mallory = Wire::to(&world).await;
+            assert_eq!(who(&mut mallory, &url, &["Authorization: NTLM type3"]).await, "nobody");
+        }
     }
 }
