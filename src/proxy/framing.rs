@@ -259,7 +259,7 @@ pub(super) struct HeadCleaner {
     line: usize,
     /// It is the first line of a head.
     in_status_line: bool,
-    /// The first digit of the status says `1`, and the other two.
+    /// The digits of the status, as far as they have come.
     status: [u8; 3],
     /// Heads are expected: no content is under way.
     is_active: bool,

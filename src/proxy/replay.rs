@@ -287,8 +287,6 @@ where
             kept.keep(chunk);
             this.position += chunk.len() as u64;
             kept.read = this.position;
-            // Who knows the length does not ask for more.
-            kept.ended = kept.source.is_end_stream();
         } else if let Some(trailers) = frame.trailers_ref() {
             kept.trailers = Some(trailers.clone());
             kept.ended = true;
