@@ -123,6 +123,21 @@ mod tests {
     }
 
     #[test]
+    fn a_superseded_request_gives_its_connection_back_if_all_of_it_was_sent() {
+        let count = AtomicUsize::new(0);
+        for (was_sent, expected) in [(false, 0), (true, 1)] {
+            let release = Release::default();
+            if was_sent {
+                release.request_is_over();
+            }
+            release.supersede();
+            release.response_is_over(Counted(&count));
+            release.request_is_over();
+            assert_eq!(count.load(Ordering::Relaxed), expected);
+        }
+    }
+
+    #[test]
     fn a_request_that_is_given_up_gives_nothing_back() {
         let count = AtomicUsize::new(0);
         for ends in 0..3 {
