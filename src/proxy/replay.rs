@@ -314,6 +314,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::VecDeque;
     use std::convert::Infallible;
+    use std::time::Duration;
 
     use http_body_util::BodyExt;
 
@@ -381,16 +382,42 @@ mod tests {
 
     #[tokio::test]
     async fn a_paused_pass_reads_on_when_the_pause_is_over_and_the_next_pass_at_once() {
-        let mut first = ReplayBody::new(frames(&["ab", "cd", "ef"]), 10, Budget::new(100));
+        let first = ReplayBody::new(frames(&["ab", "cd", "ef"]), 10, Budget::new(100));
         let paused = first.pause();
-        {
-            let mut frame = std::pin::pin!(first.frame());
-            assert!(futures_util::poll!(&mut frame).is_pending());
-            drop(paused);
-            frame.await.unwrap().unwrap();
+        let second = first.again();
+        assert_eq!(text(second.again()).await, "abcdef");
+        drop(paused);
+
+        let first = ReplayBody::new(frames(&["ab"]), 10, Budget::new(100));
+        let paused = first.pause();
+        let reading = tokio::spawn(text(first));
+        tokio::task::yield_now().await;
+        assert!(!reading.is_finished());
+        drop(paused);
+        let read = tokio::time::timeout(Duration::from_secs(10), reading).await;
+        assert_eq!(read.unwrap().unwrap(), "ab");
+    }
+
+    /// hyper's bodies end after an error, as if they were whole.
+    #[tokio::test]
+    async fn a_body_that_broke_off_is_no_empty_one() {
+        struct Broken(bool);
+        impl Body for Broken {
+            type Data = Bytes;
+            type Error = std::io::Error;
+
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+                let first = !std::mem::replace(&mut self.0, true);
+                Poll::Ready(first.then(|| Err(std::io::ErrorKind::UnexpectedEof.into())))
+            }
         }
-        let _paused = first.pause();
-        assert_eq!(text(first.again()).await, "abcdef");
+        let mut body = ReplayBody::new(Broken(false), 4, Budget::new(100));
+        assert!(matches!(body.frame().await, Some(Err(ReplayError::Source(_)))));
+        assert!(!body.can_repeat());
+        assert!(matches!(body.again().frame().await, Some(Err(ReplayError::Gone))));
     }
 
     #[tokio::test]
