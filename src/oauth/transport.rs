@@ -241,7 +241,13 @@ fn tls_words(error: &Error) -> String {
         Some(fault) => {
             (format!("the server's certificate was not accepted: {fault}"), fault.advice())
         }
-        None => (error.to_string(), TlsCause::of(error).advice()),
+        None => match TlsCause::of(error) {
+            TlsCause::Protocol => (
+                error.to_string(),
+                "to a token endpoint bearerd speaks HTTP/1.1 alone, and not HTTP/2",
+            ),
+            cause => (error.to_string(), cause.advice()),
+        },
     };
     if advice.is_empty() { what } else { format!("{what}; {advice}") }
 }

@@ -83,7 +83,7 @@ impl CertificateFault {
             Self::OtherKey { .. } => {
                 "if the authority was renewed, trust its new certificate in place of the old one"
             }
-            Self::Name { .. } => "use a name that the certificate has; bearerd's log names some",
+            Self::Name { .. } => "use a name that the certificate has",
             Self::Expired { .. } => {
                 "its operator has to renew it; check the clock of bearerd's machine as well"
             }

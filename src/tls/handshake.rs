@@ -72,9 +72,7 @@ impl TlsCause {
             }
             Self::ClientCertificate => "see client_cert of the credential",
             Self::ServerName | Self::InvalidName => "check the name",
-            Self::Protocol => {
-                "check the port; to a token endpoint bearerd speaks HTTP/1.1 alone, and not HTTP/2"
-            }
+            Self::Protocol => "check the port, and which versions of HTTP are spoken there",
             Self::Closed => "check whether it speaks TLS on that port",
             Self::Other => "",
         }
