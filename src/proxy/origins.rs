@@ -122,7 +122,7 @@ impl Origins {
     ) -> Result<(Response<Incoming>, Returning), SendError> {
         let pool = self.pool_of(route.identity);
         let (origin, limits) = (route.origin, route.connector.response);
-        let sent = Sent {
+        let mut sent = Sent {
             method: request.method().clone(),
             personal: is_personal(request.headers()).then(|| Arc::clone(route.personal)),
             end: request.body().end(),
@@ -141,9 +141,9 @@ impl Origins {
             match connection.send(origin, request, limits, interim).await {
                 Ok(response) => {
                     if interim.upload().is_some_and(|upload| upload.is_held()) {
-                        sent.give_up_content();
+                        sent.give_up();
                     }
-                    return pool.received(route, sent, response, connection);
+                    return pool.received(route, &mut sent, response, connection);
                 }
                 Err(Unanswered { request: Some(unsent), .. }) if reused => {
                     pool.retire(origin, &connection);
@@ -199,11 +199,18 @@ struct Sent {
 }
 
 impl Sent {
-    /// The final answer came before the content was asked for: now nobody will ask.
-    fn give_up_content(&self) {
+    /// Nobody waits for what is left of its content: the final answer came before it was asked for, or none comes.
+    fn give_up(&self) {
         if let Some(end) = &self.end {
             end.give_up();
         }
+    }
+}
+
+/// A request that gets no response is not sent on.
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 
@@ -211,7 +218,7 @@ impl Pool {
     fn received(
         self: &Arc<Self>,
         route: Route<'_>,
-        sent: Sent,
+        sent: &mut Sent,
         mut response: Response<Incoming>,
         connection: OriginConnection,
     ) -> Result<(Response<Incoming>, Returning), SendError> {
@@ -227,7 +234,7 @@ impl Pool {
         let idle = match connection {
             OriginConnection::Http1(mut connection) => {
                 connection.has_served(response.headers());
-                let personal = sent.personal.or_else(|| route.personal.holds(route.origin));
+                let personal = sent.personal.take().or_else(|| route.personal.holds(route.origin));
                 Some(Idle { pool: Arc::clone(self), personal, connection })
             }
             // hyper reads none either.
@@ -240,7 +247,7 @@ impl Pool {
                 None
             }
         };
-        Ok((response, Returning { idle, end: sent.end }))
+        Ok((response, Returning { idle, end: sent.end.take() }))
     }
 
     /// A connection for one request, and whether it has served before.
@@ -337,6 +344,8 @@ impl Pool {
     }
 
     fn declines(&self, route: Route<'_>, for_good: bool) {
+        // A connection that was begun before may agree on HTTP/1.1 only now.
+        let for_good = for_good || self.requires_http1(route);
         let declined = Declined { version: route.connector.version, for_good };
         lock(&self.declined).insert(route.origin.clone(), declined);
     }

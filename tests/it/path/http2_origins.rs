@@ -199,10 +199,11 @@ async fn an_origin_that_takes_no_content_is_late_by_send_timeout() {
     let (_, (_, respond)) = within(requests.recv()).await.unwrap();
     answer(respond, 204);
     assert_eq!(wire.reply().await.status, 204);
-    wire.send(message(&[&*target, "Host: x", "Content-Length: 2"]) + "hi").await;
-    let held = within(requests.recv()).await.unwrap();
+    wire.send(message(&[&*target, "Host: x", "Content-Length: 9"]) + "hi").await;
+    let (_, (request, _held)) = within(requests.recv()).await.unwrap();
     wire.reply().await.is_refusal(504, "connection_write_timeout");
-    drop(held);
+    // Nothing of it goes on.
+    assert!(matches!(within(request.into_body().data()).await, Some(Err(_))));
 }
 
 #[tokio::test]
