@@ -43,9 +43,9 @@ pub(super) struct Upload {
     too_large: AtomicBool,
     /// The client is waited for.
     wanted: AtomicBool,
-    /// All of it has come.
+    /// All of it is on its way to the origin server.
     over: AtomicBool,
-    /// Not all of what has come has been taken: a window of HTTP/2 is closed. Over HTTP/1.1 it is not known.
+    /// A window of HTTP/2 is closed for what is on its way. Over HTTP/1.1 it is not known.
     untaken: AtomicBool,
     /// The client waits to be asked, and the origin server has not asked yet.
     held: AtomicBool,
@@ -80,7 +80,7 @@ impl ClientContent {
     /// Lets at most `limit` bytes pass; 0 is no limit.
     pub(super) fn new(incoming: Incoming, limit: u64, activity: &Arc<Activity>) -> Self {
         let left = if limit == 0 { u64::MAX } else { limit };
-        let has_content = !incoming.is_end_stream();
+        let has_content = !is_complete(&incoming);
         let upload = has_content.then(Arc::default);
         let serving = has_content.then(|| activity.hold());
         Self { incoming, left, upload, credential: None, serving }
@@ -96,20 +96,19 @@ impl ClientContent {
         self.upload.clone()
     }
 
-    /// More of it is waited for, or something has come.
-    fn note(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, ContentError>>>) {
-        let Some(upload) = &self.upload else { return };
-        let is_pending = polled.is_pending();
-        if !is_pending || !upload.wanted.load(Ordering::Relaxed) {
-            upload.wanted.store(is_pending, Ordering::Relaxed);
-            upload.note_time();
+    /// Nobody waits for it now, whether more of it is there or not.
+    pub(super) fn is_left(&self) {
+        if let Some(serving) = &self.serving {
+            serving.wants_content(false);
         }
+    }
+
+    /// More of it is waited for, or something has come.
+    fn note(&mut self, is_pending: bool) {
         if let Some(serving) = &self.serving {
             serving.wants_content(is_pending);
         }
-        // The end of chunks is known only when there is no further one.
-        if matches!(polled, Poll::Ready(None)) || is_complete(&self.incoming) {
-            upload.over.store(true, Ordering::Relaxed);
+        if is_complete(&self.incoming) {
             self.serving = None;
         }
     }
@@ -153,10 +152,21 @@ impl Default for Upload {
 }
 
 impl Upload {
-    fn note_time(&self) {
-        if !self.is_over() {
+    /// It is sent from its beginning, for the first time or again.
+    fn begin(&self) {
+        for state in [&self.wanted, &self.over, &self.untaken] {
+            state.store(false, Ordering::Relaxed);
+        }
+        self.begin_turn();
+    }
+
+    /// More of it is waited for, or something of it, or its end, is there to be sent.
+    fn note(&self, is_pending: bool, is_over: bool) {
+        let waited = self.wanted.swap(is_pending, Ordering::Relaxed);
+        if !is_pending || !waited {
             self.begin_turn();
         }
+        self.over.store(is_over, Ordering::Relaxed);
     }
 
     fn begin_turn(&self) {
@@ -166,10 +176,11 @@ impl Upload {
 
     /// Whose turn it is, and since when.
     pub(super) fn turn(&self) -> (Turn, Instant) {
-        let turn = match self.wanted.load(Ordering::Relaxed) {
+        let is = |state: &AtomicBool| state.load(Ordering::Relaxed);
+        let turn = match (is(&self.over), is(&self.wanted)) {
             _ if self.is_held() => Turn::Continue,
-            _ if self.is_over() && !self.untaken.load(Ordering::Relaxed) => Turn::Response,
-            true if !self.is_over() => Turn::Client,
+            (true, _) if !is(&self.untaken) => Turn::Response,
+            (false, true) => Turn::Client,
             _ => Turn::Origin,
         };
         (turn, self.began + Duration::from_millis(self.since.load(Ordering::Relaxed)))
@@ -180,20 +191,15 @@ impl Upload {
         self.too_large.load(Ordering::Relaxed)
     }
 
-    /// The origin server may leave what has come, until [`Upload::taken`].
+    /// The origin server's window may be closed, until [`Upload::taken`].
     pub(super) fn offer(&self) {
         self.untaken.store(true, Ordering::Relaxed);
     }
 
-    /// It has taken all of it.
+    /// It has room for the last of it.
     pub(super) fn taken(&self) {
         self.begin_turn();
         self.untaken.store(false, Ordering::Relaxed);
-    }
-
-    /// Has all of it come?
-    pub(super) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
     }
 
     /// Is nothing read of it until the origin server asks?
@@ -209,6 +215,7 @@ impl Upload {
     /// The origin server asks for the content, or has had time enough to.
     pub(super) fn release(&self) {
         if self.held.swap(false, Ordering::Relaxed) {
+            self.begin_turn();
             self.reader.wake();
         }
     }
@@ -236,7 +243,7 @@ impl HttpBody for ClientContent {
             std::task::ready!(upload.poll_released(cx));
         }
         let polled = Pin::new(&mut this.incoming).poll_frame(cx).map_err(ContentError::Client);
-        this.note(&polled);
+        this.note(polled.is_pending());
         polled.map(|next| {
             next.map(|frame| {
                 let mut frame = frame?;
@@ -262,6 +269,8 @@ pub(super) struct RequestBody {
     source: Source,
     /// Learns of its end.
     release: Option<Arc<Release<Idle>>>,
+    /// Learns how far it has come.
+    upload: Option<Arc<Upload>>,
 }
 
 #[derive(Debug, Default)]
@@ -280,17 +289,25 @@ enum Source {
 impl RequestBody {
     /// Content that can be sent only once.
     pub(super) fn once(content: ClientContent) -> Self {
-        Self { source: Source::Once(Box::new(content)), release: Some(Arc::default()) }
+        let upload = content.upload();
+        Self::new(Source::Once(Box::new(content)), upload)
     }
 
-    /// One pass over content that is kept.
-    pub(super) fn replay(content: ReplayBody<ClientContent>) -> Self {
-        Self { source: Source::Replay(Box::new(content)), release: Some(Arc::default()) }
+    /// One pass over content that is kept, which `upload` follows.
+    pub(super) fn replay(content: ReplayBody<ClientContent>, upload: Option<Arc<Upload>>) -> Self {
+        Self::new(Source::Replay(Box::new(content)), upload)
+    }
+
+    fn new(source: Source, upload: Option<Arc<Upload>>) -> Self {
+        if let Some(upload) = &upload {
+            upload.begin();
+        }
+        Self { source, release: Some(Arc::default()), upload }
     }
 
     /// Content that has been sent and was not kept: this request breaks off.
     pub(super) fn gone() -> Self {
-        Self { source: Source::Gone, release: None }
+        Self { source: Source::Gone, release: None, upload: None }
     }
 
     /// What is known about it before it is sent.
@@ -341,6 +358,9 @@ impl HttpBody for RequestBody {
             Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || is_complete(this),
             Poll::Ready(Some(Err(_))) | Poll::Pending => false,
         };
+        if let Some(upload) = &this.upload {
+            upload.note(polled.is_pending(), is_over);
+        }
         if is_over {
             this.note_end();
         }
@@ -368,7 +388,7 @@ impl HttpBody for RequestBody {
 
 /// Has all of it been read? The end of an HTTP/2 stream may come after the last of a declared length, for which
 /// HTTP/1.1 does not wait.
-fn is_complete(content: &impl HttpBody) -> bool {
+pub(super) fn is_complete(content: &impl HttpBody) -> bool {
     content.is_end_stream() || content.size_hint().exact() == Some(0)
 }
 

@@ -45,6 +45,8 @@ pub(super) struct Http1Stream<S> {
     read: Bytes,
     /// The client will send no more.
     has_ended: bool,
+    /// Whoever reads the content had time to see what came before that.
+    has_waited: bool,
     /// Own bytes that are under way.
     begun: BytesMut,
     /// hyper has written something since it last had nothing to write.
@@ -62,6 +64,7 @@ impl<S> Http1Stream<S> {
             line: RequestLine::default(),
             read: Bytes::new(),
             has_ended: false,
+            has_waited: false,
             begun: BytesMut::new(),
             in_message: false,
             is_shut_down: false,
@@ -150,6 +153,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http1Stream<S> {
             // Whoever waits is woken when the request is over.
             return match this.parts.activity.half_close() {
                 true => Poll::Pending,
+                // The last of the content may be there, and whoever reads it has not seen it yet.
+                false if this.parts.activity.is_busy() && !this.has_waited => {
+                    this.has_waited = true;
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
                 false => Poll::Ready(Ok(())),
             };
         }

@@ -71,7 +71,7 @@ struct Kept<B> {
     /// The reader has to wait, and what wakes it.
     paused: bool,
     reader: Option<Waker>,
-    /// Everything that passed so far is in `frames`.
+    /// Everything that passed so far is in `pieces`.
     complete: bool,
     ended: bool,
 }
@@ -123,9 +123,11 @@ where
     }
 
     /// Keeps the current pass from reading on until the result is dropped: what can be repeated now can be so then.
-    pub(super) fn pause(&self) -> Paused<B> {
+    /// The source is told by `leave`.
+    pub(super) fn pause(&self, leave: impl FnOnce(&B)) -> Paused<B> {
         let mut kept = self.lock();
         kept.paused = true;
+        leave(&kept.source);
         Paused { kept: Arc::clone(&self.kept), turn: kept.turn }
     }
 
@@ -298,7 +300,8 @@ where
     fn is_end_stream(&self) -> bool {
         let kept = self.lock();
         kept.ended
-            && self.position >= kept.pieces.length
+            && !kept.broken
+            && self.position == kept.read
             && (kept.trailers.is_none() || self.is_over)
     }
 
@@ -383,13 +386,13 @@ mod tests {
     #[tokio::test]
     async fn a_paused_pass_reads_on_when_the_pause_is_over_and_the_next_pass_at_once() {
         let first = ReplayBody::new(frames(&["ab", "cd", "ef"]), 10, Budget::new(100));
-        let paused = first.pause();
+        let paused = first.pause(|_| {});
         let second = first.again();
         assert_eq!(text(second.again()).await, "abcdef");
         drop(paused);
 
         let first = ReplayBody::new(frames(&["ab"]), 10, Budget::new(100));
-        let paused = first.pause();
+        let paused = first.pause(|_| {});
         let reading = tokio::spawn(text(first));
         tokio::task::yield_now().await;
         assert!(!reading.is_finished());

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use http::header::HeaderMap;
 use http::request::Parts;
 use http::{Method, Request, Response, Uri, Version};
-use http_body::Body as _;
 
 use crate::credential::{Additions, is_unauthorized};
 use crate::origin::Origin;
 use crate::proxy::body::Body;
-use crate::proxy::content::{ClientContent, RequestBody, Upload};
+use crate::proxy::content::{ClientContent, RequestBody, Upload, is_complete};
 use crate::proxy::message::{self, Via};
 use crate::proxy::origins::Idle;
 use crate::proxy::release::Release;
@@ -56,7 +55,7 @@ impl Draft {
         message::prepare_for_origin(parts, origin, via);
         let upload = body.upload();
         let body = match keep {
-            _ if body.is_end_stream() => DraftBody::None,
+            _ if is_complete(&body) => DraftBody::None,
             None => DraftBody::Once(Some(body)),
             Some(Keep { limit, budget }) => {
                 DraftBody::Kept(Box::new(ReplayBody::new(body, limit, budget)))
@@ -87,7 +86,7 @@ impl Draft {
     /// now still can when there is something to send it with.
     pub(super) fn pause(&mut self) {
         if let DraftBody::Kept(body) = &self.body {
-            self.paused = Some(body.pause());
+            self.paused = Some(body.pause(ClientContent::is_left));
         }
     }
 
@@ -131,7 +130,7 @@ impl Draft {
             DraftBody::Once(content) => {
                 content.take().map_or_else(RequestBody::gone, RequestBody::once)
             }
-            DraftBody::Kept(kept) => RequestBody::replay(kept.again()),
+            DraftBody::Kept(kept) => RequestBody::replay(kept.again(), self.upload.clone()),
         };
         self.attempt = content.end();
         content

@@ -247,6 +247,28 @@ async fn p13_http2_where_none_is_spoken_is_told_in_the_log() {
     program.stop().await;
 }
 
+#[tokio::test]
+async fn p07_the_end_may_come_with_the_last_of_the_content() {
+    let world = World::new().await;
+    let (listener, url) = origin().await;
+    for number in 1..=20 {
+        let mut client = Wire::to(&world).await;
+        let line = format!("POST {url}/ HTTP/1.1");
+        client
+            .send(message(&[&*line, "Host: x", "Content-Length: 5", "Connection: close"]) + "he")
+            .await;
+        let mut server = accept(&listener).await;
+        server.head_text().await;
+        // Whoever reads the content waits for the rest now.
+        assert_eq!(server.exactly(2).await, b"he");
+        client.send("llo").await;
+        client.stream.shutdown().await.unwrap();
+        assert_eq!(server.exactly(3).await, b"llo", "{number}");
+        server.send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").await;
+        assert_eq!(client.reply().await.status, 200, "{number}");
+    }
+}
+
 // ===== Waits that end =====
 
 /// A client whose socket takes little, so that what is not read stays with the proxy.

@@ -124,6 +124,19 @@ async fn content_that_is_too_large_is_so_also_then() {
     assert_eq!(upload.client.reply().await.status, 413);
 }
 
+/// Its end is no end of its content, which is all there.
+#[tokio::test]
+async fn a_client_that_closes_its_half_meanwhile_gets_its_answer() {
+    let mut upload = Rejected::begin("", "Content-Length: 5", "hel").await;
+    upload.client.send("lo").await;
+    upload.client.stream.shutdown().await.unwrap();
+    let mut server = upload.goes_on("").await;
+    server.head_text().await;
+    assert_eq!(server.exactly(5).await, b"hello");
+    server.send(OK).await;
+    assert_eq!(upload.client.reply().await.status, 200);
+}
+
 /// What was not kept is not repeated, and the client gets the API's word.
 #[tokio::test]
 async fn of_content_that_is_not_kept_the_rejection_is_passed_on() {
