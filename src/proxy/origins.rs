@@ -9,6 +9,8 @@
 //! Where a credential shows a client certificate, its connections have a pool of their own, so that
 //! what an origin server allows their holder is never had by another request.
 
+mod declined;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
@@ -30,6 +32,7 @@ use super::personal::{Personal, is_personal};
 use super::release::{GiveBack, Release};
 use crate::credential::Identity;
 use crate::origin::{Origin, Scheme};
+use declined::Declined;
 
 /// One core's pools.
 #[derive(Default)]
@@ -72,19 +75,9 @@ struct Pool {
     http1: Mutex<HashMap<Origin, Vec<Box<Http1Connection>>>>,
     /// All of HTTP/2; more than one to an origin server where one takes no more requests.
     http2: Mutex<HashMap<Origin, Vec<SharedConnection>>>,
-    /// Origin servers that want HTTP/1.1.
-    declined: Mutex<HashMap<Origin, Declined>>,
+    declined: Declined,
     /// Origin servers to which a connection is being made that may serve whoever waits.
     attempts: Mutex<HashMap<Origin, watch::Sender<()>>>,
-}
-
-/// Why an origin server gets no HTTP/2.
-#[derive(Clone, Copy)]
-struct Declined {
-    /// Of the connector.
-    version: u64,
-    /// It agreed on HTTP/2 and then refused a request for that. Otherwise it is offered again.
-    for_good: bool,
 }
 
 /// The first of several requests; those that wait for it go on when it is dropped, however it ended.
@@ -131,7 +124,9 @@ impl Origins {
             // Such an authentication belongs to a connection, which HTTP/2 shares.
             Some(_) => Protocol::Http1,
             None => match request.version().into() {
-                Protocol::Http2 if pool.requires_http1(route) => Protocol::Http1,
+                Protocol::Http2 if pool.declined.is_for_good(route.connector.version, origin) => {
+                    Protocol::Http1
+                }
                 preferred => preferred,
             },
         };
@@ -154,7 +149,9 @@ impl Origins {
                     let is_late =
                         matches!(error, OriginError::ResponseTimeout | OriginError::SendTimeout);
                     match outcome {
-                        Outcome::Http1Required => pool.declines(route, true),
+                        Outcome::Http1Required => {
+                            pool.declined.insert(route.connector.version, origin, true)
+                        }
                         Outcome::NotProcessed => pool.retire(origin, &connection),
                         _ if is_late => pool.retire(origin, &connection),
                         Outcome::Closed | Outcome::Unknown => {}
@@ -331,23 +328,7 @@ impl Pool {
 
     /// Is it known that `origin` speaks no HTTP/2? Without TLS nothing is offered.
     fn speaks_no_http2(&self, connector: &Connector, origin: &Origin) -> bool {
-        origin.scheme == Scheme::Http || self.declined(connector, origin).is_some()
-    }
-
-    fn declined(&self, connector: &Connector, origin: &Origin) -> Option<Declined> {
-        let declined = lock(&self.declined).get(origin).copied();
-        declined.filter(|declined| declined.version == connector.version)
-    }
-
-    fn requires_http1(&self, route: Route<'_>) -> bool {
-        self.declined(route.connector, route.origin).is_some_and(|declined| declined.for_good)
-    }
-
-    fn declines(&self, route: Route<'_>, for_good: bool) {
-        // A connection that was begun before may agree on HTTP/1.1 only now.
-        let for_good = for_good || self.requires_http1(route);
-        let declined = Declined { version: route.connector.version, for_good };
-        lock(&self.declined).insert(route.origin.clone(), declined);
+        origin.scheme == Scheme::Http || self.declined.contains(connector.version, origin)
     }
 
     fn shared(
@@ -376,7 +357,7 @@ impl Pool {
         match connector.connect(origin, identity, preferred, deadline).await? {
             Connected::Http1(connection) => {
                 if preferred == Protocol::Http2 {
-                    self.declines(route, false);
+                    self.declined.insert(connector.version, origin, false);
                 }
                 Ok(OriginConnection::Http1(connection))
             }
@@ -413,7 +394,7 @@ impl Pool {
             connections.retain(|shared| shared.is_valid(connector));
             !connections.is_empty()
         });
-        lock(&self.declined).retain(|_, declined| declined.version == connector.version);
+        self.declined.sweep(connector.version);
     }
 
     /// Closes what serves nobody: somebody waits for a descriptor.
@@ -504,21 +485,4 @@ impl fmt::Debug for Idle {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::origin::Authority;
-
-    #[tokio::test]
-    async fn of_several_attempts_one_is_made_and_its_end_lets_the_others_go_on() {
-        let authority = Authority::parse("api.example", Some(443)).unwrap();
-        let (pool, origin) = (Pool::default(), Origin { scheme: Scheme::Https, authority });
-        let first = pool.begin(&origin).unwrap_or_else(|_| panic!("nobody was before it"));
-        let mut ending = pool.begin(&origin).err().unwrap();
-        assert!(!ending.has_changed().unwrap());
-        // As when its client hangs up.
-        drop(first);
-        assert!(ending.changed().await.is_err());
-        assert!(pool.begin(&origin).is_ok());
-    }
-}
+mod tests;
