@@ -413,7 +413,7 @@ another_issued() { # COUNT
     return 1
 }
 
-# Revokes all live access tokens about every seven seconds, always a second or so after one was
+# Revokes all live access tokens about every five seconds, always a second or so after one was
 # issued: in the middle of its life, when every request carries that token and no other is on its way.
 # A request whose first and second token are both revoked would rightly see the second 401. On a
 # machine too busy to tell, nothing is revoked.
@@ -421,7 +421,7 @@ revoke_now_and_then() {
     trap - EXIT
     local issued since
     while true; do
-        sleep 5
+        sleep 3
         since=$(milliseconds)
         issued=$(count "['issued']")
         await 60 another_issued "$issued" || continue
