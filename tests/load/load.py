@@ -1,10 +1,12 @@
 """An honest client beside one attack after the other: load.py BEARERD DIRECTORY [ATTACK…]"""
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import resource
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -80,6 +82,9 @@ async def read_chunks(reader):
 
 
 def serve(port):
+    # An attack may leave it without descriptors, which is said thousands of times.
+    logging.getLogger("asyncio").disabled = True
+
     async def main():
         server = await asyncio.start_server(answer, "127.0.0.1", port, backlog=1024)
         await server.serve_forever()
@@ -271,9 +276,10 @@ def handshakes(ports):
 
 
 def cancelled(ports):
-    """Requests whose client leaves at once, as fast as they can be sent."""
+    """Requests whose client leaves at once with a reset, as fast as they can be sent."""
     while True:
         stream = connect(ports["proxy"])
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         stream.sendall(request(ports["other"]))
         stream.close()
 
