@@ -116,6 +116,14 @@ fn trailers_of_grpc_are_announced() {
     let mut head = fields(&[("content-type", "application/grpc")]);
     normalise_response(&Method::POST, Version::HTTP_2, StatusCode::OK, &mut head).unwrap();
     assert_eq!(framing(&head).2, Some(GRPC_TRAILERS));
+    // In HTTP/1.1 there are some where there are chunks.
+    for (field, expected) in [("transfer-encoding", Some(GRPC_TRAILERS)), ("content-length", None)]
+    {
+        let value = if expected.is_some() { "chunked" } else { "3" };
+        let mut head = fields(&[("content-type", "application/grpc"), (field, value)]);
+        normalise_response(&Method::POST, Version::HTTP_11, StatusCode::OK, &mut head).unwrap();
+        assert_eq!(framing(&head).2, expected, "{field}");
+    }
 }
 
 #[test]
