@@ -358,7 +358,8 @@ impl HttpBody for RequestBody {
             Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || is_complete(this),
             Poll::Ready(Some(Err(_))) | Poll::Pending => false,
         };
-        if let Some(upload) = &this.upload {
+        // An attempt that was superseded learns it by an error, which says nothing of the one after it.
+        if let (Some(upload), false) = (&this.upload, matches!(polled, Poll::Ready(Some(Err(_))))) {
             upload.note(polled.is_pending(), is_over);
         }
         if is_over {
