@@ -4,6 +4,9 @@
 //! It reads source text, not a syntax tree: comments and literals are blanked, `#[cfg(test)]` items
 //! and files of tests are left out, and what remains is searched for paths that begin with `crate`.
 
+#[path = "architecture/documents.rs"]
+mod documents;
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;

@@ -1,6 +1,6 @@
 //! Refresh tokens that the authorization server no longer accepts: who is told, and who is asked.
 //!
-//! The rows are those of the conformance table of the refresh engine.
+//! Rows are those of `docs/behaviours.md`.
 
 use std::time::Duration;
 

@@ -30,7 +30,6 @@ mod message_rules;
 mod mutual_tls;
 mod operators;
 mod path;
-mod promises;
 mod refresh;
 mod refresh_on;
 mod rejections;

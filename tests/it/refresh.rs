@@ -1,6 +1,6 @@
 //! When tokens are replaced: what the application, the authorization server and the record see.
 //!
-//! Each test names its row of the conformance table of the refresh engine. Time is the proxy's own
+//! Each test names its row of `docs/behaviours.md`. Time is the proxy's own
 //! clock, which a test moves; the servers' tokens really live for an hour.
 
 use std::time::Duration;

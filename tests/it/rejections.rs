@@ -1,7 +1,7 @@
 //! Access tokens that the API rejects: who gets another, which requests are sent again, and how often the
 //! authorization server is asked for it.
 //!
-//! The rows are those of the conformance table of the refresh engine.
+//! Rows are those of `docs/behaviours.md`.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};

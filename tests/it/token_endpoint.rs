@@ -1,6 +1,6 @@
 //! What token endpoints answer, and how they are asked.
 //!
-//! The rows are those of the conformance table of the refresh engine.
+//! Rows are those of `docs/behaviours.md`.
 
 use std::time::{Duration, Instant, SystemTime};
 
