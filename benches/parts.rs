@@ -29,14 +29,17 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use tokio::runtime::Runtime;
 
-/// The rules are private to the request path, and stay so: this is their file, built once more.
-#[path = "../src/proxy/message.rs"]
+/// These modules are private to the request path, so their files are compiled again here.
+#[path = "../src/proxy/fields.rs"]
 #[allow(dead_code, unused_imports, reason = "not all of it is measured")]
-mod message;
+mod fields;
+#[path = "../src/proxy/request_target.rs"]
+#[allow(dead_code, unused_imports, reason = "not all of it is measured")]
+mod request_target;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-criterion_group!(parts, authorities, fields, tokens, leaves);
+criterion_group!(parts, authorities, field_rules, tokens, leaves);
 criterion_main!(parts);
 
 fn authorities(criterion: &mut Criterion) {
@@ -57,17 +60,17 @@ fn authorities(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn fields(criterion: &mut Criterion) {
+fn field_rules(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fields");
-    let via = message::Via::new();
+    let via = fields::Via::new();
     let origin = https_origin("api.example.com");
     for (name, head) in [("of a program", of_a_program()), ("of a browser", of_a_browser())] {
         group.bench_function(BenchmarkId::new("target", name), |b| {
-            b.iter(|| message::target(black_box(&head), None).is_ok())
+            b.iter(|| request_target::request_target(black_box(&head), None).is_ok())
         });
         group.bench_function(BenchmarkId::new("for the origin server", name), |b| {
             let prepare = |mut head| {
-                message::prepare_for_origin(&mut head, &origin, &via);
+                fields::prepare_for_origin(&mut head, &origin, &via);
                 head
             };
             b.iter_batched(|| head.clone(), prepare, BatchSize::SmallInput)
@@ -75,7 +78,7 @@ fn fields(criterion: &mut Criterion) {
     }
     group.bench_function("for the client", |b| {
         let prepare = |mut head| {
-            message::prepare_for_client(&mut head, Version::HTTP_11, &via);
+            fields::prepare_for_client(&mut head, Version::HTTP_11, &via);
             head
         };
         b.iter_batched(of_an_answer, prepare, BatchSize::SmallInput)

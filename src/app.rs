@@ -33,7 +33,7 @@ pub use crate::credential::ChangedSecret;
 use crate::credential::Credentials;
 use crate::metrics::Metrics;
 pub use crate::proxy::RejectedSecrets;
-use crate::proxy::{Network, OwnAddresses, Shared};
+use crate::proxy::{ListenerAddresses, NetworkState, SharedState};
 use crate::resolver::Resolver;
 use crate::settings::Settings;
 use crate::store::StoreError;
@@ -95,7 +95,7 @@ fn key_of(error: &StoreError) -> &'static str {
 pub struct App {
     proxy_addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     reloads: Mutex<Reloads>,
     admin: Arc<Admin>,
     metrics: Metrics,
@@ -134,17 +134,17 @@ impl App {
         let stop_admin = CancellationToken::new();
         let limits = &settings.proxy.limits;
         let descriptors = Descriptors::divide(limits.connections);
-        let own_addresses = OwnAddresses { proxy: own.clone(), admin: admin_address };
+        let own_addresses = ListenerAddresses { proxy: own.clone(), admin: admin_address };
         let mut foundation = Foundation::new(
             clock.clone(),
             tasks.clone(),
-            Network::new(Resolver::new(), own_addresses, descriptors.origins),
+            NetworkState::new(Resolver::new(), own_addresses, descriptors.origins),
             metrics.clone(),
             stop_admin.clone(),
         );
         let (snapshot, credentials) = foundation.snapshot(&settings, None).await?;
         credentials.activate();
-        let shared = Arc::new(Shared::new(snapshot, clock.clone(), metrics.clone()));
+        let shared = Arc::new(SharedState::new(snapshot, clock.clone(), metrics.clone()));
         let cores =
             Cores::start(settings.threads, Arc::clone(&shared)).map_err(StartError::Thread)?;
         let (most, per_peer) = (descriptors.clients, limits.connections_per_peer);

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::admission::{Accepted, Permit};
 use crate::admin::Liveness;
-use crate::proxy::{Proxy, Shared};
+use crate::proxy::{Proxy, SharedState};
 
 /// How long a core may take to say that it works.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ pub(super) struct Entrance {
 
 impl Cores {
     /// Starts `count` threads.
-    pub(super) fn start(count: usize, shared: Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn start(count: usize, shared: Arc<SharedState>) -> io::Result<Self> {
         let (mut senders, mut threads, mut ended) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..count.max(1) {
             let (sender, orders) = unbounded_channel();

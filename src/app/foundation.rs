@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::credential::Credentials;
 use crate::metrics::Metrics;
 use crate::oauth::HttpTransport;
-use crate::proxy::{Network, Snapshot};
+use crate::proxy::{NetworkState, Snapshot};
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::token::{Context, Ledgers, Tasks};
@@ -22,7 +22,7 @@ use crate::token::{Context, Ledgers, Tasks};
 pub(super) struct Foundation {
     clock: Clock,
     tasks: Tasks,
-    network: Network,
+    network: NetworkState,
     metrics: Metrics,
     store: Option<Store>,
     ledgers: Ledgers,
@@ -37,7 +37,7 @@ impl Foundation {
     pub(super) fn new(
         clock: Clock,
         tasks: Tasks,
-        network: Network,
+        network: NetworkState,
         metrics: Metrics,
         end: CancellationToken,
     ) -> Self {

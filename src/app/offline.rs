@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::credential::Dormant;
 use crate::metrics::Metrics;
 use crate::oauth::HttpTransport;
-use crate::proxy::{Network, OwnAddresses};
+use crate::proxy::{ListenerAddresses, NetworkState};
 use crate::resolver::Resolver;
 use crate::settings::Settings;
 use crate::store::StoreError;
@@ -106,7 +106,7 @@ async fn context(settings: &Settings, clock: Clock, tasks: Tasks) -> Result<Cont
     let tls = settings.tls.build().map_err(StartError::from)?;
     let transport = HttpTransport::new(tls);
     // Nothing is connected to but token endpoints, which have their own way.
-    let network = Network::new(Resolver::new(), OwnAddresses::default(), 0);
+    let network = NetworkState::new(Resolver::new(), ListenerAddresses::default(), 0);
     let mut foundation = Foundation::new(clock, tasks, network, Metrics::new(), Default::default());
     Ok(foundation.context(settings, transport).await?)
 }

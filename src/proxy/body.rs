@@ -10,11 +10,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::connection::Serving;
-use super::framing::clean_trailers;
-use super::incoming::{Incoming, PeerError};
-use super::origins::Returning;
+use super::connection::MessageGuard;
+use super::incoming_body::{IncomingBody, PeerError};
+use super::origin_pools::ConnectionReturn;
 use super::record::Record;
+use super::trailers::clean_trailers;
 
 /// A response's content on its way to the client.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(super) struct Body {
 #[derive(Debug)]
 enum Content {
     Full(Option<Bytes>),
-    Origin(Incoming, Option<Returning>),
+    Origin(IncomingBody, Option<ConnectionReturn>),
     LookedAt(Box<LookedAt>),
 }
 
@@ -83,7 +83,7 @@ const STREAM_TIME: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 struct Ending {
     record: Option<Record>,
-    serving: Option<Serving>,
+    serving: Option<MessageGuard>,
     /// The last frame was there.
     is_over: bool,
 }
@@ -100,7 +100,7 @@ impl Body {
     }
 
     /// An origin server's content; its connection goes back to the pool at the end.
-    pub(super) fn of_origin(incoming: Incoming, returning: Returning) -> Self {
+    pub(super) fn of_origin(incoming: IncomingBody, returning: ConnectionReturn) -> Self {
         let mut body = Self::new(Content::Origin(incoming, Some(returning)));
         body.return_at_end();
         body
@@ -111,7 +111,7 @@ impl Body {
     }
 
     /// Ties the end of this body to the request's record and to the client's connection.
-    pub(super) fn ends(mut self, serving: Serving, record: Record) -> Self {
+    pub(super) fn ends(mut self, serving: MessageGuard, record: Record) -> Self {
         self.ending = Ending { record: Some(record), serving: Some(serving), is_over: false };
         self
     }
@@ -252,7 +252,7 @@ impl Drop for Body {
         if self.ending.is_over || self.is_end_stream() {
             return;
         }
-        let limit = self.ending.serving.as_ref().and_then(Serving::broke_off);
+        let limit = self.ending.serving.as_ref().and_then(MessageGuard::broke_off);
         if let Some(record) = &mut self.ending.record {
             record.broke_off(limit);
         }

@@ -17,16 +17,17 @@ use tokio::io::AsyncReadExt;
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::body::Body;
-use super::call::Call;
 use super::client_handshake::HandshakeFault;
-use super::connection::{ClientStream, Phase, Watched};
+use super::connection::{ClientStream, ConnectionPhase, MonitoredStream};
 use super::dial::OriginSocket;
 use super::error::ProxyError;
 use super::http1_stream::Http1Stream;
-use super::incoming::Incoming;
-use super::message::Session;
+use super::incoming_body::IncomingBody;
 use super::record::TunnelRecord;
-use super::{Inbound, Proxy, Snapshot};
+use super::request_context::RequestContext;
+use super::request_target::ConnectSession;
+use super::server::ClientConnection;
+use super::{Proxy, Snapshot};
 use crate::credential::client_name;
 use crate::origin::{Authority, Host, Origin, Scheme};
 
@@ -40,7 +41,7 @@ const HTTP11: &[u8] = b"http/1.1";
 const RELAY_BUFFER: usize = 32 * 1024;
 
 /// What follows a CONNECT.
-enum Follow {
+enum AfterConnect {
     /// Bytes to and from this connection.
     Tunnel(OriginSocket, TunnelRecord),
     /// Requests for this authority.
@@ -51,15 +52,15 @@ impl Proxy {
     /// Answers a CONNECT; what follows it runs in a task of its own.
     pub(super) async fn connect(
         self: &Arc<Self>,
-        call: &mut Call<'_>,
-        request: Request<Incoming>,
+        call: &mut RequestContext<'_>,
+        request: Request<IncomingBody>,
         authority: Authority,
     ) -> Result<Response<Body>, ProxyError> {
         let snapshot = call.snapshot;
         // A CONNECT to port 80 stands for plain http, every other for https.
         let scheme = if authority.port == 80 { Scheme::Http } else { Scheme::Https };
         let origin = Origin { scheme, authority };
-        snapshot.check_dot(&origin)?;
+        snapshot.check_trailing_dot(&origin)?;
         let client = client_name(request.headers());
         let follow = if snapshot.credentials.intercepts(&origin) {
             if client.is_none() && snapshot.credentials.want_names(&origin) {
@@ -67,12 +68,13 @@ impl Proxy {
             }
             // A certificate that cannot be made is said before the session is promised.
             self.server_config(snapshot, &origin.authority.host).map_err(ProxyError::Ca)?;
-            Follow::Session(origin.authority)
+            AfterConnect::Session(origin.authority)
         } else {
             let server = snapshot.dial_tunnel(&origin.authority).await?;
-            Follow::Tunnel(server, call.record.becomes_tunnel())
+            AfterConnect::Tunnel(server, call.record.becomes_tunnel())
         };
-        let inbound = call.inbound.after_connect(self.watchdog.watch(Phase::Handshake), client);
+        let inbound =
+            call.inbound.after_connect(self.watchdog.watch(ConnectionPhase::Handshake), client);
         let activity = Arc::clone(&inbound.activity);
         let upgrade = hyper::upgrade::on(request);
         let task = tokio::spawn(Arc::clone(self).following(upgrade, follow, inbound));
@@ -84,22 +86,29 @@ impl Proxy {
     fn following(
         self: Arc<Self>,
         upgrade: OnUpgrade,
-        follow: Follow,
-        inbound: Inbound,
+        follow: AfterConnect,
+        inbound: ClientConnection,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(self.follow(upgrade, follow, inbound))
     }
 
-    async fn follow(self: Arc<Self>, upgrade: OnUpgrade, follow: Follow, inbound: Inbound) {
+    async fn follow(
+        self: Arc<Self>,
+        upgrade: OnUpgrade,
+        follow: AfterConnect,
+        inbound: ClientConnection,
+    ) {
         // A client that went away before the 200 has ended the matter.
         let Ok(upgraded) = upgrade.await else { return };
         let Some((stream, before)) = client_stream(upgraded) else { return };
         let ended = match follow {
-            Follow::Tunnel(server, record) => {
-                let client = Watched::new(stream, before, Arc::clone(&inbound.activity));
+            AfterConnect::Tunnel(server, record) => {
+                let client = MonitoredStream::new(stream, before, Arc::clone(&inbound.activity));
                 Tunnel { client, record, inbound: &inbound, is_whole: false }.relay(server).await
             }
-            Follow::Session(authority) => self.session(stream, before, authority, inbound).await,
+            AfterConnect::Session(authority) => {
+                self.session(stream, before, authority, inbound).await
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a CONNECT ended early");
@@ -112,7 +121,7 @@ impl Proxy {
         mut stream: ClientStream,
         before: Bytes,
         authority: Authority,
-        inbound: Inbound,
+        inbound: ClientConnection,
     ) -> io::Result<()> {
         let mut begun = BytesMut::from(before);
         if begun.is_empty() && stream.read_buf(&mut begun).await? == 0 {
@@ -125,15 +134,15 @@ impl Proxy {
             }
         }
         let is_http2 = begun.starts_with(HTTP2_PREFACE);
-        let stream = Watched::new(stream, begun.freeze(), Arc::clone(&inbound.activity));
+        let stream = MonitoredStream::new(stream, begun.freeze(), Arc::clone(&inbound.activity));
         if is_tls {
             return self.intercept(stream, authority, inbound).await;
         }
-        let session = Session { authority, scheme: Scheme::Http, misdirected: false };
+        let session = ConnectSession { authority, scheme: Scheme::Http, misdirected: false };
         let inbound = inbound.in_session(session);
         match is_http2 {
             true => self.serve_http2(stream, inbound).await,
-            false => self.serve_http(stream, inbound).await,
+            false => self.serve_http1(stream, inbound).await,
         }
         Ok(())
     }
@@ -141,9 +150,9 @@ impl Proxy {
     /// Ends the client's TLS with a certificate for the host it connected to.
     async fn intercept(
         self: Arc<Self>,
-        stream: Watched,
+        stream: MonitoredStream,
         authority: Authority,
-        inbound: Inbound,
+        inbound: ClientConnection,
     ) -> io::Result<()> {
         let snapshot = self.shared.snapshot.load_full();
         let mut config =
@@ -171,10 +180,11 @@ impl Proxy {
             }
         };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let inbound = inbound.in_session(Session { authority, scheme: Scheme::Https, misdirected });
+        let inbound =
+            inbound.in_session(ConnectSession { authority, scheme: Scheme::Https, misdirected });
         match is_http2 {
             true => self.serve_http2(stream, inbound).await,
-            false => self.serve_http(stream, inbound).await,
+            false => self.serve_http1(stream, inbound).await,
         }
         Ok(())
     }
@@ -191,7 +201,7 @@ impl Proxy {
 impl Snapshot {
     /// A tunnel is dialled before it is promised.
     async fn dial_tunnel(&self, authority: &Authority) -> Result<OriginSocket, ProxyError> {
-        self.admit_unmatched(ProxyError::Unmatched)?;
+        self.check_unmatched(ProxyError::Unmatched)?;
         let ports = &self.config.connect_ports;
         if !ports.is_empty() && !ports.contains(&authority.port) {
             return Err(ProxyError::Port(authority.port));
@@ -216,15 +226,15 @@ fn names_another_host(hello: &ClientHello<'_>, host: &Host) -> bool {
 
 /// The client's own stream back from hyper, with what was read beyond the CONNECT.
 fn client_stream(upgraded: Upgraded) -> Option<(ClientStream, Bytes)> {
-    let parts = upgraded.downcast::<TokioIo<Http1Stream<Watched>>>().ok()?;
+    let parts = upgraded.downcast::<TokioIo<Http1Stream<MonitoredStream>>>().ok()?;
     Some((parts.io.into_inner().into_inner().into_inner()?, parts.read_buf))
 }
 
 /// A tunnel under way; its record is complete however it ends.
 struct Tunnel<'a> {
-    client: Watched,
+    client: MonitoredStream,
     record: TunnelRecord,
-    inbound: &'a Inbound,
+    inbound: &'a ClientConnection,
     /// Both sides have ended by themselves.
     is_whole: bool,
 }
@@ -232,7 +242,7 @@ struct Tunnel<'a> {
 impl Tunnel<'_> {
     /// Copies both ways until both sides are done; each side's end passes on to the other.
     async fn relay(mut self, mut server: OriginSocket) -> io::Result<()> {
-        self.inbound.activity.enter(Phase::Tunnel);
+        self.inbound.activity.enter(ConnectionPhase::Tunnel);
         let client = &mut self.client;
         tokio::io::copy_bidirectional_with_sizes(client, &mut server, RELAY_BUFFER, RELAY_BUFFER)
             .await?;

@@ -16,13 +16,13 @@ use futures_util::task::AtomicWaker;
 use tokio::task::AbortHandle;
 
 pub(crate) use stream::ClientStream;
-pub(super) use stream::Watched;
-pub(super) use watchdog::{Timeouts, Watchdog};
+pub(super) use stream::MonitoredStream;
+pub(super) use watchdog::{ConnectionTimeouts, Watchdog};
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Phase {
+pub(super) enum ConnectionPhase {
     /// Waiting for a request.
     Idle,
     /// A head has begun and is not whole.
@@ -42,7 +42,7 @@ pub(super) enum Phase {
     Lingering,
 }
 
-impl Phase {
+impl ConnectionPhase {
     fn of(number: u8) -> Self {
         match number {
             0 => Self::Idle,
@@ -88,7 +88,7 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    fn new(phase: Phase, ticks: Arc<AtomicU32>) -> Self {
+    fn new(phase: ConnectionPhase, ticks: Arc<AtomicU32>) -> Self {
         Self {
             phase: AtomicU8::new(phase as u8),
             messages: AtomicU32::new(0),
@@ -108,7 +108,7 @@ impl Activity {
     }
 
     /// Enters a phase.
-    pub(super) fn enter(&self, phase: Phase) {
+    pub(super) fn enter(&self, phase: ConnectionPhase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.touch();
     }
@@ -117,28 +117,28 @@ impl Activity {
         self.since.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    pub(super) fn phase(&self) -> Phase {
-        Phase::of(self.phase.load(Ordering::Relaxed))
+    pub(super) fn phase(&self) -> ConnectionPhase {
+        ConnectionPhase::of(self.phase.load(Ordering::Relaxed))
     }
 
     /// A head is whole: the connection is busy until the response is over but for what is still in
     /// buffers, or the client has given the request up.
-    pub(super) fn serve(self: &Arc<Self>) -> Serving {
+    pub(super) fn serve(self: &Arc<Self>) -> MessageGuard {
         let serving = self.hold();
-        self.enter(Phase::Busy);
+        self.enter(ConnectionPhase::Busy);
         serving
     }
 
     /// A request has content, which may outlast its response.
-    pub(super) fn hold(self: &Arc<Self>) -> Serving {
+    pub(super) fn hold(self: &Arc<Self>) -> MessageGuard {
         self.messages.fetch_add(1, Ordering::Relaxed);
-        Serving(Arc::clone(self))
+        MessageGuard(Arc::clone(self))
     }
 
     /// The head of the response goes out. On a connection of HTTP/2 each stream looks after its own.
     pub(super) fn answers(&self) {
         if !self.multiplexed.load(Ordering::Relaxed) {
-            self.enter(Phase::Content);
+            self.enter(ConnectionPhase::Content);
         }
     }
 
@@ -149,17 +149,17 @@ impl Activity {
 
     fn message_ended(&self) {
         if self.messages.fetch_sub(1, Ordering::Relaxed) == 1
-            && matches!(self.phase(), Phase::Busy | Phase::Content)
+            && matches!(self.phase(), ConnectionPhase::Busy | ConnectionPhase::Content)
         {
-            self.enter(Phase::Flushing);
+            self.enter(ConnectionPhase::Flushing);
             self.wake_half_closed();
         }
     }
 
     /// Nothing is in buffers any more: after a response, the connection waits for the next request.
     fn flushed(&self) {
-        if self.phase() == Phase::Flushing {
-            self.enter(Phase::Idle);
+        if self.phase() == ConnectionPhase::Flushing {
+            self.enter(ConnectionPhase::Idle);
         }
     }
 
@@ -170,18 +170,19 @@ impl Activity {
 
     fn read(&self) {
         match self.phase() {
-            Phase::Idle | Phase::Flushing if self.multiplexed.load(Ordering::Relaxed) => {}
-            Phase::Idle | Phase::Flushing => self.enter(Phase::Head),
-            Phase::Tunnel | Phase::Content => self.touch(),
-            Phase::Lingering => self.discards.store(true, Ordering::Relaxed),
-            Phase::Head | Phase::Busy | Phase::Handshake => {}
+            ConnectionPhase::Idle | ConnectionPhase::Flushing
+                if self.multiplexed.load(Ordering::Relaxed) => {}
+            ConnectionPhase::Idle | ConnectionPhase::Flushing => self.enter(ConnectionPhase::Head),
+            ConnectionPhase::Tunnel | ConnectionPhase::Content => self.touch(),
+            ConnectionPhase::Lingering => self.discards.store(true, Ordering::Relaxed),
+            ConnectionPhase::Head | ConnectionPhase::Busy | ConnectionPhase::Handshake => {}
         }
     }
 
     /// The client took something.
     pub(super) fn written(&self) {
         self.blocked.store(0, Ordering::Relaxed);
-        if !matches!(self.phase(), Phase::Head | Phase::Lingering) {
+        if !matches!(self.phase(), ConnectionPhase::Head | ConnectionPhase::Lingering) {
             self.touch();
         }
     }
@@ -222,7 +223,7 @@ impl Activity {
 
     /// Is the next byte that comes the first of a request?
     pub(super) fn is_between_requests(&self) -> bool {
-        matches!(self.phase(), Phase::Idle | Phase::Flushing)
+        matches!(self.phase(), ConnectionPhase::Idle | ConnectionPhase::Flushing)
     }
 
     /// Asks whoever serves the connection to end it after what is under way.
@@ -261,9 +262,9 @@ impl Activity {
 
 /// A message under way; dropped when it is over, however it ends.
 #[derive(Debug)]
-pub(super) struct Serving(Arc<Activity>);
+pub(super) struct MessageGuard(Arc<Activity>);
 
-impl Serving {
+impl MessageGuard {
     /// More of the content is waited for, or no longer.
     pub(super) fn wants_content(&self, wants: bool) {
         self.0.wants_content(wants);
@@ -276,7 +277,7 @@ impl Serving {
     }
 }
 
-impl Drop for Serving {
+impl Drop for MessageGuard {
     fn drop(&mut self) {
         self.0.message_ended();
     }

@@ -19,10 +19,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::dial::Dialer;
 use super::early_response::EarlyResponse;
 use super::http2::client::Http2Connection;
-use super::origin_connection::{Http1Connection, ResponseLimits};
+use super::origin_connection::{Http1Connection, ResponseTimeouts};
 use super::origin_error::OriginError;
+use super::origin_tls::{OriginTlsStream, is_alpn_mismatch, secure};
 use super::response_heads::{HeadExpected, ResponseHeads};
-use super::secure::{SecureStream, knows_other_protocols, secure};
 use crate::credential::Identity;
 use crate::origin::{Authority, Origin, Scheme};
 use crate::tls::Offers;
@@ -61,7 +61,7 @@ pub(super) struct Connector {
     anonymous: Offers,
     connect_timeout: Duration,
     header_count: usize,
-    pub(super) response: ResponseLimits,
+    pub(super) response: ResponseTimeouts,
     pub(super) idle_timeout: Duration,
     /// Tells its connections from those of the configuration before: they may trust other roots.
     pub(super) version: u64,
@@ -81,7 +81,7 @@ impl From<http::Version> for Protocol {
 }
 
 /// A new connection, by the protocol that was agreed on.
-pub(super) enum Connected {
+pub(super) enum NewConnection {
     Http1(Box<Http1Connection>),
     Http2 {
         connection: Http2Connection,
@@ -97,7 +97,7 @@ impl Connector {
             anonymous: Offers::of(tls),
             connect_timeout: config.connect_timeout,
             header_count: config.header_count,
-            response: ResponseLimits {
+            response: ResponseTimeouts {
                 response: config.response_timeout,
                 send: config.send_timeout,
                 content: match config.stall_timeout.is_zero() {
@@ -137,7 +137,7 @@ impl Connector {
         identity: Option<&Identity>,
         preferred: Protocol,
         deadline: Instant,
-    ) -> Result<Connected, OriginError> {
+    ) -> Result<NewConnection, OriginError> {
         let connecting = self.connect_somehow(origin, identity, preferred, deadline);
         let late = |_| OriginError::ConnectTimeout;
         tokio::time::timeout_at(deadline, connecting).await.map_err(late)?
@@ -149,7 +149,7 @@ impl Connector {
         identity: Option<&Identity>,
         preferred: Protocol,
         deadline: Instant,
-    ) -> Result<Connected, OriginError> {
+    ) -> Result<NewConnection, OriginError> {
         let authority = &origin.authority;
         let offers = identity.map_or(&self.anonymous, |identity| &identity.offers);
         match (origin.scheme, preferred) {
@@ -163,7 +163,7 @@ impl Connector {
             }
             (Scheme::Https, Protocol::Http1) => {
                 match self.secure(authority, &offers.http1, deadline).await {
-                    Err(OriginError::Tls(error)) if knows_other_protocols(&error) => {
+                    Err(OriginError::Tls(error)) if is_alpn_mismatch(&error) => {
                         let stream = self.secure(authority, &offers.http2, deadline).await?;
                         self.speak_agreed(origin, stream, true).await
                     }
@@ -178,26 +178,26 @@ impl Connector {
         authority: &Authority,
         tls: &Arc<ClientConfig>,
         deadline: Instant,
-    ) -> Result<SecureStream, OriginError> {
+    ) -> Result<OriginTlsStream, OriginError> {
         secure(&self.dialer, authority, tls, deadline).await
     }
 
     async fn speak_agreed(
         &self,
         origin: &Origin,
-        stream: SecureStream,
+        stream: OriginTlsStream,
         only: bool,
-    ) -> Result<Connected, OriginError> {
+    ) -> Result<NewConnection, OriginError> {
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return self.speak_http1(origin, stream).await;
         }
         let begun = Http2Connection::begin(stream, MAX_RESPONSE_HEAD).await;
         let connection = begun.map_err(|error| OriginError::Closed(error.into()))?;
-        Ok(Connected::Http2 { connection, only })
+        Ok(NewConnection::Http2 { connection, only })
     }
 
     /// What a lenient client would read is read (RFC 9112 §5.1, §5.2): a blank before the colon, folded lines.
-    async fn speak_http1<S>(&self, origin: &Origin, stream: S) -> Result<Connected, OriginError>
+    async fn speak_http1<S>(&self, origin: &Origin, stream: S) -> Result<NewConnection, OriginError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -217,7 +217,7 @@ impl Connector {
         });
         let task = AbortOnDropHandle::new(task);
         let connection = Http1Connection::new(origin.clone(), sender, task, head, self.version);
-        Ok(Connected::Http1(Box::new(connection)))
+        Ok(NewConnection::Http1(Box::new(connection)))
     }
 }
 

@@ -12,25 +12,26 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::connection::{Activity, Serving};
-use super::framing::{Content, clean_trailers};
-use super::incoming::{Incoming, PeerError};
-use super::origins::Idle;
+use super::connection::{Activity, MessageGuard};
+use super::framing::ContentLength;
+use super::incoming_body::{IncomingBody, PeerError};
+use super::origin_pools::ReusableConnection;
 use super::release::Release;
 use super::replay::{ReplayBody, ReplayError};
+use super::trailers::clean_trailers;
 use crate::credential::Credential;
 
 /// A client's content, counted as it passes.
 #[derive(Debug)]
 pub(super) struct ClientContent {
-    incoming: Incoming,
+    incoming: IncomingBody,
     left: u64,
     /// `None`: there is no content.
     upload: Option<Arc<Upload>>,
     /// What the request is for, whose own fields no trailer may bring.
     credential: Option<Arc<Credential>>,
     /// Held until the content is over, which may be after the response.
-    serving: Option<Serving>,
+    serving: Option<MessageGuard>,
 }
 
 /// How far a client's content has come, for those who wait for what follows it.
@@ -78,7 +79,7 @@ pub(super) enum ContentError {
 
 impl ClientContent {
     /// Lets at most `limit` bytes pass; 0 is no limit.
-    pub(super) fn new(incoming: Incoming, limit: u64, activity: &Arc<Activity>) -> Self {
+    pub(super) fn new(incoming: IncomingBody, limit: u64, activity: &Arc<Activity>) -> Self {
         let left = if limit == 0 { u64::MAX } else { limit };
         let has_content = !is_complete(&incoming);
         let upload = has_content.then(Arc::default);
@@ -268,7 +269,7 @@ impl HttpBody for ClientContent {
 pub(super) struct RequestBody {
     source: Source,
     /// Learns of its end.
-    release: Option<Arc<Release<Idle>>>,
+    release: Option<Arc<Release<ReusableConnection>>>,
     /// Learns how far it has come.
     upload: Option<Arc<Upload>>,
 }
@@ -311,16 +312,16 @@ impl RequestBody {
     }
 
     /// What is known about it before it is sent.
-    pub(super) fn content(&self) -> Content {
+    pub(super) fn content(&self) -> ContentLength {
         match (&self.source, self.size_hint().exact()) {
-            (Source::Empty, _) => Content::None,
-            (_, Some(length)) => Content::Known(length),
-            (_, None) => Content::Unknown,
+            (Source::Empty, _) => ContentLength::None,
+            (_, Some(length)) => ContentLength::Known(length),
+            (_, None) => ContentLength::Unknown,
         }
     }
 
     /// What learns of the end of the request, if it has content.
-    pub(super) fn end(&self) -> Option<Arc<Release<Idle>>> {
+    pub(super) fn end(&self) -> Option<Arc<Release<ReusableConnection>>> {
         self.release.clone()
     }
 

@@ -3,8 +3,8 @@
 //! The addresses that are judged are those that are dialled, so a name that changes between two look-ups gains
 //! nothing.
 
-mod embedded;
-mod policy;
+mod address_policy;
+mod embedded_addresses;
 mod race;
 mod socket_budget;
 #[cfg(test)]
@@ -18,12 +18,12 @@ use moka::sync::Cache;
 use tokio::time::{Instant, timeout_at};
 
 use super::origin_error::OriginError;
-use super::socket;
+use super::socket_options;
 use crate::origin::{Authority, Host};
 use crate::resolver::{NameError, Resolver, is_loopback};
-pub(crate) use policy::OwnAddresses;
-pub(super) use policy::Policy;
-use race::{Won, order, race};
+pub(super) use address_policy::AddressPolicy;
+pub(crate) use address_policy::ListenerAddresses;
+use race::{RaceWinner, order, race};
 pub(super) use socket_budget::OriginSocket;
 use socket_budget::SocketBudget;
 
@@ -35,17 +35,17 @@ const MOST_REMEMBERED: u64 = 1024;
 
 /// What is known of the network: shared by all cores, and kept over reloads.
 #[derive(Clone, Debug)]
-pub(crate) struct Network {
+pub(crate) struct NetworkState {
     resolver: Resolver,
     /// The address of an authority that worked when the one before it failed or was slow.
     worked: Cache<Authority, IpAddr>,
-    own: Arc<OwnAddresses>,
+    own: Arc<ListenerAddresses>,
     sockets: SocketBudget,
 }
 
-impl Network {
+impl NetworkState {
     /// Looks names up with `resolver`; bearerd itself listens on `own`. There may be so many `sockets` at once.
-    pub(crate) fn new(resolver: Resolver, own: OwnAddresses, sockets: usize) -> Self {
+    pub(crate) fn new(resolver: Resolver, own: ListenerAddresses, sockets: usize) -> Self {
         let worked = Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED);
         let sockets = SocketBudget::new(sockets);
         Self { resolver, worked: worked.build(), own: Arc::new(own), sockets }
@@ -55,12 +55,12 @@ impl Network {
 /// Connects to authorities, as far as the policy allows.
 #[derive(Clone, Debug)]
 pub(super) struct Dialer {
-    policy: Policy,
-    network: Network,
+    policy: AddressPolicy,
+    network: NetworkState,
 }
 
 impl Dialer {
-    pub(super) fn new(policy: Policy, network: Network) -> Self {
+    pub(super) fn new(policy: AddressPolicy, network: NetworkState) -> Self {
         Self { policy, network }
     }
 
@@ -85,12 +85,12 @@ impl Dialer {
         let allowed = self.policy.judge_all(&addresses, is_loopback)?;
         let place = self.network.sockets.obtain(deadline).await?;
         let ordered = order(allowed, self.network.worked.get(authority));
-        let Won { stream, address, is_first } = race(ordered, deadline).await?;
+        let RaceWinner { stream, address, is_first } = race(ordered, deadline).await?;
         if !is_first {
             self.network.worked.insert(authority.clone(), address.ip());
         }
         self.network.own.judge_connected(&stream, address)?;
-        socket::configure_origin(&stream);
+        socket_options::configure_origin(&stream);
         Ok(OriginSocket::new(stream, place))
     }
 

@@ -14,9 +14,9 @@ use http::header::{PROXY_AUTHENTICATE, RETRY_AFTER};
 use http::{Response, StatusCode};
 
 use super::body::Body;
-use super::message::MessageError;
+use super::local_response::{ResponseFormat, insert, insert_proxy_status, local_response};
 use super::origin_error::OriginError;
-use super::own_response::{Accepts, insert, insert_proxy_status, own_response};
+use super::request_target::RequestRefusal;
 use crate::ca::CaError;
 use crate::credential::{ChoiceError, InjectionError, InstanceError};
 use crate::origin::AuthorityError;
@@ -28,7 +28,7 @@ use token::{instance_verdict, token_verdict};
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProxyError {
     #[error(transparent)]
-    Message(#[from] MessageError),
+    Message(#[from] RequestRefusal),
     #[error("no credential is configured for this host, and `unmatched` is \"deny\"")]
     Unmatched,
     #[error("no credential of this host is for this method and path, and `unmatched` is \"deny\"")]
@@ -79,7 +79,7 @@ impl ProxyError {
             Self::Message(error) => {
                 let status = message_status(error);
                 let kind = match error {
-                    MessageError::Loop => "proxy_loop_detected",
+                    RequestRefusal::Loop => "proxy_loop_detected",
                     _ => "http_request_error",
                 };
                 verdict(status, kind, &error.to_string())
@@ -135,9 +135,9 @@ impl ProxyError {
     /// The limit that was reached: its key in `[limits]`, or `descriptors`.
     pub(super) fn limit(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Message(MessageError::ContentTooLarge) => "body_bytes",
-            Self::Message(MessageError::TargetTooLong) => "request_line",
-            Self::Message(MessageError::TooManyFields) => "header_count",
+            Self::Message(RequestRefusal::ContentTooLarge) => "body_bytes",
+            Self::Message(RequestRefusal::TargetTooLong) => "request_line",
+            Self::Message(RequestRefusal::TooManyFields) => "header_count",
             Self::Origin(OriginError::ConnectTimeout | OriginError::HandshakeTimeout) => {
                 "connect_timeout"
             }
@@ -161,9 +161,9 @@ impl ProxyError {
     }
 
     /// The response, in the form that the client prefers.
-    pub(super) fn response(&self, accepts: Accepts, request_id: &str) -> Response<Body> {
+    pub(super) fn response(&self, accepts: ResponseFormat, request_id: &str) -> Response<Body> {
         let verdict = self.verdict();
-        let mut response = own_response(verdict.status, &verdict.text, accepts, request_id);
+        let mut response = local_response(verdict.status, &verdict.text, accepts, request_id);
         let fields = response.headers_mut();
         let rcode = match self {
             Self::Origin(error) => error.rcode(),
@@ -184,22 +184,22 @@ impl ProxyError {
     }
 }
 
-fn message_status(error: &MessageError) -> StatusCode {
+fn message_status(error: &RequestRefusal) -> StatusCode {
     match error {
-        MessageError::Authority(_)
-        | MessageError::OriginForm
-        | MessageError::Scheme
-        | MessageError::Host
-        | MessageError::ConnectTarget
-        | MessageError::Path
-        | MessageError::ConnectContent => StatusCode::BAD_REQUEST,
-        MessageError::TransferCoding => StatusCode::NOT_IMPLEMENTED,
-        MessageError::Trace => StatusCode::METHOD_NOT_ALLOWED,
-        MessageError::TargetTooLong => StatusCode::URI_TOO_LONG,
-        MessageError::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        MessageError::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        MessageError::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-        MessageError::Loop => StatusCode::LOOP_DETECTED,
+        RequestRefusal::Authority(_)
+        | RequestRefusal::OriginForm
+        | RequestRefusal::Scheme
+        | RequestRefusal::Host
+        | RequestRefusal::ConnectTarget
+        | RequestRefusal::Path
+        | RequestRefusal::ConnectContent => StatusCode::BAD_REQUEST,
+        RequestRefusal::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+        RequestRefusal::Trace => StatusCode::METHOD_NOT_ALLOWED,
+        RequestRefusal::TargetTooLong => StatusCode::URI_TOO_LONG,
+        RequestRefusal::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        RequestRefusal::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        RequestRefusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+        RequestRefusal::Loop => StatusCode::LOOP_DETECTED,
     }
 }
 
@@ -235,7 +235,7 @@ mod tests {
             (TokenError::NeedsLogin { reason: TerminalReason::Revoked }, None),
         ] {
             let error = ProxyError::Token { credential: Arc::from("billing"), error };
-            let response = error.response(Accepts::Text, "id");
+            let response = error.response(ResponseFormat::Text, "id");
             assert_eq!(response.status(), 503);
             assert_eq!(response.headers().get(RETRY_AFTER).map(|v| v.to_str().unwrap()), retry);
             let status = response.headers()["proxy-status"].to_str().unwrap();

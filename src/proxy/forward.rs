@@ -18,15 +18,16 @@ use http::{Method, Response, Uri, Version};
 use hyper::ext::ReasonPhrase;
 
 use super::body::Body;
-use super::call::Call;
 use super::content::ClientContent;
 use super::error::ProxyError;
-use super::incoming::Incoming;
+use super::fields;
+use super::incoming_body::IncomingBody;
 use super::interim::InterimRelay;
-use super::message::{self, MessageError};
-use super::origin_connection::Outcome;
-use super::origins::{Route, SendError};
+use super::origin_connection::DeliveryOutcome;
+use super::origin_pools::{Route, SendError};
 use super::record::Record;
+use super::request_context::RequestContext;
+use super::request_target::RequestRefusal;
 use super::rewrite;
 use super::{Proxy, Snapshot};
 use crate::credential::{
@@ -58,18 +59,18 @@ impl Proxy {
     /// Forwards a request of no credential: untouched but for what every proxy changes.
     pub(super) async fn forward_plain(
         &self,
-        call: &mut Call<'_>,
+        call: &mut RequestContext<'_>,
         parts: &mut Parts,
-        body: Incoming,
+        body: IncomingBody,
         origin: &Origin,
     ) -> Result<Response<Body>, ProxyError> {
-        let content = call.snapshot.admit_content(&parts.headers, body, &call.inbound.activity)?;
+        let content = call.snapshot.limit_content(&parts.headers, body, &call.inbound.activity)?;
         self.forward_untouched(call, parts, content, origin).await
     }
 
     async fn forward_untouched(
         &self,
-        call: &mut Call<'_>,
+        call: &mut RequestContext<'_>,
         parts: &mut Parts,
         content: ClientContent,
         origin: &Origin,
@@ -87,13 +88,13 @@ impl Proxy {
     /// Forwards a request with its credential's token.
     pub(super) async fn forward_with_token(
         &self,
-        call: &mut Call<'_>,
+        call: &mut RequestContext<'_>,
         parts: &mut Parts,
-        body: Incoming,
+        body: IncomingBody,
         mut selected: Selected,
     ) -> Result<Response<Body>, ProxyError> {
         let mut content =
-            call.snapshot.admit_content(&parts.headers, body, &call.inbound.activity)?;
+            call.snapshot.limit_content(&parts.headers, body, &call.inbound.activity)?;
         let (instance, token) = self.token_for(&mut selected, parts, call.record).await?;
         let origin = selected.origin.clone();
         let is_upgraded = call.is_upgraded(&origin) && selected.credential.rewrite_location;
@@ -131,7 +132,7 @@ impl Proxy {
     /// Sends a request with a token, and again with the next one while that may help.
     async fn send_with_token(
         &self,
-        call: &mut Call<'_>,
+        call: &mut RequestContext<'_>,
         mut draft: Draft,
         selected: Selected,
         instance: &Instance,
@@ -180,7 +181,7 @@ impl Proxy {
     /// Sends a request with one token, with its credential's client certificate if it has one.
     async fn exchange_with_token(
         &self,
-        call: &mut Call<'_>,
+        call: &mut RequestContext<'_>,
         draft: &mut Draft,
         with: &Equipment<'_>,
     ) -> Result<Response<Body>, ProxyError> {
@@ -256,7 +257,7 @@ impl Proxy {
     /// Makes an origin server's answer one for the client.
     fn deliver(&self, mut answer: Response<Body>) -> Response<Body> {
         let version = answer.version();
-        message::prepare_for_client(answer.headers_mut(), version, self.via());
+        fields::prepare_for_client(answer.headers_mut(), version, self.via());
         *answer.version_mut() = Version::HTTP_11;
         let extensions = answer.extensions_mut();
         let reason = extensions.remove::<ReasonPhrase>();
@@ -272,7 +273,7 @@ impl Proxy {
     /// it. What is added is made anew each time: a proof that it has seen is worth nothing.
     async fn exchange<'a>(
         &self,
-        call: &mut Call<'_>,
+        call: &mut RequestContext<'_>,
         route: Route<'_>,
         draft: &mut Draft,
         additions: impl Fn(&Draft) -> Result<Option<Additions<'a>>, ProxyError>,
@@ -293,7 +294,7 @@ impl Proxy {
                     repetitions += 1;
                 }
                 Err(_) if draft.is_too_large() => {
-                    return Err(MessageError::ContentTooLarge.into());
+                    return Err(RequestRefusal::ContentTooLarge.into());
                 }
                 Err(error) => return Err(error.error.into()),
             }
@@ -304,9 +305,9 @@ impl Proxy {
 /// May a request without a response be sent again?
 fn may_repeat(error: &SendError, draft: &Draft) -> bool {
     match error.outcome {
-        Outcome::NotProcessed | Outcome::Http1Required => draft.can_repeat(),
-        Outcome::Closed => error.reused && draft.is_harmless(),
-        Outcome::Unknown => false,
+        DeliveryOutcome::NotProcessed | DeliveryOutcome::Http1Required => draft.can_repeat(),
+        DeliveryOutcome::Closed => error.reused && draft.is_harmless(),
+        DeliveryOutcome::Unknown => false,
     }
 }
 

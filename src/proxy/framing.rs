@@ -5,20 +5,15 @@
 //! that everybody reads alike ([`normalise_response`]). hyper's own choices by method and version do not come
 //! into play.
 
-use std::sync::LazyLock;
-
-use http::header::{
-    CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue, TRAILER,
-    TRANSFER_ENCODING,
-};
+use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, TRAILER, TRANSFER_ENCODING};
 use http::{Method, StatusCode, Version};
-use memchr::memmem::Finder;
 
-use super::message::is_chunked_once;
+use super::fields::is_chunked_once;
+use super::trailers::announce_trailers;
 
 /// What is known about a request's content before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Content {
+pub(super) enum ContentLength {
     /// There is none.
     None,
     /// So many bytes.
@@ -34,28 +29,28 @@ pub(super) enum Content {
 pub(super) fn frame_request(
     method: &Method,
     version: Version,
-    content: Content,
+    content: ContentLength,
     fields: &mut HeaderMap,
 ) {
     let gave_length = fields.remove(CONTENT_LENGTH).is_some();
     fields.remove(TRANSFER_ENCODING);
     match content {
-        Content::None if gave_length || expects_content(method) => {
+        ContentLength::None if gave_length || expects_content(method) => {
             fields.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        Content::None => {}
-        Content::Known(length) => {
+        ContentLength::None => {}
+        ContentLength::Known(length) => {
             fields.insert(CONTENT_LENGTH, length.into());
         }
-        Content::Unknown if version == Version::HTTP_2 => {}
-        Content::Unknown => {
+        ContentLength::Unknown if version == Version::HTTP_2 => {}
+        ContentLength::Unknown => {
             fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
     }
     // Trailers need content, and in HTTP/1.1 chunks.
     let has_trailers = match version {
-        Version::HTTP_2 => content != Content::None,
-        _ => content == Content::Unknown,
+        Version::HTTP_2 => content != ContentLength::None,
+        _ => content == ContentLength::Unknown,
     };
     match has_trailers {
         true => announce_trailers(fields),
@@ -153,203 +148,150 @@ pub(super) fn expects_continue(fields: &HeaderMap) -> bool {
     fields.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-// ===== Trailers =====
-
-/// Trailers that gRPC always has and never announces.
-const GRPC_TRAILERS: &str = "grpc-status, grpc-message, grpc-status-details-bin";
-
-/// Keeps from `Trailer` what may be a trailer. gRPC's are announced, because hyper writes into HTTP/1.1 only
-/// those that are.
-fn announce_trailers(fields: &mut HeaderMap) {
-    let is_grpc = fields
-        .get(CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    if !fields.contains_key(TRAILER) {
-        if is_grpc {
-            fields.insert(TRAILER, HeaderValue::from_static(GRPC_TRAILERS));
-        }
-        return;
-    }
-    let lines = fields.get_all(TRAILER).iter();
-    let members = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    let names = members.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
-    let kept: Vec<String> =
-        names.filter(may_be_trailer).map(|name| name.as_str().to_owned()).collect();
-    fields.remove(TRAILER);
-    if let (false, Ok(kept)) = (kept.is_empty(), HeaderValue::try_from(kept.join(", "))) {
-        fields.insert(TRAILER, kept);
-    }
-}
-
-/// Removes from trailers what no trailer may say (RFC 9110 §6.5.1): a recipient that merges them into the head
-/// would take it for the head's word.
-pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
-    if trailers.keys().all(may_be_trailer) {
-        return;
-    }
-    let refused: Vec<HeaderName> =
-        trailers.keys().filter(|name| !may_be_trailer(name)).cloned().collect();
-    for name in refused {
-        trailers.remove(name);
-    }
-}
-
-/// Fields for framing, routing, authentication, request modifiers, control data, and how content is read.
-const NEVER_TRAILERS: [&str; 44] = [
-    "accept",
-    "accept-encoding",
-    "age",
-    "allow",
-    "authorization",
-    "cache-control",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-location",
-    "content-range",
-    "content-type",
-    "cookie",
-    "date",
-    "expect",
-    "expires",
-    "forwarded",
-    "host",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "keep-alive",
-    "location",
-    "max-forwards",
-    "pragma",
-    "proxy-authenticate",
-    "proxy-authentication-info",
-    "proxy-authorization",
-    "proxy-connection",
-    "range",
-    "retry-after",
-    "set-cookie",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "vary",
-    "via",
-    "warning",
-    "www-authenticate",
-    "authentication-info",
-    "http2-settings",
-];
-
-fn may_be_trailer(name: &HeaderName) -> bool {
-    !NEVER_TRAILERS.contains(&name.as_str()) && !name.as_str().starts_with("x-forwarded-")
-}
-
-// ===== Response heads as bytes =====
-
-/// The empty line after a head; made once, because making a searcher costs more than a search.
-static HEAD_END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
-
-/// Replaces control characters in response heads by spaces while they pass, before they are parsed: RFC 9110
-/// §5.5 lets a recipient do so, and strict parsers refuse the whole response for one of them.
-#[derive(Debug, Default)]
-pub(super) struct HeadCleaner {
-    /// Bytes of the current line, its end not counted.
-    line: usize,
-    /// It is the first line of a head.
-    in_status_line: bool,
-    /// The digits of the status, as far as they have come.
-    status: [u8; 3],
-    /// Heads are expected: no content is under way.
-    is_active: bool,
-    /// The current head so far. hyper gives up a connection whose head is too long.
-    head: Vec<u8>,
-}
-
-impl HeadCleaner {
-    /// The next bytes begin a response's head.
-    pub(super) fn expect_head(&mut self) {
-        *self = Self { in_status_line: true, is_active: true, ..Self::default() };
-    }
-
-    /// Is the head of the response still to come, or to end?
-    pub(super) fn is_active(&self) -> bool {
-        self.is_active
-    }
-
-    /// Cleans what belongs to heads in `bytes`, in place. `interim` is given each whole head of an interim response.
-    pub(super) fn clean(&mut self, bytes: &mut [u8], mut interim: impl FnMut(&[u8])) {
-        if !self.is_active || self.is_clean_as_whole(bytes) {
-            self.is_active = false;
-            return;
-        }
-        for byte in bytes {
-            let is_over = self.clean_byte(byte);
-            self.head.push(*byte);
-            if is_over && !self.goes_on_after(&mut interim) {
-                return;
-            }
-        }
-    }
-
-    /// Is there a whole head of a final response, with nothing to clean? So nearly all come.
-    fn is_clean_as_whole(&self, bytes: &[u8]) -> bool {
-        let begins = self.in_status_line && self.line == 0;
-        let is_final = matches!(
-            bytes,
-            [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9', b' ', b'2'..=b'9', ..]
-        );
-        let end = if begins && is_final { HEAD_END.find(bytes) } else { None };
-        let is_unclean =
-            |byte: u8| (byte < b' ' && !matches!(byte, b'\t' | b'\r' | b'\n')) || byte == 0x7f;
-        // Without an early end, so that many bytes are looked at at once.
-        let is_clean =
-            |head: &[u8]| !head.iter().fold(false, |found, byte| found | is_unclean(*byte));
-        end.and_then(|end| bytes.get(..end)).is_some_and(is_clean)
-    }
-
-    /// Returns true if this was the last byte of a head.
-    fn clean_byte(&mut self, byte: &mut u8) -> bool {
-        match *byte {
-            b'\n' => return self.end_line(),
-            b'\r' => {}
-            _ => {
-                if (*byte < b' ' && *byte != b'\t') || *byte == 0x7f {
-                    *byte = b' ';
-                }
-                // `HTTP/1.1 200`: the status stands behind nine characters.
-                if self.in_status_line
-                    && let Some(digit) =
-                        self.line.checked_sub(9).and_then(|index| self.status.get_mut(index))
-                {
-                    *digit = *byte;
-                }
-                self.line += 1;
-            }
-        }
-        false
-    }
-
-    fn end_line(&mut self) -> bool {
-        let is_head_over = self.line == 0 && !self.in_status_line;
-        self.in_status_line &= self.line == 0;
-        self.line = 0;
-        is_head_over
-    }
-
-    /// After an interim response comes another head; 101 ends HTTP.
-    fn goes_on_after(&mut self, interim: &mut impl FnMut(&[u8])) -> bool {
-        let head = std::mem::take(&mut self.head);
-        self.is_active = self.status[0] == b'1' && self.status != *b"101";
-        if self.is_active {
-            interim(&head);
-            self.expect_head();
-        }
-        self.is_active
-    }
-}
-
 #[cfg(test)]
-#[path = "framing/tests.rs"]
-mod tests;
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::proxy::trailers::GRPC_TRAILERS;
+
+    fn fields(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        for (name, value) in lines {
+            fields.append(*name, HeaderValue::from_static(value));
+        }
+        fields
+    }
+
+    /// What says where content ends: `ContentLength-Length`, `Transfer-Encoding`, `Trailer`.
+    fn framing(fields: &HeaderMap) -> (Option<&str>, Option<&str>, Option<&str>) {
+        let field = |name| fields.get(name).map(|value| value.to_str().unwrap());
+        assert!(fields.keys().all(|name| fields.get_all(name).iter().count() == 1), "{fields:?}");
+        (field(CONTENT_LENGTH), field(TRANSFER_ENCODING), field(TRAILER))
+    }
+
+    /// Method by what the client's version said of its content, by the version of the next connection. What
+    /// the client said is not looked at but for a length of nothing.
+    #[test]
+    fn requests_are_framed_by_their_content_whatever_method_and_version_they_come_in() {
+        use ContentLength::{Known, None as Nothing, Unknown};
+        let methods =
+            ["GET", "HEAD", "DELETE", "OPTIONS", "POST", "PUT", "PATCH", "PROPFIND", "QUERY"];
+        // What HTTP/1.1 or HTTP/2 brings: no word, a length, chunks, both lines that a gateway left.
+        let incoming: [&[(&str, &str)]; 5] = [
+            &[],
+            &[("content-length", "0")],
+            &[("content-length", "5")],
+            &[("transfer-encoding", "chunked"), ("trailer", "x-sum, authorization")],
+            &[("content-length", "5"), ("content-length", "5")],
+        ];
+        for method in methods {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let wants_length = matches!(method.as_str(), "POST" | "PUT" | "PATCH");
+            for lines in incoming {
+                let gave_length = lines.iter().any(|(name, _)| *name == "content-length");
+                let trailer = lines.iter().any(|(name, _)| *name == "trailer").then_some("x-sum");
+                for (version, content, expected) in [
+                    (Version::HTTP_11, Nothing, (zero(wants_length || gave_length), None, None)),
+                    (Version::HTTP_2, Nothing, (zero(wants_length || gave_length), None, None)),
+                    (Version::HTTP_11, Known(7), (Some("7"), None, None)),
+                    (Version::HTTP_2, Known(7), (Some("7"), None, trailer)),
+                    (Version::HTTP_11, Unknown, (None, Some("chunked"), trailer)),
+                    (Version::HTTP_2, Unknown, (None, None, trailer)),
+                ] {
+                    let mut head = fields(lines);
+                    frame_request(&method, version, content, &mut head);
+                    assert_eq!(
+                        framing(&head),
+                        expected,
+                        "{method} {version:?} {content:?} {lines:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    fn zero(is_said: bool) -> Option<&'static str> {
+        is_said.then_some("0")
+    }
+
+    #[test]
+    fn responses_have_one_length_that_everybody_reads_alike() {
+        let ok = StatusCode::OK;
+        for (method, status, lines, expected) in [
+            (Method::GET, ok, &["2"][..], Ok(Some("2"))),
+            (Method::GET, ok, &["2, 2"], Ok(Some("2"))),
+            (Method::GET, ok, &["2", "2"], Ok(Some("2"))),
+            (Method::GET, ok, &["2 , 02"], Ok(Some("2"))),
+            (Method::GET, ok, &["2, 3"], Err(FramingError::Lengths)),
+            (Method::GET, ok, &["+2, 2"], Err(FramingError::Lengths)),
+            (Method::GET, ok, &["2,"], Err(FramingError::Lengths)),
+            (Method::GET, ok, &[""], Err(FramingError::Lengths)),
+            (Method::GET, ok, &["99999999999999999999, 1"], Err(FramingError::Lengths)),
+            // What has no content has nothing to be misread.
+            (Method::HEAD, ok, &["2, 3"], Ok(None)),
+            (Method::HEAD, ok, &["2, 2"], Ok(Some("2"))),
+            (Method::GET, StatusCode::NOT_MODIFIED, &["x"], Ok(None)),
+            (Method::GET, StatusCode::NO_CONTENT, &["2"], Ok(None)),
+            (Method::GET, ok, &[], Ok(None)),
+        ] {
+            let mut head = HeaderMap::new();
+            for line in lines {
+                head.append(CONTENT_LENGTH, HeaderValue::from_static(line));
+            }
+            let result = normalise_response(&method, Version::HTTP_11, status, &mut head);
+            assert_eq!(result.map(|()| framing(&head).0), expected, "{method} {status} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn responses_with_two_ends_are_refused() {
+        use FramingError::{Both, TransferCoding};
+        for (version, lines, expected) in [
+            (Version::HTTP_11, &[("transfer-encoding", "chunked")][..], Ok(())),
+            (Version::HTTP_11, &[("transfer-encoding", "Chunked")], Ok(())),
+            (Version::HTTP_10, &[("transfer-encoding", "chunked")], Err(TransferCoding)),
+            (Version::HTTP_11, &[("transfer-encoding", "gzip, chunked")], Err(TransferCoding)),
+            (Version::HTTP_11, &[("transfer-encoding", "x")], Err(TransferCoding)),
+            (
+                Version::HTTP_11,
+                &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+                Err(TransferCoding),
+            ),
+            (
+                Version::HTTP_11,
+                &[("transfer-encoding", "chunked"), ("content-length", "3")],
+                Err(Both),
+            ),
+        ] {
+            let result =
+                normalise_response(&Method::GET, version, StatusCode::OK, &mut fields(lines));
+            assert_eq!(result, expected, "{version:?} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn trailers_of_grpc_are_announced() {
+        let mut head = fields(&[("content-type", "application/grpc+proto")]);
+        frame_request(&Method::POST, Version::HTTP_11, ContentLength::Unknown, &mut head);
+        assert_eq!(framing(&head).2, Some(GRPC_TRAILERS));
+        let mut head = fields(&[("content-type", "application/grpc")]);
+        normalise_response(&Method::POST, Version::HTTP_2, StatusCode::OK, &mut head).unwrap();
+        assert_eq!(framing(&head).2, Some(GRPC_TRAILERS));
+        // In HTTP/1.1 there are some where there are chunks.
+        for (field, expected) in
+            [("transfer-encoding", Some(GRPC_TRAILERS)), ("content-length", None)]
+        {
+            let value = if expected.is_some() { "chunked" } else { "3" };
+            let mut head = fields(&[("content-type", "application/grpc"), (field, value)]);
+            normalise_response(&Method::POST, Version::HTTP_11, StatusCode::OK, &mut head).unwrap();
+            assert_eq!(framing(&head).2, expected, "{field}");
+        }
+    }
+
+    #[test]
+    fn an_expectation_is_read_in_any_case() {
+        for (value, expected) in [("100-continue", true), ("100-Continue", true), ("x", false)] {
+            assert_eq!(expects_continue(&fields(&[("expect", value)])), expected);
+        }
+    }
+}

@@ -4,10 +4,12 @@
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, Version};
 
-use super::framing::{self, HeadCleaner};
+use super::fields::{self, Via};
+use super::framing;
+use super::head_sanitizer::HeadSanitizer;
 use super::interim;
-use super::message::{self, Target, Via};
-use super::request_line::RequestLine;
+use super::request_line_scanner::RequestLineScanner;
+use super::request_target::{RequestTarget, request_target};
 
 pub fn lacks_scope(line: &str) -> bool {
     super::challenge::challenges(line, "bearer", "insufficient_scope")
@@ -15,9 +17,9 @@ pub fn lacks_scope(line: &str) -> bool {
 
 /// What would be sent to an origin server for a client's head, if anything would.
 pub fn to_origin(mut parts: Parts) -> Option<Parts> {
-    match message::target(&parts, None) {
-        Ok(Target::Origin(origin)) => {
-            message::prepare_for_origin(&mut parts, &origin, &Via::new());
+    match request_target(&parts, None) {
+        Ok(RequestTarget::Origin(origin)) => {
+            fields::prepare_for_origin(&mut parts, &origin, &Via::new());
             Some(parts)
         }
         _ => None,
@@ -26,7 +28,7 @@ pub fn to_origin(mut parts: Parts) -> Option<Parts> {
 
 /// A request line that comes in two pieces, as hyper gets it.
 pub fn request_line(pieces: [&[u8]; 2]) -> Vec<u8> {
-    let mut line = RequestLine::default();
+    let mut line = RequestLineScanner::default();
     let encoded = pieces.map(|piece| {
         let before = line;
         line.scan(piece);
@@ -37,7 +39,7 @@ pub fn request_line(pieces: [&[u8]; 2]) -> Vec<u8> {
 
 /// What an origin server sends, in two pieces, as hyper gets it, and how many interim responses were read in it.
 pub fn response_heads(pieces: [&[u8]; 2]) -> (Vec<u8>, usize) {
-    let (mut cleaner, mut count, mut out) = (HeadCleaner::default(), 0, Vec::new());
+    let (mut cleaner, mut count, mut out) = (HeadSanitizer::default(), 0, Vec::new());
     cleaner.expect_head();
     for piece in pieces {
         let mut piece = piece.to_vec();

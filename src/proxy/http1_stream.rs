@@ -2,7 +2,7 @@
 //!
 //! hyper parses requests and writes responses. What it does not do, or does otherwise, is done here:
 //!
-//! - Request lines are made readable ([`RequestLine`]).
+//! - Request lines are made readable ([`RequestLineScanner`]).
 //! - The end of what a client sends is kept back while its request is served: it may have closed its half only.
 //! - Interim responses are written between hyper's messages.
 //! - What hyper answers itself, to a request that it cannot read, becomes an answer of bearerd's form.
@@ -18,9 +18,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Proxy;
-use super::connection::{Activity, Phase};
+use super::connection::{Activity, ConnectionPhase};
 use super::interim::InterimQueue;
-use super::request_line::RequestLine;
+use super::request_line_scanner::RequestLineScanner;
 
 /// What is read at a time of what nobody wants.
 const DISCARD: usize = 8 * 1024;
@@ -40,7 +40,7 @@ pub(super) struct Http1Parts {
 pub(super) struct Http1Stream<S> {
     stream: S,
     parts: Http1Parts,
-    line: RequestLine,
+    line: RequestLineScanner,
     /// Read and not yet handed on.
     read: Bytes,
     /// The client will send no more.
@@ -61,7 +61,7 @@ impl<S> Http1Stream<S> {
         Self {
             stream,
             parts,
-            line: RequestLine::default(),
+            line: RequestLineScanner::default(),
             read: Bytes::new(),
             has_ended: false,
             has_waited: false,
@@ -114,11 +114,11 @@ impl<S: AsyncWrite + Unpin> Http1Stream<S> {
 
     /// Before a request is served hyper writes only to refuse it. Takes such an answer for what it says.
     fn takes_refusal(&mut self, bytes: &[u8]) -> bool {
-        if self.in_message || self.parts.activity.phase() != Phase::Head {
+        if self.in_message || self.parts.activity.phase() != ConnectionPhase::Head {
             return false;
         }
         let Some(status) = status_of(bytes) else { return false };
-        self.begun.extend_from_slice(&self.proxy.refuse_unreadable(status));
+        self.begun.extend_from_slice(&self.proxy.respond_to_unparsable(status));
         self.in_message = true;
         true
     }
@@ -142,7 +142,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http1Stream<S> {
             return Poll::Ready(Ok(()));
         }
         if this.parts.activity.is_between_requests() {
-            this.line = RequestLine::default();
+            this.line = RequestLineScanner::default();
         }
         let filled = buf.filled().len();
         if !this.has_ended {
@@ -197,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
             ready!(this.poll_write_own(cx))?;
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
             this.is_shut_down = true;
-            this.parts.activity.enter(Phase::Lingering);
+            this.parts.activity.enter(ConnectionPhase::Lingering);
         }
         if this.has_ended {
             return Poll::Ready(Ok(()));

@@ -18,7 +18,7 @@ use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::connection::{Activity, Phase, Watchdog};
+use super::connection::{Activity, ConnectionPhase, Watchdog};
 use super::framing::content_length;
 
 /// How often a connection with requests under way is asked whether its other end is still there. Servers
@@ -112,7 +112,7 @@ impl std::fmt::Debug for Http2Content {
 
 /// Why content could not be sent to its end.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Stopped<E> {
+pub(super) enum SendContentError<E> {
     /// The peer wants no more of it, or the connection broke.
     #[error(transparent)]
     Peer(h2::Error),
@@ -126,13 +126,13 @@ pub(super) enum Stopped<E> {
 
 /// Looks after a stream that content goes out on, from the first time it has to wait.
 #[derive(Debug, Default)]
-pub(super) struct StreamWatch<'a> {
+pub(super) struct StreamMonitor<'a> {
     /// `None`: nobody looks after it here.
     watchdog: Option<&'a Watchdog>,
     activity: Option<Arc<Activity>>,
 }
 
-impl<'a> StreamWatch<'a> {
+impl<'a> StreamMonitor<'a> {
     pub(super) fn by(watchdog: &'a Watchdog) -> Self {
         Self { watchdog: Some(watchdog), activity: None }
     }
@@ -140,7 +140,8 @@ impl<'a> StreamWatch<'a> {
     /// The stream waits: for its peer to take something, or for content. Is its time over?
     fn poll_late(&mut self, cx: &Context<'_>, is_blocked: bool) -> Poll<()> {
         let Some(watchdog) = self.watchdog else { return Poll::Pending };
-        let activity = self.activity.get_or_insert_with(|| watchdog.watch(Phase::Content));
+        let activity =
+            self.activity.get_or_insert_with(|| watchdog.watch(ConnectionPhase::Content));
         if is_blocked {
             activity.blocked();
         }
@@ -154,7 +155,7 @@ impl<'a> StreamWatch<'a> {
     }
 }
 
-impl<E> From<h2::Error> for Stopped<E> {
+impl<E> From<h2::Error> for SendContentError<E> {
     fn from(error: h2::Error) -> Self {
         Self::Peer(error)
     }
@@ -164,12 +165,12 @@ impl<E> From<h2::Error> for Stopped<E> {
 ///
 /// # Errors
 ///
-/// [`Stopped`]; the stream is over.
+/// [`SendContentError`]; the stream is over.
 pub(super) async fn send_content<B>(
     mut content: B,
     stream: &mut SendStream<Bytes>,
-    mut watch: StreamWatch<'_>,
-) -> Result<(), Stopped<B::Error>>
+    mut watch: StreamMonitor<'_>,
+) -> Result<(), SendContentError<B::Error>>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -192,7 +193,7 @@ where
             }
             Err(error) => {
                 stream.send_reset(Reason::INTERNAL_ERROR);
-                return Err(Stopped::Content(error));
+                return Err(SendContentError::Content(error));
             }
         }
     }
@@ -203,8 +204,8 @@ where
 async fn next_frame<B>(
     content: &mut B,
     stream: &mut SendStream<Bytes>,
-    watch: &mut StreamWatch<'_>,
-) -> Result<Option<Result<Frame<Bytes>, B::Error>>, Stopped<B::Error>>
+    watch: &mut StreamMonitor<'_>,
+) -> Result<Option<Result<Frame<Bytes>, B::Error>>, SendContentError<B::Error>>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -225,8 +226,8 @@ where
 /// no part of the connection's window from another.
 async fn wait_for_capacity<E>(
     stream: &mut SendStream<Bytes>,
-    watch: &mut StreamWatch<'_>,
-) -> Result<(), Stopped<E>> {
+    watch: &mut StreamMonitor<'_>,
+) -> Result<(), SendContentError<E>> {
     stream.reserve_capacity(1);
     poll_fn(|cx| {
         while stream.capacity() == 0 {
@@ -244,9 +245,9 @@ async fn wait_for_capacity<E>(
     .await
 }
 
-fn late<E>(stream: &mut SendStream<Bytes>) -> Stopped<E> {
+fn late<E>(stream: &mut SendStream<Bytes>) -> SendContentError<E> {
     stream.send_reset(Reason::CANCEL);
-    Stopped::Late
+    SendContentError::Late
 }
 
 /// Resolves when the other end of a connection no longer answers pings; `is_busy` says whether any request is

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use httparse::Status;
 
 use super::content::Upload;
-use super::message::remove_connection_fields;
+use super::fields::remove_connection_fields;
 
 /// Where the interim responses to one request go.
 #[derive(Clone, Debug)]

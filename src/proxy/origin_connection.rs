@@ -19,7 +19,7 @@ use super::connector::Connector;
 use super::content::{RequestBody, Turn};
 use super::framing::{expects_continue, frame_request};
 use super::http2::client::Http2Connection;
-use super::incoming::Incoming;
+use super::incoming_body::IncomingBody;
 use super::interim::InterimRelay;
 use super::origin_error::OriginError;
 use super::response_heads::HeadExpected;
@@ -34,7 +34,7 @@ const CONTINUE_TIME: Duration = Duration::from_secs(1);
 
 /// How long it may take until something happens.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ResponseLimits {
+pub(super) struct ResponseTimeouts {
     /// Until the origin server answers, once all of the content is there.
     pub(super) response: Duration,
     /// Until it takes something of the content.
@@ -67,7 +67,7 @@ pub(super) enum OriginConnection {
 
 /// What is known about a request that got no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum DeliveryOutcome {
     /// The origin server has certainly not processed it.
     NotProcessed,
     /// It has not processed it, and would over HTTP/1.1 (RFC 9113 §7).
@@ -79,27 +79,27 @@ pub(super) enum Outcome {
 }
 
 /// A request without a response.
-pub(super) struct Unanswered {
+pub(super) struct UnansweredRequest {
     pub(super) error: OriginError,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: DeliveryOutcome,
     /// The request, if nothing of it was written.
     pub(super) request: Option<Box<Request<RequestBody>>>,
 }
 
-impl Unanswered {
+impl UnansweredRequest {
     /// Nothing of `request` was written.
     pub(super) fn unsent(error: OriginError, request: Request<RequestBody>) -> Self {
-        Self { error, outcome: Outcome::NotProcessed, request: Some(Box::new(request)) }
+        Self { error, outcome: DeliveryOutcome::NotProcessed, request: Some(Box::new(request)) }
     }
 }
 
-impl From<OriginError> for Unanswered {
+impl From<OriginError> for UnansweredRequest {
     fn from(error: OriginError) -> Self {
-        Self { error, outcome: Outcome::Unknown, request: None }
+        Self { error, outcome: DeliveryOutcome::Unknown, request: None }
     }
 }
 
-impl From<TrySendError<Request<RequestBody>>> for Unanswered {
+impl From<TrySendError<Request<RequestBody>>> for UnansweredRequest {
     fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
         let request = error.take_message();
         let (error, outcome) = failure(error.into_error());
@@ -155,9 +155,9 @@ impl OriginConnection {
         &mut self,
         origin: &Origin,
         mut request: Request<RequestBody>,
-        limits: ResponseLimits,
+        limits: ResponseTimeouts,
         interim: &Arc<InterimRelay>,
-    ) -> Result<Response<Incoming>, Unanswered> {
+    ) -> Result<Response<IncomingBody>, UnansweredRequest> {
         if let Some(upload) = interim.upload()
             && expects_continue(request.headers())
         {
@@ -169,7 +169,7 @@ impl OriginConnection {
                 connection.head.expect(interim);
                 let sending = pin!(connection.sender.try_send_request(request));
                 let sent = within(connection.timer.as_mut(), limits, interim, sending).await;
-                sent.map(|response| response.map(Incoming::from))
+                sent.map(|response| response.map(IncomingBody::from))
             }
             Self::Http2(connection) => {
                 for_http2(origin, &mut request);
@@ -186,12 +186,12 @@ impl OriginConnection {
 }
 
 /// Waits for a response, as long as whoever has to do something does it in time.
-async fn within<T, E: Into<Unanswered>>(
+async fn within<T, E: Into<UnansweredRequest>>(
     mut timer: Pin<&mut Sleep>,
-    limits: ResponseLimits,
+    limits: ResponseTimeouts,
     interim: &InterimRelay,
     mut sending: Pin<&mut impl Future<Output = Result<T, E>>>,
-) -> Result<T, Unanswered> {
+) -> Result<T, UnansweredRequest> {
     let began = Instant::now();
     let turn = || match interim.upload() {
         Some(upload) => {
@@ -219,7 +219,7 @@ async fn within<T, E: Into<Unanswered>>(
     }
 }
 
-impl ResponseLimits {
+impl ResponseTimeouts {
     fn of(self, turn: Turn) -> Duration {
         match turn {
             Turn::Continue => CONTINUE_TIME,
@@ -302,12 +302,12 @@ fn keep_alive(fields: &HeaderMap) -> Option<Duration> {
     })
 }
 
-fn failure(error: hyper::Error) -> (OriginError, Outcome) {
+fn failure(error: hyper::Error) -> (OriginError, DeliveryOutcome) {
     let is_closed = error.is_incomplete_message()
         || error.is_canceled()
         || error.is_closed()
         || is_reset(&error);
-    let outcome = if is_closed { Outcome::Closed } else { Outcome::Unknown };
+    let outcome = if is_closed { DeliveryOutcome::Closed } else { DeliveryOutcome::Unknown };
     if error.is_parse_too_large() {
         return (OriginError::Head, outcome);
     }

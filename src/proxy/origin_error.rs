@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 
 use super::framing::FramingError;
-use super::incoming::PeerError;
+use super::incoming_body::PeerError;
 use crate::resolver::NameError;
 use crate::tls::{CertificateFault, TlsFault};
 

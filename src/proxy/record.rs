@@ -9,9 +9,9 @@ use http::request::Parts;
 
 use super::access_log::AccessLine;
 use super::error::ProxyError;
-use super::incoming::PeerError;
-use super::message::Target;
+use super::incoming_body::PeerError;
 use super::request_id::RequestId;
+use super::request_target::RequestTarget;
 use crate::credential::Credential;
 use crate::metrics::CredentialMetrics;
 
@@ -61,12 +61,12 @@ impl Record {
     }
 
     /// What the request is for.
-    pub(super) fn is_for(&mut self, target: &Target, parts: &Parts) {
+    pub(super) fn is_for(&mut self, target: &RequestTarget, parts: &Parts) {
         let Some(line) = &mut self.line else { return };
         line.target = match target {
-            Target::Connect(authority) => authority.to_string(),
-            Target::Proxy => "*".to_owned(),
-            Target::Origin(origin) => format!("{origin}{}", parts.uri.path()),
+            RequestTarget::Connect(authority) => authority.to_string(),
+            RequestTarget::Proxy => "*".to_owned(),
+            RequestTarget::Origin(origin) => format!("{origin}{}", parts.uri.path()),
         };
     }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::framing::HeadCleaner;
+use super::head_sanitizer::HeadSanitizer;
 use super::interim::{InterimRelay, parse_interim};
 
 /// What is read at a time between an interim response and the response: a server may send interim responses
@@ -35,7 +35,7 @@ impl HeadExpected {
 pub(super) struct ResponseHeads<S> {
     stream: S,
     expected: HeadExpected,
-    cleaner: HeadCleaner,
+    cleaner: HeadSanitizer,
     /// Of the request whose response has not come.
     relay: Option<Arc<InterimRelay>>,
     /// An interim response has come, and the response has not.
@@ -44,7 +44,7 @@ pub(super) struct ResponseHeads<S> {
 
 impl<S> ResponseHeads<S> {
     pub(super) fn of(stream: S, expected: HeadExpected) -> Self {
-        let cleaner = HeadCleaner::default();
+        let cleaner = HeadSanitizer::default();
         Self { stream, expected, cleaner, relay: None, has_interim: false }
     }
 

@@ -1,4 +1,4 @@
-//! Serving a client's connection, in HTTP/1.1; `http2::server` serves HTTP/2.
+//! MessageGuard a client's connection, in HTTP/1.1; `http2::server` serves HTTP/2.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -14,22 +14,22 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use super::Proxy;
-use super::connection::{Activity, ClientStream, Phase, Watched};
+use super::connection::{Activity, ClientStream, ConnectionPhase, MonitoredStream};
+use super::dedicated_connections::DedicatedConnections;
 use super::http1_stream::{Http1Parts, Http1Stream};
-use super::incoming::Incoming;
+use super::incoming_body::IncomingBody;
 use super::interim::{Interim, InterimQueue};
-use super::message::Session;
-use super::personal::Personal;
+use super::request_target::ConnectSession;
 
 /// How many fields hyper lets a head have.
 const HYPER_MAX_HEADERS: usize = 100;
 
 /// Where a request comes from.
 #[derive(Clone, Debug)]
-pub(super) struct Inbound {
+pub(super) struct ClientConnection {
     pub(super) activity: Arc<Activity>,
     /// The CONNECT it came through.
-    pub(super) session: Option<Arc<Session>>,
+    pub(super) session: Option<Arc<ConnectSession>>,
     /// What the client called itself in that CONNECT.
     pub(super) client: Option<Arc<str>>,
     /// Where interim responses go.
@@ -37,12 +37,12 @@ pub(super) struct Inbound {
     /// Is the request that was read last an OPTIONS whose target is an authority alone?
     asterisk: Arc<AtomicBool>,
     /// The client's own connections to origin servers.
-    pub(super) personal: Arc<Personal>,
+    pub(super) personal: Arc<DedicatedConnections>,
     /// Held as long as the client's socket is.
     permit: Arc<dyn Any + Send + Sync>,
 }
 
-impl Inbound {
+impl ClientConnection {
     fn new(activity: Arc<Activity>, permit: Arc<dyn Any + Send + Sync>) -> Self {
         Self {
             activity,
@@ -88,8 +88,8 @@ impl Inbound {
     }
 
     /// The handshake is done: requests for the session's authority are expected.
-    pub(super) fn in_session(self, session: Session) -> Self {
-        self.activity.enter(Phase::Idle);
+    pub(super) fn in_session(self, session: ConnectSession) -> Self {
+        self.activity.enter(ConnectionPhase::Idle);
         Self { session: Some(Arc::new(session)), ..self }
     }
 }
@@ -101,10 +101,10 @@ impl Proxy {
         stream: ClientStream,
         permit: Arc<dyn Any + Send + Sync>,
     ) {
-        let activity = self.watchdog.watch(Phase::Idle);
-        let inbound = Inbound::new(Arc::clone(&activity), permit);
-        let stream = Watched::new(stream, Bytes::new(), Arc::clone(&activity));
-        let task = tokio::spawn(Arc::clone(self).serve_http(stream, inbound));
+        let activity = self.watchdog.watch(ConnectionPhase::Idle);
+        let inbound = ClientConnection::new(Arc::clone(&activity), permit);
+        let stream = MonitoredStream::new(stream, Bytes::new(), Arc::clone(&activity));
+        let task = tokio::spawn(Arc::clone(self).serve_http1(stream, inbound));
         activity.is_run_by(task.abort_handle());
     }
 
@@ -136,14 +136,14 @@ impl Proxy {
     }
 
     /// Serves the requests of one connection, whatever is below it.
-    pub(super) async fn serve_http<S>(self: Arc<Self>, stream: S, inbound: Inbound)
+    pub(super) async fn serve_http1<S>(self: Arc<Self>, stream: S, inbound: ClientConnection)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let builder = self.http1();
         let service = service_fn(|request: Request<_>| {
             let (proxy, inbound) = (&self, &inbound);
-            let request = request.map(Incoming::Http1);
+            let request = request.map(IncomingBody::Http1);
             // At once: what is read next may be the end of what the client sends.
             let serving = inbound.activity.serve();
             async move { Ok::<_, Infallible>(proxy.serve(request, inbound, serving).await) }
@@ -161,8 +161,8 @@ impl Proxy {
         });
         if let Err(error) = served.await {
             // hyper refuses HTTP/2 without a word.
-            if error.is_parse() && inbound.activity.phase() == Phase::Head {
-                let _unsent = self.refuse_unreadable(400);
+            if error.is_parse() && inbound.activity.phase() == ConnectionPhase::Head {
+                let _unsent = self.respond_to_unparsable(400);
             }
             tracing::debug!(%error, "a client's connection ended early");
         }

@@ -85,7 +85,7 @@ impl ClientStream {
 
 /// A client's stream that reports what passes to an [`Activity`], and may begin with bytes read before.
 #[derive(Debug)]
-pub(in crate::proxy) struct Watched {
+pub(in crate::proxy) struct MonitoredStream {
     before: Bytes,
     /// `None` once it has been taken out.
     stream: Option<ClientStream>,
@@ -94,7 +94,7 @@ pub(in crate::proxy) struct Watched {
     passed: (u64, u64),
 }
 
-impl Watched {
+impl MonitoredStream {
     pub(in crate::proxy) fn new(
         stream: ClientStream,
         before: Bytes,
@@ -136,7 +136,7 @@ impl Watched {
 }
 
 /// What broke off is not to look like the whole: an answer that ends with its connection, or with TLS' silence.
-impl Drop for Watched {
+impl Drop for MonitoredStream {
     fn drop(&mut self) {
         if self.activity.broken.load(Ordering::Relaxed)
             && let Some(stream) = &self.stream
@@ -146,7 +146,7 @@ impl Drop for Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for MonitoredStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -166,7 +166,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for MonitoredStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-use super::{Activity, Phase};
+use super::{Activity, ConnectionPhase};
 
 /// How often the watchdog looks; the precision of its limits.
 const TICK: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ const CLOSE_TICKS: u32 = 5;
 
 /// How long a connection may stay as it is.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::proxy) struct Timeouts {
+pub(in crate::proxy) struct ConnectionTimeouts {
     pub(in crate::proxy) idle: Duration,
     pub(in crate::proxy) head: Duration,
     pub(in crate::proxy) handshake: Duration,
@@ -38,18 +38,20 @@ enum Overstay {
     Drop,
 }
 
-impl Timeouts {
-    fn of(&self, phase: Phase) -> Option<(Duration, Overstay)> {
+impl ConnectionTimeouts {
+    fn of(&self, phase: ConnectionPhase) -> Option<(Duration, Overstay)> {
         match phase {
-            Phase::Idle | Phase::Flushing => Some((self.idle, Overstay::Close)),
-            Phase::Head => Some((self.head, Overstay::Cut("header_read_timeout"))),
-            Phase::Handshake => Some((self.handshake, Overstay::Cut("handshake_timeout"))),
-            Phase::Tunnel => Some((self.tunnel, Overstay::Cut("tunnel_idle_timeout"))),
-            Phase::Content if self.stall.is_zero() => None,
-            Phase::Content => Some((self.stall, Overstay::Cut("stall_timeout"))),
-            Phase::Lingering => Some((self.send, Overstay::Drop)),
+            ConnectionPhase::Idle | ConnectionPhase::Flushing => Some((self.idle, Overstay::Close)),
+            ConnectionPhase::Head => Some((self.head, Overstay::Cut("header_read_timeout"))),
+            ConnectionPhase::Handshake => {
+                Some((self.handshake, Overstay::Cut("handshake_timeout")))
+            }
+            ConnectionPhase::Tunnel => Some((self.tunnel, Overstay::Cut("tunnel_idle_timeout"))),
+            ConnectionPhase::Content if self.stall.is_zero() => None,
+            ConnectionPhase::Content => Some((self.stall, Overstay::Cut("stall_timeout"))),
+            ConnectionPhase::Lingering => Some((self.send, Overstay::Drop)),
             // Bounded by the origin's timeouts.
-            Phase::Busy => None,
+            ConnectionPhase::Busy => None,
         }
     }
 }
@@ -75,7 +77,7 @@ impl Watchdog {
     }
 
     /// A new connection or stream in `phase`; it is forgotten when the last `Arc` elsewhere is dropped.
-    pub(in crate::proxy) fn watch(&self, phase: Phase) -> Arc<Activity> {
+    pub(in crate::proxy) fn watch(&self, phase: ConnectionPhase) -> Arc<Activity> {
         let activity = Arc::new(Activity::new(phase, Arc::clone(&self.ticks)));
         self.lock().push(Arc::clone(&activity));
         activity
@@ -95,7 +97,7 @@ impl Watchdog {
     /// off, with the limit.
     pub(in crate::proxy) async fn run(
         &self,
-        each_tick: impl Fn() -> Timeouts,
+        each_tick: impl Fn() -> ConnectionTimeouts,
         cut: impl Fn(&'static str),
     ) {
         let mut interval = tokio::time::interval(TICK);
@@ -107,7 +109,7 @@ impl Watchdog {
         }
     }
 
-    fn sweep(&self, timeouts: &Timeouts, cut: &impl Fn(&'static str)) {
+    fn sweep(&self, timeouts: &ConnectionTimeouts, cut: &impl Fn(&'static str)) {
         self.lock().retain(|activity| {
             if Arc::strong_count(activity) == 1 {
                 return false;
@@ -131,7 +133,7 @@ impl Watchdog {
         });
     }
 
-    fn overstay(&self, activity: &Activity, timeouts: &Timeouts) -> Option<Overstay> {
+    fn overstay(&self, activity: &Activity, timeouts: &ConnectionTimeouts) -> Option<Overstay> {
         if self.since(&activity.blocked).is_some_and(|ticks| exceeds(ticks, timeouts.send)) {
             return Some(Overstay::Cut("send_timeout"));
         }
@@ -146,7 +148,7 @@ impl Watchdog {
         // A client of HTTP/2 may leave its connection open although it was told.
         let was_told = overstay == Overstay::Close
             && exceeds(stayed.saturating_sub(CLOSE_TICKS), limit)
-            && activity.phase() == Phase::Idle;
+            && activity.phase() == ConnectionPhase::Idle;
         Some(if was_told { Overstay::Drop } else { overstay })
     }
 
@@ -159,7 +161,7 @@ impl Watchdog {
     /// Ticks since the client closed its half while its request waits for a response. It may be gone altogether, so
     /// it has no longer than another connection that sends nothing.
     fn half_closed(&self, activity: &Activity) -> Option<u32> {
-        self.since(&activity.half_closed).filter(|_| activity.phase() == Phase::Busy)
+        self.since(&activity.half_closed).filter(|_| activity.phase() == ConnectionPhase::Busy)
     }
 
     /// Ticks since the last progress.
@@ -180,7 +182,8 @@ impl Watchdog {
 
     /// What is left will end with its task, and is not to look like the whole.
     pub(in crate::proxy) fn cut_off(&self) {
-        for activity in self.lock().iter().filter(|left| left.phase() != Phase::Lingering) {
+        for activity in self.lock().iter().filter(|left| left.phase() != ConnectionPhase::Lingering)
+        {
             activity.broke_off();
         }
     }
@@ -194,11 +197,15 @@ impl Watchdog {
                 return false;
             }
             let is_silent = match activity.phase() {
-                Phase::Idle => true,
-                Phase::Lingering if !activity.discards.load(Ordering::Relaxed) => true,
-                Phase::Lingering | Phase::Tunnel | Phase::Head => self.stayed(activity) > 1,
-                Phase::Busy => self.half_closed(activity).is_some_and(|ticks| ticks > 1),
-                Phase::Content | Phase::Handshake | Phase::Flushing => false,
+                ConnectionPhase::Idle => true,
+                ConnectionPhase::Lingering if !activity.discards.load(Ordering::Relaxed) => true,
+                ConnectionPhase::Lingering | ConnectionPhase::Tunnel | ConnectionPhase::Head => {
+                    self.stayed(activity) > 1
+                }
+                ConnectionPhase::Busy => self.half_closed(activity).is_some_and(|ticks| ticks > 1),
+                ConnectionPhase::Content
+                | ConnectionPhase::Handshake
+                | ConnectionPhase::Flushing => false,
             };
             if is_silent {
                 end(activity, None);

@@ -19,7 +19,7 @@ const MOST_ATTEMPTS: usize = 16;
 
 /// A connection and to where.
 #[derive(Debug)]
-pub(super) struct Won {
+pub(super) struct RaceWinner {
     pub(super) stream: TcpStream,
     pub(super) address: SocketAddr,
     /// No other address was tried before it.
@@ -51,7 +51,7 @@ pub(super) fn order(addresses: Vec<SocketAddr>, preferred: Option<IpAddr>) -> Ve
 pub(super) async fn race(
     addresses: Vec<SocketAddr>,
     deadline: Instant,
-) -> Result<Won, OriginError> {
+) -> Result<RaceWinner, OriginError> {
     let first = addresses.first().copied();
     let mut left = addresses.into_iter();
     let mut attempts = JoinSet::new();
@@ -67,7 +67,7 @@ pub(super) async fn race(
         };
         match timeout_at(until, attempts.join_next()).await {
             Ok(Some(Ok((address, Ok(stream))))) => {
-                return Ok(Won { stream, address, is_first: Some(address) == first });
+                return Ok(RaceWinner { stream, address, is_first: Some(address) == first });
             }
             Ok(Some(Ok((_, Err(error))))) => failure = worse(failure, refusal(error)),
             Ok(Some(Err(ended))) => failure = worse(failure, refusal(io::Error::other(ended))),

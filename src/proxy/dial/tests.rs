@@ -7,9 +7,9 @@ use super::*;
 use crate::resolver::Lookup;
 
 /// One name with these addresses.
-struct Fixed(Vec<IpAddr>);
+struct FixedLookup(Vec<IpAddr>);
 
-impl Lookup for Fixed {
+impl Lookup for FixedLookup {
     fn addresses(&self, _: &str) -> Result<Vec<IpAddr>, NameError> {
         Ok(self.0.clone())
     }
@@ -45,11 +45,11 @@ impl BlackHole {
 
 fn dialer(addresses: &[&str]) -> Dialer {
     let addresses = addresses.iter().map(|it| it.parse().unwrap()).collect();
-    Dialer::new(Policy::default(), network(Fixed(addresses)))
+    Dialer::new(AddressPolicy::default(), network(FixedLookup(addresses)))
 }
 
-fn network(lookup: Fixed) -> Network {
-    Network::new(Resolver::asking(lookup), OwnAddresses::default(), 100)
+fn network(lookup: FixedLookup) -> NetworkState {
+    NetworkState::new(Resolver::asking(lookup), ListenerAddresses::default(), 100)
 }
 
 fn authority(port: u16) -> Authority {
@@ -114,8 +114,8 @@ async fn p39_all_addresses_are_judged_before_any_is_dialled() {
     let server = TcpListener::bind("127.0.0.3:0").unwrap();
     server.set_nonblocking(true).unwrap();
     let port = server.local_addr().unwrap().port();
-    let policy = Policy { deny: vec!["10.0.0.0/8".parse().unwrap()], allow: Vec::new() };
-    let lookup = Fixed(vec![[127, 0, 0, 3].into(), "64:ff9b::10.0.0.1".parse().unwrap()]);
+    let policy = AddressPolicy { deny: vec!["10.0.0.0/8".parse().unwrap()], allow: Vec::new() };
+    let lookup = FixedLookup(vec![[127, 0, 0, 3].into(), "64:ff9b::10.0.0.1".parse().unwrap()]);
     let dialer = Dialer::new(policy, network(lookup));
     let denied = dialer.connect(&authority(port), within(Duration::from_secs(5))).await;
     assert!(matches!(denied, Err(OriginError::DeniedAddress(_))), "{denied:?}");

@@ -5,7 +5,7 @@
 
 use http::StatusCode;
 
-use crate::proxy::incoming::PeerError;
+use crate::proxy::incoming_body::PeerError;
 use crate::proxy::origin_error::OriginError;
 use crate::resolver::NameError;
 use crate::tls::CertificateFault;

@@ -10,8 +10,8 @@ use crate::credential::{Additions, is_unauthorized};
 use crate::origin::Origin;
 use crate::proxy::body::Body;
 use crate::proxy::content::{ClientContent, RequestBody, Upload, is_complete};
-use crate::proxy::message::{self, Via};
-use crate::proxy::origins::Idle;
+use crate::proxy::fields::{self, Via};
+use crate::proxy::origin_pools::ReusableConnection;
 use crate::proxy::release::Release;
 use crate::proxy::replay::{Budget, Paused, ReplayBody};
 
@@ -25,7 +25,7 @@ pub(super) struct Draft {
     body: DraftBody,
     pub(super) upload: Option<Arc<Upload>>,
     /// The attempt under way.
-    attempt: Option<Arc<Release<Idle>>>,
+    attempt: Option<Arc<Release<ReusableConnection>>>,
     /// It reads nothing more of the content.
     paused: Option<Paused<ClientContent>>,
 }
@@ -52,7 +52,7 @@ impl Draft {
         keep: Option<Keep>,
     ) -> Self {
         let version = parts.version;
-        message::prepare_for_origin(parts, origin, via);
+        fields::prepare_for_origin(parts, origin, via);
         let upload = body.upload();
         let body = match keep {
             _ if is_complete(&body) => DraftBody::None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::Response;
 
 use super::verdict::{discard, is_rejected};
-use super::{Body, Call, Draft, Equipment, Proxy, ProxyError};
+use super::{Body, Draft, Equipment, Proxy, ProxyError, RequestContext};
 use crate::credential::{Credential, Selected, Selection};
 use crate::metrics::RejectionOutcome;
 use crate::origin::Origin;
@@ -16,7 +16,7 @@ impl Proxy {
     /// again.
     pub(super) async fn reread(
         &self,
-        call: &mut Call<'_>,
+        call: &mut RequestContext<'_>,
         rejected: &Selected,
         draft: Option<Draft>,
         answer: Response<Body>,
@@ -42,7 +42,7 @@ impl Proxy {
     /// `None` if the rejection is the client's to see.
     async fn send_with_other_secrets(
         &self,
-        call: &mut Call<'_>,
+        call: &mut RequestContext<'_>,
         rejected: &Selected,
         mut draft: Draft,
     ) -> Result<Option<Response<Body>>, ProxyError> {

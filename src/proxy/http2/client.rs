@@ -15,11 +15,11 @@ use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Http2Content, StreamWatch, send_content, silence};
+use super::{Http2Content, StreamMonitor, send_content, silence};
 use crate::proxy::content::RequestBody;
-use crate::proxy::incoming::Incoming;
+use crate::proxy::incoming_body::IncomingBody;
 use crate::proxy::interim::InterimRelay;
-use crate::proxy::origin_connection::{Outcome, Unanswered};
+use crate::proxy::origin_connection::{DeliveryOutcome, UnansweredRequest};
 use crate::proxy::origin_error::OriginError;
 
 /// What may come on one stream before it is read: enough for a distant server's full speed.
@@ -36,16 +36,16 @@ pub(in crate::proxy) struct Http2Connection {
 }
 
 /// One request under way; counted until it is dropped.
-struct Stream(Arc<AtomicUsize>);
+struct StreamGuard(Arc<AtomicUsize>);
 
-impl Stream {
-    fn begin(streams: &Arc<AtomicUsize>) -> Arc<dyn Any + Send + Sync> {
+impl StreamGuard {
+    fn new(streams: &Arc<AtomicUsize>) -> Arc<dyn Any + Send + Sync> {
         streams.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self(Arc::clone(streams)))
     }
 }
 
-impl Drop for Stream {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -105,7 +105,7 @@ impl Http2Connection {
         &mut self,
         request: Request<RequestBody>,
         interim: &InterimRelay,
-    ) -> Result<Response<Incoming>, Unanswered> {
+    ) -> Result<Response<IncomingBody>, UnansweredRequest> {
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
         let is_empty = body.is_end_stream();
@@ -114,10 +114,10 @@ impl Http2Connection {
             Ok(begun) => begun,
             Err(error) => {
                 let request = Request::from_parts(head.into_parts().0, body);
-                return Err(Unanswered::unsent(OriginError::Closed(error.into()), request));
+                return Err(UnansweredRequest::unsent(OriginError::Closed(error.into()), request));
             }
         };
-        let held = Stream::begin(&self.streams);
+        let held = StreamGuard::new(&self.streams);
         if let (false, Some(end)) = (is_empty, body.end()) {
             let (held, upload) = (Arc::clone(&held), interim.upload().cloned());
             if let Some(upload) = &upload {
@@ -125,7 +125,7 @@ impl Http2Connection {
             }
             end.is_sent_by(AbortOnDropHandle::new(tokio::spawn(async move {
                 // The response says what became of the request.
-                let _reported = send_content(body, &mut stream, StreamWatch::default()).await;
+                let _reported = send_content(body, &mut stream, StreamMonitor::default()).await;
                 if let Some(upload) = upload {
                     upload.taken();
                 }
@@ -142,7 +142,7 @@ fn poll_response(
     response: &mut ResponseFuture,
     interim: &InterimRelay,
     cx: &mut Context<'_>,
-) -> Poll<Result<Response<RecvStream>, Unanswered>> {
+) -> Poll<Result<Response<RecvStream>, UnansweredRequest>> {
     while let Poll::Ready(Some(next)) = response.poll_informational(cx) {
         let next = next.map_err(failure)?;
         if next.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -156,13 +156,13 @@ fn poll_response(
 fn with_content(
     response: Response<RecvStream>,
     held: Arc<dyn Any + Send + Sync>,
-) -> Response<Incoming> {
+) -> Response<IncomingBody> {
     let (parts, content) = response.into_parts();
     let content = Http2Content::new(content, &parts.headers).holding(held);
-    Response::from_parts(parts, Incoming::Http2(content))
+    Response::from_parts(parts, IncomingBody::Http2(content))
 }
 
-fn failure(error: h2::Error) -> Unanswered {
+fn failure(error: h2::Error) -> UnansweredRequest {
     let outcome = outcome(&error);
     // The crate ends what breaks the rules; whoever sends the content resets the stream where that broke off.
     let is_malformed = error.is_library();
@@ -172,17 +172,17 @@ fn failure(error: h2::Error) -> Unanswered {
         error if is_own => OriginError::Request(error),
         error => OriginError::Closed(error),
     };
-    Unanswered { error, outcome, request: None }
+    UnansweredRequest { error, outcome, request: None }
 }
 
 /// A stream that was refused, or that GOAWAY leaves out, was certainly not processed (RFC 9113 §8.7). h2 fails
 /// streams that GOAWAY leaves in only when the connection ends.
-fn outcome(error: &h2::Error) -> Outcome {
+fn outcome(error: &h2::Error) -> DeliveryOutcome {
     match error.reason() {
-        Some(Reason::HTTP_1_1_REQUIRED) if error.is_remote() => Outcome::Http1Required,
-        _ if error.is_remote() && error.is_go_away() => Outcome::NotProcessed,
-        Some(Reason::REFUSED_STREAM) if error.is_remote() => Outcome::NotProcessed,
-        _ if error.is_io() => Outcome::Closed,
-        _ => Outcome::Unknown,
+        Some(Reason::HTTP_1_1_REQUIRED) if error.is_remote() => DeliveryOutcome::Http1Required,
+        _ if error.is_remote() && error.is_go_away() => DeliveryOutcome::NotProcessed,
+        Some(Reason::REFUSED_STREAM) if error.is_remote() => DeliveryOutcome::NotProcessed,
+        _ if error.is_io() => DeliveryOutcome::Closed,
+        _ => DeliveryOutcome::Unknown,
     }
 }

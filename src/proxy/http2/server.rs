@@ -12,14 +12,14 @@ use http::{Request, Response, Version};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Http2Content, Stopped, StreamWatch, send_content, silence};
+use super::{Http2Content, SendContentError, StreamMonitor, send_content, silence};
 use crate::proxy::Proxy;
 use crate::proxy::body::Body;
+use crate::proxy::fields::remove_connection_fields;
 use crate::proxy::framing::expects_continue;
-use crate::proxy::incoming::{Incoming, PeerError};
+use crate::proxy::incoming_body::{IncomingBody, PeerError};
 use crate::proxy::interim::{Interim, SharedStream};
-use crate::proxy::message::remove_connection_fields;
-use crate::proxy::server::Inbound;
+use crate::proxy::server::ClientConnection;
 
 /// Requests at a time on one connection.
 const MAX_STREAMS: u32 = 100;
@@ -30,8 +30,11 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 
 impl Proxy {
     /// Serves the requests of one HTTP/2 connection until it ends.
-    pub(in crate::proxy) async fn serve_http2<S>(self: Arc<Self>, stream: S, inbound: Inbound)
-    where
+    pub(in crate::proxy) async fn serve_http2<S>(
+        self: Arc<Self>,
+        stream: S,
+        inbound: ClientConnection,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         inbound.activity.is_multiplexed();
@@ -60,7 +63,7 @@ impl Proxy {
     async fn serve_streams<S>(
         self: &Arc<Self>,
         mut connection: Connection<S, Bytes>,
-        inbound: &Inbound,
+        inbound: &ClientConnection,
     ) -> Result<(), h2::Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -91,7 +94,7 @@ impl Proxy {
         self: &Arc<Self>,
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
-        inbound: &Inbound,
+        inbound: &ClientConnection,
     ) {
         let stream = SharedStream::new(respond);
         let inbound = inbound.with_interim(Interim::Http2(stream.clone()));
@@ -101,9 +104,9 @@ impl Proxy {
 
     async fn serve_stream(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<IncomingBody>,
         stream: SharedStream,
-        inbound: Inbound,
+        inbound: ClientConnection,
     ) {
         let response = tokio::select! {
             response = self.serve(request, &inbound, inbound.activity.serve()) => response,
@@ -119,7 +122,7 @@ impl Proxy {
         &self,
         response: Response<Body>,
         stream: &SharedStream,
-    ) -> Result<(), Stopped<PeerError>> {
+    ) -> Result<(), SendContentError<PeerError>> {
         let (mut parts, body) = response.into_parts();
         parts.version = Version::HTTP_2;
         parts.extensions.clear();
@@ -140,20 +143,20 @@ impl Proxy {
         let mut content = stream.lock().send_response(head, is_empty)?;
         match is_empty {
             true => Ok(()),
-            false => send_content(body, &mut content, StreamWatch::by(&self.watchdog)).await,
+            false => send_content(body, &mut content, StreamMonitor::by(&self.watchdog)).await,
         }
     }
 }
 
 /// The request with content that asks for itself where the client waits to be asked.
-fn with_content(request: Request<RecvStream>, stream: &SharedStream) -> Request<Incoming> {
+fn with_content(request: Request<RecvStream>, stream: &SharedStream) -> Request<IncomingBody> {
     let (parts, content) = request.into_parts();
     let mut content = Http2Content::new(content, &parts.headers);
     if parts.headers.contains_key(EXPECT) && expects_continue(&parts.headers) {
         let stream = stream.clone();
         content = content.asks_first(move || stream.send(http::StatusCode::CONTINUE, None));
     }
-    Request::from_parts(parts, Incoming::Http2(content))
+    Request::from_parts(parts, IncomingBody::Http2(content))
 }
 
 impl SharedStream {

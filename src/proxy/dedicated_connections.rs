@@ -19,9 +19,9 @@ const MAX_ORIGINS: usize = 16;
 
 /// The connections to origin servers that belong to one connection of a client.
 #[derive(Default)]
-pub(super) struct Personal(Mutex<HashMap<Origin, Option<Box<Http1Connection>>>>);
+pub(super) struct DedicatedConnections(Mutex<HashMap<Origin, Option<Box<Http1Connection>>>>);
 
-impl Personal {
+impl DedicatedConnections {
     /// The client's own connection to `origin`, if it is free.
     pub(super) fn take(&self, origin: &Origin) -> Option<Box<Http1Connection>> {
         self.lock().get_mut(origin)?.take()
@@ -45,14 +45,14 @@ impl Personal {
     }
 }
 
-impl std::fmt::Debug for Personal {
+impl std::fmt::Debug for DedicatedConnections {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Personal")
+        f.write_str("DedicatedConnections")
     }
 }
 
 /// Does a request authenticate its connection?
-pub(super) fn is_personal(fields: &HeaderMap) -> bool {
+pub(super) fn authenticates_connection(fields: &HeaderMap) -> bool {
     fields.get_all(AUTHORIZATION).iter().any(|value| {
         let scheme = value.as_bytes().split(|byte| *byte == b' ').next().unwrap_or_default();
         SCHEMES.iter().any(|personal| scheme.eq_ignore_ascii_case(personal))
@@ -76,7 +76,7 @@ mod tests {
             ("Basic bnRsbQ==", false),
         ] {
             let fields = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
-            assert_eq!(is_personal(&fields), expected, "{value}");
+            assert_eq!(authenticates_connection(&fields), expected, "{value}");
         }
     }
 }

@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use tokio::net::TcpStream;
 
-use super::embedded::effective;
+use super::embedded_addresses::effective;
 use crate::proxy::origin_error::OriginError;
 use crate::resolver::NameError;
 
 /// Which addresses may be dialled; an address is judged by all that it stands for ([`effective`]).
 #[derive(Clone, Debug, Default)]
-pub(in crate::proxy) struct Policy {
+pub(in crate::proxy) struct AddressPolicy {
     pub(in crate::proxy) deny: Vec<IpNet>,
     /// Exceptions to `deny`.
     pub(in crate::proxy) allow: Vec<IpNet>,
@@ -19,12 +19,12 @@ pub(in crate::proxy) struct Policy {
 
 /// Where bearerd itself listens.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct OwnAddresses {
+pub(crate) struct ListenerAddresses {
     pub(crate) proxy: Vec<SocketAddr>,
     pub(crate) admin: Option<SocketAddr>,
 }
 
-impl Policy {
+impl AddressPolicy {
     /// Judges all addresses of a name before any is dialled: one that is denied denies the name, because
     /// whoever mixes them is up to something. `is_loopback`: the name is `localhost`, whose two addresses
     /// nobody has mixed; what is allowed of them remains.
@@ -62,7 +62,7 @@ impl Policy {
     }
 }
 
-impl OwnAddresses {
+impl ListenerAddresses {
     /// Judges all addresses of a name before any is dialled.
     ///
     /// # Errors
@@ -112,16 +112,16 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn policy() -> Policy {
-        Policy {
+    fn policy() -> AddressPolicy {
+        AddressPolicy {
             deny: ["169.254.0.0/16", "10.0.0.0/8"].map(|net| net.parse().unwrap()).into(),
             allow: vec!["10.1.0.0/16".parse().unwrap()],
         }
     }
 
-    fn own(proxy: &str) -> OwnAddresses {
+    fn own(proxy: &str) -> ListenerAddresses {
         let [proxy, admin] = [proxy, "127.0.0.1:9"].map(|address| address.parse().unwrap());
-        OwnAddresses { proxy: vec![proxy], admin: Some(admin) }
+        ListenerAddresses { proxy: vec![proxy], admin: Some(admin) }
     }
 
     #[test]
@@ -145,7 +145,10 @@ mod tests {
 
     #[test]
     fn p39_unspecified_addresses_are_loopback() {
-        let policy = Policy { deny: vec!["127.0.0.0/8".parse().unwrap()], ..Policy::default() };
+        let policy = AddressPolicy {
+            deny: vec!["127.0.0.0/8".parse().unwrap()],
+            ..AddressPolicy::default()
+        };
         for address in ["0.0.0.0", "::", "::ffff:0.0.0.0", "::ffff:127.0.0.1"] {
             let judged = policy.judge(address.parse().unwrap());
             assert!(matches!(judged, Err(OriginError::DeniedAddress(_))), "{address} is dialled");

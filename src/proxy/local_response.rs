@@ -8,14 +8,14 @@ use super::body::Body;
 
 /// What form of a message the client prefers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Accepts {
+pub(super) enum ResponseFormat {
     /// One sentence of text.
     Text,
     /// `application/problem+json` (RFC 9457).
     Json,
 }
 
-impl Accepts {
+impl ResponseFormat {
     pub(super) fn of(fields: &HeaderMap) -> Self {
         let accept = fields.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if accept.contains("json") && !accept.contains("text/") { Self::Json } else { Self::Text }
@@ -26,25 +26,25 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A response of bearerd's own.
-pub(super) fn own_response(
+pub(super) fn local_response(
     status: StatusCode,
     text: &str,
-    accepts: Accepts,
+    accepts: ResponseFormat,
     request_id: &str,
 ) -> Response<Body> {
-    own_message(status, text, accepts, request_id).map(Body::full)
+    local_response_bytes(status, text, accepts, request_id).map(Body::full)
 }
 
 /// The same, with its content in hand.
-pub(super) fn own_message(
+pub(super) fn local_response_bytes(
     status: StatusCode,
     text: &str,
-    accepts: Accepts,
+    accepts: ResponseFormat,
     request_id: &str,
 ) -> Response<Bytes> {
     let (kind, body) = match accepts {
-        Accepts::Text => ("text/plain; charset=utf-8", format!("bearerd: {text}\n")),
-        Accepts::Json => {
+        ResponseFormat::Text => ("text/plain; charset=utf-8", format!("bearerd: {text}\n")),
+        ResponseFormat::Json => {
             let problem = serde_json::json!({
                 "type": "about:blank",
                 "title": status.canonical_reason(),
@@ -114,11 +114,11 @@ mod tests {
         let accepts = |value: &str| {
             let mut fields = HeaderMap::new();
             fields.insert(ACCEPT, HeaderValue::from_str(value).unwrap());
-            Accepts::of(&fields)
+            ResponseFormat::of(&fields)
         };
-        assert_eq!(accepts("application/json"), Accepts::Json);
-        assert_eq!(accepts("application/json, text/plain, */*"), Accepts::Text);
-        assert_eq!(accepts("text/html,application/xhtml+xml"), Accepts::Text);
-        assert_eq!(Accepts::of(&HeaderMap::new()), Accepts::Text);
+        assert_eq!(accepts("application/json"), ResponseFormat::Json);
+        assert_eq!(accepts("application/json, text/plain, */*"), ResponseFormat::Text);
+        assert_eq!(accepts("text/html,application/xhtml+xml"), ResponseFormat::Text);
+        assert_eq!(ResponseFormat::of(&HeaderMap::new()), ResponseFormat::Text);
     }
 }

@@ -6,8 +6,8 @@
 
 /// A request line as it comes, piece by piece.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct RequestLine {
-    part: Part,
+pub(super) struct RequestLineScanner {
+    part: ScanPosition,
     /// How much of `OPTIONS` the method is; `None`: it is another.
     options: Option<usize>,
     /// Slashes of an absolute-form target that have come: `scheme://authority/`.
@@ -16,7 +16,7 @@ pub(super) struct RequestLine {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Part {
+enum ScanPosition {
     /// Empty lines before a request line are passed over (RFC 9112 §2.2).
     #[default]
     Before,
@@ -27,23 +27,23 @@ enum Part {
 
 /// What a request line was found to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct ScanResult {
     /// Is there a character that has to be encoded?
     pub(super) is_unfit: bool,
     /// An OPTIONS whose target is an authority alone.
     pub(super) is_asterisk: bool,
 }
 
-impl RequestLine {
+impl RequestLineScanner {
     pub(super) fn is_over(&self) -> bool {
-        self.part == Part::Over
+        self.part == ScanPosition::Over
     }
 
     /// Reads the next `bytes` of the line, or more than the rest of it.
-    pub(super) fn scan(&mut self, bytes: &[u8]) -> Found {
-        let mut found = Found::default();
-        if self.part == Part::Before && is_plain(bytes) {
-            self.part = Part::Over;
+    pub(super) fn scan(&mut self, bytes: &[u8]) -> ScanResult {
+        let mut found = ScanResult::default();
+        if self.part == ScanPosition::Before && is_plain(bytes) {
+            self.part = ScanPosition::Over;
             return found;
         }
         for byte in bytes {
@@ -59,7 +59,7 @@ impl RequestLine {
     pub(super) fn encode(mut self, bytes: &[u8]) -> Vec<u8> {
         let mut encoded = Vec::with_capacity(bytes.len() + 64);
         for byte in bytes {
-            let mut found = Found::default();
+            let mut found = ScanResult::default();
             if !self.is_over() {
                 self.step(*byte, &mut found);
             }
@@ -71,32 +71,32 @@ impl RequestLine {
         encoded
     }
 
-    fn step(&mut self, byte: u8, found: &mut Found) {
+    fn step(&mut self, byte: u8, found: &mut ScanResult) {
         match (self.part, byte) {
-            (Part::Before, b'\r' | b'\n') => {}
-            (Part::Before, _) => {
-                self.part = Part::Method;
+            (ScanPosition::Before, b'\r' | b'\n') => {}
+            (ScanPosition::Before, _) => {
+                self.part = ScanPosition::Method;
                 self.options = (byte == b'O').then_some(1);
             }
-            (Part::Method | Part::Target, b'\n') => self.part = Part::Over,
-            (Part::Method, b' ') => {
-                self.part = Part::Target;
+            (ScanPosition::Method | ScanPosition::Target, b'\n') => self.part = ScanPosition::Over,
+            (ScanPosition::Method, b' ') => {
+                self.part = ScanPosition::Target;
                 self.options = self.options.filter(|length| *length == OPTIONS.len());
             }
-            (Part::Method, _) => {
+            (ScanPosition::Method, _) => {
                 let goes_on = |length: &usize| OPTIONS.get(*length) == Some(&byte);
                 self.options = self.options.filter(goes_on).map(|length| length + 1);
             }
-            (Part::Target, b' ') => {
-                self.part = Part::Over;
+            (ScanPosition::Target, b' ') => {
+                self.part = ScanPosition::Over;
                 found.is_asterisk |= self.options.is_some() && self.slashes == 2 && !self.in_query;
             }
-            (Part::Target, _) => self.step_in_target(byte, found),
-            (Part::Over, _) => {}
+            (ScanPosition::Target, _) => self.step_in_target(byte, found),
+            (ScanPosition::Over, _) => {}
         }
     }
 
-    fn step_in_target(&mut self, byte: u8, found: &mut Found) {
+    fn step_in_target(&mut self, byte: u8, found: &mut ScanResult) {
         match byte {
             b'/' => self.slashes = self.slashes.saturating_add(1),
             b'?' => self.in_query = true,
@@ -135,7 +135,7 @@ mod tests {
         for cut in 0..=line.len() {
             let (first, second) = line.split_at(cut);
             let (mut reader, mut encoded, mut is_asterisk) =
-                (RequestLine::default(), Vec::new(), false);
+                (RequestLineScanner::default(), Vec::new(), false);
             for piece in [first, second] {
                 let before = reader;
                 let found = reader.scan(piece);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::message::Via;
+use super::fields::Via;
 use super::request_id::RequestIds;
 use super::rereads::Rereads;
 use super::snapshot::Snapshot;
@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 
 /// What all cores share for as long as the process runs.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct SharedState {
     pub(super) snapshot: ArcSwap<Snapshot>,
     pub(super) clock: Clock,
     pub(super) via: Via,
@@ -25,7 +25,7 @@ pub(crate) struct Shared {
     pub(crate) rereads: Rereads,
 }
 
-impl Shared {
+impl SharedState {
     pub(crate) fn new(snapshot: Snapshot, clock: Clock, metrics: Metrics) -> Self {
         let (via, request_ids) = (Via::new(), RequestIds::new());
         let (snapshot, rereads) = (ArcSwap::from_pointee(snapshot), Rereads::default());

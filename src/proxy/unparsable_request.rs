@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use super::Proxy;
 use super::access_log::AccessLine;
 use super::interim::write_head;
-use super::own_response::{Accepts, insert_proxy_status, own_message};
+use super::local_response::{ResponseFormat, insert_proxy_status, local_response_bytes};
 use super::record::Record;
 
 /// What is known of such a request is its status.
@@ -17,7 +17,7 @@ const KIND: &str = "http_request_error";
 
 impl Proxy {
     /// What is sent instead of hyper's answer of this `status`; counted and logged like any other.
-    pub(super) fn refuse_unreadable(&self, status: u16) -> Bytes {
+    pub(super) fn respond_to_unparsable(&self, status: u16) -> Bytes {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
         let request_id = self.shared.request_ids.next().to_string();
         let snapshot = self.shared.snapshot.load();
@@ -26,7 +26,7 @@ impl Proxy {
             (line.error, line.details) = (Some(KIND), Some(reason(status).to_owned()));
             Box::new(line)
         });
-        let mut record = Record::new(Arc::clone(&snapshot.without_credential), line);
+        let mut record = Record::new(Arc::clone(&snapshot.unmatched_metrics), line);
         record.answered(status);
         match status {
             StatusCode::URI_TOO_LONG => self.shared.metrics.limit_reached("request_line"),
@@ -35,7 +35,8 @@ impl Proxy {
             }
             _ => {}
         }
-        let mut response = own_message(status, reason(status), Accepts::Text, &request_id);
+        let mut response =
+            local_response_bytes(status, reason(status), ResponseFormat::Text, &request_id);
         let date = httpdate::fmt_http_date(self.shared.clock.now());
         let length = response.body().len();
         record.sent(length);

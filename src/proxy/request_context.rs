@@ -7,14 +7,14 @@ use crate::origin::{Origin, Scheme};
 
 use super::Snapshot;
 use super::interim::Interim;
-use super::origins::Route;
+use super::origin_pools::Route;
 use super::record::Record;
-use super::server::Inbound;
+use super::server::ClientConnection;
 
 /// One request on its walk.
-pub(super) struct Call<'a> {
+pub(super) struct RequestContext<'a> {
     pub(super) snapshot: &'a Arc<Snapshot>,
-    pub(super) inbound: &'a Inbound,
+    pub(super) inbound: &'a ClientConnection,
     pub(super) record: &'a mut Record,
     /// The client speaks HTTP/1.0, which knows no interim responses (RFC 9110 §15.2).
     pub(super) is_http10: bool,
@@ -22,7 +22,7 @@ pub(super) struct Call<'a> {
     pub(super) asked: Option<Scheme>,
 }
 
-impl<'a> Call<'a> {
+impl<'a> RequestContext<'a> {
     /// The way to `origin`, as `identity`.
     pub(super) fn route<'r>(&self, origin: &'r Origin, identity: Option<&'r Identity>) -> Route<'r>
     where

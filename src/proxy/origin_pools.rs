@@ -9,7 +9,7 @@
 //! Where a credential shows a client certificate, its connections have a pool of their own, so that
 //! what an origin server allows their holder is never had by another request.
 
-mod declined;
+mod http1_origins;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,23 +20,25 @@ use http::{Request, Response, StatusCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::connector::{Connected, Connector, Protocol};
+use super::connector::{Connector, NewConnection, Protocol};
 use super::content::RequestBody;
+use super::dedicated_connections::{DedicatedConnections, authenticates_connection};
 use super::framing::{has_content, normalise_response};
 use super::http2::client::Http2Connection;
-use super::incoming::Incoming;
+use super::incoming_body::IncomingBody;
 use super::interim::InterimRelay;
-use super::origin_connection::{Http1Connection, OriginConnection, Outcome, Unanswered};
+use super::origin_connection::{
+    DeliveryOutcome, Http1Connection, OriginConnection, UnansweredRequest,
+};
 use super::origin_error::OriginError;
-use super::personal::{Personal, is_personal};
 use super::release::{GiveBack, Release};
 use crate::credential::Identity;
 use crate::origin::{Origin, Scheme};
-use declined::Declined;
+use http1_origins::Http1Origins;
 
 /// One core's pools.
 #[derive(Default)]
-pub(super) struct Origins {
+pub(super) struct OriginPools {
     /// Without a certificate of the client's.
     anonymous: Arc<Pool>,
     /// With that of a credential, by its name.
@@ -51,48 +53,48 @@ pub(super) struct Route<'a> {
     /// Only with the token of its credential.
     pub(super) identity: Option<&'a Identity>,
     /// The client's own connections.
-    pub(super) personal: &'a Arc<Personal>,
+    pub(super) personal: &'a Arc<DedicatedConnections>,
 }
 
 /// A request that got no response, and whether its connection had served others before.
 pub(super) struct SendError {
     pub(super) error: OriginError,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: DeliveryOutcome,
     pub(super) reused: bool,
 }
 
 impl From<OriginError> for SendError {
     fn from(error: OriginError) -> Self {
-        Self { error, outcome: Outcome::Unknown, reused: false }
+        Self { error, outcome: DeliveryOutcome::Unknown, reused: false }
     }
 }
 
 /// Connections that can be used again.
 #[derive(Default)]
 struct Pool {
-    /// Idle ones, the most recently used last: it is the least likely to be closed by the other side.
+    /// ReusableConnection ones, the most recently used last: it is the least likely to be closed by the other side.
     #[expect(clippy::vec_box, reason = "each is moved in and out for every request")]
     http1: Mutex<HashMap<Origin, Vec<Box<Http1Connection>>>>,
     /// All of HTTP/2; more than one to an origin server where one takes no more requests.
-    http2: Mutex<HashMap<Origin, Vec<SharedConnection>>>,
-    declined: Declined,
+    http2: Mutex<HashMap<Origin, Vec<PooledHttp2>>>,
+    declined: Http1Origins,
     /// Origin servers to which a connection is being made that may serve whoever waits.
     attempts: Mutex<HashMap<Origin, watch::Sender<()>>>,
 }
 
 /// The first of several requests; those that wait for it go on when it is dropped, however it ended.
-struct First<'a> {
+struct ConnectAttempt<'a> {
     pool: &'a Pool,
     origin: Origin,
 }
 
-impl Drop for First<'_> {
+impl Drop for ConnectAttempt<'_> {
     fn drop(&mut self) {
         lock(&self.pool.attempts).remove(&self.origin);
     }
 }
 
-struct SharedConnection {
+struct PooledHttp2 {
     connection: Http2Connection,
     last_used: Instant,
     version: u64,
@@ -100,7 +102,7 @@ struct SharedConnection {
     only: bool,
 }
 
-impl Origins {
+impl OriginPools {
     /// Sends `request`, whose target is in origin-form and whose version is the preferred one, along
     /// `route`. Returns the response with what gives the connection back.
     ///
@@ -112,12 +114,13 @@ impl Origins {
         route: Route<'_>,
         mut request: Request<RequestBody>,
         interim: &Arc<InterimRelay>,
-    ) -> Result<(Response<Incoming>, Returning), SendError> {
+    ) -> Result<(Response<IncomingBody>, ConnectionReturn), SendError> {
         let pool = self.pool_of(route.identity);
         let (origin, limits) = (route.origin, route.connector.response);
-        let mut sent = Sent {
+        let mut sent = SentRequest {
             method: request.method().clone(),
-            personal: is_personal(request.headers()).then(|| Arc::clone(route.personal)),
+            personal: authenticates_connection(request.headers())
+                .then(|| Arc::clone(route.personal)),
             end: request.body().end(),
         };
         let preferred = match sent.personal {
@@ -140,21 +143,21 @@ impl Origins {
                     }
                     return pool.received(route, &mut sent, response, connection);
                 }
-                Err(Unanswered { request: Some(unsent), .. }) if reused => {
+                Err(UnansweredRequest { request: Some(unsent), .. }) if reused => {
                     pool.retire(origin, &connection);
                     request = *unsent;
                 }
-                Err(Unanswered { error, outcome, .. }) => {
+                Err(UnansweredRequest { error, outcome, .. }) => {
                     // Who is late with one answer may be so with all of a connection's.
                     let is_late =
                         matches!(error, OriginError::ResponseTimeout | OriginError::SendTimeout);
                     match outcome {
-                        Outcome::Http1Required => {
+                        DeliveryOutcome::Http1Required => {
                             pool.declined.insert(route.connector.version, origin, true)
                         }
-                        Outcome::NotProcessed => pool.retire(origin, &connection),
+                        DeliveryOutcome::NotProcessed => pool.retire(origin, &connection),
                         _ if is_late => pool.retire(origin, &connection),
-                        Outcome::Closed | Outcome::Unknown => {}
+                        DeliveryOutcome::Closed | DeliveryOutcome::Unknown => {}
                     }
                     return Err(SendError { error, outcome, reused });
                 }
@@ -189,13 +192,13 @@ impl Origins {
 }
 
 /// What has to be known of a request when its response is there.
-struct Sent {
+struct SentRequest {
     method: http::Method,
-    personal: Option<Arc<Personal>>,
-    end: Option<Arc<Release<Idle>>>,
+    personal: Option<Arc<DedicatedConnections>>,
+    end: Option<Arc<Release<ReusableConnection>>>,
 }
 
-impl Sent {
+impl SentRequest {
     /// Nobody waits for what is left of its content: the final answer came before it was asked for, or none comes.
     fn give_up(&self) {
         if let Some(end) = &self.end {
@@ -205,7 +208,7 @@ impl Sent {
 }
 
 /// A request that gets no response is not sent on.
-impl Drop for Sent {
+impl Drop for SentRequest {
     fn drop(&mut self) {
         self.give_up();
     }
@@ -215,10 +218,10 @@ impl Pool {
     fn received(
         self: &Arc<Self>,
         route: Route<'_>,
-        sent: &mut Sent,
-        mut response: Response<Incoming>,
+        sent: &mut SentRequest,
+        mut response: Response<IncomingBody>,
         connection: OriginConnection,
-    ) -> Result<(Response<Incoming>, Returning), SendError> {
+    ) -> Result<(Response<IncomingBody>, ConnectionReturn), SendError> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(OriginError::Upgrade.into());
         }
@@ -232,11 +235,11 @@ impl Pool {
             OriginConnection::Http1(mut connection) => {
                 connection.has_served(response.headers());
                 let personal = sent.personal.take().or_else(|| route.personal.holds(route.origin));
-                Some(Idle { pool: Arc::clone(self), personal, connection })
+                Some(ReusableConnection { pool: Arc::clone(self), personal, connection })
             }
             // hyper reads none either.
             OriginConnection::Http2(_) => {
-                if let (false, Incoming::Http2(content)) =
+                if let (false, IncomingBody::Http2(content)) =
                     (has_content(&sent.method, status), response.body_mut())
                 {
                     content.leave_out();
@@ -244,7 +247,7 @@ impl Pool {
                 None
             }
         };
-        Ok((response, Returning { idle, end: sent.end.take() }))
+        Ok((response, ConnectionReturn { idle, end: sent.end.take() }))
     }
 
     /// A connection for one request, and whether it has served before.
@@ -286,12 +289,12 @@ impl Pool {
     /// # Errors
     ///
     /// Another request has begun already: the channel closes when that attempt is over.
-    fn begin(&self, origin: &Origin) -> Result<First<'_>, watch::Receiver<()>> {
+    fn begin(&self, origin: &Origin) -> Result<ConnectAttempt<'_>, watch::Receiver<()>> {
         match lock(&self.attempts).entry(origin.clone()) {
             Entry::Occupied(entry) => Err(entry.get().subscribe()),
             Entry::Vacant(entry) => {
                 entry.insert(watch::Sender::new(()));
-                Ok(First { pool: self, origin: origin.clone() })
+                Ok(ConnectAttempt { pool: self, origin: origin.clone() })
             }
         }
     }
@@ -355,14 +358,14 @@ impl Pool {
     ) -> Result<OriginConnection, OriginError> {
         let Route { connector, origin, identity, .. } = route;
         match connector.connect(origin, identity, preferred, deadline).await? {
-            Connected::Http1(connection) => {
+            NewConnection::Http1(connection) => {
                 if preferred == Protocol::Http2 {
                     self.declined.insert(connector.version, origin, false);
                 }
                 Ok(OriginConnection::Http1(connection))
             }
-            Connected::Http2 { connection, only } => {
-                let shared = SharedConnection {
+            NewConnection::Http2 { connection, only } => {
+                let shared = PooledHttp2 {
                     connection: connection.clone(),
                     last_used: Instant::now(),
                     version: connector.version,
@@ -415,13 +418,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl fmt::Debug for Origins {
+impl fmt::Debug for OriginPools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Origins")
+        f.write_str("OriginPools")
     }
 }
 
-impl SharedConnection {
+impl PooledHttp2 {
     fn is_valid(&self, connector: &Connector) -> bool {
         let is_unused = self.last_used.elapsed() >= connector.idle_timeout;
         self.version == connector.version
@@ -433,21 +436,21 @@ impl SharedConnection {
 /// Gives a connection back once its response has been read to the end and its request has been sent to the end;
 /// dropped before, it closes the connection. An HTTP/2 connection was never taken away.
 #[derive(Debug)]
-pub(super) struct Returning {
-    idle: Option<Idle>,
+pub(super) struct ConnectionReturn {
+    idle: Option<ReusableConnection>,
     /// The request's end, if it had content.
-    end: Option<Arc<Release<Idle>>>,
+    end: Option<Arc<Release<ReusableConnection>>>,
 }
 
 /// A connection of HTTP/1.1 that is about to be free.
-pub(super) struct Idle {
+pub(super) struct ReusableConnection {
     pool: Arc<Pool>,
     /// Whose connection it is, if it is one person's.
-    personal: Option<Arc<Personal>>,
+    personal: Option<Arc<DedicatedConnections>>,
     connection: Box<Http1Connection>,
 }
 
-impl Returning {
+impl ConnectionReturn {
     /// The response is over.
     pub(super) fn done(mut self) {
         match (self.idle.take(), self.end.take()) {
@@ -459,7 +462,7 @@ impl Returning {
 }
 
 /// A response that is not read to its end ends its request as well.
-impl Drop for Returning {
+impl Drop for ConnectionReturn {
     fn drop(&mut self) {
         if let Some(end) = self.end.take() {
             end.give_up();
@@ -467,7 +470,7 @@ impl Drop for Returning {
     }
 }
 
-impl GiveBack for Idle {
+impl GiveBack for ReusableConnection {
     fn give_back(self) {
         let Self { pool, personal, mut connection } = self;
         connection.rest();
@@ -478,9 +481,9 @@ impl GiveBack for Idle {
     }
 }
 
-impl fmt::Debug for Idle {
+impl fmt::Debug for ReusableConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Idle({})", self.connection.origin)
+        write!(f, "ReusableConnection({})", self.connection.origin)
     }
 }
 

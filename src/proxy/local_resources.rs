@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 
 use super::body::Body;
-use super::own_response::{Accepts, own_response};
+use super::local_response::{ResponseFormat, local_response};
 use super::{Proxy, Snapshot};
 use crate::origin::{Origin, Scheme};
 
@@ -24,7 +24,7 @@ impl Proxy {
                 let text = "this proxy serves http://bearerd.invalid/ca.pem once a credential is \
                             configured, and nothing else of its own";
                 let id = self.shared.request_ids.next().to_string();
-                own_response(StatusCode::NOT_FOUND, text, Accepts::of(&parts.headers), &id)
+                local_response(StatusCode::NOT_FOUND, text, ResponseFormat::of(&parts.headers), &id)
             }
         }
     }

@@ -10,7 +10,7 @@ use super::http2::Http2Content;
 
 /// Content as it comes from a peer.
 #[derive(Debug)]
-pub(super) enum Incoming {
+pub(super) enum IncomingBody {
     Http1(hyper::body::Incoming),
     Http2(Http2Content),
 }
@@ -30,13 +30,13 @@ fn because(error: &hyper::Error) -> String {
     source.map(|source| format!(": {source}")).unwrap_or_default()
 }
 
-impl From<hyper::body::Incoming> for Incoming {
+impl From<hyper::body::Incoming> for IncomingBody {
     fn from(content: hyper::body::Incoming) -> Self {
         Self::Http1(content)
     }
 }
 
-impl HttpBody for Incoming {
+impl HttpBody for IncomingBody {
     type Data = Bytes;
     type Error = PeerError;
 

@@ -16,7 +16,7 @@ use crate::origin::{Authority, Host};
 use crate::tls::{CertificateFault, TlsCause, TlsFault, rustls_error};
 
 /// A connection on which an origin server has proved its name.
-pub(super) type SecureStream = TlsStream<EarlyResponse<OriginSocket>>;
+pub(super) type OriginTlsStream = TlsStream<EarlyResponse<OriginSocket>>;
 
 /// Dials `authority` and has it prove its name, all before `deadline`.
 ///
@@ -29,7 +29,7 @@ pub(super) async fn secure(
     authority: &Authority,
     tls: &Arc<ClientConfig>,
     deadline: Instant,
-) -> Result<SecureStream, OriginError> {
+) -> Result<OriginTlsStream, OriginError> {
     let name = server_name(&authority.host)?;
     let stream = EarlyResponse::of(dialer.connect(authority, deadline).await?);
     let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
@@ -56,6 +56,6 @@ fn handshake_error(error: io::Error) -> OriginError {
 }
 
 /// RFC 7301 §3.2: the server knows none of the protocols that were offered.
-pub(super) fn knows_other_protocols(fault: &TlsFault) -> bool {
+pub(super) fn is_alpn_mismatch(fault: &TlsFault) -> bool {
     fault.cause == TlsCause::Protocol && fault.is_alert()
 }
