@@ -20,7 +20,7 @@ use bearerd::oauth::{self, GrantType, RawAnswer, TokenRequest, Transport, Transp
 use bearerd::origin;
 use bearerd::origin::{Authority, Host, Origin, Scheme};
 use bearerd::secret::Secret;
-use bearerd::store::{self, Generation, Keys, MemoryStore, Store, TokenRecord};
+use bearerd::store::{self, EncryptionKeys, Generation, MemoryStore, Store, TokenRecord};
 use bearerd::template::{Names, Template};
 use bearerd::tls;
 use bearerd::token::{self, Context, Ledgers, Margin, Sending, Slot, Tasks};
@@ -224,7 +224,7 @@ fn of_an_answer() -> HeaderMap {
 
 /// So many credentials, each for a host of its own, each with a token that is good for a day.
 async fn credentials(count: usize) -> Credentials {
-    let store = Store::new(Arc::new(MemoryStore::default()), Keys::default());
+    let store = Store::new(Arc::new(MemoryStore::default()), EncryptionKeys::default());
     let mut configs = Vec::new();
     for n in 0..count {
         let config = credential_config(n);

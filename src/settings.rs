@@ -150,7 +150,7 @@ impl Settings {
     /// [`store::StoreError::Sealed`] names the first record and the key that it needs.
     pub fn examine_store(&self) -> Result<(), store::StoreError> {
         let names: Vec<&str> = self.credentials.iter().map(|config| config.name.as_str()).collect();
-        self.store.examine(&names)
+        self.store.check_keys(&names)
     }
 
     /// Checks `text` as the configuration called `source`, whose relative paths start at `base_dir`.

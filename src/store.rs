@@ -1,17 +1,18 @@
-//! What survives: one [`TokenRecord`] per credential, in a [`Store`].
+//! Durable token storage: one [`TokenRecord`] per credential in a [`Store`].
 //!
-//! A refresh token may be single-use, so the record is the only place where the current one is
-//! known. A [`Store`] is a codec above a [`ByteStore`]: the codec knows records (their envelope, their seal,
-//! and what is set aside because it is damaged), the byte store knows bytes. Together they keep four promises:
+//! A refresh token may be single-use (RFC 9700 §4.14), so the record can be the only place that
+//! holds the current one. A [`Store`] is a codec on top of a [`ByteStore`]: the codec handles
+//! records (envelope, encryption, quarantine of damaged records), the byte store handles bytes.
+//! Together they guarantee:
 //!
-//! 1. a [`Lease`] excludes every other process from the same key while it is held, and says when it was lost;
-//! 2. [`Store::put`] returns [`Put::Stored`] only when the record would survive a power cut;
-//! 3. whoever reads a record reads one whole record, the old or the new, or is told that it is
-//!    corrupt; never a mixture;
-//! 4. every call ends within [`DEADLINE`], or within the wait that it was given.
+//! 1. While a [`Lease`] is held, no other process can lease the same key, and the holder can detect
+//!    that the lease was lost.
+//! 2. [`Store::put`] returns [`PutOutcome::Stored`] only if the record survives a power failure.
+//! 3. A reader gets one complete record, old or new, or an error that the record is corrupt; never
+//!    a mixture.
+//! 4. Every call ends within [`DEADLINE`], or within the wait that the caller passed.
 //!
-//! The store knows nothing of OAuth: what to write, and when, is decided by
-//! [`token`](crate::token).
+//! The store knows nothing about OAuth: [`token`](crate::token) decides what to write and when.
 
 mod error;
 mod file;
@@ -32,25 +33,26 @@ pub use error::StoreError;
 pub use file::FileStore;
 pub use memory::MemoryStore;
 pub use record::{
-    Attempt, Bootstrapped, Generation, Hashes, IssuedFor, NotBefore, RecordError, Terminal,
-    TerminalReason, TokenRecord, Write,
+    Attempt, BootstrapHistory, Generation, Hashes, IssuedFor, NotBefore, RecordError,
+    TerminalReason, TerminalState, TokenRecord, WriteId,
 };
-pub use seal::{Key, KeyError, KeyId, Keys, SealError};
+pub use seal::{EncryptionKey, EncryptionKeyError, EncryptionKeys, KeyId, SealError};
 
-/// How long a call to a store may take. Whoever waits for one serves its token from memory after that.
+/// The longest that a store call may take. After that, callers serve their token from memory.
 pub const DEADLINE: Duration = Duration::from_secs(1);
 
 /// Which store to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Config {
-    /// Nothing survives the process. For grants that need no memory, and for tests.
+    /// Records are lost when the process ends. For grants that need no persistence, and for tests.
     Memory,
-    /// One file per credential in a directory that is made at need, mode 0700.
+    /// One file per credential in a directory that is created with mode 0700 if it is missing.
     File {
         /// The directory.
         dir: PathBuf,
-        /// What encrypts the records. Default nothing: they are plain text of mode 0600.
-        keys: Keys,
+        /// The encryption keys. Empty by default: records are then plain text in files of mode
+        /// 0600.
+        keys: EncryptionKeys,
     },
 }
 
@@ -59,27 +61,26 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// If the directory cannot be made or written, or if others may read it.
+    /// If the directory cannot be created or written, or if other users can read it.
     pub fn build(&self) -> Result<Store, StoreError> {
         Ok(match self {
-            Self::Memory => Store::new(Arc::new(MemoryStore::default()), Keys::default()),
+            Self::Memory => Store::new(Arc::new(MemoryStore::default()), EncryptionKeys::default()),
             Self::File { dir, keys } => Store::new(Arc::new(FileStore::open(dir)?), keys.clone()),
         })
     }
 
-    /// Finds out whether the records of these credentials can be opened with the configured keys, so
-    /// that a wrong key stops the start and not the first request. Reads, and changes nothing.
+    /// Checks that the configured keys can open the records of these credentials, so that a wrong
+    /// key fails the start and not the first request. Read-only.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Sealed`] and [`StoreError::Plain`]; what else may be wrong with a record is found when
-    /// it is used.
-    pub fn examine(&self, credentials: &[&str]) -> Result<(), StoreError> {
+    /// [`StoreError::Sealed`] and [`StoreError::Plain`]. Any other damage is detected when the record is used.
+    pub fn check_keys(&self, credentials: &[&str]) -> Result<(), StoreError> {
         let Self::File { dir, keys } = self else { return Ok(()) };
-        for (key, place, bytes) in file::records_in(dir) {
+        for (key, path, bytes) in file::records_in(dir) {
             if credentials.iter().any(|credential| is_record_of(&key, credential))
                 && let Err(error @ (StoreError::Sealed { .. } | StoreError::Plain { .. })) =
-                    decode(keys, &key, bytes, || place.display().to_string())
+                    decode(keys, &key, bytes, || path.display().to_string())
             {
                 return Err(error);
             }
@@ -87,12 +88,12 @@ impl Config {
         Ok(())
     }
 
-    /// Are records written in plain text, to a place that others may copy?
+    /// Returns true if records are written to disk without encryption.
     pub fn is_plain_text(&self) -> bool {
-        matches!(self, Self::File { keys: Keys { current: None, .. }, .. })
+        matches!(self, Self::File { keys: EncryptionKeys { current: None, .. }, .. })
     }
 
-    /// The directory, if it is one.
+    /// The directory of a file store.
     pub fn dir(&self) -> Option<&Path> {
         match self {
             Self::Memory => None,
@@ -101,17 +102,17 @@ impl Config {
     }
 }
 
-/// A boxed future, because a byte store is chosen at run time.
+/// A boxed future, because the byte store is chosen at run time.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// Where the bytes of records are kept. All calls may be dropped at any moment: what they began may still
-/// take place, or not.
+/// Storage for the bytes of records. Every call may be dropped at any moment; the operation that it
+/// started may then still take effect, or not.
 pub trait ByteStore: fmt::Debug + Send + Sync + 'static {
-    /// Reads what is stored for `key`; `None` if there is nothing.
+    /// Reads the bytes stored for `key`; `None` if there are none.
     fn read<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>>;
 
-    /// Replaces what is stored, durably, if it still is `expected` and the lease of `fence` was not lost.
-    /// `false`: somebody else wrote in between, and nothing was changed.
+    /// Durably replaces the stored bytes if they are still at version `expected` and the lease of
+    /// `fence` was not lost. Returns false, and changes nothing, if another writer came first.
     fn write<'a>(
         &'a self,
         key: &'a str,
@@ -120,42 +121,44 @@ pub trait ByteStore: fmt::Debug + Send + Sync + 'static {
         bytes: Vec<u8>,
     ) -> StoreFuture<'a, bool>;
 
-    /// Moves what is stored out of the way if it still is `damaged`, and says where to. `None`: it has changed.
-    fn set_aside<'a>(&'a self, key: &'a str, damaged: Version) -> StoreFuture<'a, Option<String>>;
+    /// Quarantines the stored bytes if they are still at version `damaged`, and returns the new
+    /// location; `None` if they have changed.
+    fn quarantine<'a>(&'a self, key: &'a str, damaged: Version) -> StoreFuture<'a, Option<String>>;
 
-    /// Removes what was set aside for `key`: it may hold tokens.
-    fn clear_aside<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()>;
+    /// Deletes the quarantined bytes of `key`, which may contain tokens.
+    fn clear_quarantine<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()>;
 
-    /// The keys of everything that is stored, in order.
+    /// All stored keys, in order.
     fn keys(&self) -> StoreFuture<'_, Vec<String>>;
 
-    /// Waits at most `wait` for the exclusive right to refresh `key`. Where leases end by themselves the holder
-    /// renews it, and `ttl` is how long it outlives a holder that has died.
+    /// Waits at most `wait` for the exclusive right to refresh `key`. In stores whose leases
+    /// expire, the holder renews the lease, and `ttl` is how long it outlasts a holder that
+    /// crashed.
     fn lease<'a>(
         &'a self,
         key: &'a str,
         ttl: Duration,
         wait: Duration,
-    ) -> StoreFuture<'a, Box<dyn Held>>;
+    ) -> StoreFuture<'a, Box<dyn HeldLease>>;
 
-    /// What is changed from now on, by anybody.
-    fn changes(&self) -> Box<dyn Changes>;
+    /// Watches for changes made by any process from now on.
+    fn changes(&self) -> Box<dyn StoreChanges>;
 
-    /// Does what is stored outlive the process?
+    /// Returns true if stored bytes outlive the process.
     fn is_durable(&self) -> bool {
         true
     }
 
-    /// Where the record of `key` is, for messages.
-    fn place(&self, key: &str) -> String;
+    /// The location of the record of `key`, for messages.
+    fn location(&self, key: &str) -> String;
 }
 
-/// A lease as its byte store holds it. Dropping it gives it back.
-pub trait Held: Send + Sync {
-    /// What tells this lease from every other of the same key.
+/// A lease as its byte store holds it. Released on drop.
+pub trait HeldLease: Send + Sync {
+    /// Distinguishes this lease from all other leases of the same key.
     fn fence(&self) -> &Fence;
 
-    /// Is it still held?
+    /// Checks that the lease is still held.
     ///
     /// # Errors
     ///
@@ -163,25 +166,25 @@ pub trait Held: Send + Sync {
     fn check(&self) -> StoreFuture<'_, ()>;
 }
 
-/// Names what should be stored, and is not for all that it is told.
-pub type Expected<'a> = dyn Fn(&dyn Fn(&str) -> bool) -> Vec<String> + Send + Sync + 'a;
+/// Returns the keys that should be stored but for which the given `is_stored` returns false.
+pub type ExpectedKeys<'a> = dyn Fn(&dyn Fn(&str) -> bool) -> Vec<String> + Send + Sync + 'a;
 
-/// Watches a whole store.
-pub trait Changes: Send {
-    /// Waits until something has changed and names the keys. So it does with those that `expected` misses: whoever
-    /// has stored them is told that they were removed, once.
+/// Watches all keys of a store.
+pub trait StoreChanges: Send {
+    /// Waits for the next change and returns the changed keys. Keys that `expected` reports missing
+    /// count as changed, so that a process learns, once, that a record it wrote was removed.
     fn next<'a>(
         &'a mut self,
-        expected: &'a Expected<'a>,
+        expected: &'a ExpectedKeys<'a>,
     ) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + 'a>>;
 }
 
-/// Which bytes are stored, if any.
+/// Identifies the stored bytes, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Version {
-    /// Their hash; `None`: there are none.
+    /// SHA-256 of the bytes; `None` if nothing is stored.
     hash: Option<[u8; 32]>,
-    /// How many writes there were before, as far as is known.
+    /// The number of earlier writes, as far as known.
     revision: u64,
 }
 
@@ -193,7 +196,7 @@ impl Version {
         Self { hash: hash(bytes), revision }
     }
 
-    /// Is it of these bytes, or of none?
+    /// Returns true if this is the version of `bytes`.
     pub fn is_of(&self, bytes: Option<&[u8]>) -> bool {
         self.hash == bytes.and_then(hash)
     }
@@ -203,56 +206,57 @@ fn hash(bytes: &[u8]) -> Option<[u8; 32]> {
     digest::digest(&digest::SHA256, bytes).as_ref().first_chunk().copied()
 }
 
-/// What tells one lease of a key from another.
+/// Distinguishes one lease of a key from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence(pub String);
 
-/// Records in a byte store. Cheap to clone.
+/// Token records in a byte store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     bytes: Arc<dyn ByteStore>,
-    keys: Arc<Keys>,
+    keys: Arc<EncryptionKeys>,
 }
 
-/// A record and which version of what is stored it is.
-pub type Loaded = (TokenRecord, Version);
+/// A record and the version of the stored bytes that it came from.
+pub type LoadedRecord = (TokenRecord, Version);
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
-    /// The record is on stable storage, as this version.
+pub enum PutOutcome {
+    /// The record is on stable storage, at this version.
     Stored(Version),
-    /// Somebody else wrote in between; nothing was changed.
+    /// Another writer came first; nothing was changed.
     Conflict,
-    /// No answer came in time. It may be stored now, later, or never.
+    /// The store did not answer in time. The record may be stored now, later, or never.
     Unknown,
 }
 
 impl Store {
-    /// Records in `byte store`, sealed with the current one of `keys`.
-    pub fn new(bytes: Arc<dyn ByteStore>, keys: Keys) -> Self {
+    /// Stores records in `bytes`, sealed with the current key of `keys`.
+    pub fn new(bytes: Arc<dyn ByteStore>, keys: EncryptionKeys) -> Self {
         Self { bytes, keys: Arc::new(keys) }
     }
 
-    /// Reads the record of `key`; `None` if there is none. A damaged one is set aside, and never guessed from.
+    /// Reads the record of `key`; `None` if there is none. A damaged record is quarantined, never
+    /// partly used.
     ///
     /// # Errors
     ///
     /// [`StoreError`]
-    pub async fn load(&self, key: &str) -> Result<Option<Loaded>, StoreError> {
-        within(DEADLINE, async {
-            // What was damaged may have been replaced before it was set aside.
+    pub async fn load(&self, key: &str) -> Result<Option<LoadedRecord>, StoreError> {
+        with_timeout(DEADLINE, async {
+            // The damaged bytes may have been replaced before they could be quarantined.
             for _ in 0..3 {
                 let Some(bytes) = self.bytes.read(key).await? else { return Ok(None) };
                 let damaged = Version::of(&bytes, 0);
-                let source = match decode(&self.keys, key, bytes, || self.bytes.place(key)) {
+                let source = match decode(&self.keys, key, bytes, || self.bytes.location(key)) {
                     Ok(loaded) => return Ok(Some(loaded)),
                     Err(StoreError::Corrupt { source, .. }) => source,
                     Err(error) => return Err(error),
                 };
-                if let Some(aside) = self.bytes.set_aside(key, damaged).await? {
-                    let place = self.bytes.place(key);
-                    return Err(StoreError::Corrupt { place, aside: Some(aside), source });
+                if let Some(moved_to) = self.bytes.quarantine(key, damaged).await? {
+                    let location = self.bytes.location(key);
+                    return Err(StoreError::Corrupt { location, moved_to: Some(moved_to), source });
                 }
             }
             Err(StoreError::Busy { key: key.to_owned(), waited: DEADLINE })
@@ -260,12 +264,12 @@ impl Store {
         .await
     }
 
-    /// Waits at most `wait` for the exclusive right to refresh `key`, which ends with the lease or with the
-    /// process.
+    /// Waits at most `wait` for the exclusive right to refresh `key`. The right ends when the lease
+    /// is dropped or the process ends.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Busy`] if somebody else held it all the time.
+    /// [`StoreError::Busy`] if another holder kept it for the whole wait.
     pub async fn lease(
         &self,
         key: &str,
@@ -273,86 +277,92 @@ impl Store {
         wait: Duration,
     ) -> Result<Lease, StoreError> {
         let held = self.bytes.lease(key, ttl, wait);
-        Ok(Lease { key: key.to_owned(), held: within(wait.saturating_add(DEADLINE), held).await? })
+        Ok(Lease {
+            key: key.to_owned(),
+            held: with_timeout(wait.saturating_add(DEADLINE), held).await?,
+        })
     }
 
-    /// Replaces the record, durably, if what is stored still is `expected`; with a lease, only while that is
-    /// held.
+    /// Durably replaces the record if the stored bytes are still at version `expected` and, if a
+    /// lease is given, only while it is held.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]: it is not stored, as far as is known.
+    /// [`StoreError`] if the record is, as far as known, not stored.
     pub async fn put(
         &self,
         key: &str,
         expected: Version,
         lease: Option<&Lease>,
         record: &TokenRecord,
-    ) -> Result<Put, StoreError> {
+    ) -> Result<PutOutcome, StoreError> {
         let revision = expected.revision.saturating_add(1);
         let writer = crate::template::uuid();
-        let bytes = self.keys.seal(key, record.to_bytes(key, &Write { revision, writer }));
+        let bytes = self.keys.seal(key, record.to_bytes(key, &WriteId { revision, writer }));
         let version = Version::of(&bytes, revision);
         let fence = lease.map(|lease| lease.held.fence());
-        match within(DEADLINE, self.bytes.write(key, expected, fence, bytes)).await {
-            Ok(true) => Ok(Put::Stored(version)),
-            Ok(false) => Ok(Put::Conflict),
-            Err(StoreError::Timeout) => Ok(Put::Unknown),
+        match with_timeout(DEADLINE, self.bytes.write(key, expected, fence, bytes)).await {
+            Ok(true) => Ok(PutOutcome::Stored(version)),
+            Ok(false) => Ok(PutOutcome::Conflict),
+            Err(StoreError::Timeout) => Ok(PutOutcome::Unknown),
             Err(error) => Err(error),
         }
     }
 
-    /// The keys of all records of a credential with variables, in order. A credential without variables
-    /// has one record, under its name, which is not among them.
+    /// The keys of all records of a credential that has variables, in order. A credential without
+    /// variables has a single record, stored under its name, which is not listed.
     ///
     /// # Errors
     ///
     /// [`StoreError`]
     pub async fn keys(&self, credential: &str) -> Result<Vec<String>, StoreError> {
-        let mut keys = within(DEADLINE, self.bytes.keys()).await?;
+        let mut keys = with_timeout(DEADLINE, self.bytes.keys()).await?;
         let has_values =
             |key: &String| key.strip_prefix(credential).is_some_and(|it| it.starts_with('/'));
         keys.retain(has_values);
         Ok(keys)
     }
 
-    /// Does what is stored outlive the process?
+    /// Returns true if stored records outlive the process.
     pub fn is_durable(&self) -> bool {
         self.bytes.is_durable()
     }
 
-    /// What is changed from now on, by anybody.
-    pub fn changes(&self) -> Box<dyn Changes> {
+    /// Watches for changes made by any process from now on.
+    pub fn changes(&self) -> Box<dyn StoreChanges> {
         self.bytes.changes()
     }
 
-    /// Removes what was set aside for `key`.
+    /// Deletes the quarantined record of `key`.
     ///
     /// # Errors
     ///
     /// [`StoreError`]
-    pub async fn clear_aside(&self, key: &str) -> Result<(), StoreError> {
-        within(DEADLINE, self.bytes.clear_aside(key)).await
+    pub async fn clear_quarantine(&self, key: &str) -> Result<(), StoreError> {
+        with_timeout(DEADLINE, self.bytes.clear_quarantine(key)).await
     }
 
-    /// Seals the records of these credentials that are in plain text, or that an old key opens, with the
-    /// current one. What cannot be read, or is written by somebody else meanwhile, stays as it is.
-    pub async fn seal_all(&self, credentials: &[&str]) {
+    /// Re-encrypts the records of these credentials that are plain text or sealed with an old key.
+    /// Records that cannot be read, or that another process writes meanwhile, stay unchanged.
+    pub async fn reseal_records(&self, credentials: &[&str]) {
         if self.keys.current.is_none() {
             return;
         }
-        let Ok(keys) = within(DEADLINE, self.bytes.keys()).await else { return };
+        let Ok(keys) = with_timeout(DEADLINE, self.bytes.keys()).await else { return };
         for key in keys {
             if !credentials.iter().any(|credential| is_record_of(&key, credential)) {
                 continue;
             }
             let sealed = async {
-                let bytes = within(DEADLINE, self.bytes.read(&key)).await?;
-                let Some(bytes) = bytes.filter(|bytes| !self.keys.has_sealed(bytes)) else {
+                let bytes = with_timeout(DEADLINE, self.bytes.read(&key)).await?;
+                let Some(bytes) =
+                    bytes.filter(|bytes| !self.keys.is_sealed_with_current_key(bytes))
+                else {
                     return Ok(false);
                 };
-                let (record, version) = decode(&self.keys, &key, bytes, || self.bytes.place(&key))?;
-                Ok(matches!(self.put(&key, version, None, &record).await?, Put::Stored(_)))
+                let (record, version) =
+                    decode(&self.keys, &key, bytes, || self.bytes.location(&key))?;
+                Ok(matches!(self.put(&key, version, None, &record).await?, PutOutcome::Stored(_)))
             };
             match sealed.await {
                 Ok(true) => tracing::info!(key, "a record from before the key is sealed now"),
@@ -363,30 +373,30 @@ impl Store {
     }
 }
 
-/// The exclusive right to refresh one key, given back on drop.
+/// The exclusive right to refresh one key. Released on drop.
 pub struct Lease {
     key: String,
-    held: Box<dyn Held>,
+    held: Box<dyn HeldLease>,
 }
 
 impl Lease {
-    /// What is leased.
+    /// The leased key.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// What tells it from every other lease of the key.
+    /// Distinguishes this lease from all other leases of the key.
     pub fn fence(&self) -> &Fence {
         self.held.fence()
     }
 
-    /// To be called before every presentation of a refresh token: is it still held?
+    /// Checks that the lease is still held. Call this before every use of a refresh token.
     ///
     /// # Errors
     ///
-    /// [`StoreError::LeaseLost`]; or that it cannot be found out, which comes to the same.
+    /// [`StoreError::LeaseLost`], or another error if the store cannot tell, which callers treat the same.
     pub async fn check(&self) -> Result<(), StoreError> {
-        within(DEADLINE, self.held.check()).await
+        with_timeout(DEADLINE, self.held.check()).await
     }
 }
 
@@ -396,36 +406,37 @@ impl fmt::Debug for Lease {
     }
 }
 
-/// The record in the bytes that are stored for `key`.
+/// Decodes the record in the bytes stored for `key`.
 fn decode(
-    keys: &Keys,
+    keys: &EncryptionKeys,
     key: &str,
     bytes: Vec<u8>,
-    place: impl FnOnce() -> String,
-) -> Result<Loaded, StoreError> {
+    location: impl FnOnce() -> String,
+) -> Result<LoadedRecord, StoreError> {
     let hash = hash(&bytes);
     let read = keys.open(key, bytes).and_then(|plain| Ok(TokenRecord::from_bytes(key, &plain)?));
     match read {
         Ok((record, write)) => Ok((record, Version { hash, revision: write.revision })),
         Err(SealError::Damaged(RecordError::Newer(version))) => {
-            Err(StoreError::Newer { place: place(), version })
+            Err(StoreError::Newer { location: location(), version })
         }
         Err(SealError::Damaged(source)) => {
-            Err(StoreError::Corrupt { place: place(), aside: None, source })
+            Err(StoreError::Corrupt { location: location(), moved_to: None, source })
         }
-        Err(SealError::Plain) => Err(StoreError::Plain { place: place() }),
-        Err(source) => Err(StoreError::Sealed { place: place(), source }),
+        Err(SealError::Plain) => Err(StoreError::Plain { location: location() }),
+        Err(source) => Err(StoreError::Sealed { location: location(), source }),
     }
 }
 
-async fn within<T>(
+async fn with_timeout<T>(
     limit: Duration,
     call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     tokio::time::timeout(limit, call).await.unwrap_or(Err(StoreError::Timeout))
 }
 
-/// Is `key` the credential's, alone or with the values of its variables after the name?
+/// Returns true if `key` belongs to the credential: its name, optionally followed by variable
+/// values.
 fn is_record_of(key: &str, credential: &str) -> bool {
     key.strip_prefix(credential).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

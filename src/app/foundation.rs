@@ -99,7 +99,7 @@ impl Foundation {
                 settings.examine_store()?;
                 let store = settings.store.build()?;
                 let names = settings.credentials.iter().map(|credential| &*credential.name);
-                store.seal_all(&names.collect::<Vec<_>>()).await;
+                store.reseal_records(&names.collect::<Vec<_>>()).await;
                 self.store.insert(store).clone()
             }
         };

@@ -54,9 +54,9 @@ impl Review<'_> {
     }
 
     /// `store.key`, which seals, and `store.old_keys`, which only open.
-    fn store_keys(&mut self, store: &StoreSection) -> store::Keys {
+    fn store_keys(&mut self, store: &StoreSection) -> store::EncryptionKeys {
         let current = store.key.given().and_then(|given| self.store_key("store.key", given));
-        let mut keys = store::Keys { current, ..store::Keys::default() };
+        let mut keys = store::EncryptionKeys { current, ..store::EncryptionKeys::default() };
         for given in store.old_keys.get().into_iter().flatten() {
             match given.get_ref() {
                 OldKey::Plain => {
@@ -80,11 +80,16 @@ impl Review<'_> {
         }
     }
 
-    fn store_key(&mut self, name: &str, given: &Spanned<SecretSource>) -> Option<store::Key> {
+    fn store_key(
+        &mut self,
+        name: &str,
+        given: &Spanned<SecretSource>,
+    ) -> Option<store::EncryptionKey> {
         if self.garbled {
             return None;
         }
-        let (message, fix) = match self.secret(given).map(|text| store::Key::parse(&text)) {
+        let (message, fix) = match self.secret(given).map(|text| store::EncryptionKey::parse(&text))
+        {
             Ok(Ok(key)) => return Some(key),
             Ok(Err(error)) => (error.to_string(), "make a key with `openssl rand -base64 32`"),
             Err(error) => (

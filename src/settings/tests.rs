@@ -74,8 +74,12 @@ fn everything_the_file_can_say_arrives_at_its_part() {
     assert_eq!(settings.proxy.unmatched, proxy::Unmatched::Deny);
     assert_eq!(settings.proxy.connect_ports, [443]);
     assert_eq!(settings.proxy.limits.header_bytes, 32 << 10);
-    let key = store::Key::parse(&Secret::new(STORE_KEY.to_owned())).unwrap();
-    let keys = store::Keys { current: Some(key.clone()), old: vec![key.clone(), key], plain: true };
+    let key = store::EncryptionKey::parse(&Secret::new(STORE_KEY.to_owned())).unwrap();
+    let keys = store::EncryptionKeys {
+        current: Some(key.clone()),
+        old: vec![key.clone(), key],
+        plain: true,
+    };
     assert_eq!(settings.store, store::Config::File { dir: "/etc/bearerd/state".into(), keys });
     assert_eq!(settings.ca.dir, PathBuf::from("/etc/bearerd/certs"));
     assert_eq!(settings.admin.listen, None);
@@ -100,7 +104,10 @@ fn an_empty_file_gives_the_defaults_and_one_warning() {
     assert_eq!(denied.len(), defaults::DENY_ADDRESSES.len(), "one of the defaults is no network");
     assert_eq!(
         settings.store,
-        store::Config::File { dir: "/etc/bearerd/state".into(), keys: store::Keys::default() }
+        store::Config::File {
+            dir: "/etc/bearerd/state".into(),
+            keys: store::EncryptionKeys::default()
+        }
     );
     assert_eq!(settings.warnings.iter().count(), 1);
     assert!(settings.warnings.to_string().contains("no credential is active"));
@@ -113,7 +120,10 @@ fn systemd_names_the_state_directory() {
     let settings = Settings::from_text("proxy.toml", Path::new("/etc"), "", &environment).unwrap();
     assert_eq!(
         settings.store,
-        store::Config::File { dir: "/var/lib/bearerd".into(), keys: store::Keys::default() }
+        store::Config::File {
+            dir: "/var/lib/bearerd".into(),
+            keys: store::EncryptionKeys::default()
+        }
     );
     assert_eq!(settings.ca.dir, PathBuf::from("/var/lib/bearerd"));
 }

@@ -1,87 +1,88 @@
-//! What can go wrong with a store, in the words of people.
+//! Errors of the token store, with messages for operators.
 
 use std::time::Duration;
 
 use super::record::{FORMAT, RecordError};
 use super::seal::SealError;
 
-/// Why a store could not do what it was asked.
+/// Why a store operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The lease was held by someone else for the whole wait.
+    /// Another holder kept the lease for the whole wait.
     #[error("another process has held the lock of credential `{key}` for {waited:?}")]
     Busy {
         /// The key.
         key: String,
-        /// How long was waited.
+        /// How long the caller waited.
         waited: Duration,
     },
-    /// It refused, or cannot be reached.
+    /// The store refused the operation or is unreachable.
     #[error("{0}")]
     Unavailable(String),
-    /// It is full: nothing can be written, and what is stored can be read.
+    /// The store is full: reads work, writes do not.
     #[error("{0}")]
     Full(String),
-    /// It did not answer in time.
-    #[error("the token store does not answer: is its disk or its server hanging?")]
+    /// The store did not answer in time.
+    #[error("the token store does not answer: its disk or server may be hanging")]
     Timeout,
-    /// The lease is somebody else's by now: its lock was removed, or the directory was replaced.
+    /// The lease is no longer ours: its lock was removed, or the directory was replaced.
     #[error("the lock of credential `{key}` was removed or replaced; nothing was sent or written")]
     LeaseLost {
         /// The key.
         key: String,
     },
-    /// Something is there that must not be trusted: wrong kind, wrong owner or readable by others.
-    #[error("{place} {problem}")]
+    /// A file or directory must not be trusted: wrong type, wrong owner or readable by others.
+    #[error("{location} {problem}")]
     Unsafe {
         /// The file or directory.
-        place: String,
+        location: String,
         /// What is wrong and what to do.
         problem: String,
     },
-    /// What is stored is not a whole record.
-    #[error("{place}: {source}{}", aside.as_ref().map(|it| format!("; it was moved to {it}")).unwrap_or_default())]
+    /// The stored bytes are not a complete record.
+    #[error("{location}: {source}{}", moved_to.as_ref().map(|it| format!("; it was moved to {it}")).unwrap_or_default())]
     Corrupt {
         /// Where the record was.
-        place: String,
-        /// Where it is now.
-        aside: Option<String>,
+        location: String,
+        /// Where it was moved to.
+        moved_to: Option<String>,
         /// What is wrong with it.
         source: RecordError,
     },
-    /// It is encrypted, and not with a key that is configured; it was left untouched.
-    #[error("{place} {source}; nothing was changed")]
+    /// Encrypted with a key that is not configured. The record is left untouched.
+    #[error("{location} {source}; nothing was changed")]
     Sealed {
         /// The record.
-        place: String,
+        location: String,
         /// Which key it needs.
         source: SealError,
     },
-    /// It is plain text, where records are sealed: anybody could have put it there. It was left untouched.
+    /// Plain text although records are encrypted: anyone could have put it there. The record is
+    /// left untouched.
     #[error(
-        "{place} is plain text although `store.key` is set: while records from before the key are \
-         sealed, write old_keys = [\"plain\"] in [store] and restart; otherwise remove it. Nothing was changed"
+        "{location} is plain text although `store.key` is set: to encrypt existing \
+         records, set old_keys = [\"plain\"] in [store] and restart; otherwise remove the file. Nothing was changed"
     )]
     Plain {
         /// The record.
-        place: String,
+        location: String,
     },
-    /// A newer bearerd wrote it; it was left untouched.
+    /// Written by a newer bearerd. The record is left untouched.
     #[error(
-        "{place} was written by a newer bearerd (format {version}); this one reads up to format {}",
+        "{location} was written by a newer bearerd (format {version}); this one reads up to format {}",
         FORMAT
     )]
     Newer {
         /// The record.
-        place: String,
+        location: String,
         /// Its format.
         version: u32,
     },
 }
 
 impl StoreError {
-    /// The kind of failure in a word, for people.
-    pub fn word(&self) -> &'static str {
+    /// A stable label of the kind of failure, for status output.
+    pub fn label(&self) -> &'static str {
         match self {
             Self::Busy { .. } => "lock_busy",
             Self::Unavailable(_) => "store_io",

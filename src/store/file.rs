@@ -1,16 +1,20 @@
-//! One file per record: `NAME.json`, and `NAME.lock` and `NAME+commit.lock` beside it. A slash in a key is an
-//! `@` in the file's name, and a capital letter a comma and the small one, which no part of a key can hold:
-//! `resamania/Paris` is in `resamania@,paris.json`, also where file systems take capitals for small letters.
-//! A `+` is in none either, so the second lock is no other key's first, whatever values strangers choose.
+//! A store with one file per record: `NAME.json`, with `NAME.lock` and `NAME+commit.lock` beside
+//! it.
 //!
-//! The lock file is never removed and never written; holding it (`flock(2)`, given back by the
-//! kernel when the process dies) is the lease, and it is held across the whole token request. A lock that was
-//! removed, or whose directory was replaced, excludes nobody: so its name is looked at before each use.
-//! A record is replaced by writing a temporary file, `fsync`, `rename` and `fsync` of the directory,
-//! so that a crash at any moment leaves the old record or the new one.
+//! In file names, `@` stands for a slash in the key, and a comma before a lower-case letter for the
+//! capital letter, because neither character occurs in keys: `resamania/Paris` is stored in
+//! `resamania@,paris.json`, which is unambiguous on case-insensitive file systems too. Keys contain
+//! no `+` either, so a commit lock can never be another key's lease lock, whatever values clients
+//! choose.
 //!
-//! Everything here blocks, and therefore runs on tokio's blocking threads; as many of them as a hung disk may
-//! hold for ever ([`THREADS`]).
+//! The lock file is never removed or written. Holding it (`flock(2)`, released by the kernel when
+//! the process ends) is the lease, and it is held for the whole token request. A lock that was
+//! removed, or whose directory was replaced, excludes nobody, so its name is checked before each
+//! use. A record is replaced by writing a temporary file, `fsync`, `rename` and `fsync` of the
+//! directory, so that a crash at any point leaves the old record or the new one.
+//!
+//! All file operations block, so they run on tokio's blocking threads. At most [`MAX_BLOCKING_CALLS`] of them
+//! can be blocked forever by a hung disk.
 
 mod directory;
 mod names;
@@ -29,18 +33,19 @@ use tokio::sync::Semaphore;
 
 use self::directory::Directory;
 use self::names::{key_of_name, record_name, stem_of};
-use self::watch::Watch;
-use super::{ByteStore, Changes, Fence, Held, StoreError, StoreFuture, Version};
+use self::watch::DirectoryWatcher;
+use super::{ByteStore, Fence, HeldLease, StoreChanges, StoreError, StoreFuture, Version};
 
-/// How often a held lock is tried again. `flock` cannot wait with a deadline, and a thread that
-/// waits for ever would keep the process from ending.
+/// How often a held lock is retried. `flock` has no timeout, and a thread that waited forever would
+/// keep the process from ending.
 const LOCK_POLL: Duration = Duration::from_millis(20);
-/// No record comes near this; a larger file is something else.
+/// No valid record is nearly this large.
 const MAX_RECORD: u64 = 4 * 1024 * 1024;
-/// So many calls at a time. On a disk that hangs they never end, and further ones wait and are given up.
-const THREADS: usize = 16;
+/// The maximum number of concurrent calls. On a hung disk they never end; further calls wait and
+/// time out.
+const MAX_BLOCKING_CALLS: usize = 16;
 
-/// Files of mode 0600 in a directory of mode 0700.
+/// Record files of mode 0600 in a directory of mode 0700.
 #[derive(Clone, Debug)]
 pub struct FileStore {
     path: Arc<Path>,
@@ -48,44 +53,45 @@ pub struct FileStore {
     threads: Arc<Semaphore>,
 }
 
-/// What a name stands for: device and inode.
-type Identity = (u64, u64);
+/// Device and inode.
+type FileId = (u64, u64);
 
 impl FileStore {
-    /// Opens or makes the directory, and proves that it can be written, or could be if there were room: a
-    /// restart must not make an outage of a full disk, since what is stored can be read.
+    /// Opens or creates the directory, and checks that it is writable. A full disk is no error
+    /// here, because stored records can still be read: a restart must not turn a full disk into an
+    /// outage.
     ///
     /// # Errors
     ///
-    /// If it cannot be made or written. A directory that is there already is used as it is: volumes of
-    /// containers and systemd's state directories have modes of their own.
+    /// If the directory cannot be created or written. The mode of an existing directory is not
+    /// checked, because container volumes and systemd state directories have modes of their own.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path)
-            .map_err(|error| failure("make", path, error))?;
+            .map_err(|error| io_error("make", path, error))?;
         let path: Arc<Path> = Arc::from(path);
         let directory = Arc::new(Directory::open(&path)?);
-        match directory.prove_writable() {
+        match directory.check_writable() {
             Err(error @ StoreError::Full(_)) => {
                 tracing::error!(%error, "token store; what is in it is used");
             }
             proven => proven?,
         }
-        directory.rename_former()?;
+        directory.rename_legacy_files()?;
         let directory = Arc::new(RwLock::new(directory));
-        Ok(Self { path, directory, threads: Arc::new(Semaphore::new(THREADS)) })
+        Ok(Self { path, directory, threads: Arc::new(Semaphore::new(MAX_BLOCKING_CALLS)) })
     }
 
-    /// The directory that has the name now.
+    /// The directory that the path refers to now.
     fn directory(&self) -> Result<Arc<Directory>, StoreError> {
         let known = self.directory.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if known.named()? {
+        if known.is_current()? {
             return Ok(known);
         }
         let replaced = Arc::new(Directory::open(&self.path)?);
-        replaced.rename_former()?;
+        replaced.rename_legacy_files()?;
         tracing::warn!(
             place = %self.path.display(),
             "the directory of the token store was replaced: what is in it now is used, and what is \
@@ -95,24 +101,28 @@ impl FileStore {
         Ok(replaced)
     }
 
-    /// Runs `work` on the directory, where it may block.
+    /// Runs `work` on the directory on a blocking thread.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Arc<Directory>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let store = self.clone();
-        on_a_thread(&self.threads, move || work(&store.directory()?)).await
+        run_blocking(&self.threads, move || work(&store.directory()?)).await
     }
 
-    async fn lease_within(&self, key: String, wait: Duration) -> Result<Box<dyn Held>, StoreError> {
+    async fn lease_within(
+        &self,
+        key: String,
+        wait: Duration,
+    ) -> Result<Box<dyn HeldLease>, StoreError> {
         let started = Instant::now();
         loop {
             let name = format!("{}.lock", stem_of(&key));
             let held = key.clone();
             let trying = self.run(move |directory| directory.try_lock(&name, &held));
-            let tried = super::within(super::DEADLINE, trying).await?;
+            let tried = super::with_timeout(super::DEADLINE, trying).await?;
             if let Some((directory, file)) = tried {
-                return Ok(Box::new(HeldFile::new(self.clone(), directory, file, key)));
+                return Ok(Box::new(FileLease::new(self.clone(), directory, file, key)));
             }
             if started.elapsed() >= wait {
                 return Err(StoreError::Busy { key, waited: wait });
@@ -122,8 +132,8 @@ impl FileStore {
     }
 }
 
-/// Runs `work` where it may block, on one of the few threads for that.
-async fn on_a_thread<T: Send + 'static>(
+/// Runs `work` on one of the `threads` reserved for blocking calls.
+async fn run_blocking<T: Send + 'static>(
     threads: &Arc<Semaphore>,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
@@ -137,7 +147,7 @@ async fn on_a_thread<T: Send + 'static>(
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going away; nobody will look at this.
+            // The runtime is shutting down; nobody reads this error.
             Err(_) => Err(ended()),
         },
     }
@@ -160,15 +170,15 @@ impl ByteStore for FileStore {
         Box::pin(self.run(move |directory| directory.write(&key, expected, fence.as_ref(), &bytes)))
     }
 
-    fn set_aside<'a>(&'a self, key: &'a str, damaged: Version) -> StoreFuture<'a, Option<String>> {
+    fn quarantine<'a>(&'a self, key: &'a str, damaged: Version) -> StoreFuture<'a, Option<String>> {
         let key = key.to_owned();
-        Box::pin(self.run(move |directory| directory.set_aside(&key, damaged)))
+        Box::pin(self.run(move |directory| directory.quarantine(&key, damaged)))
     }
 
-    fn clear_aside<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()> {
+    fn clear_quarantine<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()> {
         let key = key.to_owned();
         Box::pin(self.run(move |directory| {
-            directory.aside(&key)?.iter().for_each(|name| directory.remove(name));
+            directory.quarantined(&key)?.iter().for_each(|name| directory.remove(name));
             Ok(())
         }))
     }
@@ -182,21 +192,21 @@ impl ByteStore for FileStore {
         key: &'a str,
         _ttl: Duration,
         wait: Duration,
-    ) -> StoreFuture<'a, Box<dyn Held>> {
+    ) -> StoreFuture<'a, Box<dyn HeldLease>> {
         Box::pin(self.lease_within(key.to_owned(), wait))
     }
 
-    fn changes(&self) -> Box<dyn Changes> {
-        Box::new(Watch::over(self.clone()))
+    fn changes(&self) -> Box<dyn StoreChanges> {
+        Box::new(DirectoryWatcher::new(self.clone()))
     }
 
-    fn place(&self, key: &str) -> String {
+    fn location(&self, key: &str) -> String {
         self.path.join(record_name(key)).display().to_string()
     }
 }
 
 /// A held lock file.
-struct HeldFile {
+struct FileLease {
     store: FileStore,
     key: String,
     directory: Arc<Directory>,
@@ -204,14 +214,14 @@ struct HeldFile {
     _file: File,
 }
 
-impl HeldFile {
+impl FileLease {
     fn new(store: FileStore, directory: Arc<Directory>, file: File, key: String) -> Self {
-        let identity = file.metadata().map(|it| (it.dev(), it.ino())).unwrap_or_default();
-        Self { store, key, directory, fence: fence_of(identity), _file: file }
+        let file_id = file.metadata().map(|it| (it.dev(), it.ino())).unwrap_or_default();
+        Self { store, key, directory, fence: fence_of(file_id), _file: file }
     }
 }
 
-impl Held for HeldFile {
+impl HeldLease for FileLease {
     fn fence(&self) -> &Fence {
         &self.fence
     }
@@ -219,22 +229,22 @@ impl Held for HeldFile {
     fn check(&self) -> StoreFuture<'_, ()> {
         let (store, directory) = (self.store.clone(), Arc::clone(&self.directory));
         let (key, fence) = (self.key.clone(), self.fence.clone());
-        Box::pin(on_a_thread(&self.store.threads, move || match directory.named() {
+        Box::pin(run_blocking(&self.store.threads, move || match directory.is_current() {
             Ok(true) => directory.check(&key, &fence),
             Ok(false) => {
-                // Whoever comes next goes by the one that is there.
+                // Opens the new directory for the next caller.
                 let _opened = store.directory();
                 Err(StoreError::LeaseLost { key })
             }
-            // Where there is no directory nobody else can have a lock in it.
+            // Without a directory, nobody else can hold a lock in it.
             Err(_) if directory.is_gone() => Ok(()),
             Err(error) => Err(error),
         }))
     }
 }
 
-/// The records in `dir`, in order, with where they are. What cannot be read is left out: it is complained of
-/// when it is used.
+/// The records in `dir`, in order, with their paths. Unreadable files are skipped; they are
+/// reported when they are used.
 pub(super) fn records_in(dir: &Path) -> Vec<(String, PathBuf, Vec<u8>)> {
     let Ok(directory) = Directory::open(&Arc::from(dir)) else { return Vec::new() };
     let mut names = directory.names().unwrap_or_default();
@@ -249,21 +259,21 @@ pub(super) fn records_in(dir: &Path) -> Vec<(String, PathBuf, Vec<u8>)> {
     names.into_iter().filter_map(record).collect()
 }
 
-fn identity(stat: &Stat) -> Identity {
+fn file_id(stat: &Stat) -> FileId {
     (stat.st_dev, stat.st_ino)
 }
 
-fn identity_of_file(file: &File, path: &Path) -> Result<Identity, StoreError> {
+fn file_id_of(file: &File, path: &Path) -> Result<FileId, StoreError> {
     let stat = rustix::fs::fstat(file.as_fd());
-    stat.map(|stat| identity(&stat)).map_err(|error| failure("lock", path, error.into()))
+    stat.map(|stat| file_id(&stat)).map_err(|error| io_error("lock", path, error.into()))
 }
 
-fn fence_of((device, inode): Identity) -> Fence {
+fn fence_of((device, inode): FileId) -> Fence {
     Fence(format!("{device:x}-{inode:x}"))
 }
 
 fn read_private(file: File, path: &Path) -> Result<Vec<u8>, StoreError> {
-    let failed = |error| failure("read", path, error);
+    let failed = |error| io_error("read", path, error);
     let metadata = file.metadata().map_err(failed)?;
     let problem = if !metadata.is_file() {
         "is not a regular file; move it away"
@@ -276,10 +286,10 @@ fn read_private(file: File, path: &Path) -> Result<Vec<u8>, StoreError> {
         file.take(MAX_RECORD).read_to_end(&mut bytes).map_err(failed)?;
         return Ok(bytes);
     };
-    Err(StoreError::Unsafe { place: path.display().to_string(), problem: problem.to_owned() })
+    Err(StoreError::Unsafe { location: path.display().to_string(), problem: problem.to_owned() })
 }
 
-fn failure(action: &str, path: &Path, source: std::io::Error) -> StoreError {
+fn io_error(action: &str, path: &Path, source: std::io::Error) -> StoreError {
     let text = format!("cannot {action} {}: {source}", path.display());
     match source.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full(text),

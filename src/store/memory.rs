@@ -1,4 +1,4 @@
-//! A store that forgets with the process.
+//! A store that is lost when the process ends.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::{ByteStore, Changes, Expected, Fence, Held, StoreError, StoreFuture, Version};
+use super::{
+    ByteStore, ExpectedKeys, Fence, HeldLease, StoreChanges, StoreError, StoreFuture, Version,
+};
 
-/// Bytes in memory, one entry per key. The lock of an entry is its lease.
+/// Records in memory, one entry per key. The lock of an entry is its lease.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     stored: Mutex<HashMap<String, Vec<u8>>>,
@@ -49,7 +51,7 @@ impl ByteStore for MemoryStore {
         })
     }
 
-    fn set_aside<'a>(&'a self, key: &'a str, damaged: Version) -> StoreFuture<'a, Option<String>> {
+    fn quarantine<'a>(&'a self, key: &'a str, damaged: Version) -> StoreFuture<'a, Option<String>> {
         Box::pin(async move {
             let mut stored = self.stored();
             let is_there = damaged.is_of(stored.get(key).map(Vec::as_slice));
@@ -57,7 +59,7 @@ impl ByteStore for MemoryStore {
         })
     }
 
-    fn clear_aside<'a>(&'a self, _key: &'a str) -> StoreFuture<'a, ()> {
+    fn clear_quarantine<'a>(&'a self, _key: &'a str) -> StoreFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 
@@ -74,47 +76,47 @@ impl ByteStore for MemoryStore {
         key: &'a str,
         _ttl: Duration,
         wait: Duration,
-    ) -> StoreFuture<'a, Box<dyn Held>> {
+    ) -> StoreFuture<'a, Box<dyn HeldLease>> {
         Box::pin(async move {
             let lock = self.lease_of(key).lock_owned();
             let busy = |_| StoreError::Busy { key: key.to_owned(), waited: wait };
             let guard = tokio::time::timeout(wait, lock).await.map_err(busy)?;
-            Ok(Box::new(Locked { _guard: guard, fence: Fence("memory".to_owned()) })
-                as Box<dyn Held>)
+            Ok(Box::new(MemoryLease { _guard: guard, fence: Fence("memory".to_owned()) })
+                as Box<dyn HeldLease>)
         })
     }
 
-    fn changes(&self) -> Box<dyn Changes> {
-        Box::new(Never)
+    fn changes(&self) -> Box<dyn StoreChanges> {
+        Box::new(NoChanges)
     }
 
     fn is_durable(&self) -> bool {
         false
     }
 
-    fn place(&self, key: &str) -> String {
+    fn location(&self, key: &str) -> String {
         format!("the record of {key} in memory")
     }
 }
 
-/// Nobody else has this memory.
-struct Never;
+/// No other process can change this memory.
+struct NoChanges;
 
-impl Changes for Never {
+impl StoreChanges for NoChanges {
     fn next<'a>(
         &'a mut self,
-        _expected: &'a Expected<'a>,
+        _expected: &'a ExpectedKeys<'a>,
     ) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + 'a>> {
         Box::pin(std::future::pending())
     }
 }
 
-struct Locked {
+struct MemoryLease {
     _guard: OwnedMutexGuard<()>,
     fence: Fence,
 }
 
-impl Held for Locked {
+impl HeldLease for MemoryLease {
     fn fence(&self) -> &Fence {
         &self.fence
     }

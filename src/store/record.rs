@@ -1,8 +1,8 @@
-//! One credential's record, and its form in a store: pure, both ways.
+//! A credential's token record and its stored form. Pure conversions, no I/O.
 
-mod former;
 mod hashes;
-mod text;
+mod legacy;
+mod timestamp;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use self::hashes::Hashes;
-use self::text::{optional_time, time};
+use self::timestamp::{optional_time, time};
 use crate::secret::{Fingerprint, Secret};
 
-/// Counts up by one with every new token of a credential; 0 means that there was none yet.
+/// Incremented with every new token of a credential; 0 before the first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -23,7 +23,7 @@ use crate::secret::{Fingerprint, Secret};
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// There was no token yet; the record of the very first refresh has it while that is under way.
+    /// No token yet. The record of the very first refresh has it while the refresh is in flight.
     pub const NONE: Self = Self(0);
 
     /// The generation of the next token.
@@ -39,149 +39,157 @@ impl fmt::Display for Generation {
     }
 }
 
-/// Everything that is known about one credential's tokens. Flat: a seed on trial is only an `attempt`.
+/// Everything known about a credential's tokens. Deliberately flat: a seed on trial is only an
+/// `attempt`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenRecord {
-    /// Which token this is.
+    /// The generation of the current token.
     pub generation: Generation,
-    /// The current access token; `None` once it was thrown away.
+    /// The current access token; `None` after it was discarded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_token: Option<Secret>,
-    /// When the token request was sent that brought it, or that brought the same one again.
+    /// When the token request was sent that returned this access token, for the first time or
+    /// again.
     #[serde(skip_serializing_if = "Option::is_none", with = "optional_time")]
     pub issued_at: Option<SystemTime>,
-    /// When it expires; `None` if nobody said: until an origin rejects it.
+    /// When the access token expires; `None` if the server did not say: it is then used until an
+    /// origin rejects it.
     #[serde(skip_serializing_if = "Option::is_none", with = "optional_time")]
     pub expires_at: Option<SystemTime>,
-    /// An origin rejected the access token: it is served no more, not even until it expires.
+    /// An origin rejected the access token, so it is no longer served, even if it has not expired.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub rejected: bool,
     /// The current refresh token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_token: Option<Secret>,
-    /// When the refresh token expires, if the server said so.
+    /// When the refresh token expires, if the server said.
     #[serde(skip_serializing_if = "Option::is_none", with = "optional_time")]
     pub refresh_expires_at: Option<SystemTime>,
-    /// When the whole grant ends, whatever is refreshed, if the server said so.
+    /// When the whole grant ends, regardless of refreshes, if the server said.
     #[serde(skip_serializing_if = "Option::is_none", with = "optional_time")]
     pub grant_expires_at: Option<SystemTime>,
-    /// The members of the last token answer that templates name, by their dotted paths.
+    /// The members of the last token response that templates use, by their dotted paths.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub raw: BTreeMap<String, Secret>,
-    /// What the tokens were issued for; `None`: nothing was issued yet, or by a bearerd that did not say.
+    /// What the tokens were issued for; `None` if nothing was issued yet or the writing version did
+    /// not record it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issued_for: Option<IssuedFor>,
-    /// What a bearerd that wrote formats 2 and 3 said of it instead: a hash of its configuration.
+    /// The equivalent of `issued_for` in formats 2 and 3: a hash of the configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worked_with: Option<Fingerprint>,
-    /// The hash of the refresh token that was presented for what is here.
+    /// The hash of the refresh token that the current tokens were obtained with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<Fingerprint>,
-    /// A refresh token that was presented, and whose answer is not known yet.
+    /// A refresh token that was sent and whose outcome is not known yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<Attempt>,
-    /// The server asked to be left alone.
+    /// The server asked for no requests until a later time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_before: Option<NotBefore>,
-    /// Doubtful answers in a row.
+    /// Consecutive ambiguous answers.
     #[serde(skip_serializing_if = "is_zero")]
     pub doubts: u32,
-    /// The grant is dead; no token request is made until what explains it changes.
+    /// The grant is dead. No token request is made until the cause, recorded here, changes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub terminal: Option<Terminal>,
-    /// The last times that the grant was begun anew without a person.
+    pub terminal: Option<TerminalState>,
+    /// The most recent unattended bootstraps of the grant.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub bootstrap: Option<Bootstrapped>,
-    /// Superseded refresh tokens: enough to recognise a server, or an operator, that hands an old one back.
+    pub bootstrap: Option<BootstrapHistory>,
+    /// Superseded refresh tokens, to recognise a server or an operator that returns an old one.
     #[serde(skip_serializing_if = "Hashes::is_empty")]
     pub history: Hashes,
-    /// Seeds that were used, so that an old one never wins over this record.
+    /// Seeds already used, so that an old seed never overrides this record.
     #[serde(skip_serializing_if = "Hashes::is_empty")]
     pub seeds: Hashes,
-    /// The key that tokens are bound to (RFC 9449). It lives as long as the refresh token, which may be bound
-    /// to it as well.
+    /// The DPoP key that tokens are bound to (RFC 9449). It lives as long as the refresh token,
+    /// which may be bound to it as well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dpop_key: Option<Secret>,
-    /// The access token is bound to that key.
+    /// True if the access token is bound to `dpop_key`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub bound: bool,
-    /// A successful answer that no token could be read from, for an operator.
+    /// A successful response from which no token could be read, kept for the operator.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unread: Option<Secret>,
 }
 
-/// For whom and for what tokens were issued: hashes over the fields of a configuration that decide it.
+/// Hashes of the configuration that decides for whom and for what tokens are issued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IssuedFor {
-    /// Authorization server, OAuth client, kind of grant, user and binding: another one is another grant.
+    /// Authorization server, OAuth client, grant type, user and binding. A change means another
+    /// grant.
     pub grant: Fingerprint,
-    /// Scope, audience, resource and other parameters: the same grant gives tokens for another one.
+    /// Scope, audience, resource and other parameters. After a change, the same grant yields new
+    /// tokens.
     pub request: Fingerprint,
 }
 
-/// Written before a refresh token goes onto the wire.
+/// A use of a refresh token, stored before the token is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attempt {
-    /// Which refresh token.
+    /// The refresh token.
     pub refresh_token: Fingerprint,
-    /// When it was presented first.
+    /// When it was first sent.
     #[serde(with = "time")]
     pub first: SystemTime,
-    /// When it was presented last.
+    /// When it was last sent.
     #[serde(with = "time")]
     pub last: SystemTime,
-    /// How often it was presented without an answer.
+    /// How often it was sent without an answer.
     pub count: u32,
-    /// Under which lease. Whoever holds the same one later knows that nobody waits for the answer any more.
+    /// The lease under which it was sent. A later holder of the same lease knows that nobody still
+    /// waits for the answer.
     pub by: String,
 }
 
-/// How long a server wants to be left alone.
+/// A server's request for a pause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NotBefore {
-    /// Until then.
+    /// When the pause ends.
     #[serde(with = "time")]
     pub at: SystemTime,
-    /// When it said so. In the future: the clock was set back since, and what is left is no more than it said.
+    /// When the server asked. If this is in the future, the clock was set back, and the rest of the
+    /// pause is capped at its original length.
     #[serde(with = "time")]
     pub said: SystemTime,
-    /// What it said, in a word.
+    /// The error code or status that asked for the pause.
     pub why: String,
-    /// Of which grant the server is that said it.
+    /// The grant that the pause applies to.
     pub grant: Fingerprint,
 }
 
-/// What became of the last bootstraps.
+/// The outcome of the most recent bootstraps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Bootstrapped {
-    /// When the last one was tried.
+pub struct BootstrapHistory {
+    /// When the last bootstrap was attempted.
     #[serde(with = "time")]
     pub at: SystemTime,
-    /// When the one before it was.
+    /// When the one before it was attempted.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_time")]
     pub before: Option<SystemTime>,
-    /// So many in a row brought nothing.
+    /// The number of consecutive failures.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub refused: u32,
 }
 
-/// Why nothing is tried any more, and what would have to change.
+/// Why no token request is made, and what has to change before one is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Terminal {
-    /// Why.
+pub struct TerminalState {
+    /// The reason.
     pub reason: TerminalReason,
-    /// The refresh token that was refused; `None` if there was none.
+    /// The rejected refresh token; `None` if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_token: Option<Fingerprint>,
-    /// The configuration it was refused with.
+    /// The configuration that it was rejected with.
     pub config: Fingerprint,
-    /// When.
+    /// When it was rejected.
     #[serde(with = "time")]
     pub at: SystemTime,
 }
@@ -196,13 +204,14 @@ pub enum TerminalReason {
     LostRotation,
     /// A person has to sign in or consent again.
     UserNeeded,
-    /// There is no refresh token to begin with.
+    /// There is no refresh token.
     NoGrant,
-    /// The record was damaged and nothing else is known.
+    /// The record was damaged and there is no other source of a grant.
     Corrupt,
-    /// An operator has logged it out.
+    /// An operator logged the credential out.
     LoggedOut,
-    /// The record belongs to another configuration: another server, client, user or grant.
+    /// The record belongs to another configuration: another server, OAuth client, user or grant
+    /// type.
     OtherGrant,
 }
 
@@ -221,58 +230,59 @@ impl fmt::Display for TerminalReason {
 }
 
 impl TokenRecord {
-    /// Was this credential logged out, and not logged in again?
+    /// Returns true if the credential was logged out and not logged in again.
     pub fn is_tombstone(&self) -> bool {
         self.terminal.as_ref().is_some_and(|terminal| terminal.reason == TerminalReason::LoggedOut)
     }
 
-    /// May its access token still be put on requests?
+    /// Returns true if the access token may still be sent.
     pub fn is_usable(&self, now: SystemTime) -> bool {
         self.access_token.is_some()
             && !self.rejected
             && self.expires_at.is_none_or(|expires_at| now < expires_at)
     }
 
-    /// Was this refresh token the credential's once, and is it no more?
+    /// Returns true if this refresh token was the credential's and was replaced.
     pub fn has_superseded(&self, refresh_token: &Fingerprint) -> bool {
         self.history.contains(refresh_token)
     }
 
-    /// Has the server kept the refresh token the last time that it was presented? Then it does not rotate, as
-    /// far as is known.
-    pub fn has_kept_its_refresh_token(&self) -> bool {
+    /// Returns true if the server returned the same refresh token at its last use, so that, as far
+    /// as known, it does not rotate.
+    pub fn reuses_refresh_token(&self) -> bool {
         let current = self.refresh_token.as_ref().map(Secret::fingerprint);
         current.is_some() && self.parent == current
     }
 
-    /// Makes `new` the current refresh token and remembers the hash of the old one.
-    pub fn supersede(&mut self, new: Secret) {
+    /// Makes `new` the current refresh token and records the hash of the old one.
+    pub fn replace_refresh_token(&mut self, new: Secret) {
         if self.refresh_token.as_ref() != Some(&new) {
-            self.retire();
+            self.retire_refresh_token();
             self.refresh_expires_at = None;
         }
         self.refresh_token = Some(new);
     }
 
-    /// Takes the current refresh token out of use and remembers its hash; or that of the logout.
-    pub fn retire(&mut self) {
-        if let Some(old) = self.mark() {
+    /// Removes the current refresh token and records its hash, or the logout's if there is none.
+    pub fn retire_refresh_token(&mut self) {
+        if let Some(old) = self.lineage_hash() {
             self.history.insert(&old);
         }
         self.refresh_token = None;
     }
 
-    /// What those who come after it have in their history: the hash of the refresh token, or of the logout.
-    pub fn mark(&self) -> Option<Fingerprint> {
+    /// The hash that later records have in their history: that of the refresh token, or of the
+    /// logout.
+    pub fn lineage_hash(&self) -> Option<Fingerprint> {
         let logout = self.terminal.as_ref().filter(|_| self.is_tombstone()).map(|it| {
-            // A store keeps milliseconds.
+            // Records store times in milliseconds.
             let at = it.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
             Fingerprint::of(format!("logout {} {at}", self.generation).as_bytes())
         });
         self.refresh_token.as_ref().map(Secret::fingerprint).or(logout)
     }
 
-    /// Throws the access token away, and what belongs to it.
+    /// Discards the access token and everything that belongs to it.
     pub fn drop_access_token(&mut self) {
         self.access_token = None;
         self.expires_at = None;
@@ -281,8 +291,8 @@ impl TokenRecord {
         self.raw.clear();
     }
 
-    /// The bytes to store: a JSON object with the format, what the write is known by, and the record.
-    pub fn to_bytes(&self, key: &str, write: &Write) -> Vec<u8> {
+    /// Encodes the record as a JSON envelope of format, checksum, write identity and record.
+    pub fn to_bytes(&self, key: &str, write: &WriteId) -> Vec<u8> {
         let record = serde_json::to_string_pretty(self).expect("a record has only string keys");
         let checksum = checksum(key, write, &record);
         let (key, writer) = (serde_json::Value::from(key), serde_json::Value::from(&*write.writer));
@@ -295,17 +305,17 @@ impl TokenRecord {
         .into_bytes()
     }
 
-    /// Reads what [`TokenRecord::to_bytes`] wrote for `key`, or what an older bearerd has written.
+    /// Decodes what [`TokenRecord::to_bytes`] or an older version wrote for `key`.
     ///
     /// # Errors
     ///
-    /// [`RecordError`] for anything that is not exactly one whole record of this key.
-    pub fn from_bytes(key: &str, bytes: &[u8]) -> Result<(Self, Write), RecordError> {
-        let envelope: Envelope<'_> =
+    /// [`RecordError`] for anything but exactly one complete record of this key.
+    pub fn from_bytes(key: &str, bytes: &[u8]) -> Result<(Self, WriteId), RecordError> {
+        let envelope: RecordEnvelope<'_> =
             serde_json::from_slice(bytes).map_err(|_| RecordError::NotARecord)?;
         let text = envelope.record.get();
-        let Envelope { bearerd: format, sha256, key: of, revision, writer, .. } = envelope;
-        let write = revision.zip(writer).map(|(revision, writer)| Write { revision, writer });
+        let RecordEnvelope { bearerd: format, sha256, key: of, revision, writer, .. } = envelope;
+        let write = revision.zip(writer).map(|(revision, writer)| WriteId { revision, writer });
         match (format, of.zip(write)) {
             (newer, _) if newer > FORMAT => Err(RecordError::Newer(newer)),
             (FORMAT, Some((of, write))) => {
@@ -321,32 +331,32 @@ impl TokenRecord {
             (1..=3, None) if Fingerprint::of(text.as_bytes()) != sha256 => {
                 Err(RecordError::Checksum)
             }
-            (1..=3, None) => Ok((former::read(text)?, Write::default())),
+            (1..=3, None) => Ok((legacy::read(text)?, WriteId::default())),
             _ => Err(RecordError::NotARecord),
         }
     }
 }
 
-/// What one write is known by, so that whoever got no answer to it can tell whether it took place.
+/// Identifies one write, so that a writer that got no answer can tell whether its write happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Write {
-    /// Counts up with every write of this key.
+pub struct WriteId {
+    /// Incremented with every write of this key.
     pub revision: u64,
-    /// Random, of this one write.
+    /// Random, unique to this write.
     pub writer: String,
 }
 
-fn checksum(key: &str, write: &Write, record: &str) -> Fingerprint {
-    let Write { revision, writer } = write;
+fn checksum(key: &str, write: &WriteId, record: &str) -> Fingerprint {
+    let WriteId { revision, writer } = write;
     Fingerprint::of(format!("{key}\n{revision}\n{writer}\n{record}").as_bytes())
 }
 
-/// The format of what is stored; a change that an older bearerd cannot read counts it up.
+/// The format of stored records; incremented by every change that older versions cannot read.
 pub(super) const FORMAT: u32 = 4;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Envelope<'a> {
+struct RecordEnvelope<'a> {
     bearerd: u32,
     sha256: Fingerprint,
     key: Option<String>,
@@ -356,19 +366,19 @@ struct Envelope<'a> {
     record: &'a RawValue,
 }
 
-/// What is wrong with the bytes of a record. Never quotes them: they hold tokens.
+/// Why the bytes of a record are invalid. Never quotes them, because they contain tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// Not a whole record: empty, cut off or something else.
+    /// Not a complete record: empty, truncated or something else.
     #[error("it is not a whole record")]
     NotARecord,
-    /// A whole record whose bytes have changed since they were written.
+    /// A complete record that was changed after it was written.
     #[error("the record does not match its checksum")]
     Checksum,
-    /// A whole record, of another credential.
+    /// A complete record of another credential.
     #[error("it is the record of another credential")]
     OtherKey,
-    /// A newer bearerd wrote it.
+    /// Written by a newer version of bearerd.
     #[error("the record has format {0}")]
     Newer(u32),
 }

@@ -1,15 +1,14 @@
-//! Records that only the holder of a key can read: the envelope around a record's bytes.
+//! Encryption of stored records: the sealed envelope around a record's bytes.
 //!
-//! `{"bearerd": 1, "sha256": "…", "sealed": "…"}`, where `sealed` is the base64 of a version byte, the
-//! key's id, a nonce and the ciphertext (AES-256-GCM) with its tag. The credential's key in the store is
-//! the associated data, so that one credential's file is worth nothing in another's place.
+//! The envelope is `{"bearerd": 1, "sha256": "…", "sealed": "…"}`, where `sealed` is the base64 of
+//! a version byte, the key id, a nonce and the AES-256-GCM ciphertext with its tag. The record's
+//! key in the store is the associated data, so a file is useless under another credential's name.
 //!
-//! The checksum is over the sealed text and needs no key: it tells a damaged file, which may be moved
-//! aside and replaced, from one that is whole and that only somebody with another key can read. The
-//! latter is never touched.
+//! The checksum covers the sealed text and needs no encryption key. It distinguishes a damaged
+//! file, which may be quarantined and replaced, from an intact one that is sealed with another key,
+//! which is never touched.
 //!
-//! What is sealed is decided elsewhere ([`TokenRecord::to_bytes`](super::TokenRecord::to_bytes)). Plain text is refused
-//! beside a key, unless records from before it are still to be sealed.
+//! [`TokenRecord::to_bytes`](super::TokenRecord::to_bytes) defines the plaintext. If an encryption key is set, plain-text records are refused unless the migration of existing ones is enabled.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,47 +22,49 @@ use serde::Deserialize;
 use super::record::{RecordError, TokenRecord};
 use crate::secret::{Fingerprint, Secret};
 
-/// The form of what is in `sealed`.
+/// Version of the binary content of `sealed`.
 const VERSION: u8 = 1;
-/// The form of the JSON around it.
+/// Version of the JSON envelope.
 const FORMAT: u32 = 1;
 const KEY_LEN: usize = 32;
 const ID_LEN: usize = 8;
-/// Thirty-two random bytes hold about thirty different ones; so few come from no random generator.
+/// The minimum number of distinct bytes in a key. Thirty-two random bytes have about 30; fewer than
+/// this did not come from a random generator.
 const DISTINCT: usize = 16;
 
-/// A key for records, 256 bits.
+/// A 256-bit key for records.
 #[derive(Clone)]
-pub struct Key {
+pub struct EncryptionKey {
     id: KeyId,
     bytes: Arc<Zeroizing<[u8; KEY_LEN]>>,
 }
 
-/// What a key is called in messages and in records: the beginning of a hash of it.
+/// Identifies a key in messages and records: the beginning of its hash.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct KeyId([u8; ID_LEN]);
 
-/// Why a text is no key. Says nothing of the text.
+/// Why a text is not a valid key. Never quotes the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// Too short, too long, or in another alphabet.
+pub enum EncryptionKeyError {
+    /// Too short, too long, or neither base64 nor hexadecimal.
     #[error("is not 32 bytes in base64 or hexadecimal")]
     Form,
-    /// 32 bytes that anybody could guess.
+    /// 32 bytes that are easy to guess.
     #[error("repeats a few bytes and could be guessed")]
     Weak,
 }
 
-impl Key {
-    /// Reads 32 bytes in base64, with or without its padding, or in hexadecimal.
+impl EncryptionKey {
+    /// Parses 32 bytes in base64, with or without padding, or in hexadecimal.
     ///
-    /// Passwords are refused rather than stretched: they can be guessed by whoever has the file.
+    /// Passwords are refused instead of stretched, because anyone with the file can guess them
+    /// offline.
     ///
     /// # Errors
     ///
-    /// [`KeyError`].
-    pub fn parse(text: &Secret) -> Result<Self, KeyError> {
-        let bytes = decode(text.expose()).ok_or(KeyError::Form)?;
+    /// [`EncryptionKeyError`].
+    pub fn parse(text: &Secret) -> Result<Self, EncryptionKeyError> {
+        let bytes = decode(text.expose()).ok_or(EncryptionKeyError::Form)?;
         let mut seen = [false; 256];
         bytes.iter().for_each(|byte| {
             if let Some(seen) = seen.get_mut(usize::from(*byte)) {
@@ -71,17 +72,17 @@ impl Key {
             }
         });
         if seen.iter().filter(|seen| **seen).count() < DISTINCT {
-            return Err(KeyError::Weak);
+            return Err(EncryptionKeyError::Weak);
         }
         Ok(Self { id: KeyId::of(&bytes), bytes: Arc::new(bytes) })
     }
 
-    /// What it is called.
+    /// The key's identifier.
     pub fn id(&self) -> KeyId {
         self.id
     }
 
-    /// The envelope of `plain`, whose memory is overwritten with the ciphertext.
+    /// Seals `plain` into an envelope. The memory of `plain` is overwritten with the ciphertext.
     fn seal(&self, name: &str, nonce: [u8; NONCE_LEN], mut plain: Vec<u8>) -> Vec<u8> {
         self.cipher()
             .seal_in_place_append_tag(
@@ -107,7 +108,7 @@ impl Key {
     }
 }
 
-/// The 32 bytes that are written here.
+/// Decodes a key of 32 bytes.
 fn decode(text: &str) -> Option<Zeroizing<[u8; KEY_LEN]>> {
     let bytes = match text.len() {
         64 => (0..KEY_LEN).map(|at| hexadecimal(text.get(2 * at..2 * at + 2)?)).collect(),
@@ -119,7 +120,7 @@ fn decode(text: &str) -> Option<Zeroizing<[u8; KEY_LEN]>> {
     Some(key)
 }
 
-/// Two digits; `from_str_radix` alone would take a sign for one.
+/// Parses two hexadecimal digits; `from_str_radix` alone would accept a sign.
 fn hexadecimal(digits: &str) -> Option<u8> {
     let is_digits = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     is_digits.then(|| u8::from_str_radix(digits, 16).ok())?
@@ -146,65 +147,65 @@ impl fmt::Debug for KeyId {
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for EncryptionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({})", self.id)
+        write!(f, "EncryptionKey({})", self.id)
     }
 }
 
-impl PartialEq for Key {
+impl PartialEq for EncryptionKey {
     fn eq(&self, other: &Self) -> bool {
         let (left, right) = (self.bytes.as_slice(), other.bytes.as_slice());
         aws_lc_rs::constant_time::verify_slices_are_equal(left, right).is_ok()
     }
 }
 
-impl Eq for Key {}
+impl Eq for EncryptionKey {}
 
-/// The keys of a store.
+/// The encryption keys of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Keys {
-    /// Seals what is written from now on; `None`: records are plain text.
-    pub current: Option<Key>,
-    /// Opens what was sealed before.
-    pub old: Vec<Key>,
-    /// Records in plain text are read beside a key: those from before the first one, until they are sealed.
+pub struct EncryptionKeys {
+    /// Seals new records; if `None`, they are written as plain text.
+    pub current: Option<EncryptionKey>,
+    /// Keys that can only open existing records.
+    pub old: Vec<EncryptionKey>,
+    /// Accepts plain-text records although there is a key, while existing ones are migrated.
     pub plain: bool,
 }
 
-/// Why the bytes of a record file cannot be read. Never quotes them.
+/// Why the stored bytes cannot be opened. Never quotes them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// No key is configured.
-    #[error("is encrypted with key {key}, and `store.key` is not set: set it to that key again")]
+    /// The record is sealed and no key is configured.
+    #[error("is encrypted with key {key}, and `store.key` is not set: set it to that key")]
     NoKey {
-        /// The key that is needed.
+        /// The id of the required key.
         key: KeyId,
     },
-    /// Other keys are configured.
+    /// The record is sealed with a key that is not configured.
     #[error(
-        "is encrypted with key {key}, which is none of the configured ones ({}): give that key as \
-         `store.key`, or in `store.old_keys` after a change of keys",
+        "is encrypted with key {key}, which is not configured (configured: {}): set `store.key` to that \
+         key, or add it to `store.old_keys` after a key rotation",
         list(.configured)
     )]
     OtherKey {
-        /// The key that is needed.
+        /// The id of the required key.
         key: KeyId,
-        /// The keys that there are.
+        /// The ids of the configured keys.
         configured: Vec<KeyId>,
     },
-    /// The right key, but it does not open: another credential's record, or forged.
+    /// The key matches but authentication failed: another credential's record, or a forgery.
     #[error(
-        "was encrypted with key {key} for another credential, or was tampered with: put the right file back, or remove it"
+        "was encrypted with key {key} for another credential, or was modified: restore the original file or remove it"
     )]
     NotThisRecord {
         /// The key it names.
         key: KeyId,
     },
-    /// In plain text, beside a key: whoever can write to the store could have made it.
+    /// Plain text although there is a key: anyone who can write to the store could have made it.
     #[error("is plain text although `store.key` is set")]
     Plain,
-    /// Not a whole envelope.
+    /// Not a complete envelope.
     #[error(transparent)]
     Damaged(#[from] RecordError),
 }
@@ -215,46 +216,47 @@ fn list(ids: &[KeyId]) -> String {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Envelope<'a> {
+struct SealedEnvelope<'a> {
     bearerd: u32,
     sha256: Fingerprint,
     #[serde(borrow)]
     sealed: &'a str,
 }
 
-impl Keys {
-    /// Is a record in plain text one of ours? Without a key nothing else is written; beside one,
-    /// anybody could have put it there.
+impl EncryptionKeys {
+    /// Returns true if plain-text records are accepted. Without a key all records are plain text;
+    /// with a key, anyone could have put one there.
     pub fn accepts_plain(&self) -> bool {
         self.current.is_none() || self.plain
     }
 
-    /// The bytes to store for the record `plain` of credential `name`.
+    /// The bytes to store for the encoded record `plain` of credential `name`.
     pub(super) fn seal(&self, name: &str, plain: Vec<u8>) -> Vec<u8> {
         let Some(key) = &self.current else { return plain };
         let mut nonce = [0; NONCE_LEN];
-        aws_lc_rs::rand::fill(&mut nonce).expect("the system has random numbers");
+        aws_lc_rs::rand::fill(&mut nonce).expect("the system random generator works");
         key.seal(name, nonce, plain)
     }
 
-    /// Was this sealed with the current key, as everything that is written now?
-    pub(super) fn has_sealed(&self, bytes: &[u8]) -> bool {
-        let id = serde_json::from_slice::<Envelope<'_>>(bytes).ok().and_then(|envelope| {
+    /// Returns true if `bytes` are sealed with the current key.
+    pub(super) fn is_sealed_with_current_key(&self, bytes: &[u8]) -> bool {
+        let id = serde_json::from_slice::<SealedEnvelope<'_>>(bytes).ok().and_then(|envelope| {
             let sealed = STANDARD.decode(envelope.sealed).ok()?;
             sealed.get(1..=ID_LEN).map(<[u8]>::to_vec)
         });
         id.is_some_and(|id| self.current.as_ref().is_some_and(|key| key.id.0[..] == *id))
     }
 
-    /// The record's bytes from what is stored for credential `name`. Plain text passes unchanged where it
-    /// may: without a key, or while records from before it are sealed.
+    /// Opens the bytes stored for credential `name`. Plain text is returned unchanged if it is
+    /// accepted (see [`EncryptionKeys::accepts_plain`]).
     ///
     /// # Errors
     ///
-    /// [`SealError`]; all but [`SealError::Damaged`] mean that the file is whole and must stay.
+    /// [`SealError`]. All but [`SealError::Damaged`] mean that the file is intact and must be kept.
     pub(super) fn open(&self, name: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SealError> {
-        let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&bytes) else {
-            // Only what would be read: what is no record may be a damaged envelope, and is replaced as such.
+        let Ok(envelope) = serde_json::from_slice::<SealedEnvelope<'_>>(&bytes) else {
+            // Refuse only readable records; anything else may be a damaged envelope and is handled
+            // as damage.
             let is_record = || match TokenRecord::from_bytes(name, &bytes) {
                 Ok(_) | Err(RecordError::OtherKey | RecordError::Newer(_)) => true,
                 Err(RecordError::NotARecord | RecordError::Checksum) => false,
@@ -286,7 +288,7 @@ impl Keys {
         Ok(plain)
     }
 
-    fn of(&self, id: KeyId) -> Result<&Key, SealError> {
+    fn of(&self, id: KeyId) -> Result<&EncryptionKey, SealError> {
         let mut keys = self.current.iter().chain(&self.old);
         keys.find(|key| key.id == id).ok_or_else(|| match self.all().as_slice() {
             [] => SealError::NoKey { key: id },
@@ -295,7 +297,7 @@ impl Keys {
     }
 
     fn all(&self) -> Vec<KeyId> {
-        self.current.iter().chain(&self.old).map(Key::id).collect()
+        self.current.iter().chain(&self.old).map(EncryptionKey::id).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Any store, whatever its below.
+//! Tests of every byte store through [`Store`].
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod contract;
@@ -9,16 +9,16 @@ use crate::secret::Secret;
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// Somewhere to keep records.
-struct Place {
+/// A byte store that can be opened several times, as by several processes.
+struct TestStorage {
     open: Box<dyn Fn() -> Arc<dyn ByteStore>>,
     _dir: Option<tempfile::TempDir>,
 }
 
-impl Place {
+impl TestStorage {
     fn in_memory() -> Self {
-        let below = Arc::new(MemoryStore::default());
-        Self { open: Box::new(move || below.clone()), _dir: None }
+        let bytes_store = Arc::new(MemoryStore::default());
+        Self { open: Box::new(move || bytes_store.clone()), _dir: None }
     }
 
     fn in_files() -> Self {
@@ -28,17 +28,17 @@ impl Place {
         Self { open: Box::new(open), _dir: Some(dir) }
     }
 
-    /// What another process has: nothing is shared but the place.
+    /// A store as another process opens it: only the storage location is shared.
     fn store(&self) -> Store {
-        Store::new((self.open)(), Keys::default())
+        Store::new((self.open)(), EncryptionKeys::default())
     }
 
-    /// Puts any bytes there.
+    /// Overwrites the stored bytes.
     async fn set(&self, key: &str, bytes: &[u8]) {
-        let below = (self.open)();
-        let before = below.read(key).await.unwrap();
+        let bytes_store = (self.open)();
+        let before = bytes_store.read(key).await.unwrap();
         let expected = before.map_or(Version::ABSENT, |before| Version::of(&before, 0));
-        assert!(below.write(key, expected, None, bytes.to_vec()).await.unwrap());
+        assert!(bytes_store.write(key, expected, None, bytes.to_vec()).await.unwrap());
     }
 
     async fn bytes(&self, key: &str) -> Option<Vec<u8>> {
@@ -50,14 +50,14 @@ fn record(token: &str) -> TokenRecord {
     TokenRecord { refresh_token: Some(Secret::new(token.to_owned())), ..TokenRecord::default() }
 }
 
-async fn put(store: &Store, key: &str, expected: Version, token: &str) -> Put {
+async fn put(store: &Store, key: &str, expected: Version, token: &str) -> PutOutcome {
     store.put(key, expected, None, &record(token)).await.unwrap()
 }
 
-/// The version that was stored.
+/// Stores a record and returns its version.
 async fn stored(store: &Store, key: &str, expected: Version, token: &str) -> Version {
     match put(store, key, expected, token).await {
-        Put::Stored(version) => version,
+        PutOutcome::Stored(version) => version,
         other => panic!("{other:?}"),
     }
 }
@@ -70,27 +70,27 @@ fn is_busy<T: fmt::Debug>(result: &Result<T, StoreError>) -> bool {
     matches!(result, Err(StoreError::Busy { .. }))
 }
 
-fn key(seed: u8) -> Key {
+fn key(seed: u8) -> EncryptionKey {
     let hexadecimal: String = (0..32).map(|at: u8| format!("{:02x}", at ^ seed)).collect();
-    Key::parse(&Secret::new(hexadecimal)).unwrap()
+    EncryptionKey::parse(&Secret::new(hexadecimal)).unwrap()
 }
 
-fn keys(current: u8, old: &[u8]) -> Keys {
+fn keys(current: u8, old: &[u8]) -> EncryptionKeys {
     let old = old.iter().map(|seed| key(*seed)).collect();
-    Keys { current: Some(key(current)), old, plain: false }
+    EncryptionKeys { current: Some(key(current)), old, plain: false }
 }
 
-/// Whoever got no answer to a write can tell whether what is stored is its own.
+/// A writer that got no answer can tell whether the stored record is its own.
 #[tokio::test]
-async fn no_two_writes_of_one_record_are_alike() {
-    let (one, other) = (Place::in_memory(), Place::in_memory());
+async fn two_writes_of_the_same_record_have_different_versions() {
+    let (one, other) = (TestStorage::in_memory(), TestStorage::in_memory());
     let first = stored(&one.store(), "a", Version::ABSENT, "rt-1").await;
     let second = stored(&other.store(), "a", Version::ABSENT, "rt-1").await;
     assert_ne!(first, second);
 }
 
 #[test]
-fn records_are_found_by_the_name_of_their_credential() {
+fn records_are_matched_by_credential_name() {
     for (key, credential, found) in [
         ("api", "api", true),
         ("api", "ap", false),
@@ -98,7 +98,7 @@ fn records_are_found_by_the_name_of_their_credential() {
         ("api_2", "api", false),
         ("api.2", "api", false),
         ("api", "api-2", false),
-        // One of the tokens of a credential with variables.
+        // A record of a credential with variables.
         ("api/paris", "api", true),
         ("api/paris/2", "api", true),
         ("%61pi", "api", false),
@@ -108,15 +108,15 @@ fn records_are_found_by_the_name_of_their_credential() {
 }
 
 #[test]
-fn a_version_is_of_its_bytes_and_of_no_others() {
+fn a_version_matches_only_its_bytes() {
     let version = Version::of(b"a", 3);
     assert!(version.is_of(Some(b"a")) && !version.is_of(Some(b"b")) && !version.is_of(None));
     assert!(Version::ABSENT.is_of(None) && !Version::ABSENT.is_of(Some(b"")));
 }
 
-/// As long as there are numbers for it.
+/// The maximum wait must not overflow.
 #[tokio::test]
-async fn a_lease_may_be_waited_for_for_ever() {
-    let place = Place::in_memory();
-    assert!(lease(&place.store(), "a", Duration::MAX).await.is_ok());
+async fn a_lease_can_be_awaited_forever() {
+    let storage = TestStorage::in_memory();
+    assert!(lease(&storage.store(), "a", Duration::MAX).await.is_ok());
 }

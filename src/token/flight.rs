@@ -89,7 +89,7 @@ impl Failure {
     }
 
     fn of_store(error: &StoreError) -> Self {
-        Self::new(Pace::Short, FailureReason::Store(error.word()), Some(error.to_string()))
+        Self::new(Pace::Short, FailureReason::Store(error.label()), Some(error.to_string()))
     }
 
     fn until(until: SystemTime, why: FailureReason, now: SystemTime) -> Self {
@@ -309,7 +309,7 @@ impl<'a> Flight<'a> {
         self.ledger.note(|record| {
             record.doubts = 0;
             record.terminal =
-                Some(crate::store::Terminal { reason, refresh_token: Some(hash), config, at });
+                Some(crate::store::TerminalState { reason, refresh_token: Some(hash), config, at });
         });
         if reason == TerminalReason::LostRotation {
             self.ledger.metrics.lost_rotation();

@@ -93,7 +93,7 @@ pub(super) fn succeed(old: &TokenRecord, new: Option<Secret>, terms: &Terms<'_>)
     let mut old = old.clone();
     if old.is_tombstone() {
         // Whoever comes after a logout remembers it.
-        old.retire();
+        old.retire_refresh_token();
     }
     let is_of_old_request =
         old.issued_for.as_ref().is_some_and(|it| it.request != terms.issued_for.request);
@@ -116,17 +116,17 @@ pub(super) fn succeed(old: &TokenRecord, new: Option<Secret>, terms: &Terms<'_>)
     match presented {
         Presented::RefreshToken(_) => {}
         Presented::Seed(seed) => {
-            record.supersede(seed.clone());
+            record.replace_refresh_token(seed.clone());
             record.seeds.insert(&seed.fingerprint());
             record.grant_expires_at = None;
         }
         Presented::NewGrant => {
-            record.retire();
+            record.retire_refresh_token();
             record.refresh_expires_at = None;
             record.grant_expires_at = None;
         }
         Presented::Own => {
-            record.retire();
+            record.retire_refresh_token();
             return record;
         }
     }
@@ -137,7 +137,7 @@ pub(super) fn succeed(old: &TokenRecord, new: Option<Secret>, terms: &Terms<'_>)
             || terms.rotation != Rotation::Ignore && !record.has_superseded(&new.fingerprint())
     };
     if let Some(new) = new.filter(is_next) {
-        record.supersede(new);
+        record.replace_refresh_token(new);
     }
     record
 }

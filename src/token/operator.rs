@@ -9,7 +9,9 @@ use super::ledger::Ledger;
 use super::order::{Order, order};
 use super::settled::Settled;
 use crate::oauth::{Given, Revocation, Rotation, TokenKind, TokenResponse};
-use crate::store::{DEADLINE, Put, StoreError, Terminal, TerminalReason, TokenRecord, Version};
+use crate::store::{
+    DEADLINE, PutOutcome, StoreError, TerminalReason, TerminalState, TokenRecord, Version,
+};
 
 /// How often a compare-and-set is tried against flights that come in between.
 const TRIES: usize = 5;
@@ -23,12 +25,12 @@ pub(super) async fn log_out(
     let at = ledger.context.clock.now();
     let before = overrule(ledger, |before| {
         let mut record = before.clone();
-        record.retire();
+        record.retire_refresh_token();
         let mut record = TokenRecord {
             generation: before.generation.next(),
             history: record.history,
             seeds: record.seeds,
-            terminal: Some(Terminal {
+            terminal: Some(TerminalState {
                 reason: TerminalReason::LoggedOut,
                 refresh_token: None,
                 config: settled.fingerprint.clone(),
@@ -40,7 +42,7 @@ pub(super) async fn log_out(
         record
     })
     .await?;
-    if let Err(error) = ledger.context.store.clear_aside(&ledger.key).await {
+    if let Err(error) = ledger.context.store.clear_quarantine(&ledger.key).await {
         ledger.report_store(&error);
     }
     tracing::warn!(
@@ -105,7 +107,7 @@ async fn overrule(
         };
         let record = change(&before);
         match ledger.context.store.put(&ledger.key, version, None, &record).await? {
-            Put::Stored(version) => {
+            PutOutcome::Stored(version) => {
                 let mut known = ledger.lock();
                 known.take_over(record, version);
                 known.state.succeed();
@@ -114,8 +116,8 @@ async fn overrule(
                 ledger.announce();
                 return Ok(before);
             }
-            Put::Conflict => {}
-            Put::Unknown => return Err(StoreError::Timeout),
+            PutOutcome::Conflict => {}
+            PutOutcome::Unknown => return Err(StoreError::Timeout),
         }
     }
     Err(StoreError::Busy { key: ledger.key.clone(), waited: DEADLINE })

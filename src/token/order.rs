@@ -29,7 +29,7 @@ pub(super) fn order(known: &TokenRecord, stored: Option<&TokenRecord>) -> Order 
     if known.generation == stored.generation && tokens(known) == tokens(stored) {
         return Order::Same;
     }
-    let marks = (known.mark(), stored.mark());
+    let marks = (known.lineage_hash(), stored.lineage_hash());
     let is_past = |mark: &Option<Fingerprint>, of: &TokenRecord| {
         mark.as_ref().is_some_and(|it| of.history.contains(it) || of.parent.as_ref() == Some(it))
     };
@@ -55,7 +55,7 @@ fn buries(tombstone: &TokenRecord, other: &TokenRecord) -> bool {
     let is_buried = |it: &Fingerprint| tombstone.history.contains(it);
     tombstone.is_tombstone()
         && (other.parent.as_ref().is_some_and(is_buried)
-            || tombstone.history.shares(&other.history))
+            || tombstone.history.intersects(&other.history))
 }
 
 /// Of one line.
@@ -66,7 +66,7 @@ fn by_generation(record: &TokenRecord) -> impl Ord + use<> {
 /// Of two lines. A refresh token, even a dead one, is more than none: whoever has taken one out of use has it in
 /// its past.
 fn by_time(record: &TokenRecord) -> impl Ord + use<> {
-    (record.mark().is_some(), issued_at(record), record.generation, tokens(record))
+    (record.lineage_hash().is_some(), issued_at(record), record.generation, tokens(record))
 }
 
 /// In milliseconds: a store keeps no others.
@@ -78,7 +78,7 @@ fn issued_at(record: &TokenRecord) -> Option<u128> {
 
 fn tokens(record: &TokenRecord) -> [Option<String>; 2] {
     let access_token = record.access_token.as_ref().map(Secret::fingerprint);
-    [record.mark(), access_token].map(|it| it.map(|it| it.as_str().to_owned()))
+    [record.lineage_hash(), access_token].map(|it| it.map(|it| it.as_str().to_owned()))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::store::{StoreError, TerminalReason, TokenRecord};
 
 impl Ledger {
     pub(super) fn report_store(&self, error: &StoreError) {
-        self.metrics.store_failed(error.word());
+        self.metrics.store_failed(error.label());
         tracing::error!(key = self.key, %error, "token store");
     }
 

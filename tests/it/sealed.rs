@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bearerd::secret::Secret;
-use bearerd::store::{Config, Generation, Key, Keys, TokenRecord, Version};
+use bearerd::store::{Config, EncryptionKey, EncryptionKeys, Generation, TokenRecord, Version};
 
 use super::program::{Program, bearerd, text};
 use super::world::{HOURS, World, WorldBuilder};
@@ -24,8 +24,8 @@ fn id(key: &str) -> String {
     parsed(key).id().to_string()
 }
 
-fn parsed(key: &str) -> Key {
-    Key::parse(&Secret::new(key.to_owned())).unwrap()
+fn parsed(key: &str) -> EncryptionKey {
+    EncryptionKey::parse(&Secret::new(key.to_owned())).unwrap()
 }
 
 /// Every file of the state directory with what is in it.
@@ -41,7 +41,7 @@ fn record_text(world: &World) -> String {
 
 /// The record as the holder of `key` alone reads it.
 async fn record_under(world: &World, key: &str) -> Option<TokenRecord> {
-    let keys = Keys { current: Some(parsed(key)), old: Vec::new(), plain: false };
+    let keys = EncryptionKeys { current: Some(parsed(key)), old: Vec::new(), plain: false };
     let store = Config::File { dir: world.state(), keys }.build().unwrap();
     store.load("api").await.ok().flatten().map(|(record, _)| record)
 }
@@ -138,7 +138,7 @@ async fn a_record_that_another_key_has_sealed_meanwhile_is_never_overwritten() {
     world.start_proxy().await;
     assert_eq!(world.get("/").await.0, 200);
     let elsewhere = tempfile::tempdir().unwrap();
-    let keys = Keys { current: Some(parsed(OTHER_KEY)), old: Vec::new(), plain: false };
+    let keys = EncryptionKeys { current: Some(parsed(OTHER_KEY)), old: Vec::new(), plain: false };
     let store = Config::File { dir: elsewhere.path().to_owned(), keys }.build().unwrap();
     let record = TokenRecord { generation: Generation(9), ..TokenRecord::default() };
     store.put("api", Version::ABSENT, None, &record).await.unwrap();

@@ -126,7 +126,7 @@ fn plain_records_are_read_beside_a_key_only_if_the_file_says_so() {
         let found = keys(text);
         assert_eq!((found.accepts_plain(), found.old.len()), (plain, old), "{text}");
     }
-    assert!(store::Keys::default().accepts_plain());
+    assert!(store::EncryptionKeys::default().accepts_plain());
     assert!(report("[store]\nold_keys = [\"plain\"]\n").contains("all records are plain"));
     refused(
         &format!("[store]\n{key}\nold_keys = [\"plian\"]\n"),

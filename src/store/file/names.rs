@@ -1,47 +1,50 @@
-//! The names of files, and the keys of the records in them: pure.
+//! Conversion between keys and file names. Pure functions.
 
-/// What temporary files end with.
+/// The suffix of temporary files.
 pub(super) const TEMPORARY: &str = ".tmp";
-/// What stands between the stem and the time in the name of what was set aside.
-pub(super) const ASIDE: &str = ".corrupt-";
-/// A name of 64 bytes and values of 160. What is put around it fits into the 255 bytes of a file's name.
-pub(super) const LONGEST_STEM: usize = 224;
+/// Separates the stem from the time in the name of a quarantined file.
+pub(super) const QUARANTINE_INFIX: &str = ".corrupt-";
+/// A credential name of 64 bytes and values of 160. With the affixes, the name stays below 255
+/// bytes.
+pub(super) const MAX_STEM_LEN: usize = 224;
 
 pub(super) fn record_name(key: &str) -> String {
     format!("{}.json", stem_of(key))
 }
 
-/// The stem of a record's name or of one that was set aside, and what follows. Temporary files begin with a dot.
+/// Splits the name of a record or quarantined file into its stem and the rest. Temporary files
+/// start with a dot and are excluded.
 pub(super) fn split_name(name: &str) -> Option<(&str, &str)> {
     let aside = || {
-        let (stem, time) = name.rsplit_once(ASIDE)?;
+        let (stem, time) = name.rsplit_once(QUARANTINE_INFIX)?;
         time.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-').then_some(stem)
     };
     let stem = name.strip_suffix(".json").or_else(aside)?;
     (!stem.starts_with('.')).then(|| name.split_at_checked(stem.len()))?
 }
 
-/// When it was set aside: the second, and the number within it.
-pub(super) fn time_of(name: &str) -> (u64, u64) {
-    let (_, time) = name.rsplit_once(ASIDE).unwrap_or_default();
+/// When a file was quarantined: the second, and the number within that second.
+pub(super) fn quarantine_time(name: &str) -> (u64, u64) {
+    let (_, time) = name.rsplit_once(QUARANTINE_INFIX).unwrap_or_default();
     let (seconds, number) = time.split_once('-').unwrap_or((time, ""));
     (seconds.parse().unwrap_or(0), number.parse().unwrap_or(1))
 }
 
-/// A dot, so that a credential's name (which starts with a letter or digit) never begins like it.
+/// Starts with a dot, unlike the name of any credential.
 pub(super) fn temporary_prefix(key: &str) -> String {
     format!(".{}.json.", stem_of(key))
 }
 
-/// Keys are made of credentials' names and percent-encoded values, so neither has an `@` or a comma of its
-/// own. The digits of an escape stay as they are: they are capitals always. So do all capitals of a key that
-/// would become too long: no disk may refuse it, and few take capitals for small letters.
+/// The stem of a key's file names. Keys consist of credential names and percent-encoded values, so
+/// they contain neither `@` nor commas. The digits of percent escapes stay unchanged, because they
+/// are always capitals. If the escaped stem would be too long, capitals stay unchanged: no file
+/// system may refuse the name, and few are case-insensitive.
 pub(super) fn stem_of(key: &str) -> String {
-    let escaped = escaped(key);
-    if escaped.len() <= LONGEST_STEM { escaped } else { key.replace('/', "@") }
+    let escaped = escape(key);
+    if escaped.len() <= MAX_STEM_LEN { escaped } else { key.replace('/', "@") }
 }
 
-pub(super) fn escaped(key: &str) -> String {
+pub(super) fn escape(key: &str) -> String {
     let mut stem = String::with_capacity(key.len());
     let mut digits = 0;
     for c in key.chars() {
@@ -57,7 +60,7 @@ pub(super) fn escaped(key: &str) -> String {
     stem
 }
 
-/// The key of the record in a file of this name, if it is one.
+/// The key of the record in the file `name`, if it is a record file.
 pub(super) fn key_of_name(name: &str) -> Option<String> {
     split_name(name).filter(|(_, rest)| *rest == ".json").map(|(stem, _)| key_of(stem))
 }

@@ -1,4 +1,4 @@
-//! The file store against a real file system: names, modes, locks, and what others do to its directory.
+//! The file store on a real file system: names, modes, locks, and interference with its directory.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 #[path = "tests/changes.rs"]
@@ -17,14 +17,14 @@ use std::sync::Mutex;
 
 use rustix::fs::Mode;
 
-use super::directory::MOST_ASIDE;
+use super::directory::MAX_QUARANTINED;
 use super::*;
 use crate::secret::Secret;
-use crate::store::{DEADLINE, Keys, Lease, Put, Store, TokenRecord, Write};
+use crate::store::{DEADLINE, EncryptionKeys, Lease, PutOutcome, Store, TokenRecord, WriteId};
 
 const TTL: Duration = Duration::from_secs(30);
 
-fn place() -> (tempfile::TempDir, PathBuf, Store) {
+fn temp_store() -> (tempfile::TempDir, PathBuf, Store) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state");
     let store = open(&path);
@@ -32,7 +32,7 @@ fn place() -> (tempfile::TempDir, PathBuf, Store) {
 }
 
 fn open(path: &Path) -> Store {
-    Store::new(Arc::new(FileStore::open(path).unwrap()), Keys::default())
+    Store::new(Arc::new(FileStore::open(path).unwrap()), EncryptionKeys::default())
 }
 
 fn record(token: &str) -> TokenRecord {
@@ -40,12 +40,12 @@ fn record(token: &str) -> TokenRecord {
 }
 
 fn bytes_of(key: &str, token: &str) -> Vec<u8> {
-    record(token).to_bytes(key, &Write::default())
+    record(token).to_bytes(key, &WriteId::default())
 }
 
 async fn stored(store: &Store, key: &str, expected: Version, token: &str) -> Version {
     match store.put(key, expected, None, &record(token)).await.unwrap() {
-        Put::Stored(version) => version,
+        PutOutcome::Stored(version) => version,
         other => panic!("{other:?}"),
     }
 }
@@ -59,14 +59,14 @@ async fn lease(store: &Store, key: &str) -> Result<Lease, StoreError> {
     store.lease(key, TTL, Duration::ZERO).await
 }
 
-async fn aside_of(store: &Store, key: &str) -> PathBuf {
+async fn quarantined_path(store: &Store, key: &str) -> PathBuf {
     match store.load(key).await.unwrap_err() {
-        StoreError::Corrupt { aside: Some(aside), .. } => aside.into(),
+        StoreError::Corrupt { moved_to: Some(moved_to), .. } => moved_to.into(),
         error => panic!("{error}"),
     }
 }
 
-/// A file as bearerd writes them.
+/// Writes a file the way bearerd does.
 fn write_private(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).unwrap();
     std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
@@ -79,7 +79,7 @@ fn names_in(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Every file of the directory with what is in it.
+/// All files of the directory and their contents.
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     // A temporary file may be gone by now.
@@ -104,8 +104,8 @@ fn is_busy<T: std::fmt::Debug>(result: &Result<T, StoreError>) -> bool {
 // ----- files -----
 
 #[tokio::test]
-async fn files_are_0600_and_the_directory_0700() {
-    let (_dir, path, store) = place();
+async fn files_have_mode_0600_and_the_directory_0700() {
+    let (_dir, path, store) = temp_store();
     let held = lease(&store, "a").await.unwrap();
     store.put("a", Version::ABSENT, Some(&held), &record("rt-1")).await.unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
@@ -119,7 +119,7 @@ async fn files_are_0600_and_the_directory_0700() {
 
 #[tokio::test]
 async fn links_pipes_directories_and_readable_files_are_refused() {
-    let (_dir, dir, store) = place();
+    let (_dir, dir, store) = temp_store();
     let path = dir.join("a.json");
     let elsewhere = dir.join("elsewhere");
     write_private(&elsewhere, &bytes_of("a", "rt-1"));
@@ -131,7 +131,7 @@ async fn links_pipes_directories_and_readable_files_are_refused() {
     std::fs::remove_dir(&path).unwrap();
     let pipe = (rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR);
     rustix::fs::mknodat(rustix::fs::CWD, &path, pipe.0, pipe.1, 0).unwrap();
-    assert_eq!(store.load("a").await.unwrap_err().word(), "store_unsafe", "pipe");
+    assert_eq!(store.load("a").await.unwrap_err().label(), "store_unsafe", "pipe");
     std::fs::remove_file(&path).unwrap();
     write_private(&path, &bytes_of("a", "rt-1"));
     for mode in [0o640, 0o604, 0o620] {
@@ -146,12 +146,12 @@ async fn links_pipes_directories_and_readable_files_are_refused() {
 }
 
 #[tokio::test]
-async fn a_file_larger_than_any_record_is_damage_and_is_not_read_to_its_end() {
-    let (_dir, path, store) = place();
+async fn an_oversized_file_is_damage_and_is_not_read_completely() {
+    let (_dir, path, store) = temp_store();
     write_private(&path.join("a.json"), &bytes_of("a", "rt-1"));
     let large = File::options().append(true).open(path.join("a.json")).unwrap();
     large.set_len(MAX_RECORD + 1).unwrap();
-    let aside = aside_of(&store, "a").await;
+    let aside = quarantined_path(&store, "a").await;
     assert_eq!(std::fs::metadata(aside).unwrap().len(), MAX_RECORD + 1);
     write_private(&path.join("a.json"), &vec![b' '; 5 << 20]);
     let read = store.bytes.read("a").await.unwrap().unwrap();
@@ -159,10 +159,10 @@ async fn a_file_larger_than_any_record_is_damage_and_is_not_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn what_a_killed_writer_left_behind_is_swept_and_never_read() {
-    let (_dir, path, store) = place();
+async fn temporary_files_of_a_killed_writer_are_removed_and_never_read() {
+    let (_dir, path, store) = temp_store();
     let first = stored(&store, "a", Version::ABSENT, "rt-1").await;
-    // As this bearerd names it, and as the one before did.
+    // The names used by this version and by the one before.
     let litter = [".a.json.0123abcd.tmp", ".a.json.Ab12Cd.tmp"].map(|name| path.join(name));
     litter.iter().for_each(|litter| write_private(litter, &bytes_of("a", "half")));
     assert_eq!(token_of(&store, "a").await.as_deref(), Some("rt-1"));
@@ -172,7 +172,7 @@ async fn what_a_killed_writer_left_behind_is_swept_and_never_read() {
 }
 
 #[test]
-fn a_place_where_no_directory_can_be_made_is_named() {
+fn an_error_names_the_directory_that_cannot_be_created() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -182,10 +182,10 @@ fn a_place_where_no_directory_can_be_made_is_named() {
     }
 }
 
-/// Compare and set are one. Whoever waits learns in time that nothing was written.
+/// Compare-and-set is atomic, and a waiting writer learns in time that nothing was written.
 #[tokio::test]
-async fn nobody_writes_while_another_process_is_in_the_middle_of_it() {
-    let (_dir, path, store) = place();
+async fn writes_of_two_processes_are_serialized() {
+    let (_dir, path, store) = temp_store();
     let first = stored(&store, "a", Version::ABSENT, "rt-1").await;
     let writing = File::open(path.join("a+commit.lock")).unwrap();
     writing.lock().unwrap();
@@ -196,34 +196,34 @@ async fn nobody_writes_while_another_process_is_in_the_middle_of_it() {
     stored(&store, "a", first, "rt-2").await;
 }
 
-// ----- what is set aside -----
+// ----- quarantine -----
 
 #[tokio::test]
-async fn what_was_damaged_is_kept_as_it_was_and_named() {
-    let (_dir, path, store) = place();
+async fn a_damaged_record_is_kept_unchanged_and_reported() {
+    let (_dir, path, store) = temp_store();
     let whole = bytes_of("a", "rt-1");
     for bytes in [&whole[..0], &whole[..whole.len() / 2]] {
         write_private(&path.join("a.json"), bytes);
         let error = store.load("a").await.unwrap_err();
-        let StoreError::Corrupt { aside: Some(aside), place, .. } = &error else {
+        let StoreError::Corrupt { moved_to: Some(moved_to), location, .. } = &error else {
             panic!("{error}")
         };
-        assert_eq!(std::fs::read(aside).unwrap(), bytes);
-        assert!(place.ends_with("/a.json") && error.to_string().contains(aside), "{error}");
+        assert_eq!(std::fs::read(moved_to).unwrap(), bytes);
+        assert!(location.ends_with("/a.json") && error.to_string().contains(moved_to), "{error}");
         assert!(!path.join("a.json").exists());
     }
 }
 
-/// More than ten in one second, so that their order is not that of their names.
+/// More than ten in one second, so that their order differs from that of their names.
 #[tokio::test]
-async fn of_what_was_damaged_the_newest_are_kept() {
-    let (_dir, path, store) = place();
+async fn only_the_newest_damaged_records_are_kept() {
+    let (_dir, path, store) = temp_store();
     write_private(&path.join("a-b.corrupt-1"), b"another");
     write_private(&path.join("a.corrupt-1700000000"), b"the oldest");
     let mut aside = Vec::new();
-    for number in 0..MOST_ASIDE + 7 {
+    for number in 0..MAX_QUARANTINED + 7 {
         write_private(&path.join("a.json"), format!("{{{number}").as_bytes());
-        aside.push(aside_of(&store, "a").await);
+        aside.push(quarantined_path(&store, "a").await);
     }
     for (number, aside) in aside.iter().enumerate() {
         let kept = std::fs::read_to_string(aside).ok();
@@ -233,10 +233,10 @@ async fn of_what_was_damaged_the_newest_are_kept() {
     assert!(path.join("a-b.corrupt-1").exists());
 }
 
-/// A reader needs no lock, so that the whole record of a writer can come between its look and its rename.
+/// Readers take no lock, so a valid record may be written between the read and the rename.
 #[tokio::test]
-async fn nothing_is_set_aside_while_somebody_is_writing() {
-    let (_dir, path, store) = place();
+async fn nothing_is_quarantined_during_a_write() {
+    let (_dir, path, store) = temp_store();
     stored(&store, "a", Version::ABSENT, "rt-1").await;
     let record = path.join("a.json");
     let whole = std::fs::read(&record).unwrap();
@@ -254,9 +254,9 @@ async fn nothing_is_set_aside_while_somebody_is_writing() {
 }
 
 #[tokio::test]
-async fn what_was_set_aside_is_removed_and_nothing_else() {
-    let (_dir, path, store) = place();
-    // Values may have dots, so all of these are keys of others.
+async fn clear_quarantine_removes_only_quarantined_files() {
+    let (_dir, path, store) = temp_store();
+    // Values may contain dots, so all of these keys are distinct.
     let others = ["x/a.corrupt-1", "x/a.corrupt-1.corrupt-2", "x/a.corrupt-", "x/aa", "x"];
     for key in others {
         stored(&store, key, Version::ABSENT, key).await;
@@ -269,7 +269,7 @@ async fn what_was_set_aside_is_removed_and_nothing_else() {
         write_private(&path.join(name), b"rt-0");
     }
     assert_eq!(names_in(&path).len(), before.len() + 2);
-    store.clear_aside("x/a").await.unwrap();
+    store.clear_quarantine("x/a").await.unwrap();
     assert_eq!(names_in(&path), before);
     for key in others {
         assert_eq!(token_of(&store, key).await.as_deref(), Some(key));
@@ -279,16 +279,16 @@ async fn what_was_set_aside_is_removed_and_nothing_else() {
 // ----- a disk that hangs -----
 
 #[tokio::test]
-async fn more_calls_that_hang_than_there_are_threads_hold_nobody_up_for_ever() {
-    let (_dir, path, store) = place();
+async fn calls_time_out_when_all_threads_hang() {
+    let (_dir, path, store) = temp_store();
     let first = stored(&store, "a", Version::ABSENT, "rt-1").await;
     let below = FileStore::open(&path).unwrap();
-    let store = Store::new(Arc::new(below.clone()), Keys::default());
+    let store = Store::new(Arc::new(below.clone()), EncryptionKeys::default());
     let held = lease(&store, "a").await.unwrap();
-    // They end when this does, however it does.
+    // The hanging calls end when this test does, however it ends.
     let (disk, hang) = std::sync::mpsc::channel::<()>();
     let hang = Arc::new(Mutex::new(hang));
-    let hanging: Vec<_> = (0..THREADS)
+    let hanging: Vec<_> = (0..MAX_BLOCKING_CALLS)
         .map(|_| {
             let (below, hang) = (below.clone(), Arc::clone(&hang));
             tokio::spawn(async move {
@@ -312,18 +312,19 @@ async fn more_calls_that_hang_than_there_are_threads_hold_nobody_up_for_ever() {
             lease(&store, "b"),
             held.check(),
             store.keys("a"),
-            store.clear_aside("a"),
+            store.clear_quarantine("a"),
         )
     };
     let ended = tokio::time::timeout(DEADLINE * 5, calls).await.expect("a call does not end");
     let (load, put, taken, check, keys, cleared) = ended;
     assert!(started.elapsed() < DEADLINE * 2, "{:?}", started.elapsed());
-    assert_eq!(put.unwrap(), Put::Unknown);
+    assert_eq!(put.unwrap(), PutOutcome::Unknown);
     let errors = [load.err(), taken.err(), check.err(), keys.err(), cleared.err()];
     for (call, error) in errors.into_iter().enumerate() {
         assert!(matches!(error, Some(StoreError::Timeout)), "call {call}: {error:?}");
     }
-    // When the disk is back, all is as it was: what was given up before it began never takes place.
+    // When the disk recovers, nothing has changed: calls that were given up before they began never
+    // happen.
     drop(disk);
     for hung in hanging {
         hung.await.unwrap().unwrap();
@@ -331,5 +332,5 @@ async fn more_calls_that_hang_than_there_are_threads_hold_nobody_up_for_ever() {
     assert_eq!(store.load("a").await.unwrap(), Some((record("rt-1"), first)));
     assert!(lease(&store, "b").await.is_ok());
     held.check().await.unwrap();
-    assert_eq!(below.threads.available_permits(), THREADS);
+    assert_eq!(below.threads.available_permits(), MAX_BLOCKING_CALLS);
 }

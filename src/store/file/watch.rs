@@ -1,4 +1,4 @@
-//! What changes in the directory.
+//! Detects changes in the directory by polling.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
@@ -7,38 +7,38 @@ use std::time::Duration;
 
 use rustix::fs::Stat;
 
-use super::{FileStore, Identity};
-use crate::store::{Changes, DEADLINE, Expected};
+use super::{FileId, FileStore};
+use crate::store::{DEADLINE, ExpectedKeys, StoreChanges};
 
-/// How often the directory is looked at: what another process has stored is in use within two seconds.
-pub(super) const LOOK: Duration = Duration::from_millis(1500);
+/// The polling interval. What another process stores is in use within two seconds.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(1500);
 
-/// Compares the directory with what it was, because notifications do not come from other machines. At first
-/// everything is new, so that nothing is missed that was written while this began.
-pub(super) struct Watch {
+/// Polls the directory, because file notifications do not arrive from other machines. At first all
+/// files count as changed, so that no write during the start is missed.
+pub(super) struct DirectoryWatcher {
     store: FileStore,
-    seen: Arc<Mutex<Seen>>,
-    /// What was not there, and has been named.
+    seen: Arc<Mutex<DirectorySnapshot>>,
+    /// Missing keys that were already reported.
     missing: HashSet<String>,
 }
 
-/// The files of records, by their names, and in which round they were seen last.
+/// The record files by name, with the polling round in which each was last seen.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct DirectorySnapshot {
     pub(super) files: HashMap<Vec<u8>, (Signature, u64)>,
-    /// Of which keys they are: looked up for each key in each round.
+    /// The keys of these files, for fast lookup.
     pub(super) keys: HashSet<String>,
     pub(super) round: u64,
-    /// The keys of what has changed, until somebody has been told: a look may fail or be given up halfway.
+    /// Changed keys, kept until they are reported, because a poll may fail or be dropped halfway.
     pub(super) changed: Vec<String>,
 }
 
-/// What changes with a file: whose it is, how long, and when it was changed.
+/// The attributes that change with a file: identity, length and times.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Signature([i128; 5]);
 
 impl Signature {
-    pub(super) fn of(stat: &Stat, directory: Identity) -> Self {
+    pub(super) fn of(stat: &Stat, directory: FileId) -> Self {
         let time = |seconds: i64, nanoseconds: i128| i128::from(seconds) << 32 | nanoseconds;
         Self([
             i128::from(directory.1),
@@ -50,29 +50,29 @@ impl Signature {
     }
 }
 
-impl Watch {
-    pub(super) fn over(store: FileStore) -> Self {
+impl DirectoryWatcher {
+    pub(super) fn new(store: FileStore) -> Self {
         Self { store, seen: Arc::default(), missing: HashSet::new() }
     }
 }
 
-impl Changes for Watch {
+impl StoreChanges for DirectoryWatcher {
     fn next<'a>(
         &'a mut self,
-        expected: &'a Expected<'a>,
+        expected: &'a ExpectedKeys<'a>,
     ) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + 'a>> {
         Box::pin(async move {
             loop {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
                 let seen = Arc::clone(&self.seen);
                 let looking = self.store.run(move |directory| {
-                    directory.compare(&mut seen.lock().unwrap_or_else(PoisonError::into_inner))
+                    directory.update(&mut seen.lock().unwrap_or_else(PoisonError::into_inner))
                 });
                 match tokio::time::timeout(DEADLINE, looking).await {
                     Ok(Ok(())) => {}
-                    // What cannot be looked at is said by whoever uses it.
+                    // The error is reported by the calls that use the directory.
                     Ok(Err(_)) => {
-                        // Whoever has stored something there is told that it is out of reach.
+                        // Owners of expected records learn that these are unreachable.
                         let lost = expected(&|_| false).into_iter();
                         let lost: Vec<_> =
                             lost.filter(|key| self.missing.insert(key.clone())).collect();
@@ -82,7 +82,7 @@ impl Changes for Watch {
                         return lost;
                     }
                     Err(_) => {
-                        // A thread that hangs keeps what it has.
+                        // A hung thread keeps the old state locked.
                         self.seen = Arc::default();
                         continue;
                     }
@@ -93,7 +93,7 @@ impl Changes for Watch {
                 let mut changed = std::mem::take(&mut seen.changed);
                 changed.extend(gone.into_iter().filter(|key| self.missing.insert(key.clone())));
                 drop(seen);
-                // What was removed is named by both.
+                // Removed keys are in both lists.
                 changed.sort();
                 changed.dedup();
                 if !changed.is_empty() {

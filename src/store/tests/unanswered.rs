@@ -1,4 +1,4 @@
-//! A below that hangs holds nobody up.
+//! Calls to a hanging byte store end at their deadlines.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,39 +6,39 @@ use tokio::time::Instant;
 
 use super::*;
 
-/// What a below does instead of an answer.
+/// How a scripted byte store behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Script {
+enum StoreScript {
     /// No call ever ends.
     Hangs,
-    /// What is read is damaged, and setting it aside never ends.
+    /// Reads return damaged bytes; quarantining never ends.
     HangsSettingAside,
-    /// What is read is damaged, each time in another way.
+    /// Reads return damaged bytes, different each time.
     ChangesAllTheTime,
-    /// Leases can be had; nothing else ends.
+    /// Leases are granted; nothing else ends.
     GivesLeases,
-    /// Every call is refused.
+    /// Every call fails.
     Refuses,
-    /// The keys are known; no record can be read.
+    /// Keys are listed; no record can be read.
     KnowsKeys,
 }
 
 #[derive(Debug)]
-struct Scripted {
-    script: Script,
+struct ScriptedStore {
+    script: StoreScript,
     reads: AtomicUsize,
     fence: Fence,
 }
 
-impl Scripted {
-    fn store(script: Script) -> Store {
+impl ScriptedStore {
+    fn store(script: StoreScript) -> Store {
         let fence = Fence("scripted".to_owned());
         Store::new(Arc::new(Self { script, reads: AtomicUsize::new(0), fence }), keys(1, &[]))
     }
 
     fn answer<T: Send + 'static>(&self) -> StoreFuture<'_, T> {
         match self.script {
-            Script::Refuses => {
+            StoreScript::Refuses => {
                 Box::pin(async { Err(StoreError::Unavailable("it refused".to_owned())) })
             }
             _ => Box::pin(std::future::pending()),
@@ -46,10 +46,10 @@ impl Scripted {
     }
 }
 
-impl ByteStore for Scripted {
+impl ByteStore for ScriptedStore {
     fn read<'a>(&'a self, _key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
         match self.script {
-            Script::HangsSettingAside | Script::ChangesAllTheTime => {
+            StoreScript::HangsSettingAside | StoreScript::ChangesAllTheTime => {
                 let read = self.reads.fetch_add(1, Ordering::SeqCst);
                 Box::pin(async move { Ok(Some(format!("{{{read}").into_bytes())) })
             }
@@ -67,24 +67,24 @@ impl ByteStore for Scripted {
         self.answer()
     }
 
-    fn set_aside<'a>(
+    fn quarantine<'a>(
         &'a self,
         _key: &'a str,
         _damaged: Version,
     ) -> StoreFuture<'a, Option<String>> {
         match self.script {
-            Script::ChangesAllTheTime => Box::pin(async { Ok(None) }),
+            StoreScript::ChangesAllTheTime => Box::pin(async { Ok(None) }),
             _ => self.answer(),
         }
     }
 
-    fn clear_aside<'a>(&'a self, _key: &'a str) -> StoreFuture<'a, ()> {
+    fn clear_quarantine<'a>(&'a self, _key: &'a str) -> StoreFuture<'a, ()> {
         self.answer()
     }
 
     fn keys(&self) -> StoreFuture<'_, Vec<String>> {
         match self.script {
-            Script::KnowsKeys => Box::pin(async { Ok(vec!["a".to_owned(), "b".to_owned()]) }),
+            StoreScript::KnowsKeys => Box::pin(async { Ok(vec!["a".to_owned(), "b".to_owned()]) }),
             _ => self.answer(),
         }
     }
@@ -94,28 +94,28 @@ impl ByteStore for Scripted {
         _key: &'a str,
         _ttl: Duration,
         _wait: Duration,
-    ) -> StoreFuture<'a, Box<dyn Held>> {
+    ) -> StoreFuture<'a, Box<dyn HeldLease>> {
         let fence = self.fence.clone();
         match self.script {
-            Script::GivesLeases => {
-                Box::pin(async { Ok(Box::new(HangingLease(fence)) as Box<dyn Held>) })
+            StoreScript::GivesLeases => {
+                Box::pin(async { Ok(Box::new(HangingLease(fence)) as Box<dyn HeldLease>) })
             }
             _ => self.answer(),
         }
     }
 
-    fn changes(&self) -> Box<dyn Changes> {
+    fn changes(&self) -> Box<dyn StoreChanges> {
         MemoryStore::default().changes()
     }
 
-    fn place(&self, key: &str) -> String {
+    fn location(&self, key: &str) -> String {
         key.to_owned()
     }
 }
 
 struct HangingLease(Fence);
 
-impl Held for HangingLease {
+impl HeldLease for HangingLease {
     fn fence(&self) -> &Fence {
         &self.0
     }
@@ -125,7 +125,7 @@ impl Held for HangingLease {
     }
 }
 
-/// What came of a call, and that it took exactly this long.
+/// The result of a call that must take exactly `expected`.
 async fn after<T>(expected: Duration, call: impl Future<Output = T>) -> T {
     let started = Instant::now();
     let limit = expected + Duration::from_secs(60);
@@ -139,67 +139,67 @@ fn is_timeout<T: fmt::Debug>(result: &Result<T, StoreError>) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_call_to_a_byte_store_that_hangs_ends_at_its_deadline() {
-    let store = Scripted::store(Script::Hangs);
+async fn every_call_to_a_hanging_store_ends_at_its_deadline() {
+    let store = ScriptedStore::store(StoreScript::Hangs);
     assert!(is_timeout(&after(DEADLINE, store.load("a")).await));
     assert!(is_timeout(&after(DEADLINE, store.keys("a")).await));
-    assert!(is_timeout(&after(DEADLINE, store.clear_aside("a")).await));
+    assert!(is_timeout(&after(DEADLINE, store.clear_quarantine("a")).await));
     for wait in [Duration::ZERO, SOON] {
         assert!(is_timeout(&after(wait + DEADLINE, store.lease("a", SOON, wait)).await));
     }
-    after(DEADLINE, store.seal_all(&["a"])).await;
+    after(DEADLINE, store.reseal_records(&["a"])).await;
 }
 
-/// It may be stored, now or later, so that it is neither stored nor refused.
+/// The record may be stored now or later, so the result is neither success nor failure.
 #[tokio::test(start_paused = true)]
 async fn a_put_without_an_answer_is_unknown() {
-    let store = Scripted::store(Script::Hangs);
+    let store = ScriptedStore::store(StoreScript::Hangs);
     let new = record("rt-1");
     let put = after(DEADLINE, store.put("a", Version::ABSENT, None, &new)).await;
-    assert_eq!(put.unwrap(), Put::Unknown);
+    assert_eq!(put.unwrap(), PutOutcome::Unknown);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_cannot_be_looked_at_is_not_said_to_be_held() {
-    let store = Scripted::store(Script::GivesLeases);
+async fn a_lease_that_cannot_be_checked_does_not_count_as_held() {
+    let store = ScriptedStore::store(StoreScript::GivesLeases);
     let lease = store.lease("a", SOON, SOON).await.unwrap();
     assert!(is_timeout(&after(DEADLINE, lease.check()).await));
     let new = record("rt-1");
     let put = after(DEADLINE, store.put("a", Version::ABSENT, Some(&lease), &new)).await;
-    assert_eq!(put.unwrap(), Put::Unknown);
+    assert_eq!(put.unwrap(), PutOutcome::Unknown);
 }
 
 #[tokio::test(start_paused = true)]
-async fn setting_aside_is_within_the_deadline_of_the_load() {
-    let store = Scripted::store(Script::HangsSettingAside);
+async fn quarantining_counts_toward_the_deadline_of_a_load() {
+    let store = ScriptedStore::store(StoreScript::HangsSettingAside);
     assert!(is_timeout(&after(DEADLINE, store.load("a")).await));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_ends_although_what_is_stored_changes_all_the_time() {
-    let store = Scripted::store(Script::ChangesAllTheTime);
+async fn a_load_ends_even_if_the_record_keeps_changing() {
+    let store = ScriptedStore::store(StoreScript::ChangesAllTheTime);
     assert!(is_busy(&after(Duration::ZERO, store.load("a")).await));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_no_timeout() {
-    let store = Scripted::store(Script::Refuses);
+async fn a_refusal_is_not_a_timeout() {
+    let store = ScriptedStore::store(StoreScript::Refuses);
     let new = record("rt-1");
     let refusals = [
         after(Duration::ZERO, store.load("a")).await.map(drop),
         after(Duration::ZERO, store.put("a", Version::ABSENT, None, &new)).await.map(drop),
         after(Duration::ZERO, store.lease("a", SOON, SOON)).await.map(drop),
         after(Duration::ZERO, store.keys("a")).await.map(drop),
-        after(Duration::ZERO, store.clear_aside("a")).await,
+        after(Duration::ZERO, store.clear_quarantine("a")).await,
     ];
     for refusal in refusals {
-        assert_eq!(refusal.unwrap_err().word(), "store_io");
+        assert_eq!(refusal.unwrap_err().label(), "store_io");
     }
 }
 
-/// One record that cannot be read does not keep the others from being sealed for ever.
+/// A record that cannot be read does not delay the others forever.
 #[tokio::test(start_paused = true)]
-async fn sealing_waits_for_each_record_no_longer_than_the_deadline() {
-    let store = Scripted::store(Script::KnowsKeys);
-    after(2 * DEADLINE, store.seal_all(&["a", "b"])).await;
+async fn resealing_waits_at_most_the_deadline_per_record() {
+    let store = ScriptedStore::store(StoreScript::KnowsKeys);
+    after(2 * DEADLINE, store.reseal_records(&["a", "b"])).await;
 }

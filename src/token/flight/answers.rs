@@ -8,7 +8,7 @@ use crate::oauth::{
     Class, Consumed, Given, Grant, GrantError, Pace, Proof, Rotation, TokenResponse,
 };
 use crate::secret::Secret;
-use crate::store::{Bootstrapped, NotBefore, TerminalReason, TokenRecord};
+use crate::store::{BootstrapHistory, NotBefore, TerminalReason, TokenRecord};
 use crate::token::issue::{Presented, Terms, Unfit, issue, succeed};
 use crate::token::order::{Order, order};
 use crate::token::plan::DOUBTS;
@@ -205,7 +205,7 @@ impl Flight<'_> {
     fn may_have_rotated(&self, base: &TokenRecord, presented: Presented<'_>) -> bool {
         let is_seed = matches!(presented, Presented::Seed(_));
         let ignores = self.settled.config.oauth.rotation == Rotation::Ignore;
-        !ignores && (is_seed || !base.has_kept_its_refresh_token())
+        !ignores && (is_seed || !base.reuses_refresh_token())
     }
 
     fn put_attempt_away(&self) {
@@ -247,7 +247,7 @@ impl Flight<'_> {
                 record.attempt = displaced;
                 if !has_grant {
                     // There is nothing to go back to: it stays as what an operator may try again.
-                    record.supersede(seed.clone());
+                    record.replace_refresh_token(seed.clone());
                     record.drop_access_token();
                     record.issued_for = Some(issued_for);
                     record.worked_with = None;
@@ -299,7 +299,7 @@ impl Flight<'_> {
         let refused = before.as_ref().map_or(0, |it| it.refused);
         let tried = |refused| {
             let before = before.as_ref().map(|it| it.at);
-            Some(Bootstrapped { at: asked_at, before, refused })
+            Some(BootstrapHistory { at: asked_at, before, refused })
         };
         let error = match answer {
             Ok(response) => {

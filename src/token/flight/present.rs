@@ -299,8 +299,7 @@ impl Flight<'_> {
     /// How long the answer is listened for. Where it may hold a new refresh token: for as long as is configured.
     fn listen(&self, grant: Grant<'_>, base: &TokenRecord) -> Duration {
         let timeout = self.settled.config.oauth.timeout;
-        let can_lose =
-            matches!(grant, Grant::RefreshToken(_)) && !base.has_kept_its_refresh_token();
+        let can_lose = matches!(grant, Grant::RefreshToken(_)) && !base.reuses_refresh_token();
         if can_lose { timeout } else { timeout.min(LISTEN) }
     }
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::oauth::TokenType;
 use crate::secret::Fingerprint;
-use crate::store::{Attempt, Generation, NotBefore, Terminal, TerminalReason};
+use crate::store::{Attempt, Generation, NotBefore, TerminalReason, TerminalState};
 
 fn secret(text: &str) -> Secret {
     Secret::new(text.to_owned())
@@ -88,7 +88,7 @@ fn a_success_moves_everything_on() {
             grant: Fingerprint::of(b"grant"),
         }),
         doubts: 2,
-        terminal: Some(Terminal {
+        terminal: Some(TerminalState {
             reason: TerminalReason::Revoked,
             refresh_token: Some(hash("rt3")),
             config: hash("config"),
@@ -338,7 +338,7 @@ fn whoever_comes_after_a_logout_remembers_it() {
     let logout = TokenRecord {
         generation: Generation(4),
         history: [hash("rt3"), hash("rt2")].into_iter().collect(),
-        terminal: Some(Terminal {
+        terminal: Some(TerminalState {
             reason: TerminalReason::LoggedOut,
             refresh_token: None,
             config: hash("config"),
@@ -346,7 +346,7 @@ fn whoever_comes_after_a_logout_remembers_it() {
         }),
         ..TokenRecord::default()
     };
-    let mark = logout.mark().unwrap();
+    let mark = logout.lineage_hash().unwrap();
     let seed = secret("s2");
     for presented in [Presented::Seed(&seed), Presented::NewGrant, Presented::Own] {
         let record = issue(&logout, &answer(Some("at5"), Some("rt5")), &terms(presented)).unwrap();

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Known, Ledger};
-use crate::store::{Lease, Put, StoreError, TokenRecord, Version};
+use crate::store::{Lease, PutOutcome, StoreError, TokenRecord, Version};
 use crate::token::order::{Order, order};
 
 /// Attempts to save what a server issued, and the wait between them, before it is served from memory.
@@ -189,7 +189,7 @@ impl Ledger {
             };
             let put = self.context.store.put(&self.key, version, lease, &record).await;
             match put.map_err(Unwritten::Store)? {
-                Put::Stored(version) => {
+                PutOutcome::Stored(version) => {
                     let mut known = self.lock();
                     known.version = version;
                     // Whatever was noted meanwhile is written next.
@@ -197,11 +197,11 @@ impl Ledger {
                     known.is_at_risk &= known.unsaved;
                     return Ok(());
                 }
-                Put::Unknown => {
+                PutOutcome::Unknown => {
                     self.metrics.store_failed("store_timeout");
                     return Err(Unwritten::Hanging);
                 }
-                Put::Conflict => {
+                PutOutcome::Conflict => {
                     let stored = match self.context.store.load(&self.key).await {
                         Err(StoreError::Corrupt { .. }) => None,
                         stored => stored.map_err(Unwritten::Store)?,
@@ -229,7 +229,7 @@ impl Ledger {
         };
         let put = self.context.store.put(&self.key, version, None, &record).await;
         let mut known = self.lock();
-        if let Ok(Put::Stored(version)) = put {
+        if let Ok(PutOutcome::Stored(version)) = put {
             known.version = version;
         }
         known.unsaved = known.record != record;

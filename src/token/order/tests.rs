@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::oauth::{Rotation, TokenResponse, TokenType};
-use crate::store::{Generation, IssuedFor, Terminal, TerminalReason, Write};
+use crate::store::{Generation, IssuedFor, TerminalReason, TerminalState, WriteId};
 use crate::token::issue::{Presented, Terms, issue, succeed};
 
 fn secret(text: &str) -> Secret {
@@ -24,7 +24,7 @@ fn rotated(times: u64) -> TokenRecord {
     let mut record = TokenRecord::default();
     for number in 1..=times {
         record.parent = record.refresh_token.as_ref().map(Secret::fingerprint);
-        record.supersede(secret(&format!("rt{number}")));
+        record.replace_refresh_token(secret(&format!("rt{number}")));
         record.generation = Generation(number);
         record.access_token = Some(secret(&format!("at{number}")));
         record.issued_at = Some(at(number));
@@ -35,12 +35,12 @@ fn rotated(times: u64) -> TokenRecord {
 /// What a logout leaves.
 fn logged_out(record: &TokenRecord, time: SystemTime) -> TokenRecord {
     let mut before = record.clone();
-    before.retire();
+    before.retire_refresh_token();
     TokenRecord {
         generation: record.generation.next(),
         history: before.history,
         seeds: before.seeds,
-        terminal: Some(Terminal {
+        terminal: Some(TerminalState {
             reason: TerminalReason::LoggedOut,
             refresh_token: None,
             config: Fingerprint::of(b"config"),
@@ -54,9 +54,9 @@ fn logged_out(record: &TokenRecord, time: SystemTime) -> TokenRecord {
 fn dead_on_arrival(record: &TokenRecord, seed: Secret, time: SystemTime) -> TokenRecord {
     let mut record = record.clone();
     record.seeds.insert(&seed.fingerprint());
-    record.supersede(seed);
+    record.replace_refresh_token(seed);
     record.drop_access_token();
-    record.terminal = Some(Terminal {
+    record.terminal = Some(TerminalState {
         reason: TerminalReason::Revoked,
         refresh_token: record.refresh_token.as_ref().map(Secret::fingerprint),
         config: Fingerprint::of(b"config"),
@@ -67,7 +67,7 @@ fn dead_on_arrival(record: &TokenRecord, seed: Secret, time: SystemTime) -> Toke
 
 /// The record as whoever reads the store has it.
 fn stored(record: &TokenRecord) -> TokenRecord {
-    let bytes = record.to_bytes("api", &Write::default());
+    let bytes = record.to_bytes("api", &WriteId::default());
     TokenRecord::from_bytes("api", &bytes).unwrap().0
 }
 

@@ -11,7 +11,7 @@ use std::time::UNIX_EPOCH;
 
 use super::*;
 use crate::secret::SecretSource;
-use crate::store::{Bootstrapped, Generation, Terminal};
+use crate::store::{BootstrapHistory, Generation, TerminalState};
 
 fn secret(text: &str) -> Secret {
     Secret::new(text.to_owned())
@@ -105,9 +105,9 @@ fn record(current: Option<&str>) -> TokenRecord {
     }
 }
 
-fn ended(reason: TerminalReason, token: Option<&str>, config: &str) -> Option<Terminal> {
+fn ended(reason: TerminalReason, token: Option<&str>, config: &str) -> Option<TerminalState> {
     let refresh_token = token.map(hash);
-    Some(Terminal { reason, refresh_token, config: hash(config), at: at(5) })
+    Some(TerminalState { reason, refresh_token, config: hash(config), at: at(5) })
 }
 
 fn dead(reason: TerminalReason, with: &str) -> TokenRecord {
@@ -123,8 +123,8 @@ fn tombstone() -> TokenRecord {
     }
 }
 
-fn tried(last: u64, before: Option<u64>, refused: u32) -> Option<Bootstrapped> {
-    Some(Bootstrapped { at: at(last), before: before.map(at), refused })
+fn tried(last: u64, before: Option<u64>, refused: u32) -> Option<BootstrapHistory> {
+    Some(BootstrapHistory { at: at(last), before: before.map(at), refused })
 }
 
 fn refresh(token: &str) -> Plan {

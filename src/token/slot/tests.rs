@@ -50,8 +50,8 @@ use crate::metrics::Metrics;
 use crate::oauth::{Bootstrap, Class, GrantType, MemberPath, OwnGrant, Rotation, Step, TokenType};
 use crate::secret::{Secret, SecretSource};
 use crate::store::{
-    Attempt, ByteStore, Generation, Keys, MemoryStore, Store, Terminal, TerminalReason,
-    TokenRecord, Version,
+    Attempt, ByteStore, EncryptionKeys, Generation, MemoryStore, Store, TerminalReason,
+    TerminalState, TokenRecord, Version,
 };
 use crate::template::{Names, Template};
 use crate::token::{Ledgers, Margin, Seed, Tasks};
@@ -110,13 +110,13 @@ impl Stage {
             control: Handle::current(),
             tasks: Tasks::default(),
             clock: clock.clone(),
-            store: Store::new(Arc::clone(&faulty) as Arc<dyn ByteStore>, Keys::default()),
+            store: Store::new(Arc::clone(&faulty) as Arc<dyn ByteStore>, EncryptionKeys::default()),
             ledgers: Ledgers::default(),
             edition: 0,
             transport: Arc::clone(&script) as Arc<dyn crate::oauth::Transport>,
             metrics: Metrics::new(),
         };
-        let stored = Store::new(memory as Arc<dyn ByteStore>, Keys::default());
+        let stored = Store::new(memory as Arc<dyn ByteStore>, EncryptionKeys::default());
         Self { script, faulty, stored, clock, config, context }
     }
 
@@ -171,7 +171,7 @@ impl Stage {
     /// What another process or a person does: it takes the place of what is stored.
     async fn put(&self, record: &TokenRecord) {
         let put = self.stored.put("api", self.version().await, None, record).await.unwrap();
-        assert!(matches!(put, crate::store::Put::Stored(_)));
+        assert!(matches!(put, crate::store::PutOutcome::Stored(_)));
     }
 
     fn seed(&mut self, value: &str) {
@@ -277,12 +277,12 @@ fn stored(record: &TokenRecord) -> TokenRecord {
 /// What a process that logs `before` out writes at `at`.
 fn tombstone(before: &TokenRecord, config: &Config, at: SystemTime) -> TokenRecord {
     let mut record = before.clone();
-    record.retire();
+    record.retire_refresh_token();
     stored(&TokenRecord {
         generation: before.generation.next(),
         history: record.history,
         seeds: record.seeds,
-        terminal: Some(Terminal {
+        terminal: Some(TerminalState {
             reason: TerminalReason::LoggedOut,
             refresh_token: None,
             config: config.oauth.fingerprint(),
@@ -296,7 +296,7 @@ fn tombstone(before: &TokenRecord, config: &Config, at: SystemTime) -> TokenReco
 fn foreign(before: &TokenRecord, number: u32, at: SystemTime, lifetime: Duration) -> TokenRecord {
     let mut record = before.clone();
     record.parent = before.refresh_token.as_ref().map(Secret::fingerprint);
-    record.supersede(Secret::new(format!("rt-other{number}")));
+    record.replace_refresh_token(Secret::new(format!("rt-other{number}")));
     stored(&TokenRecord {
         generation: before.generation.next(),
         access_token: secret(&format!("at-other{number}")),

@@ -70,7 +70,7 @@ enum Phase {
     Idle,
     Flying,
     /// A failure holds it up until then.
-    Held(u64),
+    HeldLease(u64),
     Ended(TerminalReason),
 }
 
@@ -79,7 +79,7 @@ fn state(phase: Phase) -> State {
     match phase {
         Phase::Idle => state,
         Phase::Flying => State { in_flight: true, ..state },
-        Phase::Held(until) => State { hold: Some(hold(until)), ..state },
+        Phase::HeldLease(until) => State { hold: Some(hold(until)), ..state },
         Phase::Ended(reason) => State { end: Some(reason), ..state },
     }
 }
@@ -124,12 +124,12 @@ fn what_a_request_may_do() {
         (Phase::Flying, fresh, Verdict::Use),
         (Phase::Flying, DUE, Verdict::Use),
         (Phase::Flying, OVER, Verdict::Wait),
-        (Phase::Held(OVER + 60), fresh, Verdict::Use),
-        (Phase::Held(OVER + 60), DUE, Verdict::Use),
-        (Phase::Held(OVER + 60), OVER, Verdict::Hold(hold(OVER + 60))),
-        (Phase::Held(OVER + 60), OVER + 59, Verdict::Hold(hold(OVER + 60))),
-        (Phase::Held(OVER + 60), OVER + 60, Verdict::Start),
-        (Phase::Held(DUE + 10), DUE + 10, Verdict::UseAndStart),
+        (Phase::HeldLease(OVER + 60), fresh, Verdict::Use),
+        (Phase::HeldLease(OVER + 60), DUE, Verdict::Use),
+        (Phase::HeldLease(OVER + 60), OVER, Verdict::Hold(hold(OVER + 60))),
+        (Phase::HeldLease(OVER + 60), OVER + 59, Verdict::Hold(hold(OVER + 60))),
+        (Phase::HeldLease(OVER + 60), OVER + 60, Verdict::Start),
+        (Phase::HeldLease(DUE + 10), DUE + 10, Verdict::UseAndStart),
         (Phase::Ended(revoked), fresh, Verdict::Use),
         (Phase::Ended(revoked), DUE, Verdict::Use),
         (Phase::Ended(revoked), OVER, Verdict::NeedsLogin(revoked)),
@@ -148,8 +148,8 @@ fn what_a_request_may_do_without_a_token() {
     for (phase, verdict) in [
         (Phase::Idle, Verdict::Start),
         (Phase::Flying, Verdict::Wait),
-        (Phase::Held(OLD + 1), Verdict::Hold(hold(OLD + 1))),
-        (Phase::Held(OLD), Verdict::Start),
+        (Phase::HeldLease(OLD + 1), Verdict::Hold(hold(OLD + 1))),
+        (Phase::HeldLease(OLD), Verdict::Start),
         (Phase::Ended(lost), Verdict::NeedsLogin(lost)),
     ] {
         assert_eq!(state(phase).want(None, at(OLD)), verdict, "{phase:?}");
@@ -303,7 +303,7 @@ fn a_rejection_ends_the_wait_for_the_end_of_the_rejected_token() {
 fn a_clock_that_is_set_back_by_any_amount_freezes_neither_a_failure_nor_a_pause() {
     for back in [1, 600, 3599, 4000, 900_000] {
         let now = |now: u64| showing(now - back, now);
-        let mut held = state(Phase::Held(OLD + 60));
+        let mut held = state(Phase::HeldLease(OLD + 60));
         assert_eq!(held.want(None, now(OLD + 59)), Verdict::Hold(hold(OLD + 60)));
         assert_eq!(held.want(None, now(OLD + 60)), Verdict::Start);
 
@@ -336,7 +336,7 @@ fn a_token_ends_after_its_lifetime_also_by_a_clock_that_was_set_back() {
 /// E12.
 #[test]
 fn an_operator_gets_a_flight_whatever_is_known() {
-    for phase in [Phase::Idle, Phase::Held(OLD + 600), Phase::Ended(TerminalReason::Revoked)] {
+    for phase in [Phase::Idle, Phase::HeldLease(OLD + 600), Phase::Ended(TerminalReason::Revoked)] {
         let mut state = State { departed: Some(at(OLD)), ..state(phase) };
         assert_eq!(state.force(at(OLD)), Verdict::Start, "{phase:?}");
         assert_eq!(state.force(at(OLD)), Verdict::Wait, "one at a time");

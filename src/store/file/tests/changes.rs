@@ -1,34 +1,34 @@
-//! What of that which others do is named, and when.
+//! Detection of changes made by other processes.
 
 use super::*;
-use crate::store::Expected;
-use crate::store::file::watch::LOOK;
+use crate::store::ExpectedKeys;
+use crate::store::file::watch::POLL_INTERVAL;
 
-/// Somebody who has stored nothing.
+/// Expects no records.
 fn nothing(_is_there: &dyn Fn(&str) -> bool) -> Vec<String> {
     Vec::new()
 }
 
-/// Somebody who has stored two records.
+/// Expects two records.
 fn both(is_there: &dyn Fn(&str) -> bool) -> Vec<String> {
     ["a", "b/Paris"].into_iter().filter(|key| !is_there(key)).map(str::to_owned).collect()
 }
 
-/// What is named within the time that it may take.
-async fn next(changes: &mut dyn Changes, expected: &Expected<'_>) -> Vec<String> {
+/// The changed keys, which must be reported within two seconds.
+async fn next(changes: &mut dyn StoreChanges, expected: &ExpectedKeys<'_>) -> Vec<String> {
     let next = tokio::time::timeout(Duration::from_secs(2), changes.next(expected));
     let mut named = next.await.unwrap();
     named.sort();
     named
 }
 
-async fn is_quiet(changes: &mut dyn Changes, expected: &Expected<'_>) -> bool {
+async fn is_quiet(changes: &mut dyn StoreChanges, expected: &ExpectedKeys<'_>) -> bool {
     tokio::time::timeout(Duration::from_secs(20), changes.next(expected)).await.is_err()
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_others_write_remove_or_damage_is_named_within_two_seconds() {
-    let (_dir, path, store) = place();
+async fn changes_by_others_are_reported_within_two_seconds() {
+    let (_dir, path, store) = temp_store();
     let mut changes = store.changes();
     assert!(is_quiet(&mut *changes, &nothing).await);
     let other = open(&path);
@@ -42,7 +42,7 @@ async fn what_others_write_remove_or_damage_is_named_within_two_seconds() {
     assert_eq!(next(&mut *changes, &nothing).await, ["a/Paris"]);
     std::fs::remove_file(path.join("a.json")).unwrap();
     assert_eq!(next(&mut *changes, &nothing).await, ["a"]);
-    // Locks and what is set aside are no records.
+    // Locks and quarantined files are not records.
     drop(lease(&other, "b").await.unwrap());
     assert!(other.load("a/Paris").await.is_err());
     assert_eq!(next(&mut *changes, &nothing).await, ["a/Paris"]);
@@ -50,18 +50,18 @@ async fn what_others_write_remove_or_damage_is_named_within_two_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_right_after_the_watch_began_is_not_missed() {
-    let (_dir, path, store) = place();
+async fn a_change_right_after_the_start_is_not_missed() {
+    let (_dir, path, store) = temp_store();
     let first = stored(&store, "a", Version::ABSENT, "rt-1").await;
     let mut changes = store.changes();
     stored(&open(&path), "a", first, "rt-2").await;
     assert_eq!(next(&mut *changes, &nothing).await, ["a"]);
 }
 
-/// What is in it may be older than what is known, or not there at all.
+/// The new directory's records may be older or missing.
 #[tokio::test(start_paused = true)]
-async fn all_keys_are_named_when_the_directory_was_replaced() {
-    let (dir, path, store) = place();
+async fn all_keys_are_reported_when_the_directory_is_replaced() {
+    let (dir, path, store) = temp_store();
     for key in ["a", "b/Paris"] {
         stored(&store, key, Version::ABSENT, "rt-1").await;
     }
@@ -70,7 +70,7 @@ async fn all_keys_are_named_when_the_directory_was_replaced() {
     assert!(is_quiet(&mut *changes, &both).await);
     let old = dir.path().join("old");
     std::fs::rename(&path, &old).unwrap();
-    // Whoever has stored something is told that it is out of reach, once.
+    // The owner of the records learns once that they are unreachable.
     assert_eq!(next(&mut *changes, &both).await, ["a", "b/Paris"]);
     assert!(is_quiet(&mut *changes, &both).await, "while there is none, nothing is known of it");
     copy(&old, &path);
@@ -79,10 +79,10 @@ async fn all_keys_are_named_when_the_directory_was_replaced() {
     assert!(is_quiet(&mut *changes, &both).await);
 }
 
-/// It may have been removed before it was ever seen.
+/// The record may have been removed before it was ever seen.
 #[tokio::test(start_paused = true)]
-async fn a_record_that_should_be_there_is_named_once_each_time_that_it_is_not() {
-    let (dir, path, store) = place();
+async fn a_missing_record_is_reported_once_each_time_it_disappears() {
+    let (dir, path, store) = temp_store();
     let mut changes = store.changes();
     for _ in 0..2 {
         assert_eq!(next(&mut *changes, &both).await, ["a", "b/Paris"]);
@@ -92,7 +92,7 @@ async fn a_record_that_should_be_there_is_named_once_each_time_that_it_is_not() 
         }
         assert_eq!(next(&mut *changes, &both).await, ["a", "b/Paris"]);
         assert!(is_quiet(&mut *changes, &both).await);
-        // Where nothing can be looked at meanwhile, what was seen there is forgotten.
+        // While the directory is unreachable, earlier observations are forgotten.
         let away = dir.path().join("away");
         std::fs::rename(&path, &away).unwrap();
         assert_eq!(next(&mut *changes, &both).await, ["a", "b/Paris"]);
@@ -105,8 +105,8 @@ async fn a_record_that_should_be_there_is_named_once_each_time_that_it_is_not() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_stops_waiting_for_changes_misses_none() {
-    let (_dir, path, store) = place();
+async fn dropping_the_wait_for_changes_misses_none() {
+    let (_dir, path, store) = temp_store();
     let mut changes = store.changes();
     let mut version = Version::ABSENT;
     let other = open(&path);
@@ -115,7 +115,7 @@ async fn who_stops_waiting_for_changes_misses_none() {
         let mut named = false;
         {
             let mut waiting = changes.next(&nothing);
-            tokio::time::advance(LOOK).await;
+            tokio::time::advance(POLL_INTERVAL).await;
             for _ in 0..look {
                 let poll =
                     std::future::poll_fn(|it| std::task::Poll::Ready(waiting.as_mut().poll(it)));

@@ -1,21 +1,21 @@
-//! Keys of encryption: what is written with them, and what cannot be opened.
+//! Encryption keys: rotation, and records that cannot be opened.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::store::Config;
 
-fn key(seed: u8) -> crate::store::Key {
+fn key(seed: u8) -> crate::store::EncryptionKey {
     let hexadecimal: String = (0..32).map(|at: u8| format!("{:02x}", at ^ seed)).collect();
-    crate::store::Key::parse(&Secret::new(hexadecimal)).unwrap()
+    crate::store::EncryptionKey::parse(&Secret::new(hexadecimal)).unwrap()
 }
 
-fn keys(current: Option<u8>, old: &[u8]) -> Keys {
+fn keys(current: Option<u8>, old: &[u8]) -> EncryptionKeys {
     let old = old.iter().map(|seed| key(*seed)).collect();
-    Keys { current: current.map(key), old, plain: false }
+    EncryptionKeys { current: current.map(key), old, plain: false }
 }
 
-fn config(path: &Path, keys: Keys) -> Config {
+fn config(path: &Path, keys: EncryptionKeys) -> Config {
     Config::File { dir: path.to_owned(), keys }
 }
 
@@ -24,8 +24,8 @@ fn shows(bytes: &[u8], token: &str) -> bool {
 }
 
 #[tokio::test]
-async fn an_old_key_still_reads_and_the_next_put_takes_the_current_one() {
-    let (_dir, path, _) = place();
+async fn an_old_key_still_reads_and_the_next_write_uses_the_current_one() {
+    let (_dir, path, _) = temp_store();
     let before = config(&path, keys(Some(1), &[])).build().unwrap();
     stored(&before, "a", Version::ABSENT, "rt-1").await;
     let rotated = config(&path, keys(Some(2), &[1])).build().unwrap();
@@ -35,24 +35,24 @@ async fn an_old_key_still_reads_and_the_next_put_takes_the_current_one() {
     let after = config(&path, keys(Some(2), &[])).build().unwrap();
     let (loaded, version) = after.load("a").await.unwrap().unwrap();
     assert_eq!(loaded, record("rt-2"));
-    assert_eq!(before.load("a").await.unwrap_err().word(), "store_sealed");
-    // And back to plain text, for who wants that.
+    assert_eq!(before.load("a").await.unwrap_err().label(), "store_sealed");
+    // Removing the key turns encryption off again.
     stored(&config(&path, keys(None, &[2])).build().unwrap(), "a", version, "rt-3").await;
     assert_eq!(token_of(&open(&path), "a").await.as_deref(), Some("rt-3"));
 }
 
 #[tokio::test]
-async fn what_cannot_be_opened_is_found_before_it_is_used_and_stays_untouched() {
-    let (_dir, path, plain) = place();
+async fn check_keys_finds_records_that_cannot_be_opened() {
+    let (_dir, path, plain) = temp_store();
     let sealed = config(&path, keys(Some(1), &[])).build().unwrap();
     stored(&sealed, "a/Paris", Version::ABSENT, "rt-1").await;
     stored(&plain, "plain", Version::ABSENT, "rt-1").await;
     write_private(&path.join("b.json"), b"{");
     let untouched = contents(&path);
-    let examine = |keys, credential| config(&path, keys).examine(&["absent", credential]);
+    let check_keys = |keys, credential| config(&path, keys).check_keys(&["absent", credential]);
     for keys in [keys(None, &[]), keys(Some(2), &[3])] {
         let store = Store::new(Arc::new(FileStore::open(&path).unwrap()), keys.clone());
-        let examined = examine(keys, "a").unwrap_err();
+        let examined = check_keys(keys, "a").unwrap_err();
         for error in [examined, store.load("a/Paris").await.unwrap_err()] {
             let said = error.to_string();
             assert!(
@@ -62,22 +62,22 @@ async fn what_cannot_be_opened_is_found_before_it_is_used_and_stays_untouched() 
             assert!(said.contains("nothing was changed"), "{said}");
         }
     }
-    let error = examine(keys(Some(1), &[]), "plain").unwrap_err();
+    let error = check_keys(keys(Some(1), &[]), "plain").unwrap_err();
     assert!(error.to_string().contains("plain.json"), "{error}");
-    assert_eq!(error.word(), "store_plain");
-    // What else may be wrong is found when it is used; and what is another's is nobody's business.
+    assert_eq!(error.label(), "store_plain");
+    // Other damage is detected on use, and other credentials' records are not checked.
     for credential in ["a", "b", "d", "pla"] {
-        assert!(examine(keys(Some(1), &[]), credential).is_ok(), "{credential}");
+        assert!(check_keys(keys(Some(1), &[]), credential).is_ok(), "{credential}");
     }
-    assert!(examine(Keys { plain: true, ..keys(Some(1), &[]) }, "plain").is_ok());
-    assert!(config(&path.join("absent"), keys(None, &[])).examine(&["a"]).is_ok());
+    assert!(check_keys(EncryptionKeys { plain: true, ..keys(Some(1), &[]) }, "plain").is_ok());
+    assert!(config(&path.join("absent"), keys(None, &[])).check_keys(&["a"]).is_ok());
     assert!(!path.join("absent").exists());
     assert_eq!(contents(&path), untouched);
 }
 
 #[tokio::test]
-async fn a_damaged_encrypted_record_is_set_aside_like_any_other() {
-    let (_dir, path, _) = place();
+async fn a_damaged_encrypted_record_is_quarantined() {
+    let (_dir, path, _) = temp_store();
     let store = config(&path, keys(Some(1), &[])).build().unwrap();
     for (from, to) in
         [("\"sealed\"", "\"seamed\""), ("\"sha256\": \"", "\"sha256\": \"0"), ("\"}", "")]
@@ -85,16 +85,16 @@ async fn a_damaged_encrypted_record_is_set_aside_like_any_other() {
         stored(&store, "a", Version::ABSENT, "rt-1").await;
         let text = std::fs::read_to_string(path.join("a.json")).unwrap();
         std::fs::write(path.join("a.json"), text.replacen(from, to, 1)).unwrap();
-        assert!(config(&path, keys(Some(1), &[])).examine(&["a"]).is_ok());
+        assert!(config(&path, keys(Some(1), &[])).check_keys(&["a"]).is_ok());
         let error = store.load("a").await.unwrap_err();
-        assert_eq!(error.word(), "store_corrupt", "{to}: {error}");
+        assert_eq!(error.label(), "store_corrupt", "{to}: {error}");
     }
 }
 
-/// Somebody looks at the directory all the time while records are written.
+/// A second thread reads the directory continuously while records are written.
 #[tokio::test]
 async fn no_file_ever_holds_plain_text_not_even_a_temporary_one() {
-    let (_dir, path, _) = place();
+    let (_dir, path, _) = temp_store();
     let store = config(&path, keys(Some(1), &[])).build().unwrap();
     let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let (stopped, temporary, dir) = (Arc::clone(&stop), Arc::clone(&seen), path.clone());

@@ -1,4 +1,4 @@
-//! Which file is whose, today and before capitals had an escape.
+//! File names of keys, in the current and the legacy scheme.
 
 use std::sync::Barrier;
 use std::time::SystemTime;
@@ -6,10 +6,10 @@ use std::time::SystemTime;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::file::names::{LONGEST_STEM, key_of};
+use crate::store::file::names::{MAX_STEM_LEN, key_of};
 
 #[test]
-fn each_key_has_a_name_of_its_own_wherever_capitals_are_small_letters() {
+fn file_names_are_unique_on_case_insensitive_file_systems() {
     let table = [
         ("api", "api"),
         ("paris", "paris"),
@@ -28,10 +28,11 @@ fn each_key_has_a_name_of_its_own_wherever_capitals_are_small_letters() {
     }
 }
 
-/// The longest that a configuration allows: a name of 64 bytes and values of 160, at the worst all capitals.
+/// The longest keys that a configuration allows: a name of 64 bytes and values of 160, at worst all
+/// capitals.
 #[tokio::test]
-async fn the_longest_keys_have_names_that_a_file_can_have() {
-    let (_dir, path, store) = place();
+async fn the_longest_keys_have_valid_file_names() {
+    let (_dir, path, store) = temp_store();
     let name = "n".repeat(64);
     let keys = ["a", "A", "aB", "%C3%89"].map(|value| {
         let values = format!("{}/{}", &value.repeat(79)[..79], &value.repeat(79)[..79]);
@@ -41,17 +42,17 @@ async fn the_longest_keys_have_names_that_a_file_can_have() {
         assert_eq!(key.len(), 224);
         let held = lease(&store, key).await.unwrap();
         let put = store.put(key, Version::ABSENT, Some(&held), &record("rt-1")).await;
-        assert!(matches!(put, Ok(Put::Stored(_))), "{put:?}");
+        assert!(matches!(put, Ok(PutOutcome::Stored(_))), "{put:?}");
         held.check().await.unwrap();
-        std::fs::write(store.bytes.place(key), b"{").unwrap();
+        std::fs::write(store.bytes.location(key), b"{").unwrap();
         for _ in 0..2 {
-            assert_eq!(store.load(key).await.unwrap_err().word(), "store_corrupt");
-            write_private(&path.join(store.bytes.place(key)), b"{");
+            assert_eq!(store.load(key).await.unwrap_err().label(), "store_corrupt");
+            write_private(&path.join(store.bytes.location(key)), b"{");
         }
         let (record, damaged) = (record("rt-2"), Version::of(b"{", 0));
         let put = store.put(key, damaged, Some(&held), &record).await;
-        assert!(matches!(put, Ok(Put::Stored(_))), "{put:?}");
-        store.clear_aside(key).await.unwrap();
+        assert!(matches!(put, Ok(PutOutcome::Stored(_))), "{put:?}");
+        store.clear_quarantine(key).await.unwrap();
     }
     let mut sorted = keys.to_vec();
     sorted.sort();
@@ -63,20 +64,20 @@ async fn the_longest_keys_have_names_that_a_file_can_have() {
 
 proptest! {
     #[test]
-    fn whatever_the_key_its_name_gives_it_back(
+    fn a_key_round_trips_through_its_file_name(
         key in "[a-zA-Z0-9_-]{1,64}(/([A-Za-z0-9._~-]|%[0-9A-F]{2}){0,60}){0,3}"
     ) {
         let stem = stem_of(&key);
-        prop_assert!(stem.len() <= LONGEST_STEM.max(key.len()));
+        prop_assert!(stem.len() <= MAX_STEM_LEN.max(key.len()));
         prop_assert!(!stem.contains('/') && !stem.starts_with('.'));
         prop_assert_eq!(key_of(&stem), key);
     }
 }
 
-/// Values may have dots, and those of strangers are not to hold anybody up.
+/// Values may contain dots, and values chosen by clients must not block other keys.
 #[tokio::test]
-async fn no_key_has_the_files_of_another() {
-    let (_dir, path, store) = place();
+async fn keys_never_share_files() {
+    let (_dir, path, store) = temp_store();
     let keys = [
         "x/a",
         "x/a.commit",
@@ -102,7 +103,7 @@ async fn no_key_has_the_files_of_another() {
             let _lease = lease(&store, other).await.unwrap();
             let (record, version) = store.load(other).await.unwrap().unwrap();
             let put = store.put(other, version, None, &record).await;
-            assert!(matches!(put, Ok(Put::Stored(_))), "{key} {other}");
+            assert!(matches!(put, Ok(PutOutcome::Stored(_))), "{key} {other}");
         }
     }
     let writing = [".x@a.json.json.Ab12Cd.tmp", ".x@a.json.tmp.json.Ab12Cd.tmp"];
@@ -120,7 +121,7 @@ async fn no_key_has_the_files_of_another() {
 
 #[tokio::test]
 async fn records_are_found_among_other_files() {
-    let (_dir, path, store) = place();
+    let (_dir, path, store) = temp_store();
     stored(&store, "a/Berlin", Version::ABSENT, "rt-1").await;
     for name in ["a@paris.json.bak", ".a@paris.json", ".a@paris.json.x.tmp", "a@paris.lock"] {
         write_private(&path.join(name), &bytes_of("a/paris", "rt-2"));
@@ -128,11 +129,11 @@ async fn records_are_found_among_other_files() {
     assert_eq!(store.keys("a").await.unwrap(), ["a/Berlin"]);
 }
 
-// ----- names from before capitals had an escape -----
+// ----- legacy names, before capital letters were escaped -----
 
 #[tokio::test]
-async fn records_with_former_names_are_renamed_at_the_start() {
-    let (_dir, path, _) = place();
+async fn records_with_legacy_names_are_renamed_at_the_start() {
+    let (_dir, path, _) = temp_store();
     let former = [
         ("Paris.json", ",paris.json", "Paris"),
         ("x@Lyon@A.json", "x@,lyon@,a.json", "x/Lyon/A"),
@@ -144,7 +145,7 @@ async fn records_with_former_names_are_renamed_at_the_start() {
     for (name, _, key) in former {
         write_private(&path.join(name), &bytes_of(key, key));
     }
-    // What was set aside is to be found when it is to be removed, and what is no record stays.
+    // Quarantined files are renamed too, so that they can be deleted later; other files stay.
     write_private(&path.join("Paris.corrupt-1700000000"), b"rt-0");
     write_private(&path.join("README"), b"");
     for _ in 0..2 {
@@ -156,15 +157,15 @@ async fn records_with_former_names_are_renamed_at_the_start() {
         assert!(path.join("README").exists());
         assert!(!path.join("Paris.json").exists());
     }
-    open(&path).clear_aside("Paris").await.unwrap();
+    open(&path).clear_quarantine("Paris").await.unwrap();
     assert!(!names_in(&path).iter().any(|name| name.contains(".corrupt-")));
 }
 
-/// An older bearerd has run again meanwhile, or still runs beside this one.
+/// An older version ran again, or still runs beside this one.
 #[tokio::test]
-async fn of_two_names_of_one_record_the_one_written_last_is_used_and_the_other_is_kept() {
+async fn of_two_files_of_one_record_the_newest_is_used_and_the_other_quarantined() {
     for (former, current) in [(60, 0), (0, 60)] {
-        let (_dir, path, _) = place();
+        let (_dir, path, _) = temp_store();
         for (name, age) in [("Paris.json", former), (",paris.json", current)] {
             write_private(&path.join(name), &bytes_of("Paris", &format!("of-{age}")));
             let file = File::options().write(true).open(path.join(name)).unwrap();
@@ -179,8 +180,8 @@ async fn of_two_names_of_one_record_the_one_written_last_is_used_and_the_other_i
 }
 
 #[tokio::test]
-async fn many_who_start_at_once_rename_each_record_once() {
-    let (_dir, path, _) = place();
+async fn concurrent_starts_rename_each_record_once() {
+    let (_dir, path, _) = temp_store();
     let keys: Vec<String> = (0..200).map(|number| format!("Paris-{number}")).collect();
     for key in &keys {
         write_private(&path.join(format!("{key}.json")), &bytes_of(key, key));

@@ -63,7 +63,7 @@ fn bootstraps(refused: impl Fn(usize) -> bool) -> Vec<u64> {
             Plan::Bootstrap => {
                 let before = record.bootstrap.take();
                 let so_far = before.as_ref().map_or(0, |it| it.refused);
-                record.bootstrap = Some(Bootstrapped {
+                record.bootstrap = Some(BootstrapHistory {
                     at: at(NOW + second),
                     before: before.map(|it| it.at),
                     refused: if refused(made.len()) { so_far + 1 } else { 0 },

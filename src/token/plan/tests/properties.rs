@@ -15,7 +15,7 @@ fn any_hashes() -> impl Strategy<Value = Vec<Fingerprint>> {
         .prop_map(|tokens| tokens.into_iter().map(hash).collect())
 }
 
-fn any_terminal() -> impl Strategy<Value = Option<Terminal>> {
+fn any_terminal() -> impl Strategy<Value = Option<TerminalState>> {
     use TerminalReason::{
         Corrupt, LoggedOut, LostRotation, NoGrant, OtherGrant, Revoked, UserNeeded,
     };
@@ -24,15 +24,19 @@ fn any_terminal() -> impl Strategy<Value = Option<Terminal>> {
     let parts = (prop::sample::select(reasons), any_token(), prop::sample::select(configs));
     prop::option::of(parts.prop_map(|(reason, token, config)| {
         let refresh_token = token.map(|it| it.fingerprint());
-        Terminal { reason, refresh_token, config, at: at(5) }
+        TerminalState { reason, refresh_token, config, at: at(5) }
     }))
 }
 
-fn any_bootstrap() -> impl Strategy<Value = Option<Bootstrapped>> {
+fn any_bootstrap() -> impl Strategy<Value = Option<BootstrapHistory>> {
     let near = || (NOW - 700..NOW + 100).prop_map(at);
     let refused = prop_oneof![Just(0), 0..20_u32, Just(u32::MAX)];
     let parts = (near(), prop::option::of(near()), refused);
-    prop::option::of(parts.prop_map(|(at, before, refused)| Bootstrapped { at, before, refused }))
+    prop::option::of(parts.prop_map(|(at, before, refused)| BootstrapHistory {
+        at,
+        before,
+        refused,
+    }))
 }
 
 fn any_record() -> impl Strategy<Value = TokenRecord> {

@@ -7,7 +7,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use super::*;
-use crate::store::{Changes, Expected, Fence, Held, StoreError, StoreFuture, Write};
+use crate::store::{
+    ExpectedKeys, Fence, HeldLease, StoreChanges, StoreError, StoreFuture, WriteId,
+};
 
 /// What happened in which order, at the server and in the store.
 #[derive(Clone, Debug)]
@@ -124,7 +126,7 @@ impl Scripted {
 
     pub(super) async fn remove(&self, stage: &Stage) {
         let version = stage.version().await;
-        assert!(self.inner.set_aside("api", version).await.unwrap().is_some());
+        assert!(self.inner.quarantine("api", version).await.unwrap().is_some());
     }
 
     pub(super) async fn bytes(&self) -> Option<Vec<u8>> {
@@ -136,7 +138,7 @@ impl Scripted {
     }
 
     /// The lock, as another process takes it; `None`: somebody has it.
-    pub(super) async fn take_lock(&self) -> Option<Box<dyn Held>> {
+    pub(super) async fn take_lock(&self) -> Option<Box<dyn HeldLease>> {
         self.lease("api", SECOND, Duration::ZERO).await.ok()
     }
 
@@ -153,7 +155,8 @@ impl Scripted {
 
     async fn overwrite(&self, record: Option<TokenRecord>) {
         let Some(record) = record else { return };
-        let store = Store::new(Arc::clone(&self.inner) as Arc<dyn ByteStore>, Keys::default());
+        let store =
+            Store::new(Arc::clone(&self.inner) as Arc<dyn ByteStore>, EncryptionKeys::default());
         let stored = store.load("api").await.unwrap();
         let version = stored.map_or(Version::ABSENT, |(_, version)| version);
         store.put("api", version, None, &record).await.unwrap();
@@ -189,7 +192,7 @@ impl ByteStore for Scripted {
         bytes: Vec<u8>,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let (record, _): (_, Write) = TokenRecord::from_bytes(key, &bytes).unwrap();
+            let (record, _): (_, WriteId) = TokenRecord::from_bytes(key, &bytes).unwrap();
             let generation = record.generation;
             let panics = self.panics.lock().unwrap().take_if(|it| *it == generation);
             assert!(panics.is_none(), "a fault that a test wants");
@@ -228,12 +231,12 @@ impl ByteStore for Scripted {
         })
     }
 
-    fn set_aside<'a>(&'a self, key: &'a str, damaged: Version) -> StoreFuture<'a, Option<String>> {
-        self.inner.set_aside(key, damaged)
+    fn quarantine<'a>(&'a self, key: &'a str, damaged: Version) -> StoreFuture<'a, Option<String>> {
+        self.inner.quarantine(key, damaged)
     }
 
-    fn clear_aside<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()> {
-        self.inner.clear_aside(key)
+    fn clear_quarantine<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()> {
+        self.inner.clear_quarantine(key)
     }
 
     fn keys(&self) -> StoreFuture<'_, Vec<String>> {
@@ -245,32 +248,32 @@ impl ByteStore for Scripted {
         key: &'a str,
         ttl: Duration,
         wait: Duration,
-    ) -> StoreFuture<'a, Box<dyn Held>> {
+    ) -> StoreFuture<'a, Box<dyn HeldLease>> {
         Box::pin(async move {
             let lock = self.lock.load(SeqCst);
             let held = self.inner.lease(&format!("{key} {lock}"), ttl, wait).await;
             let busy = |_| StoreError::Busy { key: key.to_owned(), waited: wait };
             let (_held, current) = (held.map_err(busy)?, Arc::clone(&self.lock));
-            Ok(Box::new(Locked { _held, fence: Fence(name(lock)), current }) as Box<dyn Held>)
+            Ok(Box::new(Locked { _held, fence: Fence(name(lock)), current }) as Box<dyn HeldLease>)
         })
     }
 
-    fn changes(&self) -> Box<dyn Changes> {
+    fn changes(&self) -> Box<dyn StoreChanges> {
         Box::new(Told(self.changes.subscribe()))
     }
 
-    fn place(&self, key: &str) -> String {
+    fn location(&self, key: &str) -> String {
         format!("the record of {key}")
     }
 }
 
 struct Locked {
-    _held: Box<dyn Held>,
+    _held: Box<dyn HeldLease>,
     fence: Fence,
     current: Arc<AtomicU64>,
 }
 
-impl Held for Locked {
+impl HeldLease for Locked {
     fn fence(&self) -> &Fence {
         &self.fence
     }
@@ -283,10 +286,10 @@ impl Held for Locked {
 
 struct Told(tokio::sync::broadcast::Receiver<String>);
 
-impl Changes for Told {
+impl StoreChanges for Told {
     fn next<'a>(
         &'a mut self,
-        _expected: &'a Expected<'a>,
+        _expected: &'a ExpectedKeys<'a>,
     ) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + 'a>> {
         Box::pin(async {
             match self.0.recv().await {

@@ -12,10 +12,10 @@ fn what_a_rejection_of_the_current_token_leads_to() {
         (Phase::Idle, false, true, Verdict::PassOn),
         (Phase::Flying, true, false, Verdict::Wait),
         (Phase::Flying, false, false, Verdict::PassOn),
-        (Phase::Held(OLD + 4), true, false, Verdict::Hold(hold(OLD + 4))),
-        (Phase::Held(OLD + 4), false, false, Verdict::PassOn),
-        (Phase::Held(OLD + 5), true, false, Verdict::PassOn),
-        (Phase::Held(OLD), true, false, Verdict::Start),
+        (Phase::HeldLease(OLD + 4), true, false, Verdict::Hold(hold(OLD + 4))),
+        (Phase::HeldLease(OLD + 4), false, false, Verdict::PassOn),
+        (Phase::HeldLease(OLD + 5), true, false, Verdict::PassOn),
+        (Phase::HeldLease(OLD), true, false, Verdict::Start),
         (revoked, true, false, Verdict::PassOn),
         (revoked, false, false, Verdict::PassOn),
     ] {
@@ -29,7 +29,7 @@ fn what_a_rejection_of_the_current_token_leads_to() {
 #[test]
 fn a_rejection_counts_only_for_its_own_token() {
     let (old, new) = (token(1), token(2));
-    for phase in [Phase::Idle, Phase::Flying, Phase::Held(OLD + 60)] {
+    for phase in [Phase::Idle, Phase::Flying, Phase::HeldLease(OLD + 60)] {
         let mut state = state(phase);
         for renewed in [false, true] {
             let rejection = Rejection { renewed, ..rejection(&old) };

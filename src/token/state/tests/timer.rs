@@ -27,8 +27,8 @@ fn near_expiry_a_token_that_was_used_is_replaced_without_a_request() {
         (Phase::Idle, true, OVER, false),
         (Phase::Idle, false, DUE, false),
         (Phase::Flying, true, DUE, false),
-        (Phase::Held(DUE + 1), true, DUE, false),
-        (Phase::Held(DUE), true, DUE, true),
+        (Phase::HeldLease(DUE + 1), true, DUE, false),
+        (Phase::HeldLease(DUE), true, DUE, true),
         (Phase::Ended(TerminalReason::Revoked), true, DUE, false),
     ] {
         let (mut state, token) = (started(phase), if was_used { used() } else { token(1) });
@@ -55,7 +55,7 @@ fn a_refresh_token_is_used_before_it_dies_of_idleness() {
         (Phase::Idle, ISSUED + 30 * DAY - 1, false),
         (Phase::Idle, ISSUED + 30 * DAY, true),
         (Phase::Flying, ISSUED + 30 * DAY, false),
-        (Phase::Held(ISSUED + 31 * DAY), ISSUED + 30 * DAY, false),
+        (Phase::HeldLease(ISSUED + 31 * DAY), ISSUED + 30 * DAY, false),
         (Phase::Ended(TerminalReason::LoggedOut), ISSUED + 30 * DAY, false),
     ] {
         // The access token is long over, and nobody has used it.

@@ -1,10 +1,10 @@
-//! Times in a record.
+//! Serialization of times in a record.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Times as RFC 3339 text with milliseconds, so that a person can read a record.
+/// RFC 3339 text with milliseconds, so that people can read a record.
 pub(super) mod time {
     use super::*;
 
@@ -22,7 +22,7 @@ pub(super) mod time {
         humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
     }
 
-    /// The formatter panics before 1970 and after 9999; a clock that wrong is not worth a crash.
+    /// The formatter panics before 1970 and after 9999; a wrong clock must not cause a panic.
     fn clamp(time: SystemTime) -> SystemTime {
         time.clamp(UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(253_000_000_000))
     }
@@ -33,18 +33,18 @@ pub(super) mod optional_time {
 
     #[derive(Serialize, Deserialize)]
     #[serde(transparent)]
-    struct Text(#[serde(with = "super::time")] SystemTime);
+    struct Timestamp(#[serde(with = "super::time")] SystemTime);
 
     pub(in crate::store::record) fn serialize<S: Serializer>(
         time: &Option<SystemTime>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        time.map(Text).serialize(to)
+        time.map(Timestamp).serialize(to)
     }
 
     pub(in crate::store::record) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<SystemTime>, D::Error> {
-        Ok(Option::<Text>::deserialize(from)?.map(|text| text.0))
+        Ok(Option::<Timestamp>::deserialize(from)?.map(|text| text.0))
     }
 }
