@@ -1,7 +1,7 @@
 //! Proofs of possession (RFC 9449): a token that is bound to a key is only worth something together
 //! with a proof, made for one request, that its sender holds the key.
 //!
-//! A [`Key`] belongs to one credential and is kept in its record: a refresh token of a public client is
+//! A [`ProofKey`] belongs to one credential and is kept in its record: a refresh token of a public client is
 //! bound to it as well (RFC 9449 §5), so losing the key is losing the grant. Proofs are cheap (one
 //! ECDSA signature, some tens of microseconds) and never used twice.
 
@@ -35,7 +35,7 @@ const MAX_NONCES: usize = 256;
 
 /// An ES256 key, the algorithm that every server with DPoP knows.
 #[derive(Clone)]
-pub struct Key {
+pub struct ProofKey {
     pkcs8: Secret,
     signing: EncodingKey,
     public: Jwk,
@@ -44,11 +44,11 @@ pub struct Key {
 /// A stored text is no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the stored DPoP key is damaged")]
-pub struct KeyError;
+pub struct ProofKeyError;
 
 /// What a proof is for.
 #[derive(Clone, Copy, Debug)]
-pub struct Use<'a> {
+pub struct ProofInput<'a> {
     /// The method of the request.
     pub method: &'a Method,
     /// Its target URI without query and fragment.
@@ -74,7 +74,7 @@ struct Claims<'a> {
     nonce: Option<&'a str>,
 }
 
-impl Key {
+impl ProofKey {
     /// A new key.
     pub fn generate() -> Self {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
@@ -84,17 +84,19 @@ impl Key {
         Self::from_stored(&text).expect("a key that was just made can be read")
     }
 
-    /// The key that [`Key::to_stored`] wrote.
+    /// The key that [`ProofKey::to_stored`] wrote.
     ///
     /// # Errors
     ///
-    /// [`KeyError`] for anything else.
-    pub fn from_stored(text: &Secret) -> Result<Self, KeyError> {
-        let der = STANDARD.decode(text.expose()).map_err(|_| KeyError)?;
-        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der).map_err(|_| KeyError)?;
+    /// [`ProofKeyError`] for anything else.
+    pub fn from_stored(text: &Secret) -> Result<Self, ProofKeyError> {
+        let der = STANDARD.decode(text.expose()).map_err(|_| ProofKeyError)?;
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der)
+            .map_err(|_| ProofKeyError)?;
         crate::jwt::install_provider();
         let signing = EncodingKey::from_ec_der(&der);
-        let public = Jwk::from_encoding_key(&signing, Algorithm::ES256).map_err(|_| KeyError)?;
+        let public =
+            Jwk::from_encoding_key(&signing, Algorithm::ES256).map_err(|_| ProofKeyError)?;
         Ok(Self { pkcs8: text.clone(), signing, public })
     }
 
@@ -104,7 +106,7 @@ impl Key {
     }
 
     /// The value of the `DPoP` field for one request.
-    pub fn proof(&self, of: Use<'_>) -> HeaderValue {
+    pub fn proof(&self, of: ProofInput<'_>) -> HeaderValue {
         let mut header = Header::new(Algorithm::ES256);
         header.typ = Some("dpop+jwt".to_owned());
         header.jwk = Some(self.public.clone());
@@ -126,15 +128,15 @@ impl Key {
     }
 }
 
-impl PartialEq for Key {
+impl PartialEq for ProofKey {
     fn eq(&self, other: &Self) -> bool {
         self.pkcs8 == other.pkcs8
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for ProofKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key(…)")
+        f.write_str("ProofKey(…)")
     }
 }
 
@@ -207,8 +209,8 @@ mod tests {
         (json(parts[0]), json(parts[1]), signed, read(parts[2]))
     }
 
-    fn of<'a>(access_token: Option<&'a str>, nonce: Option<&'a str>) -> Use<'a> {
-        Use {
+    fn of<'a>(access_token: Option<&'a str>, nonce: Option<&'a str>) -> ProofInput<'a> {
+        ProofInput {
             method: &Method::POST,
             target: "https://api.test/a",
             now: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
@@ -219,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_proof_says_what_it_is_for_and_its_signature_holds() {
-        let key = Key::generate();
+        let key = ProofKey::generate();
         // RFC 9449 §7.1 has this token and its hash.
         let token = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU";
         let (header, claims, signed, signature) = parts(&key.proof(of(Some(token), Some("n-1"))));
@@ -240,7 +242,7 @@ mod tests {
 
     #[test]
     fn no_two_proofs_are_the_same_and_what_is_not_known_is_left_out() {
-        let key = Key::generate();
+        let key = ProofKey::generate();
         let (one, two) = (parts(&key.proof(of(None, None))), parts(&key.proof(of(None, None))));
         assert_ne!(one.1["jti"], two.1["jti"]);
         assert!(one.1.get("ath").is_none() && one.1.get("nonce").is_none());
@@ -248,12 +250,12 @@ mod tests {
 
     #[test]
     fn a_key_survives_being_stored_and_a_damaged_one_is_refused() {
-        let key = Key::generate();
-        assert_eq!(Key::from_stored(key.to_stored()), Ok(key.clone()));
+        let key = ProofKey::generate();
+        assert_eq!(ProofKey::from_stored(key.to_stored()), Ok(key.clone()));
         let text = key.to_stored().expose();
         for damaged in ["", "x", &text[..text.len() - 8], &text.replace('A', "B")] {
             let stored = Secret::new(damaged.to_owned());
-            assert_eq!(Key::from_stored(&stored), Err(KeyError), "{damaged}");
+            assert_eq!(ProofKey::from_stored(&stored), Err(ProofKeyError), "{damaged}");
         }
         assert!(!format!("{key:?}").contains(&text[..16]));
     }

@@ -31,23 +31,25 @@ use crate::secret::{Fingerprint, Secret};
 use crate::template::{Template, Values, Variables};
 
 pub use answer::{
-    AnswerRule, Comparison, Mapping, MemberPath, RawAnswer, Reading, Rotation, TokenType, Unit,
-    read,
+    AnswerRule, Comparison, Mapping, MemberPath, RawAnswer, ResponseFormat, Rotation, TimeUnit,
+    TokenType, read,
 };
-pub use assertion::{Algorithm, Assertion, Claim, Family, SigningKey, SigningKeyError, Thumbprint};
-pub use belonging::Belonging;
-pub use class::{Class, Consumed, Meaning, Pace};
+pub use assertion::{
+    Algorithm, Assertion, Claim, KeyFamily, SigningKey, SigningKeyError, Thumbprint,
+};
+pub use belonging::GrantIdentity;
+pub use class::{Consumption, ErrorClass, ErrorPolicy, RetryPace};
 pub use endpoint::{Revocation, TokenEndpoint, TokenKind};
-pub use grant::{Bootstrap, Exchange, Grant, GrantType, Livelihood, OwnGrant};
+pub use grant::{Bootstrap, Exchange, Grant, GrantRenewal, GrantType, OwnGrant};
 pub use identity::{ClientCert, ClientCertError};
 pub use keyfile::KeyFault;
-pub use request::{Endpoints, Material, RequestError, TokenRequest};
-pub use steps::{Obtained, Step};
+pub use request::{Endpoints, ExchangeTokens, RequestError, TokenRequest};
+pub use steps::{Step, StepResult};
 pub use transport::{HttpTransport, Transport, TransportError};
 
 /// How the OAuth client proves itself to the token endpoint (RFC 6749 §2.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum ClientAuth {
+pub enum ClientAuthentication {
     /// `client_id` and `client_secret` in the body. The default: most servers take it.
     #[default]
     Post,
@@ -106,7 +108,7 @@ pub struct Config {
     /// The OAuth client's secret; public clients have none.
     pub client_secret: Option<Secret>,
     /// How identifier and secret are sent.
-    pub client_auth: ClientAuth,
+    pub client_auth: ClientAuthentication,
     /// The certificate shown in TLS.
     pub client_cert: Option<ClientCert>,
     /// The assertion, for the grants and client authentications that have one, and `${assertion}`.
@@ -122,7 +124,7 @@ pub struct Config {
     /// Further fields of every token request.
     pub headers: Vec<(HeaderName, Template)>,
     /// How the answers are read.
-    pub reading: Reading,
+    pub reading: ResponseFormat,
     /// What becomes of a refresh token in an answer. Default: it takes the place of the old one.
     pub rotation: Rotation,
     /// What is called after the token endpoint, in this order.
@@ -166,7 +168,7 @@ impl Config {
             device_url: None,
             client_id: Some(client_id),
             client_secret: None,
-            client_auth: ClientAuth::default(),
+            client_auth: ClientAuthentication::default(),
             client_cert: None,
             assertion: None,
             encoding: Encoding::default(),
@@ -174,7 +176,7 @@ impl Config {
             params: Vec::new(),
             refresh_params: Vec::new(),
             headers: Vec::new(),
-            reading: Reading::default(),
+            reading: ResponseFormat::default(),
             rotation: Rotation::default(),
             steps: Vec::new(),
             timeout: Duration::from_secs(60),
@@ -229,7 +231,7 @@ impl Config {
             step.write_shape(&mut shape);
         }
         let reading = format!("{:?}", self.reading);
-        if reading != format!("{:?}", Reading::default()) {
+        if reading != format!("{:?}", ResponseFormat::default()) {
             _ = write!(shape, "\n{reading}");
         }
         Fingerprint::of(shape.as_bytes())
@@ -270,7 +272,7 @@ fn write_fields(fields: &[(HeaderName, Template)], shape: &mut String) {
 
 /// What a token request is made from, apart from the configuration and the grant.
 #[derive(Clone, Copy, Debug)]
-pub struct Given<'a> {
+pub struct RequestContext<'a> {
     /// When it is made. Becomes the start of the new token's lifetime: pass the time at which the
     /// request is made, not that of the answer, so that a slow server shortens the lifetime we assume
     /// rather than lengthening it.
@@ -280,21 +282,21 @@ pub struct Given<'a> {
     /// What the variables of this slot stand for.
     pub variables: &'a Variables,
     /// What the tokens are to be bound to, if anything.
-    pub proof: Option<Proof<'a>>,
+    pub proof: Option<DpopBinding<'a>>,
     /// How long an answer is waited for, once the request is on its way.
     pub listen: Duration,
 }
 
 /// What goes into the proof of possession of a token request (RFC 9449 §5).
 #[derive(Clone, Copy, Debug)]
-pub struct Proof<'a> {
+pub struct DpopBinding<'a> {
     /// The key that the tokens are bound to.
-    pub key: &'a dpop::Key,
+    pub key: &'a dpop::ProofKey,
     /// What the authorization server asked to see.
     pub nonce: Option<&'a str>,
 }
 
-impl Given<'_> {
+impl RequestContext<'_> {
     fn values(&self) -> Values<'_> {
         Values {
             access_token: self.access_token.map_or("", Secret::expose),
@@ -331,7 +333,7 @@ pub struct TokenResponse {
 #[derive(Clone, Debug)]
 pub struct GrantError {
     /// What it means.
-    pub class: Class,
+    pub class: ErrorClass,
     /// The HTTP status, if an answer came.
     pub status: Option<u16>,
     /// The server's `error` code (RFC 6749 §5.2), cut and escaped.
@@ -351,10 +353,10 @@ pub struct GrantError {
 
 impl GrantError {
     fn unanswered(description: String) -> Self {
-        Self::of_transport(Class::Ambiguous, description)
+        Self::of_transport(ErrorClass::Ambiguous, description)
     }
 
-    fn of_transport(class: Class, description: String) -> Self {
+    fn of_transport(class: ErrorClass, description: String) -> Self {
         Self {
             class,
             status: None,
@@ -371,7 +373,7 @@ impl GrantError {
 impl From<TransportError> for GrantError {
     fn from(error: TransportError) -> Self {
         match error {
-            TransportError::NotSent(text) => Self::of_transport(Class::NotSent, text),
+            TransportError::NotSent(text) => Self::of_transport(ErrorClass::NotSent, text),
             TransportError::Unanswered(text) => Self::unanswered(text),
         }
     }
@@ -381,10 +383,10 @@ impl fmt::Display for GrantError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.status {
             Some(status) => write!(f, "the token endpoint answered {status}")?,
-            None if self.class == Class::Ambiguous => {
+            None if self.class == ErrorClass::Ambiguous => {
                 f.write_str("the token endpoint gave no answer that can be read")?;
             }
-            None if self.class == Class::Config => {
+            None if self.class == ErrorClass::Config => {
                 f.write_str("the token endpoint was not asked")?
             }
             None => f.write_str("the token endpoint could not be asked")?,

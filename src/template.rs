@@ -3,7 +3,7 @@
 //! A template is parsed once, when the settings are built: names that nobody knows are refused there,
 //! and whatever is fixed (`client_id`, the credential's `vars`) becomes part of its text. What is left
 //! for a request is what only a request knows ([`Values`]): `${uuid}` and `${now}`, the tokens and
-//! assertions where there are some ([`Late`]), the variables whose value a request chooses, and members
+//! assertions where there are some ([`DeferredName`]), the variables whose value a request chooses, and members
 //! of the last token answer, `${raw.a.b}`. `$$` stands for one dollar sign. Nothing is decoded, and
 //! what a name stands for is never read as a template again.
 //!
@@ -34,7 +34,7 @@ enum Segment {
     Text(Secret),
     /// The value of a variable that was read from a secret's place.
     Hidden(Secret),
-    Late(Late),
+    DeferredName(DeferredName),
     /// A variable whose value belongs to the request.
     Variable(String),
     /// A member of the token answer, by its dotted path.
@@ -45,7 +45,7 @@ enum Segment {
 
 /// A name whose value exists only at some points, each with values of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Late {
+pub enum DeferredName {
     /// `${access_token}`: in what is put on requests, and in token requests that renew it.
     AccessToken,
     /// `${assertion}`: the signed JWT of a token request.
@@ -56,7 +56,7 @@ pub enum Late {
     TokenUrl,
 }
 
-impl Late {
+impl DeferredName {
     const ALL: [Self; 4] = [Self::AccessToken, Self::Assertion, Self::RefreshToken, Self::TokenUrl];
 
     fn name(self) -> &'static str {
@@ -83,7 +83,7 @@ pub fn percent_encode(value: &str) -> PercentEncode<'_> {
 /// The names that a template may use, with the values that are known already.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    late: BTreeSet<Late>,
+    late: BTreeSet<DeferredName>,
     raw: bool,
     fields: bool,
     variables: BTreeSet<String>,
@@ -134,7 +134,7 @@ impl Names {
 
     /// The same names and a late one.
     #[must_use]
-    pub fn with(&self, late: Late) -> Self {
+    pub fn with(&self, late: DeferredName) -> Self {
         let mut names = self.clone();
         names.late.insert(late);
         names
@@ -226,11 +226,11 @@ impl Template {
             let named = after.strip_prefix("${").ok_or(fail(1, TemplateFault::Dollar))?;
             let (name, behind) =
                 named.split_once('}').ok_or(fail(after.len(), TemplateFault::Unclosed))?;
-            let late = Late::ALL.into_iter().find(|late| late.name() == name);
+            let late = DeferredName::ALL.into_iter().find(|late| late.name() == name);
             let segment = match (name, late) {
                 ("uuid", _) => Segment::Uuid,
                 ("now", _) => Segment::Now,
-                (_, Some(late)) if names.late.contains(&late) => Segment::Late(late),
+                (_, Some(late)) if names.late.contains(&late) => Segment::DeferredName(late),
                 (_, Some(_)) => return Err(fail(name.len() + 3, TemplateFault::NotHere)),
                 (name, _) if is_raw(name) => match names.raw {
                     true => Segment::Raw(name.trim_start_matches("raw.").to_owned()),
@@ -287,8 +287,8 @@ impl Template {
     }
 
     /// Does it hold this name?
-    pub fn has(&self, late: Late) -> bool {
-        self.segments.contains(&Segment::Late(late))
+    pub fn has(&self, late: DeferredName) -> bool {
+        self.segments.contains(&Segment::DeferredName(late))
     }
 
     /// The members of the token answer that it names, as dotted paths.
@@ -310,7 +310,9 @@ impl Template {
     /// Is it `Bearer ${access_token}`, which every token keeps ready?
     pub fn is_bearer(&self) -> bool {
         match self.segments.as_slice() {
-            [Segment::Text(text), Segment::Late(Late::AccessToken)] => text.expose() == "Bearer ",
+            [Segment::Text(text), Segment::DeferredName(DeferredName::AccessToken)] => {
+                text.expose() == "Bearer "
+            }
             _ => false,
         }
     }
@@ -333,7 +335,7 @@ impl Template {
     pub fn lasting(&self, variables: &Variables) -> String {
         let values = Values { variables: Some(variables), ..Values::at(UNIX_EPOCH) };
         let text = |segment: &Segment| match segment {
-            Segment::Late(late) => format!("${{{}}}", late.name()),
+            Segment::DeferredName(late) => format!("${{{}}}", late.name()),
             Segment::Raw(path) => format!("${{raw.{path}}}"),
             Segment::Uuid => "${uuid}".to_owned(),
             Segment::Now => "${now}".to_owned(),
@@ -352,7 +354,7 @@ impl Template {
                 Segment::Text(text) | Segment::Hidden(text) => {
                     shape.push_str(text.fingerprint().as_str());
                 }
-                Segment::Late(late) => shape.push_str(late.name()),
+                Segment::DeferredName(late) => shape.push_str(late.name()),
                 Segment::Variable(name) => shape.push_str(&format!("variable {name}")),
                 Segment::Raw(path) => shape.push_str(&format!("raw {path}")),
                 Segment::Uuid => shape.push_str("uuid"),
@@ -368,10 +370,10 @@ impl Segment {
     fn text<'a>(&'a self, values: Values<'a>) -> Cow<'a, str> {
         match self {
             Self::Text(text) | Self::Hidden(text) => Cow::Borrowed(text.expose()),
-            Self::Late(Late::AccessToken) => Cow::Borrowed(values.access_token),
-            Self::Late(Late::Assertion) => Cow::Borrowed(values.assertion),
-            Self::Late(Late::RefreshToken) => Cow::Borrowed(values.refresh_token),
-            Self::Late(Late::TokenUrl) => Cow::Borrowed(values.token_url),
+            Self::DeferredName(DeferredName::AccessToken) => Cow::Borrowed(values.access_token),
+            Self::DeferredName(DeferredName::Assertion) => Cow::Borrowed(values.assertion),
+            Self::DeferredName(DeferredName::RefreshToken) => Cow::Borrowed(values.refresh_token),
+            Self::DeferredName(DeferredName::TokenUrl) => Cow::Borrowed(values.token_url),
             Self::Variable(name) => {
                 let value = values.variables.and_then(|variables| variables.get(name));
                 Cow::Borrowed(value.map_or("", String::as_str))

@@ -42,14 +42,14 @@ pub enum Roots {
 
 /// One TLS configuration for each set of protocols that is offered to origin servers (RFC 7301).
 #[derive(Clone, Debug)]
-pub struct Offers {
+pub struct AlpnConfigs {
     /// HTTP/1.1 alone.
     pub http1: Arc<ClientConfig>,
     /// HTTP/2 first, then HTTP/1.1.
     pub http2: Arc<ClientConfig>,
 }
 
-impl Offers {
+impl AlpnConfigs {
     /// All that `tls` says but for the protocols.
     pub fn of(tls: &ClientConfig) -> Self {
         let offering = |protocols: &[&[u8]]| {

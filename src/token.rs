@@ -95,8 +95,8 @@ impl Config {
     /// Can a first token be had only with what a record holds?
     pub fn needs_record(&self) -> bool {
         let has_seed = self.seed.as_ref().is_some_and(|seed| seed.value.is_some());
-        let lives_on = self.oauth.grant.lives_on();
-        lives_on == oauth::Livelihood::RefreshToken
+        let lives_on = self.oauth.grant.renewal();
+        lives_on == oauth::GrantRenewal::RefreshToken
             && self.oauth.grant != oauth::GrantType::Password
             && self.oauth.bootstrap.is_none()
             && !has_seed

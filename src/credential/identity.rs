@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use crate::tls::Offers;
+use crate::tls::AlpnConfigs;
 use crate::token;
 
 /// As whom requests with a credential's token are made in TLS (RFC 8705 §3).
@@ -16,14 +16,14 @@ pub struct Identity {
     /// The credential's name; connections are kept by it.
     pub credential: Arc<str>,
     /// TLS with the credential's certificate.
-    pub offers: Offers,
+    pub offers: AlpnConfigs,
 }
 
 impl Identity {
     /// What the credential `name` shows; `None` unless its `client_cert` says `bind`.
     pub(super) fn of(name: &Arc<str>, token: &token::Config, tls: &ClientConfig) -> Option<Self> {
         let certificate = token.oauth.client_cert.as_ref().filter(|shown| shown.bind)?;
-        let offers = Offers::of(&certificate.present(tls));
+        let offers = AlpnConfigs::of(&certificate.present(tls));
         Some(Self { credential: Arc::clone(name), offers })
     }
 }

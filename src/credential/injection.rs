@@ -142,7 +142,7 @@ impl Injection {
                 .collect::<Result<_, InvalidHeaderValue>>()?,
         };
         if let Some(key) = token.key() {
-            let proof = key.proof(dpop::Use {
+            let proof = key.proof(dpop::ProofInput {
                 method: destination.method,
                 target: &destination.uri(),
                 now,
@@ -242,10 +242,10 @@ fn is_lookalike(name: &str, ours: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::template::{Late, Names};
+    use crate::template::{DeferredName, Names};
 
     fn template(text: &str) -> Template {
-        Template::parse(text, &Names::default().with(Late::AccessToken)).unwrap()
+        Template::parse(text, &Names::default().with(DeferredName::AccessToken)).unwrap()
     }
 
     fn query(parameters: &[(&str, &str)]) -> Injection {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 
 pub(super) use key::fault_of;
-pub use key::{Algorithm, Family, SigningKey, SigningKeyError, Thumbprint};
+pub use key::{Algorithm, KeyFamily, SigningKey, SigningKeyError, Thumbprint};
 
 use crate::secret::{Fingerprint, Secret};
 use crate::template::{Template, Values};

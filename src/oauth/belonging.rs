@@ -9,7 +9,7 @@ use crate::template::{Template, Variables};
 
 /// What tokens of a configuration are issued for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Belonging {
+pub struct GrantIdentity {
     /// Authorization server, OAuth client, kind of grant, user and binding to a key.
     pub grant: Fingerprint,
     /// The same without the user whom the bootstrap names: for a grant that a person has begun.
@@ -18,16 +18,16 @@ pub struct Belonging {
     pub request: Fingerprint,
 }
 
-impl Belonging {
+impl GrantIdentity {
     /// Is it this grant?
-    pub fn is_of(&self, grant: &Fingerprint) -> bool {
+    pub fn matches_grant(&self, grant: &Fingerprint) -> bool {
         *grant == self.grant || *grant == self.grant_without_bootstrap
     }
 }
 
 impl Config {
     /// What its tokens are issued for, with these values of its variables.
-    pub fn belonging(&self, variables: &Variables) -> Belonging {
+    pub fn grant_identity(&self, variables: &Variables) -> GrantIdentity {
         let text = |template: &Template| template.lasting(variables);
         // Wherever a refresh token may be shown.
         let servers = [&self.issuer, &self.token_url, &self.refresh_url];
@@ -51,7 +51,7 @@ impl Config {
             let bound = if self.reading.dpop { "dpop" } else { "bearer" };
             hash(&[&server, &client, grant, &own, user, bound])
         };
-        Belonging {
+        GrantIdentity {
             grant: grant(&bootstrap),
             grant_without_bootstrap: grant(""),
             request: self.request(variables),

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What a failed token request means (`oauth/answer/classify.rs` says which answers mean what).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum ErrorClass {
     /// The grant is gone: asking again with it is pointless, and harmful where reuse is detected.
     GrantDead,
     /// A person has to sign in or consent; the refresh token may still be good.
@@ -27,7 +27,7 @@ pub enum Class {
     Gateway,
     /// The server refuses this OAuth client or this request, whatever the grant.
     Config,
-    /// Reads like [`Class::Config`], but some servers say a dead grant this way.
+    /// Reads like [`ErrorClass::Config`], but some servers say a dead grant this way.
     Doubtful,
     /// The proof needs [`GrantError::dpop_nonce`](super::GrantError); ask once more with it (RFC
     /// 9449 §8).
@@ -36,7 +36,7 @@ pub enum Class {
 
 /// Has the server acted on the refresh token that it was shown?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Consumed {
+pub enum Consumption {
     /// It is as good as before.
     No,
     /// Nobody here can know.
@@ -47,7 +47,7 @@ pub enum Consumed {
 
 /// How soon to look again, where the server does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub enum RetryPace {
     /// Never beyond 5 s: asking costs the server nothing while nothing arrives.
     Unsent,
     /// From 1 s to 60 s.
@@ -60,11 +60,11 @@ pub enum Pace {
 
 /// What follows from a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Meaning {
+pub struct ErrorPolicy {
     /// What became of the refresh token.
-    pub consumed: Consumed,
+    pub consumption: Consumption,
     /// How soon to look again.
-    pub pace: Pace,
+    pub pace: RetryPace,
     /// The class in a word, for status, logs and metrics.
     pub word: &'static str,
     /// Beginning a new grant can help.
@@ -73,12 +73,12 @@ pub struct Meaning {
     pub advice: Option<&'static str>,
 }
 
-impl Class {
+impl ErrorClass {
     /// The row of the table.
-    pub const fn meaning(self) -> Meaning {
-        use Consumed::{Maybe, No, Yes};
-        use Pace::{Growing, Long, Short, Unsent};
-        let (word, consumed, pace, advice) = match self {
+    pub const fn policy(self) -> ErrorPolicy {
+        use Consumption::{Maybe, No, Yes};
+        use RetryPace::{Growing, Long, Short, Unsent};
+        let (word, consumption, pace, advice) = match self {
             Self::GrantDead => ("grant_dead", No, Long, Some("configure a new refresh_token")),
             Self::UserNeeded => (
                 "user_needed",
@@ -137,13 +137,13 @@ impl Class {
             ),
         };
         let bootstrap_heals = matches!(self, Self::GrantDead | Self::Doubtful);
-        Meaning { consumed, pace, word, bootstrap_heals, advice }
+        ErrorPolicy { consumption, pace, word, bootstrap_heals, advice }
     }
 }
 
-impl fmt::Display for Class {
+impl fmt::Display for ErrorClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.meaning().word)
+        f.write_str(self.policy().word)
     }
 }
 
@@ -154,23 +154,23 @@ mod tests {
     /// What the engine counts on, whatever else the rows say.
     #[test]
     fn the_table_keeps_its_promises() {
-        use Class::*;
+        use ErrorClass::*;
         let all = [
             GrantDead, UserNeeded, Busy, Throttled, Transient, NotSent, Ambiguous, Unreadable,
             Unusable, Gateway, Config, Doubtful, Nonce,
         ];
         for class in all {
-            let meaning = class.meaning();
-            assert_eq!(class.to_string(), meaning.word);
-            assert_eq!(meaning.bootstrap_heals, matches!(class, GrantDead | Doubtful), "{class}");
+            let policy = class.policy();
+            assert_eq!(class.to_string(), policy.word);
+            assert_eq!(policy.bootstrap_heals, matches!(class, GrantDead | Doubtful), "{class}");
             let is_success = matches!(class, Unreadable | Unusable);
             assert_eq!(
-                meaning.consumed == Consumed::Yes,
+                policy.consumption == Consumption::Yes,
                 is_success,
                 "{class}: a success consumes"
             );
             let passes = matches!(class, Busy | Throttled | Transient | NotSent | Ambiguous);
-            assert_eq!(meaning.advice.is_none(), passes, "{class}: an operator is told what to do");
+            assert_eq!(policy.advice.is_none(), passes, "{class}: an operator is told what to do");
         }
     }
 }

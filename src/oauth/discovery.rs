@@ -1,6 +1,6 @@
 //! What an authorization server publishes about itself (RFC 8414, OpenID Connect Discovery 1.0).
 //!
-//! Reading the document is pure; it is asked for by whoever makes a token request, which is never on
+//! ResponseFormat the document is pure; it is asked for by whoever makes a token request, which is never on
 //! the path of a client's request, and kept for a day.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde_json::Value;
 use url::{Host, Url};
 
-use super::{Class, Endpoints, GrantError};
+use super::{Endpoints, ErrorClass, GrantError};
 use crate::secret::Secret;
 
 /// How long a document is kept: as long as MSAL keeps it.
@@ -129,11 +129,11 @@ pub(super) enum DiscoveryError {
 pub(super) fn refusal(status: StatusCode) -> GrantError {
     match status.as_u16() {
         408 | 425 | 429 | 500.. => GrantError::of_transport(
-            Class::NotSent,
+            ErrorClass::NotSent,
             format!("the issuer answered {status} for its document"),
         ),
         _ => GrantError::of_transport(
-            Class::Config,
+            ErrorClass::Config,
             format!(
                 "the issuer has no document (it answered {status}): see whether `issuer` is right, or write token_url instead"
             ),

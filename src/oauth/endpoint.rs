@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answer::{Wanted, read_as};
+use super::answer::{Expectation, read_as};
 use super::assertion::Purpose;
 use super::discovery::{self, Discovery, DiscoveryError, Recall};
 use super::{
-    Class, Config, Endpoints, Exchange, Given, Grant, GrantError, Livelihood, Material, OwnGrant,
-    RawAnswer, RequestError, Rotation, TokenRequest, TokenResponse, TokenType, Transport, read,
-    steps,
+    Config, Endpoints, ErrorClass, Exchange, ExchangeTokens, Grant, GrantError, GrantRenewal,
+    OwnGrant, RawAnswer, RequestContext, RequestError, Rotation, TokenRequest, TokenResponse,
+    TokenType, Transport, read, steps,
 };
 use crate::secret::{Secret, SecretSource};
 use crate::template::{Template, Values};
@@ -71,7 +71,7 @@ impl TokenEndpoint {
     ///
     /// # Errors
     ///
-    /// A [`GrantError`], whose [`Class`] says what to do next. Except for [`Class::NotSent`], the
+    /// A [`GrantError`], whose [`ErrorClass`] says what to do next. Except for [`ErrorClass::NotSent`], the
     /// grant may have been consumed.
     ///
     /// # Cancellation
@@ -81,7 +81,7 @@ impl TokenEndpoint {
     pub async fn request(
         &self,
         grant: Grant<'_>,
-        given: Given<'_>,
+        given: RequestContext<'_>,
     ) -> Result<TokenResponse, GrantError> {
         match (grant, &self.config.own) {
             (Grant::Own, Some(OwnGrant::Static)) => return Ok(issued(String::new())),
@@ -94,10 +94,10 @@ impl TokenEndpoint {
         let carried = request.secrets.clone();
         let answer = self.send(request, given.listen).await?;
         let own = match grant {
-            Grant::Own => self.config.grant.lives_on() == Livelihood::Repeatable,
+            Grant::Own => self.config.grant.renewal() == GrantRenewal::Repeatable,
             _ => false,
         };
-        let wanted = Wanted {
+        let wanted = Expectation {
             successor: !own && self.config.rotation != Rotation::Ignore,
             for_steps: !self.config.steps.is_empty(),
         };
@@ -109,12 +109,12 @@ impl TokenEndpoint {
     ///
     /// # Errors
     ///
-    /// A [`GrantError`]; with [`Class::Transient`] and [`Class::Throttled`] it is worth asking again.
+    /// A [`GrantError`]; with [`ErrorClass::Transient`] and [`ErrorClass::Throttled`] it is worth asking again.
     pub async fn revoke(
         &self,
         token: &Secret,
         kind: TokenKind,
-        given: Given<'_>,
+        given: RequestContext<'_>,
     ) -> Result<Revocation, GrantError> {
         let endpoints = self.endpoints(given, |known| known.revoke.is_some()).await?;
         if endpoints.revoke.is_none() {
@@ -134,15 +134,15 @@ impl TokenEndpoint {
     ///
     /// # Errors
     ///
-    /// [`Class::NotSent`] if the issuer cannot be asked, [`Class::Config`] if its document is not to be
+    /// [`ErrorClass::NotSent`] if the issuer cannot be asked, [`ErrorClass::Config`] if its document is not to be
     /// believed.
-    pub async fn all_endpoints(&self, given: Given<'_>) -> Result<Endpoints, GrantError> {
+    pub async fn all_endpoints(&self, given: RequestContext<'_>) -> Result<Endpoints, GrantError> {
         self.endpoints(given, |_| false).await
     }
 
     async fn endpoints(
         &self,
-        given: Given<'_>,
+        given: RequestContext<'_>,
         suffice: fn(&Endpoints) -> bool,
     ) -> Result<Endpoints, GrantError> {
         let configured = Endpoints::of(&self.config, given)?;
@@ -171,7 +171,10 @@ impl TokenEndpoint {
     async fn discover(&self, issuer: &str, listen: Duration) -> Result<Endpoints, GrantError> {
         let hidden: Vec<&Secret> = self.config.issuer.iter().flat_map(Template::secrets).collect();
         let of_config = |error: DiscoveryError| {
-            GrantError::of_transport(Class::Config, discovery::hide(error.to_string(), &hidden))
+            GrantError::of_transport(
+                ErrorClass::Config,
+                discovery::hide(error.to_string(), &hidden),
+            )
         };
         let mut failure: Option<GrantError> = None;
         for url in discovery::locations(issuer).map_err(of_config)? {
@@ -190,11 +193,11 @@ impl TokenEndpoint {
                 // The other place is at the same host.
                 Err(error) => {
                     let text = format!("the issuer could not be asked for its document: {error}");
-                    return Err(GrantError::of_transport(Class::NotSent, text));
+                    return Err(GrantError::of_transport(ErrorClass::NotSent, text));
                 }
             };
             // What passes is worth another try, whatever the other place says.
-            if failure.is_none() || error.class == Class::NotSent {
+            if failure.is_none() || error.class == ErrorClass::NotSent {
                 failure = Some(error);
             }
         }
@@ -211,7 +214,7 @@ impl TokenEndpoint {
     pub async fn follow(
         &self,
         mut tokens: TokenResponse,
-        given: Given<'_>,
+        given: RequestContext<'_>,
     ) -> Result<TokenResponse, GrantError> {
         for step in &self.config.steps {
             let access_token = tokens.access_token.as_ref().or(given.access_token);
@@ -229,7 +232,7 @@ impl TokenEndpoint {
                     self.refusal(&answer, given, &carried)?;
                 }
                 step.read(&answer, self.config.reading.token_bytes, given.now)
-                    .map_err(|why| GrantError::of_transport(Class::Unreadable, why.to_owned()))
+                    .map_err(|why| GrantError::of_transport(ErrorClass::Unreadable, why.to_owned()))
             };
             match made.await {
                 Ok(obtained) => obtained.add_to(&mut tokens),
@@ -243,7 +246,7 @@ impl TokenEndpoint {
     fn refusal(
         &self,
         answer: &RawAnswer,
-        given: Given<'_>,
+        given: RequestContext<'_>,
         carried: &[Secret],
     ) -> Result<TokenResponse, GrantError> {
         read(answer, &self.config.reading, given.now, &self.secrets(carried))
@@ -257,7 +260,7 @@ impl TokenEndpoint {
         self.config.secrets().chain(carried).collect()
     }
 
-    fn self_signed(&self, given: Given<'_>) -> Result<TokenResponse, GrantError> {
+    fn self_signed(&self, given: RequestContext<'_>) -> Result<TokenResponse, GrantError> {
         let assertion = self.config.assertion.as_ref();
         let assertion = assertion.ok_or(RequestError::NoGrant("assertion"))?;
         let endpoints = Endpoints::of(&self.config, given)?;
@@ -273,34 +276,36 @@ impl TokenEndpoint {
     }
 
     /// A file may be where nothing answers, and whoever asks holds the lease.
-    async fn material_in_time(&self, grant: Grant<'_>) -> Result<Material, GrantError> {
+    async fn material_in_time(&self, grant: Grant<'_>) -> Result<ExchangeTokens, GrantError> {
         let late = || "the token of somebody else could not be read in time".to_owned();
         let read =
             tokio::time::timeout(self.config.timeout.min(READ_LIMIT), self.material(grant)).await;
-        read.unwrap_or_else(|_| Err(GrantError::of_transport(Class::NotSent, late())))
+        read.unwrap_or_else(|_| Err(GrantError::of_transport(ErrorClass::NotSent, late())))
     }
 
     /// Reads the tokens of others that `grant` presents.
-    async fn material(&self, grant: Grant<'_>) -> Result<Material, GrantError> {
+    async fn material(&self, grant: Grant<'_>) -> Result<ExchangeTokens, GrantError> {
         let own = match grant {
             Grant::Own => self.config.own.as_ref(),
             Grant::Bootstrap => self.config.bootstrap.as_ref().map(|it| &it.grant),
             _ => None,
         };
-        let Some(OwnGrant::TokenExchange(exchange)) = own else { return Ok(Material::default()) };
+        let Some(OwnGrant::TokenExchange(exchange)) = own else {
+            return Ok(ExchangeTokens::default());
+        };
         let Exchange { subject_token, actor, .. } = &**exchange;
         let actor_token = match actor {
             Some((source, _)) => Some(read_secret(source).await?),
             None => None,
         };
-        Ok(Material { subject_token: Some(read_secret(subject_token).await?), actor_token })
+        Ok(ExchangeTokens { subject_token: Some(read_secret(subject_token).await?), actor_token })
     }
 }
 
 /// Files may be on slow disks, and commands take their time: not on a thread of the runtime.
 async fn read_secret(source: &SecretSource) -> Result<Secret, GrantError> {
     let source = source.clone();
-    let not_sent = |text: String| GrantError::of_transport(Class::NotSent, text);
+    let not_sent = |text: String| GrantError::of_transport(ErrorClass::NotSent, text);
     match tokio::task::spawn_blocking(move || source.read()).await {
         Ok(Ok(secret)) => Ok(secret),
         Ok(Err(error)) => Err(not_sent(error.to_string())),
@@ -325,7 +330,7 @@ fn issued(access_token: String) -> TokenResponse {
 
 impl From<RequestError> for GrantError {
     fn from(error: RequestError) -> Self {
-        Self::of_transport(Class::Config, error.to_string())
+        Self::of_transport(ErrorClass::Config, error.to_string())
     }
 }
 

@@ -34,7 +34,7 @@ pub enum GrantType {
 
 /// What a credential lives on once it has worked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Livelihood {
+pub enum GrantRenewal {
     /// The refresh token that each answer may replace; without one there is nothing to ask with.
     RefreshToken,
     /// The configuration: the same request can be made again at any time.
@@ -59,17 +59,17 @@ impl GrantType {
     }
 
     /// What it needs from one token request to the next.
-    pub fn lives_on(self) -> Livelihood {
+    pub fn renewal(self) -> GrantRenewal {
         match self {
             Self::RefreshToken | Self::Password | Self::DeviceCode | Self::AuthorizationCode => {
-                Livelihood::RefreshToken
+                GrantRenewal::RefreshToken
             }
             Self::ClientCredentials
             | Self::JwtBearer
             | Self::TokenExchange
             | Self::SelfSignedJwt
             | Self::Custom
-            | Self::Static => Livelihood::Repeatable,
+            | Self::Static => GrantRenewal::Repeatable,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Private keys and certificates in the forms in which people have them.
 //!
 //! PEM with other blocks around it, PEM squeezed into a variable, DER, the base64 of either, JWK, JWK
-//! sets, Google's JSON. Reading is pure, tolerant of how a key is wrapped, and exact about what is no
+//! sets, Google's JSON. ResponseFormat is pure, tolerant of how a key is wrapped, and exact about what is no
 //! key: a certificate, a public key or an encrypted key is called by its name.
 //!
 //! Nothing here repeats a text: it may be a key all the same.

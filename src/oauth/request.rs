@@ -12,12 +12,12 @@ use url::{Url, form_urlencoded};
 
 use super::assertion::Purpose;
 use super::{
-    Assertion, Bootstrap, ClientAuth, ClientCert, Config, Given, Grant, OwnGrant, Proof,
-    SigningKeyError, TokenKind,
+    Assertion, Bootstrap, ClientAuthentication, ClientCert, Config, DpopBinding, Grant, OwnGrant,
+    RequestContext, SigningKeyError, TokenKind,
 };
 use crate::dpop;
 use crate::secret::Secret;
-use crate::template::{Late, Template, Values, Variables, percent_encode};
+use crate::template::{DeferredName, Template, Values, Variables, percent_encode};
 pub(super) use form::Form;
 
 /// A request to the authorization server.
@@ -88,7 +88,7 @@ impl Endpoints {
     /// # Errors
     ///
     /// [`RequestError::Url`], where the value of a variable does not fit.
-    pub fn of(config: &Config, given: Given<'_>) -> Result<Self, RequestError> {
+    pub fn of(config: &Config, given: RequestContext<'_>) -> Result<Self, RequestError> {
         let url = |template: &Option<Template>, what| {
             template.as_ref().map(|template| expand_url(template, what, given.values())).transpose()
         };
@@ -133,7 +133,7 @@ pub(super) fn expand_url(
 
 /// Tokens of others, read for this one request.
 #[derive(Clone, Debug, Default)]
-pub struct Material {
+pub struct ExchangeTokens {
     /// The subject token of an exchange.
     pub subject_token: Option<Secret>,
     /// The actor token.
@@ -149,9 +149,9 @@ impl TokenRequest {
     pub fn new(
         config: &Config,
         endpoints: &Endpoints,
-        material: &Material,
+        material: &ExchangeTokens,
         grant: Grant<'_>,
-        given: Given<'_>,
+        given: RequestContext<'_>,
     ) -> Result<Self, RequestError> {
         let url = match grant {
             Grant::RefreshToken(_) if endpoints.refresh.is_some() => endpoints.refresh.as_ref(),
@@ -177,9 +177,9 @@ impl TokenRequest {
         }
         add_fields(&mut fields, &config.headers, values);
         let (method, url, body) = form.encode(config.encoding, url, &mut fields);
-        if let Some(Proof { key, nonce }) = given.proof {
+        if let Some(DpopBinding { key, nonce }) = given.proof {
             let target = without_query(&url);
-            let proof = key.proof(dpop::Use {
+            let proof = key.proof(dpop::ProofInput {
                 method: &method,
                 target: target.as_str(),
                 now: given.now,
@@ -205,7 +205,7 @@ impl TokenRequest {
         endpoints: &Endpoints,
         token: &Secret,
         kind: TokenKind,
-        given: Given<'_>,
+        given: RequestContext<'_>,
     ) -> Result<Self, RequestError> {
         let url = endpoints.revoke.clone().ok_or(RequestError::NoUrl("revoke_url"))?;
         let token_url = endpoints.token.as_ref().map_or("", Url::as_str);
@@ -289,7 +289,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Writes what the grant needs, the scope, and who asks.
-    fn present(&mut self, grant: Grant<'_>, material: &Material) -> Result<(), RequestError> {
+    fn present(&mut self, grant: Grant<'_>, material: &ExchangeTokens) -> Result<(), RequestError> {
         let config = self.config;
         let mut scope = config.scope.as_ref();
         match grant {
@@ -337,7 +337,11 @@ impl<'a> Draft<'a> {
     }
 
     /// Returns whether the operator writes everything else.
-    fn present_own(&mut self, own: &OwnGrant, material: &Material) -> Result<bool, RequestError> {
+    fn present_own(
+        &mut self,
+        own: &OwnGrant,
+        material: &ExchangeTokens,
+    ) -> Result<bool, RequestError> {
         match own {
             OwnGrant::ClientCredentials => self.form.add("grant_type", "client_credentials"),
             OwnGrant::Password { username, password } => {
@@ -379,7 +383,10 @@ impl<'a> Draft<'a> {
     fn authenticate(&mut self) -> Result<(), RequestError> {
         let id = self.client_id.clone();
         match (&self.config.client_secret, self.config.client_auth) {
-            (secret, ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt) => {
+            (
+                secret,
+                ClientAuthentication::PrivateKeyJwt | ClientAuthentication::ClientSecretJwt,
+            ) => {
                 let assertion = self.config.assertion.as_ref();
                 let assertion = match (assertion, secret) {
                     (Some(assertion), _) => self.client_assertion(assertion)?,
@@ -391,19 +398,19 @@ impl<'a> Draft<'a> {
                 self.form.add("client_assertion", assertion.expose());
                 self.secrets.push(assertion);
             }
-            (None, _) | (_, ClientAuth::None) if id.is_empty() => {}
-            (None, _) | (_, ClientAuth::None) => self.form.add("client_id", &id),
-            (Some(secret), ClientAuth::Post) => {
+            (None, _) | (_, ClientAuthentication::None) if id.is_empty() => {}
+            (None, _) | (_, ClientAuthentication::None) => self.form.add("client_id", &id),
+            (Some(secret), ClientAuthentication::Post) => {
                 self.form.add("client_id", &id);
                 self.form.add("client_secret", secret.expose());
             }
-            (Some(secret), ClientAuth::Basic) => {
+            (Some(secret), ClientAuthentication::Basic) => {
                 self.add_basic(&encoded_pair(&id, secret));
             }
-            (Some(secret), ClientAuth::BasicRaw) => {
+            (Some(secret), ClientAuthentication::BasicRaw) => {
                 self.add_basic(&format!("{id}:{}", secret.expose()));
             }
-            (Some(secret), ClientAuth::Both) => {
+            (Some(secret), ClientAuthentication::Both) => {
                 self.add_basic(&encoded_pair(&id, secret));
                 self.form.add("client_id", &id);
                 self.form.add("client_secret", secret.expose());
@@ -445,7 +452,8 @@ fn names_assertion(config: &Config) -> bool {
     let mut templates = parameters
         .flat_map(|parameter| &parameter.values)
         .chain(config.headers.iter().map(|(_, template)| template));
-    is_granted_by_assertion(config) || templates.any(|template| template.has(Late::Assertion))
+    is_granted_by_assertion(config)
+        || templates.any(|template| template.has(DeferredName::Assertion))
 }
 
 fn encoded_pair(id: &str, secret: &Secret) -> String {

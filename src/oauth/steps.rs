@@ -16,7 +16,7 @@ use super::answer::expiry;
 use super::answer::members::Members;
 use super::request::{Form, accepting, add_fields, expand_url};
 use super::{
-    Class, ClientCert, Encoding, GrantError, Mapping, MemberPath, Parameter, RawAnswer,
+    ClientCert, Encoding, ErrorClass, GrantError, Mapping, MemberPath, Parameter, RawAnswer,
     RequestError, TokenRequest, TokenResponse, write_fields, write_parameters,
 };
 use crate::secret::Secret;
@@ -43,7 +43,7 @@ pub struct Step {
 
 /// What the answer to a step says.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Obtained {
+pub struct StepResult {
     /// The access token from here on.
     pub access_token: Option<Secret>,
     /// When it expires.
@@ -82,7 +82,7 @@ impl Step {
         answer: &RawAnswer,
         longest: usize,
         now: SystemTime,
-    ) -> Result<Obtained, &'static str> {
+    ) -> Result<StepResult, &'static str> {
         let Content { bytes, .. } = Content::of(answer, &Mapping::default());
         let members = Members::of(&bytes, &Mapping::default());
         // Where nothing is wanted, what it says does not matter.
@@ -101,7 +101,7 @@ impl Step {
             .raw
             .iter()
             .filter_map(|path| Some((path.to_string(), members.fit(path, longest)?)));
-        Ok(Obtained {
+        Ok(StepResult {
             access_token,
             expires_at: lifetime.and_then(|value| expiry::of_lifetime(value, now)),
             raw: raw.collect(),
@@ -126,7 +126,7 @@ impl Step {
     }
 }
 
-impl Obtained {
+impl StepResult {
     /// What it brings takes the place of what was there.
     pub(super) fn add_to(self, tokens: &mut TokenResponse) {
         if self.access_token.is_some() {
@@ -142,7 +142,7 @@ impl Obtained {
 /// A failed step says nothing about the grant, which was accepted: it can be made again by itself.
 pub(super) fn failure(error: GrantError) -> GrantError {
     let class = match error.class {
-        Class::GrantDead | Class::UserNeeded | Class::Doubtful => Class::Config,
+        ErrorClass::GrantDead | ErrorClass::UserNeeded | ErrorClass::Doubtful => ErrorClass::Config,
         class => class,
     };
     GrantError { class, ..error }

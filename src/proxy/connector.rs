@@ -25,7 +25,7 @@ use super::origin_tls::{OriginTlsStream, is_alpn_mismatch, secure};
 use super::response_heads::{HeadExpected, ResponseHeads};
 use crate::credential::Identity;
 use crate::origin::{Authority, Origin, Scheme};
-use crate::tls::Offers;
+use crate::tls::AlpnConfigs;
 
 /// As good as for ever, and safe to add to a time.
 const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
@@ -58,7 +58,7 @@ pub struct Config {
 pub(super) struct Connector {
     dialer: Dialer,
     /// Without a certificate of the client's.
-    anonymous: Offers,
+    anonymous: AlpnConfigs,
     connect_timeout: Duration,
     header_count: usize,
     pub(super) response: ResponseTimeouts,
@@ -94,7 +94,7 @@ impl Connector {
     pub(super) fn new(config: &Config, dialer: Dialer, tls: &ClientConfig, version: u64) -> Self {
         Self {
             dialer,
-            anonymous: Offers::of(tls),
+            anonymous: AlpnConfigs::of(tls),
             connect_timeout: config.connect_timeout,
             header_count: config.header_count,
             response: ResponseTimeouts {

@@ -23,7 +23,7 @@ use super::defaults;
 use super::review::Review;
 use crate::config::{ConfigFile, CredentialSection, Field, Margin, Problem, Size};
 use crate::credential::{self, OwnSecret};
-use crate::oauth::{GrantType, Livelihood};
+use crate::oauth::{GrantRenewal, GrantType};
 use crate::secret::{Secret, SecretSource};
 use crate::template::Variables;
 use crate::token::{self, Seed};
@@ -152,7 +152,7 @@ impl Part<'_, '_> {
             return None;
         };
         let grant = grant_type(section);
-        if grant.lives_on() == Livelihood::Repeatable {
+        if grant.renewal() == GrantRenewal::Repeatable {
             self.warn_unused("refresh_token", grant, span);
             return None;
         }

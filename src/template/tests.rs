@@ -9,7 +9,7 @@ fn names() -> Names {
     names.insert("dollar", "${uuid}$");
     names.insert_secret("key", Secret::new("k-1".to_owned()));
     names.insert_variable("club");
-    names.with(Late::AccessToken)
+    names.with(DeferredName::AccessToken)
 }
 
 fn values() -> Values<'static> {
@@ -70,7 +70,7 @@ fn a_field_is_sensitive_and_holds_no_line_break() {
 
 #[test]
 fn what_a_request_and_an_answer_know_is_filled_in_late() {
-    let names = names().with_raw().with(Late::TokenUrl).with(Late::Assertion);
+    let names = names().with_raw().with(DeferredName::TokenUrl).with(DeferredName::Assertion);
     let variables = Variables::from([("club".to_owned(), "paris".to_owned())]);
     let raw = BTreeMap::from([("a.b".to_owned(), Secret::new("x".to_owned()))]);
     let values = Values {

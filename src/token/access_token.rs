@@ -24,7 +24,7 @@ pub struct Token {
     pub authorization: HeaderValue,
     /// The members of the token answer that templates name, by their dotted paths.
     pub raw: BTreeMap<String, Secret>,
-    key: Option<dpop::Key>,
+    key: Option<dpop::ProofKey>,
     pub(super) issued_at: SystemTime,
     pub(super) expires_at: Option<SystemTime>,
     /// Nobody knows when that was if it is in the future: the clock was set back since.
@@ -61,7 +61,7 @@ impl Token {
     ) -> Option<Self> {
         let access_token = record.access_token.as_ref()?;
         let key = record.dpop_key.as_ref().filter(|_| record.bound);
-        let key = key.map(dpop::Key::from_stored).transpose().ok()?;
+        let key = key.map(dpop::ProofKey::from_stored).transpose().ok()?;
         let scheme = if key.is_some() { "DPoP" } else { "Bearer" };
         let mut authorization =
             HeaderValue::try_from(format!("{scheme} {}", access_token.expose())).ok()?;
@@ -99,7 +99,7 @@ impl Token {
     }
 
     /// The key that it is bound to: without a proof made with it, it is worth nothing.
-    pub fn key(&self) -> Option<&dpop::Key> {
+    pub fn key(&self) -> Option<&dpop::ProofKey> {
         self.key.as_ref()
     }
 

@@ -31,7 +31,7 @@ use super::plan::{Plan, is_fit};
 use super::settled::Settled;
 use super::state::Outcome;
 use super::{FailureReason, Generation};
-use crate::oauth::{Class, GrantError, Pace};
+use crate::oauth::{ErrorClass, GrantError, RetryPace};
 use crate::store::{Attempt, Lease, StoreError, TerminalReason, TokenRecord};
 
 /// How long the transport takes to connect, at most; what a flight may take is counted with it.
@@ -69,7 +69,7 @@ impl Demand {
 /// How a flight failed.
 #[derive(Debug)]
 pub(super) struct Failure {
-    pace: Pace,
+    pace: RetryPace,
     /// How long the server, or something else that is known, says to wait.
     wish: Option<Duration>,
     why: FailureReason,
@@ -78,23 +78,23 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn new(pace: Pace, why: FailureReason, detail: Option<String>) -> Self {
+    fn new(pace: RetryPace, why: FailureReason, detail: Option<String>) -> Self {
         Self { pace, wish: None, why, detail }
     }
 
     fn of_answer(error: &GrantError) -> Self {
         let why = FailureReason::Answer(error.class);
-        let pace = error.class.meaning().pace;
+        let pace = error.class.policy().pace;
         Self { wish: error.retry_after, ..Self::new(pace, why, Some(error.to_string())) }
     }
 
     fn of_store(error: &StoreError) -> Self {
-        Self::new(Pace::Short, FailureReason::Store(error.label()), Some(error.to_string()))
+        Self::new(RetryPace::Short, FailureReason::Store(error.label()), Some(error.to_string()))
     }
 
     fn until(until: SystemTime, why: FailureReason, now: SystemTime) -> Self {
         let wish = until.duration_since(now).ok();
-        Self { wish, ..Self::new(Pace::Unsent, why, None) }
+        Self { wish, ..Self::new(RetryPace::Unsent, why, None) }
     }
 }
 
@@ -141,7 +141,7 @@ impl Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         let why = FailureReason::Internal;
-        let crashed = Outcome::Failed { pace: Pace::Long, wish: None, why };
+        let crashed = Outcome::Failed { pace: RetryPace::Long, wish: None, why };
         self.ledger.land(self.outcome.take().unwrap_or(crashed), &self.by);
     }
 }
@@ -275,7 +275,7 @@ impl<'a> Flight<'a> {
             self.demand.forced = false;
         }
         let detail = "the flight went in circles".to_owned();
-        Err(Failure::new(Pace::Long, FailureReason::Internal, Some(detail)))
+        Err(Failure::new(RetryPace::Long, FailureReason::Internal, Some(detail)))
     }
 
     /// Has somebody else replaced what was to be replaced?
@@ -315,7 +315,7 @@ impl<'a> Flight<'a> {
             self.ledger.metrics.lost_rotation();
         }
         let detail = error.to_string();
-        self.ledger.fail(FailureReason::Answer(Class::GrantDead), detail);
+        self.ledger.fail(FailureReason::Answer(ErrorClass::GrantDead), detail);
         self.ledger.report_died(&self.ledger.lock(), reason, error);
         self.ledger.save().await;
         Next::Again

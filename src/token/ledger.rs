@@ -110,7 +110,7 @@ impl Known {
     /// Until when the server wants to be left alone.
     fn quiet(&mut self, now: Moment) -> Option<SystemTime> {
         let wanted = self.record.not_before.as_ref()?;
-        if !self.settled.belonging.is_of(&wanted.grant) {
+        if !self.settled.belonging.matches_grant(&wanted.grant) {
             return None;
         }
         // A store keeps milliseconds.

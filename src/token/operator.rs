@@ -8,7 +8,7 @@ use super::issue::{Presented, Terms, issue, succeed};
 use super::ledger::Ledger;
 use super::order::{Order, order};
 use super::settled::Settled;
-use crate::oauth::{Given, Revocation, Rotation, TokenKind, TokenResponse};
+use crate::oauth::{RequestContext, Revocation, Rotation, TokenKind, TokenResponse};
 use crate::store::{
     DEADLINE, PutOutcome, StoreError, TerminalReason, TerminalState, TokenRecord, Version,
 };
@@ -140,7 +140,7 @@ pub(super) async fn revoke(
     record: &TokenRecord,
 ) -> Vec<Revoked> {
     let is_theirs = super::plan::is_of_grant(record, settled.sources());
-    let given = Given {
+    let given = RequestContext {
         now: ledger.context.clock.now(),
         access_token: None,
         variables: &settled.config.variables,

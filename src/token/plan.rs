@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::{FailureReason, Seed};
-use crate::oauth::{Belonging, Class, Livelihood};
+use crate::oauth::{ErrorClass, GrantIdentity, GrantRenewal};
 use crate::secret::{Fingerprint, Secret};
 use crate::store::{IssuedFor, TerminalReason, TokenRecord};
 
@@ -41,13 +41,13 @@ pub(super) struct Sources<'a> {
     /// The first refresh token.
     pub(super) seed: Option<&'a Seed>,
     /// What the grant lives on.
-    pub(super) livelihood: Livelihood,
+    pub(super) livelihood: GrantRenewal,
     /// The grant can be begun anew without a person.
     pub(super) can_bootstrap: bool,
     /// Changes with everything that could make a refused grant succeed.
     pub(super) config: &'a Fingerprint,
     /// What tokens have to be issued for.
-    pub(super) belonging: &'a Belonging,
+    pub(super) belonging: &'a GrantIdentity,
     /// Tokens are bound to a key.
     pub(super) bound: bool,
 }
@@ -55,7 +55,7 @@ pub(super) struct Sources<'a> {
 /// Is the grant of `record` the one of the configuration? Its refresh token is shown to nobody else.
 pub(super) fn is_of_grant(record: &TokenRecord, sources: Sources<'_>) -> bool {
     match (&record.issued_for, &record.worked_with) {
-        (Some(IssuedFor { grant, .. }), _) => sources.belonging.is_of(grant),
+        (Some(IssuedFor { grant, .. }), _) => sources.belonging.matches_grant(grant),
         (None, Some(config)) => config == sources.config,
         (None, None) => true,
     }
@@ -95,7 +95,7 @@ pub(super) fn plan(
     let asks = !matches!(step, Plan::Stop(_) | Plan::Wait(..));
     match quiet {
         Some(until) if asks => {
-            Plan::Wait(until.min(now + LONGEST_PAUSE), FailureReason::Answer(Class::Throttled))
+            Plan::Wait(until.min(now + LONGEST_PAUSE), FailureReason::Answer(ErrorClass::Throttled))
         }
         _ => step,
     }
@@ -108,7 +108,7 @@ fn decide(
     forced: bool,
     now: SystemTime,
 ) -> Plan {
-    if sources.livelihood == Livelihood::Repeatable {
+    if sources.livelihood == GrantRenewal::Repeatable {
         // With no seed and no login, only another configuration can mean that it is wanted again.
         let is_meant = |config: &Fingerprint| config == sources.config;
         return match &record.terminal {
@@ -162,7 +162,7 @@ fn decide(
 /// The configured seed, if it was never used: neither as a seed nor as what the server had issued. Strict
 /// servers revoke everything for a refresh token that comes a second time.
 fn new_seed<'a>(record: &TokenRecord, sources: Sources<'a>) -> Option<&'a Secret> {
-    if sources.livelihood == Livelihood::Repeatable {
+    if sources.livelihood == GrantRenewal::Repeatable {
         return None;
     }
     let seed = sources.seed?.value.as_ref()?;

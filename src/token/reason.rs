@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use crate::oauth::Class;
+use crate::oauth::ErrorClass;
 
 /// Why a token request brought nothing, or was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureReason {
     /// What the authorization server made of it.
-    Answer(Class),
+    Answer(ErrorClass),
     /// The bootstrap was refused.
     BootstrapRefused,
     /// Bootstraps are not made one after the other.
@@ -39,7 +39,7 @@ impl FailureReason {
     /// The reason in a word, as it stands in metrics and in the API.
     pub fn word(self) -> &'static str {
         match self {
-            Self::Answer(class) => class.meaning().word,
+            Self::Answer(class) => class.policy().word,
             Self::BootstrapRefused => "bootstrap_refused",
             Self::BootstrapPause => "bootstrap_pause",
             Self::SeedRefused => "seed_refused",
@@ -58,7 +58,7 @@ impl FailureReason {
     /// What an operator should do; `None`: it passes by itself.
     pub fn advice(self) -> Option<&'static str> {
         match self {
-            Self::Answer(class) => class.meaning().advice,
+            Self::Answer(class) => class.policy().advice,
             Self::BootstrapRefused => Some(
                 "check the bootstrap's user name and password; it is tried again by itself, at most \
                  every five minutes",
@@ -89,7 +89,7 @@ impl FailureReason {
     pub fn needs_operator(self) -> bool {
         matches!(
             self,
-            Self::Answer(Class::Unusable | Class::UserNeeded)
+            Self::Answer(ErrorClass::Unusable | ErrorClass::UserNeeded)
                 | Self::NotRotated
                 | Self::Store("store_plain" | "store_sealed" | "store_newer")
         )
@@ -97,7 +97,10 @@ impl FailureReason {
 
     /// Was the request itself refused, so that other secrets of the operator's could help?
     pub fn is_refused(self) -> bool {
-        matches!(self, Self::Answer(Class::Config | Class::Doubtful) | Self::BootstrapRefused)
+        matches!(
+            self,
+            Self::Answer(ErrorClass::Config | ErrorClass::Doubtful) | Self::BootstrapRefused
+        )
     }
 }
 

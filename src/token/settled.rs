@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::plan::Sources;
 use super::{Config, Context, Token};
-use crate::oauth::{Belonging, TokenEndpoint};
+use crate::oauth::{GrantIdentity, TokenEndpoint};
 use crate::secret::Fingerprint;
 use crate::store::IssuedFor;
 
@@ -15,7 +15,7 @@ pub(super) struct Settled {
     pub(super) config: Config,
     pub(super) title: Arc<str>,
     pub(super) endpoint: TokenEndpoint,
-    pub(super) belonging: Belonging,
+    pub(super) belonging: GrantIdentity,
     pub(super) fingerprint: Fingerprint,
     /// The hash of the first refresh token: another one is another grant.
     pub(super) seed: Option<Fingerprint>,
@@ -31,7 +31,7 @@ impl Settled {
         let endpoint = TokenEndpoint::new(config.oauth.clone(), context.transport.clone());
         Self {
             title: Arc::from(config.title()),
-            belonging: config.oauth.belonging(&config.variables),
+            belonging: config.oauth.grant_identity(&config.variables),
             fingerprint: config.oauth.fingerprint(),
             seed: config.seed.as_ref().and_then(|seed| Some(seed.value.as_ref()?.fingerprint())),
             edition: context.edition,
@@ -45,7 +45,7 @@ impl Settled {
         let oauth = &self.config.oauth;
         Sources {
             seed: self.config.seed.as_ref(),
-            livelihood: oauth.grant.lives_on(),
+            livelihood: oauth.grant.renewal(),
             can_bootstrap: oauth.bootstrap.is_some(),
             config: &self.fingerprint,
             belonging: &self.belonging,
@@ -55,7 +55,7 @@ impl Settled {
 
     /// What tokens that are asked for now are issued for.
     pub(super) fn issued_for(&self) -> IssuedFor {
-        let Belonging { grant, request, .. } = self.belonging.clone();
+        let GrantIdentity { grant, request, .. } = self.belonging.clone();
         IssuedFor { grant, request }
     }
 
@@ -74,6 +74,6 @@ impl Settled {
     pub(super) fn is_owner(&self, token: &Token) -> bool {
         token.seed == self.seed
             && token.issued_for.as_ref().is_none_or(|it| it.request == self.belonging.request)
-            && token.issued_for.as_ref().is_none_or(|it| self.belonging.is_of(&it.grant))
+            && token.issued_for.as_ref().is_none_or(|it| self.belonging.matches_grant(&it.grant))
     }
 }

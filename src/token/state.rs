@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{FailureReason, Generation, Token};
 use crate::clock::Moment;
-use crate::oauth::Pace;
+use crate::oauth::RetryPace;
 use crate::store::{TerminalReason, TokenRecord};
 use evidence::Evidence;
 
@@ -47,7 +47,7 @@ pub(super) struct State {
     end: Option<TerminalReason>,
     /// Failures of the same pace in a row, for the backoff.
     failures: u32,
-    pace: Option<Pace>,
+    pace: Option<RetryPace>,
     /// When the first failure since the last success was, and whether it has been called long.
     failing_since: Option<Moment>,
     is_overdue: bool,
@@ -98,7 +98,7 @@ pub(super) enum Outcome {
     /// All is well, or a person has to act: the record says so.
     Landed,
     /// It failed; ask again after the server's wish, or after a backoff of this pace.
-    Failed { pace: Pace, wish: Option<Duration>, why: FailureReason },
+    Failed { pace: RetryPace, wish: Option<Duration>, why: FailureReason },
 }
 
 /// A request that an origin server has rejected.
@@ -356,12 +356,12 @@ impl State {
 }
 
 /// The pause after so many failures in a row.
-fn backoff(pace: Pace, failures: u32) -> Duration {
+fn backoff(pace: RetryPace, failures: u32) -> Duration {
     let (first, last) = match pace {
-        Pace::Unsent => (1, 5),
-        Pace::Short => (1, 60),
-        Pace::Growing => (1, 900),
-        Pace::Long => (60, 900),
+        RetryPace::Unsent => (1, 5),
+        RetryPace::Short => (1, 60),
+        RetryPace::Growing => (1, 900),
+        RetryPace::Long => (60, 900),
     };
     let factor = 1_u64 << failures.saturating_sub(1).min(16);
     Duration::from_secs((first * factor).min(last))

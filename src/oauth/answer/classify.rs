@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::super::Class;
+use super::super::ErrorClass;
 use super::said::{Said, plain};
 
 /// Codes that say the grant itself is gone, whatever the status. They are compared without case and
@@ -155,23 +155,23 @@ const OTHERS: [&str; 14] = [
 ];
 
 /// The class by the rules that hold for every server.
-pub(super) fn classify(status: StatusCode, said: &Said) -> Class {
+pub(super) fn classify(status: StatusCode, said: &Said) -> ErrorClass {
     let blames_client = matches!(status.as_u16(), 200..=299 | 400..=499);
     let description = said.description.as_deref().map(plain).unwrap_or_default();
     // A server that throttles may call itself unavailable; its wait counts all the same.
     let is_too_much = status == StatusCode::TOO_MANY_REQUESTS;
     if !is_too_much && (said.is(&TRANSIENT) || TRANSIENT.contains(&description.as_str())) {
-        return Class::Transient;
+        return ErrorClass::Transient;
     }
     if let Some(class) = throttled(status, said).or_else(|| facebook(said)) {
         return class;
     }
     let suberror = said.suberror.as_deref().map(plain).unwrap_or_default();
     if said.is(&USER) || (said.is(&DEAD) && USER.contains(&suberror.as_str())) {
-        return Class::UserNeeded;
+        return ErrorClass::UserNeeded;
     }
     if said.is(&CONFIG) {
-        return Class::Config;
+        return ErrorClass::Config;
     }
     if said.is(&DEAD) {
         return dead_or_passing(said);
@@ -182,20 +182,20 @@ pub(super) fn classify(status: StatusCode, said: &Said) -> Class {
             return dead_or_passing(said);
         }
         if is_absent(said) {
-            return Class::Config;
+            return ErrorClass::Config;
         }
         if says_any(said, &UNKNOWN) {
             return dead_or_passing(said);
         }
     }
     if blames_client && (said.has(&AT_WORK) || said.is(&["authorizationpending"])) {
-        Class::Busy
+        ErrorClass::Busy
     } else if blames_client && said.has(&PASSES) {
-        Class::Transient
+        ErrorClass::Transient
     } else if said.is(&["unauthorizedclient"]) {
-        Class::Config
+        ErrorClass::Config
     } else if said.is(&["invalidrequest"]) {
-        Class::Doubtful
+        ErrorClass::Doubtful
     } else {
         by_status(status, said, names_refresh_token)
     }
@@ -214,50 +214,50 @@ pub(super) fn is_known(code: &str) -> bool {
     lists.iter().any(|list| list.contains(&code)) || others.contains(&code)
 }
 
-fn throttled(status: StatusCode, said: &Said) -> Option<Class> {
+fn throttled(status: StatusCode, said: &Said) -> Option<ErrorClass> {
     let by_text = matches!(status.as_u16(), 200..=299 | 400..=403 | 406..=409 | 411..=499)
         && said.has(&THROTTLED_TEXTS)
         && !said.is(&DEAD)
         && !said.is(&USER);
     let is_throttled = status == StatusCode::TOO_MANY_REQUESTS || said.is(&THROTTLED) || by_text;
-    is_throttled.then_some(Class::Throttled)
+    is_throttled.then_some(ErrorClass::Throttled)
 }
 
 /// `OAuthException`, which says by its number what it means.
-fn facebook(said: &Said) -> Option<Class> {
+fn facebook(said: &Said) -> Option<ErrorClass> {
     let number = |numbers: &[&str]| said.codes.iter().any(|code| numbers.contains(&code.as_str()));
     if !said.is(&["oauth"]) {
         return None;
     }
     if number(&["190", "102"]) {
-        Some(Class::GrantDead)
+        Some(ErrorClass::GrantDead)
     } else if number(&["4", "17", "32", "341", "613"]) {
-        Some(Class::Throttled)
+        Some(ErrorClass::Throttled)
     } else {
-        number(&["1", "2"]).then_some(Class::Transient)
+        number(&["1", "2"]).then_some(ErrorClass::Transient)
     }
 }
 
 /// What a code that says "dead" means beside its text: a server that has no other code for it refuses also
 /// what it would accept later, or from elsewhere, this way.
-fn dead_or_passing(said: &Said) -> Class {
+fn dead_or_passing(said: &Said) -> ErrorClass {
     let assertion = ["assertion", "not yet valid", "clock", "iat claim", "nbf claim"];
     if said.has(&AT_WORK) || said.has(&["encountered a loop", "request loop"]) {
-        Class::Busy
+        ErrorClass::Busy
     } else if said.has(&["rate limit", "rate exceeded", "too many requests", "throttl"]) {
-        Class::Throttled
+        ErrorClass::Throttled
     } else if said.has(&assertion)
         || said.has(&["ip restricted", "ip address", "subject token"])
         || said.has_word(&["issuer", "audience", "iat", "nbf", "locked"])
     {
-        Class::Config
+        ErrorClass::Config
     } else if said.has(&["refresh token"]) && says_gone(said) {
         // "Please try again" is what people are told here, with another token.
-        Class::GrantDead
+        ErrorClass::GrantDead
     } else if said.has(&PASSES) && !said.has(&["expired", "revoked"]) {
-        Class::Busy
+        ErrorClass::Busy
     } else {
-        Class::GrantDead
+        ErrorClass::GrantDead
     }
 }
 
@@ -285,21 +285,21 @@ fn is_absent(said: &Said) -> bool {
     })
 }
 
-fn by_status(status: StatusCode, said: &Said, names_refresh_token: bool) -> Class {
+fn by_status(status: StatusCode, said: &Said, names_refresh_token: bool) -> ErrorClass {
     match status.as_u16() {
-        423 => Class::Busy,
+        423 => ErrorClass::Busy,
         // HTTP Version Not Supported: it never will be.
-        505 => Class::Config,
+        505 => ErrorClass::Config,
         // Also with a page: a proxy says by the status that its server is in trouble, and once it is
         // not, nobody should have to wait a quarter of an hour.
-        408 | 425 | 500..=599 => Class::Transient,
-        200..=499 if said.is_page || said.names_path => Class::Gateway,
-        404 | 405 | 410 if said.parsed && names_refresh_token => Class::Doubtful,
-        404 | 405 | 410 => Class::Gateway,
-        400 if !said.parsed => Class::Doubtful,
-        403 if !said.parsed => Class::Ambiguous,
-        200..=299 if !said.parsed => Class::Unreadable,
-        200..=499 => Class::Config,
-        _ => Class::Ambiguous,
+        408 | 425 | 500..=599 => ErrorClass::Transient,
+        200..=499 if said.is_page || said.names_path => ErrorClass::Gateway,
+        404 | 405 | 410 if said.parsed && names_refresh_token => ErrorClass::Doubtful,
+        404 | 405 | 410 => ErrorClass::Gateway,
+        400 if !said.parsed => ErrorClass::Doubtful,
+        403 if !said.parsed => ErrorClass::Ambiguous,
+        200..=299 if !said.parsed => ErrorClass::Unreadable,
+        200..=499 => ErrorClass::Config,
+        _ => ErrorClass::Ambiguous,
     }
 }

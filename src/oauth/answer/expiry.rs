@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use super::mapping::{Mapping, Unit};
+use super::mapping::{Mapping, TimeUnit};
 use super::members::Members;
 
 /// No lifetime is believed beyond a year: a token that old has been revoked or forgotten.
@@ -86,7 +86,12 @@ pub(in crate::oauth) fn of_lifetime(value: &Value, now: SystemTime) -> Option<Sy
 }
 
 /// How long from `now`; more than zero.
-fn lifetime(value: &Value, role: Role, unit: Option<Unit>, now: SystemTime) -> Option<Duration> {
+fn lifetime(
+    value: &Value,
+    role: Role,
+    unit: Option<TimeUnit>,
+    now: SystemTime,
+) -> Option<Duration> {
     let lifetime = match value {
         Value::Number(number) => of_number(number.as_f64()?, role, unit, now),
         Value::String(text) => {
@@ -101,19 +106,19 @@ fn lifetime(value: &Value, role: Role, unit: Option<Unit>, now: SystemTime) -> O
     lifetime.filter(|lifetime| !lifetime.is_zero())
 }
 
-fn of_number(number: f64, role: Role, unit: Option<Unit>, now: SystemTime) -> Option<Duration> {
+fn of_number(number: f64, role: Role, unit: Option<TimeUnit>, now: SystemTime) -> Option<Duration> {
     if !number.is_finite() || number <= 0.0 {
         return None;
     }
     let (role, unit) = match unit {
         Some(unit) => (role, unit),
-        None if number >= INSTANT_IN_MILLISECONDS => (Role::Instant, Unit::Milliseconds),
-        None if number >= INSTANT_IN_SECONDS => (Role::Instant, Unit::Seconds),
-        None => (Role::Lifetime, Unit::Seconds),
+        None if number >= INSTANT_IN_MILLISECONDS => (Role::Instant, TimeUnit::Milliseconds),
+        None if number >= INSTANT_IN_SECONDS => (Role::Instant, TimeUnit::Seconds),
+        None => (Role::Lifetime, TimeUnit::Seconds),
     };
     let seconds = match unit {
-        Unit::Seconds => number,
-        Unit::Milliseconds => number / 1000.0,
+        TimeUnit::Seconds => number,
+        TimeUnit::Milliseconds => number / 1000.0,
     };
     // Beyond the year 5000 any clock fails, and every limit here is long passed.
     let time = Duration::from_secs_f64(seconds.min(1e11));

@@ -11,7 +11,7 @@ use super::members::Members;
 
 /// How the answers of one token endpoint are read. The default is RFC 6749 §5, tolerantly.
 #[derive(Clone, PartialEq)]
-pub struct Reading {
+pub struct ResponseFormat {
     /// Where the members of a token response are.
     pub mapping: Mapping,
     /// Errors that mean that the grant is gone.
@@ -27,7 +27,7 @@ pub struct Reading {
     pub token_bytes: usize,
 }
 
-impl Default for Reading {
+impl Default for ResponseFormat {
     fn default() -> Self {
         Self {
             mapping: Mapping::default(),
@@ -42,7 +42,7 @@ impl Default for Reading {
 
 /// `Config::fingerprint` is made from it. So it shows what there has always been, and of what came later
 /// only what is used; `token_bytes` makes no refused grant succeed, and is left out.
-impl fmt::Debug for Reading {
+impl fmt::Debug for ResponseFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { mapping, dead, busy, raw, dpop, token_bytes: _ } = self;
         let mut shown = f.debug_struct("Reading");
@@ -63,7 +63,7 @@ pub struct Mapping {
     /// When the access token expires.
     pub expires_at: Option<MemberPath>,
     /// What the numbers of both count. Default: told by their size.
-    pub unit: Option<Unit>,
+    pub unit: Option<TimeUnit>,
     /// How the access token is presented.
     pub token_type: Option<MemberPath>,
     /// What holds for every success, for servers that answer errors with status 200.
@@ -78,7 +78,7 @@ pub struct Mapping {
     pub retry_after: Option<MemberPath>,
 }
 
-/// See [`Reading`].
+/// See [`ResponseFormat`].
 impl fmt::Debug for Mapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Mapping");
@@ -103,7 +103,7 @@ impl fmt::Debug for Mapping {
 
 /// What the numbers of a lifetime or an instant count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
+pub enum TimeUnit {
     /// Seconds.
     Seconds,
     /// Thousandths of a second.

@@ -12,6 +12,7 @@ use http::HeaderValue;
 
 use super::expiry::MAX_LIFETIME;
 use super::*;
+use crate::oauth::ErrorClass;
 
 fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
@@ -32,10 +33,10 @@ fn read_by_default(
     now: SystemTime,
     secrets: &[&Secret],
 ) -> Result<TokenResponse, GrantError> {
-    read(answer, &Reading::default(), now, secrets)
+    read(answer, &ResponseFormat::default(), now, secrets)
 }
 
-fn class_of(status: u16, body: &str) -> Class {
+fn class_of(status: u16, body: &str) -> ErrorClass {
     read_by_default(&answer(status, body), at(0), &[]).unwrap_err().class
 }
 
@@ -43,13 +44,13 @@ fn path(text: &str) -> MemberPath {
     MemberPath::parse(text).unwrap()
 }
 
-fn mapped(mapping: Mapping) -> Reading {
-    Reading { mapping, ..Reading::default() }
+fn mapped(mapping: Mapping) -> ResponseFormat {
+    ResponseFormat { mapping, ..ResponseFormat::default() }
 }
 
 #[test]
 fn the_table_of_errors() {
-    use Class::*;
+    use ErrorClass::*;
     let html = "<html>We will be back soon</html>";
     for (status, body, class) in [
         // The server says so itself, whatever the status.
@@ -252,16 +253,19 @@ fn a_form_that_is_not_quite_one_still_brings_its_tokens() {
         assert_eq!(tokens.refresh_token.unwrap().expose(), "RT2", "{body}");
     }
     let without = read_by_default(&answer(200, "refresh_token=RT2"), at(0), &[]).unwrap_err();
-    assert_eq!((without.class, without.salvaged.unwrap().expose()), (Class::Unreadable, "RT2"));
+    assert_eq!(
+        (without.class, without.salvaged.unwrap().expose()),
+        (ErrorClass::Unreadable, "RT2")
+    );
     let error = "error=invalid_grant&error_description=it is gone\n";
-    assert_eq!(class_of(200, error), Class::GrantDead);
+    assert_eq!(class_of(200, error), ErrorClass::GrantDead);
     let status = mapped(Mapping { error: Some(path("code")), ..Mapping::default() });
     let error = read(&answer(200, "code=invalid_grant"), &status, at(0), &[]).unwrap_err();
-    assert_eq!(error.class, Class::GrantDead);
+    assert_eq!(error.class, ErrorClass::GrantDead);
     for prose in
         ["error=the backend is away", "an access_token=a is here", "a=b", "access_token=a\nb=c"]
     {
-        assert_eq!(class_of(200, prose), Class::Unreadable, "{prose}");
+        assert_eq!(class_of(200, prose), ErrorClass::Unreadable, "{prose}");
     }
 }
 

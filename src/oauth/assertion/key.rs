@@ -41,7 +41,7 @@ pub enum SigningKeyError {
     Algorithm,
     /// Key and algorithm are of different kinds.
     #[error("does not suit the algorithm {0}: it is {1}")]
-    Mismatch(Algorithm, Family),
+    Mismatch(Algorithm, KeyFamily),
     /// A certificate belongs to a private key, and this is a shared secret.
     #[error("is for a private key, and the assertion is signed with a shared secret")]
     NoPair,
@@ -101,7 +101,7 @@ pub enum Algorithm {
 
 /// The kinds of keys that algorithms are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub enum KeyFamily {
     /// RSA, with either padding.
     Rsa,
     /// RSA that says of itself that it is for PSS alone.
@@ -118,7 +118,7 @@ pub enum Family {
     Shared,
 }
 
-impl Family {
+impl KeyFamily {
     fn algorithms(self) -> &'static [Algorithm] {
         use Algorithm::{
             ES256, ES384, ES512, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384,
@@ -136,7 +136,7 @@ impl Family {
     }
 }
 
-impl fmt::Display for Family {
+impl fmt::Display for KeyFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Rsa => "an RSA key, for RS256 to RS512 and PS256 to PS512",
@@ -209,12 +209,12 @@ impl SigningKey {
     ) -> Result<Self, SigningKeyError> {
         let algorithm = alg.map(parse_algorithm).transpose()?.unwrap_or(Algorithm::HS256);
         let pair = shared(secret.expose().as_bytes().to_vec());
-        Self::checked(pair, Family::Shared, algorithm, kid.map(str::to_owned), secret)
+        Self::checked(pair, KeyFamily::Shared, algorithm, kid.map(str::to_owned), secret)
     }
 
     fn checked(
         pair: Pair,
-        family: Family,
+        family: KeyFamily,
         algorithm: Algorithm,
         kid: Option<String>,
         text: &Secret,
@@ -366,19 +366,19 @@ fn shared(secret: Vec<u8>) -> Pair {
     Pair::Shared(Arc::new(Zeroizing::new(secret)))
 }
 
-const CURVES: [(&EcdsaSigningAlgorithm, Family, &str, usize); 3] = [
-    (&ECDSA_P256_SHA256_FIXED_SIGNING, Family::P256, "P-256", 32),
-    (&ECDSA_P384_SHA384_FIXED_SIGNING, Family::P384, "P-384", 48),
-    (&ECDSA_P521_SHA512_FIXED_SIGNING, Family::P521, "P-521", 66),
+const CURVES: [(&EcdsaSigningAlgorithm, KeyFamily, &str, usize); 3] = [
+    (&ECDSA_P256_SHA256_FIXED_SIGNING, KeyFamily::P256, "P-256", 32),
+    (&ECDSA_P384_SHA384_FIXED_SIGNING, KeyFamily::P384, "P-384", 48),
+    (&ECDSA_P521_SHA512_FIXED_SIGNING, KeyFamily::P521, "P-521", 66),
 ];
 
 /// A key in PKCS #8, PKCS #1 or SEC 1.
-fn of_der(der: &[u8]) -> Result<(Pair, Family), KeyFault> {
+fn of_der(der: &[u8]) -> Result<(Pair, KeyFamily), KeyFault> {
     let attempts = match keyfile::inside_of_pss(der) {
-        Some(inside) => [Some((RsaKeyPair::from_der(inside), Family::RsaPss)), None],
+        Some(inside) => [Some((RsaKeyPair::from_der(inside), KeyFamily::RsaPss)), None],
         None => [
-            Some((RsaKeyPair::from_pkcs8(der), Family::Rsa)),
-            Some((RsaKeyPair::from_der(der), Family::Rsa)),
+            Some((RsaKeyPair::from_pkcs8(der), KeyFamily::Rsa)),
+            Some((RsaKeyPair::from_der(der), KeyFamily::Rsa)),
         ],
     };
     for (attempt, family) in attempts.into_iter().flatten() {
@@ -397,7 +397,7 @@ fn of_der(der: &[u8]) -> Result<(Pair, Family), KeyFault> {
     }
     let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der);
     let pair = pair.map_err(|_| keyfile::described(der))?;
-    Ok((Pair::Ed(Arc::new(pair)), Family::Ed25519))
+    Ok((Pair::Ed(Arc::new(pair)), KeyFamily::Ed25519))
 }
 
 /// Why a private key is of no use here, or in TLS, which takes fewer kinds.
@@ -405,7 +405,7 @@ pub(in crate::oauth) fn fault_of(der: &[u8]) -> KeyFault {
     of_der(der).err().unwrap_or_else(|| keyfile::described(der))
 }
 
-fn of_jwk(jwk: &Map<String, Value>) -> Result<(Pair, Family), KeyFault> {
+fn of_jwk(jwk: &Map<String, Value>) -> Result<(Pair, KeyFamily), KeyFault> {
     let member = |name: &str| jwk.get(name).and_then(Value::as_str);
     match (member("kty"), member("crv")) {
         (Some("RSA"), _) => of_der(&rsa(jwk)?).map_err(|fault| match fault {
@@ -424,11 +424,11 @@ fn of_jwk(jwk: &Map<String, Value>) -> Result<(Pair, Family), KeyFault> {
         (Some("OKP"), Some("Ed25519")) => {
             let pair =
                 Ed25519KeyPair::from_seed_and_public_key(&bytes(jwk, "d")?, &bytes(jwk, "x")?);
-            Ok((Pair::Ed(Arc::new(pair.map_err(|_| KeyFault::Jwk)?)), Family::Ed25519))
+            Ok((Pair::Ed(Arc::new(pair.map_err(|_| KeyFault::Jwk)?)), KeyFamily::Ed25519))
         }
         (Some("OKP"), Some("Ed448")) => Err(KeyFault::Kind("an Ed448 key")),
         (Some("OKP"), Some("X25519")) => Err(KeyFault::Kind("an X25519 key")),
-        (Some("oct"), _) => Ok((shared(bytes(jwk, "k")?.to_vec()), Family::Shared)),
+        (Some("oct"), _) => Ok((shared(bytes(jwk, "k")?.to_vec()), KeyFamily::Shared)),
         _ => Err(KeyFault::Jwk),
     }
 }

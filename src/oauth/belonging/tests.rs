@@ -8,8 +8,8 @@ use http::HeaderName;
 
 use super::*;
 use crate::oauth::{
-    AnswerRule, Assertion, Bootstrap, Claim, ClientAuth, Exchange, GrantType, MemberPath, Rotation,
-    SigningKey, Step,
+    AnswerRule, Assertion, Bootstrap, Claim, ClientAuthentication, Exchange, GrantType, MemberPath,
+    Rotation, SigningKey, Step,
 };
 use crate::secret::{Secret, SecretSource};
 use crate::template::Names;
@@ -86,7 +86,7 @@ enum Change {
 }
 
 fn change(before: &Config, after: &Config) -> Change {
-    let (before, after) = (before.belonging(&variables()), after.belonging(&variables()));
+    let (before, after) = (before.grant_identity(&variables()), after.grant_identity(&variables()));
     match () {
         () if before.grant != after.grant => Change::Grant,
         () if before.request != after.request => Change::Request,
@@ -134,7 +134,7 @@ fn what_is_written_or_proven_in_another_way_is_for_the_same() {
                 config.bootstrap = Some(bootstrap("anna", "p2"));
             }),
             ("another authentication", Change::Nothing, |config| {
-                config.client_auth = ClientAuth::Basic;
+                config.client_auth = ClientAuthentication::Basic;
             }),
             ("another encoding", Change::Nothing, |config| config.encoding = Encoding::Json),
             ("another timeout", Change::Nothing, |config| config.timeout = Duration::from_secs(1)),
@@ -231,7 +231,7 @@ fn another_server_client_user_or_kind_is_another_grant() {
 fn other_values_of_variables_are_another_grant_where_they_name_it() {
     let config = Config { client_id: Some(template("client-${club}")), ..config() };
     let rome = Variables::from([("club".to_owned(), "rome".to_owned())]);
-    assert_ne!(config.belonging(&variables()).grant, config.belonging(&rome).grant);
+    assert_ne!(config.grant_identity(&variables()).grant, config.grant_identity(&rome).grant);
 }
 
 #[test]
@@ -325,8 +325,8 @@ fn a_claim_asks_for_something_and_a_key_does_not() {
 /// A grant that a person has begun goes on when a bootstrap is configured later.
 #[test]
 fn a_bootstrap_that_is_added_later_is_no_other_grant() {
-    let before = Config { bootstrap: None, ..config() }.belonging(&variables());
-    let after = config().belonging(&variables());
+    let before = Config { bootstrap: None, ..config() }.grant_identity(&variables());
+    let after = config().grant_identity(&variables());
     assert_eq!(before.grant, after.grant_without_bootstrap);
     assert_ne!(before.grant, after.grant);
 }

@@ -125,7 +125,7 @@ fn a_document_is_kept_for_a_day_and_used_longer_only_in_need() {
     for (issuer, now) in [("i", at(24)), ("other", at(1)), ("i", UNIX_EPOCH)] {
         assert!(matches!(discovery.recall(issuer, now), Recall::Ask), "{issuer} {now:?}");
     }
-    let error = || GrantError::of_transport(Class::NotSent, "away".to_owned());
+    let error = || GrantError::of_transport(ErrorClass::NotSent, "away".to_owned());
     assert!(discovery.fail("i", error(), at(24)).is_some());
     assert!(is_known("i", at(24)), "the document of yesterday, without asking again");
     assert!(matches!(discovery.recall("i", at(25)), Recall::Ask));
@@ -137,7 +137,7 @@ fn a_document_is_kept_for_a_day_and_used_longer_only_in_need() {
 fn a_failure_is_remembered_for_a_minute() {
     let discovery = Discovery::default();
     let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds);
-    let error = GrantError::of_transport(Class::NotSent, "away".to_owned());
+    let error = GrantError::of_transport(ErrorClass::NotSent, "away".to_owned());
     assert!(discovery.fail("i", error, at(0)).is_none());
     for (issuer, seconds, failed) in
         [("i", 0, true), ("i", 59, true), ("i", 60, false), ("j", 1, false)]
@@ -150,12 +150,12 @@ fn a_failure_is_remembered_for_a_minute() {
 #[test]
 fn only_trouble_of_the_server_reads_as_passing() {
     for (status, class) in [
-        (301, Class::Config),
-        (401, Class::Config),
-        (404, Class::Config),
-        (429, Class::NotSent),
-        (500, Class::NotSent),
-        (503, Class::NotSent),
+        (301, ErrorClass::Config),
+        (401, ErrorClass::Config),
+        (404, ErrorClass::Config),
+        (429, ErrorClass::NotSent),
+        (500, ErrorClass::NotSent),
+        (503, ErrorClass::NotSent),
     ] {
         assert_eq!(refusal(StatusCode::from_u16(status).unwrap()).class, class, "{status}");
     }

@@ -14,7 +14,7 @@ use crate::oauth::{
     Assertion, ClientCert, Encoding, GrantType, MemberPath, Parameter, SigningKey, Step,
     TransportError,
 };
-use crate::template::{Late, Names, Template, Variables};
+use crate::template::{DeferredName, Names, Template, Variables};
 
 /// Answers in turn and writes down what it was sent; with no answer left, the connection fails.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ impl Transport for Script {
 }
 
 fn text(text: &str) -> Template {
-    let mut names = Names::default().with_raw().with(Late::AccessToken);
+    let mut names = Names::default().with_raw().with(DeferredName::AccessToken);
     names.insert_variable("club");
     Template::parse(text, &names).unwrap()
 }
@@ -62,9 +62,15 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn given(now: SystemTime) -> Given<'static> {
+fn given(now: SystemTime) -> RequestContext<'static> {
     static NONE: Variables = Variables::new();
-    Given { now, access_token: None, variables: &NONE, proof: None, listen: Duration::from_secs(9) }
+    RequestContext {
+        now,
+        access_token: None,
+        variables: &NONE,
+        proof: None,
+        listen: Duration::from_secs(9),
+    }
 }
 
 fn config() -> Config {
@@ -103,13 +109,13 @@ async fn a_foreign_or_absent_document_sends_nothing_and_a_given_url_needs_none()
     let without_url = Config { token_url: None, ..with_issuer.clone() };
     let page = "<html>";
     for (answers, class, asked) in [
-        (&[(200, foreign)][..], Class::Config, 1),
-        (&[(404, ""), (200, foreign)], Class::Config, 2),
-        (&[(200, page), (404, "")], Class::Config, 2),
-        (&[(404, ""), (404, "")], Class::Config, 2),
-        (&[(404, ""), (503, "")], Class::NotSent, 2),
-        (&[(503, ""), (404, "")], Class::NotSent, 2),
-        (&[], Class::NotSent, 1),
+        (&[(200, foreign)][..], ErrorClass::Config, 1),
+        (&[(404, ""), (200, foreign)], ErrorClass::Config, 2),
+        (&[(200, page), (404, "")], ErrorClass::Config, 2),
+        (&[(404, ""), (404, "")], ErrorClass::Config, 2),
+        (&[(404, ""), (503, "")], ErrorClass::NotSent, 2),
+        (&[(503, ""), (404, "")], ErrorClass::NotSent, 2),
+        (&[], ErrorClass::NotSent, 1),
     ] {
         let script = Script::of(answers);
         let endpoint = TokenEndpoint::new(without_url.clone(), script.clone());
@@ -175,7 +181,7 @@ async fn a_client_with_a_certificate_asks_the_alias_and_its_audience_stays() {
         ClientCert::from_pem(&sample("p521.crt"), &key, false, &crate::tls::provider()).unwrap();
     let mut names = Names::default();
     names.insert("client_id", "acme");
-    let aud = Template::parse("${token_url}", &names.with(Late::TokenUrl)).unwrap();
+    let aud = Template::parse("${token_url}", &names.with(DeferredName::TokenUrl)).unwrap();
     for (client_cert, host) in [(Some(certificate), "mtls.as.test"), (None, "as.test")] {
         let script = Script::of(&[(200, document), (200, TOKENS), (200, "")]);
         let param = Parameter { name: "aud".to_owned(), values: vec![aud.clone()], list: false };
@@ -221,7 +227,10 @@ fn stepping() -> Config {
 }
 
 /// The token request and the steps.
-async fn obtain(endpoint: &TokenEndpoint, given: Given<'_>) -> Result<TokenResponse, GrantError> {
+async fn obtain(
+    endpoint: &TokenEndpoint,
+    given: RequestContext<'_>,
+) -> Result<TokenResponse, GrantError> {
     let tokens = endpoint.request(Grant::Own, given).await?;
     endpoint.follow(tokens, given).await
 }
@@ -270,11 +279,11 @@ async fn the_answer_to_a_step_is_read_as_tolerantly_and_as_strictly() {
 #[tokio::test]
 async fn a_failed_step_says_nothing_of_the_grant() {
     for (answers, class) in [
-        (&[(200, TOKENS), (503, "")][..], Class::Transient),
-        (&[(200, TOKENS), (400, r#"{"error":"invalid_grant"}"#)], Class::Config),
-        (&[(200, TOKENS), (200, r#"{"session":{}}"#)], Class::Unreadable),
-        (&[(200, TOKENS), (200, "<html>at1")], Class::Unreadable),
-        (&[(200, TOKENS)], Class::NotSent),
+        (&[(200, TOKENS), (503, "")][..], ErrorClass::Transient),
+        (&[(200, TOKENS), (400, r#"{"error":"invalid_grant"}"#)], ErrorClass::Config),
+        (&[(200, TOKENS), (200, r#"{"session":{}}"#)], ErrorClass::Unreadable),
+        (&[(200, TOKENS), (200, "<html>at1")], ErrorClass::Unreadable),
+        (&[(200, TOKENS)], ErrorClass::NotSent),
     ] {
         let endpoint = TokenEndpoint::new(stepping(), Script::of(answers));
         let error = obtain(&endpoint, given(at(0))).await.unwrap_err();
@@ -298,8 +307,8 @@ async fn a_token_is_given_back_where_there_is_a_place_for_it() {
     assert_eq!(revoke().await.unwrap(), Revocation::Done);
     let request = "POST https://as.test/revoke token=r+t&token_type_hint=refresh_token&client_id=acme&client_secret=s";
     assert_eq!(script.sent(), [request]);
-    assert_eq!(revoke().await.unwrap_err().class, Class::Config);
-    assert_eq!(revoke().await.unwrap_err().class, Class::Transient);
+    assert_eq!(revoke().await.unwrap_err().class, ErrorClass::Config);
+    assert_eq!(revoke().await.unwrap_err().class, ErrorClass::Transient);
     let nowhere = Config { revoke_url: None, ..config };
     let endpoint = TokenEndpoint::new(nowhere, Script::of(&[]));
     let revoked = endpoint.revoke(&token, TokenKind::AccessToken, given(at(0))).await;
@@ -337,7 +346,7 @@ async fn the_subject_token_is_read_for_each_request() {
     let script = Script::of(&[(200, TOKENS), (400, r#"{"error":"x","error_description":"two"}"#)]);
     let endpoint = TokenEndpoint::new(config, script.clone());
     let error = endpoint.request(Grant::Own, given(at(0))).await.unwrap_err();
-    assert_eq!((error.class, script.sent().len()), (Class::NotSent, 0));
+    assert_eq!((error.class, script.sent().len()), (ErrorClass::NotSent, 0));
     std::fs::write(&path, "one\n").unwrap();
     endpoint.request(Grant::Own, given(at(0))).await.unwrap();
     std::fs::write(&path, "two\n").unwrap();
@@ -369,7 +378,7 @@ async fn a_subject_token_that_cannot_be_read_in_time_is_a_request_not_sent() {
     // Whoever reads comes to an end, and the runtime with it.
     drop(std::fs::File::options().write(true).open(&path).unwrap());
     let error = asked.unwrap().unwrap_err();
-    assert_eq!((error.class, script.sent().len()), (Class::NotSent, 0), "{error}");
+    assert_eq!((error.class, script.sent().len()), (ErrorClass::NotSent, 0), "{error}");
 }
 
 #[tokio::test]
@@ -379,7 +388,7 @@ async fn a_variable_cannot_leave_its_place_in_a_url() {
         let script = Script::of(&[(200, TOKENS)]);
         let endpoint = TokenEndpoint::new(config.clone(), script.clone());
         let variables = Variables::from([("club".to_owned(), value.to_owned())]);
-        let given = Given { variables: &variables, ..given(at(0)) };
+        let given = RequestContext { variables: &variables, ..given(at(0)) };
         endpoint.request(Grant::Own, given).await.unwrap();
         assert!(script.sent().concat().starts_with(&format!("POST https://as.test{path} ")));
     }

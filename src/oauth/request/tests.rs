@@ -5,7 +5,7 @@ use super::*;
 use crate::oauth::{GrantType, Parameter};
 use crate::template::{Names, Template, Variables};
 
-fn config(client_auth: ClientAuth, secret: Option<&str>) -> Config {
+fn config(client_auth: ClientAuthentication, secret: Option<&str>) -> Config {
     let plain = |text| Template::parse(text, &Names::default()).unwrap();
     let url = plain("https://as.test/token?tenant=1");
     Config {
@@ -15,9 +15,9 @@ fn config(client_auth: ClientAuth, secret: Option<&str>) -> Config {
     }
 }
 
-fn given() -> Given<'static> {
+fn given() -> RequestContext<'static> {
     static NONE: Variables = Variables::new();
-    Given {
+    RequestContext {
         now: UNIX_EPOCH,
         access_token: None,
         variables: &NONE,
@@ -28,7 +28,7 @@ fn given() -> Given<'static> {
 
 fn request(config: &Config, grant: Grant<'_>) -> TokenRequest {
     let endpoints = Endpoints::of(config, given()).unwrap();
-    TokenRequest::new(config, &endpoints, &Material::default(), grant, given()).unwrap()
+    TokenRequest::new(config, &endpoints, &ExchangeTokens::default(), grant, given()).unwrap()
 }
 
 fn authorization(request: &TokenRequest) -> Option<String> {
@@ -43,12 +43,17 @@ fn each_client_authentication_sends_the_secret_where_it_says() {
     let token = Secret::new("r+t".to_owned());
     let grant = "grant_type=refresh_token&refresh_token=r%2Bt";
     for (auth, secret, body, header) in [
-        (ClientAuth::Post, Some("s/1"), "&client_id=a+b&client_secret=s%2F1", None),
-        (ClientAuth::Basic, Some("s/1"), "", Some("a+b:s%2F1")),
-        (ClientAuth::BasicRaw, Some("s/1"), "", Some("a b:s/1")),
-        (ClientAuth::Basic, None, "&client_id=a+b", None),
-        (ClientAuth::None, Some("s/1"), "&client_id=a+b", None),
-        (ClientAuth::Both, Some("s/1"), "&client_id=a+b&client_secret=s%2F1", Some("a+b:s%2F1")),
+        (ClientAuthentication::Post, Some("s/1"), "&client_id=a+b&client_secret=s%2F1", None),
+        (ClientAuthentication::Basic, Some("s/1"), "", Some("a+b:s%2F1")),
+        (ClientAuthentication::BasicRaw, Some("s/1"), "", Some("a b:s/1")),
+        (ClientAuthentication::Basic, None, "&client_id=a+b", None),
+        (ClientAuthentication::None, Some("s/1"), "&client_id=a+b", None),
+        (
+            ClientAuthentication::Both,
+            Some("s/1"),
+            "&client_id=a+b&client_secret=s%2F1",
+            Some("a+b:s%2F1"),
+        ),
     ] {
         let request = request(&config(auth, secret), Grant::RefreshToken(&token));
         assert_eq!(request.body.expose(), format!("{grant}{body}"));
@@ -64,7 +69,8 @@ fn each_client_authentication_sends_the_secret_where_it_says() {
 
 #[test]
 fn a_scope_is_sent_verbatim_with_every_grant() {
-    let config = Config { scope: Some(template("a b,c")), ..config(ClientAuth::Post, None) };
+    let config =
+        Config { scope: Some(template("a b,c")), ..config(ClientAuthentication::Post, None) };
     let request = request(&config, Grant::Own);
     assert_eq!(request.body.expose(), "grant_type=client_credentials&scope=a+b%2Cc&client_id=a+b");
 }
@@ -97,7 +103,7 @@ fn parameters_of_the_operator_win_repeat_and_remove() {
             ("grant_type", &["account_credentials"]),
         ]),
         refresh_params: parameters(&[("grant_type", &["refresh"]), ("audience", &[])]),
-        ..config(ClientAuth::Post, Some("s"))
+        ..config(ClientAuthentication::Post, Some("s"))
     };
     let always = "client_key=a+b&resource=https%3A%2F%2Fx&resource=k-1&at=0";
     let refresh = request(&config, Grant::RefreshToken(&token));
@@ -118,7 +124,7 @@ fn fields_of_the_operator_are_sent_and_sensitive() {
         (http::HeaderName::from_static("x-key"), template("${key}")),
         (ACCEPT, template("text/plain")),
     ];
-    let config = Config { headers, ..config(ClientAuth::Post, None) };
+    let config = Config { headers, ..config(ClientAuthentication::Post, None) };
     let request = request(&config, Grant::Own);
     let key = request.fields.get("x-key").unwrap();
     assert!(key == "k-1" && key.is_sensitive());
@@ -128,7 +134,7 @@ fn fields_of_the_operator_are_sent_and_sensitive() {
 
 #[test]
 fn a_changed_parameter_may_make_a_refused_grant_succeed() {
-    let plain = config(ClientAuth::Post, None);
+    let plain = config(ClientAuthentication::Post, None);
     let with =
         |value: &str| Config { params: parameters(&[("audience", &[value])]), ..plain.clone() };
     let refresh = Config { params: Vec::new(), refresh_params: with("a").params, ..plain.clone() };
@@ -142,9 +148,10 @@ fn a_changed_parameter_may_make_a_refused_grant_succeed() {
 
 #[test]
 fn what_an_issuer_does_not_publish_is_said_to_be_in_neither_place() {
-    let config = Config { token_url: None, ..config(ClientAuth::Post, None) };
+    let config = Config { token_url: None, ..config(ClientAuthentication::Post, None) };
     let endpoints = Endpoints::of(&config, given()).unwrap();
-    let made = TokenRequest::new(&config, &endpoints, &Material::default(), Grant::Own, given());
+    let made =
+        TokenRequest::new(&config, &endpoints, &ExchangeTokens::default(), Grant::Own, given());
     let error = made.unwrap_err().to_string();
     assert!(error.contains("token_url") && error.contains("nor the issuer"), "{error}");
 }

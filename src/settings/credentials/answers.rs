@@ -8,21 +8,21 @@ use super::Part;
 use crate::config::{
     self, AnswerRule, CredentialSection, Field, Literal, Place, Problem, Response,
 };
-use crate::oauth::{self, Comparison, Mapping, MemberPath, Reading, Rotation, Unit};
+use crate::oauth::{self, Comparison, Mapping, MemberPath, ResponseFormat, Rotation, TimeUnit};
 
 impl Part<'_, '_> {
     /// `raw` are the members that other texts name.
-    pub(super) fn reading(&mut self, raw: &[String]) -> Reading {
+    pub(super) fn reading(&mut self, raw: &[String]) -> ResponseFormat {
         let section = self.section;
         let mapping = section.response.get().map(mapping).unwrap_or_default();
         self.warn_if_all_succeed(&mapping);
-        Reading {
+        ResponseFormat {
             mapping,
             dead: self.answer_rules("dead", &section.dead),
             busy: self.answer_rules("busy", &section.busy),
             raw: raw.iter().filter_map(|path| MemberPath::parse(path)).collect(),
             dpop: section.dpop.or(false),
-            ..Reading::default()
+            ..ResponseFormat::default()
         }
     }
 
@@ -77,8 +77,8 @@ fn mapping(response: &Response) -> Mapping {
         expires_in: at(&response.expires_in),
         expires_at: at(&response.expires_at),
         unit: response.unit.as_ref().map(|unit| match unit.get_ref() {
-            config::Unit::Seconds => Unit::Seconds,
-            config::Unit::Milliseconds => Unit::Milliseconds,
+            config::Unit::Seconds => TimeUnit::Seconds,
+            config::Unit::Milliseconds => TimeUnit::Milliseconds,
         }),
         token_type: at(&response.token_type),
         ok: response.ok.as_ref().and_then(|ok| comparison(ok.get_ref())),

@@ -8,25 +8,25 @@ use super::Part;
 use super::oauth::{encoding, place_of};
 use crate::config::{AssertionTable, ClaimValue, Entries, Field, StepTable};
 use crate::oauth::{
-    Assertion, Claim, ClientAuth, GrantType, MemberPath, SigningKey, SigningKeyError, Step,
-    Thumbprint,
+    Assertion, Claim, ClientAuthentication, GrantType, MemberPath, SigningKey, SigningKeyError,
+    Step, Thumbprint,
 };
 use crate::secret::{Secret, SecretSource};
-use crate::template::{Late, Names, Template};
+use crate::template::{DeferredName, Names, Template};
 
 impl Part<'_, '_> {
     /// The assertion of a credential that has one. Its key is tried.
     pub(super) fn assertion(
         &mut self,
         grant: GrantType,
-        auth: ClientAuth,
+        auth: ClientAuthentication,
         client_secret: Option<&Secret>,
         names: &Names,
     ) -> Option<Assertion> {
         let section = self.section;
-        let by_secret = auth == ClientAuth::ClientSecretJwt;
+        let by_secret = auth == ClientAuthentication::ClientSecretJwt;
         if section.assertion.is_absent() {
-            if auth == ClientAuth::PrivateKeyJwt {
+            if auth == ClientAuthentication::PrivateKeyJwt {
                 let place = place_of(&section.client_auth, &self.span);
                 let fix = "write assertion = { key = { file = \"key.pem\" } }";
                 let message = "is missing: client_auth = \"private_key_jwt\" needs it";
@@ -163,12 +163,17 @@ impl Part<'_, '_> {
     }
 
     /// A shared secret proves nothing as a private key, and nobody has a public half of it.
-    fn check_algorithm(&mut self, auth: ClientAuth, grant: GrantType, table: &AssertionTable) {
+    fn check_algorithm(
+        &mut self,
+        auth: ClientAuthentication,
+        grant: GrantType,
+        table: &AssertionTable,
+    ) {
         let Some(alg) = table.alg.given() else { return };
         let shared = alg.get_ref().starts_with("HS");
         let wrong = match auth {
-            ClientAuth::PrivateKeyJwt => shared,
-            ClientAuth::ClientSecretJwt if grant != GrantType::JwtBearer => {
+            ClientAuthentication::PrivateKeyJwt => shared,
+            ClientAuthentication::ClientSecretJwt if grant != GrantType::JwtBearer => {
                 !shared && table.key.is_absent()
             }
             _ => false,
@@ -202,7 +207,7 @@ impl Part<'_, '_> {
     /// `raw` are those that what is put on requests names.
     pub(super) fn steps(&mut self, names: &Names, raw: Vec<String>) -> (Vec<Step>, Vec<String>) {
         let section = self.section;
-        let names = names.with(Late::AccessToken).with_raw();
+        let names = names.with(DeferredName::AccessToken).with_raw();
         let mut steps = Vec::new();
         for given in section.steps.get().into_iter().flatten() {
             steps.extend(self.step(given, &names));

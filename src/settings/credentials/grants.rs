@@ -6,9 +6,9 @@ use super::Part;
 use super::oauth::{grant as grant_of, place_of};
 use crate::config::{BootstrapTable, CredentialSection, Field, Problem};
 use crate::credential::OwnSecret;
-use crate::oauth::{Bootstrap, Exchange, GrantType, Livelihood, OwnGrant};
+use crate::oauth::{Bootstrap, Exchange, GrantRenewal, GrantType, OwnGrant};
 use crate::secret::{Secret, SecretSource};
-use crate::template::{Late, Names};
+use crate::template::{DeferredName, Names};
 
 /// The keys that a grant may need: those of a credential, or of its `bootstrap`.
 struct Needs<'a> {
@@ -88,7 +88,7 @@ impl Part<'_, '_> {
         }
         let given = section.bootstrap.given()?;
         let table = given.get_ref();
-        if grant.lives_on() == Livelihood::Repeatable {
+        if grant.renewal() == GrantRenewal::Repeatable {
             self.warn_unused("bootstrap", grant, given.span());
         }
         let fix = "write bootstrap = { grant = \"password\", … }, or \"client_credentials\", \
@@ -257,6 +257,6 @@ impl Part<'_, '_> {
 
     /// What may stand in the texts of an assertion.
     pub(super) fn names_of_assertion(names: &Names) -> Names {
-        names.with(Late::TokenUrl)
+        names.with(DeferredName::TokenUrl)
     }
 }

@@ -5,7 +5,7 @@ use super::oauth::grant_type;
 use crate::config::{self, Problem};
 use crate::credential::{Fields, Injection, OnExisting};
 use crate::oauth::GrantType;
-use crate::template::{Late, Names, Template};
+use crate::template::{DeferredName, Names, Template};
 
 /// The members of token answers that what is put on requests names.
 pub(super) fn raw_of(injection: &Injection) -> Vec<String> {
@@ -21,7 +21,7 @@ pub(super) fn raw_of(injection: &Injection) -> Vec<String> {
 impl Part<'_, '_> {
     pub(super) fn injection(&mut self, names: &Names) -> Injection {
         let section = self.section;
-        let names = names.with(Late::AccessToken).with_raw();
+        let names = names.with(DeferredName::AccessToken).with_raw();
         let listed = self.fields("inject", &section.inject, &names);
         let query = self.query(&names);
         let fields = listed.map_or(Fields::Bearer, |listed| match listed.as_slice() {
@@ -110,7 +110,7 @@ impl Part<'_, '_> {
         let templates = listed.iter().map(|(_, template)| template);
         let mut templates = templates.chain(query.iter().map(|(_, template)| template));
         if let Some(given) = self.section.inject.given()
-            && !templates.any(|template| template.has(Late::AccessToken))
+            && !templates.any(|template| template.has(DeferredName::AccessToken))
             // The static grant has no token.
             && grant_type(self.section) != GrantType::Static
         {

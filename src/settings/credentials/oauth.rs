@@ -11,10 +11,10 @@ use crate::config::{
     self, ClientCertTable, ClientId, ClientSecret, CredentialSection, Field, Problem,
 };
 use crate::credential::{Injection, OwnSecret};
-use crate::oauth::{self, ClientAuth, ClientCert, ClientCertError, Encoding, GrantType};
+use crate::oauth::{self, ClientAuthentication, ClientCert, ClientCertError, Encoding, GrantType};
 use crate::secret::{Secret, SecretSource};
 use crate::settings::defaults;
-use crate::template::{Late, Names, Template, Values, Variables};
+use crate::template::{DeferredName, Names, Template, Values, Variables};
 use crate::tls;
 
 impl Part<'_, '_> {
@@ -73,10 +73,13 @@ impl Part<'_, '_> {
 
     /// What may stand in parameters and fields of token requests.
     pub(super) fn names_of_requests(&self, names: &Names) -> Names {
-        let names = names.with(Late::AccessToken).with(Late::RefreshToken).with(Late::TokenUrl);
+        let names = names
+            .with(DeferredName::AccessToken)
+            .with(DeferredName::RefreshToken)
+            .with(DeferredName::TokenUrl);
         let is_signed = !self.section.assertion.is_absent()
-            || client_auth(self.section) == ClientAuth::ClientSecretJwt;
-        if is_signed { names.with(Late::Assertion) } else { names }
+            || client_auth(self.section) == ClientAuthentication::ClientSecretJwt;
+        if is_signed { names.with(DeferredName::Assertion) } else { names }
     }
 
     fn client_id(&mut self, names: &Names) -> Option<Template> {
@@ -161,7 +164,7 @@ impl Part<'_, '_> {
         }
     }
 
-    fn client_secret(&mut self, grant: GrantType, auth: ClientAuth) -> Option<Secret> {
+    fn client_secret(&mut self, grant: GrantType, auth: ClientAuthentication) -> Option<Secret> {
         let section = self.section;
         let word = match section.client_auth.get() {
             Some(config::ClientAuth::BasicRaw) => "basic_raw",
@@ -171,12 +174,12 @@ impl Part<'_, '_> {
         };
         let by_certificate = !section.client_cert.is_absent();
         let needed = match (grant, auth) {
-            (_, ClientAuth::None | ClientAuth::PrivateKeyJwt) => None,
+            (_, ClientAuthentication::None | ClientAuthentication::PrivateKeyJwt) => None,
             (GrantType::Custom | GrantType::SelfSignedJwt | GrantType::Static, _) => None,
             (GrantType::ClientCredentials, _) if !by_certificate => {
                 Some("the client_credentials grant".to_owned())
             }
-            (_, ClientAuth::Post) => None,
+            (_, ClientAuthentication::Post) => None,
             (_, _) => Some(format!("client_auth = \"{word}\"")),
         };
         if let (Some(why), true) = (needed, section.client_secret.is_absent()) {
@@ -323,15 +326,15 @@ pub(super) fn grant(grant: config::Grant) -> GrantType {
     }
 }
 
-pub(super) fn client_auth(section: &CredentialSection) -> ClientAuth {
+pub(super) fn client_auth(section: &CredentialSection) -> ClientAuthentication {
     match section.client_auth.or(config::ClientAuth::Post) {
-        config::ClientAuth::Post => ClientAuth::Post,
-        config::ClientAuth::Basic => ClientAuth::Basic,
-        config::ClientAuth::BasicRaw => ClientAuth::BasicRaw,
-        config::ClientAuth::Both => ClientAuth::Both,
-        config::ClientAuth::None => ClientAuth::None,
-        config::ClientAuth::PrivateKeyJwt => ClientAuth::PrivateKeyJwt,
-        config::ClientAuth::ClientSecretJwt => ClientAuth::ClientSecretJwt,
+        config::ClientAuth::Post => ClientAuthentication::Post,
+        config::ClientAuth::Basic => ClientAuthentication::Basic,
+        config::ClientAuth::BasicRaw => ClientAuthentication::BasicRaw,
+        config::ClientAuth::Both => ClientAuthentication::Both,
+        config::ClientAuth::None => ClientAuthentication::None,
+        config::ClientAuth::PrivateKeyJwt => ClientAuthentication::PrivateKeyJwt,
+        config::ClientAuth::ClientSecretJwt => ClientAuthentication::ClientSecretJwt,
     }
 }
 

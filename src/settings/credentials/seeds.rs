@@ -11,7 +11,7 @@ use super::answers;
 use super::oauth::grant_type;
 use crate::config::Problem;
 use crate::credential::{OwnSecret, SecretPath, Variable};
-use crate::oauth::{Livelihood, Rotation};
+use crate::oauth::{GrantRenewal, Rotation};
 use crate::secret::{Fingerprint, SecretSource};
 use crate::token;
 
@@ -54,7 +54,7 @@ impl Part<'_, '_> {
         variables: &[Variable],
     ) {
         let section = self.section;
-        let replaced = grant_type(section).lives_on() == Livelihood::RefreshToken
+        let replaced = grant_type(section).renewal() == GrantRenewal::RefreshToken
             && answers::rotation(section) != Rotation::Ignore;
         let Some(given) = section.refresh_token.given().filter(|_| replaced) else { return };
         let own = secrets.iter().find(|own| own.secret == OwnSecret::RefreshToken);

@@ -14,7 +14,7 @@ use toml::Spanned;
 
 use super::Part;
 use crate::config::{ClientId, Entries, Field};
-use crate::oauth::{GrantType, Livelihood, Parameter};
+use crate::oauth::{GrantRenewal, GrantType, Parameter};
 use crate::secret::Secret;
 use crate::template::{Names, Template, TemplateFault, Values};
 
@@ -99,7 +99,7 @@ impl Part<'_, '_> {
 
     pub(super) fn warn_if_unused(&mut self, grant: GrantType) {
         let given = self.section.refresh_params.given();
-        if let Some(given) = given.filter(|_| grant.lives_on() == Livelihood::Repeatable) {
+        if let Some(given) = given.filter(|_| grant.renewal() == GrantRenewal::Repeatable) {
             self.warn_unused("refresh_params", grant, given.span());
         }
     }

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, StatusCode};
 
 use super::*;
-use crate::oauth::{Class, GrantError, RawAnswer, Rotation, TokenResponse, read};
+use crate::oauth::{ErrorClass, GrantError, RawAnswer, Rotation, TokenResponse, read};
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
@@ -159,7 +159,7 @@ fn the_answers_of_sixteen_providers_are_understood() {
 
 #[test]
 fn their_errors_are_understood_too() {
-    use Class::*;
+    use ErrorClass::*;
     let slack = "response = { ok = \"ok == true\" }";
     let coros =
         "response = { ok = \"result == '0000'\", error = \"result\", keep_access_token = true }";
@@ -230,7 +230,10 @@ fn ends_and_waits_are_read_where_the_file_says() {
         answered(keys, 200, r#"{"access_token":"at","refresh_token":"rt","rt":{"ttl":90}}"#);
     assert_eq!(token.unwrap().refresh_expires_at, Some(now() + Duration::from_secs(90)));
     let error = answered(keys, 400, r#"{"error":"later","wait_seconds":30}"#).unwrap_err();
-    assert_eq!((error.class, error.retry_after), (Class::Throttled, Some(Duration::from_secs(30))));
+    assert_eq!(
+        (error.class, error.retry_after),
+        (ErrorClass::Throttled, Some(Duration::from_secs(30)))
+    );
     refused(&credential("response = { retry_after = 30 }"), "7:28", "must be a path of names");
 }
 

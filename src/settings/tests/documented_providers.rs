@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::providers::{configured, lines, sent};
 use super::*;
-use crate::oauth::{Grant, Livelihood};
+use crate::oauth::{Grant, GrantRenewal};
 
 const PAGE: &str = include_str!("../../../docs/providers.md");
 
@@ -64,9 +64,9 @@ fn request_of(name: &str) -> String {
     let (_, text) = blocks().into_iter().find(|(of, _)| of == name).unwrap();
     let config = configured(text).unwrap_or_else(|problems| panic!("{problems}"));
     let token = Secret::new("rt".to_owned());
-    match config.token.oauth.grant.lives_on() {
-        Livelihood::RefreshToken => sent(&config, Grant::RefreshToken(&token)),
-        Livelihood::Repeatable => sent(&config, Grant::Own),
+    match config.token.oauth.grant.renewal() {
+        GrantRenewal::RefreshToken => sent(&config, Grant::RefreshToken(&token)),
+        GrantRenewal::Repeatable => sent(&config, Grant::Own),
     }
 }
 

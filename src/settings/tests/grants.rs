@@ -2,7 +2,7 @@
 
 use super::providers::{configured, sent};
 use super::*;
-use crate::oauth::{Grant, Livelihood};
+use crate::oauth::{Grant, GrantRenewal};
 
 fn bare(more: &str) -> String {
     format!(
@@ -23,7 +23,7 @@ fn a_password_is_presented_first_and_then_refreshed() {
         "{CLIENT}grant = \"password\"\nusername = \"svc\"\npassword = {{ env = \"P\" }}\nscope = \"a b\""
     );
     let config = configured(&bare(&text)).unwrap();
-    assert_eq!(config.token.oauth.grant.lives_on(), Livelihood::RefreshToken);
+    assert_eq!(config.token.oauth.grant.renewal(), GrantRenewal::RefreshToken);
     let token = Secret::new("rt".to_owned());
     let client = "&scope=a+b&client_id=acme&client_secret=value";
     let begin = "POST https://as.test/token\ngrant_type=";

@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use super::documented_providers::blocks;
 use super::providers::configured;
 use super::*;
-use crate::oauth::{Class, Livelihood, RawAnswer, read};
+use crate::oauth::{ErrorClass, GrantRenewal, RawAnswer, read};
 
 /// When every answer arrives; throttles that name an instant are relative to it.
 const NOW: u64 = 1_700_000_000;
@@ -54,13 +54,15 @@ enum What {
 }
 
 impl What {
-    fn includes(self, class: Class) -> bool {
+    fn includes(self, class: ErrorClass) -> bool {
         match self {
             Self::Success(..) => false,
-            Self::Dead => matches!(class, Class::GrantDead | Class::UserNeeded),
-            Self::Refused => matches!(class, Class::Config | Class::Doubtful | Class::Gateway),
-            Self::Passing => matches!(class, Class::Transient | Class::Busy),
-            Self::Throttled(_) => matches!(class, Class::Throttled),
+            Self::Dead => matches!(class, ErrorClass::GrantDead | ErrorClass::UserNeeded),
+            Self::Refused => {
+                matches!(class, ErrorClass::Config | ErrorClass::Doubtful | ErrorClass::Gateway)
+            }
+            Self::Passing => matches!(class, ErrorClass::Transient | ErrorClass::Busy),
+            Self::Throttled(_) => matches!(class, ErrorClass::Throttled),
         }
     }
 }
@@ -161,9 +163,9 @@ fn every_block_has_answers_of_all_four_kinds_or_a_reason_for_their_absence() {
     for (name, text) in blocks() {
         let provider = providers().find(|provider| provider.name == name).unwrap();
         let config = configured(text).unwrap_or_else(|problems| panic!("{problems}"));
-        let refusals: &[What] = match config.token.oauth.grant.lives_on() {
-            Livelihood::RefreshToken => &[What::Dead],
-            Livelihood::Repeatable => &[What::Dead, What::Refused],
+        let refusals: &[What] = match config.token.oauth.grant.renewal() {
+            GrantRenewal::RefreshToken => &[What::Dead],
+            GrantRenewal::Repeatable => &[What::Dead, What::Refused],
         };
         let wanted: [&[What]; 4] =
             [&[What::Success(None, None, None)], refusals, &[What::Passing], &[What::Throttled(0)]];

@@ -8,7 +8,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::*;
-use crate::oauth::{Endpoints, Given, Grant, Material, RawAnswer, TokenRequest, read};
+use crate::oauth::{
+    Endpoints, ExchangeTokens, Grant, RawAnswer, RequestContext, TokenRequest, read,
+};
 use crate::secret::SecretError;
 use crate::template::{Template, Values, Variables};
 
@@ -48,14 +50,14 @@ pub(super) fn configured(text: &str) -> Result<credential::Config, Problems> {
 pub(super) fn sent(config: &credential::Config, grant: Grant<'_>) -> String {
     let (oauth, none) = (&config.token.oauth, Variables::new());
     let access_token = Secret::new("at".to_owned());
-    let given = Given {
+    let given = RequestContext {
         now: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         access_token: Some(&access_token),
         variables: &none,
         proof: None,
         listen: Duration::from_secs(9),
     };
-    let material = Material {
+    let material = ExchangeTokens {
         subject_token: Some(Secret::new("subject".to_owned())),
         actor_token: Some(Secret::new("actor".to_owned())),
     };

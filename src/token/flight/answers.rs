@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use super::{Failure, Flight, Next};
 use crate::oauth::{
-    Class, Consumed, Given, Grant, GrantError, Pace, Proof, Rotation, TokenResponse,
+    Consumption, DpopBinding, ErrorClass, Grant, GrantError, RequestContext, RetryPace, Rotation,
+    TokenResponse,
 };
 use crate::secret::Secret;
 use crate::store::{BootstrapHistory, NotBefore, TerminalReason, TokenRecord};
@@ -83,12 +84,12 @@ impl Flight<'_> {
         };
         let Some((response, asked_at)) = unfinished else { return Ok(None) };
         let key = base.dpop_key.as_ref().filter(|_| self.settled.sources().bound);
-        let key = key.and_then(|key| crate::dpop::Key::from_stored(key).ok());
-        let given = Given {
+        let key = key.and_then(|key| crate::dpop::ProofKey::from_stored(key).ok());
+        let given = RequestContext {
             now: asked_at,
             access_token: base.access_token.as_ref(),
             variables: &self.settled.config.variables,
-            proof: key.as_ref().map(|key| Proof { key, nonce: None }),
+            proof: key.as_ref().map(|key| DpopBinding { key, nonce: None }),
             listen: self.settled.config.oauth.timeout,
         };
         let is_over = response.expires_at.is_some_and(|end| end <= self.now());
@@ -112,7 +113,7 @@ impl Flight<'_> {
             }
             Err(error) => {
                 // Refused is refused; what passes is tried again with the same token.
-                if error.class.meaning().pace == Pace::Long {
+                if error.class.policy().pace == RetryPace::Long {
                     self.ledger.lock().unfinished = None;
                 }
                 self.ledger.report_refused(&error);
@@ -175,13 +176,13 @@ impl Flight<'_> {
             return Err(Failure::of_answer(&error));
         }
         let end = match (error.class, token) {
-            (Class::GrantDead, Some(_)) if self.ledger.lock().damaged => {
+            (ErrorClass::GrantDead, Some(_)) if self.ledger.lock().damaged => {
                 Some(TerminalReason::Corrupt)
             }
-            (Class::GrantDead, Some(_)) if lost => Some(TerminalReason::LostRotation),
-            (Class::GrantDead, Some(_)) => Some(TerminalReason::Revoked),
-            (Class::UserNeeded, Some(_)) => Some(TerminalReason::UserNeeded),
-            (Class::Unreadable, Some(_)) if self.may_have_rotated(base, presented) => {
+            (ErrorClass::GrantDead, Some(_)) if lost => Some(TerminalReason::LostRotation),
+            (ErrorClass::GrantDead, Some(_)) => Some(TerminalReason::Revoked),
+            (ErrorClass::UserNeeded, Some(_)) => Some(TerminalReason::UserNeeded),
+            (ErrorClass::Unreadable, Some(_)) if self.may_have_rotated(base, presented) => {
                 self.ledger.note(|record| record.unread.clone_from(&error.unread));
                 Some(TerminalReason::LostRotation)
             }
@@ -190,11 +191,11 @@ impl Flight<'_> {
         if let (Some(reason), Some(token)) = (end, token) {
             return self.dead(base, presented, token, reason, &error).await;
         }
-        if error.class == Class::Doubtful && token.is_some() && !self.can_wait() {
+        if error.class == ErrorClass::Doubtful && token.is_some() && !self.can_wait() {
             return self.doubt(&error).await;
         }
         self.ledger.report_refused(&error);
-        if error.class == Class::Unreadable {
+        if error.class == ErrorClass::Unreadable {
             self.put_attempt_away();
         }
         self.ledger.save().await;
@@ -215,7 +216,7 @@ impl Flight<'_> {
     /// A server that asks to be left alone is, also after a restart.
     fn note_wish(&self, error: &GrantError) {
         let Some(wish) = error.retry_after else { return };
-        let why = error.class.meaning().word.to_owned();
+        let why = error.class.policy().word.to_owned();
         let said = self.now();
         let at = said + wish;
         let grant = self.settled.issued_for().grant;
@@ -264,7 +265,7 @@ impl Flight<'_> {
                 return Ok(Next::Again);
             }
         }
-        if error.class.meaning().consumed != Consumed::Yes {
+        if error.class.policy().consumption != Consumption::Yes {
             self.put_attempt_away();
         }
         Ok(self.end(reason, token, error).await)
@@ -328,13 +329,13 @@ impl Flight<'_> {
         }
         let passes = matches!(
             error.class,
-            Class::Transient
-                | Class::NotSent
-                | Class::Ambiguous
-                | Class::Throttled
-                | Class::Busy
-                | Class::Gateway
-                | Class::Unreadable
+            ErrorClass::Transient
+                | ErrorClass::NotSent
+                | ErrorClass::Ambiguous
+                | ErrorClass::Throttled
+                | ErrorClass::Busy
+                | ErrorClass::Gateway
+                | ErrorClass::Unreadable
         );
         if passes {
             self.ledger.metrics.bootstrapped("failed");
@@ -353,7 +354,7 @@ impl Flight<'_> {
         let why = FailureReason::BootstrapRefused;
         Err(Failure {
             wish: wish.max(error.retry_after),
-            ..Failure::new(Pace::Unsent, why, detail)
+            ..Failure::new(RetryPace::Unsent, why, detail)
         })
     }
 }
@@ -378,7 +379,7 @@ fn issue_steps(
 fn unfit_failure(unfit: Unfit) -> Failure {
     let (why, detail) = match unfit {
         Unfit::NothingToProlong => (
-            FailureReason::Answer(Class::Unreadable),
+            FailureReason::Answer(ErrorClass::Unreadable),
             "the answer prolongs an access token, and there is none yet",
         ),
         Unfit::NotRotated => (
@@ -387,5 +388,5 @@ fn unfit_failure(unfit: Unfit) -> Failure {
         ),
     };
     tracing::warn!(detail, "token request refused");
-    Failure::new(Pace::Long, why, Some(detail.to_owned()))
+    Failure::new(RetryPace::Long, why, Some(detail.to_owned()))
 }

@@ -5,7 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use super::{Failure, Flight, Next};
 use crate::dpop;
-use crate::oauth::{Class, Consumed, Given, Grant, GrantError, Proof, Rotation, TokenResponse};
+use crate::oauth::{
+    Consumption, DpopBinding, ErrorClass, Grant, GrantError, RequestContext, Rotation,
+    TokenResponse,
+};
 use crate::secret::Secret;
 use crate::store::{Attempt, StoreError, TokenRecord};
 use crate::token::FailureReason;
@@ -82,17 +85,17 @@ impl Flight<'_> {
             self.forget_attempt(&error, before);
             let wait = match error.class {
                 _ if error.salvaged.is_some() => None,
-                Class::NotSent if !unsent => {
+                ErrorClass::NotSent if !unsent => {
                     unsent = true;
                     Some(Duration::ZERO)
                 }
-                Class::Ambiguous => self.replay_moment(),
+                ErrorClass::Ambiguous => self.replay_moment(),
                 _ => None,
             };
             let Some(wait) = wait else {
                 return self.refused(&base, presented, error, asked_at, lost).await;
             };
-            if error.class.meaning().consumed != Consumed::No {
+            if error.class.policy().consumption != Consumption::No {
                 self.ledger.metrics.replayed();
             }
             self.ledger.report_again(&error, wait);
@@ -244,16 +247,18 @@ impl Flight<'_> {
 
     /// What an answer says about the refresh token that was presented for it.
     fn forget_attempt(&self, error: &GrantError, before: Option<Attempt>) {
-        match error.class.meaning().consumed {
+        match error.class.policy().consumption {
             // It is as good as it was before.
-            Consumed::No => self.put_back(before),
-            Consumed::Maybe if error.class != Class::Ambiguous => self.ledger.note(|record| {
-                // It was answered, so nothing is lost on the way; what became of it nobody knows.
-                if let Some(attempt) = &mut record.attempt {
-                    attempt.count = 0;
-                }
-            }),
-            Consumed::Maybe | Consumed::Yes => {}
+            Consumption::No => self.put_back(before),
+            Consumption::Maybe if error.class != ErrorClass::Ambiguous => {
+                self.ledger.note(|record| {
+                    // It was answered, so nothing is lost on the way; what became of it nobody knows.
+                    if let Some(attempt) = &mut record.attempt {
+                        attempt.count = 0;
+                    }
+                })
+            }
+            Consumption::Maybe | Consumption::Yes => {}
         }
     }
 
@@ -264,14 +269,14 @@ impl Flight<'_> {
         base: &TokenRecord,
     ) -> (SystemTime, Result<TokenResponse, GrantError>) {
         let key = self.settled.sources().bound.then_some(base.dpop_key.as_ref()).flatten();
-        let key = key.and_then(|key| dpop::Key::from_stored(key).ok());
+        let key = key.and_then(|key| dpop::ProofKey::from_stored(key).ok());
         let listen = self.listen(grant, base);
         let mut proved_again = false;
         loop {
             let now = self.now();
             let nonce = self.ledger.lock().nonce.clone();
-            let proof = key.as_ref().map(|key| Proof { key, nonce: nonce.as_deref() });
-            let given = Given {
+            let proof = key.as_ref().map(|key| DpopBinding { key, nonce: nonce.as_deref() });
+            let given = RequestContext {
                 now,
                 access_token: base.access_token.as_ref(),
                 variables: &self.settled.config.variables,
@@ -288,7 +293,9 @@ impl Flight<'_> {
             }
             match &answer {
                 // Nothing was looked at but the proof (RFC 9449 §8).
-                Err(error) if error.class == Class::Nonce && key.is_some() && !proved_again => {
+                Err(error)
+                    if error.class == ErrorClass::Nonce && key.is_some() && !proved_again =>
+                {
                     proved_again = true;
                 }
                 _ => return (now, answer),
@@ -304,13 +311,13 @@ impl Flight<'_> {
     }
 
     /// A key to bind tokens to, where that is configured and the record has none yet.
-    pub(super) fn new_key(&self) -> Option<dpop::Key> {
+    pub(super) fn new_key(&self) -> Option<dpop::ProofKey> {
         let is_missing = || {
             let known = self.ledger.lock();
             let stored = known.record.dpop_key.as_ref();
-            stored.is_none_or(|key| dpop::Key::from_stored(key).is_err())
+            stored.is_none_or(|key| dpop::ProofKey::from_stored(key).is_err())
         };
-        (self.settled.sources().bound && is_missing()).then(dpop::Key::generate)
+        (self.settled.sources().bound && is_missing()).then(dpop::ProofKey::generate)
     }
 
     /// A grant that can be presented at any time: nothing is written down before it.
@@ -326,7 +333,7 @@ impl Flight<'_> {
                 Ok(response) => {
                     return self.issued(&base, Presented::Own, response, asked_at).await;
                 }
-                Err(error) if error.class == Class::NotSent && !unsent => unsent = true,
+                Err(error) if error.class == ErrorClass::NotSent && !unsent => unsent = true,
                 Err(error) => {
                     return self.refused(&base, Presented::Own, error, asked_at, false).await;
                 }

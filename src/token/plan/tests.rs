@@ -31,21 +31,21 @@ const NOW: u64 = 100_000;
 #[derive(Debug)]
 struct Setting {
     seed: Option<Seed>,
-    livelihood: Livelihood,
+    livelihood: GrantRenewal,
     can_bootstrap: bool,
     config: Fingerprint,
-    belonging: Belonging,
+    belonging: GrantIdentity,
     bound: bool,
 }
 
 impl Setting {
-    fn new(livelihood: Livelihood) -> Self {
+    fn new(livelihood: GrantRenewal) -> Self {
         Self {
             seed: None,
             livelihood,
             can_bootstrap: false,
             config: hash("c"),
-            belonging: Belonging {
+            belonging: GrantIdentity {
                 grant: hash("grant of c and its user"),
                 grant_without_bootstrap: hash("grant of c"),
                 request: hash("request of c"),
@@ -57,11 +57,11 @@ impl Setting {
     fn seeded(seed: Option<&str>) -> Self {
         let source = SecretSource::File(PathBuf::from("seed"));
         let seed = Seed { source, value: seed.map(secret) };
-        Self { seed: Some(seed), ..Self::new(Livelihood::RefreshToken) }
+        Self { seed: Some(seed), ..Self::new(GrantRenewal::RefreshToken) }
     }
 
     fn bootstrapping() -> Self {
-        Self { can_bootstrap: true, ..Self::new(Livelihood::RefreshToken) }
+        Self { can_bootstrap: true, ..Self::new(GrantRenewal::RefreshToken) }
     }
 
     fn sources(&self) -> Sources<'_> {
@@ -85,7 +85,7 @@ impl Setting {
 }
 
 fn unseeded() -> Setting {
-    Setting::new(Livelihood::RefreshToken)
+    Setting::new(GrantRenewal::RefreshToken)
 }
 
 fn issued_for(grant: &str, request: &str) -> Option<IssuedFor> {
@@ -303,7 +303,7 @@ fn which_access_tokens_fit() {
 fn what_needs_nothing_but_the_configuration_is_always_there() {
     let setting = || {
         let seeded = Setting::seeded(Some("s2"));
-        Setting { livelihood: Livelihood::Repeatable, can_bootstrap: true, ..seeded }
+        Setting { livelihood: GrantRenewal::Repeatable, can_bootstrap: true, ..seeded }
     };
     for record in [
         TokenRecord::default(),
@@ -374,8 +374,8 @@ fn what_an_operator_can_have_done() {
 /// E25: also by an operator, a seed or a bootstrap.
 #[test]
 fn a_server_that_wants_to_be_left_alone_is() {
-    let until = |quiet| Plan::Wait(at(quiet), FailureReason::Answer(Class::Throttled));
-    let repeatable = Setting::new(Livelihood::Repeatable);
+    let until = |quiet| Plan::Wait(at(quiet), FailureReason::Answer(ErrorClass::Throttled));
+    let repeatable = Setting::new(GrantRenewal::Repeatable);
     for (case, record, setting, quiet, expected) in [
         ("a refresh", record(Some("r3")), unseeded(), NOW + 600, until(NOW + 600)),
         ("a seed", record(Some("r3")), Setting::seeded(Some("s2")), NOW + 600, until(NOW + 600)),

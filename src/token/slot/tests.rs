@@ -47,7 +47,9 @@ use self::script::Script;
 use super::*;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::oauth::{Bootstrap, Class, GrantType, MemberPath, OwnGrant, Rotation, Step, TokenType};
+use crate::oauth::{
+    Bootstrap, ErrorClass, GrantType, MemberPath, OwnGrant, Rotation, Step, TokenType,
+};
 use crate::secret::{Secret, SecretSource};
 use crate::store::{
     Attempt, ByteStore, EncryptionKeys, Generation, MemoryStore, Store, TerminalReason,

@@ -4,7 +4,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::oauth::Class;
+use crate::oauth::ErrorClass;
 use crate::secret::Secret;
 use crate::token::Margin;
 
@@ -26,7 +26,7 @@ const DAY: u64 = 86_400;
 /// What most requests of these tests ask for, and what others do.
 const TARGET: u64 = 1;
 const OTHER: u64 = 2;
-const WHY: FailureReason = FailureReason::Answer(Class::Transient);
+const WHY: FailureReason = FailureReason::Answer(ErrorClass::Transient);
 
 /// On a machine that has run since 1970 and whose clock was never set.
 fn at(seconds: u64) -> Moment {
@@ -88,7 +88,7 @@ fn hold(until: u64) -> Hold {
     Hold { until: at(until), why: WHY }
 }
 
-fn failed(pace: Pace, wish: Option<u64>) -> Outcome {
+fn failed(pace: RetryPace, wish: Option<u64>) -> Outcome {
     Outcome::Failed { pace, wish: wish.map(seconds), why: WHY }
 }
 
@@ -198,7 +198,7 @@ fn flights_start_a_second_apart() {
 
 #[test]
 fn how_long_a_server_is_left_alone() {
-    use Pace::{Growing, Long, Short, Unsent};
+    use RetryPace::{Growing, Long, Short, Unsent};
     for (pace, wish, jitter, pauses) in [
         (Unsent, None, 0.0, [1, 2, 4, 5, 5, 5, 5, 5, 5, 5, 5]),
         (Short, None, 0.0, [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60]),
@@ -224,14 +224,14 @@ fn how_long_a_server_is_left_alone() {
 fn each_kind_of_failure_is_counted_for_itself() {
     let mut state = State::default();
     for _ in 0..6 {
-        state.finish(failed(Pace::Short, None), at(OLD), 0.0);
+        state.finish(failed(RetryPace::Short, None), at(OLD), 0.0);
     }
     for (pace, pause) in [
-        (Pace::Growing, 1),
-        (Pace::Growing, 2),
-        (Pace::Long, 60),
-        (Pace::Short, 1),
-        (Pace::Unsent, 1),
+        (RetryPace::Growing, 1),
+        (RetryPace::Growing, 2),
+        (RetryPace::Long, 60),
+        (RetryPace::Short, 1),
+        (RetryPace::Unsent, 1),
     ] {
         state.finish(failed(pace, None), at(OLD), 0.0);
         assert_eq!(state.hold(at(OLD)), Some(hold(OLD + pause)), "{pace:?}");
@@ -240,9 +240,12 @@ fn each_kind_of_failure_is_counted_for_itself() {
 
 #[test]
 fn a_backoff_never_overflows() {
-    for (pace, longest) in
-        [(Pace::Unsent, 5), (Pace::Short, 60), (Pace::Growing, 900), (Pace::Long, 900)]
-    {
+    for (pace, longest) in [
+        (RetryPace::Unsent, 5),
+        (RetryPace::Short, 60),
+        (RetryPace::Growing, 900),
+        (RetryPace::Long, 900),
+    ] {
         let mut state = State { failures: u32::MAX - 1, pace: Some(pace), ..State::default() };
         for _ in 0..3 {
             state.finish(failed(pace, None), at(OLD), 0.0);
@@ -255,12 +258,12 @@ fn a_backoff_never_overflows() {
 fn a_success_ends_the_backoff() {
     let mut state = State::default();
     for _ in 0..5 {
-        state.finish(failed(Pace::Short, None), at(OLD), 0.0);
+        state.finish(failed(RetryPace::Short, None), at(OLD), 0.0);
     }
     assert_eq!(state.failing(), Some((WHY, at(OLD))));
     state.finish(Outcome::Landed, at(OLD), 0.0);
     assert_eq!((state.hold(at(OLD)), state.failing()), (None, None));
-    state.finish(failed(Pace::Short, None), at(OLD + 9), 0.0);
+    state.finish(failed(RetryPace::Short, None), at(OLD + 9), 0.0);
     assert_eq!(state.hold(at(OLD + 9)), Some(hold(OLD + 10)));
     assert_eq!(state.failing(), Some((WHY, at(OLD + 9))));
 }

@@ -55,7 +55,7 @@ fn a_dead_refresh_token_is_dead_in_every_dialect() {
         ),
         (401, r#"{"message":"no active refresh token"}"#),
         (401, r#"{"message":"An active refresh token is required"}"#),
-        (401, r#"{"detail":"Given refresh token does not exist"}"#),
+        (401, r#"{"detail":"RequestContext refresh token does not exist"}"#),
         (
             400,
             r#"{"error":"invalid_request","error_description":"Invalid \"refresh_token\" in request."}"#,
@@ -109,13 +109,13 @@ fn a_dead_refresh_token_is_dead_in_every_dialect() {
             r#"{"error":"invalid_grant","error_description":"\"exp\" claim timestamp check failed"}"#,
         ),
     ] {
-        assert_eq!(class_of(status, body), Class::GrantDead, "{status} {body}");
+        assert_eq!(class_of(status, body), ErrorClass::GrantDead, "{status} {body}");
     }
 }
 
 #[test]
 fn what_is_not_about_the_refresh_token_is_not_its_end() {
-    use Class::*;
+    use ErrorClass::*;
     let text =
         |code: &str, text: &str| json!({ "error": code, "error_description": text }).to_string();
     for (status, code, said, class) in [
@@ -222,10 +222,10 @@ fn a_text_that_was_cut_ends_no_grant() {
         r#"{"error":"invalid_grant","error_description":"token request is already b"#,
         r#"{"error":"invalid_grant""#,
     ] {
-        assert_eq!(class_of(400, body), Class::Doubtful, "{body}");
+        assert_eq!(class_of(400, body), ErrorClass::Doubtful, "{body}");
     }
-    assert_eq!(class_of(400, r#"{"error":"invalid_client","er"#), Class::Config);
-    assert_eq!(class_of(400, "Error: {\"error\":\"invalid_grant\"}"), Class::GrantDead);
+    assert_eq!(class_of(400, r#"{"error":"invalid_client","er"#), ErrorClass::Config);
+    assert_eq!(class_of(400, "Error: {\"error\":\"invalid_grant\"}"), ErrorClass::GrantDead);
 }
 
 #[test]
@@ -249,22 +249,37 @@ fn a_wait_in_the_body_is_where_the_mapping_says() {
     let place = Mapping { retry_after: Some(path("meta.wait_seconds")), ..Mapping::default() };
     let reading = mapped(place);
     for (status, body, class, wait) in [
-        (400, r#"{"error":"busy_now","meta":{"wait_seconds":30}}"#, Class::Throttled, Some(30)),
-        (429, r#"{"meta":{"wait_seconds":"45"}}"#, Class::Throttled, Some(45)),
-        (503, r#"{"meta":{"wait_seconds":7.2}}"#, Class::Transient, Some(8)),
-        (200, r#"{"meta":{"wait_seconds":30}}"#, Class::Throttled, Some(30)),
-        (400, r#"{"meta":{"wait_seconds":"in 2 minutes"}}"#, Class::Throttled, Some(120)),
-        (400, r#"{"meta":{"wait_seconds":99999}}"#, Class::Throttled, Some(3600)),
+        (
+            400,
+            r#"{"error":"busy_now","meta":{"wait_seconds":30}}"#,
+            ErrorClass::Throttled,
+            Some(30),
+        ),
+        (429, r#"{"meta":{"wait_seconds":"45"}}"#, ErrorClass::Throttled, Some(45)),
+        (503, r#"{"meta":{"wait_seconds":7.2}}"#, ErrorClass::Transient, Some(8)),
+        (200, r#"{"meta":{"wait_seconds":30}}"#, ErrorClass::Throttled, Some(30)),
+        (400, r#"{"meta":{"wait_seconds":"in 2 minutes"}}"#, ErrorClass::Throttled, Some(120)),
+        (400, r#"{"meta":{"wait_seconds":99999}}"#, ErrorClass::Throttled, Some(3600)),
         (
             400,
             r#"{"error":"invalid_grant","meta":{"wait_seconds":30}}"#,
-            Class::Throttled,
+            ErrorClass::Throttled,
             Some(30),
         ),
-        (401, r#"{"error":"invalid_client","meta":{"wait_seconds":30}}"#, Class::Config, Some(30)),
-        (400, r#"{"error":"invalid_grant","meta":{"wait_seconds":0}}"#, Class::GrantDead, None),
-        (400, r#"{"error":"invalid_request","wait_seconds":30}"#, Class::Doubtful, None),
-        (429, r#"{"meta":{"wait_seconds":null}}"#, Class::Throttled, Some(60)),
+        (
+            401,
+            r#"{"error":"invalid_client","meta":{"wait_seconds":30}}"#,
+            ErrorClass::Config,
+            Some(30),
+        ),
+        (
+            400,
+            r#"{"error":"invalid_grant","meta":{"wait_seconds":0}}"#,
+            ErrorClass::GrantDead,
+            None,
+        ),
+        (400, r#"{"error":"invalid_request","wait_seconds":30}"#, ErrorClass::Doubtful, None),
+        (429, r#"{"meta":{"wait_seconds":null}}"#, ErrorClass::Throttled, Some(60)),
     ] {
         let error = read(&answer(status, body), &reading, at(0), &[]).unwrap_err();
         let seconds = error.retry_after.map(|wait| wait.as_secs());

@@ -3,6 +3,7 @@
 use http::HeaderName;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use serde_json::Value;
 
 use super::*;
 
@@ -111,24 +112,27 @@ fn body_in_hand() -> impl Strategy<Value = (Vec<u8>, Option<String>)> {
     )
 }
 
-fn reading() -> impl Strategy<Value = Reading> {
+fn reading() -> impl Strategy<Value = ResponseFormat> {
     let place = || proptest::option::weighted(0.2, name().prop_map(|name| path(&name)));
-    let unit = prop::sample::select(&[None, Some(Unit::Seconds), Some(Unit::Milliseconds)][..]);
+    let unit =
+        prop::sample::select(&[None, Some(TimeUnit::Seconds), Some(TimeUnit::Milliseconds)][..]);
     let places = (place(), place(), place(), place(), place());
-    (places, unit, any::<bool>(), any::<bool>()).prop_map(|(places, unit, keep, dpop)| Reading {
-        mapping: Mapping {
-            access_token: places.0,
-            refresh_token: places.1,
-            expires_in: places.2,
-            expires_at: places.3,
-            error: places.4,
-            unit,
-            keep_access_token: keep,
-            ..Mapping::default()
-        },
-        raw: ["data.code", "message", "data.0"].into_iter().map(path).collect(),
-        dpop,
-        ..Reading::default()
+    (places, unit, any::<bool>(), any::<bool>()).prop_map(|(places, unit, keep, dpop)| {
+        ResponseFormat {
+            mapping: Mapping {
+                access_token: places.0,
+                refresh_token: places.1,
+                expires_in: places.2,
+                expires_at: places.3,
+                error: places.4,
+                unit,
+                keep_access_token: keep,
+                ..Mapping::default()
+            },
+            raw: ["data.code", "message", "data.0"].into_iter().map(path).collect(),
+            dpop,
+            ..ResponseFormat::default()
+        }
     })
 }
 
@@ -171,7 +175,7 @@ proptest! {
                 prop_assert!(!said.contains(PART_OF_SECRET), "{}", said);
                 prop_assert!(!error.to_string().contains(char::is_control), "{}", said);
                 prop_assert!(error.retry_after.is_none_or(|wait| wait.as_secs() <= 3600));
-                prop_assert!(error.class != Class::Nonce || error.dpop_nonce.is_some());
+                prop_assert!(error.class != ErrorClass::Nonce || error.dpop_nonce.is_some());
             }
         }
     }

@@ -7,7 +7,7 @@ use super::*;
 const NOW: u64 = 1_700_000_000;
 
 /// Seconds from `NOW` to the expiry of a token whose answer has these members too.
-fn life(reading: &Reading, members: &str) -> Option<u64> {
+fn life(reading: &ResponseFormat, members: &str) -> Option<u64> {
     let body = format!(r#"{{"access_token":"a",{members}}}"#);
     let token = read(&answer(200, &body), reading, at(NOW), &[]).unwrap();
     token.expires_at.map(|end| end.duration_since(at(NOW)).unwrap().as_secs())
@@ -52,7 +52,7 @@ fn an_instant_is_told_from_a_lifetime_by_its_size_and_its_form() {
         (r#""expires_in":1e300"#, Some(MAX_LIFETIME.as_secs())),
         (r#""expires_in":"4294967295:0:0""#, Some(MAX_LIFETIME.as_secs())),
     ] {
-        assert_eq!(life(&Reading::default(), members), expected, "{members}");
+        assert_eq!(life(&ResponseFormat::default(), members), expected, "{members}");
     }
 }
 
@@ -60,13 +60,13 @@ fn an_instant_is_told_from_a_lifetime_by_its_size_and_its_form() {
 fn a_unit_counts_where_it_is_given() {
     let with = |unit| mapped(Mapping { unit: Some(unit), ..Mapping::default() });
     for (unit, members, expected) in [
-        (Unit::Milliseconds, r#""expires_in":3600000"#, Some(3600)),
-        (Unit::Milliseconds, r#""expires_in":"3600000""#, Some(3600)),
-        (Unit::Milliseconds, r#""expires_at":1700003600000"#, Some(3600)),
-        (Unit::Milliseconds, r#""expires_in":1e10"#, Some(10_000_000)),
-        (Unit::Seconds, r#""expires_at":1700003600"#, Some(3600)),
-        (Unit::Seconds, r#""expires_in":1700003600"#, Some(MAX_LIFETIME.as_secs())),
-        (Unit::Seconds, r#""expires_at":3600"#, None),
+        (TimeUnit::Milliseconds, r#""expires_in":3600000"#, Some(3600)),
+        (TimeUnit::Milliseconds, r#""expires_in":"3600000""#, Some(3600)),
+        (TimeUnit::Milliseconds, r#""expires_at":1700003600000"#, Some(3600)),
+        (TimeUnit::Milliseconds, r#""expires_in":1e10"#, Some(10_000_000)),
+        (TimeUnit::Seconds, r#""expires_at":1700003600"#, Some(3600)),
+        (TimeUnit::Seconds, r#""expires_in":1700003600"#, Some(MAX_LIFETIME.as_secs())),
+        (TimeUnit::Seconds, r#""expires_at":3600"#, None),
     ] {
         assert_eq!(life(&with(unit), members), expected, "{unit:?} {members}");
     }
@@ -119,10 +119,13 @@ fn members_are_where_the_mapping_says() {
         r#"{"data":{"tokens":[{"accessToken":"a"}]},"data":1}"#,
     ] {
         let error = read(&answer(200, body), &reading, at(0), &[]).unwrap_err();
-        assert_eq!(error.class, Class::Unreadable, "{body}");
+        assert_eq!(error.class, ErrorClass::Unreadable, "{body}");
     }
     let mac = r#"{"data":{"tokens":[{"accessToken":"a"}],"kind":"mac"}}"#;
-    assert_eq!(read(&answer(200, mac), &reading, at(0), &[]).unwrap_err().class, Class::Unusable);
+    assert_eq!(
+        read(&answer(200, mac), &reading, at(0), &[]).unwrap_err().class,
+        ErrorClass::Unusable
+    );
     let list = mapped(Mapping { access_token: Some(path("0.token")), ..Mapping::default() });
     let token = read(&answer(200, r#"[{"token":"a1"}]"#), &list, at(0), &[]).unwrap();
     assert_eq!(token.access_token.unwrap().expose(), "a1");
@@ -162,10 +165,10 @@ fn a_success_is_what_ok_says() {
 fn an_error_code_is_where_the_mapping_says_or_where_it_always_is() {
     let reading = mapped(Mapping { error: Some(path("meta.code")), ..Mapping::default() });
     for (status, body, class, code) in [
-        (200, r#"{"meta":{"code":"invalid_grant"}}"#, Class::GrantDead, "invalid_grant"),
-        (400, r#"{"meta":{"code":4001}}"#, Class::Config, "4001"),
-        (400, r#"{"error":"invalid_grant"}"#, Class::GrantDead, "invalid_grant"),
-        (200, r#"{"access_token":"a","meta":{"code":17}}"#, Class::Config, "17"),
+        (200, r#"{"meta":{"code":"invalid_grant"}}"#, ErrorClass::GrantDead, "invalid_grant"),
+        (400, r#"{"meta":{"code":4001}}"#, ErrorClass::Config, "4001"),
+        (400, r#"{"error":"invalid_grant"}"#, ErrorClass::GrantDead, "invalid_grant"),
+        (200, r#"{"access_token":"a","meta":{"code":17}}"#, ErrorClass::Config, "17"),
     ] {
         let error = read(&answer(status, body), &reading, at(0), &[]).unwrap_err();
         assert_eq!((error.class, error.code.as_deref()), (class, Some(code)), "{body}");
@@ -201,7 +204,7 @@ fn a_success_without_an_access_token_prolongs_the_old_one_where_that_is_said() {
     }
     let must_have_one = Mapping { keep_access_token: false, ..keep };
     let error = read_with(&must_have_one, r#"{"result":"0000"}"#).unwrap_err();
-    assert_eq!(error.class, Class::Unreadable);
+    assert_eq!(error.class, ErrorClass::Unreadable);
 }
 
 #[test]
@@ -219,29 +222,29 @@ fn rules_of_the_operator_come_before_all_others() {
         AnswerRule { status: status(400), body: Some("exceeded the quota".into()), ..rule.clone() },
         AnswerRule { status: status(418), body: Some("slow".into()), ..rule },
     ];
-    let reading = Reading { dead, busy, ..Reading::default() };
+    let reading = ResponseFormat { dead, busy, ..ResponseFormat::default() };
     for (number, body, class) in [
-        (404, r#"{"error":"not_found_error"}"#, Class::GrantDead),
-        (404, r#"{"error":"Not_Found_Error"}"#, Class::GrantDead),
-        (404, r#"{"error":"other"}"#, Class::Gateway),
-        (410, r#"{"error":"not_found_error"}"#, Class::Gateway),
+        (404, r#"{"error":"not_found_error"}"#, ErrorClass::GrantDead),
+        (404, r#"{"error":"Not_Found_Error"}"#, ErrorClass::GrantDead),
+        (404, r#"{"error":"other"}"#, ErrorClass::Gateway),
+        (410, r#"{"error":"not_found_error"}"#, ErrorClass::Gateway),
         // Row 40: what can end a server whose every failure is 500.
-        (500, r#"{"message":"the token is dead"}"#, Class::GrantDead),
-        (500, "<html>token is dead", Class::GrantDead),
-        (500, r#"{"message":"oops"}"#, Class::Transient),
-        (200, r#"{"access_token":"a","fault":{"code":12}}"#, Class::GrantDead),
+        (500, r#"{"message":"the token is dead"}"#, ErrorClass::GrantDead),
+        (500, "<html>token is dead", ErrorClass::GrantDead),
+        (500, r#"{"message":"oops"}"#, ErrorClass::Transient),
+        (200, r#"{"access_token":"a","fault":{"code":12}}"#, ErrorClass::GrantDead),
         (
             400,
             r#"{"error":"invalid_grant","error_description":"exceeded the quota"}"#,
-            Class::Throttled,
+            ErrorClass::Throttled,
         ),
-        (400, r#"{"error":"invalid_grant"}"#, Class::GrantDead),
-        (418, "", Class::GrantDead),
-        (418, "slow", Class::Throttled),
+        (400, r#"{"error":"invalid_grant"}"#, ErrorClass::GrantDead),
+        (418, "", ErrorClass::GrantDead),
+        (418, "slow", ErrorClass::Throttled),
     ] {
         let error = read(&answer(number, body), &reading, at(0), &[]).unwrap_err();
         assert_eq!(error.class, class, "{number} {body}");
-        assert_eq!(error.retry_after.is_some(), class == Class::Throttled, "{number} {body}");
+        assert_eq!(error.retry_after.is_some(), class == ErrorClass::Throttled, "{number} {body}");
     }
     assert!(read(&answer(200, r#"{"access_token":"a"}"#), &reading, at(0), &[]).is_ok());
 }
@@ -250,19 +253,19 @@ fn rules_of_the_operator_come_before_all_others() {
 fn a_token_bound_to_a_key_is_for_those_who_have_one() {
     let body = r#"{"access_token":"a","refresh_token":"r2","token_type":"dpop"}"#;
     let read_with = |dpop, body: &str| {
-        read(&answer(200, body), &Reading { dpop, ..Reading::default() }, at(0), &[])
+        read(&answer(200, body), &ResponseFormat { dpop, ..ResponseFormat::default() }, at(0), &[])
     };
     assert_eq!(read_with(true, body).unwrap().token_type, TokenType::Dpop);
     let bearer = r#"{"access_token":"a","token_type":"Bearer"}"#;
     assert_eq!(read_with(false, bearer).unwrap().token_type, TokenType::Bearer);
-    assert_eq!(read_with(true, bearer).unwrap_err().class, Class::Unusable);
+    assert_eq!(read_with(true, bearer).unwrap_err().class, ErrorClass::Unusable);
     // Row 12.
     let error = read_with(false, body).unwrap_err();
-    assert_eq!(error.class, Class::Unusable);
+    assert_eq!(error.class, ErrorClass::Unusable);
     assert_eq!(error.salvaged.unwrap().expose(), "r2");
     for kind in ["\"mac\"", "5", "[]", "true", "\"N_A\""] {
         let body = format!(r#"{{"access_token":"a","token_type":{kind}}}"#);
-        assert_eq!(read_with(true, &body).unwrap_err().class, Class::Unusable, "{kind}");
+        assert_eq!(read_with(true, &body).unwrap_err().class, ErrorClass::Unusable, "{kind}");
     }
     for kind in ["null", "\"\""] {
         let body = format!(r#"{{"access_token":"a","token_type":{kind}}}"#);
@@ -279,16 +282,16 @@ fn a_proof_without_a_nonce_is_asked_for_again_with_it() {
     };
     for status in [200, 400, 401] {
         let error = read_with(status, r#"{"error":"use_dpop_nonce"}"#, "n-1").unwrap_err();
-        assert_eq!(error.class, Class::Nonce, "{status}");
+        assert_eq!(error.class, ErrorClass::Nonce, "{status}");
         assert_eq!(error.dpop_nonce.as_deref(), Some("n-1"));
     }
     for nonce in ["", "a b", "a\"b", "a\\b"] {
         let error = read_with(400, r#"{"error":"use_dpop_nonce"}"#, nonce).unwrap_err();
-        assert_eq!((error.class, error.dpop_nonce), (Class::Config, None), "{nonce:?}");
+        assert_eq!((error.class, error.dpop_nonce), (ErrorClass::Config, None), "{nonce:?}");
     }
-    assert_eq!(class_of(400, r#"{"error":"use_dpop_nonce"}"#), Class::Config);
+    assert_eq!(class_of(400, r#"{"error":"use_dpop_nonce"}"#), ErrorClass::Config);
     let error = read_with(400, r#"{"error":"invalid_grant"}"#, "n-1").unwrap_err();
-    assert_eq!(error.class, Class::GrantDead);
+    assert_eq!(error.class, ErrorClass::GrantDead);
     let token = read_with(200, r#"{"access_token":"a"}"#, "n-2").unwrap();
     assert_eq!(token.dpop_nonce.as_deref(), Some("n-2"));
 }
@@ -353,7 +356,8 @@ fn a_wait_is_read_in_every_form_that_servers_use() {
 #[test]
 fn members_that_templates_name_are_kept_as_text() {
     let raw = ["instance_url", "user.id", "list.1", "live", "note", "id_token", "user", "bad"];
-    let reading = Reading { raw: raw.into_iter().map(path).collect(), ..Reading::default() };
+    let reading =
+        ResponseFormat { raw: raw.into_iter().map(path).collect(), ..ResponseFormat::default() };
     let body = r#"{"access_token":"a","instance_url":"https://eu1.test","user":{"id":42},
         "list":["x","y"],"live":true,"note":null,"bad":"a\r\nb","id_token":"j"}"#;
     let token = read(&answer(200, body), &reading, at(0), &[]).unwrap();
@@ -403,15 +407,19 @@ fn the_fingerprint_of_a_configuration_without_new_keys_is_that_of_before() {
     };
     let mapping = Mapping {
         access_token: Some(path("data.0.token")),
-        unit: Some(Unit::Milliseconds),
+        unit: Some(TimeUnit::Milliseconds),
         ok: Some(ok),
         keep_access_token: true,
         ..Mapping::default()
     };
     let raw = [path("team.id")].into();
-    let reading = Reading { mapping, dead: vec![dead], raw, dpop: true, ..Reading::default() };
+    let reading =
+        ResponseFormat { mapping, dead: vec![dead], raw, dpop: true, ..ResponseFormat::default() };
     for (reading, expected) in [
-        (Reading::default(), "ef79db24e7f443bb59019ea847d5790c854bfe73d38886c9de53a8564a4bc8be"),
+        (
+            ResponseFormat::default(),
+            "ef79db24e7f443bb59019ea847d5790c854bfe73d38886c9de53a8564a4bc8be",
+        ),
         (reading, "c92544ff8ea05986fd2a777f76bd0a4e89e45527d9edb164e075679b37ddc15a"),
     ] {
         let config = crate::oauth::Config { reading, ..config() };

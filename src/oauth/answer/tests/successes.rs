@@ -84,11 +84,11 @@ fn a_compressed_answer_is_read() {
     assert_eq!(tokens(&compressed), both());
     let mut error = RawAnswer { body: gzip(br#"{"error":"invalid_grant"}"#), ..answer(400, "") };
     error.fields.insert("content-encoding", HeaderValue::from_static("gzip"));
-    assert_eq!(read_by_default(&error, at(0), &[]).unwrap_err().class, Class::GrantDead);
+    assert_eq!(read_by_default(&error, at(0), &[]).unwrap_err().class, ErrorClass::GrantDead);
     let mut unknown = answer(200, "\u{1f}abc");
     unknown.fields.insert("content-encoding", HeaderValue::from_static("zstd"));
     let error = read_by_default(&unknown, at(0), &[]).unwrap_err();
-    assert_eq!(error.class, Class::Unreadable);
+    assert_eq!(error.class, ErrorClass::Unreadable);
     assert!(error.to_string().contains("content coding zstd"), "{error}");
     assert!(error.unread.is_some());
 }
@@ -137,7 +137,7 @@ fn tokens_are_read_from_what_is_not_quite_json() {
         assert_eq!(tokens.expires_at, Some(at(60)), "{body}");
     }
     let mac = answer(200, r#"{"data":{"access_token":"at2","token_type":"mac"}}"#);
-    assert_eq!(read_by_default(&mac, at(0), &[]).unwrap_err().class, Class::Unusable);
+    assert_eq!(read_by_default(&mac, at(0), &[]).unwrap_err().class, ErrorClass::Unusable);
     let cut = RawAnswer { cut: Some("it ended early".into()), ..answer(200, TOKENS) };
     assert_eq!(tokens(&cut), both(), "a complete object is an answer however the connection ended");
 }
@@ -158,13 +158,13 @@ fn what_may_be_missing_is_not_taken_for_absent() {
         "Hello",
     ] {
         let error = read_by_default(&answer(200, body), at(0), &[]).unwrap_err();
-        assert_eq!((error.class, error.salvaged), (Class::Unreadable, None), "{body}");
+        assert_eq!((error.class, error.salvaged), (ErrorClass::Unreadable, None), "{body}");
         assert_eq!(expose(error.unread).unwrap(), body);
     }
     // Who asks with its own grant has no refresh token to lose.
-    let wanted = Wanted { successor: false, for_steps: false };
+    let wanted = Expectation { successor: false, for_steps: false };
     let cut = answer(200, r#"{"access_token":"at2","expires_in":60,"na"#);
-    let own = read_as(wanted, &cut, &Reading::default(), at(0), &[]).unwrap();
+    let own = read_as(wanted, &cut, &ResponseFormat::default(), at(0), &[]).unwrap();
     assert_eq!((expose(own.access_token).unwrap().as_str(), own.expires_at), ("at2", Some(at(60))));
     let others = r#"{"access_token":"at2","u":[{"access_token":"u","refresh_token":"a"}]}"#;
     assert_eq!(tokens(&answer(200, others)).1, None, "another's token");
@@ -181,7 +181,7 @@ fn a_refresh_token_is_salvaged_from_where_the_mapping_does_not_look() {
         r#"{"data":[{"refresh_token":"rt2"},{"refresh_token":"rt2"}]}"#,
     ] {
         let error = read(body, &[]).unwrap_err();
-        assert_eq!((error.class, error.unread), (Class::Unreadable, None), "{body}");
+        assert_eq!((error.class, error.unread), (ErrorClass::Unreadable, None), "{body}");
         assert_eq!(expose(error.salvaged).as_deref(), Some("rt2"), "{body}");
     }
     let two = r#"{"data":[{"refresh_token":"rt1"},{"refresh_token":"rt2"}]}"#;
@@ -195,17 +195,17 @@ fn a_refresh_token_is_salvaged_from_where_the_mapping_does_not_look() {
     assert_eq!(expose(inside.refresh_token).as_deref(), Some("rt2"));
     let refused = r#"{"error":"weird","refresh_token":"rt2"}"#;
     let error = read(refused, &[]).unwrap_err();
-    assert_eq!((error.class, expose(error.salvaged).as_deref()), (Class::Config, Some("rt2")));
+    assert_eq!((error.class, expose(error.salvaged).as_deref()), (ErrorClass::Config, Some("rt2")));
 }
 
 #[test]
 fn what_could_not_be_read_is_kept_up_to_a_limit() {
-    let long = format!("{}é", "a".repeat(MAX_UNREAD - 1)).repeat(2);
+    let long = format!("{}é", "a".repeat(reader::MAX_UNREAD - 1)).repeat(2);
     let error = read_by_default(&answer(200, &long), at(0), &[]).unwrap_err();
     let unread = expose(error.unread).unwrap();
-    assert!(unread.len() <= MAX_UNREAD && unread.starts_with("aaa"));
+    assert!(unread.len() <= reader::MAX_UNREAD && unread.starts_with("aaa"));
     let page = read_by_default(&answer(200, "<html>"), at(0), &[]).unwrap_err();
-    assert_eq!((page.class, page.unread.is_some()), (Class::Gateway, true));
+    assert_eq!((page.class, page.unread.is_some()), (ErrorClass::Gateway, true));
     for (status, body) in [(400, "x"), (500, "x"), (200, r#"{"error":"invalid_grant"}"#)] {
         let error = read_by_default(&answer(status, body), at(0), &[]).unwrap_err();
         assert!(error.unread.is_none(), "{status} {body}");
@@ -218,9 +218,9 @@ fn a_token_type_that_says_whose_token_it_is_is_a_bearer_token() {
     let read_as_type = |kind: &str, wanted| {
         let body =
             serde_json::json!({ "access_token": "a", "refresh_token": "r", "token_type": kind });
-        read_as(wanted, &answer(200, &body.to_string()), &Reading::default(), at(0), &[])
+        read_as(wanted, &answer(200, &body.to_string()), &ResponseFormat::default(), at(0), &[])
     };
-    let wanted = Wanted { successor: true, for_steps: false };
+    let wanted = Expectation { successor: true, for_steps: false };
     for (kind, is_noted) in [
         ("User Access Token", true),
         ("Application Access Token", true),
@@ -243,14 +243,14 @@ fn a_token_type_that_says_whose_token_it_is_is_a_bearer_token() {
         let error = read_as_type(kind, wanted).unwrap_err();
         assert_eq!(
             (error.class, expose(error.salvaged).as_deref()),
-            (Class::Unusable, Some("r")),
+            (ErrorClass::Unusable, Some("r")),
             "{kind}"
         );
-        let tokens = read_as_type(kind, Wanted { for_steps: true, ..wanted }).unwrap();
+        let tokens = read_as_type(kind, Expectation { for_steps: true, ..wanted }).unwrap();
         assert_eq!(tokens.token_type, TokenType::Bearer, "{kind}");
     }
-    let error = read_as_type("DPoP", Wanted { for_steps: true, ..wanted }).unwrap_err();
-    assert_eq!(error.class, Class::Unusable);
+    let error = read_as_type("DPoP", Expectation { for_steps: true, ..wanted }).unwrap_err();
+    assert_eq!(error.class, ErrorClass::Unusable);
 }
 
 /// E38 again.
@@ -264,7 +264,7 @@ fn the_longest_access_token_is_a_limit_that_has_a_name() {
     let error = read_by_default(&answer(200, &body(65_537)), at(0), &[]).unwrap_err();
     assert_eq!(
         (error.class, expose(error.salvaged.clone()).as_deref()),
-        (Class::Unusable, Some("r"))
+        (ErrorClass::Unusable, Some("r"))
     );
     assert!(error.to_string().contains("65536 bytes (limits.token_bytes)"), "{error}");
 }
@@ -356,16 +356,16 @@ fn a_refresh_token_in_another_shape_is_taken_or_missed_aloud() {
         r#""refreshToken":["rt2","rt3"]"#,
     ] {
         let error = read(members).expect_err(members);
-        assert_eq!((error.class, error.salvaged), (Class::Unreadable, None), "{members}");
+        assert_eq!((error.class, error.salvaged), (ErrorClass::Unreadable, None), "{members}");
         assert!(error.unread.is_some(), "{members}");
     }
     let cut = answer(200, r#"{"access_token":"at2","refresh_token":["rt1""#);
     let error = read_by_default(&cut, at(0), &[&sent]).unwrap_err();
-    assert_eq!(error.class, Class::Unreadable, "its successor may have followed");
+    assert_eq!(error.class, ErrorClass::Unreadable, "its successor may have followed");
     // Who asks with its own grant has no refresh token to lose.
-    let wanted = Wanted { successor: false, for_steps: false };
+    let wanted = Expectation { successor: false, for_steps: false };
     let odd = answer(200, r#"{"access_token":"at2","refresh_token":{"a":"b","c":"d"}}"#);
-    assert!(read_as(wanted, &odd, &Reading::default(), at(0), &[]).is_ok());
+    assert!(read_as(wanted, &odd, &ResponseFormat::default(), at(0), &[]).is_ok());
 }
 
 #[test]
@@ -398,9 +398,12 @@ fn tokens_are_read_from_a_page_and_from_unusual_bytes() {
     }
     let alone = read_by_default(&answer(200, "<p><refresh_token>rt2</refresh_token>"), at(0), &[]);
     let alone = alone.unwrap_err();
-    assert_eq!((alone.class, expose(alone.salvaged).as_deref()), (Class::Unreadable, Some("rt2")));
+    assert_eq!(
+        (alone.class, expose(alone.salvaged).as_deref()),
+        (ErrorClass::Unreadable, Some("rt2"))
+    );
     let page = "<html><title>Refresh token</title><input name=refresh_token></html>";
-    assert_eq!(class_of(200, page), Class::Gateway);
+    assert_eq!(class_of(200, page), ErrorClass::Gateway);
 }
 
 /// TikTok has an object called `error` in every answer.
@@ -444,16 +447,16 @@ fn an_error_that_says_that_there_is_none_is_none_beside_a_token() {
         let said = error.to_string();
         assert!(said.contains("response.ok") && said.contains("response.error"), "{said}");
     }
-    assert_eq!(class_of(200, r#"{"error":"ok"}"#), Class::Config);
+    assert_eq!(class_of(200, r#"{"error":"ok"}"#), ErrorClass::Config);
 }
 
 #[test]
 fn an_access_token_is_one_word() {
     let read = |token: &str, wanted| {
         let body = serde_json::json!({ "access_token": token, "refresh_token": "rt2" }).to_string();
-        read_as(wanted, &answer(200, &body), &Reading::default(), at(0), &[])
+        read_as(wanted, &answer(200, &body), &ResponseFormat::default(), at(0), &[])
     };
-    let wanted = Wanted { successor: true, for_steps: false };
+    let wanted = Expectation { successor: true, for_steps: false };
     for token in ["at2\n", "at2\r\n"] {
         let tokens = read(token, wanted).unwrap();
         assert_eq!(expose(tokens.access_token).as_deref(), Some("at2"));
@@ -464,12 +467,12 @@ fn an_access_token_is_one_word() {
         let error = read(token, wanted).unwrap_err();
         assert_eq!(
             (error.class, expose(error.salvaged).as_deref()),
-            (Class::Unusable, Some("rt2")),
+            (ErrorClass::Unusable, Some("rt2")),
             "{token}"
         );
     }
-    assert!(read("at 2", Wanted { for_steps: true, ..wanted }).is_ok());
+    assert!(read("at 2", Expectation { for_steps: true, ..wanted }).is_ok());
     for none in ["null", "undefined", " "] {
-        assert_eq!(read(none, wanted).unwrap_err().class, Class::Unreadable, "{none}");
+        assert_eq!(read(none, wanted).unwrap_err().class, ErrorClass::Unreadable, "{none}");
     }
 }

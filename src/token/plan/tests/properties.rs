@@ -74,7 +74,8 @@ fn any_record() -> impl Strategy<Value = TokenRecord> {
 }
 
 fn any_setting() -> impl Strategy<Value = Setting> {
-    let livelihood = prop::sample::select(vec![Livelihood::RefreshToken, Livelihood::Repeatable]);
+    let livelihood =
+        prop::sample::select(vec![GrantRenewal::RefreshToken, GrantRenewal::Repeatable]);
     (any_token(), livelihood, any::<[bool; 2]>()).prop_map(
         |(seed, livelihood, [can_bootstrap, bound])| {
             let source = SecretSource::File(PathBuf::from("seed"));
@@ -104,7 +105,7 @@ proptest! {
     ) {
         let quiet_until = quiet.map(|it| at(NOW + it));
         let found = plan(&record, setting.sources(), damaged, forced, quiet_until, at(NOW));
-        let is_refresh = setting.livelihood == Livelihood::RefreshToken;
+        let is_refresh = setting.livelihood == GrantRenewal::RefreshToken;
         let is_ours = is_ours(&record);
         match &found {
             Plan::Refresh(token) => {
@@ -126,7 +127,7 @@ proptest! {
             Plan::Bootstrap => {
                 prop_assert!(is_refresh && setting.can_bootstrap);
             }
-            Plan::Wait(until, FailureReason::Answer(Class::Throttled)) => {
+            Plan::Wait(until, FailureReason::Answer(ErrorClass::Throttled)) => {
                 prop_assert!(quiet.is_some());
                 prop_assert_eq!(*until, at(NOW + quiet.unwrap().min(3600)));
             }

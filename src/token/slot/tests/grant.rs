@@ -291,7 +291,7 @@ async fn a_refusal_while_there_is_a_token_is_no_doubt_and_costs_no_margin() {
         assert!(slot.refresh_now().await.is_err());
         assert_eq!(
             slot.status().condition,
-            Condition::Failing(FailureReason::Answer(Class::Doubtful))
+            Condition::Failing(FailureReason::Answer(ErrorClass::Doubtful))
         );
         assert_eq!(token(&slot).await.unwrap(), "at1");
     }

@@ -14,7 +14,7 @@ use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread;
 
 use crate::clock::Moment;
-use crate::oauth::Pace;
+use crate::oauth::RetryPace;
 use crate::secret::Secret;
 use crate::store::{Generation, TokenRecord};
 use crate::token::state::{Outcome, Rejection, SAT_OUT, State, Verdict, is_young};
@@ -84,7 +84,7 @@ impl Shared {
         self.under_way.fetch_sub(1, SeqCst);
         if failures > 0 {
             self.failures.store(failures - 1, SeqCst);
-            let (pace, why) = (Pace::Short, FailureReason::Timeout);
+            let (pace, why) = (RetryPace::Short, FailureReason::Timeout);
             return Err(Outcome::Failed { pace, wish: None, why });
         }
         Ok(issued(generation + 1, self.now(), LIFETIME))

@@ -41,12 +41,17 @@ enum Event {
 #[derive(Clone, Debug)]
 enum Ending {
     Refreshed { lifetime: Option<u64> },
-    Failed { pace: Pace, wish: Option<u64> },
+    Failed { pace: RetryPace, wish: Option<u64> },
     NeedsLogin,
 }
 
-fn any_pace() -> impl Strategy<Value = Pace> {
-    prop::sample::select(vec![Pace::Unsent, Pace::Short, Pace::Growing, Pace::Long])
+fn any_pace() -> impl Strategy<Value = RetryPace> {
+    prop::sample::select(vec![
+        RetryPace::Unsent,
+        RetryPace::Short,
+        RetryPace::Growing,
+        RetryPace::Long,
+    ])
 }
 
 fn any_ending() -> impl Strategy<Value = Ending> {
@@ -374,7 +379,7 @@ proptest! {
         for event in &events {
             model.happens(event);
         }
-        model.land(&Ending::Failed { pace: Pace::Long, wish: Some(3600) });
+        model.land(&Ending::Failed { pace: RetryPace::Long, wish: Some(3600) });
         model.happens(&Event::SetBack(back));
         model.now += 3_600_000;
         let now = model.moment();
@@ -450,10 +455,10 @@ proptest! {
         state.finish(failed(pace, wish), at(now), jitter);
         let wish = wish.map(seconds).unwrap_or_default();
         let (first, cap) = match pace {
-            Pace::Unsent => (1, 5),
-            Pace::Short => (1, 60),
-            Pace::Growing => (1, 900),
-            Pace::Long => (60, 900),
+            RetryPace::Unsent => (1, 5),
+            RetryPace::Short => (1, 60),
+            RetryPace::Growing => (1, 900),
+            RetryPace::Long => (60, 900),
         };
         let pause = state.hold(at(now)).unwrap().until.left(at(now));
         prop_assert!(pause >= wish.max(seconds(first) / 2), "{:?}", pause);

@@ -216,12 +216,12 @@ fn with_a_dead_grant_a_rejected_token_is_served_no_more() {
 fn a_forced_flight_that_failed_is_no_reason_to_pause_for_half_a_minute() {
     let (mut state, token) = (State::default(), token(1));
     assert_eq!(reject(&mut state, &token, OLD), Verdict::Start);
-    state.finish(failed(Pace::Short, None), at(OLD), 0.0);
+    state.finish(failed(RetryPace::Short, None), at(OLD), 0.0);
     assert_eq!(reject(&mut state, &token, OLD + 1), Verdict::Start);
     // One that nobody had rejected a token for changes nothing of that.
     state.finish(Outcome::Landed, at(OLD + 1), 0.0);
     assert_eq!(state.force(at(OLD + 1)), Verdict::Start);
-    state.finish(failed(Pace::Short, None), at(OLD + 1), 0.0);
+    state.finish(failed(RetryPace::Short, None), at(OLD + 1), 0.0);
     assert_eq!(reject(&mut state, &token, OLD + 10), Verdict::PassOn);
     assert_eq!(reject(&mut state, &token, OLD + 31), Verdict::Start);
 }

@@ -113,13 +113,13 @@ fn a_quarter_of_an_hour_of_failures_is_called_out_once() {
         let tick = state.tick(Standing::default(), now);
         assert_eq!(tick.overdue, minute == 15, "minute {minute}");
         // Whatever kind they are of.
-        let pace = if minute % 2 == 0 { Pace::Short } else { Pace::Long };
+        let pace = if minute % 2 == 0 { RetryPace::Short } else { RetryPace::Long };
         state.finish(failed(pace, None), now, 0.0);
     }
     state.finish(Outcome::Landed, at(ISSUED + 3600), 0.0);
     assert!(!state.tick(Standing::default(), at(ISSUED + 8000)).overdue);
     // The next outage is another one.
-    state.finish(failed(Pace::Short, None), at(ISSUED + 9000), 0.0);
+    state.finish(failed(RetryPace::Short, None), at(ISSUED + 9000), 0.0);
     assert!(!state.tick(Standing::default(), at(ISSUED + 9899)).overdue);
     assert!(state.tick(Standing::default(), at(ISSUED + 9900)).overdue);
 }
