@@ -11,12 +11,12 @@ import java.time.Duration;
 /**
  * Java's HttpClient behind the proxy: {@code Client PROXY_HOST PROXY_PORT ORIGIN SECONDS}.
  *
- * <p>The proxy is given by a selector because the JVM's proxy properties leave localhost out. The
- * CA is in the trust store that javax.net.ssl.trustStore names. Prints
- * {@code java SCHEME REQUESTS FAILURES} for each scheme; says on standard error what failed.
+ * <p>The proxy is set by a selector because the JVM's proxy properties exclude localhost. The CA is
+ * in the trust store that javax.net.ssl.trustStore names. Prints
+ * {@code java SCHEME REQUESTS FAILURES} for each scheme, and failures on standard error.
  */
 public final class Client {
-    private static final Duration PATIENCE = Duration.ofSeconds(20);
+    private static final Duration REQUEST_TIMEOUT = Duration.ofSeconds(20);
     /** Milliseconds between rounds: a busy application, not a load test. */
     private static final long PAUSE = 20;
 
@@ -80,7 +80,7 @@ public final class Client {
         requests++;
         try {
             HttpResponse<String> answer =
-                    http.send(request.timeout(PATIENCE).build(), BodyHandlers.ofString());
+                    http.send(request.timeout(REQUEST_TIMEOUT).build(), BodyHandlers.ofString());
             if (answer.statusCode() == 200) {
                 return answer.body();
             }

@@ -1,12 +1,12 @@
 // Node's two HTTP clients behind the proxy: `client.mjs node-fetch|node-https ORIGIN SECONDS`.
 //
-// From 22.21 and 24 on, NODE_USE_ENV_PROXY=1 makes fetch read http_proxy and https_proxy. Before,
-// users give it undici's agent for the same variables. Both send CONNECT for http URLs too, so plain
-// HTTP runs inside the tunnel. The modules http and https get the agents that most users give them;
-// for http URLs these send the whole URL to the proxy. PACKAGES is the directory that has all of
-// them installed. The CA comes from NODE_EXTRA_CA_CERTS.
+// From 22.21 and 24 on, NODE_USE_ENV_PROXY=1 makes fetch read http_proxy and https_proxy. In earlier
+// versions, users set undici's agent for the same variables. Both send CONNECT for http URLs too, so plain
+// HTTP runs inside the tunnel. The modules http and https get the agents that most users choose;
+// for http URLs these send the whole URL to the proxy. PACKAGES is the directory where they are
+// installed. The CA comes from NODE_EXTRA_CA_CERTS.
 //
-// Prints `NAME SCHEME REQUESTS FAILURES` for each scheme; says on standard error what failed.
+// Prints `NAME SCHEME REQUESTS FAILURES` for each scheme, and failures on standard error.
 
 import http from "node:http";
 import https from "node:https";
@@ -14,7 +14,7 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 
-const PATIENCE = 20_000; // milliseconds for one request
+const REQUEST_TIMEOUT = 20_000; // milliseconds for one request
 const PAUSE = 20; // milliseconds between rounds: a busy application, not a load test
 
 const [name, origin, seconds] = process.argv.slice(2);
@@ -27,7 +27,7 @@ function fetchSender() {
     setGlobalDispatcher(new EnvHttpProxyAgent());
   }
   return async (url, options) => {
-    const answer = await fetch(url, { ...options, signal: AbortSignal.timeout(PATIENCE) });
+    const answer = await fetch(url, { ...options, signal: AbortSignal.timeout(REQUEST_TIMEOUT) });
     return { status: answer.status, text: await answer.text() };
   };
 }
@@ -45,7 +45,7 @@ function httpsSender() {
   return async (url, { method, headers, body } = {}) => {
     const { http, agent } = modules[new URL(url).protocol];
     const answer = await new Promise((resolve, reject) => {
-      const signal = AbortSignal.timeout(PATIENCE);
+      const signal = AbortSignal.timeout(REQUEST_TIMEOUT);
       const request = http.request(url, { agent, method, headers, signal }, resolve);
       request.on("error", reject);
       request.end(body);

@@ -1,8 +1,7 @@
 """Python's HTTP clients behind the proxy: `client.py requests|httpx|urllib ORIGIN SECONDS`.
 
-Everything a user would set is in the environment: http_proxy, https_proxy, REQUESTS_CA_BUNDLE and
-SSL_CERT_FILE. Prints `NAME SCHEME REQUESTS FAILURES` for each scheme; says on standard error what
-failed.
+The environment has what a user would set: http_proxy, https_proxy, REQUESTS_CA_BUNDLE and
+SSL_CERT_FILE. Prints `NAME SCHEME REQUESTS FAILURES` for each scheme, and failures on standard error.
 """
 
 import json
@@ -11,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 
-PATIENCE = 20  # seconds for one request
+REQUEST_TIMEOUT = 20  # seconds for one request
 PAUSE = 0.02  # seconds between rounds: a busy application, not a load test
 
 
@@ -21,7 +20,7 @@ def urllib_sender():
         if body is not None:
             request.add_header("Content-Type", "application/json")
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
@@ -36,7 +35,7 @@ def requests_sender():
 
     def send(method, url, body):
         fields = {"Content-Type": "application/json"} if body is not None else {}
-        answer = session.request(method, url, data=body, headers=fields, timeout=PATIENCE)
+        answer = session.request(method, url, data=body, headers=fields, timeout=REQUEST_TIMEOUT)
         return answer.status_code, answer.content
 
     return send
@@ -45,7 +44,7 @@ def requests_sender():
 def httpx_sender():
     import httpx
 
-    client = httpx.Client(http2=True, timeout=PATIENCE)  # by ALPN, so for https only
+    client = httpx.Client(http2=True, timeout=REQUEST_TIMEOUT)  # by ALPN, so for https only
 
     def send(method, url, body):
         fields = {"Content-Type": "application/json"} if body is not None else {}

@@ -1,26 +1,25 @@
-# What tests/clients/run and tests/interop/run have in common: real clients as they come, the real
-# bearerd before them, and servers behind it whose tokens rotate and are revoked.
+# Functions that several test scripts share: they install real clients, start bearerd and servers whose tokens rotate
+# and are revoked, run the clients through bearerd and report the results.
 #
 # Sourced from the root of the repository with these set:
 #
 #     suite       the directory of the script, for messages
-#     lifetime    how many seconds an access token lives
-#     seconds     for how long the clients work
-#     keep        a directory to leave configuration, logs and outputs in, or nothing
-#     credential_lines    more lines for the credential; may be unset
-#     extra_roots         more files of certificates to trust, as TOML writes them; may be unset
+#     lifetime    the lifetime of an access token in seconds
+#     seconds     how long the clients run, in seconds
+#     keep        the directory where configuration, logs and outputs are kept, or empty
+#     credential_lines    further lines for the credential; may be unset
+#     extra_roots         further certificate files to trust, in TOML syntax; may be unset
 #
-# The servers are one process that takes `--lifetime SECONDS --files DIR --out DIR`, leaves ca.pem and
-# servers.json in the latter, prints a line that begins with `ready`, and ends with its standard input.
-# servers.json has `https_authority` (the API), `token_url`, `client_id`, `client_secret`,
-# `refresh_token` and `control_url`, where GET /stats tells counts and POST /revoke revokes all access
-# tokens that are live. Behind a token the API has GET /hello?n=N, which describes the request it saw,
-# POST /echo, and the files of the directory under /files/.
+# The servers are one process. It takes `--lifetime SECONDS --files DIR --out DIR`, writes ca.pem and servers.json
+# into the latter, prints a line that begins with `ready`, and exits when its standard input closes. servers.json has
+# `https_authority` (the API), `token_url`, `client_id`, `client_secret`, `refresh_token` and `control_url`, where
+# GET /stats returns counts and POST /revoke revokes all valid access tokens. With a token the API serves
+# GET /hello?n=N, which describes the request, POST /echo, and the files of the directory under /files/.
 #
-# The API is https. `http://` to its host and port is what an application that cannot do TLS sends;
-# bearerd upgrades it. `https://` goes through CONNECT and is intercepted with bearerd's CA.
+# The API speaks https. An application that cannot do TLS sends `http://` to its host and port, and bearerd upgrades
+# it. `https://` goes through CONNECT, and bearerd intercepts it with its CA.
 
-set -m # each background job is a process group of its own, so that all of it can be ended
+set -m # each background job has its own process group, so the script can end it with its children
 
 readonly programs=tests/clients
 readonly profile=${BEARERD_PROFILE:-dev}
@@ -31,7 +30,7 @@ readonly clients=(curl wget requests httpx urllib node-fetch node-https java git
 say() { printf '%s\n' "$*"; }
 die() { say "$suite/run: $*" >&2; exit 1; }
 
-# ---- what is started is stopped, what is written is removed ----------------------------------------
+# ---- clean-up ---------------------------------------------------------------------------------------
 
 scratch=$(mktemp -d)
 readonly scratch
@@ -114,10 +113,10 @@ install_python_clients() {
         cannot_install "requests and httpx" "$scratch/pip.log"
 }
 
-# Where the Node packages are that the package.json of a directory names.
+# Prints where the Node packages of a directory's package.json are installed.
 packages_of() { printf '%s' "$tools/packages/$1"; } # DIRECTORY
 
-# Installs exactly what its lock file says, unless that is there already.
+# Installs the packages of its lock file unless they are installed already.
 install_packages() { # DIRECTORY
     local packages
     packages=$(packages_of "$1")
@@ -147,9 +146,9 @@ show_versions() {
         "git $(git --version | awk '{ print $3 }')"
 }
 
-# What the shell that starts this is set to was good for installing and building, and must not decide
-# how bearerd and the clients behave.
-forget_surroundings() {
+# Unsets variables of the calling shell that installation and build may use but that would change how bearerd and
+# the clients behave.
+reset_environment() {
     unset http_proxy https_proxy all_proxy no_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY
     unset SSL_CERT_FILE SSL_CERT_DIR CURL_CA_BUNDLE REQUESTS_CA_BUNDLE GIT_SSL_CAINFO WGETRC
     unset NODE_OPTIONS NODE_USE_ENV_PROXY NODE_EXTRA_CA_CERTS JAVA_TOOL_OPTIONS
@@ -158,7 +157,7 @@ forget_surroundings() {
 
 # ---- the servers -----------------------------------------------------------------------------------
 
-# Builds bearerd, and what else cargo is told to.
+# Builds bearerd and further targets that the arguments name.
 build() { # [CARGO_ARGUMENTS…]
     say "building bearerd (profile $profile)"
     cargo build --locked --profile "$profile" --package bearerd --bin bearerd "$@"
@@ -168,7 +167,7 @@ build() { # [CARGO_ARGUMENTS…]
     bearerd=$built/bearerd
 }
 
-# A bare repository as a plain web server offers it: the dumb protocol, one request per object.
+# Creates a bare repository for a plain web server: the dumb protocol, one request per object.
 make_repository() {
     local work=$scratch/work number
     mkdir "$scratch/files"
@@ -185,7 +184,7 @@ make_repository() {
     head_commit=$(git -C "$work" rev-parse HEAD)
 }
 
-# Waits, at most so many tenths of a second, until the command succeeds.
+# Waits until the command succeeds, at most the given number of tenths of a second.
 await() {
     local tenths=$1
     shift
@@ -201,7 +200,7 @@ start_servers() { # COMMAND…
     mkfifo "$scratch/input"
     "$@" --lifetime "$lifetime" --files "$scratch/files" --out "$scratch/servers" \
         <"$scratch/input" >"$scratch/servers.log" 2>&1 &
-    exec 9>"$scratch/input" # open until the end of this script: the servers end with it
+    exec 9>"$scratch/input" # stays open until this script ends; then the servers exit
     await 100 grep -qs '^ready' "$scratch/servers.log" || {
         cat "$scratch/servers.log" >&2
         die "the servers did not start"
@@ -212,7 +211,7 @@ start_servers() { # COMMAND…
     client_secret=$(field "$described" client_secret)
 }
 
-# Free ports below the range that outgoing connections take theirs from.
+# Prints free ports below the range of ephemeral ports.
 free_ports() {
     python3 - <<'PYTHON'
 import random, socket
@@ -280,9 +279,9 @@ start_bearerd() {
         -keystore "$scratch/trust.p12" -storepass changeit >"$scratch/keytool.log" 2>&1
 }
 
-# ---- the clients at work ---------------------------------------------------------------------------
+# ---- running the clients ----------------------------------------------------------------------------
 
-# One request: a GET, or with a body a POST of it. Prints the body of the answer.
+# Sends one request, a GET or, with a body, a POST, and prints the body of the response.
 fetch_with_curl() { # URL [BODY]
     local answer post=()
     if (($# > 1)); then post=(--header 'Content-Type: application/json' --data "$2"); fi
@@ -295,12 +294,12 @@ fetch_with_curl() { # URL [BODY]
 fetch_with_wget() { # URL [BODY]
     local post=()
     if (($# > 1)); then post=(--header='Content-Type: application/json' --post-data="$2"); fi
-    # Fails for any status that is not a success; a second try would hide it.
+    # Fails for any status except success; a second try would hide a failure.
     wget --no-config --no-hsts --no-verbose --output-document=- --tries=1 --timeout=20 \
         --ca-certificate="$scratch/ca.pem" "${post[@]}" "$1"
 }
 
-# The API describes the request it saw: it must be ours, with a token.
+# Succeeds if the API's description is of this request, with a token.
 describes() { [[ $1 = '{'*'"authorization":true'* && $1 = *"\"target\":\"$2\""* ]]; }
 
 run_command_line_client() { # CLIENT
@@ -354,7 +353,7 @@ run_git() {
     for scheme in http https; do say "git $scheme ${clones[$scheme]} ${failures[$scheme]}"; done
 }
 
-# Each client with the variables that its users set; nobody but git and Java is told of the proxy twice.
+# Runs a client with the variables that its users set; only git and Java need the proxy in a setting of their own.
 run_client() { # CLIENT
     local ca=$scratch/ca.pem
     export http_proxy=$proxy https_proxy=$proxy
@@ -396,7 +395,7 @@ start_clients() {
 
 statistics() { curl --silent --fail --noproxy '*' --max-time 5 "$control/stats"; }
 
-# A number of the statistics, by Python's way to it: `count "['https']['rejected']"`.
+# Prints a number of the statistics, addressed in Python syntax: `count "['https']['rejected']"`.
 count() { statistics | python3 -c "import json, sys; print(json.load(sys.stdin)$1)"; }
 
 milliseconds() {
@@ -404,7 +403,7 @@ milliseconds() {
     printf '%s' "${now%???}"
 }
 
-# Has another access token been issued? If not, none was until `since`.
+# Succeeds if another access token has been issued. If not, none was issued until `since`.
 another_issued() { # COUNT
     local asked
     asked=$(milliseconds)
@@ -413,10 +412,9 @@ another_issued() { # COUNT
     return 1
 }
 
-# Revokes all live access tokens about every five seconds, always a second or so after one was
-# issued: in the middle of its life, when every request carries that token and no other is on its way.
-# A request whose first and second token are both revoked would rightly see the second 401. On a
-# machine too busy to tell, nothing is revoked.
+# Revokes all valid access tokens about every five seconds, always about a second after one was issued: then every
+# request carries that token and no other token is being issued. A request whose first and second token are both
+# revoked would correctly get the second 401. If the machine is too busy to find such a moment, nothing is revoked.
 revoke_now_and_then() {
     trap - EXIT
     local issued since
@@ -431,7 +429,7 @@ revoke_now_and_then() {
     done
 }
 
-# Starts bearerd and all clients, and waits until they are done.
+# Starts bearerd and all clients and waits until the clients are done.
 run_clients() {
     start_bearerd
     start_clients
@@ -441,7 +439,7 @@ run_clients() {
     { kill -- "-$revoking" && wait "$revoking"; } 2>/dev/null || true
 }
 
-# ---- what came of it -------------------------------------------------------------------------------
+# ---- results ----------------------------------------------------------------------------------------
 
 passed=0
 failed=0
@@ -458,10 +456,10 @@ verdict() { # ok|no TEXT…
     fi
 }
 
-# Is the arithmetic condition true?
+# Prints ok if the arithmetic condition is true, no otherwise.
 holds() { if (($1)); then echo ok; else echo no; fi; }
 
-# The first few, and what a client said without naming a scheme; wget also says what went well.
+# Prints the first failures, including lines without a scheme. wget also logs successes, which are left out.
 show_failures() { # CLIENT SCHEME
     grep -E "^($2 |[^h])" "$scratch/results/$1.failures" | grep -v ' URL:' | head -n 4 |
         cut -c 1-300 | sed 's/^/            /' || true
@@ -485,7 +483,7 @@ report_clients() {
     say "        (git: each is a clone, many requests)"
 }
 
-# Does the log hold the client's secret, or what else grep is told to look for?
+# Checks that the log contains neither the client secret nor the further patterns for grep.
 report_secrets() { # GREP_ARGUMENTS…
     local found
     found=$(grep -c -e "$client_secret" "$@" "$scratch/bearerd.log") || true
@@ -507,7 +505,7 @@ report_end() {
     fi
 }
 
-# The last line, and the status of the script.
+# Prints the last line and returns the status of the script.
 conclude() {
     if ((failed)); then
         say

@@ -1,21 +1,21 @@
-// The certified oidc-provider as authorization server and API, over https on a free port:
+// Serves the certified oidc-provider as authorization server and API, over https on a free port:
 // `server.mjs [--dpop] --lifetime SECONDS --files DIR --out DIR`.
 //
 // Everything about tokens is oidc-provider's own code: the token endpoint with rotation and reuse
-// detection, userinfo, introspection. Only the grant is made here, in place of a person who signs in.
+// detection, userinfo, introspection. Only the grant is created here, instead of by a person who signs in.
 // The API is
 //
 //     GET  /hello    the provider's userinfo endpoint; its claims describe the request
 //     POST /echo     sends the body back    } tokens are checked as a resource server does it:
 //     GET  /files/…  static files           } by asking the provider's introspection endpoint
 //
-// With --dpop the client's tokens are bound to a key (RFC 9449): the provider and the API take nothing
-// without a proof, and both want nonces in it.
+// With --dpop the client's tokens are bound to a key (RFC 9449): the provider and the API accept no
+// request without a proof, and no proof without a nonce.
 //
 // DIR has ca.pem, cert.pem and key.pem; servers.json is written there. NODE_EXTRA_CA_CERTS names
-// ca.pem, for the questions to the introspection endpoint, and PACKAGES the directory that has
-// oidc-provider installed. On control_url, GET /stats tells the counts, POST /revoke revokes all
-// live access tokens, and GET /tokens lists every token there ever was. Ends with its standard input.
+// ca.pem, for requests to the introspection endpoint, and PACKAGES the directory with the installed
+// oidc-provider. On control_url, GET /stats returns the counts, POST /revoke revokes all valid access
+// tokens, and GET /tokens lists every token that was issued. Exits when its standard input closes.
 
 import { createHash, randomBytes } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";

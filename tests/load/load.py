@@ -1,4 +1,4 @@
-"""An honest client beside one attack after the other: load.py BEARERD DIRECTORY [ATTACK…]"""
+"""Measures an honest client during one attack after another: load.py BEARERD DIRECTORY [ATTACK…]"""
 
 import asyncio
 import logging

@@ -1,7 +1,7 @@
 import java.net.*;
 import java.net.http.*;
 
-/** A POST without content: NoBody PROXY_HOST PROXY_PORT URL. */
+/** Sends a POST without content: NoBody PROXY_HOST PROXY_PORT URL. */
 class NoBody {
     public static void main(String[] arguments) throws Exception {
         var proxy = ProxySelector.of(new InetSocketAddress(arguments[0], Integer.parseInt(arguments[1])));

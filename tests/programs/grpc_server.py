@@ -1,4 +1,4 @@
-"""A gRPC server with all four kinds of call, for those who bring the key: grpc_server.py PORT CERTIFICATE KEY"""
+"""Serves all four kinds of gRPC call to clients that send the key: grpc_server.py PORT CERTIFICATE KEY"""
 
 import sys
 from concurrent import futures

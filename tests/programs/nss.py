@@ -1,6 +1,6 @@
 """Fetches URLs through a proxy with libcurl built on NSS: nss.py LIBRARY PROXY URL…
 
-Several hosts on one handle share NSS' certificate cache, which refuses a serial that it has seen from the same issuer."""
+Several hosts on one handle share NSS' certificate cache, which rejects a second certificate with the same issuer and serial."""
 
 import ctypes
 import sys

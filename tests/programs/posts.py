@@ -1,4 +1,4 @@
-"""Sends POSTs through a proxy, 20 at a time, and prints how often each outcome came: posts.py URL PROXY VERSION COUNT"""
+"""Sends POSTs through a proxy, 20 at a time, and prints the count of each outcome: posts.py URL PROXY VERSION COUNT"""
 
 import asyncio
 import collections

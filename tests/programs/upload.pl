@@ -1,4 +1,4 @@
-# Uploads a file with HTTP::Tiny, as the proxy variables say, and prints the status: upload.pl URL FILE
+# Uploads a file with HTTP::Tiny through the proxy in the environment and prints the status: upload.pl URL FILE
 use strict;
 use warnings;
 use HTTP::Tiny;

@@ -1,4 +1,4 @@
-"""Uploads a file with urllib, as the proxy variables say, and prints the status: upload.py URL FILE"""
+"""Uploads a file with urllib through the proxy in the environment and prints the status: upload.py URL FILE"""
 
 import sys
 import urllib.error
