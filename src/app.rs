@@ -204,13 +204,13 @@ impl App {
     /// [`StartError`]; the settings before stay in force.
     pub async fn reload(&self, settings: Settings) -> Result<Vec<&'static str>, StartError> {
         let reloaded = self.try_reload(settings).await;
-        self.metrics.reloaded(reloaded.is_ok());
+        self.metrics.record_reload(reloaded.is_ok());
         reloaded
     }
 
     /// Counts a configuration that could not even be read.
     pub fn reload_failed(&self) {
-        self.metrics.reloaded(false);
+        self.metrics.record_reload(false);
     }
 
     async fn try_reload(&self, settings: Settings) -> Result<Vec<&'static str>, StartError> {
@@ -253,7 +253,7 @@ impl App {
     /// Promises to call [`App::rejected_secrets`] again and again: from here on requests wait for what comes of it.
     /// Its first call promises it as well, but a request that came before that would be passed on rejected.
     pub fn promise_to_read_secrets(&self) {
-        self.shared.rereads.serve();
+        self.shared.rereads.mark_served();
     }
 
     /// Waits until an API rejects secrets that requests carry as they are: those of credentials that have no
@@ -264,12 +264,12 @@ impl App {
     ///
     /// Dropping the future, or what it returns, forgets nothing.
     pub async fn rejected_secrets(&self) -> RejectedSecrets {
-        self.shared.rereads.wanted().await
+        self.shared.rereads.next_rejected().await
     }
 
     /// The secrets have been looked at, and what was new is in force through [`App::reload`].
     pub fn secrets_are_read(&self, rejected: &RejectedSecrets) {
-        self.shared.rereads.read(rejected);
+        self.shared.rereads.complete(rejected);
     }
 
     /// The local CA, if there is a credential that needs one.

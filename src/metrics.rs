@@ -156,17 +156,17 @@ impl Metrics {
     }
 
     /// Something was refused or cut off because of a limit.
-    pub fn limit_reached(&self, limit: &'static str) {
+    pub fn record_limit(&self, limit: &'static str) {
         self.0.limits.get_or_create(&LimitLabels { limit }).inc();
     }
 
     /// Lines of the log were dropped.
-    pub fn log_lines_dropped(&self, lines: u64) {
+    pub fn record_dropped_log_lines(&self, lines: u64) {
         self.0.log_drops.inc_by(lines);
     }
 
     /// A client's TLS handshake came to nothing.
-    pub fn handshake_failed(&self, reason: &'static str) {
+    pub fn record_failed_handshake(&self, reason: &'static str) {
         self.0.handshakes.get_or_create(&HandshakeLabels { reason }).inc();
     }
 
@@ -176,7 +176,7 @@ impl Metrics {
     }
 
     /// A reload of the configuration.
-    pub fn reloaded(&self, succeeded: bool) {
+    pub fn record_reload(&self, succeeded: bool) {
         let outcome = if succeeded { "success" } else { "failure" };
         self.0.reloads.get_or_create(&ReloadLabels { outcome }).inc();
     }
@@ -396,7 +396,7 @@ pub struct CredentialMetrics {
 
 impl CredentialMetrics {
     /// A response is over.
-    pub fn responded(&self, code: u16, duration: Duration) {
+    pub fn record_request(&self, code: u16, duration: Duration) {
         if code == 200 {
             self.ok.inc();
         } else {
@@ -407,13 +407,13 @@ impl CredentialMetrics {
     }
 
     /// A response's head is on its way: the whole time until then, and the origin server's part.
-    pub fn answered(&self, total: Duration, origin: Duration) {
+    pub fn record_response_head(&self, total: Duration, origin: Duration) {
         self.origin_duration.observe(origin.as_secs_f64());
         self.overhead.observe(total.saturating_sub(origin).as_secs_f64());
     }
 
     /// A token was rejected.
-    pub fn rejected(&self, outcome: RejectionOutcome) {
+    pub fn record_rejection(&self, outcome: RejectionOutcome) {
         let outcome = match outcome {
             RejectionOutcome::Absorbed => "absorbed",
             RejectionOutcome::PassedOn => "passed_on",
@@ -423,45 +423,45 @@ impl CredentialMetrics {
 
     /// An answer was passed on unread although its content might reject the token. Returns whether it is
     /// the first of the credential in this process for this reason.
-    pub fn unread(&self, reason: &'static str) -> bool {
+    pub fn record_unread_response(&self, reason: &'static str) -> bool {
         let labels = ReasonLabels { credential: self.credential.clone(), reason };
         self.metrics.0.unread.get_or_create(&labels).inc() == 0
     }
 
     /// A flight is over.
-    pub fn refreshed(&self, outcome: &'static str, duration: Duration) {
+    pub fn record_refresh(&self, outcome: &'static str, duration: Duration) {
         self.metrics.0.refreshes.get_or_create(&self.outcome(outcome)).inc();
         let durations = &self.metrics.0.refresh_durations;
         durations.get_or_create(&self.labels()).observe(duration.as_secs_f64());
     }
 
     /// A token request is made again.
-    pub fn replayed(&self) {
+    pub fn record_token_replay(&self) {
         self.metrics.0.replays.get_or_create(&self.labels()).inc();
     }
 
     /// A refresh token is lost.
-    pub fn lost_rotation(&self) {
+    pub fn record_lost_rotation(&self) {
         self.metrics.0.lost_rotations.get_or_create(&self.labels()).inc();
     }
 
     /// A grant was begun anew, or not.
-    pub fn bootstrapped(&self, outcome: &'static str) {
+    pub fn record_bootstrap(&self, outcome: &'static str) {
         self.metrics.0.bootstraps.get_or_create(&self.outcome(outcome)).inc();
     }
 
     /// Another process's token was taken over.
-    pub fn adopted(&self) {
+    pub fn record_adoption(&self) {
         self.metrics.0.adoptions.get_or_create(&self.labels()).inc();
     }
 
     /// Failures have lasted for a quarter of an hour.
-    pub fn overdue(&self) {
+    pub fn record_outage(&self) {
         self.metrics.0.overdue.get_or_create(&self.labels()).inc();
     }
 
     /// The store failed.
-    pub fn store_failed(&self, kind: &'static str) {
+    pub fn record_store_error(&self, kind: &'static str) {
         self.metrics.0.store_errors.get_or_create(&self.outcome(kind)).inc();
     }
 

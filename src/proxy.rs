@@ -12,29 +12,29 @@
 //! - **The client's connection:** `server`, `client_connection`, `client_stream`, `activity`,
 //!   `http1_stream`, `http2`, `connect`, `client_handshake`.
 //! - **Rules for messages, as pure functions:** `request_target`, `request_line_scanner`, `fields`,
-//!   `framing`, `trailers`, `head_sanitizer`, `rewrite`, `challenge`.
-//! - **Sending a request:** `forward`, `content`, `replay`, `interim`, `rereads`.
+//!   `framing`, `trailers`, `head_sanitizer`, `plain_http_rewrite`, `challenge`.
+//! - **Sending a request:** `forward`, `client_content`, `request_body`, `upload_progress`,
+//!   `replay`, `interim`, `exchange_completion`, `secret_rereads`.
 //! - **The origin server's connection:** `origin_pools`, `origin_connection`, `connector`, `dial`,
-//!   `origin_tls`.
-//! - **Responses and reports:** `body`, `local_response`, `local_resources`, `unparsable_request`,
-//!   `error`, `record`, `access_log`.
+//!   `origin_tls`, `reset_tolerant_stream`, `response_head_stream`.
+//! - **Responses and reports:** `response_body`, `local_response`, `local_resources`,
+//!   `unparsable_request`, `error`, `request_record`, `access_log`.
 //!
 //! This module does not know where tokens come from ([`token`](crate::token)) or how sockets are
 //! accepted ([`app`](crate::app)).
 
 mod access_log;
-mod body;
 mod challenge;
+mod client_content;
 mod client_handshake;
 mod config;
 mod connect;
 pub(crate) mod connection;
 pub mod connector;
-mod content;
 mod dedicated_connections;
 mod dial;
-mod early_response;
 mod error;
+mod exchange_completion;
 mod fields;
 mod forward;
 mod framing;
@@ -51,27 +51,30 @@ mod origin_connection;
 mod origin_error;
 mod origin_pools;
 mod origin_tls;
-mod record;
-mod release;
+mod plain_http_rewrite;
 mod replay;
+mod request_body;
 mod request_context;
 mod request_id;
 mod request_line_scanner;
 mod request_path;
+mod request_record;
 mod request_target;
-mod rereads;
-mod response_heads;
-mod rewrite;
+mod reset_tolerant_stream;
+mod response_body;
+mod response_head_stream;
+mod secret_rereads;
 mod server;
 mod shared_state;
 mod snapshot;
 mod socket_options;
 mod trailers;
 mod unparsable_request;
+mod upload_progress;
 
 pub use config::{Config, Limits, Unmatched};
 pub(crate) use dial::{ListenerAddresses, NetworkState};
 pub(crate) use request_path::Proxy;
-pub use rereads::RejectedSecrets;
+pub use secret_rereads::RejectedSecrets;
 pub(crate) use shared_state::SharedState;
 pub(crate) use snapshot::Snapshot;

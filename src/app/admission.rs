@@ -56,14 +56,14 @@ impl Admission {
                 limit = self.limit,
                 "limits.connections reached; a connection was closed"
             );
-            self.metrics.limit_reached("connections");
+            self.metrics.record_limit("connections");
             return None;
         }
         if let Some(peer) = peer {
             let mut count = self.peers.entry(peer).or_default();
             if *count >= self.limit_per_peer {
                 tracing::warn!(%peer, "limits.connections_per_peer reached; a connection was closed");
-                self.metrics.limit_reached("connections_per_peer");
+                self.metrics.record_limit("connections_per_peer");
                 return None;
             }
             *count += 1;

@@ -99,7 +99,7 @@ async fn serve(
     app.promise_to_read_secrets();
     announce(&app, &unix_sockets);
     let metrics = app.metrics();
-    tokio::spawn(drops.watch(move |lines| metrics.log_lines_dropped(lines)));
+    tokio::spawn(drops.watch(move |lines| metrics.record_dropped_log_lines(lines)));
     let mut watch = Watch::new(inputs);
     loop {
         tokio::select! {

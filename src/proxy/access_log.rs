@@ -1,4 +1,4 @@
-//! One log line for each request.
+//! The access log: one line for each request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,32 +8,33 @@ use http::{Method, StatusCode};
 
 use crate::token::Generation;
 
-/// What is known about one request by the time it is over. Never a query, a field value or a token.
-pub(super) struct AccessLine {
+/// The fields of one line. They never contain a query, a field value or a token.
+pub(super) struct AccessLogEntry {
     pub(super) request_id: String,
     pub(super) method: Method,
-    /// Origin and path; the query may hold secrets.
+    /// Origin and path. The query is left out because it may contain secrets.
     pub(super) target: String,
     pub(super) status: StatusCode,
     pub(super) credential: Option<Arc<str>>,
     pub(super) generation: Option<Generation>,
-    /// What became of a field or parameter that the client sent and the credential would add.
+    /// What was done with the client's own credential: `kept` or `replaced`.
     pub(super) existing: Option<&'static str>,
-    /// How often the request went to the origin server.
+    /// How often the request was sent to the origin server.
     pub(super) attempts: u32,
     pub(super) error: Option<&'static str>,
-    /// Why the request was refused, where that is its client's doing, or what was wrong with the response's content.
+    /// Why the request was refused, if the client caused it, or why the response's content is incomplete.
     pub(super) details: Option<String>,
-    /// Of the response's content, or of what went to the client through a tunnel.
+    /// Bytes of content, or of a tunnel, that were sent to the client.
     pub(super) bytes: usize,
-    /// What came from the client through a tunnel.
+    /// Bytes of a tunnel that came from the client.
     pub(super) received: Option<usize>,
+    /// The response or the tunnel was cut off.
     pub(super) broken: bool,
-    /// The limit that broke the response off.
+    /// The limit that cut it off.
     pub(super) limit: Option<&'static str>,
 }
 
-impl AccessLine {
+impl AccessLogEntry {
     pub(super) fn new(request_id: &str, method: &Method) -> Self {
         Self {
             request_id: request_id.to_owned(),
@@ -53,7 +54,7 @@ impl AccessLine {
         }
     }
 
-    /// Writes the line; the request took `duration`.
+    /// Writes the line. The request took `duration`.
     pub(super) fn write(&self, duration: Duration) {
         tracing::info!(
             target: "bearerd::access",
@@ -77,8 +78,8 @@ impl AccessLine {
     }
 }
 
-impl fmt::Debug for AccessLine {
+impl fmt::Debug for AccessLogEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AccessLine({})", self.request_id)
+        write!(f, "AccessLogEntry({})", self.request_id)
     }
 }

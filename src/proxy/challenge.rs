@@ -1,88 +1,92 @@
-//! Was a request refused because of its access token? Reading `WWW-Authenticate` (RFC 9110 §11.6.1,
-//! RFC 6750 §3), and content where a credential has rules about it.
+//! Decides whether a response rejects the access token of its request, from `WWW-Authenticate` (RFC 9110 §11.6.1,
+//! RFC 6750 §3) and from the content if the credential has rules for it.
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response};
 
-use super::body::{Body, Unread};
+use super::response_body::{ResponseBody, UninspectedReason};
 use crate::coding;
 use crate::credential::{CONTENT_LIMIT, Rejections, Suspicion};
 
-/// Errors that a newer token of the same kind does not mend: RFC 6750 §3.1, RFC 9470 §3 (the person has to
-/// authenticate again, or better).
-const ASKS_FOR_MORE: [&str; 2] = ["insufficient_scope", "insufficient_user_authentication"];
+/// Errors that a new token of the same kind does not fix: RFC 6750 §3.1 and RFC 9470 §3 (the user has to authenticate
+/// again or with a stronger method).
+const INSUFFICIENT_TOKEN_ERRORS: [&str; 2] =
+    ["insufficient_scope", "insufficient_user_authentication"];
 
-/// Was the request refused because of its access token, so that a new one may help?
+/// Returns true if `response` rejects the access token of its request, so that a new token may help.
 ///
-/// The credential's rules say so, except where a challenge asks for another kind of token. `is_bound`: the
-/// token is bound to a key, so that DPoP challenges are about it as well (RFC 9449 §7.1); of others they say
-/// nothing. Content is looked at only where a rule asks for it, and passes on byte for byte.
+/// The credential's rules decide, unless a challenge asks for another kind of token. `is_bound` says whether the token is
+/// bound to a key: only then do DPoP challenges apply to it (RFC 9449 §7.1). The content is inspected only if a rule needs
+/// it, and stays unchanged.
 ///
 /// # Errors
 ///
-/// [`Unread`]: the content would decide, and cannot be looked at.
+/// [`UninspectedReason`] if the content would decide but cannot be inspected.
 pub(super) async fn is_rejection(
     rejections: &Rejections,
     is_bound: bool,
-    response: &mut Response<Body>,
-) -> Result<bool, Unread> {
+    response: &mut Response<ResponseBody>,
+) -> Result<bool, UninspectedReason> {
     let status = response.status();
     let suspicion = rejections.suspect(status, response.headers());
-    if suspicion == Suspicion::None || asks_for_more(response.headers(), is_bound) {
+    if suspicion == Suspicion::None || requires_other_token(response.headers(), is_bound) {
         return Ok(false);
     }
     match suspicion {
-        Suspicion::Content => Ok(rejections.convict(status, &content(response).await?)),
+        Suspicion::Content => Ok(rejections.convict(status, &inspect_content(response).await?)),
         _ => Ok(true),
     }
 }
 
-/// Short content without its codings.
-async fn content(response: &mut Response<Body>) -> Result<Vec<u8>, Unread> {
-    let kind = response.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
-    if kind.is_some_and(|kind| kind.starts_with(b"text/event-stream")) {
-        return Err(Unread::Stream);
+/// Returns the decoded content, if it is short.
+async fn inspect_content(
+    response: &mut Response<ResponseBody>,
+) -> Result<Vec<u8>, UninspectedReason> {
+    let media_type = response.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    if media_type.is_some_and(|media_type| media_type.starts_with(b"text/event-stream")) {
+        return Err(UninspectedReason::EventStream);
     }
     let lines = response.headers().get_all(CONTENT_ENCODING).iter();
     let codings: Vec<_> = lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
     let codings = codings.join(",");
     if !coding::is_known(&codings) {
-        return Err(Unread::Coded);
+        return Err(UninspectedReason::UnknownCoding);
     }
-    let coded = Box::pin(response.body_mut().look(CONTENT_LIMIT)).await?;
+    let coded = Box::pin(response.body_mut().inspect(CONTENT_LIMIT)).await?;
     match coding::decode(&codings, &coded, CONTENT_LIMIT) {
         Some(content) if content.complete => Ok(content.bytes),
-        Some(content) if content.bytes.len() >= CONTENT_LIMIT => Err(Unread::Long),
-        _ => Err(Unread::Broken),
+        Some(content) if content.bytes.len() >= CONTENT_LIMIT => Err(UninspectedReason::TooLong),
+        _ => Err(UninspectedReason::Broken),
     }
 }
 
-fn asks_for_more(fields: &HeaderMap, is_bound: bool) -> bool {
-    let asks = |scheme| ASKS_FOR_MORE.iter().any(|error| is_challenged(fields, scheme, error));
-    asks("bearer") || is_bound && asks("dpop")
+fn requires_other_token(fields: &HeaderMap, is_bound: bool) -> bool {
+    let is_insufficient =
+        |scheme| INSUFFICIENT_TOKEN_ERRORS.iter().any(|error| has_challenge(fields, scheme, error));
+    is_insufficient("bearer") || is_bound && is_insufficient("dpop")
 }
 
-/// Does a challenge ask for a nonce in the proof (RFC 9449 §9)? Then the token is as good as before.
-pub(super) fn wants_nonce(fields: &HeaderMap) -> bool {
-    is_challenged(fields, "dpop", "use_dpop_nonce")
+/// Returns true if a challenge requires a nonce in the DPoP proof (RFC 9449 §9). This does not reject the token.
+pub(super) fn requires_nonce(fields: &HeaderMap) -> bool {
+    has_challenge(fields, "dpop", "use_dpop_nonce")
 }
 
-/// Is there a challenge of this scheme with this error?
-fn is_challenged(fields: &HeaderMap, scheme: &str, error: &str) -> bool {
+/// Returns true if `WWW-Authenticate` has a challenge of this scheme with this error.
+fn has_challenge(fields: &HeaderMap, scheme: &str, error: &str) -> bool {
     let mut lines = fields.get_all(WWW_AUTHENTICATE).iter();
-    // Descriptions are written in languages that need more than ASCII.
-    lines.any(|line| challenges(&String::from_utf8_lossy(line.as_bytes()), scheme, error))
+    // Error descriptions may contain bytes outside ASCII.
+    lines.any(|line| line_has_challenge(&String::from_utf8_lossy(line.as_bytes()), scheme, error))
 }
 
-/// The same for one line.
-pub(super) fn challenges(line: &str, meant: &str, error: &str) -> bool {
-    let mut is_meant = false;
+/// Returns true if one field line has a challenge of this scheme with this error.
+pub(super) fn line_has_challenge(line: &str, scheme: &str, error: &str) -> bool {
+    let mut is_in_challenge = false;
     for item in items(line) {
-        let (scheme, parameter) = split_scheme(item);
-        if let Some(scheme) = scheme {
-            is_meant = scheme.eq_ignore_ascii_case(meant);
+        let (new_scheme, parameter) = split_scheme(item);
+        if let Some(new_scheme) = new_scheme {
+            is_in_challenge = new_scheme.eq_ignore_ascii_case(scheme);
         }
-        if let (true, Some((name, value))) = (is_meant, parameter.split_once('='))
+        if let (true, Some((name, value))) = (is_in_challenge, parameter.split_once('='))
             && name.trim().eq_ignore_ascii_case("error")
             && value.trim().trim_matches('"').eq_ignore_ascii_case(error)
         {
@@ -108,7 +112,7 @@ fn items(line: &str) -> impl Iterator<Item = &str> {
     .map(str::trim)
 }
 
-/// `Bearer realm="x"` begins a challenge; `realm="x"` and `realm = "x"` continue one.
+/// Splits off the scheme: `Bearer realm="x"` starts a challenge, `realm="x"` and `realm = "x"` continue one.
 fn split_scheme(item: &str) -> (Option<&str>, &str) {
     match item.split_once(' ') {
         Some((first, rest)) if !first.contains('=') && !rest.trim_start().starts_with('=') => {
@@ -126,17 +130,21 @@ mod tests {
 
     use super::*;
 
-    fn rejects(rejections: &Rejections, is_bound: bool, mut response: Response<Body>) -> bool {
-        let mut judging = std::pin::pin!(is_rejection(rejections, is_bound, &mut response));
+    fn rejects(
+        rejections: &Rejections,
+        is_bound: bool,
+        mut response: Response<ResponseBody>,
+    ) -> bool {
+        let mut future = std::pin::pin!(is_rejection(rejections, is_bound, &mut response));
         let waker = std::task::Waker::noop();
-        match judging.as_mut().poll(&mut std::task::Context::from_waker(waker)) {
-            std::task::Poll::Ready(verdict) => verdict.unwrap(),
-            std::task::Poll::Pending => panic!("nothing to wait for"),
+        match future.as_mut().poll(&mut std::task::Context::from_waker(waker)) {
+            std::task::Poll::Ready(is_rejected) => is_rejected.unwrap(),
+            std::task::Poll::Pending => panic!("waits for content that no rule needs"),
         }
     }
 
-    fn answer(status: u16, lines: &[&str]) -> Response<Body> {
-        let mut response = Response::new(Body::empty());
+    fn response(status: u16, lines: &[&str]) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::empty());
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         for line in lines {
             let value = HeaderValue::from_bytes(line.as_bytes()).unwrap();
@@ -146,9 +154,9 @@ mod tests {
     }
 
     #[test]
-    fn every_401_is_about_the_token_unless_a_challenge_asks_for_another_kind() {
+    fn every_401_rejects_the_token_unless_a_challenge_requires_another_kind() {
         let step_up = "Bearer error=\"insufficient_user_authentication\", acr_values=\"gold\"";
-        // Whether a bearer's token is meant, and one that is bound to a key.
+        // Whether a bearer token is rejected, and whether a bound one is.
         for (lines, bearer, bound) in [
             (&[][..], true, true),
             (&["Bearer"], true, true),
@@ -178,14 +186,14 @@ mod tests {
             (&["Bearer realm=\"a\\\", error=insufficient_scope\""], true, true),
         ] {
             for (is_bound, expected) in [(false, bearer), (true, bound)] {
-                let verdict = rejects(&Rejections::default(), is_bound, answer(401, lines));
-                assert_eq!(verdict, expected, "{lines:?} {is_bound}");
+                let is_rejected = rejects(&Rejections::default(), is_bound, response(401, lines));
+                assert_eq!(is_rejected, expected, "{lines:?} is_bound: {is_bound}");
             }
         }
     }
 
     #[test]
-    fn only_a_dpop_challenge_asks_for_a_nonce() {
+    fn only_a_dpop_challenge_requires_a_nonce() {
         for (line, expected) in [
             ("DPoP error=\"use_dpop_nonce\", error_description=\"x\"", true),
             ("Bearer realm=\"x\", DPoP algs=\"ES256\", error=\"use_dpop_nonce\"", true),
@@ -193,15 +201,15 @@ mod tests {
             ("Bearer error=\"use_dpop_nonce\"", false),
             ("DPoP error=\"insufficient_scope\"", false),
         ] {
-            assert_eq!(wants_nonce(answer(401, &[line]).headers()), expected, "{line}");
+            assert_eq!(requires_nonce(response(401, &[line]).headers()), expected, "{line}");
         }
     }
 
     #[test]
-    fn other_statuses_are_not_about_the_token() {
+    fn other_statuses_do_not_reject_the_token() {
         for status in [200, 400, 403, 407, 500] {
-            let answer = answer(status, &["Bearer error=\"invalid_token\""]);
-            assert!(!rejects(&Rejections::default(), false, answer));
+            let response = response(status, &["Bearer error=\"invalid_token\""]);
+            assert!(!rejects(&Rejections::default(), false, response), "{status}");
         }
     }
 }

@@ -16,16 +16,16 @@ use rustls::server::{Acceptor, ClientHello};
 use tokio::io::AsyncReadExt;
 use tokio_rustls::LazyConfigAcceptor;
 
-use super::body::Body;
 use super::client_handshake::HandshakeFault;
 use super::connection::{ClientStream, ConnectionPhase, MonitoredStream};
 use super::dial::OriginSocket;
 use super::error::ProxyError;
 use super::http1_stream::Http1Stream;
 use super::incoming_body::IncomingBody;
-use super::record::TunnelRecord;
 use super::request_context::RequestContext;
+use super::request_record::TunnelRecord;
 use super::request_target::ConnectSession;
+use super::response_body::ResponseBody;
 use super::server::ClientConnection;
 use super::{Proxy, Snapshot};
 use crate::credential::client_name;
@@ -55,7 +55,7 @@ impl Proxy {
         call: &mut RequestContext<'_>,
         request: Request<IncomingBody>,
         authority: Authority,
-    ) -> Result<Response<Body>, ProxyError> {
+    ) -> Result<Response<ResponseBody>, ProxyError> {
         let snapshot = call.snapshot;
         // A CONNECT to port 80 stands for plain http, every other for https.
         let scheme = if authority.port == 80 { Scheme::Http } else { Scheme::Https };
@@ -71,7 +71,7 @@ impl Proxy {
             AfterConnect::Session(origin.authority)
         } else {
             let server = snapshot.dial_tunnel(&origin.authority).await?;
-            AfterConnect::Tunnel(server, call.record.becomes_tunnel())
+            AfterConnect::Tunnel(server, call.record.start_tunnel())
         };
         let inbound =
             call.inbound.after_connect(self.watchdog.watch(ConnectionPhase::Handshake), client);
@@ -79,7 +79,7 @@ impl Proxy {
         let upgrade = hyper::upgrade::on(request);
         let task = tokio::spawn(Arc::clone(self).following(upgrade, follow, inbound));
         activity.is_run_by(task.abort_handle());
-        Ok(Response::new(Body::empty()))
+        Ok(Response::new(ResponseBody::empty()))
     }
 
     /// Boxed, because what follows a CONNECT may serve requests, and so contain itself.
@@ -193,7 +193,7 @@ impl Proxy {
 impl Proxy {
     fn handshake_failed(&self, host: &Host, error: &io::Error, misdirected: bool) {
         let fault = HandshakeFault::of(error, misdirected);
-        self.shared.metrics.handshake_failed(fault.kind());
+        self.shared.metrics.record_failed_handshake(fault.kind());
         tracing::info!(%host, %error, reason = fault.kind(), "a client broke off the TLS handshake; {fault}");
     }
 }
@@ -253,6 +253,6 @@ impl Tunnel<'_> {
 
 impl Drop for Tunnel<'_> {
     fn drop(&mut self) {
-        self.record.passed(self.client.passed(), !self.is_whole, self.inbound.activity.cut());
+        self.record.record_end(self.client.passed(), !self.is_whole, self.inbound.activity.cut());
     }
 }

@@ -17,12 +17,12 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::dial::Dialer;
-use super::early_response::EarlyResponse;
 use super::http2::client::Http2Connection;
 use super::origin_connection::{Http1Connection, ResponseTimeouts};
 use super::origin_error::OriginError;
 use super::origin_tls::{OriginTlsStream, is_alpn_mismatch, secure};
-use super::response_heads::{HeadExpected, ResponseHeads};
+use super::reset_tolerant_stream::ResetTolerantStream;
+use super::response_head_stream::{ResponseExpectation, ResponseHeadStream};
 use crate::credential::Identity;
 use crate::origin::{Authority, Origin, Scheme};
 use crate::tls::AlpnConfigs;
@@ -154,7 +154,8 @@ impl Connector {
         let offers = identity.map_or(&self.anonymous, |identity| &identity.offers);
         match (origin.scheme, preferred) {
             (Scheme::Http, _) => {
-                let stream = EarlyResponse::of(self.dialer.connect(authority, deadline).await?);
+                let stream =
+                    ResetTolerantStream::new(self.dialer.connect(authority, deadline).await?);
                 self.speak_http1(origin, stream).await
             }
             (Scheme::Https, Protocol::Http2) => {
@@ -201,8 +202,8 @@ impl Connector {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let head = HeadExpected::default();
-        let stream = TokioIo::new(ResponseHeads::of(stream, head.clone()));
+        let head = ResponseExpectation::default();
+        let stream = TokioIo::new(ResponseHeadStream::new(stream, head.clone()));
         let mut builder = http1::Builder::new();
         builder
             .max_header_size(MAX_RESPONSE_HEAD as usize)

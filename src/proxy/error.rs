@@ -13,10 +13,10 @@ use std::time::Duration;
 use http::header::{PROXY_AUTHENTICATE, RETRY_AFTER};
 use http::{Response, StatusCode};
 
-use super::body::Body;
 use super::local_response::{ResponseFormat, insert, insert_proxy_status, local_response};
 use super::origin_error::OriginError;
 use super::request_target::RequestRefusal;
+use super::response_body::ResponseBody;
 use crate::ca::CaError;
 use crate::credential::{ChoiceError, InjectionError, InstanceError};
 use crate::origin::AuthorityError;
@@ -127,7 +127,7 @@ impl ProxyError {
     }
 
     /// Is it the client's own doing, so that nothing but the request has to change?
-    pub(super) fn is_of_client(&self) -> bool {
+    pub(super) fn is_client_error(&self) -> bool {
         matches!(self, Self::Origin(OriginError::Request(_)))
             || self.verdict().status.is_client_error()
     }
@@ -156,12 +156,16 @@ impl ProxyError {
     }
 
     /// The RFC 9209 error type, for the access log.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(super) fn error_type(&self) -> &'static str {
         self.verdict().kind
     }
 
     /// The response, in the form that the client prefers.
-    pub(super) fn response(&self, accepts: ResponseFormat, request_id: &str) -> Response<Body> {
+    pub(super) fn response(
+        &self,
+        accepts: ResponseFormat,
+        request_id: &str,
+    ) -> Response<ResponseBody> {
         let verdict = self.verdict();
         let mut response = local_response(verdict.status, &verdict.text, accepts, request_id);
         let fields = response.headers_mut();

@@ -1,14 +1,15 @@
-//! Sends a request to its origin server, and once more with a new token when the first was
-//! rejected.
+//! Sends a request to its origin server, and again with a new token if the first one is rejected.
 //!
-//! Invariants: a request goes to the origin server at most twice because of its token, a safe one with a
-//! brand-new token three times; what the client gets at the end is an origin server's answer, untouched,
-//! also when that is another rejection; a token is only ever put on a request to the origin that
-//! the credential was selected for, and a credential's client certificate only goes with its token.
+//! Invariants:
+//!
+//! - Because of its token, a request is sent at most twice, or three times if it is safe and its token is new.
+//! - The client gets the origin server's last response unchanged, even if that is another rejection.
+//! - A token is only put on requests to the origin that the credential was selected for.
+//! - A credential's client certificate is only used together with its token.
 
-mod draft;
-mod secrets;
-mod verdict;
+mod outgoing_request;
+mod secret_retry;
+mod token_check;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, LazyLock};
@@ -17,18 +18,18 @@ use http::request::Parts;
 use http::{Method, Response, Uri, Version};
 use hyper::ext::ReasonPhrase;
 
-use super::body::Body;
-use super::content::ClientContent;
+use super::client_content::ClientContent;
 use super::error::ProxyError;
 use super::fields;
 use super::incoming_body::IncomingBody;
 use super::interim::InterimRelay;
 use super::origin_connection::DeliveryOutcome;
 use super::origin_pools::{Route, SendError};
-use super::record::Record;
+use super::plain_http_rewrite::rewrite_to_plain_http;
 use super::request_context::RequestContext;
+use super::request_record::RequestRecord;
 use super::request_target::RequestRefusal;
-use super::rewrite;
+use super::response_body::ResponseBody;
 use super::{Proxy, Snapshot};
 use crate::credential::{
     Additions, Credential, Destination, Instance, OnExisting, Selected, Selection,
@@ -36,18 +37,18 @@ use crate::credential::{
 use crate::metrics::RejectionOutcome;
 use crate::origin::Origin;
 use crate::token::{Sending, Token};
-use draft::{Draft, Keep};
-use verdict::{Verdict, discard, judge};
+use outgoing_request::{OutgoingRequest, ReplayLimit};
+use token_check::{TokenCheck, check_token, discard_response};
 
-/// How often a request is sent again that was certainly not processed, or whose connection was closed before
-/// anything came.
-const REPETITIONS: u32 = 3;
-/// How much of a request without a credential is kept for an origin server of HTTP/2, which may refuse it
+/// How often a request is sent again if it was certainly not processed, or if its connection was closed before any
+/// byte of a response.
+const MAX_RETRIES: u32 = 3;
+/// The most bytes kept of a request without a credential over HTTP/2, where an origin server may refuse a request
 /// unprocessed at any time.
-const KEPT_WITHOUT_CREDENTIAL: u64 = 1024 * 1024;
+const REPLAY_LIMIT_WITHOUT_CREDENTIAL: u64 = 1024 * 1024;
 
-/// What a request with a token is sent with.
-struct Equipment<'a> {
+/// The token of one request, and what belongs to it.
+struct TokenContext<'a> {
     credential: &'a Credential,
     origin: &'a Origin,
     instance: &'a Instance,
@@ -56,14 +57,14 @@ struct Equipment<'a> {
 }
 
 impl Proxy {
-    /// Forwards a request of no credential: untouched but for what every proxy changes.
+    /// Forwards a request without a token, changing only what every proxy has to change.
     pub(super) async fn forward_plain(
         &self,
         call: &mut RequestContext<'_>,
         parts: &mut Parts,
         body: IncomingBody,
         origin: &Origin,
-    ) -> Result<Response<Body>, ProxyError> {
+    ) -> Result<Response<ResponseBody>, ProxyError> {
         let content = call.snapshot.limit_content(&parts.headers, body, &call.inbound.activity)?;
         self.forward_untouched(call, parts, content, origin).await
     }
@@ -74,15 +75,15 @@ impl Proxy {
         parts: &mut Parts,
         content: ClientContent,
         origin: &Origin,
-    ) -> Result<Response<Body>, ProxyError> {
-        let keep = (parts.version == Version::HTTP_2).then(|| Keep {
-            limit: KEPT_WITHOUT_CREDENTIAL,
+    ) -> Result<Response<ResponseBody>, ProxyError> {
+        let replay = (parts.version == Version::HTTP_2).then(|| ReplayLimit {
+            bytes: REPLAY_LIMIT_WITHOUT_CREDENTIAL,
             budget: call.snapshot.replay_budget(),
         });
-        let mut draft = Draft::new(parts, content, origin, self.via(), keep);
+        let mut outgoing = OutgoingRequest::new(parts, content, origin, self.via(), replay);
         let route = call.route(origin, None);
-        let answer = self.exchange(call, route, &mut draft, |_| Ok(None)).await?;
-        Ok(self.deliver(answer))
+        let response = self.exchange(call, route, &mut outgoing, |_| Ok(None)).await?;
+        Ok(self.prepare_response(response))
     }
 
     /// Forwards a request with its credential's token.
@@ -92,137 +93,143 @@ impl Proxy {
         parts: &mut Parts,
         body: IncomingBody,
         mut selected: Selected,
-    ) -> Result<Response<Body>, ProxyError> {
+    ) -> Result<Response<ResponseBody>, ProxyError> {
         let mut content =
             call.snapshot.limit_content(&parts.headers, body, &call.inbound.activity)?;
-        let (instance, token) = self.token_for(&mut selected, parts, call.record).await?;
+        let (instance, token) = self.obtain_token(&mut selected, parts, call.record).await?;
         let origin = selected.origin.clone();
         let is_upgraded = call.is_upgraded(&origin) && selected.credential.rewrite_location;
-        let answered = match token {
+        let result = match token {
             None => Box::pin(self.forward_untouched(call, parts, content, &origin)).await,
             Some(token) => {
-                content.belongs_to(&selected.credential);
-                let draft = self.draft_with_token(call.snapshot, parts, content, &selected);
-                self.send_with_token(call, draft, selected, &instance, token).await
+                content.set_credential(&selected.credential);
+                let outgoing = self.outgoing_with_token(call.snapshot, parts, content, &selected);
+                self.send_with_token(call, outgoing, selected, &instance, token).await
             }
         };
-        answered.map(|mut answer| {
+        result.map(|mut response| {
             if is_upgraded {
-                let is_ours = |origin: &Origin| call.snapshot.credentials.intercepts(origin);
-                rewrite::to_plain_http(answer.headers_mut(), &origin, is_ours);
+                let is_intercepted = |origin: &Origin| call.snapshot.credentials.intercepts(origin);
+                rewrite_to_plain_http(response.headers_mut(), &origin, is_intercepted);
             }
-            answer
+            response
         })
     }
 
-    fn draft_with_token(
+    fn outgoing_with_token(
         &self,
         snapshot: &Snapshot,
         parts: &mut Parts,
         content: ClientContent,
         selected: &Selected,
-    ) -> Draft {
+    ) -> OutgoingRequest {
         let credential = &selected.credential;
-        let keep = Keep { limit: credential.replay_body, budget: snapshot.replay_budget() };
-        let mut draft = Draft::new(parts, content, &selected.origin, self.via(), Some(keep));
-        credential.injection.remove_lookalikes(&mut draft.fields);
-        draft
+        let replay =
+            ReplayLimit { bytes: credential.replay_body, budget: snapshot.replay_budget() };
+        let mut outgoing =
+            OutgoingRequest::new(parts, content, &selected.origin, self.via(), Some(replay));
+        credential.injection.remove_lookalikes(&mut outgoing.fields);
+        outgoing
     }
 
-    /// Sends a request with a token, and again with the next one while that may help.
+    /// Sends a request with a token, and again with a new one as long as that may help.
     async fn send_with_token(
         &self,
         call: &mut RequestContext<'_>,
-        mut draft: Draft,
+        mut outgoing: OutgoingRequest,
         selected: Selected,
         instance: &Instance,
         mut token: Arc<Token>,
-    ) -> Result<Response<Body>, ProxyError> {
+    ) -> Result<Response<ResponseBody>, ProxyError> {
         let Selected { credential, origin, .. } = &selected;
         let metrics = &credential.metrics;
         let mut sending =
-            Sending::first(target_of(&draft.method, &draft.uri), draft.method.is_safe());
-        let mut proved_again = false;
+            Sending::first(target_hash(&outgoing.method, &outgoing.uri), outgoing.method.is_safe());
+        let mut has_retried_nonce = false;
         loop {
-            note_token(call.record, &token);
+            record_token(call.record, &token);
             let nonce = token.key().and_then(|_| credential.nonces.of(origin));
-            let sent = Equipment { credential, origin, instance, token: Arc::clone(&token), nonce };
-            let mut answer = self.exchange_with_token(call, &mut draft, &sent).await?;
-            match judge(credential, origin, &token, sent.nonce.as_deref(), &mut answer).await {
-                Verdict::Accepted => {
+            let context =
+                TokenContext { credential, origin, instance, token: Arc::clone(&token), nonce };
+            let mut response = self.exchange_with_token(call, &mut outgoing, &context).await?;
+            let nonce = context.nonce.as_deref();
+            match check_token(credential, origin, &token, nonce, &mut response).await {
+                TokenCheck::Accepted => {
                     instance.slot.accepted(&token, &sending);
-                    return Ok(self.deliver(answer));
+                    return Ok(self.prepare_response(response));
                 }
-                Verdict::ProofLacksNonce if !proved_again && draft.can_repeat() => {
-                    proved_again = true;
-                    discard(answer);
+                TokenCheck::NonceRequired if !has_retried_nonce && outgoing.can_send_again() => {
+                    has_retried_nonce = true;
+                    discard_response(response);
                     continue;
                 }
-                Verdict::ProofLacksNonce => return Ok(self.deliver(answer)),
-                Verdict::Rejected => {}
+                TokenCheck::NonceRequired => return Ok(self.prepare_response(response)),
+                TokenCheck::Rejected => {}
             }
-            draft.pause();
-            let can_repeat = draft.can_repeat_after(&answer);
+            outgoing.pause();
+            let can_retry = outgoing.can_send_again_after(&response);
             if credential.reread.is_some() {
-                let draft = can_repeat.then_some(draft);
-                return Box::pin(self.reread(call, &selected, draft, answer)).await;
+                let outgoing = can_retry.then_some(outgoing);
+                let retry = self.retry_with_new_secrets(call, &selected, outgoing, response);
+                return Box::pin(retry).await;
             }
-            let renewing = Box::pin(instance.slot.rejected(&token, &mut sending, can_repeat));
-            let Some(next) = renewing.await else {
-                metrics.rejected(RejectionOutcome::PassedOn);
-                return Ok(self.deliver(answer));
+            let renewal = Box::pin(instance.slot.rejected(&token, &mut sending, can_retry));
+            let Some(next) = renewal.await else {
+                metrics.record_rejection(RejectionOutcome::PassedOn);
+                return Ok(self.prepare_response(response));
             };
-            metrics.rejected(RejectionOutcome::Absorbed);
-            discard(answer);
+            metrics.record_rejection(RejectionOutcome::Absorbed);
+            discard_response(response);
             token = next;
         }
     }
 
-    /// Sends a request with one token, with its credential's client certificate if it has one.
+    /// Sends a request with one token, and with the credential's client certificate if it has one.
     async fn exchange_with_token(
         &self,
         call: &mut RequestContext<'_>,
-        draft: &mut Draft,
-        with: &Equipment<'_>,
-    ) -> Result<Response<Body>, ProxyError> {
-        let additions = |draft: &Draft| {
+        outgoing: &mut OutgoingRequest,
+        context: &TokenContext<'_>,
+    ) -> Result<Response<ResponseBody>, ProxyError> {
+        let additions = |outgoing: &OutgoingRequest| {
             let destination = Destination {
-                method: &draft.method,
-                origin: with.origin,
-                target: &draft.uri,
-                variables: with.instance.variables(),
-                nonce: with.nonce.as_deref(),
+                method: &outgoing.method,
+                origin: context.origin,
+                target: &outgoing.uri,
+                variables: context.instance.variables(),
+                nonce: context.nonce.as_deref(),
             };
             let now = || self.shared.clock.now();
-            let made = with.credential.injection.additions(&with.token, now, destination);
-            let title = &with.instance.title;
-            let unfit = |error| ProxyError::Injection { credential: Arc::clone(title), error };
-            made.map(Some).map_err(unfit)
+            let injection = &context.credential.injection;
+            let additions = injection.additions(&context.token, now, destination);
+            let title = &context.instance.title;
+            let error = |error| ProxyError::Injection { credential: Arc::clone(title), error };
+            additions.map(Some).map_err(error)
         };
-        let route = call.route(with.origin, with.credential.identity.as_ref());
-        self.exchange(call, route, draft, additions).await
+        let route = call.route(context.origin, context.credential.identity.as_ref());
+        self.exchange(call, route, outgoing, additions).await
     }
 
-    /// The token for a request; `None` where it may go without one. Where a reload has come in between, the
-    /// request gets what it would get by the configuration that is in force now.
-    async fn token_for(
+    /// Returns the token for a request, or `None` if the request may be sent without one. If a reload has replaced the
+    /// credential in the meantime, the current configuration applies.
+    async fn obtain_token(
         &self,
         selected: &mut Selected,
         parts: &Parts,
-        record: &mut Record,
+        record: &mut RequestRecord,
     ) -> Result<(Arc<Instance>, Option<Arc<Token>>), ProxyError> {
         loop {
             let credential = Arc::clone(&selected.credential);
-            record.belongs_to(&credential);
+            record.set_credential(&credential);
             let instance = credential.instance(&selected.values).await.map_err(|error| {
                 ProxyError::Instance { credential: Arc::clone(&credential.name), error }
             })?;
             if credential.only().is_none() {
-                record.names(&instance.title);
+                record.set_credential_title(&instance.title);
             }
             match instance.slot.token().await {
                 Ok(token) => return Ok((instance, Some(token))),
-                Err(error) if error.is_reload() => match self.selected_now(selected, parts) {
+                Err(error) if error.is_reload() => match self.reselect(selected, parts) {
                     Some(newer) => *selected = newer,
                     None => {
                         let credential = instance.title.clone();
@@ -238,8 +245,8 @@ impl Proxy {
         }
     }
 
-    /// The credential of the same name that is in force now, if it is for this request as well.
-    fn selected_now(&self, before: &Selected, parts: &Parts) -> Option<Selected> {
+    /// Returns the current credential of the same name, if it differs and also applies to this request.
+    fn reselect(&self, before: &Selected, parts: &Parts) -> Option<Selected> {
         let credentials = self.shared.credentials();
         let (path, fields) = (parts.uri.path(), &parts.headers);
         match credentials.for_request(&before.origin, &parts.method, path, fields, None) {
@@ -254,46 +261,47 @@ impl Proxy {
         }
     }
 
-    /// Makes an origin server's answer one for the client.
-    fn deliver(&self, mut answer: Response<Body>) -> Response<Body> {
-        let version = answer.version();
-        fields::prepare_for_client(answer.headers_mut(), version, self.via());
-        *answer.version_mut() = Version::HTTP_11;
-        let extensions = answer.extensions_mut();
+    /// Prepares an origin server's response for the client.
+    fn prepare_response(&self, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+        let version = response.version();
+        fields::prepare_for_client(response.headers_mut(), version, self.via());
+        *response.version_mut() = Version::HTTP_11;
+        let extensions = response.extensions_mut();
         let reason = extensions.remove::<ReasonPhrase>();
         extensions.clear();
         if let Some(reason) = reason {
             extensions.insert(reason);
         }
-        answer
+        response
     }
 
-    /// Sends a draft, and again if it was certainly not processed, or, with a safe method (RFC 9110 §9.2.2), if a
-    /// kept connection turned out to be closed: then an origin server that has answered nothing may have seen
-    /// it. What is added is made anew each time: a proof that it has seen is worth nothing.
+    /// Sends a request and returns the response, whatever its status.
+    ///
+    /// Sends the request again if it was certainly not processed. A safe request (RFC 9110 §9.2.2) is also sent again
+    /// if a reused connection turns out to be closed, although the origin server may have seen it then. `additions` is
+    /// called for each attempt, because a DPoP proof can be used only once.
     async fn exchange<'a>(
         &self,
         call: &mut RequestContext<'_>,
         route: Route<'_>,
-        draft: &mut Draft,
-        additions: impl Fn(&Draft) -> Result<Option<Additions<'a>>, ProxyError>,
-    ) -> Result<Response<Body>, ProxyError> {
-        let interim = InterimRelay::new(call.interim(), draft.upload.clone());
-        let interim = Arc::new(interim);
-        let mut repetitions = 0;
+        outgoing: &mut OutgoingRequest,
+        additions: impl Fn(&OutgoingRequest) -> Result<Option<Additions<'a>>, ProxyError>,
+    ) -> Result<Response<ResponseBody>, ProxyError> {
+        let interim = Arc::new(InterimRelay::new(call.interim(), outgoing.progress.clone()));
+        let mut retries = 0;
         loop {
-            let request = draft.attempt(additions(draft)?.as_ref());
-            let went_out = call.record.went_out();
-            let sent = self.origins.send(route, request, &interim).await;
-            call.record.came_back(went_out);
-            match sent {
-                Ok((answer, returning)) => {
-                    return Ok(answer.map(|body| Body::of_origin(body, returning)));
+            let request = outgoing.start_attempt(additions(outgoing)?.as_ref());
+            let started = call.record.start_attempt();
+            let result = self.origins.send(route, request, &interim).await;
+            call.record.finish_attempt(started);
+            match result {
+                Ok((response, guard)) => {
+                    return Ok(response.map(|body| ResponseBody::from_origin(body, guard)));
                 }
-                Err(error) if repetitions < REPETITIONS && may_repeat(&error, draft) => {
-                    repetitions += 1;
+                Err(error) if retries < MAX_RETRIES && can_retry(&error, outgoing) => {
+                    retries += 1;
                 }
-                Err(_) if draft.is_too_large() => {
+                Err(_) if outgoing.is_too_large() => {
                     return Err(RequestRefusal::ContentTooLarge.into());
                 }
                 Err(error) => return Err(error.error.into()),
@@ -302,44 +310,44 @@ impl Proxy {
     }
 }
 
-/// May a request without a response be sent again?
-fn may_repeat(error: &SendError, draft: &Draft) -> bool {
+/// Returns true if a request that got no response can be sent again.
+fn can_retry(error: &SendError, outgoing: &OutgoingRequest) -> bool {
     match error.outcome {
-        DeliveryOutcome::NotProcessed | DeliveryOutcome::Http1Required => draft.can_repeat(),
-        DeliveryOutcome::Closed => error.reused && draft.is_harmless(),
+        DeliveryOutcome::NotProcessed | DeliveryOutcome::Http1Required => outgoing.can_send_again(),
+        DeliveryOutcome::Closed => error.reused && outgoing.can_be_processed_twice(),
         DeliveryOutcome::Unknown => false,
     }
 }
 
-/// Did the client bring something of its own that is to stay, so that the request gets no token?
+/// Returns true if the client's own credential is kept and none is added.
 ///
 /// # Errors
 ///
-/// The credential refuses such requests.
-pub(super) fn keeps_its_own(
+/// [`ProxyError::Existing`] if the request has a credential of its own and `on_existing` is `reject`.
+pub(super) fn keeps_client_credential(
     credential: &Credential,
     parts: &Parts,
-    record: &mut Record,
+    record: &mut RequestRecord,
 ) -> Result<bool, ProxyError> {
     let injection = &credential.injection;
     if !injection.is_present(&parts.headers, &parts.uri) {
         return Ok(false);
     }
-    let (keeps, became) = match injection.on_existing {
+    let (is_kept, existing) = match injection.on_existing {
         OnExisting::Replace => (false, "replaced"),
         OnExisting::Keep => (true, "kept"),
         OnExisting::Reject => return Err(ProxyError::Existing(Arc::clone(&credential.name))),
     };
-    record.belongs_to(credential);
-    if let Some(line) = &mut record.line {
-        line.existing = Some(became);
+    record.set_credential(credential);
+    if let Some(entry) = &mut record.log_entry {
+        entry.existing = Some(existing);
     }
-    Ok(keeps)
+    Ok(is_kept)
 }
 
-/// What is asked for, whatever its query: the method and the path, hashed with a key of this process, because
-/// strangers choose them.
-fn target_of(method: &Method, uri: &Uri) -> u64 {
+/// Hashes the method and the path of a request, without its query. The key is random for each process, because clients
+/// choose the input.
+fn target_hash(method: &Method, uri: &Uri) -> u64 {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     let mut hasher = KEY.build_hasher();
     hasher.write(method.as_str().as_bytes());
@@ -347,8 +355,8 @@ fn target_of(method: &Method, uri: &Uri) -> u64 {
     hasher.finish()
 }
 
-fn note_token(record: &mut Record, token: &Token) {
-    if let Some(line) = &mut record.line {
-        line.generation = Some(token.generation);
+fn record_token(record: &mut RequestRecord, token: &Token) {
+    if let Some(entry) = &mut record.log_entry {
+        entry.generation = Some(token.generation);
     }
 }

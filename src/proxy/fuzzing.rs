@@ -12,7 +12,7 @@ use super::request_line_scanner::RequestLineScanner;
 use super::request_target::{RequestTarget, request_target};
 
 pub fn lacks_scope(line: &str) -> bool {
-    super::challenge::challenges(line, "bearer", "insufficient_scope")
+    super::challenge::line_has_challenge(line, "bearer", "insufficient_scope")
 }
 
 /// What would be sent to an origin server for a client's head, if anything would.

@@ -1,8 +1,7 @@
-//! Interim responses on their way to the client: 102, 103 and others that come before the response
-//! (RFC 9110 §15.2).
+//! Interim (1xx) responses from an origin server to the client (RFC 9110 §15.2).
 //!
-//! Over HTTP/2 they go out on the request's stream. hyper writes HTTP/1.1 and knows one response for each
-//! request, so there they wait in a queue that a stream below hyper writes out between hyper's own messages.
+//! Over HTTP/2 they are sent on the request's stream. hyper's HTTP/1.1 server writes exactly one response for each
+//! request, so there interim responses wait in a queue, which a stream below hyper writes between hyper's messages.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -16,18 +15,18 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use httparse::Status;
 
-use super::content::Upload;
 use super::fields::remove_connection_fields;
+use super::upload_progress::UploadProgress;
 
-/// Where the interim responses to one request go.
+/// Where the interim responses to a client's request are sent.
 #[derive(Clone, Debug)]
-pub(super) enum Interim {
+pub(super) enum InterimSink {
     Http1(Arc<InterimQueue>),
-    Http2(SharedStream),
+    Http2(SharedSendResponse),
 }
 
-impl Interim {
-    /// Passes an interim response on. `fields` are fit for the client.
+impl InterimSink {
+    /// Sends an interim response. `fields` must be free of connection-specific fields.
     pub(super) fn send(&self, status: StatusCode, fields: &HeaderMap) {
         match self {
             Self::Http1(queue) => queue.push(status, fields),
@@ -35,19 +34,20 @@ impl Interim {
         }
     }
 
-    /// From here on interim responses of the current request are taken, or not.
-    pub(super) fn open(&self, is_open: bool) {
+    /// Sets whether interim responses are accepted. Over HTTP/1.1 they are only valid before the response of the
+    /// current request.
+    pub(super) fn set_open(&self, is_open: bool) {
         if let Self::Http1(queue) = self {
             queue.is_open.store(is_open, Ordering::Relaxed);
         }
     }
 }
 
-/// A request's stream of HTTP/2 before its response.
+/// The sending side of a client's HTTP/2 stream before the final response.
 #[derive(Clone)]
-pub(super) struct SharedStream(pub(super) Arc<Mutex<SendResponse<Bytes>>>);
+pub(super) struct SharedSendResponse(pub(super) Arc<Mutex<SendResponse<Bytes>>>);
 
-impl SharedStream {
+impl SharedSendResponse {
     pub(super) fn new(stream: SendResponse<Bytes>) -> Self {
         Self(Arc::new(Mutex::new(stream)))
     }
@@ -56,25 +56,25 @@ impl SharedStream {
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.headers_mut() = fields.cloned().unwrap_or_default();
-        // A stream that is over needs no interim response.
-        let _over =
+        // If the stream is closed, nobody needs the interim response.
+        let _closed =
             self.0.lock().unwrap_or_else(PoisonError::into_inner).send_informational(response);
     }
 }
 
-impl std::fmt::Debug for SharedStream {
+impl std::fmt::Debug for SharedSendResponse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SharedStream")
+        f.write_str("SharedSendResponse")
     }
 }
 
-/// Interim responses that wait to be written to a client of HTTP/1.1.
+/// Interim responses that wait to be written to an HTTP/1.1 client.
 #[derive(Debug, Default)]
 pub(super) struct InterimQueue {
     is_open: AtomicBool,
-    waits: AtomicBool,
+    has_bytes: AtomicBool,
     bytes: Mutex<BytesMut>,
-    connection: AtomicWaker,
+    writer: AtomicWaker,
 }
 
 impl InterimQueue {
@@ -84,28 +84,28 @@ impl InterimQueue {
         }
         let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         write_head(&mut bytes, status, fields);
-        self.waits.store(true, Ordering::Relaxed);
-        self.connection.wake();
+        self.has_bytes.store(true, Ordering::Relaxed);
+        self.writer.wake();
     }
 
-    /// Wakes `waker` when there is something to write.
+    /// Registers the task that writes the queue. It is woken by each new response.
     pub(super) fn register(&self, waker: &std::task::Waker) {
-        self.connection.register(waker);
+        self.writer.register(waker);
     }
 
-    /// What is to be written.
+    /// Removes and returns the bytes to write.
     pub(super) fn take(&self) -> BytesMut {
-        match self.waits.swap(false, Ordering::Relaxed) {
+        match self.has_bytes.swap(false, Ordering::Relaxed) {
             true => std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner)),
             false => BytesMut::new(),
         }
     }
 }
 
-/// A response's head (RFC 9112 §4).
+/// Appends the head of a response to `bytes` (RFC 9112 §4).
 pub(super) fn write_head(bytes: &mut BytesMut, status: StatusCode, fields: &HeaderMap) {
     let reason = status.canonical_reason().unwrap_or_default();
-    // Writing to memory does not fail.
+    // Writing to memory cannot fail.
     let _infallible = write!(bytes, "HTTP/1.1 {} {reason}\r\n", status.as_u16());
     for (name, value) in fields {
         bytes.extend_from_slice(name.as_str().as_bytes());
@@ -116,8 +116,9 @@ pub(super) fn write_head(bytes: &mut BytesMut, status: StatusCode, fields: &Head
     bytes.extend_from_slice(b"\r\n");
 }
 
-/// Reads the whole head of an interim response. `None`: it is malformed, which hyper finds as well and ends the
-/// connection for.
+/// Parses the whole head of an interim response.
+///
+/// Returns `None` if it is malformed. hyper detects that as well and closes the connection.
 pub(super) fn parse_interim(head: &[u8]) -> Option<(StatusCode, HeaderMap)> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_INTERIM_FIELDS];
     let mut response = httparse::Response::new(&mut lines);
@@ -129,7 +130,7 @@ pub(super) fn parse_interim(head: &[u8]) -> Option<(StatusCode, HeaderMap)> {
     let status = StatusCode::from_u16(response.code?).ok()?;
     let fields = response.headers.iter().filter_map(|line| {
         let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
-        // A folded line becomes one (RFC 9112 §5.2).
+        // A folded line is joined (RFC 9112 §5.2).
         let unfold = |byte: &u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte };
         let value: Vec<u8> = line.value.iter().map(unfold).collect();
         Some((name, HeaderValue::from_bytes(&value).ok()?))
@@ -137,38 +138,42 @@ pub(super) fn parse_interim(head: &[u8]) -> Option<(StatusCode, HeaderMap)> {
     Some((status, fields.collect()))
 }
 
-/// As many as a response may have by default; an interim response with more is not passed on.
+/// The most fields an interim response may have. One with more is not relayed.
 const MAX_INTERIM_FIELDS: usize = 256;
 
-/// More interim responses than this to one request are an attack on the proxy's time.
+/// The most interim responses to one request. More would let an origin server waste the proxy's time.
 const MAX_INTERIM: u32 = 16;
 
-/// What becomes of the interim responses to one request, wherever they come from.
+/// Relays the interim responses to one request, from an HTTP/1.1 or an HTTP/2 connection.
 #[derive(Debug)]
 pub(super) struct InterimRelay {
-    /// `None`: the client knows no interim responses.
-    client: Option<Interim>,
-    /// Goes on when the origin server asks for it; `None`: there is no content.
-    upload: Option<Arc<Upload>>,
+    /// `None` if the client speaks HTTP/1.0, which has no interim responses.
+    client: Option<InterimSink>,
+    /// The upload that 100 (Continue) starts, or `None` if the request has no content.
+    upload: Option<Arc<UploadProgress>>,
     count: AtomicU32,
-    /// Whoever waits for the response.
-    waiting: AtomicWaker,
+    /// The task that waits for the response.
+    receiver: AtomicWaker,
 }
 
 impl InterimRelay {
-    pub(super) fn new(client: Option<Interim>, upload: Option<Arc<Upload>>) -> Self {
-        Self { client, upload, count: AtomicU32::new(0), waiting: AtomicWaker::new() }
+    pub(super) fn new(client: Option<InterimSink>, upload: Option<Arc<UploadProgress>>) -> Self {
+        Self { client, upload, count: AtomicU32::new(0), receiver: AtomicWaker::new() }
     }
 
-    /// The origin server has sent an interim response.
+    /// Handles an interim response of the origin server.
     pub(super) fn receive(&self, status: StatusCode, mut fields: HeaderMap) {
         if self.count.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM {
-            self.waiting.wake();
+            self.receiver.wake();
             return;
         }
         match (status, &self.client) {
-            // The client's content asks the client when it is read.
-            (StatusCode::CONTINUE, _) => self.release(),
+            // Reading the content makes the proxy send its own 100 to the client.
+            (StatusCode::CONTINUE, _) => {
+                if let Some(upload) = &self.upload {
+                    upload.allow();
+                }
+            }
             (_, Some(client)) => {
                 remove_connection_fields(&mut fields);
                 // RFC 9110 §8.6.
@@ -179,30 +184,18 @@ impl InterimRelay {
         }
     }
 
-    /// Were there too many, also if a response came at last?
-    pub(super) fn was_flooded(&self) -> bool {
+    /// Returns true if the origin server sent too many interim responses, even if a final response followed.
+    pub(super) fn has_too_many(&self) -> bool {
         self.count.load(Ordering::Relaxed) > MAX_INTERIM
     }
 
-    /// Resolves when there were too many.
-    pub(super) async fn is_flooded(&self) {
+    /// Resolves when the origin server has sent too many interim responses.
+    pub(super) async fn too_many(&self) {
         std::future::poll_fn(|cx| {
-            self.waiting.register(cx.waker());
-            if self.was_flooded() { Poll::Ready(()) } else { Poll::Pending }
+            self.receiver.register(cx.waker());
+            if self.has_too_many() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-    }
-
-    /// The client's content, if there is some.
-    pub(super) fn upload(&self) -> Option<&Arc<Upload>> {
-        self.upload.as_ref()
-    }
-
-    /// The content need not wait for the origin server any longer.
-    pub(super) fn release(&self) {
-        if let Some(upload) = &self.upload {
-            upload.release();
-        }
     }
 }
 
@@ -211,18 +204,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_is_held_until_the_origin_server_asks_and_for_no_other_word() {
-        let upload = Arc::new(Upload::default());
-        upload.hold();
+    fn only_100_continue_starts_an_upload_that_waits_for_it() {
+        let upload = Arc::new(UploadProgress::default());
+        upload.await_continue();
         let relay = InterimRelay::new(None, Some(Arc::clone(&upload)));
         relay.receive(StatusCode::EARLY_HINTS, HeaderMap::new());
-        assert!(upload.is_held());
+        assert!(upload.awaits_continue(), "103 started the upload");
         relay.receive(StatusCode::CONTINUE, HeaderMap::new());
-        assert!(!upload.is_held());
+        assert!(!upload.awaits_continue(), "100 did not start the upload");
     }
 
     #[test]
-    fn an_interim_head_is_read_as_leniently_as_a_response_or_not_at_all() {
+    fn an_interim_head_is_parsed_as_leniently_as_a_response_head() {
         for (head, expected) in [
             ("HTTP/1.1 103 Hints\r\nLink: </a>\r\nlink: </b>\r\n\r\n", Some((103, "</a>,</b>"))),
             ("HTTP/1.1 102\r\nLink : x\r\n\r\n", Some((102, "x"))),

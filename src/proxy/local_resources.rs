@@ -5,17 +5,22 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
 
-use super::body::Body;
 use super::local_response::{ResponseFormat, local_response};
+use super::response_body::ResponseBody;
 use super::{Proxy, Snapshot};
 use crate::origin::{Origin, Scheme};
 
 impl Proxy {
     /// `http://bearerd.invalid/ca.pem`, and nothing else.
-    pub(super) fn own_resource(&self, snapshot: &Snapshot, parts: &Parts) -> Response<Body> {
+    pub(super) fn own_resource(
+        &self,
+        snapshot: &Snapshot,
+        parts: &Parts,
+    ) -> Response<ResponseBody> {
         match &snapshot.ca {
             Some(ca) if parts.uri.path() == "/ca.pem" && parts.method == http::Method::GET => {
-                let mut response = Response::new(Body::full(Bytes::from(ca.pem().to_owned())));
+                let mut response =
+                    Response::new(ResponseBody::full(Bytes::from(ca.pem().to_owned())));
                 let kind = HeaderValue::from_static("application/x-pem-file");
                 response.headers_mut().insert(CONTENT_TYPE, kind);
                 response
@@ -30,8 +35,8 @@ impl Proxy {
     }
 }
 
-pub(super) fn options() -> Response<Body> {
-    let mut response = Response::new(Body::empty());
+pub(super) fn options() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::empty());
     let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
     response.headers_mut().insert(ALLOW, methods);
     response
@@ -39,12 +44,12 @@ pub(super) fn options() -> Response<Body> {
 
 /// What an application gets that asks for tokens itself: they are worth nothing, and what it puts
 /// them on gets the real one.
-pub(super) fn stub_tokens() -> Response<Body> {
+pub(super) fn stub_tokens() -> Response<ResponseBody> {
     let tokens = concat!(
         r#"{"access_token":"bearerd-stub","token_type":"Bearer","expires_in":3600,"#,
         r#""refresh_token":"bearerd-stub"}"#
     );
-    let mut response = Response::new(Body::full(Bytes::from_static(tokens.as_bytes())));
+    let mut response = Response::new(ResponseBody::full(Bytes::from_static(tokens.as_bytes())));
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     // RFC 6749 §5.1.

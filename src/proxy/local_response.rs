@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use super::body::Body;
+use super::response_body::ResponseBody;
 
 /// What form of a message the client prefers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +31,8 @@ pub(super) fn local_response(
     text: &str,
     accepts: ResponseFormat,
     request_id: &str,
-) -> Response<Body> {
-    local_response_bytes(status, text, accepts, request_id).map(Body::full)
+) -> Response<ResponseBody> {
+    local_response_bytes(status, text, accepts, request_id).map(ResponseBody::full)
 }
 
 /// The same, with its content in hand.

@@ -16,13 +16,14 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connector::Connector;
-use super::content::{RequestBody, Turn};
 use super::framing::{expects_continue, frame_request};
 use super::http2::client::Http2Connection;
 use super::incoming_body::IncomingBody;
 use super::interim::InterimRelay;
 use super::origin_error::OriginError;
-use super::response_heads::HeadExpected;
+use super::request_body::RequestBody;
+use super::response_head_stream::ResponseExpectation;
+use super::upload_progress::{UploadProgress, UploadStage};
 use crate::origin::Origin;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -47,7 +48,7 @@ pub(super) struct ResponseTimeouts {
 pub(super) struct Http1Connection {
     pub(super) origin: Origin,
     sender: http1::SendRequest<RequestBody>,
-    head: HeadExpected,
+    head: ResponseExpectation,
     /// For the answers on it, one after the other: setting a timer later is next to free, making
     /// one for each request is not.
     timer: Pin<Box<Sleep>>,
@@ -115,7 +116,7 @@ impl Http1Connection {
         origin: Origin,
         sender: http1::SendRequest<RequestBody>,
         task: AbortOnDropHandle<()>,
-        head: HeadExpected,
+        head: ResponseExpectation,
         version: u64,
     ) -> Self {
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
@@ -158,17 +159,21 @@ impl OriginConnection {
         limits: ResponseTimeouts,
         interim: &Arc<InterimRelay>,
     ) -> Result<Response<IncomingBody>, UnansweredRequest> {
-        if let Some(upload) = interim.upload()
-            && expects_continue(request.headers())
-        {
-            upload.hold();
+        let progress = request.body().progress();
+        if let Some(progress) = &progress {
+            progress.restart();
+            if expects_continue(request.headers()) {
+                progress.await_continue();
+            }
         }
+        let progress = progress.as_deref();
         match self {
             Self::Http1(connection) => {
                 for_http1(origin, &mut request);
                 connection.head.expect(interim);
                 let sending = pin!(connection.sender.try_send_request(request));
-                let sent = within(connection.timer.as_mut(), limits, interim, sending).await;
+                let timer = connection.timer.as_mut();
+                let sent = within(timer, limits, interim, progress, sending).await;
                 sent.map(|response| response.map(IncomingBody::from))
             }
             Self::Http2(connection) => {
@@ -177,7 +182,7 @@ impl OriginConnection {
                 let sending = Box::pin(async move {
                     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
                     let sending = pin!(connection.send(request, interim));
-                    within(timer.as_mut(), limits, interim, sending).await
+                    within(timer.as_mut(), limits, interim, progress, sending).await
                 });
                 sending.await
             }
@@ -190,29 +195,27 @@ async fn within<T, E: Into<UnansweredRequest>>(
     mut timer: Pin<&mut Sleep>,
     limits: ResponseTimeouts,
     interim: &InterimRelay,
+    progress: Option<&UploadProgress>,
     mut sending: Pin<&mut impl Future<Output = Result<T, E>>>,
 ) -> Result<T, UnansweredRequest> {
     let began = Instant::now();
-    let turn = || match interim.upload() {
-        Some(upload) => {
-            let (turn, since) = upload.turn();
-            (turn, since.max(began))
-        }
-        None => (Turn::Response, began),
+    let stage = || match progress {
+        Some(progress) => progress.stage(),
+        None => (UploadStage::AwaitingResponse, began),
     };
     loop {
-        timer.as_mut().reset(limits.look(turn()));
+        timer.as_mut().reset(limits.next_check(stage()));
         tokio::select! {
             biased;
-            sent = &mut sending => return match interim.was_flooded() {
+            sent = &mut sending => return match interim.has_too_many() {
                 true => Err(OriginError::TooManyInterim.into()),
                 false => sent.map_err(Into::into),
             },
-            () = interim.is_flooded() => return Err(OriginError::TooManyInterim.into()),
+            () = interim.too_many() => return Err(OriginError::TooManyInterim.into()),
             () = timer.as_mut() => {
-                let (turn, since) = turn();
-                if since.elapsed() >= limits.of(turn) {
-                    too_late(turn, interim)?;
+                let (stage, since) = stage();
+                if since.elapsed() >= limits.of(stage) {
+                    too_late(stage, progress)?;
                 }
             }
         }
@@ -220,36 +223,38 @@ async fn within<T, E: Into<UnansweredRequest>>(
 }
 
 impl ResponseTimeouts {
-    fn of(self, turn: Turn) -> Duration {
-        match turn {
-            Turn::Continue => CONTINUE_TIME,
-            Turn::Client => self.content,
-            Turn::Origin => self.send,
-            Turn::Response => self.response,
+    fn of(self, stage: UploadStage) -> Duration {
+        match stage {
+            UploadStage::AwaitingContinue => CONTINUE_TIME,
+            UploadStage::AwaitingClient => self.content,
+            UploadStage::AwaitingOrigin => self.send,
+            UploadStage::AwaitingResponse => self.response,
         }
     }
 
-    /// When to see whose turn it is now. It may pass to another at any time before all of the content is there, and
-    /// no limit is to be missed by that.
-    fn look(self, (turn, since): (Turn, Instant)) -> Instant {
-        let due = since + self.of(turn);
-        match turn {
-            Turn::Response => due,
+    /// When to check the stage again. It may change at any time before the upload is complete; checking as often as
+    /// the shortest limit misses none of them.
+    fn next_check(self, (stage, since): (UploadStage, Instant)) -> Instant {
+        let due = since + self.of(stage);
+        match stage {
+            UploadStage::AwaitingResponse => due,
             _ => due.min(Instant::now() + self.content.min(self.send).min(self.response)),
         }
     }
 }
 
 /// Whoever had to do something has not done it.
-fn too_late(turn: Turn, interim: &InterimRelay) -> Result<(), OriginError> {
-    match turn {
-        Turn::Continue => {
-            interim.release();
+fn too_late(stage: UploadStage, progress: Option<&UploadProgress>) -> Result<(), OriginError> {
+    match stage {
+        UploadStage::AwaitingContinue => {
+            if let Some(progress) = progress {
+                progress.allow();
+            }
             Ok(())
         }
-        Turn::Client => Err(OriginError::ContentTimeout),
-        Turn::Origin => Err(OriginError::SendTimeout),
-        Turn::Response => Err(OriginError::ResponseTimeout),
+        UploadStage::AwaitingClient => Err(OriginError::ContentTimeout),
+        UploadStage::AwaitingOrigin => Err(OriginError::SendTimeout),
+        UploadStage::AwaitingResponse => Err(OriginError::ResponseTimeout),
     }
 }
 

@@ -21,8 +21,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::connector::{Connector, NewConnection, Protocol};
-use super::content::RequestBody;
 use super::dedicated_connections::{DedicatedConnections, authenticates_connection};
+use super::exchange_completion::{ExchangeCompletion, ReturnToPool};
 use super::framing::{has_content, normalise_response};
 use super::http2::client::Http2Connection;
 use super::incoming_body::IncomingBody;
@@ -31,7 +31,7 @@ use super::origin_connection::{
     DeliveryOutcome, Http1Connection, OriginConnection, UnansweredRequest,
 };
 use super::origin_error::OriginError;
-use super::release::{GiveBack, Release};
+use super::request_body::RequestBody;
 use crate::credential::Identity;
 use crate::origin::{Origin, Scheme};
 use http1_origins::Http1Origins;
@@ -121,7 +121,7 @@ impl OriginPools {
             method: request.method().clone(),
             personal: authenticates_connection(request.headers())
                 .then(|| Arc::clone(route.personal)),
-            end: request.body().end(),
+            completion: request.body().completion(),
         };
         let preferred = match sent.personal {
             // Such an authentication belongs to a connection, which HTTP/2 shares.
@@ -133,12 +133,13 @@ impl OriginPools {
                 preferred => preferred,
             },
         };
+        let progress = request.body().progress();
         let mut deadline = None;
         loop {
             let (mut connection, reused) = pool.obtain(route, preferred, &mut deadline).await?;
             match connection.send(origin, request, limits, interim).await {
                 Ok(response) => {
-                    if interim.upload().is_some_and(|upload| upload.is_held()) {
+                    if progress.as_ref().is_some_and(|progress| progress.awaits_continue()) {
                         sent.give_up();
                     }
                     return pool.received(route, &mut sent, response, connection);
@@ -195,14 +196,14 @@ impl OriginPools {
 struct SentRequest {
     method: http::Method,
     personal: Option<Arc<DedicatedConnections>>,
-    end: Option<Arc<Release<ReusableConnection>>>,
+    completion: Option<Arc<ExchangeCompletion<ReusableConnection>>>,
 }
 
 impl SentRequest {
     /// Nobody waits for what is left of its content: the final answer came before it was asked for, or none comes.
     fn give_up(&self) {
-        if let Some(end) = &self.end {
-            end.give_up();
+        if let Some(completion) = &self.completion {
+            completion.abort();
         }
     }
 }
@@ -247,7 +248,7 @@ impl Pool {
                 None
             }
         };
-        Ok((response, ConnectionReturn { idle, end: sent.end.take() }))
+        Ok((response, ConnectionReturn { idle, completion: sent.completion.take() }))
     }
 
     /// A connection for one request, and whether it has served before.
@@ -433,16 +434,17 @@ impl PooledHttp2 {
     }
 }
 
-/// Gives a connection back once its response has been read to the end and its request has been sent to the end;
-/// dropped before, it closes the connection. An HTTP/2 connection was never taken away.
+/// Belongs to a response that is being read. [`ConnectionReturn::complete`] returns the connection to its pool once the
+/// request is complete as well; dropping it aborts the exchange, which closes an HTTP/1.1 connection.
 #[derive(Debug)]
 pub(super) struct ConnectionReturn {
+    /// `None` over HTTP/2: a shared connection stays in its pool.
     idle: Option<ReusableConnection>,
-    /// The request's end, if it had content.
-    end: Option<Arc<Release<ReusableConnection>>>,
+    /// `None` if the request had no content.
+    completion: Option<Arc<ExchangeCompletion<ReusableConnection>>>,
 }
 
-/// A connection of HTTP/1.1 that is about to be free.
+/// An HTTP/1.1 connection that serves one exchange, and the pool that it returns to.
 pub(super) struct ReusableConnection {
     pool: Arc<Pool>,
     /// Whose connection it is, if it is one person's.
@@ -451,27 +453,26 @@ pub(super) struct ReusableConnection {
 }
 
 impl ConnectionReturn {
-    /// The response is over.
-    pub(super) fn done(mut self) {
-        match (self.idle.take(), self.end.take()) {
-            (Some(idle), Some(end)) => end.response_is_over(idle),
-            (Some(idle), None) => idle.give_back(),
+    /// Records that the response has been read to its end.
+    pub(super) fn complete(mut self) {
+        match (self.idle.take(), self.completion.take()) {
+            (Some(connection), Some(completion)) => completion.complete_response(connection),
+            (Some(connection), None) => connection.return_to_pool(),
             (None, _) => {}
         }
     }
 }
 
-/// A response that is not read to its end ends its request as well.
 impl Drop for ConnectionReturn {
     fn drop(&mut self) {
-        if let Some(end) = self.end.take() {
-            end.give_up();
+        if let Some(completion) = self.completion.take() {
+            completion.abort();
         }
     }
 }
 
-impl GiveBack for ReusableConnection {
-    fn give_back(self) {
+impl ReturnToPool for ReusableConnection {
+    fn return_to_pool(self) {
         let Self { pool, personal, mut connection } = self;
         connection.rest();
         match personal {

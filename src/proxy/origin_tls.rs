@@ -10,13 +10,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::dial::{Dialer, OriginSocket};
-use super::early_response::EarlyResponse;
 use super::origin_error::OriginError;
+use super::reset_tolerant_stream::ResetTolerantStream;
 use crate::origin::{Authority, Host};
 use crate::tls::{CertificateFault, TlsCause, TlsFault, rustls_error};
 
 /// A connection on which an origin server has proved its name.
-pub(super) type OriginTlsStream = TlsStream<EarlyResponse<OriginSocket>>;
+pub(super) type OriginTlsStream = TlsStream<ResetTolerantStream<OriginSocket>>;
 
 /// Dials `authority` and has it prove its name, all before `deadline`.
 ///
@@ -31,7 +31,7 @@ pub(super) async fn secure(
     deadline: Instant,
 ) -> Result<OriginTlsStream, OriginError> {
     let name = server_name(&authority.host)?;
-    let stream = EarlyResponse::of(dialer.connect(authority, deadline).await?);
+    let stream = ResetTolerantStream::new(dialer.connect(authority, deadline).await?);
     let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
     match timeout_at(deadline, connecting).await {
         Ok(connected) => connected.map_err(handshake_error),

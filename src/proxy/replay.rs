@@ -1,241 +1,209 @@
-//! A request body that can be sent a second time.
+//! A request body that can be sent again.
 //!
-//! Nothing is buffered ahead: while the body streams to the origin server, what passes is kept, up to
-//! a limit. If the request has to be sent again, what was kept is sent first and the rest of the
-//! stream follows, so an origin that answers 401 before it has read the body costs nothing extra.
-//! Beyond the limit the body streams on and what was kept is dropped: then it can be sent only once.
+//! Nothing is read ahead: while the body streams to the origin server, the data that passes is kept, up to a limit. If
+//! the request has to be sent again, the kept data is sent first and the rest of the stream follows. So an origin
+//! server that responds 401 before it has read the body causes no extra traffic. Beyond the limit the body streams on,
+//! the kept data is dropped, and the body can be sent only once.
 //!
-//! At most one reader is alive: making the next one ends the one before, whose connection then
-//! breaks off rather than send half a body as a whole one.
+//! At most one pass is active. Starting the next one ends the pass before it with an error, so that its connection
+//! breaks off instead of sending part of a body as the whole.
+
+mod chunks;
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-/// Bytes that all kept bodies together may hold.
+use chunks::Chunks;
+
+/// The bytes that all kept bodies together may hold.
 #[derive(Debug)]
-pub(super) struct Budget {
-    left: AtomicU64,
+pub(super) struct ReplayBudget {
+    available: AtomicU64,
 }
 
-impl Budget {
+impl ReplayBudget {
     pub(super) fn new(bytes: u64) -> Arc<Self> {
-        Arc::new(Self { left: AtomicU64::new(bytes) })
+        Arc::new(Self { available: AtomicU64::new(bytes) })
     }
 
     fn take(&self, bytes: u64) -> bool {
-        let take = |left: u64| left.checked_sub(bytes);
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        let take = |available: u64| available.checked_sub(bytes);
+        self.available.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     fn give_back(&self, bytes: u64) {
-        self.left.fetch_add(bytes, Ordering::Relaxed);
+        self.available.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
-/// One pass over a body; [`ReplayBody::again`] makes the next.
+/// One pass over a body. [`ReplayBody::restart`] starts the next one.
 #[derive(Debug)]
 pub(super) struct ReplayBody<B> {
-    kept: Arc<Mutex<Kept<B>>>,
-    turn: u32,
-    /// Bytes of this pass so far.
+    shared: Arc<Mutex<SharedBody<B>>>,
+    /// The number of this pass.
+    pass: u32,
+    /// Bytes that this pass has yielded.
     position: u64,
-    /// Its trailers have been sent.
-    is_over: bool,
-    /// The whole body's, if it is known.
+    /// This pass has yielded the trailers, or the end.
+    is_complete: bool,
+    /// The length of the whole body, if known.
     length: Option<u64>,
 }
 
+/// The source of a body and what is kept of it, shared by all passes.
 #[derive(Debug)]
-struct Kept<B> {
+struct SharedBody<B> {
     source: B,
-    pieces: Pieces,
+    chunks: Chunks,
     trailers: Option<HeaderMap>,
-    /// What is taken of the budget.
+    /// Bytes taken from the budget.
     taken: u64,
-    /// The source says that it is longer than may be kept.
-    is_long: bool,
+    /// The declared length exceeds `limit`.
+    exceeds_limit: bool,
     limit: u64,
-    budget: Arc<Budget>,
-    /// Which reader may read.
-    turn: u32,
-    /// Bytes that the source has brought.
+    budget: Arc<ReplayBudget>,
+    /// The number of the pass that may read.
+    active_pass: u32,
+    /// Bytes that the source has yielded.
     read: u64,
-    /// The source has broken off.
-    broken: bool,
-    /// The reader has to wait, and what wakes it.
-    paused: bool,
+    /// The source has failed.
+    has_failed: bool,
+    is_paused: bool,
+    /// Woken at the end of the pause.
     reader: Option<Waker>,
-    /// Everything that passed so far is in `pieces`.
-    complete: bool,
-    ended: bool,
+    /// `chunks` holds everything that the source has yielded.
+    is_kept: bool,
+    /// The source has ended.
+    has_ended: bool,
 }
 
-/// Why a body broke off.
+/// Why a pass ended early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReplayError<E> {
-    /// The client's body did.
+    /// The source failed.
     #[error(transparent)]
     Source(E),
-    /// The request is being sent again on another connection.
-    #[error("the request is sent again elsewhere")]
+    /// A newer pass has started.
+    #[error("the request is being sent again on another connection")]
     Superseded,
-    /// What has been sent before was not kept, or could not be read: what follows it is not the content.
-    #[error("the content that was sent before is not there any more")]
-    Gone,
+    /// Earlier data was not kept or could not be read. The rest alone is not the content.
+    #[error("the content was sent before and not kept")]
+    NotKept,
 }
 
 impl<B> ReplayBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    /// Keeps at most `limit` bytes of `source`, and no more than `budget` has left.
-    pub(super) fn new(source: B, limit: u64, budget: Arc<Budget>) -> Self {
+    /// Wraps `source`, of which at most `limit` bytes are kept, and no more than `budget` has available.
+    pub(super) fn new(source: B, limit: u64, budget: Arc<ReplayBudget>) -> Self {
         let size = source.size_hint();
         let length = size.exact();
-        let kept = Kept {
-            complete: true,
-            is_long: size.lower() > limit,
-            ended: source.is_end_stream(),
+        let shared = SharedBody {
+            is_kept: true,
+            exceeds_limit: size.lower() > limit,
+            has_ended: source.is_end_stream(),
             source,
-            pieces: Pieces::default(),
+            chunks: Chunks::default(),
             trailers: None,
             taken: 0,
             limit,
             budget,
-            turn: 0,
+            active_pass: 0,
             read: 0,
-            broken: false,
-            paused: false,
+            has_failed: false,
+            is_paused: false,
             reader: None,
         };
-        Self { kept: Arc::new(Mutex::new(kept)), turn: 0, position: 0, is_over: false, length }
+        let shared = Arc::new(Mutex::new(shared));
+        Self { shared, pass: 0, position: 0, is_complete: false, length }
     }
 
-    /// Can the body be sent once more, from its beginning? One of which nothing has passed can, however long it is.
-    pub(super) fn can_repeat(&self) -> bool {
-        self.lock().complete
+    /// Returns true if the body can be sent again from its beginning. Before anything has been read, this is true for
+    /// a body of any length.
+    pub(super) fn can_restart(&self) -> bool {
+        self.lock().is_kept
     }
 
-    /// Keeps the current pass from reading on until the result is dropped: what can be repeated now can be so then.
-    /// The source is told by `leave`.
-    pub(super) fn pause(&self, leave: impl FnOnce(&B)) -> Paused<B> {
-        let mut kept = self.lock();
-        kept.paused = true;
-        leave(&kept.source);
-        Paused { kept: Arc::clone(&self.kept), turn: kept.turn }
+    /// Pauses the active pass until the guard is dropped, so that a body that can be restarted now still can be then.
+    /// Calls `on_pause` with the source.
+    pub(super) fn pause(&self, on_pause: impl FnOnce(&B)) -> PauseGuard<B> {
+        let mut shared = self.lock();
+        shared.is_paused = true;
+        on_pause(&shared.source);
+        PauseGuard { shared: Arc::clone(&self.shared), pass: shared.active_pass }
     }
 
-    /// The next pass, from the beginning; the pass before it ends here.
-    pub(super) fn again(&self) -> Self {
-        let mut kept = self.lock();
-        kept.turn += 1;
-        kept.paused = false;
+    /// Starts the next pass, from the beginning, and ends the active one.
+    pub(super) fn restart(&self) -> Self {
+        let mut shared = self.lock();
+        shared.active_pass += 1;
+        shared.is_paused = false;
         Self {
-            kept: Arc::clone(&self.kept),
-            turn: kept.turn,
+            shared: Arc::clone(&self.shared),
+            pass: shared.active_pass,
             position: 0,
-            is_over: false,
+            is_complete: false,
             length: self.length,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept<B>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, SharedBody<B>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A pass that waits.
+/// Keeps a pass paused until it is dropped.
 #[derive(Debug)]
-pub(super) struct Paused<B> {
-    kept: Arc<Mutex<Kept<B>>>,
-    turn: u32,
+pub(super) struct PauseGuard<B> {
+    shared: Arc<Mutex<SharedBody<B>>>,
+    pass: u32,
 }
 
-impl<B> Drop for Paused<B> {
+impl<B> Drop for PauseGuard<B> {
     fn drop(&mut self) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.turn == self.turn {
-            kept.paused = false;
-            if let Some(reader) = kept.reader.take() {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared.active_pass == self.pass {
+            shared.is_paused = false;
+            if let Some(reader) = shared.reader.take() {
                 reader.wake();
             }
         }
     }
 }
 
-/// Bytes that are kept, in as few pieces as they came in, or fewer: what is kept costs what it says.
-#[derive(Debug, Default)]
-struct Pieces {
-    whole: Vec<Bytes>,
-    /// Small pieces, copied together.
-    tail: BytesMut,
-    length: u64,
-}
-
-/// Pieces shorter than this are copied together. A piece holds on to the buffer that it was read into, and has
-/// some forty bytes of its own; both may be far more than what it brings.
-const SMALL: usize = 4 * 1024;
-/// So much is copied together before another piece begins.
-const TAIL: usize = 64 * 1024;
-
-impl Pieces {
-    fn push(&mut self, piece: &Bytes) {
-        self.length += piece.len() as u64;
-        let is_small = piece.len() < SMALL;
-        if !self.tail.is_empty() && (!is_small || self.tail.len() + piece.len() > TAIL) {
-            self.whole.push(std::mem::take(&mut self.tail).freeze());
-        }
-        match is_small {
-            true => self.tail.extend_from_slice(piece),
-            false => self.whole.push(piece.clone()),
-        }
-    }
-
-    /// What comes behind the first `position` bytes, as far as one piece goes.
-    fn after(&self, position: u64) -> Option<Bytes> {
-        let mut skip = usize::try_from(position).ok()?;
-        for piece in &self.whole {
-            if skip < piece.len() {
-                return Some(piece.slice(skip..));
-            }
-            skip -= piece.len();
-        }
-        self.tail.get(skip..).filter(|rest| !rest.is_empty()).map(Bytes::copy_from_slice)
-    }
-}
-
-impl<B> Kept<B> {
-    /// Keeps `chunk`, or gives up keeping.
+impl<B> SharedBody<B> {
+    /// Keeps `chunk`. If it does not fit, drops everything that was kept.
     fn keep(&mut self, chunk: &Bytes) {
         let length = chunk.len() as u64;
-        if !self.complete {
+        if !self.is_kept {
             return;
         }
-        let fits = !self.is_long && self.pieces.length + length <= self.limit;
+        let fits = !self.exceeds_limit && self.chunks.length() + length <= self.limit;
         if fits && self.budget.take(length) {
             self.taken += length;
-            self.pieces.push(chunk);
+            self.chunks.push(chunk);
         } else {
-            self.forget();
+            self.discard();
         }
     }
 
-    fn forget(&mut self) {
-        self.complete = false;
-        self.pieces = Pieces::default();
+    fn discard(&mut self) {
+        self.is_kept = false;
+        self.chunks = Chunks::default();
         self.budget.give_back(std::mem::take(&mut self.taken));
     }
 }
 
-impl<B> Drop for Kept<B> {
+impl<B> Drop for SharedBody<B> {
     fn drop(&mut self) {
-        self.forget();
+        self.discard();
     }
 }
 
@@ -251,58 +219,58 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        let mut kept = this.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.turn != this.turn {
+        let mut shared = this.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared.active_pass != this.pass {
             return Poll::Ready(Some(Err(ReplayError::Superseded)));
         }
-        if let Some(chunk) = kept.pieces.after(this.position) {
+        if let Some(chunk) = shared.chunks.after(this.position) {
             this.position += chunk.len() as u64;
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
-        // A pass that has not had all before it would take the rest for the whole.
-        if kept.broken || kept.read != this.position {
-            return Poll::Ready(Some(Err(ReplayError::Gone)));
+        // A pass that lacks earlier data must not send the rest as the whole.
+        if shared.has_failed || shared.read != this.position {
+            return Poll::Ready(Some(Err(ReplayError::NotKept)));
         }
-        if kept.ended {
-            let trailers = kept.trailers.clone().filter(|_| !this.is_over);
-            this.is_over = true;
+        if shared.has_ended {
+            let trailers = shared.trailers.clone().filter(|_| !this.is_complete);
+            this.is_complete = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        if kept.paused {
-            kept.reader = Some(cx.waker().clone());
+        if shared.is_paused {
+            shared.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let Some(frame) = ready!(Pin::new(&mut kept.source).poll_frame(cx)) else {
-            kept.ended = true;
-            this.is_over = true;
+        let Some(frame) = ready!(Pin::new(&mut shared.source).poll_frame(cx)) else {
+            shared.has_ended = true;
+            this.is_complete = true;
             return Poll::Ready(None);
         };
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) => {
-                kept.forget();
-                kept.broken = true;
+                shared.discard();
+                shared.has_failed = true;
                 return Poll::Ready(Some(Err(ReplayError::Source(error))));
             }
         };
         if let Some(chunk) = frame.data_ref() {
-            kept.keep(chunk);
+            shared.keep(chunk);
             this.position += chunk.len() as u64;
-            kept.read = this.position;
+            shared.read = this.position;
         } else if let Some(trailers) = frame.trailers_ref() {
-            kept.trailers = Some(trailers.clone());
-            kept.ended = true;
-            this.is_over = true;
+            shared.trailers = Some(trailers.clone());
+            shared.has_ended = true;
+            this.is_complete = true;
         }
         Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        let kept = self.lock();
-        kept.ended
-            && !kept.broken
-            && self.position == kept.read
-            && (kept.trailers.is_none() || self.is_over)
+        let shared = self.lock();
+        shared.has_ended
+            && !shared.has_failed
+            && self.position == shared.read
+            && (shared.trailers.is_none() || self.is_complete)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -323,7 +291,7 @@ mod tests {
 
     use super::*;
 
-    /// Frames that were there all along.
+    /// A body whose frames are always ready.
     #[derive(Debug)]
     struct Frames(VecDeque<Frame<Bytes>>);
 
@@ -352,60 +320,63 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_within_the_limit_is_sent_again_byte_for_byte() {
-        let first = ReplayBody::new(frames(&["ab", "cd"]), 4, Budget::new(100));
-        let second = first.again();
-        let third = second.again();
+        let first = ReplayBody::new(frames(&["ab", "cd"]), 4, ReplayBudget::new(100));
+        let second = first.restart();
+        let third = second.restart();
         assert_eq!(text(third).await, "abcd");
-        assert!(second.can_repeat());
-        assert_eq!(text(second.again()).await, "abcd");
+        assert!(second.can_restart());
+        assert_eq!(text(second.restart()).await, "abcd");
     }
 
     #[tokio::test]
-    async fn a_second_pass_begun_in_the_middle_sends_what_passed_and_then_the_rest() {
-        let mut first = ReplayBody::new(frames(&["ab", "cd", "ef"]), 10, Budget::new(100));
+    async fn a_pass_started_midway_sends_the_kept_data_and_then_the_rest() {
+        let mut first = ReplayBody::new(frames(&["ab", "cd", "ef"]), 10, ReplayBudget::new(100));
         first.frame().await.unwrap().unwrap();
-        let second = first.again();
-        assert!(first.frame().await.unwrap().is_err(), "the first pass is over");
+        let second = first.restart();
+        assert!(first.frame().await.unwrap().is_err(), "the first pass was not ended");
         assert_eq!(text(second).await, "abcdef");
     }
 
     #[tokio::test]
-    async fn beyond_the_limit_the_body_streams_on_and_is_not_kept() {
-        let budget = Budget::new(100);
+    async fn a_body_beyond_the_limit_streams_on_and_is_not_kept() {
+        let budget = ReplayBudget::new(100);
         let mut body = ReplayBody::new(frames(&["abc", "def"]), 4, Arc::clone(&budget));
         body.frame().await.unwrap().unwrap();
-        assert!(body.can_repeat());
+        assert!(body.can_restart());
         body.frame().await.unwrap().unwrap();
-        assert!(!body.can_repeat());
+        assert!(!body.can_restart());
         assert!(body.frame().await.is_none());
-        assert_eq!(budget.left.load(Ordering::Relaxed), 100);
-        let next = body.again().frame().await.unwrap();
-        assert!(matches!(next, Err(ReplayError::Gone)), "nothing is not the whole: {next:?}");
+        assert_eq!(budget.available.load(Ordering::Relaxed), 100);
+        let next = body.restart().frame().await.unwrap();
+        assert!(
+            matches!(next, Err(ReplayError::NotKept)),
+            "an incomplete body was sent as the whole: {next:?}"
+        );
     }
 
     #[tokio::test]
-    async fn a_paused_pass_reads_on_when_the_pause_is_over_and_the_next_pass_at_once() {
-        let first = ReplayBody::new(frames(&["ab", "cd", "ef"]), 10, Budget::new(100));
-        let paused = first.pause(|_| {});
-        let second = first.again();
-        assert_eq!(text(second.again()).await, "abcdef");
-        drop(paused);
+    async fn a_paused_pass_continues_after_the_pause_and_a_new_pass_at_once() {
+        let first = ReplayBody::new(frames(&["ab", "cd", "ef"]), 10, ReplayBudget::new(100));
+        let pause = first.pause(|_| {});
+        let second = first.restart();
+        assert_eq!(text(second.restart()).await, "abcdef");
+        drop(pause);
 
-        let first = ReplayBody::new(frames(&["ab"]), 10, Budget::new(100));
-        let paused = first.pause(|_| {});
+        let first = ReplayBody::new(frames(&["ab"]), 10, ReplayBudget::new(100));
+        let pause = first.pause(|_| {});
         let reading = tokio::spawn(text(first));
         tokio::task::yield_now().await;
-        assert!(!reading.is_finished());
-        drop(paused);
+        assert!(!reading.is_finished(), "read during the pause");
+        drop(pause);
         let read = tokio::time::timeout(Duration::from_secs(10), reading).await;
         assert_eq!(read.unwrap().unwrap(), "ab");
     }
 
-    /// hyper's bodies end after an error, as if they were whole.
+    /// hyper's bodies report the end after an error, as if they were complete.
     #[tokio::test]
-    async fn a_body_that_broke_off_is_no_empty_one() {
-        struct Broken(bool);
-        impl Body for Broken {
+    async fn a_failed_body_is_not_replayed_as_an_empty_one() {
+        struct FailingBody(bool);
+        impl Body for FailingBody {
             type Data = Bytes;
             type Error = std::io::Error;
 
@@ -417,16 +388,16 @@ mod tests {
                 Poll::Ready(first.then(|| Err(std::io::ErrorKind::UnexpectedEof.into())))
             }
         }
-        let mut body = ReplayBody::new(Broken(false), 4, Budget::new(100));
+        let mut body = ReplayBody::new(FailingBody(false), 4, ReplayBudget::new(100));
         assert!(matches!(body.frame().await, Some(Err(ReplayError::Source(_)))));
-        assert!(!body.can_repeat());
-        assert!(matches!(body.again().frame().await, Some(Err(ReplayError::Gone))));
+        assert!(!body.can_restart());
+        assert!(matches!(body.restart().frame().await, Some(Err(ReplayError::NotKept))));
     }
 
     #[tokio::test]
-    async fn a_body_of_which_nothing_has_passed_can_be_sent_again_however_long_it_is() {
-        struct Long;
-        impl Body for Long {
+    async fn an_unread_body_of_any_length_can_be_restarted() {
+        struct EndlessBody;
+        impl Body for EndlessBody {
             type Data = Bytes;
             type Error = Infallible;
 
@@ -441,54 +412,34 @@ mod tests {
                 SizeHint::with_exact(1 << 40)
             }
         }
-        let mut body = ReplayBody::new(Long, 4, Budget::new(100));
-        assert!(body.can_repeat());
+        let mut body = ReplayBody::new(EndlessBody, 4, ReplayBudget::new(100));
+        assert!(body.can_restart());
         body.frame().await.unwrap().unwrap();
-        assert!(!body.can_repeat());
-    }
-
-    #[test]
-    fn small_pieces_are_copied_together_and_read_from_any_position() {
-        let mut pieces = Pieces::default();
-        let large = Bytes::from(vec![b'x'; SMALL]);
-        for _ in 0..2 * TAIL {
-            pieces.push(&Bytes::from_static(b"y"));
-        }
-        pieces.push(&large);
-        pieces.push(&Bytes::from_static(b"z"));
-        assert_eq!(pieces.whole.len(), 3);
-        assert_eq!(pieces.length, (2 * TAIL + SMALL + 1) as u64);
-        let (mut all, mut position) = (Vec::new(), 0);
-        while let Some(piece) = pieces.after(position) {
-            position += piece.len() as u64;
-            all.extend_from_slice(&piece);
-        }
-        let expected = [vec![b'y'; 2 * TAIL], large.to_vec(), vec![b'z']].concat();
-        assert!(all == expected);
+        assert!(!body.can_restart());
     }
 
     #[tokio::test]
-    async fn all_bodies_together_keep_no_more_than_the_budget_and_give_it_back() {
-        let budget = Budget::new(5);
+    async fn all_bodies_share_the_budget_and_give_it_back() {
+        let budget = ReplayBudget::new(5);
         let mut one = ReplayBody::new(frames(&["abcd"]), 10, Arc::clone(&budget));
         one.frame().await.unwrap().unwrap();
         let mut two = ReplayBody::new(frames(&["efgh"]), 10, Arc::clone(&budget));
         two.frame().await.unwrap().unwrap();
-        assert!(one.can_repeat() && !two.can_repeat());
+        assert!(one.can_restart() && !two.can_restart());
         drop((one, two));
-        assert_eq!(budget.left.load(Ordering::Relaxed), 5);
+        assert_eq!(budget.available.load(Ordering::Relaxed), 5);
     }
 
     #[tokio::test]
-    async fn trailers_are_sent_again_too() {
+    async fn trailers_are_replayed() {
         let mut trailers = HeaderMap::new();
         trailers.insert("x-sum", "1".parse().unwrap());
         let mut source = frames(&["ab"]);
         source.0.push_back(Frame::trailers(trailers.clone()));
-        let first = ReplayBody::new(source, 10, Budget::new(100));
-        let again = first.again();
+        let first = ReplayBody::new(source, 10, ReplayBudget::new(100));
+        let again = first.restart();
         assert_eq!(again.collect().await.unwrap().trailers(), Some(&trailers));
-        let last = first.again();
+        let last = first.restart();
         assert_eq!(last.collect().await.unwrap().trailers(), Some(&trailers));
     }
 }

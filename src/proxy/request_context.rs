@@ -6,16 +6,16 @@ use crate::credential::Identity;
 use crate::origin::{Origin, Scheme};
 
 use super::Snapshot;
-use super::interim::Interim;
+use super::interim::InterimSink;
 use super::origin_pools::Route;
-use super::record::Record;
+use super::request_record::RequestRecord;
 use super::server::ClientConnection;
 
 /// One request on its walk.
 pub(super) struct RequestContext<'a> {
     pub(super) snapshot: &'a Arc<Snapshot>,
     pub(super) inbound: &'a ClientConnection,
-    pub(super) record: &'a mut Record,
+    pub(super) record: &'a mut RequestRecord,
     /// The client speaks HTTP/1.0, which knows no interim responses (RFC 9110 §15.2).
     pub(super) is_http10: bool,
     /// How the client asked for the resource.
@@ -33,7 +33,7 @@ impl<'a> RequestContext<'a> {
     }
 
     /// Where interim responses go.
-    pub(super) fn interim(&self) -> Option<Interim> {
+    pub(super) fn interim(&self) -> Option<InterimSink> {
         (!self.is_http10).then(|| self.inbound.interim.clone())
     }
 

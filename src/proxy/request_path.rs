@@ -8,8 +8,7 @@ use http::{Request, Response, Version};
 use http_body::Body as _;
 use rustls::ServerConfig;
 
-use super::access_log::AccessLine;
-use super::body::Body;
+use super::access_log::AccessLogEntry;
 use super::connection::{MessageGuard, Watchdog};
 use super::error::ProxyError;
 use super::fields::Via;
@@ -18,9 +17,10 @@ use super::incoming_body::IncomingBody;
 use super::local_resources::{is_own_name, options, stub_tokens};
 use super::local_response::ResponseFormat;
 use super::origin_pools::OriginPools;
-use super::record::Record;
 use super::request_context::RequestContext;
+use super::request_record::RequestRecord;
 use super::request_target::{AsteriskForm, RequestRefusal, RequestTarget, request_target};
+use super::response_body::ResponseBody;
 use super::server::ClientConnection;
 use super::shared_state::SharedState;
 use super::snapshot::Snapshot;
@@ -47,15 +47,15 @@ impl Proxy {
         request: Request<IncomingBody>,
         inbound: &ClientConnection,
         serving: MessageGuard,
-    ) -> Response<Body> {
+    ) -> Response<ResponseBody> {
         let request_id = self.shared.request_ids.next();
         let accepts = ResponseFormat::of(request.headers());
         let (version, has_content) = (request.version(), !request.body().is_end_stream());
         let snapshot = self.shared.snapshot.load_full();
-        let line = || Box::new(AccessLine::new(&request_id.to_string(), request.method()));
+        let line = || Box::new(AccessLogEntry::new(&request_id.to_string(), request.method()));
         let line = snapshot.config.access_log.then(line);
-        let mut record = Record::new(Arc::clone(&snapshot.unmatched_metrics), line);
-        inbound.interim.open(true);
+        let mut record = RequestRecord::new(Arc::clone(&snapshot.unmatched_metrics), line);
+        inbound.interim.set_open(true);
         let mut call = RequestContext {
             snapshot: &snapshot,
             inbound,
@@ -64,12 +64,12 @@ impl Proxy {
             asked: None,
         };
         let walked = self.walk(&mut call, request).await;
-        inbound.interim.open(false);
+        inbound.interim.set_open(false);
         let is_refused = walked.is_err();
         let mut response = walked.unwrap_or_else(|error| {
-            record.failed(&error, request_id);
+            record.record_error(&error, request_id);
             if let Some(limit) = error.limit() {
-                self.shared.metrics.limit_reached(limit);
+                self.shared.metrics.record_limit(limit);
             }
             error.response(accepts, &request_id.to_string())
         });
@@ -78,9 +78,9 @@ impl Proxy {
         if closes && version != Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        record.answered(response.status());
+        record.record_response(response.status());
         inbound.activity.answers();
-        response.map(|body| body.ends(serving, record))
+        response.map(|body| body.with_ending(serving, record))
     }
 
     /// The walk, in order; what goes wrong on the way becomes a response in `serve`.
@@ -88,14 +88,14 @@ impl Proxy {
         self: &Arc<Self>,
         call: &mut RequestContext<'_>,
         request: Request<IncomingBody>,
-    ) -> Result<Response<Body>, ProxyError> {
+    ) -> Result<Response<ResponseBody>, ProxyError> {
         let (mut parts, body) = request.into_parts();
         if call.inbound.is_asterisk() {
             parts.extensions.insert(AsteriskForm);
         }
         call.snapshot.check_head_size(&parts)?;
         let target = request_target(&parts, call.inbound.session.as_deref())?;
-        call.record.is_for(&target, &parts);
+        call.record.set_target(&target, &parts);
         if self.shared.via.is_in(&parts.headers) {
             return Err(RequestRefusal::Loop.into());
         }
@@ -123,7 +123,7 @@ impl Proxy {
         parts: &mut Parts,
         body: IncomingBody,
         origin: Origin,
-    ) -> Result<Response<Body>, ProxyError> {
+    ) -> Result<Response<ResponseBody>, ProxyError> {
         let (snapshot, client) = (call.snapshot, call.inbound.client.as_deref());
         let credentials = &snapshot.credentials;
         let path = parts.uri.path();
@@ -131,7 +131,7 @@ impl Proxy {
             Selection::Selected(selected) => {
                 selected.credential.remove_choice(&mut parts.headers);
                 selected.credential.remove_overrides(&mut parts.headers);
-                if forward::keeps_its_own(&selected.credential, parts, call.record)? {
+                if forward::keeps_client_credential(&selected.credential, parts, call.record)? {
                     return self.forward_plain(call, parts, body, &selected.origin).await;
                 }
                 self.forward_with_token(call, parts, body, selected).await
@@ -146,11 +146,11 @@ impl Proxy {
             }
             Selection::Ambiguous => Err(RequestRefusal::Path.into()),
             Selection::Stub(credential) => {
-                call.record.belongs_to(&credential);
+                call.record.set_credential(&credential);
                 Ok(stub_tokens())
             }
             Selection::Refused(credential, error) => {
-                call.record.belongs_to(&credential);
+                call.record.set_credential(&credential);
                 Err(ProxyError::Choice { credential: Arc::clone(&credential.name), error })
             }
         }

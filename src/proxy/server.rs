@@ -18,7 +18,7 @@ use super::connection::{Activity, ClientStream, ConnectionPhase, MonitoredStream
 use super::dedicated_connections::DedicatedConnections;
 use super::http1_stream::{Http1Parts, Http1Stream};
 use super::incoming_body::IncomingBody;
-use super::interim::{Interim, InterimQueue};
+use super::interim::{InterimQueue, InterimSink};
 use super::request_target::ConnectSession;
 
 /// How many fields hyper lets a head have.
@@ -33,7 +33,7 @@ pub(super) struct ClientConnection {
     /// What the client called itself in that CONNECT.
     pub(super) client: Option<Arc<str>>,
     /// Where interim responses go.
-    pub(super) interim: Interim,
+    pub(super) interim: InterimSink,
     /// Is the request that was read last an OPTIONS whose target is an authority alone?
     asterisk: Arc<AtomicBool>,
     /// The client's own connections to origin servers.
@@ -48,7 +48,7 @@ impl ClientConnection {
             activity,
             session: None,
             client: None,
-            interim: Interim::Http1(Arc::default()),
+            interim: InterimSink::Http1(Arc::default()),
             asterisk: Arc::default(),
             personal: Arc::default(),
             permit,
@@ -56,7 +56,7 @@ impl ClientConnection {
     }
 
     /// The same with interim responses going elsewhere.
-    pub(super) fn with_interim(&self, interim: Interim) -> Self {
+    pub(super) fn with_interim(&self, interim: InterimSink) -> Self {
         Self { interim, ..self.clone() }
     }
 
@@ -82,8 +82,8 @@ impl ClientConnection {
 
     fn interim_queue(&self) -> Arc<InterimQueue> {
         match &self.interim {
-            Interim::Http1(queue) => Arc::clone(queue),
-            Interim::Http2(_) => Arc::default(),
+            InterimSink::Http1(queue) => Arc::clone(queue),
+            InterimSink::Http2(_) => Arc::default(),
         }
     }
 
@@ -116,7 +116,7 @@ impl Proxy {
             snapshot.timeouts()
         };
         let cut = |limit| {
-            self.shared.metrics.limit_reached(limit);
+            self.shared.metrics.record_limit(limit);
             tracing::info!(
                 limit,
                 "a client's connection was cut off: it overstayed limits.{limit}"

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 
 use super::fields::Via;
 use super::request_id::RequestIds;
-use super::rereads::Rereads;
+use super::secret_rereads::SecretRereads;
 use super::snapshot::Snapshot;
 use crate::ca::CertificateAuthority;
 use crate::clock::Clock;
@@ -22,13 +22,13 @@ pub(crate) struct SharedState {
     pub(super) request_ids: RequestIds,
     pub(super) metrics: Metrics,
     /// Secrets that are to be read again.
-    pub(crate) rereads: Rereads,
+    pub(crate) rereads: SecretRereads,
 }
 
 impl SharedState {
     pub(crate) fn new(snapshot: Snapshot, clock: Clock, metrics: Metrics) -> Self {
         let (via, request_ids) = (Via::new(), RequestIds::new());
-        let (snapshot, rereads) = (ArcSwap::from_pointee(snapshot), Rereads::default());
+        let (snapshot, rereads) = (ArcSwap::from_pointee(snapshot), SecretRereads::default());
         Self { snapshot, clock, via, request_ids, metrics, rereads }
     }
 

@@ -6,15 +6,15 @@ use http::header::{CONTENT_LENGTH, HeaderMap};
 use http::request::Parts;
 use rustls::ClientConfig;
 
+use super::client_content::ClientContent;
 use super::config::{Config, Unmatched};
 use super::connection::{Activity, ConnectionTimeouts};
 use super::connector::Connector;
-use super::content::ClientContent;
 use super::dial::{AddressPolicy, Dialer, NetworkState};
 use super::error::ProxyError;
 use super::fields;
 use super::incoming_body::IncomingBody;
-use super::replay::Budget;
+use super::replay::ReplayBudget;
 use super::request_target::RequestRefusal;
 use crate::ca::CertificateAuthority;
 use crate::credential::Credentials;
@@ -31,7 +31,7 @@ pub(crate) struct Snapshot {
     /// The measures of requests without a credential.
     pub(super) unmatched_metrics: Arc<CredentialMetrics>,
     connector: Connector,
-    replay_budget: Arc<Budget>,
+    replay_budget: Arc<ReplayBudget>,
 }
 
 impl Snapshot {
@@ -51,7 +51,7 @@ impl Snapshot {
         };
         let dialer = Dialer::new(policy, network);
         let connector = Connector::new(&config.origins, dialer, tls, version);
-        let replay_budget = Budget::new(config.limits.replay_bytes);
+        let replay_budget = ReplayBudget::new(config.limits.replay_bytes);
         let unmatched_metrics = Arc::new(metrics.of_credential(NO_CREDENTIAL));
         Self { config, credentials, ca, unmatched_metrics, connector, replay_budget }
     }
@@ -60,7 +60,7 @@ impl Snapshot {
         &self.connector
     }
 
-    pub(super) fn replay_budget(&self) -> Arc<Budget> {
+    pub(super) fn replay_budget(&self) -> Arc<ReplayBudget> {
         Arc::clone(&self.replay_budget)
     }
 

@@ -7,10 +7,10 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::Proxy;
-use super::access_log::AccessLine;
+use super::access_log::AccessLogEntry;
 use super::interim::write_head;
 use super::local_response::{ResponseFormat, insert_proxy_status, local_response_bytes};
-use super::record::Record;
+use super::request_record::RequestRecord;
 
 /// What is known of such a request is its status.
 const KIND: &str = "http_request_error";
@@ -22,16 +22,16 @@ impl Proxy {
         let request_id = self.shared.request_ids.next().to_string();
         let snapshot = self.shared.snapshot.load();
         let line = snapshot.config.access_log.then(|| {
-            let mut line = AccessLine::new(&request_id, &unknown_method());
+            let mut line = AccessLogEntry::new(&request_id, &unknown_method());
             (line.error, line.details) = (Some(KIND), Some(reason(status).to_owned()));
             Box::new(line)
         });
-        let mut record = Record::new(Arc::clone(&snapshot.unmatched_metrics), line);
-        record.answered(status);
+        let mut record = RequestRecord::new(Arc::clone(&snapshot.unmatched_metrics), line);
+        record.record_response(status);
         match status {
-            StatusCode::URI_TOO_LONG => self.shared.metrics.limit_reached("request_line"),
+            StatusCode::URI_TOO_LONG => self.shared.metrics.record_limit("request_line"),
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-                self.shared.metrics.limit_reached("header_bytes");
+                self.shared.metrics.record_limit("header_bytes");
             }
             _ => {}
         }
@@ -39,7 +39,7 @@ impl Proxy {
             local_response_bytes(status, reason(status), ResponseFormat::Text, &request_id);
         let date = httpdate::fmt_http_date(self.shared.clock.now());
         let length = response.body().len();
-        record.sent(length);
+        record.add_sent_bytes(length);
         let fields = response.headers_mut();
         insert_proxy_status(fields, KIND, None, reason(status));
         fields.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -174,7 +174,7 @@ async fn fly(ledger: &Arc<Ledger>, demand: Demand) -> Outcome {
             (why.word(), Outcome::Failed { pace, wish, why })
         }
     };
-    ledger.metrics.refreshed(word, began.elapsed());
+    ledger.metrics.record_refresh(word, began.elapsed());
     outcome
 }
 
@@ -312,7 +312,7 @@ impl<'a> Flight<'a> {
                 Some(crate::store::TerminalState { reason, refresh_token: Some(hash), config, at });
         });
         if reason == TerminalReason::LostRotation {
-            self.ledger.metrics.lost_rotation();
+            self.ledger.metrics.record_lost_rotation();
         }
         let detail = error.to_string();
         self.ledger.fail(FailureReason::Answer(ErrorClass::GrantDead), detail);

@@ -10,7 +10,7 @@ use crate::store::{StoreError, TerminalReason, TokenRecord};
 
 impl Ledger {
     pub(super) fn report_store(&self, error: &StoreError) {
-        self.metrics.store_failed(error.label());
+        self.metrics.record_store_error(error.label());
         tracing::error!(key = self.key, %error, "token store");
     }
 
@@ -47,7 +47,7 @@ impl Ledger {
     }
 
     pub(super) fn report_adopted(&self, known: &Known) {
-        self.metrics.adopted();
+        self.metrics.record_adoption();
         tracing::info!(
             credential = &*known.settled.title,
             generation = known.record.generation.0,
@@ -132,7 +132,7 @@ impl Ledger {
     }
 
     pub(super) fn report_doubts(&self, known: &Known, error: &GrantError) {
-        self.metrics.overdue();
+        self.metrics.record_outage();
         tracing::error!(
             credential = &*known.settled.title,
             generation = known.record.generation.0,
@@ -188,7 +188,7 @@ impl Ledger {
     }
 
     pub(super) fn report_overdue(&self, known: &Known) {
-        self.metrics.overdue();
+        self.metrics.record_outage();
         tracing::error!(
             credential = &*known.settled.title,
             "no token request has succeeded for a quarter of an hour"
@@ -197,7 +197,7 @@ impl Ledger {
 
     pub(super) fn report_grant_ends(&self, known: &Known) {
         let end = known.record.grant_expires_at;
-        self.metrics.overdue();
+        self.metrics.record_outage();
         tracing::error!(
             credential = &*known.settled.title,
             end = end.map(|at| humantime::format_rfc3339_seconds(at).to_string()),

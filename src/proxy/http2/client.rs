@@ -16,11 +16,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Http2Content, StreamMonitor, send_content, silence};
-use crate::proxy::content::RequestBody;
 use crate::proxy::incoming_body::IncomingBody;
 use crate::proxy::interim::InterimRelay;
 use crate::proxy::origin_connection::{DeliveryOutcome, UnansweredRequest};
 use crate::proxy::origin_error::OriginError;
+use crate::proxy::request_body::RequestBody;
 
 /// What may come on one stream before it is read: enough for a distant server's full speed.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -118,16 +118,16 @@ impl Http2Connection {
             }
         };
         let held = StreamGuard::new(&self.streams);
-        if let (false, Some(end)) = (is_empty, body.end()) {
-            let (held, upload) = (Arc::clone(&held), interim.upload().cloned());
-            if let Some(upload) = &upload {
-                upload.offer();
+        if let (false, Some(completion)) = (is_empty, body.completion()) {
+            let (held, progress) = (Arc::clone(&held), body.progress());
+            if let Some(progress) = &progress {
+                progress.mark_flow_blocked();
             }
-            end.is_sent_by(AbortOnDropHandle::new(tokio::spawn(async move {
+            completion.set_sender(AbortOnDropHandle::new(tokio::spawn(async move {
                 // The response says what became of the request.
                 let _reported = send_content(body, &mut stream, StreamMonitor::default()).await;
-                if let Some(upload) = upload {
-                    upload.taken();
+                if let Some(progress) = progress {
+                    progress.mark_unblocked();
                 }
                 drop(held);
             })));

@@ -14,11 +14,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Http2Content, SendContentError, StreamMonitor, send_content, silence};
 use crate::proxy::Proxy;
-use crate::proxy::body::Body;
 use crate::proxy::fields::remove_connection_fields;
 use crate::proxy::framing::expects_continue;
 use crate::proxy::incoming_body::{IncomingBody, PeerError};
-use crate::proxy::interim::{Interim, SharedStream};
+use crate::proxy::interim::{InterimSink, SharedSendResponse};
+use crate::proxy::response_body::ResponseBody;
 use crate::proxy::server::ClientConnection;
 
 /// Requests at a time on one connection.
@@ -96,8 +96,8 @@ impl Proxy {
         respond: SendResponse<Bytes>,
         inbound: &ClientConnection,
     ) {
-        let stream = SharedStream::new(respond);
-        let inbound = inbound.with_interim(Interim::Http2(stream.clone()));
+        let stream = SharedSendResponse::new(respond);
+        let inbound = inbound.with_interim(InterimSink::Http2(stream.clone()));
         let request = with_content(request, &stream);
         tokio::spawn(Arc::clone(self).serve_stream(request, stream, inbound));
     }
@@ -105,7 +105,7 @@ impl Proxy {
     async fn serve_stream(
         self: Arc<Self>,
         request: Request<IncomingBody>,
-        stream: SharedStream,
+        stream: SharedSendResponse,
         inbound: ClientConnection,
     ) {
         let response = tokio::select! {
@@ -120,8 +120,8 @@ impl Proxy {
 
     async fn respond(
         &self,
-        response: Response<Body>,
-        stream: &SharedStream,
+        response: Response<ResponseBody>,
+        stream: &SharedSendResponse,
     ) -> Result<(), SendContentError<PeerError>> {
         let (mut parts, body) = response.into_parts();
         parts.version = Version::HTTP_2;
@@ -149,7 +149,10 @@ impl Proxy {
 }
 
 /// The request with content that asks for itself where the client waits to be asked.
-fn with_content(request: Request<RecvStream>, stream: &SharedStream) -> Request<IncomingBody> {
+fn with_content(
+    request: Request<RecvStream>,
+    stream: &SharedSendResponse,
+) -> Request<IncomingBody> {
     let (parts, content) = request.into_parts();
     let mut content = Http2Content::new(content, &parts.headers);
     if parts.headers.contains_key(EXPECT) && expects_continue(&parts.headers) {
@@ -159,7 +162,7 @@ fn with_content(request: Request<RecvStream>, stream: &SharedStream) -> Request<
     Request::from_parts(parts, IncomingBody::Http2(content))
 }
 
-impl SharedStream {
+impl SharedSendResponse {
     /// Resolves when the client has reset the stream, or its connection is gone.
     async fn is_reset(&self) {
         poll_fn(|cx| self.lock().poll_reset(cx).map(|_| ())).await;

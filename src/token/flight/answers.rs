@@ -255,7 +255,7 @@ impl Flight<'_> {
                 }
             });
             if has_grant {
-                self.ledger.metrics.refreshed("seed_refused", std::time::Duration::ZERO);
+                self.ledger.metrics.record_refresh("seed_refused", std::time::Duration::ZERO);
                 self.ledger.report_seed_refused(&self.ledger.lock(), reason, error);
                 self.ledger.fail(
                     FailureReason::SeedRefused,
@@ -307,7 +307,7 @@ impl Flight<'_> {
                 let base = TokenRecord { bootstrap: tried(0), ..base };
                 let issued = self.issued(&base, Presented::NewGrant, response, asked_at).await;
                 let outcome = if issued.is_ok() { "success" } else { "failed" };
-                self.ledger.metrics.bootstrapped(outcome);
+                self.ledger.metrics.record_bootstrap(outcome);
                 return issued;
             }
             Err(error) => error,
@@ -324,7 +324,7 @@ impl Flight<'_> {
             let terms = self.terms(Presented::NewGrant, asked_at);
             let record = succeed(&base, Some(salvaged), &terms);
             self.keep(&base, record).await;
-            self.ledger.metrics.bootstrapped("failed");
+            self.ledger.metrics.record_bootstrap("failed");
             return Err(Failure { detail, ..Failure::of_answer(&error) });
         }
         let passes = matches!(
@@ -338,11 +338,11 @@ impl Flight<'_> {
                 | ErrorClass::Unreadable
         );
         if passes {
-            self.ledger.metrics.bootstrapped("failed");
+            self.ledger.metrics.record_bootstrap("failed");
             self.ledger.save().await;
             return Err(Failure { detail, ..Failure::of_answer(&error) });
         }
-        self.ledger.metrics.bootstrapped("refused");
+        self.ledger.metrics.record_bootstrap("refused");
         self.ledger.note(|record| record.bootstrap = tried(refused.saturating_add(1)));
         self.ledger.save().await;
         let now = self.now();

@@ -96,7 +96,7 @@ impl Flight<'_> {
                 return self.refused(&base, presented, error, asked_at, lost).await;
             };
             if error.class.policy().consumption != Consumption::No {
-                self.ledger.metrics.replayed();
+                self.ledger.metrics.record_token_replay();
             }
             self.ledger.report_again(&error, wait);
             tokio::time::sleep(wait).await;

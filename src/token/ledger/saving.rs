@@ -198,7 +198,7 @@ impl Ledger {
                     return Ok(());
                 }
                 PutOutcome::Unknown => {
-                    self.metrics.store_failed("store_timeout");
+                    self.metrics.record_store_error("store_timeout");
                     return Err(Unwritten::Hanging);
                 }
                 PutOutcome::Conflict => {

@@ -1,10 +1,9 @@
-//! Hearing an origin server out that has stopped listening.
+//! Reads the response of an origin server that closes the connection before it has read the request.
 //!
-//! A server may reject a request by its head, answer and close without reading the content: that is how
-//! many gateways say 401. Content still on its way then meets a reset. What the server said before that
-//! lies in the receive buffer (so it is on Linux), but hyper gives up at the first failed write, before it
-//! reads: the 401 would be lost, and with it the refresh. A client has to look out for such an answer while
-//! it sends (RFC 9112 §9.5).
+//! A server may reject a request by its head, respond and close without reading the content; many gateways send 401
+//! this way. Writing more content then fails with a reset. On Linux the response is still in the receive buffer, but
+//! hyper gives up at the first failed write, before it reads. The 401 would be lost, and no refresh would follow. A
+//! client should watch for such a response while it sends (RFC 9112 §9.5).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,23 +11,22 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream on which a reset ends what is written at once, and what is read only after all that came before.
+/// A stream that discards writes after a reset instead of failing them.
 ///
-/// What is written after a reset goes nowhere, and no error says so: reading tells, by an answer or by the
-/// end.
+/// The reader still gets everything that arrived before the reset, and then the end of the stream or an error.
 #[derive(Debug)]
-pub(super) struct EarlyResponse<S> {
+pub(super) struct ResetTolerantStream<S> {
     stream: S,
     is_reset: bool,
 }
 
-impl<S> EarlyResponse<S> {
-    pub(super) fn of(stream: S) -> Self {
+impl<S> ResetTolerantStream<S> {
+    pub(super) fn new(stream: S) -> Self {
         Self { stream, is_reset: false }
     }
 
-    /// Takes a reset for a success of this `length`, and any other result as it is.
-    fn absorb<T>(&mut self, result: io::Result<T>, success: T) -> Poll<io::Result<T>> {
+    /// Turns a reset into `success` and returns any other result unchanged.
+    fn ignore_reset<T>(&mut self, result: io::Result<T>, success: T) -> Poll<io::Result<T>> {
         match result {
             Err(error) if is_reset(&error) => {
                 self.is_reset = true;
@@ -44,7 +42,7 @@ fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionReset | ConnectionAborted)
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for EarlyResponse<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ResetTolerantStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -54,7 +52,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for EarlyResponse<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for EarlyResponse<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ResetTolerantStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -64,7 +62,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for EarlyResponse<S> {
             return Poll::Ready(Ok(bytes.len()));
         }
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
-        self.absorb(written, bytes.len())
+        self.ignore_reset(written, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -77,7 +75,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for EarlyResponse<S> {
             return Poll::Ready(Ok(length));
         }
         let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, slices));
-        self.absorb(written, length)
+        self.ignore_reset(written, length)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -89,7 +87,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for EarlyResponse<S> {
             return Poll::Ready(Ok(()));
         }
         let flushed = ready!(Pin::new(&mut self.stream).poll_flush(context));
-        self.absorb(flushed, ())
+        self.ignore_reset(flushed, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -97,7 +95,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for EarlyResponse<S> {
             return Poll::Ready(Ok(()));
         }
         let shut = ready!(Pin::new(&mut self.stream).poll_shutdown(context));
-        self.absorb(shut, ())
+        self.ignore_reset(shut, ())
     }
 }
 
@@ -110,24 +108,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_a_server_said_before_it_reset_the_connection_is_read() {
+    async fn a_response_before_a_reset_is_read() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut server, _) = listener.accept().await.unwrap();
-        let mut client = EarlyResponse::of(client);
+        let mut client = ResetTolerantStream::new(client);
         client.write_all(b"content that is never read").await.unwrap();
         server.readable().await.unwrap();
         server.write_all(b"401").await.unwrap();
-        // Closed with content unread: that is a reset.
+        // Closing with unread content sends a reset.
         drop(server);
         for _ in 0..1000 {
             client.write_all(&[0; 1024]).await.unwrap();
         }
         client.flush().await.unwrap();
-        assert!(client.is_reset);
-        let mut said = Vec::new();
-        client.read_to_end(&mut said).await.unwrap();
-        assert_eq!(said, b"401");
+        assert!(client.is_reset, "no write met the reset");
+        let mut response = Vec::new();
+        client.read_to_end(&mut response).await.unwrap();
+        assert_eq!(response, b"401");
         client.shutdown().await.unwrap();
     }
 }

@@ -1,8 +1,8 @@
-//! Answers of an API that was asked by plain http and reached over TLS: what they say about TLS is made true for
-//! the client, so that it stays within the proxy.
+//! Rewrites responses to plain-http requests that the proxy sent over TLS, so that the client keeps using plain http
+//! through the proxy.
 //!
-//! An application that has no TLS would otherwise follow `Location: https://…` past the credential, or refuse to
-//! send back a cookie that is `Secure`.
+//! An application without TLS would otherwise follow `Location: https://…` past the credential, or refuse to send back a
+//! cookie that is marked `Secure`.
 
 use http::header::{
     CONTENT_LOCATION, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, SET_COOKIE,
@@ -10,23 +10,27 @@ use http::header::{
 
 use crate::origin::{Authority, Origin, Scheme};
 
-/// Rewrites references to `origin`, and to others that `is_ours` knows, to plain http, and takes `Secure` from
-/// cookies.
-pub(super) fn to_plain_http(
+/// Rewrites https references to `origin` and to the origins for which `is_intercepted` returns true to plain http, and
+/// removes `Secure` from cookies.
+pub(super) fn rewrite_to_plain_http(
     fields: &mut HeaderMap,
     origin: &Origin,
-    is_ours: impl Fn(&Origin) -> bool,
+    is_intercepted: impl Fn(&Origin) -> bool,
 ) {
-    let is_within = |other: &Origin| other == origin || is_ours(other);
+    let is_proxied = |other: &Origin| other == origin || is_intercepted(other);
     for name in [LOCATION, CONTENT_LOCATION] {
-        rewrite(fields, name, |value| plain(value, &is_within));
+        replace_values(fields, name, |value| plain_reference(value, &is_proxied));
     }
-    rewrite(fields, LINK, |value| plain_links(value, &is_within));
-    rewrite(fields, SET_COOKIE, without_secure);
+    replace_values(fields, LINK, |value| plain_links(value, &is_proxied));
+    replace_values(fields, SET_COOKIE, without_secure);
 }
 
-/// Replaces the values of a field for which `change` has another one.
-fn rewrite(fields: &mut HeaderMap, name: HeaderName, change: impl Fn(&str) -> Option<String>) {
+/// Replaces each value of the field `name` for which `change` returns a new one.
+fn replace_values(
+    fields: &mut HeaderMap,
+    name: HeaderName,
+    change: impl Fn(&str) -> Option<String>,
+) {
     let http::header::Entry::Occupied(mut entry) = fields.entry(name) else { return };
     for value in entry.iter_mut() {
         let changed = value.to_str().ok().and_then(&change);
@@ -36,8 +40,8 @@ fn rewrite(fields: &mut HeaderMap, name: HeaderName, change: impl Fn(&str) -> Op
     }
 }
 
-/// `https://host/…` as `http://host/…`, if the origin is within.
-fn plain(reference: &str, is_within: &impl Fn(&Origin) -> bool) -> Option<String> {
+/// Turns `https://host/…` into `http://host/…` if `is_proxied` returns true for its origin.
+fn plain_reference(reference: &str, is_proxied: &impl Fn(&Origin) -> bool) -> Option<String> {
     let (scheme, rest) = reference.split_at_checked("https://".len())?;
     if !scheme.eq_ignore_ascii_case("https://") {
         return None;
@@ -46,27 +50,29 @@ fn plain(reference: &str, is_within: &impl Fn(&Origin) -> bool) -> Option<String
     let (authority, path) = rest.split_at_checked(end)?;
     let authority = Authority::parse(authority, Some(443)).ok()?;
     let origin = Origin { scheme: Scheme::Https, authority };
-    // By plain http the default port of TLS is asked for without a port.
-    is_within(&origin).then(|| format!("http://{}{path}", origin.host_field()))
+    // A plain-http request for port 443 of the origin names no port.
+    is_proxied(&origin).then(|| format!("http://{}{path}", origin.host_field()))
 }
 
-/// The same for each reference in angle brackets (RFC 8288 §3).
-fn plain_links(links: &str, is_within: &impl Fn(&Origin) -> bool) -> Option<String> {
+/// Applies [`plain_reference`] to each reference in angle brackets (RFC 8288 §3).
+fn plain_links(links: &str, is_proxied: &impl Fn(&Origin) -> bool) -> Option<String> {
     let mut changed = false;
     let pieces: Vec<String> = links
         .split_inclusive(['<', '>'])
-        .map(|piece| match piece.strip_suffix('>').and_then(|link| plain(link, is_within)) {
-            Some(link) => {
-                changed = true;
-                format!("{link}>")
+        .map(|piece| {
+            match piece.strip_suffix('>').and_then(|link| plain_reference(link, is_proxied)) {
+                Some(link) => {
+                    changed = true;
+                    format!("{link}>")
+                }
+                None => piece.to_owned(),
             }
-            None => piece.to_owned(),
         })
         .collect();
     changed.then(|| pieces.concat())
 }
 
-/// A cookie without its attribute `Secure` (RFC 6265 §5.2.5).
+/// Returns a cookie without its attribute `Secure`, or `None` if it has none (RFC 6265 §5.2.5).
 fn without_secure(cookie: &str) -> Option<String> {
     let is_secure = |part: &&str| part.trim().eq_ignore_ascii_case("secure");
     let (value, attributes) = cookie.split_once(';')?;
@@ -90,12 +96,12 @@ mod tests {
     fn rewritten(name: HeaderName, value: &str) -> String {
         let mut fields = HeaderMap::from_iter([(name.clone(), value.parse().unwrap())]);
         let other = origin("other.example:8443");
-        to_plain_http(&mut fields, &origin("api.example"), |it| *it == other);
+        rewrite_to_plain_http(&mut fields, &origin("api.example"), |it| *it == other);
         fields.get(&name).unwrap().to_str().unwrap().to_owned()
     }
 
     #[test]
-    fn references_within_the_proxy_become_plain_http_and_others_stay() {
+    fn references_to_proxied_origins_become_plain_http_and_others_stay() {
         for (before, after) in [
             ("https://api.example/a?b#c", "http://api.example/a?b#c"),
             ("HTTPS://API.example:443?x", "http://api.example?x"),
@@ -113,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn each_link_is_rewritten_by_itself() {
+    fn each_link_is_rewritten_separately() {
         for (before, after) in [
             (
                 "<https://api.example/2>; rel=\"next\", <https://x.example/>; rel=help",
@@ -127,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_lose_secure_and_nothing_else() {
+    fn only_the_secure_attribute_is_removed_from_cookies() {
         for (before, after) in [
             ("a=secure; Path=/; Secure; HttpOnly", "a=secure; Path=/; HttpOnly"),
             ("a=b;secure", "a=b"),

@@ -1,4 +1,5 @@
-//! A stream below hyper that cleans the heads of an origin server's responses before they are parsed.
+//! A stream below hyper's HTTP/1.1 client that cleans response heads before hyper parses them, and relays interim
+//! responses.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,16 +11,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::head_sanitizer::HeadSanitizer;
 use super::interim::{InterimRelay, parse_interim};
 
-/// What is read at a time between an interim response and the response: a server may send interim responses
-/// without an end, and whatever is read is parsed at once.
+/// The most bytes read at a time after an interim response. A server may send interim responses endlessly, and
+/// everything that is read is parsed at once.
 const HEAD_READ: usize = 8 * 1024;
 
-/// Says that a response comes next, and who gets the interim responses before it.
+/// Shared by the sender of requests and the stream: tells the stream that a response comes next, and which relay gets
+/// the interim responses before it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct HeadExpected(Arc<Mutex<Option<Arc<InterimRelay>>>>);
+pub(super) struct ResponseExpectation(Arc<Mutex<Option<Arc<InterimRelay>>>>);
 
-impl HeadExpected {
-    /// The next bytes begin a response.
+impl ResponseExpectation {
+    /// Announces that the next bytes begin a response.
     pub(super) fn expect(&self, relay: &Arc<InterimRelay>) {
         *self.lock() = Some(Arc::clone(relay));
     }
@@ -29,27 +31,28 @@ impl HeadExpected {
     }
 }
 
-/// A stream whose response heads are clean, and that passes interim responses on. (hyper's own way to pass them on
-/// costs several allocations for each request.)
+/// A stream that cleans response heads and relays interim responses.
+///
+/// hyper can report interim responses itself, but that costs several allocations for each request.
 #[derive(Debug)]
-pub(super) struct ResponseHeads<S> {
+pub(super) struct ResponseHeadStream<S> {
     stream: S,
-    expected: HeadExpected,
+    expectation: ResponseExpectation,
     cleaner: HeadSanitizer,
-    /// Of the request whose response has not come.
+    /// The relay of the request that waits for its response.
     relay: Option<Arc<InterimRelay>>,
-    /// An interim response has come, and the response has not.
+    /// An interim response has arrived, but not the final one.
     has_interim: bool,
 }
 
-impl<S> ResponseHeads<S> {
-    pub(super) fn of(stream: S, expected: HeadExpected) -> Self {
+impl<S> ResponseHeadStream<S> {
+    pub(super) fn new(stream: S, expectation: ResponseExpectation) -> Self {
         let cleaner = HeadSanitizer::default();
-        Self { stream, expected, cleaner, relay: None, has_interim: false }
+        Self { stream, expectation, cleaner, relay: None, has_interim: false }
     }
 
-    fn look_at(&mut self, read: &mut [u8]) {
-        if let Some(relay) = self.expected.lock().take() {
+    fn process(&mut self, read: &mut [u8]) {
+        if let Some(relay) = self.expectation.lock().take() {
             (self.relay, self.has_interim) = (Some(relay), false);
             self.cleaner.expect_head();
         }
@@ -65,42 +68,43 @@ impl<S> ResponseHeads<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ResponseHeads<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ResponseHeadStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.relay.as_ref().is_some_and(|relay| relay.was_flooded()) {
+        if this.relay.as_ref().is_some_and(|relay| relay.has_too_many()) {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         let filled = buffer.filled().len();
         let polled = match this.has_interim {
-            true => poll_read_some(Pin::new(&mut this.stream), cx, buffer),
+            true => poll_read_limited(Pin::new(&mut this.stream), cx, buffer),
             false => Pin::new(&mut this.stream).poll_read(cx, buffer),
         };
         if let Some(read) = buffer.filled_mut().get_mut(filled..).filter(|read| !read.is_empty()) {
-            this.look_at(read);
+            this.process(read);
         }
         polled
     }
 }
 
-/// Reads at most [`HEAD_READ`].
-fn poll_read_some<S: AsyncRead>(
+/// Reads at most [`HEAD_READ`] bytes.
+fn poll_read_limited<S: AsyncRead>(
     stream: Pin<&mut S>,
     cx: &mut Context<'_>,
     buffer: &mut ReadBuf<'_>,
 ) -> Poll<io::Result<()>> {
-    let mut some = ReadBuf::new(buffer.initialize_unfilled_to(buffer.remaining().min(HEAD_READ)));
-    let polled = stream.poll_read(cx, &mut some);
-    let read = some.filled().len();
+    let mut limited =
+        ReadBuf::new(buffer.initialize_unfilled_to(buffer.remaining().min(HEAD_READ)));
+    let polled = stream.poll_read(cx, &mut limited);
+    let read = limited.filled().len();
     buffer.advance(read);
     polled
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ResponseHeads<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ResponseHeadStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
