@@ -3,7 +3,7 @@
 use bearerd::token::Condition;
 use bearerd_test_support::TokenBehaviour;
 
-use super::world::{HOURS, World, WorldBuilder, eventually};
+use super::world::{HOURS, World, WorldBuilder, assert_all, eventually};
 
 const BOOTSTRAP: &str =
     r#"bootstrap = { grant = "password", username = "svc", password = { file = "secret" } }"#;
@@ -36,15 +36,13 @@ async fn the_first_refresh_token_may_come_from_a_password() {
     for lines in [BOOTSTRAP, grant] {
         let world = knows_service(World::builder().without_seed()).credential(lines);
         let mut world = world.start().await;
-        for (number, (status, body)) in world.get_many(20).await.into_iter().enumerate() {
-            assert_eq!(status, 200, "{number}: {body}");
-        }
+        assert_all(&world.get_many(20).await, 200);
         assert_eq!(grants(&world), ["password"]);
         assert_stored(&world);
         // From then on the refresh token, also after a restart.
         world.clock.advance(HOURS);
         world.restart().await;
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         assert_eq!(grants(&world), ["password", "refresh_token"]);
         assert_stored(&world);
     }
@@ -56,9 +54,7 @@ async fn a_revoked_grant_is_healed_within_the_request_that_finds_out() {
     let world = knows_service(World::builder()).credential(BOOTSTRAP).settled().await;
     world.authorization_server.revoke_refresh_token();
     world.clock.advance(HOURS);
-    for (number, (status, body)) in world.get_many(20).await.into_iter().enumerate() {
-        assert_eq!(status, 200, "{number}: {body}");
-    }
+    assert_all(&world.get_many(20).await, 200);
     assert_eq!(grants(&world), ["refresh_token", "refresh_token", "password"]);
     assert_stored(&world);
     assert_eq!(world.status().condition, Condition::Fresh);
@@ -70,7 +66,7 @@ async fn a_lost_rotation_is_counted_and_healed() {
     let world = knows_service(World::builder()).credential(BOOTSTRAP).settled().await;
     world.authorization_server.enqueue(TokenBehaviour::DropAfterCommit);
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(grants(&world), ["refresh_token", "refresh_token", "refresh_token", "password"]);
     assert_eq!(world.authorization_server.reuse_count(), 1);
     assert_stored(&world);
@@ -85,7 +81,7 @@ async fn an_unreadable_answer_to_a_bootstrap_is_no_refusal() {
     for answer in [text("{\"access_token\": \"ab"), text("ok")] {
         world.authorization_server.enqueue(answer);
     }
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(grants(&world), ["client_credentials"; 3]);
 }
 
@@ -97,21 +93,19 @@ async fn a_refused_bootstrap_is_tried_every_five_minutes_and_not_more_often() {
         let locked = TokenBehaviour::error(400, "invalid_grant", Some("account locked"));
         world.authorization_server.enqueue(locked);
     }
-    for (status, body) in world.get_many(20).await {
-        assert_eq!(status, 503, "{body}");
-    }
-    assert_eq!(world.get("/").await.0, 503);
+    assert_all(&world.get_many(20).await, 503);
+    world.get("/").await.assert_no_token();
     assert_eq!(world.authorization_server.token_requests(), 1);
     assert_eq!(world.status().condition.to_string(), "failing (bootstrap_refused)");
     world.clock.advance(std::time::Duration::from_secs(301));
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     assert_eq!(world.authorization_server.token_requests(), 2);
     world.clock.advance(std::time::Duration::from_secs(301));
     eventually("its turn has come", || {
         !matches!(world.status().condition, Condition::NeedsLogin(_))
     })
     .await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 3);
     assert_stored(&world);
 }
@@ -127,7 +121,7 @@ async fn a_bootstrap_without_a_refresh_token_takes_the_place_of_the_dead_one() {
     server.enqueue(TokenBehaviour::DropAfterCommit);
     for _ in 0..3 {
         world.clock.advance(HOURS);
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
     }
     let refreshed = ["refresh_token"; 3].into_iter();
     let expected: Vec<_> = refreshed.chain(["client_credentials"; 3]).collect();

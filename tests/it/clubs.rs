@@ -6,7 +6,8 @@ use std::time::Duration;
 use bearerd::token::Condition;
 use serde_json::Value;
 
-use super::world::{World, WorldBuilder};
+use super::wire::Reply;
+use super::world::{World, WorldBuilder, get};
 
 /// Longer than a token lives.
 const HOURS: Duration = Duration::from_secs(2 * 3600);
@@ -53,11 +54,9 @@ fn write_secret(world: &World, path: &str, value: &str) {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// A `GET` with `X-Club`: status, and the sentence where bearerd answers itself.
-async fn get_for(world: &World, club: &str) -> (u16, String) {
-    let response = world.client().get(world.http("/members")).header("X-Club", club);
-    let response = response.send().await.unwrap();
-    (response.status().as_u16(), response.text().await.unwrap())
+/// A `GET` with `X-Club`.
+async fn get_for(world: &World, club: &str) -> Reply {
+    get(world.client().get(world.http("/members")).header("X-Club", club)).await
 }
 
 /// The files of the store, without the locks.
@@ -97,7 +96,7 @@ async fn two_clubs_have_two_tokens_two_records_and_a_refresh_each() {
     let server = &world.authorization_server;
     let seeds = ["paris", "lyon"].map(|club| server.current_refresh_token_of(club));
     for path in ["/paris/members", "/lyon/members", "/paris/", "/lyon/a/b"] {
-        assert_eq!(world.get(path).await.0, 200, "{path}");
+        world.get(path).await.assert_status(200, path);
     }
     let [paris, lyon, paris_again, lyon_again] = world.tokens_seen().try_into().unwrap();
     assert!(paris != lyon && paris == paris_again && lyon == lyon_again);
@@ -113,10 +112,10 @@ async fn two_clubs_have_two_tokens_two_records_and_a_refresh_each() {
     }
     world.clock.advance(HOURS);
     for path in ["/paris/", "/lyon/", "/lyon/", "/paris/"] {
-        assert_eq!(world.get(path).await.0, 200, "{path}");
+        world.get(path).await.assert_status(200, path);
     }
     assert_eq!(asked_for(&world), ["paris", "lyon", "paris", "lyon"]);
-    assert_eq!(server.reuse_count(), 0);
+    server.assert_no_reuse();
 }
 
 #[tokio::test]
@@ -133,7 +132,7 @@ async fn the_token_url_names_the_club() {
     }
     world.start_proxy().await;
     for path in ["/paris/members", "/lyon/members", "/paris/members"] {
-        assert_eq!(world.get(path).await.0, 200, "{path}");
+        world.get(path).await.assert_status(200, path);
     }
     let requests = world.authorization_server.requests();
     let asked: Vec<_> = requests.iter().map(|request| request.path_and_query.as_str()).collect();
@@ -144,12 +143,13 @@ async fn the_token_url_names_the_club() {
 async fn a_club_outside_the_list_is_refused_and_creates_nothing() {
     let world = start(BY_PATH, &["paris", "lyon", "berlin"]).await;
     for path in ["/berlin/members", "/Paris/members", "/paris;x/members", "/parisx/", "/..paris/"] {
-        let (status, said) = world.get(path).await;
+        let reply = world.get(path).await;
+        let (status, said) = (reply.status, reply.text());
         assert_eq!(status, 403, "{path}: {said}");
         assert!(said.contains("is not for this value of \"club\""), "{said}");
     }
     for path in ["/%70aris/members", "/paris%2fx", "/berlin/..%2fparis/"] {
-        assert_eq!(world.get(path).await.0, 400, "{path}");
+        world.get(path).await.assert_status(400, path);
     }
     assert_eq!(stored(&world), [""; 0]);
     assert_eq!(world.authorization_server.token_requests(), 0);
@@ -161,7 +161,7 @@ async fn a_club_outside_the_list_is_refused_and_creates_nothing() {
 async fn a_field_chooses_the_token_and_never_reaches_the_api() {
     let world = start(BY_FIELD, &["paris", "lyon"]).await;
     for club in ["paris", "lyon", "paris"] {
-        assert_eq!(get_for(&world, club).await.0, 200);
+        get_for(&world, club).await.assert_ok();
     }
     assert_eq!(asked_for(&world), ["paris", "lyon"]);
     let [one, two, three] = world.tokens_seen().try_into().unwrap();
@@ -180,7 +180,7 @@ inject = { Authorization = "Bearer ${access_token}", X-Sent-For = "club ${field.
 refresh_token = { file = "seeds/${field.X-CLUB}" }
 "#;
     let world = start(lines, &["paris"]).await;
-    assert_eq!(get_for(&world, "paris").await.0, 200);
+    get_for(&world, "paris").await.assert_ok();
     assert_eq!(asked_for(&world), ["paris"]);
     assert_eq!(world.origin.requests()[0].header("x-club"), None);
     assert_eq!(world.origin.requests()[0].header("x-sent-for"), Some("club paris"));
@@ -198,7 +198,8 @@ async fn a_field_that_is_kept_from_choosing_is_removed_as_well() {
 #[tokio::test]
 async fn a_field_that_chooses_nothing_is_refused_and_creates_nothing() {
     let world = start(BY_FIELD, &["paris"]).await;
-    let (status, said) = world.get("/members").await;
+    let reply = world.get("/members").await;
+    let (status, said) = (reply.status, reply.text());
     assert_eq!(status, 403);
     assert!(
         said.contains("the request field \"x-club\", which this request does not have"),
@@ -208,11 +209,13 @@ async fn a_field_that_chooses_nothing_is_refused_and_creates_nothing() {
     let twice = twice.header("X-Club", "paris").header("X-Club", "lyon").send().await.unwrap();
     assert_eq!(twice.status(), 403);
     for unfit in ["", ".", "..", "../seed", "a b", "a%2fb", "${client_id}", &"a".repeat(65)] {
-        let (status, said) = get_for(&world, unfit).await;
+        let reply = get_for(&world, unfit).await;
+        let (status, said) = (reply.status, reply.text());
         assert_eq!(status, 403, "{unfit:?}");
         assert!(said.contains("1 to 64 letters") && !said.contains("../seed"), "{said}");
     }
-    let (status, said) = get_for(&world, "stranger").await;
+    let reply = get_for(&world, "stranger").await;
+    let (status, said) = (reply.status, reply.text());
     assert_eq!(status, 403);
     assert!(said.contains("no refresh token for these values"), "{said}");
     assert_eq!(stored(&world), [""; 0]);
@@ -225,8 +228,8 @@ async fn a_field_may_have_a_list_as_well() {
     let lines = BY_FIELD
         .replace("\"${field.X-Club}\"", "{ from = \"${field.X-Club}\", values = [\"paris\"] }");
     let world = start(&lines, &["paris", "lyon"]).await;
-    assert_eq!(get_for(&world, "paris").await.0, 200);
-    assert_eq!(get_for(&world, "lyon").await.0, 403);
+    get_for(&world, "paris").await.assert_ok();
+    assert_eq!(get_for(&world, "lyon").await.status, 403);
     assert_eq!(records(&world), ["api@paris.json"]);
 }
 
@@ -249,13 +252,14 @@ async fn a_hundred_first_requests_are_one_token_request() {
 #[tokio::test]
 async fn a_club_without_its_seed_waits_for_one_and_the_others_work() {
     let world = start(BY_PATH, &["paris"]).await;
-    let (status, said) = world.get("/lyon/").await;
+    let reply = world.get("/lyon/").await;
+    let (status, said) = (reply.status, reply.text());
     assert_eq!(status, 503);
     assert!(said.contains("api[lyon]") && said.contains("it has no refresh token"), "{said}");
-    assert_eq!(world.get("/paris/").await.0, 200);
+    world.get("/paris/").await.assert_ok();
     write_seed(&world, "lyon");
     world.reload().await;
-    assert_eq!(world.get("/lyon/").await.0, 200);
+    world.get("/lyon/").await.assert_ok();
     assert_eq!(asked_for(&world), ["paris", "lyon"]);
 }
 
@@ -273,10 +277,11 @@ async fn a_seed_that_cannot_be_read_in_time_holds_nobody_for_ever() {
     let asked = tokio::time::timeout(Duration::from_secs(10), asked).await;
     // Whoever reads comes to an end, and the test with it.
     std::fs::write(&pipe, world.authorization_server.current_refresh_token_of("lyon")).unwrap();
-    for (status, said) in asked.unwrap() {
-        assert!(status == 503 && said.contains("secret"), "{status} {said}");
+    for reply in asked.unwrap() {
+        reply.assert_status(503, "a seed that cannot be read in time kept the request waiting");
+        assert!(reply.text().contains("secret"), "the answer does not name the secret: {reply}");
     }
-    let answered = async { while get_for(&world, "lyon").await.0 != 200 {} };
+    let answered = async { while get_for(&world, "lyon").await.status != 200 {} };
     tokio::time::timeout(Duration::from_secs(10), answered).await.unwrap();
     assert_eq!(asked_for(&world), ["lyon"]);
 }
@@ -295,25 +300,26 @@ async fn each_club_can_have_a_client_secret_of_its_own() {
     }
     write_secret(&world, "secrets/paris", "test-client-secret");
     world.start_proxy().await;
-    assert_eq!(world.get("/paris/").await.0, 200);
-    let (status, said) = world.get("/lyon/").await;
+    world.get("/paris/").await.assert_ok();
+    let reply = world.get("/lyon/").await;
+    let (status, said) = (reply.status, reply.text());
     assert_eq!(status, 503);
     assert!(said.contains("a secret that cannot be read"), "{said}");
     // It is read by the next request, not by the next start.
     write_secret(&world, "secrets/lyon", "test-client-secret");
-    assert_eq!(world.get("/lyon/").await.0, 200);
+    world.get("/lyon/").await.assert_ok();
 }
 
 #[tokio::test]
 async fn a_restart_finds_every_record_again() {
     let mut world = start(BY_PATH, &["paris", "lyon"]).await;
     for path in ["/paris/", "/lyon/"] {
-        assert_eq!(world.get(path).await.0, 200);
+        world.get(path).await.assert_ok();
     }
     world.restart().await;
     assert_eq!(titles(&world), ["api[lyon]", "api[paris]"]);
     for path in ["/paris/", "/lyon/"] {
-        assert_eq!(world.get(path).await.0, 200);
+        world.get(path).await.assert_ok();
     }
     assert_eq!(asked_for(&world), ["paris", "lyon"]);
     let [paris, lyon, paris_again, lyon_again] = world.tokens_seen().try_into().unwrap();
@@ -339,7 +345,7 @@ async fn after_a_restart_a_club_that_nobody_asks_for_is_kept_alive() {
 async fn a_restart_makes_no_slot_for_a_record_whose_values_are_not_allowed_any_more() {
     let mut world = start(BY_PATH, &["paris", "lyon"]).await;
     for path in ["/paris/", "/lyon/"] {
-        assert_eq!(world.get(path).await.0, 200);
+        world.get(path).await.assert_ok();
     }
     world.configure(|text| text.replace(r#"["paris", "lyon"]"#, r#"["paris", "berlin"]"#));
     world.restart().await;
@@ -350,11 +356,11 @@ async fn a_restart_makes_no_slot_for_a_record_whose_values_are_not_allowed_any_m
 #[tokio::test]
 async fn a_stranger_s_value_with_a_record_needs_no_seed() {
     let mut world = start(BY_FIELD, &["paris"]).await;
-    assert_eq!(get_for(&world, "paris").await.0, 200);
+    get_for(&world, "paris").await.assert_ok();
     std::fs::remove_file(world.dir.path().join("seeds/paris")).unwrap();
     world.restart().await;
     world.clock.advance(HOURS);
-    assert_eq!(get_for(&world, "paris").await.0, 200);
+    get_for(&world, "paris").await.assert_ok();
     assert_eq!(asked_for(&world), ["paris", "paris"]);
 }
 
@@ -362,15 +368,15 @@ async fn a_stranger_s_value_with_a_record_needs_no_seed() {
 async fn a_reload_adds_a_club_and_takes_one_away() {
     let mut world = start(BY_PATH, &["paris", "lyon", "berlin"]).await;
     for path in ["/paris/", "/lyon/"] {
-        assert_eq!(world.get(path).await.0, 200);
+        world.get(path).await.assert_ok();
     }
-    assert_eq!(world.get("/berlin/").await.0, 403);
+    assert_eq!(world.get("/berlin/").await.status, 403);
     world.configure(|text| text.replace(r#"["paris", "lyon"]"#, r#"["paris", "berlin"]"#));
     world.reload().await;
     assert_eq!(titles(&world), ["api[paris]"]);
-    assert_eq!(world.get("/berlin/").await.0, 200);
-    assert_eq!(world.get("/lyon/").await.0, 403);
-    assert_eq!(world.get("/paris/").await.0, 200);
+    world.get("/berlin/").await.assert_ok();
+    assert_eq!(world.get("/lyon/").await.status, 403);
+    world.get("/paris/").await.assert_ok();
     assert_eq!(asked_for(&world), ["paris", "lyon", "berlin"]);
 }
 
@@ -378,15 +384,15 @@ async fn a_reload_adds_a_club_and_takes_one_away() {
 async fn a_new_seed_of_one_club_counts_after_a_reload() {
     let world = start(BY_PATH, &["paris", "lyon"]).await;
     for path in ["/paris/", "/lyon/"] {
-        assert_eq!(world.get(path).await.0, 200);
+        world.get(path).await.assert_ok();
     }
     world.authorization_server.revoke_refresh_token_of("paris");
     world.clock.advance(HOURS);
-    assert_eq!((world.get("/paris/").await.0, world.get("/lyon/").await.0), (503, 200));
+    assert_eq!((world.get("/paris/").await.status, world.get("/lyon/").await.status), (503, 200));
     let new = world.authorization_server.issue_refresh_token_of("paris");
     write_secret(&world, "seeds/paris", &new);
     world.reload().await;
-    assert_eq!((world.get("/paris/").await.0, world.get("/lyon/").await.0), (200, 200));
+    assert_eq!((world.get("/paris/").await.status, world.get("/lyon/").await.status), (200, 200));
     assert_eq!(asked_for(&world), ["paris", "lyon", "paris", "lyon", "paris"]);
 }
 
@@ -409,21 +415,21 @@ async fn two_replicas_refresh_each_club_once() {
         assert_eq!(asked, expected);
         world.clock.advance(HOURS);
     }
-    assert_eq!(world.authorization_server.reuse_count(), 0);
+    world.authorization_server.assert_no_reuse();
 }
 
 #[tokio::test]
 async fn a_rejection_renews_the_token_of_its_club_alone() {
     let world = start(BY_PATH, &["paris", "lyon"]).await;
     for path in ["/paris/", "/lyon/"] {
-        assert_eq!(world.get(path).await.0, 200);
+        world.get(path).await.assert_ok();
     }
     // Old enough that nobody waits for it to become known.
     world.clock.advance(Duration::from_secs(600));
     let paris = world.tokens_seen()[0].clone();
     world.authorization_server.tokens().revoke_access_token(&paris);
     for path in ["/paris/", "/lyon/", "/paris/"] {
-        assert_eq!(world.get(path).await.0, 200);
+        world.get(path).await.assert_ok();
     }
     assert_eq!(asked_for(&world), ["paris", "lyon", "paris"]);
 }
@@ -448,7 +454,7 @@ params = { club = "own" }
     write_seed(&world, "lyon");
     world.start_proxy().await;
     for path in ["/paris/", "/lyon/"] {
-        assert_eq!(world.get(path).await.0, 200);
+        world.get(path).await.assert_ok();
     }
     assert_eq!(asked_for(&world), ["own", "lyon"]);
     assert_eq!(records(&world), ["api@lyon.json", "own.json"]);
@@ -462,7 +468,7 @@ async fn operators_see_the_clubs_in_use_and_metrics_name_the_credential_alone() 
     assert_eq!(described["credentials"][0]["name"], "api");
     assert_eq!(described["credentials"][0]["state"], "absent");
     for path in ["/paris/", "/lyon/"] {
-        assert_eq!(world.get(path).await.0, 200);
+        world.get(path).await.assert_ok();
     }
     for path in ["/api/v1/credentials", "/readyz"] {
         let described: Value = serde_json::from_str(&ask(path).await).unwrap();
@@ -478,7 +484,7 @@ async fn operators_see_the_clubs_in_use_and_metrics_name_the_credential_alone() 
     assert!(!metrics.contains("paris") && !metrics.contains("lyon"), "{metrics}");
     world.authorization_server.revoke_refresh_token_of("paris");
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/paris/").await.0, 503);
+    world.get("/paris/").await.assert_no_token();
     let credentials = world.app().credentials();
     let conditions: Vec<Condition> =
         credentials.all()[0].statuses().iter().map(|status| status.condition).collect();
@@ -504,7 +510,8 @@ async fn strangers_values_make_no_more_slots_than_are_allowed() {
         let statuses = futures_util::future::join_all((start..start + 64).map(get)).await;
         assert_eq!(statuses, [200; 64]);
     }
-    let (status, said) = get_for(&world, "one-more").await;
+    let reply = get_for(&world, "one-more").await;
+    let (status, said) = (reply.status, reply.text());
     assert_eq!(status, 503);
     assert!(said.contains("as many tokens as it may have"), "{said}");
     assert_eq!(get(7).await, 200);

@@ -168,10 +168,10 @@ async fn a_socket_that_a_dead_process_left_is_taken_over_and_any_other_file_is_n
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let first = Program::start(&world).await;
     let mut client = Wire::over(tokio::net::UnixStream::connect(&path).await.unwrap());
-    assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
+    client.ask(&get(&world.http("/"))).await.assert_ok();
     let second = bearerd(world.dir.path(), &["run"]);
     assert_eq!(second.status.code(), Some(1), "{}", text(&second.stderr));
-    assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
+    client.ask(&get(&world.http("/"))).await.assert_ok();
     first.stop().await;
 
     std::fs::write(&path, "precious").unwrap();
@@ -297,8 +297,9 @@ async fn the_example_configuration_runs_on_a_fresh_machine_and_leaves_nothing_be
 
     let program = Program::start_with(dir.path(), &["--listen", "127.0.0.1:0"], &[]).await;
     let other = OriginServer::start(OriginConfig::default()).await;
-    assert_eq!(program.get(&other.url("/x")).await, 200);
-    assert_eq!(program.get("http://bearerd.invalid/ca.pem").await, 404);
+    program.get(&other.url("/x")).await.assert_ok();
+    let pem = program.get("http://bearerd.invalid/ca.pem").await;
+    pem.assert_status(404, "there is a CA certificate although nothing is intercepted");
     assert_eq!(other.requests().len(), 1);
     let log = program.stop().await;
     let warning = log.lines().find(|line| line.starts_with("warning")).unwrap_or_default();
@@ -315,7 +316,7 @@ async fn the_probes_answer_on_the_admin_listener() {
     let mut admin = Wire::to_address(program.admin).await;
     let live = admin.ask(&["GET /livez HTTP/1.1", "Host: x"]).await;
     assert_eq!((live.status, live.text()), (200, "{\"status\":\"ok\"}\n".to_owned()));
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let ready = admin.ask(&["GET /readyz HTTP/1.1", "Host: localhost"]).await;
     assert_eq!(ready.status, 200);
     let ready: serde_json::Value = serde_json::from_slice(&ready.content).unwrap();
@@ -323,7 +324,7 @@ async fn the_probes_answer_on_the_admin_listener() {
     assert_eq!(ready["credentials"][0]["name"], "api");
     assert_eq!(ready["credentials"][0]["token"], true);
     assert_eq!(admin.ask(&["GET / HTTP/1.1", "Host: localhost"]).await.status, 404);
-    assert_eq!(admin.ask(&["GET / HTTP/1.1", "Host: x"]).await.status, 403, "DNS rebinding");
+    admin.ask(&["GET / HTTP/1.1", "Host: x"]).await.assert_status(403, "DNS rebinding");
     let posted = admin.ask(&["POST /livez HTTP/1.1", "Host: x", "Content-Length: 0"]).await;
     assert_eq!(posted.status, 405);
     program.stop().await;
@@ -334,7 +335,7 @@ async fn readiness_names_a_credential_in_trouble_and_stays_ready() {
     let world = World::builder().start_servers().await;
     world.authorization_server.revoke_refresh_token();
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 503);
+    program.get(&world.http("/")).await.assert_no_token();
     let ready = Wire::to_address(program.admin)
         .await
         .ask(&["GET /readyz HTTP/1.1", "Host: localhost"])
@@ -372,7 +373,7 @@ async fn no_log_holds_a_secret(arguments: &[&str], level: &str) {
         assert_eq!(post_secrets(&mut client, &url).await, 200);
     }
     world.origin.enqueue(Answer::text(200, "answer-secret"));
-    assert_eq!(program.get(&world.http("/c?secret=query-secret")).await, 200);
+    program.get(&world.http("/c?secret=query-secret")).await.assert_ok();
     authorization_server.revoke_refresh_token();
     authorization_server.tokens().revoke_all_access_tokens();
     for path in ["/d", "/e"] {
@@ -436,7 +437,7 @@ async fn sigterm_lets_requests_under_way_finish_and_admits_no_new_ones() {
     let world = World::builder().start_servers().await;
     let program = Program::start(&world).await;
     let mut idle = Wire::to_address(program.proxy).await;
-    assert_eq!(idle.ask(&get(&world.http("/"))).await.status, 200);
+    idle.ask(&get(&world.http("/"))).await.assert_ok();
     world.origin.hold();
     let mut busy = Wire::to_address(program.proxy).await;
     busy.send(message(&get(&world.http("/")))).await;
@@ -470,10 +471,10 @@ async fn sigterm_lets_a_tunnel_under_way_finish_within_the_grace_and_no_longer()
     let program = Program::start(&world).await;
     let mut client = Wire::to_address(program.proxy).await;
     let connect = format!("CONNECT {} HTTP/1.1", other.authority());
-    assert_eq!(client.ask_head(&[&connect, "Host: x"]).await.status, 200);
+    client.ask_head(&[&connect, "Host: x"]).await.assert_ok();
     program.signal(Signal::TERM);
     program.logs("stopping").await;
-    assert_eq!(client.ask(&["GET / HTTP/1.1", "Host: x"]).await.status, 200);
+    client.ask(&["GET / HTTP/1.1", "Host: x"]).await.assert_ok();
     client.is_closed().await;
     assert_eq!(program.ends().await.code(), Some(0));
 }
@@ -484,9 +485,9 @@ async fn sigterm_ends_an_idle_session_after_connect_at_once() {
     let program = Program::start(&world).await;
     let mut client = Wire::to_address(program.proxy).await;
     let connect = format!("CONNECT {} HTTP/1.1", world.origin.authority());
-    assert_eq!(client.ask_head(&[&connect, "Host: x"]).await.status, 200);
+    client.ask_head(&[&connect, "Host: x"]).await.assert_ok();
     let host = format!("Host: {}", world.origin.authority());
-    assert_eq!(client.ask(&["GET / HTTP/1.1", &host]).await.status, 200);
+    client.ask(&["GET / HTTP/1.1", &host]).await.assert_ok();
     program.signal(Signal::TERM);
     client.is_closed().await;
     assert_eq!(program.ends().await.code(), Some(0));
@@ -504,7 +505,7 @@ async fn sigterm_lets_a_client_that_reads_slowly_have_all_of_its_answer() {
         socket.set_recv_buffer_size(4096).unwrap();
         let mut client = Wire::over(socket.connect(program.proxy).await.unwrap());
         client.send(message(&get(&world.http(&format!("/bytes/{size}"))))).await;
-        assert_eq!(client.reply_head().await.status, 200);
+        client.reply_head().await.assert_ok();
         clients.push((size, client));
     }
     // One that fits into the kernel's buffers is over.
@@ -530,7 +531,7 @@ async fn sigint_ends_it_as_well_and_a_unix_socket_goes_with_it() {
     let program = Program::start(&world).await;
     let path = world.dir.path().join("proxy.sock");
     let mut client = Wire::over(tokio::net::UnixStream::connect(&path).await.unwrap());
-    assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
+    client.ask(&get(&world.http("/"))).await.assert_ok();
     program.signal(Signal::INT);
     assert_eq!(program.ends().await.code(), Some(0));
     assert!(!path.exists());
@@ -553,8 +554,8 @@ async fn a_refresh_under_way_at_the_end_is_finished_and_stored_although_its_clie
     assert!(world.authorization_server.refresh_token_is_current(&stored));
 
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
-    assert_eq!(world.authorization_server.reuse_count(), 0);
+    program.get(&world.http("/")).await.assert_ok();
+    world.authorization_server.assert_no_reuse();
     program.stop().await;
 }
 

@@ -26,7 +26,7 @@ async fn pipelined_requests_are_answered_in_order_each_with_a_decision_of_its_ow
     wire.send((0..50).map(|number| message(&get(&url(number)))).collect::<String>()).await;
     for number in 0..50 {
         let reply = wire.reply().await;
-        assert_eq!(reply.status, 200);
+        reply.assert_ok();
         let seen: serde_json::Value = serde_json::from_slice(&reply.content).unwrap();
         assert_eq!(seen["target"], format!("/{number}"));
         assert_eq!(seen["authorization"], number % 2 == 0);
@@ -43,7 +43,7 @@ async fn a_request_may_arrive_byte_by_byte() {
         wire.send(&whole.as_bytes()[at..=at]).await;
         tokio::task::yield_now().await;
     }
-    assert_eq!(wire.reply().await.status, 200);
+    wire.reply().await.assert_ok();
     assert_eq!(&world.origin.requests()[0].body[..], b"hello");
 }
 
@@ -54,12 +54,12 @@ async fn a_kept_connection_that_the_origin_has_closed_is_never_the_clients_probl
             World::builder().origin(|origin| origin.close_after = Some(close_after)).start().await;
         let mut wire = Wire::to(&world).await;
         for _ in 0..30 {
-            assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+            wire.ask(&get(&world.http("/"))).await.assert_ok();
         }
         let head = format!("HEAD {} HTTP/1.1", world.http("/"));
         for _ in 0..10 {
             wire.send(message(&[&head, "Host: x"])).await;
-            assert_eq!(wire.reply_head().await.status, 200);
+            wire.reply_head().await.assert_ok();
         }
     }
 }
@@ -71,9 +71,9 @@ async fn a_kept_connection_that_the_origin_closes_on_a_get_is_never_the_clients_
         let world = world.start().await;
         let mut wire = Wire::to(&world).await;
         for ending in [Answer::CloseWithoutAnswer, Answer::ResetWithoutAnswer] {
-            assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+            wire.ask(&get(&world.http("/"))).await.assert_ok();
             world.origin.enqueue(ending);
-            assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+            wire.ask(&get(&world.http("/"))).await.assert_ok();
         }
         assert_eq!(world.origin.requests().len(), 6);
     }
@@ -87,12 +87,12 @@ async fn a_request_that_changes_something_meets_the_close_of_a_kept_connection_o
     for (method, content) in [("POST", "abc"), ("POST", ""), ("PUT", "abc"), ("DELETE", "")] {
         for ending in [Answer::CloseWithoutAnswer, Answer::ResetWithoutAnswer] {
             let mut wire = Wire::to(&world).await;
-            assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+            wire.ask(&get(&world.http("/"))).await.assert_ok();
             world.origin.enqueue(ending);
             let line = format!("{method} {} HTTP/1.1", world.http("/"));
             let length = format!("Content-Length: {}", content.len());
             wire.send(message(&[&*line, "Host: x", &*length]) + content).await;
-            assert_eq!(wire.reply().await.status, 502, "{method}");
+            wire.reply().await.assert_status(502, method);
             asked += 2;
             assert_eq!(world.origin.requests().len(), asked, "{method} was sent again");
         }
@@ -104,7 +104,7 @@ async fn connections_to_the_origin_are_used_again() {
     let world = World::new().await;
     let mut wire = Wire::to(&world).await;
     for _ in 0..5 {
-        assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+        wire.ask(&get(&world.http("/"))).await.assert_ok();
     }
     assert_eq!(world.origin.connections(), 1);
 }
@@ -115,7 +115,7 @@ async fn a_connection_that_the_origin_says_it_is_about_to_close_is_not_used_agai
     let mut wire = Wire::to(&world).await;
     for (time, connections) in [("timeout=60", 1), ("timeout=1", 1), ("timeout=60", 2)] {
         world.origin.enqueue(Answer::status(200).with_header("keep-alive", time));
-        assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+        wire.ask(&get(&world.http("/"))).await.assert_ok();
         assert_eq!(world.origin.connections(), connections, "{time}");
     }
 }
@@ -152,7 +152,7 @@ async fn a_unix_socket_serves_the_same() {
     let stream = UnixStream::connect(world.dir.path().join("proxy.sock")).await.unwrap();
     let mut wire = Wire::over(stream);
     for _ in 0..2 {
-        assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+        wire.ask(&get(&world.http("/"))).await.assert_ok();
     }
     assert_eq!(world.origin.accepted(), 2);
 }
@@ -165,9 +165,9 @@ async fn beyond_its_share_of_connections_a_client_is_closed_until_another_leaves
         let other = OriginServer::start(OriginConfig::default()).await;
         let mut tunnel = Wire::to(&world).await;
         let connect = format!("CONNECT {} HTTP/1.1", other.authority());
-        assert_eq!(tunnel.ask_head(&[&*connect, "Host: x"]).await.status, 200);
+        tunnel.ask_head(&[&*connect, "Host: x"]).await.assert_ok();
         Wire::to(&world).await.is_closed().await;
-        assert_eq!(tunnel.ask(&["GET / HTTP/1.1", "Host: x"]).await.status, 200);
+        tunnel.ask(&["GET / HTTP/1.1", "Host: x"]).await.assert_ok();
         drop(tunnel);
         // The proxy learns of that in its own time.
         within(async {
@@ -193,7 +193,7 @@ async fn a_client_that_vanishes_takes_the_connection_to_the_origin_with_it() {
     let mut origin = Wire::over(stream);
     origin.head_text().await;
     origin.send("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nsome").await;
-    assert_eq!(wire.reply_head().await.status, 200);
+    wire.reply_head().await.assert_ok();
     drop(wire);
     // One that has only closed its half looks the same until it is sent something.
     within(async { while origin.stream.write_all(b"more").await.is_ok() {} }).await;
@@ -229,9 +229,9 @@ async fn an_idle_connection_is_closed_and_one_with_a_request_under_way_is_not() 
     busy.send(message(&get(&world.http("/")))).await;
     world.origin.wait_for_requests(1).await;
     let (mut fresh, mut kept) = (Wire::to(&world).await, Wire::to(&world).await);
-    assert_eq!(kept.ask(&["OPTIONS * HTTP/1.1", "Host: x"]).await.status, 200);
+    kept.ask(&["OPTIONS * HTTP/1.1", "Host: x"]).await.assert_ok();
     fresh.is_closed().await;
     kept.is_closed().await;
     world.origin.release_all();
-    assert_eq!(busy.reply().await.status, 200);
+    busy.reply().await.assert_ok();
 }

@@ -8,6 +8,7 @@ use bearerd::token::Condition;
 use bearerd_test_support::TokenBehaviour;
 use serde_json::json;
 
+use super::wire::Reply;
 use super::world::{HOURS, MINUTE, TO_MARGIN, World, assert_all, eventually};
 
 /// Row 34.
@@ -27,7 +28,7 @@ async fn a_dead_grant_costs_one_token_request_and_then_none_in_an_hour() {
         assert_eq!(response.headers().get("retry-after"), None);
     }
     assert_eq!(server.token_requests(), 2);
-    assert_eq!(world.terminal_reason(), "revoked");
+    world.assert_needs_login("revoked");
     assert_eq!(world.origin.requests().len(), 0);
 }
 
@@ -47,7 +48,7 @@ async fn a_dead_grant_is_recognised_under_every_status() {
         for _ in 0..3 {
             assert_needs_login(&world.get("/").await);
         }
-        assert_eq!(world.authorization_server.token_requests(), 1, "{status} {code}");
+        world.authorization_server.assert_token_requests(1, format!("{status} {code}"));
         assert_eq!(world.terminal_reason(), "revoked", "{status} {code}");
     }
 }
@@ -85,7 +86,7 @@ async fn a_token_outlives_its_dead_grant_until_it_expires() {
     let world = World::settled().await;
     world.authorization_server.revoke_refresh_token();
     world.clock.advance(TO_MARGIN);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let dead = || matches!(world.status().condition, Condition::NeedsLogin(_));
     eventually("the grant is known to be dead", dead).await;
     assert_all(&world.get_many(5).await, 200);
@@ -100,7 +101,8 @@ async fn a_rejected_token_of_a_dead_grant_is_served_no_more() {
     let world = World::settled().await;
     world.authorization_server.revoke_refresh_token();
     world.authorization_server.tokens().revoke_all_access_tokens();
-    let (status, body) = world.get("/").await;
+    let reply = world.get("/").await;
+    let (status, body) = (reply.status, reply.text());
     assert_eq!((status, body.contains("invalid_token")), (401, true), "{body}");
     for _ in 0..5 {
         assert_needs_login(&world.get("/").await);
@@ -121,7 +123,7 @@ async fn a_500_that_consumed_the_refresh_token_ends_as_a_lost_rotation() {
         assert_needs_login(&world.get("/").await);
     }
     assert_eq!(server.token_requests(), 3);
-    assert_eq!(world.terminal_reason(), "lost_rotation");
+    world.assert_needs_login("lost_rotation");
 }
 
 #[tokio::test]
@@ -129,16 +131,20 @@ async fn a_grant_that_dies_after_a_throttle_was_revoked_and_not_lost() {
     let world = World::new().await;
     let server = &world.authorization_server;
     server.enqueue(TokenBehaviour::json(429, json!({})).with_header("retry-after", "60"));
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     server.revoke_refresh_token();
     world.clock.advance(MINUTE);
     assert_needs_login(&world.get("/").await);
-    assert_eq!(world.terminal_reason(), "revoked");
+    world.assert_needs_login("revoked");
 }
 
 // ----- helpers -----
 
-fn assert_needs_login(answer: &(u16, String)) {
-    assert_eq!(answer.0, 503, "{}", answer.1);
-    assert!(answer.1.contains("\"api\"") && answer.1.contains("refresh_token"), "{}", answer.1);
+#[track_caller]
+fn assert_needs_login(reply: &Reply) {
+    reply.assert_status(503, "a dead grant is not answered by bearerd itself");
+    assert!(
+        reply.text().contains("\"api\"") && reply.text().contains("refresh_token"),
+        "the answer does not say which credential needs another refresh token: {reply}"
+    );
 }

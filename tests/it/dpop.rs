@@ -40,7 +40,7 @@ async fn token_requests_and_api_requests_carry_valid_proofs() {
     assert_eq!(world.origin.accepted(), 6);
     assert_eq!(world.origin.rejected(), 0);
     world.clock.advance(TO_MARGIN);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.authorization_server.wait_for_committed(2).await;
     assert_eq!(world.authorization_server.token_requests(), 2);
     for request in world.authorization_server.requests() {
@@ -57,7 +57,7 @@ async fn an_authorization_server_that_asks_for_a_nonce_costs_one_more_request() 
     server.change_nonce();
     world.start_proxy().await;
     let server = &world.authorization_server;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(server.token_requests(), 2);
     world.assert_stored(1);
     // The next request brings the nonce along, until another is asked for.
@@ -67,7 +67,7 @@ async fn an_authorization_server_that_asks_for_a_nonce_costs_one_more_request() 
         }
         server.tokens().revoke_all_access_tokens();
         world.clock.advance(MINUTE);
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         assert_eq!(server.token_requests(), requests);
         world.assert_stored(generation);
     }
@@ -81,7 +81,7 @@ async fn an_authorization_server_that_is_never_content_with_a_nonce_is_not_asked
     for nonce in ["n1", "n2", "n3"] {
         world.authorization_server.enqueue(ask(nonce));
     }
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     assert_eq!(world.authorization_server.token_requests(), 2);
 }
 
@@ -97,7 +97,7 @@ async fn an_api_that_asks_for_a_nonce_gets_the_same_token_again() {
         assert_eq!(post.status(), 200);
         assert_eq!(bound_tokens(&world), [&*token, &*token], "round {round}");
         assert!(world.origin.requests().iter().all(|request| &*request.body == b"content"));
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         assert_eq!(world.origin.requests().len(), 3);
     }
     assert_eq!(server.token_requests(), 1);
@@ -133,7 +133,9 @@ async fn an_api_that_is_never_content_with_a_nonce_is_asked_twice() {
             .with_header("dpop-nonce", nonce);
         world.origin.enqueue(answer);
     }
-    assert_eq!(world.get("/").await, (401, "n2".to_owned()));
+    let reply = world.get("/").await;
+    reply.assert_status(401, "a second demand for a nonce did not reach the client");
+    assert_eq!(reply.text(), "n2", "the client got another answer than the last one");
     assert_eq!(world.origin.requests().len(), 2);
     assert_eq!(world.authorization_server.token_requests(), 1);
 }
@@ -143,11 +145,11 @@ async fn a_rejection_of_the_token_still_renews_it() {
     let world = settled().await;
     let server = &world.authorization_server;
     world.origin.change_nonce();
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.origin.clear();
     let old = server.tokens().newest_access_token().unwrap();
     server.tokens().revoke_all_access_tokens();
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let new = server.tokens().newest_access_token().unwrap();
     assert_eq!(bound_tokens(&world), [old, new]);
     assert_eq!(server.token_requests(), 2);
@@ -162,7 +164,7 @@ async fn a_revoked_token_and_an_unknown_nonce_at_once_are_both_dealt_with() {
     server.change_nonce();
     server.tokens().revoke_all_access_tokens();
     world.origin.change_nonce();
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.origin.requests().len(), 3);
     assert_eq!(server.token_requests(), 3);
     world.assert_stored(2);
@@ -175,11 +177,11 @@ async fn the_key_survives_a_restart() {
     assert!(before.is_string());
     world.restart().await;
     // The token of before, with a proof of the same key.
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 1);
     world.clock.advance(TO_MARGIN + MINUTE * 6);
     world.restart().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 2);
     world.assert_stored(2);
     assert_eq!(key(&world), before);
@@ -192,7 +194,7 @@ async fn the_key_is_on_the_disk_before_the_first_request_with_it_goes_out() {
     let stored = key(&world);
     assert!(stored.is_string());
     world.authorization_server.release_all();
-    assert_eq!(request.await.unwrap().0, 200);
+    request.await.unwrap().assert_ok();
     assert_eq!(key(&world), stored);
 }
 
@@ -202,11 +204,11 @@ async fn a_bearer_answer_is_refused_and_its_new_refresh_token_kept() {
     let world = World::builder().dpop().authorization_server(|server| server.token_type = bearer);
     let world = world.start().await;
     let server = &world.authorization_server;
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     assert_eq!(server.token_requests(), 1);
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
-    assert_eq!(server.reuse_count(), 0);
-    assert!(world.origin.requests().is_empty(), "no token ever left");
+    world.assert_newest_refresh_token_is_stored();
+    server.assert_no_reuse();
+    world.origin.assert_requests(0, "no token ever left");
 }
 
 #[tokio::test]
@@ -214,10 +216,9 @@ async fn a_bound_answer_that_nobody_asked_for_is_refused() {
     let dpop = Some("DPoP".to_owned());
     let world = World::builder().authorization_server(|server| server.token_type = dpop);
     let world = world.start().await;
-    let server = &world.authorization_server;
-    assert_eq!(world.get("/").await.0, 503);
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
-    assert!(world.origin.requests().is_empty(), "no token ever left");
+    world.get("/").await.assert_no_token();
+    world.assert_newest_refresh_token_is_stored();
+    world.origin.assert_requests(0, "no token ever left");
 }
 
 /// Not even where the new configuration's first token request fails.
@@ -231,10 +232,10 @@ async fn a_bound_token_is_not_sent_as_bearer_after_dpop_was_switched_off() {
         server.enqueue(TokenBehaviour::json(503, json!({})).with_header("retry-after", "60"));
     }
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     world.restart().await;
-    assert_eq!(world.get("/").await.0, 503);
-    assert!(world.origin.requests().is_empty(), "no token ever left");
+    world.get("/").await.assert_no_token();
+    world.origin.assert_requests(0, "no token ever left");
 }
 
 #[tokio::test]
@@ -246,19 +247,19 @@ async fn a_grant_of_bearer_tokens_is_another_one_once_dpop_is_switched_on() {
     server.enqueue(TokenBehaviour::json(200, bearer));
     world.origin.enqueue(Answer::status(200));
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.tokens_seen(), ["old"]);
     world.origin.clear();
     world.stop().await;
     world.clock.advance(MINUTE);
     world.configure(|text| text.replace("[credential.api]", "[credential.api]\ndpop = true"));
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     assert_eq!(world.status().condition.to_string(), "needs_login (other_grant)");
     assert_eq!(world.authorization_server.token_requests(), 1);
     world.write_seed(&world.authorization_server.issue_refresh_token());
     world.reload().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let new = world.authorization_server.tokens().newest_access_token().unwrap();
     assert_eq!(bound_tokens(&world), [new]);
 }
@@ -278,7 +279,7 @@ async fn what_the_client_says_of_proofs_itself_is_replaced() {
             "Authorization: DPoP theirs",
         ])
         .await;
-    assert_eq!(reply.status, 200);
+    reply.assert_ok();
     assert_eq!(world.origin.requests()[0].headers.get_all("dpop").iter().count(), 1);
     assert_eq!(world.authorization_server.token_requests(), 1);
 }
@@ -288,9 +289,9 @@ async fn what_the_client_says_of_proofs_itself_is_replaced() {
 async fn a_request_that_is_sent_again_over_another_connection_has_a_proof_of_its_own() {
     let world = World::builder().dpop().start().await;
     let mut wire = Wire::to(&world).await;
-    assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+    wire.ask(&get(&world.http("/"))).await.assert_ok();
     world.origin.enqueue(Answer::CloseWithoutAnswer);
-    assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+    wire.ask(&get(&world.http("/"))).await.assert_ok();
     let requests = world.origin.requests();
     let proofs: Vec<_> = requests.iter().filter_map(|request| request.header("dpop")).collect();
     assert_eq!(proofs.len(), 3);
@@ -317,6 +318,6 @@ async fn an_answer_about_scopes_is_no_rejection_of_a_bound_token() {
     let before = world.authorization_server.token_requests();
     let challenge = "DPoP error=\"insufficient_scope\", scope=\"admin\"";
     world.origin.enqueue(Answer::status(401).with_header("www-authenticate", challenge));
-    assert_eq!(world.get("/").await.0, 401);
+    assert_eq!(world.get("/").await.status, 401);
     assert_eq!(world.authorization_server.token_requests(), before);
 }

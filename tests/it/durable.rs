@@ -85,7 +85,7 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
         assert_eq!(server.reuse_count(), 0, "round {round}");
     }
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert!(answered > ROUNDS / 2, "{answered} requests in {ROUNDS} rounds");
     assert!(refreshed.len() > ROUNDS / 3, "{refreshed:?}");
     let names: Vec<_> = std::fs::read_dir(world.state())
@@ -105,13 +105,13 @@ async fn an_answer_lost_by_a_kill_is_asked_for_again_within_the_grace() {
         .await;
     lose_an_answer(&world).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let server = &world.authorization_server;
     let requests = server.requests();
     assert_eq!(requests.len(), 2);
     assert_eq!(requests[0].param("refresh_token"), requests[1].param("refresh_token"));
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
-    assert_eq!(server.reuse_count(), 0);
+    world.assert_newest_refresh_token_is_stored();
+    server.assert_no_reuse();
 }
 
 /// Row 21.
@@ -131,7 +131,7 @@ async fn an_answer_lost_by_a_kill_ends_as_a_lost_rotation_where_the_server_is_st
             assert!(status.contains("credential_needs_login"), "{status}");
         }
         assert_eq!(server.token_requests(), 2);
-        assert_eq!(world.terminal_reason(), "lost_rotation");
+        world.assert_needs_login("lost_rotation");
         program.kill().await;
     }
 }
@@ -162,8 +162,8 @@ async fn a_kill_before_the_server_acts_costs_nothing_but_a_second_request() {
     assert!(waiting.await.unwrap().is_err());
     // Still not dealt with: the next process is first.
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+    program.get(&world.http("/")).await.assert_ok();
+    world.assert_newest_refresh_token_is_stored();
 }
 
 /// Row 19, with two processes on one machine.
@@ -194,7 +194,7 @@ async fn two_processes_on_one_store_make_one_token_request() {
     many(100).await;
     assert_eq!(server.token_requests(), 2);
     assert_eq!(world.record()["generation"], 2);
-    assert_eq!(server.reuse_count(), 0);
+    server.assert_no_reuse();
 }
 
 #[tokio::test]
@@ -220,20 +220,20 @@ async fn a_restart_with_the_original_seed_goes_on_with_the_stored_token() {
     let mut world = World::settled().await;
     for generation in 2..=5 {
         world.clock.advance(HOURS);
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         assert_eq!(world.record()["generation"], generation);
     }
     world.restart().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 5);
     world.clock.advance(HOURS);
     world.restart().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let server = &world.authorization_server;
     assert_eq!(server.token_requests(), 6);
     assert_eq!(world.record()["generation"], 6);
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
-    assert_eq!(server.reuse_count(), 0);
+    world.assert_newest_refresh_token_is_stored();
+    server.assert_no_reuse();
 }
 
 /// Row 27: also when a person puts the original seed back after another one.
@@ -246,12 +246,12 @@ async fn a_seed_that_was_used_before_never_wins_again() {
         world.write_seed(seed);
         world.clock.advance(HOURS);
         world.restart().await;
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
     }
     let server = &world.authorization_server;
     assert_eq!(server.token_requests(), 3);
-    assert_eq!(server.reuse_count(), 0);
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+    server.assert_no_reuse();
+    world.assert_newest_refresh_token_is_stored();
 }
 
 /// Row 28.
@@ -260,12 +260,12 @@ async fn a_new_seed_heals_a_dead_grant() {
     let mut world = World::settled().await;
     world.authorization_server.revoke_refresh_token();
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 503);
-    assert_eq!(world.terminal_reason(), "revoked");
+    world.get("/").await.assert_no_token();
+    world.assert_needs_login("revoked");
     let seed = world.authorization_server.issue_refresh_token();
     world.write_seed(&seed);
     world.restart().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let server = &world.authorization_server;
     assert_eq!(server.token_requests(), 3);
     assert_eq!(server.requests()[2].param("refresh_token"), Some(&*seed));
@@ -282,12 +282,12 @@ async fn a_new_seed_wins_over_an_access_token_that_is_still_good() {
     let seed = world.authorization_server.issue_refresh_token();
     world.write_seed(&seed);
     world.restart().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let server = &world.authorization_server;
     assert_eq!(server.token_requests(), 2);
     assert_eq!(server.requests()[1].param("refresh_token"), Some(&*seed));
     assert_eq!(world.tokens_seen(), [server.tokens().newest_access_token().unwrap()]);
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+    world.assert_newest_refresh_token_is_stored();
 }
 
 /// Row 34, across restarts.
@@ -296,14 +296,14 @@ async fn a_dead_grant_stays_dead_through_a_restart_without_a_token_request() {
     let mut world = World::settled().await;
     world.authorization_server.revoke_refresh_token();
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     for _ in 0..3 {
         world.restart().await;
         assert!(matches!(world.status().condition, Condition::NeedsLogin(_)));
-        assert_eq!(world.get("/").await.0, 503);
+        world.get("/").await.assert_no_token();
     }
     assert_eq!(world.authorization_server.token_requests(), 2);
-    assert_eq!(world.terminal_reason(), "revoked");
+    world.assert_needs_login("revoked");
 }
 
 #[tokio::test]
@@ -312,12 +312,12 @@ async fn a_rejected_token_is_not_used_again_after_a_restart() {
     let server = &world.authorization_server;
     server.tokens().revoke_all_access_tokens();
     server.enqueue(TokenBehaviour::json(429, json!({})).with_header("retry-after", "60"));
-    assert_eq!(world.get("/").await.0, 401);
+    assert_eq!(world.get("/").await.status, 401);
     world.restart().await;
     world.origin.clear();
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     world.clock.advance(Duration::from_secs(61));
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.origin.requests().len(), 1);
     assert_eq!(world.authorization_server.token_requests(), 3);
 }
@@ -332,10 +332,10 @@ async fn a_half_written_temporary_file_is_neither_read_nor_kept() {
     let litter = world.state().join(".api.json.Ab12.tmp");
     std::fs::write(&litter, b"{\"bearerd\": 1, \"sha2").unwrap();
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 1);
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.record()["generation"], 2);
     assert!(!litter.exists());
 }
@@ -352,13 +352,10 @@ async fn a_torn_record_is_moved_aside_and_the_seed_tried() {
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..keep]).unwrap();
         world.start_proxy().await;
-        assert_eq!(world.get("/").await.0, 200, "{keep} bytes");
+        world.get("/").await.assert_status(200, format!("{keep} bytes"));
         assert_eq!(world.authorization_server.token_requests(), 2);
         assert_eq!(std::fs::read(moved_aside(&world)).unwrap(), &bytes[..keep]);
-        assert_eq!(
-            world.record()["refresh_token"],
-            world.authorization_server.current_refresh_token()
-        );
+        world.assert_newest_refresh_token_is_stored();
     }
 }
 
@@ -371,10 +368,10 @@ async fn a_torn_record_whose_seed_is_used_up_costs_one_token_request_and_is_name
     for _ in 0..2 {
         world.start_proxy().await;
         for _ in 0..10 {
-            assert_eq!(world.get("/").await.0, 503);
+            world.get("/").await.assert_no_token();
         }
         assert_eq!(world.authorization_server.token_requests(), 2);
-        assert_eq!(world.terminal_reason(), "corrupt");
+        world.assert_needs_login("corrupt");
         assert!(moved_aside(&world).exists());
         world.stop().await;
     }
@@ -396,9 +393,10 @@ async fn a_record_that_is_damaged_or_gone_while_the_proxy_runs_is_written_back()
             }
             world.clock.advance(HOURS);
             let case = format!("restarted: {restarted}, removed: {}", damage.is_none());
-            assert_eq!(world.get("/").await.0, 200, "{case}");
+            world.get("/").await.assert_status(200, &case);
             let server = &world.authorization_server;
-            assert_eq!((server.token_requests(), server.reuse_count()), (2, 0), "{case}");
+            server.assert_token_requests(2, &case);
+            server.assert_no_reuse();
             assert_eq!(world.record()["generation"], 2, "{case}");
             assert_eq!(world.record()["refresh_token"], server.current_refresh_token(), "{case}");
         }
@@ -414,9 +412,9 @@ async fn a_record_that_vanishes_during_a_token_request_is_written_anew() {
     let request = world.begin_refresh().await;
     std::fs::remove_file(world.state().join("api.json")).unwrap();
     server.release_all();
-    assert_eq!(request.await.unwrap().0, 200);
+    request.await.unwrap().assert_ok();
     eventually("the record is there", || world.state().join("api.json").exists()).await;
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+    world.assert_newest_refresh_token_is_stored();
     assert_eq!(server.token_requests(), 2);
 }
 
@@ -455,7 +453,7 @@ impl Trouble {
 
 async fn readiness(world: &World) -> Value {
     let reply = world.ask_admin("/readyz").await;
-    assert_eq!(reply.status, 200);
+    reply.assert_ok();
     serde_json::from_slice(&reply.content).unwrap()
 }
 
@@ -482,14 +480,14 @@ async fn save_later(world: &World, generation: u64, trouble: Trouble) {
     trouble.begin(world);
     let released = Instant::now();
     server.release_all();
-    assert_eq!(request.await.unwrap().0, 200, "{case}");
+    request.await.unwrap().assert_status(200, &case);
     assert!(released.elapsed() < Duration::from_secs(3), "{case}: {:?}", released.elapsed());
     let probe = readiness(world).await;
     assert_eq!(probe["status"], "degraded", "{case}");
     assert_eq!(probe["credentials"][0]["unsaved"], true, "{case}");
     assert!(probe["credentials"][0]["next"].as_str().unwrap().contains("writable"), "{case}");
-    for (status, _) in world.get_many(10).await {
-        assert_eq!(status, 200, "{case}");
+    for reply in world.get_many(10).await {
+        reply.assert_status(200, &case);
     }
 
     trouble.end(world);
@@ -498,7 +496,8 @@ async fn save_later(world: &World, generation: u64, trouble: Trouble) {
     assert_eq!(record["generation"], generation, "{case}");
     assert_eq!(record["refresh_token"], server.current_refresh_token(), "{case}");
     assert_eq!(readiness(world).await["status"], "ok", "{case}");
-    assert_eq!((server.token_requests(), server.reuse_count()), (requests, 0), "{case}");
+    server.assert_token_requests(requests, &case);
+    server.assert_no_reuse();
 }
 
 /// I3: while there is time, a refresh that cannot be recorded is not begun.
@@ -508,13 +507,13 @@ async fn near_expiry_nothing_is_refreshed_that_could_not_be_saved() {
     let server = &world.authorization_server;
     world.clock.advance(TO_MARGIN);
     Trouble::NotADirectory.begin(&world);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let failed = || matches!(world.status().condition, Condition::Failing(_));
     eventually("the refresh has been given up", failed).await;
     assert_eq!(server.token_requests(), 1);
     Trouble::NotADirectory.end(&world);
     world.clock.advance(MINUTE);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     eventually("it has been made up for", || world.status().generation.0 == 2).await;
     assert_eq!(server.token_requests(), 2);
 }
@@ -528,12 +527,12 @@ async fn an_unsaved_token_can_expire_and_be_replaced_before_the_disk_recovers() 
     let request = world.begin_refresh().await;
     Trouble::NotADirectory.begin(&world);
     server.release_all();
-    assert_eq!(request.await.unwrap().0, 200);
+    request.await.unwrap().assert_ok();
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!((server.token_requests(), server.reuse_count()), (3, 0));
     Trouble::NotADirectory.end(&world);
     eventually("it is saved", || !world.status().unsaved).await;
     assert_eq!(world.record()["generation"], 3);
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+    world.assert_newest_refresh_token_is_stored();
 }

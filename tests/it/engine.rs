@@ -32,7 +32,7 @@ use std::time::Duration;
 use bearerd_test_support::{OnReuse, Rotation};
 use serde_json::Value;
 
-use super::wire::{Wire, within};
+use super::wire::{Reply, Wire, within};
 use super::world::{World, WorldBuilder};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ async fn with_operator(builder: WorldBuilder) -> World {
         text.replace(listen, &format!("{listen}\ntoken = {{ file = \"admin\" }}"))
     });
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.clock.advance(SECOND * 60);
     world.origin.clear();
     world
@@ -154,21 +154,21 @@ async fn each<T, F>(
             failed.push(format!("{name}: {why}"));
         }
     }
-    assert!(failed.is_empty(), "{} of {all} cases: {failed:#?}", failed.len());
+    assert!(failed.is_empty(), "{} of {all} cases failed: {failed:#?}", failed.len());
 }
 
 /// One request, and whatever it has set going.
-async fn look(world: &World) -> u16 {
-    let (status, _) = world.get("/").await;
+async fn look(world: &World) -> Reply {
+    let reply = world.get("/").await;
     at_rest(world).await;
-    status
+    reply
 }
 
 /// Asks now and after each `step` of the proxy's time until a request is answered; how long it took.
 async fn back_within(world: &World, limit: Duration, step: Duration) -> Option<Duration> {
     let mut waited = Duration::ZERO;
     loop {
-        if look(world).await == 200 {
+        if look(world).await.status == 200 {
             return Some(waited);
         }
         if waited >= limit {

@@ -41,7 +41,7 @@ fn error_of(response: &reqwest::Response) -> String {
 #[tokio::test]
 async fn the_token_request_is_the_documented_form() {
     let world = fanatics().start().await;
-    assert_eq!(world.get("/orders").await.0, 200);
+    world.get("/orders").await.assert_ok();
     let requests = world.authorization_server.requests();
     let request = &requests[0];
     assert_eq!((request.method.as_str(), &*request.path_and_query), ("POST", "/api/oauth2/token"));
@@ -64,8 +64,8 @@ async fn the_same_refresh_token_is_sent_until_rotation_is_switched_on_midway() {
             server.set_rotation(Rotation::STRICT);
         }
         sent.push(server.current_refresh_token());
-        assert_eq!(world.get("/orders").await.0, 200, "round {round}");
-        assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+        world.get("/orders").await.assert_status(200, format!("round {round}"));
+        world.assert_newest_refresh_token_is_stored();
         world.clock.advance(HOURS);
     }
     let requests = server.requests();
@@ -73,7 +73,7 @@ async fn the_same_refresh_token_is_sent_until_rotation_is_switched_on_midway() {
     assert_eq!(seen, sent);
     assert!(sent[..4].iter().all(|token| *token == first));
     assert!(sent[4] != first && sent[5] != sent[4]);
-    assert_eq!(server.reuse_count(), 0);
+    server.assert_no_reuse();
 }
 
 #[tokio::test]
@@ -81,14 +81,14 @@ async fn the_id_token_is_kept_nowhere_and_no_token_is_logged() {
     let world = fanatics().plain_origin().credential("allow_http = true").start_servers().await;
     world.authorization_server.set_rotation(Rotation::STRICT);
     let program = Program::start_with(world.dir.path(), &["--log-level", "trace"], &[]).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     world.authorization_server.tokens().revoke_all_access_tokens();
     let description = format!("{} has gone", world.authorization_server.current_refresh_token());
     let gone = TokenBehaviour::error(400, "invalid_grant", Some(&description));
     world.authorization_server.enqueue(gone);
     // Brand-new tokens are given three seconds; then it is refreshed, and the grant is dead.
-    assert_eq!(program.get(&world.http("/")).await, 401);
-    assert_eq!(program.get(&world.http("/")).await, 503);
+    assert_eq!(program.get(&world.http("/")).await.status, 401);
+    program.get(&world.http("/")).await.assert_no_token();
 
     let record = std::fs::read_to_string(world.state().join("api.json")).unwrap();
     assert!(!record.contains("id_token") && !record.contains(ID_TOKEN));
@@ -118,9 +118,9 @@ async fn a_400_about_the_grant_needs_a_login() {
     );
     assert_eq!(response.headers().get("retry-after"), None);
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/orders").await.0, 503);
+    world.get("/orders").await.assert_no_token();
     assert_eq!(world.authorization_server.token_requests(), 1);
-    assert_eq!(world.terminal_reason(), "revoked");
+    world.assert_needs_login("revoked");
 }
 
 /// A wrong secret, a wrong URL, a request the server cannot read: nothing is thrown away.
@@ -138,15 +138,15 @@ async fn errors_of_the_configuration_keep_the_refresh_token_and_are_asked_about_
         assert_eq!(error_of(&response), "credential_unavailable", "{case}");
         assert!(response.headers().contains_key("retry-after"), "{case}");
         for _ in 0..10 {
-            assert_eq!(world.get("/orders").await.0, 503, "{case}");
+            world.get("/orders").await.assert_status(503, &case);
         }
         assert_eq!(world.status().condition.to_string(), "failing (refused)", "{case}");
-        assert_eq!(world.authorization_server.token_requests(), 1, "{case}");
+        world.authorization_server.assert_token_requests(1, &case);
         assert_eq!(world.record()["terminal"], Value::Null, "{case}");
         // As soon as it is mended, the same refresh token works.
         world.clock.advance(MINUTES);
-        assert_eq!(world.get("/orders").await.0, 200, "{case}");
-        assert_eq!(world.authorization_server.token_requests(), 2, "{case}");
+        world.get("/orders").await.assert_status(200, &case);
+        world.authorization_server.assert_token_requests(2, &case);
     }
 }
 
@@ -162,10 +162,10 @@ async fn a_429_is_obeyed() {
     let wait: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((80..=90).contains(&wait), "{wait}");
     world.clock.advance(Duration::from_secs(60));
-    assert_eq!(world.get("/orders").await.0, 503);
+    world.get("/orders").await.assert_no_token();
     assert_eq!(world.authorization_server.token_requests(), 1);
     world.clock.advance(Duration::from_secs(31));
-    assert_eq!(world.get("/orders").await.0, 200);
+    world.get("/orders").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 2);
 }
 

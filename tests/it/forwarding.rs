@@ -15,7 +15,7 @@ use super::world::World;
 #[tokio::test]
 async fn plain_http_for_the_host_of_a_credential_leaves_over_tls_with_the_token() {
     let world = World::new().await;
-    let (status, _) = world.get("/a?b=c").await;
+    let status = world.get("/a?b=c").await.status;
     assert_eq!(status, 200);
     let request = &world.origin.requests()[0];
     let token = world.authorization_server.tokens().newest_access_token();
@@ -27,7 +27,7 @@ async fn plain_http_for_the_host_of_a_credential_leaves_over_tls_with_the_token(
 #[tokio::test]
 async fn allow_http_keeps_a_plain_http_request_plain() {
     let world = World::plain().start().await;
-    let (status, _) = world.get("/a").await;
+    let status = world.get("/a").await.status;
     assert_eq!(status, 200);
     assert_eq!(world.origin.accepted(), 1);
 }
@@ -45,7 +45,7 @@ async fn a_host_is_the_same_in_any_case_and_the_origin_sees_it_in_lower_case() {
     let world = World::new().await;
     let url = format!("http://LocalHost:{}/", world.origin.port());
     let reply = ask(&world, &get(&url)).await;
-    assert_eq!(reply.status, 200);
+    reply.assert_ok();
     assert_eq!(world.origin.requests()[0].header("host"), Some(&*world.origin.authority()));
 }
 
@@ -54,7 +54,7 @@ async fn the_token_replaces_every_authorization_of_the_client() {
     let world = World::new().await;
     let target = format!("GET {} HTTP/1.1", world.http("/"));
     let lines = [&*target, "Host: x", "Authorization: Basic Zm9v", "AUTHORIZATION: Bearer mine"];
-    assert_eq!(ask(&world, &lines).await.status, 200);
+    ask(&world, &lines).await.assert_ok();
     assert_eq!(world.origin.requests()[0].headers.get_all("authorization").iter().count(), 1);
 }
 
@@ -72,7 +72,7 @@ async fn no_connection_field_strips_the_token_the_host_or_the_length() {
     ]);
     let mut wire = Wire::to(&world).await;
     wire.send(head + "hello").await;
-    assert_eq!(wire.reply().await.status, 200);
+    wire.reply().await.assert_ok();
     let request = &world.origin.requests()[0];
     assert!(request.bearer().is_some());
     assert_eq!(request.header("host"), Some(&*world.origin.authority()));
@@ -87,14 +87,14 @@ async fn the_target_decides_which_credential_and_never_the_host_field() {
     let other = OriginServer::start(OriginConfig::default()).await;
     let to_other = format!("GET http://{}/ HTTP/1.1", other.authority());
     let host_of_api = format!("Host: {}", world.origin.authority());
-    assert_eq!(ask(&world, &[&to_other, &host_of_api]).await.status, 200);
+    ask(&world, &[&to_other, &host_of_api]).await.assert_ok();
     let request = &other.requests()[0];
     assert_eq!(request.header("authorization"), None);
     assert_eq!(request.header("host"), Some(&*other.authority()));
 
     let to_api = format!("GET {} HTTP/1.1", world.http("/"));
     for host in ["Host: evil.test", "Host:", "Host: evil.test\r\nX-Forwarded-Host: evil.test"] {
-        assert_eq!(ask(&world, &[&*to_api, host]).await.status, 200, "{host}");
+        ask(&world, &[&*to_api, host]).await.assert_status(200, host);
     }
     assert!(world.origin.requests().iter().all(|request| {
         request.header("host") == Some(&*world.origin.authority()) && request.bearer().is_some()
@@ -116,7 +116,7 @@ async fn the_client_s_own_authorization_is_replaced() {
 #[tokio::test]
 async fn the_token_never_goes_to_another_host_or_port() {
     let world = World::new().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let other = OriginServer::start(OriginConfig::default()).await;
     let client = world.client();
     let own = client.get(other.url("/")).header("authorization", "Bearer of-the-client");
@@ -148,7 +148,7 @@ async fn a_request_for_no_credential_is_forwarded_untouched() {
     let fields = ["Host: x", "Authorization: Bearer mine", "Cookie: a=b", "X-Odd: \t a\u{e9} "];
     let head = message(&[&[&*target, "Content-Length: 4"][..], &fields].concat());
     wire.send(head + "\0\x01\x7f!").await;
-    assert_eq!(wire.reply().await.status, 200);
+    wire.reply().await.assert_ok();
     let request = &other.requests()[0];
     assert_eq!(request.method, "BREW");
     assert_eq!(request.target, path);
@@ -162,7 +162,7 @@ async fn a_request_for_no_credential_is_forwarded_untouched() {
 async fn a_request_for_no_credential_gets_no_authorization() {
     let world = World::new().await;
     let other = OriginServer::start(OriginConfig::default()).await;
-    assert_eq!(ask(&world, &get(&other.url("/"))).await.status, 200);
+    ask(&world, &get(&other.url("/"))).await.assert_ok();
     assert!(!other.requests()[0].headers.contains_key("authorization"));
 }
 
@@ -174,7 +174,7 @@ async fn unmatched_deny_answers_403_and_dials_nothing() {
     let connect = format!("CONNECT {} HTTP/1.1", other.authority());
     ask(&world, &[&connect, "Host: x"]).await.is_refusal(403, "http_request_denied");
     assert_eq!(other.connections(), 0);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
 }
 
 // ===== Content, both ways =====
@@ -204,7 +204,7 @@ async fn a_response_streams_to_the_client_chunk_by_chunk() {
     world.origin.enqueue(Answer::Chunks(vec![Bytes::from_static(b"one"), Bytes::from("two")]));
     let mut wire = Wire::to(&world).await;
     wire.send(message(&get(&world.http("/")))).await;
-    assert_eq!(wire.reply_head().await.status, 200);
+    wire.reply_head().await.assert_ok();
     world.origin.release_chunk();
     assert_eq!(wire.chunk().await, b"one");
     world.origin.release_chunk();
@@ -253,7 +253,7 @@ async fn a_chunked_request_is_framed_anew_without_its_extensions() {
     let mut wire = Wire::to(&world).await;
     wire.send(message(&[&target, "Host: x", "transfer-encoding: CHUNKED"])).await;
     wire.send("0005;a=b\r\nhello\r\n1 ;q=\"x;y\"\r\n!\r\n0\r\n\r\n").await;
-    assert_eq!(wire.reply().await.status, 200);
+    wire.reply().await.assert_ok();
     assert_eq!(&world.origin.requests()[0].body[..], b"hello!");
 }
 
@@ -278,7 +278,7 @@ async fn expect_continue_is_answered_and_the_body_follows() {
     wire.send(message(&[&target, "Host: x", "Content-Length: 5", "Expect: 100-continue"])).await;
     assert_eq!(wire.reply_head().await.status, 100);
     wire.send("hello").await;
-    assert_eq!(wire.reply().await.status, 200);
+    wire.reply().await.assert_ok();
     assert_eq!(&world.origin.requests()[0].body[..], b"hello");
 }
 
@@ -345,7 +345,7 @@ async fn an_answer_of_http_1_0_that_ends_with_its_connection_is_whole() {
     let reply = wire.reply().await;
     assert_eq!((reply.status, reply.text()), (200, "until the end".to_owned()));
     assert!(reply.field("via").unwrap().starts_with("1.0 bearerd-"));
-    assert_eq!(wire.ask(&get(&world.http("/"))).await.status, 200);
+    wire.ask(&get(&world.http("/"))).await.assert_ok();
 }
 
 #[tokio::test]

@@ -173,7 +173,7 @@ async fn begin_to_force(program: &Program, server: &AuthorizationServer) -> Join
 async fn ask(program: &Program, path: &str) -> Value {
     let request = format!("GET {path} HTTP/1.1");
     let reply = Wire::to_address(program.admin).await.ask(&[&*request, "Host: localhost"]).await;
-    assert_eq!(reply.status, 200);
+    reply.assert_ok();
     serde_json::from_slice(&reply.content).unwrap()
 }
 
@@ -195,14 +195,14 @@ async fn with_a_full_disk_tokens_are_served_from_memory_and_written_when_there_i
     let Some((world, disk)) = world_on_a_small_disk(World::plain()).await else { return };
     let server = &world.authorization_server;
     let program = disk.start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     disk.saves(1, server).await;
 
     let asking = begin_to_force(&program, server).await;
     disk.fill("filler", 0);
     server.release_all();
-    assert_eq!(asking.await.unwrap().status, 200);
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    asking.await.unwrap().assert_ok();
+    program.get(&world.http("/")).await.assert_ok();
     assert_unsaved(&program, true).await;
     // The old record is whole, and says that a refresh was begun.
     let record = disk.record();
@@ -210,7 +210,7 @@ async fn with_a_full_disk_tokens_are_served_from_memory_and_written_when_there_i
 
     // Rejected: there is no token left that could be used instead, so the next one is asked for.
     server.tokens().revoke_all_access_tokens();
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!((server.token_requests(), server.reuse_count()), (3, 0));
     assert_unsaved(&program, true).await;
     assert_eq!(disk.record()["generation"], 1);
@@ -227,13 +227,13 @@ async fn with_a_full_disk_tokens_are_served_from_memory_and_written_when_there_i
     };
     within(said).await;
     assert_unsaved(&program, false).await;
-    assert_eq!(server.token_requests(), 3, "writing it needed a token request");
+    server.assert_token_requests(3, "writing it needed a token request");
 
     program.kill().await;
     let program = disk.start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
-    assert_eq!(force(program.admin).await.status, 200);
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
+    force(program.admin).await.assert_ok();
+    program.get(&world.http("/")).await.assert_ok();
     disk.saves(4, server).await;
     assert_eq!((server.token_requests(), server.reuse_count()), (4, 0));
 }
@@ -244,11 +244,11 @@ async fn with_a_full_disk_and_a_token_to_use_no_refresh_is_begun() {
     let Some((world, disk)) = world_on_a_small_disk(World::plain()).await else { return };
     let server = &world.authorization_server;
     let program = disk.start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let before = disk.record();
     disk.fill("filler", 0);
     assert_eq!(force(program.admin).await.status, 503);
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(server.token_requests(), 1);
     assert_eq!(disk.record(), before);
     disk.empty();
@@ -272,7 +272,7 @@ async fn started_on_a_full_disk_it_serves_and_saves_later() {
     disk.fill("filler", 0);
     let program = disk.start(&world).await;
     for _ in 0..3 {
-        assert_eq!(program.get(&world.http("/")).await, 200);
+        program.get(&world.http("/")).await.assert_ok();
     }
     assert_eq!(server.token_requests(), 1);
     assert_unsaved(&program, true).await;
@@ -283,12 +283,12 @@ async fn started_on_a_full_disk_it_serves_and_saves_later() {
     disk.fill("filler", 0);
     program.kill().await;
     let program = disk.start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
-    assert_eq!(server.token_requests(), 1, "the stored token was good");
+    program.get(&world.http("/")).await.assert_ok();
+    server.assert_token_requests(1, "the stored token was good");
     assert_unsaved(&program, false).await;
     // It has no use any more, and the refresh token is still the newest.
     server.tokens().revoke_all_access_tokens();
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!((server.token_requests(), server.reuse_count()), (2, 0));
     disk.empty();
     disk.saves(2, server).await;
@@ -300,12 +300,12 @@ async fn started_where_no_file_can_be_made_it_serves_the_stored_token() {
     let Some((world, disk)) = world_on_a_small_disk(World::plain()).await else { return };
     let server = &world.authorization_server;
     let program = disk.start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     disk.saves(1, server).await;
     program.kill().await;
     disk.take_all_names();
     let program = disk.start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(server.token_requests(), 1);
 }
 
@@ -322,13 +322,13 @@ async fn a_write_that_the_disk_tears_leaves_the_old_record_and_nothing_else() {
     let Some((world, disk)) = world_on_a_small_disk(long).await else { return };
     let server = &world.authorization_server;
     let program = disk.start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     disk.saves(1, server).await;
 
     let asking = begin_to_force(&program, server).await;
     disk.fill("filler", 1);
     server.release_all();
-    assert_eq!(asking.await.unwrap().status, 200);
+    asking.await.unwrap().assert_ok();
     assert_unsaved(&program, true).await;
     assert_eq!(disk.record()["generation"], 1);
     assert_eq!(disk.files(), ["api+commit.lock", "api.json", "api.lock"]);
@@ -339,8 +339,8 @@ async fn a_write_that_the_disk_tears_leaves_the_old_record_and_nothing_else() {
     program.kill().await;
     disk.fill(".api.json.Ab12Cd.tmp", 0);
     let program = disk.start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
-    assert_eq!(force(program.admin).await.status, 200);
+    program.get(&world.http("/")).await.assert_ok();
+    force(program.admin).await.assert_ok();
     disk.saves(3, server).await;
     assert_eq!(disk.files(), ["api+commit.lock", "api.json", "api.lock"]);
     assert_eq!((server.token_requests(), server.reuse_count()), (3, 0));

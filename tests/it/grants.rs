@@ -15,7 +15,7 @@ async fn a_static_credential_puts_its_key_on_requests_and_asks_nobody() {
         .await;
     for _ in 0..2 {
         world.origin.enqueue(Answer::status(200));
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
     }
     for request in world.origin.requests() {
         assert_eq!(request.header("x-api-key"), Some("test-client-secret"));
@@ -34,7 +34,7 @@ async fn a_step_brings_the_token_that_the_api_takes() {
     let world = World::builder().credential(&steps).start().await;
     rest.enqueue(Answer::json(200, json!({ "BhRestToken": "session" })));
     world.origin.enqueue(Answer::status(200));
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let issued = world.authorization_server.tokens().newest_access_token().unwrap();
     let [login] = rest.requests().try_into().unwrap();
     assert_eq!(login.target, format!("/login?access_token={issued}&version=*"));
@@ -54,9 +54,9 @@ async fn a_failed_step_costs_no_refresh_token() {
     rest.enqueue(Answer::json(200, json!({ "t": "session" })));
     world.origin.enqueue(Answer::status(200));
     // The request waits while the step is tried again, alone: the first answer is stored already.
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let server = &world.authorization_server;
     assert_eq!((server.token_requests(), server.reuse_count()), (1, 0));
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+    world.assert_newest_refresh_token_is_stored();
     assert_eq!(world.origin.requests()[0].header("t"), Some("session"));
 }

@@ -2,6 +2,7 @@
 //!
 //! The client is the bare protocol, so that it can also do what no polite client does.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bearerd::token::Condition;
@@ -35,6 +36,20 @@ pub(super) struct Reply {
     fields: HeaderMap,
     content: Vec<u8>,
     trailers: HeaderMap,
+}
+
+impl Reply {
+    /// Asserts that the request was answered with 200.
+    #[track_caller]
+    pub(super) fn assert_ok(&self) {
+        self.assert_status(200, "the request was not answered with 200");
+    }
+
+    /// Asserts the status; `meaning` says what another one means.
+    #[track_caller]
+    pub(super) fn assert_status(&self, expected: u16, meaning: impl fmt::Display) {
+        assert!(self.status == expected, "{meaning} (status {expected} expected): {self:#?}");
+    }
 }
 
 impl Client {
@@ -197,12 +212,12 @@ async fn what_another_client_speaks_does_not_keep_http_2_from_going_on_as_http_2
     let host = format!("Host: {}", world.origin.authority());
     for _ in 0..4 {
         let mut client = Wire::over(session(&world, &[b"http/1.1"]).await);
-        assert_eq!(client.ask(&["GET / HTTP/1.1", &host]).await.status, 200);
+        client.ask(&["GET / HTTP/1.1", &host]).await.assert_ok();
     }
     world.origin.clear();
     for _ in 0..2 {
         let client = Client::open(&world).await;
-        assert_eq!(client.ask(get(&world.https("/"))).await.status, 200);
+        client.ask(get(&world.https("/"))).await.assert_ok();
     }
     let versions =
         world.origin.requests().iter().map(|request| request.version).collect::<Vec<_>>();
@@ -224,7 +239,7 @@ async fn fifty_streams_of_one_connection_are_served_at_a_time() {
         world.origin.wait_for_requests(50).await;
         world.origin.release_all();
         for (number, reply) in within(replies.join_all()).await {
-            assert_eq!(reply.status, 200);
+            reply.assert_ok();
             assert_eq!(reply.content, pattern(1000 * number), "{number}");
         }
         assert_eq!(accepted(&world).len(), 50);
@@ -237,7 +252,7 @@ async fn fifty_streams_of_one_connection_are_served_at_a_time() {
 async fn streams_beyond_a_hundred_wait_for_their_turn() {
     let world = speaking(Protocols::Both).start().await;
     let mut client = Client::open(&world).await;
-    assert_eq!(client.ask(get(&world.https("/"))).await.status, 200);
+    client.ask(get(&world.https("/"))).await.assert_ok();
     // The client keeps to what it was told; the rest waits with it.
     assert_eq!(client.sender.current_max_send_streams(), 100);
     world.origin.clear();
@@ -278,12 +293,12 @@ async fn a_rejection_amid_many_streams_with_content_is_absorbed() {
         world.origin.wait_for_requests(50).await;
         world.origin.release_all();
         for (number, reply) in within(replies.join_all()).await {
-            assert_eq!(reply.status, 200, "{protocols:?} {number}");
+            reply.assert_status(200, format!("{protocols:?} {number}"));
             assert_eq!(reply.content, pattern(number * 700), "{protocols:?} {number}");
         }
         assert_eq!((world.origin.rejected(), world.origin.accepted()), (50, 50));
         assert_eq!(world.authorization_server.token_requests(), 2);
-        assert_eq!(world.authorization_server.reuse_count(), 0);
+        world.authorization_server.assert_no_reuse();
     }
 }
 
@@ -357,7 +372,7 @@ async fn an_authority_other_than_the_connects_is_421_and_the_others_are_served()
         world.http("/"),
     ] {
         let reply = client.ask(get(&url)).await;
-        assert_eq!(reply.status, 421, "{url}");
+        reply.assert_status(421, &url);
         assert!(reply.fields.contains_key("proxy-status"), "{url}");
     }
     let tunnel = Request::builder().method(Method::CONNECT).uri(world.origin.authority());
@@ -365,7 +380,7 @@ async fn an_authority_other_than_the_connects_is_421_and_the_others_are_served()
     assert_eq!(within(response).await.unwrap().status(), 421);
     assert_eq!(world.origin.requests().len(), 0);
     assert_eq!(world.authorization_server.token_requests(), 0);
-    assert_eq!(client.ask(get(&world.https("/"))).await.status, 200);
+    client.ask(get(&world.https("/"))).await.assert_ok();
 }
 
 #[tokio::test]
@@ -383,7 +398,7 @@ async fn a_host_other_than_the_authority_is_refused() {
     }
     assert_eq!(world.origin.requests().len(), 0);
     let agrees = Request::get(world.https("/")).header("host", &right).body(()).unwrap();
-    assert_eq!(client.ask(agrees).await.status, 200);
+    client.ask(agrees).await.assert_ok();
 }
 
 #[tokio::test]
@@ -395,7 +410,7 @@ async fn crumbs_of_a_cookie_are_one_line_again() {
             .header("cookie", "a=1")
             .header("cookie", "b=2; c=3")
             .header("cookie", "d=4");
-        assert_eq!(client.ask(request.body(()).unwrap()).await.status, 200);
+        client.ask(request.body(()).unwrap()).await.assert_ok();
         let request = &world.origin.requests()[0];
         let cookies: Vec<_> = request.headers.get_all("cookie").iter().collect();
         assert_eq!(cookies, ["a=1; b=2; c=3; d=4"], "{protocols:?}");
@@ -423,8 +438,8 @@ async fn a_head_that_is_too_large_costs_only_its_own_stream() {
                 Err(error) => assert!(error.is_reset(), "{error}"),
             }
         }
-        assert_eq!(world.origin.requests().len(), 0, "{protocols:?}");
-        assert_eq!(client.ask(get(&world.https("/"))).await.status, 200);
+        world.origin.assert_requests(0, format!("{protocols:?}"));
+        client.ask(get(&world.https("/"))).await.assert_ok();
     }
 }
 
@@ -472,7 +487,7 @@ async fn an_idle_connection_without_streams_does_not_hold_up_a_shutdown() {
     let mut world = speaking(Protocols::Both).start().await;
     let fresh = Client::open(&world).await;
     let used = Client::open(&world).await;
-    assert_eq!(used.ask(get(&world.https("/"))).await.status, 200);
+    used.ask(get(&world.https("/"))).await.assert_ok();
     let began = Instant::now();
     within(world.take_app().shutdown()).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
@@ -485,7 +500,7 @@ const SHORT: &str = "[limits]\nidle_timeout = \"1s\"";
 async fn an_idle_connection_is_closed_after_its_timeout_and_a_busy_one_is_not() {
     let world = speaking(Protocols::Both).sections(SHORT).start().await;
     let busy = Client::open(&world).await;
-    assert_eq!(busy.ask(get(&world.https("/"))).await.status, 200);
+    busy.ask(get(&world.https("/"))).await.assert_ok();
     world.origin.hold();
     let (response, _stream) = busy.begin(get(&world.https("/")), true).await;
     let idle = Client::open(&world).await;
@@ -495,7 +510,7 @@ async fn an_idle_connection_is_closed_after_its_timeout_and_a_busy_one_is_not() 
     assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
     assert!(!busy.connection.is_finished());
     world.origin.release_all();
-    assert_eq!(received(within(response).await.unwrap()).await.status, 200);
+    received(within(response).await.unwrap()).await.assert_ok();
     let began = Instant::now();
     let _how = busy.closes().await;
     assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
@@ -506,7 +521,7 @@ async fn an_idle_connection_is_closed_after_its_timeout_and_a_busy_one_is_not() 
 async fn a_connection_whose_streams_were_reset_is_idle() {
     let world = speaking(Protocols::Both).sections(SHORT).start().await;
     let client = Client::open(&world).await;
-    assert_eq!(client.ask(get(&world.https("/"))).await.status, 200);
+    client.ask(get(&world.https("/"))).await.assert_ok();
     world.origin.hold();
     let (response, mut stream) = client.begin(get(&world.https("/")), true).await;
     world.origin.wait_for_requests(2).await;
@@ -528,11 +543,11 @@ async fn frames_between_requests_are_no_slow_head() {
     for round in 0..=7 {
         pace.tick().await;
         if round == 3 {
-            assert_eq!(client.ask(get(&world.https("/"))).await.status, 200);
+            client.ask(get(&world.https("/"))).await.assert_ok();
         }
         within(client.pings.ping(Ping::opaque())).await.unwrap();
     }
-    assert_eq!(client.ask(get(&world.https("/"))).await.status, 200);
+    client.ask(get(&world.https("/"))).await.assert_ok();
     assert_eq!(world.origin.accepted(), 2);
 }
 
@@ -556,12 +571,12 @@ async fn streams_reset_while_they_wait_for_a_token_cost_the_others_nothing() {
     }
     server.release_all();
     for (response, _stream) in begun {
-        assert_eq!(received(within(response).await.unwrap()).await.status, 200);
+        received(within(response).await.unwrap()).await.assert_ok();
     }
-    assert_eq!(client.ask(get(&world.https("/"))).await.status, 200);
+    client.ask(get(&world.https("/"))).await.assert_ok();
     assert_eq!(server.token_requests(), 1);
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
-    assert_eq!(server.reuse_count(), 0);
+    world.assert_newest_refresh_token_is_stored();
+    server.assert_no_reuse();
 }
 
 /// All of them go, and the connection with them.
@@ -577,7 +592,7 @@ async fn a_refresh_outlives_the_connection_whose_streams_asked_for_it() {
     drop((begun, client));
     server.release_all();
     eventually("it is stored", || world.status().condition == Condition::Fresh).await;
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
-    assert_eq!(world.get("/").await.0, 200);
+    world.assert_newest_refresh_token_is_stored();
+    world.get("/").await.assert_ok();
     assert_eq!(server.token_requests(), 1);
 }

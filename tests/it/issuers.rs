@@ -57,7 +57,7 @@ async fn another_issuer_is_a_fault_of_the_configuration_and_asked_once_a_minute(
     world.configure(|text| text.replace(&line, &common));
     world.start_proxy().await;
     for _ in 0..11 {
-        assert_eq!(world.get("/").await.0, 503);
+        world.get("/").await.assert_no_token();
         world.clock.advance(Duration::from_secs(5));
     }
     assert_eq!(issuer.asked(), 1, "one look in 55 seconds");
@@ -67,11 +67,11 @@ async fn another_issuer_is_a_fault_of_the_configuration_and_asked_once_a_minute(
         assert!(status.contains(says), "{says} in {status}");
     }
     assert!(!status.contains("could not be asked"), "{status}");
-    assert_eq!(world.authorization_server.token_requests(), 0, "no refresh token was spent");
+    world.authorization_server.assert_token_requests(0, "no refresh token was spent");
     // Written as it should be, it works at once.
     let own = format!("issuer = \"{}/acme\"", issuer.url);
     world.configure(|text| text.replace(&common, &own));
     world.reload().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!((issuer.asked(), world.authorization_server.token_requests()), (2, 1));
 }

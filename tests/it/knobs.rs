@@ -121,7 +121,7 @@ async fn what_the_application_sends_itself_is_replaced_kept_or_rejected() {
         (world.origin.requests().len(), world.authorization_server.token_requests()),
         (1, 0)
     );
-    assert_eq!(world.get("/").await.0, 200, "without one of its own it gets a token");
+    world.get("/").await.assert_status(200, "without one of its own it gets a token");
 
     let world = World::builder()
         .credential("on_existing = \"reject\"\nquery = { key = \"${access_token}\" }")
@@ -130,9 +130,9 @@ async fn what_the_application_sends_itself_is_replaced_kept_or_rejected() {
     let response = send(&world).await.unwrap();
     assert_eq!(response.status(), 403);
     assert!(response.headers()["proxy-status"].to_str().unwrap().contains("http_request_denied"));
-    assert_eq!(world.get("/?%6bey=theirs").await.0, 403);
+    assert_eq!(world.get("/?%6bey=theirs").await.status, 403);
     assert!(world.origin.requests().is_empty());
-    assert_eq!(world.get("/?keys=1").await.0, 200);
+    world.get("/?keys=1").await.assert_ok();
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn the_most_specific_credential_wins_and_the_rest_of_the_host_gets_no_toke
     for path in ["/v2/a", "/v2/admin", "/v2/admin/x", "/v2/administrator", "/v2", "/v1/x", "//v2/"]
     {
         accepting(&world, 1);
-        assert_eq!(world.get(path).await.0, 200, "{path}");
+        world.get(path).await.assert_status(200, path);
     }
     accepting(&world, 1);
     world.client().post(world.http("/v2/admin")).send().await.unwrap();
@@ -198,7 +198,7 @@ async fn a_path_that_could_be_read_in_two_ways_is_refused_where_paths_decide() {
         assert!(answer.contains("two ways"), "{answer}");
     }
     assert!(world.origin.requests().is_empty());
-    assert_eq!(world.get("/v2/group%2Fproject/a%20b").await.0, 200);
+    world.get("/v2/group%2Fproject/a%20b").await.assert_ok();
     assert_eq!(last(&world).target, "/v2/group%2Fproject/a%20b");
     let world = World::new().await;
     let answer = get_raw(&world, "/a/../%2e%2e/b").await;
@@ -241,14 +241,14 @@ async fn rejections_are_what_refresh_on_says() {
         (Answer::RejectToken, 1, 401),
     ] {
         let world = World::builder().credential(rules).start().await;
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         world.clock.advance(Duration::from_secs(400));
         world.origin.enqueue(answer.clone());
-        let (seen, text) = world.get("/").await;
-        assert_eq!(seen, status, "{answer:?}");
+        let reply = world.get("/").await;
+        reply.assert_status(status, format!("{answer:?}"));
         assert_eq!(world.authorization_server.token_requests(), token_requests, "{answer:?}");
         if let (Answer::Respond { body, .. }, true) = (&answer, status != 200) {
-            assert_eq!(text.as_bytes(), body, "byte for byte");
+            assert_eq!(reply.content, &body[..], "the content was changed on its way");
         }
     }
 }
@@ -256,13 +256,13 @@ async fn rejections_are_what_refresh_on_says() {
 #[tokio::test]
 async fn after_other_statuses_than_401_only_idempotent_requests_are_sent_again() {
     let world = World::builder().credential("refresh_on = [401, 403]").start().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.clock.advance(Duration::from_secs(400));
     world.origin.enqueue(Answer::text(403, "no"));
     let post = world.client().post(world.http("/")).body("x").send().await.unwrap();
     assert_eq!((post.status().as_u16(), post.text().await.unwrap()), (403, "no".to_owned()));
     world.authorization_server.wait_for_answered(2).await;
-    assert_eq!(world.origin.requests().len(), 2, "the post was not sent again");
+    world.origin.assert_requests(2, "the post was not sent again");
     world.clock.advance(Duration::from_secs(400));
     world.origin.enqueue(Answer::status(403));
     let put = world.client().put(world.http("/")).body("x").send().await.unwrap();
@@ -282,7 +282,7 @@ client_auth = "basic""#,
         )
         .start()
         .await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let request = world.authorization_server.requests().pop().unwrap();
     let all = |name: &str| {
         let named = request.form.iter().filter(|(key, _)| key == name);
@@ -305,7 +305,7 @@ async fn refresh_parameters_are_for_refresh_tokens_only_and_a_form_parameter_can
         .credential("grant = \"client_credentials\"\nparams = { audience = \"a\" }\nrefresh_params = { request = \"x\" }")
         .start()
         .await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let request = world.authorization_server.requests().pop().unwrap();
     assert_eq!((request.param("audience"), request.param("request")), (Some("a"), None));
     let world = World::builder().credential("params = { client_id = \"\" }").start().await;

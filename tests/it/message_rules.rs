@@ -31,7 +31,7 @@ async fn fields_of_the_clients_hop_do_not_reach_the_origin() {
         "Upgrade: h2c, websocket",
         "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",
     ];
-    assert_eq!(ask(&world, &lines).await.status, 200);
+    ask(&world, &lines).await.assert_ok();
     let request = &world.origin.requests()[0];
     let mut names: Vec<&str> = request.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
@@ -44,7 +44,7 @@ async fn proxy_authorization_does_not_reach_an_origin_without_credential_either(
     let other = OriginServer::start(OriginConfig::default()).await;
     let target = format!("GET {} HTTP/1.1", other.url("/"));
     let lines = [&*target, "Host: x", "Proxy-Authorization: Basic c2VjcmV0"];
-    assert_eq!(ask(&world, &lines).await.status, 200);
+    ask(&world, &lines).await.assert_ok();
     assert_eq!(other.requests()[0].header("proxy-authorization"), None);
 }
 
@@ -149,11 +149,11 @@ async fn options_of_the_proxy_and_options_that_may_go_no_further_are_answered_he
         [&["OPTIONS * HTTP/1.1", "Host: x"][..], &[&absolute, "Host: x", "Max-Forwards: 0"]]
     {
         let reply = wire.ask(lines).await;
-        assert_eq!(reply.status, 200);
+        reply.assert_ok();
         assert!(reply.field("allow").is_some_and(|methods| methods.contains("CONNECT")));
     }
     assert_eq!(world.origin.requests().len(), 0);
-    assert_eq!(wire.ask(&[&absolute, "Host: x", "Max-Forwards: 7"]).await.status, 200);
+    wire.ask(&[&absolute, "Host: x", "Max-Forwards: 7"]).await.assert_ok();
     assert_eq!(world.origin.requests()[0].header("max-forwards"), Some("6"));
 }
 
@@ -165,7 +165,7 @@ async fn the_ca_is_served_under_the_proxys_own_name_and_nothing_else_is() {
     assert_eq!(reply.field("content-type"), Some("application/x-pem-file"));
     for path in ["/", "/ca.key", "/ca.pem/", "/../certs/ca.key"] {
         let reply = ask(&world, &get(&format!("http://bearerd.invalid{path}"))).await;
-        assert_eq!(reply.status, 404, "{path}");
+        reply.assert_status(404, path);
         assert!(!reply.text().contains("BEGIN"));
     }
 }
@@ -293,7 +293,7 @@ async fn a_request_with_a_length_and_chunks_is_chunked_and_the_last_of_its_conne
         let mut wire = Wire::to(&world).await;
         let head = message(&[&[&*target, "Host: x"][..], &fields].concat());
         wire.send(head + "5\r\nhello\r\n0\r\n\r\n" + &smuggled).await;
-        assert_eq!(wire.reply().await.status, 200);
+        wire.reply().await.assert_ok();
         wire.is_closed().await;
     }
     let requests = world.origin.requests();
@@ -314,7 +314,7 @@ async fn a_chunk_that_is_none_ends_the_request_without_completing_it() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{chunk:?}: {answer}");
     }
     assert!(world.origin.requests().iter().all(|request| !request.body_complete));
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
 }
 
 #[tokio::test]
@@ -322,7 +322,7 @@ async fn a_head_that_is_too_large_is_refused_with_the_status_that_says_so() {
     let world = World::new().await;
     let url = world.http("/");
     let line = |length: usize| format!("GET {url}{} HTTP/1.1", "x".repeat(length - url.len() - 13));
-    assert_eq!(ask(&world, &[&*line(8 * 1024), "Host: x"]).await.status, 200);
+    ask(&world, &[&*line(8 * 1024), "Host: x"]).await.assert_ok();
     world.origin.clear();
 
     assert_eq!(ask(&world, &[&*line(8 * 1024 + 100), "Host: x"]).await.status, 414);
@@ -338,7 +338,7 @@ async fn a_head_that_is_too_large_is_refused_with_the_status_that_says_so() {
         .into_iter()
         .chain(many[1..].iter().copied().take(99))
         .collect();
-    assert_eq!(ask(&world, &hundred).await.status, 200);
+    ask(&world, &hundred).await.assert_ok();
 }
 
 // ===== Helpers =====

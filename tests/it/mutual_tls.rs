@@ -73,11 +73,13 @@ async fn with_bind_the_api_sees_the_certificate_and_the_token() {
         let builder = builder.origin(|config| config.protocols = protocols);
         let world = started(builder, &certificate).await;
         let mut application = Application::connect(&world, is_http2).await;
-        assert_eq!(application.get(&world, "/").await, 200);
+        let status = application.get(&world, "/").await;
+        assert_eq!(status, 200, "the API did not accept the certificate and the token");
         // A rejection is absorbed in the same way.
         world.clock.advance(super::world::MINUTE);
         world.authorization_server.tokens().revoke_all_access_tokens();
-        assert_eq!(application.get(&world, "/").await, 200);
+        let status = application.get(&world, "/").await;
+        assert_eq!(status, 200, "the API did not accept the certificate and the token");
         let requests = world.origin.requests();
         assert_eq!(requests.len(), 3);
         for request in requests {
@@ -93,13 +95,13 @@ async fn without_bind_the_api_sees_the_token_and_no_certificate() {
     let certificate = clients.client_certificate("client.test");
     for line in [BOUND.replace("true", "false"), BOUND.replace(", bind = true", "")] {
         let world = started(asking(&clients, false).credential(&line), &certificate).await;
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         let [request] = world.origin.requests().try_into().unwrap();
         assert_eq!(request.client_certificate, None);
         assert!(request.bearer().is_some());
         // Where the API insists, there is no connection.
         let world = started(asking(&clients, true).credential(&line), &certificate).await;
-        assert_eq!(world.get("/").await.0, 502);
+        assert_eq!(world.get("/").await.status, 502);
         assert!(world.origin.requests().is_empty());
     }
 }
@@ -171,7 +173,7 @@ async fn what_the_application_authorises_itself_goes_without_the_certificate() {
     let world = started(asking(&clients, false).credential(&lines), &certificate).await;
     let mut wire = Wire::to(&world).await;
     let url = world.http("/");
-    assert_eq!(wire.ask(&get(&url)).await.status, 200);
+    wire.ask(&get(&url)).await.assert_ok();
     let own = [format!("GET {url} HTTP/1.1"), "Host: x".into(), "Authorization: Bearer own".into()];
     assert_eq!(wire.ask(&own).await.status, 401);
     let [first, second] = world.origin.requests().try_into().unwrap();
@@ -188,7 +190,7 @@ async fn a_request_that_gets_no_token_shows_no_certificate() {
     world.authorization_server.revoke_refresh_token();
     write(&world, "client", &certificate);
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 401);
+    assert_eq!(world.get("/").await.status, 401);
     let [request] = world.origin.requests().try_into().unwrap();
     assert_eq!((request.bearer(), request.client_certificate.as_ref()), (None, None));
 }

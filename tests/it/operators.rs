@@ -103,7 +103,7 @@ async fn post(admin: std::net::SocketAddr, path: &str, token: &str) -> u16 {
 async fn refresh_replaces_a_token_that_is_still_good_and_says_what_came_of_it() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
     assert_eq!((code, &*complaints), (Some(0), ""));
     assert!(said.starts_with("api: refreshed; token number 2, expires in 59m"), "{said}");
@@ -151,7 +151,7 @@ async fn refresh_says_what_to_write_where_the_proxy_cannot_be_found() {
 async fn refresh_says_why_there_is_no_new_token_and_what_to_do() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     world.authorization_server.revoke_refresh_token();
     let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
     assert_eq!((code, &*said), (Some(1), ""));
@@ -170,21 +170,21 @@ async fn refresh_says_why_there_is_no_new_token_and_what_to_do() {
 async fn a_refresh_that_failed_for_the_moment_leaves_the_token_and_says_so() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let trouble = TokenBehaviour::json(503, json!({}));
     world.authorization_server.enqueue(trouble.with_header("retry-after", "90"));
     let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
     assert_eq!(code, Some(1), "{complaints}");
     assert!(complaints.contains("tries again by itself"), "{complaints}");
     assert!(complaints.contains("stays in use: number 1, expires in"), "{complaints}");
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
 }
 
 #[tokio::test]
 async fn an_unknown_name_is_a_usage_error_that_lists_the_known_ones() {
     let world = clubs().await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/paris/")).await, 200);
+    program.get(&world.http("/paris/")).await.assert_ok();
     for name in ["other", "apia", "api[rome]", "api/rome", "api[paris,lyon]", "api[", "API", ""] {
         for action in ["refresh", "logout"] {
             let (code, said, complaints) = run(world.dir.path(), &format!("{action} {name}")).await;
@@ -207,7 +207,7 @@ async fn one_token_of_many_is_named_in_either_way_and_all_of_them_by_the_credent
     let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
     assert_eq!(code, Some(1), "none is in use");
     assert!(complaints.contains("api[VALUE]"), "{complaints}");
-    assert_eq!(program.get(&world.http("/paris/")).await, 200);
+    program.get(&world.http("/paris/")).await.assert_ok();
     for (name, number) in [("api[paris]", 2), ("api/paris", 3)] {
         let (code, said, complaints) = run(world.dir.path(), &format!("refresh {name}")).await;
         assert_eq!(code, Some(0), "{complaints}");
@@ -228,8 +228,8 @@ async fn one_token_of_many_is_named_in_either_way_and_all_of_them_by_the_credent
 async fn two_proxies_are_told_apart_by_their_configurations() {
     let (one, mut other) = (servers(World::builder()).await, servers(World::builder()).await);
     let (first, second) = (Program::start(&one).await, Program::start(&other).await);
-    assert_eq!(first.get(&one.http("/")).await, 200);
-    assert_eq!(second.get(&other.http("/")).await, 200);
+    first.get(&one.http("/")).await.assert_ok();
+    second.get(&other.http("/")).await.assert_ok();
     let config = other.dir.path().join("proxy.toml");
     let refresh = format!("refresh api --config {}", config.display());
     assert_eq!(run(one.dir.path(), &refresh).await.0, Some(0));
@@ -255,7 +255,7 @@ async fn a_wrong_token_changes_nothing_and_a_given_one_does_not_need_a_file() {
         text.replace("[admin]\n", "[admin]\ntoken = { file = \"admin\" }\n")
     });
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert!(!token_file(&world).exists());
     assert_eq!(run(world.dir.path(), "refresh api").await.0, Some(0));
     // The same proxy, by a configuration with another token.
@@ -331,7 +331,7 @@ async fn the_admin_token_is_made_at_the_start_for_its_owner_alone_and_kept() {
     assert_eq!(mode(&path), 0o600);
     let token = std::fs::read_to_string(&path).unwrap();
     assert_eq!(token.trim_end().len(), 43, "32 bytes in base64url");
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(post(program.admin, "api/refresh", "").await, 401);
     assert_eq!(post(program.admin, "api/refresh", token.trim_end()).await, 200);
     let mut log = program.stop().await;
@@ -346,7 +346,7 @@ async fn the_admin_token_is_made_at_the_start_for_its_owner_alone_and_kept() {
 async fn an_admin_token_that_others_can_read_is_refused_until_it_is_put_right() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let (path, dir) = (token_file(&world), world.dir.path());
     let token = std::fs::read_to_string(&path).unwrap();
     set_mode(&path, 0o640);
@@ -359,7 +359,7 @@ async fn an_admin_token_that_others_can_read_is_refused_until_it_is_put_right() 
     program.stop().await;
     let program = Program::start(&world).await;
     program.logs("will be refused").await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     // An editor of another system has been there.
     std::fs::write(&path, format!("{}\r\n", token.trim_end())).unwrap();
     set_mode(&path, 0o600);
@@ -406,7 +406,7 @@ async fn where_no_token_can_be_made_requests_are_served_all_the_same() {
     let program = Program::start(&world).await;
     let warning = program.logs("will be refused").await;
     assert!(warning.contains("admin.token"), "{warning}");
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(post(program.admin, "api/refresh", "any").await, 403);
     let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
     assert_eq!(code, Some(1), "{complaints}");
@@ -438,14 +438,14 @@ async fn logout_through_the_running_proxy_revokes_and_lasts() {
     let (revocations, line) = revocations().await;
     let world = servers(World::builder().credential(&line)).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let refresh_token = world.authorization_server.current_refresh_token();
     let access_token = world.authorization_server.tokens().newest_access_token().unwrap();
     let (code, said, complaints) = run(world.dir.path(), "logout api").await;
     assert_eq!((code, &*complaints), (Some(0), ""));
     assert_eq!(said, "api: logged out; refresh token revoked; access token revoked\n");
     assert_eq!(given_back(&revocations), [refresh_token, access_token]);
-    assert_eq!(program.get(&world.http("/")).await, 503);
+    program.get(&world.http("/")).await.assert_no_token();
     assert_eq!(described(program.admin).await["reason"], "logged_out");
     // There is nothing left to do, and that is no failure.
     let (code, json, _) = run(world.dir.path(), "logout --json api").await;
@@ -455,7 +455,7 @@ async fn logout_through_the_running_proxy_revokes_and_lasts() {
     assert_eq!(json["credentials"][0]["state"], "needs_login");
     let log = program.stop().await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 503);
+    program.get(&world.http("/")).await.assert_no_token();
     let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
     assert_eq!(code, Some(1));
     assert!(complaints.contains("it was logged out"), "{complaints}");
@@ -468,7 +468,7 @@ async fn logout_without_a_proxy_works_on_the_store_and_lasts() {
     let (revocations, line) = revocations().await;
     let world = servers(World::builder().credential(&line)).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
     revocations.enqueue(Answer::json(200, json!({})));
     revocations.enqueue(Answer::json(503, json!({"error": "temporarily_unavailable"})));
@@ -482,11 +482,11 @@ async fn logout_without_a_proxy_works_on_the_store_and_lasts() {
     assert_eq!(token["revocations"][1]["revoked"], false);
     assert!(token["revocations"][1]["why"].as_str().unwrap().contains("503"), "{token}");
     assert_eq!(given_back(&revocations).len(), 2);
-    assert_eq!(world.terminal_reason(), "logged_out");
+    world.assert_needs_login("logged_out");
     let (code, said, _) = run(world.dir.path(), "logout api").await;
     assert_eq!((code, &*said), (Some(0), "api: logged out; there was no token to revoke\n"));
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 503);
+    program.get(&world.http("/")).await.assert_no_token();
     assert_eq!(world.authorization_server.token_requests(), 1);
     assert_no_secret(&world, &[json.to_string(), complaints, program.stop().await].concat());
 }
@@ -500,7 +500,7 @@ async fn a_logout_says_what_was_not_revoked_and_makes_no_store_where_none_was() 
     assert!(complaints.contains("there is no store at"), "{complaints}");
     assert!(!world.state().exists());
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let (code, said, _) = run(world.dir.path(), "logout api").await;
     assert_eq!(code, Some(0));
     assert!(said.contains("refresh token not revoked"), "{said}");
@@ -513,13 +513,13 @@ async fn a_logout_reaches_a_running_proxy_that_cannot_be_asked() {
     for listen in ["", "127.0.0.1:0"] {
         let mut world = servers(World::builder()).await;
         world.start_proxy().await;
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         set_admin_listen(&mut world, listen);
         let (code, said, complaints) = run(world.dir.path(), "logout api").await;
         assert_eq!(code, Some(0), "{complaints}");
         assert!(said.starts_with("api: logged out; "), "{said}");
         eventually("the proxy knows", || world.status().condition.word() == "needs_login").await;
-        assert_eq!(world.get("/").await.0, 503);
+        world.get("/").await.assert_no_token();
     }
 }
 
@@ -531,9 +531,9 @@ async fn what_is_only_in_memory_is_logged_out_by_its_proxy_alone() {
     assert!(complaints.contains("memory:") && complaints.contains("bearerd run"), "{complaints}");
     assert!(!world.state().exists());
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(run(world.dir.path(), "logout api").await.0, Some(0));
-    assert_eq!(program.get(&world.http("/")).await, 503);
+    program.get(&world.http("/")).await.assert_no_token();
 }
 
 /// With the proxy, and without.
@@ -543,7 +543,7 @@ async fn a_credential_is_logged_out_of_each_of_its_tokens_or_of_one() {
         let world = clubs().await;
         let program = Program::start(&world).await;
         for club in ["paris", "lyon", "nice"] {
-            assert_eq!(program.get(&world.http(&format!("/{club}/"))).await, 200);
+            program.get(&world.http(&format!("/{club}/"))).await.assert_ok();
         }
         let program = match running {
             true => Some(program),
@@ -568,10 +568,10 @@ async fn a_credential_is_logged_out_of_each_of_its_tokens_or_of_one() {
         }
         let program = Program::start(&world).await;
         for club in ["paris", "lyon", "nice"] {
-            assert_eq!(program.get(&world.http(&format!("/{club}/"))).await, 503);
+            program.get(&world.http(&format!("/{club}/"))).await.assert_no_token();
         }
         assert_eq!(world.authorization_server.token_requests(), 3);
-        assert_eq!(world.authorization_server.reuse_count(), 0);
+        world.authorization_server.assert_no_reuse();
     }
 }
 
@@ -593,7 +593,7 @@ fn records(world: &World) -> Vec<String> {
 async fn a_token_that_is_only_in_the_store_is_logged_out_as_well() {
     let world = clubs().await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/paris/")).await, 200);
+    program.get(&world.http("/paris/")).await.assert_ok();
     let paris = std::fs::read_to_string(world.state().join("api@paris.json")).unwrap();
     std::fs::write(world.state().join("api@nice.json"), paris).unwrap();
     set_mode(&world.state().join("api@nice.json"), 0o600);
@@ -608,13 +608,13 @@ async fn a_token_that_is_only_in_the_store_is_logged_out_as_well() {
 async fn a_logout_may_have_its_configuration_from_standard_input() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
     let mut command = command(world.dir.path(), &["logout", "api", "--config", "-"]);
     command.stdin(std::fs::File::open(world.dir.path().join("proxy.toml")).unwrap());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert_eq!(world.terminal_reason(), "logged_out");
+    world.assert_needs_login("logged_out");
 }
 
 /// Opening a token whose time is over may begin a refresh; nothing of it is left behind.
@@ -628,19 +628,19 @@ async fn a_logout_of_an_expired_token_leaves_no_new_one() {
     for _ in 0..5 {
         world.write_seed(&world.authorization_server.issue_refresh_token());
         let program = Program::start(&world).await;
-        assert_eq!(program.get(&world.http("/")).await, 200);
+        program.get(&world.http("/")).await.assert_ok();
         program.stop().await;
         let token = world.authorization_server.current_refresh_token();
         revocations.clear();
         let (code, _, complaints) = run(world.dir.path(), "logout api").await;
         assert_eq!(code, Some(0), "{complaints}");
-        assert_eq!(world.terminal_reason(), "logged_out");
+        world.assert_needs_login("logged_out");
         assert_eq!(world.record()["refresh_token"], Value::Null);
         let given_back = given_back(&revocations);
         assert!(given_back.contains(&token), "the first");
         let newest = world.authorization_server.current_refresh_token();
         assert!(given_back.contains(&newest), "the newest");
-        assert_eq!(world.authorization_server.reuse_count(), 0);
+        world.authorization_server.assert_no_reuse();
     }
 }
 
@@ -649,7 +649,7 @@ async fn a_logout_of_an_expired_token_leaves_no_new_one() {
 async fn root_is_sent_to_the_owner_of_the_store() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
     if std::os::unix::fs::chown(world.state(), Some(65532), None).is_err() {
         // Only root can give a directory away, and only root needs to be told.
@@ -665,7 +665,7 @@ async fn root_is_sent_to_the_owner_of_the_store() {
 async fn the_tokens_of_a_name_are_listed_for_programs() {
     let world = clubs().await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/paris/")).await, 200);
+    program.get(&world.http("/paris/")).await.assert_ok();
     let admin = program.admin;
     let ask = |request: &'static str, host: &'static str| async move {
         let request = format!("{request} HTTP/1.1");
@@ -698,7 +698,7 @@ async fn the_tokens_of_a_name_are_listed_for_programs() {
 async fn whoever_else_has_the_port_gets_no_token() {
     let mut world = servers(World::builder()).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let other = OriginServer::start(OriginConfig::default()).await;
     set_admin_listen(&mut world, &other.addr().to_string());
     for answer in [

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustls::RootCertStore;
 use tokio::sync::watch;
 
-use super::wire::{Wire, get, within};
+use super::wire::{Reply, Wire, get, within};
 use super::world::{World, client_through};
 
 // ===== Running to its end =====
@@ -102,7 +102,7 @@ impl Program {
     /// Ends it in good order; everything that it has logged.
     pub(crate) async fn stop(self) -> String {
         self.signal(Signal::TERM);
-        assert_eq!(self.ends().await.code(), Some(0));
+        assert_eq!(self.ends().await.code(), Some(0), "the program did not end in good order");
         self.process.log.borrow().clone()
     }
 
@@ -127,9 +127,9 @@ impl Program {
         client_through(self.proxy, RootCertStore::empty())
     }
 
-    /// The status of one `GET` through it.
-    pub(crate) async fn get(&self, url: &str) -> u16 {
-        Wire::to_address(self.proxy).await.ask(&get(url)).await.status
+    /// One `GET` through it.
+    pub(crate) async fn get(&self, url: &str) -> Reply {
+        Wire::to_address(self.proxy).await.ask(&get(url)).await
     }
 }
 

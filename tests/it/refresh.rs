@@ -42,7 +42,7 @@ async fn a_request_with_an_expired_token_reaches_the_api_only_with_the_new_one()
     assert_eq!(world.origin.requests().len(), 0);
     assert!(!request.is_finished());
     server.release_all();
-    assert_eq!(request.await.unwrap().0, 200);
+    request.await.unwrap().assert_ok();
     assert_eq!(world.tokens_seen(), [server.tokens().newest_access_token().unwrap()]);
 }
 
@@ -70,13 +70,13 @@ async fn a_late_rejection_of_an_older_token_costs_no_token_request() {
     }
     let late: Vec<_> = (0..10).map(|_| world.spawn_get()).collect();
     world.origin.wait_for_verdicts(10).await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 2);
     // Far enough for another forced refresh, if anything asked for one.
     world.clock.advance(MINUTE);
     world.origin.release_all();
     for request in late {
-        assert_eq!(request.await.unwrap().0, 200);
+        request.await.unwrap().assert_ok();
     }
     assert_eq!(world.authorization_server.token_requests(), 2);
     world.assert_stored(2);
@@ -99,7 +99,7 @@ async fn near_expiry_requests_keep_the_old_token_while_one_refresh_runs() {
     server.release_all();
     eventually("the refresh is over", || world.status().condition == Condition::Fresh).await;
     world.origin.clear();
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.tokens_seen(), [server.tokens().newest_access_token().unwrap()]);
     assert_eq!(server.token_requests(), 2);
     world.assert_stored(2);
@@ -123,7 +123,7 @@ async fn near_expiry_an_endpoint_in_trouble_is_left_alone_and_nobody_notices() {
     assert_eq!((&record["generation"], &record["terminal"]), (&json!(1), &Value::Null));
 
     world.clock.advance(Duration::from_secs(31));
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     eventually("it was tried again", || world.status().condition == Condition::Fresh).await;
     assert_eq!(server.token_requests(), 3);
     world.assert_stored(2);
@@ -148,7 +148,7 @@ async fn a_margin_longer_than_the_token_lives_is_no_storm_of_refreshes() {
     // Five minutes: at most one for every half minute, less the jitter, and one for every minute.
     let made = server.token_requests() - before;
     assert!((5..=13).contains(&made), "{made} token requests in 300 s");
-    assert_eq!(server.reuse_count(), 0);
+    server.assert_no_reuse();
 }
 
 // ----- clients that hang up -----
@@ -164,7 +164,7 @@ async fn a_client_that_hangs_up_does_not_cancel_the_refresh_it_waits_for() {
     assert!(request.await.unwrap_err().is_cancelled());
     server.release_all();
     eventually("the answer is stored", || world.record()["generation"] == 2).await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(server.token_requests(), 2);
     world.assert_stored(2);
 }
@@ -185,7 +185,7 @@ async fn a_request_that_is_gone_from_the_proxy_leaves_its_refresh_behind() {
     drop(client);
     server.release_all();
     eventually("the answer is stored", || world.record()["generation"] == 2).await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(server.token_requests(), 2);
     world.assert_stored(2);
 }

@@ -77,7 +77,7 @@ async fn content_is_looked_at_however_it_is_framed_and_coded() {
         assert!(response.text().await.unwrap().contains("\"authorization\":true"), "{number}");
         token_requests += 1;
         assert_eq!(world.authorization_server.token_requests(), token_requests, "{number}");
-        assert_eq!(world.origin.requests().len(), 2, "{number}");
+        world.origin.assert_requests(2, number);
     }
     for reason in ["long", "slow", "broken", "coded", "stream"] {
         assert_eq!(unread(&world, reason).await, 0, "{reason}");
@@ -174,7 +174,7 @@ async fn a_slow_answer_is_not_waited_for() {
     // One that announces itself is not held back at all.
     let asked = Instant::now();
     client.send(message(&get(&world.http("/sse/2")))).await;
-    assert_eq!(client.reply_head().await.status, 200);
+    client.reply_head().await.assert_ok();
     assert!(asked.elapsed() < Duration::from_millis(900), "{:?}", asked.elapsed());
 }
 
@@ -193,7 +193,7 @@ async fn a_rule_can_look_at_a_field() {
         (told(403, "x-amzn-errortype", url).framed(Framing::Chunked), 2, 200),
     ] {
         world.origin.enqueue(answer.clone());
-        assert_eq!(world.get("/").await.0, status, "{answer:?}");
+        assert_eq!(world.get("/").await.status, status, "{answer:?}");
         assert_eq!(world.authorization_server.token_requests(), token_requests, "{answer:?}");
     }
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::wire::Reply;
 use super::world::{MINUTE, TO_MARGIN, World, eventually};
 
 /// Row 43.
@@ -50,7 +51,7 @@ async fn requests_in_flight_survive_a_refresh_that_kills_the_token_they_carry() 
     world.origin.wait_for_requests(21).await;
     world.origin.release_all();
     for request in in_flight.into_iter().chain([last]) {
-        assert_eq!(request.await.unwrap().0, 200);
+        request.await.unwrap().assert_ok();
     }
     let new = server.tokens().newest_access_token().unwrap();
     assert_eq!(world.tokens_seen(), [vec![old; 21], vec![new; 21]].concat());
@@ -64,8 +65,13 @@ async fn an_api_that_rejects_every_token_does_not_become_a_stream_of_token_reque
     let world = World::settled().await;
     let server = &world.authorization_server;
     world.origin.reject_all(true);
-    let (status, body) = get_with_a_token_that_was_long_under_way(&world).await;
-    assert_eq!((status, &*body), (401, r#"{"error":"invalid_token","reason":"valid"}"#));
+    let reply = get_with_a_token_that_was_long_under_way(&world).await;
+    reply.assert_status(401, "the API's rejection did not reach the client");
+    assert_eq!(
+        reply.text(),
+        r#"{"error":"invalid_token","reason":"valid"}"#,
+        "the client did not get the API's own words"
+    );
     assert_eq!(server.token_requests(), 2);
     let client = world.client();
     for _ in 0..1000 {
@@ -73,21 +79,25 @@ async fn an_api_that_rejects_every_token_does_not_become_a_stream_of_token_reque
         assert_eq!(response.status(), 401);
         let challenge = response.headers()["www-authenticate"].to_str().unwrap().to_owned();
         assert_eq!(challenge, r#"Bearer realm="api", error="invalid_token""#);
-        assert_eq!(response.text().await.unwrap(), body);
+        assert_eq!(
+            response.text().await.unwrap(),
+            reply.text(),
+            "a later rejection came in other words"
+        );
         assert_eq!(server.token_requests(), 2);
     }
 
     // The pause of the one target doubles: after 60 s one more, then none for 120 s, then none for 240 s.
     for (generation, pause) in [(3, 60), (4, 120), (5, 240)] {
         world.clock.advance(Duration::from_secs(pause - 20));
-        assert_eq!(world.get("/").await.0, 401);
+        assert_eq!(world.get("/").await.status, 401);
         assert_eq!(server.token_requests(), generation - 1, "before {pause} s");
         world.clock.advance(Duration::from_secs(21));
-        assert_eq!(get_with_a_token_that_was_long_under_way(&world).await.0, 401);
+        assert_eq!(get_with_a_token_that_was_long_under_way(&world).await.status, 401);
         assert_eq!(server.token_requests(), generation, "after {pause} s");
     }
     world.origin.reject_all(false);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.assert_stored(5);
 }
 
@@ -102,7 +112,7 @@ async fn a_brand_new_token_is_given_three_seconds_to_become_known() {
         world.origin.enqueue(answer);
     }
     let started = Instant::now();
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert!(started.elapsed() >= Duration::from_millis(2900), "{:?}", started.elapsed());
     assert!(started.elapsed() < Duration::from_secs(10));
     let new = server.tokens().newest_access_token().unwrap();
@@ -120,12 +130,13 @@ async fn a_refresh_that_brings_the_rejected_token_again_passes_the_rejection_on(
     server.tokens().revoke_all_access_tokens();
     server.enqueue(TokenBehaviour::json(200, json!({"access_token": same, "expires_in": 3600})));
     world.origin.enqueue(Answer::text(401, "the first answer"));
-    let answer = world.get("/").await;
-    assert_eq!(answer, (401, "the first answer".to_owned()));
+    let reply = world.get("/").await;
+    reply.assert_status(401, "without another token the rejection has to reach the client");
+    assert_eq!(reply.text(), "the first answer", "the client did not get the API's own words");
     assert_eq!(world.origin.requests().len(), 1);
     assert_eq!(server.token_requests(), 2);
     for _ in 0..10 {
-        assert_eq!(world.get("/").await.0, 401);
+        assert_eq!(world.get("/").await.status, 401);
     }
     assert_eq!(server.token_requests(), 2);
 }
@@ -172,7 +183,7 @@ async fn the_second_rejection_reaches_the_client_as_the_api_wrote_it() {
     assert_eq!(fields["www-authenticate"], "Bearer realm=\"a\", Custom x=\"y\"");
     assert_eq!(fields["x-request-cost"], "7");
     assert_eq!(fields.get_all("set-cookie").iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
-    assert_eq!(response.text().await.unwrap(), body);
+    assert_eq!(response.text().await.unwrap(), body, "a later rejection came in other words");
     assert_eq!(world.origin.requests().len(), 2);
     assert_eq!(server.token_requests(), 2);
 }
@@ -271,12 +282,13 @@ async fn a_refresh_that_fails_leaves_the_rejection_as_it_is() {
     let server = &world.authorization_server;
     server.tokens().revoke_all_access_tokens();
     server.enqueue(TokenBehaviour::json(429, json!({})).with_header("retry-after", "60"));
-    let (status, body) = world.get("/").await;
+    let reply = world.get("/").await;
+    let (status, body) = (reply.status, reply.text());
     assert_eq!((status, body.contains("revoked")), (401, true), "{body}");
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     assert_eq!(server.token_requests(), 2);
     world.clock.advance(Duration::from_secs(61));
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.assert_stored(2);
 }
 
@@ -292,7 +304,7 @@ async fn an_api_that_rejects_every_upload_costs_one_token_request_in_thirty_seco
         assert_eq!(upload.await.unwrap().status(), 401);
         let landed = || world.status().condition == Condition::Fresh;
         eventually("no refresh is under way", landed).await;
-        assert_eq!(server.token_requests(), 2, "upload {round}");
+        server.assert_token_requests(2, format!("upload {round}"));
         world.clock.advance(Duration::from_secs(4));
     }
     world.clock.advance(Duration::from_secs(30));
@@ -305,7 +317,7 @@ async fn an_api_that_rejects_every_upload_costs_one_token_request_in_thirty_seco
 
 /// One request whose new token comes from a request that was sent a minute ago, so that a rejection
 /// of it is not put down to its youth.
-async fn get_with_a_token_that_was_long_under_way(world: &World) -> (u16, String) {
+async fn get_with_a_token_that_was_long_under_way(world: &World) -> Reply {
     let request = world.begin_refresh().await;
     world.clock.advance(MINUTE);
     world.authorization_server.release_all();
@@ -321,7 +333,7 @@ async fn a_token_that_is_over_when_it_arrives_is_replaced_within_the_same_reques
     let request = world.begin_refresh().await;
     world.clock.advance(MINUTE * 120);
     server.release_all();
-    assert_eq!(request.await.unwrap().0, 200);
+    request.await.unwrap().assert_ok();
     assert_eq!(server.token_requests(), 3);
     world.assert_stored(3);
 }
@@ -337,7 +349,7 @@ async fn a_short_pause_after_a_rejection_is_sat_out() {
     server.enqueue(busy.with_header("retry-after", "1"));
     let requests: Vec<_> = (0..10).map(|_| world.spawn_get()).collect();
     for request in requests {
-        assert_eq!(request.await.unwrap().0, 200);
+        request.await.unwrap().assert_ok();
     }
     assert_eq!(server.token_requests(), 3);
 }

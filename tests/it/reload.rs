@@ -42,7 +42,7 @@ async fn a_new_host_gets_the_token_from_the_next_request_on() {
     let (other, both) = second_api(&world).await;
     let program = Program::start(&world).await;
     let mut client = Wire::to_address(program.proxy).await;
-    assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
+    client.ask(&get(&world.http("/"))).await.assert_ok();
     assert_eq!(client.ask(&get(&other.url("/"))).await.status, 401);
     assert_eq!(other.requests()[0].bearer(), None);
 
@@ -51,8 +51,8 @@ async fn a_new_host_gets_the_token_from_the_next_request_on() {
     let said = reload(&program).await;
     assert!(said.contains("the new configuration is in force"), "{said}");
     // Also on a connection of before.
-    assert_eq!(client.ask(&get(&other.url("/"))).await.status, 200);
-    assert_eq!(client.ask(&get(&world.http("/"))).await.status, 200);
+    client.ask(&get(&other.url("/"))).await.assert_ok();
+    client.ask(&get(&world.http("/"))).await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 1);
     program.stop().await;
 }
@@ -64,13 +64,13 @@ async fn a_host_that_is_gone_gets_no_token_any_more() {
     let one = hosts(&world);
     world.configure_file(|text| text.replace(&one, &both));
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&other.url("/")).await, 200);
+    program.get(&other.url("/")).await.assert_ok();
 
     world.configure_file(|text| text.replace(&both, &one));
     reload(&program).await;
-    assert_eq!(program.get(&other.url("/")).await, 401);
+    assert_eq!(program.get(&other.url("/")).await.status, 401);
     assert_eq!(other.requests()[1].header("authorization"), None);
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 1);
     program.stop().await;
 }
@@ -79,7 +79,7 @@ async fn a_host_that_is_gone_gets_no_token_any_more() {
 async fn what_is_under_way_comes_to_its_end_over_a_reload() {
     let mut world = World::builder().start_servers().await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     world.origin.clear();
     world.origin.hold_after_check();
     let mut client = Wire::to_address(program.proxy).await;
@@ -97,7 +97,7 @@ async fn what_is_under_way_comes_to_its_end_over_a_reload() {
     let reply = client.reply().await;
     assert_eq!((reply.status, reply.content.len()), (200, 300_000));
     world.origin.release_chunk();
-    assert_eq!(streaming.reply_head().await.status, 200);
+    streaming.reply_head().await.assert_ok();
     assert_eq!(streaming.chunk().await, b"one");
     world.origin.release_chunk();
     assert_eq!(streaming.chunk().await, b"two");
@@ -118,10 +118,10 @@ async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
     world.configure_file(|text| format!("{text}\nlifetime = \"30m\"\n"));
     reload(&program).await;
     world.authorization_server.release_all();
-    assert_eq!(client.reply().await.status, 200);
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    client.reply().await.assert_ok();
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 1);
-    assert_eq!(world.authorization_server.reuse_count(), 0);
+    world.authorization_server.assert_no_reuse();
     program.stop().await;
 }
 
@@ -129,7 +129,7 @@ async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
 async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
     let mut world = World::plain().start_servers().await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let good = std::fs::read_to_string(world.dir.path().join("proxy.toml")).unwrap();
     world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
     program.signal(Signal::HUP);
@@ -138,7 +138,7 @@ async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
     let named = program.logs("proxy.toml:").await;
     assert!(!named.contains("test-client-secret"), "{named}");
     program.logs("cleint_id").await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let mut admin = Wire::to_address(program.admin).await;
     let metrics = admin.ask(&["GET /metrics HTTP/1.1", "Host: localhost"]).await.text();
     assert!(metrics.contains("bearerd_reloads_total{outcome=\"failure\"} 1\n"), "{metrics}");
@@ -147,7 +147,7 @@ async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
     std::fs::write(world.dir.path().join("proxy.toml"), "").unwrap();
     program.signal(Signal::HUP);
     program.logs("it is empty now").await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
 
     // One that is gone altogether, and then the good one again.
     std::fs::remove_file(world.dir.path().join("proxy.toml")).unwrap();
@@ -161,11 +161,11 @@ async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
         }
     };
     within(failed_thrice).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     world.configure_file(|_| good);
     program.signal(Signal::HUP);
     program.logs("the new configuration is in force").await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 1);
     program.stop().await;
 }
@@ -174,7 +174,7 @@ async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
 async fn keys_that_need_a_restart_are_named_and_change_nothing() {
     let mut world = World::plain().start_servers().await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     world.configure_file(|text| {
         let text = text.replacen("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:1\"", 1);
         text.replacen("threads = 2", "threads = 1", 1)
@@ -185,7 +185,7 @@ async fn keys_that_need_a_restart_are_named_and_change_nothing() {
         assert!(said.contains(key), "{key}: {said}");
     }
     assert!(said.contains("restart") && !said.contains("admin.listen"), "{said}");
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 1);
     assert!(!world.dir.path().join("elsewhere").exists());
     assert!(!world.dir.path().join("other-certs").exists());
@@ -202,7 +202,7 @@ async fn what_the_command_line_says_goes_for_a_reload_as_well() {
     });
     let said = reload(&program).await;
     assert!(!said.contains("restart"), "{said}");
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
 }
 
@@ -212,14 +212,14 @@ async fn a_client_secret_put_right_is_tried_at_once() {
     let server = &world.authorization_server;
     world.write_client_secret("a-mistyped-secret");
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 503);
-    assert_eq!(program.get(&world.http("/")).await, 503);
+    program.get(&world.http("/")).await.assert_no_token();
+    program.get(&world.http("/")).await.assert_no_token();
     assert_eq!(server.token_requests(), 1);
     world.write_client_secret("test-client-secret");
     reload(&program).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(server.token_requests(), 2);
-    assert_eq!(server.reuse_count(), 0);
+    server.assert_no_reuse();
     let log = program.stop().await;
     assert!(!log.contains("a-mistyped-secret") && !log.contains("test-client-secret"), "{log}");
 }
@@ -230,11 +230,11 @@ async fn a_new_seed_heals_a_dead_grant_without_a_restart() {
     let server = &world.authorization_server;
     server.revoke_refresh_token();
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 503);
+    program.get(&world.http("/")).await.assert_no_token();
     let seed = server.issue_refresh_token();
     world.write_seed(&seed);
     reload(&program).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(server.token_requests(), 2);
     assert_eq!(server.requests()[1].param("refresh_token"), Some(&*seed));
     assert_eq!(world.record()["terminal"], Value::Null);
@@ -324,7 +324,7 @@ async fn tokens_are_kept_over_reloads_of_anything_else() {
     assert_eq!(world.reload().await, Vec::<&str>::new());
     assert_eq!(world.status().generation, Generation(1));
     assert_eq!(world.status().condition, Condition::Fresh);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let large = world.client().post(world.http("/")).body(vec![b'x'; 2000]);
     assert_eq!(large.send().await.unwrap().status(), 413);
     assert_eq!(world.authorization_server.token_requests(), 1);
@@ -338,7 +338,7 @@ async fn a_token_is_kept_over_a_change_of_its_own_credential() {
         text.replace("client_id =", "margin = \"30s\"\ntimeout = \"9s\"\nclient_id =")
     });
     world.reload().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.status().generation, Generation(1));
     assert_eq!(world.authorization_server.token_requests(), 1);
 }
@@ -352,10 +352,10 @@ async fn a_token_under_way_is_found_by_the_credential_that_was_changed_meanwhile
     world.reload().await;
     let after = world.spawn_get();
     world.authorization_server.release_all();
-    assert_eq!(before.await.unwrap().0, 200);
-    assert_eq!(after.await.unwrap().0, 200);
+    before.await.unwrap().assert_ok();
+    after.await.unwrap().assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 2);
-    assert_eq!(world.authorization_server.reuse_count(), 0);
+    world.authorization_server.assert_no_reuse();
 }
 
 /// It is for a host of before, which the new grant may have nothing to do with.
@@ -378,7 +378,7 @@ async fn a_rejected_request_of_before_a_reload_gets_no_token_of_a_new_grant() {
     let there = world.client().get(other.url("/")).send().await.unwrap();
     assert_eq!(there.status(), 200);
     world.origin.release_all();
-    assert_eq!(request.await.unwrap().0, 401);
+    assert_eq!(request.await.unwrap().status, 401);
     assert_eq!(world.origin.requests().len(), 1);
     assert_eq!(world.authorization_server.token_requests(), 2);
 }
@@ -394,15 +394,15 @@ async fn a_token_that_could_not_be_saved_is_kept_over_a_change_of_its_credential
     let request = world.begin_refresh().await;
     std::fs::rename(&state, &away).unwrap();
     world.authorization_server.release_all();
-    assert_eq!(request.await.unwrap().0, 200);
+    request.await.unwrap().assert_ok();
     assert!(world.status().unsaved);
     world.configure(|text| text.replace("client_id =", "margin = \"30s\"\nclient_id ="));
     world.reload().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     std::fs::rename(&away, &state).unwrap();
     let server = &world.authorization_server;
     let saved = || world.record()["refresh_token"] == server.current_refresh_token();
     eventually("it is saved", saved).await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!((server.token_requests(), server.reuse_count()), (2, 0));
 }

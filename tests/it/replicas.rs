@@ -150,7 +150,7 @@ async fn near_expiry_an_endpoint_in_trouble_is_asked_once_by_all_replicas() {
 async fn a_siblings_token_is_adopted_within_two_seconds_without_a_request() {
     let (world, sibling) = pair().await;
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let stored = Instant::now();
     assert_eq!(world.status().generation, Generation(2));
     eventually("it is adopted", || sibling.status().generation == Generation(2)).await;
@@ -171,7 +171,7 @@ async fn a_rejection_reloads_before_it_asks() {
             0 => (world.get("/").await, sibling.get(&world).await),
             _ => (sibling.get(&world).await, world.get("/").await),
         };
-        assert_eq!((asks.0, finds.0), (200, 200));
+        assert_eq!((asks.status, finds.status), (200, 200));
         assert_eq!(server.token_requests() as u64, generation);
         world.assert_stored(generation);
     }
@@ -181,8 +181,8 @@ async fn a_rejection_reloads_before_it_asks() {
 async fn an_expired_token_is_looked_for_in_the_store_before_anyone_is_asked() {
     let (world, sibling) = pair().await;
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 200);
-    assert_eq!(sibling.get(&world).await.0, 200);
+    world.get("/").await.assert_ok();
+    sibling.get(&world).await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 2);
     let newest = world.authorization_server.tokens().newest_access_token().unwrap();
     assert_eq!(world.tokens_seen(), [newest.clone(), newest]);
@@ -215,8 +215,8 @@ async fn a_refresh_token_that_was_rotated_by_another_process_is_no_dead_grant() 
     let access_token = rotate_past_the_lock(&world);
     let stored = world.record();
     server.release_all();
-    assert_eq!(request.await.unwrap().0, 200);
-    assert_eq!(sibling.get(&world).await.0, 200);
+    request.await.unwrap().assert_ok();
+    sibling.get(&world).await.assert_ok();
     assert_eq!(world.tokens_seen(), [access_token.clone(), access_token]);
     assert_eq!(server.token_requests(), 2);
     assert_eq!(world.record(), stored, "generation 2 is untouched");
@@ -235,8 +235,8 @@ async fn a_record_that_another_process_has_stored_meanwhile_is_not_overwritten()
     let access_token = rotate_past_the_lock(&world);
     let stored = world.record();
     server.release_all();
-    assert_eq!(request.await.unwrap().0, 200);
-    assert_eq!(sibling.get(&world).await.0, 200);
+    request.await.unwrap().assert_ok();
+    sibling.get(&world).await.assert_ok();
     assert_eq!(world.tokens_seen(), [access_token.clone(), access_token]);
     assert_eq!(server.token_requests(), 2);
     assert_eq!(world.record(), stored, "generation 2 is untouched");
@@ -248,7 +248,7 @@ async fn a_siblings_dead_grant_is_known_without_a_request() {
     let server = &world.authorization_server;
     server.revoke_refresh_token();
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     let knows = || matches!(sibling.status().condition, Condition::NeedsLogin(_));
     eventually("the sibling has found it", knows).await;
     assert_eq!(server.token_requests(), 2);
@@ -260,7 +260,7 @@ async fn a_siblings_dead_grant_costs_no_second_token_request() {
     let server = &world.authorization_server;
     server.revoke_refresh_token();
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     assert_all(&sibling.get_many(&world, 20).await, 503);
     assert!(matches!(sibling.status().condition, Condition::NeedsLogin(_)));
     assert_all(&world.get_many(20).await, 503);
@@ -276,9 +276,9 @@ async fn near_expiry_a_siblings_dead_grant_leaves_the_token_to_its_end() {
     world.clock.advance(TO_MARGIN);
     let needs_login =
         |status: bearerd::token::Status| matches!(status.condition, Condition::NeedsLogin(_));
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     eventually("the first knows", || needs_login(world.status())).await;
-    assert_eq!(sibling.get(&world).await.0, 200);
+    sibling.get(&world).await.assert_ok();
     eventually("the second knows", || needs_login(sibling.status())).await;
     let (here, there) = tokio::join!(world.get_many(20), sibling.get_many(&world, 20));
     assert_all(&[here, there].concat(), 200);
@@ -292,15 +292,15 @@ async fn a_new_seed_given_to_one_replica_heals_both() {
     let server = &world.authorization_server;
     server.revoke_refresh_token();
     world.clock.advance(HOURS);
-    assert_eq!((world.get("/").await.0, sibling.get(&world).await.0), (503, 503));
+    assert_eq!((world.get("/").await.status, sibling.get(&world).await.status), (503, 503));
     world.write_seed(&server.issue_refresh_token());
     world.reload().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let stored = Instant::now();
     let healed = || sibling.status().condition == Condition::Fresh;
     eventually("the other has found it", healed).await;
     assert!(stored.elapsed() <= ADOPTION, "{:?}", stored.elapsed());
-    assert_eq!(sibling.get(&world).await.0, 200);
+    sibling.get(&world).await.assert_ok();
     assert_eq!(server.token_requests(), 3);
     let generation = world.record()["generation"].as_u64().unwrap();
     assert!(generation > 1);
@@ -308,7 +308,7 @@ async fn a_new_seed_given_to_one_replica_heals_both() {
 
     // The other is given it as well, later.
     sibling.app().reload(world.settings()).await.unwrap();
-    assert_eq!(sibling.get(&world).await.0, 200);
+    sibling.get(&world).await.assert_ok();
     assert_eq!(server.token_requests(), 3);
 }
 
@@ -320,11 +320,11 @@ async fn a_new_seed_wins_over_the_good_token_of_a_sibling() {
     let seed = server.issue_refresh_token();
     world.write_seed(&seed);
     world.reload().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(server.requests()[1].param("refresh_token"), Some(&*seed));
     let generation = world.status().generation;
     eventually("the other has it", || sibling.status().generation == generation).await;
-    assert_eq!(sibling.get(&world).await.0, 200);
+    sibling.get(&world).await.assert_ok();
     let newest = server.tokens().newest_access_token().unwrap();
     assert_eq!(world.tokens_seen(), [newest.clone(), newest]);
     assert_eq!(server.token_requests(), 2);
@@ -343,7 +343,7 @@ async fn holder(commit_first: bool) -> (World, Program) {
         })
         .start()
         .await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.stop().await;
     rewrite_record(&world, |record| {
         // The program's clock cannot be moved.
@@ -352,7 +352,7 @@ async fn holder(commit_first: bool) -> (World, Program) {
     });
     world.authorization_server.enqueue(TokenBehaviour::Stall { commit_first });
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     world.authorization_server.wait_for_token_requests(2).await;
     if commit_first {
         world.authorization_server.wait_for_committed(2).await;
@@ -390,10 +390,10 @@ async fn a_killed_lock_holder_blocks_nobody_and_its_refresh_is_done_by_another()
     // The pause after the last attempt is over, and the next request makes another.
     let freed = Instant::now();
     world.clock.advance(Duration::from_secs(2));
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     eventually("another has refreshed", || world.status().generation == Generation(2)).await;
     assert!(freed.elapsed() < Duration::from_secs(3), "{:?}", freed.elapsed());
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(server.token_requests(), 3);
     world.assert_stored(2);
     server.release_all();
@@ -419,7 +419,7 @@ async fn a_stopped_lock_holder_blocks_nobody_beyond_the_wait() {
     server.release_all();
     program.signal(Signal::CONT);
     eventually("it is adopted", || world.status().generation == Generation(2)).await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(server.token_requests(), 2);
     world.assert_stored(2);
     program.stop().await;
@@ -433,14 +433,14 @@ async fn a_rejection_waits_no_longer_for_a_stopped_lock_holder() {
     program.signal(Signal::STOP);
     server.tokens().revoke_all_access_tokens();
     let began = Instant::now();
-    assert_eq!(world.get("/").await.0, 401);
+    assert_eq!(world.get("/").await.status, 401);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(server.token_requests(), 2);
 
     server.release_all();
     program.signal(Signal::CONT);
     eventually("it is adopted", || world.status().generation == Generation(2)).await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(server.token_requests(), 2);
     program.stop().await;
 }
@@ -453,9 +453,9 @@ async fn with_a_backup() -> (World, Sibling, Vec<u8>) {
     let backup = std::fs::read(world.state().join("api.json")).unwrap();
     for _ in 0..2 {
         world.clock.advance(HOURS);
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
     }
-    assert_eq!(sibling.get(&world).await.0, 200);
+    sibling.get(&world).await.assert_ok();
     assert_eq!(sibling.status().generation, Generation(3));
     assert_eq!(world.authorization_server.token_requests(), 3);
     (world, sibling, backup)
@@ -498,10 +498,10 @@ async fn a_reload_does_not_forget_that_a_backup_was_put_back() {
     settings.credentials[0].token.lifetime = Some(Duration::from_secs(1800));
     world.app().reload(settings).await.unwrap();
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(server.token_requests(), 4);
     assert_eq!(server.requests()[3].param("refresh_token"), Some(&*newest));
-    assert_eq!(server.reuse_count(), 0);
+    server.assert_no_reuse();
 }
 
 #[tokio::test]
@@ -521,12 +521,12 @@ async fn a_backup_put_back_while_nobody_runs_costs_one_token_request_and_is_name
     assert_eq!(world.authorization_server.token_requests(), 4);
     assert!(matches!(world.status().condition, Condition::NeedsLogin(_)));
     assert!(matches!(sibling.status().condition, Condition::NeedsLogin(_)));
-    assert_eq!(world.terminal_reason(), "revoked");
+    world.assert_needs_login("revoked");
 
     // What heals it is what heals every dead grant.
     world.write_seed(&world.authorization_server.issue_refresh_token());
     world.reload().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     eventually("the other as well", || sibling.status().condition == Condition::Fresh).await;
     assert_eq!(world.authorization_server.token_requests(), 5);
 }

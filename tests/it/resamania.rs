@@ -8,7 +8,7 @@ use bearerd::token::Condition;
 use bearerd_test_support::{ClientAuth, OnReuse, Rotation, TokenBehaviour};
 use serde_json::{Value, json};
 
-use super::world::{HOURS, TO_MARGIN, World, WorldBuilder, eventually};
+use super::world::{HOURS, TO_MARGIN, World, WorldBuilder, assert_all, eventually};
 
 /// Longer than a server that refuses this OAuth client is left alone at first.
 const MINUTES: Duration = Duration::from_secs(120);
@@ -43,7 +43,7 @@ async fn every_refresh_sends_the_newest_refresh_token_and_keeps_the_next() {
     let mut sent = Vec::new();
     for generation in 1..=10 {
         sent.push(server.current_refresh_token());
-        assert_eq!(world.get("/members").await.0, 200);
+        world.get("/members").await.assert_ok();
         let record = world.record();
         assert_eq!(record["generation"], generation);
         assert_eq!(record["refresh_token"], server.current_refresh_token());
@@ -57,7 +57,7 @@ async fn every_refresh_sends_the_newest_refresh_token_and_keeps_the_next() {
         assert_eq!(request.form.len(), 4);
     }
     assert_eq!(requests.len(), 10);
-    assert_eq!(server.reuse_count(), 0);
+    server.assert_no_reuse();
     // Eight characters for each of the ten that were replaced.
     assert_eq!(world.record()["history"].as_str().unwrap().len(), 80);
 }
@@ -65,7 +65,7 @@ async fn every_refresh_sends_the_newest_refresh_token_and_keeps_the_next() {
 #[tokio::test]
 async fn a_lower_case_token_type_becomes_a_proper_authorization() {
     let world = resamania().start().await;
-    assert_eq!(world.get("/members").await.0, 200);
+    world.get("/members").await.assert_ok();
     let token = world.authorization_server.tokens().newest_access_token().unwrap();
     let seen = world.origin.requests()[0].header("authorization").unwrap().to_owned();
     assert_eq!(seen, format!("Bearer {token}"));
@@ -75,11 +75,9 @@ async fn a_lower_case_token_type_becomes_a_proper_authorization() {
 async fn a_member_of_staff_revoking_tokens_is_noticed_by_nobody() {
     let world = resamania().settled().await;
     world.authorization_server.tokens().revoke_all_access_tokens();
-    for (status, _) in world.get_many(30).await {
-        assert_eq!(status, 200);
-    }
+    assert_all(&world.get_many(30).await, 200);
     assert_eq!(world.authorization_server.token_requests(), 2);
-    assert_eq!(world.authorization_server.reuse_count(), 0);
+    world.authorization_server.assert_no_reuse();
 }
 
 #[tokio::test]
@@ -91,9 +89,9 @@ async fn a_400_about_the_refresh_token_needs_a_login() {
         assert!(proxy_status.contains("credential_needs_login"), "{proxy_status}");
         assert!(!proxy_status.contains(description), "{proxy_status}");
         world.clock.advance(HOURS);
-        assert_eq!(world.get("/members").await.0, 503);
+        world.get("/members").await.assert_no_token();
         assert_eq!(world.authorization_server.token_requests(), 2);
-        assert_eq!(world.terminal_reason(), "revoked");
+        world.assert_needs_login("revoked");
     }
 }
 
@@ -115,12 +113,12 @@ async fn errors_of_the_configuration_keep_the_refresh_token() {
         let (world, status, proxy_status) = with_error(TokenBehaviour::json(status, body)).await;
         assert_eq!(status, 503, "{case}");
         assert!(proxy_status.contains("credential_unavailable"), "{case}: {proxy_status}");
-        assert_eq!(world.get("/members").await.0, 503, "{case}");
+        world.get("/members").await.assert_status(503, &case);
         assert_eq!(world.status().condition.to_string(), "failing (refused)", "{case}");
-        assert_eq!(world.authorization_server.token_requests(), 2, "{case}");
+        world.authorization_server.assert_token_requests(2, &case);
         assert_eq!(world.record()["terminal"], Value::Null, "{case}");
         world.clock.advance(MINUTES);
-        assert_eq!(world.get("/members").await.0, 200, "{case}");
+        world.get("/members").await.assert_status(200, &case);
         assert_eq!(world.authorization_server.reuse_count(), 0, "{case}");
     }
 }
@@ -134,7 +132,7 @@ async fn a_404_of_a_gateway_passes_and_keeps_the_refresh_token() {
         let (world, status, proxy_status) = with_error(error).await;
         assert_eq!(status, 200, "{proxy_status}");
         assert_eq!(world.record()["terminal"], Value::Null);
-        assert_eq!(world.authorization_server.reuse_count(), 0);
+        world.authorization_server.assert_no_reuse();
     }
 }
 
@@ -144,10 +142,10 @@ async fn a_429_without_a_time_is_left_alone_for_a_minute() {
     assert_eq!(status, 503);
     assert!(proxy_status.contains("credential_unavailable"), "{proxy_status}");
     world.clock.advance(Duration::from_secs(50));
-    assert_eq!(world.get("/members").await.0, 503);
+    world.get("/members").await.assert_no_token();
     assert_eq!(world.authorization_server.token_requests(), 2);
     world.clock.advance(Duration::from_secs(11));
-    assert_eq!(world.get("/members").await.0, 200);
+    world.get("/members").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 3);
 }
 
@@ -158,8 +156,8 @@ async fn a_500_before_the_rotation_is_asked_again_before_anybody_notices() {
     assert_eq!(status, 200);
     let server = &world.authorization_server;
     assert_eq!(server.token_requests(), 3);
-    assert_eq!(server.reuse_count(), 0);
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+    server.assert_no_reuse();
+    world.assert_newest_refresh_token_is_stored();
 }
 
 /// The honest limit: the old refresh token is deleted at once, the new one was in the lost answer.
@@ -171,7 +169,7 @@ async fn a_500_after_the_rotation_cannot_be_healed_and_says_so() {
     assert!(proxy_status.contains("credential_needs_login"), "{proxy_status}");
     assert!(proxy_status.contains("lost"), "{proxy_status}");
     assert_eq!(world.authorization_server.token_requests(), 3);
-    assert_eq!(world.terminal_reason(), "lost_rotation");
+    world.assert_needs_login("lost_rotation");
 }
 
 #[tokio::test]
@@ -185,14 +183,12 @@ async fn an_error_near_expiry_is_noticed_by_nobody() {
         let world = resamania().settled().await;
         world.authorization_server.enqueue(error);
         world.clock.advance(TO_MARGIN);
-        assert_eq!(world.get("/members").await.0, 200);
+        world.get("/members").await.assert_ok();
         eventually("the failure is known", || {
             matches!(world.status().condition, Condition::Failing(_) | Condition::NeedsLogin(_))
         })
         .await;
-        for (status, _) in world.get_many(5).await {
-            assert_eq!(status, 200);
-        }
+        assert_all(&world.get_many(5).await, 200);
         assert_eq!(world.authorization_server.token_requests(), 2);
     }
 }

@@ -50,7 +50,7 @@ async fn record_under(world: &World, key: &str) -> Option<TokenRecord> {
 async fn what_the_program_stores_is_encrypted_and_read_again_after_a_restart() {
     let world = world(World::plain()).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
     let server = &world.authorization_server;
     let record = record_under(&world, KEY).await.unwrap();
@@ -62,7 +62,7 @@ async fn what_the_program_stores_is_encrypted_and_read_again_after_a_restart() {
         }
     }
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(server.token_requests(), 1);
     let log = program.stop().await;
     assert!(!log.contains(KEY), "{log}");
@@ -73,7 +73,7 @@ async fn what_the_program_stores_is_encrypted_and_read_again_after_a_restart() {
 async fn a_wrong_key_stops_the_start_and_touches_nothing() {
     let mut world = world(World::plain()).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
     let before = state(&world);
     world.write_secret("key", OTHER_KEY);
@@ -115,11 +115,11 @@ async fn plain_text_of_before_and_an_old_key_are_read_and_replaced_by_the_next_c
         world.restart().await;
         // The token of before is still good, and nothing is plain from now on.
         let requests = world.authorization_server.token_requests();
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         assert_eq!(world.authorization_server.token_requests(), requests);
         assert!(!record_text(&world).contains("refresh_token"));
         world.clock.advance(HOURS);
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         let record = record_under(&world, current).await.unwrap();
         assert!(
             world
@@ -128,7 +128,7 @@ async fn plain_text_of_before_and_an_old_key_are_read_and_replaced_by_the_next_c
         );
         assert!(!record_text(&world).contains("refresh_token"));
     }
-    assert_eq!(world.authorization_server.reuse_count(), 0);
+    world.authorization_server.assert_no_reuse();
 }
 
 /// Another process with another key has written: this one serves what it has, and then refuses.
@@ -136,7 +136,7 @@ async fn plain_text_of_before_and_an_old_key_are_read_and_replaced_by_the_next_c
 async fn a_record_that_another_key_has_sealed_meanwhile_is_never_overwritten() {
     let mut world = world(World::builder()).await;
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let elsewhere = tempfile::tempdir().unwrap();
     let keys = EncryptionKeys { current: Some(parsed(OTHER_KEY)), old: Vec::new(), plain: false };
     let store = Config::File { dir: elsewhere.path().to_owned(), keys }.build().unwrap();
@@ -144,9 +144,9 @@ async fn a_record_that_another_key_has_sealed_meanwhile_is_never_overwritten() {
     store.put("api", Version::ABSENT, None, &record).await.unwrap();
     std::fs::rename(elsewhere.path().join("api.json"), world.state().join("api.json")).unwrap();
     let before = state(&world);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.clock.advance(HOURS);
-    let (status, _) = world.get("/").await;
+    let status = world.get("/").await.status;
     assert_eq!(status, 503);
     let (_, error) = world.status().last_error.unwrap();
     assert!(error.contains(&id(OTHER_KEY)) && error.contains("api.json"), "{error}");

@@ -23,14 +23,14 @@ async fn a_new_seed_heals_a_dead_grant_within_three_seconds_and_without_a_signal
     let server = &world.authorization_server;
     server.revoke_refresh_token();
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 503);
-    assert_eq!(program.get(&world.http("/")).await, 503);
+    program.get(&world.http("/")).await.assert_no_token();
+    program.get(&world.http("/")).await.assert_no_token();
     assert_eq!(server.token_requests(), 1);
     let seed = server.issue_refresh_token();
     world.write_seed(&seed);
     let changed = Instant::now();
     program.logs("the new configuration is in force").await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert!(changed.elapsed() < SOON, "{:?}", changed.elapsed());
     assert_eq!(server.requests()[1].param("refresh_token"), Some(&*seed));
     assert_eq!(world.record()["terminal"], Value::Null);
@@ -46,11 +46,11 @@ async fn a_wrong_new_seed_is_said_and_the_grant_before_it_goes_on() {
     let world = World::plain().start_servers().await;
     let server = &world.authorization_server;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let refresh_token = world.record()["refresh_token"].clone();
     world.write_seed("a-refresh-token-of-long-ago");
     program.logs("the new configuration is in force").await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     program.logs("the new seed is no good").await;
     assert_eq!(server.token_requests(), 2);
     assert_eq!(world.record()["refresh_token"], refresh_token);
@@ -71,11 +71,11 @@ async fn a_client_secret_that_kubernetes_swaps_is_used_without_a_signal() {
     symlink("..one", at("..data")).unwrap();
     symlink("..data/secret", at("secret")).unwrap();
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 503);
+    program.get(&world.http("/")).await.assert_no_token();
     symlink("..two", at("..data_tmp")).unwrap();
     std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
     program.logs("the new configuration is in force").await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 2);
     let log = program.stop().await;
     assert!(!log.contains("a-mistyped-secret") && !log.contains("test-client-secret"), "{log}");
@@ -87,15 +87,15 @@ async fn a_changed_configuration_is_in_force_without_a_signal_and_a_bad_one_is_r
     let tokens = Some(world.authorization_server.tokens());
     let other = OriginServer::start(OriginConfig { tokens, ..OriginConfig::default() }).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&other.url("/")).await, 401);
+    assert_eq!(program.get(&other.url("/")).await.status, 401);
     let one = format!("hosts = [\"{}\"]", world.origin.authority());
     let both = format!("hosts = [\"{}\", \"{}\"]", world.origin.authority(), other.authority());
     world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
     program.logs("the one before stays in force").await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     world.configure_file(|text| text.replace("cleint_id =", "client_id =").replace(&one, &both));
     program.logs("the new configuration is in force").await;
-    assert_eq!(program.get(&other.url("/")).await, 200);
+    program.get(&other.url("/")).await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 1);
     let log = program.stop().await;
     assert_eq!(log.matches("the one before stays in force").count(), 1, "{log}");
@@ -110,7 +110,7 @@ async fn a_secret_that_comes_after_the_configuration_that_names_it_is_noticed() 
     program.logs("the one before stays in force").await;
     world.write_secret("new-secret", "test-client-secret");
     program.logs("the new configuration is in force").await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
 }
 
@@ -128,9 +128,9 @@ async fn a_command_is_run_again_when_its_client_secret_is_refused() {
     let program = Program::start(&world).await;
     world.write_secret("vault", "test-client-secret");
     assert_eq!(runs(), 1);
-    assert_eq!(program.get(&world.http("/")).await, 503);
+    program.get(&world.http("/")).await.assert_no_token();
     program.logs("the new configuration is in force").await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let noticed = program.logs(NOTICED).await;
     assert!(noticed.contains("command `sh`"), "{noticed}");
     // One to see that it says something else, one for the new settings.

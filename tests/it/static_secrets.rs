@@ -51,7 +51,7 @@ async fn a_rejected_secret_is_read_again_and_the_request_sent_again() {
     for source in [&*by_command(), "{ file = \"key\" }"] {
         let world = world(source).await;
         let program = Program::start(&world).await;
-        assert_eq!(program.get(&world.http("/")).await, 200);
+        program.get(&world.http("/")).await.assert_ok();
         let newer = rotate(&world);
         let body = pattern(5000);
         let request = program.client().post(world.http("/")).body(body.clone());
@@ -60,7 +60,7 @@ async fn a_rejected_secret_is_read_again_and_the_request_sent_again() {
         assert_eq!(requests.len(), 3, "{source}");
         assert_eq!(requests[2].bearer(), Some(&*newer));
         assert!(requests[2].body == body);
-        assert_eq!(program.get(&world.http("/")).await, 200);
+        program.get(&world.http("/")).await.assert_ok();
         assert_eq!(world.origin.requests().len(), 4);
         assert_eq!(world.authorization_server.token_requests(), 0);
         let log = program.stop().await;
@@ -89,7 +89,7 @@ async fn a_key_beside_something_that_requests_choose_is_read_again_too() {
         lines.extend(fields);
         rotate(&world);
         let reply = Wire::to_address(program.proxy).await.ask(&lines).await;
-        assert_eq!(reply.status, 200, "{choice}: {}", reply.text());
+        reply.assert_status(200, format!("{choice}: {}", reply.text()));
         assert_eq!(world.origin.requests().len(), 2);
         assert_eq!(world.origin.requests()[1].header("x-of"), Some("paris"));
         program.stop().await;
@@ -111,7 +111,7 @@ async fn a_key_that_stays_wrong_costs_one_reading_in_five_seconds() {
     }
     assert_eq!(requests.join_all().await, [401; 50]);
     for _ in 0..10 {
-        assert_eq!(program.get(&url).await, 401);
+        assert_eq!(program.get(&url).await.status, 401);
     }
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!(runs(&world), 2);
@@ -156,12 +156,12 @@ inject = { x-key = "${key}" }
     let program = Program::start(&world).await;
     let step_up = r#"Bearer error="insufficient_scope""#;
     world.origin.enqueue(Answer::status(401).with_header("www-authenticate", step_up));
-    assert_eq!(program.get(&world.http("/")).await, 401);
+    assert_eq!(program.get(&world.http("/")).await.status, 401);
     world.origin.enqueue(Answer::status(403));
-    assert_eq!(program.get(&world.http("/")).await, 403);
+    assert_eq!(program.get(&world.http("/")).await.status, 403);
     assert_eq!(runs(&world), 1);
     world.origin.enqueue(Answer::RejectToken);
-    assert_eq!(program.get(&world.http("/")).await, 401);
+    assert_eq!(program.get(&world.http("/")).await.status, 401);
     assert_eq!(runs(&world), 2);
     let others = std::fs::read_to_string(world.dir.path().join("others")).unwrap();
     assert_eq!(others.lines().count(), 1);
@@ -177,7 +177,7 @@ async fn after_a_body_that_was_not_kept_the_next_request_has_the_new_key() {
     assert_eq!(upload.send().await.unwrap().status(), 401);
     assert_eq!(world.origin.requests().len(), 1);
     program.logs("the new configuration is in force").await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
 }
 
@@ -191,7 +191,7 @@ async fn a_command_that_hangs_holds_a_request_no_longer_than_the_limit() {
     rotate(&world);
     world.write_secret("slow", "");
     let asked = Instant::now();
-    assert_eq!(program.get(&world.http("/")).await, 401);
+    assert_eq!(program.get(&world.http("/")).await.status, 401);
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     program.stop().await;
 }
@@ -201,7 +201,7 @@ async fn a_command_that_hangs_holds_a_request_no_longer_than_the_limit() {
 async fn a_key_that_is_for_another_host_by_now_is_not_sent_to_the_one_before() {
     let mut world = world("{ file = \"key\" }").await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let host = format!("hosts = [\"{}\"]", world.origin.authority());
     world.origin.hold_after_check();
     world.authorization_server.tokens().revoke_all_access_tokens();
@@ -222,11 +222,11 @@ async fn a_key_that_is_for_another_host_by_now_is_not_sent_to_the_one_before() {
 async fn a_caller_of_the_library_reads_the_secrets_himself() {
     let mut world = world("{ file = \"key\" }").await;
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     rotate(&world);
     // Nobody reads: the rejection is passed on at once.
     let asked = Instant::now();
-    assert_eq!(world.get("/").await.0, 401);
+    assert_eq!(world.get("/").await.status, 401);
     assert!(asked.elapsed() < Duration::from_secs(5));
     let reading = async {
         let rejected = world.app().rejected_secrets().await;
@@ -238,7 +238,7 @@ async fn a_caller_of_the_library_reads_the_secrets_himself() {
     let answered = async {
         // The reading has begun to be waited for.
         tokio::task::yield_now().await;
-        world.get("/").await.0
+        world.get("/").await.status
     };
     tokio::select! {
         () = reading => {}

@@ -41,7 +41,7 @@ async fn ask(admin: SocketAddr, path: &str) -> Reply {
 /// The one credential, as the admin listener describes it.
 pub(crate) async fn described(admin: SocketAddr) -> Value {
     let reply = ask(admin, "/api/v1/credentials").await;
-    assert_eq!(reply.status, 200);
+    reply.assert_ok();
     assert_eq!(reply.field("content-type"), Some("application/json"));
     assert_eq!(reply.field("cache-control"), Some("no-store"));
     let all: Value = serde_json::from_slice(&reply.content).unwrap();
@@ -76,7 +76,7 @@ async fn status_says_what_each_credential_is_doing() {
     assert_eq!(code, Some(0));
     assert!(said.starts_with("api: absent\n") && said.contains("none yet"), "{said}");
 
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let (code, said, complaints) = status(world.dir.path(), &[]).await;
     assert_eq!((code, &*complaints), (Some(0), ""));
     assert!(said.starts_with("api: fresh\n"), "{said}");
@@ -132,7 +132,7 @@ async fn status_without_an_admin_listener_says_so() {
 async fn the_probe_fails_while_the_proxy_drains() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     world.origin.clear();
     world.origin.hold();
     let mut client = Wire::to_address(program.proxy).await;
@@ -143,9 +143,9 @@ async fn the_probe_fails_while_the_proxy_drains() {
     let (code, said, complaints) = status(world.dir.path(), &["--probe"]).await;
     assert_eq!((code, &*said), (Some(69), ""), "{complaints}");
     assert!(complaints.contains("draining"), "{complaints}");
-    assert_eq!(ask(program.admin, "/livez").await.status, 200);
+    ask(program.admin, "/livez").await.assert_ok();
     world.origin.release_all();
-    assert_eq!(client.reply().await.status, 200);
+    client.reply().await.assert_ok();
     assert_eq!(program.ends().await.code(), Some(0));
 }
 
@@ -157,7 +157,7 @@ async fn a_dead_grant_is_shown_with_its_reason_and_what_to_do() {
     let echo = format!("refresh token {token} is unknown");
     server.enqueue(TokenBehaviour::error(400, "invalid_grant", Some(&echo)));
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 503);
+    program.get(&world.http("/")).await.assert_no_token();
     let (code, said, _) = status(world.dir.path(), &[]).await;
     assert_eq!(code, Some(0));
     assert!(said.starts_with("api: needs_login (revoked)\n"), "{said}");
@@ -187,7 +187,7 @@ async fn a_dead_grant_is_shown_after_a_restart() {
     let world = servers(World::builder()).await;
     world.authorization_server.revoke_refresh_token();
     let first = Program::start(&world).await;
-    assert_eq!(first.get(&world.http("/")).await, 503);
+    first.get(&world.http("/")).await.assert_no_token();
     first.stop().await;
     let second = Program::start(&world).await;
     let credential = described(second.admin).await;
@@ -204,7 +204,7 @@ async fn a_dead_grant_is_shown_after_a_restart() {
 async fn a_token_that_is_over_is_shown_as_expired() {
     let mut world = servers(World::builder()).await;
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.clock.advance(HOURS);
     let (code, said, _) = status(world.dir.path(), &[]).await;
     assert_eq!(code, Some(0));
@@ -220,7 +220,7 @@ async fn a_refresh_that_was_refused_is_shown_with_what_to_do() {
     let mut world = servers(World::builder()).await;
     world.start_proxy().await;
     world.authorization_server.enqueue(TokenBehaviour::error(401, "invalid_client", None));
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     let ready = world.ask_admin("/readyz").await;
     assert_eq!(ready.status, 200);
     let ready: Value = serde_json::from_slice(&ready.content).unwrap();
@@ -241,7 +241,7 @@ async fn a_token_that_is_only_in_memory_is_shown_with_what_to_do() {
     let (state, away) = (world.state(), world.dir.path().join("away"));
     std::fs::rename(&state, &away).unwrap();
     world.authorization_server.release_all();
-    assert_eq!(request.await.unwrap().0, 200);
+    request.await.unwrap().assert_ok();
     let unsaved = "bearerd_credential_unsaved{credential=\"api\"}";
     assert_eq!(sample(&world.ask_admin("/metrics").await.text(), unsaved), Some(1.0));
     assert_eq!(described(world.app().admin_address().unwrap()).await["unsaved"], true);
@@ -269,13 +269,13 @@ async fn beyond_loopback_the_probes_name_nobody_and_the_rest_needs_the_token() {
     let ready = ask(admin, "/readyz").await;
     assert_eq!((ready.status, ready.text()), (200, "{\"status\":\"ok\"}\n".to_owned()));
     for path in ["/metrics", "/api/v1/credentials"] {
-        assert_eq!(ask(admin, path).await.status, 401, "{path}");
+        ask(admin, path).await.assert_status(401, path);
         let request = [
             &*format!("GET {path} HTTP/1.1"),
             "Host: localhost",
             "Authorization: Bearer test-admin-token",
         ];
-        assert_eq!(Wire::to_address(admin).await.ask(&request).await.status, 200, "{path}");
+        Wire::to_address(admin).await.ask(&request).await.assert_status(200, path);
     }
     // `bearerd status` finds the token where the proxy does.
     let (code, said, complaints) = status(world.dir.path(), &[]).await;
@@ -288,7 +288,7 @@ async fn beyond_loopback_the_probes_name_nobody_and_the_rest_needs_the_token() {
 async fn a_credential_is_described_with_all_its_members() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let credential = described(program.admin).await;
     let names: Vec<&String> = credential.as_object().unwrap().keys().collect();
     for name in [
@@ -328,7 +328,7 @@ async fn what_is_asked_for_under_another_name_is_403() {
         for host in ["evil.test", "evil.test:9090", "localhost.evil.test", "127.0.0.1.evil.test"] {
             let request = [format!("GET {path} HTTP/1.1"), format!("Host: {host}")];
             let reply = Wire::to_address(program.admin).await.ask(&request).await;
-            assert_eq!(reply.status, 403, "{path} {host}");
+            reply.assert_status(403, format!("{path} {host}"));
             assert!(!reply.text().contains("api\""), "{}", reply.text());
         }
         let host = format!("Host: {}", program.admin);
@@ -337,7 +337,7 @@ async fn what_is_asked_for_under_another_name_is_403() {
     }
     for path in ["/livez", "/readyz"] {
         let request = [format!("GET {path} HTTP/1.1"), "Host: evil.test".to_owned()];
-        assert_eq!(Wire::to_address(program.admin).await.ask(&request).await.status, 200);
+        Wire::to_address(program.admin).await.ask(&request).await.assert_ok();
     }
     program.stop().await;
 }
@@ -401,10 +401,10 @@ async fn metrics_are_openmetrics_and_count_what_happened() {
     parsed(&reply.text());
 
     for _ in 0..3 {
-        assert_eq!(program.get(&world.http("/")).await, 200);
+        program.get(&world.http("/")).await.assert_ok();
     }
-    assert_eq!(program.get(&world.http("/status/404")).await, 404);
-    assert_eq!(program.get(&world.http("/status/500")).await, 500);
+    assert_eq!(program.get(&world.http("/status/404")).await.status, 404);
+    assert_eq!(program.get(&world.http("/status/500")).await.status, 500);
     let metrics = ask(program.admin, "/metrics").await.text();
     parsed(&metrics);
     let api = "credential=\"api\"";
@@ -434,11 +434,11 @@ async fn absorbed_rejections_and_failed_refreshes_are_counted() {
     let server = &world.authorization_server;
     let admin = world.app().admin_address().unwrap();
     server.tokens().revoke_all_access_tokens();
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.clock.advance(HOURS);
     server
         .enqueue(TokenBehaviour::json(429, serde_json::json!({})).with_header("retry-after", "60"));
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     let metrics = ask(admin, "/metrics").await.text();
     parsed(&metrics);
     let api = "credential=\"api\"";
@@ -460,7 +460,7 @@ async fn a_rejection_that_no_refresh_heals_is_counted_as_passed_on() {
     let server = &world.authorization_server;
     server.revoke_refresh_token();
     server.tokens().revoke_all_access_tokens();
-    assert_eq!(world.get("/").await.0, 401);
+    assert_eq!(world.get("/").await.status, 401);
     let metrics = world.ask_admin("/metrics").await.text();
     let rejections = |outcome: &str| {
         let series = "bearerd_rejections_total{credential=\"api\",outcome=";
@@ -476,12 +476,12 @@ async fn no_label_holds_what_a_client_chose() {
     let program = Program::start(&world).await;
     let other = OriginServer::start(OriginConfig::default()).await;
     let port = other.port();
-    assert_eq!(program.get(&format!("http://127.0.0.1:{port}/x")).await, 200);
+    program.get(&format!("http://127.0.0.1:{port}/x")).await.assert_ok();
     let before = parsed(&ask(program.admin, "/metrics").await.text());
     for number in 2..200 {
         // All of them lead to this machine.
         let url = format!("http://127.0.0.{number}:{port}/client-path-{number}?q=client-query");
-        let status = program.get(&url).await;
+        let status = program.get(&url).await.status;
         assert!(matches!(status, 200 | 502), "{status}");
     }
     for name in ["client-one.invalid", "client-two.invalid"] {

@@ -23,7 +23,7 @@ async fn a_lifetime_is_read_as_a_number_or_as_text() {
     for (number, spelling) in spellings.into_iter().enumerate() {
         server.set_expires_in(ExpiresIn::Json(spelling.clone()));
         world.clock.advance(HOURS);
-        assert_eq!(world.get("/").await.0, 200, "{spelling}");
+        world.get("/").await.assert_status(200, &spelling);
         assert_eq!(server.token_requests(), number + 1, "{spelling}");
         let record = world.record();
         let lifetime = time(&record["expires_at"]).duration_since(time(&record["issued_at"]));
@@ -40,10 +40,10 @@ async fn a_token_without_a_lifetime_is_used_until_the_api_rejects_it() {
         let server = &world.authorization_server;
         assert_eq!(world.record()["expires_at"], Value::Null);
         world.clock.advance(Duration::from_secs(300 * 24 * 3600));
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         assert_eq!(server.token_requests(), 1);
         server.tokens().revoke_all_access_tokens();
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         assert_eq!(server.token_requests(), 2);
         world.assert_stored(2);
         assert_eq!(world.record()["expires_at"], Value::Null);
@@ -57,7 +57,7 @@ async fn a_configured_lifetime_stands_in_for_one_that_the_answer_lacks() {
         .authorization_server(|config| config.expires_in = ExpiresIn::Absent);
     let world = builder.settled().await;
     world.clock.advance(Duration::from_secs(600));
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 2);
     world.assert_stored(2);
 }
@@ -69,11 +69,11 @@ async fn the_token_type_may_be_written_in_any_case_or_not_at_all() {
         let builder = World::builder()
             .authorization_server(|config| config.token_type = kind.map(str::to_owned));
         let world = builder.start().await;
-        assert_eq!(world.get("/").await.0, 200, "{kind:?}");
+        world.get("/").await.assert_status(200, format!("{kind:?}"));
         let token = world.authorization_server.tokens().newest_access_token().unwrap();
         let seen = world.origin.requests()[0].header("authorization").unwrap().to_owned();
         assert_eq!(seen, format!("Bearer {token}"), "{kind:?}");
-        assert_eq!(world.authorization_server.token_requests(), 1, "{kind:?}");
+        world.authorization_server.assert_token_requests(1, format!("{kind:?}"));
     }
 }
 
@@ -101,16 +101,16 @@ async fn after_an_unusable_answer_a_rejection_is_still_healed_with_the_salvaged_
         "refresh_token": salvaged});
     server.enqueue(TokenBehaviour::json(200, answer));
     world.clock.advance(TO_MARGIN);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let failed = || matches!(world.status().condition, Condition::Failing(_));
     eventually("the unusable answer has been read", failed).await;
     assert_eq!(world.record()["refresh_token"], salvaged);
 
     server.tokens().revoke_all_access_tokens();
     world.clock.advance(2 * MINUTE);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(server.token_requests(), 3);
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+    world.assert_newest_refresh_token_is_stored();
 }
 
 /// Row 15.
@@ -120,7 +120,7 @@ async fn a_maintenance_page_with_status_200_is_asked_again() {
     for _ in 0..2 {
         world.authorization_server.enqueue(TokenBehaviour::html(200, "<html>soon</html>"));
     }
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 3);
     world.assert_stored(1);
 }
@@ -135,7 +135,7 @@ async fn a_refresh_token_that_is_not_answered_stays_in_use() {
         });
         let world = builder.settled().await;
         world.clock.advance(HOURS);
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         let requests = world.authorization_server.requests();
         let sent: Vec<_> = requests.iter().map(|request| request.param("refresh_token")).collect();
         let seed = world.authorization_server.current_refresh_token();
@@ -155,7 +155,7 @@ async fn an_answer_that_was_reset_is_asked_for_again_within_the_shortest_grace()
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
     server.enqueue(TokenBehaviour::DropAfterCommit);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let requests = server.requests();
     assert_eq!(requests.len(), 3);
     assert_eq!(requests[1].param("refresh_token"), requests[2].param("refresh_token"));
@@ -174,7 +174,7 @@ async fn a_superseded_refresh_token_that_is_handed_back_does_not_replace_the_new
     let answer = json!({"access_token": access_token, "expires_in": 3600, "refresh_token": old});
     server.enqueue(TokenBehaviour::json(200, answer));
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.tokens_seen(), [access_token]);
     assert_eq!(world.record()["refresh_token"], current);
 }
@@ -191,7 +191,7 @@ async fn a_provider_may_begin_to_rotate_one_day() {
             server.set_rotation(Rotation::STRICT);
         }
         world.clock.advance(HOURS);
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         assert_eq!(server.token_requests(), usize::try_from(generation).unwrap());
         world.assert_stored(generation);
         assert_eq!(world.record()["refresh_token"] == seed, generation < 4);
@@ -230,7 +230,7 @@ async fn a_throttling_server_is_left_alone_for_as_long_as_it_says() {
     }
     assert_eq!(server.token_requests(), 1);
     world.clock.advance(Duration::from_secs(121));
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(server.token_requests(), 2);
     world.assert_stored(1);
 }
@@ -242,7 +242,7 @@ async fn a_redirected_token_request_goes_nowhere_else() {
     let elsewhere = OriginServer::start(Default::default()).await;
     let redirect = TokenBehaviour::json(307, json!({}));
     world.authorization_server.enqueue(redirect.with_header("location", &elsewhere.url("/token")));
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     assert_eq!(world.authorization_server.token_requests(), 1);
     assert_eq!(elsewhere.requests().len(), 0);
 }
@@ -252,7 +252,7 @@ async fn a_redirected_token_request_goes_nowhere_else() {
 #[tokio::test]
 async fn a_refresh_posts_a_form_with_the_client_in_it() {
     let world = World::new().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let request = &world.authorization_server.requests()[0];
     let seed = &world.authorization_server.previous_refresh_tokens()[0];
     let expected = [
@@ -280,7 +280,7 @@ async fn basic_and_basic_raw_differ_in_their_encoding_and_send_the_secret_once()
                 (config.client_id, config.client_secret) = (id.to_owned(), secret.to_owned());
             });
         let world = builder.start().await;
-        assert_eq!(world.get("/").await.0, 200, "{word}");
+        world.get("/").await.assert_status(200, word);
         let request = &world.authorization_server.requests()[0];
         assert_eq!(request.basic(), Some((name.to_owned(), password.to_owned())));
         assert_eq!((request.param("client_id"), request.param("client_secret")), (None, None));
@@ -309,7 +309,7 @@ async fn client_credentials_need_no_refresh_token() {
     assert_eq!(world.record()["refresh_token"], Value::Null);
     assert_eq!(world.record()["generation"], 3);
     world.restart().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 3);
 }
 

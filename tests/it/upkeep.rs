@@ -47,9 +47,9 @@ async fn forty_idle_days_cost_one_token_request_and_end_with_a_token() {
     world.clock.advance(2 * DAY);
     reaches(&world, 2).await;
     world.clock.advance(9 * DAY);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 3);
-    assert_eq!(world.record()["refresh_token"], world.authorization_server.current_refresh_token());
+    world.assert_newest_refresh_token_is_stored();
 }
 
 /// Row 6: the wall clock jumps an hour ahead, and back again.
@@ -59,20 +59,20 @@ async fn a_clock_that_jumps_an_hour_costs_at_most_one_token_request_for_each_jum
     let server = &world.authorization_server;
     world.clock.set_back(HOUR);
     for _ in 0..20 {
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
     }
     assert_eq!(server.token_requests(), 1);
     world.clock.advance(2 * HOUR);
     for _ in 0..20 {
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
     }
     assert_eq!(server.token_requests(), 2);
     world.clock.set_back(HOUR);
     for _ in 0..20 {
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
     }
     assert_eq!(server.token_requests(), 2);
-    assert_eq!(server.reuse_count(), 0);
+    server.assert_no_reuse();
 }
 
 /// Its issue is in the future then, and that is no reason to wait for it to become known to the API.
@@ -98,7 +98,7 @@ async fn a_clock_that_is_set_back_does_not_lengthen_a_failure() {
     eventually("the token request has failed", failed).await;
     world.clock.set_back(Duration::from_secs(1800));
     // Whoever waits sees the next attempt through, two seconds later.
-    assert_eq!(waiting.await.unwrap().0, 200);
+    waiting.await.unwrap().assert_ok();
 }
 
 /// The wall clock is all that a restart has to go by.
@@ -112,7 +112,7 @@ async fn a_clock_that_was_set_back_before_a_restart_does_not_lengthen_a_servers_
     world.clock.set_back(HOUR);
     world.restart().await;
     // Two seconds of a pause are sat out.
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 3);
 }
 
@@ -124,9 +124,9 @@ async fn a_lifetime_that_is_none_is_no_loop_of_token_requests() {
             .authorization_server(|config| config.expires_in = ExpiresIn::Json(junk.clone()));
         let world = builder.settled().await;
         for _ in 0..20 {
-            assert_eq!(world.get("/").await.0, 200, "{junk}");
+            world.get("/").await.assert_status(200, &junk);
         }
-        assert_eq!(world.authorization_server.token_requests(), 1, "{junk}");
+        world.authorization_server.assert_token_requests(1, &junk);
     }
 }
 
@@ -156,7 +156,7 @@ async fn a_server_that_returns_the_same_token_early_is_asked_later() {
     server.enqueue(TokenBehaviour::json(200, json!({"access_token": same, "expires_in": 200})));
     reaches(&world, 2).await;
     for _ in 0..20 {
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
     }
     assert_eq!(world.status().condition, Condition::Fresh);
     assert_eq!(server.token_requests(), 2);
@@ -166,21 +166,21 @@ async fn a_server_that_returns_the_same_token_early_is_asked_later() {
 #[tokio::test]
 async fn a_logout_ends_a_credential_in_every_process_and_through_restarts() {
     let mut world = with_admin().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let sibling = world.sibling().await;
-    assert_eq!(sibling.get(&world).await.0, 200);
+    sibling.get(&world).await.assert_ok();
     let logged_out = Condition::NeedsLogin(TerminalReason::LoggedOut);
     let refused = change(&world, "POST", "api", "logout", "").await;
     assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let done = change(&world, "POST", "%61pi", "logout", ADMIN).await;
     assert!(done.starts_with("HTTP/1.1 200 ") && done.contains("needs_login"), "{done}");
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     eventually("the other one knows", || sibling.status().condition == logged_out).await;
-    assert_eq!(sibling.get(&world).await.0, 503);
+    sibling.get(&world).await.assert_no_token();
     sibling.stop().await;
     world.restart().await;
-    assert_eq!(world.get("/").await.0, 503);
+    world.get("/").await.assert_no_token();
     assert_eq!(world.authorization_server.token_requests(), 1);
     let record = world.record();
     assert_eq!(record["terminal"]["reason"], "logged_out");
@@ -189,7 +189,7 @@ async fn a_logout_ends_a_credential_in_every_process_and_through_restarts() {
     // #28.
     world.write_seed(&world.authorization_server.issue_refresh_token());
     world.reload().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.record()["generation"], 3);
 }
 
@@ -198,14 +198,14 @@ async fn a_logout_ends_a_credential_in_every_process_and_through_restarts() {
 async fn before_a_new_token_is_given_time_the_store_is_read_again() {
     let world = World::new().await;
     let sibling = world.sibling().await;
-    assert_eq!(world.get("/").await.0, 200);
-    assert_eq!(sibling.get(&world).await.0, 200);
+    world.get("/").await.assert_ok();
+    sibling.get(&world).await.assert_ok();
     // The sibling replaces it, and only the store knows.
     sibling.app().credentials().all()[0].only().unwrap().slot.refresh_now().await.unwrap();
     let first = world.tokens_seen()[0].clone();
     world.authorization_server.tokens().revoke_access_token(&first);
     let began = std::time::Instant::now();
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
     assert_eq!(world.authorization_server.token_requests(), 2);
 }
@@ -214,7 +214,7 @@ async fn before_a_new_token_is_given_time_the_store_is_read_again() {
 #[tokio::test]
 async fn an_operator_with_the_admin_token_has_a_token_replaced() {
     let world = with_admin().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let refused = ask(&world, "POST", "api", "").await;
     assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
     let unknown = ask(&world, "POST", "other", ADMIN).await;

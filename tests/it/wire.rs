@@ -1,5 +1,6 @@
 //! The raw client, which writes exactly the bytes a test wants, and what else speaks HTTP/1.1 by hand.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -87,7 +88,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// A head as it came.
     pub(crate) async fn head_text(&mut self) -> String {
-        assert!(self.head_arrives_at().await.is_some(), "closed, with {:?}", self.unread);
+        assert!(
+            self.head_arrives_at().await.is_some(),
+            "the peer closed before a whole head, after {:?}",
+            self.unread
+        );
         let end = self.head_arrives_at().await.unwrap();
         let head: Vec<u8> = self.unread.drain(..end).collect();
         String::from_utf8_lossy(&head).into_owned()
@@ -146,14 +151,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 let line: Vec<u8> = self.unread.drain(..at + 2).collect();
                 return String::from_utf8(line[..at].to_vec()).unwrap();
             }
-            assert!(self.fill().await, "closed within a line");
+            assert!(self.fill().await, "the peer closed within a line");
         }
     }
 
     /// So many bytes.
     pub(crate) async fn exactly(&mut self, length: usize) -> Vec<u8> {
         while self.unread.len() < length {
-            assert!(self.fill().await, "closed before {length} bytes");
+            assert!(self.fill().await, "the peer closed before {length} bytes had come");
         }
         self.unread.drain(..length).collect()
     }
@@ -173,7 +178,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// The peer closes, and has sent nothing more.
     pub(crate) async fn is_closed(&mut self) {
         let rest = self.rest().await;
-        assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+        assert!(
+            rest.is_empty(),
+            "the peer sent more before it closed: {}",
+            String::from_utf8_lossy(&rest)
+        );
     }
 
     /// Reads some more; `false` at the end, however it comes.
@@ -186,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 }
 
 /// A response, as far as it was read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) fields: Vec<(String, String)>,
@@ -194,7 +203,51 @@ pub(crate) struct Reply {
     pub(crate) trailers: Vec<(String, String)>,
 }
 
+/// All of a response, for the message of a failed test.
+impl fmt::Display for Reply {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "status {}", self.status)?;
+        for (name, value) in &self.fields {
+            write!(formatter, "\n  {name}: {value}")?;
+        }
+        write!(formatter, "\n  {:?}", self.text().chars().take(1000).collect::<String>())?;
+        for (name, value) in &self.trailers {
+            write!(formatter, "\n  trailer {name}: {value}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Reply {
+    /// The whole response that an HTTP client has received.
+    pub(crate) async fn of(response: reqwest::Response) -> Self {
+        let status = response.status().as_u16();
+        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        let fields = response.headers().iter();
+        let fields = fields.map(|(name, value)| (name.to_string(), text(value.as_bytes())));
+        let fields = fields.collect();
+        let content = response.bytes().await.unwrap().to_vec();
+        Self { status, fields, content, trailers: Vec::new() }
+    }
+
+    /// Asserts that the request was answered with 200.
+    #[track_caller]
+    pub(crate) fn assert_ok(&self) {
+        self.assert_status(200, "the request was not answered with 200");
+    }
+
+    /// Asserts that bearerd refused the request because it has no usable token.
+    #[track_caller]
+    pub(crate) fn assert_no_token(&self) {
+        self.assert_status(503, "the request was not refused although there is no usable token");
+    }
+
+    /// Asserts the status; `meaning` says what another one means.
+    #[track_caller]
+    pub(crate) fn assert_status(&self, expected: u16, meaning: impl fmt::Display) {
+        assert!(self.status == expected, "{meaning} (status {expected} expected): {self}");
+    }
+
     /// The first field of this name.
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.fields(name).first().copied()
@@ -213,15 +266,26 @@ impl Reply {
     /// The proxy's own answer, with everything that belongs to one.
     #[track_caller]
     pub(crate) fn is_refusal(&self, status: u16, kind: &str) {
-        assert_eq!(self.status, status, "{self:?}");
+        self.assert_status(status, "this is not the expected answer of bearerd itself");
         let proxy_status = self.field("proxy-status").unwrap_or_default();
         let expected = format!("bearerd; error={kind};");
-        assert!(proxy_status.starts_with(&expected), "{proxy_status}, not {expected}");
-        assert_eq!(self.field("content-type"), Some("text/plain; charset=utf-8"));
-        assert_eq!(self.field("x-content-type-options"), Some("nosniff"));
-        assert_eq!(self.field("cache-control"), Some("no-store"));
-        assert!(self.field("x-request-id").is_some());
-        assert!(self.text().starts_with("bearerd: ") && self.text().len() < 512, "{}", self.text());
+        assert!(proxy_status.starts_with(&expected), "Proxy-Status is not {expected:?}: {self}");
+        for (name, value) in [
+            ("content-type", "text/plain; charset=utf-8"),
+            ("x-content-type-options", "nosniff"),
+            ("cache-control", "no-store"),
+        ] {
+            assert_eq!(
+                self.field(name),
+                Some(value),
+                "an answer of bearerd itself lacks {name}: {self}"
+            );
+        }
+        assert!(self.field("x-request-id").is_some(), "it has no X-Request-Id: {self}");
+        assert!(
+            self.text().starts_with("bearerd: ") && self.text().len() < 512,
+            "the text does not begin with bearerd's name, or is too long: {self}"
+        );
     }
 }
 

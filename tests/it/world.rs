@@ -113,10 +113,9 @@ impl World {
         client_by(&proxy, roots_of(self.app()))
     }
 
-    /// One `GET` of an https path in plain http: status and body.
-    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let response = self.client().get(self.http(path)).send().await.unwrap();
-        (response.status().as_u16(), response.text().await.unwrap())
+    /// One `GET` of an https path in plain http.
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        get(self.client().get(self.http(path))).await
     }
 
     /// What bearerd says about the credential.
@@ -154,16 +153,36 @@ impl World {
     /// Asserts that the record holds the server's current refresh token, and this generation.
     #[track_caller]
     pub(crate) fn assert_stored(&self, generation: u64) {
+        self.assert_newest_refresh_token_is_stored();
         let record = self.record();
-        assert_eq!(record["generation"], generation);
-        assert_eq!(record["refresh_token"], self.authorization_server.current_refresh_token());
-        assert_eq!(record["attempt"], serde_json::Value::Null);
-        assert_eq!(record["terminal"], serde_json::Value::Null);
-        assert_eq!(self.authorization_server.reuse_count(), 0);
+        assert_eq!(record["generation"], generation, "another generation is stored: {record:#}");
+        assert!(record["attempt"].is_null(), "the record still has an open attempt: {record:#}");
+        assert!(record["terminal"].is_null(), "the record says that a login is needed: {record:#}");
+        self.authorization_server.assert_no_reuse();
     }
 
-    /// `n` requests at once over as many connections: statuses and bodies.
-    pub(crate) async fn get_many(&self, n: usize) -> Vec<(u16, String)> {
+    /// Asserts that the record holds the server's current refresh token.
+    #[track_caller]
+    pub(crate) fn assert_newest_refresh_token_is_stored(&self) {
+        let (record, newest) = (self.record(), self.authorization_server.current_refresh_token());
+        assert_eq!(
+            record["refresh_token"], newest,
+            "the newest refresh token is not in the record: {record:#}"
+        );
+    }
+
+    /// Asserts that the record says that a person has to log in, and why.
+    #[track_caller]
+    pub(crate) fn assert_needs_login(&self, reason: &str) {
+        let record = self.record();
+        assert_eq!(
+            record["terminal"]["reason"], reason,
+            "the record does not say why a login is needed: {record:#}"
+        );
+    }
+
+    /// `n` requests at once over as many connections.
+    pub(crate) async fn get_many(&self, n: usize) -> Vec<Reply> {
         get_many(&self.client(), &self.http("/"), n).await
     }
 
@@ -186,17 +205,13 @@ impl World {
     }
 
     /// One request in the background, for tests that look at what happens meanwhile.
-    pub(crate) fn spawn_get(&self) -> tokio::task::JoinHandle<(u16, String)> {
-        let request = self.client().get(self.http("/"));
-        tokio::spawn(async move {
-            let response = request.send().await.unwrap();
-            (response.status().as_u16(), response.text().await.unwrap())
-        })
+    pub(crate) fn spawn_get(&self) -> tokio::task::JoinHandle<Reply> {
+        tokio::spawn(get(self.client().get(self.http("/"))))
     }
 
     /// One request in the background that needs a new token; the authorization server has received the
     /// token request and holds it until `release_all`.
-    pub(crate) async fn begin_refresh(&self) -> tokio::task::JoinHandle<(u16, String)> {
+    pub(crate) async fn begin_refresh(&self) -> tokio::task::JoinHandle<Reply> {
         let server = &self.authorization_server;
         let before = server.token_requests();
         server.hold();
@@ -354,8 +369,8 @@ impl WorldBuilder {
     /// not to be put down to its youth.
     pub(crate) async fn settled(self) -> World {
         let world = self.start().await;
-        assert_eq!(world.get("/").await.0, 200);
-        assert_eq!(world.authorization_server.token_requests(), 1);
+        world.get("/").await.assert_ok();
+        world.authorization_server.assert_token_requests(1, "the first request takes one token");
         world.clock.advance(MINUTE);
         world.origin.clear();
         world
@@ -437,13 +452,13 @@ impl Sibling {
         client_of(&self.app)
     }
 
-    /// One `GET` through it: status and body.
-    pub(crate) async fn get(&self, world: &World) -> (u16, String) {
+    /// One `GET` through it.
+    pub(crate) async fn get(&self, world: &World) -> Reply {
         get(self.client().get(world.http("/"))).await
     }
 
     /// `n` requests at once over as many connections.
-    pub(crate) async fn get_many(&self, world: &World, n: usize) -> Vec<(u16, String)> {
+    pub(crate) async fn get_many(&self, world: &World, n: usize) -> Vec<Reply> {
         get_many(&self.client(), &world.http("/"), n).await
     }
 
@@ -488,12 +503,12 @@ fn client_by(proxy: &str, roots: rustls::RootCertStore) -> reqwest::Client {
         .unwrap()
 }
 
-async fn get(request: reqwest::RequestBuilder) -> (u16, String) {
-    let response = request.send().await.unwrap();
-    (response.status().as_u16(), response.text().await.unwrap())
+/// The whole response to a request.
+pub(crate) async fn get(request: reqwest::RequestBuilder) -> Reply {
+    Reply::of(request.send().await.unwrap()).await
 }
 
-async fn get_many(client: &reqwest::Client, url: &str, n: usize) -> Vec<(u16, String)> {
+async fn get_many(client: &reqwest::Client, url: &str, n: usize) -> Vec<Reply> {
     let mut requests = tokio::task::JoinSet::new();
     for _ in 0..n {
         requests.spawn(get(client.get(url)));
@@ -503,9 +518,10 @@ async fn get_many(client: &reqwest::Client, url: &str, n: usize) -> Vec<(u16, St
 
 /// Asserts that each answer has this status.
 #[track_caller]
-pub(crate) fn assert_all(answers: &[(u16, String)], status: u16) {
+pub(crate) fn assert_all(answers: &[Reply], status: u16) {
     for (number, answer) in answers.iter().enumerate() {
-        assert_eq!(answer.0, status, "request {number}: {}", answer.1);
+        let case = format!("request {number} of {} has another answer", answers.len());
+        answer.assert_status(status, case);
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) async fn answered(world: &World, answer: TokenBehaviour) -> (String, 
     let old = server.current_refresh_token();
     server.enqueue(answer);
     world.clock.advance(HOURS);
-    let (status, _) = world.get("/").await;
+    let status = world.get("/").await.status;
     (old, status)
 }
 
@@ -34,7 +34,7 @@ pub(super) async fn assert_read(world: &World, answer: TokenBehaviour, case: &st
     let new = server.current_refresh_token();
     assert!(keeps_newest(world), "{case}: the new refresh token is not on the disk");
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 200, "{case}: the next refresh failed");
+    world.get("/").await.assert_status(200, format!("{case}: the next refresh failed"));
     assert_eq!((presented(world, &old), presented(world, &new)), (1, 1), "{case}");
     assert_eq!(server.reuse_count(), 0, "{case}");
 }
@@ -95,7 +95,7 @@ async fn e02_tokens_where_the_mapping_does_not_look_are_found() {
     };
     world.authorization_server.enqueue(TokenBehaviour::reshaped(shape));
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let (old, status) = answered(&world, TokenBehaviour::Normal).await;
     assert_eq!(presented(&world, &old), 1);
     assert_eq!(status, 200);
@@ -156,9 +156,9 @@ async fn e02_an_answer_that_nothing_can_be_read_from_is_a_lost_rotation_and_no_r
         assert_eq!(metric(&world, "bearerd_lost_rotations_total").await, 1.0, "{case}");
         world.clock.advance(HOURS);
         world.restart().await;
-        assert_eq!(look(&world).await, 503, "{case}");
+        look(&world).await.assert_status(503, &case);
         assert_eq!(presented(&world, &old), 1, "{case}: presented again after a restart");
-        assert_eq!(world.authorization_server.token_requests(), 2, "{case}");
+        world.authorization_server.assert_token_requests(2, &case);
     })
     .await;
 }
@@ -305,7 +305,8 @@ async fn e41_what_only_an_operator_can_mend_is_said_to_the_client_and_to_the_ope
         let old = server.current_refresh_token();
         server.decide_by(move |_| answer.clone());
         world.clock.advance(HOURS);
-        let (status, body) = world.get("/").await;
+        let reply = world.get("/").await;
+        let (status, body) = (reply.status, reply.text());
         assert_eq!(status, 503, "{case}");
         assert!(body.contains("operator"), "{case}: {body}");
         assert!(!body.contains("tries again by itself"), "{case}: {body}");

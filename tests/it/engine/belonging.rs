@@ -10,7 +10,8 @@ use bearerd_test_support::{
 };
 use serde_json::Value;
 
-use super::super::world::{HOURS, World, WorldBuilder, assert_all, eventually};
+use super::super::wire::Reply;
+use super::super::world::{HOURS, World, WorldBuilder, assert_all, eventually, get};
 use super::operator::{WRITTEN_BACK, assert_says_what_to_do, presented, stays_true, whole_record};
 
 /// How a new configuration comes into force.
@@ -49,8 +50,8 @@ impl Provider {
         Self { server, api }
     }
 
-    async fn get(&self, world: &World) -> u16 {
-        world.client().get(self.api.url("/")).send().await.unwrap().status().as_u16()
+    async fn get(&self, world: &World) -> Reply {
+        get(world.client().get(self.api.url("/"))).await
     }
 
     /// Neither the API nor the token endpoint was shown one of these.
@@ -120,17 +121,17 @@ async fn a_credential_moved_to_another_provider_shows_it_no_token_of_before() {
                 world.clock.advance(HOURS);
             }
             for _ in 0..3 {
-                assert_eq!(other.get(&world).await, 503, "{case}");
+                other.get(&world).await.assert_status(503, &case);
             }
             other.assert_never_saw(&before, &case);
-            assert_eq!(other.server.token_requests(), 0, "{case}: there is nothing to present");
-            assert_eq!(world.authorization_server.token_requests(), 1, "{case}");
+            other.server.assert_token_requests(0, format!("{case}: there is nothing to present"));
+            world.authorization_server.assert_token_requests(1, &case);
             assert_says_what_to_do(admin(&world), &case).await;
 
             // The old setting.
             move_back(&mut world, &other);
             by.apply(&mut world).await;
-            assert_eq!(world.get("/").await.0, 200, "{case}");
+            world.get("/").await.assert_status(200, &case);
             let requests = if expired { 2 } else { 1 };
             assert_eq!(world.authorization_server.token_requests(), requests, "{case}");
             world.assert_stored(requests as u64);
@@ -150,22 +151,19 @@ async fn a_seed_of_the_other_provider_begins_its_grant() {
             move_to(&mut world, &other);
             if !seed_first {
                 by.apply(&mut world).await;
-                assert_eq!(other.get(&world).await, 503, "{case}");
+                other.get(&world).await.assert_status(503, &case);
             }
             world.write_seed(&other.server.current_refresh_token());
             by.apply(&mut world).await;
-            assert_eq!(other.get(&world).await, 200, "{case}");
+            other.get(&world).await.assert_status(200, &case);
             world.clock.advance(HOURS);
-            assert_eq!(other.get(&world).await, 200, "{case}");
+            other.get(&world).await.assert_status(200, &case);
             other.assert_never_saw(&before, &case);
-            assert_eq!(
-                (other.server.token_requests(), other.server.reuse_count()),
-                (2, 0),
-                "{case}"
-            );
+            other.server.assert_token_requests(2, &case);
+            other.server.assert_no_reuse();
             let record = world.record();
             assert_eq!(record["refresh_token"], other.server.current_refresh_token(), "{case}");
-            assert_eq!(world.authorization_server.token_requests(), 1, "{case}");
+            world.authorization_server.assert_token_requests(1, &case);
         }
     }
 }
@@ -182,12 +180,12 @@ async fn a_seed_that_the_other_provider_refuses_does_not_fall_back_to_the_first_
         world.write_seed("no-such-token");
         by.apply(&mut world).await;
         for _ in 0..3 {
-            assert_eq!(other.get(&world).await, 503, "{case}");
+            other.get(&world).await.assert_status(503, &case);
             world.clock.advance(HOURS);
         }
         other.assert_never_saw(&before, &case);
         assert!(other.server.token_requests() <= 1, "{case}");
-        assert!(other.api.requests().is_empty(), "{case}");
+        other.api.assert_requests(0, &case);
     }
 }
 
@@ -206,14 +204,14 @@ async fn a_token_of_another_grant_is_not_used_whatever_part_of_it_has_changed() 
             };
             world.configure(|text| text.replacen(&from, &to, 1));
             by.apply(&mut world).await;
-            assert_eq!(world.get("/").await.0, 503, "{case}");
-            assert!(world.origin.requests().is_empty(), "{case}");
-            assert_eq!(world.authorization_server.token_requests(), 1, "{case}");
+            world.get("/").await.assert_status(503, &case);
+            world.origin.assert_requests(0, &case);
+            world.authorization_server.assert_token_requests(1, &case);
             assert_says_what_to_do(admin(&world), &case).await;
             world.configure(|text| text.replacen(&to, &from, 1));
             by.apply(&mut world).await;
-            assert_eq!(world.get("/").await.0, 200, "{case}");
-            assert_eq!(world.authorization_server.token_requests(), 1, "{case}");
+            world.get("/").await.assert_status(200, &case);
+            world.authorization_server.assert_token_requests(1, &case);
         }
     }
 }
@@ -236,8 +234,8 @@ async fn a_token_goes_on_whatever_else_changes() {
             let mut world = World::plain().settled().await;
             world.configure(|text| text.replace("client_id =", &format!("{lines}client_id =")));
             by.apply(&mut world).await;
-            assert_eq!(world.get("/").await.0, 200, "{case}");
-            assert_eq!(world.authorization_server.token_requests(), 1, "{case}");
+            world.get("/").await.assert_status(200, &case);
+            world.authorization_server.assert_token_requests(1, &case);
         }
         // A rotated client secret, and one more host.
         let mut world = World::plain().settled().await;
@@ -245,8 +243,8 @@ async fn a_token_goes_on_whatever_else_changes() {
         let host = format!("[\"{}\"", world.origin.authority());
         world.configure(|text| text.replace(&host, &format!("{host}, \"api.test\"")));
         by.apply(&mut world).await;
-        assert_eq!(world.get("/").await.0, 200, "{by:?}");
-        assert_eq!(world.authorization_server.token_requests(), 1, "{by:?}");
+        world.get("/").await.assert_status(200, format!("{by:?}"));
+        world.authorization_server.assert_token_requests(1, format!("{by:?}"));
     }
 }
 
@@ -260,7 +258,7 @@ async fn another_grant_type_asks_for_a_token_of_its_own_and_presents_nothing() {
         });
         let old = world.authorization_server.tokens().newest_access_token().unwrap();
         by.apply(&mut world).await;
-        assert_eq!(world.get("/").await.0, 200, "{case}");
+        world.get("/").await.assert_status(200, &case);
         let server = &world.authorization_server;
         let requests = server.requests();
         assert_eq!(requests.len(), 2, "{case}");
@@ -286,8 +284,11 @@ async fn another_users_token_is_not_used() {
         let refresh = world.authorization_server.current_refresh_token();
         world.configure(|text| text.replace("\"svc\"", "\"somebody-else\""));
         by.apply(&mut world).await;
-        assert_eq!(world.get("/").await.0, 503, "{case}: the server does not know that user");
-        assert!(world.origin.requests().is_empty(), "{case}");
+        world
+            .get("/")
+            .await
+            .assert_status(503, format!("{case}: the server does not know that user"));
+        world.origin.assert_requests(0, &case);
         let server = &world.authorization_server;
         assert_eq!(presented(server, &refresh), 0, "{case}");
         assert_eq!(server.requests()[1].param("username"), Some("somebody-else"), "{case}");
@@ -308,14 +309,14 @@ async fn an_answer_that_comes_after_the_move_is_kept_and_not_shown_to_the_other_
     world.authorization_server.release_all();
     let _either = request.await.unwrap();
     assert_eq!(there.await.unwrap().unwrap().status(), 503);
-    assert_eq!(other.get(&world).await, 503);
+    other.get(&world).await.assert_no_token();
     other.assert_never_saw(&tokens_of(&world), "moved during a refresh");
     let newest = world.authorization_server.current_refresh_token();
     let stored = || whole_record(&world).is_some_and(|it| it["refresh_token"] == newest.as_str());
     eventually("the answer is stored", stored).await;
     move_back(&mut world, &other);
     world.reload().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 2);
     world.assert_stored(2);
 }
@@ -325,24 +326,24 @@ async fn an_answer_that_comes_after_the_move_is_kept_and_not_shown_to_the_other_
 async fn two_processes_with_different_providers_do_not_use_each_others_tokens() {
     let mut world = World::plain().settled().await;
     let sibling = world.sibling().await;
-    assert_eq!(sibling.get(&world).await.0, 200);
+    sibling.get(&world).await.assert_ok();
     let other = Provider::start().await;
     let first = tokens_of(&world);
     move_to(&mut world, &other);
     world.write_seed(&other.server.current_refresh_token());
     world.reload().await;
-    assert_eq!(other.get(&world).await, 200);
+    other.get(&world).await.assert_ok();
     let newest = other.server.current_refresh_token();
     let is_kept = || whole_record(&world).is_some_and(|it| it["refresh_token"] == newest.as_str());
     stays_true("the new grant in the record", WRITTEN_BACK, is_kept).await;
     world.origin.clear();
     for _ in 0..2 {
         // To the end of its own token; then it has none.
-        let (status, _) = sibling.get(&world).await;
+        let status = sibling.get(&world).await.status;
         assert!(matches!(status, 200 | 503), "{status}");
         world.clock.advance(HOURS);
     }
-    assert_eq!(other.get(&world).await, 200);
+    other.get(&world).await.assert_ok();
     other.assert_never_saw(&first, "two processes");
     let mut others = other.server.previous_refresh_tokens();
     others.push(other.server.current_refresh_token());
@@ -351,7 +352,7 @@ async fn two_processes_with_different_providers_do_not_use_each_others_tokens() 
         assert_eq!(presented(&world.authorization_server, token), 0);
         assert!(!world.tokens_seen().contains(token));
     }
-    assert_eq!(other.server.reuse_count(), 0);
+    other.server.assert_no_reuse();
     assert_eq!(world.record()["refresh_token"], other.server.current_refresh_token());
 }
 
@@ -406,12 +407,12 @@ async fn words_that_the_server_refuses_bring_no_token_and_can_be_taken_back() {
         });
         world.configure(|text| text.replace("scope = \"a\"", "scope = \"nonsense\""));
         by.apply(&mut world).await;
-        assert_eq!(world.get("/").await.0, 503, "{case}");
-        assert!(world.origin.requests().is_empty(), "{case}");
+        world.get("/").await.assert_status(503, &case);
+        world.origin.assert_requests(0, &case);
         assert_says_what_to_do(admin(&world), &case).await;
         world.configure(|text| text.replace("scope = \"nonsense\"", "scope = \"a\""));
         by.apply(&mut world).await;
-        assert_eq!(world.get("/").await.0, 200, "{case}");
+        world.get("/").await.assert_status(200, &case);
         let server = &world.authorization_server;
         assert!(server.token_requests() <= 3, "{case}");
         assert_eq!(server.reuse_count(), 0, "{case}");
@@ -424,21 +425,21 @@ async fn words_that_the_server_refuses_bring_no_token_and_can_be_taken_back() {
 async fn two_processes_with_different_words_do_not_take_turns_at_the_refresh_token() {
     let mut world = World::plain().credential("scope = \"a\"").settled().await;
     let sibling = world.sibling().await;
-    assert_eq!(sibling.get(&world).await.0, 200);
+    sibling.get(&world).await.assert_ok();
     world.configure(|text| text.replace("scope = \"a\"", "scope = \"b\""));
     world.reload().await;
     for _ in 0..10 {
-        assert_eq!(world.get("/").await.0, 200);
-        assert_eq!(sibling.get(&world).await.0, 200);
+        world.get("/").await.assert_ok();
+        sibling.get(&world).await.assert_ok();
     }
     let quiet = || world.authorization_server.token_requests() <= 3;
     stays_true("a token request for each", WRITTEN_BACK, quiet).await;
-    assert_eq!(world.get("/").await.0, 200);
-    assert_eq!(sibling.get(&world).await.0, 200);
+    world.get("/").await.assert_ok();
+    sibling.get(&world).await.assert_ok();
     let server = &world.authorization_server;
     assert!(server.token_requests() <= 3, "{} token requests", server.token_requests());
-    assert_eq!(server.reuse_count(), 0);
-    assert_eq!(world.record()["refresh_token"], server.current_refresh_token());
+    server.assert_no_reuse();
+    world.assert_newest_refresh_token_is_stored();
 }
 
 /// The words change while a token by the old ones is under way.
@@ -451,14 +452,14 @@ async fn a_token_under_way_by_the_old_words_is_not_what_the_new_ones_get() {
     world.reload().await;
     let after = world.spawn_get();
     world.authorization_server.release_all();
-    assert_eq!(before.await.unwrap().0, 200);
-    assert_eq!(after.await.unwrap().0, 200);
+    before.await.unwrap().assert_ok();
+    after.await.unwrap().assert_ok();
     let server = &world.authorization_server;
     let requests = server.requests();
     let scopes: Vec<_> = requests.iter().map(|it| it.param("scope").unwrap()).collect();
     assert_eq!(scopes, ["a", "a", "b"]);
     let newest = server.tokens().newest_access_token().unwrap();
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.tokens_seen().last(), Some(&newest));
     world.assert_stored(3);
 }
@@ -488,15 +489,15 @@ async fn binding_switched_off_and_on_again_costs_no_grant() {
             if expired {
                 world.clock.advance(HOURS);
             }
-            assert_eq!(world.get("/").await.0, 503, "{case}");
+            world.get("/").await.assert_status(503, &case);
             let server = &world.authorization_server;
-            assert_eq!(server.token_requests(), 1, "{case}: presented without its key");
-            assert!(world.origin.requests().is_empty(), "{case}: a bound token without a proof");
+            server.assert_token_requests(1, format!("{case}: presented without its key"));
+            world.origin.assert_requests(0, format!("{case}: a bound token without a proof"));
             world.configure(|text| text.replace("dpop = false", "dpop = true"));
             by.apply(&mut world).await;
-            assert_eq!(world.get("/").await.0, 200, "{case}");
+            world.get("/").await.assert_status(200, &case);
             world.clock.advance(HOURS);
-            assert_eq!(world.get("/").await.0, 200, "{case}");
+            world.get("/").await.assert_status(200, &case);
             let requests = world.authorization_server.requests();
             assert_eq!(requests.len(), if expired { 3 } else { 2 }, "{case}");
             let keys: Vec<_> = requests.iter().map(proven_by).collect();
@@ -523,7 +524,7 @@ async fn a_bound_refresh_token_is_presented_with_one_key_through_damage_and_rest
             _ => _ = world.reload().await,
         }
         world.clock.advance(HOURS);
-        assert_eq!(world.get("/").await.0, 200, "{round}");
+        world.get("/").await.assert_status(200, round);
     }
     let keys: Vec<_> = world.authorization_server.requests().iter().map(proven_by).collect();
     assert_eq!(keys.len(), 4);
@@ -536,11 +537,11 @@ async fn a_process_without_the_binding_does_not_spoil_the_grant_of_one_with_it()
     let mut world = bound().settled().await;
     world.configure(|text| text.replace("dpop = true", "dpop = false"));
     let sibling = world.sibling().await;
-    assert_eq!(sibling.get(&world).await.0, 503);
+    sibling.get(&world).await.assert_no_token();
     world.clock.advance(HOURS);
-    assert_eq!(sibling.get(&world).await.0, 503);
+    sibling.get(&world).await.assert_no_token();
     assert!(world.origin.requests().is_empty());
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let two_seconds = Duration::from_secs(2);
     let server = &world.authorization_server;
     stays_true("the grant", two_seconds, || server.token_requests() == 2).await;

@@ -49,7 +49,7 @@ async fn a_state_directory_that_goes_with_the_container_is_warned_about() {
     };
     let bearerd = env!("CARGO_BIN_EXE_bearerd");
     let program = Program::start_by(overlay_command(&world, with_user, &[bearerd, "run"])).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     let log = program.stop().await;
     let warned = log.lines().any(|line| line.contains("overlay") || line.contains("volume"));
     assert!(warned, "{log}");
@@ -101,7 +101,7 @@ async fn each_has_its_own(names: &[String]) {
     for round in 1..=3 {
         world.origin.clear();
         for name in names {
-            assert_eq!(world.get(&format!("/{name}/")).await.0, 200, "{name}, {round}");
+            world.get(&format!("/{name}/")).await.assert_status(200, format!("{name}, {round}"));
         }
         assert_distinct(&world);
         let server = &world.authorization_server;
@@ -110,7 +110,7 @@ async fn each_has_its_own(names: &[String]) {
         seen.sort();
         seen.dedup();
         assert_eq!(seen.len(), names.len(), "each has its own token");
-        assert_eq!(server.reuse_count(), 0);
+        server.assert_no_reuse();
         world.clock.advance(HOURS);
         world.restart().await;
     }
@@ -157,14 +157,14 @@ async fn a_record_under_the_name_of_before_is_still_found() {
     world.write_secret("seeds/Paris", "a-seed-of-long-ago");
     world.start_proxy().await;
     for name in &names {
-        assert_eq!(world.get(&format!("/{name}/")).await.0, 200, "{name}");
+        world.get(&format!("/{name}/")).await.assert_status(200, name);
     }
     let server = &world.authorization_server;
     assert_eq!(presented(server, &refresh_token), 1);
     world.clock.advance(HOURS);
     world.restart().await;
     for name in &names {
-        assert_eq!(world.get(&format!("/{name}/")).await.0, 200, "{name}");
+        world.get(&format!("/{name}/")).await.assert_status(200, name);
     }
-    assert_eq!(world.authorization_server.reuse_count(), 0);
+    world.authorization_server.assert_no_reuse();
 }

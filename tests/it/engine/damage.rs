@@ -42,7 +42,7 @@ async fn third_generation() -> (World, Vec<u8>) {
     let older = std::fs::read(world.state().join("api.json")).unwrap();
     for _ in 0..2 {
         world.clock.advance(HOURS);
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
     }
     world.assert_stored(3);
     (world, older)
@@ -73,11 +73,11 @@ async fn a_record_that_is_damaged_is_written_back_without_a_request() {
             is_written_back(&world, damaged, &case).await;
             world.assert_stored(3);
             let server = &world.authorization_server;
-            assert_eq!(server.token_requests(), 3, "{case}");
-            assert_eq!(world.get("/").await.0, 200, "{case}");
+            server.assert_token_requests(3, &case);
+            world.get("/").await.assert_status(200, &case);
             world.clock.advance(HOURS);
-            assert_eq!(world.get("/").await.0, 200, "{case}");
-            assert_eq!(server.token_requests(), 4, "{case}");
+            world.get("/").await.assert_status(200, &case);
+            server.assert_token_requests(4, &case);
             world.assert_stored(4);
         }
     }
@@ -88,7 +88,7 @@ async fn under_two_replicas_a_damaged_record_is_written_back_and_stays() {
     for how in DAMAGES {
         let (world, older) = third_generation().await;
         let sibling = world.sibling().await;
-        assert_eq!(sibling.get(&world).await.0, 200);
+        sibling.get(&world).await.assert_ok();
         let damaged = damage(&world, how, &older);
         is_written_back(&world, damaged, how).await;
         // They do not take turns at it.
@@ -97,8 +97,8 @@ async fn under_two_replicas_a_damaged_record_is_written_back_and_stays() {
         stays_true("the record as it was written back", WRITTEN_BACK, same).await;
         world.clock.advance(HOURS);
         let (here, there) = tokio::join!(world.get("/"), sibling.get(&world));
-        assert_eq!((here.0, there.0), (200, 200), "{how}");
-        assert_eq!(world.authorization_server.token_requests(), 4, "{how}");
+        assert_eq!((here.status, there.status), (200, 200), "{how}");
+        world.authorization_server.assert_token_requests(4, how);
         world.assert_stored(4);
     }
 }
@@ -110,19 +110,20 @@ async fn after_a_kill_a_backup_that_was_put_back_does_not_present_a_dead_token()
         let mut world = World::plain().start_servers().await;
         add_admin_token(&mut world);
         let program = Program::start(&world).await;
-        assert_eq!(program.get(&world.http("/")).await, 200);
+        program.get(&world.http("/")).await.assert_ok();
         let older = std::fs::read(world.state().join("api.json")).unwrap();
         for _ in 0..2 {
-            assert_eq!(force(program.admin).await.status, 200, "{how}");
+            force(program.admin).await.assert_status(200, how);
         }
         let damaged = damage(&world, how, &older);
         is_written_back(&world, damaged, how).await;
         program.kill().await;
         let program = Program::start(&world).await;
-        assert_eq!(program.get(&world.http("/")).await, 200, "{how}");
-        assert_eq!(force(program.admin).await.status, 200, "{how}");
+        program.get(&world.http("/")).await.assert_status(200, how);
+        force(program.admin).await.assert_status(200, how);
         let server = &world.authorization_server;
-        assert_eq!((server.token_requests(), server.reuse_count()), (4, 0), "{how}");
+        server.assert_token_requests(4, how);
+        server.assert_no_reuse();
         world.assert_stored(4);
     }
 }
@@ -143,9 +144,9 @@ async fn during_a_token_request_a_damaged_record_is_written_back_too() {
         let two_seconds = Duration::from_secs(2);
         stays_true("one token request", two_seconds, || server.token_requests() == 4).await;
         server.release_all();
-        assert_eq!(request.await.unwrap().0, 200, "{how}");
+        request.await.unwrap().assert_status(200, how);
         assert_eq!(other.await.unwrap(), 200, "{how}");
-        assert_eq!(server.token_requests(), 4, "{how}");
+        server.assert_token_requests(4, how);
         world.assert_stored(4);
     }
 }
@@ -176,12 +177,12 @@ async fn a_backup_from_before_a_logout_does_not_bring_the_token_back() {
         let mut world = World::builder().start_servers().await;
         add_admin_token(&mut world);
         world.start_proxy().await;
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         let tokens =
             [world.tokens_seen()[0].clone(), world.authorization_server.current_refresh_token()];
         let older = std::fs::read(world.state().join("api.json")).unwrap();
         let admin = world.app().admin_address().unwrap();
-        assert_eq!(change(admin, "api", "logout").await.status, 200);
+        change(admin, "api", "logout").await.assert_ok();
         if restarted {
             world.restart().await;
         }
@@ -193,7 +194,7 @@ async fn a_backup_from_before_a_logout_does_not_bring_the_token_back() {
         let began = Instant::now();
         eventually("the tombstone is written back", buried).await;
         assert!(began.elapsed() <= WRITTEN_BACK, "{:?}", began.elapsed());
-        assert_eq!(world.get("/").await.0, 503);
+        world.get("/").await.assert_no_token();
         assert!(matches!(world.status().condition, Condition::NeedsLogin(_)));
         assert!(world.origin.requests().is_empty());
         assert_eq!(world.authorization_server.token_requests(), 1);
@@ -207,16 +208,16 @@ async fn a_logout_by_another_process_is_not_written_over() {
     let mut world = World::builder().start_servers().await;
     add_admin_token(&mut world);
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let sibling = world.sibling().await;
-    assert_eq!(sibling.get(&world).await.0, 200);
+    sibling.get(&world).await.assert_ok();
     let admin = sibling.app().admin_address().unwrap();
-    assert_eq!(change(admin, "api", "logout").await.status, 200);
+    change(admin, "api", "logout").await.assert_ok();
     let known = || matches!(world.status().condition, Condition::NeedsLogin(_));
     eventually("the other knows", known).await;
     let buried = || whole_record(&world).is_some_and(|it| it["terminal"]["reason"] == "logged_out");
     stays_true("the tombstone", WRITTEN_BACK, buried).await;
-    assert_eq!((world.get("/").await.0, sibling.get(&world).await.0), (503, 503));
+    assert_eq!((world.get("/").await.status, sibling.get(&world).await.status), (503, 503));
 }
 
 const SECOND: &str = r#"
@@ -245,8 +246,8 @@ async fn two_credentials() -> World {
     world.write_secret("second-seed", &second);
     add_admin_token(&mut world);
     world.start_proxy().await;
-    assert_eq!(world.get("/first/").await.0, 200);
-    assert_eq!(world.get("/second/").await.0, 200);
+    world.get("/first/").await.assert_ok();
+    world.get("/second/").await.assert_ok();
     world
 }
 
@@ -271,17 +272,17 @@ async fn the_record_of_another_credential_is_not_used() {
             let is_first =
                 || whole_record(&world).is_some_and(|it| it["refresh_token"] == newest.as_str());
             eventually("it is written back", is_first).await;
-            assert_eq!(world.get("/first/").await.0, 200);
+            world.get("/first/").await.assert_ok();
             assert_eq!(world.tokens_seen(), [first]);
         } else {
             // Its own record is lost, and its seed used up: it may fail, but not be somebody else.
-            let (status, _) = world.get("/first/").await;
+            let status = world.get("/first/").await.status;
             assert!(matches!(status, 200 | 503), "{status}");
             assert!(!world.tokens_seen().contains(&second), "{case}");
         }
         world.clock.advance(HOURS);
         let _any = world.get("/first/").await;
-        assert_eq!(world.get("/second/").await.0, 200, "{case}");
+        world.get("/second/").await.assert_status(200, &case);
         let server = &world.authorization_server;
         assert_eq!(presented(server, &refresh), 1, "{case}");
         let presented_as_first = server.requests().into_iter().any(|request| {
@@ -321,11 +322,11 @@ async fn a_logout_leaves_no_token_in_files_that_were_moved_aside() {
     let others = world.state().join("api-other.json.corrupt-1700000000");
     std::fs::write(&others, "of somebody else").unwrap();
     let admin = world.app().admin_address().unwrap();
-    assert_eq!(change(admin, "api", "logout").await.status, 200);
+    change(admin, "api", "logout").await.assert_ok();
     assert_eq!(files_with(&world, &tokens), [""; 0]);
     assert_eq!(whole_record(&world).unwrap()["terminal"]["reason"], "logged_out");
     assert!(others.exists());
-    assert_eq!(world.get("/second/").await.0, 200);
+    world.get("/second/").await.assert_ok();
     let second = std::fs::read(world.state().join("second.json")).unwrap();
     let second: Value = serde_json::from_slice(&second).unwrap();
     assert_eq!(

@@ -32,7 +32,7 @@ async fn world_with_faults(builder: WorldBuilder) -> Option<(World, Faults)> {
 async fn settled(builder: WorldBuilder) -> Option<(World, Faults, Program)> {
     let (world, faults) = world_with_faults(builder).await?;
     let program = faults.start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     world.assert_stored(1);
     Some((world, faults, program))
 }
@@ -92,13 +92,13 @@ async fn a_commit_that_never_returns_delays_the_new_token_by_a_second() {
         faults.set(&[hang]);
         let released = Instant::now();
         server.release_all();
-        assert_eq!(within(asking).await.unwrap().status, 200, "{hang}");
+        within(asking).await.unwrap().assert_status(200, hang);
         assert!(released.elapsed() < GIVEN_UP, "{hang}: {:?}", released.elapsed());
         faults.happens(hang, &before).await;
         world.origin.clear();
         for _ in 0..3 {
             let began = Instant::now();
-            assert_eq!(program.get(&world.http("/")).await, 200, "{hang}");
+            program.get(&world.http("/")).await.assert_status(200, hang);
             assert!(began.elapsed() < GIVEN_UP, "{hang}: {:?}", began.elapsed());
         }
         let newest = server.tokens().newest_access_token().unwrap();
@@ -109,8 +109,8 @@ async fn a_commit_that_never_returns_delays_the_new_token_by_a_second() {
         saved(&program).await;
         assert_unsaved(&program, false, hang).await;
         assert_eq!((generation(&world), server.token_requests()), (2.into(), 2), "{hang}");
-        assert_eq!(force(program.admin).await.status, 200, "{hang}");
-        assert_eq!(server.token_requests(), 3, "{hang}");
+        force(program.admin).await.assert_status(200, hang);
+        server.assert_token_requests(3, hang);
         assert_nothing_lost(&world, hang);
     }
 }
@@ -128,7 +128,7 @@ async fn with_a_disk_that_hangs_a_rejected_token_is_replaced_all_the_same() {
         // A brand-new token is given three seconds to become known, and each call of the store one.
         assert!(began.elapsed() < Duration::from_secs(9), "{hang}: {:?}", began.elapsed());
         assert_unsaved(&program, true, hang).await;
-        assert_eq!(server.token_requests(), 2, "{hang}");
+        server.assert_token_requests(2, hang);
         faults.set(&[]);
         saved(&program).await;
         assert_nothing_lost(&world, hang);
@@ -145,12 +145,12 @@ async fn started_on_a_disk_that_hangs_it_serves_and_saves_later() {
         faults.set(&[hang]);
         let program = faults.start(&world).await;
         let began = Instant::now();
-        assert_eq!(within(program.get(&world.http("/"))).await, 200, "{hang}");
+        within(program.get(&world.http("/"))).await.assert_status(200, hang);
         assert!(began.elapsed() < Duration::from_secs(5), "{hang}: {:?}", began.elapsed());
         assert_unsaved(&program, true, hang).await;
         faults.set(&[]);
         saved(&program).await;
-        assert_eq!(world.authorization_server.token_requests(), 1, "{hang}");
+        world.authorization_server.assert_token_requests(1, hang);
         assert_nothing_lost(&world, hang);
     }
 }
@@ -167,14 +167,14 @@ async fn with_a_disk_that_hangs_a_usable_token_is_kept_and_operators_are_answere
         assert!(began.elapsed() < Duration::from_secs(4), "{hang}: {:?}", began.elapsed());
         assert_ne!(forced.status, 200, "{hang}: {}", forced.text());
         let began = Instant::now();
-        assert_eq!(within(program.get(&world.http("/"))).await, 200, "{hang}");
+        within(program.get(&world.http("/"))).await.assert_status(200, hang);
         assert!(began.elapsed() < GIVEN_UP, "{hang}: {:?}", began.elapsed());
         let ready = within(readiness(program.admin)).await;
         assert_eq!(ready["status"], "degraded", "{hang}: {ready}");
-        assert_eq!(server.token_requests(), 1, "{hang}");
+        server.assert_token_requests(1, hang);
         faults.set(&[]);
         refreshes_again(&program).await;
-        assert_eq!(server.token_requests(), 2, "{hang}");
+        server.assert_token_requests(2, hang);
         assert_nothing_lost(&world, hang);
     }
 }
@@ -223,15 +223,15 @@ async fn a_kill_while_a_write_hangs_leaves_a_record_that_can_be_used() {
         assert_eq!(record["generation"] == 2, is_new, "{hang}: {record}");
         faults.set(&[]);
         let program = faults.start(&world).await;
-        assert_eq!(program.get(&world.http("/")).await, 200, "{hang}");
-        assert_eq!(server.token_requests(), 2, "{hang}: the stored access token is still good");
+        program.get(&world.http("/")).await.assert_status(200, hang);
+        server.assert_token_requests(2, format!("{hang}: the stored access token is still good"));
     }
 }
 
 /// Asks until there is an answer with a new token: a brand-new one that is rejected is given some seconds.
 async fn is_replaced(program: &Program, world: &World, case: &str) {
     let began = Instant::now();
-    while within(program.get(&world.http("/"))).await != 200 {
+    while within(program.get(&world.http("/"))).await.status != 200 {
         assert!(began.elapsed() < Duration::from_secs(15), "{case}: it is never replaced");
     }
 }
@@ -248,7 +248,7 @@ async fn writes_that_hung_do_not_overtake_newer_ones() {
             is_replaced(&program, &world, hang).await;
         }
         assert_unsaved(&program, true, hang).await;
-        assert_eq!(server.token_requests(), 3, "{hang}");
+        server.assert_token_requests(3, hang);
         faults.set(&[]);
         saved(&program).await;
         let newest = server.current_refresh_token();
@@ -268,7 +268,7 @@ async fn whoever_loses_the_lock_before_presenting_presents_nothing() {
     for hang in ["hang sync", "hang rename"] {
         let Some((world, faults, first)) = settled(World::plain()).await else { return };
         let second = Program::start(&world).await;
-        assert_eq!(second.get(&world.http("/")).await, 200, "{hang}");
+        second.get(&world.http("/")).await.assert_status(200, hang);
         let server = &world.authorization_server;
         let before = faults.log();
         faults.set(&[hang]);
@@ -279,7 +279,7 @@ async fn whoever_loses_the_lock_before_presenting_presents_nothing() {
         for name in files(&world).into_keys().filter(|name| name.ends_with(".lock")) {
             std::fs::remove_file(world.state().join(name)).unwrap();
         }
-        assert_eq!(within(force(second.admin)).await.status, 200, "{hang}");
+        within(force(second.admin)).await.assert_status(200, hang);
         let newest = server.current_refresh_token();
         faults.set(&[]);
         let answered = within(asking).await.unwrap().unwrap();
@@ -288,7 +288,7 @@ async fn whoever_loses_the_lock_before_presenting_presents_nothing() {
             whole_record(&world).is_some_and(|record| record["refresh_token"] == newest.as_str())
         };
         stays_true(hang, WRITTEN_BACK, kept).await;
-        assert_eq!(server.token_requests(), 2, "{hang}");
+        server.assert_token_requests(2, hang);
         assert_nothing_lost(&world, hang);
     }
 }
@@ -303,9 +303,9 @@ async fn a_directory_that_cannot_be_synced_is_synced_again_and_unsaved_meanwhile
     let (asking, before) = (begin_to_force(&program, server).await, faults.log());
     faults.set(&["fail dirsync"]);
     server.release_all();
-    assert_eq!(within(asking).await.unwrap().status, 200);
+    within(asking).await.unwrap().assert_ok();
     faults.happens("fail dirsync", &before).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_unsaved(&program, true, "fails once").await;
     // Again, and still unsaved.
     let before = faults.log();
@@ -318,7 +318,7 @@ async fn a_directory_that_cannot_be_synced_is_synced_again_and_unsaved_meanwhile
     faults.happens("pass dirsync", &before).await;
     assert_unsaved(&program, false, "is in order").await;
     assert_eq!((generation(&world), server.token_requests()), (2.into(), 2));
-    assert_eq!(force(program.admin).await.status, 200);
+    force(program.admin).await.assert_ok();
     assert_eq!(server.token_requests(), 3);
     assert_nothing_lost(&world, "afterwards");
     let log = program.stop().await;
@@ -334,11 +334,11 @@ async fn an_attempt_that_may_not_be_on_the_disk_is_not_made_while_there_is_a_usa
         let server = &world.authorization_server;
         faults.set(&[fail]);
         assert_ne!(within(force(program.admin)).await.status, 200, "{fail}");
-        assert_eq!(program.get(&world.http("/")).await, 200, "{fail}");
-        assert_eq!(server.token_requests(), 1, "{fail}");
+        program.get(&world.http("/")).await.assert_status(200, fail);
+        server.assert_token_requests(1, fail);
         faults.set(&[]);
         refreshes_again(&program).await;
-        assert_eq!(server.token_requests(), 2, "{fail}");
+        server.assert_token_requests(2, fail);
         assert_nothing_lost(&world, fail);
     }
 }
@@ -352,7 +352,7 @@ async fn a_write_that_fails_is_repeated_and_leaves_no_litter() {
         let (asking, before) = (begin_to_force(&program, server).await, faults.log());
         faults.set(&[fail]);
         server.release_all();
-        assert_eq!(within(asking).await.unwrap().status, 200, "{fail}");
+        within(asking).await.unwrap().assert_status(200, fail);
         faults.happens(fail, &before).await;
         assert_unsaved(&program, true, fail).await;
         assert_eq!(generation(&world), 1, "{fail}");

@@ -62,7 +62,7 @@ async fn e11_a_gateways_page_never_ends_a_grant_and_heals_by_itself() {
         server.decide_by(move |_| page.clone());
         world.clock.advance(HOURS);
         for _ in 0..10 {
-            assert_eq!(look(&world).await, 503, "{case}");
+            look(&world).await.assert_status(503, &case);
             assert!(!state(&world).starts_with("needs_login"), "{case}: {}", state(&world));
             world.clock.advance(QUARTER);
         }
@@ -85,7 +85,7 @@ async fn e11_a_page_with_status_200_or_502_is_waited_out() {
         server.decide_by(move |_| TokenBehaviour::html(status, page));
         world.clock.advance(HOURS);
         for _ in 0..4 {
-            assert_eq!(look(&world).await, 503, "{status}");
+            look(&world).await.assert_status(503, status);
             assert!(!state(&world).starts_with("needs_login"), "{status}: {}", state(&world));
             world.clock.advance(QUARTER);
         }
@@ -139,7 +139,7 @@ async fn e19_refusals_that_pass_leave_the_margin_as_it_is() {
         server.decide_by(move |_| TokenBehaviour::error(status, error, Some(text)));
         world.clock.advance(lifetime - MINUTE - before_the_end);
         for failed in 1..=3 {
-            assert_eq!(world.get("/").await.0, 200);
+            world.get("/").await.assert_ok();
             eventually("it is refused", || server.token_requests() > failed).await;
             at_rest(&world).await;
             if failed == 3 {
@@ -147,10 +147,10 @@ async fn e19_refusals_that_pass_leave_the_margin_as_it_is() {
             }
             world.clock.advance(QUARTER);
         }
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         eventually("it is replaced", || world.status().generation.0 == 2).await;
         world.clock.advance(lifetime - before_the_end);
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         let within_the_margin = || world.status().generation.0 == 3;
         eventually("the next one is replaced in its margin", within_the_margin).await;
     })
@@ -176,6 +176,6 @@ async fn e19_the_default_margin_is_the_same_after_a_refusal() {
     assert!(back_within(&world, QUARTER, MINUTE).await.is_some());
     let generation = world.status().generation.0;
     world.clock.advance(MINUTE + TO_MARGIN);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     eventually("it is replaced", || world.status().generation.0 > generation).await;
 }

@@ -49,7 +49,7 @@ async fn a_refresh_token_is_used_before_the_end_that_its_server_names() {
         stays_true("half of its life", WRITTEN_BACK, || world.status().generation.0 == 1).await;
         world.clock.advance(5 * DAY - HOURS);
         eventually("it is used", || world.status().generation.0 == 2).await;
-        assert_eq!(world.authorization_server.token_requests(), 2, "{value}");
+        world.authorization_server.assert_token_requests(2, &value);
         world.assert_stored(2);
     }
 }
@@ -60,7 +60,7 @@ async fn the_end_of_a_grant_is_kept_and_said_a_week_before() {
     assert_eq!(days_until(&world, &world.record()["grant_expires_at"]), 30);
     for (passed, alarm) in [(20, false), (2, false), (2, true), (4, true)] {
         world.clock.advance(passed * DAY);
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         let said = described(admin(&world)).await;
         assert_eq!(said["next"].is_string(), alarm, "{said}");
         if alarm {
@@ -85,19 +85,19 @@ async fn the_end_of_a_grant_outlives_refreshes_and_restarts_and_not_the_grant() 
     });
     world.authorization_server.enqueue(bearerd_test_support::TokenBehaviour::json(200, answer));
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     let end = world.record()["grant_expires_at"].clone();
     assert_eq!(days_until(&world, &end), 30);
     world.clock.advance(DAY);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.restart().await;
     world.clock.advance(DAY);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 3);
     assert_eq!(world.record()["grant_expires_at"], end);
     world.write_seed(&world.authorization_server.issue_refresh_token());
     world.reload().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.record()["grant_expires_at"], Value::Null);
 }
 
@@ -111,7 +111,7 @@ async fn a_grant_that_goes_on_past_its_end_is_used() {
         .settled()
         .await;
     world.clock.advance(3 * DAY);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 2);
     world.assert_stored(2);
 }
@@ -125,8 +125,8 @@ async fn ends_that_are_none_cause_no_token_requests_and_no_alarm() {
                 world.authorization_server.token_requests() == 1
             })
             .await;
-            assert_eq!(world.get("/").await.0, 200, "{name} = {junk}");
-            assert_eq!(world.authorization_server.token_requests(), 1, "{name} = {junk}");
+            world.get("/").await.assert_status(200, format!("{name} = {junk}"));
+            world.authorization_server.assert_token_requests(1, format!("{name} = {junk}"));
             let said = described(admin(&world)).await;
             assert_eq!(said["next"], Value::Null, "{name} = {junk}: {said}");
         }

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::super::program::{bearerd, text};
-use super::super::world::{HOURS, World, eventually};
+use super::super::wire::Reply;
+use super::super::world::{HOURS, World, eventually, get};
 use super::operator::{
     WRITTEN_BACK, add_admin_token, described, files_with, force, presented, stays_true,
 };
@@ -86,8 +87,8 @@ impl Old {
         old
     }
 
-    async fn get(&self) -> u16 {
-        self.world.client().get(self.api.url("/")).send().await.unwrap().status().as_u16()
+    async fn get(&self) -> Reply {
+        get(self.world.client().get(self.api.url("/"))).await
     }
 
     async fn force(&self) -> u16 {
@@ -122,15 +123,15 @@ async fn a_token_of_before_is_used_and_its_refresh_token_after_it() {
     for record in ["format-2", "format-3", "everything"] {
         let old = Old::start(record, REFRESH_TOKEN).await;
         for _ in 0..3 {
-            assert_eq!(old.get().await, 200, "{record}");
+            old.get().await.assert_status(200, record);
         }
         assert_eq!(old.bearers(), [ACCESS_TOKEN; 3], "{record}");
         let server = &old.world.authorization_server;
-        assert_eq!(server.token_requests(), 0, "{record}");
+        server.assert_token_requests(0, record);
         assert_eq!(old.world.status().generation.0, 5, "{record}");
         assert_eq!(old.force().await, 200, "{record}");
         assert_eq!(old.presented(REFRESH_TOKEN), 1, "{record}");
-        assert_eq!(old.get().await, 200, "{record}");
+        old.get().await.assert_status(200, record);
         let newest = server.tokens().newest_access_token().unwrap();
         assert_eq!(old.bearers().last(), Some(&newest), "{record}");
         assert!(old.world.status().generation.0 > 5, "{record}");
@@ -150,7 +151,7 @@ async fn old_refresh_tokens_of_a_record_of_before_are_never_presented() {
             for token in OLD {
                 old.world.write_seed(token);
                 old.world.restart().await;
-                assert_eq!(old.get().await, 200, "{record}, {token}");
+                old.get().await.assert_status(200, format!("{record}, {token}"));
                 assert_eq!(old.presented(token), 0, "{record}, {token}");
             }
             assert_eq!(old.force().await, 200, "{record}");
@@ -164,7 +165,7 @@ async fn old_refresh_tokens_of_a_record_of_before_are_never_presented() {
 async fn a_rejected_or_expired_token_of_before_is_replaced_by_its_refresh_token() {
     for record in ["rejected", "expired"] {
         let old = Old::start(record, REFRESH_TOKEN).await;
-        assert_eq!(old.get().await, 200, "{record}");
+        old.get().await.assert_status(200, record);
         assert_eq!(old.presented(REFRESH_TOKEN), 1, "{record}");
         let newest = old.world.authorization_server.tokens().newest_access_token().unwrap();
         assert_eq!(old.bearers(), [newest], "{record}");
@@ -177,7 +178,7 @@ async fn a_rejected_or_expired_token_of_before_is_replaced_by_its_refresh_token(
 async fn an_intent_of_before_is_followed_up_once() {
     // The server has never seen it.
     let old = Old::start("intent", REFRESH_TOKEN).await;
-    assert_eq!(old.get().await, 200);
+    old.get().await.assert_ok();
     assert_eq!(old.world.authorization_server.token_requests(), 1);
     assert_eq!(old.presented(REFRESH_TOKEN), 1);
     old.assert_stored("not consumed");
@@ -185,7 +186,7 @@ async fn an_intent_of_before_is_followed_up_once() {
     // It was consumed, and what it brought is lost.
     let old = Old::start("intent", "golden-rt-6").await;
     for _ in 0..3 {
-        assert_eq!(old.get().await, 503);
+        old.get().await.assert_no_token();
     }
     assert_eq!(old.world.authorization_server.token_requests(), 1);
     assert_eq!(old.world.terminal_reason(), "lost_rotation");
@@ -198,7 +199,7 @@ async fn a_seed_on_trial_of_before_is_tried_and_otherwise_what_it_has_displaced_
     let mut old = Old::servers("displaced", TRIAL, false).await;
     old.world.write_seed(TRIAL);
     old.world.start_proxy().await;
-    assert_eq!(old.get().await, 200);
+    old.get().await.assert_ok();
     assert_eq!((old.presented(TRIAL), old.presented(REFRESH_TOKEN)), (1, 0));
     let newest = old.world.authorization_server.tokens().newest_access_token().unwrap();
     assert_eq!(old.bearers(), [newest]);
@@ -207,7 +208,7 @@ async fn a_seed_on_trial_of_before_is_tried_and_otherwise_what_it_has_displaced_
 
     let mut old = Old::start("displaced", REFRESH_TOKEN).await;
     for round in 0..3 {
-        assert_eq!(old.get().await, 200, "{round}");
+        old.get().await.assert_status(200, round);
         if round == 1 {
             old.world.write_seed(TRIAL);
             old.world.restart().await;
@@ -233,11 +234,11 @@ async fn a_dead_grant_of_before_stays_dead_until_somebody_acts() {
             let case = format!("{record}, by seed: {by_seed}");
             let mut old = Old::start(record, REFRESH_TOKEN).await;
             for _ in 0..3 {
-                assert_eq!(old.get().await, 503, "{case}");
+                old.get().await.assert_status(503, &case);
                 old.world.restart().await;
             }
             let server = &old.world.authorization_server;
-            assert_eq!(server.token_requests(), 0, "{case}");
+            server.assert_token_requests(0, &case);
             let said = described(old.world.app().admin_address().unwrap()).await;
             assert_eq!((&said["state"], &said["reason"]), (&json!("needs_login"), &json!(reason)));
             if by_seed {
@@ -248,7 +249,7 @@ async fn a_dead_grant_of_before_stays_dead_until_somebody_acts() {
                 // It was a mistake: the server takes it.
                 assert_eq!(old.force().await, 200, "{case}");
             }
-            assert_eq!(old.get().await, 200, "{case}");
+            old.get().await.assert_status(200, &case);
             old.assert_stored(&case);
         }
     }
@@ -260,9 +261,9 @@ async fn a_logout_of_before_is_still_one() {
     for seed in [OLD[2], OLD[0]] {
         old.world.write_seed(seed);
         old.world.reload().await;
-        assert_eq!(old.get().await, 503, "{seed}");
+        old.get().await.assert_status(503, seed);
         old.world.restart().await;
-        assert_eq!(old.get().await, 503, "{seed}");
+        old.get().await.assert_status(503, seed);
     }
     let server = &old.world.authorization_server;
     assert_eq!(server.token_requests(), 0);
@@ -270,7 +271,7 @@ async fn a_logout_of_before_is_still_one() {
     let seed = server.issue_refresh_token();
     old.world.write_seed(&seed);
     old.world.reload().await;
-    assert_eq!(old.get().await, 200);
+    old.get().await.assert_ok();
     old.assert_stored("a new seed");
 }
 
@@ -278,7 +279,7 @@ async fn a_logout_of_before_is_still_one() {
 async fn a_bound_refresh_token_of_before_is_presented_with_its_key() {
     let mut old = Old::servers("dpop", REFRESH_TOKEN, true).await;
     old.world.start_proxy().await;
-    assert_eq!(old.get().await, 200);
+    old.get().await.assert_ok();
     assert_eq!(old.api.requests()[0].bound_token(), Some(ACCESS_TOKEN));
     assert_eq!(old.force().await, 200);
     let request = &old.world.authorization_server.requests()[0];
@@ -304,14 +305,15 @@ async fn a_sealed_record_of_before_is_opened_with_its_key() {
         old.world.write_secret("new-key", "T2nZ0Vbq7y1oLkJ9xW4uRcEaGfHs8dMpQi5tYrBvXgA=");
         old.world.configure_file(|text| format!("{text}\n[store]\nurl = \"file:state\"\n{keys}\n"));
         old.world.start_proxy().await;
-        assert_eq!(old.get().await, 200, "{keys}");
+        old.get().await.assert_status(200, keys);
         assert_eq!(old.bearers(), [ACCESS_TOKEN], "{keys}");
         assert_eq!(old.force().await, 200, "{keys}");
         assert_eq!(old.presented(REFRESH_TOKEN), 1, "{keys}");
         old.world.restart().await;
-        assert_eq!(old.get().await, 200, "{keys}");
+        old.get().await.assert_status(200, keys);
         let server = &old.world.authorization_server;
-        assert_eq!((server.token_requests(), server.reuse_count()), (1, 0), "{keys}");
+        server.assert_token_requests(1, keys);
+        server.assert_no_reuse();
         let newest = server.tokens().newest_access_token().unwrap();
         assert_eq!(old.bearers(), [ACCESS_TOKEN, &newest], "{keys}");
         let newest = [newest, server.current_refresh_token()];
@@ -337,7 +339,7 @@ async fn a_record_of_before_is_not_moved_aside_and_survives_a_restart_without_a_
         stays_true(record, WRITTEN_BACK, whole).await;
         let server = &old.world.authorization_server;
         if record != "displaced" {
-            assert_eq!(server.token_requests(), 0, "{record}");
+            server.assert_token_requests(0, record);
         }
     }
 }
@@ -368,7 +370,7 @@ async fn a_refresh_token_that_is_never_replaced_is_kept_over_the_change_of_forma
     for requests in 2..=3 {
         old.world.clock.advance(HOURS);
         old.world.restart().await;
-        assert_eq!(old.get().await, 200);
+        old.get().await.assert_ok();
         assert_eq!(old.presented(REFRESH_TOKEN), requests);
     }
     old.assert_stored("not rotated");

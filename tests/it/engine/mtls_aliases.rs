@@ -139,7 +139,7 @@ async fn without_a_certificate_or_without_an_alias_the_normal_endpoint_is_asked(
         published.publishes(aliases.clone());
         published.ask(false).await;
         assert_eq!(published.asked(), (true, false), "{lines} {aliases}");
-        assert_eq!(published.world.get("/").await.0, 200, "{lines} {aliases}");
+        published.world.get("/").await.assert_status(200, format!("{lines} {aliases}"));
     }
 }
 

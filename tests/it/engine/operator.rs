@@ -43,7 +43,7 @@ async fn ask(admin: SocketAddr, path: &str) -> Reply {
 
 async fn json(admin: SocketAddr, path: &str) -> Value {
     let reply = ask(admin, path).await;
-    assert_eq!(reply.status, 200, "{path}");
+    reply.assert_status(200, path);
     serde_json::from_slice(&reply.content).unwrap()
 }
 

@@ -34,12 +34,12 @@ async fn a_panic_between_answer_and_commit_loses_no_token() {
         // Whether the request that waits is answered or not: the token is there for the next one.
         let _first = within(program.get(&world.http("/"))).await;
         program.logs("panic point").await;
-        assert_eq!(within(program.get(&world.http("/"))).await, 200, "{point}");
-        assert_eq!(world.authorization_server.token_requests(), 1, "{point}");
+        within(program.get(&world.http("/"))).await.assert_status(200, point);
+        world.authorization_server.assert_token_requests(1, point);
         is_saved(&world, point).await;
         // The next refresh goes on from there.
-        assert_eq!(within(force(program.admin)).await.status, 200, "{point}");
-        assert_eq!(world.authorization_server.token_requests(), 2, "{point}");
+        within(force(program.admin)).await.assert_status(200, point);
+        world.authorization_server.assert_token_requests(2, point);
         is_saved(&world, point).await;
     }
 }
@@ -51,17 +51,17 @@ async fn a_panic_in_a_later_refresh_loses_no_token_either() {
         let mut world = World::plain().start_servers().await;
         add_admin_token(&mut world);
         let program = Program::start(&world).await;
-        assert_eq!(program.get(&world.http("/")).await, 200, "{point}");
+        program.get(&world.http("/")).await.assert_status(200, point);
         program.kill().await;
         let program = start(&world, point).await;
         let _answer = within(force(program.admin)).await;
         program.logs("panic point").await;
-        assert_eq!(within(program.get(&world.http("/"))).await, 200, "{point}");
+        within(program.get(&world.http("/"))).await.assert_status(200, point);
         is_saved(&world, point).await;
         program.kill().await;
         let program = Program::start(&world).await;
-        assert_eq!(program.get(&world.http("/")).await, 200, "{point}");
-        assert_eq!(world.authorization_server.token_requests(), 2, "{point}");
+        program.get(&world.http("/")).await.assert_status(200, point);
+        world.authorization_server.assert_token_requests(2, point);
         is_saved(&world, point).await;
     }
 }

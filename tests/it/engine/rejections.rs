@@ -53,7 +53,7 @@ async fn e24_revocations_in_a_row_are_noticed_by_no_short_request() {
     let server = &world.authorization_server;
     for revocation in 1..=4 {
         server.tokens().revoke_all_access_tokens();
-        assert_eq!(world.get("/").await.0, 200, "revocation {revocation}");
+        world.get("/").await.assert_status(200, format!("revocation {revocation}"));
         assert_eq!(post(&world, "/").await, 200, "revocation {revocation}");
         world.clock.advance(SECOND * 10);
     }
@@ -78,7 +78,7 @@ async fn e30_a_login_that_is_refused_whatever_the_token_is_sent_twice() {
         assert_eq!(seen(&world, LOGIN), 2 + attempt);
     }
     assert_eq!(server.token_requests(), 2);
-    assert_eq!((world.get("/").await.0, post(&world, "/").await), (200, 200));
+    assert_eq!((world.get("/").await.status, post(&world, "/").await), (200, 200));
 }
 
 /// Another query is no other target.
@@ -104,10 +104,10 @@ async fn e30_a_safe_request_is_sent_three_times_at_most_and_only_while_the_token
             }
         }
         let asked = Instant::now();
-        assert_eq!(world.get(path).await.0, status);
+        assert_eq!(world.get(path).await.status, status);
         assert!(asked.elapsed() < SECOND * 5, "{:?}", asked.elapsed());
-        assert_eq!(world.origin.requests().len(), 3, "{path}");
-        assert_eq!(world.authorization_server.token_requests(), 2, "{path}");
+        world.origin.assert_requests(3, path);
+        world.authorization_server.assert_token_requests(2, path);
     }
 }
 
@@ -116,7 +116,7 @@ async fn e30_a_first_token_that_is_not_known_yet_is_waited_for() {
     let world = World::new().await;
     world.origin.enqueue(Answer::RejectToken);
     let asked = Instant::now();
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert!(asked.elapsed() < SECOND * 5, "{:?}", asked.elapsed());
     assert_eq!(world.origin.requests().len(), 2);
     assert_eq!(world.authorization_server.token_requests(), 1);
@@ -140,16 +140,16 @@ async fn e31_one_path_that_always_rejects_does_not_delay_the_healing_of_others()
     let world = World::settled().await;
     let server = &world.authorization_server;
     for round in 0..12 {
-        assert_eq!(world.get(LOGIN).await.0, 401);
-        assert_eq!(world.get("/").await.0, 200, "round {round}");
+        assert_eq!(world.get(LOGIN).await.status, 401);
+        world.get("/").await.assert_status(200, format!("round {round}"));
         world.clock.advance(SECOND * 10);
     }
     let before = server.token_requests();
     assert!(before <= 4, "{before} token requests for a path that rejects every token");
     server.tokens().revoke_all_access_tokens();
     for round in 0..3 {
-        assert_eq!(world.get("/").await.0, 200, "round {round}");
-        assert_eq!(world.get(LOGIN).await.0, 401);
+        world.get("/").await.assert_status(200, format!("round {round}"));
+        assert_eq!(world.get(LOGIN).await.status, 401);
     }
     assert!(server.token_requests() <= before + 1);
 }
@@ -165,13 +165,13 @@ async fn e31_many_paths_that_always_reject_are_no_stream_of_token_requests() {
         let refused = client.put(world.http(&format!("/p/{number}"))).send().await.unwrap();
         assert_eq!(refused.status(), 401);
         world.origin.reject_all(false);
-        assert_eq!(world.get("/").await.0, 200, "after path {number}");
+        world.get("/").await.assert_status(200, format!("after path {number}"));
         world.clock.advance(SECOND * 6);
     }
     let before = server.token_requests();
     assert!(before <= 15, "{before} token requests in four minutes");
     server.tokens().revoke_all_access_tokens();
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
 }
 
 /// The first evidence is the rejection: nothing was accepted with this token yet.
@@ -179,9 +179,9 @@ async fn e31_many_paths_that_always_reject_are_no_stream_of_token_requests() {
 async fn e31_a_revocation_right_after_a_lone_rejection_heals_at_once() {
     let world = World::settled().await;
     let server = &world.authorization_server;
-    assert_eq!(world.get(LOGIN).await.0, 401);
+    assert_eq!(world.get(LOGIN).await.status, 401);
     world.clock.advance(SECOND * 4);
     server.tokens().revoke_all_access_tokens();
     world.clock.advance(SECOND * 4);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
 }

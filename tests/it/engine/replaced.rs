@@ -89,7 +89,7 @@ async fn a_refresh_token_that_is_out_is_not_presented_by_another_process() {
         let case = format!("{change:?}");
         let world = World::settled().await;
         let sibling = world.sibling().await;
-        assert_eq!(sibling.get(&world).await.0, 200);
+        sibling.get(&world).await.assert_ok();
         world.clock.advance(HOURS);
         let server = &world.authorization_server;
         let request = world.begin_refresh().await;
@@ -98,15 +98,15 @@ async fn a_refresh_token_that_is_out_is_not_presented_by_another_process() {
         let three_seconds = Duration::from_secs(3);
         stays_true(&case, three_seconds, || server.token_requests() == 2).await;
         server.release_all();
-        assert_eq!(within(request).await.unwrap().0, 200, "{case}");
+        within(request).await.unwrap().assert_status(200, &case);
         assert_eq!(within(other).await.unwrap(), 200, "{case}");
-        assert_eq!(server.token_requests(), 2, "{case}");
+        server.assert_token_requests(2, &case);
         nothing_is_lost(&world, &case).await;
         // Both go on together.
         world.clock.advance(HOURS);
         let (here, there) = tokio::join!(world.get_many(5), sibling.get_many(&world, 5));
-        assert!(here.iter().chain(&there).all(|answer| answer.0 == 200), "{case}");
-        assert_eq!(server.token_requests(), 3, "{case}");
+        assert!(here.iter().chain(&there).all(|answer| answer.status == 200), "{case}");
+        server.assert_token_requests(3, &case);
         nothing_is_lost(&world, &case).await;
     }
 }
@@ -119,7 +119,7 @@ async fn after_the_change_two_processes_still_make_one_token_request() {
             let case = format!("{change:?}, noticed first: {wait}");
             let world = World::settled().await;
             let sibling = world.sibling().await;
-            assert_eq!(sibling.get(&world).await.0, 200);
+            sibling.get(&world).await.assert_ok();
             change.make(&world);
             if wait {
                 nothing_is_lost(&world, &case).await;
@@ -127,8 +127,8 @@ async fn after_the_change_two_processes_still_make_one_token_request() {
             }
             world.clock.advance(HOURS);
             let (here, there) = tokio::join!(world.get_many(10), sibling.get_many(&world, 10));
-            assert!(here.iter().chain(&there).all(|answer| answer.0 == 200), "{case}");
-            assert_eq!(world.authorization_server.token_requests(), 2, "{case}");
+            assert!(here.iter().chain(&there).all(|answer| answer.status == 200), "{case}");
+            world.authorization_server.assert_token_requests(2, &case);
             nothing_is_lost(&world, &case).await;
         }
     }
@@ -145,8 +145,8 @@ async fn a_process_started_on_the_copy_and_one_from_before_share_one_lock() {
         let sibling = world.sibling().await;
         world.clock.advance(HOURS);
         let (here, there) = tokio::join!(world.get_many(10), sibling.get_many(&world, 10));
-        assert!(here.iter().chain(&there).all(|answer| answer.0 == 200), "{case}");
-        assert_eq!(world.authorization_server.token_requests(), 2, "{case}");
+        assert!(here.iter().chain(&there).all(|answer| answer.status == 200), "{case}");
+        world.authorization_server.assert_token_requests(2, &case);
         nothing_is_lost(&world, &case).await;
     }
 }
@@ -160,9 +160,9 @@ async fn two_programs_present_a_refresh_token_once_whatever_becomes_of_the_direc
         add_admin_token(&mut world);
         let server = &world.authorization_server;
         let (first, second) = (Program::start(&world).await, Program::start(&world).await);
-        assert_eq!(first.get(&world.http("/")).await, 200);
-        assert_eq!(second.get(&world.http("/")).await, 200);
-        assert_eq!(server.token_requests(), 1, "{case}");
+        first.get(&world.http("/")).await.assert_ok();
+        second.get(&world.http("/")).await.assert_ok();
+        server.assert_token_requests(1, &case);
         server.hold();
         let asking = tokio::spawn(force(first.admin));
         within(server.wait_for_token_requests(2)).await;
@@ -170,11 +170,11 @@ async fn two_programs_present_a_refresh_token_once_whatever_becomes_of_the_direc
         let also_asking = tokio::spawn(force(second.admin));
         stays_true(&case, Duration::from_secs(2), || server.token_requests() == 2).await;
         server.release_all();
-        assert_eq!(within(asking).await.unwrap().status, 200, "{case}");
+        within(asking).await.unwrap().assert_status(200, &case);
         // It may find that one, or have another.
         let _other = within(also_asking).await.unwrap();
         for program in [&first, &second] {
-            assert_eq!(within(program.get(&world.http("/"))).await, 200, "{case}");
+            within(program.get(&world.http("/"))).await.assert_status(200, &case);
         }
         nothing_is_lost(&world, &case).await;
     }
@@ -188,14 +188,14 @@ async fn a_program_killed_after_the_directory_was_replaced_leaves_its_token_ther
         let mut world = World::plain().start_servers().await;
         add_admin_token(&mut world);
         let program = Program::start(&world).await;
-        assert_eq!(program.get(&world.http("/")).await, 200);
+        program.get(&world.http("/")).await.assert_ok();
         change.make(&world);
         nothing_is_lost(&world, &case).await;
-        assert_eq!(force(program.admin).await.status, 200, "{case}");
+        force(program.admin).await.assert_status(200, &case);
         program.kill().await;
         let program = Program::start(&world).await;
-        assert_eq!(force(program.admin).await.status, 200, "{case}");
-        assert_eq!(world.authorization_server.token_requests(), 3, "{case}");
+        force(program.admin).await.assert_status(200, &case);
+        world.authorization_server.assert_token_requests(3, &case);
         nothing_is_lost(&world, &case).await;
     }
 }

@@ -50,7 +50,7 @@ fn forged(world: &World) -> (Vec<u8>, [String; 2]) {
 async fn a_plain_record_beside_a_key_stops_the_start_and_the_fix_is_named() {
     let mut world = servers(World::plain()).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
     let before = files(&world);
     set_keys(&mut world, SEALED);
@@ -73,7 +73,7 @@ async fn a_plain_record_beside_a_key_stops_the_start_and_the_fix_is_named() {
 async fn records_from_before_the_key_are_sealed_at_start() {
     let mut world = servers(World::plain()).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
     let tokens = tokens(&world);
     assert_eq!(files_with(&world, &tokens), ["api.json"]);
@@ -87,7 +87,7 @@ async fn records_from_before_the_key_are_sealed_at_start() {
     // From now on without the exception.
     set_keys(&mut world, SEALED);
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 1);
     program.stop().await;
     assert_eq!(files_with(&world, &tokens), [""; 0]);
@@ -110,7 +110,7 @@ async fn records_of_all_values_of_a_variable_are_sealed_at_start() {
     }
     world.start_proxy().await;
     for club in ["paris", "lyon"] {
-        assert_eq!(world.get(&format!("/{club}/")).await.0, 200);
+        world.get(&format!("/{club}/")).await.assert_ok();
         tokens.push(world.authorization_server.current_refresh_token_of(club));
     }
     tokens.extend(world.tokens_seen());
@@ -120,7 +120,7 @@ async fn records_of_all_values_of_a_variable_are_sealed_at_start() {
     world.start_proxy().await;
     eventually("they are sealed", || files_with(&world, &tokens).is_empty()).await;
     for club in ["paris", "lyon"] {
-        assert_eq!(world.get(&format!("/{club}/")).await.0, 200);
+        world.get(&format!("/{club}/")).await.assert_ok();
     }
     assert_eq!(world.authorization_server.token_requests(), 2);
 }
@@ -131,7 +131,7 @@ async fn plain_records_and_an_old_key_can_be_given_together() {
     let mut world = servers(World::builder()).await;
     set_keys(&mut world, SEALED);
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.stop().await;
     let tokens = tokens(&world);
     set_keys(
@@ -139,13 +139,13 @@ async fn plain_records_and_an_old_key_can_be_given_together() {
         "key = { file = \"new-key\" }\nold_keys = [\"plain\", { file = \"key\" }]\n",
     );
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.stop().await;
     set_keys(&mut world, "key = { file = \"new-key\" }\n");
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.authorization_server.token_requests(), 2);
     assert_eq!(files_with(&world, &tokens), [""; 0]);
 }
@@ -156,7 +156,7 @@ async fn plain_without_a_key_changes_nothing() {
     let mut world = servers(World::plain()).await;
     set_keys(&mut world, "old_keys = [\"plain\"]\n");
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
     world.assert_stored(1);
 }
@@ -169,7 +169,7 @@ async fn a_plain_record_forged_while_it_runs_is_never_used() {
         let mut world = servers(World::builder()).await;
         set_keys(&mut world, SEALED);
         world.start_proxy().await;
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         let [_, own] = tokens(&world);
         let (forged, [refresh_token, access_token]) = forged(&world);
         if restarted {
@@ -179,14 +179,14 @@ async fn a_plain_record_forged_while_it_runs_is_never_used() {
         let unused = || !world.tokens_seen().contains(&access_token);
         stays_true("the forged token is not used", WRITTEN_BACK, unused).await;
         world.origin.clear();
-        assert_eq!(world.get("/").await.0, 200);
+        world.get("/").await.assert_ok();
         assert_eq!(world.tokens_seen(), [own]);
         world.clock.advance(HOURS);
         let _any = world.get("/").await;
         let server = &world.authorization_server;
         assert_eq!(presented(server, &refresh_token), 0);
         assert!(!world.tokens_seen().contains(&access_token));
-        assert_eq!(server.reuse_count(), 0);
+        server.assert_no_reuse();
         let named = world.status().last_error.is_some_and(|(_, what)| what.contains("plain"));
         let sealed_again = files_with(&world, &[refresh_token]).is_empty();
         assert!(named || sealed_again, "neither refused nor written back");
@@ -201,7 +201,7 @@ async fn a_sealed_record_of_another_credential_is_not_used() {
     let (name, other) = ("[credential.api]", "[credential.other]");
     world.configure(|text| text.replace(name, other));
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     world.stop().await;
     let [refresh_token, access_token] = tokens(&world);
     std::fs::rename(world.state().join("other.json"), world.state().join("api.json")).unwrap();

@@ -89,7 +89,7 @@ async fn start() -> (World, Program) {
         )
     });
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     (world, program)
 }
 
@@ -110,10 +110,10 @@ async fn replace_and_restore((case, script): (&str, &str)) {
         pause.tick().await;
     }
     // What it has printed may count or not; the token goes on.
-    assert_eq!(program.get(&world.http("/")).await, 200, "{case}");
+    program.get(&world.http("/")).await.assert_status(200, case);
     write_script(dir, GOOD);
     reload_ends(&program, case).await;
-    assert_eq!(program.get(&world.http("/")).await, 200, "{case}");
+    program.get(&world.http("/")).await.assert_status(200, case);
     let log = program.stop().await;
     assert!(!log.contains("test-client-secret"), "{case}: {log}");
 }

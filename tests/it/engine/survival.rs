@@ -53,7 +53,7 @@ async fn e01_the_new_refresh_token_is_on_the_disk_before_the_steps_are_done() {
     rest.enqueue(session());
     world.origin.enqueue(Answer::status(200));
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!((presented(&world, &seed), server.reuse_count()), (1, 0));
 }
 
@@ -75,7 +75,7 @@ async fn e01_a_shutdown_during_slow_steps_keeps_the_grant() {
     rest.enqueue(session());
     world.origin.enqueue(Answer::status(200));
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!((presented(&world, &seed), server.reuse_count()), (1, 0));
 }
 
@@ -107,14 +107,14 @@ async fn the_access_token_from_before_keeps_its_number_until_the_steps_are_done(
         world.origin.enqueue(Answer::status(200));
     }
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.record()["generation"], 1);
     world.clock.advance(HOURS);
     let waiting = world.spawn_get();
     eventually("the step is made", || rest.requests().len() == 2).await;
     assert_eq!(world.record()["generation"], 1);
     assert!(keeps_newest(&world));
-    assert_eq!(waiting.await.unwrap().0, 200);
+    waiting.await.unwrap().assert_ok();
     assert_eq!(world.record()["generation"], 2);
     assert_eq!(world.authorization_server.token_requests(), 2);
 }
@@ -135,7 +135,7 @@ async fn e23_a_crash_soon_after_a_bootstrap_is_healed_by_another() {
         .await;
     let server = &world.authorization_server;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     // The answer to the next refresh is lost with the process.
     server.decide_by(|_| TokenBehaviour::Stall { commit_first: true });
     let (client, url) = (program.client(), world.http("/"));
@@ -149,7 +149,7 @@ async fn e23_a_crash_soon_after_a_bootstrap_is_healed_by_another() {
     // The old token may be good for a moment yet.
     let healed = async {
         while grants(&world).len() < 4 {
-            assert_eq!(program.get(&world.http("/")).await, 200);
+            program.get(&world.http("/")).await.assert_ok();
         }
     };
     super::super::wire::within(healed).await;
@@ -163,11 +163,11 @@ async fn e23_a_second_revocation_soon_after_a_bootstrap_is_healed_too() {
     for revocation in 1..=2 {
         server.revoke_refresh_token();
         world.clock.advance(HOURS);
-        assert_eq!(world.get("/").await.0, 200, "revocation {revocation}");
+        world.get("/").await.assert_status(200, format!("revocation {revocation}"));
         world.clock.advance(MINUTE);
         server.revoke_refresh_token();
         server.tokens().revoke_all_access_tokens();
-        assert_eq!(world.get("/").await.0, 200, "soon after revocation {revocation}");
+        world.get("/").await.assert_status(200, format!("soon after revocation {revocation}"));
     }
     assert!(keeps_newest(&world));
 }
@@ -182,7 +182,7 @@ async fn e23_bootstraps_in_a_row_pause_after_the_second() {
     for _ in 0..8 {
         server.revoke_refresh_token();
         server.tokens().revoke_all_access_tokens();
-        healed += usize::from(world.get("/").await.0 == 200);
+        healed += usize::from(world.get("/").await.status == 200);
         at_rest(&world).await;
         world.clock.advance(SECOND * 5);
     }

@@ -30,18 +30,18 @@ async fn e12_one_invalid_grant_that_passes_is_healed_by_an_operator_and_by_nothi
     let mut world = with_operator(short()).await;
     world.authorization_server.enqueue(TokenBehaviour::error(400, "invalid_grant", None));
     world.clock.advance(HOURS);
-    assert_eq!(look(&world).await, 503);
+    look(&world).await.assert_no_token();
     assert_eq!(state(&world), "needs_login (revoked)");
     for _ in 0..2 {
         world.restart().await;
-        assert_eq!(look(&world).await, 503);
+        look(&world).await.assert_no_token();
         world.clock.advance(HOURS);
     }
     let server = &world.authorization_server;
-    assert_eq!(server.token_requests(), 2, "dead stays dead without requests");
+    server.assert_token_requests(2, "dead stays dead without requests");
     let (status, said) = operator_refreshes(&world).await;
     assert_eq!(status, 200, "{said}");
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!((server.token_requests(), server.reuse_count()), (3, 0));
     assert!(keeps_newest(&world));
 }
@@ -52,7 +52,7 @@ async fn e12_an_operators_attempt_that_is_refused_changes_nothing_and_costs_one_
     let server = &world.authorization_server;
     server.revoke_refresh_token();
     world.clock.advance(HOURS);
-    assert_eq!(look(&world).await, 503);
+    look(&world).await.assert_no_token();
     for attempt in 1..=3 {
         assert_ne!(operator_refreshes(&world).await.0, 200);
         at_rest(&world).await;
@@ -79,7 +79,7 @@ async fn e12_an_operators_attempt_needs_no_pause_to_end() {
         server.decide_by(|_| TokenBehaviour::Normal);
         let (status, said) = operator_refreshes(&world).await;
         assert_eq!(status, 200, "{error}: {said}");
-        assert_eq!(world.get("/").await.0, 200, "{error}");
+        world.get("/").await.assert_status(200, error);
     })
     .await;
 }
@@ -90,7 +90,7 @@ async fn e12_an_operator_does_not_overrule_a_servers_retry_after() {
     let server = &world.authorization_server;
     server.enqueue(refusal(429, json!({})).with_header("retry-after", "600"));
     world.clock.advance(HOURS);
-    assert_eq!(look(&world).await, 503);
+    look(&world).await.assert_no_token();
     let (status, said) = operator_refreshes(&world).await;
     assert_ne!(status, 200, "{said}");
     assert_eq!(server.token_requests(), 2);
@@ -151,11 +151,11 @@ async fn e13_an_invalid_grant_that_says_nothing_of_the_kind_is_dead_at_once() {
         let world = short().settled().await;
         world.authorization_server.enqueue(invalid_grant(text));
         world.clock.advance(HOURS);
-        assert_eq!(look(&world).await, 503, "{text}");
+        look(&world).await.assert_status(503, text);
         assert!(state(&world).starts_with("needs_login"), "{text}: {}", state(&world));
         world.clock.advance(HOURS);
-        assert_eq!(look(&world).await, 503, "{text}");
-        assert_eq!(world.authorization_server.token_requests(), 2, "{text}");
+        look(&world).await.assert_status(503, text);
+        world.authorization_server.assert_token_requests(2, text);
     })
     .await;
 }
@@ -198,11 +198,11 @@ async fn e14_a_dead_refresh_token_is_dead_in_every_dialect() {
         let world = short().settled().await;
         world.authorization_server.enqueue(refusal(status, body.clone()));
         world.clock.advance(HOURS);
-        assert_eq!(look(&world).await, 503, "{body}");
+        look(&world).await.assert_status(503, &body);
         assert_eq!(state(&world), "needs_login (revoked)", "{body}");
         world.clock.advance(HOURS);
         look(&world).await;
-        assert_eq!(world.authorization_server.token_requests(), 2, "{body}");
+        world.authorization_server.assert_token_requests(2, &body);
     })
     .await;
 }
@@ -215,9 +215,9 @@ async fn e14_a_bootstrap_heals_every_dialect_within_the_request() {
         server.enqueue(refusal(status, body.clone()));
         world.clock.advance(HOURS);
         let asked = Instant::now();
-        assert_eq!(world.get("/").await.0, 200, "{body}");
+        world.get("/").await.assert_status(200, &body);
         assert!(asked.elapsed() < SECOND * 2, "{body}: {:?}", asked.elapsed());
-        assert_eq!(server.token_requests(), 3, "{body}");
+        server.assert_token_requests(3, &body);
     })
     .await;
 }

@@ -11,7 +11,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::super::program::Program;
-use super::super::world::{HOURS, MINUTE, World, WorldBuilder, assert_all, eventually};
+use super::super::wire::Reply;
+use super::super::world::{HOURS, MINUTE, World, WorldBuilder, assert_all, eventually, get};
 use super::{
     FORGIVING, SECOND, SHORT_WAIT, at_rest, back_within, each, keeps_newest, look, metric,
     presented, state, with_operator,
@@ -41,7 +42,7 @@ async fn e09_late_answers_cost_three_presentations_while_the_token_is_good() {
     world.authorization_server.decide_by(|_| LATE_AND_LOST);
     world.clock.advance(TO_LONG_MARGIN);
     for minute in 0..20 {
-        assert_eq!((look(&world).await, sibling.get(&world).await.0), (200, 200));
+        assert_eq!((look(&world).await.status, sibling.get(&world).await.status), (200, 200));
         let refreshing = || sibling.status().condition.word() == "refreshing";
         eventually("the sibling is at rest", || !refreshing()).await;
         let times = presented(&world, &old);
@@ -58,7 +59,7 @@ async fn e09_late_answers_cost_three_presentations_while_the_token_is_good() {
     world.clock.advance(MINUTE * 30);
     let back = back_within(&world, MINUTE, SECOND * 5).await;
     assert!(back.is_some(), "{}", state(&world));
-    assert_eq!(sibling.get(&world).await.0, 200);
+    sibling.get(&world).await.assert_ok();
     assert!(keeps_newest(&world));
 }
 
@@ -71,7 +72,7 @@ async fn e09_replays_come_within_seconds_of_the_first_attempt() {
     server.decide_by(|_| TokenBehaviour::DropAfterCommit);
     world.clock.advance(TO_LONG_MARGIN);
     for _ in 0..5 {
-        assert_eq!(look(&world).await, 200);
+        look(&world).await.assert_ok();
         world.clock.advance(MINUTE);
     }
     let times = server.presentations_of(&old);
@@ -96,7 +97,7 @@ async fn e09_a_replay_that_could_hurt_a_good_token_waits_for_its_end() {
     server.enqueue(LATE_AND_LOST);
     world.clock.advance(TO_LONG_MARGIN);
     for _ in 0..10 {
-        assert_eq!(look(&world).await, 200);
+        look(&world).await.assert_ok();
         world.clock.advance(MINUTE);
     }
     assert_eq!((presented(&world, &old), server.reuse_count()), (1, 0));
@@ -143,7 +144,7 @@ async fn e10_a_strict_server_that_needs_twelve_seconds_once_loses_nothing() {
     server.enqueue(TokenBehaviour::Late { by: SECOND * 12, commit_first: true });
     world.clock.advance(HOURS);
     let (here, there) = tokio::join!(world.get("/"), sibling.get(&world));
-    assert_eq!((here.0, there.0), (200, 200));
+    assert_eq!((here.status, there.status), (200, 200));
     assert_eq!((presented(&world, &old), server.reuse_count()), (1, 0));
     assert!(keeps_newest(&world));
 }
@@ -160,7 +161,7 @@ async fn e10_requests_that_have_waited_long_enough_leave_the_token_request_alone
         assert_all(&world.get_many(5).await, 503);
     }
     at_rest(&world).await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!((presented(&world, &old), server.reuse_count()), (1, 0));
 }
 
@@ -178,19 +179,19 @@ async fn e10_a_shutdown_waits_for_a_slow_answer_beyond_its_grace() {
     let _hung_up = request.await.unwrap();
     assert!(keeps_newest(&world), "the grant went with the process");
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&world.http("/")).await, 200);
+    program.get(&world.http("/")).await.assert_ok();
     assert_eq!((server.token_requests(), server.reuse_count()), (1, 0));
 }
 
 // ----- E20 -----
 
 /// Load until so many tokens were needed; each answer that was not a 200.
-async fn under_load(world: &World, tokens: usize) -> Vec<(u16, String)> {
+async fn under_load(world: &World, tokens: usize) -> Vec<Reply> {
     load(world, &[world.client()], tokens).await
 }
 
 /// The same over these clients.
-async fn load(world: &World, through: &[reqwest::Client], tokens: usize) -> Vec<(u16, String)> {
+async fn load(world: &World, through: &[reqwest::Client], tokens: usize) -> Vec<Reply> {
     let done = Arc::new(AtomicBool::new(false));
     let mut clients = tokio::task::JoinSet::new();
     for client in through.iter().cycle().take(8) {
@@ -198,11 +199,9 @@ async fn load(world: &World, through: &[reqwest::Client], tokens: usize) -> Vec<
         clients.spawn(async move {
             let mut others = Vec::new();
             while !done.load(Ordering::Relaxed) {
-                let response = client.get(&url).send().await.unwrap();
-                let status = response.status().as_u16();
-                let text = response.text().await.unwrap();
-                if status != 200 {
-                    others.push((status, text));
+                let reply = get(client.get(&url)).await;
+                if reply.status != 200 {
+                    others.push(reply);
                 }
             }
             others
@@ -225,7 +224,7 @@ async fn e20_with_tokens_of_one_second_every_request_is_answered() {
     let world = short_lived(SECOND).start().await;
     let others = under_load(&world, 6).await;
     assert!(others.is_empty(), "{} other answers, such as {:?}", others.len(), others[0]);
-    assert_eq!(world.authorization_server.reuse_count(), 0);
+    world.authorization_server.assert_no_reuse();
 }
 
 #[tokio::test]
@@ -247,7 +246,7 @@ async fn e20_two_replicas_with_tokens_of_one_second_answer_every_request() {
     let sibling = world.sibling().await;
     let others = load(&world, &[world.client(), sibling.client()], 5).await;
     assert!(others.is_empty(), "{} other answers, such as {:?}", others.len(), others[0]);
-    assert_eq!(world.authorization_server.reuse_count(), 0);
+    world.authorization_server.assert_no_reuse();
 }
 
 /// A request now and then: each finds a token that is nearly or wholly over.
@@ -257,7 +256,8 @@ async fn e20_few_requests_with_tokens_of_one_second_are_answered_too() {
     let mut pace = tokio::time::interval(Duration::from_millis(90));
     for number in 0..50 {
         pace.tick().await;
-        let (status, text) = world.get("/").await;
+        let reply = world.get("/").await;
+        let (status, text) = (reply.status, reply.text());
         assert_eq!(status, 200, "request {number}: {text}");
     }
 }
@@ -290,25 +290,25 @@ fn throttled(status: u16, retry_after: &str) -> TokenBehaviour {
 async fn is_left_alone(mut world: World, answer: TokenBehaviour, wait: Duration, case: &str) {
     world.authorization_server.enqueue(answer);
     world.clock.advance(HOURS);
-    assert_eq!(look(&world).await, 503, "{case}");
+    look(&world).await.assert_status(503, case);
     let before = world.authorization_server.token_requests();
     let asked = |world: &World| world.authorization_server.token_requests() - before;
     world.restart().await;
-    assert_eq!((look(&world).await, asked(&world)), (503, 0), "{case}: after a restart");
+    assert_eq!((look(&world).await.status, asked(&world)), (503, 0), "{case}: after a restart");
     world.reload().await;
-    assert_eq!((look(&world).await, asked(&world)), (503, 0), "{case}: after a reload");
+    assert_eq!((look(&world).await.status, asked(&world)), (503, 0), "{case}: after a reload");
     world
         .configure(|text| text.replace("[credential.api]", "[credential.api]\nkeepalive = \"9d\""));
     world.reload().await;
-    assert_eq!((look(&world).await, asked(&world)), (503, 0), "{case}: after a change");
+    assert_eq!((look(&world).await.status, asked(&world)), (503, 0), "{case}: after a change");
     let sibling = world.sibling().await;
-    assert_eq!(sibling.get(&world).await.0, 503, "{case}");
+    sibling.get(&world).await.assert_status(503, case);
     assert_eq!(asked(&world), 0, "{case}: by a sibling");
     world.clock.advance(wait - SECOND * 20);
     world.restart().await;
-    assert_eq!((look(&world).await, asked(&world)), (503, 0), "{case}: just before its end");
+    assert_eq!((look(&world).await.status, asked(&world)), (503, 0), "{case}: just before its end");
     world.clock.advance(SECOND * 25);
-    assert_eq!(look(&world).await, 200, "{case}: {}", state(&world));
+    look(&world).await.assert_status(200, format!("{case}: {}", state(&world)));
     assert_eq!(asked(&world), 1, "{case}");
 }
 
@@ -340,16 +340,16 @@ async fn e25_near_expiry_a_server_that_said_wait_is_left_alone_too() {
     let mut world = with_operator(long_margin()).await;
     world.authorization_server.enqueue(throttled(429, "600"));
     world.clock.advance(TO_LONG_MARGIN);
-    assert_eq!(look(&world).await, 200);
+    look(&world).await.assert_ok();
     eventually("it has said so", || world.authorization_server.token_requests() == 2).await;
     at_rest(&world).await;
     for _ in 0..2 {
         world.restart().await;
-        assert_eq!(look(&world).await, 200);
+        look(&world).await.assert_ok();
         world.clock.advance(MINUTE);
     }
     assert_eq!(world.authorization_server.token_requests(), 2);
     world.clock.advance(MINUTE * 9);
-    assert_eq!(look(&world).await, 200);
+    look(&world).await.assert_ok();
     eventually("it is replaced", || world.status().generation.0 == 2).await;
 }

@@ -96,7 +96,7 @@ async fn p07_a_client_that_closes_its_half_gets_its_answer() {
     world.origin.wait_for_requests(1).await;
     // What is asked and answered later shows that the end was seen before.
     for _ in 0..4 {
-        assert_eq!(ask(&world, &["OPTIONS * HTTP/1.1", "Host: x"]).await.status, 200);
+        ask(&world, &["OPTIONS * HTTP/1.1", "Host: x"]).await.assert_ok();
     }
     world.origin.release_all();
     let reply = wire.reply().await;
@@ -110,7 +110,7 @@ async fn p07_so_does_one_inside_a_session() {
     let mut wire = secure(&world, world.origin.authority()).await;
     wire.send(message(&["GET / HTTP/1.1", &*format!("Host: {}", world.origin.authority())])).await;
     wire.stream.shutdown().await.unwrap();
-    assert_eq!(wire.reply().await.status, 200);
+    wire.reply().await.assert_ok();
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn p07_both_halves_of_a_tunnel_end_by_themselves() {
     let world = World::builder().proxy("connect_ports = []").start().await;
     let (listener, url) = origin().await;
     let (mut wire, reply) = connect(&world, url.trim_start_matches("http://")).await;
-    assert_eq!(reply.status, 200);
+    reply.assert_ok();
     let mut server = accept(&listener).await;
     wire.send("question").await;
     wire.stream.shutdown().await.unwrap();
@@ -163,7 +163,7 @@ async fn p11_an_answer_that_breaks_off_ends_in_a_reset_where_the_end_is_the_conn
     let mut server = accept(&listener).await;
     server.head_text().await;
     server.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nsome\r\n").await;
-    assert_eq!(wire.reply_head().await.status, 200);
+    wire.reply_head().await.assert_ok();
     assert_eq!(wire.exactly(4).await, b"some");
     drop(server);
     let ended = within(wire.stream.read(&mut [0; 16])).await;
@@ -178,7 +178,7 @@ async fn p12_options_of_an_authority_alone_ask_for_the_server() {
     for (target, received) in [("", "*"), ("/", "/")] {
         let target = format!("OPTIONS {}{target} HTTP/1.1", world.http(""));
         world.origin.clear();
-        assert_eq!(ask(&world, &[&*target, "Host: x"]).await.status, 200);
+        ask(&world, &[&*target, "Host: x"]).await.assert_ok();
         assert_eq!(world.origin.requests()[0].target, received);
     }
     // The next on the same connection is read anew.
@@ -204,7 +204,7 @@ async fn p13_characters_that_no_uri_has_are_encoded_as_browsers_do() {
         request.extend_from_slice(path);
         request.extend_from_slice(b" HTTP/1.1\r\nHost: x\r\n\r\n");
         wire.send(request).await;
-        assert_eq!(wire.reply().await.status, 200, "{received}");
+        wire.reply().await.assert_status(200, received);
         assert_eq!(world.origin.requests()[0].target, received);
     }
 }
@@ -265,7 +265,7 @@ async fn p07_the_end_may_come_with_the_last_of_the_content() {
         client.stream.shutdown().await.unwrap();
         assert_eq!(server.exactly(3).await, b"llo", "{number}");
         server.send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").await;
-        assert_eq!(client.reply().await.status, 200, "{number}");
+        client.reply().await.assert_status(200, number);
     }
 }
 
@@ -309,7 +309,7 @@ async fn p32_answers_that_stall_in_the_middle_are_cut() {
         let mut server = accept(&listener).await;
         server.head_text().await;
         server.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome").await;
-        assert_eq!(client.reply_head().await.status, 200);
+        client.reply_head().await.assert_ok();
         assert_eq!(client.exactly(4).await, b"some");
         server.is_closed().await;
         let ended = within(client.stream.read(&mut [0; 16])).await;
@@ -338,7 +338,7 @@ async fn p32_a_stalled_stream_of_http2_is_reset_and_the_others_go_on() {
     })
     .await;
     assert!(matches!(ended, Some(Err(_))), "{ended:?}");
-    assert_eq!(client.ask(get_http2(&world.https("/"))).await.status, 200);
+    client.ask(get_http2(&world.https("/"))).await.assert_ok();
 }
 
 #[tokio::test]
@@ -362,7 +362,7 @@ async fn p32_a_stream_of_http2_whose_client_takes_nothing_is_reset_and_the_other
     assert!(matches!(ended, Some(Err(_))), "{ended:?}");
     let _given_back = content.flow_control().release_capacity(taken);
     drop(content);
-    assert_eq!(client.ask(get_http2(&world.https("/"))).await.status, 200);
+    client.ask(get_http2(&world.https("/"))).await.assert_ok();
 }
 
 #[tokio::test]
@@ -398,7 +398,7 @@ async fn p33_a_reader_that_pauses_longer_than_the_idle_time_gets_everything() {
     let mut client = narrow_client(&world).await;
     let length = 4 * MIB;
     client.send(message(&get(&world.http(&format!("/bytes/{length}"))))).await;
-    assert_eq!(client.reply_head().await.status, 200);
+    client.reply_head().await.assert_ok();
     client.exactly(length / 2).await;
     // The pause is what is tried.
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -438,7 +438,7 @@ async fn p34_a_tunnel_is_logged_at_its_end_with_what_passed() {
     let mut wire = Wire::to_address(program.proxy).await;
     let target = url.trim_start_matches("http://");
     let lines = [format!("CONNECT {target} HTTP/1.1"), format!("Host: {target}")];
-    assert_eq!(wire.ask_head(&lines).await.status, 200);
+    wire.ask_head(&lines).await.assert_ok();
     let mut server = accept(&listener).await;
     wire.send("question").await;
     assert_eq!(server.exactly(8).await, b"question");

@@ -34,7 +34,7 @@ async fn p17_an_early_answer_gives_no_connection_to_the_next_request() {
         let mut server = accept(&listener).await;
         assert!(server.head_text().await.starts_with("GET /next "));
         server.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-        assert_eq!(client.reply().await.status, 200);
+        client.reply().await.assert_ok();
     }
     // The uploads go on, and end.
     for (mut client, mut server) in uploading {
@@ -56,7 +56,7 @@ async fn p17_a_connection_is_free_when_content_has_been_sent_on_it() {
             ("Content-Length: 0", ""),
         ] {
             client.send(message(&[&*line, "Host: x", field]) + content).await;
-            assert_eq!(client.reply().await.status, 200);
+            client.reply().await.assert_ok();
         }
         let connections: BTreeSet<_> =
             world.origin.requests().iter().map(|request| request.connection).collect();
@@ -84,7 +84,7 @@ async fn p17_a_connection_is_free_after_the_length_that_a_client_of_http2_declar
         server.head_text().await;
         assert_eq!(server.exactly(5).await, b"hello");
         server.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
-        assert_eq!(received(within(response).await.unwrap()).await.status, 200);
+        received(within(response).await.unwrap()).await.assert_ok();
     }
 }
 
@@ -99,11 +99,11 @@ async fn p17_a_repetition_goes_on_a_new_connection_and_the_first_closes() {
     // The second attempt has what was sent so far, while the rest is still to come.
     within(world.origin.wait_for_requests(2)).await;
     client.send("ended").await;
-    assert_eq!(client.reply().await.status, 200);
+    client.reply().await.assert_ok();
     let requests = world.origin.requests();
     assert_eq!(&requests[1].body[..], b"begunended");
     assert_ne!(requests[0].connection, requests[1].connection);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
 }
 
 /// A server that authenticates connections, as NTLM does: whoever sends on one again is taken for the first. It closes

@@ -29,7 +29,7 @@ async fn p01_content_arrives_whatever_method_it_comes_with() {
         let mut wire = Wire::to(&world).await;
         let head = message(&[&*target, "Host: x", "Transfer-Encoding: chunked"]);
         wire.send(head + &chunked("{\"query\":1}")).await;
-        assert_eq!(wire.reply_head().await.status, 200, "{method}");
+        wire.reply_head().await.assert_status(200, method);
         let request = &world.origin.requests()[0];
         assert_eq!(&request.body[..], b"{\"query\":1}", "{method}");
         assert_eq!(request.header("transfer-encoding"), Some("chunked"), "{method}");
@@ -44,7 +44,7 @@ async fn p01_content_of_http2_arrives_at_http1_whatever_method_it_comes_with() {
         world.origin.clear();
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let request = Request::builder().method(method).uri(world.https("/")).body(()).unwrap();
-        assert_eq!(client.ask_with(request, Bytes::from_static(b"content")).await.status, 200);
+        client.ask_with(request, Bytes::from_static(b"content")).await.assert_ok();
         assert_eq!(&world.origin.requests()[0].body[..], b"content");
     }
 }
@@ -57,11 +57,11 @@ async fn p02_a_request_without_content_says_so_where_content_is_usual() {
         world.origin.clear();
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let request = Request::builder().method(&method).uri(world.https("/")).body(()).unwrap();
-        assert_eq!(client.ask(request).await.status, 200);
+        client.ask(request).await.assert_ok();
         assert_eq!(world.origin.requests()[0].header("content-length"), expected, "{method}");
         // And over HTTP/1.1, with what the client said.
         let target = format!("{method} {} HTTP/1.1", world.http("/"));
-        assert_eq!(ask(&world, &[&*target, "Host: x"]).await.status, 200);
+        ask(&world, &[&*target, "Host: x"]).await.assert_ok();
         assert_eq!(world.origin.requests()[1].header("content-length"), expected, "{method}");
     }
 }
@@ -75,7 +75,7 @@ async fn a_target_without_a_path_asks_for_the_root() {
     {
         world.origin.clear();
         let line = format!("GET http://{authority}{rest} HTTP/1.1");
-        assert_eq!(ask(&world, &[&*line, "Host: x"]).await.status, 200, "{rest:?}");
+        ask(&world, &[&*line, "Host: x"]).await.assert_status(200, format!("{rest:?}"));
         assert_eq!(world.origin.requests()[0].target, target, "{rest:?}");
     }
 }
@@ -94,7 +94,7 @@ async fn a_wish_for_trailers_is_said_to_be_for_the_connection() {
         let head = get(&url);
         let lines: Vec<&str> =
             head.iter().map(|line| &**line).chain(fields.iter().copied()).collect();
-        assert_eq!(ask(&world, &lines).await.status, 200, "{fields:?}");
+        ask(&world, &lines).await.assert_status(200, format!("{fields:?}"));
         let request = &world.origin.requests()[0];
         assert_eq!(request.header("te"), te, "{fields:?}");
         assert_eq!(request.header("connection"), connection, "{fields:?}");
@@ -114,7 +114,7 @@ async fn what_http10_cannot_expect_is_ignored() {
         if reply.status == 100 {
             reply = wire.reply_head().await;
         }
-        assert_eq!(reply.status, 200);
+        reply.assert_ok();
         assert_eq!(world.origin.requests()[0].header("expect"), expected, "{version}");
     }
 }
@@ -195,7 +195,7 @@ async fn p09_crumbs_of_a_cookie_are_counted_as_one_field() {
     for number in 0..120 {
         request.headers_mut().append("cookie", format!("c{number}=1").parse().unwrap());
     }
-    assert_eq!(client.ask(request).await.status, 200);
+    client.ask(request).await.assert_ok();
     let cookie = world.origin.requests()[0].header("cookie").unwrap().to_owned();
     assert_eq!(cookie.split("; ").count(), 120);
 }
@@ -232,7 +232,7 @@ async fn p04_an_interim_response_says_no_length() {
     let interim = wire.reply_head().await;
     assert_eq!((interim.status, interim.field("link")), (103, Some("</a>")));
     assert_eq!(interim.field("content-length"), None);
-    assert_eq!(wire.reply().await.status, 200);
+    wire.reply().await.assert_ok();
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn p04_an_interim_response_does_not_wait_for_the_response() {
     origin.send(HINTS).await;
     assert_eq!(wire.reply_head().await.status, 103);
     origin.send(FINAL).await;
-    assert_eq!(wire.reply().await.status, 200);
+    wire.reply().await.assert_ok();
 }
 
 #[tokio::test]
@@ -255,7 +255,7 @@ async fn p04_a_client_of_http10_gets_the_response_alone() {
     let world = World::new().await;
     let origin = raw_origin(format!("{HINTS}{FINAL}")).await;
     let target = format!("GET http://{origin}/ HTTP/1.0");
-    assert_eq!(ask(&world, &[&*target, "Host: x"]).await.status, 200);
+    ask(&world, &[&*target, "Host: x"]).await.assert_ok();
 }
 
 #[tokio::test]
@@ -291,7 +291,7 @@ async fn p05_a_rejection_before_any_content_is_absorbed_however_long_the_content
     assert_eq!(requests.len(), 2, "the client is asked by the second attempt");
     assert_eq!(requests[0].body_length, 0);
     wire.send(pattern(LENGTH)).await;
-    assert_eq!(wire.reply().await.status, 200);
+    wire.reply().await.assert_ok();
     assert_eq!(world.origin.requests()[1].body_length, LENGTH as u64);
 }
 
@@ -323,7 +323,7 @@ async fn p05_an_origin_that_does_not_ask_gets_the_content_after_a_second() {
     wire.send("hi").await;
     assert_eq!(origin.exactly(2).await, b"hi");
     origin.send(FINAL).await;
-    assert_eq!(wire.reply().await.status, 200);
+    wire.reply().await.assert_ok();
 }
 
 // ===== Sessions and targets =====
@@ -373,7 +373,7 @@ async fn p10_a_clients_trailers_arrive_but_for_what_only_a_head_may_say() {
         let announced = "authorization, x-sum, grpc-status, host, cookie".parse().unwrap();
         request.headers_mut().insert("trailer", announced);
         let reply = client.ask_with_trailers(request, Bytes::from_static(b"a"), trailers).await;
-        assert_eq!(reply.status, 200);
+        reply.assert_ok();
         let trailers = world.origin.requests()[0].trailers.clone();
         let mut names: Vec<&str> = trailers.keys().map(http::HeaderName::as_str).collect();
         names.sort_unstable();
@@ -391,7 +391,7 @@ async fn p10_trailers_of_grpc_arrive_unannounced_in_every_pairing() {
         let mut request = Request::post(world.https("/")).body(()).unwrap();
         request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
         let reply = client.ask_with_trailers(request, Bytes::from_static(b"a"), trailers).await;
-        assert_eq!(reply.status, 200);
+        reply.assert_ok();
         assert_eq!(world.origin.requests()[0].trailers["grpc-status"], "0", "{protocols:?}");
     }
 }
@@ -446,7 +446,7 @@ async fn p04_interim_responses_of_http2_reach_clients_of_both_versions() {
     wire.send(message(&get(&url))).await;
     let hints = wire.reply_head().await;
     assert_eq!((hints.status, hints.field("link")), (103, Some("</a>")));
-    assert_eq!(wire.reply().await.status, 200);
+    wire.reply().await.assert_ok();
     served.abort();
 }
 

@@ -31,7 +31,7 @@ impl Rejected {
         let mut server = Wire::over(api.accept().await);
         server.head_text().await;
         server.send(OK).await;
-        assert_eq!(client.reply().await.status, 200);
+        client.reply().await.assert_ok();
         // Old enough for a rejection not to be put down to its youth.
         world.clock.advance(Duration::from_secs(60));
         let requests = world.authorization_server.token_requests();
@@ -86,7 +86,7 @@ async fn all_of_it_is_sent_again_although_the_rest_is_more_than_can_be_kept() {
     server.head_text().await;
     assert_eq!(content(&mut server).await, 101_000);
     server.send(OK).await;
-    assert_eq!(chunked.client.reply().await.status, 200);
+    chunked.client.reply().await.assert_ok();
 
     let first = "x".repeat(1_000);
     let mut known = Rejected::begin(limits, "Content-Length: 101000", &first).await;
@@ -94,7 +94,7 @@ async fn all_of_it_is_sent_again_although_the_rest_is_more_than_can_be_kept() {
     server.head_text().await;
     assert_eq!(server.exactly(101_000).await.len(), 101_000);
     server.send(OK).await;
-    assert_eq!(known.client.reply().await.status, 200);
+    known.client.reply().await.assert_ok();
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn a_client_that_closes_its_half_meanwhile_gets_its_answer() {
     server.head_text().await;
     assert_eq!(server.exactly(5).await, b"hello");
     server.send(OK).await;
-    assert_eq!(upload.client.reply().await.status, 200);
+    upload.client.reply().await.assert_ok();
 }
 
 /// What was not kept is not repeated, and the client gets the API's word.

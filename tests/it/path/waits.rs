@@ -41,7 +41,7 @@ async fn an_origin_is_not_late_while_its_client_pauses() {
         let early = tokio::time::timeout(Duration::from_secs(1), client.reply()).await;
         assert!(early.is_err(), "{framing}: {early:?}");
         server.send(OK).await;
-        assert_eq!(client.reply().await.status, 200, "{framing}");
+        client.reply().await.assert_status(200, framing);
     }
 }
 
@@ -60,7 +60,7 @@ async fn an_origin_has_all_its_time_again_for_a_request_that_is_sent_again() {
         assert!(early.is_err(), "an answer that the origin server did not give");
         server.send(answer).await;
     }
-    assert_eq!(client.reply().await.status, 200);
+    client.reply().await.assert_ok();
 }
 
 #[tokio::test]

@@ -31,8 +31,8 @@ async fn row_10_an_expiry_is_the_same_instant_in_seconds_milliseconds_and_as_tex
             config.extra = extra.as_object().unwrap().clone();
         });
         let world = builder.start().await;
-        assert_eq!(world.get("/").await.0, 200, "{extra}");
-        assert_eq!(world.authorization_server.token_requests(), 1, "{extra}");
+        world.get("/").await.assert_status(200, &extra);
+        world.authorization_server.assert_token_requests(1, &extra);
         let told = time(&world.record()["expires_at"]);
         let apart = told.duration_since(end).unwrap_or_else(|early| early.duration());
         assert!(apart <= Duration::from_secs(5), "{extra}: {apart:?}");
@@ -50,7 +50,7 @@ async fn row_16_members_by_other_names_under_status_201_are_a_success() {
     let ends = humantime::format_rfc3339_seconds(world.clock.now() + 2 * HOURS).to_string();
     let answer = json!({"token": access_token, "refreshToken": "rt-2", "expiresAt": ends});
     server.enqueue(TokenBehaviour::json(201, answer));
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.tokens_seen(), [access_token]);
     assert_eq!(server.token_requests(), 1);
     assert_eq!(world.record()["refresh_token"], "rt-2");
@@ -77,7 +77,7 @@ async fn row_18_an_answer_without_a_token_prolongs_the_one_that_is_there() {
     let before = time(&world.record()["expires_at"]);
     server.enqueue(TokenBehaviour::json(200, json!({"result": "0000"})));
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(world.tokens_seen(), [token]);
     assert_eq!(server.token_requests(), 2);
     assert_eq!(world.record()["generation"], 2);
@@ -91,8 +91,8 @@ async fn row_14_a_dead_grant_under_status_200_and_ok_false_needs_a_login() {
     let answer = json!({"ok": false, "error": "invalid_refresh_token"});
     world.authorization_server.enqueue(TokenBehaviour::json(200, answer));
     for _ in 0..3 {
-        assert_eq!(world.get("/").await.0, 503);
+        world.get("/").await.assert_no_token();
     }
     assert_eq!(world.authorization_server.token_requests(), 1);
-    assert_eq!(world.terminal_reason(), "revoked");
+    world.assert_needs_login("revoked");
 }

@@ -11,7 +11,8 @@ use bearerd_test_support::{OnReuse, Rotation};
 use serde_json::Value;
 
 use super::super::program::Program;
-use super::super::world::{HOURS, World, assert_all};
+use super::super::wire::Reply;
+use super::super::world::{HOURS, World, assert_all, get};
 
 /// A server that forgives an answer that got lost, for half a minute.
 const FORGIVING: Rotation =
@@ -59,19 +60,18 @@ async fn crash(world: &World, point: &str) {
     program.logs("crash point").await;
     assert_eq!(program.ends().await.signal(), Some(9), "{point}");
     assert!(waiting.await.unwrap().is_err(), "{point}");
-    assert_eq!(world.origin.requests().len(), 0, "{point}: nobody has used a new token");
+    world.origin.assert_requests(0, format!("{point}: nobody has used a new token"));
 }
 
 /// Crashes at `point`, then has `n` requests answered.
-async fn crash_and_ask(world: &mut World, point: &str, next: Next, n: usize) -> Vec<(u16, String)> {
+async fn crash_and_ask(world: &mut World, point: &str, next: Next, n: usize) -> Vec<Reply> {
     match next {
         Next::TheSameAgain => {
             crash(world, point).await;
             let program = Program::start(world).await;
             let mut answers = Vec::new();
             for _ in 0..n {
-                let response = program.client().get(world.http("/")).send().await.unwrap();
-                answers.push((response.status().as_u16(), response.text().await.unwrap()));
+                answers.push(get(program.client().get(world.http("/"))).await);
             }
             answers
         }
@@ -117,15 +117,16 @@ async fn row_21_a_crash_before_the_answer_is_stored_is_a_lost_rotation_to_a_stri
         let mut world = expired(Rotation::STRICT).await;
         let answers = crash_and_ask(&mut world, point, next, 20).await;
         assert_all(&answers, 503);
-        assert!(answers[0].1.contains("lost"), "{case}: {}", answers[0].1);
-        assert_eq!(world.authorization_server.token_requests(), 3, "{case}");
+        let lost = answers[0].text().contains("lost");
+        assert!(lost, "{case}: the client is not told of the lost rotation: {}", answers[0]);
+        world.authorization_server.assert_token_requests(3, &case);
         assert_eq!(world.terminal_reason(), "lost_rotation", "{case}");
         // Not once more, however often it is started.
         let program = Program::start(&world).await;
         for _ in 0..20 {
-            assert_eq!(program.get(&world.http("/")).await, 503, "{case}");
+            program.get(&world.http("/")).await.assert_status(503, &case);
         }
-        assert_eq!(world.authorization_server.token_requests(), 3, "{case}");
+        world.authorization_server.assert_token_requests(3, &case);
     }
 }
 
@@ -150,7 +151,7 @@ async fn row_22_a_crash_around_the_rename_leaves_the_old_record_or_the_new_one()
         assert_eq!(litter(&world).len(), temporary, "{point}");
 
         let program = Program::start(&world).await;
-        assert_eq!(program.get(&world.http("/")).await, 200, "{point}");
+        program.get(&world.http("/")).await.assert_status(200, point);
         world.assert_stored(2);
         assert_eq!(litter(&world), [""; 0], "{point}");
     }
@@ -163,7 +164,7 @@ async fn row_22_a_crash_before_sending_or_after_storing_costs_no_token_request()
     for (point, next) in points.flat_map(|point| EITHER.map(|next| (point, next))) {
         let mut world = expired(Rotation::STRICT).await;
         assert_all(&crash_and_ask(&mut world, point, next, 20).await, 200);
-        assert_eq!(world.authorization_server.token_requests(), 2, "{point}, {next:?}");
+        world.authorization_server.assert_token_requests(2, format!("{point}, {next:?}"));
         world.assert_stored(2);
     }
 }
@@ -176,7 +177,7 @@ async fn row_20_a_crash_during_the_first_refresh_leaves_the_seed_or_its_successo
         let world = builder.start_servers().await;
         crash(&world, point).await;
         let program = Program::start(&world).await;
-        assert_eq!(program.get(&world.http("/")).await, 200, "{point}");
+        program.get(&world.http("/")).await.assert_status(200, point);
         let requests = if BETWEEN.contains(&point) { 2 } else { 1 };
         assert_eq!(world.authorization_server.token_requests(), requests, "{point}");
         world.assert_stored(1);
@@ -212,13 +213,13 @@ async fn row_29_the_new_refresh_token_is_stored_before_the_new_access_token_is_u
         assert_eq!(record["refresh_token"], server.current_refresh_token(), "{case}");
         assert_eq!(record["access_token"], world.tokens_seen()[0], "{case}");
         world.origin.release_all();
-        assert_eq!(request.await.unwrap().0, 200, "{case}");
+        request.await.unwrap().assert_status(200, &case);
         assert!(server.token_requests() <= 3, "{case}");
 
         world.stop().await;
         expire(&world);
         world.start_proxy().await;
-        assert_eq!(world.get("/").await.0, 200, "{case}");
+        world.get("/").await.assert_status(200, &case);
         world.assert_stored(3);
     }
 }

@@ -6,6 +6,7 @@ use bearerd::store::Generation;
 use bearerd_test_support::{OnReuse, Rotation, TokenBehaviour};
 use serde_json::json;
 
+use super::super::wire::Reply;
 use super::super::world::{HOURS, Sibling, TO_MARGIN, World, WorldBuilder, assert_all, eventually};
 
 /// Two proxies on one store at generation 1.
@@ -17,7 +18,7 @@ async fn pair(builder: WorldBuilder) -> (World, Sibling) {
 }
 
 /// `n` requests through each.
-async fn ask_both(world: &World, sibling: &Sibling, n: usize) -> Vec<(u16, String)> {
+async fn ask_both(world: &World, sibling: &Sibling, n: usize) -> Vec<Reply> {
     let (here, there) = tokio::join!(world.get_many(n), sibling.get_many(world, n));
     [here, there].concat()
 }
@@ -30,7 +31,7 @@ async fn row_22_a_torn_record_is_written_back_by_whichever_replica_refreshes() {
         std::fs::write(world.state().join("api.json"), b"{\"bearerd\": 1").unwrap();
         world.clock.advance(HOURS);
         let first = if sibling_asks { sibling.get(&world).await } else { world.get("/").await };
-        assert_eq!(first.0, 200);
+        first.assert_ok();
         assert_all(&ask_both(&world, &sibling, 10).await, 200);
         assert_eq!(server.token_requests(), 2);
         world.assert_stored(2);
@@ -64,7 +65,7 @@ async fn row_24_a_refresh_whose_client_is_gone_serves_the_other_replica() {
     request.abort();
     assert!(request.await.unwrap_err().is_cancelled());
     server.release_all();
-    assert_eq!(sibling.get(&world).await.0, 200);
+    sibling.get(&world).await.assert_ok();
     assert_eq!(server.token_requests(), 2);
     world.assert_stored(2);
 }
@@ -81,7 +82,7 @@ async fn row_26_a_token_that_cannot_be_saved_is_not_asked_for_by_the_other_repli
     std::fs::rename(world.state(), &away).unwrap();
     let released = Instant::now();
     server.release_all();
-    assert_eq!(request.await.unwrap().0, 200);
+    request.await.unwrap().assert_ok();
     assert!(released.elapsed() < Duration::from_secs(3), "{:?}", released.elapsed());
     assert_all(&world.get_many(10).await, 200);
     assert_all(&sibling.get_many(&world, 10).await, 503);
@@ -131,7 +132,7 @@ async fn row_30_a_superseded_refresh_token_replaces_the_newest_on_neither_replic
     assert_eq!(server.token_requests(), 2);
     // The other one goes on with what is stored.
     world.clock.advance(HOURS);
-    assert_eq!(sibling.get(&world).await.0, 200);
+    sibling.get(&world).await.assert_ok();
     assert_eq!(server.requests()[2].param("refresh_token"), Some(&*current));
     world.assert_stored(3);
 }
@@ -152,7 +153,7 @@ async fn row_31_requests_in_flight_over_both_replicas_survive_a_refresh_that_kil
         eventually("the refresh is over", || world.status().generation.0 == 2).await;
         world.origin.wait_for_requests(41).await;
         world.origin.release_all();
-        assert_eq!(last.await.unwrap().0, 200);
+        last.await.unwrap().assert_ok();
     });
     assert_all(&answers, 200);
     let new = server.tokens().newest_access_token().unwrap();

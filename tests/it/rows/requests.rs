@@ -96,10 +96,10 @@ async fn row_09_an_absurd_lifetime_is_no_loop_of_refreshes() {
             assert_all(&world.get_many(10).await, 200);
             world.clock.advance(Duration::from_secs(10));
         }
-        assert_eq!(server.token_requests(), 1, "{lifetime}");
+        server.assert_token_requests(1, &lifetime);
         server.tokens().revoke_all_access_tokens();
         assert_all(&world.get_many(10).await, 200);
-        assert_eq!(server.token_requests(), 2, "{lifetime}");
+        server.assert_token_requests(2, &lifetime);
         world.assert_stored(2);
     }
 }
@@ -134,9 +134,9 @@ async fn reads(kind: &str, body: impl FnOnce(&str, &str) -> String) {
     let body = body(&access_token, "rt-2");
     server.enqueue(answer(kind, body.clone()));
     world.clock.advance(HOURS);
-    assert_eq!(world.get("/").await.0, 200, "{kind}: {body}");
+    world.get("/").await.assert_status(200, format!("{kind}: {body}"));
     assert_eq!(world.tokens_seen(), [access_token], "{kind}: {body}");
-    assert_eq!(server.token_requests(), 2, "{kind}: {body}");
+    server.assert_token_requests(2, format!("{kind}: {body}"));
     let record = world.record();
     assert_eq!((&record["generation"], &record["refresh_token"]), (&json!(2), &json!("rt-2")));
 }
@@ -196,10 +196,10 @@ async fn is_left_alone(world: &World, wait: u64, case: &str) {
     assert!((wait - 10..=wait).contains(&retry_after.unwrap()), "{case}: {retry_after:?}");
     world.clock.advance(Duration::from_secs(wait - 10));
     assert_eq!(ask(world).await.0, 503, "{case}");
-    assert_eq!(server.token_requests(), 1, "{case}");
+    server.assert_token_requests(1, case);
     world.clock.advance(Duration::from_secs(11));
     assert_eq!(ask(world).await.0, 200, "{case}");
-    assert_eq!(server.token_requests(), 2, "{case}");
+    server.assert_token_requests(2, case);
 }
 
 /// Row 40: whatever fails, fails with 500.
@@ -244,8 +244,8 @@ async fn row_41_a_wrong_client_secret_is_no_dead_grant_and_a_reload_mends_it() {
     let before = server.token_requests();
     world.write_client_secret("test-client-secret");
     world.reload().await;
-    assert_eq!(world.get("/").await.0, 200);
+    world.get("/").await.assert_ok();
     assert_eq!(server.token_requests(), before + 1);
     assert_eq!(server.requests()[before].param("refresh_token"), Some(&*seed));
-    assert_eq!(server.reuse_count(), 0);
+    server.assert_no_reuse();
 }

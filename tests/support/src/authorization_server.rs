@@ -20,6 +20,7 @@ mod endpoint;
 mod grant;
 mod request;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -185,6 +186,35 @@ impl AuthorizationServer {
     /// Each presentation of a refresh token after it had been replaced.
     pub fn reuses(&self) -> Vec<Reuse> {
         self.endpoint.reuses()
+    }
+
+    /// Asserts that so many token requests have arrived since the start.
+    ///
+    /// # Panics
+    ///
+    /// When it were more or fewer, with `meaning` and the requests.
+    #[track_caller]
+    pub fn assert_token_requests(&self, expected: usize, meaning: impl fmt::Display) {
+        let (received, requests) = (self.token_requests(), self.requests());
+        let list: String = requests.iter().map(|request| format!("\n  {request}")).collect();
+        assert!(
+            received == expected,
+            "{meaning} ({received} token requests, {expected} expected):{list}"
+        );
+    }
+
+    /// Asserts that no refresh token was presented after it had been replaced.
+    ///
+    /// # Panics
+    ///
+    /// When one was, with each such presentation.
+    #[track_caller]
+    pub fn assert_no_reuse(&self) {
+        let reuses = self.reuses();
+        assert!(
+            reuses.is_empty(),
+            "a refresh token was presented after it had been replaced: {reuses:#?}"
+        );
     }
 
     /// The newest refresh token, even when it was revoked.

@@ -14,6 +14,7 @@ mod api;
 mod record;
 mod routes;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -138,6 +139,22 @@ impl OriginServer {
     /// The requests in the order of their arrival, as far as they were received.
     pub fn requests(&self) -> Vec<ReceivedRequest> {
         self.api.requests()
+    }
+
+    /// Asserts that so many requests have arrived since `clear`.
+    ///
+    /// # Panics
+    ///
+    /// When it were more or fewer, with `meaning` and the requests.
+    #[track_caller]
+    pub fn assert_requests(&self, expected: usize, meaning: impl fmt::Display) {
+        let requests = self.requests();
+        let list: String = requests.iter().map(|request| format!("\n  {request}")).collect();
+        assert!(
+            requests.len() == expected,
+            "{meaning} ({} requests reached the API, {expected} expected):{list}",
+            requests.len()
+        );
     }
 
     /// Waits until the heads of `n` requests have arrived, counted since `clear`.

@@ -1,5 +1,6 @@
 //! A token request as it was received.
 
+use std::fmt;
 use std::time::Instant;
 
 use base64::Engine;
@@ -22,6 +23,19 @@ pub struct TokenRequest {
     pub form: Vec<(String, String)>,
     /// When the request had arrived completely.
     pub at: Instant,
+}
+
+/// The grant, and what identifies it: a line for the message of a failed test.
+impl fmt::Display for TokenRequest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.method, self.path_and_query)?;
+        for name in ["grant_type", "refresh_token", "username", "scope"] {
+            if let Some(value) = self.param(name) {
+                write!(formatter, " {name}={value}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl TokenRequest {

@@ -1,5 +1,6 @@
 //! The record of one request, which grows while the request is received.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
@@ -44,6 +45,19 @@ pub struct ReceivedRequest {
     pub client_certificate: Option<CertificateDer<'static>>,
     /// The verdict on the token; `None` before it is judged.
     pub accepted: Option<bool>,
+}
+
+/// Request line, credentials and verdict: a line for the message of a failed test.
+impl fmt::Display for ReceivedRequest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let authorization = self.header("authorization").unwrap_or("no authorization");
+        write!(formatter, "{} {} {:?}, {authorization}, ", self.method, self.target, self.version)?;
+        formatter.write_str(match self.accepted {
+            Some(true) => "accepted",
+            Some(false) => "rejected",
+            None => "not judged yet",
+        })
+    }
 }
 
 impl ReceivedRequest {
