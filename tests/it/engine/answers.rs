@@ -97,9 +97,16 @@ async fn e02_tokens_where_the_mapping_does_not_look_are_found() {
     world.start_proxy().await;
     world.get("/").await.assert_ok();
     let (old, status) = answered(&world, TokenBehaviour::Normal).await;
-    assert_eq!(presented(&world, &old), 1);
-    assert_eq!(status, 200);
-    assert!(keeps_newest(&world));
+    assert_eq!(
+        presented(&world, &old),
+        1,
+        "a refresh token whose answer had an unknown shape was presented again"
+    );
+    assert_eq!(
+        status, 200,
+        "the request got no token from an answer in which the mapping finds nothing"
+    );
+    assert!(keeps_newest(&world), "the newest refresh token is not on the disk");
 }
 
 /// Answers with status 2xx from which no refresh token can be had. None is an HTML page.
@@ -243,9 +250,9 @@ async fn e03_a_compressed_refusal_is_read_too() {
         answer.headers.push(("content-encoding".to_owned(), "gzip".to_owned()));
     });
     let (old, status) = answered(&world, refusal).await;
-    assert_eq!(status, 503);
-    assert_eq!(state(&world), "needs_login (revoked)");
-    assert_eq!(presented(&world, &old), 1);
+    assert_eq!(status, 503, "a request was served although the grant is dead");
+    assert_eq!(state(&world), "needs_login (revoked)", "the compressed refusal was not read");
+    assert_eq!(presented(&world, &old), 1, "a refused refresh token was presented again");
 }
 
 // ----- E38 -----
@@ -273,9 +280,9 @@ async fn e38_an_access_token_of_twenty_kilobytes_is_sent() {
     // The API has not issued it.
     world.origin.enqueue(Answer::status(200));
     let (old, status) = answered(&world, long).await;
-    assert_eq!(status, 200);
-    assert_eq!(world.tokens_seen(), ["a".repeat(20_000)]);
-    assert_eq!(presented(&world, &old), 1);
+    assert_eq!(status, 200, "a token of twenty kilobytes was not sent");
+    assert_eq!(world.tokens_seen(), ["a".repeat(20_000)], "the API received another token");
+    assert_eq!(presented(&world, &old), 1, "a used refresh token was presented again");
 }
 
 // ----- E41 -----

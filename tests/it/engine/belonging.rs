@@ -308,7 +308,11 @@ async fn an_answer_that_comes_after_the_move_is_kept_and_not_shown_to_the_other_
     let there = tokio::spawn(get);
     world.authorization_server.release_all();
     let _either = request.await.unwrap();
-    assert_eq!(there.await.unwrap().unwrap().status(), 503);
+    assert_eq!(
+        there.await.unwrap().unwrap().status(),
+        503,
+        "a request that waited during the move was served with the first provider's token"
+    );
     other.get(&world).await.assert_no_token();
     other.assert_never_saw(&tokens_of(&world), "moved during a refresh");
     let newest = world.authorization_server.current_refresh_token();
@@ -317,7 +321,10 @@ async fn an_answer_that_comes_after_the_move_is_kept_and_not_shown_to_the_other_
     move_back(&mut world, &other);
     world.reload().await;
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world.authorization_server.assert_token_requests(
+        2,
+        "the answer that came after the move was lost, so the first grant was refreshed again",
+    );
     world.assert_stored(2);
 }
 
@@ -349,11 +356,22 @@ async fn two_processes_with_different_providers_do_not_use_each_others_tokens() 
     others.push(other.server.current_refresh_token());
     others.extend(other.server.tokens().live_access_tokens());
     for token in &others {
-        assert_eq!(presented(&world.authorization_server, token), 0);
-        assert!(!world.tokens_seen().contains(token));
+        assert_eq!(
+            presented(&world.authorization_server, token),
+            0,
+            "the first provider was shown a token of the other one"
+        );
+        assert!(
+            !world.tokens_seen().contains(token),
+            "the first provider's API was shown a token of the other provider"
+        );
     }
     other.server.assert_no_reuse();
-    assert_eq!(world.record()["refresh_token"], other.server.current_refresh_token());
+    assert_eq!(
+        world.record()["refresh_token"],
+        other.server.current_refresh_token(),
+        "the sibling with the old configuration has overwritten the new grant"
+    );
 }
 
 // ----- another request -----
@@ -457,10 +475,14 @@ async fn a_token_under_way_by_the_old_words_is_not_what_the_new_ones_get() {
     let server = &world.authorization_server;
     let requests = server.requests();
     let scopes: Vec<_> = requests.iter().map(|it| it.param("scope").unwrap()).collect();
-    assert_eq!(scopes, ["a", "a", "b"]);
+    assert_eq!(scopes, ["a", "a", "b"], "each request got no token for its own scope");
     let newest = server.tokens().newest_access_token().unwrap();
     world.get("/").await.assert_ok();
-    assert_eq!(world.tokens_seen().last(), Some(&newest));
+    assert_eq!(
+        world.tokens_seen().last(),
+        Some(&newest),
+        "the request after the change was sent with the token for the old scope"
+    );
     world.assert_stored(3);
 }
 
@@ -527,8 +549,11 @@ async fn a_bound_refresh_token_is_presented_with_one_key_through_damage_and_rest
         world.get("/").await.assert_status(200, round);
     }
     let keys: Vec<_> = world.authorization_server.requests().iter().map(proven_by).collect();
-    assert_eq!(keys.len(), 4);
-    assert!(keys[0].is_some() && keys.iter().all(|key| *key == keys[0]));
+    assert_eq!(keys.len(), 4, "each round has to cost one refresh");
+    assert!(
+        keys[0].is_some() && keys.iter().all(|key| *key == keys[0]),
+        "a refresh token was presented with another key than the one that it is bound to"
+    );
 }
 
 /// Two processes, one of them without the binding.
@@ -540,12 +565,12 @@ async fn a_process_without_the_binding_does_not_spoil_the_grant_of_one_with_it()
     sibling.get(&world).await.assert_no_token();
     world.clock.advance(HOURS);
     sibling.get(&world).await.assert_no_token();
-    assert!(world.origin.requests().is_empty());
+    world.origin.assert_requests(0, "a bound token was sent to the API without a proof");
     world.get("/").await.assert_ok();
     let two_seconds = Duration::from_secs(2);
     let server = &world.authorization_server;
     stays_true("the grant", two_seconds, || server.token_requests() == 2).await;
     let keys: Vec<_> = server.requests().iter().map(proven_by).collect();
-    assert_eq!(keys[0], keys[1]);
+    assert_eq!(keys[0], keys[1], "the process without the binding has replaced the key");
     world.assert_stored(2);
 }

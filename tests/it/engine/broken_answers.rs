@@ -106,8 +106,16 @@ async fn e04_half_a_refresh_token_is_none() {
         let sent = request.param("refresh_token").unwrap_or_default().to_owned();
         assert!(sent == new || !new.starts_with(&sent), "half a token was presented: {sent}");
     }
-    assert_eq!(presented(&world, &old), 1);
-    assert_eq!(state(&world), "needs_login (lost_rotation)");
+    assert_eq!(
+        presented(&world, &old),
+        1,
+        "the refresh token whose answer broke off was presented again"
+    );
+    assert_eq!(
+        state(&world),
+        "needs_login (lost_rotation)",
+        "an answer without a whole refresh token does not count as a lost rotation"
+    );
 }
 
 #[tokio::test]

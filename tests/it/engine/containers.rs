@@ -55,7 +55,12 @@ async fn a_state_directory_that_goes_with_the_container_is_warned_about() {
     assert!(warned, "{log}");
 
     let output = overlay_command(&world, with_user, &[bearerd, "check"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "`bearerd check` fails on an overlay, which is worth a warning only: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("overlay") && said.contains("volume"), "{said}");
 }
@@ -105,7 +110,11 @@ async fn each_has_its_own(names: &[String]) {
         }
         assert_distinct(&world);
         let server = &world.authorization_server;
-        assert_eq!(server.token_requests(), round * names.len());
+        assert_eq!(
+            server.token_requests(),
+            round * names.len(),
+            "round {round}: each slot has to make one token request"
+        );
         let mut seen = world.tokens_seen();
         seen.sort();
         seen.dedup();
@@ -115,7 +124,7 @@ async fn each_has_its_own(names: &[String]) {
         world.restart().await;
     }
     let records = files(&world).into_keys().filter(|name| name.ends_with(".json")).count();
-    assert_eq!(records, names.len());
+    assert_eq!(records, names.len(), "two slots share a record");
 }
 
 #[tokio::test]
@@ -160,7 +169,11 @@ async fn a_record_under_the_name_of_before_is_still_found() {
         world.get(&format!("/{name}/")).await.assert_status(200, name);
     }
     let server = &world.authorization_server;
-    assert_eq!(presented(server, &refresh_token), 1);
+    assert_eq!(
+        presented(server, &refresh_token),
+        1,
+        "the refresh token in the record of the older name was not used"
+    );
     world.clock.advance(HOURS);
     world.restart().await;
     for name in &names {

@@ -163,7 +163,7 @@ async fn what_was_damaged_is_moved_aside_once() {
     let damaged = damage(&world, "cut", &older);
     is_written_back(&world, damaged, "cut").await;
     let aside = || files(&world).into_keys().filter(|name| name.contains(".corrupt-")).count();
-    assert_eq!(aside(), 1);
+    assert_eq!(aside(), 1, "one damage has to leave one file aside");
     stays_true("one file aside", WRITTEN_BACK, || aside() == 1).await;
     let name = files(&world).into_keys().find(|name| name.contains(".corrupt-")).unwrap();
     let seconds = name.strip_prefix("api.json.corrupt-").or(name.strip_prefix("api.corrupt-"));
@@ -195,10 +195,20 @@ async fn a_backup_from_before_a_logout_does_not_bring_the_token_back() {
         eventually("the tombstone is written back", buried).await;
         assert!(began.elapsed() <= WRITTEN_BACK, "{:?}", began.elapsed());
         world.get("/").await.assert_no_token();
-        assert!(matches!(world.status().condition, Condition::NeedsLogin(_)));
-        assert!(world.origin.requests().is_empty());
-        assert_eq!(world.authorization_server.token_requests(), 1);
-        assert_eq!(files_with(&world, &tokens), [""; 0]);
+        assert!(
+            matches!(world.status().condition, Condition::NeedsLogin(_)),
+            "the backup has undone the logout: {}",
+            world.status().condition
+        );
+        world.origin.assert_requests(0, "a request reached the API after the logout");
+        world
+            .authorization_server
+            .assert_token_requests(1, "a token was requested after the logout");
+        assert_eq!(
+            files_with(&world, &tokens),
+            [""; 0],
+            "a token of before the logout is on the disk"
+        );
     }
 }
 
@@ -217,7 +227,11 @@ async fn a_logout_by_another_process_is_not_written_over() {
     eventually("the other knows", known).await;
     let buried = || whole_record(&world).is_some_and(|it| it["terminal"]["reason"] == "logged_out");
     stays_true("the tombstone", WRITTEN_BACK, buried).await;
-    assert_eq!((world.get("/").await.status, sibling.get(&world).await.status), (503, 503));
+    assert_eq!(
+        (world.get("/").await.status, sibling.get(&world).await.status),
+        (503, 503),
+        "a logout by another process did not stop both"
+    );
 }
 
 const SECOND: &str = r#"
@@ -273,7 +287,7 @@ async fn the_record_of_another_credential_is_not_used() {
                 || whole_record(&world).is_some_and(|it| it["refresh_token"] == newest.as_str());
             eventually("it is written back", is_first).await;
             world.get("/first/").await.assert_ok();
-            assert_eq!(world.tokens_seen(), [first]);
+            assert_eq!(world.tokens_seen(), [first], "the token of another credential was sent");
         } else {
             // Its own record is lost, and its seed used up: it may fail, but not be somebody else.
             let status = world.get("/first/").await.status;
@@ -312,7 +326,7 @@ async fn a_logout_leaves_no_token_in_files_that_were_moved_aside() {
         std::fs::write(&path, &bytes).unwrap();
         eventually("it is written back", || whole_record(&world).is_some()).await;
         let aside = files(&world).into_keys().filter(|name| name.contains(".corrupt-")).count();
-        assert_eq!(aside, number);
+        assert_eq!(aside, number, "each damage has to leave one file aside");
         if number == 2 {
             std::fs::write(world.state().join(".api.json.Ab12Cd.tmp"), &bytes).unwrap();
         }
@@ -323,14 +337,23 @@ async fn a_logout_leaves_no_token_in_files_that_were_moved_aside() {
     std::fs::write(&others, "of somebody else").unwrap();
     let admin = world.app().admin_address().unwrap();
     change(admin, "api", "logout").await.assert_ok();
-    assert_eq!(files_with(&world, &tokens), [""; 0]);
-    assert_eq!(whole_record(&world).unwrap()["terminal"]["reason"], "logged_out");
-    assert!(others.exists());
+    assert_eq!(
+        files_with(&world, &tokens),
+        [""; 0],
+        "files that were moved aside hold tokens of a logged-out credential"
+    );
+    assert_eq!(
+        whole_record(&world).unwrap()["terminal"]["reason"],
+        "logged_out",
+        "the record does not say that the credential was logged out"
+    );
+    assert!(others.exists(), "the logout removed a file of another credential");
     world.get("/second/").await.assert_ok();
     let second = std::fs::read(world.state().join("second.json")).unwrap();
     let second: Value = serde_json::from_slice(&second).unwrap();
     assert_eq!(
         second["record"]["refresh_token"],
-        world.authorization_server.current_refresh_token_of("second")
+        world.authorization_server.current_refresh_token_of("second"),
+        "the logout of one credential changed the record of another"
     );
 }

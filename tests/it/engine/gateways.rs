@@ -173,7 +173,11 @@ async fn e19_the_default_margin_is_the_same_after_a_refusal() {
         }
         world.clock.advance(QUARTER);
     }
-    assert!(back_within(&world, QUARTER, MINUTE).await.is_some());
+    assert!(
+        back_within(&world, QUARTER, MINUTE).await.is_some(),
+        "the token was not refreshed within a quarter of an hour: {}",
+        state(&world)
+    );
     let generation = world.status().generation.0;
     world.clock.advance(MINUTE + TO_MARGIN);
     world.get("/").await.assert_ok();

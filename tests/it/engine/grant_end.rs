@@ -57,7 +57,11 @@ async fn a_refresh_token_is_used_before_the_end_that_its_server_names() {
 #[tokio::test]
 async fn the_end_of_a_grant_is_kept_and_said_a_week_before() {
     let world = answering(&[("authorization_expires_in", days(30))]).settled().await;
-    assert_eq!(days_until(&world, &world.record()["grant_expires_at"]), 30);
+    assert_eq!(
+        days_until(&world, &world.record()["grant_expires_at"]),
+        30,
+        "the end of the grant is not in the record"
+    );
     for (passed, alarm) in [(20, false), (2, false), (2, true), (4, true)] {
         world.clock.advance(passed * DAY);
         world.get("/").await.assert_ok();
@@ -69,7 +73,10 @@ async fn the_end_of_a_grant_is_kept_and_said_a_week_before() {
         }
     }
     // Keepalive cannot move it, so nothing is asked for its sake.
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.authorization_server.assert_token_requests(
+        1,
+        "a refresh cannot move the end of the grant, so none may be made for its sake",
+    );
 }
 
 /// The server names it with the first answer alone: it is the same grant after a refresh, and another
@@ -87,18 +94,28 @@ async fn the_end_of_a_grant_outlives_refreshes_and_restarts_and_not_the_grant() 
     world.start_proxy().await;
     world.get("/").await.assert_ok();
     let end = world.record()["grant_expires_at"].clone();
-    assert_eq!(days_until(&world, &end), 30);
+    assert_eq!(days_until(&world, &end), 30, "the end of the grant is not in the record");
     world.clock.advance(DAY);
     world.get("/").await.assert_ok();
     world.restart().await;
     world.clock.advance(DAY);
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 3);
-    assert_eq!(world.record()["grant_expires_at"], end);
+    world
+        .authorization_server
+        .assert_token_requests(3, "each of the two days has to cost one refresh");
+    assert_eq!(
+        world.record()["grant_expires_at"],
+        end,
+        "a refresh or a restart forgot the end of the grant"
+    );
     world.write_seed(&world.authorization_server.issue_refresh_token());
     world.reload().await;
     world.get("/").await.assert_ok();
-    assert_eq!(world.record()["grant_expires_at"], Value::Null);
+    assert_eq!(
+        world.record()["grant_expires_at"],
+        Value::Null,
+        "the end of the old grant was kept for the new one"
+    );
 }
 
 /// Past the named end the server decides.
@@ -112,7 +129,9 @@ async fn a_grant_that_goes_on_past_its_end_is_used() {
         .await;
     world.clock.advance(3 * DAY);
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "the expired token was not replaced by one refresh");
     world.assert_stored(2);
 }
 

@@ -179,8 +179,14 @@ async fn an_intent_of_before_is_followed_up_once() {
     // The server has never seen it.
     let old = Old::start("intent", REFRESH_TOKEN).await;
     old.get().await.assert_ok();
-    assert_eq!(old.world.authorization_server.token_requests(), 1);
-    assert_eq!(old.presented(REFRESH_TOKEN), 1);
+    old.world
+        .authorization_server
+        .assert_token_requests(1, "the unfinished attempt was not repeated exactly once");
+    assert_eq!(
+        old.presented(REFRESH_TOKEN),
+        1,
+        "the refresh token of the unfinished attempt was not presented exactly once"
+    );
     old.assert_stored("not consumed");
     drop(old);
     // It was consumed, and what it brought is lost.
@@ -188,8 +194,10 @@ async fn an_intent_of_before_is_followed_up_once() {
     for _ in 0..3 {
         old.get().await.assert_no_token();
     }
-    assert_eq!(old.world.authorization_server.token_requests(), 1);
-    assert_eq!(old.world.terminal_reason(), "lost_rotation");
+    old.world
+        .authorization_server
+        .assert_token_requests(1, "the attempt whose answer is lost was not repeated exactly once");
+    old.world.assert_needs_login("lost_rotation");
 }
 
 /// A new seed had taken the place of a grant that worked, and had not brought anything yet.
@@ -200,9 +208,13 @@ async fn a_seed_on_trial_of_before_is_tried_and_otherwise_what_it_has_displaced_
     old.world.write_seed(TRIAL);
     old.world.start_proxy().await;
     old.get().await.assert_ok();
-    assert_eq!((old.presented(TRIAL), old.presented(REFRESH_TOKEN)), (1, 0));
+    assert_eq!(
+        (old.presented(TRIAL), old.presented(REFRESH_TOKEN)),
+        (1, 0),
+        "(seed on trial, displaced refresh token): the seed that works was not used alone"
+    );
     let newest = old.world.authorization_server.tokens().newest_access_token().unwrap();
-    assert_eq!(old.bearers(), [newest]);
+    assert_eq!(old.bearers(), [newest], "the API was not sent the token that the seed brought");
     old.assert_stored("a good seed");
     drop(old);
 
@@ -222,7 +234,11 @@ async fn a_seed_on_trial_of_before_is_tried_and_otherwise_what_it_has_displaced_
         }
     };
     super::super::wire::within(force).await;
-    assert_eq!(old.presented(REFRESH_TOKEN), 1);
+    assert_eq!(
+        old.presented(REFRESH_TOKEN),
+        1,
+        "the displaced refresh token was not used exactly once"
+    );
     old.assert_stored("a refused seed");
 }
 
@@ -240,7 +256,11 @@ async fn a_dead_grant_of_before_stays_dead_until_somebody_acts() {
             let server = &old.world.authorization_server;
             server.assert_token_requests(0, &case);
             let said = described(old.world.app().admin_address().unwrap()).await;
-            assert_eq!((&said["state"], &said["reason"]), (&json!("needs_login"), &json!(reason)));
+            assert_eq!(
+                (&said["state"], &said["reason"]),
+                (&json!("needs_login"), &json!(reason)),
+                "{case}: the status does not say why a login is needed"
+            );
             if by_seed {
                 let seed = server.issue_refresh_token();
                 old.world.write_seed(&seed);
@@ -266,8 +286,15 @@ async fn a_logout_of_before_is_still_one() {
         old.get().await.assert_status(503, seed);
     }
     let server = &old.world.authorization_server;
-    assert_eq!(server.token_requests(), 0);
-    assert!(matches!(old.world.status().condition, Condition::NeedsLogin(_)));
+    server.assert_token_requests(
+        0,
+        "a token was requested for a credential that had been logged out",
+    );
+    assert!(
+        matches!(old.world.status().condition, Condition::NeedsLogin(_)),
+        "the logout was forgotten: {}",
+        old.world.status().condition
+    );
     let seed = server.issue_refresh_token();
     old.world.write_seed(&seed);
     old.world.reload().await;
@@ -280,15 +307,27 @@ async fn a_bound_refresh_token_of_before_is_presented_with_its_key() {
     let mut old = Old::servers("dpop", REFRESH_TOKEN, true).await;
     old.world.start_proxy().await;
     old.get().await.assert_ok();
-    assert_eq!(old.api.requests()[0].bound_token(), Some(ACCESS_TOKEN));
-    assert_eq!(old.force().await, 200);
+    assert_eq!(
+        old.api.requests()[0].bound_token(),
+        Some(ACCESS_TOKEN),
+        "the stored access token was not sent with a proof"
+    );
+    assert_eq!(old.force().await, 200, "the operator's refresh failed");
     let request = &old.world.authorization_server.requests()[0];
-    assert_eq!(request.param("refresh_token"), Some(REFRESH_TOKEN));
+    assert_eq!(
+        request.param("refresh_token"),
+        Some(REFRESH_TOKEN),
+        "another refresh token was presented"
+    );
     let proof = request.headers["dpop"].to_str().unwrap();
     let head = URL_SAFE_NO_PAD.decode(proof.split('.').next().unwrap()).unwrap();
     let head: Value = serde_json::from_slice(&head).unwrap();
     let public: Value = serde_json::from_str(&golden("dpop-public-key")).unwrap();
-    assert_eq!((&head["jwk"]["x"], &head["jwk"]["y"]), (&public["x"], &public["y"]));
+    assert_eq!(
+        (&head["jwk"]["x"], &head["jwk"]["y"]),
+        (&public["x"], &public["y"]),
+        "the proof was signed with another key than the stored one"
+    );
     old.assert_stored("bound");
 }
 
@@ -317,14 +356,18 @@ async fn a_sealed_record_of_before_is_opened_with_its_key() {
         let newest = server.tokens().newest_access_token().unwrap();
         assert_eq!(old.bearers(), [ACCESS_TOKEN, &newest], "{keys}");
         let newest = [newest, server.current_refresh_token()];
-        assert_eq!(files_with(&old.world, &[tokens.as_slice(), &newest].concat()), [""; 0]);
+        assert_eq!(
+            files_with(&old.world, &[tokens.as_slice(), &newest].concat()),
+            [""; 0],
+            "{keys}: a token is on the disk unencrypted"
+        );
     }
     // Without its key it is nothing, and is left alone.
     let old = Old::servers("sealed", REFRESH_TOKEN, false).await;
     let output = bearerd(old.world.dir.path(), &["check"]);
     assert_eq!(output.status.code(), Some(78), "{}", text(&output.stderr));
     let left = std::fs::read_to_string(old.world.state().join("api.json")).unwrap();
-    assert_eq!(left, golden("sealed"));
+    assert_eq!(left, golden("sealed"), "a record that cannot be decrypted was changed");
 }
 
 /// A record of before is no damage: it is not rewritten for nothing, nor moved aside.
@@ -348,7 +391,7 @@ async fn a_record_of_before_is_not_moved_aside_and_survives_a_restart_without_a_
 #[tokio::test]
 async fn a_record_of_before_that_is_put_back_over_a_newer_one_is_overwritten() {
     let old = Old::start("format-3", REFRESH_TOKEN).await;
-    assert_eq!(old.force().await, 200);
+    assert_eq!(old.force().await, 200, "the operator's refresh failed");
     let newest = old.world.authorization_server.current_refresh_token();
     std::fs::write(old.world.state().join("api.json"), golden("format-3")).unwrap();
     let is_newest = || {
@@ -356,7 +399,11 @@ async fn a_record_of_before_that_is_put_back_over_a_newer_one_is_overwritten() {
             .is_some_and(|record| record["refresh_token"] == newest.as_str())
     };
     eventually("it is written back", is_newest).await;
-    assert_eq!(old.force().await, 200);
+    assert_eq!(
+        old.force().await,
+        200,
+        "the operator's refresh failed after the record was written back"
+    );
     old.assert_stored("put back");
 }
 
@@ -366,12 +413,16 @@ async fn a_refresh_token_that_is_never_replaced_is_kept_over_the_change_of_forma
     let mut old = Old::servers("format-2", REFRESH_TOKEN, false).await;
     old.world.authorization_server.set_rotation(Rotation::Omit);
     old.world.start_proxy().await;
-    assert_eq!(old.force().await, 200);
+    assert_eq!(old.force().await, 200, "the operator's refresh failed");
     for requests in 2..=3 {
         old.world.clock.advance(HOURS);
         old.world.restart().await;
         old.get().await.assert_ok();
-        assert_eq!(old.presented(REFRESH_TOKEN), requests);
+        assert_eq!(
+            old.presented(REFRESH_TOKEN),
+            requests,
+            "the refresh token that never changes was not presented once per refresh"
+        );
     }
     old.assert_stored("not rotated");
 }

@@ -97,15 +97,27 @@ fn audience(request: &TokenRequest) -> Value {
 #[tokio::test]
 async fn with_a_certificate_the_alias_is_asked() {
     let mut published = Published::start(CERTIFICATE, true).await;
-    assert!(published.with_certificates);
+    assert!(published.with_certificates, "the test has configured no client certificate");
     let alias = published.alias.token_url();
     published.publishes(json!({"token_endpoint": alias}));
     published.ask(true).await;
-    assert_eq!(published.asked(), (false, true));
+    assert_eq!(
+        published.asked(),
+        (false, true),
+        "(normal, alias): the token was not requested at the alias alone"
+    );
     let newest = published.alias.tokens().newest_access_token();
-    assert_eq!(published.world.tokens_seen().last(), newest.as_ref());
+    assert_eq!(
+        published.world.tokens_seen().last(),
+        newest.as_ref(),
+        "the API was not sent the token that the alias issued"
+    );
     let record = published.world.record();
-    assert_eq!(record["refresh_token"], published.alias.current_refresh_token());
+    assert_eq!(
+        record["refresh_token"],
+        published.alias.current_refresh_token(),
+        "the refresh token of the alias is not in the record"
+    );
 }
 
 #[tokio::test]
@@ -115,7 +127,11 @@ async fn the_audience_of_an_assertion_stays_that_of_the_normal_endpoint() {
     let alias = published.alias.token_url();
     published.publishes(json!({"token_endpoint": alias}));
     published.ask(true).await;
-    assert_eq!(published.asked(), (false, true));
+    assert_eq!(
+        published.asked(),
+        (false, true),
+        "(normal, alias): the token was not requested at the alias alone"
+    );
     let normal = published.world.authorization_server.token_url();
     let issuer = Published::name(&published.issuer);
     for request in published.alias.requests() {
@@ -154,5 +170,9 @@ async fn a_configured_token_url_is_asked_whatever_the_alias_is() {
         .world
         .configure(|text| text.replace("issuer =", &format!("token_url = \"{normal}\"\nissuer =")));
     published.ask(false).await;
-    assert_eq!(published.asked(), (true, false));
+    assert_eq!(
+        published.asked(),
+        (true, false),
+        "(normal, alias): the token was not requested at the configured URL alone"
+    );
 }

@@ -100,7 +100,7 @@ async fn e17_after_lost_answers_everything_works_again_within_a_minute() {
     let back = back_within(&world, MINUTE, SECOND * 5).await;
     assert!(back.is_some(), "{}", state(&world));
     assert!(presented(&world, &old) >= 4, "nobody looked");
-    assert!(keeps_newest(&world));
+    assert!(keeps_newest(&world), "the newest refresh token is not on the disk");
 }
 
 #[tokio::test]
@@ -127,8 +127,16 @@ async fn e17_a_server_that_could_not_be_reached_is_used_five_seconds_after_it_is
     server.accept_connections().await;
     let back = back_within(&world, SECOND * 5, SECOND).await;
     assert!(back.is_some(), "{}", state(&world));
-    assert_eq!((presented(&world, &old), server.reuse_count()), (1, 0));
-    assert_eq!(metric(&world, "bearerd_token_replays_total").await, 0.0);
+    assert_eq!(
+        (presented(&world, &old), server.reuse_count()),
+        (1, 0),
+        "(presentations, reuses): a connection that was refused counts as a presentation"
+    );
+    assert_eq!(
+        metric(&world, "bearerd_token_replays_total").await,
+        0.0,
+        "a connection that was refused counts as a replay"
+    );
 }
 
 /// A restart in the middle of it forgets nothing that matters, and invents nothing.
@@ -156,14 +164,30 @@ async fn e18_a_connection_that_never_completes_has_sent_nothing() {
     server.fill_backlog().await;
     world.clock.advance(HOURS);
     look(&world).await.assert_no_token();
-    assert_eq!(metric(&world, "bearerd_token_replays_total").await, 0.0);
+    assert_eq!(
+        metric(&world, "bearerd_token_replays_total").await,
+        0.0,
+        "a connection that was never made counts as a replay"
+    );
     server.accept_connections().await;
     server.revoke_refresh_token();
     world.clock.advance(SECOND * 6);
     look(&world).await.assert_no_token();
-    assert_eq!(state(&world), "needs_login (revoked)");
-    assert_eq!(metric(&world, "bearerd_lost_rotations_total").await, 0.0);
-    assert_eq!(presented(&world, &old), 1);
+    assert_eq!(
+        state(&world),
+        "needs_login (revoked)",
+        "the state does not say that the grant was revoked"
+    );
+    assert_eq!(
+        metric(&world, "bearerd_lost_rotations_total").await,
+        0.0,
+        "a connection that was never made counts as a lost rotation"
+    );
+    assert_eq!(
+        presented(&world, &old),
+        1,
+        "the refresh token was presented before the connection was made"
+    );
 }
 
 #[tokio::test]
@@ -175,7 +199,8 @@ async fn e18_a_backlog_that_empties_is_noticed_within_five_seconds() {
     look(&world).await.assert_no_token();
     server.accept_connections().await;
     assert!(back_within(&world, SECOND * 5, SECOND).await.is_some(), "{}", state(&world));
-    assert_eq!((server.token_requests(), server.reuse_count()), (2, 0));
+    server.assert_token_requests(2, "the attempt to connect counts as a token request");
+    server.assert_no_reuse();
 }
 
 /// Refused, not full: the same kind.
@@ -187,13 +212,33 @@ async fn e18_a_refused_connection_has_sent_nothing_either() {
     world.clock.advance(HOURS);
     for _ in 0..3 {
         look(&world).await.assert_no_token();
-        assert_ne!(operator_refreshes(&world).await.0, 200);
+        assert_ne!(
+            operator_refreshes(&world).await.0,
+            200,
+            "an operator's refresh succeeded while the server could not be reached"
+        );
         world.clock.advance(MINUTE);
     }
     server.accept_connections().await;
     server.revoke_refresh_token();
-    assert_ne!(operator_refreshes(&world).await.0, 200);
-    assert_eq!(state(&world), "needs_login (revoked)");
-    assert_eq!(metric(&world, "bearerd_lost_rotations_total").await, 0.0);
-    assert_eq!(metric(&world, "bearerd_token_replays_total").await, 0.0);
+    assert_ne!(
+        operator_refreshes(&world).await.0,
+        200,
+        "an operator's refresh succeeded with a revoked refresh token"
+    );
+    assert_eq!(
+        state(&world),
+        "needs_login (revoked)",
+        "the state does not say that the grant was revoked"
+    );
+    assert_eq!(
+        metric(&world, "bearerd_lost_rotations_total").await,
+        0.0,
+        "a connection that was refused counts as a lost rotation"
+    );
+    assert_eq!(
+        metric(&world, "bearerd_token_replays_total").await,
+        0.0,
+        "a connection that was refused counts as a replay"
+    );
 }
