@@ -23,7 +23,7 @@ use bearerd::secret::Secret;
 use bearerd::store::{self, EncryptionKeys, Generation, MemoryStore, Store, TokenRecord};
 use bearerd::template::{Names, Template};
 use bearerd::tls;
-use bearerd::token::{self, Context, Ledgers, Margin, Sending, Slot, Tasks};
+use bearerd::token::{self, Context, Margin, ResendState, Slot, Tasks, TokenCache};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
@@ -115,7 +115,7 @@ fn tokens(criterion: &mut Criterion) {
         let slot = &instance.slot;
         group.bench_function(BenchmarkId::new("read", count), |b| b.iter(|| read(black_box(slot))));
         let token = slot.token().now_or_never().expect("it is fresh").expect("it is usable");
-        let sending = Sending::first(0x5f1b_9a0c_2d37_e846, true);
+        let sending = ResendState::first(0x5f1b_9a0c_2d37_e846, true);
         group.bench_function(BenchmarkId::new("accept", count), |b| {
             b.iter(|| slot.accepted(black_box(&token), black_box(&sending)))
         });
@@ -236,8 +236,8 @@ async fn credentials(count: usize) -> Credentials {
         tasks: Tasks::default(),
         clock: Clock::system(),
         store,
-        ledgers: Ledgers::default(),
-        edition: 0,
+        cache: TokenCache::default(),
+        revision: 0,
         transport: Arc::new(Silence),
         metrics: Metrics::new(),
     };

@@ -279,7 +279,7 @@ impl Admin {
             let states: Vec<&str> = statuses.iter().map(|status| status.condition.word()).collect();
             let expiries = statuses.iter().filter_map(|status| status.expires_at);
             let expires_in = expiries.min().map(|at| report::seconds_until(at, now));
-            let unsaved = statuses.iter().filter(|status| status.unsaved).count();
+            let unsaved = statuses.iter().filter(|status| status.is_unsaved).count();
             self.metrics.set_states(&credential.name, &states, expires_in, unsaved);
         }
         let mut response = Response::new(Full::new(Bytes::from(self.metrics.encode())));

@@ -316,7 +316,8 @@ const SAVED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Long enough for the longest flight.
 fn patience(settings: &Settings) -> Duration {
-    let flights = settings.credentials.iter().map(|credential| credential.token.longest_flight());
+    let flights =
+        settings.credentials.iter().map(|credential| credential.token.max_refresh_duration());
     flights.max().unwrap_or_default()
 }
 

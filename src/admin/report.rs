@@ -11,7 +11,7 @@ use crate::token::{Condition, Status};
 /// Is something wrong that a person may want to know of?
 pub(super) fn is_degraded(status: &Status) -> bool {
     let troubled = matches!(status.condition, Condition::Failing(_) | Condition::NeedsLogin(_));
-    status.unsaved || status.volatile || troubled
+    status.is_unsaved || status.is_volatile || troubled
 }
 
 /// From so long before its end the local CA is to be renewed.
@@ -56,14 +56,14 @@ pub(super) fn describe(credential: &str, instance: &Instance, now: SystemTime) -
         "key": &*instance.key,
         "state": status.condition.word(),
         "reason": reason(status.condition),
-        "token": status.usable,
+        "token": status.is_usable,
         "generation": status.generation,
         "refreshed_at": status.refreshed_at.map(text),
         "expires_at": status.expires_at.map(text),
         "expires_in": status.expires_at.map(|at| seconds_until(at, now)),
         "refresh_expires_at": status.refresh_expires_at.map(text),
         "grant_expires_at": status.grant_expires_at.map(text),
-        "unsaved": status.unsaved,
+        "unsaved": status.is_unsaved,
         "failing_since": status.failing_since.map(text),
         "last_error": last_error.map(|(at, what)| json!({ "at": text(*at), "text": what })),
         "next": next_step(status),
@@ -91,10 +91,10 @@ fn reason(condition: Condition) -> Option<String> {
 /// What a person should do, if anything.
 fn next_step(status: &Status) -> Option<&'static str> {
     match status.condition {
-        _ if status.unsaved => {
+        _ if status.is_unsaved => {
             Some("make the store's directory writable: the newest refresh token is only in memory")
         }
-        _ if status.volatile => Some(
+        _ if status.is_volatile => Some(
             "the server replaces refresh tokens and the store is `memory:`: write url = \"file:DIR\" in [store]",
         ),
         Condition::NeedsLogin(TerminalReason::NoGrant) => {

@@ -14,7 +14,7 @@ use crate::oauth::HttpTransport;
 use crate::proxy::{NetworkState, Snapshot};
 use crate::settings::Settings;
 use crate::store::Store;
-use crate::token::{Context, Ledgers, Tasks};
+use crate::token::{Context, Tasks, TokenCache};
 
 /// The store and the CA outlive every reload; neither is touched before a credential needs it, so
 /// that the example configuration leaves nothing on the disk.
@@ -25,7 +25,7 @@ pub(super) struct Foundation {
     network: NetworkState,
     metrics: Metrics,
     store: Option<Store>,
-    ledgers: Ledgers,
+    cache: TokenCache,
     /// The CA, and where it is; only a restart looks elsewhere.
     ca: Option<(ca::Config, Arc<CertificateAuthority>)>,
     version: u64,
@@ -47,7 +47,7 @@ impl Foundation {
             network,
             metrics,
             store: None,
-            ledgers: Ledgers::default(),
+            cache: TokenCache::default(),
             ca: None,
             version: 0,
             end,
@@ -68,7 +68,7 @@ impl Foundation {
                 let is_first = self.store.is_none();
                 let context = self.context(settings, HttpTransport::new(tls.clone())).await?;
                 if is_first {
-                    let watching = self.ledgers.clone().watch(context.clone());
+                    let watching = self.cache.clone().watch(context.clone());
                     tokio::spawn(self.end.clone().run_until_cancelled_owned(watching));
                 }
                 Credentials::open(settings.credentials.clone(), &context, &tls, before).await
@@ -110,8 +110,8 @@ impl Foundation {
             store,
             transport: Arc::new(transport),
             metrics: self.metrics.clone(),
-            ledgers: self.ledgers.clone(),
-            edition: self.version,
+            cache: self.cache.clone(),
+            revision: self.version,
         })
     }
 

@@ -13,7 +13,7 @@ use url::form_urlencoded;
 use crate::dpop;
 use crate::origin::Origin;
 use crate::template::{Template, Values, Variables};
-use crate::token::Token;
+use crate::token::AccessToken;
 
 /// How a token is put on a request.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -120,7 +120,7 @@ impl Injection {
     /// [`InjectionError`]; what is configured has been checked, so it is about the token.
     pub fn additions<'a>(
         &'a self,
-        token: &'a Token,
+        token: &'a AccessToken,
         now: impl FnOnce() -> SystemTime,
         destination: Destination<'_>,
     ) -> Result<Additions<'a>, InjectionError> {

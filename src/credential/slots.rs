@@ -118,8 +118,10 @@ impl Instance {
 
     /// Would forgetting it lose nothing but the knowledge that there is nothing?
     fn is_empty(&self) -> bool {
-        let Status { condition, generation, unsaved, .. } = self.slot.status();
-        generation == token::Generation::default() && !unsaved && condition != Condition::Refreshing
+        let Status { condition, generation, is_unsaved, .. } = self.slot.status();
+        generation == token::Generation::default()
+            && !is_unsaved
+            && condition != Condition::Refreshing
     }
 }
 

@@ -225,14 +225,14 @@ mod tests {
             (
                 TokenError::Unavailable {
                     retry_after: Duration::from_millis(1),
-                    why: crate::token::FailureReason::Timeout,
+                    reason: crate::token::FailureReason::Timeout,
                 },
                 Some("1"),
             ),
             (
                 TokenError::Unavailable {
                     retry_after: Duration::from_secs(99_999),
-                    why: crate::token::FailureReason::Timeout,
+                    reason: crate::token::FailureReason::Timeout,
                 },
                 Some("3600"),
             ),

@@ -36,7 +36,7 @@ use crate::credential::{
 };
 use crate::metrics::RejectionOutcome;
 use crate::origin::Origin;
-use crate::token::{Sending, Token};
+use crate::token::{AccessToken, ResendState};
 use outgoing_request::{OutgoingRequest, ReplayLimit};
 use token_check::{TokenCheck, check_token, discard_response};
 
@@ -52,7 +52,7 @@ struct TokenContext<'a> {
     credential: &'a Credential,
     origin: &'a Origin,
     instance: &'a Instance,
-    token: Arc<Token>,
+    token: Arc<AccessToken>,
     nonce: Option<String>,
 }
 
@@ -139,12 +139,14 @@ impl Proxy {
         mut outgoing: OutgoingRequest,
         selected: Selected,
         instance: &Instance,
-        mut token: Arc<Token>,
+        mut token: Arc<AccessToken>,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         let Selected { credential, origin, .. } = &selected;
         let metrics = &credential.metrics;
-        let mut sending =
-            Sending::first(target_hash(&outgoing.method, &outgoing.uri), outgoing.method.is_safe());
+        let mut sending = ResendState::first(
+            target_hash(&outgoing.method, &outgoing.uri),
+            outgoing.method.is_safe(),
+        );
         let mut has_retried_nonce = false;
         loop {
             record_token(call.record, &token);
@@ -217,7 +219,7 @@ impl Proxy {
         selected: &mut Selected,
         parts: &Parts,
         record: &mut RequestRecord,
-    ) -> Result<(Arc<Instance>, Option<Arc<Token>>), ProxyError> {
+    ) -> Result<(Arc<Instance>, Option<Arc<AccessToken>>), ProxyError> {
         loop {
             let credential = Arc::clone(&selected.credential);
             record.set_credential(&credential);
@@ -355,7 +357,7 @@ fn target_hash(method: &Method, uri: &Uri) -> u64 {
     hasher.finish()
 }
 
-fn record_token(record: &mut RequestRecord, token: &Token) {
+fn record_token(record: &mut RequestRecord, token: &AccessToken) {
     if let Some(entry) = &mut record.log_entry {
         entry.generation = Some(token.generation);
     }

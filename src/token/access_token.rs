@@ -14,10 +14,10 @@ use crate::secret::{Fingerprint, Secret};
 use crate::store::{Generation, IssuedFor, TokenRecord};
 
 /// The clocks of processes that share a store differ by less.
-const MOST_SKEW: Duration = Duration::from_secs(1);
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(1);
 
 /// An access token, ready to be put on a request.
-pub struct Token {
+pub struct AccessToken {
     /// Which token of its credential it is.
     pub generation: Generation,
     /// `Bearer …`, or `DPoP …` where it is bound to a key; marked sensitive.
@@ -42,18 +42,18 @@ pub struct Token {
     rejected: AtomicBool,
     used: AtomicBool,
     accepted: AtomicBool,
-    targets: Targets,
+    targets: TargetFilter,
     /// Which targets have rejected it since it was accepted last: a bit for each, some share one.
     rejected_by: AtomicU64,
 }
 
 /// So many targets in a row say that it is the token.
-const REJECTED_BY_ALL: u32 = 3;
+const REJECTING_TARGETS: u32 = 3;
 
-impl Token {
+impl AccessToken {
     /// Makes a token of a record; `None` if the record holds none. `now` ties its times, which are those
     /// of a wall clock, to the time that really passes.
-    pub(super) fn of(
+    pub(super) fn from_record(
         record: &TokenRecord,
         margin: Margin,
         jitter: f64,
@@ -72,7 +72,7 @@ impl Token {
             expires_at - margin.of(lifetime, jitter)
         });
         let ahead = issued_at.duration_since(now.wall).unwrap_or_default();
-        let is_known = ahead <= MOST_SKEW;
+        let is_known = ahead <= MAX_CLOCK_SKEW;
         // From now on it lives for its lifetime at most.
         let back = if is_known { Duration::ZERO } else { ahead };
         let moment = |at: SystemTime| now.at_wall(at.checked_sub(back).unwrap_or(at));
@@ -93,7 +93,7 @@ impl Token {
             rejected: AtomicBool::new(record.rejected),
             used: AtomicBool::new(false),
             accepted: AtomicBool::new(false),
-            targets: Targets::default(),
+            targets: TargetFilter::default(),
             rejected_by: AtomicU64::new(0),
         })
     }
@@ -110,7 +110,7 @@ impl Token {
     }
 
     /// An origin server rejected it: it is served no more, not even until it expires.
-    pub(super) fn reject(&self) {
+    pub(super) fn mark_rejected(&self) {
         self.rejected.store(true, Ordering::Release);
     }
 
@@ -127,7 +127,7 @@ impl Token {
     }
 
     /// An origin accepted a request for `target` with it. Says whether it is the first.
-    pub(super) fn accept(&self, target: u64) -> bool {
+    pub(super) fn record_acceptance(&self, target: u64) -> bool {
         self.targets.insert(target);
         if self.rejected_by.load(Ordering::Relaxed) != 0 {
             self.rejected_by.store(0, Ordering::Relaxed);
@@ -141,19 +141,19 @@ impl Token {
     }
 
     /// A target has rejected it.
-    pub(super) fn note_rejection(&self, target: u64) {
+    pub(super) fn record_rejection(&self, target: u64) {
         self.rejected_by.fetch_or(1 << (target % 64), Ordering::Relaxed);
     }
 
     /// Was it accepted, and has it been rejected by several targets since, and accepted by none?
-    pub(super) fn was_rejected_by_all(&self) -> bool {
+    pub(super) fn was_rejected_by_several(&self) -> bool {
         let targets = self.rejected_by.load(Ordering::Relaxed).count_ones();
-        targets >= REJECTED_BY_ALL && self.was_accepted()
+        targets >= REJECTING_TARGETS && self.was_accepted()
     }
 
     /// It goes on from `before`: which targets take good tokens is still known.
-    pub(super) fn follow(&mut self, before: &Self) {
-        self.targets = before.targets.carried_over();
+    pub(super) fn carry_over_from(&mut self, before: &Self) {
+        self.targets = before.targets.carry_over();
         if self.authorization == before.authorization {
             let times =
                 |token: &Self| [Some(token.issued_at), token.expires_at].map(in_milliseconds);
@@ -205,9 +205,9 @@ fn in_milliseconds(at: Option<SystemTime>) -> Option<u128> {
 /// Which targets have accepted a token: a Bloom filter, because strangers choose them. What it holds wrongly is
 /// asked for a token once too often.
 #[derive(Debug, Default)]
-struct Targets([AtomicU64; 16]);
+struct TargetFilter([AtomicU64; 16]);
 
-impl Targets {
+impl TargetFilter {
     fn places(target: u64) -> [(usize, u64); 2] {
         [target, target >> 32].map(|hash| ((hash >> 6) as usize % 16, 1 << (hash % 64)))
     }
@@ -231,7 +231,7 @@ impl Targets {
     }
 
     /// The same for the next token; but a full one would hold everything.
-    fn carried_over(&self) -> Self {
+    fn carry_over(&self) -> Self {
         let words = self.0.each_ref().map(|word| word.load(Ordering::Relaxed));
         let ones: u32 = words.iter().map(|word| word.count_ones()).sum();
         match ones > 512 {
@@ -241,9 +241,9 @@ impl Targets {
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Token(generation {})", self.generation)
+        write!(f, "AccessToken(generation {})", self.generation)
     }
 }
 

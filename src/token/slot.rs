@@ -7,13 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::flight::{self, Demand};
-use super::ledger::{Ledger, generation_of};
-use super::settled::Settled;
-use super::state::{Rejection, SAT_OUT, State, Verdict, ends_soon, is_young};
+use super::cache_entry::{CacheEntry, generation_of};
+use super::refresh::{self, RefreshRequest};
+use super::refresh_state::{
+    MAX_WAITED_BACKOFF, RefreshDecision, RefreshState, Rejection, ends_soon, is_newly_issued,
+};
+use super::resolved_config::ResolvedConfig;
 use super::{
-    Condition, Config, Context, FailureReason, Generation, Revoked, Status, Token, TokenError,
-    operator,
+    AccessToken, Condition, Config, Context, FailureReason, Generation, Status, TokenError,
+    TokenRevocation, login_logout,
 };
 use crate::clock::Moment;
 use crate::oauth::TokenResponse;
@@ -22,13 +24,13 @@ use crate::store::StoreError;
 /// One credential's token. After a reload another slot shares the ledger with this one, which gets no token of
 /// the new configuration.
 pub struct Slot {
-    settled: Arc<Settled>,
-    ledger: Arc<Ledger>,
+    resolved: Arc<ResolvedConfig>,
+    entry: Arc<CacheEntry>,
 }
 
 /// What became of one request that carries the token: how often it may still be sent, and what was tried.
 #[derive(Clone, Copy, Debug)]
-pub struct Sending {
+pub struct ResendState {
     /// Which resource it asks for: a hash of method and path.
     pub target: u64,
     /// Sending it twice does no harm (RFC 9110 §9.2.1).
@@ -36,17 +38,24 @@ pub struct Sending {
     /// How often it was sent because of its token.
     sent: u32,
     /// It has been sent with a token that replaced a rejected one.
-    renewed: bool,
+    has_new_token: bool,
     /// It has waited for a new token to become known.
-    settled: bool,
+    has_waited: bool,
     /// A token that it was sent with was brand-new when it was rejected.
-    was_young: bool,
+    had_newly_issued_token: bool,
 }
 
-impl Sending {
+impl ResendState {
     /// A request that is about to be sent for the first time.
     pub fn first(target: u64, safe: bool) -> Self {
-        Self { target, safe, sent: 1, renewed: false, settled: false, was_young: false }
+        Self {
+            target,
+            safe,
+            sent: 1,
+            has_new_token: false,
+            has_waited: false,
+            had_newly_issued_token: false,
+        }
     }
 }
 
@@ -54,25 +63,25 @@ impl Slot {
     /// Makes a slot, and reads its record unless the process knows it already. What the process does goes on by
     /// the configuration before, if there is one, until [`Slot::activate`].
     pub async fn open(config: Config, context: &Context) -> Self {
-        let settled = Arc::new(Settled::new(config, context));
-        let (ledger, is_new) = context.ledgers.of(&settled, context);
+        let resolved = Arc::new(ResolvedConfig::new(config, context));
+        let (entry, is_new) = context.cache.of(&resolved, context);
         if is_new {
             // Not on a thread of the data plane, where a slot may be asked for first.
-            let reading = Arc::clone(&ledger);
-            let read = context.control.spawn(async move { reading.recall().await });
+            let reading = Arc::clone(&entry);
+            let read = context.control.spawn(async move { reading.load_initial().await });
             let _panicked = read.await;
         }
-        Self { settled, ledger }
+        Self { resolved, entry }
     }
 
     /// From now on this configuration decides what is asked for.
     pub fn activate(&self) {
-        self.ledger.configure(&self.settled);
+        self.entry.set_config(&self.resolved);
     }
 
     /// The credential's name, with the values of its variables: `resamania[paris]`.
     pub fn name(&self) -> &str {
-        &self.settled.title
+        &self.resolved.title
     }
 
     /// A token that is usable now. Waits only if there is none, and at most the configured wait.
@@ -84,19 +93,19 @@ impl Slot {
     /// # Cancellation
     ///
     /// Dropping the future gives up the wait and nothing else: the flight goes on.
-    pub async fn token(&self) -> Result<Arc<Token>, TokenError> {
-        if let Some(token) = self.ledger.fresh(&self.settled) {
+    pub async fn token(&self) -> Result<Arc<AccessToken>, TokenError> {
+        if let Some(token) = self.entry.fresh(&self.resolved) {
             return Ok(token);
         }
-        let want = |state: &mut State, token: Option<&Token>, now| {
+        let want = |state: &mut RefreshState, token: Option<&AccessToken>, now| {
             token.iter().for_each(|token| token.mark_used());
-            state.want(token, now)
+            state.request_token(token, now)
         };
         // Boxed: callers hold the future of this, and few wait.
-        match Box::pin(self.wait_for(want, Demand::replace)).await {
-            Waited::For(token) => Ok(token),
-            Waited::InVain(error) => Err(error),
-            Waited::PassOn => Err(self.unavailable(Duration::ZERO, FailureReason::Internal)),
+        match Box::pin(self.wait_for(want, RefreshRequest::replace)).await {
+            WaitResult::Token(token) => Ok(token),
+            WaitResult::Failed(error) => Err(error),
+            WaitResult::PassOn => Err(self.unavailable(Duration::ZERO, FailureReason::Internal)),
         }
     }
 
@@ -108,53 +117,53 @@ impl Slot {
     /// whose rejected token is brand-new at most three times. `repeatable`: all of it can be sent again.
     pub async fn rejected(
         &self,
-        rejected: &Token,
-        sending: &mut Sending,
+        rejected: &AccessToken,
+        resend: &mut ResendState,
         repeatable: bool,
-    ) -> Option<Arc<Token>> {
-        let now = self.ledger.context.clock.moment();
-        rejected.note_rejection(sending.target);
-        sending.was_young |= is_young(rejected, now);
-        let most = if sending.safe && sending.was_young { 3 } else { 2 };
-        let resendable = repeatable && sending.sent < most;
+    ) -> Option<Arc<AccessToken>> {
+        let now = self.entry.context.clock.moment();
+        rejected.record_rejection(resend.target);
+        resend.had_newly_issued_token |= is_newly_issued(rejected, now);
+        let most = if resend.safe && resend.had_newly_issued_token { 3 } else { 2 };
+        let can_resend = repeatable && resend.sent < most;
         let rejection = Rejection {
             token: rejected,
-            target: sending.target,
-            resendable,
-            renewed: sending.renewed,
-            settled: sending.settled,
+            target: resend.target,
+            can_resend,
+            has_new_token: resend.has_new_token,
+            has_waited: resend.has_waited,
         };
-        let reject = |state: &mut State, token: Option<&Token>, now: Moment| {
-            state.reject(rejection, token, now)
+        let reject = |state: &mut RefreshState, token: Option<&AccessToken>, now: Moment| {
+            state.record_rejection(rejection, token, now)
         };
-        let demand = |_| Demand::rejected(rejected.generation);
-        if is_young(rejected, now) && resendable {
+        let request = |_| RefreshRequest::rejected(rejected.generation);
+        if is_newly_issued(rejected, now) && can_resend {
             // A sibling may have moved on: its token is sent, and nobody waits.
-            self.look().await;
+            self.reload_record().await;
         }
-        match self.wait_for(reject, demand).await {
-            Waited::For(token) => {
-                sending.sent += 1;
-                sending.settled |= token.generation == rejected.generation;
-                sending.renewed |= token.generation != rejected.generation;
+        match self.wait_for(reject, request).await {
+            WaitResult::Token(token) => {
+                resend.sent += 1;
+                resend.has_waited |= token.generation == rejected.generation;
+                resend.has_new_token |= token.generation != rejected.generation;
                 Some(token)
             }
-            Waited::InVain(_) | Waited::PassOn => None,
+            WaitResult::Failed(_) | WaitResult::PassOn => None,
         }
     }
 
     /// A request with `token` was not rejected.
-    pub fn accepted(&self, token: &Token, sending: &Sending) {
-        let is_first = token.accept(sending.target);
+    pub fn accepted(&self, token: &AccessToken, resend: &ResendState) {
+        let is_first = token.record_acceptance(resend.target);
         let is_blamed =
-            self.ledger.blamed.load(Ordering::Relaxed) & 1 << (sending.target % 64) != 0;
+            self.entry.blamed_targets.load(Ordering::Relaxed) & 1 << (resend.target % 64) != 0;
         if is_first || is_blamed {
-            let mut known = self.ledger.lock();
-            known.state.forgive(sending.target);
+            let mut inner = self.entry.lock();
+            inner.state.clear_target(resend.target);
             if is_first {
-                known.state.accepted(token.generation, sending.renewed);
+                inner.state.record_acceptance(token.generation, resend.has_new_token);
             }
-            self.ledger.blamed.store(known.state.blamed(), Ordering::Relaxed);
+            self.entry.blamed_targets.store(inner.state.blamed_targets(), Ordering::Relaxed);
         }
     }
 
@@ -162,122 +171,135 @@ impl Slot {
     /// the flights that it allows: the one place where anybody waits for a token.
     async fn wait_for(
         &self,
-        ask: impl Fn(&mut State, Option<&Token>, Moment) -> Verdict,
-        demand: impl Fn(Generation) -> Demand,
-    ) -> Waited {
-        let deadline = Instant::now() + self.settled.config.wait;
-        let mut landed = self.ledger.landings();
+        ask: impl Fn(&mut RefreshState, Option<&AccessToken>, Moment) -> RefreshDecision,
+        request: impl Fn(Generation) -> RefreshRequest,
+    ) -> WaitResult {
+        let deadline = Instant::now() + self.resolved.config.wait;
+        let mut changes = self.entry.subscribe();
         let mut waited = false;
         loop {
-            landed.mark_unchanged();
-            let in_force = Arc::clone(&self.ledger.lock().settled);
-            if !self.settled.is_alike(&in_force) {
+            changes.mark_unchanged();
+            let in_force = Arc::clone(&self.entry.lock().resolved);
+            if !self.resolved.requests_same_tokens(&in_force) {
                 // Not in force yet: a reload is just making it so.
-                if in_force.edition < self.settled.edition
-                    && tokio::time::timeout_at(deadline, landed.changed()).await.is_ok()
+                if in_force.revision < self.resolved.revision
+                    && tokio::time::timeout_at(deadline, changes.changed()).await.is_ok()
                 {
                     continue;
                 }
                 // A flight would bring nothing for this one; asked again, it will be another slot that answers.
                 let second = Duration::from_secs(1);
-                return Waited::InVain(self.unavailable(second, FailureReason::Reloaded));
+                return WaitResult::Failed(self.unavailable(second, FailureReason::Reloaded));
             }
-            let now = self.ledger.context.clock.moment();
+            let now = self.entry.context.clock.moment();
             let mut start = None;
-            let (verdict, token) = self.ledger.decide(|state, token| {
-                let verdict = ask(state, token, now);
+            let (decision, token) = self.entry.decide(|state, token| {
+                let decision = ask(state, token, now);
                 if matches!(
-                    verdict,
-                    Verdict::Start | Verdict::UseAndStart | Verdict::PassOnAndStart
+                    decision,
+                    RefreshDecision::Start
+                        | RefreshDecision::UseAndStart
+                        | RefreshDecision::PassOnAndStart
                 ) {
-                    start = Some(demand(generation_of(token)));
+                    start = Some(request(generation_of(token)));
                 }
-                verdict
+                decision
             });
-            if let Some(demand) = start {
-                flight::start(&self.ledger, demand);
+            if let Some(request) = start {
+                refresh::start(&self.entry, request);
             }
-            let pause = match (verdict, token) {
-                (Verdict::Use | Verdict::UseAndStart, Some(token)) => {
-                    return match self.settled.owns(&token) {
-                        true => Waited::For(token),
+            let pause = match (decision, token) {
+                (RefreshDecision::Use | RefreshDecision::UseAndStart, Some(token)) => {
+                    return match self.resolved.accepts(&token) {
+                        true => WaitResult::Token(token),
                         // A reload came in between; asked again, it will be another slot that answers.
-                        false => Waited::InVain(
+                        false => WaitResult::Failed(
                             self.unavailable(Duration::from_secs(1), FailureReason::Reloaded),
                         ),
                     };
                 }
-                (Verdict::Settle(wait), Some(_)) => {
+                (RefreshDecision::RetryAfter(wait), Some(_)) => {
                     tokio::time::sleep(wait).await;
-                    return match self.ledger.current() {
-                        Some(token) if self.settled.owns(&token) => Waited::For(token),
-                        _ => Waited::PassOn,
+                    return match self.entry.current() {
+                        Some(token) if self.resolved.accepts(&token) => WaitResult::Token(token),
+                        _ => WaitResult::PassOn,
                     };
                 }
-                (Verdict::NeedsLogin(reason), _) => {
-                    return Waited::InVain(TokenError::NeedsLogin { reason });
+                (RefreshDecision::NeedsLogin(reason), _) => {
+                    return WaitResult::Failed(TokenError::NeedsLogin { reason });
                 }
-                (Verdict::PassOn | Verdict::PassOnAndStart | Verdict::Settle(_), _) => {
-                    return Waited::PassOn;
+                (
+                    RefreshDecision::PassOn
+                    | RefreshDecision::PassOnAndStart
+                    | RefreshDecision::RetryAfter(_),
+                    _,
+                ) => {
+                    return WaitResult::PassOn;
                 }
-                (Verdict::Hold(hold), _) => {
+                (RefreshDecision::BackOff(hold), _) => {
                     let retry_after = hold.until.left(now);
                     // Whoever waited for the flight that failed may see the next one through;
                     // whoever comes later is told at once, unless it is a matter of moments.
-                    let is_told = !waited && retry_after > SAT_OUT;
+                    let is_told = !waited && retry_after > MAX_WAITED_BACKOFF;
                     if is_told || Instant::now() + retry_after >= deadline {
-                        return Waited::InVain(self.unavailable(retry_after, hold.why));
+                        return WaitResult::Failed(self.unavailable(retry_after, hold.reason));
                     }
                     Some(retry_after)
                 }
-                (Verdict::Start | Verdict::Wait | Verdict::Use | Verdict::UseAndStart, _) => None,
+                (
+                    RefreshDecision::Start
+                    | RefreshDecision::Wait
+                    | RefreshDecision::Use
+                    | RefreshDecision::UseAndStart,
+                    _,
+                ) => None,
             };
             let until = pause.map_or(deadline, |pause| Instant::now() + pause);
-            let in_time = tokio::time::timeout_at(until, landed.changed()).await.is_ok();
+            let in_time = tokio::time::timeout_at(until, changes.changed()).await.is_ok();
             waited |= pause.is_none();
             if !in_time && pause.is_none() {
                 let second = Duration::from_secs(1);
-                return Waited::InVain(self.unavailable(second, FailureReason::Timeout));
+                return WaitResult::Failed(self.unavailable(second, FailureReason::Timeout));
             }
         }
     }
 
     fn unavailable(&self, retry_after: Duration, why: FailureReason) -> TokenError {
-        TokenError::Unavailable { retry_after, why }
+        TokenError::Unavailable { retry_after, reason: why }
     }
 
     /// Looks into the store on the control runtime, where it is at home.
-    async fn look(&self) {
-        let ledger = Arc::clone(&self.ledger);
-        let looking = self.ledger.context.control.spawn(async move { ledger.look().await });
+    async fn reload_record(&self) {
+        let entry = Arc::clone(&self.entry);
+        let looking = self.entry.context.control.spawn(async move { entry.reload().await });
         let _panicked = looking.await;
     }
 
     /// What is to be said about this credential.
     pub fn status(&self) -> Status {
-        let now = self.ledger.context.clock.moment();
-        let token = self.ledger.current().filter(|token| self.settled.owns(token));
-        let known = self.ledger.lock();
+        let now = self.entry.context.clock.moment();
+        let token = self.entry.current().filter(|token| self.resolved.accepts(token));
+        let inner = self.entry.lock();
         let usable = token.as_ref().is_some_and(|token| token.is_usable(now));
         let due = token.as_ref().is_some_and(|token| token.is_due(now));
-        let failing = known.state.failing();
-        let condition = match (known.state.end(), failing) {
+        let failing = inner.state.failure();
+        let condition = match (inner.state.terminal(), failing) {
             (Some(reason), _) => Condition::NeedsLogin(reason),
-            _ if known.state.in_flight() => Condition::Refreshing,
+            _ if inner.state.is_in_flight() => Condition::Refreshing,
             (None, Some((why, _))) => Condition::Failing(why),
             (None, None) if !usable => Condition::Absent,
             (None, None) if due => Condition::NearExpiry,
             (None, None) => Condition::Fresh,
         };
-        let record = &known.record;
+        let record = &inner.record;
         Status {
-            name: Arc::clone(&self.settled.title),
+            name: Arc::clone(&self.resolved.title),
             condition,
-            usable,
+            is_usable: usable,
             generation: match &token {
                 Some(token) => token.generation,
                 // Nobody can have it yet.
-                None if known.saving => Generation(record.generation.0.saturating_sub(1)),
+                None if inner.is_saving => Generation(record.generation.0.saturating_sub(1)),
                 None => record.generation,
             },
             refreshed_at: token.as_ref().map(|token| token.issued_at),
@@ -286,9 +308,9 @@ impl Slot {
             grant_expires_at: record.grant_expires_at,
             grant_ends_soon: record.grant_expires_at.is_some_and(|end| ends_soon(end, now)),
             failing_since: failing.map(|(_, since)| since.wall),
-            last_error: known.last_error.clone(),
-            unsaved: known.is_at_risk,
-            volatile: !record.history.is_empty() && !self.ledger.context.store.is_durable(),
+            last_error: inner.last_error.clone(),
+            is_unsaved: inner.has_save_failed,
+            is_volatile: !record.history.is_empty() && !self.entry.context.store.is_durable(),
         }
     }
 
@@ -299,9 +321,9 @@ impl Slot {
     /// # Errors
     ///
     /// [`StoreError`] if the tombstone could not be written; then nothing has changed.
-    pub async fn logout(&self) -> Result<Vec<Revoked>, StoreError> {
-        let before = operator::log_out(&self.ledger, &self.settled).await?;
-        Ok(operator::revoke(&self.ledger, &self.settled, &before).await)
+    pub async fn logout(&self) -> Result<Vec<TokenRevocation>, StoreError> {
+        let before = login_logout::log_out(&self.entry, &self.resolved).await?;
+        Ok(login_logout::revoke(&self.entry, &self.resolved, &before).await)
     }
 
     /// Takes what a login brought: the credential's first refresh token, and with it an access token,
@@ -315,7 +337,7 @@ impl Slot {
         response: &TokenResponse,
         asked_at: SystemTime,
     ) -> Result<(), StoreError> {
-        operator::log_in(&self.ledger, &self.settled, response, asked_at).await
+        login_logout::log_in(&self.entry, &self.resolved, response, asked_at).await
     }
 
     /// Replaces the token now, whatever is known; the current one is served meanwhile. A flight that is under
@@ -326,30 +348,30 @@ impl Slot {
     /// [`TokenError`] if that failed. A server that asked to be left alone is left alone by operators too.
     pub async fn refresh_now(&self) -> Result<Status, TokenError> {
         let (before, mut began) = (self.status().generation, false);
-        let deadline = Instant::now() + self.settled.config.wait;
-        let mut landed = self.ledger.landings();
-        let now = self.ledger.context.clock.moment();
-        let (verdict, token) = self.ledger.decide(|state, _| state.force(now));
-        if verdict == Verdict::Start {
+        let deadline = Instant::now() + self.resolved.config.wait;
+        let mut changes = self.entry.subscribe();
+        let now = self.entry.context.clock.moment();
+        let (decision, token) = self.entry.decide(|state, _| state.force_flight(now));
+        if decision == RefreshDecision::Start {
             began = true;
-            flight::start(&self.ledger, Demand::forced(generation_of(token.as_deref())));
+            refresh::start(&self.entry, RefreshRequest::forced(generation_of(token.as_deref())));
         }
-        while self.ledger.lock().state.in_flight() {
-            if tokio::time::timeout_at(deadline, landed.changed()).await.is_err() {
+        while self.entry.lock().state.is_in_flight() {
+            if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
                 let second = Duration::from_secs(1);
                 return Err(self.unavailable(second, FailureReason::Timeout));
             }
         }
         let status = self.status();
-        let now = self.ledger.context.clock.moment();
+        let now = self.entry.context.clock.moment();
         let (end, hold) = {
-            let known = self.ledger.lock();
-            (known.state.end(), known.state.hold(now))
+            let inner = self.entry.lock();
+            (inner.state.terminal(), inner.state.backoff(now))
         };
         match (end, hold) {
             (Some(reason), _) => Err(TokenError::NeedsLogin { reason }),
             (None, Some(hold)) if status.generation == before || !began => {
-                Err(self.unavailable(hold.until.left(now), hold.why))
+                Err(self.unavailable(hold.until.left(now), hold.reason))
             }
             _ => Ok(status),
         }
@@ -357,18 +379,14 @@ impl Slot {
 }
 
 /// What waiting for a token came to.
-enum Waited {
-    For(Arc<Token>),
-    InVain(TokenError),
+enum WaitResult {
+    Token(Arc<AccessToken>),
+    Failed(TokenError),
     PassOn,
 }
 
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Slot({})", self.settled.title)
+        write!(f, "Slot({})", self.resolved.title)
     }
 }
-
-#[cfg(test)]
-#[path = "slot/tests.rs"]
-mod tests;

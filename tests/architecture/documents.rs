@@ -9,7 +9,7 @@ const BEHAVIOURS: &str = "docs/behaviours.md";
 const PROMISES: &str = "docs/promises.md";
 
 /// Where the file of a test named `file::test` may be.
-const TEST_FOLDERS: [&str; 3] = ["tests/it", "src", "src/token/slot/tests"];
+const TEST_FOLDERS: [&str; 3] = ["tests/it", "src", "src/token/tests"];
 
 #[test]
 fn every_test_that_a_page_names_exists() {

@@ -491,7 +491,7 @@ async fn save_later(world: &World, generation: u64, trouble: Trouble) {
     }
 
     trouble.end(world);
-    eventually("it is saved", || !world.status().unsaved).await;
+    eventually("it is saved", || !world.status().is_unsaved).await;
     let record = world.record();
     assert_eq!(record["generation"], generation, "{case}");
     assert_eq!(record["refresh_token"], server.current_refresh_token(), "{case}");
@@ -532,7 +532,7 @@ async fn an_unsaved_token_can_expire_and_be_replaced_before_the_disk_recovers() 
     world.get("/").await.assert_ok();
     assert_eq!((server.token_requests(), server.reuse_count()), (3, 0));
     Trouble::NotADirectory.end(&world);
-    eventually("it is saved", || !world.status().unsaved).await;
+    eventually("it is saved", || !world.status().is_unsaved).await;
     assert_eq!(world.record()["generation"], 3);
     world.assert_newest_refresh_token_is_stored();
 }

@@ -395,7 +395,7 @@ async fn a_token_that_could_not_be_saved_is_kept_over_a_change_of_its_credential
     std::fs::rename(&state, &away).unwrap();
     world.authorization_server.release_all();
     request.await.unwrap().assert_ok();
-    assert!(world.status().unsaved);
+    assert!(world.status().is_unsaved);
     world.configure(|text| text.replace("client_id =", "margin = \"30s\"\nclient_id ="));
     world.reload().await;
     world.get("/").await.assert_ok();

@@ -249,7 +249,7 @@ async fn a_token_that_is_only_in_memory_is_shown_with_what_to_do() {
     assert!(said.contains("next step") && said.contains("writable"), "{said}");
 
     std::fs::rename(&away, &state).unwrap();
-    eventually("it is saved", || !world.status().unsaved).await;
+    eventually("it is saved", || !world.status().is_unsaved).await;
     assert_eq!(sample(&world.ask_admin("/metrics").await.text(), unsaved), Some(0.0));
 }
 

@@ -10,20 +10,20 @@ use crate::token::TokenError;
 pub(super) fn token_verdict(credential: &str, error: &TokenError) -> Verdict {
     let status = StatusCode::SERVICE_UNAVAILABLE;
     match error {
-        TokenError::Unavailable { why, .. } if why.needs_operator() => Verdict {
+        TokenError::Unavailable { reason, .. } if reason.needs_operator() => Verdict {
             status,
             kind: "credential_needs_login",
             text: format!(
-                "no access token for credential \"{credential}\" ({why}): an operator has to act; \
+                "no access token for credential \"{credential}\" ({reason}): an operator has to act; \
                  `bearerd status` says what to do."
             ),
             retry_after: None,
         },
-        TokenError::Unavailable { retry_after, why } if why.advice().is_some() => Verdict {
+        TokenError::Unavailable { retry_after, reason } if reason.advice().is_some() => Verdict {
             status,
             kind: "credential_unavailable",
             text: format!(
-                "no access token for credential \"{credential}\" at the moment ({why}). bearerd asks \
+                "no access token for credential \"{credential}\" at the moment ({reason}). bearerd asks \
                  again from time to time, but an operator should look: `bearerd status` says at what."
             ),
             retry_after: Some(*retry_after),

@@ -9,7 +9,7 @@ use crate::credential::Credential;
 use crate::origin::Origin;
 use crate::proxy::challenge::{is_rejection, requires_nonce};
 use crate::proxy::response_body::ResponseBody;
-use crate::token::Token;
+use crate::token::AccessToken;
 
 /// The most bytes of a discarded response that are read so that its connection can be used again.
 const MAX_DISCARDED: u64 = 16 * 1024;
@@ -32,7 +32,7 @@ pub(super) enum TokenCheck {
 pub(super) async fn check_token(
     credential: &Credential,
     origin: &Origin,
-    token: &Token,
+    token: &AccessToken,
     sent_nonce: Option<&str>,
     response: &mut Response<ResponseBody>,
 ) -> TokenCheck {

@@ -3,7 +3,11 @@
 
 use std::time::UNIX_EPOCH;
 
+use proptest::prelude::*;
+
 use super::*;
+
+const DAY: u64 = 86_400;
 
 fn at(seconds: u64) -> Moment {
     let running = Duration::from_secs(seconds);
@@ -20,29 +24,33 @@ fn record(access_token: &str) -> TokenRecord {
     }
 }
 
-fn token(access_token: &str) -> Token {
-    Token::of(&record(access_token), Margin::Auto, 0.0, at(1000)).unwrap()
+fn token(access_token: &str) -> AccessToken {
+    AccessToken::from_record(&record(access_token), Margin::Auto, 0.0, at(1000)).unwrap()
 }
 
 #[test]
 fn only_a_field_that_can_be_sent_becomes_a_token() {
     let found = token("abc");
     assert!(found.authorization == "Bearer abc" && found.authorization.is_sensitive());
-    assert_eq!((found.access_token(), format!("{found:?}")), ("abc", "Token(generation 3)".into()));
+    assert_eq!(
+        (found.access_token(), format!("{found:?}")),
+        ("abc", "AccessToken(generation 3)".into())
+    );
     for unfit in [record("a\r\nX: y"), TokenRecord::default()] {
-        assert!(Token::of(&unfit, Margin::Auto, 0.0, at(1000)).is_none());
+        assert!(AccessToken::from_record(&unfit, Margin::Auto, 0.0, at(1000)).is_none());
     }
 }
 
 #[test]
 fn a_token_is_due_from_its_margin_on_and_usable_to_its_end() {
     for (jitter, due) in [(0.0, 4300), (0.5, 4330), (1.0, 4360)] {
-        let token = Token::of(&record("abc"), Margin::Auto, jitter, at(1000)).unwrap();
+        let token =
+            AccessToken::from_record(&record("abc"), Margin::Auto, jitter, at(1000)).unwrap();
         assert!(!token.is_due(at(due - 1)) && token.is_due(at(due)), "{jitter}");
         assert!(token.is_usable(at(4599)) && !token.is_usable(at(4600)), "{jitter}");
     }
     let rejected = TokenRecord { rejected: true, ..record("abc") };
-    let rejected = Token::of(&rejected, Margin::Auto, 0.0, at(1000)).unwrap();
+    let rejected = AccessToken::from_record(&rejected, Margin::Auto, 0.0, at(1000)).unwrap();
     assert!(!rejected.is_usable(at(1001)) && rejected.is_due(at(1001)));
 }
 
@@ -51,12 +59,12 @@ fn a_token_is_due_from_its_margin_on_and_usable_to_its_end() {
 fn a_clock_that_was_set_back_makes_no_token_young_or_longer_lived() {
     for (set_back, age, left) in [(0, 100, 3500), (100, 0, 3600), (101, 0, 3600)] {
         let now = at(1100 - set_back);
-        let token = Token::of(&record("abc"), Margin::Auto, 0.0, now).unwrap();
+        let token = AccessToken::from_record(&record("abc"), Margin::Auto, 0.0, now).unwrap();
         assert_eq!(token.age(now).as_secs(), age, "{set_back}");
         assert!(token.left(now).unwrap().as_secs() <= left + 1, "{set_back}");
     }
     let now = at(500);
-    let token = Token::of(&record("abc"), Margin::Auto, 0.0, now).unwrap();
+    let token = AccessToken::from_record(&record("abc"), Margin::Auto, 0.0, now).unwrap();
     assert_eq!((token.age(now), token.left(now)), (Duration::MAX, Some(Duration::from_secs(3600))));
     assert!(!token.is_due(at(3799)) && token.is_due(at(3800)) && !token.is_usable(at(4100)));
 }
@@ -72,23 +80,23 @@ fn a_token_that_is_made_anew_keeps_its_end_although_the_clock_was_set_back() {
         expires_at: precise(stored.expires_at),
         ..record("abc")
     };
-    let mut before = Token::of(&issued, Margin::Auto, 0.0, at(1000)).unwrap();
+    let mut before = AccessToken::from_record(&issued, Margin::Auto, 0.0, at(1000)).unwrap();
     (before.issued, before.expires) = (Some(at(1000)), Some(at(4600)));
     let now = Moment { wall: at(500).wall, running: at(2000).running };
-    let mut again = Token::of(&stored, Margin::Auto, 0.0, now).unwrap();
-    again.follow(&before);
+    let mut again = AccessToken::from_record(&stored, Margin::Auto, 0.0, now).unwrap();
+    again.carry_over_from(&before);
     assert_eq!(again.left(now), Some(Duration::from_secs(2600)));
     assert_eq!(again.age(now), Duration::from_secs(1000));
 }
 
 #[test]
 fn only_the_same_token_inherits_what_became_of_it() {
-    let before = Token { since: Generation(2), ..token("abc") };
+    let before = AccessToken { since: Generation(2), ..token("abc") };
     before.mark_used();
-    assert!(before.accept(7) && !before.accept(8), "news only once");
+    assert!(before.record_acceptance(7) && !before.record_acceptance(8), "news only once");
     for (access_token, inherits) in [("abc", true), ("def", false)] {
         let mut next = token(access_token);
-        next.follow(&before);
+        next.carry_over_from(&before);
         let since = if inherits { Generation(2) } else { Generation(3) };
         assert_eq!((next.was_used(), next.was_accepted(), next.since), (inherits, inherits, since));
         // Which targets take good tokens is known of both.
@@ -105,7 +113,7 @@ fn targets() -> impl Iterator<Item = u64> {
 fn targets_that_have_accepted_a_token_are_known_and_hardly_any_other() {
     let token = token("abc");
     for target in targets().take(100) {
-        assert!(token.accept(target) || token.was_accepted());
+        assert!(token.record_acceptance(target) || token.was_accepted());
     }
     assert!(targets().take(100).all(|target| token.was_accepted_by(target)));
     let wrong = targets().skip(100).take(1000).filter(|it| token.was_accepted_by(*it)).count();
@@ -116,8 +124,35 @@ fn targets_that_have_accepted_a_token_are_known_and_hardly_any_other() {
 #[test]
 fn a_memory_that_is_full_begins_anew_with_the_next_token() {
     let before = token("abc");
-    targets().take(5000).for_each(|target| _ = before.accept(target));
+    targets().take(5000).for_each(|target| _ = before.record_acceptance(target));
     let mut next = token("def");
-    next.follow(&before);
+    next.carry_over_from(&before);
     assert!(targets().take(100).all(|target| !next.was_accepted_by(target)));
+}
+
+proptest! {
+    #[test]
+    fn a_token_is_due_before_it_expires_and_not_before_half_of_its_lifetime(
+        lifetime in prop_oneof![0..120_u64, 0..400 * DAY], jitter in 0.0..=1.0,
+        share in 0.0..=1.0, age in 0..800 * DAY,
+    ) {
+        let expires_at = Some(at(1000 + lifetime).wall);
+        let record = TokenRecord { expires_at, ..record("abc") };
+        let token =
+            AccessToken::from_record(&record, Margin::Share(share), jitter, at(1000)).unwrap();
+        let now = at(1000 + age);
+        prop_assert_eq!(token.is_usable(now), age < lifetime);
+        prop_assert!(token.is_due(now) || token.is_usable(now));
+        prop_assert!(!token.is_due(now) || age * 2 >= lifetime);
+    }
+
+    #[test]
+    fn a_token_without_an_expiry_is_usable_until_it_is_rejected(age in 0..8000 * DAY) {
+        let record = TokenRecord { expires_at: None, ..record("abc") };
+        let token = AccessToken::from_record(&record, Margin::Auto, 0.0, at(1000)).unwrap();
+        let now = at(1000 + age);
+        prop_assert!(token.is_usable(now) && !token.is_due(now));
+        token.mark_rejected();
+        prop_assert!(!token.is_usable(now) && token.is_due(now));
+    }
 }

@@ -88,7 +88,7 @@ async fn row_26_a_token_that_cannot_be_saved_is_not_asked_for_by_the_other_repli
     assert_all(&sibling.get_many(&world, 10).await, 503);
 
     std::fs::rename(&away, world.state()).unwrap();
-    eventually("it is saved", || !world.status().unsaved).await;
+    eventually("it is saved", || !world.status().is_unsaved).await;
     eventually("it is found", || sibling.status().generation == Generation(2)).await;
     assert_all(&ask_both(&world, &sibling, 10).await, 200);
     assert_eq!(server.token_requests(), 2);

@@ -1,0 +1,50 @@
+//! What slots share: runtime, store, clock, transport, metrics.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use super::TokenCache;
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::oauth::Transport;
+use crate::store::Store;
+
+/// What a slot needs beyond its own configuration.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The runtime on which refreshes and writes run.
+    pub control: Handle,
+    /// The tasks that a shutdown waits for.
+    pub tasks: Tasks,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Where records are stored.
+    pub store: Store,
+    /// The in-memory state of each record.
+    pub cache: TokenCache,
+    /// Counts up with every reload of the configuration.
+    pub revision: u64,
+    /// How token requests are sent.
+    pub transport: Arc<dyn Transport>,
+    /// The metrics of the process.
+    pub metrics: Metrics,
+}
+
+/// Background tasks, by how a shutdown treats them.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    /// Refreshes. A shutdown waits for them, because the response to a token request may hold the only
+    /// copy of a refresh token.
+    pub flights: TaskTracker,
+    /// Writes that are retried until they succeed. If the disk hangs, they never end.
+    pub writes: TaskTracker,
+}
+
+/// Returns a number from 0 to 1 to spread timers with. It is not cryptographically secure.
+pub(super) fn random_jitter() -> f64 {
+    let random = RandomState::new().build_hasher().finish();
+    f64::from(u32::try_from(random >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+}

@@ -1,0 +1,403 @@
+//! Presenting a refresh token: when it may be done, what is written down before, and once more after a loss.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::{Flight, FlightFailure, FlightProgress};
+use crate::dpop;
+use crate::oauth::{
+    Consumption, DpopBinding, ErrorClass, Grant, GrantError, RequestContext, Rotation,
+    TokenResponse,
+};
+use crate::secret::Secret;
+use crate::store::{Attempt, StoreError, TokenRecord};
+use crate::token::FailureReason;
+use crate::token::cache_entry::WriteError;
+use crate::token::next_action::NextAction;
+use crate::token::record_update::PresentedGrant;
+
+/// When a request whose answer was lost is made again with the same refresh token, counted from the
+/// first of them, as a server's grace is: soon, because the shortest documented one is 5 s (Connect2id).
+const REPLAYS: [Duration; 3] =
+    [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(4)];
+/// A timer may end so much early by the wall clock: the moment that it was for has been made use of.
+const TIMER_TOLERANCE: Duration = Duration::from_millis(100);
+/// How often it is presented without an answer, before it is only looked whether the server is back.
+const MAX_ATTEMPTS: u32 = 3;
+/// How often that is.
+const PROBE_INTERVAL: Duration = Duration::from_secs(55);
+/// An answer that would lose nothing is not listened for any longer: whoever can be asked anew is.
+const SHORT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// When a refresh token may be presented whose answers were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReplayTiming {
+    /// After this.
+    After(Duration),
+    /// Not before that.
+    NotBefore(SystemTime),
+    /// Not while there is a token that a late replay could have revoked.
+    NotWhileUsable,
+}
+
+/// When may it be presented again? `usable`: there is an access token that could be hurt.
+pub(super) fn replay(attempt: &Attempt, usable: bool, now: SystemTime) -> ReplayTiming {
+    if attempt.count == 0 {
+        return ReplayTiming::After(Duration::ZERO);
+    }
+    // A clock that was set back says nothing about how long ago it was.
+    let since = now.duration_since(attempt.first).unwrap_or(Duration::MAX);
+    let used = attempt.last.duration_since(attempt.first).unwrap_or_default() + TIMER_TOLERANCE;
+    let mut left = REPLAYS.iter().filter(|moment| **moment > used);
+    if attempt.count < MAX_ATTEMPTS
+        && let Some(wait) = left.find_map(|moment| moment.checked_sub(since))
+    {
+        return ReplayTiming::After(wait);
+    }
+    if usable {
+        return ReplayTiming::NotWhileUsable;
+    }
+    let until = attempt.last + PROBE_INTERVAL;
+    match attempt.count >= MAX_ATTEMPTS && now >= attempt.last && now < until {
+        true => ReplayTiming::NotBefore(until),
+        false => ReplayTiming::After(Duration::ZERO),
+    }
+}
+
+impl Flight<'_> {
+    /// Presents a refresh token, the record's or a seed.
+    pub(super) async fn refresh(
+        &mut self,
+        token: &Secret,
+        is_seed: bool,
+    ) -> Result<FlightProgress, FlightFailure> {
+        let presented =
+            if is_seed { PresentedGrant::Seed(token) } else { PresentedGrant::RefreshToken(token) };
+        let (mut unsent, mut has_waited) = (false, self.request.is_forced);
+        loop {
+            let attempt = self.attempt(token, has_waited).await?;
+            let Some((base, before)) = attempt else { return Ok(FlightProgress::Replan) };
+            let lost = before.is_some();
+            let (asked_at, answer) = self.request(Grant::RefreshToken(token), &base).await;
+            let error = match answer {
+                Ok(response) => return self.issued(&base, presented, response, asked_at).await,
+                Err(error) => error,
+            };
+            if self.is_superseded(&base) {
+                return Ok(FlightProgress::Replan);
+            }
+            self.forget_attempt(&error, before);
+            let wait = match error.class {
+                _ if error.salvaged.is_some() => None,
+                ErrorClass::NotSent if !unsent => {
+                    unsent = true;
+                    Some(Duration::ZERO)
+                }
+                ErrorClass::Ambiguous => self.replay_moment(),
+                _ => None,
+            };
+            let Some(wait) = wait else {
+                return self.refused(&base, presented, error, asked_at, lost).await;
+            };
+            if error.class.policy().consumption != Consumption::No {
+                self.entry.metrics.record_token_replay();
+            }
+            self.entry.report_retry(&error, wait);
+            tokio::time::sleep(wait).await;
+            has_waited = true;
+        }
+    }
+
+    /// When the next of the quick repetitions is, if there is one left.
+    fn replay_moment(&self) -> Option<Duration> {
+        let inner = self.entry.lock();
+        match replay(inner.record.attempt.as_ref()?, true, self.now()) {
+            ReplayTiming::After(wait) => Some(wait),
+            _ => None,
+        }
+    }
+
+    /// Writes down that the refresh token is about to be presented, after the wait that its last attempt asks for.
+    /// Returns the record as it is then, and the attempt that was noted before; `None` if the record or the
+    /// configuration has changed and something else is to be done.
+    ///
+    /// # Errors
+    ///
+    /// It must not be presented now.
+    async fn attempt(
+        &mut self,
+        token: &Secret,
+        has_waited: bool,
+    ) -> Result<Option<(TokenRecord, Option<Attempt>)>, FlightFailure> {
+        let (now, hash) = (self.now(), token.fingerprint());
+        let has_usable_token = self.has_usable_token();
+        let fence = self.lease.as_ref().map(|lease| lease.fence().0.clone()).unwrap_or_default();
+        let noted = self.entry.lock().record.attempt.clone();
+        let is_of_it = |attempt: &Attempt| attempt.refresh_token == hash;
+        if noted.as_ref().is_some_and(|attempt| !is_of_it(attempt)) {
+            self.displaced.clone_from(&noted);
+        }
+        let before = noted.filter(is_of_it);
+        if let Some(attempt) = &before {
+            self.wait_for_others(attempt, &fence, now)?;
+        }
+        if let Some(attempt) = before.as_ref().filter(|_| !has_waited) {
+            match replay(attempt, has_usable_token, now) {
+                ReplayTiming::After(wait) => tokio::time::sleep(wait).await,
+                ReplayTiming::NotBefore(until) => {
+                    return Err(FlightFailure::until(until, FailureReason::AnswersLost, now));
+                }
+                ReplayTiming::NotWhileUsable => {
+                    let moment = self.entry.context.clock.moment();
+                    let left = self.entry.current().and_then(|token| token.left(moment));
+                    let until = now + left.unwrap_or(PROBE_INTERVAL).max(Duration::from_secs(1));
+                    return Err(FlightFailure::until(until, FailureReason::AnswersLost, now));
+                }
+            }
+        }
+        if !self.is_still_planned(token) {
+            return Ok(None);
+        }
+        let now = self.now();
+        let key = self.new_key();
+        let mut was_unsaved = true;
+        // Nothing can be lost where the refresh token stays the same, whatever comes back.
+        let keeps_it = self.resolved.config.oauth.rotation == Rotation::Ignore;
+        if !keeps_it || key.is_some() {
+            let (first, count) = before.as_ref().map_or((now, 0), |it| (it.first, it.count));
+            let first = if count == 0 { now } else { first };
+            let attempt =
+                Attempt { refresh_token: hash, first, last: now, count: count + 1, by: fence };
+            was_unsaved = self.entry.lock().is_unsaved;
+            self.entry.update_record(|record| {
+                record.attempt = (!keeps_it).then_some(attempt);
+                if let Some(key) = key {
+                    record.dpop_key = Some(key.to_stored().clone());
+                }
+            });
+            match self.entry.write(self.lease.as_ref()).await {
+                Ok(()) => {}
+                Err(WriteError::Superseded) => return Ok(None),
+                Err(WriteError::Store(error @ StoreError::LeaseLost { .. })) => {
+                    return Err(self.lost_lease(&error, before, was_unsaved).await);
+                }
+                // There is time: what could not be written down is not begun.
+                Err(WriteError::Store(error)) if has_usable_token => {
+                    self.entry.report_store(&error);
+                    self.put_back(before);
+                    return Err(FlightFailure::of_store(&error));
+                }
+                Err(WriteError::TimedOut) if has_usable_token => {
+                    self.put_back(before);
+                    return Err(FlightFailure::of_store(&StoreError::Timeout));
+                }
+                Err(WriteError::Store(error)) => self.entry.report_store(&error),
+                Err(WriteError::TimedOut) => self.entry.report_store(&StoreError::Timeout),
+            }
+        }
+        if let Some(lease) = &self.lease
+            && let Err(error) = lease.check().await
+        {
+            return Err(self.lost_lease(&error, before, was_unsaved).await);
+        }
+        Ok(Some((self.entry.lock().record.clone(), before)))
+    }
+
+    /// Whoever presented it under another lease may still be waiting for the answer: then it is theirs.
+    fn wait_for_others(
+        &self,
+        attempt: &Attempt,
+        fence: &str,
+        now: SystemTime,
+    ) -> Result<(), FlightFailure> {
+        let is_ours = attempt.by == fence || attempt.by.is_empty();
+        let until = attempt.last + self.resolved.config.oauth.timeout;
+        if is_ours || attempt.count == 0 || now >= until || now < attempt.last {
+            return Ok(());
+        }
+        let soon = until.min(now + Duration::from_secs(1));
+        Err(FlightFailure::until(soon, FailureReason::RequestInFlight, now))
+    }
+
+    /// A record or a configuration may come in between, while something is waited for: a logout, say.
+    fn is_still_planned(&self, token: &Secret) -> bool {
+        let mut inner = self.entry.lock();
+        let moment = self.entry.context.clock.moment();
+        let plan = inner.plan(self.request.is_forced, moment);
+        matches!(plan, NextAction::Refresh(wanted) | NextAction::TrySeed(wanted) if wanted == *token)
+            && Arc::ptr_eq(&inner.resolved, &self.resolved)
+    }
+
+    /// Whoever has the lease now may have noted an attempt of theirs: only what was noted here is taken back.
+    async fn lost_lease(
+        &self,
+        error: &StoreError,
+        before: Option<Attempt>,
+        was_unsaved: bool,
+    ) -> FlightFailure {
+        self.entry.report_store(error);
+        self.put_back(before);
+        if !was_unsaved {
+            self.entry.write_if_unchanged().await;
+        }
+        FlightFailure::of_store(error)
+    }
+
+    /// Nothing was presented after all.
+    fn put_back(&self, before: Option<Attempt>) {
+        let before = before.or_else(|| self.displaced.clone());
+        self.entry.update_record(|record| record.attempt = before);
+    }
+
+    /// What an answer says about the refresh token that was presented for it.
+    fn forget_attempt(&self, error: &GrantError, before: Option<Attempt>) {
+        match error.class.policy().consumption {
+            // It is as good as it was before.
+            Consumption::No => self.put_back(before),
+            Consumption::Maybe if error.class != ErrorClass::Ambiguous => {
+                self.entry.update_record(|record| {
+                    // It was answered, so nothing is lost on the way; what became of it nobody knows.
+                    if let Some(attempt) = &mut record.attempt {
+                        attempt.count = 0;
+                    }
+                })
+            }
+            Consumption::Maybe | Consumption::Yes => {}
+        }
+    }
+
+    /// Sends one token request, and once more where only its proof was not good enough.
+    pub(super) async fn request(
+        &self,
+        grant: Grant<'_>,
+        base: &TokenRecord,
+    ) -> (SystemTime, Result<TokenResponse, GrantError>) {
+        let key = self.resolved.sources().bound.then_some(base.dpop_key.as_ref()).flatten();
+        let key = key.and_then(|key| dpop::ProofKey::from_stored(key).ok());
+        let listen = self.listen(grant, base);
+        let mut proved_again = false;
+        loop {
+            let now = self.now();
+            let nonce = self.entry.lock().nonce.clone();
+            let proof = key.as_ref().map(|key| DpopBinding { key, nonce: nonce.as_deref() });
+            let given = RequestContext {
+                now,
+                access_token: base.access_token.as_ref(),
+                variables: &self.resolved.config.variables,
+                proof,
+                listen,
+            };
+            let answer = self.resolved.endpoint.request(grant, given).await;
+            let nonce = match &answer {
+                Ok(response) => &response.dpop_nonce,
+                Err(error) => &error.dpop_nonce,
+            };
+            if let Some(nonce) = nonce {
+                self.entry.lock().nonce = Some(nonce.clone());
+            }
+            match &answer {
+                // Nothing was looked at but the proof (RFC 9449 §8).
+                Err(error)
+                    if error.class == ErrorClass::Nonce && key.is_some() && !proved_again =>
+                {
+                    proved_again = true;
+                }
+                _ => return (now, answer),
+            }
+        }
+    }
+
+    /// How long the answer is listened for. Where it may hold a new refresh token: for as long as is configured.
+    fn listen(&self, grant: Grant<'_>, base: &TokenRecord) -> Duration {
+        let timeout = self.resolved.config.oauth.timeout;
+        let can_lose = matches!(grant, Grant::RefreshToken(_)) && !base.reuses_refresh_token();
+        if can_lose { timeout } else { timeout.min(SHORT_RESPONSE_TIMEOUT) }
+    }
+
+    /// A key to bind tokens to, where that is configured and the record has none yet.
+    pub(super) fn new_key(&self) -> Option<dpop::ProofKey> {
+        let is_missing = || {
+            let inner = self.entry.lock();
+            let stored = inner.record.dpop_key.as_ref();
+            stored.is_none_or(|key| dpop::ProofKey::from_stored(key).is_err())
+        };
+        (self.resolved.sources().bound && is_missing()).then(dpop::ProofKey::generate)
+    }
+
+    /// A grant that can be presented at any time: nothing is written down before it.
+    pub(super) async fn request_configured(&mut self) -> Result<FlightProgress, FlightFailure> {
+        if let Some(key) = self.new_key() {
+            self.entry.update_record(|record| record.dpop_key = Some(key.to_stored().clone()));
+        }
+        let base = self.entry.lock().record.clone();
+        let mut unsent = false;
+        loop {
+            let (asked_at, answer) = self.request(Grant::Own, &base).await;
+            match answer {
+                Ok(response) => {
+                    return self
+                        .issued(&base, PresentedGrant::Configured, response, asked_at)
+                        .await;
+                }
+                Err(error) if error.class == ErrorClass::NotSent && !unsent => unsent = true,
+                Err(error) => {
+                    return self
+                        .refused(&base, PresentedGrant::Configured, error, asked_at, false)
+                        .await;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::secret::Fingerprint;
+
+    #[test]
+    fn a_lost_answer_is_asked_for_again_soon_and_late_only_where_nothing_can_be_hurt() {
+        let at =
+            |millis: u64| UNIX_EPOCH + Duration::from_secs(1000) + Duration::from_millis(millis);
+        let soon = |millis| ReplayTiming::After(Duration::from_millis(millis));
+        for (count, last, usable, now, expected) in [
+            // Answered, so that nothing was lost.
+            (0, 0, true, 60_000, soon(0)),
+            (1, 0, true, 0, soon(500)),
+            (1, 0, false, 100, soon(400)),
+            (2, 500, true, 500, soon(1500)),
+            (2, 499, true, 499, soon(1501)),
+            (2, 500, true, 501, soon(1499)),
+            // The next moment, where one was missed.
+            (1, 0, true, 3000, soon(1000)),
+            (1, 0, true, 4001, ReplayTiming::NotWhileUsable),
+            (1, 0, false, 4001, soon(0)),
+            (3, 2000, true, 2100, ReplayTiming::NotWhileUsable),
+            (3, 2000, false, 2100, ReplayTiming::NotBefore(at(57_000))),
+            (3, 2000, false, 57_000, soon(0)),
+            (9, 2000, true, 57_000, ReplayTiming::NotWhileUsable),
+        ] {
+            let attempt = Attempt {
+                refresh_token: Fingerprint::of(b"rt"),
+                first: at(0),
+                last: at(last),
+                count,
+                by: String::new(),
+            };
+            let found = replay(&attempt, usable, at(now));
+            assert_eq!(found, expected, "{count} by {last}, usable: {usable}, at {now}");
+        }
+        let ahead = Attempt {
+            refresh_token: Fingerprint::of(b"rt"),
+            first: at(60_000),
+            last: at(60_000),
+            count: 1,
+            by: String::new(),
+        };
+        // The clock was set back: a loss, and nothing known of when.
+        assert_eq!(replay(&ahead, true, at(0)), ReplayTiming::NotWhileUsable);
+        assert_eq!(replay(&ahead, false, at(0)), soon(0));
+    }
+}

@@ -1,0 +1,161 @@
+//! When another token may be asked for because of a rejection.
+
+use std::time::UNIX_EPOCH;
+
+use super::*;
+
+const NOW: u64 = 1_000_000;
+/// Targets.
+const A: u64 = 1;
+const B: u64 = 2;
+
+fn at(seconds: u64) -> Moment {
+    let running = Duration::from_secs(seconds);
+    Moment { wall: UNIX_EPOCH + running, running }
+}
+
+/// The same moment with a wall clock that shows something else.
+fn showing(shown: u64, now: u64) -> Moment {
+    Moment { wall: at(shown).wall, ..at(now) }
+}
+
+/// Checks that nothing is forced for `target` before `pause` is over, and then it is.
+fn check_pause(
+    limiter: &ForcedRefreshLimiter,
+    target: (u64, bool),
+    from: u64,
+    pause: u64,
+    case: &str,
+) {
+    let (target, is_trusted) = target;
+    if let Some(early) = pause.checked_sub(1) {
+        let now = at(from + early);
+        assert!(!limiter.allows(Some(target), is_trusted, now), "{case}: before {pause} s");
+    }
+    assert!(limiter.allows(Some(target), is_trusted, at(from + pause)), "{case}: after {pause} s");
+}
+
+#[test]
+fn the_first_rejection_may_force_and_the_next_waits_half_a_minute() {
+    for is_trusted in [false, true] {
+        let mut limiter = ForcedRefreshLimiter::default();
+        check_pause(&limiter, (A, is_trusted), NOW, 0, "nothing is known");
+        limiter.record_forced(Generation(1), is_trusted, at(NOW));
+        check_pause(&limiter, (A, is_trusted), NOW, 30, "the same target");
+        check_pause(&limiter, (B, is_trusted), NOW, 30, "another target");
+        // What the others bring about is counted for itself.
+        check_pause(&limiter, (B, !is_trusted), NOW, 0, "one of the others");
+    }
+}
+
+#[test]
+fn a_flight_that_failed_says_nothing_about_what_new_tokens_are_worth() {
+    for is_trusted in [false, true] {
+        let mut limiter = ForcedRefreshLimiter::default();
+        limiter.record_forced(Generation(1), is_trusted, at(NOW));
+        limiter.clear_pauses();
+        check_pause(&limiter, (A, is_trusted), NOW, 0, "first");
+        // What was known before is known still.
+        limiter.record_forced(Generation(1), is_trusted, at(NOW));
+        limiter.record_unhelpful(Generation(2), is_trusted, at(NOW));
+        limiter.record_forced(Generation(2), is_trusted, at(NOW + 30));
+        limiter.clear_pauses();
+        limiter.record_forced(Generation(2), is_trusted, at(NOW + 31));
+        check_pause(&limiter, (A, is_trusted), NOW + 31, 60, "after one that did not help");
+    }
+}
+
+#[test]
+fn the_pause_doubles_up_to_ten_minutes_once_for_each_token_that_did_not_help() {
+    for is_trusted in [false, true] {
+        let (mut limiter, mut now) = (ForcedRefreshLimiter::default(), NOW);
+        limiter.record_forced(Generation(1), is_trusted, at(now));
+        for (generation, pause) in
+            [(2, 30), (3, 60), (4, 120), (5, 240), (6, 480), (7, 600), (8, 600)]
+        {
+            for _ in 0..10 {
+                limiter.record_unhelpful(Generation(generation), is_trusted, at(now));
+            }
+            check_pause(&limiter, (A, is_trusted), now, pause, "generation");
+            check_pause(&limiter, (A, !is_trusted), now, 0, "one of the others");
+            now += pause;
+            limiter.record_forced(Generation(generation), is_trusted, at(now));
+        }
+    }
+}
+
+#[test]
+fn a_new_token_that_is_accepted_gives_everything_back_and_an_old_one_nothing() {
+    for (is_trusted, accepted, has_new_token, pause) in [
+        (true, 1, true, 60),
+        (true, 2, true, 60),
+        (true, 3, false, 0),
+        (true, 9, true, 0),
+        (false, 2, true, 60),
+        (false, 3, true, 0),
+        // It was not for this one that the token was asked for: only the doubling is over.
+        (false, 3, false, 60),
+    ] {
+        let mut limiter = ForcedRefreshLimiter::default();
+        limiter.record_forced(Generation(1), is_trusted, at(NOW - 100));
+        limiter.record_unhelpful(Generation(2), is_trusted, at(NOW - 100));
+        limiter.record_forced(Generation(2), is_trusted, at(NOW));
+        limiter.record_acceptance(Generation(accepted), has_new_token);
+        let case = format!("good: {is_trusted}, generation {accepted}, renewed: {has_new_token}");
+        check_pause(&limiter, (A, is_trusted), NOW, pause, &case);
+        if accepted > 2 {
+            limiter.record_forced(Generation(accepted), is_trusted, at(NOW + 100));
+            check_pause(&limiter, (A, is_trusted), NOW + 100, 30, &case);
+        }
+    }
+}
+
+/// E31.
+#[test]
+fn a_target_that_rejects_everything_holds_up_no_other() {
+    let mut limiter = ForcedRefreshLimiter::default();
+    let mut now = NOW;
+    for pause in [60, 120, 240, 480, 600, 600] {
+        limiter.blame_target(A, at(now));
+        for is_trusted in [false, true] {
+            check_pause(&limiter, (B, is_trusted), now, 0, "another target");
+            check_pause(&limiter, (A, is_trusted), now, pause, "the target");
+        }
+        // However many of its rejections are under way, and whatever is accepted elsewhere.
+        limiter.blame_target(A, at(now + pause - 1));
+        limiter.record_acceptance(Generation(9), true);
+        check_pause(&limiter, (A, true), now, pause, "the target, blamed again");
+        now += pause;
+    }
+}
+
+#[test]
+fn strangers_cannot_fill_the_memory_and_the_first_that_is_over_goes() {
+    let mut limiter = ForcedRefreshLimiter::default();
+    for target in 0..10_000 {
+        limiter.blame_target(target, at(NOW + target));
+        assert!(limiter.targets.len() <= MAX_TARGETS);
+    }
+    assert_eq!(limiter.targets.len(), MAX_TARGETS);
+    let first = 10_000 - u64::try_from(MAX_TARGETS).unwrap_or_default();
+    assert!(limiter.targets.contains_key(&first) && !limiter.targets.contains_key(&(first - 1)));
+    assert!(!limiter.allows(Some(9_999), true, at(NOW + 10_000)));
+}
+
+#[test]
+fn a_clock_that_is_set_back_lengthens_no_pause() {
+    for back in [1, 29, 600, 900_000] {
+        let now = |seconds| showing(NOW + seconds - back, NOW + seconds);
+        let mut limiter = ForcedRefreshLimiter::default();
+        limiter.record_forced(Generation(1), true, at(NOW));
+        limiter.blame_target(B, at(NOW));
+        for (target, is_trusted, pause) in [(A, true, 30), (B, false, 60)] {
+            assert!(!limiter.allows(Some(target), is_trusted, now(pause - 1)), "{back}");
+            assert!(limiter.allows(Some(target), is_trusted, now(pause)), "{back}");
+        }
+        // It is over for whoever blames it again, too.
+        limiter.blame_target(B, now(60));
+        assert!(!limiter.allows(Some(B), false, now(60 + 119)), "{back}");
+        assert!(limiter.allows(Some(B), false, now(60 + 120)), "{back}");
+    }
+}
