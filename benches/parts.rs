@@ -105,11 +105,13 @@ fn tokens(criterion: &mut Criterion) {
             Selection::Selected(selected) => selected.credential,
             none => panic!("{none:?}"),
         };
-        let slot_of =
-            |credential: &Credential| Arc::clone(credential.only().expect("it has no variables"));
+        let slot_of = |credential: &Credential| {
+            Arc::clone(credential.sole_instance().expect("it has no variables"))
+        };
         let read = |slot: &Slot| slot.token().now_or_never().expect("it is fresh").is_ok();
-        let read_of =
-            |credential: &Credential| credential.only().is_some_and(|only| read(&only.slot));
+        let read_of = |credential: &Credential| {
+            credential.sole_instance().is_some_and(|only| read(&only.slot))
+        };
         let one = requests.last().expect("there is one at least");
         let instance = slot_of(&find(one));
         let slot = &instance.slot;

@@ -229,7 +229,7 @@ impl Admin {
 
     fn described(&self) -> Vec<Value> {
         let now = self.clock.now();
-        let describe = |credential: &Arc<Credential>| match credential.in_use().as_slice() {
+        let describe = |credential: &Arc<Credential>| match credential.instances().as_slice() {
             [] => vec![report::unused(&credential.name, &credential.name, None)],
             some => some
                 .iter()

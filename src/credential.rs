@@ -1,20 +1,20 @@
-//! Which credential, if any, belongs to a request, how its token is put on it, and which answers
-//! mean that the token was not accepted.
+//! Which credential a request uses, how its token is injected, and which responses mean that an
+//! origin server rejected the token.
 //!
 //! A credential is a named, configured way to get access tokens for some hosts. [`Credentials`] is
-//! an immutable table: a lookup is one or a few hash reads and never a lock. The host alone decides
-//! whether a CONNECT is intercepted; among the credentials of a host, path and method decide.
+//! an immutable table: a lookup takes one or a few hash reads and no lock. The host alone decides
+//! whether a CONNECT is intercepted; path and method select among the credentials of a host.
 //!
-//! A plain-http request finds the same entries as an https one and is then sent over TLS, so that a
-//! token never travels in clear unless the operator said `allow_http`.
+//! A plain-http request matches the same entries as an https request and is then sent over TLS, so
+//! that a token is never sent in clear text unless the operator sets `allow_http`.
 
 mod host_pattern;
-mod identity;
 mod injection;
 mod matching;
 mod overrides;
 mod rejection;
 mod slots;
+mod tls_identity;
 mod token_endpoint;
 mod variables;
 
@@ -32,126 +32,134 @@ use crate::template::Variables;
 use crate::token::{self, Context, Status};
 
 pub use host_pattern::{HostPattern, HostPatternError};
-pub use identity::Identity;
-pub use injection::{Additions, Destination, Fields, Injection, InjectionError, OnExisting};
-use matching::{Ambiguous, Rules};
+pub use injection::{
+    Additions, Destination, InjectedFields, Injection, InjectionError, OnExisting,
+};
+use matching::{AmbiguousPath, HostRules};
 pub use matching::{PathPrefix, PathPrefixError};
 pub use rejection::{
-    CONTENT_LIMIT, Evidence, RejectionRule, Rejections, Suspicion, is_unauthorized,
+    CONTENT_LIMIT, HeadMatch, RejectionEvidence, RejectionRule, Rejections, is_unauthorized,
 };
-pub use slots::{ChangedSecret, Dormant, Instance, InstanceError, MOST_SLOTS, Named};
-use slots::{Recipe, Slots};
+pub use slots::{ChangedSecret, Instance, InstanceError, MAX_SLOTS, NamedToken, OfflineCredential};
+use slots::{SlotBuilder, Slots};
+pub use tls_identity::TlsIdentity;
 use token_endpoint::TokenPath;
-use variables::Sender;
+use variables::RequestSender;
 pub use variables::{
-    ChoiceError, LONGEST_VALUE, OwnSecret, SecretPath, Variable, VariableSource, client_name,
-    is_harmless,
+    CredentialVariable, InstanceSecret, MAX_VALUE_LEN, SecretTemplate, VariableError,
+    VariableSource, client_name, is_safe_value,
 };
 
-/// One credential, as configured.
+/// The configuration of one credential.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Its name: stands in messages, and is the key of its record.
+    /// The name, which appears in messages and is the key of the token record.
     pub name: String,
-    /// The hosts whose requests get its token.
+    /// The hosts whose requests get the token.
     pub hosts: Vec<HostPattern>,
-    /// The paths on those hosts; none: all.
+    /// The paths on those hosts. Empty: all paths.
     pub paths: Vec<PathPrefix>,
-    /// The methods; none: all.
+    /// The methods. Empty: all methods.
     pub methods: Vec<Method>,
-    /// A plain-http request stays plain http. Default `false`: it is sent over TLS.
+    /// Whether plain-http requests stay plain http. Default `false`: they are sent over TLS.
     pub allow_http: bool,
-    /// How its token is put on a request. Default `Authorization: Bearer …`.
+    /// How the token is injected. Default `Authorization: Bearer …`.
     pub injection: Injection,
-    /// Which answers mean that its token was not accepted. Default every 401.
+    /// Which responses mean that the token was rejected. Default every 401.
     pub rejections: Rejections,
-    /// It has no tokens: where its secrets are rejected, they are read again, and the request waits at most so
-    /// long for that. `None`: it has tokens, which are renewed.
+    /// For credentials without tokens: when an origin rejects their secrets, these are read again,
+    /// and the request waits at most this long for that. `None`: the credential has tokens, which
+    /// are renewed.
     pub reread: Option<Duration>,
-    /// Bodies of at most so many bytes are kept, to be sent again. Default 1 MiB.
+    /// The largest request body in bytes that is kept for a replay. Default 1 MiB.
     pub replay_body: u64,
-    /// While no token is to be had, requests go on without one. Default `false`: they get 503, because
-    /// an application that is told nothing takes the API's refusal for its own mistake.
+    /// Whether requests are forwarded without a token while none is available. Default `false`:
+    /// they get 503, because otherwise the application would take the API's refusal for its own
+    /// error.
     pub forward_without_token: bool,
-    /// The application's own token requests are answered with a token that is worth nothing. Default
-    /// `false`: they pass.
+    /// Whether the application's own token requests are answered with a worthless token. Default
+    /// `false`: they are forwarded.
     pub stub_token_endpoint: bool,
-    /// Answers to requests that were sent over TLS for plain http speak of plain http as well: `Location`, `Link`,
-    /// `Secure` cookies. Default `true`: an application without TLS would leave the proxy, or lose its session.
+    /// Whether `Location`, `Link` and `Secure` cookies are rewritten to plain http in responses to
+    /// requests that were upgraded to TLS. Default `true`: otherwise an application without TLS
+    /// would bypass the proxy or lose its session.
     pub rewrite_location: bool,
-    /// Fields that name another method or path are passed on although `methods` or `paths` decide.
+    /// Whether fields that override the method or the path are forwarded although `methods` or
+    /// `paths` restrict the credential.
     pub allow_overrides: bool,
-    /// What a request says that chooses among its tokens; none: it has one token.
-    pub variables: Vec<Variable>,
-    /// The secrets that each of its tokens has of its own.
-    pub secrets: Vec<SecretPath>,
-    /// Where its tokens come from.
+    /// The request variables that select one of the credential's tokens. Empty: the credential has
+    /// one token.
+    pub variables: Vec<CredentialVariable>,
+    /// The secrets that each of the tokens has separately.
+    pub secrets: Vec<SecretTemplate>,
+    /// Where the tokens come from.
     pub token: token::Config,
 }
 
-/// A credential at work.
+/// A credential in operation.
 #[derive(Debug)]
 pub struct Credential {
-    /// Its name.
+    /// The name.
     pub name: Arc<str>,
-    /// A plain-http request stays plain http.
+    /// Whether plain-http requests stay plain http.
     pub allow_http: bool,
-    /// How its token is put on a request.
+    /// How the token is injected.
     pub injection: Injection,
-    /// As whom its requests are made in TLS; none: as nobody.
-    pub identity: Option<Identity>,
-    /// Which answers mean that its token was not accepted.
+    /// Client certificate for origin connections, if any.
+    pub identity: Option<TlsIdentity>,
+    /// Which responses mean that the token was rejected.
     pub rejections: Rejections,
-    /// It has no tokens but secrets, which are read again where they are rejected; a request waits at most so
-    /// long for that.
+    /// For credentials without tokens: how long a request waits for rejected secrets to be read
+    /// again.
     pub reread: Option<Duration>,
-    /// Bodies of at most so many bytes are kept, to be sent again.
+    /// The largest request body in bytes that is kept for a replay.
     pub replay_body: u64,
-    /// While no token is to be had, requests go on without one.
+    /// Whether requests are forwarded without a token while none is available.
     pub forward_without_token: bool,
-    /// The application's own token requests are answered here.
+    /// Whether the proxy answers the application's own token requests.
     stub_token_endpoint: bool,
-    /// Answers to requests that were sent over TLS for plain http speak of plain http as well.
+    /// Whether responses to upgraded requests are rewritten to plain http.
     pub rewrite_location: bool,
-    /// The methods it is for; none: all.
+    /// The methods. Empty: all methods.
     methods: Vec<Method>,
-    /// Its method or path decides, so a request may not mean another.
+    /// True if method or path select the credential, so that a request must not override them.
     forbids_overrides: bool,
-    /// What a request says that chooses among its tokens.
-    variables: Vec<Variable>,
-    /// Its tokens.
+    /// The request variables that select one of the tokens.
+    variables: Vec<CredentialVariable>,
+    /// The tokens.
     slots: Slots,
-    /// What is counted of its requests.
+    /// Metrics of the credential's requests.
     pub metrics: Arc<CredentialMetrics>,
-    /// What origin servers asked to see in the next proof, where tokens are bound to a key.
+    /// The nonces that origin servers asked for in the next DPoP proof.
     pub nonces: Nonces<Origin>,
 }
 
 impl Credential {
-    /// Its only token, if it has no variables.
-    pub fn only(&self) -> Option<&Arc<Instance>> {
+    /// The only token of a credential without variables.
+    pub fn sole_instance(&self) -> Option<&Arc<Instance>> {
         match &self.slots {
             Slots::One(instance) => Some(instance),
             Slots::Many(_) => None,
         }
     }
 
-    /// Removes fields that name another method or path, where these decide.
+    /// Removes fields that override the method or path, if these select the credential.
     pub fn remove_overrides(&self, fields: &mut HeaderMap) {
         if self.forbids_overrides {
             overrides::remove(fields);
         }
     }
 
-    /// The token for the values that a request has chosen.
+    /// The token for the variable values of a request.
     ///
     /// # Errors
     ///
-    /// [`InstanceError`], only where there are variables.
+    /// [`InstanceError`], only for credentials with variables.
     ///
     /// # Cancellation
     ///
-    /// Dropping the future leaves the making of a slot to the next that asks.
+    /// If the future is dropped while a slot is being opened, the next caller waits for the same
+    /// slot.
     pub async fn instance(&self, values: &Variables) -> Result<Arc<Instance>, InstanceError> {
         match &self.slots {
             Slots::One(instance) => Ok(Arc::clone(instance)),
@@ -159,30 +167,30 @@ impl Credential {
         }
     }
 
-    /// Its tokens in use.
-    pub fn in_use(&self) -> Vec<Arc<Instance>> {
-        self.slots.in_use()
+    /// The open tokens.
+    pub fn instances(&self) -> Vec<Arc<Instance>> {
+        self.slots.instances()
     }
 
-    /// The tokens that an operator means by `name`, in use or in the store; `None`: none of this
-    /// credential's.
-    pub async fn named(&self, name: &str) -> Option<Vec<Named>> {
+    /// The tokens, open or stored, that an operator means by `name`; `None` if it does not name one
+    /// of this credential's.
+    pub async fn named(&self, name: &str) -> Option<Vec<NamedToken>> {
         self.slots.named(&self.name, name).await
     }
 
-    /// What an operator can name: the credential, and each of its tokens in use.
+    /// The names that an operator can use: the credential, and each of its open tokens.
     pub fn names(&self) -> Vec<String> {
         self.slots.names(&self.name)
     }
 
-    /// What is to be said about each of its tokens in use.
+    /// The status of each open token.
     pub fn statuses(&self) -> Vec<Status> {
-        self.slots.in_use().iter().map(|instance| instance.slot.status()).collect()
+        self.slots.instances().iter().map(|instance| instance.slot.status()).collect()
     }
 
-    /// Does it put something else on requests than the same credential did `before`, and is it the same
-    /// otherwise, as far as a request under way is concerned?
-    pub fn differs_in_secrets(&self, before: &Self) -> bool {
+    /// Returns true if the credential injects other secrets than `before` but is otherwise the same
+    /// for a request in progress.
+    pub fn differs_only_in_secrets(&self, before: &Self) -> bool {
         self.name == before.name
             && self.allow_http == before.allow_http
             && self.variables == before.variables
@@ -195,7 +203,7 @@ impl Credential {
     }
 
     /// Removes the fields that were meant for this proxy.
-    pub fn remove_choice(&self, fields: &mut HeaderMap) {
+    pub fn remove_variable_fields(&self, fields: &mut HeaderMap) {
         for variable in &self.variables {
             if let VariableSource::Field(name) = &variable.from {
                 fields.remove(name);
@@ -207,48 +215,48 @@ impl Credential {
 /// What a request gets.
 #[derive(Clone, Debug)]
 pub enum Selection {
-    /// This credential's token.
-    Selected(Selected),
-    /// No token, although its host has credentials: they are for other paths or methods. It goes to
-    /// this origin, if it goes at all.
+    /// A credential's token.
+    Selected(SelectedCredential),
+    /// No token: the host's credentials are for other paths or methods. If the request is
+    /// forwarded, then to this origin.
     Unmatched(Origin),
-    /// No token: no credential names its host.
+    /// No token: no credential names the host.
     UnknownHost,
-    /// Nothing: its path decides about a token and could be read in two ways.
+    /// An error: the path decides about a token and could be interpreted in two ways.
     Ambiguous,
-    /// Nothing: it is for this credential and does not choose one of its tokens.
-    Refused(Arc<Credential>, ChoiceError),
-    /// An answer of the proxy's own: it is the application's token request, and this credential says
-    /// that it goes no further.
+    /// An error: the request is for this credential but does not select one of its tokens.
+    Refused(Arc<Credential>, VariableError),
+    /// A response from the proxy: it is the application's own token request, and the credential
+    /// answers it.
     Stub(Arc<Credential>),
 }
 
-/// Which credential a request gets, and where it is really sent.
+/// The credential of a request, and where the request is sent.
 #[derive(Clone, Debug)]
-pub struct Selected {
+pub struct SelectedCredential {
     /// The credential.
     pub credential: Arc<Credential>,
-    /// The origin with the scheme that is used towards it.
+    /// The origin, with the scheme used towards it.
     pub origin: Origin,
-    /// The values that choose among the credential's tokens.
+    /// The variable values that select one of the credential's tokens.
     pub values: Variables,
 }
 
-/// All credentials, by host.
+/// All credentials by host.
 #[derive(Debug, Default)]
 pub struct Credentials {
-    exact: HashMap<Authority, Rules>,
-    wildcard: HashMap<(Box<str>, u16), Rules>,
+    exact: HashMap<Authority, HostRules>,
+    wildcard: HashMap<(Box<str>, u16), HostRules>,
     all: Vec<Arc<Credential>>,
 }
 
 impl Credentials {
-    /// Opens every credential's slots; that no two are for the same requests has been checked by
-    /// `settings`.
+    /// Opens the slots of all credentials. `settings` has checked that no two credentials match the
+    /// same requests.
     ///
-    /// `tls` is how origin servers are reached, without a certificate of the client's. A slot of
-    /// `before` whose configuration has not changed is taken over with its token and with whatever it
-    /// is doing.
+    /// `tls` is the configuration for origin servers, without a client certificate. A slot of
+    /// `before` whose configuration is unchanged is carried over with its token and its current
+    /// activity.
     pub async fn open(
         configs: Vec<Config>,
         context: &Context,
@@ -261,8 +269,8 @@ impl Credentials {
             let urls = oauth.token_url.iter().chain(&oauth.refresh_url);
             let paths: Vec<TokenPath> = urls.filter_map(TokenPath::of).collect();
             let name = Arc::from(config.name.as_str());
-            let identity = Identity::of(&name, &config.token, tls);
-            let recipe = Recipe {
+            let identity = TlsIdentity::of(&name, &config.token, tls);
+            let builder = SlotBuilder {
                 token: config.token,
                 variables: config.variables.clone(),
                 secrets: config.secrets,
@@ -284,7 +292,7 @@ impl Credentials {
                     && (!config.methods.is_empty() || !config.paths.is_empty()),
                 methods: config.methods,
                 variables: config.variables,
-                slots: Slots::open(recipe, before).await,
+                slots: Slots::open(builder, before).await,
                 metrics: Arc::new(context.metrics.of_credential(&config.name)),
                 nonces: Nonces::default(),
             });
@@ -295,28 +303,29 @@ impl Credentials {
             credentials.all.push(credential);
         }
         for (path, credential) in token_paths {
-            credentials.watch_token_requests(path, &credential);
+            credentials.add_token_path(path, &credential);
         }
         credentials
     }
 
-    /// From now on these configurations decide what tokens are asked for, and which are used.
+    /// Makes these configurations the ones that token requests are made with.
     pub fn activate(&self) {
         for credential in &self.all {
-            credential.in_use().iter().for_each(|instance| instance.slot.activate());
+            credential.instances().iter().for_each(|instance| instance.slot.activate());
         }
     }
 
-    /// Token requests matter where a credential would give them a token, or where one answers them.
-    fn watch_token_requests(&mut self, path: TokenPath, credential: &Arc<Credential>) {
+    /// Registers a token endpoint if a credential's token would be added to its requests, or if a
+    /// credential answers them.
+    fn add_token_path(&mut self, path: TokenPath, credential: &Arc<Credential>) {
         let authority = path.authority.clone();
         if credential.stub_token_endpoint || self.exact.contains_key(&authority) {
             let rules = self.exact.entry(authority).or_default();
-            rules.watch_token_requests(path, credential);
+            rules.add_token_path(path, credential);
         } else if let Some(rules) =
             self.wildcard_key(&authority).and_then(|key| self.wildcard.get_mut(&key))
         {
-            rules.watch_token_requests(path, credential);
+            rules.add_token_path(path, credential);
         }
     }
 
@@ -324,7 +333,7 @@ impl Credentials {
         self.all.iter().find(|credential| *credential.name == *name).map(|found| &found.slots)
     }
 
-    fn rules(&mut self, pattern: HostPattern) -> &mut Rules {
+    fn rules(&mut self, pattern: HostPattern) -> &mut HostRules {
         match pattern {
             HostPattern::Exact(authority) => self.exact.entry(authority).or_default(),
             HostPattern::Wildcard { suffix, port } => {
@@ -333,22 +342,23 @@ impl Credentials {
         }
     }
 
-    /// The secrets that have changed since the slot for a request's values was made with them, as far as the
-    /// settings do not name them. Blocks.
+    /// The secrets that changed since the slot for a request's values was opened, except those that
+    /// the settings watch. Blocks.
     pub fn changed_secrets(&self) -> Vec<ChangedSecret> {
         self.all.iter().flat_map(|credential| credential.slots.changed_secrets()).collect()
     }
 
-    /// Every credential, in the order of the configuration.
+    /// All credentials in configuration order.
     pub fn all(&self) -> &[Arc<Credential>] {
         &self.all
     }
 
-    /// What a request to `requested` gets.
+    /// Selects the credential for a request to `requested`.
     ///
-    /// `http://host/` finds the entry for port 443 and goes there over TLS; `http://host:8443/` finds
-    /// the entry for port 8443 and goes to that port. With `allow_http` scheme and port are kept. `client`
-    /// is what the client called itself in the CONNECT that the request came through.
+    /// `http://host/` matches the entry for port 443 and is sent there over TLS;
+    /// `http://host:8443/` matches the entry for port 8443 and is sent to that port. With
+    /// `allow_http`, scheme and port are kept. `client` is the client's name from the CONNECT that
+    /// carried the request.
     pub fn for_request(
         &self,
         requested: &Origin,
@@ -357,46 +367,47 @@ impl Credentials {
         fields: &HeaderMap,
         client: Option<&str>,
     ) -> Selection {
-        let asked = Asked { requested, method, path, sender: Sender { fields, client } };
-        let upgraded = match over_tls(requested) {
-            Some(authority) => self.select(asked, &authority),
+        let request =
+            RequestAttributes { requested, method, path, sender: RequestSender { fields, client } };
+        let upgraded = match tls_authority(requested) {
+            Some(authority) => self.select(request, &authority),
             None => Selection::UnknownHost,
         };
         match upgraded {
             Selection::UnknownHost | Selection::Unmatched(_) => {}
             decided => return decided,
         }
-        match (upgraded, self.select(asked, &requested.authority)) {
+        match (upgraded, self.select(request, &requested.authority)) {
             (unmatched @ Selection::Unmatched(_), Selection::UnknownHost) => unmatched,
             (unmatched @ Selection::Unmatched(_), Selection::Unmatched(_)) => unmatched,
             (_, selection) => selection,
         }
     }
 
-    /// Does a credential name the host of a CONNECT? No path is known then.
+    /// Returns true if a credential names the host of a CONNECT. Its path is not known yet.
     pub fn intercepts(&self, requested: &Origin) -> bool {
         let is_named = |authority: &Authority| {
             self.exact.contains_key(authority) || self.wildcard_of(authority).is_some()
         };
-        over_tls(requested).as_ref().is_some_and(is_named) || is_named(&requested.authority)
+        tls_authority(requested).as_ref().is_some_and(is_named) || is_named(&requested.authority)
     }
 
-    /// Does a credential of the host of a CONNECT have to know who the client is?
-    pub fn want_names(&self, requested: &Origin) -> bool {
+    /// Returns true if a credential of the CONNECT's host needs the client's name.
+    pub fn needs_client_name(&self, requested: &Origin) -> bool {
         let want = |authority: &Authority| {
             let wildcard = self.wildcard_of(authority);
-            self.exact.get(authority).into_iter().chain(wildcard).any(Rules::want_names)
+            self.exact.get(authority).into_iter().chain(wildcard).any(HostRules::needs_client_name)
         };
-        over_tls(requested).as_ref().is_some_and(want) || want(&requested.authority)
+        tls_authority(requested).as_ref().is_some_and(want) || want(&requested.authority)
     }
 
-    /// What the entries for `authority` have for a request; the most specific wins, an exact host
-    /// over a wildcard.
-    fn select(&self, asked: Asked<'_>, authority: &Authority) -> Selection {
+    /// Selects among the entries for `authority`. The most specific wins, an exact host over a
+    /// wildcard.
+    fn select(&self, request: RequestAttributes<'_>, authority: &Authority) -> Selection {
         let (mut known, mut all_allow_http) = (false, true);
         let wildcard = std::iter::once_with(|| self.wildcard_of(authority)).flatten();
         for rules in self.exact.get(authority).into_iter().chain(wildcard) {
-            match rules.token_request(asked.path) {
+            match rules.token_endpoint_owner(request.path) {
                 Some(credential) if credential.stub_token_endpoint => {
                     return Selection::Stub(Arc::clone(credential));
                 }
@@ -407,13 +418,15 @@ impl Credentials {
                 }
                 None => {}
             }
-            match rules.find(asked.method, asked.path) {
-                Err(Ambiguous) => return Selection::Ambiguous,
+            match rules.find(request.method, request.path) {
+                Err(AmbiguousPath) => return Selection::Ambiguous,
                 Ok(Some(rule)) => {
                     let credential = Arc::clone(&rule.credential);
-                    let origin = towards(asked.requested, authority, credential.allow_http);
-                    return match rule.choose(asked.path, asked.sender) {
-                        Ok(values) => Selection::Selected(Selected { credential, origin, values }),
+                    let origin = target_origin(request.requested, authority, credential.allow_http);
+                    return match rule.variable_values(request.path, request.sender) {
+                        Ok(values) => {
+                            Selection::Selected(SelectedCredential { credential, origin, values })
+                        }
                         Err(error) => Selection::Refused(credential, error),
                     };
                 }
@@ -424,12 +437,14 @@ impl Credentials {
             }
         }
         match known {
-            true => Selection::Unmatched(towards(asked.requested, authority, all_allow_http)),
+            true => {
+                Selection::Unmatched(target_origin(request.requested, authority, all_allow_http))
+            }
             false => Selection::UnknownHost,
         }
     }
 
-    fn wildcard_of(&self, authority: &Authority) -> Option<&Rules> {
+    fn wildcard_of(&self, authority: &Authority) -> Option<&HostRules> {
         if self.wildcard.is_empty() {
             return None;
         }
@@ -442,23 +457,23 @@ impl Credentials {
     }
 }
 
-/// What of a request decides about its token.
+/// The attributes of a request that select a credential.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
+struct RequestAttributes<'a> {
     requested: &'a Origin,
     method: &'a Method,
     path: &'a str,
-    sender: Sender<'a>,
+    sender: RequestSender<'a>,
 }
 
-/// `http://host/` finds the entry for port 443 first.
-fn over_tls(requested: &Origin) -> Option<Authority> {
+/// The authority over TLS: `http://host/` matches the entry for port 443 first.
+fn tls_authority(requested: &Origin) -> Option<Authority> {
     let Authority { host, port } = &requested.authority;
     (requested.scheme == Scheme::Http && *port == 80)
         .then(|| Authority { host: host.clone(), port: 443 })
 }
 
-fn towards(requested: &Origin, over_tls: &Authority, allow_http: bool) -> Origin {
+fn target_origin(requested: &Origin, over_tls: &Authority, allow_http: bool) -> Origin {
     match requested.scheme {
         Scheme::Http if allow_http => requested.clone(),
         _ => Origin { scheme: Scheme::Https, authority: over_tls.clone() },

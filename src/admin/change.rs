@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use super::{Admin, refuse, report, respond};
-use crate::credential::{Credential, Instance, InstanceError, Named};
+use crate::credential::{Credential, Instance, InstanceError, NamedToken};
 use crate::token::TokenError;
 
 /// Below this, each credential has its path.
@@ -78,9 +78,9 @@ impl Admin {
         for credential in credentials.all() {
             let Some(named) = credential.named(name).await else { continue };
             let now = self.clock.now();
-            let in_use = credential.in_use();
+            let instances = credential.instances();
             let described = named.iter().map(|token| {
-                match in_use.iter().find(|instance| *instance.key == *token.key) {
+                match instances.iter().find(|instance| *instance.key == *token.key) {
                     Some(instance) => report::describe(&credential.name, instance, now),
                     None => report::unused(&credential.name, &token.title, Some(&token.key)),
                 }
@@ -96,7 +96,7 @@ impl Admin {
         for credential in credentials.all() {
             let Some(named) = credential.named(name).await else { continue };
             // Not whatever token happens to be the only one in use.
-            let is_named = |token: &&Named| token.title == name || token.key == name;
+            let is_named = |token: &&NamedToken| token.title == name || token.key == name;
             let Some(token) = named.iter().find(is_named) else {
                 let why = "this credential has a token for each value: name one of them";
                 let known: Vec<&str> = named.iter().map(|token| &*token.title).collect();

@@ -13,7 +13,7 @@ use super::StartError;
 use super::foundation::Foundation;
 use crate::admin;
 use crate::clock::Clock;
-use crate::credential::Dormant;
+use crate::credential::OfflineCredential;
 use crate::metrics::Metrics;
 use crate::oauth::HttpTransport;
 use crate::proxy::{ListenerAddresses, NetworkState};
@@ -81,7 +81,7 @@ pub async fn log_out_offline(
     let mut known = Vec::new();
     for config in settings.credentials.clone() {
         let credential_name = config.name.clone();
-        let credential = Dormant::new(config, context.clone());
+        let credential = OfflineCredential::new(config, context.clone());
         let Some(named) = credential.named(name).await? else {
             known.extend(credential.names());
             continue;

@@ -1,8 +1,8 @@
-//! Which hosts a credential is for: an entry of `hosts`.
+//! Host patterns: the entries of `hosts`.
 
 use crate::origin::{Authority, AuthorityError, Host};
 
-/// An entry of `hosts`: one host, or all names with one label more than a suffix.
+/// An entry of `hosts`: one host, or all names one label below a suffix.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     /// Exactly this host and port.
@@ -21,7 +21,8 @@ impl HostPattern {
     ///
     /// # Errors
     ///
-    /// What no authority may be, and wildcards so wide that they would name other people's hosts.
+    /// If the text is not a valid authority, or a wildcard is so wide that it matches other
+    /// people's hosts.
     pub fn parse(text: &str) -> Result<Self, HostPatternError> {
         if text.contains("://") || text.contains('/') {
             return Err(HostPatternError::Url);
@@ -49,16 +50,16 @@ impl std::fmt::Display for HostPattern {
     }
 }
 
-/// Why a text is no entry for `hosts`.
+/// Why a text is not a valid entry of `hosts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostPatternError {
-    /// Not a host.
+    /// Not a valid host.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     /// A URL or a path.
     #[error("a host has no scheme and no path")]
     Url,
-    /// A star elsewhere than as the first label.
+    /// A star in another position than the first label.
     #[error("`*` may only be the whole first label, as in `*.example.com`")]
     Star,
     /// A whole top-level domain, or an address.

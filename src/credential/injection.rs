@@ -1,7 +1,8 @@
-//! How a token is put on a request: fields, parameters of the query, and what the client sent itself.
+//! Injection of a token into a request: header fields, query parameters, and handling of what the
+//! client sent itself.
 //!
-//! `Authorization: Bearer …` is the usual way, and nothing is computed for it: each token keeps the
-//! value ready. All other ways are templates, expanded anew for each token.
+//! `Authorization: Bearer …` is the default and needs no computation, because each token keeps the
+//! value ready. All other forms are templates, expanded for each request.
 
 use std::time::SystemTime;
 
@@ -15,36 +16,37 @@ use crate::origin::Origin;
 use crate::template::{Template, Values, Variables};
 use crate::token::AccessToken;
 
-/// How a token is put on a request.
+/// How a token is injected into a request.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Injection {
-    /// The fields. Default: `Authorization: Bearer …`.
-    pub fields: Fields,
-    /// Parameters of the query. Default none.
+    /// The header fields. Default: `Authorization: Bearer …`.
+    pub fields: InjectedFields,
+    /// The query parameters. Default none.
     pub query: Vec<(String, Template)>,
-    /// What happens when the client sent one of these itself. Default: it is replaced.
+    /// What happens if the client sent one of these itself. Default: it is replaced.
     pub on_existing: OnExisting,
-    /// Tokens are bound to a key, and each request brings a proof (RFC 9449). Default no.
+    /// Whether tokens are bound to a key and each request carries a DPoP proof (RFC 9449). Default
+    /// no.
     pub dpop: bool,
 }
 
-/// The request that a token is put on.
+/// The request that a token is injected into.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination<'a> {
-    /// Its method.
+    /// The method.
     pub method: &'a Method,
-    /// Where it goes.
+    /// The origin server.
     pub origin: &'a Origin,
-    /// Its target in origin-form.
+    /// The target in origin-form.
     pub target: &'a Uri,
-    /// The variables that chose the token.
+    /// The variable values that selected the token.
     pub variables: &'a Variables,
-    /// What the origin server asked to see in the next proof.
+    /// The nonce that the origin server asked for in the next proof.
     pub nonce: Option<&'a str>,
 }
 
 impl Destination<'_> {
-    /// The target URI without query, as a proof names it (RFC 9449 §4.2).
+    /// The target URI without query, as a proof contains it (RFC 9449 §4.2).
     fn uri(&self) -> String {
         let Origin { scheme, .. } = self.origin;
         format!("{scheme}://{}{}", self.origin.host_field(), self.target.path())
@@ -53,54 +55,54 @@ impl Destination<'_> {
 
 /// The fields that carry a token.
 #[derive(Clone, Debug, PartialEq, Default)]
-pub enum Fields {
+pub enum InjectedFields {
     /// `Authorization: Bearer …`.
     #[default]
     Bearer,
-    /// These, and no others.
+    /// These fields only.
     Listed(Vec<(HeaderName, Template)>),
 }
 
 /// What happens to a field or parameter that the client sent itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OnExisting {
-    /// The credential's takes its place.
+    /// It is replaced by the credential's.
     #[default]
     Replace,
-    /// It stays, and the request gets no token.
+    /// It is kept, and the request gets no token.
     Keep,
-    /// The request is refused.
+    /// The request is refused with an error.
     Reject,
 }
 
-/// What one token puts on one request.
+/// What one token adds to one request.
 #[derive(Debug)]
 pub enum Additions<'a> {
-    /// The usual field.
+    /// The `Authorization` field.
     Bearer(&'a HeaderValue),
-    /// Fields, and the target if the query has changed.
+    /// Fields, and the new target if the query changed.
     Listed(Vec<(&'a HeaderName, HeaderValue)>, Option<Uri>),
 }
 
-/// Why a token cannot be put on a request: it does not fit into a field or a target.
+/// Why a token cannot be injected.
 #[derive(Debug, thiserror::Error)]
 pub enum InjectionError {
-    /// Not a field value.
+    /// The value is not a valid field value.
     #[error("what is to be injected is no field value")]
     Field(#[from] InvalidHeaderValue),
-    /// Not a target, because it is too long.
+    /// The target is not valid, because it is too long.
     #[error("the target with its parameters is too long")]
     Target(#[from] InvalidUri),
 }
 
 impl Injection {
-    /// Did the client send any of this itself?
+    /// Returns true if the client sent any of the fields or parameters itself.
     pub fn is_present(&self, fields: &HeaderMap, target: &Uri) -> bool {
         let in_query = || target.query().into_iter().flat_map(pieces).any(|it| self.is_ours(it));
         self.names().any(|name| fields.contains_key(name)) || !self.query.is_empty() && in_query()
     }
 
-    /// Removes fields that some servers cannot tell from ours: CGI and what came after it reads
+    /// Removes fields that some servers confuse with the injected ones: CGI and its successors read
     /// `X_Api_Key` as `X-Api-Key`.
     pub fn remove_lookalikes(&self, fields: &mut HeaderMap) {
         let found: Vec<HeaderName> = fields
@@ -113,18 +115,19 @@ impl Injection {
         }
     }
 
-    /// What `token` puts on a request for `destination`; `now` is read only if something needs it.
+    /// What `token` adds to a request for `destination`. `now` is called only if the result depends
+    /// on the time.
     ///
     /// # Errors
     ///
-    /// [`InjectionError`]; what is configured has been checked, so it is about the token.
+    /// [`InjectionError`]. The configuration is already validated, so the token is the cause.
     pub fn additions<'a>(
         &'a self,
         token: &'a AccessToken,
         now: impl FnOnce() -> SystemTime,
         destination: Destination<'_>,
     ) -> Result<Additions<'a>, InjectionError> {
-        if self.fields == Fields::Bearer && self.query.is_empty() && !self.dpop {
+        if self.fields == InjectedFields::Bearer && self.query.is_empty() && !self.dpop {
             return Ok(Additions::Bearer(&token.authorization));
         }
         let now = now();
@@ -135,8 +138,8 @@ impl Injection {
             ..Values::at(now)
         };
         let mut fields: Vec<_> = match &self.fields {
-            Fields::Bearer => vec![(&AUTHORIZATION, token.authorization.clone())],
-            Fields::Listed(listed) => listed
+            InjectedFields::Bearer => vec![(&AUTHORIZATION, token.authorization.clone())],
+            InjectedFields::Listed(listed) => listed
                 .iter()
                 .map(|(name, template)| Ok((name, template.expand_field(values)?)))
                 .collect::<Result<_, InvalidHeaderValue>>()?,
@@ -158,8 +161,8 @@ impl Injection {
         Ok(Additions::Listed(fields, target))
     }
 
-    /// The target with the parameters, percent-encoded, instead of any of the same names. All other
-    /// bytes stay as they are.
+    /// The target with our parameters, percent-encoded, in place of any with the same names. All
+    /// other bytes are unchanged.
     fn with_query(&self, target: &Uri, values: Values<'_>) -> Result<Uri, InvalidUri> {
         let mut text = target.path().to_owned();
         let mut separator = '?';
@@ -179,7 +182,7 @@ impl Injection {
         PathAndQuery::try_from(text).map(Uri::from)
     }
 
-    /// Has this piece of a query the name of one of our parameters, however it is encoded?
+    /// Returns true if this part of a query has the name of one of our parameters, in any encoding.
     fn is_ours(&self, piece: &str) -> bool {
         form_urlencoded::parse(piece.as_bytes())
             .next()
@@ -188,8 +191,8 @@ impl Injection {
 
     fn names(&self) -> impl Iterator<Item = &HeaderName> {
         let (bearer, listed) = match &self.fields {
-            Fields::Bearer => (Some(&AUTHORIZATION), [].as_slice()),
-            Fields::Listed(listed) => (None, listed.as_slice()),
+            InjectedFields::Bearer => (Some(&AUTHORIZATION), [].as_slice()),
+            InjectedFields::Listed(listed) => (None, listed.as_slice()),
         };
         let proof = self.dpop.then_some(&dpop::DPOP);
         bearer.into_iter().chain(proof).chain(listed.iter().map(|(name, _)| name))
@@ -197,8 +200,8 @@ impl Injection {
 }
 
 impl Additions<'_> {
-    /// Puts them on a request, in place of what the client sent.
-    pub fn put_on(&self, fields: &mut HeaderMap, target: &mut Uri) {
+    /// Adds them to a request, in place of what the client sent.
+    pub fn apply(&self, fields: &mut HeaderMap, target: &mut Uri) {
         match self {
             Self::Bearer(value) => {
                 fields.insert(AUTHORIZATION, (*value).clone());
@@ -219,20 +222,20 @@ fn pieces(query: &str) -> impl Iterator<Item = &str> {
     query.split('&').filter(|piece| !piece.is_empty())
 }
 
-/// `%20` and not `+`, which only forms read as a space.
+/// Encodes spaces as `%20`, because only form parsers read `+` as a space.
 fn encode(text: &str) -> String {
     let encoded: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
     encoded.replace('+', "%20")
 }
 
-/// `X_Api_Key`, `Author_ization`, `Authorization_`: the same letters, and an underscore to tell them
-/// apart.
+/// Returns true for names with the same letters that differ in hyphens or underscores: `X_Api_Key`,
+/// `Author_ization`, `Authorization_`.
 fn is_lookalike(name: &str, ours: &str) -> bool {
     fn letters(text: &str) -> impl Iterator<Item = u8> {
         text.bytes().filter(|byte| !matches!(byte, b'-' | b'_'))
     }
     let has_underscore = |text: &str| text.contains('_');
-    // Most names differ in their first letters.
+    // Most names differ in their first letters, so the comparison ends early.
     name != ours
         && letters(name).eq(letters(ours))
         && (has_underscore(name) || has_underscore(ours))
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_replaces_its_namesakes_and_leaves_every_other_byte() {
+    fn a_parameter_replaces_its_namesakes_and_keeps_all_other_bytes() {
         let injection = query(&[("access_token", "${access_token}")]);
         let values = Values { access_token: "a/t+ %", ..Values::at(SystemTime::UNIX_EPOCH) };
         let ours = "access_token=a%2Ft%2B%20%25";
@@ -273,8 +276,9 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_sent_itself_is_seen() {
-        let fields = Fields::Listed(vec![(HeaderName::from_static("x-api-key"), template("k"))]);
+    fn what_the_client_sent_itself_is_detected() {
+        let fields =
+            InjectedFields::Listed(vec![(HeaderName::from_static("x-api-key"), template("k"))]);
         let injection = Injection { fields, ..query(&[("token", "t")]) };
         for (name, target, expected) in [
             ("accept", "/", false),
@@ -290,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_a_server_may_take_for_ours_goes() {
+    fn lookalike_fields_are_removed() {
         for (name, goes) in [
             ("authorization", false),
             ("authorization_", true),

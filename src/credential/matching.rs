@@ -1,8 +1,8 @@
-//! Which of a host's credentials a request belongs to: by path and method.
+//! Selection among a host's credentials by path and method.
 //!
-//! Paths are compared as the bytes they are. A server behind may read other bytes than these: it may
-//! decode `%2e`, take `\` for `/` or walk `..`. Where a path decides about a token, whatever could
-//! be read in two ways is therefore refused rather than guessed.
+//! Paths are compared byte by byte. The server may interpret them differently: decode `%2e`, treat
+//! `\` as `/` or resolve `..`. If a path decides about a token, an ambiguous one is therefore
+//! refused.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -11,38 +11,38 @@ use http::Method;
 
 use super::Credential;
 use super::token_endpoint::TokenPath;
-use super::variables::{ChoiceError, Sender, choose};
+use super::variables::{RequestSender, VariableError, variable_values};
 use crate::template::Variables;
 
-/// A prefix of paths: `/v2/` is what is below that directory, `/v2` is that and the resource itself.
-/// `${club}` stands for exactly one whole segment.
+/// A path prefix: `/v2/` matches everything below that directory, `/v2` also the resource itself.
+/// `${club}` matches exactly one segment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathPrefix {
     text: Box<str>,
-    segments: Box<[Segment]>,
-    /// It ends with `/`: only what is below it.
-    below: bool,
+    segments: Box<[PathSegment]>,
+    /// True if the prefix ends with `/` and matches only what is below it.
+    only_below: bool,
 }
 
-/// What stands between two slashes.
+/// A path segment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Segment {
+enum PathSegment {
     /// These bytes.
     Literal(Box<str>),
     /// Any bytes: the value of this variable.
     Variable(Box<str>),
 }
 
-/// Why a text is no entry for `paths`.
+/// Why a text is not a valid entry of `paths`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathPrefixError {
     /// Not a path.
     #[error("a path begins with `/`")]
     Relative,
-    /// Something that ends a path, or that is not part of one.
+    /// A character that ends a path or is not allowed in one.
     #[error("a path here has no `?`, `#`, space or character outside ASCII")]
     Character,
-    /// Bytes that servers read in several ways.
+    /// Bytes that servers interpret differently.
     #[error("`%`, `\\`, `.`, `..` and `//` could be read in two ways")]
     Ambiguous,
     /// `x${club}`.
@@ -54,11 +54,11 @@ pub enum PathPrefixError {
 }
 
 impl PathPrefix {
-    /// Reads an entry of `paths`.
+    /// Parses an entry of `paths`.
     ///
     /// # Errors
     ///
-    /// [`PathPrefixError`] for what no request could match, or could match in two ways.
+    /// [`PathPrefixError`] if no request could match it, or only ambiguously.
     pub fn parse(text: &str) -> Result<Self, PathPrefixError> {
         let rest = text.strip_prefix('/').ok_or(PathPrefixError::Relative)?;
         if !text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#')) {
@@ -67,11 +67,12 @@ impl PathPrefix {
         if text.contains("//") || is_ambiguous(text, usize::MAX) {
             return Err(PathPrefixError::Ambiguous);
         }
-        let below = text.ends_with('/');
+        let only_below = text.ends_with('/');
         let pieces = rest.strip_suffix('/').unwrap_or(rest);
         let pieces = pieces.split('/').filter(|piece| !piece.is_empty());
-        let segments: Box<[Segment]> = pieces.map(Segment::parse).collect::<Result<_, _>>()?;
-        let prefix = Self { text: Box::from(text), segments, below };
+        let segments: Box<[PathSegment]> =
+            pieces.map(PathSegment::parse).collect::<Result<_, _>>()?;
+        let prefix = Self { text: Box::from(text), segments, only_below };
         let mut names: Vec<&str> = prefix.variables().collect();
         names.sort_unstable();
         match names.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
@@ -80,37 +81,37 @@ impl PathPrefix {
         }
     }
 
-    /// As it was written.
+    /// The text of the entry.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The variables in it.
+    /// The names of its variables.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(|segment| match segment {
-            Segment::Variable(name) => Some(&**name),
-            Segment::Literal(_) => None,
+            PathSegment::Variable(name) => Some(&**name),
+            PathSegment::Literal(_) => None,
         })
     }
 
-    /// The same for two prefixes that match the same paths: what the variables are called makes no
-    /// difference.
+    /// A key that is equal for two prefixes that match the same paths: variable names are left out.
     pub fn shape(&self) -> String {
         let mut shape = String::new();
         for segment in &self.segments {
             shape.push('/');
             shape.push_str(match segment {
-                Segment::Literal(text) => text,
-                Segment::Variable(_) => "${}",
+                PathSegment::Literal(text) => text,
+                PathSegment::Variable(_) => "${}",
             });
         }
-        shape.push_str(if self.below { "/" } else { "" });
+        shape.push_str(if self.only_below { "/" } else { "" });
         shape
     }
 
-    /// What stands in `path` where this prefix has the variable `name`.
+    /// The value of variable `name` in `path`.
     pub(super) fn value<'a>(&self, name: &str, path: &'a str) -> Option<&'a str> {
-        let is_it = |segment: &Segment| matches!(segment, Segment::Variable(it) if **it == *name);
+        let is_it =
+            |segment: &PathSegment| matches!(segment, PathSegment::Variable(it) if **it == *name);
         let at = self.segments.iter().position(is_it)?;
         path.split('/').skip(1).nth(at)
     }
@@ -120,32 +121,36 @@ impl PathPrefix {
             return self.matches_segments(path);
         }
         path.strip_prefix(&*self.text)
-            .is_some_and(|rest| self.below || rest.is_empty() || rest.starts_with('/'))
+            .is_some_and(|rest| self.only_below || rest.is_empty() || rest.starts_with('/'))
     }
 
     fn matches_segments(&self, path: &str) -> bool {
         let mut found = path.split('/').skip(1);
-        let same = |segment: &Segment| match (segment, found.next()) {
-            (Segment::Literal(text), Some(found)) => **text == *found,
-            (Segment::Variable(_), found) => found.is_some(),
-            (Segment::Literal(_), None) => false,
+        let same = |segment: &PathSegment| match (segment, found.next()) {
+            (PathSegment::Literal(text), Some(found)) => **text == *found,
+            (PathSegment::Variable(_), found) => found.is_some(),
+            (PathSegment::Literal(_), None) => false,
         };
-        self.segments.iter().all(same) && (!self.below || found.next().is_some())
+        self.segments.iter().all(same) && (!self.only_below || found.next().is_some())
     }
 
-    fn covers(&self) -> usize {
+    fn segment_count(&self) -> usize {
         self.segments.len()
     }
 
-    /// The less, the more specific: more segments, then a literal one before a variable one, from the
-    /// left, then what is only below.
+    /// The sort key, more specific first: more segments, then literal before variable segments from
+    /// the left, then prefixes that end with `/`.
     fn rank(&self) -> (Reverse<usize>, Vec<bool>, bool) {
-        let is_variable = |segment: &Segment| matches!(segment, Segment::Variable(_));
-        (Reverse(self.covers()), self.segments.iter().map(is_variable).collect(), !self.below)
+        let is_variable = |segment: &PathSegment| matches!(segment, PathSegment::Variable(_));
+        (
+            Reverse(self.segment_count()),
+            self.segments.iter().map(is_variable).collect(),
+            !self.only_below,
+        )
     }
 }
 
-impl Segment {
+impl PathSegment {
     fn parse(text: &str) -> Result<Self, PathPrefixError> {
         let name = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
         match name {
@@ -156,45 +161,49 @@ impl Segment {
     }
 }
 
-/// The credentials of one host, the most specific first.
+/// The credentials of one host, most specific first.
 #[derive(Debug, Default)]
-pub(super) struct Rules {
-    rules: Vec<Rule>,
-    /// So many segments of a path may decide.
+pub(super) struct HostRules {
+    rules: Vec<HostRule>,
+    /// The largest number of path segments that a rule looks at.
     covered: usize,
-    /// Where token requests go, and whose.
+    /// The token endpoints on this host, and their credentials.
     token_paths: Vec<(TokenPath, Arc<Credential>)>,
 }
 
-/// What some requests of a host get.
+/// The credential for some requests of a host.
 #[derive(Debug)]
-pub(super) struct Rule {
+pub(super) struct HostRule {
     path: Option<PathPrefix>,
     pub(super) credential: Arc<Credential>,
 }
 
-/// The path could be read in two ways, and a credential depends on it.
+/// The path is ambiguous and a credential depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ambiguous;
+pub(super) struct AmbiguousPath;
 
-impl Rule {
-    /// The values of the credential's variables in a request that this rule is for.
-    pub(super) fn choose(&self, path: &str, sender: Sender<'_>) -> Result<Variables, ChoiceError> {
-        choose(&self.credential.variables, self.path.as_ref(), path, sender)
+impl HostRule {
+    /// The variable values in a request that this rule matches.
+    pub(super) fn variable_values(
+        &self,
+        path: &str,
+        sender: RequestSender<'_>,
+    ) -> Result<Variables, VariableError> {
+        variable_values(&self.credential.variables, self.path.as_ref(), path, sender)
     }
 }
 
-impl Rules {
+impl HostRules {
     pub(super) fn insert(&mut self, paths: &[PathPrefix], credential: &Arc<Credential>) {
-        let rule = |path| Rule { path, credential: Arc::clone(credential) };
+        let rule = |path| HostRule { path, credential: Arc::clone(credential) };
         if paths.is_empty() {
             self.rules.push(rule(None));
         }
         for path in paths {
-            self.covered = self.covered.max(path.covers());
+            self.covered = self.covered.max(path.segment_count());
             self.rules.push(rule(Some(path.clone())));
         }
-        // The more specific path first, no path last, and a listed method before any.
+        // More specific paths first, no path last, and listed methods before all methods.
         self.rules.sort_by_key(|rule| {
             let rank = rule.path.as_ref().map(PathPrefix::rank);
             (rank.is_none(), rank, rule.credential.methods.is_empty())
@@ -202,11 +211,15 @@ impl Rules {
     }
 
     /// The most specific rule for this method and path.
-    pub(super) fn find(&self, method: &Method, path: &str) -> Result<Option<&Rule>, Ambiguous> {
+    pub(super) fn find(
+        &self,
+        method: &Method,
+        path: &str,
+    ) -> Result<Option<&HostRule>, AmbiguousPath> {
         if self.covered > 0 && is_ambiguous(path, self.covered) {
-            return Err(Ambiguous);
+            return Err(AmbiguousPath);
         }
-        let matches = |rule: &&Rule| {
+        let matches = |rule: &&HostRule| {
             let methods = &rule.credential.methods;
             rule.path.as_ref().is_none_or(|prefix| prefix.matches(path))
                 && (methods.is_empty() || methods.contains(method))
@@ -214,40 +227,40 @@ impl Rules {
         Ok(self.rules.iter().find(matches))
     }
 
-    /// Does a client's name choose among the tokens of any of them?
-    pub(super) fn want_names(&self) -> bool {
+    /// Returns true if a client's name selects among the tokens of one of the credentials.
+    pub(super) fn needs_client_name(&self) -> bool {
         self.rules.iter().any(|rule| rule.credential.is_chosen_by_client())
     }
 
-    /// From now on requests for this path get no token.
-    pub(super) fn watch_token_requests(&mut self, path: TokenPath, credential: &Arc<Credential>) {
+    /// Excludes requests for this path from getting a token.
+    pub(super) fn add_token_path(&mut self, path: TokenPath, credential: &Arc<Credential>) {
         self.token_paths.push((path, Arc::clone(credential)));
     }
 
-    /// Whose token endpoint a path is, if it is one.
-    pub(super) fn token_request(&self, path: &str) -> Option<&Arc<Credential>> {
+    /// The credential whose token endpoint `path` is, if any.
+    pub(super) fn token_endpoint_owner(&self, path: &str) -> Option<&Arc<Credential>> {
         let mut found = self.token_paths.iter().filter(|(wanted, _)| wanted.is(path));
         let first = found.next()?;
         let stub = std::iter::once(first).chain(found).find(|(_, it)| it.stub_token_endpoint);
         Some(&stub.unwrap_or(first).1)
     }
 
-    /// Do all of them keep plain http plain?
+    /// Returns true if all credentials keep plain http.
     pub(super) fn all_allow_http(&self) -> bool {
         self.rules.iter().all(|rule| rule.credential.allow_http)
     }
 }
 
-/// Could a server see other segments than these bytes say? Encoded bytes matter in the first
-/// `covered` segments; a step upwards matters everywhere, because it leads back to those.
+/// Returns true if a server might see other segments than these bytes. Encoded bytes matter in the
+/// first `covered` segments; dot segments matter everywhere, because they lead back to those.
 fn is_ambiguous(path: &str, covered: usize) -> bool {
     let mut segments = path.split('/').skip(1).take(covered);
-    segments.any(|segment| segment.contains(['%', '\\'])) || steps(path)
+    segments.any(|segment| segment.contains(['%', '\\'])) || has_dot_segments(path)
 }
 
-/// Is there a `.` or `..`, plain or encoded, also with the parameters that some servers cut off
-/// (`..;x`)?
-fn steps(path: &str) -> bool {
+/// Returns true if the path has a `.` or `..` segment (RFC 3986 §3.3), plain or encoded, also with
+/// a path parameter that some servers drop (`..;x`).
+fn has_dot_segments(path: &str) -> bool {
     if !path.contains(['.', '%']) {
         return false;
     }
@@ -266,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_ends_where_a_segment_does() {
+    fn a_prefix_ends_at_a_segment_boundary() {
         for (prefix, path, expected) in [
             ("/", "/", true),
             ("/", "/x", true),
@@ -291,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_is_exactly_one_whole_segment() {
+    fn a_variable_matches_exactly_one_segment() {
         for (prefix, path, expected) in [
             ("/${club}/", "/paris/x", true),
             ("/${club}/", "/paris/", true),
@@ -338,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_variables_are_called_makes_no_difference_to_a_shape() {
+    fn variable_names_do_not_affect_the_shape() {
         let shape = |text| PathPrefix::parse(text).unwrap().shape();
         assert_eq!(shape("/v1/${club}/"), shape("/v1/${gym}/"));
         assert_ne!(shape("/v1/${club}/"), shape("/v1/${club}"));
@@ -347,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_in_two_ways_is_ambiguous() {
+    fn ambiguous_paths_are_detected() {
         for (path, expected) in [
             ("/v2/x", false),
             ("/v2/a%20b", false),
@@ -375,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_no_request_could_match_for_certain_are_refused() {
+    fn entries_that_match_nothing_or_ambiguously_are_refused() {
         use PathPrefixError::{Ambiguous, Character, PartOfSegment, Relative, Twice};
         for (text, error) in [
             ("", Relative),

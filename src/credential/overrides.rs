@@ -1,12 +1,12 @@
-//! Fields by which a request means another method or path than it says.
+//! Fields that override the method or path of the request line.
 //!
-//! Frameworks take them in place of the request line (Rails, Laravel, Spring and ASP.NET the method; Symfony, IIS
-//! and Zend the path). Where a method or a path decides whether a request gets a token, they would be a way
-//! around the decision.
+//! Frameworks honour them (Rails, Laravel, Spring and ASP.NET for the method; Symfony, IIS and Zend
+//! for the path), so they would bypass a method or path that decides whether a request gets a
+//! token.
 
 use http::header::HeaderMap;
 
-/// The fields, in lower case.
+/// Field names in lower case.
 const OVERRIDES: [&str; 6] = [
     "x-http-method-override",
     "x-http-method",
@@ -16,7 +16,7 @@ const OVERRIDES: [&str; 6] = [
     "x-rewrite-url",
 ];
 
-/// Removes such fields, also in the spelling with underscores, which CGI cannot tell apart.
+/// Removes these fields, also when spelled with underscores, which CGI does not distinguish.
 pub(super) fn remove(fields: &mut HeaderMap) {
     for name in OVERRIDES {
         fields.remove(name);
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn p42_every_spelling_is_removed_and_nothing_else() {
+    fn p42_every_spelling_of_an_override_is_removed_and_nothing_else() {
         let mut fields = HeaderMap::new();
         for name in ["X-HTTP-Method-Override", "x_http_method", "X-Original-URL", "X-Other"] {
             fields.append(http::HeaderName::try_from(name).unwrap(), "DELETE".parse().unwrap());

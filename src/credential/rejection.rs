@@ -1,64 +1,64 @@
-//! Which answers of an origin server mean that it did not accept the token.
+//! Which responses of an origin server mean that it rejected the token.
 //!
-//! The rules are looked at in two steps, because most need no content: the head alone may settle it.
+//! Rules are checked in two steps, because the response head alone is usually enough.
 
 use http::{HeaderMap, HeaderName, StatusCode};
 use serde_json::Value;
 
-/// Content up to this length is looked at; longer answers are no error messages.
+/// The longest content in bytes that is checked. Longer responses are not error messages.
 pub const CONTENT_LIMIT: usize = 64 * 1024;
 
-/// Where a server of gRPC says how a call ended; in the head if it ended before its first message
+/// The gRPC status of a call. It is in the response head if the call ended before its first message
 /// ("Trailers-Only").
 const GRPC_STATUS: &str = "grpc-status";
-/// UNAUTHENTICATED: what 401 is elsewhere.
+/// UNAUTHENTICATED, the gRPC equivalent of 401.
 const UNAUTHENTICATED: u8 = 16;
 
-/// What counts as a rejection.
+/// The responses that count as a rejection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rejections(Vec<RejectionRule>);
 
-/// One kind of answer.
+/// One kind of response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RejectionRule {
-    /// Its status.
+    /// The status code.
     pub status: StatusCode,
-    /// What else it has to say; `None`: the status is enough.
-    pub evidence: Option<Evidence>,
+    /// A further condition; `None`: the status is enough.
+    pub evidence: Option<RejectionEvidence>,
 }
 
-/// What an answer has to say.
+/// A condition on a response.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Evidence {
-    /// This text is in a line of this field.
+pub enum RejectionEvidence {
+    /// A line of this field contains the text.
     Field {
         /// The field.
         name: HeaderName,
         /// The text.
         has: String,
     },
-    /// It is a call of gRPC that ended at once, with this status.
+    /// The response is a gRPC call that ended at once with this status.
     Grpc(u8),
-    /// This text is in its content.
+    /// The content contains this text.
     Contains(String),
-    /// Its content is JSON, and this value is at this place.
+    /// The content is JSON and has this value at this path.
     Json {
-        /// Names of members and indexes of arrays.
+        /// Object members and array indexes.
         path: Vec<String>,
-        /// A text, a number or a truth value.
+        /// A string, number or boolean.
         is: Value,
     },
 }
 
-/// What the head of an answer says about the token.
+/// What the head of a response says about the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Suspicion {
-    /// Nothing.
+pub enum HeadMatch {
+    /// The token was not rejected.
     None,
     /// The content decides.
-    Content,
-    /// It was not accepted.
-    Certain,
+    NeedsContent,
+    /// The token was rejected.
+    Rejected,
 }
 
 impl Default for Rejections {
@@ -69,36 +69,40 @@ impl Default for Rejections {
 }
 
 impl Rejections {
-    /// These and no others.
+    /// Uses exactly these rules.
     pub fn new(rules: Vec<RejectionRule>) -> Self {
         Self(rules)
     }
 
-    /// What the head of an answer says.
-    pub fn suspect(&self, status: StatusCode, fields: &HeaderMap) -> Suspicion {
-        let suspicion = |rule: &RejectionRule| match &rule.evidence {
-            None => Suspicion::Certain,
-            Some(Evidence::Contains(_) | Evidence::Json { .. }) => Suspicion::Content,
-            Some(Evidence::Field { name, has }) => {
-                let mut lines = fields.get_all(name).iter();
-                certain_if(lines.any(|line| contains(line.as_bytes(), has.as_bytes())))
+    /// Checks the head of a response.
+    pub fn check_head(&self, status: StatusCode, fields: &HeaderMap) -> HeadMatch {
+        let head_match = |rule: &RejectionRule| match &rule.evidence {
+            None => HeadMatch::Rejected,
+            Some(RejectionEvidence::Contains(_) | RejectionEvidence::Json { .. }) => {
+                HeadMatch::NeedsContent
             }
-            Some(Evidence::Grpc(status)) => certain_if(grpc_status(fields) == Some(*status)),
+            Some(RejectionEvidence::Field { name, has }) => {
+                let mut lines = fields.get_all(name).iter();
+                rejected_if(lines.any(|line| contains(line.as_bytes(), has.as_bytes())))
+            }
+            Some(RejectionEvidence::Grpc(status)) => {
+                rejected_if(grpc_status(fields) == Some(*status))
+            }
         };
-        self.of(status).map(suspicion).max().unwrap_or(Suspicion::None)
+        self.of(status).map(head_match).max().unwrap_or(HeadMatch::None)
     }
 
-    /// Does the content of an answer say that the token was not accepted?
-    pub fn convict(&self, status: StatusCode, content: &[u8]) -> bool {
-        // RFC 8259 §8.1 allows to ignore a byte order mark.
+    /// Returns true if the content of a response means that the token was rejected.
+    pub fn matches_content(&self, status: StatusCode, content: &[u8]) -> bool {
+        // RFC 8259 §8.1 allows parsers to ignore a byte order mark.
         let plain = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
         let json = std::cell::OnceCell::new();
         let json = || json.get_or_init(|| serde_json::from_slice::<Value>(plain).ok()).as_ref();
         self.of(status).any(|rule| match &rule.evidence {
-            // The head would have settled it.
-            None | Some(Evidence::Field { .. } | Evidence::Grpc(_)) => false,
-            Some(Evidence::Contains(text)) => contains(content, text.as_bytes()),
-            Some(Evidence::Json { path, is }) => {
+            // Decided by the head.
+            None | Some(RejectionEvidence::Field { .. } | RejectionEvidence::Grpc(_)) => false,
+            Some(RejectionEvidence::Contains(text)) => contains(content, text.as_bytes()),
+            Some(RejectionEvidence::Json { path, is }) => {
                 json().and_then(|whole| at(whole, path)).is_some_and(|found| same(found, is))
             }
         })
@@ -109,8 +113,8 @@ impl Rejections {
     }
 }
 
-/// Was the request refused before anything was done? A 401 says so (RFC 9110 §15.5.2), and gRPC's word for
-/// it where no message came before it. Other answers say nothing of the kind.
+/// Returns true if the request was refused before it had any effect, so that repeating it is safe:
+/// a 401 (RFC 9110 §15.5.2), or gRPC's UNAUTHENTICATED if no message came before it.
 pub fn is_unauthorized(status: StatusCode, fields: &HeaderMap) -> bool {
     status == StatusCode::UNAUTHORIZED || grpc_status(fields) == Some(UNAUTHENTICATED)
 }
@@ -119,15 +123,15 @@ fn grpc_status(fields: &HeaderMap) -> Option<u8> {
     fields.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
-fn certain_if(holds: bool) -> Suspicion {
-    if holds { Suspicion::Certain } else { Suspicion::None }
+fn rejected_if(holds: bool) -> HeadMatch {
+    if holds { HeadMatch::Rejected } else { HeadMatch::None }
 }
 
 fn contains(content: &[u8], text: &[u8]) -> bool {
     content.windows(text.len().max(1)).any(|window| window == text)
 }
 
-/// A member of an object or an element of an array.
+/// The member or element at `path`.
 fn at<'a>(whole: &'a Value, path: &[String]) -> Option<&'a Value> {
     path.iter().try_fold(whole, |value, step| match value {
         Value::Array(items) => items.get(step.parse::<usize>().ok()?),
@@ -135,7 +139,7 @@ fn at<'a>(whole: &'a Value, path: &[String]) -> Option<&'a Value> {
     })
 }
 
-/// 190 and 190.0 are one number; 190 and "190" are not the same.
+/// Compares JSON values: 190 equals 190.0 but not "190".
 fn same(found: &Value, is: &Value) -> bool {
     found == is || found.as_f64().is_some_and(|number| is.as_f64() == Some(number))
 }
@@ -146,16 +150,16 @@ mod tests {
 
     use super::*;
 
-    fn rule(status: u16, evidence: Option<Evidence>) -> RejectionRule {
+    fn rule(status: u16, evidence: Option<RejectionEvidence>) -> RejectionRule {
         RejectionRule { status: StatusCode::from_u16(status).unwrap_or_default(), evidence }
     }
 
-    fn says(text: &str) -> Option<Evidence> {
-        Some(Evidence::Contains(text.to_owned()))
+    fn says(text: &str) -> Option<RejectionEvidence> {
+        Some(RejectionEvidence::Contains(text.to_owned()))
     }
 
-    fn holds(path: &str, is: Value) -> Option<Evidence> {
-        Some(Evidence::Json { path: path.split('.').map(str::to_owned).collect(), is })
+    fn holds(path: &str, is: Value) -> Option<RejectionEvidence> {
+        Some(RejectionEvidence::Json { path: path.split('.').map(str::to_owned).collect(), is })
     }
 
     fn status(status: u16) -> StatusCode {
@@ -171,43 +175,47 @@ mod tests {
     }
 
     #[test]
-    fn the_head_settles_it_or_asks_for_the_content() {
-        let field =
-            || Some(Evidence::Field { name: HeaderName::from_static("x-why"), has: "ired".into() });
+    fn the_head_decides_or_the_content_is_needed() {
+        let field = || {
+            Some(RejectionEvidence::Field {
+                name: HeaderName::from_static("x-why"),
+                has: "ired".into(),
+            })
+        };
         let rules = Rejections::new(vec![
             rule(403, says("x")),
             rule(403, field()),
             rule(400, None),
             rule(400, says("x")),
             rule(410, field()),
-            rule(200, Some(Evidence::Grpc(16))),
+            rule(200, Some(RejectionEvidence::Grpc(16))),
         ]);
-        use Suspicion::{Certain, Content};
+        use HeadMatch::{NeedsContent, Rejected};
         for (number, lines, expected) in [
-            (200, &[][..], Suspicion::None),
-            (200, &[("grpc-status", "16")], Certain),
-            (200, &[("grpc-status", "7")], Suspicion::None),
-            (200, &[("grpc-status", "160")], Suspicion::None),
-            (200, &[("grpc-status", "")], Suspicion::None),
-            (401, &[("grpc-status", "16")], Suspicion::None),
-            (403, &[], Content),
-            (403, &[("x-why", "fine")], Content),
-            (403, &[("x-why", "fine"), ("x-why", "token expired: x")], Certain),
-            (400, &[], Certain),
-            (410, &[], Suspicion::None),
-            (410, &[("x-other", "expired")], Suspicion::None),
-            (410, &[("x-why", "Expired")], Certain),
-            (410, &[("x-why", "EXPIRED")], Suspicion::None),
+            (200, &[][..], HeadMatch::None),
+            (200, &[("grpc-status", "16")], Rejected),
+            (200, &[("grpc-status", "7")], HeadMatch::None),
+            (200, &[("grpc-status", "160")], HeadMatch::None),
+            (200, &[("grpc-status", "")], HeadMatch::None),
+            (401, &[("grpc-status", "16")], HeadMatch::None),
+            (403, &[], NeedsContent),
+            (403, &[("x-why", "fine")], NeedsContent),
+            (403, &[("x-why", "fine"), ("x-why", "token expired: x")], Rejected),
+            (400, &[], Rejected),
+            (410, &[], HeadMatch::None),
+            (410, &[("x-other", "expired")], HeadMatch::None),
+            (410, &[("x-why", "Expired")], Rejected),
+            (410, &[("x-why", "EXPIRED")], HeadMatch::None),
         ] {
-            let found = rules.suspect(status(number), &fields(lines));
+            let found = rules.check_head(status(number), &fields(lines));
             assert_eq!(found, expected, "{number} {lines:?}");
         }
-        let default = |number| Rejections::default().suspect(status(number), &HeaderMap::new());
-        assert_eq!((default(401), default(403)), (Certain, Suspicion::None));
+        let default = |number| Rejections::default().check_head(status(number), &HeaderMap::new());
+        assert_eq!((default(401), default(403)), (Rejected, HeadMatch::None));
     }
 
     #[test]
-    fn a_401_was_not_applied_and_neither_was_a_call_that_grpc_calls_unauthenticated() {
+    fn a_401_and_grpc_unauthenticated_had_no_effect() {
         for (number, lines, expected) in [
             (401, &[][..], true),
             (200, &[], false),
@@ -244,8 +252,12 @@ mod tests {
             (holds("error", json!("x")), "", false),
         ] {
             let rules = Rejections::new(vec![rule(400, evidence.clone())]);
-            assert_eq!(rules.convict(status(400), content.as_bytes()), expected, "{evidence:?}");
-            assert!(!rules.convict(status(403), content.as_bytes()));
+            assert_eq!(
+                rules.matches_content(status(400), content.as_bytes()),
+                expected,
+                "{evidence:?}"
+            );
+            assert!(!rules.matches_content(status(403), content.as_bytes()));
         }
     }
 }

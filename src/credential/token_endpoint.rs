@@ -1,31 +1,31 @@
-//! The application's own token requests: they go to a token endpoint, and never get a token.
+//! The application's own token requests, which never get a token.
 //!
-//! An application that was written for OAuth has a token dance of its own. Where a credential says
-//! `stub_token_endpoint`, the proxy answers it with a token that is worth nothing, so that the
-//! application is content without a secret; elsewhere its request passes like any other.
+//! An application written for OAuth requests tokens itself. If a credential sets
+//! `stub_token_endpoint`, the proxy answers these requests with a worthless token, so that the
+//! application needs no secret; otherwise they are forwarded like any other request.
 
 use crate::origin::{Authority, Scheme};
 use crate::template::{Template, Values, Variables};
 
-/// Stands for the value of a variable while a URL is taken apart; no URL has it.
+/// Placeholder for a variable's value while a URL is parsed; no URL contains it.
 const ANY: &str = "\u{1}";
 
-/// Where a credential's token requests go, as far as that is known without a request.
+/// The token endpoint of a credential, as far as it is known without a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TokenPath {
     pub(super) authority: Authority,
-    /// Segments, each as what it begins and ends with; the same twice where nothing varies.
-    segments: Vec<Segment>,
+    /// The path segments.
+    segments: Vec<EndpointSegment>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Segment {
-    Exactly(String),
-    Between(String, String),
+enum EndpointSegment {
+    Literal(String),
+    Affixes(String, String),
 }
 
 impl TokenPath {
-    /// Reads the URL of a token endpoint; `None` where its host is a variable's value.
+    /// Parses the URL of a token endpoint; `None` if a variable is part of its host.
     pub(super) fn of(url: &Template) -> Option<Self> {
         let any = |name: &str| (name.to_owned(), ANY.to_owned());
         let variables: Variables = url.variables().map(any).collect();
@@ -42,13 +42,15 @@ impl TokenPath {
         let authority = Authority::parse(authority, Some(default_port)).ok()?;
         let path = path.split(['?', '#']).next().unwrap_or_default();
         let segment = |text: &str| match (text.split_once(ANY), text.rsplit_once(ANY)) {
-            (Some((first, _)), Some((_, last))) => Segment::Between(first.into(), last.into()),
-            _ => Segment::Exactly(text.to_owned()),
+            (Some((first, _)), Some((_, last))) => {
+                EndpointSegment::Affixes(first.into(), last.into())
+            }
+            _ => EndpointSegment::Literal(text.to_owned()),
         };
         Some(Self { authority, segments: path.split('/').map(segment).collect() })
     }
 
-    /// Is this the path of a request to it?
+    /// Returns true if `path` is the endpoint's path.
     pub(super) fn is(&self, path: &str) -> bool {
         let mut segments = path.strip_prefix('/').unwrap_or(path).split('/');
         self.segments.iter().all(|wanted| segments.next().is_some_and(|found| wanted.is(found)))
@@ -56,11 +58,11 @@ impl TokenPath {
     }
 }
 
-impl Segment {
+impl EndpointSegment {
     fn is(&self, found: &str) -> bool {
         match self {
-            Self::Exactly(text) => text == found,
-            Self::Between(first, last) => found
+            Self::Literal(text) => text == found,
+            Self::Affixes(first, last) => found
                 .strip_prefix(first.as_str())
                 .and_then(|rest| rest.strip_suffix(last.as_str()))
                 .is_some_and(|value| !value.is_empty()),
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_request_is_told_by_host_and_whole_path() {
+    fn a_token_request_is_recognised_by_host_and_whole_path() {
         for (url, authority, path_of_request, expected) in [
             ("https://as.test/oauth/token", "as.test:443", "/oauth/token", true),
             ("https://AS.test:8443/token?a=1", "as.test:8443", "/token", true),
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_a_request_would_choose_is_none() {
+    fn a_variable_host_is_not_a_token_endpoint() {
         assert_eq!(path("https://${club}.test/token"), None);
     }
 }

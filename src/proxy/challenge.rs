@@ -6,7 +6,7 @@ use http::{HeaderMap, Response};
 
 use super::response_body::{ResponseBody, UninspectedReason};
 use crate::coding;
-use crate::credential::{CONTENT_LIMIT, Rejections, Suspicion};
+use crate::credential::{CONTENT_LIMIT, HeadMatch, Rejections};
 
 /// Errors that a new token of the same kind does not fix: RFC 6750 §3.1 and RFC 9470 §3 (the user has to authenticate
 /// again or with a stronger method).
@@ -28,12 +28,14 @@ pub(super) async fn is_rejection(
     response: &mut Response<ResponseBody>,
 ) -> Result<bool, UninspectedReason> {
     let status = response.status();
-    let suspicion = rejections.suspect(status, response.headers());
-    if suspicion == Suspicion::None || requires_other_token(response.headers(), is_bound) {
+    let head = rejections.check_head(status, response.headers());
+    if head == HeadMatch::None || requires_other_token(response.headers(), is_bound) {
         return Ok(false);
     }
-    match suspicion {
-        Suspicion::Content => Ok(rejections.convict(status, &inspect_content(response).await?)),
+    match head {
+        HeadMatch::NeedsContent => {
+            Ok(rejections.matches_content(status, &inspect_content(response).await?))
+        }
         _ => Ok(true),
     }
 }

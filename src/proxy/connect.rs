@@ -63,7 +63,7 @@ impl Proxy {
         snapshot.check_trailing_dot(&origin)?;
         let client = client_name(request.headers());
         let follow = if snapshot.credentials.intercepts(&origin) {
-            if client.is_none() && snapshot.credentials.want_names(&origin) {
+            if client.is_none() && snapshot.credentials.needs_client_name(&origin) {
                 return Err(ProxyError::Nameless);
             }
             // A certificate that cannot be made is said before the session is promised.

@@ -23,7 +23,7 @@ use super::origin_error::OriginError;
 use super::origin_tls::{OriginTlsStream, is_alpn_mismatch, secure};
 use super::reset_tolerant_stream::ResetTolerantStream;
 use super::response_head_stream::{ResponseExpectation, ResponseHeadStream};
-use crate::credential::Identity;
+use crate::credential::TlsIdentity;
 use crate::origin::{Authority, Origin, Scheme};
 use crate::tls::AlpnConfigs;
 
@@ -134,7 +134,7 @@ impl Connector {
     pub(super) async fn connect(
         &self,
         origin: &Origin,
-        identity: Option<&Identity>,
+        identity: Option<&TlsIdentity>,
         preferred: Protocol,
         deadline: Instant,
     ) -> Result<NewConnection, OriginError> {
@@ -146,7 +146,7 @@ impl Connector {
     async fn connect_somehow(
         &self,
         origin: &Origin,
-        identity: Option<&Identity>,
+        identity: Option<&TlsIdentity>,
         preferred: Protocol,
         deadline: Instant,
     ) -> Result<NewConnection, OriginError> {

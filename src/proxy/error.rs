@@ -18,7 +18,7 @@ use super::origin_error::OriginError;
 use super::request_target::RequestRefusal;
 use super::response_body::ResponseBody;
 use crate::ca::CaError;
-use crate::credential::{ChoiceError, InjectionError, InstanceError};
+use crate::credential::{InjectionError, InstanceError, VariableError};
 use crate::origin::AuthorityError;
 use crate::token::TokenError;
 use origin::origin_verdict;
@@ -39,7 +39,7 @@ pub(super) enum ProxyError {
     )]
     Existing(Arc<str>),
     #[error("credential \"{credential}\" {error}")]
-    Choice { credential: Arc<str>, error: ChoiceError },
+    Choice { credential: Arc<str>, error: VariableError },
     #[error(
         "the token of this host is chosen by the client's name, which it gives as the user name of its \
          proxy: http://NAME:any@127.0.0.1:8080"
@@ -84,7 +84,7 @@ impl ProxyError {
                 };
                 verdict(status, kind, &error.to_string())
             }
-            Self::Nameless | Self::Choice { error: ChoiceError::Nameless, .. } => verdict(
+            Self::Nameless | Self::Choice { error: VariableError::NoClientName, .. } => verdict(
                 StatusCode::PROXY_AUTHENTICATION_REQUIRED,
                 "http_request_denied",
                 &self.to_string(),

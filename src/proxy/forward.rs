@@ -32,7 +32,7 @@ use super::request_target::RequestRefusal;
 use super::response_body::ResponseBody;
 use super::{Proxy, Snapshot};
 use crate::credential::{
-    Additions, Credential, Destination, Instance, OnExisting, Selected, Selection,
+    Additions, Credential, Destination, Instance, OnExisting, SelectedCredential, Selection,
 };
 use crate::metrics::RejectionOutcome;
 use crate::origin::Origin;
@@ -92,7 +92,7 @@ impl Proxy {
         call: &mut RequestContext<'_>,
         parts: &mut Parts,
         body: IncomingBody,
-        mut selected: Selected,
+        mut selected: SelectedCredential,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         let mut content =
             call.snapshot.limit_content(&parts.headers, body, &call.inbound.activity)?;
@@ -121,7 +121,7 @@ impl Proxy {
         snapshot: &Snapshot,
         parts: &mut Parts,
         content: ClientContent,
-        selected: &Selected,
+        selected: &SelectedCredential,
     ) -> OutgoingRequest {
         let credential = &selected.credential;
         let replay =
@@ -137,11 +137,11 @@ impl Proxy {
         &self,
         call: &mut RequestContext<'_>,
         mut outgoing: OutgoingRequest,
-        selected: Selected,
+        selected: SelectedCredential,
         instance: &Instance,
         mut token: Arc<AccessToken>,
     ) -> Result<Response<ResponseBody>, ProxyError> {
-        let Selected { credential, origin, .. } = &selected;
+        let SelectedCredential { credential, origin, .. } = &selected;
         let metrics = &credential.metrics;
         let mut sending = ResendState::first(
             target_hash(&outgoing.method, &outgoing.uri),
@@ -216,7 +216,7 @@ impl Proxy {
     /// credential in the meantime, the current configuration applies.
     async fn obtain_token(
         &self,
-        selected: &mut Selected,
+        selected: &mut SelectedCredential,
         parts: &Parts,
         record: &mut RequestRecord,
     ) -> Result<(Arc<Instance>, Option<Arc<AccessToken>>), ProxyError> {
@@ -226,7 +226,7 @@ impl Proxy {
             let instance = credential.instance(&selected.values).await.map_err(|error| {
                 ProxyError::Instance { credential: Arc::clone(&credential.name), error }
             })?;
-            if credential.only().is_none() {
+            if credential.sole_instance().is_none() {
                 record.set_credential_title(&instance.title);
             }
             match instance.slot.token().await {
@@ -248,7 +248,7 @@ impl Proxy {
     }
 
     /// Returns the current credential of the same name, if it differs and also applies to this request.
-    fn reselect(&self, before: &Selected, parts: &Parts) -> Option<Selected> {
+    fn reselect(&self, before: &SelectedCredential, parts: &Parts) -> Option<SelectedCredential> {
         let credentials = self.shared.credentials();
         let (path, fields) = (parts.uri.path(), &parts.headers);
         match credentials.for_request(&before.origin, &parts.method, path, fields, None) {

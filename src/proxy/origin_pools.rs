@@ -32,7 +32,7 @@ use super::origin_connection::{
 };
 use super::origin_error::OriginError;
 use super::request_body::RequestBody;
-use crate::credential::Identity;
+use crate::credential::TlsIdentity;
 use crate::origin::{Origin, Scheme};
 use http1_origins::Http1Origins;
 
@@ -51,7 +51,7 @@ pub(super) struct Route<'a> {
     pub(super) connector: &'a Connector,
     pub(super) origin: &'a Origin,
     /// Only with the token of its credential.
-    pub(super) identity: Option<&'a Identity>,
+    pub(super) identity: Option<&'a TlsIdentity>,
     /// The client's own connections.
     pub(super) personal: &'a Arc<DedicatedConnections>,
 }
@@ -171,7 +171,7 @@ impl OriginPools {
         self.anonymous.speaks_no_http2(connector, origin)
     }
 
-    fn pool_of(&self, identity: Option<&Identity>) -> Arc<Pool> {
+    fn pool_of(&self, identity: Option<&TlsIdentity>) -> Arc<Pool> {
         match identity {
             None => Arc::clone(&self.anonymous),
             Some(identity) => {

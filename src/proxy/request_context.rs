@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::credential::Identity;
+use crate::credential::TlsIdentity;
 use crate::origin::{Origin, Scheme};
 
 use super::Snapshot;
@@ -24,7 +24,11 @@ pub(super) struct RequestContext<'a> {
 
 impl<'a> RequestContext<'a> {
     /// The way to `origin`, as `identity`.
-    pub(super) fn route<'r>(&self, origin: &'r Origin, identity: Option<&'r Identity>) -> Route<'r>
+    pub(super) fn route<'r>(
+        &self,
+        origin: &'r Origin,
+        identity: Option<&'r TlsIdentity>,
+    ) -> Route<'r>
     where
         'a: 'r,
     {

@@ -129,7 +129,7 @@ impl Proxy {
         let path = parts.uri.path();
         match credentials.for_request(&origin, &parts.method, path, &parts.headers, client) {
             Selection::Selected(selected) => {
-                selected.credential.remove_choice(&mut parts.headers);
+                selected.credential.remove_variable_fields(&mut parts.headers);
                 selected.credential.remove_overrides(&mut parts.headers);
                 if forward::keeps_client_credential(&selected.credential, parts, call.record)? {
                     return self.forward_plain(call, parts, body, &selected.origin).await;

@@ -22,7 +22,7 @@ use toml::Spanned;
 use super::defaults;
 use super::review::Review;
 use crate::config::{ConfigFile, CredentialSection, Field, Margin, Problem, Size};
-use crate::credential::{self, OwnSecret};
+use crate::credential::{self, InstanceSecret};
 use crate::oauth::{GrantRenewal, GrantType};
 use crate::secret::{Secret, SecretSource};
 use crate::template::Variables;
@@ -144,7 +144,7 @@ struct Part<'a, 'b> {
 impl Part<'_, '_> {
     fn seed(&mut self) -> Option<Seed> {
         let section = self.section;
-        if self.is_own("refresh_token", OwnSecret::RefreshToken, &section.refresh_token) {
+        if self.is_own("refresh_token", InstanceSecret::RefreshToken, &section.refresh_token) {
             return None;
         }
         let Some((source, span)) = self.source(&section.refresh_token) else {

@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::review::Review;
 use crate::config::Problem;
-use crate::credential::{SecretPath, Variable};
+use crate::credential::{CredentialVariable, SecretTemplate};
 use crate::secret::{Secret, SecretError, SecretSource};
 use crate::template::Variables;
 
@@ -63,8 +63,8 @@ impl Review<'_> {
     /// written out. Values that only a request knows cannot be foreseen: their slots look after them.
     pub(super) fn note_own(
         &mut self,
-        secrets: &[SecretPath],
-        variables: &[Variable],
+        secrets: &[SecretTemplate],
+        variables: &[CredentialVariable],
         span: &Range<usize>,
     ) {
         for secret in secrets {
@@ -72,7 +72,7 @@ impl Review<'_> {
             let named = variables.iter().filter(|variable| named.contains(&*variable.name));
             for values in written_out(named) {
                 // What it holds, and whether it is there, matters to the token that needs it.
-                let _noted = self.read(&secret.place(&values), span.clone());
+                let _noted = self.read(&secret.source_for(&values), span.clone());
             }
         }
     }
@@ -108,7 +108,7 @@ fn around(secret: &str) -> Option<&'static str> {
 }
 
 /// Every choice of values; none if one is chosen freely.
-fn written_out<'a>(variables: impl Iterator<Item = &'a Variable>) -> Vec<Variables> {
+fn written_out<'a>(variables: impl Iterator<Item = &'a CredentialVariable>) -> Vec<Variables> {
     variables.fold(vec![Variables::new()], |choices, variable| {
         let allowed = variable.allowed.as_deref().unwrap_or_default();
         let with = |values: &Variables, value: &String| {

@@ -505,7 +505,7 @@ async fn strangers_values_make_no_more_slots_than_are_allowed() {
         let request = client.get(world.http("/")).header("X-Club", format!("club-{n}"));
         async move { request.send().await.unwrap().status().as_u16() }
     };
-    let most = bearerd::credential::MOST_SLOTS;
+    let most = bearerd::credential::MAX_SLOTS;
     for start in (0..most).step_by(64) {
         let statuses = futures_util::future::join_all((start..start + 64).map(get)).await;
         assert_eq!(statuses, [200; 64]);

@@ -201,7 +201,7 @@ async fn before_a_new_token_is_given_time_the_store_is_read_again() {
     world.get("/").await.assert_ok();
     sibling.get(&world).await.assert_ok();
     // The sibling replaces it, and only the store knows.
-    sibling.app().credentials().all()[0].only().unwrap().slot.refresh_now().await.unwrap();
+    sibling.app().credentials().all()[0].sole_instance().unwrap().slot.refresh_now().await.unwrap();
     let first = world.tokens_seen()[0].clone();
     world.authorization_server.tokens().revoke_access_token(&first);
     let began = std::time::Instant::now();

@@ -113,7 +113,7 @@ impl Watch {
     /// The places of those that were not like this when they were looked at last.
     fn news(&self, own: &[ChangedSecret]) -> Vec<String> {
         let news = own.iter().filter(|own| !self.named.contains(own));
-        news.map(|news| news.place.clone()).collect()
+        news.map(|news| news.location.clone()).collect()
     }
 
     /// The authorization server has refused the OAuth client: a command may know a newer secret.
@@ -185,7 +185,7 @@ mod tests {
         let mut watch = Watch::new(Inputs::default());
         let now = |content: &str| {
             let now = Some(crate::secret::Fingerprint::of(content.as_bytes()));
-            vec![ChangedSecret { place: "seed-paris".to_owned(), now }]
+            vec![ChangedSecret { location: "seed-paris".to_owned(), now }]
         };
         for (own, expected) in [
             (now("one"), &["seed-paris"][..]),

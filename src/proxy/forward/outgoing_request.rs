@@ -124,7 +124,7 @@ impl OutgoingRequest {
         *request.version_mut() = self.version;
         let (mut fields, mut uri) = (self.fields.clone(), self.uri.clone());
         if let Some(additions) = additions {
-            additions.put_on(&mut fields, &mut uri);
+            additions.apply(&mut fields, &mut uri);
         }
         *request.headers_mut() = fields;
         *request.uri_mut() = uri;

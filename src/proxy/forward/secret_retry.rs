@@ -7,7 +7,7 @@ use http::Response;
 
 use super::token_check::{discard_response, is_rejected};
 use super::{OutgoingRequest, Proxy, ProxyError, RequestContext, ResponseBody, TokenContext};
-use crate::credential::{Credential, Selected, Selection};
+use crate::credential::{Credential, SelectedCredential, Selection};
 use crate::metrics::RejectionOutcome;
 use crate::origin::Origin;
 
@@ -17,7 +17,7 @@ impl Proxy {
     pub(super) async fn retry_with_new_secrets(
         &self,
         call: &mut RequestContext<'_>,
-        rejected: &Selected,
+        rejected: &SelectedCredential,
         outgoing: Option<OutgoingRequest>,
         response: Response<ResponseBody>,
     ) -> Result<Response<ResponseBody>, ProxyError> {
@@ -42,10 +42,10 @@ impl Proxy {
     async fn send_with_new_secrets(
         &self,
         call: &mut RequestContext<'_>,
-        rejected: &Selected,
+        rejected: &SelectedCredential,
         mut outgoing: OutgoingRequest,
     ) -> Result<Option<Response<ResponseBody>>, ProxyError> {
-        let Selected { credential, origin, values } = rejected;
+        let SelectedCredential { credential, origin, values } = rejected;
         let Some(credential) =
             self.credential_with_new_secrets(credential, origin, &outgoing).await
         else {
@@ -94,6 +94,6 @@ impl Proxy {
             Selection::Refused(credential, _) => credential,
             _ => return None,
         };
-        current.differs_in_secrets(previous).then_some(current)
+        current.differs_only_in_secrets(previous).then_some(current)
     }
 }

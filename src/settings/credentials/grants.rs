@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Part;
 use super::oauth::{grant as grant_of, place_of};
 use crate::config::{BootstrapTable, CredentialSection, Field, Problem};
-use crate::credential::OwnSecret;
+use crate::credential::InstanceSecret;
 use crate::oauth::{Bootstrap, Exchange, GrantRenewal, GrantType, OwnGrant};
 use crate::secret::{Secret, SecretSource};
 use crate::template::{DeferredName, Names};
@@ -146,7 +146,7 @@ impl Part<'_, '_> {
                     .given()
                     .and_then(|text| self.template(&format!("{prefix}username"), text, names));
                 let key = format!("{prefix}password");
-                let password = match self.is_own(&key, OwnSecret::Password, password) {
+                let password = match self.is_own(&key, InstanceSecret::Password, password) {
                     // Each slot puts its own in this place.
                     true => Some(Secret::new(String::new())),
                     false => password.given().and_then(|place| self.secret(&key, place)),

@@ -3,15 +3,15 @@
 use super::Part;
 use super::oauth::grant_type;
 use crate::config::{self, Problem};
-use crate::credential::{Fields, Injection, OnExisting};
+use crate::credential::{InjectedFields, Injection, OnExisting};
 use crate::oauth::GrantType;
 use crate::template::{DeferredName, Names, Template};
 
 /// The members of token answers that what is put on requests names.
 pub(super) fn raw_of(injection: &Injection) -> Vec<String> {
     let listed = match &injection.fields {
-        Fields::Listed(listed) => listed.as_slice(),
-        Fields::Bearer => &[],
+        InjectedFields::Listed(listed) => listed.as_slice(),
+        InjectedFields::Bearer => &[],
     };
     let fields = listed.iter().map(|(_, template)| template);
     let query = injection.query.iter().map(|(_, template)| template);
@@ -24,11 +24,11 @@ impl Part<'_, '_> {
         let names = names.with(DeferredName::AccessToken).with_raw();
         let listed = self.fields("inject", &section.inject, &names);
         let query = self.query(&names);
-        let fields = listed.map_or(Fields::Bearer, |listed| match listed.as_slice() {
+        let fields = listed.map_or(InjectedFields::Bearer, |listed| match listed.as_slice() {
             [(name, template)] if name == http::header::AUTHORIZATION && template.is_bearer() => {
-                Fields::Bearer
+                InjectedFields::Bearer
             }
-            _ => Fields::Listed(listed),
+            _ => InjectedFields::Listed(listed),
         });
         let on_existing = match section.on_existing.or(config::OnExisting::Replace) {
             config::OnExisting::Replace => OnExisting::Replace,
@@ -105,8 +105,8 @@ impl Part<'_, '_> {
         query
     }
 
-    fn warn_if_nowhere(&mut self, fields: &Fields, query: &[(String, Template)]) {
-        let Fields::Listed(listed) = fields else { return };
+    fn warn_if_nowhere(&mut self, fields: &InjectedFields, query: &[(String, Template)]) {
+        let InjectedFields::Listed(listed) = fields else { return };
         let templates = listed.iter().map(|(_, template)| template);
         let mut templates = templates.chain(query.iter().map(|(_, template)| template));
         if let Some(given) = self.section.inject.given()

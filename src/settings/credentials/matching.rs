@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::Part;
 use crate::config::{self, CredentialSection, Field, Problem};
-use crate::credential::{Evidence, HostPattern, PathPrefix, RejectionRule, Rejections};
+use crate::credential::{HostPattern, PathPrefix, RejectionEvidence, RejectionRule, Rejections};
 
 /// Who has named a host and a path (its shape, empty for all), for which methods, and where.
 pub(super) type Named = HashMap<(HostPattern, String), Vec<(Vec<Method>, Range<usize>)>>;
@@ -175,15 +175,15 @@ pub(super) fn rejections(section: &CredentialSection) -> Rejections {
     Rejections::new(rules.iter().map(|given| rule(given.get_ref())).collect())
 }
 
-fn evidence(evidence: &config::Evidence) -> Evidence {
+fn evidence(evidence: &config::Evidence) -> RejectionEvidence {
     match evidence {
         config::Evidence::Field(name, has) => {
-            Evidence::Field { name: name.clone(), has: has.clone() }
+            RejectionEvidence::Field { name: name.clone(), has: has.clone() }
         }
-        config::Evidence::Grpc(status) => Evidence::Grpc(*status),
-        config::Evidence::Body(text) => Evidence::Contains(text.clone()),
+        config::Evidence::Grpc(status) => RejectionEvidence::Grpc(*status),
+        config::Evidence::Body(text) => RejectionEvidence::Contains(text.clone()),
         config::Evidence::Json(path, is) => {
-            Evidence::Json { path: path.clone(), is: super::answers::value(is) }
+            RejectionEvidence::Json { path: path.clone(), is: super::answers::value(is) }
         }
     }
 }

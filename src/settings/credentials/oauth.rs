@@ -10,7 +10,7 @@ use super::{Part, answers, injection};
 use crate::config::{
     self, ClientCertTable, ClientId, ClientSecret, CredentialSection, Field, Problem,
 };
-use crate::credential::{Injection, OwnSecret};
+use crate::credential::{Injection, InstanceSecret};
 use crate::oauth::{self, ClientAuthentication, ClientCert, ClientCertError, Encoding, GrantType};
 use crate::secret::{Secret, SecretSource};
 use crate::settings::defaults;
@@ -195,7 +195,7 @@ impl Part<'_, '_> {
             ClientSecret::Kept(source) => {
                 let place = Spanned::new(given.span(), source.clone());
                 let field = Field::Given(place.clone());
-                match self.is_own("client_secret", OwnSecret::ClientSecret, &field) {
+                match self.is_own("client_secret", InstanceSecret::ClientSecret, &field) {
                     // Each slot puts its own in this place.
                     true => Some(Secret::new(String::new())),
                     false => self.secret("client_secret", &place),

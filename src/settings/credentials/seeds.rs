@@ -10,7 +10,7 @@ use super::Part;
 use super::answers;
 use super::oauth::grant_type;
 use crate::config::Problem;
-use crate::credential::{OwnSecret, SecretPath, Variable};
+use crate::credential::{CredentialVariable, InstanceSecret, SecretTemplate};
 use crate::oauth::{GrantRenewal, Rotation};
 use crate::secret::{Fingerprint, SecretSource};
 use crate::token;
@@ -50,14 +50,14 @@ impl Part<'_, '_> {
         &mut self,
         others: &mut Vec<Beginning>,
         seed: Option<&token::Seed>,
-        secrets: &[SecretPath],
-        variables: &[Variable],
+        secrets: &[SecretTemplate],
+        variables: &[CredentialVariable],
     ) {
         let section = self.section;
         let replaced = grant_type(section).renewal() == GrantRenewal::RefreshToken
             && answers::rotation(section) != Rotation::Ignore;
         let Some(given) = section.refresh_token.given().filter(|_| replaced) else { return };
-        let own = secrets.iter().find(|own| own.secret == OwnSecret::RefreshToken);
+        let own = secrets.iter().find(|own| own.secret == InstanceSecret::RefreshToken);
         let (place, value) = match (seed, own) {
             (Some(seed), _) => (seed.source.clone(), seed.value.as_ref()),
             (None, Some(_)) => (given.get_ref().clone(), None),

@@ -11,7 +11,9 @@ use toml::Spanned;
 
 use super::Part;
 use crate::config::{Field, Problem, Variable};
-use crate::credential::{self, LONGEST_VALUE, OwnSecret, PathPrefix, SecretPath, VariableSource};
+use crate::credential::{
+    self, InstanceSecret, MAX_VALUE_LEN, PathPrefix, SecretTemplate, VariableSource,
+};
 use crate::secret::SecretSource;
 use crate::template::{Names, field_name};
 
@@ -26,7 +28,7 @@ const CLIENT: &str = "client";
 #[derive(Debug, Default)]
 pub(super) struct Chosen {
     /// What requests choose by `vars`, each with its place.
-    variables: Vec<(credential::Variable, Range<usize>)>,
+    variables: Vec<(credential::CredentialVariable, Range<usize>)>,
     /// The fields that templates name directly, with the place of the first.
     fields: Vec<(String, Range<usize>)>,
     /// The names in `vars` whose value is plain text.
@@ -34,7 +36,7 @@ pub(super) struct Chosen {
     /// What may stand in the path of a secret.
     in_paths: Names,
     /// The secrets that each token has of its own.
-    pub(super) secrets: Vec<SecretPath>,
+    pub(super) secrets: Vec<SecretTemplate>,
     /// The variables in the path of the first refresh token, and where that is.
     seed: Option<(BTreeSet<String>, Range<usize>)>,
 }
@@ -85,7 +87,7 @@ impl Part<'_, '_> {
             names.insert_variable(name);
             in_paths.insert_variable(name);
             self.chosen.variables.extend(chosen.map(|(from, allowed)| {
-                (credential::Variable { name: name.clone(), from, allowed }, span)
+                (credential::CredentialVariable { name: name.clone(), from, allowed }, span)
             }));
         }
         self.chosen.in_paths = in_paths;
@@ -194,18 +196,18 @@ impl Part<'_, '_> {
     pub(super) fn is_own(
         &mut self,
         key: &str,
-        secret: OwnSecret,
+        secret: InstanceSecret,
         field: &Field<SecretSource>,
     ) -> bool {
         let Some(given) = field.given() else { return false };
         let template = self.path_template(key, given);
         let names: BTreeSet<String> =
             template.iter().flat_map(|it| it.variables()).map(str::to_owned).collect();
-        if secret == OwnSecret::RefreshToken {
+        if secret == InstanceSecret::RefreshToken {
             self.chosen.seed = Some((names.clone(), given.span()));
         }
         let Some(path) = template.filter(|_| !names.is_empty()) else { return false };
-        self.chosen.secrets.push(SecretPath { secret, base: self.review.path(""), path });
+        self.chosen.secrets.push(SecretTemplate { secret, base: self.review.path(""), path });
         true
     }
 
@@ -238,7 +240,7 @@ impl Part<'_, '_> {
     pub(super) fn variables(
         &mut self,
         paths: &[(PathPrefix, Range<usize>)],
-    ) -> Vec<credential::Variable> {
+    ) -> Vec<credential::CredentialVariable> {
         self.check_paths(paths);
         let mut found = std::mem::take(&mut self.chosen.variables);
         for (name, span) in std::mem::take(&mut self.chosen.fields) {
@@ -246,7 +248,7 @@ impl Part<'_, '_> {
                 Some(field) => VariableSource::Field(field),
                 None => VariableSource::Client,
             };
-            found.push((credential::Variable { name, from, allowed: None }, span));
+            found.push((credential::CredentialVariable { name, from, allowed: None }, span));
         }
         self.check_hosts(&found);
         self.check_seed(&found);
@@ -291,7 +293,7 @@ impl Part<'_, '_> {
 
     /// A value that no list names must not decide on whose server the client's secrets are sent to: behind
     /// it the host needs a name that the operator wrote.
-    fn check_hosts(&mut self, variables: &[(credential::Variable, Range<usize>)]) {
+    fn check_hosts(&mut self, variables: &[(credential::CredentialVariable, Range<usize>)]) {
         let section = self.section;
         let fields = [
             ("token_url", &section.token_url),
@@ -307,10 +309,10 @@ impl Part<'_, '_> {
             let Some(text) = field.given() else { continue };
             let host = text.get_ref().split_once("://").map_or(&**text.get_ref(), |(_, rest)| rest);
             let host = host.split(['/', '?', '#']).next().unwrap_or_default();
-            let is_in = |it: &credential::Variable| {
+            let is_in = |it: &credential::CredentialVariable| {
                 host.to_ascii_lowercase().contains(&format!("${{{}}}", it.name))
             };
-            let is_open = |it: &credential::Variable| it.allowed.is_none() && is_in(it);
+            let is_open = |it: &credential::CredentialVariable| it.allowed.is_none() && is_in(it);
             let behind = host.rsplit_once('}').map_or("", |(_, behind)| behind);
             let is_named = behind.strip_prefix('.').is_some_and(|name| name.contains('.'));
             if variables.iter().any(|(it, _)| is_open(it)) && !is_named {
@@ -323,10 +325,10 @@ impl Part<'_, '_> {
     }
 
     /// One first refresh token for several tokens would be spent several times.
-    fn check_seed(&mut self, variables: &[(credential::Variable, Range<usize>)]) {
+    fn check_seed(&mut self, variables: &[(credential::CredentialVariable, Range<usize>)]) {
         let Some((names, span)) = self.chosen.seed.take() else { return };
         let has_several =
-            |it: &credential::Variable| it.allowed.as_ref().is_none_or(|it| it.len() > 1);
+            |it: &credential::CredentialVariable| it.allowed.as_ref().is_none_or(|it| it.len() > 1);
         let missing = variables.iter().find(|(it, _)| has_several(it) && !names.contains(&it.name));
         if let Some((_, at)) = missing {
             let message = format!(
@@ -341,10 +343,10 @@ impl Part<'_, '_> {
     }
 
     /// The key of a record has to be a file's name.
-    fn check_length(&mut self, variables: &[(credential::Variable, Range<usize>)]) {
-        let longest = |it: &credential::Variable| match &it.allowed {
+    fn check_length(&mut self, variables: &[(credential::CredentialVariable, Range<usize>)]) {
+        let longest = |it: &credential::CredentialVariable| match &it.allowed {
             Some(values) => values.iter().map(|value| encoded_length(value)).max().unwrap_or(0),
-            None => LONGEST_VALUE,
+            None => MAX_VALUE_LEN,
         };
         let length: usize = variables.iter().map(|(it, _)| 1 + longest(it)).sum();
         if let Some((_, span)) = variables.last().filter(|_| length > LONGEST_VALUES) {
@@ -368,7 +370,7 @@ fn is_name(name: &str) -> bool {
 
 /// Can it be one whole segment of a path, and part of a file's name?
 fn is_value(value: &str) -> bool {
-    (1..=LONGEST_VALUE).contains(&value.len())
+    (1..=MAX_VALUE_LEN).contains(&value.len())
         && value.bytes().all(|byte| byte.is_ascii_graphic() && !b"/\\%?#$".contains(&byte))
         && !matches!(value, "." | "..")
 }

@@ -1,7 +1,7 @@
 //! What a credential is for, how its token travels, and what its token endpoint is sent.
 
 use super::*;
-use crate::credential::{Evidence, Fields, OnExisting, RejectionRule, Rejections};
+use crate::credential::{InjectedFields, OnExisting, RejectionEvidence, RejectionRule, Rejections};
 use crate::oauth::Parameter;
 use crate::template::{Template, Values};
 
@@ -46,7 +46,7 @@ refresh_on = [401, { status = 403, body = "expired" }, { status = 400, json = "e
         ["/v2/", "/status"]
     );
     assert_eq!(config.methods, ["GET", "BREW"]);
-    let Fields::Listed(fields) = &config.injection.fields else { panic!() };
+    let InjectedFields::Listed(fields) = &config.injection.fields else { panic!() };
     let fields: Vec<_> = fields.iter().map(|(name, it)| (name.as_str(), expanded(it))).collect();
     assert_eq!(fields, [("x-token", "AT".to_owned()), ("x-key", "value/$acme".to_owned())]);
     let query: Vec<_> = config.injection.query.iter().map(|(_, it)| expanded(it)).collect();
@@ -66,22 +66,23 @@ refresh_on = [401, { status = 403, body = "expired" }, { status = 400, json = "e
     assert_eq!(oauth.refresh_params.len(), 1);
     assert_eq!(oauth.headers.iter().map(|(_, it)| expanded(it)).collect::<Vec<_>>(), ["0"]);
     let status = |number| http::StatusCode::from_u16(number).unwrap();
-    let json = Evidence::Json { path: vec!["error".to_owned(), "0".to_owned()], is: true.into() };
+    let json =
+        RejectionEvidence::Json { path: vec!["error".to_owned(), "0".to_owned()], is: true.into() };
     let expected = Rejections::new(vec![
         RejectionRule { status: status(401), evidence: None },
         RejectionRule {
             status: status(403),
-            evidence: Some(Evidence::Contains("expired".to_owned())),
+            evidence: Some(RejectionEvidence::Contains("expired".to_owned())),
         },
         RejectionRule { status: status(400), evidence: Some(json) },
         RejectionRule {
             status: status(403),
-            evidence: Some(Evidence::Field {
+            evidence: Some(RejectionEvidence::Field {
                 name: http::HeaderName::from_static("x-why"),
                 has: "expired".to_owned(),
             }),
         },
-        RejectionRule { status: status(200), evidence: Some(Evidence::Grpc(16)) },
+        RejectionRule { status: status(200), evidence: Some(RejectionEvidence::Grpc(16)) },
     ]);
     assert_eq!(config.rejections, expected);
 }

@@ -379,8 +379,10 @@ fn injected(config: &credential::Config, (status, content): (u16, &str)) -> Stri
     let kept = Secret::new("at".to_owned());
     let access_token = tokens.access_token.as_ref().unwrap_or(&kept).expose();
     let listed = match &config.injection.fields {
-        credential::Fields::Bearer => return format!("authorization: Bearer {access_token}\n"),
-        credential::Fields::Listed(listed) => listed,
+        credential::InjectedFields::Bearer => {
+            return format!("authorization: Bearer {access_token}\n");
+        }
+        credential::InjectedFields::Listed(listed) => listed,
     };
     let values = Values { access_token, raw: Some(&tokens.raw), ..Values::at(now) };
     let field = |(name, template): &(http::HeaderName, Template)| {
@@ -399,7 +401,7 @@ fn an_api_key_takes_no_token_request() {
     )
     .unwrap();
     let values = Values::at(UNIX_EPOCH);
-    let credential::Fields::Listed(fields) = &config.injection.fields else { panic!() };
+    let credential::InjectedFields::Listed(fields) = &config.injection.fields else { panic!() };
     let fields: Vec<_> =
         fields.iter().map(|(name, it)| (name.as_str(), it.expand(values))).collect();
     assert_eq!(fields, [("x-api-key", "value".to_owned())]);

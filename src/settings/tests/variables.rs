@@ -1,7 +1,7 @@
 //! `vars` and `paths`: what a request may choose, and what that asks of the rest of a credential.
 
 use super::*;
-use crate::credential::{OwnSecret, Variable, VariableSource};
+use crate::credential::{CredentialVariable, InstanceSecret, VariableSource};
 use crate::template::Variables;
 
 /// A credential whose seed is a file, with these lines added.
@@ -27,13 +27,13 @@ const CLUBS: &str = "paths = [\"/${club}/\"]\nvars = { club = [\"paris\", \"lyon
 fn a_list_of_values_is_chosen_by_the_path() {
     let config = only(&with_seed("seeds/${club}", CLUBS));
     let allowed = Some(vec!["paris".to_owned(), "lyon".to_owned()]);
-    let club = Variable { name: "club".to_owned(), from: VariableSource::Path, allowed };
+    let club = CredentialVariable { name: "club".to_owned(), from: VariableSource::Path, allowed };
     assert_eq!(config.variables, [club]);
     assert!(config.token.seed.is_none());
     let [seed] = config.secrets.as_slice() else { panic!() };
-    assert_eq!(seed.secret, OwnSecret::RefreshToken);
+    assert_eq!(seed.secret, InstanceSecret::RefreshToken);
     let paris = Variables::from([("club".to_owned(), "paris".to_owned())]);
-    assert_eq!(seed.place(&paris), SecretSource::File("/etc/bearerd/seeds/paris".into()));
+    assert_eq!(seed.source_for(&paris), SecretSource::File("/etc/bearerd/seeds/paris".into()));
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_field_is_named_in_vars_or_where_it_is_used() {
             "seeds/${field.X-Club}",
             if name == "club" { "seeds/${club}" } else { "seeds/${field.X-Club}" },
         ));
-        let expected = Variable { name: name.to_owned(), from: field("x-club"), allowed };
+        let expected = CredentialVariable { name: name.to_owned(), from: field("x-club"), allowed };
         assert_eq!(config.variables, [expected], "{lines}");
     }
 }

@@ -1,38 +1,38 @@
-//! Which tokens an operator means by a name.
+//! Resolution of the names that operators use for tokens.
 //!
-//! `resamania` are all tokens of the credential, those that are only in the store included;
-//! `resamania[paris]`, as people read it, and `resamania/paris`, the key of its record, are one. Unlike
-//! a name, a key is exact whatever the values are.
+//! `resamania` means all tokens of the credential, including those that are only stored.
+//! `resamania[paris]`, as people read it, and `resamania/paris`, the key of its record, mean one
+//! token. Unlike a title, a key is unambiguous for all values.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Instance, InstanceError, Recipe, Slots};
+use super::{Instance, InstanceError, SlotBuilder, Slots};
 use crate::credential::Config;
 use crate::store::StoreError;
 use crate::template::Variables;
 use crate::token::Context;
 
-/// A token that a name stands for, whether there is a slot of it or not.
+/// A token that a name stands for, open or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
-    /// What messages call it.
+pub struct NamedToken {
+    /// The name in messages.
     pub title: String,
     /// The key of its record.
     pub key: String,
-    /// What the credential's variables stand for.
+    /// The values of the credential's variables.
     pub values: Variables,
 }
 
-/// A credential where no proxy runs: of its tokens only those are opened that are named, because an open
-/// one refreshes itself.
+/// A credential without a running proxy. It opens only the tokens that are named, because an open
+/// slot refreshes its token.
 #[derive(Debug)]
-pub struct Dormant(Recipe);
+pub struct OfflineCredential(SlotBuilder);
 
-impl Dormant {
-    /// The credential of `config`.
+impl OfflineCredential {
+    /// The credential configured by `config`.
     pub fn new(config: Config, context: Context) -> Self {
-        Self(Recipe {
+        Self(SlotBuilder {
             token: config.token,
             variables: config.variables,
             secrets: config.secrets,
@@ -40,63 +40,64 @@ impl Dormant {
         })
     }
 
-    /// The tokens that `name` stands for; `None`: none of this credential's.
+    /// The tokens that `name` stands for; `None` if it does not name one of this credential's.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] if it is not known what there is.
-    pub async fn named(&self, name: &str) -> Result<Option<Vec<Named>>, StoreError> {
+    /// [`StoreError`] if the stored tokens cannot be listed.
+    pub async fn named(&self, name: &str) -> Result<Option<Vec<NamedToken>>, StoreError> {
         self.0.named(name, Vec::new()).await
     }
 
-    /// What an operator can name.
+    /// The names that an operator can use.
     pub fn names(&self) -> Vec<String> {
         self.0.names(&[])
     }
 
-    /// Opens a token.
+    /// Opens the slot of a token.
     ///
     /// # Errors
     ///
-    /// [`InstanceError`], if it has nothing that it could be logged out of.
+    /// [`InstanceError`] if it has nothing to log out of.
     pub async fn open(&self, values: &Variables) -> Result<Arc<Instance>, InstanceError> {
         self.0.make(values.clone()).await
     }
 }
 
 impl Slots {
-    /// The tokens that `name` stands for; `None`: none of this credential's.
+    /// The tokens that `name` stands for; `None` if it does not name one of this credential's.
     pub(in crate::credential) async fn named(
         &self,
         credential: &str,
         name: &str,
-    ) -> Option<Vec<Named>> {
+    ) -> Option<Vec<NamedToken>> {
         let many = match self {
             Self::One(instance) => return (name == credential).then(|| vec![instance.named()]),
             Self::Many(many) => many,
         };
-        let in_use: Vec<Named> = self.in_use().iter().map(|instance| instance.named()).collect();
-        match many.recipe.named(name, in_use.clone()).await {
+        let instances: Vec<NamedToken> =
+            self.instances().iter().map(|instance| instance.named()).collect();
+        match many.builder.named(name, instances.clone()).await {
             Ok(named) => named,
             Err(error) => {
                 tracing::error!(credential, %error, "token store");
-                (name == credential).then_some(in_use)
+                (name == credential).then_some(instances)
             }
         }
     }
 
-    /// What an operator can name.
+    /// The names that an operator can use.
     pub(in crate::credential) fn names(&self, credential: &str) -> Vec<String> {
         match self {
             Self::One(_) => vec![credential.to_owned()],
-            Self::Many(many) => many.recipe.names(&self.in_use()),
+            Self::Many(many) => many.builder.names(&self.instances()),
         }
     }
 }
 
 impl Instance {
-    fn named(&self) -> Named {
-        Named {
+    fn named(&self) -> NamedToken {
+        NamedToken {
             title: self.title.to_string(),
             key: self.key.to_string(),
             values: self.variables().clone(),
@@ -104,12 +105,12 @@ impl Instance {
     }
 }
 
-impl Recipe {
+impl SlotBuilder {
     async fn named(
         &self,
         name: &str,
-        in_use: Vec<Named>,
-    ) -> Result<Option<Vec<Named>>, StoreError> {
+        instances: Vec<NamedToken>,
+    ) -> Result<Option<Vec<NamedToken>>, StoreError> {
         let Some(rest) = name.strip_prefix(&self.token.name) else { return Ok(None) };
         if !rest.is_empty() {
             let values = self.values_in_key(name).or_else(|| self.values_in_title(rest));
@@ -122,14 +123,14 @@ impl Recipe {
         let stored = self.context.store.keys(&self.token.name).await?;
         let stored = stored.iter().filter_map(|key| self.values_in_key(key));
         let stored = stored.filter(|values| self.allows(values)).map(|values| self.of(values));
-        // Each once, in the order of the keys.
-        let all: BTreeMap<String, Named> =
-            in_use.into_iter().chain(stored).map(|named| (named.key.clone(), named)).collect();
+        // Each token once, ordered by key.
+        let all: BTreeMap<String, NamedToken> =
+            instances.into_iter().chain(stored).map(|named| (named.key.clone(), named)).collect();
         Ok(Some(all.into_values().collect()))
     }
 
-    fn names(&self, in_use: &[Arc<Instance>]) -> Vec<String> {
-        let titles = in_use.iter().map(|instance| instance.title.to_string());
+    fn names(&self, instances: &[Arc<Instance>]) -> Vec<String> {
+        let titles = instances.iter().map(|instance| instance.title.to_string());
         std::iter::once(self.token.name.clone()).chain(titles).collect()
     }
 
@@ -138,13 +139,13 @@ impl Recipe {
         self.token.values_in(key, names)
     }
 
-    /// The values in `[paris]`, in the order of the variables' names.
+    /// The values in a title such as `[paris]`, ordered by variable name.
     fn values_in_title(&self, rest: &str) -> Option<Variables> {
         let text = rest.strip_prefix('[')?.strip_suffix(']')?;
         let mut names: Vec<&String> = self.variables.iter().map(|it| &it.name).collect();
         names.sort();
         let values: Vec<&str> = match names.len() {
-            // A single value may hold a comma.
+            // A single value may contain a comma.
             1 => vec![text],
             _ => text.split(',').collect(),
         };
@@ -153,8 +154,8 @@ impl Recipe {
         is_whole.then(|| paired.collect())
     }
 
-    fn of(&self, values: Variables) -> Named {
+    fn of(&self, values: Variables) -> NamedToken {
         let config = crate::token::Config { variables: values, ..self.token.clone() };
-        Named { title: config.title(), key: config.key(), values: config.variables }
+        NamedToken { title: config.title(), key: config.key(), values: config.variables }
     }
 }
