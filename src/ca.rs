@@ -1,13 +1,14 @@
-//! The local certificate authority: it vouches for the hosts of credentials, towards the clients
-//! of this proxy and nobody else.
+//! The local certificate authority, which issues certificates for the hosts of credentials, trusted
+//! by this proxy's clients only.
 //!
-//! The CA's key signs certificates and is used for nothing else; all leaves share another key that
-//! lives only in memory. A leaf names exactly one host, never a wildcard, and is valid for a day.
-//! Leaves are minted on demand (some 50 µs) and only for hosts that a credential names, because
-//! nothing else is ever intercepted.
+//! The CA key signs certificates and nothing else. All leaf certificates share another key that
+//! exists only in memory. A leaf names exactly one host, never a wildcard, and is valid for a day.
+//! Leaves are issued on demand (about 50 µs each) and only for hosts that a credential names,
+//! because no other connection is intercepted.
 //!
-//! An expired CA signs nothing and is never silently replaced: every client has to be told to trust the new one.
-//! So there may be two for a while, the one that signs and the one that will ([`Config::renew`]).
+//! An expired CA signs nothing and is never replaced automatically, because every client has to be
+//! configured to trust the new one. For a while there may therefore be two: the one that signs and
+//! its successor ([`Config::renew`]).
 
 mod error;
 mod files;
@@ -33,29 +34,32 @@ use crate::secret::Fingerprint;
 pub use error::CaError;
 use leaf::{Leaf, LeafKeys};
 
-/// At most so many leaves are kept; more hosts than that are minted again when they come back.
+/// The maximum number of cached leaves; further ones are issued again when needed.
 const MAX_LEAVES: u64 = 1024;
-/// A certificate is valid from an hour ago, for clients whose clock is late.
+/// Certificates are backdated by an hour, for clients whose clock is slow.
 const BACKDATE: Duration = Duration::from_secs(3600);
-/// From so long before its end operators are told about it, unless it is renewed.
-pub const ENDING: Duration = Duration::from_secs(30 * 24 * 3600);
-/// So long before its end a CA hands over to the next: its last leaves are over long before it is.
+/// How long before the end of a CA operators are asked to renew it.
+pub const RENEWAL_NOTICE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long before its end a CA is replaced by its successor; long enough for its last leaves to
+/// expire first.
 const HANDOVER: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Where the CA lives and how long its certificates last.
+/// Where the CA is stored and how long its certificates are valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Holds `ca.pem` and `ca.key`, which are made at first need, and after a renewal `next.key`.
+    /// The directory of `ca.pem` and `ca.key`, which are created if missing, and of `next.key`
+    /// after a renewal.
     pub dir: PathBuf,
-    /// The lifetime of a new CA. Default 365 days: a forgotten CA must not be trusted for ever.
+    /// The lifetime of a new CA. Default 365 days, because a forgotten CA must not stay trusted
+    /// forever.
     pub lifetime: Duration,
-    /// The lifetime of a leaf. Default 24 h; it is minted anew after half of it.
+    /// The lifetime of a leaf. Default 24 h; it is replaced after half of that.
     pub leaf_lifetime: Duration,
 }
 
 /// The CA, ready to sign.
 pub struct CertificateAuthority {
-    /// At least one; the last lasts longest.
+    /// At least one; the last one expires last.
     signers: Vec<Arc<Signer>>,
     pem: String,
     leaf_keys: Arc<LeafKeys>,
@@ -63,7 +67,7 @@ pub struct CertificateAuthority {
     leaves: moka::sync::Cache<Host, Arc<ServerConfig>>,
 }
 
-/// A CA's certificate with its key.
+/// A CA certificate with its key.
 struct Signer {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
@@ -88,7 +92,8 @@ impl CertificateAuthority {
         })
     }
 
-    /// The certificates as PEM, for clients to trust: that of the CA and, after a renewal, that of the next.
+    /// The certificates as PEM, for clients to trust: the CA's and, after a renewal, its
+    /// successor's.
     pub fn pem(&self) -> &str {
         &self.pem
     }
@@ -98,32 +103,33 @@ impl CertificateAuthority {
         self.signer(now).map_or(&[], |signer| &signer.certificate)
     }
 
-    /// When the last of its certificates ends.
+    /// When the last certificate expires.
     pub fn not_after(&self) -> SystemTime {
         self.signers.last().map_or(SystemTime::UNIX_EPOCH, |signer| signer.not_after)
     }
 
-    /// Should an operator renew it, at `now`?
-    pub fn is_ending(&self, now: SystemTime) -> bool {
-        self.not_after() < now + ENDING
+    /// Returns true if an operator should renew the CA.
+    pub fn needs_renewal(&self, now: SystemTime) -> bool {
+        self.not_after() < now + RENEWAL_NOTICE
     }
 
-    /// From when on the newest certificate signs; `None`: it does at `now`.
-    pub fn hands_over(&self, now: SystemTime) -> Option<SystemTime> {
+    /// When the newest certificate starts to sign; `None` if it already signs at `now`.
+    pub fn handover_time(&self, now: SystemTime) -> Option<SystemTime> {
         let (signer, last) = (self.signer(now)?, self.signers.last()?);
         (!Arc::ptr_eq(signer, last)).then(|| signer.not_after - HANDOVER)
     }
 
-    /// The SHA-256 of each certificate, as `openssl x509 -fingerprint -sha256` shows it, with its end.
+    /// The SHA-256 of each certificate, as `openssl x509 -fingerprint -sha256` prints it, with its
+    /// expiry.
     pub fn fingerprints(&self) -> impl Iterator<Item = (Fingerprint, SystemTime)> {
         self.signers.iter().map(|signer| (Fingerprint::of(&signer.certificate), signer.not_after))
     }
 
-    /// The server side of TLS for `host`, with a certificate for exactly that host.
+    /// The TLS server configuration for `host`, with a certificate for exactly that host.
     ///
     /// # Errors
     ///
-    /// [`CaError::Expired`]; [`CaError::Certificate`] if the host cannot stand in a certificate.
+    /// [`CaError::Expired`]; [`CaError::Certificate`] if the host is not valid in a certificate.
     pub fn server_config(
         &self,
         host: &Host,
@@ -139,7 +145,7 @@ impl CertificateAuthority {
         self.leaves.try_get_with_by_ref(host, || self.mint(host, now))
     }
 
-    /// The first that has long enough to live, or the last.
+    /// The first signer that is valid for longer than [`HANDOVER`], or the last.
     fn signer(&self, now: SystemTime) -> Option<&Arc<Signer>> {
         let lasts = |signer: &&Arc<Signer>| signer.not_after > now + HANDOVER;
         self.signers.iter().find(lasts).or(self.signers.last())
@@ -171,7 +177,7 @@ fn ca_params(
     lifetime: Duration,
 ) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
-    // Two installations have two names: trust stores that index by name keep them apart.
+    // Each installation has its own name, so that trust stores that index by name keep them apart.
     let id: String =
         Fingerprint::of(&key.subject_public_key_info()).as_str().chars().take(8).collect();
     params.distinguished_name.push(DnType::CommonName, format!("bearerd local CA {id}"));
@@ -183,13 +189,13 @@ fn ca_params(
     Ok(params)
 }
 
-/// 127 random bits (CA/Browser Forum, Baseline Requirements §7.1: at least 64): clients on NSS refuse a second
-/// certificate with the serial of another.
+/// A serial number of 127 random bits (CA/Browser Forum Baseline Requirements §7.1: at least 64).
+/// Clients that use NSS refuse a second certificate with the same issuer and serial number.
 fn serial_number() -> Result<SerialNumber, CaError> {
     let mut bytes = [0; 16];
     let filled = crate::tls::provider().secure_random.fill(&mut bytes);
     filled.map_err(|_| CaError::Certificate(rcgen::Error::RingUnspecified))?;
-    // A positive number, and not a short one.
+    // Makes the number positive and keeps its length.
     if let Some(first) = bytes.first_mut() {
         *first = *first & 0x7F | 0x40;
     }

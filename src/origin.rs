@@ -1,12 +1,12 @@
 //! Hosts, authorities and origins: parsed once, then used for everything.
 //!
-//! The host that policy judged must be the host the credential goes to. So one canonical value is
-//! made from the bytes a client sent, anything ambiguous is refused, and that same value decides
-//! which credential applies, is resolved and dialled, stands in SNI and `Host`, is what the
-//! certificate is checked against, and keys the connection pool. Nothing below ever looks at the
+//! The host that policy decides on must be the host that the credential is sent to. The bytes sent
+//! by a client are therefore parsed into one canonical value, and anything ambiguous is refused.
+//! That value selects the credential, is resolved and dialled, appears in SNI and `Host`, is
+//! checked against the certificate, and is the key of the connection pool. Nothing below uses the
 //! original text again.
 //!
-//! The parsers are pure. They decode nothing: a `%` in a host is an error, not an escape.
+//! The parsers are pure and decode nothing: a `%` in a host is an error, not an escape.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -22,7 +22,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// The port that a URI of this scheme means when it names none.
+    /// The port of a URI of this scheme that has none.
     pub fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -40,24 +40,23 @@ impl fmt::Display for Scheme {
     }
 }
 
-/// A host in canonical form: lower-case name without a trailing dot, or an address.
+/// A host in canonical form: a lower-case name without a trailing dot, or an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
     /// A registered name in lower case, each label of letters, digits, `-` and `_`.
     Name(Box<str>),
-    /// An IPv4 literal in the one usual spelling.
+    /// An IPv4 literal in dotted decimal.
     V4(Ipv4Addr),
-    /// An IPv6 literal; written in brackets.
+    /// An IPv6 literal, written in brackets.
     V6(Ipv6Addr),
 }
 
 impl Host {
-    /// Parses a host as it stands in an authority, an IPv6 address in brackets.
+    /// Parses a host as written in an authority; IPv6 addresses are in brackets.
     ///
     /// # Errors
     ///
-    /// [`AuthorityError`] for userinfo, percent signs, non-ASCII, a trailing dot, empty or overlong
-    /// labels, and for numbers that some resolvers would read as an address (`127.1`, `0x7f000001`).
+    /// [`AuthorityError`] for user information, percent signs, non-ASCII characters, a trailing dot, empty or overlong labels, and numbers that some resolvers read as an address (`127.1`, `0x7f000001`).
     pub fn parse(text: &str) -> Result<Self, AuthorityError> {
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or(AuthorityError::Brackets)?;
@@ -76,7 +75,8 @@ impl Host {
         Ok(Self::Name(text.to_ascii_lowercase().into_boxed_str()))
     }
 
-    /// What follows this host at the beginning of `text`, if it stands there in the form that it is written in.
+    /// The rest of `text` after this host in canonical form; `None` if `text` does not start with
+    /// it.
     fn strip_from<'a>(&self, text: &'a [u8]) -> Option<&'a [u8]> {
         match self {
             Self::Name(name) => text.strip_prefix(name.as_bytes()),
@@ -90,7 +90,7 @@ impl Host {
         }
     }
 
-    /// The name, if this is one.
+    /// The name, unless the host is an address.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Name(name) => Some(name),
@@ -99,7 +99,7 @@ impl Host {
     }
 }
 
-/// What follows `number` at the beginning of `text`, if it stands there in decimal.
+/// The rest of `text` after `number` in decimal; `None` if `text` does not start with it.
 fn strip_decimal(text: &[u8], number: u16) -> Option<&[u8]> {
     let length = number.checked_ilog10().map_or(1, |log| log as usize + 1);
     let (digits, rest) = text.split_at_checked(length)?;
@@ -109,7 +109,7 @@ fn strip_decimal(text: &[u8], number: u16) -> Option<&[u8]> {
     (value == Some(u32::from(number))).then_some(rest)
 }
 
-/// Checks a label of `text`, those before it being right.
+/// Checks one label of `text`; earlier labels have been checked.
 fn check_label(label: &[u8], text: &str) -> Result<(), AuthorityError> {
     if label.is_empty() {
         return Err(AuthorityError::EmptyLabel);
@@ -117,15 +117,16 @@ fn check_label(label: &[u8], text: &str) -> Result<(), AuthorityError> {
     if label.len() > 63 {
         return Err(AuthorityError::TooLong);
     }
-    let is_usual = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    if label.iter().all(is_usual) {
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if label.iter().all(is_allowed) {
         return Ok(());
     }
-    let is_unusual = |c: &char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-    text.chars().find(is_unusual).map_or(Ok(()), |c| Err(AuthorityError::Character(c)))
+    let is_forbidden = |c: &char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    text.chars().find(is_forbidden).map_or(Ok(()), |c| Err(AuthorityError::Character(c)))
 }
 
-/// Would a resolver take this last label for a part of an IPv4 address (WHATWG URL §3.5)?
+/// Returns true if a resolver would read this last label as part of an IPv4 address (WHATWG URL
+/// §3.5).
 fn is_numeric(label: &[u8]) -> bool {
     let hex = label.strip_prefix(b"0x").or_else(|| label.strip_prefix(b"0X"));
     label.iter().all(u8::is_ascii_digit)
@@ -142,12 +143,12 @@ impl fmt::Display for Host {
     }
 }
 
-/// A host and a port; the port is always known.
+/// A host and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Authority {
     /// The host.
     pub host: Host,
-    /// The port, the scheme's default if none was written.
+    /// The port; the scheme's default if none was written.
     pub port: u16,
 }
 
@@ -156,13 +157,12 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// What [`Host::parse`] refuses, a port that is not 1–65535 in plain digits, and a missing port
-    /// where `default_port` is `None` (the request target of CONNECT, RFC 9110 §9.3.6).
+    /// [`AuthorityError`] from [`Host::parse`], for a port that is not 1–65535 in plain digits, and for a missing port if `default_port` is `None` (the request target of CONNECT, RFC 9110 §9.3.6).
     pub fn parse(text: &str, default_port: Option<u16>) -> Result<Self, AuthorityError> {
-        Self::of_parts(text, split_port(text), default_port)
+        Self::from_parts(text, split_port(text), default_port)
     }
 
-    fn of_parts(
+    fn from_parts(
         text: &str,
         parts: Result<(&str, Option<&str>), AuthorityError>,
         default_port: Option<u16>,
@@ -178,8 +178,9 @@ impl Authority {
         Ok(Self { host: Host::parse(host)?, port })
     }
 
-    /// The same for what a client asks for: a name may also end in a dot, which says that it is complete (RFC 1034
-    /// §3.1). The dot stays, so that the name is never one of the configuration's.
+    /// Parses an authority in a request, where a name may also end with a dot that marks it as
+    /// absolute (RFC 1034 §3.1). The dot is kept, so that the name never equals one in the
+    /// configuration.
     ///
     /// # Errors
     ///
@@ -187,7 +188,7 @@ impl Authority {
     pub fn parse_requested(text: &str, default_port: Option<u16>) -> Result<Self, AuthorityError> {
         let parts = split_port(text);
         let Some((name, port)) = parts.ok().and_then(split_dot) else {
-            return Self::of_parts(text, parts, default_port);
+            return Self::from_parts(text, parts, default_port);
         };
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         match Self::parse(&format!("{name}{port}"), default_port)? {
@@ -198,20 +199,21 @@ impl Authority {
         }
     }
 
-    /// The same authority without the dot at its end, if it has one.
+    /// The same authority without the trailing dot of its name; `None` if there is no such dot.
     pub fn without_dot(&self) -> Option<Self> {
         let name = self.host.name()?.strip_suffix('.')?;
         Some(Self { host: Host::Name(name.into()), port: self.port })
     }
 
-    /// Parses the value of a `Host` field or an `:authority` and compares it with this one.
+    /// Parses the value of a `Host` field or `:authority` and returns true if it equals this
+    /// authority.
     pub fn agrees_with(&self, text: &str, scheme: Scheme) -> bool {
         let other = Self::parse_requested(text, Some(scheme.default_port()));
         other.is_ok_and(|other| other == *self)
     }
 }
 
-/// Splits at the colon before the port, which is never one inside brackets.
+/// Splits at the colon before the port, ignoring colons in brackets.
 fn split_port(text: &str) -> Result<(&str, Option<&str>), AuthorityError> {
     let after_brackets = memchr::memrchr(b']', text.as_bytes()).map_or(0, |end| end + 1);
     let Some((before, rest)) = text.split_at_checked(after_brackets) else {
@@ -227,7 +229,7 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), AuthorityError> {
     }
 }
 
-/// A name that ends in a dot, without it.
+/// Removes the trailing dot of a name; `None` if there is none.
 fn split_dot<'a>((name, port): (&'a str, Option<&'a str>)) -> Option<(&'a str, Option<&'a str>)> {
     Some((name.strip_suffix('.')?, port))
 }
@@ -246,17 +248,17 @@ impl fmt::Display for Authority {
     }
 }
 
-/// Where a protected resource is (RFC 9110 §4.3.1).
+/// The origin of a resource (RFC 9110 §4.3.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// How it is spoken to.
+    /// The scheme.
     pub scheme: Scheme,
-    /// Where it is.
+    /// Host and port.
     pub authority: Authority,
 }
 
 impl Origin {
-    /// The value of the `Host` field for a request to this origin: without a default port.
+    /// The value of the `Host` field for a request to this origin, without a default port.
     pub fn host_field(&self) -> String {
         if self.authority.port == self.scheme.default_port() {
             self.authority.host.to_string()
@@ -265,7 +267,7 @@ impl Origin {
         }
     }
 
-    /// Is `value` what [`Origin::host_field`] would write? Allocates nothing, IPv6 excepted.
+    /// Returns true if `value` equals [`Origin::host_field`]. Allocates nothing, except for IPv6.
     pub fn is_host_field(&self, value: &[u8]) -> bool {
         let Authority { host, port } = &self.authority;
         match host.strip_from(value) {
@@ -278,7 +280,7 @@ impl Origin {
     }
 }
 
-/// In as few pieces as possible: pools are looked into twice for each request.
+/// Hashes few values, because pools are looked up twice per request.
 impl Hash for Origin {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Authority { host, port } = &self.authority;
@@ -297,28 +299,28 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Why a text is not one unambiguous authority.
+/// Why a text is not an unambiguous authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
-    /// `user@host`: some parsers would read another host out of it.
+    /// `user@host`, which some parsers read as another host.
     #[error("user information is not allowed before the host")]
     UserInfo,
-    /// Something is wrong with `[` and `]`.
+    /// Misplaced `[` or `]`.
     #[error("brackets are only for one IPv6 address without a zone")]
     Brackets,
     /// An empty host, two dots in a row, or a trailing dot.
     #[error("a host has no empty labels and no trailing dot")]
     EmptyLabel,
-    /// A trailing dot where the name without it is a credential's.
-    #[error("a credential's host is asked for without a trailing dot")]
+    /// A trailing dot on a name that is a credential's host without it.
+    #[error("a credential's host must be requested without a trailing dot")]
     TrailingDot,
     /// More than 63 octets in a label or 253 in all (RFC 1035 §2.3.4).
     #[error("a host has at most 63 characters in a label and 253 in all")]
     TooLong,
-    /// A character that no host has, such as `%`, `\` or a letter outside ASCII.
+    /// A character that is not allowed in hosts, such as `%`, `\` or a non-ASCII letter.
     #[error("`{}` is not allowed in a host", .0.escape_default())]
     Character(char),
-    /// A last label that looks like a number, in a host that is not a plain IPv4 address.
+    /// A numeric last label in a host that is not a plain IPv4 address.
     #[error("a host that ends in a number must be an IPv4 address of four decimal parts")]
     Number,
     /// Not a number from 1 to 65535.
@@ -335,7 +337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_spelling_comes_out_of_every_accepted_one() {
+    fn accepted_spellings_have_one_canonical_form() {
         for (text, canonical) in [
             ("API.Test", "api.test:443"),
             ("api.test:8443", "api.test:8443"),
@@ -350,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_another_parser_could_read_differently_is_refused() {
+    fn ambiguous_authorities_are_refused() {
         for text in [
             "",
             ":443",
@@ -390,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_requested_name_may_end_in_one_dot_and_keeps_it() {
+    fn a_requested_name_keeps_its_trailing_dot() {
         for (text, canonical) in [
             ("LocalHost.", "localhost.:80"),
             ("api.test.:8080", "api.test.:8080"),
@@ -411,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_has_63_octets_and_a_name_253() {
+    fn labels_are_limited_to_63_octets_and_names_to_253() {
         let label = "a".repeat(63);
         assert!(Host::parse(&label).is_ok());
         assert!(Host::parse(&format!("{label}a")).is_err());
@@ -422,12 +424,12 @@ mod tests {
     }
 
     #[test]
-    fn connect_names_its_port() {
+    fn connect_requires_a_port() {
         assert_eq!(Authority::parse("api.test", None), Err(AuthorityError::MissingPort));
     }
 
     #[test]
-    fn the_host_field_leaves_a_default_port_out() {
+    fn the_host_field_omits_the_default_port() {
         for (scheme, authority, field) in [
             (Scheme::Https, "api.test:443", "api.test"),
             (Scheme::Https, "api.test:80", "api.test:80"),

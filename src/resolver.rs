@@ -1,22 +1,24 @@
-//! Name look-ups for the whole process.
+//! Name resolution for the whole process.
 //!
-//! `getaddrinfo` knows what the machine knows (the hosts file, mDNS, the rules of a VPN), but it blocks,
-//! may take half a minute and cannot be cancelled. So it runs on threads that belong to nobody: they
-//! never delay the end of the process or of a runtime. Whoever asks waits until a deadline of its own,
-//! one look-up serves all who ask for the same name, and answers are kept for a short time.
+//! `getaddrinfo` knows what the machine knows (the hosts file, mDNS, VPN rules), but it blocks, can
+//! take half a minute and cannot be cancelled. It therefore runs on detached threads, which never
+//! delay the end of the process or of a runtime. Callers wait until their own deadline, concurrent
+//! callers share one lookup per name, and answers are cached for a short time.
 //!
-//! What is bounded, so that names that never resolve cannot stop others:
+//! Limits keep names that never resolve from blocking others:
 //!
-//! - at most [`THREADS`] look-ups run at once, [`PER_SUFFIX`] of them for names that end in the same two
-//!   labels, and [`RESERVED`] threads are for names that have resolved before;
-//! - a name that has resolved before is answered from the cache while its look-up takes long or fails;
-//! - at most [`WAITING`] names wait for a thread, [`WAITING_PER_SUFFIX`] with the same last two labels; one that
-//!   nobody waits for any more is not looked up.
+//! - At most [`MAX_THREADS`] lookups run at once, at most [`MAX_PER_SUFFIX`] of them for names with
+//!   the same last two labels, and [`RESERVED_THREADS`] threads are reserved for names that have
+//!   resolved before.
+//! - While the lookup of a name that has resolved before takes long or fails, it is answered from
+//!   the cache.
+//! - At most [`MAX_WAITING`] names wait for a thread, at most [`MAX_WAITING_PER_SUFFIX`] with the
+//!   same last two labels. Names without a caller are not looked up.
 //!
-//! The limit of this: while more than 24 names of several domains hang in the system's resolver, a name
-//! that was never looked up before waits for a thread until its deadline.
+//! Limitation: while more than 24 names of several domains hang in the system resolver, a name that
+//! was never looked up before waits for a thread until its deadline.
 
-mod desk;
+mod queue;
 mod special;
 #[cfg(test)]
 mod tests;
@@ -32,160 +34,161 @@ use moka::sync::Cache;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use desk::{Desk, Task};
+use queue::{LookupQueue, LookupTask};
 pub(crate) use special::is_loopback;
 
-/// Look-ups at once. A thread that waits costs a stack of a few pages.
-pub(crate) const THREADS: usize = 32;
-/// Threads for names that have resolved before.
-pub(crate) const RESERVED: usize = 8;
-/// Look-ups at once for names with the same last two labels: their servers may all be dead.
-pub(crate) const PER_SUFFIX: usize = 8;
-/// Names that may wait for a thread.
-pub(crate) const WAITING: usize = 2048;
-/// The same for names with the same last two labels.
-pub(crate) const WAITING_PER_SUFFIX: usize = 512;
-/// Names of which the last answer is kept.
-const ANSWERS: u64 = 1024;
-/// Names of which the last failure is kept; apart from the answers, so that no flood of bad names drives
-/// them out.
-const FAILURES: u64 = 1024;
-/// How long a stale answer may still be used while nothing better is known.
-const STALE: Duration = Duration::from_secs(3600);
-/// How long a thread without work stays.
-const IDLE: Duration = Duration::from_secs(10);
+/// Concurrent lookups. A waiting thread costs a few pages of stack.
+pub(crate) const MAX_THREADS: usize = 32;
+/// Threads reserved for names that have resolved before.
+pub(crate) const RESERVED_THREADS: usize = 8;
+/// Concurrent lookups for names with the same last two labels, whose servers may all be down.
+pub(crate) const MAX_PER_SUFFIX: usize = 8;
+/// Names waiting for a thread.
+pub(crate) const MAX_WAITING: usize = 2048;
+/// Names with the same last two labels waiting for a thread.
+pub(crate) const MAX_WAITING_PER_SUFFIX: usize = 512;
+/// Names whose last answer is cached.
+const MAX_ANSWERS: u64 = 1024;
+/// Names whose last failure is cached; separate from the answers, so that a flood of bad names does
+/// not evict them.
+const MAX_FAILURES: u64 = 1024;
+/// How long a stale answer may be used while lookups fail.
+const MAX_STALE: Duration = Duration::from_secs(3600);
+/// How long an idle thread stays.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What [`Resolver::addresses`] returns: at least one address, in the order of the system.
-pub(crate) type Answer = Result<Arc<[IpAddr]>, NameError>;
+/// At least one address, in the system's order.
+pub(crate) type LookupResult = Result<Arc<[IpAddr]>, NameError>;
 
-/// Why a name has no address.
+/// Why a name could not be resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NameError {
-    /// There is no such name.
+    /// The name does not exist.
     #[error("the name does not exist")]
     NotFound,
-    /// The name exists, and has no address.
+    /// The name exists but has no address.
     #[error("the name has no address")]
     NoAddress,
     /// The name servers failed or did not answer (`EAI_AGAIN`).
     #[error("the name servers failed or did not answer")]
     Unavailable,
-    /// The look-up failed in another way.
-    #[error("the look-up failed (getaddrinfo error {0})")]
+    /// The lookup failed in another way.
+    #[error("the lookup failed (getaddrinfo error {0})")]
     Failed(i32),
-    /// No answer before the deadline of whoever asked.
+    /// No answer before the caller's deadline.
     #[error("the name was not resolved in time")]
-    Late,
-    /// Too many names wait to be looked up.
-    #[error("too many names wait to be looked up already")]
-    Full,
+    Timeout,
+    /// Too many names are waiting.
+    #[error("too many names are waiting to be looked up")]
+    QueueFull,
 }
 
 impl NameError {
-    /// Does the error say something about the name, rather than about the look-up?
+    /// Returns true if the error is a property of the name and not of the lookup.
     fn is_about_name(self) -> bool {
         matches!(self, Self::NotFound | Self::NoAddress)
     }
 }
 
-/// How a name is looked up; blocks for as long as it takes.
+/// A blocking lookup.
 pub(crate) trait Lookup: Send + Sync + 'static {
     fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, NameError>;
 }
 
-/// `getaddrinfo`.
-struct System;
+/// Looks names up with `getaddrinfo`.
+struct SystemLookup;
 
-/// How old answers get.
+/// How long answers are used.
 #[derive(Clone, Copy, Debug)]
-struct Ages {
-    /// An answer younger than this is used without a look-up.
+struct CacheTimes {
+    /// How long an answer is used without a new lookup.
     fresh: Duration,
-    /// The same for a failure.
+    /// How long a failure is used without a new lookup.
     failed: Duration,
-    /// How long a look-up may take before a stale answer is used instead.
-    patience: Duration,
+    /// How long a lookup may take before a stale answer is used.
+    lookup_wait: Duration,
 }
 
-impl Default for Ages {
-    /// 30 s for an answer, as long as most servers' own entries live when they are about to change; 2 s for a
-    /// failure, so that a burst asks once; 500 ms, above the usual time of a look-up.
+impl Default for CacheTimes {
+    /// 30 s for answers, a common TTL of entries that are about to change; 2 s for failures, so
+    /// that a burst causes one lookup; 500 ms for lookups, longer than usual ones take.
     fn default() -> Self {
         Self {
             fresh: Duration::from_secs(30),
             failed: Duration::from_secs(2),
-            patience: Duration::from_millis(500),
+            lookup_wait: Duration::from_millis(500),
         }
     }
 }
 
-/// Looks names up; clones share threads and answers.
+/// Resolves names. Clones share threads and cache.
 #[derive(Clone)]
 pub(crate) struct Resolver {
-    shared: Arc<Shared>,
+    state: Arc<ResolverState>,
 }
 
-struct Shared {
+struct ResolverState {
     lookup: Box<dyn Lookup>,
-    ages: Ages,
-    answers: Cache<Arc<str>, Kept<Arc<[IpAddr]>>>,
-    failures: Cache<Arc<str>, Kept<NameError>>,
-    desk: Mutex<Desk>,
+    times: CacheTimes,
+    answers: Cache<Arc<str>, CachedValue<Arc<[IpAddr]>>>,
+    failures: Cache<Arc<str>, CachedValue<NameError>>,
+    queue: Mutex<LookupQueue>,
     work: Condvar,
 }
 
 /// A value and when it was obtained.
 #[derive(Clone, Debug)]
-struct Kept<T> {
+struct CachedValue<T> {
     value: T,
     at: Instant,
 }
 
 impl Resolver {
-    /// A resolver that asks the system. Starts no thread before the first look-up.
+    /// A resolver that uses the system. Starts no thread before the first lookup.
     pub(crate) fn new() -> Self {
-        Self::with(System, Ages::default())
+        Self::with(SystemLookup, CacheTimes::default())
     }
 
-    fn with(lookup: impl Lookup, ages: Ages) -> Self {
-        let shared = Shared {
+    fn with(lookup: impl Lookup, times: CacheTimes) -> Self {
+        let state = ResolverState {
             lookup: Box::new(lookup),
-            ages,
-            answers: Cache::builder().max_capacity(ANSWERS).time_to_live(STALE).build(),
-            failures: Cache::builder().max_capacity(FAILURES).time_to_live(STALE).build(),
-            desk: Mutex::new(Desk::default()),
+            times,
+            answers: Cache::builder().max_capacity(MAX_ANSWERS).time_to_live(MAX_STALE).build(),
+            failures: Cache::builder().max_capacity(MAX_FAILURES).time_to_live(MAX_STALE).build(),
+            queue: Mutex::new(LookupQueue::default()),
             work: Condvar::new(),
         };
-        Self { shared: Arc::new(shared) }
+        Self { state: Arc::new(state) }
     }
 
-    /// A resolver for tests, with answers as in production.
+    /// A resolver for tests, with the times used in production.
     #[cfg(test)]
-    pub(crate) fn asking(lookup: impl Lookup) -> Self {
-        Self::with(lookup, Ages::default())
+    pub(crate) fn with_lookup(lookup: impl Lookup) -> Self {
+        Self::with(lookup, CacheTimes::default())
     }
 
-    /// The addresses of `name`, a lower-case name without a trailing dot. `localhost` and the names below it
-    /// are this machine, and names below `invalid` do not exist, whatever the system says (RFC 6761 §6.3, §6.4).
+    /// The addresses of `name`, in lower case without a trailing dot. `localhost` and names below it
+    /// are this machine, and names below `invalid` do not exist, regardless of the system (RFC 6761
+    /// §6.3, §6.4).
     ///
     /// # Errors
     ///
-    /// [`NameError`]; [`NameError::Late`] at `deadline` at the latest.
+    /// [`NameError`]; [`NameError::Timeout`] at `deadline` at the latest.
     ///
     /// # Cancellation
     ///
-    /// Dropping the future ends the wait. A look-up that has begun goes on, and its answer is kept.
-    pub(crate) async fn addresses(&self, name: &str, deadline: Instant) -> Answer {
+    /// Dropping the future ends the wait. A lookup in progress continues, and its answer is cached.
+    pub(crate) async fn addresses(&self, name: &str, deadline: Instant) -> LookupResult {
         if let Some(answer) = special::answer(name) {
             return answer;
         }
-        let kept = self.shared.answers.get(name);
-        if let Some(kept) = &kept
-            && kept.at.elapsed() < self.shared.ages.fresh
+        let cached = self.state.answers.get(name);
+        if let Some(cached) = &cached
+            && cached.at.elapsed() < self.state.times.fresh
         {
-            return Ok(Arc::clone(&kept.value));
+            return Ok(Arc::clone(&cached.value));
         }
-        let stale = kept.map(|kept| kept.value);
+        let stale = cached.map(|cached| cached.value);
         let answer = match self.recent_failure(name) {
             Some(error) => Err(error),
             None => self.look_up(name, stale.is_some(), deadline).await,
@@ -197,62 +200,63 @@ impl Resolver {
     }
 
     fn recent_failure(&self, name: &str) -> Option<NameError> {
-        let kept = self.shared.failures.get(name)?;
-        (kept.at.elapsed() < self.shared.ages.failed).then_some(kept.value)
+        let cached = self.state.failures.get(name)?;
+        (cached.at.elapsed() < self.state.times.failed).then_some(cached.value)
     }
 
-    /// An answer that needs no look-up.
-    fn recent(&self, name: &str) -> Option<Answer> {
-        let kept = self.shared.answers.get(name);
-        let fresh = kept.filter(|kept| kept.at.elapsed() < self.shared.ages.fresh);
-        fresh.map(|kept| Ok(kept.value)).or_else(|| self.recent_failure(name).map(Err))
+    /// An answer that needs no lookup.
+    fn recent(&self, name: &str) -> Option<LookupResult> {
+        let cached = self.state.answers.get(name);
+        let fresh = cached.filter(|cached| cached.at.elapsed() < self.state.times.fresh);
+        fresh.map(|cached| Ok(cached.value)).or_else(|| self.recent_failure(name).map(Err))
     }
 
-    /// Joins the look-up of `name`, or begins one.
-    async fn look_up(&self, name: &str, is_known: bool, deadline: Instant) -> Answer {
-        let (mut answer, began) = self.join(name, is_known)?;
-        let until = match is_known {
-            true => deadline.min(began + self.shared.ages.patience),
+    /// Joins the lookup of `name`, or starts one.
+    async fn look_up(&self, name: &str, has_resolved: bool, deadline: Instant) -> LookupResult {
+        let (mut answer, added_at) = self.join(name, has_resolved)?;
+        let until = match has_resolved {
+            true => deadline.min(added_at + self.state.times.lookup_wait),
             false => deadline,
         };
         let waiting = timeout_at(until, answer.wait_for(Option::is_some));
         match waiting.await {
-            Ok(Ok(answer)) => answer.clone().unwrap_or(Err(NameError::Late)),
-            // The sender goes without an answer only if no thread could be started.
+            Ok(Ok(answer)) => answer.clone().unwrap_or(Err(NameError::Timeout)),
+            // The sender is dropped without an answer only if no thread could be started.
             Ok(Err(_)) => Err(NameError::Unavailable),
-            Err(_) => Err(NameError::Late),
+            Err(_) => Err(NameError::Timeout),
         }
     }
 
     fn join(
         &self,
         name: &str,
-        is_known: bool,
-    ) -> Result<(watch::Receiver<Option<Answer>>, Instant), NameError> {
-        let mut desk = self.shared.desk();
-        // A look-up keeps its answer before it ends: one that has ended since the caller looked has left it.
-        if !desk.is_under_way(name)
+        has_resolved: bool,
+    ) -> Result<(watch::Receiver<Option<LookupResult>>, Instant), NameError> {
+        let mut queue = self.state.queue();
+        // A lookup caches its answer before it ends, so one that ended since the caller checked has
+        // left its answer there.
+        if !queue.contains(name)
             && let Some(answer) = self.recent(name)
         {
             return Ok((watch::channel(Some(answer)).1, Instant::now()));
         }
-        let joined = desk.join(name, is_known)?;
-        let starts_thread = desk.wants_thread();
-        drop(desk);
-        self.shared.work.notify_one();
+        let joined = queue.join(name, has_resolved)?;
+        let starts_thread = queue.reserve_thread();
+        drop(queue);
+        self.state.work.notify_one();
         if starts_thread {
             self.start_thread();
         }
         Ok(joined)
     }
 
-    /// Starts a detached thread: nobody waits for its end.
+    /// Starts a detached thread.
     fn start_thread(&self) {
-        let shared = Arc::clone(&self.shared);
+        let state = Arc::clone(&self.state);
         let thread = std::thread::Builder::new().name("resolver".to_owned());
-        if let Err(error) = thread.spawn(move || shared.work()) {
-            tracing::warn!(%error, "no thread could be started to look names up");
-            self.shared.desk().thread_failed();
+        if let Err(error) = thread.spawn(move || state.work()) {
+            tracing::warn!(%error, "cannot start a resolver thread");
+            self.state.queue().record_thread_failure();
         }
     }
 }
@@ -265,20 +269,20 @@ impl Default for Resolver {
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolver").field("desk", &*self.shared.desk()).finish_non_exhaustive()
+        f.debug_struct("Resolver").field("queue", &*self.state.queue()).finish_non_exhaustive()
     }
 }
 
-impl Shared {
-    /// Nothing that is done under the lock can leave it half done.
-    fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+impl ResolverState {
+    /// A poisoned lock is safe to use, because no operation leaves the queue inconsistent.
+    fn queue(&self) -> MutexGuard<'_, LookupQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The life of a thread: look-ups until there are none for a while.
+    /// Runs a thread: lookups until there are none for a while.
     fn work(&self) {
         while let Some(task) = self.next_task() {
-            // A look-up that panics must not leave its name under way for ever.
+            // A lookup that panics must not leave its name pending forever.
             let looked_up = catch_unwind(AssertUnwindSafe(|| self.lookup.addresses(task.name())));
             let answer = match looked_up {
                 Ok(Ok(addresses)) if addresses.is_empty() => Err(NameError::NoAddress),
@@ -290,47 +294,48 @@ impl Shared {
         }
     }
 
-    /// Waits for a name that may be looked up now; `None` ends the thread.
-    fn next_task(&self) -> Option<Task> {
-        let mut desk = self.desk();
-        let until = std::time::Instant::now() + IDLE;
+    /// Waits for the next lookup; `None` ends the thread.
+    fn next_task(&self) -> Option<LookupTask> {
+        let mut queue = self.queue();
+        let until = std::time::Instant::now() + IDLE_TIMEOUT;
         loop {
-            if let Some(task) = desk.take() {
+            if let Some(task) = queue.take_next() {
                 return Some(task);
             }
             let left = until.saturating_duration_since(std::time::Instant::now());
             if left.is_zero() {
-                desk.thread_ends();
+                queue.remove_thread();
                 return None;
             }
-            desk.waits(true);
-            (desk, _) = self.work.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner);
-            desk.waits(false);
+            queue.set_idle(true);
+            (queue, _) =
+                self.work.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner);
+            queue.set_idle(false);
         }
     }
 
-    /// Keeps the answer before it is told, so that whoever asks next finds it.
-    fn finish(&self, task: &Task, answer: Answer) {
+    /// Caches the answer before it is published, so that the next caller finds it.
+    fn finish(&self, task: &LookupTask, answer: LookupResult) {
         let (name, at) = (Arc::clone(task.shared_name()), Instant::now());
         match &answer {
             Ok(addresses) => {
                 self.failures.invalidate(&name);
-                self.answers.insert(name, Kept { value: Arc::clone(addresses), at });
+                self.answers.insert(name, CachedValue { value: Arc::clone(addresses), at });
             }
             Err(error) => {
                 if error.is_about_name() {
                     self.answers.invalidate(&name);
                 }
-                self.failures.insert(name, Kept { value: *error, at });
+                self.failures.insert(name, CachedValue { value: *error, at });
             }
         }
-        self.desk().finish(task, answer);
-        // What this name kept back may begin now, on a thread that waits.
+        self.queue().finish(task, answer);
+        // A lookup held back by this one may start now on an idle thread.
         self.work.notify_one();
     }
 }
 
-impl Lookup for System {
+impl Lookup for SystemLookup {
     fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, NameError> {
         let found = dns_lookup::lookup_host(name);
         match found {

@@ -124,7 +124,7 @@ impl Foundation {
         };
         let now = self.clock.now();
         let opened = config.open(now)?;
-        if opened.is_ending(now) {
+        if opened.needs_renewal(now) {
             tracing::warn!(
                 not_after = %humantime::format_rfc3339_seconds(opened.not_after()),
                 "the local CA ends soon, and then https of credentials' hosts fails; run `bearerd ca renew`"

@@ -1,4 +1,4 @@
-//! What can go wrong with the local CA.
+//! Errors of the local CA.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -6,17 +6,17 @@ use std::time::SystemTime;
 /// Why there is no CA, or no certificate from it.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
-    /// The operating system refused.
+    /// An operating system error.
     #[error("cannot {action} {path}: {source}")]
     Io {
-        /// What was tried, as a verb.
+        /// The attempted action, as a verb.
         action: &'static str,
-        /// On which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// What it said.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A file is there and cannot be used.
+    /// A file exists but is not usable.
     #[error("{path} {problem}")]
     Unusable {
         /// The file.
@@ -24,20 +24,20 @@ pub enum CaError {
         /// What is wrong and what to do.
         problem: String,
     },
-    /// The CA's time is over.
+    /// The CA has expired.
     #[error(
-        "the local CA has expired on {}; run `bearerd ca renew`, and have the clients trust the new ca.pem",
+        "the local CA has expired on {}; run `bearerd ca renew` and make the clients trust the new ca.pem",
         humantime::format_rfc3339_seconds(*at)
     )]
     Expired {
-        /// When.
+        /// The time of expiry.
         at: SystemTime,
     },
-    /// No credential is configured, so there is nothing to vouch for.
+    /// No credential is configured, so no certificates are needed.
     #[error("there is no local CA, because no credential is configured")]
     Missing,
-    /// A certificate could not be made.
-    #[error("cannot make a certificate: {0}")]
+    /// A certificate could not be created.
+    #[error("cannot create a certificate: {0}")]
     Certificate(rcgen::Error),
     /// A certificate could not be used.
     #[error("cannot use a certificate: {0}")]

@@ -1,8 +1,8 @@
-//! The files of the CA.
+//! Storage of the CA.
 //!
-//! `ca.pem` has the certificates that clients are to trust, `ca.key` and `next.key` the keys of up to two of them. A
-//! renewal makes `next.key` and adds its certificate. The next renewal moves `next.key` to `ca.key` first.
-//! Whatever interrupts either leaves files that load.
+//! `ca.pem` contains the certificates that clients trust; `ca.key` and `next.key` the keys of up to
+//! two of them. A renewal creates `next.key` and adds its certificate. The next renewal first moves
+//! `next.key` to `ca.key`. If either is interrupted, the remaining files still load.
 
 use std::fs::{DirBuilder, Permissions};
 use std::io::{ErrorKind, Write};
@@ -19,17 +19,17 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{CaError, CertificateAuthority, Config, Signer, ca_params};
 
 impl Config {
-    /// Is there a CA already?
+    /// Returns true if a CA exists.
     pub fn exists(&self) -> bool {
         self.certificate_path().exists()
     }
 
-    /// The file of the certificates, which clients are to trust.
+    /// The file of the certificates that clients trust.
     pub fn certificate_path(&self) -> PathBuf {
         self.dir.join("ca.pem")
     }
 
-    /// The key's file, which nobody else may read.
+    /// The file of the private key, which no other user may read.
     pub fn key_path(&self) -> PathBuf {
         self.dir.join("ca.key")
     }
@@ -38,26 +38,25 @@ impl Config {
         self.dir.join("next.key")
     }
 
-    /// Loads the CA, or makes it if there is none. One whose time is over loads, and signs nothing.
+    /// Loads the CA, or creates it if there is none. An expired CA loads but signs nothing.
     ///
     /// # Errors
     ///
-    /// [`CaError`] for files that cannot be read or written, that do not belong together, or that
-    /// others may read.
+    /// [`CaError`] for files that cannot be read or written, that do not belong together, or that other users can read.
     pub fn open(&self, now: SystemTime) -> Result<CertificateAuthority, CaError> {
         self.create_missing(now)?;
         self.load()
     }
 
-    /// Makes the next CA, unless there is one that does not sign yet. Clients are to trust both from now on;
-    /// the next signs from a week before the end of the first.
+    /// Creates the next CA, unless there is already one that does not sign yet. Clients have to
+    /// trust both from now on; the next one starts to sign a week before the first expires.
     ///
     /// # Errors
     ///
     /// [`CaError`], also if there is no CA.
     pub fn renew(&self, now: SystemTime) -> Result<CertificateAuthority, CaError> {
         let ca = self.load()?;
-        if ca.hands_over(now).is_some() {
+        if ca.handover_time(now).is_some() {
             return Ok(ca);
         }
         let (key_path, next_path) = (self.key_path(), self.next_key_path());
@@ -70,9 +69,9 @@ impl Config {
             write_new(&next_path, 0o600, key.serialize_pem().as_bytes())?;
         }
         let certificate = self.self_signed(&read_key(&next_path)?, now)?;
-        let still = |signer: &&Arc<Signer>| signer.not_after > now;
-        let still = ca.signers.iter().filter(still).map(|signer| pem(&signer.certificate));
-        let bundle: String = still.chain([certificate]).collect();
+        let unexpired = |signer: &&Arc<Signer>| signer.not_after > now;
+        let unexpired = ca.signers.iter().filter(unexpired).map(|signer| pem(&signer.certificate));
+        let bundle: String = unexpired.chain([certificate]).collect();
         let path = self.certificate_path();
         replace(&path, 0o644, bundle.as_bytes())?;
         self.load()
@@ -83,7 +82,7 @@ impl Config {
         signed.map(|certificate| certificate.pem()).map_err(CaError::Certificate)
     }
 
-    /// Two processes that start at once both end up with the files of whichever was first.
+    /// If two processes start at once, both use the files of the first.
     fn create_missing(&self, now: SystemTime) -> Result<(), CaError> {
         let (key_path, certificate_path) = (self.key_path(), self.certificate_path());
         if certificate_path.exists() {
@@ -107,20 +106,20 @@ impl Config {
         let mut key_paths = vec![self.key_path()];
         key_paths.extend(Some(self.next_key_path()).filter(|path| path.exists()));
         for key_path in &key_paths {
-            // Whatever is wrong with a key is wrong, also if no certificate is its.
+            // A key that is not usable is an error, even if it belongs to no certificate.
             read_key(key_path)?;
         }
         let pem = std::fs::read_to_string(&path).map_err(|error| io("read", &path, error))?;
         let mut signers = signers(&path, &pem, &key_paths)?;
         signers.sort_by_key(|signer| signer.not_after);
         match signers.is_empty() {
-            true => Err(unusable(&path, "does not belong to ca.key beside it")),
+            true => Err(unusable(&path, "does not belong to the ca.key beside it")),
             false => CertificateAuthority::new(signers, pem, self.leaf_lifetime),
         }
     }
 }
 
-/// The certificates of `pem` whose keys are there.
+/// The certificates of `pem` whose keys are available.
 fn signers(path: &Path, pem: &str, keys: &[PathBuf]) -> Result<Vec<Arc<Signer>>, CaError> {
     let mut found = Vec::new();
     let mut is_empty = true;
@@ -140,7 +139,7 @@ fn signers(path: &Path, pem: &str, keys: &[PathBuf]) -> Result<Vec<Arc<Signer>>,
         }
     }
     match is_empty {
-        true => Err(unusable(path, "holds no PEM certificate")),
+        true => Err(unusable(path, "contains no PEM certificate")),
         false => Ok(found),
     }
 }
@@ -161,8 +160,8 @@ fn read_key(path: &Path) -> Result<KeyPair, CaError> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let problem = "is missing, though ca.pem is there; restore it, or remove ca.pem as well to have a \
-                           new CA made";
+            let problem = "is missing although ca.pem exists; restore it, or remove ca.pem as well to create a \
+                           new CA";
             return Err(unusable(path, problem));
         }
         Err(error) => return Err(io("read", path, error)),
@@ -171,7 +170,7 @@ fn read_key(path: &Path) -> Result<KeyPair, CaError> {
         return Err(unusable(path, "can be read by other users; run `chmod 600` on it"));
     }
     let pem = std::fs::read_to_string(path).map_err(|error| io("read", path, error))?;
-    KeyPair::from_pem(&pem).map_err(|_| unusable(path, "holds no private key that can be used"))
+    KeyPair::from_pem(&pem).map_err(|_| unusable(path, "contains no usable private key"))
 }
 
 fn pem(certificate: &CertificateDer<'_>) -> String {
@@ -186,7 +185,7 @@ fn pem(certificate: &CertificateDer<'_>) -> String {
     text + "\n-----END CERTIFICATE-----\n"
 }
 
-/// Writes a file that is whole or not there; one that appeared meanwhile is left alone.
+/// Writes a complete file or none. An existing file is left unchanged.
 pub(super) fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), CaError> {
     match temporary(path, mode, bytes)?.persist_noclobber(path) {
         Ok(_) => Ok(()),
@@ -195,7 +194,7 @@ pub(super) fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), CaEr
     }
 }
 
-/// Puts a whole file in the place of another.
+/// Replaces a file atomically.
 fn replace(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), CaError> {
     let replaced = temporary(path, mode, bytes)?.persist(path);
     replaced.map(drop).map_err(|error| io("write", path, error.error))

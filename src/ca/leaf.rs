@@ -1,4 +1,4 @@
-//! Certificates for single hosts, and which of them a client gets.
+//! Leaf certificates for single hosts, and selection by the client's capabilities.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -17,10 +17,11 @@ use time::OffsetDateTime;
 use super::{BACKDATE, CaError, Signer, serial_number};
 use crate::origin::Host;
 
-/// The keys that all leaves share; they live in memory alone.
+/// The keys shared by all leaves, kept only in memory.
 pub(super) struct LeafKeys {
     pub(super) ecdsa: KeyPair,
-    /// Made when a client first needs it: that takes a tenth of a second, and nearly none does.
+    /// Generated when a client first needs it, because that takes 100 ms and hardly any client
+    /// does.
     rsa: OnceLock<Option<KeyPair>>,
 }
 
@@ -34,7 +35,7 @@ impl LeafKeys {
         let make = || match KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048) {
             Ok(key) => Some(key),
             Err(error) => {
-                tracing::warn!(%error, "no RSA key could be made for clients that know nothing else");
+                tracing::warn!(%error, "cannot generate an RSA key for clients without ECDSA");
                 None
             }
         };
@@ -42,15 +43,15 @@ impl LeafKeys {
     }
 }
 
-/// A host's certificates.
+/// The certificates of one host.
 pub(super) struct Leaf {
     host: Host,
-    /// From when until when.
+    /// Start and end of validity.
     valid: (SystemTime, SystemTime),
     signer: Arc<Signer>,
     keys: Arc<LeafKeys>,
     ecdsa: Arc<CertifiedKey>,
-    /// Made when a client first needs it.
+    /// Issued when a client first needs it.
     rsa: OnceLock<Option<Arc<CertifiedKey>>>,
 }
 
@@ -80,8 +81,9 @@ impl Leaf {
     fn rsa(&self) -> Option<Arc<CertifiedKey>> {
         let make = || {
             let signed = sign(&self.host, self.valid, &self.signer, self.keys.rsa()?);
-            let told = signed.map_err(|error| tracing::warn!(%error, "no RSA certificate"));
-            told.ok().map(Arc::new)
+            let signed =
+                signed.map_err(|error| tracing::warn!(%error, "cannot issue an RSA certificate"));
+            signed.ok().map(Arc::new)
         };
         self.rsa.get_or_init(make).clone()
     }
@@ -103,9 +105,10 @@ impl fmt::Debug for Leaf {
     }
 }
 
-/// Does a client that offers these know no server with an ECDSA key?
+/// Returns true if a client that offers these does not support ECDSA server keys.
 fn needs_rsa(suites: impl Iterator<Item = u16>, schemes: &[SignatureScheme]) -> bool {
-    // Those of TLS 1.3, which leave the key open, and ECDHE_ECDSA with an AEAD cipher of TLS 1.2.
+    // The suites of TLS 1.3, which work with any key, and the ECDHE_ECDSA suites of TLS 1.2 with
+    // AEAD ciphers.
     let fits = |suite| matches!(suite, 0x1301..=0x1305 | 0xC02B | 0xC02C | 0xCCA9);
     let verifies = schemes.contains(&SignatureScheme::ECDSA_NISTP256_SHA256);
     !(verifies && suites.into_iter().any(fits))
@@ -133,7 +136,7 @@ fn params(host: &Host, valid: (SystemTime, SystemTime)) -> Result<CertificatePar
         Host::V6(address) => SanType::IpAddress((*address).into()),
     };
     params.subject_alt_names = vec![name];
-    // No common name: it holds at most 64 characters, and no client looks at it any more.
+    // No common name: it is limited to 64 characters, and clients ignore it.
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "bearerd");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -150,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_client_that_knows_no_ecdsa_gets_rsa() {
+    fn only_clients_without_ecdsa_get_rsa() {
         use SignatureScheme as Scheme;
         let both = [Scheme::RSA_PSS_SHA256, Scheme::ECDSA_NISTP256_SHA256];
         for (suites, schemes, expected) in [

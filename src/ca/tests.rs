@@ -14,7 +14,7 @@ fn fingerprint(ca: &CertificateAuthority) -> String {
     ca.fingerprints().next().unwrap().0.as_str().to_owned()
 }
 
-/// A leaf for `host` as clients see it, and the certificate that signed it.
+/// The chain for `host` as clients see it: the leaf and the certificate that signed it.
 fn leaf(ca: &CertificateAuthority, host: &str, now: SystemTime) -> Vec<CertificateDer<'static>> {
     let signer = ca.signer(now).unwrap();
     let host = Host::parse(host).unwrap();
@@ -33,7 +33,7 @@ fn config() -> (tempfile::TempDir, Config) {
 }
 
 #[test]
-fn a_ca_is_made_once_with_a_private_key_and_loaded_ever_after() {
+fn a_ca_is_created_once_and_then_loaded() {
     let (_dir, config) = config();
     let now = SystemTime::now();
     let first = config.open(now).unwrap();
@@ -51,7 +51,7 @@ fn two_installations_have_different_keys_and_names() {
 }
 
 #[test]
-fn a_leaf_names_one_host_for_a_day_with_a_key_that_is_not_the_ca_s() {
+fn a_leaf_names_one_host_and_does_not_use_the_ca_key() {
     let (_dir, config) = config();
     let now = SystemTime::now();
     let ca = config.open(now).unwrap();
@@ -87,29 +87,29 @@ fn p41_an_expired_ca_signs_nothing_and_is_not_replaced() {
     let refused = ca.server_config(&Host::parse("a.test").unwrap(), now).unwrap_err();
     assert!(matches!(*refused, CaError::Expired { .. }), "{refused}");
     assert_eq!(std::fs::read(config.certificate_path()).unwrap(), before);
-    assert!(ca.is_ending(now));
-    // Renewed, it signs at once.
+    assert!(ca.needs_renewal(now));
+    // A renewed CA signs at once.
     let renewed = config.renew(now).unwrap();
     assert!(renewed.server_config(&Host::parse("a.test").unwrap(), now).is_ok());
     assert_eq!(CertificateDer::pem_slice_iter(renewed.pem().as_bytes()).count(), 1);
 }
 
 #[test]
-fn p41_a_renewed_ca_hands_over_a_week_before_its_end_and_both_are_trusted() {
+fn p41_a_renewed_ca_takes_over_a_week_before_expiry_and_both_are_trusted() {
     let (_dir, config) = config();
     let now = SystemTime::now();
     let first = fingerprint(&config.open(now).unwrap());
     let late = now + 340 * DAY;
-    assert!(config.open(late).unwrap().is_ending(late));
+    assert!(config.open(late).unwrap().needs_renewal(late));
     let ca = config.renew(late).unwrap();
-    assert!(!ca.is_ending(late));
+    assert!(!ca.needs_renewal(late));
     let signs = |ca: &CertificateAuthority, at| Fingerprint::of(ca.der(at)).as_str().to_owned();
     assert_eq!(signs(&ca, late), first);
     assert_eq!(CertificateDer::pem_slice_iter(ca.pem().as_bytes()).count(), 2);
-    let handover = ca.hands_over(late).unwrap() + DAY;
+    let handover = ca.handover_time(late).unwrap() + DAY;
     let second = signs(&ca, handover);
     assert_ne!(second, first);
-    // Renewed again too early it is the same, and after the handover the first is the one that goes.
+    // An early second renewal changes nothing; one after the handover replaces the first.
     assert_eq!(fingerprint(&config.renew(late).unwrap()), first);
     let again = config.renew(now + 370 * DAY).unwrap();
     assert_eq!(signs(&again, now + 370 * DAY), second);
@@ -122,7 +122,7 @@ fn p41_a_renewed_ca_hands_over_a_week_before_its_end_and_both_are_trusted() {
 }
 
 #[test]
-fn p41_whatever_interrupts_a_renewal_leaves_files_that_load() {
+fn p41_an_interrupted_renewal_leaves_files_that_load() {
     let (_dir, config) = config();
     let now = SystemTime::now();
     config.open(now).unwrap();
@@ -139,7 +139,7 @@ fn p41_whatever_interrupts_a_renewal_leaves_files_that_load() {
 }
 
 #[test]
-fn p40_no_two_certificates_have_one_serial() {
+fn p40_no_two_certificates_share_a_serial_number() {
     let (_dir, config) = config();
     let now = SystemTime::now();
     let ca = config.open(now).unwrap();
@@ -156,7 +156,7 @@ fn p40_no_two_certificates_have_one_serial() {
 }
 
 #[test]
-fn files_that_do_not_fit_are_refused_with_what_to_do() {
+fn mismatched_files_are_refused_with_a_hint() {
     let now = SystemTime::now();
     let (_dir, config) = config();
     config.open(now).unwrap();

@@ -73,7 +73,7 @@ fn renew(config: &ca::Config) -> Result<(), String> {
     let now = SystemTime::now();
     let ca = config.renew(now).map_err(|error| error.to_string())?;
     describe(config, &ca);
-    let from = match ca.hands_over(now) {
+    let from = match ca.handover_time(now) {
         Some(at) => format!("from {}", humantime::format_rfc3339_seconds(at)),
         None => "from now on".to_owned(),
     };
@@ -100,7 +100,7 @@ sha256 fingerprint  {}",
 fn show(config: &ca::Config, ca: &CertificateAuthority) -> Result<(), String> {
     let path = path_of(config);
     describe(config, ca);
-    if ca.is_ending(SystemTime::now()) {
+    if ca.needs_renewal(SystemTime::now()) {
         say(
             "It ends soon: `bearerd ca renew` makes the next, and clients are to trust both for a while.",
         );

@@ -79,7 +79,7 @@ impl Dialer {
         deadline: Instant,
     ) -> Result<OriginSocket, OriginError> {
         let resolving = timeout_at(deadline, self.resolve(authority, deadline)).await;
-        let addresses = resolving.unwrap_or(Err(NameError::Late)).map_err(OriginError::Name)?;
+        let addresses = resolving.unwrap_or(Err(NameError::Timeout)).map_err(OriginError::Name)?;
         let is_loopback = authority.host.name().is_some_and(is_loopback);
         self.network.own.judge_all(&addresses)?;
         let allowed = self.policy.judge_all(&addresses, is_loopback)?;

@@ -1,21 +1,21 @@
-//! Names that no resolver is asked for (RFC 6761).
+//! Special-use names, which are never looked up (RFC 6761).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::{Answer, NameError};
+use super::{LookupResult, NameError};
 
-/// The answer for a name that is special; `None` for all others.
-pub(super) fn answer(name: &str) -> Option<Answer> {
+/// The answer for a special-use name; `None` for all others.
+pub(super) fn answer(name: &str) -> Option<LookupResult> {
     if is_loopback(name) {
-        // IPv4 first: most development servers listen there alone.
+        // IPv4 first, because most development servers listen only there.
         let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         return Some(Ok(Arc::new(loopback)));
     }
     is_or_is_below(name, "invalid").then_some(Err(NameError::NotFound))
 }
 
-/// Is it `localhost` or a name below it?
+/// Returns true for `localhost` and names below it.
 pub(crate) fn is_loopback(name: &str) -> bool {
     is_or_is_below(name, "localhost")
 }
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_labels_make_a_name_special() {
+    fn special_names_are_matched_by_whole_labels() {
         for (name, special) in [
             ("localhost", true),
             ("app.localhost", true),

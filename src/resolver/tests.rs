@@ -4,17 +4,17 @@ use std::net::Ipv4Addr;
 
 use super::*;
 
-/// Longer than anything here takes.
+/// Longer than any operation in these tests.
 const LONG: Duration = Duration::from_secs(20);
 
-/// A table of names, of which some hang for as long as the test wants.
+/// A table of names, some of which hang until the test releases them.
 #[derive(Clone, Default)]
 struct Table {
-    state: Arc<(Mutex<State>, Condvar)>,
+    state: Arc<(Mutex<TableState>, Condvar)>,
 }
 
 #[derive(Default)]
-struct State {
+struct TableState {
     answers: HashMap<String, Result<Vec<IpAddr>, NameError>>,
     hanging: HashSet<String>,
     asked: Vec<String>,
@@ -39,12 +39,12 @@ impl Table {
         self.state.0.lock().unwrap().asked.iter().filter(|asked| *asked == name).count()
     }
 
-    /// Waits until so many names have been looked up, or are being.
-    async fn are_asked(&self, count: usize) {
+    /// Waits until `count` lookups have started.
+    async fn wait_for_lookups(&self, count: usize) {
         let table = self.clone();
         let asked = move || {
             let state = table.state.0.lock().unwrap();
-            let until = |state: &mut State| state.asked.len() < count;
+            let until = |state: &mut TableState| state.asked.len() < count;
             let waited = table.state.1.wait_timeout_while(state, LONG, until).unwrap();
             assert!(!waited.1.timed_out(), "{count} names were never looked up");
         };
@@ -64,9 +64,12 @@ impl Lookup for Table {
     }
 }
 
-/// Answers are stale at once, so that every question makes a look-up.
-const STALE_AT_ONCE: Ages =
-    Ages { fresh: Duration::ZERO, failed: Duration::ZERO, patience: Duration::from_millis(50) };
+/// All answers are stale at once, so that each call starts a lookup.
+const ALWAYS_STALE: CacheTimes = CacheTimes {
+    fresh: Duration::ZERO,
+    failed: Duration::ZERO,
+    lookup_wait: Duration::from_millis(50),
+};
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_millis(100)
@@ -77,10 +80,10 @@ fn late() -> Instant {
 }
 
 #[tokio::test]
-async fn p24_names_that_hang_delay_neither_others_nor_the_end() {
+async fn p24_hanging_names_delay_neither_others_nor_shutdown() {
     let table = Table::default();
     table.set("api.test", Ok([192, 0, 2, 1]));
-    let resolver = Resolver::with(table.clone(), Ages::default());
+    let resolver = Resolver::with(table.clone(), CacheTimes::default());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     for n in 0..600 {
         let name = format!("h{n}.dead.example");
@@ -88,28 +91,28 @@ async fn p24_names_that_hang_delay_neither_others_nor_the_end() {
         let resolver = resolver.clone();
         runtime.spawn(async move { resolver.addresses(&name, late()).await });
     }
-    table.are_asked(PER_SUFFIX).await;
+    table.wait_for_lookups(MAX_PER_SUFFIX).await;
     assert_eq!(resolver.addresses("localhost", soon()).await.unwrap().len(), 2);
     let found = resolver.addresses("api.test", late()).await;
     assert_eq!(*found.unwrap(), [IpAddr::from([192, 0, 2, 1])]);
-    let began = std::time::Instant::now();
+    let added_at = std::time::Instant::now();
     tokio::task::spawn_blocking(move || drop(runtime)).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(5), "look-ups held the runtime back");
+    assert!(added_at.elapsed() < Duration::from_secs(5), "lookups held the runtime back");
     table.release_all();
 }
 
 #[tokio::test]
-async fn who_asks_for_the_same_name_shares_one_look_up() {
+async fn concurrent_callers_share_one_lookup() {
     let table = Table::default();
     table.set("api.test", Ok([192, 0, 2, 1]));
     table.hang("api.test");
-    let resolver = Resolver::with(table.clone(), Ages::default());
+    let resolver = Resolver::with(table.clone(), CacheTimes::default());
     let ask = || {
         let resolver = resolver.clone();
         tokio::spawn(async move { resolver.addresses("api.test", late()).await })
     };
     let asking: Vec<_> = (0..100).map(|_| ask()).collect();
-    table.are_asked(1).await;
+    table.wait_for_lookups(1).await;
     table.release_all();
     for asked in asking {
         assert!(asked.await.unwrap().is_ok());
@@ -119,33 +122,33 @@ async fn who_asks_for_the_same_name_shares_one_look_up() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_while_somebody_is_about_to_ask_is_used() {
+async fn an_answer_that_arrives_before_the_caller_joins_is_used() {
     let table = Table::default();
     table.set("api.test", Ok([192, 0, 2, 1]));
-    let resolver = Resolver::with(table.clone(), Ages::default());
+    let resolver = Resolver::with(table.clone(), CacheTimes::default());
     assert!(resolver.addresses("api.test", late()).await.is_ok());
-    // As one that found nothing kept before that look-up ended.
+    // Like a caller that checked the cache before that lookup ended.
     assert!(resolver.look_up("api.test", false, late()).await.is_ok());
     assert_eq!(table.asked("api.test"), 1, "it was asked again");
 }
 
 #[tokio::test]
-async fn a_look_up_that_takes_too_long_is_late_and_its_answer_is_kept() {
+async fn a_slow_lookup_times_out_and_its_answer_is_cached() {
     let table = Table::default();
     table.set("slow.test", Ok([192, 0, 2, 1]));
     table.hang("slow.test");
-    let resolver = Resolver::with(table.clone(), Ages::default());
-    assert_eq!(resolver.addresses("slow.test", soon()).await, Err(NameError::Late));
+    let resolver = Resolver::with(table.clone(), CacheTimes::default());
+    assert_eq!(resolver.addresses("slow.test", soon()).await, Err(NameError::Timeout));
     table.release_all();
     assert!(resolver.addresses("slow.test", late()).await.is_ok());
     assert_eq!(table.asked("slow.test"), 1);
 }
 
 #[tokio::test]
-async fn a_name_that_resolved_before_is_answered_while_its_look_up_hangs_or_fails() {
+async fn a_stale_answer_is_used_while_the_lookup_hangs_or_fails() {
     let table = Table::default();
     table.set("api.test", Ok([192, 0, 2, 1]));
-    let resolver = Resolver::with(table.clone(), STALE_AT_ONCE);
+    let resolver = Resolver::with(table.clone(), ALWAYS_STALE);
     let first = resolver.addresses("api.test", late()).await;
     assert!(first.is_ok());
     table.hang("api.test");
@@ -155,8 +158,8 @@ async fn a_name_that_resolved_before_is_answered_while_its_look_up_hangs_or_fail
         table.set("api.test", Err(error));
         assert_eq!(resolver.addresses("api.test", late()).await, first, "{error}");
     }
-    // A look-up that says that the name is gone is believed.
-    let resolver = Resolver::with(table.clone(), STALE_AT_ONCE);
+    // An answer that the name does not exist overrides the cache.
+    let resolver = Resolver::with(table.clone(), ALWAYS_STALE);
     table.set("api.test", Ok([192, 0, 2, 1]));
     assert!(resolver.addresses("api.test", late()).await.is_ok());
     table.set("api.test", Err(NameError::NotFound));
@@ -164,9 +167,9 @@ async fn a_name_that_resolved_before_is_answered_while_its_look_up_hangs_or_fail
 }
 
 #[tokio::test]
-async fn a_failure_is_kept_for_a_moment() {
+async fn failures_are_cached_briefly() {
     let table = Table::default();
-    let resolver = Resolver::with(table.clone(), Ages::default());
+    let resolver = Resolver::with(table.clone(), CacheTimes::default());
     for _ in 0..10 {
         let answer = resolver.addresses("gone.test", late()).await;
         assert_eq!(answer, Err(NameError::NotFound));
@@ -175,21 +178,22 @@ async fn a_failure_is_kept_for_a_moment() {
 }
 
 #[tokio::test]
-async fn a_look_up_that_panics_is_a_failure() {
+async fn a_lookup_that_panics_is_a_failure() {
     struct Panics;
     impl Lookup for Panics {
         fn addresses(&self, _: &str) -> Result<Vec<IpAddr>, NameError> {
             panic!("on purpose");
         }
     }
-    let resolver = Resolver::with(Panics, Ages::default());
+    let resolver = Resolver::with(Panics, CacheTimes::default());
     assert_eq!(resolver.addresses("a.test", late()).await, Err(NameError::Unavailable));
     assert_eq!(resolver.addresses("b.test", late()).await, Err(NameError::Unavailable));
 }
 
 #[tokio::test]
-async fn the_system_knows_this_machine() {
-    // The hosts file has it everywhere, and without this module it would be asked.
-    let found = System.addresses("localhost").unwrap();
+async fn the_system_resolves_localhost() {
+    // The hosts file contains it everywhere, and only this module's special case keeps it from
+    // being read.
+    let found = SystemLookup.addresses("localhost").unwrap();
     assert!(found.iter().all(IpAddr::is_loopback), "{found:?}");
 }

@@ -49,7 +49,7 @@ fn dialer(addresses: &[&str]) -> Dialer {
 }
 
 fn network(lookup: FixedLookup) -> NetworkState {
-    NetworkState::new(Resolver::asking(lookup), ListenerAddresses::default(), 100)
+    NetworkState::new(Resolver::with_lookup(lookup), ListenerAddresses::default(), 100)
 }
 
 fn authority(port: u16) -> Authority {

@@ -234,13 +234,13 @@ fn name_verdict(error: NameError) -> OriginVerdict {
             "the origin server's name cannot be resolved, because the look-up failed",
             "check the name servers of bearerd's machine, and try again",
         ),
-        NameError::Late => verdict(
+        NameError::Timeout => verdict(
             LATE,
             "dns_timeout",
             "the origin server's name was not resolved in time (limits.connect_timeout)",
             "check the name servers of bearerd's machine",
         ),
-        NameError::Full => verdict(
+        NameError::QueueFull => verdict(
             StatusCode::SERVICE_UNAVAILABLE,
             "dns_error",
             "too many names wait to be looked up",
