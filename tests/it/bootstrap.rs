@@ -24,9 +24,17 @@ fn grants(world: &World) -> Vec<String> {
 
 fn assert_stored(world: &World) {
     let record = world.record();
-    assert_eq!(record["refresh_token"], world.authorization_server.current_refresh_token());
-    assert_eq!(record["terminal"], serde_json::Value::Null);
-    assert_eq!(record["attempt"], serde_json::Value::Null);
+    assert_eq!(
+        record["refresh_token"],
+        world.authorization_server.current_refresh_token(),
+        "the newest refresh token is not in the record"
+    );
+    assert_eq!(
+        record["terminal"],
+        serde_json::Value::Null,
+        "the record says that a login is needed"
+    );
+    assert_eq!(record["attempt"], serde_json::Value::Null, "the record still has an open attempt");
 }
 
 /// #5 and #24: both ways of saying it.
@@ -37,13 +45,21 @@ async fn the_first_refresh_token_may_come_from_a_password() {
         let world = knows_service(World::builder().without_seed()).credential(lines);
         let mut world = world.start().await;
         assert_all(&world.get_many(20).await, 200);
-        assert_eq!(grants(&world), ["password"]);
+        assert_eq!(
+            grants(&world),
+            ["password"],
+            "the first token was not requested with the password"
+        );
         assert_stored(&world);
         // From then on the refresh token, also after a restart.
         world.clock.advance(HOURS);
         world.restart().await;
         world.get("/").await.assert_ok();
-        assert_eq!(grants(&world), ["password", "refresh_token"]);
+        assert_eq!(
+            grants(&world),
+            ["password", "refresh_token"],
+            "the second token was not requested with the refresh token"
+        );
         assert_stored(&world);
     }
 }
@@ -55,9 +71,17 @@ async fn a_revoked_grant_is_healed_within_the_request_that_finds_out() {
     world.authorization_server.revoke_refresh_token();
     world.clock.advance(HOURS);
     assert_all(&world.get_many(20).await, 200);
-    assert_eq!(grants(&world), ["refresh_token", "refresh_token", "password"]);
+    assert_eq!(
+        grants(&world),
+        ["refresh_token", "refresh_token", "password"],
+        "the revoked refresh token was not followed by one bootstrap"
+    );
     assert_stored(&world);
-    assert_eq!(world.status().condition, Condition::Fresh);
+    assert_eq!(
+        world.status().condition,
+        Condition::Fresh,
+        "the status is not that of a healed grant"
+    );
 }
 
 /// Row 21: the answer is lost, the server is strict; it is counted as lost, and healed.
@@ -67,8 +91,16 @@ async fn a_lost_rotation_is_counted_and_healed() {
     world.authorization_server.enqueue(TokenBehaviour::DropAfterCommit);
     world.clock.advance(HOURS);
     world.get("/").await.assert_ok();
-    assert_eq!(grants(&world), ["refresh_token", "refresh_token", "refresh_token", "password"]);
-    assert_eq!(world.authorization_server.reuse_count(), 1);
+    assert_eq!(
+        grants(&world),
+        ["refresh_token", "refresh_token", "refresh_token", "password"],
+        "the lost rotation was not followed by one bootstrap"
+    );
+    assert_eq!(
+        world.authorization_server.reuse_count(),
+        1,
+        "the lost refresh token has to be presented once more, which the server notices"
+    );
     assert_stored(&world);
 }
 
@@ -82,7 +114,11 @@ async fn an_unreadable_answer_to_a_bootstrap_is_no_refusal() {
         world.authorization_server.enqueue(answer);
     }
     world.get("/").await.assert_ok();
-    assert_eq!(grants(&world), ["client_credentials"; 3]);
+    assert_eq!(
+        grants(&world),
+        ["client_credentials"; 3],
+        "the unreadable answers were not followed by another attempt"
+    );
 }
 
 /// #24: a bootstrap that fails is no end: the account may be unlocked at the server.
@@ -95,18 +131,28 @@ async fn a_refused_bootstrap_is_tried_every_five_minutes_and_not_more_often() {
     }
     assert_all(&world.get_many(20).await, 503);
     world.get("/").await.assert_no_token();
-    assert_eq!(world.authorization_server.token_requests(), 1);
-    assert_eq!(world.status().condition.to_string(), "failing (bootstrap_refused)");
+    world
+        .authorization_server
+        .assert_token_requests(1, "a refused bootstrap was repeated within five minutes");
+    assert_eq!(
+        world.status().condition.to_string(),
+        "failing (bootstrap_refused)",
+        "the status does not name the refused bootstrap"
+    );
     world.clock.advance(std::time::Duration::from_secs(301));
     world.get("/").await.assert_no_token();
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "the refused bootstrap was not repeated once after five minutes");
     world.clock.advance(std::time::Duration::from_secs(301));
     eventually("its turn has come", || {
         !matches!(world.status().condition, Condition::NeedsLogin(_))
     })
     .await;
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 3);
+    world
+        .authorization_server
+        .assert_token_requests(3, "the bootstrap was not repeated once after five more minutes");
     assert_stored(&world);
 }
 
@@ -125,6 +171,10 @@ async fn a_bootstrap_without_a_refresh_token_takes_the_place_of_the_dead_one() {
     }
     let refreshed = ["refresh_token"; 3].into_iter();
     let expected: Vec<_> = refreshed.chain(["client_credentials"; 3]).collect();
-    assert_eq!(grants(&world), expected);
+    assert_eq!(
+        grants(&world),
+        expected,
+        "the bootstraps do not take the place of the dead refresh token"
+    );
     assert_eq!(server.reuse_count(), 1, "the lost refresh token was presented again");
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::wire::Reply;
 use super::world::{World, WorldBuilder, get};
+use crate::texts::{assert_never_says, assert_says};
 
 /// Longer than a token lives.
 const HOURS: Duration = Duration::from_secs(2 * 3600);
@@ -90,6 +91,12 @@ fn asked_for(world: &World) -> Vec<String> {
     requests.iter().map(|request| request.param("club").unwrap().to_owned()).collect()
 }
 
+/// Asserts the clubs of the token requests, in the order of their arrival.
+#[track_caller]
+fn assert_asked_for(world: &World, clubs: &[&str]) {
+    assert_eq!(asked_for(world), clubs, "the token requests were for other clubs");
+}
+
 #[tokio::test]
 async fn two_clubs_have_two_tokens_two_records_and_a_refresh_each() {
     let world = start(BY_PATH, &["paris", "lyon"]).await;
@@ -99,22 +106,33 @@ async fn two_clubs_have_two_tokens_two_records_and_a_refresh_each() {
         world.get(path).await.assert_status(200, path);
     }
     let [paris, lyon, paris_again, lyon_again] = world.tokens_seen().try_into().unwrap();
-    assert!(paris != lyon && paris == paris_again && lyon == lyon_again);
-    assert_eq!(asked_for(&world), ["paris", "lyon"]);
+    assert!(
+        paris != lyon && paris == paris_again && lyon == lyon_again,
+        "the clubs do not have one token each"
+    );
+    assert_asked_for(&world, &["paris", "lyon"]);
     let sent =
         server.requests().into_iter().map(|it| it.param("refresh_token").unwrap().to_owned());
-    assert_eq!(sent.collect::<Vec<_>>(), seeds);
-    assert_eq!(records(&world), ["api@lyon.json", "api@paris.json"]);
+    assert_eq!(sent.collect::<Vec<_>>(), seeds, "a club's own seed was not presented");
+    assert_eq!(
+        records(&world),
+        ["api@lyon.json", "api@paris.json"],
+        "each club has to have a record"
+    );
     for club in ["paris", "lyon"] {
         let stored = record(&world, &format!("api@{club}.json"));
-        assert_eq!(stored["refresh_token"], server.current_refresh_token_of(club));
-        assert_eq!(stored["generation"], 1);
+        assert_eq!(
+            stored["refresh_token"],
+            server.current_refresh_token_of(club),
+            "{club}: the newest refresh token is not in its record"
+        );
+        assert_eq!(stored["generation"], 1, "{club}: its token is not the first");
     }
     world.clock.advance(HOURS);
     for path in ["/paris/", "/lyon/", "/lyon/", "/paris/"] {
         world.get(path).await.assert_status(200, path);
     }
-    assert_eq!(asked_for(&world), ["paris", "lyon", "paris", "lyon"]);
+    assert_asked_for(&world, &["paris", "lyon", "paris", "lyon"]);
     server.assert_no_reuse();
 }
 
@@ -136,7 +154,11 @@ async fn the_token_url_names_the_club() {
     }
     let requests = world.authorization_server.requests();
     let asked: Vec<_> = requests.iter().map(|request| request.path_and_query.as_str()).collect();
-    assert_eq!(asked, ["/paris/oauth/v2/token", "/lyon/oauth/v2/token"]);
+    assert_eq!(
+        asked,
+        ["/paris/oauth/v2/token", "/lyon/oauth/v2/token"],
+        "the token endpoints of other clubs were asked"
+    );
 }
 
 #[tokio::test]
@@ -145,16 +167,16 @@ async fn a_club_outside_the_list_is_refused_and_creates_nothing() {
     for path in ["/berlin/members", "/Paris/members", "/paris;x/members", "/parisx/", "/..paris/"] {
         let reply = world.get(path).await;
         let (status, said) = (reply.status, reply.text());
-        assert_eq!(status, 403, "{path}: {said}");
-        assert!(said.contains("is not for this value of \"club\""), "{said}");
+        assert_eq!(status, 403, "{path}: the client got another status: {said}");
+        assert_says("the output", &said, ["is not for this value of \"club\""]);
     }
     for path in ["/%70aris/members", "/paris%2fx", "/berlin/..%2fparis/"] {
         world.get(path).await.assert_status(400, path);
     }
-    assert_eq!(stored(&world), [""; 0]);
-    assert_eq!(world.authorization_server.token_requests(), 0);
-    assert!(world.origin.requests().is_empty());
-    assert!(titles(&world).is_empty());
+    assert_eq!(stored(&world), [""; 0], "a refused club has left a file");
+    world.authorization_server.assert_token_requests(0, "a token was requested for a refused club");
+    world.origin.assert_requests(0, "a request for a refused club reached the API");
+    assert!(titles(&world).is_empty(), "a refused club has a slot: {:?}", titles(&world));
 }
 
 #[tokio::test]
@@ -163,12 +185,16 @@ async fn a_field_chooses_the_token_and_never_reaches_the_api() {
     for club in ["paris", "lyon", "paris"] {
         get_for(&world, club).await.assert_ok();
     }
-    assert_eq!(asked_for(&world), ["paris", "lyon"]);
+    assert_asked_for(&world, &["paris", "lyon"]);
     let [one, two, three] = world.tokens_seen().try_into().unwrap();
-    assert!(one != two && one == three);
+    assert!(one != two && one == three, "the field does not choose the token");
     for request in world.origin.requests() {
-        assert_eq!(request.header("x-club"), None);
-        assert_eq!(request.header("accept"), Some("*/*"));
+        assert_eq!(
+            request.header("x-club"),
+            None,
+            "the field that chooses the token reached the API"
+        );
+        assert_eq!(request.header("accept"), Some("*/*"), "another field was removed as well");
     }
 }
 
@@ -181,9 +207,17 @@ refresh_token = { file = "seeds/${field.X-CLUB}" }
 "#;
     let world = start(lines, &["paris"]).await;
     get_for(&world, "paris").await.assert_ok();
-    assert_eq!(asked_for(&world), ["paris"]);
-    assert_eq!(world.origin.requests()[0].header("x-club"), None);
-    assert_eq!(world.origin.requests()[0].header("x-sent-for"), Some("club paris"));
+    assert_asked_for(&world, &["paris"]);
+    assert_eq!(
+        world.origin.requests()[0].header("x-club"),
+        None,
+        "the field that chooses the token reached the API"
+    );
+    assert_eq!(
+        world.origin.requests()[0].header("x-sent-for"),
+        Some("club paris"),
+        "the value of the field was not injected"
+    );
 }
 
 #[tokio::test]
@@ -192,35 +226,43 @@ async fn a_field_that_is_kept_from_choosing_is_removed_as_well() {
     let request = world.client().get(world.http("/")).header("X-Club", "paris");
     request.header("Authorization", "Bearer own").send().await.unwrap();
     let seen = &world.origin.requests()[0];
-    assert_eq!((seen.bearer(), seen.header("x-club")), (Some("own"), None));
+    assert_eq!(
+        (seen.bearer(), seen.header("x-club")),
+        (Some("own"), None),
+        "the client's own token was replaced, or the choosing field reached the API"
+    );
 }
 
 #[tokio::test]
 async fn a_field_that_chooses_nothing_is_refused_and_creates_nothing() {
     let world = start(BY_FIELD, &["paris"]).await;
     let reply = world.get("/members").await;
-    let (status, said) = (reply.status, reply.text());
-    assert_eq!(status, 403);
-    assert!(
-        said.contains("the request field \"x-club\", which this request does not have"),
-        "{said}"
+    let said = reply.text();
+    reply.assert_status(403, "a request without the field was not refused");
+    assert_says(
+        "the output",
+        &said,
+        ["the request field \"x-club\", which this request does not have"],
     );
     let twice = world.client().get(world.http("/"));
     let twice = twice.header("X-Club", "paris").header("X-Club", "lyon").send().await.unwrap();
-    assert_eq!(twice.status(), 403);
+    assert_eq!(twice.status(), 403, "a request with two such fields was not refused");
     for unfit in ["", ".", "..", "../seed", "a b", "a%2fb", "${client_id}", &"a".repeat(65)] {
         let reply = get_for(&world, unfit).await;
         let (status, said) = (reply.status, reply.text());
-        assert_eq!(status, 403, "{unfit:?}");
-        assert!(said.contains("1 to 64 letters") && !said.contains("../seed"), "{said}");
+        assert_eq!(status, 403, "{unfit:?}: the client got another status");
+        assert_says("the output", &said, ["1 to 64 letters"]);
+        assert_never_says("the output", &said, ["../seed"]);
     }
     let reply = get_for(&world, "stranger").await;
-    let (status, said) = (reply.status, reply.text());
-    assert_eq!(status, 403);
-    assert!(said.contains("no refresh token for these values"), "{said}");
-    assert_eq!(stored(&world), [""; 0]);
-    assert_eq!(world.authorization_server.token_requests(), 0);
-    assert!(world.origin.requests().is_empty());
+    let said = reply.text();
+    reply.assert_status(403, "a value without a seed was not refused");
+    assert_says("the output", &said, ["no refresh token for these values"]);
+    assert_eq!(stored(&world), [""; 0], "a refused value has left a file");
+    world
+        .authorization_server
+        .assert_token_requests(0, "a token was requested for a refused value");
+    world.origin.assert_requests(0, "a refused request reached the API");
 }
 
 #[tokio::test]
@@ -229,8 +271,8 @@ async fn a_field_may_have_a_list_as_well() {
         .replace("\"${field.X-Club}\"", "{ from = \"${field.X-Club}\", values = [\"paris\"] }");
     let world = start(&lines, &["paris", "lyon"]).await;
     get_for(&world, "paris").await.assert_ok();
-    assert_eq!(get_for(&world, "lyon").await.status, 403);
-    assert_eq!(records(&world), ["api@paris.json"]);
+    get_for(&world, "lyon").await.assert_status(403, "a value outside the list was not refused");
+    assert_eq!(records(&world), ["api@paris.json"], "a refused value has a record");
 }
 
 #[tokio::test]
@@ -244,23 +286,27 @@ async fn a_hundred_first_requests_are_one_token_request() {
     }
     world.authorization_server.wait_for_token_requests(1).await;
     world.authorization_server.release_all();
-    assert_eq!(requests.join_all().await, [200; 100]);
-    assert_eq!(asked_for(&world), ["paris"]);
-    assert_eq!(titles(&world), ["api[paris]"]);
+    assert_eq!(
+        requests.join_all().await,
+        [200; 100],
+        "a request that waited for the first token failed"
+    );
+    assert_asked_for(&world, &["paris"]);
+    assert_eq!(titles(&world), ["api[paris]"], "the slot has another name");
 }
 
 #[tokio::test]
 async fn a_club_without_its_seed_waits_for_one_and_the_others_work() {
     let world = start(BY_PATH, &["paris"]).await;
     let reply = world.get("/lyon/").await;
-    let (status, said) = (reply.status, reply.text());
-    assert_eq!(status, 503);
-    assert!(said.contains("api[lyon]") && said.contains("it has no refresh token"), "{said}");
+    let said = reply.text();
+    reply.assert_status(503, "a club without its seed was served");
+    assert_says("the output", &said, ["api[lyon]", "it has no refresh token"]);
     world.get("/paris/").await.assert_ok();
     write_seed(&world, "lyon");
     world.reload().await;
     world.get("/lyon/").await.assert_ok();
-    assert_eq!(asked_for(&world), ["paris", "lyon"]);
+    assert_asked_for(&world, &["paris", "lyon"]);
 }
 
 /// As on a disk that does not answer: whoever asks gets an answer, and the next that ask start no second look.
@@ -283,7 +329,7 @@ async fn a_seed_that_cannot_be_read_in_time_holds_nobody_for_ever() {
     }
     let answered = async { while get_for(&world, "lyon").await.status != 200 {} };
     tokio::time::timeout(Duration::from_secs(10), answered).await.unwrap();
-    assert_eq!(asked_for(&world), ["lyon"]);
+    assert_asked_for(&world, &["lyon"]);
 }
 
 #[tokio::test]
@@ -302,9 +348,9 @@ async fn each_club_can_have_a_client_secret_of_its_own() {
     world.start_proxy().await;
     world.get("/paris/").await.assert_ok();
     let reply = world.get("/lyon/").await;
-    let (status, said) = (reply.status, reply.text());
-    assert_eq!(status, 503);
-    assert!(said.contains("a secret that cannot be read"), "{said}");
+    let said = reply.text();
+    reply.assert_status(503, "a club without its client secret was served");
+    assert_says("the output", &said, ["a secret that cannot be read"]);
     // It is read by the next request, not by the next start.
     write_secret(&world, "secrets/lyon", "test-client-secret");
     world.get("/lyon/").await.assert_ok();
@@ -317,13 +363,17 @@ async fn a_restart_finds_every_record_again() {
         world.get(path).await.assert_ok();
     }
     world.restart().await;
-    assert_eq!(titles(&world), ["api[lyon]", "api[paris]"]);
+    assert_eq!(
+        titles(&world),
+        ["api[lyon]", "api[paris]"],
+        "the restart has not found every record"
+    );
     for path in ["/paris/", "/lyon/"] {
         world.get(path).await.assert_ok();
     }
-    assert_eq!(asked_for(&world), ["paris", "lyon"]);
+    assert_asked_for(&world, &["paris", "lyon"]);
     let [paris, lyon, paris_again, lyon_again] = world.tokens_seen().try_into().unwrap();
-    assert!(paris == paris_again && lyon == lyon_again);
+    assert!(paris == paris_again && lyon == lyon_again, "the restart has lost the stored tokens");
 }
 
 /// Row 33 for each of many: a refresh token that dies of idleness does not ask whether its club is busy.
@@ -332,12 +382,12 @@ async fn after_a_restart_a_club_that_nobody_asks_for_is_kept_alive() {
     for lines in [BY_PATH, BY_FIELD] {
         let mut world = start(&format!("{lines}keepalive = \"30d\""), &["paris"]).await;
         let response = world.client().get(world.http("/paris/")).header("X-Club", "paris");
-        assert_eq!(response.send().await.unwrap().status(), 200);
+        assert_eq!(response.send().await.unwrap().status(), 200, "the first request failed");
         world.stop().await;
         world.clock.advance(31 * 12 * HOURS);
         world.start_proxy().await;
         world.authorization_server.wait_for_token_requests(2).await;
-        assert_eq!(asked_for(&world), ["paris", "paris"]);
+        assert_asked_for(&world, &["paris", "paris"]);
     }
 }
 
@@ -349,8 +399,12 @@ async fn a_restart_makes_no_slot_for_a_record_whose_values_are_not_allowed_any_m
     }
     world.configure(|text| text.replace(r#"["paris", "lyon"]"#, r#"["paris", "berlin"]"#));
     world.restart().await;
-    assert_eq!(titles(&world), ["api[paris]"]);
-    assert_eq!(records(&world), ["api@lyon.json", "api@paris.json"]);
+    assert_eq!(titles(&world), ["api[paris]"], "a value that is not allowed any more has a slot");
+    assert_eq!(
+        records(&world),
+        ["api@lyon.json", "api@paris.json"],
+        "the record of a value that is not allowed any more was removed"
+    );
 }
 
 #[tokio::test]
@@ -361,7 +415,7 @@ async fn a_stranger_s_value_with_a_record_needs_no_seed() {
     world.restart().await;
     world.clock.advance(HOURS);
     get_for(&world, "paris").await.assert_ok();
-    assert_eq!(asked_for(&world), ["paris", "paris"]);
+    assert_asked_for(&world, &["paris", "paris"]);
 }
 
 #[tokio::test]
@@ -370,14 +424,18 @@ async fn a_reload_adds_a_club_and_takes_one_away() {
     for path in ["/paris/", "/lyon/"] {
         world.get(path).await.assert_ok();
     }
-    assert_eq!(world.get("/berlin/").await.status, 403);
+    world.get("/berlin/").await.assert_status(403, "a club outside the list was served");
     world.configure(|text| text.replace(r#"["paris", "lyon"]"#, r#"["paris", "berlin"]"#));
     world.reload().await;
-    assert_eq!(titles(&world), ["api[paris]"]);
+    assert_eq!(
+        titles(&world),
+        ["api[paris]"],
+        "the club that the reload took away still has a slot"
+    );
     world.get("/berlin/").await.assert_ok();
-    assert_eq!(world.get("/lyon/").await.status, 403);
+    world.get("/lyon/").await.assert_status(403, "the club that the reload took away was served");
     world.get("/paris/").await.assert_ok();
-    assert_eq!(asked_for(&world), ["paris", "lyon", "berlin"]);
+    assert_asked_for(&world, &["paris", "lyon", "berlin"]);
 }
 
 #[tokio::test]
@@ -388,12 +446,20 @@ async fn a_new_seed_of_one_club_counts_after_a_reload() {
     }
     world.authorization_server.revoke_refresh_token_of("paris");
     world.clock.advance(HOURS);
-    assert_eq!((world.get("/paris/").await.status, world.get("/lyon/").await.status), (503, 200));
+    assert_eq!(
+        (world.get("/paris/").await.status, world.get("/lyon/").await.status),
+        (503, 200),
+        "(paris, lyon): the revocation of one club's grant is not that club's alone"
+    );
     let new = world.authorization_server.issue_refresh_token_of("paris");
     write_secret(&world, "seeds/paris", &new);
     world.reload().await;
-    assert_eq!((world.get("/paris/").await.status, world.get("/lyon/").await.status), (200, 200));
-    assert_eq!(asked_for(&world), ["paris", "lyon", "paris", "lyon", "paris"]);
+    assert_eq!(
+        (world.get("/paris/").await.status, world.get("/lyon/").await.status),
+        (200, 200),
+        "(paris, lyon): the new seed does not count"
+    );
+    assert_asked_for(&world, &["paris", "lyon", "paris", "lyon", "paris"]);
 }
 
 #[tokio::test]
@@ -408,11 +474,11 @@ async fn two_replicas_refresh_each_club_once() {
             let request = client.get(world.http(&format!("/{club}/")));
             requests.spawn(async move { request.send().await.unwrap().status().as_u16() });
         }
-        assert_eq!(requests.join_all().await, [200; 40]);
+        assert_eq!(requests.join_all().await, [200; 40], "round {round}: a request failed");
         let mut asked = asked_for(&world);
         asked.sort();
         let expected = [vec!["lyon"; round], vec!["paris"; round]].concat();
-        assert_eq!(asked, expected);
+        assert_eq!(asked, expected, "round {round}: each club has to be refreshed once");
         world.clock.advance(HOURS);
     }
     world.authorization_server.assert_no_reuse();
@@ -431,7 +497,7 @@ async fn a_rejection_renews_the_token_of_its_club_alone() {
     for path in ["/paris/", "/lyon/", "/paris/"] {
         world.get(path).await.assert_ok();
     }
-    assert_eq!(asked_for(&world), ["paris", "lyon", "paris"]);
+    assert_asked_for(&world, &["paris", "lyon", "paris"]);
 }
 
 #[tokio::test]
@@ -456,8 +522,12 @@ params = { club = "own" }
     for path in ["/paris/", "/lyon/"] {
         world.get(path).await.assert_ok();
     }
-    assert_eq!(asked_for(&world), ["own", "lyon"]);
-    assert_eq!(records(&world), ["api@lyon.json", "own.json"]);
+    assert_asked_for(&world, &["own", "lyon"]);
+    assert_eq!(
+        records(&world),
+        ["api@lyon.json", "own.json"],
+        "the literal path did not choose its credential"
+    );
 }
 
 #[tokio::test]
@@ -465,23 +535,38 @@ async fn operators_see_the_clubs_in_use_and_metrics_name_the_credential_alone() 
     let world = start(BY_PATH, &["paris", "lyon"]).await;
     let ask = async |path: &str| world.ask_admin(path).await.text();
     let described: Value = serde_json::from_str(&ask("/api/v1/credentials").await).unwrap();
-    assert_eq!(described["credentials"][0]["name"], "api");
-    assert_eq!(described["credentials"][0]["state"], "absent");
+    assert_eq!(
+        described["credentials"][0]["name"], "api",
+        "a credential without slots is not listed"
+    );
+    assert_eq!(
+        described["credentials"][0]["state"], "absent",
+        "a credential without slots has another state"
+    );
     for path in ["/paris/", "/lyon/"] {
         world.get(path).await.assert_ok();
     }
     for path in ["/api/v1/credentials", "/readyz"] {
         let described: Value = serde_json::from_str(&ask(path).await).unwrap();
         for (at, name) in [(0, "api[lyon]"), (1, "api[paris]")] {
-            assert_eq!(described["credentials"][at]["name"], name);
-            assert_eq!(described["credentials"][at]["credential"], "api");
-            assert_eq!(described["credentials"][at]["state"], "fresh");
+            assert_eq!(
+                described["credentials"][at]["name"], name,
+                "{path}: the slot has another name"
+            );
+            assert_eq!(
+                described["credentials"][at]["credential"], "api",
+                "{path}: the slot is listed for another credential"
+            );
+            assert_eq!(
+                described["credentials"][at]["state"], "fresh",
+                "{path}: the slot has another state"
+            );
         }
     }
     let metrics = ask("/metrics").await;
     let fresh = "bearerd_credential_state{credential=\"api\",state=\"fresh\"} 2";
-    assert!(metrics.contains(fresh), "{metrics}");
-    assert!(!metrics.contains("paris") && !metrics.contains("lyon"), "{metrics}");
+    assert_says("the metrics", &metrics, [fresh]);
+    assert_never_says("the metrics", &metrics, ["paris", "lyon"]);
     world.authorization_server.revoke_refresh_token_of("paris");
     world.clock.advance(HOURS);
     world.get("/paris/").await.assert_no_token();
@@ -489,7 +574,10 @@ async fn operators_see_the_clubs_in_use_and_metrics_name_the_credential_alone() 
     let conditions: Vec<Condition> =
         credentials.all()[0].statuses().iter().map(|status| status.condition).collect();
     assert!(matches!(conditions[..], [_, Condition::NeedsLogin(_)]), "{conditions:?}");
-    assert!(ask("/readyz").await.contains("degraded"));
+    assert!(
+        ask("/readyz").await.contains("degraded"),
+        "the probe does not tell of the club that needs a login"
+    );
 }
 
 #[tokio::test]
@@ -508,14 +596,18 @@ async fn strangers_values_make_no_more_slots_than_are_allowed() {
     let most = bearerd::credential::MAX_SLOTS;
     for start in (0..most).step_by(64) {
         let statuses = futures_util::future::join_all((start..start + 64).map(get)).await;
-        assert_eq!(statuses, [200; 64]);
+        assert_eq!(statuses, [200; 64], "a value within the limit got no token");
     }
     let reply = get_for(&world, "one-more").await;
-    let (status, said) = (reply.status, reply.text());
-    assert_eq!(status, 503);
-    assert!(said.contains("as many tokens as it may have"), "{said}");
-    assert_eq!(get(7).await, 200);
-    assert_eq!(world.authorization_server.token_requests(), most);
+    let said = reply.text();
+    reply.assert_status(503, "more slots were made than are allowed");
+    assert_says("the output", &said, ["as many tokens as it may have"]);
+    assert_eq!(get(7).await, 200, "a value that has a slot was not served at the limit");
+    assert_eq!(
+        world.authorization_server.token_requests(),
+        most,
+        "each slot has to make one token request"
+    );
 }
 
 #[tokio::test]
@@ -534,13 +626,20 @@ refresh_token = { file = "seeds/${client}" }
             ("paris", world.https("/b")),
         ] {
             let answer = world.client_named(name).get(url).send().await.unwrap();
-            assert_eq!(answer.status(), 200, "{name}");
+            assert_eq!(answer.status(), 200, "{name}: the client got another status");
         }
-        assert_eq!(asked_for(&world), ["paris", "lyon"]);
+        assert_asked_for(&world, &["paris", "lyon"]);
         let [one, two, three, four] = world.tokens_seen().try_into().unwrap();
-        assert!(one != two && one == three && one == four);
+        assert!(
+            one != two && one == three && one == four,
+            "the client's name does not choose the token"
+        );
         for request in world.origin.requests() {
-            assert_eq!(request.header("proxy-authorization"), None);
+            assert_eq!(
+                request.header("proxy-authorization"),
+                None,
+                "the client's name was sent to the API"
+            );
         }
     }
 }
@@ -549,14 +648,28 @@ refresh_token = { file = "seeds/${client}" }
 async fn a_client_that_does_not_say_who_it_is_is_asked_for_its_name() {
     let world = start(&BY_FIELD.replace("${field.X-Club}", "${client}"), &["paris"]).await;
     let answer = world.client().get(world.http("/")).send().await.unwrap();
-    assert_eq!(answer.status(), 407);
-    assert_eq!(answer.headers()["proxy-authenticate"], "Basic realm=\"bearerd\"");
-    assert!(answer.text().await.unwrap().contains("user name of its proxy"));
+    assert_eq!(answer.status(), 407, "a client without a name was not asked for it");
+    assert_eq!(
+        answer.headers()["proxy-authenticate"],
+        "Basic realm=\"bearerd\"",
+        "the challenge asks for something else"
+    );
+    assert!(
+        answer.text().await.unwrap().contains("user name of its proxy"),
+        "the answer does not say where the name belongs"
+    );
     // The answer to its CONNECT is what the client fails with.
-    assert!(world.client().get(world.https("/")).send().await.is_err());
+    assert!(
+        world.client().get(world.https("/")).send().await.is_err(),
+        "the CONNECT of a client without a name was accepted"
+    );
     assert_eq!(
         world.client_named("a%2Fb").get(world.http("/")).send().await.unwrap().status(),
-        403
+        403,
+        "a name that no path may have was not refused"
     );
-    assert!(stored(&world).is_empty() && world.origin.requests().is_empty());
+    assert!(
+        stored(&world).is_empty() && world.origin.requests().is_empty(),
+        "a refused client has left a file or reached the API"
+    );
 }

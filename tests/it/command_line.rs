@@ -16,6 +16,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::program::{Program, bearerd, command, text};
 use super::wire::{Wire, get, message, within};
 use super::world::World;
+use crate::texts::{assert_never_says, assert_says};
 
 // ===== check =====
 
@@ -24,14 +25,22 @@ async fn check_says_what_a_good_file_comes_to_and_changes_nothing() {
     let world = World::builder().start_servers().await;
     let before = files(world.dir.path());
     let output = bearerd(world.dir.path(), &["check"]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "the command has another exit code: {}",
+        text(&output.stderr)
+    );
     let said = text(&output.stdout);
-    assert!(said.contains("credential `api`") && said.contains("proxy.toml: ok"), "{said}");
-    assert!(said.contains(&world.origin.authority()) && said.contains("refresh_token"), "{said}");
+    assert_says("the output", &said, ["credential `api`", "proxy.toml: ok"]);
+    assert_says("the output", &said, [&world.origin.authority(), "refresh_token"]);
     let everything = said + &text(&output.stderr);
-    assert!(!everything.contains("test-client-secret"));
-    assert!(!everything.contains(&world.authorization_server.current_refresh_token()));
-    assert_eq!(files(world.dir.path()), before);
+    assert!(!everything.contains("test-client-secret"), "the client secret was printed");
+    assert!(
+        !everything.contains(&world.authorization_server.current_refresh_token()),
+        "the refresh token was printed"
+    );
+    assert_eq!(files(world.dir.path()), before, "`bearerd check` created or removed a file");
 }
 
 /// Wrong in every line of `BAD_LINES`; the secrets are to be seen nowhere. (A seed's file may be
@@ -61,7 +70,7 @@ async fn check_reports_every_problem_at_once_with_its_place_and_without_a_secret
     let well_formed = BAD.replace("[admin]\ntoken = \"hunter2-unquoted\n", "");
     std::fs::write(dir.path().join("proxy.toml"), &well_formed).unwrap();
     let output = bearerd(dir.path(), &["check"]);
-    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(output.status.code(), Some(78), "a bad file has another exit code than 78");
     let report = text(&output.stderr);
     let missing: Vec<usize> = BAD_LINES
         .into_iter()
@@ -69,17 +78,21 @@ async fn check_reports_every_problem_at_once_with_its_place_and_without_a_secret
         .collect();
     assert!(missing.is_empty(), "no problem in the lines {missing:?}:\n{report}");
     assert!(report.matches("^^").count() >= BAD_LINES.len(), "{report}");
-    assert!(report.contains("help:"), "{report}");
-    assert!(report.contains("proxy.toml has 7 problems"), "{report}");
-    assert!(!report.contains("hunter2"), "{report}");
-    assert!(output.stdout.is_empty());
+    assert_says("the report", &report, ["help:"]);
+    assert_says("the report", &report, ["proxy.toml has 7 problems"]);
+    assert_never_says("the report", &report, ["hunter2"]);
+    assert!(output.stdout.is_empty(), "the report is not on standard error alone");
 
     std::fs::write(dir.path().join("proxy.toml"), BAD).unwrap();
     let output = bearerd(dir.path(), &["check"]);
-    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(
+        output.status.code(),
+        Some(78),
+        "a file that is no TOML has another exit code than 78"
+    );
     let report = text(&output.stderr);
-    assert!(report.contains("proxy.toml:14:"), "{report}");
-    assert!(!report.contains("hunter2"), "{report}");
+    assert_says("the report", &report, ["proxy.toml:14:"]);
+    assert_never_says("the report", &report, ["hunter2"]);
 }
 
 #[tokio::test]
@@ -92,19 +105,24 @@ async fn the_configuration_may_come_from_standard_input_or_from_a_variable() {
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(&file).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(child.wait().unwrap().code(), Some(0), "a good file on standard input was refused");
 
     let elsewhere = tempfile::tempdir().unwrap();
     let output = command(elsewhere.path(), &["check"])
         .env("BEARERD_CONFIG", world.dir.path().join("proxy.toml"))
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "the command has another exit code: {}",
+        text(&output.stderr)
+    );
 
     let output = bearerd(elsewhere.path(), &["check"]);
-    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(output.status.code(), Some(78), "a missing file has another exit code than 78");
     let said = text(&output.stderr);
-    assert!(said.contains("--config") && said.contains("/etc/bearerd/proxy.toml"), "{said}");
+    assert_says("the output", &said, ["--config", "/etc/bearerd/proxy.toml"]);
 }
 
 // ===== run: what stops it at the start =====
@@ -119,10 +137,19 @@ async fn run_with_a_bad_file_stops_before_it_binds_or_writes_anything() {
     let before = files(dir.path());
     for arguments in [&["run"][..], &[]] {
         let output = bearerd(dir.path(), arguments);
-        assert_eq!(output.status.code(), Some(78), "{}", text(&output.stderr));
-        assert!(!text(&output.stderr).contains("hunter2"));
+        assert_eq!(
+            output.status.code(),
+            Some(78),
+            "the command has another exit code: {}",
+            text(&output.stderr)
+        );
+        assert!(!text(&output.stderr).contains("hunter2"), "the report holds a secret");
     }
-    assert_eq!(files(dir.path()), before);
+    assert_eq!(
+        files(dir.path()),
+        before,
+        "`bearerd run` created or removed a file although its configuration is bad"
+    );
 }
 
 #[tokio::test]
@@ -137,10 +164,15 @@ async fn a_port_in_use_is_named_with_the_key_that_chose_it() {
         let file = format!("[proxy]\nlisten = \"{listen}\"\n[admin]\nlisten = \"{admin}\"\n");
         std::fs::write(dir.path().join("proxy.toml"), file).unwrap();
         let output = bearerd(dir.path(), &["run"]);
-        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "the command has another exit code: {}",
+            text(&output.stderr)
+        );
         let said = text(&output.stderr);
         let sentence = said.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
-        assert!(sentence.contains(&address) && sentence.contains(key), "{said}");
+        assert_says(&format!("{said}: the error message"), &sentence, [&address, key]);
     }
 }
 
@@ -154,9 +186,14 @@ async fn a_directory_that_cannot_be_written_is_a_configuration_error_that_names_
         // Even root cannot make a directory within a file.
         std::fs::write(world.dir.path().join("taken"), "a file").unwrap();
         let output = bearerd(world.dir.path(), &["run"]);
-        assert_eq!(output.status.code(), Some(78), "{}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(78),
+            "the command has another exit code: {}",
+            text(&output.stderr)
+        );
         let said = text(&output.stderr);
-        assert!(said.contains(key) && said.contains("taken"), "{said}");
+        assert_says("the output", &said, [key, "taken"]);
     }
 }
 
@@ -170,7 +207,12 @@ async fn a_socket_that_a_dead_process_left_is_taken_over_and_any_other_file_is_n
     let mut client = Wire::over(tokio::net::UnixStream::connect(&path).await.unwrap());
     client.ask(&get(&world.http("/"))).await.assert_ok();
     let second = bearerd(world.dir.path(), &["run"]);
-    assert_eq!(second.status.code(), Some(1), "{}", text(&second.stderr));
+    assert_eq!(
+        second.status.code(),
+        Some(1),
+        "the command has another exit code: {}",
+        text(&second.stderr)
+    );
     client.ask(&get(&world.http("/"))).await.assert_ok();
     first.stop().await;
 
@@ -182,13 +224,20 @@ async fn a_socket_that_a_dead_process_left_is_taken_over_and_any_other_file_is_n
     let _ended_already = child.kill();
     child.wait().unwrap();
     assert!(line.starts_with("error: ") && line.contains("proxy.listen"), "{line}");
-    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), "precious");
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap_or_default(),
+        "precious",
+        "a file that is no socket was replaced"
+    );
 }
 
 #[tokio::test]
 async fn output_that_nobody_reads_is_no_panic() {
     let world = World::builder().start_servers().await;
-    assert!(bearerd(world.dir.path(), &["ca", "init"]).status.success());
+    assert!(
+        bearerd(world.dir.path(), &["ca", "init"]).status.success(),
+        "`bearerd ca init` failed"
+    );
     for arguments in [
         &["--help"][..],
         &["--version"],
@@ -207,7 +256,7 @@ async fn output_that_nobody_reads_is_no_panic() {
             .wait_with_output()
             .unwrap();
         let said = text(&output.stderr);
-        assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+        assert_never_says(&format!("{arguments:?}: the output"), &said, ["panicked"]);
         assert!(matches!(output.status.code(), Some(0 | 1)), "{arguments:?}: {}", output.status);
     }
 }
@@ -228,7 +277,12 @@ async fn a_wrong_command_line_is_a_usage_error() {
         &["run", "--log-level", "bearerd=loud"],
     ] {
         let output = bearerd(world.dir.path(), arguments);
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{arguments:?}: the command has another exit code: {}",
+            text(&output.stderr)
+        );
         assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{arguments:?}");
     }
 }
@@ -237,12 +291,16 @@ async fn a_wrong_command_line_is_a_usage_error() {
 async fn version_and_help_need_no_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let version = bearerd(dir.path(), &["--version"]);
-    assert_eq!(version.status.code(), Some(0));
-    assert_eq!(text(&version.stdout), format!("bearerd {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(version.status.code(), Some(0), "`--version` failed");
+    assert_eq!(
+        text(&version.stdout),
+        format!("bearerd {}\n", env!("CARGO_PKG_VERSION")),
+        "the version is printed differently"
+    );
     let help = bearerd(dir.path(), &["--help"]);
-    assert_eq!(help.status.code(), Some(0));
+    assert_eq!(help.status.code(), Some(0), "`--help` failed");
     for command in ["run", "check", "status", "refresh", "logout", "ca", "--config"] {
-        assert!(text(&help.stdout).contains(command), "{command}");
+        assert_says(&format!("{command}: the output"), &text(&help.stdout), [command]);
     }
 }
 
@@ -254,33 +312,59 @@ async fn ca_init_makes_one_authority_that_only_its_owner_can_use() {
     let dir = world.dir.path();
     for arguments in [&["ca", "show"][..], &["ca", "export"]] {
         let output = bearerd(dir, arguments);
-        assert_eq!(output.status.code(), Some(1));
-        assert!(text(&output.stderr).contains("bearerd ca init"), "{}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "`bearerd {}` succeeded without an authority",
+            arguments.join(" ")
+        );
+        assert_says("standard error", &text(&output.stderr), ["bearerd ca init"]);
     }
     let made = bearerd(dir, &["ca", "init"]);
-    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    assert_eq!(
+        made.status.code(),
+        Some(0),
+        "the command has another exit code: {}",
+        text(&made.stderr)
+    );
     let fingerprint = last_word(&made.stdout);
-    assert_eq!(mode(&dir.join("certs/ca.key")), 0o600);
-    assert_eq!(mode(&dir.join("certs")), 0o700);
+    assert_eq!(mode(&dir.join("certs/ca.key")), 0o600, "others can read the key of the authority");
+    assert_eq!(mode(&dir.join("certs")), 0o700, "others can list the directory of the authority");
     let pem = std::fs::read(dir.join("certs/ca.pem")).unwrap();
 
     let again = bearerd(dir, &["ca", "init"]);
-    assert_eq!(again.status.code(), Some(0));
-    assert_eq!(last_word(&again.stdout), fingerprint);
-    assert_eq!(std::fs::read(dir.join("certs/ca.pem")).unwrap(), pem);
+    assert_eq!(again.status.code(), Some(0), "the second `ca init` failed");
+    assert_eq!(
+        last_word(&again.stdout),
+        fingerprint,
+        "the second `ca init` made another authority"
+    );
+    assert_eq!(
+        std::fs::read(dir.join("certs/ca.pem")).unwrap(),
+        pem,
+        "the second `ca init` replaced the certificate"
+    );
 
     let shown = bearerd(dir, &["ca", "show"]);
-    assert_eq!(shown.status.code(), Some(0));
+    assert_eq!(shown.status.code(), Some(0), "`ca show` failed");
     let shown = text(&shown.stdout);
-    assert!(shown.contains(&fingerprint) && shown.contains("REQUESTS_CA_BUNDLE="), "{shown}");
+    assert_says("the output", &shown, [&fingerprint, "REQUESTS_CA_BUNDLE="]);
 
-    assert_eq!(bearerd(dir, &["ca", "export"]).stdout, pem);
-    assert_eq!(bearerd(dir, &["ca", "export", "--format", "pem"]).stdout, pem);
+    assert_eq!(
+        bearerd(dir, &["ca", "export"]).stdout,
+        pem,
+        "`ca export` writes another certificate"
+    );
+    assert_eq!(
+        bearerd(dir, &["ca", "export", "--format", "pem"]).stdout,
+        pem,
+        "`ca export --format pem` writes another certificate"
+    );
     let der = bearerd(dir, &["ca", "export", "--format", "der"]).stdout;
     let (rest, certificate) = X509Certificate::from_der(&der).unwrap();
-    assert!(rest.is_empty() && certificate.is_ca());
+    assert!(rest.is_empty() && certificate.is_ca(), "the export is not one CA certificate");
     let (_, parsed) = x509_parser::pem::parse_x509_pem(&pem).unwrap();
-    assert_eq!(parsed.contents, der);
+    assert_eq!(parsed.contents, der, "the DER export holds another certificate");
 }
 
 // ===== run: the example =====
@@ -293,18 +377,22 @@ async fn the_example_configuration_runs_on_a_fresh_machine_and_leaves_nothing_be
     let file =
         example.unwrap().replacen("# listen = \"127.0.0.1:9090\"", "listen = \"127.0.0.1:0\"", 1);
     std::fs::write(dir.path().join("proxy.toml"), file).unwrap();
-    assert_eq!(bearerd(dir.path(), &["check"]).status.code(), Some(0));
+    assert_eq!(
+        bearerd(dir.path(), &["check"]).status.code(),
+        Some(0),
+        "the example configuration is refused"
+    );
 
     let program = Program::start_with(dir.path(), &["--listen", "127.0.0.1:0"], &[]).await;
     let other = OriginServer::start(OriginConfig::default()).await;
     program.get(&other.url("/x")).await.assert_ok();
     let pem = program.get("http://bearerd.invalid/ca.pem").await;
     pem.assert_status(404, "there is a CA certificate although nothing is intercepted");
-    assert_eq!(other.requests().len(), 1);
+    other.assert_requests(1, "the request did not go to its own host once");
     let log = program.stop().await;
     let warning = log.lines().find(|line| line.starts_with("warning")).unwrap_or_default();
-    assert!(warning.contains("credential"), "{log}");
-    assert_eq!(files(dir.path()), ["proxy.toml"]);
+    assert_says(&format!("{log}: the warning"), &warning, ["credential"]);
+    assert_eq!(files(dir.path()), ["proxy.toml"], "a run without credentials has left a file");
 }
 
 // ===== run: probes and logs =====
@@ -315,18 +403,34 @@ async fn the_probes_answer_on_the_admin_listener() {
     let program = Program::start(&world).await;
     let mut admin = Wire::to_address(program.admin).await;
     let live = admin.ask(&["GET /livez HTTP/1.1", "Host: x"]).await;
-    assert_eq!((live.status, live.text()), (200, "{\"status\":\"ok\"}\n".to_owned()));
+    assert_eq!(
+        (live.status, live.text()),
+        (200, "{\"status\":\"ok\"}\n".to_owned()),
+        "the probe does not say that the program lives"
+    );
     program.get(&world.http("/")).await.assert_ok();
     let ready = admin.ask(&["GET /readyz HTTP/1.1", "Host: localhost"]).await;
-    assert_eq!(ready.status, 200);
+    ready.assert_ok();
     let ready: serde_json::Value = serde_json::from_slice(&ready.content).unwrap();
-    assert_eq!(ready["status"], "ok");
-    assert_eq!(ready["credentials"][0]["name"], "api");
-    assert_eq!(ready["credentials"][0]["token"], true);
-    assert_eq!(admin.ask(&["GET / HTTP/1.1", "Host: localhost"]).await.status, 404);
+    assert_eq!(
+        ready["status"], "ok",
+        "the probe does not say that everything is in order: {ready}"
+    );
+    assert_eq!(
+        ready["credentials"][0]["name"], "api",
+        "the probe names another credential: {ready}"
+    );
+    assert_eq!(
+        ready["credentials"][0]["token"], true,
+        "the probe does not say that there is a token: {ready}"
+    );
+    admin
+        .ask(&["GET / HTTP/1.1", "Host: localhost"])
+        .await
+        .assert_status(404, "there is a page at the root");
     admin.ask(&["GET / HTTP/1.1", "Host: x"]).await.assert_status(403, "DNS rebinding");
     let posted = admin.ask(&["POST /livez HTTP/1.1", "Host: x", "Content-Length: 0"]).await;
-    assert_eq!(posted.status, 405);
+    posted.assert_status(405, "a probe was answered to POST");
     program.stop().await;
 }
 
@@ -340,9 +444,12 @@ async fn readiness_names_a_credential_in_trouble_and_stays_ready() {
         .await
         .ask(&["GET /readyz HTTP/1.1", "Host: localhost"])
         .await;
-    assert_eq!(ready.status, 200);
+    ready.assert_status(200, "one credential in trouble makes the program unready");
     let ready: serde_json::Value = serde_json::from_slice(&ready.content).unwrap();
-    assert_eq!(ready["status"], "degraded");
+    assert_eq!(
+        ready["status"], "degraded",
+        "the probe does not tell of the credential in trouble: {ready}"
+    );
     assert!(ready["credentials"][0]["next"].is_string(), "{ready}");
     program.stop().await;
 }
@@ -370,7 +477,11 @@ async fn no_log_holds_a_secret(arguments: &[&str], level: &str) {
     let program = Program::start_with(world.dir.path(), arguments, &[("RUST_LOG", level)]).await;
     let mut client = Wire::to_address(program.proxy).await;
     for url in [world.http("/a?secret=query-secret"), other.url("/b?secret=query-secret")] {
-        assert_eq!(post_secrets(&mut client, &url).await, 200);
+        assert_eq!(
+            post_secrets(&mut client, &url).await,
+            200,
+            "a request of the test was not served"
+        );
     }
     world.origin.enqueue(Answer::text(200, "answer-secret"));
     program.get(&world.http("/c?secret=query-secret")).await.assert_ok();
@@ -378,7 +489,10 @@ async fn no_log_holds_a_secret(arguments: &[&str], level: &str) {
     authorization_server.tokens().revoke_all_access_tokens();
     for path in ["/d", "/e"] {
         let url = world.http(&format!("{path}?secret=query-secret"));
-        assert!(matches!(post_secrets(&mut client, &url).await, 401 | 503));
+        assert!(
+            matches!(post_secrets(&mut client, &url).await, 401 | 503),
+            "a request without a token was answered by something else"
+        );
     }
     let log = program.stop().await;
 
@@ -427,7 +541,7 @@ fn assert_every_line_is_an_object(log: &str) {
             assert!(!entry["target"].as_str().unwrap().contains('?'), "{line}");
         }
     }
-    assert_eq!(accesses, 5);
+    assert_eq!(accesses, 5, "a request is missing in the access log, or there is one too many");
 }
 
 // ===== The end =====
@@ -451,16 +565,20 @@ async fn sigterm_lets_requests_under_way_finish_and_admits_no_new_ones() {
         .await
         .ask(&["GET /readyz HTTP/1.1", "Host: localhost"])
         .await;
-    assert_eq!(ready.status, 503);
-    assert!(ready.text().contains("draining"), "{}", ready.text());
+    ready.assert_status(503, "a program that stops is still ready");
+    assert_says("the answer", &ready.text(), ["draining"]);
     let live = Wire::to_address(program.admin).await.ask(&["GET /livez HTTP/1.1", "Host: x"]).await;
-    assert_eq!(live.status, 200);
+    live.assert_status(200, "a program that stops is not live");
 
     world.origin.release_all();
     let reply = busy.reply().await;
-    assert_eq!((reply.status, reply.field("connection")), (200, Some("close")));
+    assert_eq!(
+        (reply.status, reply.field("connection")),
+        (200, Some("close")),
+        "the request under way was cut, or its connection was kept"
+    );
     busy.is_closed().await;
-    assert_eq!(program.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0), "the program did not end in good order");
 }
 
 #[tokio::test]
@@ -476,7 +594,7 @@ async fn sigterm_lets_a_tunnel_under_way_finish_within_the_grace_and_no_longer()
     program.logs("stopping").await;
     client.ask(&["GET / HTTP/1.1", "Host: x"]).await.assert_ok();
     client.is_closed().await;
-    assert_eq!(program.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0), "the program did not end in good order");
 }
 
 #[tokio::test]
@@ -490,7 +608,7 @@ async fn sigterm_ends_an_idle_session_after_connect_at_once() {
     client.ask(&["GET / HTTP/1.1", &host]).await.assert_ok();
     program.signal(Signal::TERM);
     client.is_closed().await;
-    assert_eq!(program.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0), "the program did not end in good order");
 }
 
 /// The proxy is done with such an answer before its client is: the rest is in buffers.
@@ -521,7 +639,7 @@ async fn sigterm_lets_a_client_that_reads_slowly_have_all_of_its_answer() {
         }
     }
     assert_eq!(cut, [], "announced and received");
-    assert_eq!(program.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0), "the program did not end in good order");
 }
 
 #[tokio::test]
@@ -533,8 +651,8 @@ async fn sigint_ends_it_as_well_and_a_unix_socket_goes_with_it() {
     let mut client = Wire::over(tokio::net::UnixStream::connect(&path).await.unwrap());
     client.ask(&get(&world.http("/"))).await.assert_ok();
     program.signal(Signal::INT);
-    assert_eq!(program.ends().await.code(), Some(0));
-    assert!(!path.exists());
+    assert_eq!(program.ends().await.code(), Some(0), "the program did not end in good order");
+    assert!(!path.exists(), "the socket was left behind");
 }
 
 #[tokio::test]
@@ -549,9 +667,12 @@ async fn a_refresh_under_way_at_the_end_is_finished_and_stored_although_its_clie
     program.signal(Signal::TERM);
     program.logs("stopping").await;
     world.authorization_server.release_all();
-    assert_eq!(program.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0), "the program did not end in good order");
     let stored = world.record()["refresh_token"].as_str().unwrap().to_owned();
-    assert!(world.authorization_server.refresh_token_is_current(&stored));
+    assert!(
+        world.authorization_server.refresh_token_is_current(&stored),
+        "the refresh token of the refresh under way was not stored"
+    );
 
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -571,9 +692,12 @@ async fn a_refresh_under_way_at_the_end_is_stored_although_the_grace_is_over() {
     world.authorization_server.wait_for_token_requests(1).await;
     program.signal(Signal::TERM);
     program.logs("the shutdown grace is over").await;
-    assert_eq!(program.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0), "the program did not end in good order");
     let stored = world.record()["refresh_token"].as_str().unwrap().to_owned();
-    assert!(world.authorization_server.refresh_token_is_current(&stored));
+    assert!(
+        world.authorization_server.refresh_token_is_current(&stored),
+        "the refresh token of the refresh under way was not stored"
+    );
 }
 
 /// What was sent of a response so far is not to look like all of it.
@@ -589,13 +713,17 @@ async fn a_second_sigterm_ends_the_grace_and_resets_what_is_under_way() {
     server.head_text().await;
     server.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nsome\r\n").await;
     client.head_text().await;
-    assert_eq!(client.exactly(4).await, b"some");
+    assert_eq!(client.exactly(4).await, b"some", "the beginning of the response did not arrive");
     program.signal(Signal::TERM);
     program.logs("stopping").await;
     stop_once_more(&program).await;
     let read = within(client.stream.read(&mut [0; 8])).await;
-    assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
-    assert_eq!(program.ends().await.code(), Some(0));
+    assert_eq!(
+        read.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionReset,
+        "the cut response looks complete"
+    );
+    assert_eq!(program.ends().await.code(), Some(0), "the program did not end in good order");
 }
 
 #[tokio::test]
@@ -610,9 +738,12 @@ async fn a_token_request_under_way_outlasts_a_second_sigterm() {
     program.signal(Signal::TERM);
     program.logs("stopping").await;
     stop_once_more(&program).await;
-    assert_eq!(program.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0), "the program did not end in good order");
     let stored = world.record()["refresh_token"].as_str().unwrap().to_owned();
-    assert!(world.authorization_server.refresh_token_is_current(&stored));
+    assert!(
+        world.authorization_server.refresh_token_is_current(&stored),
+        "the refresh token of the refresh under way was not stored"
+    );
 }
 
 // ===== Helpers =====

@@ -27,8 +27,12 @@ async fn a_host_without_a_credential_gets_an_opaque_tunnel() {
     let world = World::builder().proxy(ANY_PORT).start().await;
     let (server, address) = server().await;
     let (client, head) = connect(&world, address).await;
-    assert_eq!(head.field("content-length"), None);
-    assert_eq!(head.field("transfer-encoding"), None);
+    assert_eq!(head.field("content-length"), None, "the answer to CONNECT has a Content-Length");
+    assert_eq!(
+        head.field("transfer-encoding"),
+        None,
+        "the answer to CONNECT has a Transfer-Encoding"
+    );
     let mut server = accepted(&server).await;
     let odd: Vec<u8> = (0..=255).cycle().take(100_000).collect();
     let (mut reader, mut writer) = tokio::io::split(client.stream);
@@ -37,12 +41,15 @@ async fn a_host_without_a_credential_gets_an_opaque_tunnel() {
         writer.write_all(&sent).await.unwrap();
         writer
     });
-    assert_eq!(server.exactly(odd.len()).await, odd);
+    assert_eq!(server.exactly(odd.len()).await, odd, "the tunnel changed what the client sent");
     let _writer = sending.await.unwrap();
     server.send(b"GET / HTTP/1.1\r\n\r\n\x16\x03").await;
     let mut answer = [0; 20];
     within(reader.read_exact(&mut answer)).await.unwrap();
-    assert_eq!(&answer, b"GET / HTTP/1.1\r\n\r\n\x16\x03");
+    assert_eq!(
+        &answer, b"GET / HTTP/1.1\r\n\r\n\x16\x03",
+        "the tunnel changed what the server sent"
+    );
 }
 
 #[tokio::test]
@@ -53,8 +60,12 @@ async fn a_real_client_reaches_an_https_origin_through_a_tunnel_without_a_token(
     let request = ["GET /x HTTP/1.1", "Host: other", "Authorization: Bearer mine"];
     client.ask(&request).await.assert_ok();
     let request = &other.requests()[0];
-    assert_eq!(request.header("authorization"), Some("Bearer mine"));
-    assert_eq!(request.header("via"), None);
+    assert_eq!(
+        request.header("authorization"),
+        Some("Bearer mine"),
+        "the client's own token was replaced in a tunnel"
+    );
+    assert_eq!(request.header("via"), None, "bearerd has written into a tunnel");
 }
 
 #[tokio::test]
@@ -76,7 +87,11 @@ async fn bytes_sent_along_with_the_connect_arrive_in_the_tunnel() {
     let mut client = Wire::to(&world).await;
     client.send(message(&connect_to(address)) + "early bird").await;
     client.reply_head().await.assert_ok();
-    assert_eq!(accepted(&server).await.exactly(10).await, b"early bird");
+    assert_eq!(
+        accepted(&server).await.exactly(10).await,
+        b"early bird",
+        "bytes sent along with the CONNECT are lost"
+    );
 }
 
 #[tokio::test]
@@ -88,19 +103,35 @@ async fn the_end_of_either_direction_passes_on_and_the_other_stays_open() {
     let mut far = accepted(&server).await;
     client.send("question").await;
     client.stream.shutdown().await.unwrap();
-    assert_eq!(far.rest().await, b"question");
+    assert_eq!(
+        far.rest().await,
+        b"question",
+        "the end of the client's half did not reach the server"
+    );
     far.send("answer").await;
     drop(far);
-    assert_eq!(client.rest().await, b"answer");
+    assert_eq!(
+        client.rest().await,
+        b"answer",
+        "the answer did not come through the half-closed tunnel"
+    );
 
     let (mut client, _) = connect(&world, address).await;
     let mut far = accepted(&server).await;
     far.send("hello").await;
     far.stream.shutdown().await.unwrap();
-    assert_eq!(client.rest().await, b"hello");
+    assert_eq!(
+        client.rest().await,
+        b"hello",
+        "the end of the server's half did not reach the client"
+    );
     client.send("goodbye").await;
     drop(client);
-    assert_eq!(far.rest().await, b"goodbye");
+    assert_eq!(
+        far.rest().await,
+        b"goodbye",
+        "the server did not get what was sent after its own end"
+    );
 }
 
 #[tokio::test]
@@ -153,13 +184,21 @@ async fn a_silent_tunnel_is_closed_and_one_with_traffic_is_not() {
             () = &mut silence_ends => break,
             _ = ticks.tick() => {
                 busy.send("x").await;
-                assert_eq!(busy_far.exactly(1).await, b"x");
+                assert_eq!(busy_far.exactly(1).await, b"x", "a tunnel with traffic was closed or changed");
             }
         }
     }
-    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() > Duration::from_millis(900),
+        "it was over too soon: {:?}",
+        began.elapsed()
+    );
     busy.send("y").await;
-    assert_eq!(busy_far.exactly(1).await, b"y");
+    assert_eq!(
+        busy_far.exactly(1).await,
+        b"y",
+        "the tunnel with traffic was closed together with the silent one"
+    );
 }
 
 // ===== Sessions =====
@@ -175,14 +214,17 @@ async fn a_leaf_names_exactly_the_host_and_is_signed_by_the_ca() {
     let (_, ca) = X509Certificate::from_der(authority.der(std::time::SystemTime::now())).unwrap();
     let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
     assert!(matches!(names[..], [GeneralName::DNSName("localhost")]), "{names:?}");
-    assert_eq!(leaf.issuer(), ca.subject());
-    assert!(!leaf.is_ca());
-    assert_ne!(leaf.public_key().raw, ca.public_key().raw);
+    assert_eq!(leaf.issuer(), ca.subject(), "the leaf was not issued by the CA");
+    assert!(!leaf.is_ca(), "the leaf is a CA itself");
+    assert_ne!(leaf.public_key().raw, ca.public_key().raw, "the leaf has the key of the CA");
     let usage = leaf.extended_key_usage().unwrap().unwrap().value;
-    assert!(usage.server_auth && !usage.any && !usage.client_auth);
+    assert!(
+        usage.server_auth && !usage.any && !usage.client_auth,
+        "the leaf is good for more than a server's authentication"
+    );
     let life = leaf.validity().not_after.timestamp() - leaf.validity().not_before.timestamp();
     assert!(life <= 7 * 24 * 3600, "{life} s");
-    assert_eq!(tls.alpn_protocol(), None);
+    assert_eq!(tls.alpn_protocol(), None, "a protocol was agreed on although none was offered");
 }
 
 #[tokio::test]
@@ -198,9 +240,12 @@ async fn requests_of_a_session_get_the_token_with_and_without_content() {
     client.ask(&[&absolute, &host]).await.assert_ok();
     let requests = world.origin.requests();
     let targets: Vec<&str> = requests.iter().map(|request| request.target.as_str()).collect();
-    assert_eq!(targets, ["/a?b", "/b", "/c"]);
-    assert!(requests.iter().all(|request| request.accepted == Some(true)));
-    assert_eq!(&requests[1].body[..], b"hello");
+    assert_eq!(targets, ["/a?b", "/b", "/c"], "the requests reached the API with other targets");
+    assert!(
+        requests.iter().all(|request| request.accepted == Some(true)),
+        "the API did not accept each request"
+    );
+    assert_eq!(&requests[1].body[..], b"hello", "the content did not arrive");
 }
 
 #[tokio::test]
@@ -218,7 +263,7 @@ async fn one_session_outlives_its_tokens() {
     let mut tokens: Vec<&str> = requests.iter().filter_map(|request| request.bearer()).collect();
     assert_eq!(tokens.len(), 5, "three requests, two of them sent again");
     tokens.dedup();
-    assert_eq!(tokens.len(), 3);
+    assert_eq!(tokens.len(), 3, "each revoked token has to be replaced by one other");
     world.authorization_server.assert_no_reuse();
 }
 
@@ -230,14 +275,22 @@ async fn plain_http_after_a_connect_leaves_over_tls_with_the_token() {
     client.ask(&["GET /x HTTP/1.1", &host]).await.assert_ok();
     let absolute = format!("GET {} HTTP/1.1", world.http("/y"));
     client.ask(&[&absolute, &host]).await.assert_ok();
-    assert_eq!(world.origin.accepted(), 2);
+    assert_eq!(
+        world.origin.accepted(),
+        2,
+        "a request over plain http within a CONNECT has no token"
+    );
     let early =
         message(&connect_to(world.origin.authority())) + &message(&["GET /z HTTP/1.1", &host]);
     let mut client = Wire::to(&world).await;
     client.send(early).await;
     client.reply_head().await.assert_ok();
     client.reply().await.assert_ok();
-    assert_eq!(world.origin.requests()[2].target, "/z");
+    assert_eq!(
+        world.origin.requests()[2].target,
+        "/z",
+        "the request that came with the CONNECT was not served"
+    );
 }
 
 #[tokio::test]
@@ -246,7 +299,7 @@ async fn plain_http_after_a_connect_stays_plain_with_allow_http() {
     let host = format!("Host: {}", world.origin.authority());
     let (mut client, _) = connect(&world, world.origin.authority()).await;
     client.ask(&["GET /x HTTP/1.1", &host]).await.assert_ok();
-    assert_eq!(world.origin.accepted(), 1);
+    assert_eq!(world.origin.accepted(), 1, "the request over plain http has no token");
 }
 
 #[tokio::test]
@@ -257,7 +310,7 @@ async fn the_target_of_connect_counts_and_its_host_field_does_not() {
     client.ask_head(&[&*target, "Host: evil.test"]).await.assert_ok();
     let host = format!("Host: {}", world.origin.authority());
     client.ask(&["GET / HTTP/1.1", &host]).await.assert_ok();
-    assert_eq!(world.origin.accepted(), 1);
+    assert_eq!(world.origin.accepted(), 1, "the Host field of the CONNECT decided about the token");
 }
 
 #[tokio::test]
@@ -272,7 +325,11 @@ async fn a_connect_of_http_1_0_needs_no_host_field() {
         client.ask(&["GET / HTTP/1.1", &host]).await.assert_ok();
         client.ask(&["GET / HTTP/1.1", &host]).await.assert_ok();
     }
-    assert_eq!((world.origin.accepted(), other.requests().len()), (2, 2));
+    assert_eq!(
+        (world.origin.accepted(), other.requests().len()),
+        (2, 2),
+        "(API, other server): a request of HTTP/1.0 was not served"
+    );
 }
 
 #[tokio::test]
@@ -283,15 +340,19 @@ async fn content_streams_through_a_session_in_both_directions() {
     client.send(message(&["POST /echo HTTP/1.1", &host, "Transfer-Encoding: chunked"])).await;
     client.send("5\r\nfirst\r\n").await;
     client.reply_head().await.assert_ok();
-    assert_eq!(client.chunk().await, b"first");
+    assert_eq!(
+        client.chunk().await,
+        b"first",
+        "the first chunk did not come back before the second was sent"
+    );
     client.send("6\r\nsecond\r\n0\r\n\r\n").await;
-    assert_eq!(client.chunk().await, b"second");
-    assert_eq!(client.chunk().await, b"");
+    assert_eq!(client.chunk().await, b"second", "the second chunk did not come back");
+    assert_eq!(client.chunk().await, b"", "the content did not end");
     world.origin.enqueue(Answer::Chunks(vec![Bytes::from_static(b"event")]));
     client.send(message(&["GET / HTTP/1.1", &host])).await;
     client.reply_head().await.assert_ok();
     world.origin.release_chunk();
-    assert_eq!(client.chunk().await, b"event");
+    assert_eq!(client.chunk().await, b"event", "the event was held back");
 }
 
 // ===== Whatever disagrees with the CONNECT =====
@@ -307,8 +368,11 @@ async fn a_server_name_of_another_host_makes_every_request_421() {
         let reply = client.ask(&["GET / HTTP/1.1", &host]).await;
         reply.is_refusal(421, "http_request_error");
     }
-    assert_eq!(client.ask(&["GET / HTTP/1.1", "Host: evil.test"]).await.status, 421);
-    assert_eq!(world.origin.requests().len(), 0);
+    client
+        .ask(&["GET / HTTP/1.1", "Host: evil.test"])
+        .await
+        .assert_status(421, "the session of a foreign name was used");
+    world.origin.assert_requests(0, "a request of a session with a foreign name reached the API");
 }
 
 #[tokio::test]
@@ -403,8 +467,8 @@ async fn a_connect_target_that_is_not_exactly_host_and_port_is_400() {
             wrong.push(format!("{target} got {}", reply.status));
         }
     }
-    assert_eq!(wrong, Vec::<String>::new());
-    assert_eq!(world.origin.connections(), 0);
+    assert_eq!(wrong, Vec::<String>::new(), "malformed targets were not refused");
+    assert_eq!(world.origin.connections(), 0, "a malformed target was dialled");
 }
 
 // ===== Handshakes and ends =====
@@ -415,7 +479,7 @@ async fn a_client_that_does_not_trust_the_ca_fails_alone() {
     let (client, _) = connect(&world, world.origin.authority()).await;
     let config = client_config(RootCertStore::empty());
     let failed = within(handshake(client.stream, config, "localhost")).await;
-    assert!(failed.is_err());
+    assert!(failed.is_err(), "a client that does not trust the CA has accepted it");
     world.get("/").await.assert_ok();
 }
 
@@ -428,7 +492,11 @@ async fn a_handshake_that_does_not_come_to_an_end_is_cut_off() {
     begun.send([0x16, 0x03, 0x01, 0x02, 0x00, 0x01]).await;
     silent.is_closed().await;
     begun.is_closed().await;
-    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() > Duration::from_millis(900),
+        "it was over too soon: {:?}",
+        began.elapsed()
+    );
     world.get("/").await.assert_ok();
 }
 
@@ -484,7 +552,10 @@ async fn a_client_that_vanishes_from_a_session_takes_the_connection_to_the_origi
     client.send(message(&["GET / HTTP/1.1", &format!("Host: {address}")])).await;
     let stream = within(server.accept()).await.unwrap().0;
     let mut origin = Wire::over(within(acceptor.accept(stream)).await.unwrap());
-    assert!(origin.head_text().await.to_lowercase().contains("authorization: bearer "));
+    assert!(
+        origin.head_text().await.to_lowercase().contains("authorization: bearer "),
+        "the request to the raw origin server has no token"
+    );
     origin.send("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nsome").await;
     client.reply_head().await.assert_ok();
     drop(client);
@@ -507,7 +578,10 @@ async fn accepted(server: &TcpListener) -> Wire {
 #[track_caller]
 fn was_not_dialled(server: TcpListener) {
     let waiting = server.into_std().unwrap().accept();
-    assert!(waiting.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    assert!(
+        waiting.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+        "a connection was made to a target that is refused"
+    );
 }
 
 fn connect_to(target: impl std::fmt::Display) -> [String; 2] {

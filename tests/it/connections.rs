@@ -28,8 +28,16 @@ async fn pipelined_requests_are_answered_in_order_each_with_a_decision_of_its_ow
         let reply = wire.reply().await;
         reply.assert_ok();
         let seen: serde_json::Value = serde_json::from_slice(&reply.content).unwrap();
-        assert_eq!(seen["target"], format!("/{number}"));
-        assert_eq!(seen["authorization"], number % 2 == 0);
+        assert_eq!(
+            seen["target"],
+            format!("/{number}"),
+            "request {number}: the answers came in another order"
+        );
+        assert_eq!(
+            seen["authorization"],
+            number % 2 == 0,
+            "request {number}: the token went to the wrong host, or did not go to its own"
+        );
     }
 }
 
@@ -44,7 +52,7 @@ async fn a_request_may_arrive_byte_by_byte() {
         tokio::task::yield_now().await;
     }
     wire.reply().await.assert_ok();
-    assert_eq!(&world.origin.requests()[0].body[..], b"hello");
+    assert_eq!(&world.origin.requests()[0].body[..], b"hello", "the content did not arrive");
 }
 
 #[tokio::test]
@@ -75,7 +83,10 @@ async fn a_kept_connection_that_the_origin_closes_on_a_get_is_never_the_clients_
             world.origin.enqueue(ending);
             wire.ask(&get(&world.http("/"))).await.assert_ok();
         }
-        assert_eq!(world.origin.requests().len(), 6);
+        world.origin.assert_requests(
+            6,
+            "each request whose kept connection was closed has to be sent again once",
+        );
     }
 }
 
@@ -106,7 +117,7 @@ async fn connections_to_the_origin_are_used_again() {
     for _ in 0..5 {
         wire.ask(&get(&world.http("/"))).await.assert_ok();
     }
-    assert_eq!(world.origin.connections(), 1);
+    assert_eq!(world.origin.connections(), 1, "a connection that could be used again was not");
 }
 
 #[tokio::test]
@@ -126,9 +137,16 @@ async fn a_client_of_http_1_0_is_served_without_a_host_field_and_then_closed() {
     let mut wire = Wire::to(&world).await;
     wire.send(format!("GET {} HTTP/1.0\r\n\r\n", world.http("/bytes/3"))).await;
     let reply = wire.reply().await;
-    assert_eq!((reply.status, &reply.content[..]), (200, &[0, 1, 2][..]));
+    assert_eq!(
+        (reply.status, &reply.content[..]),
+        (200, &[0, 1, 2][..]),
+        "a request of HTTP/1.0 without Host was not served whole"
+    );
     wire.is_closed().await;
-    assert!(world.origin.requests()[0].header("via").unwrap().starts_with("1.0 "));
+    assert!(
+        world.origin.requests()[0].header("via").unwrap().starts_with("1.0 "),
+        "Via does not name the version that the client speaks"
+    );
 }
 
 #[tokio::test]
@@ -138,12 +156,20 @@ async fn a_client_of_http_1_0_gets_no_chunks_and_keeps_its_connection_if_it_asks
     let target = format!("GET {} HTTP/1.0", world.http("/bytes/3"));
     for _ in 0..2 {
         let reply = wire.ask(&[&*target, "Connection: Keep-Alive"]).await;
-        assert_eq!((reply.status, &reply.content[..]), (200, &[0, 1, 2][..]));
+        assert_eq!(
+            (reply.status, &reply.content[..]),
+            (200, &[0, 1, 2][..]),
+            "a request of HTTP/1.0 with keep-alive was not served whole"
+        );
     }
     world.origin.enqueue(Answer::Chunks(vec![Bytes::from_static(b"one")]));
     world.origin.release_chunk();
     let reply = wire.ask(&[&*target, "Connection: Keep-Alive"]).await;
-    assert_eq!((reply.field("transfer-encoding"), reply.text()), (None, "one".to_owned()));
+    assert_eq!(
+        (reply.field("transfer-encoding"), reply.text()),
+        (None, "one".to_owned()),
+        "a client of HTTP/1.0 was sent chunks, or not everything"
+    );
 }
 
 #[tokio::test]
@@ -154,7 +180,7 @@ async fn a_unix_socket_serves_the_same() {
     for _ in 0..2 {
         wire.ask(&get(&world.http("/"))).await.assert_ok();
     }
-    assert_eq!(world.origin.accepted(), 2);
+    assert_eq!(world.origin.accepted(), 2, "the requests over the Unix socket have no token");
 }
 
 #[tokio::test]
@@ -218,7 +244,11 @@ async fn a_head_that_does_not_come_to_an_end_is_cut_off() {
         assert!(began.elapsed() < DEADLINE, "the connection lives on");
     };
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
-    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() > Duration::from_millis(900),
+        "it was over too soon: {:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::wire::Reply;
 use super::world::{HOURS, MINUTE, TO_MARGIN, World, assert_all, eventually};
+use crate::texts::assert_says;
 
 /// Row 34.
 #[tokio::test]
@@ -19,17 +20,24 @@ async fn a_dead_grant_costs_one_token_request_and_then_none_in_an_hour() {
     server.revoke_refresh_token();
     world.clock.advance(HOURS);
     assert_needs_login(&world.get("/").await);
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(
+        2,
+        "the request that finds the grant dead has to cost one token request",
+    );
     let client = world.client();
     for _ in 0..1000 {
         world.clock.advance(Duration::from_millis(3600));
         let response = client.get(world.http("/")).send().await.unwrap();
-        assert_eq!(response.status(), 503);
-        assert_eq!(response.headers().get("retry-after"), None);
+        assert_eq!(response.status(), 503, "a request was served although the grant is dead");
+        assert_eq!(
+            response.headers().get("retry-after"),
+            None,
+            "the client is asked to try again although a person has to act"
+        );
     }
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "a dead grant was presented again");
     world.assert_needs_login("revoked");
-    assert_eq!(world.origin.requests().len(), 0);
+    world.origin.assert_requests(0, "a request was sent to the API without a token");
 }
 
 /// Row 35, and 14.
@@ -49,7 +57,11 @@ async fn a_dead_grant_is_recognised_under_every_status() {
             assert_needs_login(&world.get("/").await);
         }
         world.authorization_server.assert_token_requests(1, format!("{status} {code}"));
-        assert_eq!(world.terminal_reason(), "revoked", "{status} {code}");
+        assert_eq!(
+            world.terminal_reason(),
+            "revoked",
+            "{status} {code}: the record gives another reason"
+        );
     }
 }
 
@@ -66,10 +78,14 @@ async fn a_dead_grant_is_answered_with_the_next_action_and_without_a_secret() {
     for accept in ["*/*", "application/json"] {
         let request = world.client().get(world.http("/")).header("accept", accept);
         let response = request.send().await.unwrap();
-        assert_eq!(response.status(), 503);
-        assert_eq!(response.headers().get("retry-after"), None);
+        assert_eq!(response.status(), 503, "a request was served although the grant is dead");
+        assert_eq!(
+            response.headers().get("retry-after"),
+            None,
+            "the client is asked to try again although a person has to act"
+        );
         let proxy_status = response.headers()["proxy-status"].to_str().unwrap().to_owned();
-        assert!(proxy_status.contains("error=credential_needs_login"), "{proxy_status}");
+        assert_says("Proxy-Status", &proxy_status, ["error=credential_needs_login"]);
         let fields = format!("{:?}", response.headers());
         let body = response.text().await.unwrap();
         for part in ["api", "no longer accepts", "refresh_token", "operator"] {
@@ -92,7 +108,7 @@ async fn a_token_outlives_its_dead_grant_until_it_expires() {
     assert_all(&world.get_many(5).await, 200);
     world.clock.advance(HOURS);
     assert_needs_login(&world.get("/").await);
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world.authorization_server.assert_token_requests(2, "a dead grant was presented again");
 }
 
 /// #25: the request that finds out gets the API's answer, later ones bearerd's.
@@ -107,9 +123,13 @@ async fn a_rejected_token_of_a_dead_grant_is_served_no_more() {
     for _ in 0..5 {
         assert_needs_login(&world.get("/").await);
     }
-    assert_eq!(world.origin.requests().len(), 1);
-    assert_eq!(world.authorization_server.token_requests(), 2);
-    assert_eq!(world.record()["rejected"], true);
+    world.origin.assert_requests(1, "the rejected token was sent again");
+    world.authorization_server.assert_token_requests(2, "a dead grant was presented again");
+    assert_eq!(
+        world.record()["rejected"],
+        true,
+        "the record does not say that the token was rejected"
+    );
 }
 
 /// Row 39.
@@ -122,7 +142,7 @@ async fn a_500_that_consumed_the_refresh_token_ends_as_a_lost_rotation() {
     for _ in 0..5 {
         assert_needs_login(&world.get("/").await);
     }
-    assert_eq!(server.token_requests(), 3);
+    server.assert_token_requests(3, "a refresh token that is lost was presented more than twice");
     world.assert_needs_login("lost_rotation");
 }
 

@@ -22,7 +22,7 @@ fn key(world: &World) -> Value {
 #[track_caller]
 fn bound_tokens(world: &World) -> Vec<String> {
     let bound = |request: &ReceivedRequest| {
-        assert!(request.bearer().is_none());
+        assert!(request.bearer().is_none(), "a bound token was sent as a Bearer token");
         request.bound_token().expect("a token that is bound").to_owned()
     };
     world.origin.requests().iter().map(bound).collect()
@@ -37,14 +37,20 @@ async fn token_requests_and_api_requests_carry_valid_proofs() {
         let post = client.post(&url).body("content").send().await.unwrap();
         assert_eq!(post.status(), 200, "POST {url}");
     }
-    assert_eq!(world.origin.accepted(), 6);
-    assert_eq!(world.origin.rejected(), 0);
+    assert_eq!(world.origin.accepted(), 6, "the API did not accept each request with its proof");
+    assert_eq!(world.origin.rejected(), 0, "the API rejected a proof or a token");
     world.clock.advance(TO_MARGIN);
     world.get("/").await.assert_ok();
     world.authorization_server.wait_for_committed(2).await;
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "the margin was reached, which has to cost one refresh");
     for request in world.authorization_server.requests() {
-        assert_eq!(request.headers.get_all("dpop").iter().count(), 1);
+        assert_eq!(
+            request.headers.get_all("dpop").iter().count(),
+            1,
+            "a token request has to carry exactly one proof"
+        );
     }
     bound_tokens(&world);
 }
@@ -58,7 +64,7 @@ async fn an_authorization_server_that_asks_for_a_nonce_costs_one_more_request() 
     world.start_proxy().await;
     let server = &world.authorization_server;
     world.get("/").await.assert_ok();
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the demand for a nonce has to cost one more token request");
     world.assert_stored(1);
     // The next request brings the nonce along, until another is asked for.
     for (generation, requests) in [(2, 3), (3, 5)] {
@@ -68,7 +74,11 @@ async fn an_authorization_server_that_asks_for_a_nonce_costs_one_more_request() 
         server.tokens().revoke_all_access_tokens();
         world.clock.advance(MINUTE);
         world.get("/").await.assert_ok();
-        assert_eq!(server.token_requests(), requests);
+        assert_eq!(
+            server.token_requests(),
+            requests,
+            "generation {generation}: a known nonce was not used, or a new one asked for more than once"
+        );
         world.assert_stored(generation);
     }
 }
@@ -82,7 +92,9 @@ async fn an_authorization_server_that_is_never_content_with_a_nonce_is_not_asked
         world.authorization_server.enqueue(ask(nonce));
     }
     world.get("/").await.assert_no_token();
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "a second demand for a nonce was followed by a third attempt");
 }
 
 #[tokio::test]
@@ -94,13 +106,26 @@ async fn an_api_that_asks_for_a_nonce_gets_the_same_token_again() {
         world.origin.clear();
         world.origin.change_nonce();
         let post = world.client().post(world.http("/orders")).body("content").send().await.unwrap();
-        assert_eq!(post.status(), 200);
+        assert_eq!(
+            post.status(),
+            200,
+            "round {round}: the API's demand for a nonce reached the client"
+        );
         assert_eq!(bound_tokens(&world), [&*token, &*token], "round {round}");
-        assert!(world.origin.requests().iter().all(|request| &*request.body == b"content"));
+        assert!(
+            world.origin.requests().iter().all(|request| &*request.body == b"content"),
+            "round {round}: the request that was sent again has other content"
+        );
         world.get("/").await.assert_ok();
-        assert_eq!(world.origin.requests().len(), 3);
+        world.origin.assert_requests(
+            3,
+            format!("round {round}: the request after the new nonce did not use it"),
+        );
     }
-    assert_eq!(server.token_requests(), 1);
+    server.assert_token_requests(
+        1,
+        "the API's demand for a nonce was taken for a rejection of the token",
+    );
     let metrics = world.ask_admin("/metrics").await.text();
     assert!(!metrics.contains("bearerd_rejections_total{"), "it was no rejection: {metrics}");
 }
@@ -118,10 +143,13 @@ async fn requests_that_learn_of_a_nonce_at_the_same_time_are_all_repeated() {
     world.origin.wait_for_requests(8).await;
     world.origin.release_all();
     for answer in requests.join_all().await {
-        assert_eq!(answer.unwrap().status(), 200);
+        assert_eq!(answer.unwrap().status(), 200, "the API's demand for a nonce reached a client");
     }
-    assert_eq!(world.origin.requests().len(), 16);
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.origin.assert_requests(16, "each request has to be sent again once");
+    world.authorization_server.assert_token_requests(
+        1,
+        "the API's demand for a nonce was taken for a rejection of the token",
+    );
 }
 
 #[tokio::test]
@@ -136,8 +164,11 @@ async fn an_api_that_is_never_content_with_a_nonce_is_asked_twice() {
     let reply = world.get("/").await;
     reply.assert_status(401, "a second demand for a nonce did not reach the client");
     assert_eq!(reply.text(), "n2", "the client got another answer than the last one");
-    assert_eq!(world.origin.requests().len(), 2);
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.origin.assert_requests(2, "a second demand for a nonce was followed by a third attempt");
+    world.authorization_server.assert_token_requests(
+        1,
+        "the API's demand for a nonce was taken for a rejection of the token",
+    );
 }
 
 #[tokio::test]
@@ -151,8 +182,12 @@ async fn a_rejection_of_the_token_still_renews_it() {
     server.tokens().revoke_all_access_tokens();
     world.get("/").await.assert_ok();
     let new = server.tokens().newest_access_token().unwrap();
-    assert_eq!(bound_tokens(&world), [old, new]);
-    assert_eq!(server.token_requests(), 2);
+    assert_eq!(
+        bound_tokens(&world),
+        [old, new],
+        "the rejected token was not replaced in a second attempt"
+    );
+    server.assert_token_requests(2, "the rejected token has to cost one token request");
     world.assert_stored(2);
 }
 
@@ -165,8 +200,13 @@ async fn a_revoked_token_and_an_unknown_nonce_at_once_are_both_dealt_with() {
     server.tokens().revoke_all_access_tokens();
     world.origin.change_nonce();
     world.get("/").await.assert_ok();
-    assert_eq!(world.origin.requests().len(), 3);
-    assert_eq!(server.token_requests(), 3);
+    world
+        .origin
+        .assert_requests(3, "the nonce and the new token have to cost one more attempt each");
+    server.assert_token_requests(
+        3,
+        "the rejected token and the server's new nonce have to cost one token request each",
+    );
     world.assert_stored(2);
 }
 
@@ -174,17 +214,21 @@ async fn a_revoked_token_and_an_unknown_nonce_at_once_are_both_dealt_with() {
 async fn the_key_survives_a_restart() {
     let mut world = settled().await;
     let before = key(&world);
-    assert!(before.is_string());
+    assert!(before.is_string(), "the key is not in the record");
     world.restart().await;
     // The token of before, with a proof of the same key.
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world
+        .authorization_server
+        .assert_token_requests(1, "the stored token was not used after the restart");
     world.clock.advance(TO_MARGIN + MINUTE * 6);
     world.restart().await;
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "the expired token has to cost one token request");
     world.assert_stored(2);
-    assert_eq!(key(&world), before);
+    assert_eq!(key(&world), before, "the restart has replaced the key");
 }
 
 #[tokio::test]
@@ -192,10 +236,13 @@ async fn the_key_is_on_the_disk_before_the_first_request_with_it_goes_out() {
     let world = World::builder().dpop().start().await;
     let request = world.begin_refresh().await;
     let stored = key(&world);
-    assert!(stored.is_string());
+    assert!(
+        stored.is_string(),
+        "the key was not on the disk when the first token request went out"
+    );
     world.authorization_server.release_all();
     request.await.unwrap().assert_ok();
-    assert_eq!(key(&world), stored);
+    assert_eq!(key(&world), stored, "the first answer has replaced the key");
 }
 
 #[tokio::test]
@@ -205,7 +252,7 @@ async fn a_bearer_answer_is_refused_and_its_new_refresh_token_kept() {
     let world = world.start().await;
     let server = &world.authorization_server;
     world.get("/").await.assert_no_token();
-    assert_eq!(server.token_requests(), 1);
+    server.assert_token_requests(1, "an answer with a token of another type was asked for again");
     world.assert_newest_refresh_token_is_stored();
     server.assert_no_reuse();
     world.origin.assert_requests(0, "no token ever left");
@@ -248,20 +295,27 @@ async fn a_grant_of_bearer_tokens_is_another_one_once_dpop_is_switched_on() {
     world.origin.enqueue(Answer::status(200));
     world.start_proxy().await;
     world.get("/").await.assert_ok();
-    assert_eq!(world.tokens_seen(), ["old"]);
+    assert_eq!(world.tokens_seen(), ["old"], "the Bearer token was not sent");
     world.origin.clear();
     world.stop().await;
     world.clock.advance(MINUTE);
     world.configure(|text| text.replace("[credential.api]", "[credential.api]\ndpop = true"));
     world.start_proxy().await;
     world.get("/").await.assert_no_token();
-    assert_eq!(world.status().condition.to_string(), "needs_login (other_grant)");
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_eq!(
+        world.status().condition.to_string(),
+        "needs_login (other_grant)",
+        "the status does not say that the stored grant is another one"
+    );
+    world.authorization_server.assert_token_requests(
+        1,
+        "the refresh token of the Bearer grant was presented with a proof",
+    );
     world.write_seed(&world.authorization_server.issue_refresh_token());
     world.reload().await;
     world.get("/").await.assert_ok();
     let new = world.authorization_server.tokens().newest_access_token().unwrap();
-    assert_eq!(bound_tokens(&world), [new]);
+    assert_eq!(bound_tokens(&world), [new], "the new seed's token was not sent with a proof");
 }
 
 #[tokio::test]
@@ -280,8 +334,14 @@ async fn what_the_client_says_of_proofs_itself_is_replaced() {
         ])
         .await;
     reply.assert_ok();
-    assert_eq!(world.origin.requests()[0].headers.get_all("dpop").iter().count(), 1);
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_eq!(
+        world.origin.requests()[0].headers.get_all("dpop").iter().count(),
+        1,
+        "the client's own proofs were not replaced by one"
+    );
+    world
+        .authorization_server
+        .assert_token_requests(1, "the client's own proofs have cost a token request");
 }
 
 /// A connection that the API closes unannounced: the request is sent again, its proof is not.
@@ -294,8 +354,11 @@ async fn a_request_that_is_sent_again_over_another_connection_has_a_proof_of_its
     wire.ask(&get(&world.http("/"))).await.assert_ok();
     let requests = world.origin.requests();
     let proofs: Vec<_> = requests.iter().filter_map(|request| request.header("dpop")).collect();
-    assert_eq!(proofs.len(), 3);
-    assert_ne!(proofs[1], proofs[2]);
+    assert_eq!(proofs.len(), 3, "a request was sent without a proof");
+    assert_ne!(
+        proofs[1], proofs[2],
+        "the request that was sent again carries the proof of the first attempt"
+    );
 }
 
 #[tokio::test]
@@ -304,11 +367,16 @@ async fn many_requests_at_once_have_as_many_proofs_and_one_token_request() {
     world.authorization_server.change_nonce();
     world.origin.change_nonce();
     assert_all(&world.get_many(32).await, 200);
-    assert_eq!(world.authorization_server.token_requests(), 2);
-    assert_eq!(world.origin.accepted(), 32);
+    world.authorization_server.assert_token_requests(
+        2,
+        "many requests at once have to cost one token request, and the nonce another one",
+    );
+    assert_eq!(world.origin.accepted(), 32, "the API did not accept each request with its proof");
     world.clock.advance(Duration::from_secs(7200));
     assert_all(&world.get_many(8).await, 200);
-    assert_eq!(world.authorization_server.token_requests(), 3);
+    world
+        .authorization_server
+        .assert_token_requests(3, "the expired token has to cost one token request");
     world.assert_stored(2);
 }
 
@@ -318,6 +386,10 @@ async fn an_answer_about_scopes_is_no_rejection_of_a_bound_token() {
     let before = world.authorization_server.token_requests();
     let challenge = "DPoP error=\"insufficient_scope\", scope=\"admin\"";
     world.origin.enqueue(Answer::status(401).with_header("www-authenticate", challenge));
-    assert_eq!(world.get("/").await.status, 401);
-    assert_eq!(world.authorization_server.token_requests(), before);
+    world.get("/").await.assert_status(401, "an answer about scopes did not reach the client");
+    assert_eq!(
+        world.authorization_server.token_requests(),
+        before,
+        "an answer about scopes was taken for a rejection of the token"
+    );
 }

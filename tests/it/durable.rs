@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::program::Program;
 use super::world::{HOURS, MINUTE, TO_MARGIN, World, eventually};
+use crate::texts::assert_says;
 
 /// A server that forgives an answer that got lost.
 const FORGIVING: Rotation =
@@ -80,9 +81,17 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
             token == server.current_refresh_token() || token == presented,
             "round {round}: the record is two refreshes behind"
         );
-        assert_eq!(stored["terminal"], Value::Null, "round {round}");
+        assert_eq!(
+            stored["terminal"],
+            Value::Null,
+            "round {round}: the record says that a login is needed"
+        );
         refreshed.insert(stored["generation"].as_u64().unwrap());
-        assert_eq!(server.reuse_count(), 0, "round {round}");
+        assert_eq!(
+            server.reuse_count(),
+            0,
+            "round {round}: a refresh token was presented after it had been replaced"
+        );
     }
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -93,7 +102,7 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.contains("corrupt"))
         .collect();
-    assert_eq!(names, [""; 0]);
+    assert_eq!(names, [""; 0], "a kill has left a record that cannot be read");
 }
 
 /// Row 20.
@@ -108,8 +117,12 @@ async fn an_answer_lost_by_a_kill_is_asked_for_again_within_the_grace() {
     program.get(&world.http("/")).await.assert_ok();
     let server = &world.authorization_server;
     let requests = server.requests();
-    assert_eq!(requests.len(), 2);
-    assert_eq!(requests[0].param("refresh_token"), requests[1].param("refresh_token"));
+    assert_eq!(requests.len(), 2, "the lost answer has to cost one more token request");
+    assert_eq!(
+        requests[0].param("refresh_token"),
+        requests[1].param("refresh_token"),
+        "another refresh token was presented after the kill"
+    );
     world.assert_newest_refresh_token_is_stored();
     server.assert_no_reuse();
 }
@@ -119,18 +132,27 @@ async fn an_answer_lost_by_a_kill_is_asked_for_again_within_the_grace() {
 async fn an_answer_lost_by_a_kill_ends_as_a_lost_rotation_where_the_server_is_strict() {
     let world = World::plain().start_servers().await;
     lose_an_answer(&world).await;
-    assert_ne!(world.record()["attempt"], Value::Null);
+    assert_ne!(
+        world.record()["attempt"],
+        Value::Null,
+        "the record does not say that a refresh was begun"
+    );
     let server = &world.authorization_server;
     for _ in 0..2 {
         let program = Program::start(&world).await;
         let client = program.client();
         for _ in 0..100 {
             let response = client.get(world.http("/")).send().await.unwrap();
-            assert_eq!(response.status(), 503);
+            assert_eq!(
+                response.status(),
+                503,
+                "a request was served although the rotation is lost"
+            );
             let status = response.headers()["proxy-status"].to_str().unwrap().to_owned();
-            assert!(status.contains("credential_needs_login"), "{status}");
+            assert_says("Proxy-Status", &status, ["credential_needs_login"]);
         }
-        assert_eq!(server.token_requests(), 2);
+        server
+            .assert_token_requests(2, "a refresh token that is lost was presented more than twice");
         world.assert_needs_login("lost_rotation");
         program.kill().await;
     }
@@ -144,7 +166,10 @@ async fn lose_an_answer(world: &World) {
     let waiting = tokio::spawn(program.client().get(world.http("/")).send());
     server.wait_for_committed(1).await;
     program.kill().await;
-    assert!(waiting.await.unwrap().is_err());
+    assert!(
+        waiting.await.unwrap().is_err(),
+        "the request was answered although its program was killed"
+    );
     server.release_all();
 }
 
@@ -159,7 +184,10 @@ async fn a_kill_before_the_server_acts_costs_nothing_but_a_second_request() {
     let waiting = tokio::spawn(program.client().get(world.http("/")).send());
     server.wait_for_token_requests(1).await;
     program.kill().await;
-    assert!(waiting.await.unwrap().is_err());
+    assert!(
+        waiting.await.unwrap().is_err(),
+        "the request was answered although its program was killed"
+    );
     // Still not dealt with: the next process is first.
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -183,17 +211,18 @@ async fn two_processes_on_one_store_make_one_token_request() {
         }
         async move {
             for response in requests.join_all().await {
-                assert_eq!(response.unwrap().status(), 200);
+                assert_eq!(response.unwrap().status(), 200, "a request failed");
             }
         }
     };
     many(100).await;
-    assert_eq!(server.token_requests(), 1);
+    server.assert_token_requests(1, "two processes have to make one token request");
     // Brand-new tokens are given three seconds first.
     server.tokens().revoke_all_access_tokens();
     many(100).await;
-    assert_eq!(server.token_requests(), 2);
-    assert_eq!(world.record()["generation"], 2);
+    server
+        .assert_token_requests(2, "the revoked token has to cost one token request of one process");
+    assert_eq!(world.record()["generation"], 2, "the token was refreshed more than once");
     server.assert_no_reuse();
 }
 
@@ -208,8 +237,12 @@ async fn a_shutdown_waits_for_the_answer_of_a_token_request() {
     world.authorization_server.release_all();
     stopping.await.unwrap();
     let record = world.record();
-    assert_eq!(record["generation"], 2);
-    assert_eq!(record["refresh_token"], world.authorization_server.current_refresh_token());
+    assert_eq!(record["generation"], 2, "the shutdown did not wait for the token request");
+    assert_eq!(
+        record["refresh_token"],
+        world.authorization_server.current_refresh_token(),
+        "the new refresh token was lost in the shutdown"
+    );
 }
 
 // ----- restarts and seeds -----
@@ -221,17 +254,27 @@ async fn a_restart_with_the_original_seed_goes_on_with_the_stored_token() {
     for generation in 2..=5 {
         world.clock.advance(HOURS);
         world.get("/").await.assert_ok();
-        assert_eq!(world.record()["generation"], generation);
+        assert_eq!(
+            world.record()["generation"],
+            generation,
+            "the expired token was not replaced by the next generation"
+        );
     }
     world.restart().await;
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 5);
+    world
+        .authorization_server
+        .assert_token_requests(5, "the stored token was not used after the restart");
     world.clock.advance(HOURS);
     world.restart().await;
     world.get("/").await.assert_ok();
     let server = &world.authorization_server;
-    assert_eq!(server.token_requests(), 6);
-    assert_eq!(world.record()["generation"], 6);
+    server.assert_token_requests(6, "the restart went on with another token than the stored one");
+    assert_eq!(
+        world.record()["generation"],
+        6,
+        "the restart has not gone on with the stored generation"
+    );
     world.assert_newest_refresh_token_is_stored();
     server.assert_no_reuse();
 }
@@ -249,7 +292,10 @@ async fn a_seed_that_was_used_before_never_wins_again() {
         world.get("/").await.assert_ok();
     }
     let server = &world.authorization_server;
-    assert_eq!(server.token_requests(), 3);
+    server.assert_token_requests(
+        3,
+        "each seed that is new has to cost one token request, and one that was used none",
+    );
     server.assert_no_reuse();
     world.assert_newest_refresh_token_is_stored();
 }
@@ -267,12 +313,27 @@ async fn a_new_seed_heals_a_dead_grant() {
     world.restart().await;
     world.get("/").await.assert_ok();
     let server = &world.authorization_server;
-    assert_eq!(server.token_requests(), 3);
-    assert_eq!(server.requests()[2].param("refresh_token"), Some(&*seed));
+    server.assert_token_requests(3, "the new seed has to cost one token request");
+    assert_eq!(
+        server.requests()[2].param("refresh_token"),
+        Some(&*seed),
+        "the new seed was not presented"
+    );
     let record = world.record();
-    assert_eq!((&record["terminal"], &record["rejected"]), (&Value::Null, &Value::Null));
-    assert!(record["generation"].as_u64() > Some(1));
-    assert_eq!(record["refresh_token"], server.current_refresh_token());
+    assert_eq!(
+        (&record["terminal"], &record["rejected"]),
+        (&Value::Null, &Value::Null),
+        "the record still says that a login is needed or that the token was rejected"
+    );
+    assert!(
+        record["generation"].as_u64() > Some(1),
+        "the new grant began with a number that was used before"
+    );
+    assert_eq!(
+        record["refresh_token"],
+        server.current_refresh_token(),
+        "the newest refresh token is not in the record"
+    );
 }
 
 /// Row 28: the new seed may belong to another account.
@@ -284,9 +345,17 @@ async fn a_new_seed_wins_over_an_access_token_that_is_still_good() {
     world.restart().await;
     world.get("/").await.assert_ok();
     let server = &world.authorization_server;
-    assert_eq!(server.token_requests(), 2);
-    assert_eq!(server.requests()[1].param("refresh_token"), Some(&*seed));
-    assert_eq!(world.tokens_seen(), [server.tokens().newest_access_token().unwrap()]);
+    server.assert_token_requests(2, "the new seed has to cost one token request");
+    assert_eq!(
+        server.requests()[1].param("refresh_token"),
+        Some(&*seed),
+        "the new seed was not presented"
+    );
+    assert_eq!(
+        world.tokens_seen(),
+        [server.tokens().newest_access_token().unwrap()],
+        "the access token of the old grant was sent"
+    );
     world.assert_newest_refresh_token_is_stored();
 }
 
@@ -299,10 +368,16 @@ async fn a_dead_grant_stays_dead_through_a_restart_without_a_token_request() {
     world.get("/").await.assert_no_token();
     for _ in 0..3 {
         world.restart().await;
-        assert!(matches!(world.status().condition, Condition::NeedsLogin(_)));
+        assert!(
+            matches!(world.status().condition, Condition::NeedsLogin(_)),
+            "a restart has brought a dead grant back: {}",
+            world.status().condition
+        );
         world.get("/").await.assert_no_token();
     }
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "a dead grant was presented again after a restart");
     world.assert_needs_login("revoked");
 }
 
@@ -312,14 +387,19 @@ async fn a_rejected_token_is_not_used_again_after_a_restart() {
     let server = &world.authorization_server;
     server.tokens().revoke_all_access_tokens();
     server.enqueue(TokenBehaviour::json(429, json!({})).with_header("retry-after", "60"));
-    assert_eq!(world.get("/").await.status, 401);
+    world.get("/").await.assert_status(
+        401,
+        "the API's rejection did not reach the client while the server asked to wait",
+    );
     world.restart().await;
     world.origin.clear();
     world.get("/").await.assert_no_token();
     world.clock.advance(Duration::from_secs(61));
     world.get("/").await.assert_ok();
-    assert_eq!(world.origin.requests().len(), 1);
-    assert_eq!(world.authorization_server.token_requests(), 3);
+    world.origin.assert_requests(1, "the rejected token was sent again after the restart");
+    world
+        .authorization_server
+        .assert_token_requests(3, "the server was asked before the time that it had named");
 }
 
 // ----- damaged records -----
@@ -333,11 +413,17 @@ async fn a_half_written_temporary_file_is_neither_read_nor_kept() {
     std::fs::write(&litter, b"{\"bearerd\": 1, \"sha2").unwrap();
     world.start_proxy().await;
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world
+        .authorization_server
+        .assert_token_requests(1, "a temporary file has cost a token request");
     world.clock.advance(HOURS);
     world.get("/").await.assert_ok();
-    assert_eq!(world.record()["generation"], 2);
-    assert!(!litter.exists());
+    assert_eq!(
+        world.record()["generation"],
+        2,
+        "the expired token was not replaced by the next generation"
+    );
+    assert!(!litter.exists(), "the temporary file was left behind");
 }
 
 /// Row 22: the refresh token still works where nothing rotates.
@@ -353,8 +439,14 @@ async fn a_torn_record_is_moved_aside_and_the_seed_tried() {
         std::fs::write(&path, &bytes[..keep]).unwrap();
         world.start_proxy().await;
         world.get("/").await.assert_status(200, format!("{keep} bytes"));
-        assert_eq!(world.authorization_server.token_requests(), 2);
-        assert_eq!(std::fs::read(moved_aside(&world)).unwrap(), &bytes[..keep]);
+        world
+            .authorization_server
+            .assert_token_requests(2, format!("{keep} bytes: the seed was not tried once"));
+        assert_eq!(
+            std::fs::read(moved_aside(&world)).unwrap(),
+            &bytes[..keep],
+            "{keep} bytes: the torn record was not moved aside as it was"
+        );
         world.assert_newest_refresh_token_is_stored();
     }
 }
@@ -370,9 +462,11 @@ async fn a_torn_record_whose_seed_is_used_up_costs_one_token_request_and_is_name
         for _ in 0..10 {
             world.get("/").await.assert_no_token();
         }
-        assert_eq!(world.authorization_server.token_requests(), 2);
+        world
+            .authorization_server
+            .assert_token_requests(2, "the used seed was presented more than once");
         world.assert_needs_login("corrupt");
-        assert!(moved_aside(&world).exists());
+        assert!(moved_aside(&world).exists(), "the torn record was not moved aside");
         world.stop().await;
     }
 }
@@ -397,8 +491,12 @@ async fn a_record_that_is_damaged_or_gone_while_the_proxy_runs_is_written_back()
             let server = &world.authorization_server;
             server.assert_token_requests(2, &case);
             server.assert_no_reuse();
-            assert_eq!(world.record()["generation"], 2, "{case}");
-            assert_eq!(world.record()["refresh_token"], server.current_refresh_token(), "{case}");
+            assert_eq!(world.record()["generation"], 2, "{case}: another generation is stored");
+            assert_eq!(
+                world.record()["refresh_token"],
+                server.current_refresh_token(),
+                "{case}: the newest refresh token is not in the record"
+            );
         }
     }
 }
@@ -415,7 +513,7 @@ async fn a_record_that_vanishes_during_a_token_request_is_written_anew() {
     request.await.unwrap().assert_ok();
     eventually("the record is there", || world.state().join("api.json").exists()).await;
     world.assert_newest_refresh_token_is_stored();
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "a record that vanished has cost another token request");
 }
 
 fn moved_aside(world: &World) -> std::path::PathBuf {
@@ -481,7 +579,11 @@ async fn save_later(world: &World, generation: u64, trouble: Trouble) {
     let released = Instant::now();
     server.release_all();
     request.await.unwrap().assert_status(200, &case);
-    assert!(released.elapsed() < Duration::from_secs(3), "{case}: {:?}", released.elapsed());
+    assert!(
+        released.elapsed() < Duration::from_secs(3),
+        "{case}: it took too long: {:?}",
+        released.elapsed()
+    );
     let probe = readiness(world).await;
     assert_eq!(probe["status"], "degraded", "{case}");
     assert_eq!(probe["credentials"][0]["unsaved"], true, "{case}");
@@ -493,8 +595,12 @@ async fn save_later(world: &World, generation: u64, trouble: Trouble) {
     trouble.end(world);
     eventually("it is saved", || !world.status().is_unsaved).await;
     let record = world.record();
-    assert_eq!(record["generation"], generation, "{case}");
-    assert_eq!(record["refresh_token"], server.current_refresh_token(), "{case}");
+    assert_eq!(record["generation"], generation, "{case}: another generation is stored");
+    assert_eq!(
+        record["refresh_token"],
+        server.current_refresh_token(),
+        "{case}: the newest refresh token is not in the record"
+    );
     assert_eq!(readiness(world).await["status"], "ok", "{case}");
     server.assert_token_requests(requests, &case);
     server.assert_no_reuse();
@@ -510,12 +616,12 @@ async fn near_expiry_nothing_is_refreshed_that_could_not_be_saved() {
     world.get("/").await.assert_ok();
     let failed = || matches!(world.status().condition, Condition::Failing(_));
     eventually("the refresh has been given up", failed).await;
-    assert_eq!(server.token_requests(), 1);
+    server.assert_token_requests(1, "a refresh was begun that could not be saved");
     Trouble::NotADirectory.end(&world);
     world.clock.advance(MINUTE);
     world.get("/").await.assert_ok();
     eventually("it has been made up for", || world.status().generation.0 == 2).await;
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the refresh was not made up for by one token request");
 }
 
 /// A token that is only in memory still refreshes, with the refresh token that nobody else knows.
@@ -530,9 +636,10 @@ async fn an_unsaved_token_can_expire_and_be_replaced_before_the_disk_recovers() 
     request.await.unwrap().assert_ok();
     world.clock.advance(HOURS);
     world.get("/").await.assert_ok();
-    assert_eq!((server.token_requests(), server.reuse_count()), (3, 0));
+    server.assert_token_requests(3, "the unsaved refresh token was not the one that was used");
+    server.assert_no_reuse();
     Trouble::NotADirectory.end(&world);
     eventually("it is saved", || !world.status().is_unsaved).await;
-    assert_eq!(world.record()["generation"], 3);
+    assert_eq!(world.record()["generation"], 3, "the newest generation was not written");
     world.assert_newest_refresh_token_is_stored();
 }

@@ -120,6 +120,31 @@ fn keeps_newest(world: &World) -> bool {
     kept(world).contains(&world.authorization_server.current_refresh_token())
 }
 
+/// Asserts the state and its reason.
+#[track_caller]
+fn assert_state(world: &World, expected: &str) {
+    let status = world.status();
+    assert_eq!(
+        status.condition.to_string(),
+        expected,
+        "the status says something else: {status:?}"
+    );
+}
+
+/// Asserts that the newest refresh token is on the disk.
+#[track_caller]
+fn assert_keeps_newest(world: &World) {
+    assert!(keeps_newest(world), "the newest refresh token is not on the disk: {}", kept(world));
+}
+
+/// Asserts that a refresh token was presented once, and none after it had been replaced.
+#[track_caller]
+fn assert_presented_once(world: &World, refresh_token: &str) {
+    let times = presented(world, refresh_token);
+    assert_eq!(times, 1, "a refresh token was not presented once but {times} times");
+    world.authorization_server.assert_no_reuse();
+}
+
 /// How often the refresh token was presented.
 fn presented(world: &World, refresh_token: &str) -> usize {
     world.authorization_server.presentations_of(refresh_token).len()

@@ -21,7 +21,9 @@ async fn a_refused_connection_is_502() {
     reply.is_refusal(502, "connection_refused");
     let head = format!("HEAD http://{}/ HTTP/1.1", nobody().await);
     let mut wire = Wire::to(&world).await;
-    assert_eq!(wire.ask_head(&[&head, "Host: x"]).await.status, 502);
+    wire.ask_head(&[&head, "Host: x"])
+        .await
+        .assert_status(502, "a refused connection is not 502 for HEAD");
     wire.ask(&get(&world.http("/"))).await.assert_ok();
 }
 
@@ -40,7 +42,11 @@ async fn an_origin_with_a_certificate_that_is_not_trusted_sees_no_request() {
         reply.is_refusal(502, "tls_certificate_error");
         let reply = ask(&world, &get(&world.https("/"))).await;
         reply.is_refusal(502, "tls_certificate_error");
-        assert_eq!((world.origin.requests().len(), world.origin.connections()), (0, 0));
+        assert_eq!(
+            (world.origin.requests().len(), world.origin.connections()),
+            (0, 0),
+            "(requests, connections with a request): a server with a wrong certificate was sent a request"
+        );
     }
 }
 
@@ -53,7 +59,7 @@ async fn an_origin_that_closes_or_resets_without_an_answer_is_502_and_is_not_ask
         let reply = ask(&world, &[&target, "Host: x", "Content-Length: 0"]).await;
         reply.is_refusal(502, "connection_terminated");
     }
-    assert_eq!(world.origin.requests().len(), 2);
+    world.origin.assert_requests(2, "a request that may have been processed was sent again");
 }
 
 #[tokio::test]
@@ -121,7 +127,7 @@ async fn a_denied_address_is_403_and_an_allowed_part_of_it_is_not() {
     for url in [world.http("/"), world.origin.url("/").replace("localhost", "[::ffff:127.0.0.1]")] {
         ask(&world, &get(&url)).await.is_refusal(403, "destination_ip_prohibited");
     }
-    assert_eq!(world.origin.connections(), 0);
+    assert_eq!(world.origin.connections(), 0, "a denied address was dialled");
 
     let allowed = format!("{denied}\nallow_addresses = [\"127.0.0.1/32\"]");
     let world = World::builder().proxy(&allowed).start().await;
@@ -142,14 +148,26 @@ async fn a_client_that_prefers_json_gets_a_problem_document() {
     let world = World::new().await;
     let target = format!("GET http://{}/ HTTP/1.1", nobody().await);
     let reply = ask(&world, &[&target, "Host: x", "Accept: application/json"]).await;
-    assert_eq!(reply.status, 502);
-    assert_eq!(reply.field("content-type"), Some("application/problem+json"));
+    reply.assert_status(502, "a refused connection is not 502");
+    assert_eq!(
+        reply.field("content-type"),
+        Some("application/problem+json"),
+        "the client that prefers JSON got something else"
+    );
     let problem: serde_json::Value = serde_json::from_slice(&reply.content).unwrap();
-    assert_eq!(problem["status"], 502);
-    assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("refused")));
-    assert_eq!(problem["request_id"].as_str(), reply.field("x-request-id"));
+    assert_eq!(problem["status"], 502, "the problem document has another status: {problem}");
     assert!(
-        reply.field("proxy-status").is_some_and(|status| status.contains("connection_refused"))
+        problem["detail"].as_str().is_some_and(|detail| detail.contains("refused")),
+        "the problem document does not say what went wrong: {problem}"
+    );
+    assert_eq!(
+        problem["request_id"].as_str(),
+        reply.field("x-request-id"),
+        "the problem document has another request id: {problem}"
+    );
+    assert!(
+        reply.field("proxy-status").is_some_and(|status| status.contains("connection_refused")),
+        "the answer has no Proxy-Status that says what went wrong: {reply}"
     );
 }
 

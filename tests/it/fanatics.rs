@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::program::Program;
 use super::world::{HOURS, World, WorldBuilder};
+use crate::texts::assert_says;
 
 /// Longer than a server that refuses this OAuth client is left alone at first.
 const MINUTES: Duration = Duration::from_secs(120);
@@ -44,13 +45,32 @@ async fn the_token_request_is_the_documented_form() {
     world.get("/orders").await.assert_ok();
     let requests = world.authorization_server.requests();
     let request = &requests[0];
-    assert_eq!((request.method.as_str(), &*request.path_and_query), ("POST", "/api/oauth2/token"));
-    assert_eq!(request.headers["content-type"], "application/x-www-form-urlencoded");
+    assert_eq!(
+        (request.method.as_str(), &*request.path_and_query),
+        ("POST", "/api/oauth2/token"),
+        "the token request has another method or path"
+    );
+    assert_eq!(
+        request.headers["content-type"], "application/x-www-form-urlencoded",
+        "the token request has another content type"
+    );
     let mut names: Vec<_> = request.form.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
-    assert_eq!(names, ["client_id", "client_secret", "grant_type", "refresh_token"]);
-    assert_eq!(request.param("grant_type"), Some("refresh_token"));
-    assert_eq!(request.headers.get("authorization"), None);
+    assert_eq!(
+        names,
+        ["client_id", "client_secret", "grant_type", "refresh_token"],
+        "the token request has other parameters"
+    );
+    assert_eq!(
+        request.param("grant_type"),
+        Some("refresh_token"),
+        "the token request has another grant type"
+    );
+    assert_eq!(
+        request.headers.get("authorization"),
+        None,
+        "the client secret was also sent as a header"
+    );
 }
 
 #[tokio::test]
@@ -70,9 +90,15 @@ async fn the_same_refresh_token_is_sent_until_rotation_is_switched_on_midway() {
     }
     let requests = server.requests();
     let seen: Vec<_> = requests.iter().map(|r| r.param("refresh_token").unwrap()).collect();
-    assert_eq!(seen, sent);
-    assert!(sent[..4].iter().all(|token| *token == first));
-    assert!(sent[4] != first && sent[5] != sent[4]);
+    assert_eq!(seen, sent, "a refresh token was presented that was not the current one");
+    assert!(
+        sent[..4].iter().all(|token| *token == first),
+        "the server has rotated too early for this test"
+    );
+    assert!(
+        sent[4] != first && sent[5] != sent[4],
+        "the server has not rotated as this test wants"
+    );
     server.assert_no_reuse();
 }
 
@@ -87,13 +113,19 @@ async fn the_id_token_is_kept_nowhere_and_no_token_is_logged() {
     let gone = TokenBehaviour::error(400, "invalid_grant", Some(&description));
     world.authorization_server.enqueue(gone);
     // Brand-new tokens are given three seconds; then it is refreshed, and the grant is dead.
-    assert_eq!(program.get(&world.http("/")).await.status, 401);
+    program
+        .get(&world.http("/"))
+        .await
+        .assert_status(401, "the rejection by the API did not reach the client");
     program.get(&world.http("/")).await.assert_no_token();
 
     let record = std::fs::read_to_string(world.state().join("api.json")).unwrap();
-    assert!(!record.contains("id_token") && !record.contains(ID_TOKEN));
+    assert!(
+        !record.contains("id_token") && !record.contains(ID_TOKEN),
+        "the ID token is in the record"
+    );
     let log = program.stop().await;
-    assert!(log.contains("access token refreshed") && log.contains("invalid_grant"), "{log}");
+    assert_says("the log", &log, ["access token refreshed", "invalid_grant"]);
     let mut secrets = world.authorization_server.previous_refresh_tokens();
     secrets.extend([
         world.authorization_server.current_refresh_token(),
@@ -103,7 +135,7 @@ async fn the_id_token_is_kept_nowhere_and_no_token_is_logged() {
     ]);
     for secret in secrets {
         let line = log.lines().find(|line| line.contains(&secret));
-        assert_eq!(line, None);
+        assert_eq!(line, None, "a secret is in the log");
     }
 }
 
@@ -114,12 +146,17 @@ async fn a_400_about_the_grant_needs_a_login() {
     let (world, response) = after(TokenBehaviour::json(400, body)).await;
     assert_eq!(
         (response.status().as_u16(), &*error_of(&response)),
-        (503, "credential_needs_login")
+        (503, "credential_needs_login"),
+        "the answer does not say that a login is needed"
     );
-    assert_eq!(response.headers().get("retry-after"), None);
+    assert_eq!(
+        response.headers().get("retry-after"),
+        None,
+        "the client is asked to try again although a person has to act"
+    );
     world.clock.advance(HOURS);
     world.get("/orders").await.assert_no_token();
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.authorization_server.assert_token_requests(1, "a dead grant was presented again");
     world.assert_needs_login("revoked");
 }
 
@@ -134,15 +171,23 @@ async fn errors_of_the_configuration_keep_the_refresh_token_and_are_asked_about_
     ] {
         let (world, response) = after(TokenBehaviour::json(status, body.clone())).await;
         let case = format!("{status} {body}");
-        assert_eq!(response.status(), 503, "{case}");
+        assert_eq!(response.status(), 503, "{case}: the client got another status");
         assert_eq!(error_of(&response), "credential_unavailable", "{case}");
         assert!(response.headers().contains_key("retry-after"), "{case}");
         for _ in 0..10 {
             world.get("/orders").await.assert_status(503, &case);
         }
-        assert_eq!(world.status().condition.to_string(), "failing (refused)", "{case}");
+        assert_eq!(
+            world.status().condition.to_string(),
+            "failing (refused)",
+            "{case}: the status says something else"
+        );
         world.authorization_server.assert_token_requests(1, &case);
-        assert_eq!(world.record()["terminal"], Value::Null, "{case}");
+        assert_eq!(
+            world.record()["terminal"],
+            Value::Null,
+            "{case}: the record says that a login is needed"
+        );
         // As soon as it is mended, the same refresh token works.
         world.clock.advance(MINUTES);
         world.get("/orders").await.assert_status(200, &case);
@@ -157,24 +202,37 @@ async fn a_429_is_obeyed() {
     let (world, response) = after(error).await;
     assert_eq!(
         (response.status().as_u16(), &*error_of(&response)),
-        (503, "credential_unavailable")
+        (503, "credential_unavailable"),
+        "a throttled token request is not reported as unavailable"
     );
     let wait: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((80..=90).contains(&wait), "{wait}");
     world.clock.advance(Duration::from_secs(60));
     world.get("/orders").await.assert_no_token();
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world
+        .authorization_server
+        .assert_token_requests(1, "the server was asked before the time that it had named");
     world.clock.advance(Duration::from_secs(31));
     world.get("/orders").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world.authorization_server.assert_token_requests(
+        2,
+        "the server was not asked again after the time that it had named",
+    );
 }
 
 #[tokio::test]
 async fn a_500_is_asked_again_before_anybody_notices() {
     let (world, response) = after(TokenBehaviour::json(500, json!({"message": "oops"}))).await;
-    assert_eq!(response.status(), 200);
+    assert_eq!(response.status(), 200, "the application noticed an error that passes");
     let requests = world.authorization_server.requests();
-    assert_eq!(requests.len(), 2);
-    assert_eq!(requests[0].param("refresh_token"), requests[1].param("refresh_token"));
-    assert!(requests[1].at - requests[0].at < Duration::from_secs(4));
+    assert_eq!(requests.len(), 2, "the 500 was not followed by one more token request");
+    assert_eq!(
+        requests[0].param("refresh_token"),
+        requests[1].param("refresh_token"),
+        "another refresh token was presented after the 500"
+    );
+    assert!(
+        requests[1].at - requests[0].at < Duration::from_secs(4),
+        "the second token request came too late"
+    );
 }

@@ -68,7 +68,11 @@ impl Disk {
         let make =
             |number: usize| std::fs::File::create(self.path.join(format!("filler-{number}")));
         let refused = (0..2 * FILES).find_map(|number| make(number).err()).unwrap();
-        assert_eq!(refused.kind(), ErrorKind::StorageFull);
+        assert_eq!(
+            refused.kind(),
+            ErrorKind::StorageFull,
+            "files could not be made for another reason than that the disk is full"
+        );
     }
 
     /// Starts bearerd where it sees the disk.
@@ -118,8 +122,16 @@ impl Disk {
     async fn saves(&self, generation: u64, server: &AuthorizationServer) {
         eventually("the record is written", || self.record()["generation"] == generation).await;
         let record = self.record();
-        assert_eq!(record["refresh_token"], server.current_refresh_token());
-        assert_eq!((&record["attempt"], &record["terminal"]), (&Value::Null, &Value::Null));
+        assert_eq!(
+            record["refresh_token"],
+            server.current_refresh_token(),
+            "the newest refresh token is not in the record"
+        );
+        assert_eq!(
+            (&record["attempt"], &record["terminal"]),
+            (&Value::Null, &Value::Null),
+            "(attempt, terminal): the record is not that of a finished refresh"
+        );
     }
 }
 
@@ -206,15 +218,24 @@ async fn with_a_full_disk_tokens_are_served_from_memory_and_written_when_there_i
     assert_unsaved(&program, true).await;
     // The old record is whole, and says that a refresh was begun.
     let record = disk.record();
-    assert_eq!((&record["generation"], record["attempt"].is_null()), (&json!(1), false));
+    assert_eq!(
+        (&record["generation"], record["attempt"].is_null()),
+        (&json!(1), false),
+        "the old record is not whole, or does not say that a refresh was begun"
+    );
 
     // Rejected: there is no token left that could be used instead, so the next one is asked for.
     server.tokens().revoke_all_access_tokens();
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!((server.token_requests(), server.reuse_count()), (3, 0));
+    server.assert_token_requests(3, "the rejected token has to cost one token request");
+    server.assert_no_reuse();
     assert_unsaved(&program, true).await;
-    assert_eq!(disk.record()["generation"], 1);
-    assert_eq!(disk.files(), ["api+commit.lock", "api.json", "api.lock"]);
+    assert_eq!(disk.record()["generation"], 1, "something was written to the full disk");
+    assert_eq!(
+        disk.files(),
+        ["api+commit.lock", "api.json", "api.lock"],
+        "a failed write has left a file"
+    );
 
     disk.empty();
     disk.saves(3, server).await;
@@ -235,7 +256,8 @@ async fn with_a_full_disk_tokens_are_served_from_memory_and_written_when_there_i
     force(program.admin).await.assert_ok();
     program.get(&world.http("/")).await.assert_ok();
     disk.saves(4, server).await;
-    assert_eq!((server.token_requests(), server.reuse_count()), (4, 0));
+    server.assert_token_requests(4, "the operator's refresh has to cost one token request");
+    server.assert_no_reuse();
 }
 
 /// I3.
@@ -247,10 +269,10 @@ async fn with_a_full_disk_and_a_token_to_use_no_refresh_is_begun() {
     program.get(&world.http("/")).await.assert_ok();
     let before = disk.record();
     disk.fill("filler", 0);
-    assert_eq!(force(program.admin).await.status, 503);
+    force(program.admin).await.assert_status(503, "a refresh was promised that cannot be saved");
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(server.token_requests(), 1);
-    assert_eq!(disk.record(), before);
+    server.assert_token_requests(1, "a refresh was begun that cannot be saved");
+    assert_eq!(disk.record(), before, "the record was changed although no refresh was begun");
     disk.empty();
     // After the pause that follows a failure.
     let forced = async {
@@ -261,7 +283,8 @@ async fn with_a_full_disk_and_a_token_to_use_no_refresh_is_begun() {
     };
     within(forced).await;
     disk.saves(2, server).await;
-    assert_eq!((server.token_requests(), server.reuse_count()), (2, 0));
+    server.assert_token_requests(2, "the refresh that succeeded has to cost one token request");
+    server.assert_no_reuse();
 }
 
 /// A start must not make an outage of a full disk: neither the first one nor that after a crash.
@@ -274,7 +297,8 @@ async fn started_on_a_full_disk_it_serves_and_saves_later() {
     for _ in 0..3 {
         program.get(&world.http("/")).await.assert_ok();
     }
-    assert_eq!(server.token_requests(), 1);
+    server
+        .assert_token_requests(1, "requests on a full disk have cost more than one token request");
     assert_unsaved(&program, true).await;
     disk.empty();
     eventually("there is a record", || disk.files().contains(&"api.json".to_owned())).await;
@@ -289,7 +313,8 @@ async fn started_on_a_full_disk_it_serves_and_saves_later() {
     // It has no use any more, and the refresh token is still the newest.
     server.tokens().revoke_all_access_tokens();
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!((server.token_requests(), server.reuse_count()), (2, 0));
+    server.assert_token_requests(2, "the rejected token has to cost one token request");
+    server.assert_no_reuse();
     disk.empty();
     disk.saves(2, server).await;
 }
@@ -306,7 +331,7 @@ async fn started_where_no_file_can_be_made_it_serves_the_stored_token() {
     disk.take_all_names();
     let program = disk.start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(server.token_requests(), 1);
+    server.assert_token_requests(1, "the stored token was not used where no file can be made");
 }
 
 /// Row 22: the record is longer than what is left of the disk.
@@ -330,8 +355,12 @@ async fn a_write_that_the_disk_tears_leaves_the_old_record_and_nothing_else() {
     server.release_all();
     asking.await.unwrap().assert_ok();
     assert_unsaved(&program, true).await;
-    assert_eq!(disk.record()["generation"], 1);
-    assert_eq!(disk.files(), ["api+commit.lock", "api.json", "api.lock"]);
+    assert_eq!(disk.record()["generation"], 1, "something was written to the full disk");
+    assert_eq!(
+        disk.files(),
+        ["api+commit.lock", "api.json", "api.lock"],
+        "a failed write has left a file"
+    );
     disk.empty();
     disk.saves(2, server).await;
 
@@ -342,6 +371,11 @@ async fn a_write_that_the_disk_tears_leaves_the_old_record_and_nothing_else() {
     program.get(&world.http("/")).await.assert_ok();
     force(program.admin).await.assert_ok();
     disk.saves(3, server).await;
-    assert_eq!(disk.files(), ["api+commit.lock", "api.json", "api.lock"]);
-    assert_eq!((server.token_requests(), server.reuse_count()), (3, 0));
+    assert_eq!(
+        disk.files(),
+        ["api+commit.lock", "api.json", "api.lock"],
+        "what a crash has left was not removed"
+    );
+    server.assert_token_requests(3, "the operator's refresh has to cost one token request");
+    server.assert_no_reuse();
 }

@@ -18,10 +18,16 @@ async fn a_static_credential_puts_its_key_on_requests_and_asks_nobody() {
         world.get("/").await.assert_ok();
     }
     for request in world.origin.requests() {
-        assert_eq!(request.header("x-api-key"), Some("test-client-secret"));
-        assert_eq!(request.header("authorization"), None);
+        assert_eq!(
+            request.header("x-api-key"),
+            Some("test-client-secret"),
+            "the static key was not sent"
+        );
+        assert_eq!(request.header("authorization"), None, "a token was sent beside the static key");
     }
-    assert_eq!(world.authorization_server.token_requests(), 0);
+    world
+        .authorization_server
+        .assert_token_requests(0, "a static credential has made a token request");
 }
 
 #[tokio::test]
@@ -37,8 +43,16 @@ async fn a_step_brings_the_token_that_the_api_takes() {
     world.get("/").await.assert_ok();
     let issued = world.authorization_server.tokens().newest_access_token().unwrap();
     let [login] = rest.requests().try_into().unwrap();
-    assert_eq!(login.target, format!("/login?access_token={issued}&version=*"));
-    assert_eq!(world.origin.requests()[0].header("bhresttoken"), Some("session"));
+    assert_eq!(
+        login.target,
+        format!("/login?access_token={issued}&version=*"),
+        "the step was made with another token"
+    );
+    assert_eq!(
+        world.origin.requests()[0].header("bhresttoken"),
+        Some("session"),
+        "the token of the step was not sent"
+    );
     world.assert_stored(1);
 }
 
@@ -56,7 +70,12 @@ async fn a_failed_step_costs_no_refresh_token() {
     // The request waits while the step is tried again, alone: the first answer is stored already.
     world.get("/").await.assert_ok();
     let server = &world.authorization_server;
-    assert_eq!((server.token_requests(), server.reuse_count()), (1, 0));
+    server.assert_token_requests(1, "the failed step has cost another token request");
+    server.assert_no_reuse();
     world.assert_newest_refresh_token_is_stored();
-    assert_eq!(world.origin.requests()[0].header("t"), Some("session"));
+    assert_eq!(
+        world.origin.requests()[0].header("t"),
+        Some("session"),
+        "the token of the step was not sent"
+    );
 }

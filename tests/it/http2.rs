@@ -60,7 +60,11 @@ impl Client {
     /// The same to another authority of the credential.
     pub(super) async fn open_to(world: &World, authority: &str) -> Self {
         let stream = session_with(world, authority, &[b"h2", b"http/1.1"]).await;
-        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        assert_eq!(
+            stream.get_ref().1.alpn_protocol(),
+            Some(&b"h2"[..]),
+            "the session did not agree on HTTP/2"
+        );
         let (sender, mut connection) = within(h2::client::handshake(stream)).await.unwrap();
         let pings = connection.ping_pong().unwrap();
         Self { sender, pings, connection: tokio::spawn(connection) }
@@ -175,8 +179,14 @@ async fn every_pairing_carries_the_token_and_the_content_both_ways() {
             Request::post(world.https("/echo?a=b")).header("x-mine", "yes").body(()).unwrap();
         let reply = client.ask_with(post, content.clone()).await;
         assert_eq!((reply.status, reply.content == content), (200, true), "{protocols:?}");
-        assert!(reply.fields.contains_key("via") && !reply.fields.contains_key("connection"));
-        assert_eq!(client.ask(get(&world.https("/status/204"))).await.status, 204);
+        assert!(
+            reply.fields.contains_key("via") && !reply.fields.contains_key("connection"),
+            "{protocols:?}: Via is missing, or Connection was sent over HTTP/2"
+        );
+        client
+            .ask(get(&world.https("/status/204")))
+            .await
+            .assert_status(204, format!("{protocols:?}: an answer without content was changed"));
 
         let mut client = Wire::over(session(&world, &[b"http/1.1"]).await);
         let host = format!("Host: {}", world.origin.authority());
@@ -195,12 +205,23 @@ async fn every_pairing_carries_the_token_and_the_content_both_ways() {
                 Version::HTTP_2 => (None, world.https("")),
                 _ => (Some(world.origin.authority()), String::new()),
             };
-            assert_eq!(request.header("host"), host.as_deref());
+            assert_eq!(
+                request.header("host"),
+                host.as_deref(),
+                "{protocols:?}: the API sees another Host"
+            );
             assert!(request.target.starts_with(&format!("{whole}/")), "{}", request.target);
         }
-        assert!(requests[0].target.ends_with("/echo?a=b"));
-        assert_eq!(requests[0].header("x-mine"), Some("yes"));
-        assert_eq!(world.authorization_server.token_requests(), 1);
+        assert!(requests[0].target.ends_with("/echo?a=b"), "{protocols:?}: the target was changed");
+        assert_eq!(
+            requests[0].header("x-mine"),
+            Some("yes"),
+            "{protocols:?}: a field of the client was lost"
+        );
+        world.authorization_server.assert_token_requests(
+            1,
+            format!("{protocols:?}: three requests have to cost one token request"),
+        );
     }
 }
 
@@ -221,7 +242,7 @@ async fn what_another_client_speaks_does_not_keep_http_2_from_going_on_as_http_2
     }
     let versions =
         world.origin.requests().iter().map(|request| request.version).collect::<Vec<_>>();
-    assert_eq!(versions, [Version::HTTP_2; 2]);
+    assert_eq!(versions, [Version::HTTP_2; 2], "requests over HTTP/2 went on over HTTP/1.1");
 }
 
 #[tokio::test]
@@ -242,9 +263,20 @@ async fn fifty_streams_of_one_connection_are_served_at_a_time() {
             reply.assert_ok();
             assert_eq!(reply.content, pattern(1000 * number), "{number}");
         }
-        assert_eq!(accepted(&world).len(), 50);
-        assert_eq!(world.origin.connections(), connections);
-        assert_eq!(world.authorization_server.token_requests(), 1);
+        assert_eq!(
+            accepted(&world).len(),
+            50,
+            "{protocols:?}: the API did not accept each request"
+        );
+        assert_eq!(
+            world.origin.connections(),
+            connections,
+            "{protocols:?}: another number of connections was used"
+        );
+        world.authorization_server.assert_token_requests(
+            1,
+            format!("{protocols:?}: fifty requests have to cost one token request"),
+        );
     }
 }
 
@@ -254,7 +286,11 @@ async fn streams_beyond_a_hundred_wait_for_their_turn() {
     let mut client = Client::open(&world).await;
     client.ask(get(&world.https("/"))).await.assert_ok();
     // The client keeps to what it was told; the rest waits with it.
-    assert_eq!(client.sender.current_max_send_streams(), 100);
+    assert_eq!(
+        client.sender.current_max_send_streams(),
+        100,
+        "the client was told another limit of streams"
+    );
     world.origin.clear();
     world.origin.hold();
     let mut replies = JoinSet::new();
@@ -269,9 +305,13 @@ async fn streams_beyond_a_hundred_wait_for_their_turn() {
     world.origin.wait_for_requests(100).await;
     // Frames are read in their order: what was sent before the ping is known to the proxy now.
     within(client.pings.ping(Ping::opaque())).await.unwrap();
-    assert_eq!(world.origin.requests().len(), 100);
+    world.origin.assert_requests(100, "more streams than the limit were served at a time");
     world.origin.release_all();
-    assert_eq!(within(replies.join_all()).await, [200; 130]);
+    assert_eq!(
+        within(replies.join_all()).await,
+        [200; 130],
+        "a stream that waited for its turn was not served"
+    );
 }
 
 // ===== Rejections and trailers =====
@@ -296,8 +336,15 @@ async fn a_rejection_amid_many_streams_with_content_is_absorbed() {
             reply.assert_status(200, format!("{protocols:?} {number}"));
             assert_eq!(reply.content, pattern(number * 700), "{protocols:?} {number}");
         }
-        assert_eq!((world.origin.rejected(), world.origin.accepted()), (50, 50));
-        assert_eq!(world.authorization_server.token_requests(), 2);
+        assert_eq!(
+            (world.origin.rejected(), world.origin.accepted()),
+            (50, 50),
+            "{protocols:?}: (rejected, accepted): each request has to be sent again once"
+        );
+        world.authorization_server.assert_token_requests(
+            2,
+            format!("{protocols:?}: the rejection has to cost one token request"),
+        );
         world.authorization_server.assert_no_reuse();
     }
 }
@@ -309,8 +356,14 @@ async fn an_origin_that_rejects_before_it_reads_gets_the_content_again() {
     world.origin.enqueue(Answer::RejectEarly);
     let post = Request::post(world.https("/echo")).body(()).unwrap();
     let reply = client.ask_with(post, pattern(30_000)).await;
-    assert_eq!((reply.status, reply.content == pattern(30_000)), (200, true));
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert_eq!(
+        (reply.status, reply.content == pattern(30_000)),
+        (200, true),
+        "(status, is the content the same): the content was not sent again whole"
+    );
+    world
+        .authorization_server
+        .assert_token_requests(2, "the rejection has to cost one token request");
 }
 
 #[tokio::test]
@@ -377,9 +430,15 @@ async fn an_authority_other_than_the_connects_is_421_and_the_others_are_served()
     }
     let tunnel = Request::builder().method(Method::CONNECT).uri(world.origin.authority());
     let (response, _stream) = client.begin(tunnel.body(()).unwrap(), false).await;
-    assert_eq!(within(response).await.unwrap().status(), 421);
-    assert_eq!(world.origin.requests().len(), 0);
-    assert_eq!(world.authorization_server.token_requests(), 0);
+    assert_eq!(
+        within(response).await.unwrap().status(),
+        421,
+        "a CONNECT within a session was not refused"
+    );
+    world.origin.assert_requests(0, "a request with another authority reached the API");
+    world
+        .authorization_server
+        .assert_token_requests(0, "a request with another authority has cost a token request");
     client.ask(get(&world.https("/"))).await.assert_ok();
 }
 
@@ -396,7 +455,7 @@ async fn a_host_other_than_the_authority_is_refused() {
         let reply = client.ask(request.body(()).unwrap()).await;
         assert!(matches!(reply.status, 400 | 421), "{hosts:?}: {}", reply.status);
     }
-    assert_eq!(world.origin.requests().len(), 0);
+    world.origin.assert_requests(0, "a request with another host reached the API");
     let agrees = Request::get(world.https("/")).header("host", &right).body(()).unwrap();
     client.ask(agrees).await.assert_ok();
 }
@@ -434,7 +493,11 @@ async fn a_head_that_is_too_large_costs_only_its_own_stream() {
         {
             let (response, _stream) = client.begin(request, true).await;
             match within(response).await {
-                Ok(response) => assert_eq!(response.status(), expected, "{protocols:?}"),
+                Ok(response) => assert_eq!(
+                    response.status(),
+                    expected,
+                    "{protocols:?}: the client got another status"
+                ),
                 Err(error) => assert!(error.is_reset(), "{error}"),
             }
         }
@@ -466,7 +529,7 @@ async fn a_shutdown_says_goaway_and_finishes_the_streams() {
     })
     .await;
     assert!(error.is_go_away() && error.reason() == Some(Reason::NO_ERROR), "{error}");
-    assert!(!stopping.is_finished());
+    assert!(!stopping.is_finished(), "the shutdown did not wait for the streams");
     world.origin.release_all();
     stream.send_data(Bytes::from_static(b"to the end"), true).unwrap();
     // Both at a time: one that nobody reads fills the window of the connection.
@@ -474,8 +537,16 @@ async fn a_shutdown_says_goaway_and_finishes_the_streams() {
         tokio::join!(async { received(within(response).await.unwrap()).await }, async {
             received(within(waiting).await.unwrap()).await
         });
-    assert_eq!((reply.status, &reply.content[..]), (200, &b"to the end"[..]));
-    assert_eq!((long.status, long.content == pattern(300_000)), (200, true));
+    assert_eq!(
+        (reply.status, &reply.content[..]),
+        (200, &b"to the end"[..]),
+        "the upload under way was cut by the shutdown"
+    );
+    assert_eq!(
+        (long.status, long.content == pattern(300_000)),
+        (200, true),
+        "the download under way was cut by the shutdown"
+    );
     within(stopping).await.unwrap();
     drop(stream);
     // The client's own farewell may come too late for the socket.
@@ -490,7 +561,7 @@ async fn an_idle_connection_without_streams_does_not_hold_up_a_shutdown() {
     used.ask(get(&world.https("/"))).await.assert_ok();
     let began = Instant::now();
     within(world.take_app().shutdown()).await;
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "it took too long: {:?}", began.elapsed());
     let _how = (fresh.closes().await, used.closes().await);
 }
 
@@ -507,13 +578,24 @@ async fn an_idle_connection_is_closed_after_its_timeout_and_a_busy_one_is_not() 
     let began = Instant::now();
     // Refused or closed in good order: gone.
     let _how = idle.closes().await;
-    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
-    assert!(!busy.connection.is_finished());
+    assert!(
+        began.elapsed() > Duration::from_millis(900),
+        "it was over too soon: {:?}",
+        began.elapsed()
+    );
+    assert!(
+        !busy.connection.is_finished(),
+        "a connection with a request under way was closed as idle"
+    );
     world.origin.release_all();
     received(within(response).await.unwrap()).await.assert_ok();
     let began = Instant::now();
     let _how = busy.closes().await;
-    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() > Duration::from_millis(900),
+        "it was over too soon: {:?}",
+        began.elapsed()
+    );
 }
 
 /// Streams that the client gave up are over as well.
@@ -548,7 +630,7 @@ async fn frames_between_requests_are_no_slow_head() {
         within(client.pings.ping(Ping::opaque())).await.unwrap();
     }
     client.ask(get(&world.https("/"))).await.assert_ok();
-    assert_eq!(world.origin.accepted(), 2);
+    assert_eq!(world.origin.accepted(), 2, "the API did not accept each request");
 }
 
 // ===== Streams that wait for a token =====
@@ -574,7 +656,7 @@ async fn streams_reset_while_they_wait_for_a_token_cost_the_others_nothing() {
         received(within(response).await.unwrap()).await.assert_ok();
     }
     client.ask(get(&world.https("/"))).await.assert_ok();
-    assert_eq!(server.token_requests(), 1);
+    server.assert_token_requests(1, "streams that were reset have cost a token request");
     world.assert_newest_refresh_token_is_stored();
     server.assert_no_reuse();
 }
@@ -594,5 +676,6 @@ async fn a_refresh_outlives_the_connection_whose_streams_asked_for_it() {
     eventually("it is stored", || world.status().condition == Condition::Fresh).await;
     world.assert_newest_refresh_token_is_stored();
     world.get("/").await.assert_ok();
-    assert_eq!(server.token_requests(), 1);
+    server
+        .assert_token_requests(1, "the refresh was lost with the connection that had asked for it");
 }

@@ -8,6 +8,7 @@ use bearerd_test_support::{Answer, ReceivedRequest};
 use serde_json::json;
 
 use super::world::World;
+use crate::texts::assert_says;
 
 /// The API answers 200 to everything: its tokens do not come in the usual field.
 fn accepting(world: &World, requests: usize) {
@@ -58,15 +59,35 @@ inject = { "X-Access-Token" = "${access_token}", "x-api-key" = "${client_id}/${k
     for _ in 0..2 {
         let request = world.client().get(world.https("/")).header("x-access-token", "theirs");
         let request = request.header("x_api_key", "theirs").header("Authorization", "Basic eDp5");
-        assert_eq!(request.send().await.unwrap().status(), 200);
+        assert_eq!(
+            request.send().await.unwrap().status(),
+            200,
+            "a request with fields of its own was not served"
+        );
     }
     let [first, second] = world.origin.requests().try_into().unwrap();
-    assert_eq!(first.header("x-access-token"), Some(newest(&world).as_str()));
-    assert_eq!(first.headers.get_all("x-access-token").iter().count(), 1);
-    assert_eq!(first.header("x-api-key"), Some("test-client/test-client-secret"));
-    assert_eq!(first.header("x_api_key"), None);
+    assert_eq!(
+        first.header("x-access-token"),
+        Some(newest(&world).as_str()),
+        "the token is not in the field that `inject` names"
+    );
+    assert_eq!(
+        first.headers.get_all("x-access-token").iter().count(),
+        1,
+        "the client's own field was kept beside the token"
+    );
+    assert_eq!(
+        first.header("x-api-key"),
+        Some("test-client/test-client-secret"),
+        "the field with client_id and secret has another value"
+    );
+    assert_eq!(
+        first.header("x_api_key"),
+        None,
+        "the client's own spelling of the field reached the API"
+    );
     assert_eq!(first.header("authorization"), Some("Basic eDp5"), "it is not named");
-    assert_ne!(first.header("x-id"), second.header("x-id"));
+    assert_ne!(first.header("x-id"), second.header("x-id"), "two requests have the same UUID");
 }
 
 #[tokio::test]
@@ -91,13 +112,21 @@ query = { at = "${access_token}" }"#,
         .iter()
         .map(|request| {
             let token = request.header("x-token").unwrap().strip_prefix("Token ").unwrap();
-            assert_eq!(request.target, format!("/x?a=%41&b&at={token}"));
+            assert_eq!(
+                request.target,
+                format!("/x?a=%41&b&at={token}"),
+                "the token in the query is not the one in the field"
+            );
             token.to_owned()
         })
         .collect();
-    assert_eq!(tokens.len(), 2);
-    assert_ne!(tokens.first(), tokens.last());
-    assert_eq!(tokens.last(), Some(&newest(&world)));
+    assert_eq!(tokens.len(), 2, "the rejected request was not sent again once");
+    assert_ne!(tokens.first(), tokens.last(), "the request was sent again with the rejected token");
+    assert_eq!(
+        tokens.last(),
+        Some(&newest(&world)),
+        "the request was sent again with another token than the new one"
+    );
 }
 
 #[tokio::test]
@@ -107,19 +136,32 @@ async fn what_the_application_sends_itself_is_replaced_kept_or_rejected() {
         let request = world.client().get(world.http("/")).header("authorization", "Bearer theirs");
         request.header("Author_ization", "x").header("authorization", "Bearer twice").send()
     };
-    assert_eq!(send(&world).await.unwrap().status(), 200);
-    assert_eq!(last(&world).bearer(), Some(newest(&world).as_str()));
-    assert_eq!(last(&world).header("author_ization"), None);
+    assert_eq!(
+        send(&world).await.unwrap().status(),
+        200,
+        "a request with a token of its own was not served"
+    );
+    assert_eq!(
+        last(&world).bearer(),
+        Some(newest(&world).as_str()),
+        "the client's own token was not replaced"
+    );
+    assert_eq!(
+        last(&world).header("author_ization"),
+        None,
+        "the client's own spelling of Authorization reached the API"
+    );
 
     let world = World::builder().credential("on_existing = \"keep\"").start().await;
     world.origin.enqueue(Answer::RejectToken);
     let request = world.client().get(world.http("/")).header("authorization", "Bearer theirs");
     let response = request.send().await.unwrap();
     assert_eq!(response.status(), 401, "it is not retried");
-    assert_eq!(last(&world).bearer(), Some("theirs"));
+    assert_eq!(last(&world).bearer(), Some("theirs"), "the client's own token was not kept");
     assert_eq!(
         (world.origin.requests().len(), world.authorization_server.token_requests()),
-        (1, 0)
+        (1, 0),
+        "(requests, token requests): the rejection of the client's own token had consequences"
     );
     world.get("/").await.assert_status(200, "without one of its own it gets a token");
 
@@ -128,10 +170,16 @@ async fn what_the_application_sends_itself_is_replaced_kept_or_rejected() {
         .start()
         .await;
     let response = send(&world).await.unwrap();
-    assert_eq!(response.status(), 403);
-    assert!(response.headers()["proxy-status"].to_str().unwrap().contains("http_request_denied"));
-    assert_eq!(world.get("/?%6bey=theirs").await.status, 403);
-    assert!(world.origin.requests().is_empty());
+    assert_eq!(response.status(), 403, "a request with a token of its own was not rejected");
+    assert!(
+        response.headers()["proxy-status"].to_str().unwrap().contains("http_request_denied"),
+        "Proxy-Status does not say why the request was rejected"
+    );
+    world.get("/?%6bey=theirs").await.assert_status(
+        403,
+        "a parameter of the client's own was not recognised in another spelling",
+    );
+    world.origin.assert_requests(0, "a rejected request reached the API");
     world.get("/?keys=1").await.assert_ok();
 }
 
@@ -152,10 +200,23 @@ async fn the_most_specific_credential_wins_and_the_rest_of_the_host_gets_no_toke
     let bearer = |request: &ReceivedRequest| request.bearer().map(str::to_owned);
     let tokens: Vec<_> = world.origin.requests().iter().map(bearer).collect();
     let [api, admin, below, other, exact, v1, slashes, post] = tokens.try_into().unwrap();
-    assert!(api.is_some() && admin.is_some() && api != admin);
-    assert_eq!((&below, &other, &post), (&admin, &api, &api));
-    assert_eq!((exact, v1, slashes), (None, None, None));
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert!(
+        api.is_some() && admin.is_some() && api != admin,
+        "the two credentials do not have one token each"
+    );
+    assert_eq!(
+        (&below, &other, &post),
+        (&admin, &api, &api),
+        "(below the path, beside it, another method): a request has the token of the other credential"
+    );
+    assert_eq!(
+        (exact, v1, slashes),
+        (None, None, None),
+        "a token was sent for a path without a credential"
+    );
+    world
+        .authorization_server
+        .assert_token_requests(2, "each credential has to make one token request");
 }
 
 #[tokio::test]
@@ -171,14 +232,18 @@ async fn of_two_credentials_for_every_path_the_one_that_lists_the_method_wins() 
         let (client, url) = (world.client(), world.http("/"));
         for request in [client.get(&url), client.post(&url), client.get(&url), client.post(&url)] {
             accepting(&world, 1);
-            assert_eq!(request.send().await.unwrap().status(), 200);
+            assert_eq!(request.send().await.unwrap().status(), 200, "a request was not served");
         }
         let requests = world.authorization_server.requests();
         let asked: Vec<_> = requests.iter().map(|request| request.param("grant_type")).collect();
-        assert_eq!(asked, grants.map(Some));
+        assert_eq!(asked, grants.map(Some), "the methods did not choose the credential");
         let [get, post, get_again, post_again] = world.tokens_seen().try_into().unwrap();
-        assert_ne!(get, post);
-        assert_eq!((get, post), (get_again, post_again));
+        assert_ne!(get, post, "GET and POST have the same token");
+        assert_eq!(
+            (get, post),
+            (get_again, post_again),
+            "a second request has another token than the first"
+        );
     }
 }
 
@@ -194,32 +259,59 @@ async fn a_path_that_could_be_read_in_two_ways_is_refused_where_paths_decide() {
         "/v2/..;a/x",
     ] {
         let answer = get_raw(&world, path).await;
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
-        assert!(answer.contains("two ways"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 400 "),
+            "{path}: the answer has another status: {answer}"
+        );
+        assert_says("the answer", &answer, ["two ways"]);
     }
-    assert!(world.origin.requests().is_empty());
+    world.origin.assert_requests(0, "an ambiguous path reached the API");
     world.get("/v2/group%2Fproject/a%20b").await.assert_ok();
-    assert_eq!(last(&world).target, "/v2/group%2Fproject/a%20b");
+    assert_eq!(
+        last(&world).target,
+        "/v2/group%2Fproject/a%20b",
+        "a path with harmless escapes was changed"
+    );
     let world = World::new().await;
     let answer = get_raw(&world, "/a/../%2e%2e/b").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "no path decides: the bytes go as they are");
-    assert_eq!(last(&world).target, "/a/../%2e%2e/b");
+    assert_eq!(
+        last(&world).target,
+        "/a/../%2e%2e/b",
+        "the path was changed although no path decides"
+    );
 }
 
 #[tokio::test]
 async fn unmatched_requests_to_a_host_with_credentials_are_denied_if_so_configured() {
     let deny = "paths = [\"/v2/\"]\nmethods = [\"GET\"]";
     let mut world = World::builder().credential(deny).start().await;
-    assert_eq!(world.client().get(world.https("/v1")).send().await.unwrap().status(), 401);
+    assert_eq!(
+        world.client().get(world.https("/v1")).send().await.unwrap().status(),
+        401,
+        "the path without a credential was not forwarded without a token"
+    );
     assert_eq!(last(&world).header("authorization"), None, "over TLS, without a token");
     world.stop().await;
     world.configure(|text| text.replacen("[proxy]", "[proxy]\nunmatched = \"deny\"", 1));
     world.start_proxy().await;
     for url in [world.http("/v1"), world.https("/v1")] {
-        assert_eq!(world.client().get(url).send().await.unwrap().status(), 403);
+        assert_eq!(
+            world.client().get(url).send().await.unwrap().status(),
+            403,
+            "a path without a credential was not denied"
+        );
     }
-    assert_eq!(world.client().post(world.https("/v2/")).send().await.unwrap().status(), 403);
-    assert_eq!(world.client().get(world.https("/v2/")).send().await.unwrap().status(), 200);
+    assert_eq!(
+        world.client().post(world.https("/v2/")).send().await.unwrap().status(),
+        403,
+        "a method without a credential was not denied"
+    );
+    assert_eq!(
+        world.client().get(world.https("/v2/")).send().await.unwrap().status(),
+        200,
+        "a request with a credential was denied"
+    );
 }
 
 #[tokio::test]
@@ -260,14 +352,18 @@ async fn after_other_statuses_than_401_only_idempotent_requests_are_sent_again()
     world.clock.advance(Duration::from_secs(400));
     world.origin.enqueue(Answer::text(403, "no"));
     let post = world.client().post(world.http("/")).body("x").send().await.unwrap();
-    assert_eq!((post.status().as_u16(), post.text().await.unwrap()), (403, "no".to_owned()));
+    assert_eq!(
+        (post.status().as_u16(), post.text().await.unwrap()),
+        (403, "no".to_owned()),
+        "a POST that was refused with 403 was sent again"
+    );
     world.authorization_server.wait_for_answered(2).await;
     world.origin.assert_requests(2, "the post was not sent again");
     world.clock.advance(Duration::from_secs(400));
     world.origin.enqueue(Answer::status(403));
     let put = world.client().put(world.http("/")).body("x").send().await.unwrap();
-    assert_eq!(put.status(), 200);
-    assert_eq!(last(&world).body.as_ref(), b"x");
+    assert_eq!(put.status(), 200, "a PUT that was refused with 403 was not sent again");
+    assert_eq!(last(&world).body.as_ref(), b"x", "the PUT was sent again with other content");
 }
 
 #[tokio::test]
@@ -288,14 +384,18 @@ client_auth = "basic""#,
         let named = request.form.iter().filter(|(key, _)| key == name);
         named.map(|(_, value)| value.as_str()).collect::<Vec<_>>()
     };
-    assert_eq!(all("audience"), ["https://acme/?a&b"]);
-    assert_eq!(all("resource"), ["a", "b"]);
-    assert_eq!(all("client_key"), ["test-client"]);
-    assert_eq!(all("grant_type"), ["refresh_token"]);
-    assert_eq!(all("request"), ["x"]);
-    assert!(all("client_id").is_empty());
-    assert_eq!(request.headers["x-key"], "test-client-secret");
-    assert_eq!(request.headers["x-correlation-id"].len(), 36);
+    assert_eq!(all("audience"), ["https://acme/?a&b"], "`audience` was not sent as configured");
+    assert_eq!(all("resource"), ["a", "b"], "`resource` was not sent twice as configured");
+    assert_eq!(all("client_key"), ["test-client"], "the variable in `params` was not replaced");
+    assert_eq!(all("grant_type"), ["refresh_token"], "`grant_type` was lost or sent twice");
+    assert_eq!(all("request"), ["x"], "the parameter for refreshes was not sent");
+    assert!(all("client_id").is_empty(), "a parameter that the operator left out was sent");
+    assert_eq!(request.headers["x-key"], "test-client-secret", "the configured field was not sent");
+    assert_eq!(
+        request.headers["x-correlation-id"].len(),
+        36,
+        "the UUID in the configured field is none"
+    );
 }
 
 #[tokio::test]
@@ -307,12 +407,16 @@ async fn refresh_parameters_are_for_refresh_tokens_only_and_a_form_parameter_can
         .await;
     world.get("/").await.assert_ok();
     let request = world.authorization_server.requests().pop().unwrap();
-    assert_eq!((request.param("audience"), request.param("request")), (Some("a"), None));
+    assert_eq!(
+        (request.param("audience"), request.param("request")),
+        (Some("a"), None),
+        "(audience, request): `refresh_params` were sent without a refresh token"
+    );
     let world = World::builder().credential("params = { client_id = \"\" }").start().await;
     world.get("/").await;
     let request = world.authorization_server.requests().pop().unwrap();
-    assert_eq!(request.param("client_id"), None);
-    assert!(request.param("client_secret").is_some());
+    assert_eq!(request.param("client_id"), None, "a parameter that the operator left out was sent");
+    assert!(request.param("client_secret").is_some(), "the client secret went with the client id");
 }
 
 #[tokio::test]
@@ -324,7 +428,10 @@ async fn on_failure_decides_whether_a_request_goes_on_without_a_token() {
         assert_eq!(request.send().await.unwrap().status(), status, "{key}");
         let seen = world.origin.requests();
         assert_eq!(seen.len(), sent, "{key}");
-        assert!(seen.iter().all(|request| request.header("authorization").is_none()));
+        assert!(
+            seen.iter().all(|request| request.header("authorization").is_none()),
+            "a token was sent although there is none"
+        );
     }
 }
 
@@ -340,15 +447,25 @@ async fn an_applications_own_token_request_gets_no_token_and_a_stub_answers_it_i
         world.origin.enqueue(Answer::status(200));
         let asked = world.client().post(world.https(path)).body("grant_type=password").send();
         let answer = asked.await.unwrap();
-        assert_eq!(answer.status(), 200, "{key}");
+        assert_eq!(answer.status(), 200, "{key}: the client got another status");
         let seen = world.origin.requests();
         assert_eq!(seen.len(), usize::from(from_origin), "{key}");
-        assert!(seen.iter().all(|request| request.header("authorization").is_none()));
+        assert!(
+            seen.iter().all(|request| request.header("authorization").is_none()),
+            "a token was sent to the token endpoint"
+        );
         if !from_origin {
-            assert_eq!(answer.headers()["cache-control"], "no-store");
+            assert_eq!(
+                answer.headers()["cache-control"],
+                "no-store",
+                "the answer of the stub may be cached"
+            );
             let text = answer.text().await.unwrap();
             let tokens: serde_json::Value = serde_json::from_str(&text).unwrap();
-            assert_eq!(tokens["access_token"], "bearerd-stub");
+            assert_eq!(
+                tokens["access_token"], "bearerd-stub",
+                "the stub answers with another token"
+            );
         }
     }
 }

@@ -7,6 +7,7 @@ use bearerd_test_support::{Answer, OriginConfig, OriginServer};
 
 use super::wire::{Wire, ask, get, message};
 use super::world::World;
+use crate::texts::assert_says;
 
 // ===== Fields of one hop =====
 
@@ -35,7 +36,11 @@ async fn fields_of_the_clients_hop_do_not_reach_the_origin() {
     let request = &world.origin.requests()[0];
     let mut names: Vec<&str> = request.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
-    assert_eq!(names, ["authorization", "host", "via", "x-three"]);
+    assert_eq!(
+        names,
+        ["authorization", "host", "via", "x-three"],
+        "fields of the client's hop reached the API, or others were lost"
+    );
 }
 
 #[tokio::test]
@@ -45,7 +50,11 @@ async fn proxy_authorization_does_not_reach_an_origin_without_credential_either(
     let target = format!("GET {} HTTP/1.1", other.url("/"));
     let lines = [&*target, "Host: x", "Proxy-Authorization: Basic c2VjcmV0"];
     ask(&world, &lines).await.assert_ok();
-    assert_eq!(other.requests()[0].header("proxy-authorization"), None);
+    assert_eq!(
+        other.requests()[0].header("proxy-authorization"),
+        None,
+        "Proxy-Authorization reached a server without a credential"
+    );
 }
 
 #[tokio::test]
@@ -64,11 +73,15 @@ async fn fields_of_the_origins_hop_do_not_reach_the_client() {
         .with_header("upgrade", "h2c");
     world.origin.enqueue(answer);
     let reply = ask(&world, &get(&world.http("/"))).await;
-    assert_eq!((reply.status, reply.text()), (200, "content".to_owned()));
+    assert_eq!(
+        (reply.status, reply.text()),
+        (200, "content".to_owned()),
+        "the response was changed"
+    );
     let mut names: Vec<&str> = reply.fields.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     let kept = ["content-length", "content-type", "date", "set-cookie", "via", "x-three"];
-    assert_eq!(names, kept);
+    assert_eq!(names, kept, "fields of the API's hop reached the client, or others were lost");
 }
 
 #[tokio::test]
@@ -80,9 +93,9 @@ async fn via_is_added_on_both_sides_after_what_is_there() {
     let headers = &world.origin.requests()[0].headers;
     let seen: Vec<&str> =
         headers.get_all("via").iter().map(|value| value.to_str().unwrap()).collect();
-    assert_eq!(seen[..2], ["1.0 near", "2 nearer (x)"]);
+    assert_eq!(seen[..2], ["1.0 near", "2 nearer (x)"], "earlier entries of Via were changed");
     assert!(seen[2].starts_with("1.1 bearerd-"), "{seen:?}");
-    assert_eq!(reply.fields("via"), ["1.0 far", seen[2]]);
+    assert_eq!(reply.fields("via"), ["1.0 far", seen[2]], "Via of the response was not extended");
 }
 
 // ===== The proxy itself =====
@@ -107,7 +120,11 @@ async fn a_request_that_has_been_here_before_is_a_loop() {
         let target = format!("GET {url} HTTP/1.1");
         ask(&world, &[&*target, "Host: x", &via]).await.is_refusal(508, "proxy_loop_detected");
     }
-    assert_eq!((other.requests().len(), world.origin.requests().len()), (1, 0));
+    assert_eq!(
+        (other.requests().len(), world.origin.requests().len()),
+        (1, 0),
+        "(other server, API): a request that has been here before was sent on"
+    );
     let target = format!("GET {} HTTP/1.1", other.url("/"));
     let behind_another = ask(&world, &[&*target, "Host: x", "Via: 1.1 bearerd-00000000"]).await;
     assert_eq!(behind_another.status, 200, "one bearerd behind another is no loop");
@@ -121,10 +138,10 @@ async fn a_target_without_a_host_is_400_with_a_sentence_and_the_connection_ends(
         let mut wire = Wire::to(&world).await;
         let reply = wire.ask(&[target, &host]).await;
         reply.is_refusal(400, "http_request_error");
-        assert!(reply.text().contains("this is a proxy"), "{}", reply.text());
+        assert_says("the answer", &reply.text(), ["this is a proxy"]);
         wire.is_closed().await;
     }
-    assert_eq!(world.origin.requests().len(), 0);
+    world.origin.assert_requests(0, "a target without a host reached the API");
 }
 
 #[tokio::test]
@@ -134,10 +151,13 @@ async fn trace_is_refused_and_lists_what_is_allowed() {
         let target = format!("{method} {} HTTP/1.1", world.http("/"));
         let reply = ask(&world, &[&target, "Host: x", "Cookie: secret=1"]).await;
         reply.is_refusal(405, "http_request_error");
-        assert!(reply.field("allow").is_some_and(|methods| methods.contains("GET")));
-        assert!(!reply.text().contains("secret"));
+        assert!(
+            reply.field("allow").is_some_and(|methods| methods.contains("GET")),
+            "{method}: Allow does not list what is allowed"
+        );
+        assert!(!reply.text().contains("secret"), "{method}: the refusal repeats the request");
     }
-    assert_eq!(world.origin.requests().len(), 0);
+    world.origin.assert_requests(0, "a refused method reached the API");
 }
 
 #[tokio::test]
@@ -150,23 +170,38 @@ async fn options_of_the_proxy_and_options_that_may_go_no_further_are_answered_he
     {
         let reply = wire.ask(lines).await;
         reply.assert_ok();
-        assert!(reply.field("allow").is_some_and(|methods| methods.contains("CONNECT")));
+        assert!(
+            reply.field("allow").is_some_and(|methods| methods.contains("CONNECT")),
+            "Allow does not list what is allowed"
+        );
     }
-    assert_eq!(world.origin.requests().len(), 0);
+    world.origin.assert_requests(0, "a request for the proxy itself reached the API");
     wire.ask(&[&absolute, "Host: x", "Max-Forwards: 7"]).await.assert_ok();
-    assert_eq!(world.origin.requests()[0].header("max-forwards"), Some("6"));
+    assert_eq!(
+        world.origin.requests()[0].header("max-forwards"),
+        Some("6"),
+        "Max-Forwards was not counted down"
+    );
 }
 
 #[tokio::test]
 async fn the_ca_is_served_under_the_proxys_own_name_and_nothing_else_is() {
     let world = World::new().await;
     let reply = ask(&world, &get("http://bearerd.invalid/ca.pem")).await;
-    assert_eq!((reply.status, reply.text()), (200, world.app().ca().unwrap().pem().to_owned()));
-    assert_eq!(reply.field("content-type"), Some("application/x-pem-file"));
+    assert_eq!(
+        (reply.status, reply.text()),
+        (200, world.app().ca().unwrap().pem().to_owned()),
+        "the CA certificate was not served"
+    );
+    assert_eq!(
+        reply.field("content-type"),
+        Some("application/x-pem-file"),
+        "the CA certificate has another content type"
+    );
     for path in ["/", "/ca.key", "/ca.pem/", "/../certs/ca.key"] {
         let reply = ask(&world, &get(&format!("http://bearerd.invalid{path}"))).await;
         reply.assert_status(404, path);
-        assert!(!reply.text().contains("BEGIN"));
+        assert!(!reply.text().contains("BEGIN"), "{path}: a certificate or a key was served");
     }
 }
 
@@ -210,8 +245,8 @@ async fn a_target_that_could_name_two_hosts_is_400_and_goes_nowhere() {
     ] {
         wrong.extend(not_refused(&world, &[&format!("GET {target} HTTP/1.1"), "Host: x"]).await);
     }
-    assert_eq!(wrong, Vec::<String>::new());
-    assert_eq!(world.origin.connections(), 0);
+    assert_eq!(wrong, Vec::<String>::new(), "ambiguous targets were not refused");
+    assert_eq!(world.origin.connections(), 0, "an ambiguous target was dialled");
 }
 
 #[tokio::test]
@@ -234,8 +269,8 @@ async fn a_missing_doubled_or_impossible_host_field_is_400_and_goes_nowhere() {
     ] {
         wrong.extend(not_refused(&world, &[&target, &format!("Host: {host}")]).await);
     }
-    assert_eq!(wrong, Vec::<String>::new());
-    assert_eq!(world.origin.connections(), 0);
+    assert_eq!(wrong, Vec::<String>::new(), "wrong Host fields were not refused");
+    assert_eq!(world.origin.connections(), 0, "a request with a wrong Host was sent on");
 }
 
 #[tokio::test]
@@ -275,8 +310,8 @@ async fn a_request_whose_end_could_be_read_in_two_ways_goes_nowhere() {
     wrong.extend(not_refused_bytes(&world, &first).await);
     let http_1_0 = format!("POST {} HTTP/1.0", world.http("/"));
     wrong.extend(not_refused(&world, &[&http_1_0, "Transfer-Encoding: chunked"]).await);
-    assert_eq!(wrong, Vec::<String>::new());
-    assert_eq!(world.origin.connections(), 0);
+    assert_eq!(wrong, Vec::<String>::new(), "requests with ambiguous ends were not refused");
+    assert_eq!(world.origin.connections(), 0, "a request with an ambiguous end was sent on");
 }
 
 /// hyper reads such a request as chunked and hides the length from us (RFC 9112 §6.1 allows that if
@@ -297,9 +332,13 @@ async fn a_request_with_a_length_and_chunks_is_chunked_and_the_last_of_its_conne
         wire.is_closed().await;
     }
     let requests = world.origin.requests();
-    assert_eq!(requests.len(), 2);
+    assert_eq!(requests.len(), 2, "content was taken for a request of its own");
     for request in &requests {
-        assert_eq!((&request.body[..], request.header("content-length")), (&b"hello"[..], None));
+        assert_eq!(
+            (&request.body[..], request.header("content-length")),
+            (&b"hello"[..], None),
+            "(content, Content-Length): the request was not sent on with one unambiguous end"
+        );
     }
 }
 
@@ -313,7 +352,10 @@ async fn a_chunk_that_is_none_ends_the_request_without_completing_it() {
         let answer = String::from_utf8(wire.rest().await).unwrap();
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{chunk:?}: {answer}");
     }
-    assert!(world.origin.requests().iter().all(|request| !request.body_complete));
+    assert!(
+        world.origin.requests().iter().all(|request| !request.body_complete),
+        "a malformed chunk ended like the last one at the API"
+    );
     world.get("/").await.assert_ok();
 }
 
@@ -325,14 +367,18 @@ async fn a_head_that_is_too_large_is_refused_with_the_status_that_says_so() {
     ask(&world, &[&*line(8 * 1024), "Host: x"]).await.assert_ok();
     world.origin.clear();
 
-    assert_eq!(ask(&world, &[&*line(8 * 1024 + 100), "Host: x"]).await.status, 414);
+    ask(&world, &[&*line(8 * 1024 + 100), "Host: x"])
+        .await
+        .assert_status(414, "a target that is too long was not refused");
     let target = format!("GET {url} HTTP/1.1");
     let many: Vec<String> = (0..101).map(|number| format!("X-{number}: 1")).collect();
     let many: Vec<&str> = [&*target].into_iter().chain(many.iter().map(String::as_str)).collect();
-    assert_eq!(ask(&world, &many).await.status, 431);
+    ask(&world, &many).await.assert_status(431, "too many fields were not refused");
     let heavy = format!("X-Heavy: {}", "x".repeat(33 * 1024));
-    assert_eq!(ask(&world, &[&target, "Host: x", &heavy]).await.status, 431);
-    assert_eq!(world.origin.requests().len(), 0);
+    ask(&world, &[&target, "Host: x", &heavy])
+        .await
+        .assert_status(431, "a field that is too large was not refused");
+    world.origin.assert_requests(0, "a request whose head is too large reached the API");
     // Answered here: an origin server would count the fields that we add.
     let hundred: Vec<&str> = ["OPTIONS * HTTP/1.1", "Host: x"]
         .into_iter()

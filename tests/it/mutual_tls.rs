@@ -81,10 +81,14 @@ async fn with_bind_the_api_sees_the_certificate_and_the_token() {
         let status = application.get(&world, "/").await;
         assert_eq!(status, 200, "the API did not accept the certificate and the token");
         let requests = world.origin.requests();
-        assert_eq!(requests.len(), 3);
+        assert_eq!(requests.len(), 3, "the rejected request was not sent again once");
         for request in requests {
-            assert_eq!(request.client_certificate.as_ref(), Some(&certificate.der));
-            assert!(request.bearer().is_some());
+            assert_eq!(
+                request.client_certificate.as_ref(),
+                Some(&certificate.der),
+                "the API was shown no certificate, or another one"
+            );
+            assert!(request.bearer().is_some(), "a request has no token");
         }
     }
 }
@@ -97,12 +101,20 @@ async fn without_bind_the_api_sees_the_token_and_no_certificate() {
         let world = started(asking(&clients, false).credential(&line), &certificate).await;
         world.get("/").await.assert_ok();
         let [request] = world.origin.requests().try_into().unwrap();
-        assert_eq!(request.client_certificate, None);
-        assert!(request.bearer().is_some());
+        assert_eq!(
+            request.client_certificate, None,
+            "a certificate was shown although `bind` is off"
+        );
+        assert!(request.bearer().is_some(), "the request has no token");
         // Where the API insists, there is no connection.
         let world = started(asking(&clients, true).credential(&line), &certificate).await;
-        assert_eq!(world.get("/").await.status, 502);
-        assert!(world.origin.requests().is_empty());
+        world
+            .get("/")
+            .await
+            .assert_status(502, "an API that insists on a certificate is not reported as 502");
+        world
+            .origin
+            .assert_requests(0, "an API that insists on a certificate got a request without one");
     }
 }
 
@@ -148,7 +160,7 @@ async fn connections_of_different_certificates_are_never_mixed() {
             assert_eq!(application.get(&world, path).await, status, "{path}");
         }
         let requests = world.origin.requests();
-        assert_eq!(requests.len(), 2 * order.len());
+        assert_eq!(requests.len(), 2 * order.len(), "a request was lost or sent twice");
         let mut owners = HashMap::new();
         for request in requests {
             let path = ["/one/", "/two/", "/same/", "/plain/", "/nobody/"]
@@ -175,10 +187,18 @@ async fn what_the_application_authorises_itself_goes_without_the_certificate() {
     let url = world.http("/");
     wire.ask(&get(&url)).await.assert_ok();
     let own = [format!("GET {url} HTTP/1.1"), "Host: x".into(), "Authorization: Bearer own".into()];
-    assert_eq!(wire.ask(&own).await.status, 401);
+    wire.ask(&own).await.assert_status(401, "the client's own token did not reach the API");
     let [first, second] = world.origin.requests().try_into().unwrap();
-    assert_eq!(first.client_certificate.as_ref(), Some(&certificate.der));
-    assert_eq!((second.bearer(), second.client_certificate.as_ref()), (Some("own"), None));
+    assert_eq!(
+        first.client_certificate.as_ref(),
+        Some(&certificate.der),
+        "the request with the credential's token showed no certificate"
+    );
+    assert_eq!(
+        (second.bearer(), second.client_certificate.as_ref()),
+        (Some("own"), None),
+        "(token, certificate): the client's own token went with the credential's certificate"
+    );
 }
 
 #[tokio::test]
@@ -190,9 +210,13 @@ async fn a_request_that_gets_no_token_shows_no_certificate() {
     world.authorization_server.revoke_refresh_token();
     write(&world, "client", &certificate);
     world.start_proxy().await;
-    assert_eq!(world.get("/").await.status, 401);
+    world.get("/").await.assert_status(401, "a request without a token was not sent on");
     let [request] = world.origin.requests().try_into().unwrap();
-    assert_eq!((request.bearer(), request.client_certificate.as_ref()), (None, None));
+    assert_eq!(
+        (request.bearer(), request.client_certificate.as_ref()),
+        (None, None),
+        "(token, certificate): a request without a token showed a certificate"
+    );
 }
 
 #[tokio::test]
@@ -209,12 +233,27 @@ async fn a_reload_with_another_certificate_uses_no_connection_of_before() {
         let mut ask = async |world: &World, shown: Option<&ClientCertificate>| {
             world.origin.clear();
             for _ in 0..2 {
-                assert_eq!(within(application.get(world, "/")).await, 200);
+                assert_eq!(
+                    within(application.get(world, "/")).await,
+                    200,
+                    "a request was not served"
+                );
             }
             let [first, second] = world.origin.requests().try_into().unwrap();
-            assert_eq!(first.client_certificate.as_ref(), shown.map(|shown| &shown.der));
-            assert_eq!(first.connection, second.connection);
-            assert_ne!(first.connection, std::mem::replace(&mut last, first.connection));
+            assert_eq!(
+                first.client_certificate.as_ref(),
+                shown.map(|shown| &shown.der),
+                "the API was shown another certificate than the configured one"
+            );
+            assert_eq!(
+                first.connection, second.connection,
+                "a connection was not used again under one configuration"
+            );
+            assert_ne!(
+                first.connection,
+                std::mem::replace(&mut last, first.connection),
+                "a connection of the configuration before was used"
+            );
         };
         ask(&world, Some(&before)).await;
         write(&world, "client", &after);

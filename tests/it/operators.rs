@@ -11,6 +11,7 @@ use super::program::{Program, command, text};
 use super::status::{assert_no_secret, described, servers};
 use super::wire::Wire;
 use super::world::{World, eventually};
+use crate::texts::{assert_never_says, assert_says};
 
 const CLUBS: &str = r#"
 paths = ["/${club}/"]
@@ -105,17 +106,27 @@ async fn refresh_replaces_a_token_that_is_still_good_and_says_what_came_of_it() 
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
     let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
-    assert_eq!((code, &*complaints), (Some(0), ""));
+    assert_eq!((code, &*complaints), (Some(0), ""), "`refresh` failed or complained");
     assert!(said.starts_with("api: refreshed; token number 2, expires in 59m"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
-    assert_eq!(described(program.admin).await["generation"], 2);
+    assert_eq!(
+        described(program.admin).await["generation"],
+        2,
+        "the admin listener reports another token number"
+    );
 
     let (code, json, _) = run(world.dir.path(), "refresh --json api").await;
-    assert_eq!(code, Some(0));
+    assert_eq!(code, Some(0), "`refresh --json` failed");
     let json: Value = serde_json::from_str(&json).unwrap();
     let [one] = json["credentials"].as_array().unwrap().as_slice() else { panic!("{json}") };
-    assert_eq!((&one["name"], &one["generation"]), (&json!("api"), &json!(3)));
-    assert_eq!(world.authorization_server.token_requests(), 3);
+    assert_eq!(
+        (&one["name"], &one["generation"]),
+        (&json!("api"), &json!(3)),
+        "the JSON reports another name or number"
+    );
+    world
+        .authorization_server
+        .assert_token_requests(3, "each `refresh` has to cost one token request");
     let everything = [said, json.to_string(), program.stop().await].concat();
     assert_no_secret(&world, &everything);
 }
@@ -124,14 +135,29 @@ async fn refresh_replaces_a_token_that_is_still_good_and_says_what_came_of_it() 
 async fn refresh_without_a_running_proxy_is_unavailable_and_without_a_good_file_a_problem_of_it() {
     let mut world = servers(World::builder()).await;
     let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
-    assert_eq!((code, &*said), (Some(69), ""));
-    assert!(complaints.contains("admin.listen") && complaints.contains("bearerd run"));
+    assert_eq!(
+        (code, &*said),
+        (Some(69), ""),
+        "`refresh` without a running proxy has another exit code or says something on standard output"
+    );
+    assert!(
+        complaints.contains("admin.listen") && complaints.contains("bearerd run"),
+        "the message does not say how to reach a running proxy: {complaints}"
+    );
     assert!(!world.state().exists(), "a command makes no state");
-    assert_eq!(run(world.dir.path(), "refresh").await.0, Some(2));
+    assert_eq!(
+        run(world.dir.path(), "refresh").await.0,
+        Some(2),
+        "`refresh` without a name is no usage error"
+    );
     world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
     let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
-    assert_eq!((code, &*said), (Some(78), ""));
-    assert!(complaints.contains("cleint_id"), "{complaints}");
+    assert_eq!(
+        (code, &*said),
+        (Some(78), ""),
+        "a bad file has another exit code, or something is on standard output"
+    );
+    assert_says("standard error", &complaints, ["cleint_id"]);
 }
 
 /// Off, or on a port that nobody knows.
@@ -142,8 +168,12 @@ async fn refresh_says_what_to_write_where_the_proxy_cannot_be_found() {
         let mut world = servers(World::builder()).await;
         set_admin_listen(&mut world, listen);
         let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
-        assert_eq!((code, &*said), (Some(69), ""), "{listen}");
-        assert!(complaints.contains(expected), "{complaints}");
+        assert_eq!(
+            (code, &*said),
+            (Some(69), ""),
+            "{listen}: the command has another exit code, or said something on standard output"
+        );
+        assert_says("standard error", &complaints, [expected]);
     }
 }
 
@@ -154,12 +184,16 @@ async fn refresh_says_why_there_is_no_new_token_and_what_to_do() {
     program.get(&world.http("/")).await.assert_ok();
     world.authorization_server.revoke_refresh_token();
     let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
-    assert_eq!((code, &*said), (Some(1), ""));
+    assert_eq!(
+        (code, &*said),
+        (Some(1), ""),
+        "a refresh that was refused has another exit code, or something is on standard output"
+    );
     assert!(complaints.starts_with("error: api was not refreshed: "), "{complaints}");
-    assert!(complaints.contains("invalid_grant"), "{complaints}");
-    assert!(complaints.contains("configure a new refresh_token"), "{complaints}");
+    assert_says("standard error", &complaints, ["invalid_grant"]);
+    assert_says("standard error", &complaints, ["configure a new refresh_token"]);
     let (code, json, _) = run(world.dir.path(), "refresh api --json").await;
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(1), "a refresh that was refused has another exit code with --json");
     let json: Value = serde_json::from_str(&json).unwrap();
     assert!(json["credentials"][0]["error"].as_str().unwrap().contains("operator"), "{json}");
     assert_no_secret(&world, &(complaints + &json.to_string()));
@@ -174,9 +208,9 @@ async fn a_refresh_that_failed_for_the_moment_leaves_the_token_and_says_so() {
     let trouble = TokenBehaviour::json(503, json!({}));
     world.authorization_server.enqueue(trouble.with_header("retry-after", "90"));
     let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
-    assert_eq!(code, Some(1), "{complaints}");
-    assert!(complaints.contains("tries again by itself"), "{complaints}");
-    assert!(complaints.contains("stays in use: number 1, expires in"), "{complaints}");
+    assert_eq!(code, Some(1), "the command has another exit code: {complaints}");
+    assert_says("standard error", &complaints, ["tries again by itself"]);
+    assert_says("standard error", &complaints, ["stays in use: number 1, expires in"]);
     program.get(&world.http("/")).await.assert_ok();
 }
 
@@ -188,16 +222,28 @@ async fn an_unknown_name_is_a_usage_error_that_lists_the_known_ones() {
     for name in ["other", "apia", "api[rome]", "api/rome", "api[paris,lyon]", "api[", "API", ""] {
         for action in ["refresh", "logout"] {
             let (code, said, complaints) = run(world.dir.path(), &format!("{action} {name}")).await;
-            assert_eq!((code, &*said), (Some(2), ""), "{action} {name}: {complaints}");
-            assert!(complaints.contains("known are: api, api[paris]"), "{name}: {complaints}");
+            assert_eq!(
+                (code, &*said),
+                (Some(2), ""),
+                "{action} {name}: the command has another exit code, or said something on standard output: {complaints}"
+            );
+            assert_says(
+                &format!("{name}: standard error"),
+                &complaints,
+                ["known are: api, api[paris]"],
+            );
         }
     }
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.authorization_server.assert_token_requests(1, "an unknown name has cost a token request");
     program.stop().await;
     // The same in the store.
     let (code, said, complaints) = run(world.dir.path(), "logout api[rome]").await;
-    assert_eq!((code, &*said), (Some(2), ""));
-    assert!(complaints.contains("known are: api"), "{complaints}");
+    assert_eq!(
+        (code, &*said),
+        (Some(2), ""),
+        "an unknown name is no usage error where the store is asked"
+    );
+    assert_says("standard error", &complaints, ["known are: api"]);
 }
 
 #[tokio::test]
@@ -206,21 +252,24 @@ async fn one_token_of_many_is_named_in_either_way_and_all_of_them_by_the_credent
     let program = Program::start(&world).await;
     let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
     assert_eq!(code, Some(1), "none is in use");
-    assert!(complaints.contains("api[VALUE]"), "{complaints}");
+    assert_says("standard error", &complaints, ["api[VALUE]"]);
     program.get(&world.http("/paris/")).await.assert_ok();
     for (name, number) in [("api[paris]", 2), ("api/paris", 3)] {
         let (code, said, complaints) = run(world.dir.path(), &format!("refresh {name}")).await;
-        assert_eq!(code, Some(0), "{complaints}");
-        assert!(said.starts_with(&format!("api[paris]: refreshed; token number {number},")));
+        assert_eq!(code, Some(0), "the command has another exit code: {complaints}");
+        assert!(
+            said.starts_with(&format!("api[paris]: refreshed; token number {number},")),
+            "another token was refreshed: {said}"
+        );
     }
     // Its first token.
     let (_, said, _) = run(world.dir.path(), "refresh api[lyon]").await;
     assert!(said.starts_with("api[lyon]: refreshed; token number 1,"), "{said}");
     let (code, said, _) = run(world.dir.path(), "refresh api").await;
-    assert_eq!(code, Some(0));
+    assert_eq!(code, Some(0), "refreshing all tokens of a credential failed");
     let names: Vec<&str> = said.lines().filter_map(|line| line.split(':').next()).collect();
     assert_eq!(names, ["api[lyon]", "api[paris]"], "{said}");
-    assert!(said.contains("number 4,") && said.contains("number 2,"), "{said}");
+    assert_says("the output", &said, ["number 4,", "number 2,"]);
 }
 
 /// Another configuration's proxy has the port.
@@ -232,19 +281,39 @@ async fn two_proxies_are_told_apart_by_their_configurations() {
     second.get(&other.http("/")).await.assert_ok();
     let config = other.dir.path().join("proxy.toml");
     let refresh = format!("refresh api --config {}", config.display());
-    assert_eq!(run(one.dir.path(), &refresh).await.0, Some(0));
+    assert_eq!(
+        run(one.dir.path(), &refresh).await.0,
+        Some(0),
+        "`refresh` by the other configuration failed"
+    );
     let requests = |world: &World| world.authorization_server.token_requests();
-    assert_eq!((requests(&one), requests(&other)), (1, 2));
+    assert_eq!(
+        (requests(&one), requests(&other)),
+        (1, 2),
+        "(one, other): the refresh reached the proxy of another configuration"
+    );
 
     set_admin_listen(&mut other, &first.admin.to_string());
     for action in ["refresh", "logout"] {
         let (code, said, complaints) = run(other.dir.path(), &format!("{action} api")).await;
-        assert_eq!((code, &*said), (Some(1), ""));
-        assert!(complaints.contains("another configuration"), "{complaints}");
-        assert!(complaints.contains("state/admin.token"), "{complaints}");
+        assert_eq!(
+            (code, &*said),
+            (Some(1), ""),
+            "{action}: the proxy of another configuration was taken for its own"
+        );
+        assert_says("standard error", &complaints, ["another configuration"]);
+        assert_says("standard error", &complaints, ["state/admin.token"]);
     }
-    assert_eq!((requests(&one), requests(&other)), (1, 2));
-    assert_eq!(described(first.admin).await["state"], "fresh");
+    assert_eq!(
+        (requests(&one), requests(&other)),
+        (1, 2),
+        "(one, other): the proxy of another configuration was changed"
+    );
+    assert_eq!(
+        described(first.admin).await["state"],
+        "fresh",
+        "the proxy of another configuration was logged out"
+    );
 }
 
 #[tokio::test]
@@ -256,8 +325,15 @@ async fn a_wrong_token_changes_nothing_and_a_given_one_does_not_need_a_file() {
     });
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
-    assert!(!token_file(&world).exists());
-    assert_eq!(run(world.dir.path(), "refresh api").await.0, Some(0));
+    assert!(
+        !token_file(&world).exists(),
+        "a token file was written although a token is configured"
+    );
+    assert_eq!(
+        run(world.dir.path(), "refresh api").await.0,
+        Some(0),
+        "`refresh` with the configured token failed"
+    );
     // The same proxy, by a configuration with another token.
     let config = std::fs::read_to_string(world.dir.path().join("proxy.toml")).unwrap();
     let other = config.replace("{ file = \"admin\" }", "{ file = \"wrong\" }");
@@ -267,16 +343,26 @@ async fn a_wrong_token_changes_nothing_and_a_given_one_does_not_need_a_file() {
         for action in ["refresh", "logout"] {
             let arguments = format!("{action} api --config other.toml");
             let (code, said, complaints) = run(world.dir.path(), &arguments).await;
-            assert_eq!((code, &*said), (Some(1), ""), "{complaints}");
-            assert!(complaints.contains("admin token"), "{complaints}");
-            assert!(!complaints.contains(wrong), "{complaints}");
+            assert_eq!(
+                (code, &*said),
+                (Some(1), ""),
+                "the command has another exit code, or said something on standard output: {complaints}"
+            );
+            assert_says("standard error", &complaints, ["admin token"]);
+            assert_never_says("standard error", &complaints, [wrong]);
         }
     }
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "a wrong admin token has cost a token request");
     // What is given may change without a restart.
     world.write_secret("admin", "adm1n2");
     program.logs("in force").await;
-    assert_eq!(run(world.dir.path(), "refresh api").await.0, Some(0));
+    assert_eq!(
+        run(world.dir.path(), "refresh api").await.0,
+        Some(0),
+        "`refresh` with the new admin token failed"
+    );
 }
 
 /// What a shell of an operator has not: the variables that the proxy's service has.
@@ -293,7 +379,7 @@ async fn a_command_needs_no_secret_but_the_admin_token() {
     let program = Program::start_with(world.dir.path(), &[], &[("SECRET", &secret)]).await;
     for arguments in ["status", "refresh api", "logout api"] {
         let (code, _, complaints) = run(world.dir.path(), arguments).await;
-        assert_eq!(code, Some(0), "{arguments}: {complaints}");
+        assert_eq!(code, Some(0), "{arguments}: the command has another exit code: {complaints}");
     }
     program.stop().await;
 }
@@ -313,7 +399,7 @@ async fn a_command_works_where_each_of_two_credentials_has_a_first_refresh_token
     let program = Program::start_with(world.dir.path(), &[], &[]).await;
     for arguments in ["status", "status --probe", "refresh api", "logout api"] {
         let (code, _, complaints) = run(world.dir.path(), arguments).await;
-        assert_eq!(code, Some(0), "{arguments}: {complaints}");
+        assert_eq!(code, Some(0), "{arguments}: the command has another exit code: {complaints}");
     }
     program.stop().await;
     world.configure_file(|text| text.replace("\"another\"", "\"seed\""));
@@ -328,18 +414,34 @@ async fn the_admin_token_is_made_at_the_start_for_its_owner_alone_and_kept() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
     let path = token_file(&world);
-    assert_eq!(mode(&path), 0o600);
+    assert_eq!(mode(&path), 0o600, "others can read the admin token");
     let token = std::fs::read_to_string(&path).unwrap();
     assert_eq!(token.trim_end().len(), 43, "32 bytes in base64url");
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(post(program.admin, "api/refresh", "").await, 401);
-    assert_eq!(post(program.admin, "api/refresh", token.trim_end()).await, 200);
+    assert_eq!(
+        post(program.admin, "api/refresh", "").await,
+        401,
+        "a change without the admin token was not refused"
+    );
+    assert_eq!(
+        post(program.admin, "api/refresh", token.trim_end()).await,
+        200,
+        "a change with the admin token was refused"
+    );
     let mut log = program.stop().await;
     let program = Program::start(&world).await;
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), token);
-    assert_eq!(run(world.dir.path(), "refresh api").await.0, Some(0));
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap(),
+        token,
+        "the restart has replaced the admin token"
+    );
+    assert_eq!(
+        run(world.dir.path(), "refresh api").await.0,
+        Some(0),
+        "`refresh` failed after the restart"
+    );
     log.push_str(&program.stop().await);
-    assert!(!log.contains(token.trim_end()));
+    assert!(!log.contains(token.trim_end()), "the admin token is in the log");
 }
 
 #[tokio::test]
@@ -350,11 +452,17 @@ async fn an_admin_token_that_others_can_read_is_refused_until_it_is_put_right() 
     let (path, dir) = (token_file(&world), world.dir.path());
     let token = std::fs::read_to_string(&path).unwrap();
     set_mode(&path, 0o640);
-    assert_eq!(post(program.admin, "api/refresh", token.trim_end()).await, 403);
+    assert_eq!(
+        post(program.admin, "api/refresh", token.trim_end()).await,
+        403,
+        "an admin token that others can read was accepted"
+    );
     let (code, _, complaints) = run(dir, "refresh api").await;
-    assert_eq!(code, Some(1));
-    assert!(complaints.contains("0640") && complaints.contains("chmod 600"), "{complaints}");
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_eq!(code, Some(1), "`refresh` used an admin token that others can read");
+    assert_says("standard error", &complaints, ["0640", "chmod 600"]);
+    world
+        .authorization_server
+        .assert_token_requests(1, "a refused change has cost a token request");
     // A start goes on without it.
     program.stop().await;
     let program = Program::start(&world).await;
@@ -364,16 +472,28 @@ async fn an_admin_token_that_others_can_read_is_refused_until_it_is_put_right() 
     std::fs::write(&path, format!("{}\r\n", token.trim_end())).unwrap();
     set_mode(&path, 0o600);
     let (code, _, complaints) = run(dir, "refresh api").await;
-    assert_eq!((code, &*complaints), (Some(0), ""));
+    assert_eq!(
+        (code, &*complaints),
+        (Some(0), ""),
+        "`refresh` failed after the file was put right"
+    );
 
     std::fs::remove_file(&path).unwrap();
     let (code, _, complaints) = run(dir, "refresh api").await;
-    assert_eq!(code, Some(1));
-    assert!(complaints.contains("STATE_DIRECTORY"), "{complaints}");
+    assert_eq!(code, Some(1), "`refresh` without the token file has another exit code");
+    assert_says("standard error", &complaints, ["STATE_DIRECTORY"]);
     program.signal(rustix::process::Signal::HUP);
     program.logs("in force").await;
-    assert_eq!(run(dir, "refresh api").await.0, Some(0));
-    assert_ne!(std::fs::read_to_string(&path).unwrap(), token);
+    assert_eq!(
+        run(dir, "refresh api").await.0,
+        Some(0),
+        "`refresh` failed after the reload had made another token"
+    );
+    assert_ne!(
+        std::fs::read_to_string(&path).unwrap(),
+        token,
+        "the reload has not made another token"
+    );
 }
 
 /// `memory:` has no directory of its own.
@@ -381,20 +501,39 @@ async fn an_admin_token_that_others_can_read_is_refused_until_it_is_put_right() 
 async fn without_a_store_directory_the_token_is_in_the_state_directory_or_beside_the_file() {
     let world = servers(World::builder().sections("[store]\nurl = \"memory:\"")).await;
     let program = Program::start(&world).await;
-    assert_eq!((mode(&world.state()), mode(&token_file(&world))), (0o700, 0o600));
-    assert_eq!(run(world.dir.path(), "refresh api").await.0, Some(0));
+    assert_eq!(
+        (mode(&world.state()), mode(&token_file(&world))),
+        (0o700, 0o600),
+        "(directory, file): others can read the admin token or list its directory"
+    );
+    assert_eq!(
+        run(world.dir.path(), "refresh api").await.0,
+        Some(0),
+        "`refresh` did not find the token beside the configuration"
+    );
     program.stop().await;
     let systemd = tempfile::tempdir().unwrap();
     let variable = [("STATE_DIRECTORY", systemd.path().to_str().unwrap())];
     std::fs::remove_dir_all(world.state()).unwrap();
     world.write_seed(&world.authorization_server.issue_refresh_token());
     let program = Program::start_with(world.dir.path(), &[], &variable).await;
-    assert_eq!(mode(&systemd.path().join("admin.token")), 0o600);
+    assert_eq!(
+        mode(&systemd.path().join("admin.token")),
+        0o600,
+        "others can read the admin token in the directory of systemd"
+    );
     let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
-    assert_eq!(code, Some(1));
-    assert!(complaints.contains("$STATE_DIRECTORY"), "{complaints}");
-    assert_eq!(run_in(world.dir.path(), "refresh api", &variable).await.0, Some(0));
-    assert!(!world.state().exists());
+    assert_eq!(code, Some(1), "`refresh` without $STATE_DIRECTORY found a token");
+    assert_says("standard error", &complaints, ["$STATE_DIRECTORY"]);
+    assert_eq!(
+        run_in(world.dir.path(), "refresh api", &variable).await.0,
+        Some(0),
+        "`refresh` with $STATE_DIRECTORY failed"
+    );
+    assert!(
+        !world.state().exists(),
+        "something was written beside the configuration although there is $STATE_DIRECTORY"
+    );
     program.stop().await;
 }
 
@@ -405,13 +544,21 @@ async fn where_no_token_can_be_made_requests_are_served_all_the_same() {
     std::fs::write(world.state(), "a file").unwrap();
     let program = Program::start(&world).await;
     let warning = program.logs("will be refused").await;
-    assert!(warning.contains("admin.token"), "{warning}");
+    assert_says("the warning", &warning, ["admin.token"]);
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(post(program.admin, "api/refresh", "any").await, 403);
+    assert_eq!(
+        post(program.admin, "api/refresh", "any").await,
+        403,
+        "a change was accepted although there is no admin token"
+    );
     let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
-    assert_eq!(code, Some(1), "{complaints}");
-    assert!(complaints.contains("admin.token"), "{complaints}");
-    assert_eq!(run(world.dir.path(), "status").await.0, Some(0));
+    assert_eq!(code, Some(1), "the command has another exit code: {complaints}");
+    assert_says("standard error", &complaints, ["admin.token"]);
+    assert_eq!(
+        run(world.dir.path(), "status").await.0,
+        Some(0),
+        "`status` failed although reading needs no admin token"
+    );
 }
 
 /// An address of IPv6, and every address of this machine.
@@ -425,7 +572,11 @@ async fn the_proxy_is_found_wherever_it_listens() {
         let program = Program::start(&world).await;
         for arguments in ["status", "status --probe", "refresh api", "logout api"] {
             let (code, _, complaints) = run(world.dir.path(), arguments).await;
-            assert_eq!(code, Some(0), "{listen} {arguments}: {complaints}");
+            assert_eq!(
+                code,
+                Some(0),
+                "{listen} {arguments}: the command has another exit code: {complaints}"
+            );
         }
         program.stop().await;
     }
@@ -442,24 +593,42 @@ async fn logout_through_the_running_proxy_revokes_and_lasts() {
     let refresh_token = world.authorization_server.current_refresh_token();
     let access_token = world.authorization_server.tokens().newest_access_token().unwrap();
     let (code, said, complaints) = run(world.dir.path(), "logout api").await;
-    assert_eq!((code, &*complaints), (Some(0), ""));
-    assert_eq!(said, "api: logged out; refresh token revoked; access token revoked\n");
-    assert_eq!(given_back(&revocations), [refresh_token, access_token]);
+    assert_eq!((code, &*complaints), (Some(0), ""), "`logout` failed or complained");
+    assert_eq!(
+        said, "api: logged out; refresh token revoked; access token revoked\n",
+        "`logout` reports something else"
+    );
+    assert_eq!(
+        given_back(&revocations),
+        [refresh_token, access_token],
+        "the tokens were not revoked in this order"
+    );
     program.get(&world.http("/")).await.assert_no_token();
-    assert_eq!(described(program.admin).await["reason"], "logged_out");
+    assert_eq!(
+        described(program.admin).await["reason"],
+        "logged_out",
+        "the status does not say that it was logged out"
+    );
     // There is nothing left to do, and that is no failure.
     let (code, json, _) = run(world.dir.path(), "logout --json api").await;
-    assert_eq!(code, Some(0));
+    assert_eq!(code, Some(0), "a second `logout` failed");
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(json["credentials"][0]["revocations"], json!([]));
-    assert_eq!(json["credentials"][0]["state"], "needs_login");
+    assert_eq!(
+        json["credentials"][0]["revocations"],
+        json!([]),
+        "a second `logout` has revoked something"
+    );
+    assert_eq!(
+        json["credentials"][0]["state"], "needs_login",
+        "the JSON does not say that a login is needed"
+    );
     let log = program.stop().await;
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_no_token();
     let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
-    assert_eq!(code, Some(1));
-    assert!(complaints.contains("it was logged out"), "{complaints}");
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_eq!(code, Some(1), "`refresh` after a logout has another exit code");
+    assert_says("standard error", &complaints, ["it was logged out"]);
+    world.authorization_server.assert_token_requests(1, "a token was requested after the logout");
     assert_no_secret(&world, &[said, json.to_string(), log, program.stop().await].concat());
 }
 
@@ -473,21 +642,32 @@ async fn logout_without_a_proxy_works_on_the_store_and_lasts() {
     revocations.enqueue(Answer::json(200, json!({})));
     revocations.enqueue(Answer::json(503, json!({"error": "temporarily_unavailable"})));
     let (code, json, complaints) = run(world.dir.path(), "logout api --json").await;
-    assert_eq!(code, Some(0), "{complaints}");
-    assert!(complaints.contains("without a running proxy"), "{complaints}");
+    assert_eq!(code, Some(0), "the command has another exit code: {complaints}");
+    assert_says("standard error", &complaints, ["without a running proxy"]);
     let json: Value = serde_json::from_str(&json).unwrap();
     let token = &json["credentials"][0];
-    assert_eq!((&token["name"], &token["reason"]), (&json!("api"), &json!("logged_out")));
-    assert_eq!(token["revocations"][0]["revoked"], true);
-    assert_eq!(token["revocations"][1]["revoked"], false);
+    assert_eq!(
+        (&token["name"], &token["reason"]),
+        (&json!("api"), &json!("logged_out")),
+        "the JSON reports another name or reason"
+    );
+    assert_eq!(token["revocations"][0]["revoked"], true, "the refresh token counts as not revoked");
+    assert_eq!(
+        token["revocations"][1]["revoked"], false,
+        "the access token counts as revoked although the server failed"
+    );
     assert!(token["revocations"][1]["why"].as_str().unwrap().contains("503"), "{token}");
-    assert_eq!(given_back(&revocations).len(), 2);
+    assert_eq!(given_back(&revocations).len(), 2, "both tokens have to be given back");
     world.assert_needs_login("logged_out");
     let (code, said, _) = run(world.dir.path(), "logout api").await;
-    assert_eq!((code, &*said), (Some(0), "api: logged out; there was no token to revoke\n"));
+    assert_eq!(
+        (code, &*said),
+        (Some(0), "api: logged out; there was no token to revoke\n"),
+        "a second `logout` reports something else"
+    );
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_no_token();
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.authorization_server.assert_token_requests(1, "a token was requested after the logout");
     assert_no_secret(&world, &[json.to_string(), complaints, program.stop().await].concat());
 }
 
@@ -496,15 +676,19 @@ async fn logout_without_a_proxy_works_on_the_store_and_lasts() {
 async fn a_logout_says_what_was_not_revoked_and_makes_no_store_where_none_was() {
     let world = servers(World::builder()).await;
     let (code, said, complaints) = run(world.dir.path(), "logout api").await;
-    assert_eq!((code, &*said), (Some(1), ""));
-    assert!(complaints.contains("there is no store at"), "{complaints}");
-    assert!(!world.state().exists());
+    assert_eq!(
+        (code, &*said),
+        (Some(1), ""),
+        "`logout` without a store has another exit code, or something is on standard output"
+    );
+    assert_says("standard error", &complaints, ["there is no store at"]);
+    assert!(!world.state().exists(), "`logout` made a store");
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
     let (code, said, _) = run(world.dir.path(), "logout api").await;
-    assert_eq!(code, Some(0));
-    assert!(said.contains("refresh token not revoked"), "{said}");
-    assert!(said.contains("no revoke_url is known"), "{said}");
+    assert_eq!(code, Some(0), "`logout` without a revocation endpoint failed");
+    assert_says("the output", &said, ["refresh token not revoked"]);
+    assert_says("the output", &said, ["no revoke_url is known"]);
 }
 
 /// Its proxy has no admin listener, and notices all the same.
@@ -516,7 +700,7 @@ async fn a_logout_reaches_a_running_proxy_that_cannot_be_asked() {
         world.get("/").await.assert_ok();
         set_admin_listen(&mut world, listen);
         let (code, said, complaints) = run(world.dir.path(), "logout api").await;
-        assert_eq!(code, Some(0), "{complaints}");
+        assert_eq!(code, Some(0), "the command has another exit code: {complaints}");
         assert!(said.starts_with("api: logged out; "), "{said}");
         eventually("the proxy knows", || world.status().condition.word() == "needs_login").await;
         world.get("/").await.assert_no_token();
@@ -527,12 +711,20 @@ async fn a_logout_reaches_a_running_proxy_that_cannot_be_asked() {
 async fn what_is_only_in_memory_is_logged_out_by_its_proxy_alone() {
     let world = servers(World::builder().sections("[store]\nurl = \"memory:\"")).await;
     let (code, said, complaints) = run(world.dir.path(), "logout api").await;
-    assert_eq!((code, &*said), (Some(69), ""));
-    assert!(complaints.contains("memory:") && complaints.contains("bearerd run"), "{complaints}");
-    assert!(!world.state().exists());
+    assert_eq!(
+        (code, &*said),
+        (Some(69), ""),
+        "`logout` of what is only in memory has another exit code without a proxy"
+    );
+    assert_says("standard error", &complaints, ["memory:", "bearerd run"]);
+    assert!(!world.state().exists(), "`logout` made a store");
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(run(world.dir.path(), "logout api").await.0, Some(0));
+    assert_eq!(
+        run(world.dir.path(), "logout api").await.0,
+        Some(0),
+        "`logout` through the proxy failed"
+    );
     program.get(&world.http("/")).await.assert_no_token();
 }
 
@@ -553,14 +745,21 @@ async fn a_credential_is_logged_out_of_each_of_its_tokens_or_of_one() {
             }
         };
         let (code, said, complaints) = run(world.dir.path(), "logout api[paris]").await;
-        assert_eq!(code, Some(0), "{complaints}");
-        assert!(said.starts_with("api[paris]: logged out; ") && said.lines().count() == 1);
+        assert_eq!(code, Some(0), "the command has another exit code: {complaints}");
+        assert!(
+            said.starts_with("api[paris]: logged out; ") && said.lines().count() == 1,
+            "another token was logged out, or more than one: {said}"
+        );
         let (code, said, complaints) = run(world.dir.path(), "logout api/lyon").await;
-        assert_eq!(code, Some(0), "{complaints}");
+        assert_eq!(code, Some(0), "the command has another exit code: {complaints}");
         assert!(said.starts_with("api[lyon]: logged out; "), "{said}");
-        assert_eq!(records(&world), ["lyon: logged out", "nice", "paris: logged out"]);
+        assert_eq!(
+            records(&world),
+            ["lyon: logged out", "nice", "paris: logged out"],
+            "running: {running}: the records of other clubs were changed"
+        );
         let (code, said, _) = run(world.dir.path(), "logout api").await;
-        assert_eq!(code, Some(0));
+        assert_eq!(code, Some(0), "running: {running}: `logout` of all tokens failed");
         let names: Vec<&str> = said.lines().filter_map(|line| line.split(':').next()).collect();
         assert_eq!(names, ["api[lyon]", "api[nice]", "api[paris]"], "{said}");
         if let Some(program) = program {
@@ -570,7 +769,10 @@ async fn a_credential_is_logged_out_of_each_of_its_tokens_or_of_one() {
         for club in ["paris", "lyon", "nice"] {
             program.get(&world.http(&format!("/{club}/"))).await.assert_no_token();
         }
-        assert_eq!(world.authorization_server.token_requests(), 3);
+        world.authorization_server.assert_token_requests(
+            3,
+            format!("running: {running}: a token was requested after the logout"),
+        );
         world.authorization_server.assert_no_reuse();
     }
 }
@@ -598,8 +800,11 @@ async fn a_token_that_is_only_in_the_store_is_logged_out_as_well() {
     std::fs::write(world.state().join("api@nice.json"), paris).unwrap();
     set_mode(&world.state().join("api@nice.json"), 0o600);
     let (code, said, complaints) = run(world.dir.path(), "logout api").await;
-    assert_eq!(code, Some(0), "{complaints}");
-    assert!(said.contains("api[paris]: logged out") && said.contains("api[nice]: logged out"));
+    assert_eq!(code, Some(0), "the command has another exit code: {complaints}");
+    assert!(
+        said.contains("api[paris]: logged out") && said.contains("api[nice]: logged out"),
+        "a token that is only in the store was not logged out: {said}"
+    );
     program.stop().await;
 }
 
@@ -613,7 +818,12 @@ async fn a_logout_may_have_its_configuration_from_standard_input() {
     let mut command = command(world.dir.path(), &["logout", "api", "--config", "-"]);
     command.stdin(std::fs::File::open(world.dir.path().join("proxy.toml")).unwrap());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "the command has another exit code: {}",
+        text(&output.stderr)
+    );
     world.assert_needs_login("logged_out");
 }
 
@@ -633,9 +843,13 @@ async fn a_logout_of_an_expired_token_leaves_no_new_one() {
         let token = world.authorization_server.current_refresh_token();
         revocations.clear();
         let (code, _, complaints) = run(world.dir.path(), "logout api").await;
-        assert_eq!(code, Some(0), "{complaints}");
+        assert_eq!(code, Some(0), "the command has another exit code: {complaints}");
         world.assert_needs_login("logged_out");
-        assert_eq!(world.record()["refresh_token"], Value::Null);
+        assert_eq!(
+            world.record()["refresh_token"],
+            Value::Null,
+            "the record of a logged-out credential holds a refresh token"
+        );
         let given_back = given_back(&revocations);
         assert!(given_back.contains(&token), "the first");
         let newest = world.authorization_server.current_refresh_token();
@@ -656,9 +870,9 @@ async fn root_is_sent_to_the_owner_of_the_store() {
         return;
     }
     let (code, said, complaints) = run(world.dir.path(), "logout api").await;
-    assert_eq!((code, &*said), (Some(1), ""));
-    assert!(complaints.contains("sudo -u '#65532'"), "{complaints}");
-    assert_eq!(world.record()["generation"], 1);
+    assert_eq!((code, &*said), (Some(1), ""), "root was not stopped");
+    assert_says("standard error", &complaints, ["sudo -u '#65532'"]);
+    assert_eq!(world.record()["generation"], 1, "root has changed the record");
 }
 
 #[tokio::test]
@@ -674,12 +888,19 @@ async fn the_tokens_of_a_name_are_listed_for_programs() {
     let all = ask("GET /api/v1/credentials/api", "Host: localhost").await;
     let all: Value = serde_json::from_slice(&all.content).unwrap();
     let [one] = all["credentials"].as_array().unwrap().as_slice() else { panic!("{all}") };
-    assert_eq!((&one["name"], &one["key"]), (&json!("api[paris]"), &json!("api/paris")));
+    assert_eq!(
+        (&one["name"], &one["key"]),
+        (&json!("api[paris]"), &json!("api/paris")),
+        "the token has another name or key"
+    );
     // Allowed, and never used: asking makes nothing.
     let lyon = ask("GET /api/v1/credentials/api%2Flyon", "Host: localhost").await;
     let lyon: Value = serde_json::from_slice(&lyon.content).unwrap();
-    assert_eq!(lyon["credentials"][0]["state"], "absent");
-    assert!(!world.state().join("api@lyon.lock").exists());
+    assert_eq!(
+        lyon["credentials"][0]["state"], "absent",
+        "a value that was never used has another state"
+    );
+    assert!(!world.state().join("api@lyon.lock").exists(), "asking for a value has made a lock");
     for (request, host, status) in [
         ("GET /api/v1/credentials/api/rome", "Host: localhost", 404),
         ("GET /api/v1/credentials/api", "Host: attacker.example", 403),
@@ -710,12 +931,23 @@ async fn whoever_else_has_the_port_gets_no_token() {
         for action in ["refresh", "logout"] {
             other.enqueue(answer.clone());
             let (code, said, complaints) = run(world.dir.path(), &format!("{action} api")).await;
-            assert_eq!((code, &*said), (Some(1), ""), "{complaints}");
+            assert_eq!(
+                (code, &*said),
+                (Some(1), ""),
+                "the command has another exit code, or said something on standard output: {complaints}"
+            );
             assert!(complaints.starts_with("error: "), "{complaints}");
         }
     }
     let requests = other.requests();
-    assert_eq!(requests.len(), 8);
-    assert!(requests.iter().all(|request| request.header("authorization").is_none()));
-    assert_eq!(described(program.admin).await["generation"], 1);
+    assert_eq!(requests.len(), 8, "each command has to ask once and follow no redirect");
+    assert!(
+        requests.iter().all(|request| request.header("authorization").is_none()),
+        "a stranger was sent the admin token"
+    );
+    assert_eq!(
+        described(program.admin).await["generation"],
+        1,
+        "a command has reached the proxy although another program has its port"
+    );
 }

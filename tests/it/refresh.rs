@@ -19,7 +19,9 @@ use super::world::{HOURS, MINUTE, TO_MARGIN, World, assert_all, eventually};
 async fn fifty_requests_without_a_token_cost_one_token_request() {
     let world = World::new().await;
     assert_all(&world.get_many(50).await, 200);
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world
+        .authorization_server
+        .assert_token_requests(1, "fifty requests without a token have to share one token request");
     world.assert_stored(1);
 }
 
@@ -29,7 +31,10 @@ async fn fifty_requests_with_an_expired_token_wait_for_one_token_request() {
     let world = World::settled().await;
     world.clock.advance(HOURS);
     assert_all(&world.get_many(50).await, 200);
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world.authorization_server.assert_token_requests(
+        2,
+        "fifty requests with an expired token have to share one token request",
+    );
     world.assert_stored(2);
 }
 
@@ -39,11 +44,15 @@ async fn a_request_with_an_expired_token_reaches_the_api_only_with_the_new_one()
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
     let request = world.begin_refresh().await;
-    assert_eq!(world.origin.requests().len(), 0);
-    assert!(!request.is_finished());
+    world.origin.assert_requests(0, "a request went to the API with the expired token");
+    assert!(!request.is_finished(), "the request was answered before there was a token");
     server.release_all();
     request.await.unwrap().assert_ok();
-    assert_eq!(world.tokens_seen(), [server.tokens().newest_access_token().unwrap()]);
+    assert_eq!(
+        world.tokens_seen(),
+        [server.tokens().newest_access_token().unwrap()],
+        "the request went to the API with another token than the new one"
+    );
 }
 
 #[tokio::test]
@@ -56,8 +65,14 @@ async fn a_thousand_rejections_at_once_cost_one_refresh() {
         world.origin.release_all();
     });
     assert_all(&answers, 200);
-    assert_eq!(world.origin.rejected(), 1000);
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert_eq!(
+        world.origin.rejected(),
+        1000,
+        "the requests were not all rejected at once, so the test shows nothing"
+    );
+    world
+        .authorization_server
+        .assert_token_requests(2, "a thousand rejections have to share one token request");
     world.assert_stored(2);
 }
 
@@ -71,14 +86,18 @@ async fn a_late_rejection_of_an_older_token_costs_no_token_request() {
     let late: Vec<_> = (0..10).map(|_| world.spawn_get()).collect();
     world.origin.wait_for_verdicts(10).await;
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "the revoked token was not replaced by one token request");
     // Far enough for another forced refresh, if anything asked for one.
     world.clock.advance(MINUTE);
     world.origin.release_all();
     for request in late {
         request.await.unwrap().assert_ok();
     }
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "late rejections of the older token have cost a token request");
     world.assert_stored(2);
 }
 
@@ -93,15 +112,27 @@ async fn near_expiry_requests_keep_the_old_token_while_one_refresh_runs() {
     world.clock.advance(TO_MARGIN);
     server.hold();
     assert_all(&world.get_many(50).await, 200);
-    assert_eq!(world.tokens_seen(), vec![first; 50]);
+    assert_eq!(
+        world.tokens_seen(),
+        vec![first; 50],
+        "a request near expiry did not use the old token"
+    );
     server.wait_for_token_requests(2).await;
-    assert_eq!(world.status().condition, Condition::Refreshing);
+    assert_eq!(
+        world.status().condition,
+        Condition::Refreshing,
+        "no refresh is under way near expiry"
+    );
     server.release_all();
     eventually("the refresh is over", || world.status().condition == Condition::Fresh).await;
     world.origin.clear();
     world.get("/").await.assert_ok();
-    assert_eq!(world.tokens_seen(), [server.tokens().newest_access_token().unwrap()]);
-    assert_eq!(server.token_requests(), 2);
+    assert_eq!(
+        world.tokens_seen(),
+        [server.tokens().newest_access_token().unwrap()],
+        "the new token was not used"
+    );
+    server.assert_token_requests(2, "the refresh near expiry has to cost one token request");
     world.assert_stored(2);
 }
 
@@ -118,14 +149,21 @@ async fn near_expiry_an_endpoint_in_trouble_is_left_alone_and_nobody_notices() {
     let failed = || matches!(world.status().condition, Condition::Failing(_));
     eventually("the failure is known", failed).await;
     assert_all(&world.get_many(20).await, 200);
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the server was asked before the time that it had named");
     let record = world.record();
-    assert_eq!((&record["generation"], &record["terminal"]), (&json!(1), &Value::Null));
+    assert_eq!(
+        (&record["generation"], &record["terminal"]),
+        (&json!(1), &Value::Null),
+        "(generation, terminal): a failure near expiry has changed the token"
+    );
 
     world.clock.advance(Duration::from_secs(31));
     world.get("/").await.assert_ok();
     eventually("it was tried again", || world.status().condition == Condition::Fresh).await;
-    assert_eq!(server.token_requests(), 3);
+    server.assert_token_requests(
+        3,
+        "the server was not asked again once after the time that it had named",
+    );
     world.assert_stored(2);
 }
 
@@ -141,7 +179,7 @@ async fn a_margin_longer_than_the_token_lives_is_no_storm_of_refreshes() {
     for _ in 0..60 {
         world.clock.advance(Duration::from_secs(5));
         let response = client.get(world.http("/")).send().await.unwrap();
-        assert_eq!(response.status(), 200);
+        assert_eq!(response.status(), 200, "a request was not served");
         let landed = || world.status().condition != Condition::Refreshing;
         eventually("no refresh is under way", landed).await;
     }
@@ -161,11 +199,14 @@ async fn a_client_that_hangs_up_does_not_cancel_the_refresh_it_waits_for() {
     world.clock.advance(HOURS);
     let request = world.begin_refresh().await;
     request.abort();
-    assert!(request.await.unwrap_err().is_cancelled());
+    assert!(
+        request.await.unwrap_err().is_cancelled(),
+        "the request was over before it could be aborted"
+    );
     server.release_all();
     eventually("the answer is stored", || world.record()["generation"] == 2).await;
     world.get("/").await.assert_ok();
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the refresh whose client hung up was lost");
     world.assert_stored(2);
 }
 
@@ -186,6 +227,6 @@ async fn a_request_that_is_gone_from_the_proxy_leaves_its_refresh_behind() {
     server.release_all();
     eventually("the answer is stored", || world.record()["generation"] == 2).await;
     world.get("/").await.assert_ok();
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the refresh whose request was gone was lost");
     world.assert_stored(2);
 }

@@ -73,7 +73,7 @@ async fn content_is_looked_at_however_it_is_framed_and_coded() {
         world.origin.enqueue(told);
         let url = if number % 2 == 0 { world.http("/") } else { world.https("/") };
         let response = world.client().get(url).send().await.unwrap();
-        assert_eq!(response.status(), 200, "{number}");
+        assert_eq!(response.status(), 200, "{number}: the client got another status");
         assert!(response.text().await.unwrap().contains("\"authorization\":true"), "{number}");
         token_requests += 1;
         assert_eq!(world.authorization_server.token_requests(), token_requests, "{number}");
@@ -130,13 +130,15 @@ async fn what_is_no_rejection_reaches_the_client_as_if_nobody_had_looked() {
         }
         assert_eq!(replies[0], replies[1], "{number}");
     }
-    assert_eq!(looking.authorization_server.token_requests(), 1);
-    assert_eq!(unread(&looking, "coded").await, 6);
-    assert_eq!(unread(&looking, "stream").await, 3);
-    assert_eq!(unread(&looking, "broken").await, 6);
-    assert_eq!(unread(&looking, "long").await, 9);
-    assert_eq!(unread(&looking, "slow").await, 0);
-    assert_eq!(unread(&plain, "long").await, 0);
+    looking
+        .authorization_server
+        .assert_token_requests(1, "an answer that is no rejection has cost a token request");
+    assert_eq!(unread(&looking, "coded").await, 6, "another number of answers counts as coded");
+    assert_eq!(unread(&looking, "stream").await, 3, "another number of answers counts as streams");
+    assert_eq!(unread(&looking, "broken").await, 6, "another number of answers counts as broken");
+    assert_eq!(unread(&looking, "long").await, 9, "another number of answers counts as too long");
+    assert_eq!(unread(&looking, "slow").await, 0, "an answer counts as slow");
+    assert_eq!(unread(&plain, "long").await, 0, "answers were looked at without `refresh_on`");
 }
 
 #[tokio::test]
@@ -146,10 +148,20 @@ async fn a_content_that_breaks_off_breaks_off_at_the_client_too() {
     world.origin.enqueue(Answer::Truncated { announced: 100, body: body.into() });
     let mut client = Wire::to(&world).await;
     let head = client.ask_head(&get(&world.http("/"))).await;
-    assert_eq!((head.status, head.field("content-length")), (200, Some("100")));
-    assert_eq!(client.rest().await, body.as_bytes());
-    assert_eq!(unread(&world, "broken").await, 1);
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_eq!(
+        (head.status, head.field("content-length")),
+        (200, Some("100")),
+        "the head of the answer was changed"
+    );
+    assert_eq!(client.rest().await, body.as_bytes(), "the answer that broke off was changed");
+    assert_eq!(
+        unread(&world, "broken").await,
+        1,
+        "the answer that broke off is not counted as broken"
+    );
+    world
+        .authorization_server
+        .assert_token_requests(1, "an answer that broke off counts as a rejection");
 }
 
 /// It is held back for a second at most, and then comes as the API sends it.
@@ -162,20 +174,28 @@ async fn a_slow_answer_is_not_waited_for() {
     let asked = Instant::now();
     world.origin.release_chunk();
     let head = client.ask_head(&get(&world.http("/"))).await;
-    assert_eq!((head.status, head.field("transfer-encoding")), (200, Some("chunked")));
-    assert_eq!(client.chunk().await, b"one");
-    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    assert_eq!(
+        (head.status, head.field("transfer-encoding")),
+        (200, Some("chunked")),
+        "the head of the slow answer was changed"
+    );
+    assert_eq!(client.chunk().await, b"one", "the first piece did not arrive");
+    assert!(asked.elapsed() < Duration::from_secs(3), "it took too long: {:?}", asked.elapsed());
     for piece in ["two", "three"] {
         world.origin.release_chunk();
-        assert_eq!(client.chunk().await, piece.as_bytes());
+        assert_eq!(client.chunk().await, piece.as_bytes(), "a later piece was held back");
     }
-    assert_eq!(client.chunk().await, b"");
-    assert_eq!(unread(&world, "slow").await, 1);
+    assert_eq!(client.chunk().await, b"", "the slow answer did not end");
+    assert_eq!(unread(&world, "slow").await, 1, "the slow answer is not counted as slow");
     // One that announces itself is not held back at all.
     let asked = Instant::now();
     client.send(message(&get(&world.http("/sse/2")))).await;
     client.reply_head().await.assert_ok();
-    assert!(asked.elapsed() < Duration::from_millis(900), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_millis(900),
+        "it took too long: {:?}",
+        asked.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -212,9 +232,13 @@ async fn a_call_of_grpc_that_is_unauthenticated_is_made_again() {
         world.origin.enqueue(told(status));
         let call = world.client().post(world.https("/echo")).body("a call");
         let response = call.send().await.unwrap();
-        assert_eq!(response.status(), 200);
+        assert_eq!(response.status(), 200, "grpc-status {status}: the call failed in HTTP");
         let content = response.text().await.unwrap();
-        assert_eq!(content, if requests == 2 { "a call" } else { "" });
+        assert_eq!(
+            content,
+            if requests == 2 { "a call" } else { "" },
+            "grpc-status {status}: the call was answered by another attempt"
+        );
         assert_eq!(world.origin.requests().len(), requests, "{status}");
         assert_eq!(world.authorization_server.token_requests(), token_requests, "{status}");
     }

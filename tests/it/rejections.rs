@@ -26,10 +26,22 @@ async fn a_revoked_token_is_replaced_and_the_request_sent_again() {
         world.clock.advance(MINUTE);
         world.origin.clear();
         let url = if https { world.https("/") } else { world.http("/") };
-        assert_eq!(world.client().get(url).send().await.unwrap().status(), 200);
+        assert_eq!(
+            world.client().get(url).send().await.unwrap().status(),
+            200,
+            "round {round}: the client noticed the revocation"
+        );
         let new = server.tokens().newest_access_token().unwrap();
-        assert_eq!(world.tokens_seen(), [old, new]);
-        assert_eq!(server.token_requests(), round + 2);
+        assert_eq!(
+            world.tokens_seen(),
+            [old, new],
+            "round {round}: the request was not sent again with the new token"
+        );
+        assert_eq!(
+            server.token_requests(),
+            round + 2,
+            "round {round}: the revoked token was not replaced by one token request"
+        );
         world.assert_stored(round as u64 + 2);
     }
 }
@@ -54,8 +66,12 @@ async fn requests_in_flight_survive_a_refresh_that_kills_the_token_they_carry() 
         request.await.unwrap().assert_ok();
     }
     let new = server.tokens().newest_access_token().unwrap();
-    assert_eq!(world.tokens_seen(), [vec![old; 21], vec![new; 21]].concat());
-    assert_eq!(server.token_requests(), 2);
+    assert_eq!(
+        world.tokens_seen(),
+        [vec![old; 21], vec![new; 21]].concat(),
+        "the requests were not all sent with the old token first and repeated with the new one"
+    );
+    server.assert_token_requests(2, "the requests in flight have cost another token request");
     world.assert_stored(2);
 }
 
@@ -72,28 +88,39 @@ async fn an_api_that_rejects_every_token_does_not_become_a_stream_of_token_reque
         r#"{"error":"invalid_token","reason":"valid"}"#,
         "the client did not get the API's own words"
     );
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the rejected token was not replaced by one token request");
     let client = world.client();
     for _ in 0..1000 {
         let response = client.get(world.http("/")).send().await.unwrap();
-        assert_eq!(response.status(), 401);
+        assert_eq!(response.status(), 401, "the API's rejection did not reach the client");
         let challenge = response.headers()["www-authenticate"].to_str().unwrap().to_owned();
-        assert_eq!(challenge, r#"Bearer realm="api", error="invalid_token""#);
+        assert_eq!(
+            challenge, r#"Bearer realm="api", error="invalid_token""#,
+            "the API's challenge was changed"
+        );
         assert_eq!(
             response.text().await.unwrap(),
             reply.text(),
             "a later rejection came in other words"
         );
-        assert_eq!(server.token_requests(), 2);
+        server.assert_token_requests(
+            2,
+            "an API that rejects everything has cost more token requests",
+        );
     }
 
     // The pause of the one target doubles: after 60 s one more, then none for 120 s, then none for 240 s.
     for (generation, pause) in [(3, 60), (4, 120), (5, 240)] {
         world.clock.advance(Duration::from_secs(pause - 20));
-        assert_eq!(world.get("/").await.status, 401);
+        world
+            .get("/")
+            .await
+            .assert_status(401, format!("{pause} s: the API's rejection did not reach the client"));
         assert_eq!(server.token_requests(), generation - 1, "before {pause} s");
         world.clock.advance(Duration::from_secs(21));
-        assert_eq!(get_with_a_token_that_was_long_under_way(&world).await.status, 401);
+        get_with_a_token_that_was_long_under_way(&world)
+            .await
+            .assert_status(401, format!("{pause} s: the API's rejection did not reach the client"));
         assert_eq!(server.token_requests(), generation, "after {pause} s");
     }
     world.origin.reject_all(false);
@@ -113,11 +140,23 @@ async fn a_brand_new_token_is_given_three_seconds_to_become_known() {
     }
     let started = Instant::now();
     world.get("/").await.assert_ok();
-    assert!(started.elapsed() >= Duration::from_millis(2900), "{:?}", started.elapsed());
-    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(
+        started.elapsed() >= Duration::from_millis(2900),
+        "it was over too soon: {:?}",
+        started.elapsed()
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "the request waited far longer than three seconds: {:?}",
+        started.elapsed()
+    );
     let new = server.tokens().newest_access_token().unwrap();
-    assert_eq!(world.tokens_seen(), [old, new.clone(), new]);
-    assert_eq!(server.token_requests(), 2);
+    assert_eq!(
+        world.tokens_seen(),
+        [old, new.clone(), new],
+        "the new token was not tried a second time after its rejection"
+    );
+    server.assert_token_requests(2, "a brand-new token was replaced for its first rejection");
     world.assert_stored(2);
 }
 
@@ -133,12 +172,12 @@ async fn a_refresh_that_brings_the_rejected_token_again_passes_the_rejection_on(
     let reply = world.get("/").await;
     reply.assert_status(401, "without another token the rejection has to reach the client");
     assert_eq!(reply.text(), "the first answer", "the client did not get the API's own words");
-    assert_eq!(world.origin.requests().len(), 1);
-    assert_eq!(server.token_requests(), 2);
+    world.origin.assert_requests(1, "the rejected token was sent again");
+    server.assert_token_requests(2, "the rejected token was not asked for once");
     for _ in 0..10 {
-        assert_eq!(world.get("/").await.status, 401);
+        world.get("/").await.assert_status(401, "the API's rejection did not reach the client");
     }
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "a token that does not change was asked for again");
 }
 
 /// Row 46.
@@ -151,12 +190,22 @@ async fn an_answer_that_asks_for_another_kind_of_token_is_no_rejection_of_this_o
     for (status, challenge) in [(401, scope), (403, scope), (401, step_up)] {
         world.origin.enqueue(Answer::text(status, "no").with_header("www-authenticate", challenge));
         let response = world.client().get(world.http("/")).send().await.unwrap();
-        assert_eq!(response.status(), status);
-        assert_eq!(response.headers()["www-authenticate"], challenge);
-        assert_eq!(response.text().await.unwrap(), "no");
+        assert_eq!(response.status(), status, "{challenge}: the API's status was changed");
+        assert_eq!(
+            response.headers()["www-authenticate"],
+            challenge,
+            "the API's challenge was changed"
+        );
+        assert_eq!(
+            response.text().await.unwrap(),
+            "no",
+            "{challenge}: the API's words were changed"
+        );
     }
-    assert_eq!(world.authorization_server.token_requests(), 1);
-    assert_eq!(world.origin.requests().len(), 3);
+    world
+        .authorization_server
+        .assert_token_requests(1, "a demand for another kind of token has cost a token request");
+    world.origin.assert_requests(3, "a request was sent again with the same token");
 }
 
 #[tokio::test]
@@ -178,14 +227,21 @@ async fn the_second_rejection_reaches_the_client_as_the_api_wrote_it() {
     world.clock.advance(MINUTE);
     server.release_all();
     let response = request.await.unwrap().unwrap();
-    assert_eq!(response.status(), 401);
+    assert_eq!(response.status(), 401, "the second rejection did not reach the client");
     let fields = response.headers().clone();
-    assert_eq!(fields["www-authenticate"], "Bearer realm=\"a\", Custom x=\"y\"");
-    assert_eq!(fields["x-request-cost"], "7");
-    assert_eq!(fields.get_all("set-cookie").iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
-    assert_eq!(response.text().await.unwrap(), body, "a later rejection came in other words");
-    assert_eq!(world.origin.requests().len(), 2);
-    assert_eq!(server.token_requests(), 2);
+    assert_eq!(
+        fields["www-authenticate"], "Bearer realm=\"a\", Custom x=\"y\"",
+        "the API's challenge was changed"
+    );
+    assert_eq!(fields["x-request-cost"], "7", "a field of the API was lost");
+    assert_eq!(
+        fields.get_all("set-cookie").iter().collect::<Vec<_>>(),
+        ["a=1", "b=2"],
+        "cookies of the API were lost or put in another order"
+    );
+    assert_eq!(response.text().await.unwrap(), body, "the client did not get the API's own words");
+    world.origin.assert_requests(2, "the request was not sent twice");
+    server.assert_token_requests(2, "the rejected token was not replaced by one token request");
 }
 
 /// Row 47.
@@ -199,15 +255,27 @@ async fn a_short_body_is_sent_again_byte_for_byte() {
         let body = pattern(length);
         let request = world.client().post(world.http("/orders")).body(body.clone());
         let response = request.header("content-type", "application/json").send().await.unwrap();
-        assert_eq!(response.status(), 200);
+        assert_eq!(response.status(), 200, "{length} bytes: the client noticed the revocation");
         let requests = world.origin.requests();
-        assert_eq!(requests.len(), 2);
+        assert_eq!(requests.len(), 2, "{length} bytes: the request was not sent again once");
         for request in requests {
-            assert_eq!((request.method.as_str(), &*request.target), ("POST", "/orders"));
+            assert_eq!(
+                (request.method.as_str(), &*request.target),
+                ("POST", "/orders"),
+                "{length} bytes: the request was sent again with another method or target"
+            );
             assert!(request.body == body, "{} of {length} bytes", request.body_length);
-            assert_eq!(request.header("content-type"), Some("application/json"));
+            assert_eq!(
+                request.header("content-type"),
+                Some("application/json"),
+                "{length} bytes: a field of the request was lost"
+            );
         }
-        assert_eq!(world.authorization_server.token_requests(), round + 2);
+        assert_eq!(
+            world.authorization_server.token_requests(),
+            round + 2,
+            "{length} bytes: the revoked token was not replaced by one token request"
+        );
     }
 }
 
@@ -237,12 +305,20 @@ async fn a_body_that_nobody_reads_before_the_401_is_sent_again() {
         }
     });
     let url = format!("http://{authority}/orders");
-    assert_eq!(world.client().get(&url).send().await.unwrap().status(), 200);
+    assert_eq!(
+        world.client().get(&url).send().await.unwrap().status(),
+        200,
+        "the first request failed"
+    );
     for generation in 2..=5 {
         world.clock.advance(MINUTE);
         let request = world.client().post(&url).body(pattern(200_000));
         assert_eq!(request.send().await.unwrap().status(), 200, "{generation}");
-        assert_eq!(world.authorization_server.token_requests(), generation);
+        assert_eq!(
+            world.authorization_server.token_requests(),
+            generation,
+            "each rejection has to cost one token request"
+        );
     }
 }
 
@@ -266,13 +342,20 @@ async fn a_body_over_the_limit_sees_its_401_and_the_token_is_replaced_in_the_bac
     let body = pattern(10 << 20);
     let post = || world.client().post(world.http("/upload")).body(body.clone()).send();
     let response = post().await.unwrap();
-    assert_eq!(response.status(), 401);
-    assert!(response.text().await.unwrap().contains("revoked"));
+    assert_eq!(
+        response.status(),
+        401,
+        "the rejection of an upload over the limit did not reach the client"
+    );
+    assert!(
+        response.text().await.unwrap().contains("revoked"),
+        "the client did not get the API's own words"
+    );
     eventually("the new token is there", || world.status().generation.0 == 2).await;
-    assert_eq!(world.origin.requests().len(), 1);
-    assert_eq!(world.origin.requests()[0].body_length, 10 << 20);
-    assert_eq!(post().await.unwrap().status(), 200);
-    assert_eq!(server.token_requests(), 2);
+    world.origin.assert_requests(1, "an upload over the limit was sent twice");
+    assert_eq!(world.origin.requests()[0].body_length, 10 << 20, "the upload did not arrive whole");
+    assert_eq!(post().await.unwrap().status(), 200, "the next upload did not have the new token");
+    server.assert_token_requests(2, "the revoked token was not replaced by one token request");
     world.assert_stored(2);
 }
 
@@ -286,7 +369,7 @@ async fn a_refresh_that_fails_leaves_the_rejection_as_it_is() {
     let (status, body) = (reply.status, reply.text());
     assert_eq!((status, body.contains("revoked")), (401, true), "{body}");
     world.get("/").await.assert_no_token();
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the server was asked before the time that it had named");
     world.clock.advance(Duration::from_secs(61));
     world.get("/").await.assert_ok();
     world.assert_stored(2);
@@ -301,7 +384,11 @@ async fn an_api_that_rejects_every_upload_costs_one_token_request_in_thirty_seco
     let body = pattern(2 << 20);
     for round in 0..5 {
         let upload = world.client().post(world.http("/upload")).body(body.clone()).send();
-        assert_eq!(upload.await.unwrap().status(), 401);
+        assert_eq!(
+            upload.await.unwrap().status(),
+            401,
+            "upload {round}: the API's rejection did not reach the client"
+        );
         let landed = || world.status().condition == Condition::Fresh;
         eventually("no refresh is under way", landed).await;
         server.assert_token_requests(2, format!("upload {round}"));
@@ -309,7 +396,7 @@ async fn an_api_that_rejects_every_upload_costs_one_token_request_in_thirty_seco
     }
     world.clock.advance(Duration::from_secs(30));
     let upload = world.client().post(world.http("/upload")).body(body).send();
-    assert_eq!(upload.await.unwrap().status(), 401);
+    assert_eq!(upload.await.unwrap().status(), 401, "the API's rejection did not reach the client");
     eventually("it was tried again", || server.token_requests() == 3).await;
 }
 
@@ -334,7 +421,10 @@ async fn a_token_that_is_over_when_it_arrives_is_replaced_within_the_same_reques
     world.clock.advance(MINUTE * 120);
     server.release_all();
     request.await.unwrap().assert_ok();
-    assert_eq!(server.token_requests(), 3);
+    server.assert_token_requests(
+        3,
+        "the token that was over on arrival was not replaced by one more token request",
+    );
     world.assert_stored(3);
 }
 
@@ -351,5 +441,5 @@ async fn a_short_pause_after_a_rejection_is_sat_out() {
     for request in requests {
         request.await.unwrap().assert_ok();
     }
-    assert_eq!(server.token_requests(), 3);
+    server.assert_token_requests(3, "the throttled token request was not repeated once");
 }

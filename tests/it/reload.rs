@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::program::Program;
 use super::wire::{Wire, get, message, within};
 use super::world::{HOURS, World, eventually};
+use crate::texts::{assert_never_says, assert_says};
 
 /// A second API in plain http and the credential line that names both hosts.
 async fn second_api(world: &World) -> (OriginServer, String) {
@@ -43,17 +44,24 @@ async fn a_new_host_gets_the_token_from_the_next_request_on() {
     let program = Program::start(&world).await;
     let mut client = Wire::to_address(program.proxy).await;
     client.ask(&get(&world.http("/"))).await.assert_ok();
-    assert_eq!(client.ask(&get(&other.url("/"))).await.status, 401);
-    assert_eq!(other.requests()[0].bearer(), None);
+    client
+        .ask(&get(&other.url("/")))
+        .await
+        .assert_status(401, "the host was served before the reload");
+    assert_eq!(
+        other.requests()[0].bearer(),
+        None,
+        "a token was sent to a host that is not configured"
+    );
 
     let one = hosts(&world);
     world.configure_file(|text| text.replace(&one, &both));
     let said = reload(&program).await;
-    assert!(said.contains("the new configuration is in force"), "{said}");
+    assert_says("the output", &said, ["the new configuration is in force"]);
     // Also on a connection of before.
     client.ask(&get(&other.url("/"))).await.assert_ok();
     client.ask(&get(&world.http("/"))).await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.authorization_server.assert_token_requests(1, "the reload has cost a token request");
     program.stop().await;
 }
 
@@ -68,10 +76,14 @@ async fn a_host_that_is_gone_gets_no_token_any_more() {
 
     world.configure_file(|text| text.replace(&both, &one));
     reload(&program).await;
-    assert_eq!(program.get(&other.url("/")).await.status, 401);
-    assert_eq!(other.requests()[1].header("authorization"), None);
+    program.get(&other.url("/")).await.assert_status(401, "the host that is gone was still served");
+    assert_eq!(
+        other.requests()[1].header("authorization"),
+        None,
+        "a token was sent to a host that is gone"
+    );
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.authorization_server.assert_token_requests(1, "the reload has cost a token request");
     program.stop().await;
 }
 
@@ -95,13 +107,17 @@ async fn what_is_under_way_comes_to_its_end_over_a_reload() {
     reload(&program).await;
     world.origin.release_all();
     let reply = client.reply().await;
-    assert_eq!((reply.status, reply.content.len()), (200, 300_000));
+    assert_eq!(
+        (reply.status, reply.content.len()),
+        (200, 300_000),
+        "a download under way was cut by the reload"
+    );
     world.origin.release_chunk();
     streaming.reply_head().await.assert_ok();
-    assert_eq!(streaming.chunk().await, b"one");
+    assert_eq!(streaming.chunk().await, b"one", "the first chunk of a stream under way was lost");
     world.origin.release_chunk();
-    assert_eq!(streaming.chunk().await, b"two");
-    assert_eq!(streaming.chunk().await, b"");
+    assert_eq!(streaming.chunk().await, b"two", "the second chunk of a stream under way was lost");
+    assert_eq!(streaming.chunk().await, b"", "the stream under way did not end");
     program.stop().await;
 }
 
@@ -120,7 +136,9 @@ async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
     world.authorization_server.release_all();
     client.reply().await.assert_ok();
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world
+        .authorization_server
+        .assert_token_requests(1, "the token request under way was repeated after the reload");
     world.authorization_server.assert_no_reuse();
     program.stop().await;
 }
@@ -134,14 +152,14 @@ async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
     world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
     program.signal(Signal::HUP);
     let said = program.logs("stays in force").await;
-    assert!(said.contains("problems"), "{said}");
+    assert_says("the output", &said, ["problems"]);
     let named = program.logs("proxy.toml:").await;
-    assert!(!named.contains("test-client-secret"), "{named}");
+    assert_never_says("the log line", &named, ["test-client-secret"]);
     program.logs("cleint_id").await;
     program.get(&world.http("/")).await.assert_ok();
     let mut admin = Wire::to_address(program.admin).await;
     let metrics = admin.ask(&["GET /metrics HTTP/1.1", "Host: localhost"]).await.text();
-    assert!(metrics.contains("bearerd_reloads_total{outcome=\"failure\"} 1\n"), "{metrics}");
+    assert_says("the metrics", &metrics, ["bearerd_reloads_total{outcome=\"failure\"} 1\n"]);
 
     // One that is being copied over it.
     std::fs::write(world.dir.path().join("proxy.toml"), "").unwrap();
@@ -166,7 +184,7 @@ async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
     program.signal(Signal::HUP);
     program.logs("the new configuration is in force").await;
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.authorization_server.assert_token_requests(1, "a bad file has cost a token request");
     program.stop().await;
 }
 
@@ -182,13 +200,16 @@ async fn keys_that_need_a_restart_are_named_and_change_nothing() {
     });
     let said = reload(&program).await;
     for key in ["proxy.listen", "proxy.threads", "[store]", "[ca]"] {
-        assert!(said.contains(key), "{key}: {said}");
+        assert_says(&format!("{key}: the output"), &said, [key]);
     }
-    assert!(said.contains("restart") && !said.contains("admin.listen"), "{said}");
+    assert_says("the output", &said, ["restart"]);
+    assert_never_says("the output", &said, ["admin.listen"]);
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 1);
-    assert!(!world.dir.path().join("elsewhere").exists());
-    assert!(!world.dir.path().join("other-certs").exists());
+    world
+        .authorization_server
+        .assert_token_requests(1, "a reload that changes nothing has cost a token request");
+    assert!(!world.dir.path().join("elsewhere").exists(), "a store that needs a restart was made");
+    assert!(!world.dir.path().join("other-certs").exists(), "a CA that needs a restart was made");
     program.stop().await;
 }
 
@@ -201,7 +222,7 @@ async fn what_the_command_line_says_goes_for_a_reload_as_well() {
         text.replacen("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:8080\"", 1)
     });
     let said = reload(&program).await;
-    assert!(!said.contains("restart"), "{said}");
+    assert_never_says("the output", &said, ["restart"]);
     program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
 }
@@ -214,14 +235,17 @@ async fn a_client_secret_put_right_is_tried_at_once() {
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_no_token();
     program.get(&world.http("/")).await.assert_no_token();
-    assert_eq!(server.token_requests(), 1);
+    server.assert_token_requests(
+        1,
+        "a wrong client secret was tried again before anything had changed",
+    );
     world.write_client_secret("test-client-secret");
     reload(&program).await;
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the right client secret has to cost one token request");
     server.assert_no_reuse();
     let log = program.stop().await;
-    assert!(!log.contains("a-mistyped-secret") && !log.contains("test-client-secret"), "{log}");
+    assert_never_says("the log", &log, ["a-mistyped-secret", "test-client-secret"]);
 }
 
 #[tokio::test]
@@ -235,9 +259,17 @@ async fn a_new_seed_heals_a_dead_grant_without_a_restart() {
     world.write_seed(&seed);
     reload(&program).await;
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(server.token_requests(), 2);
-    assert_eq!(server.requests()[1].param("refresh_token"), Some(&*seed));
-    assert_eq!(world.record()["terminal"], Value::Null);
+    server.assert_token_requests(2, "the new seed has to cost one token request");
+    assert_eq!(
+        server.requests()[1].param("refresh_token"),
+        Some(&*seed),
+        "the new seed was not presented"
+    );
+    assert_eq!(
+        world.record()["terminal"],
+        Value::Null,
+        "the record still says that a login is needed"
+    );
     program.stop().await;
 }
 
@@ -259,10 +291,10 @@ async fn each_key_that_needs_a_restart_is_named() {
     ] {
         let mut world = World::new().await;
         world.configure(|text| {
-            assert!(text.contains(before), "{key}");
+            assert_says(&format!("{key}: the answer"), &text, [before]);
             text.replacen(before, after, 1)
         });
-        assert_eq!(world.reload().await, [key]);
+        assert_eq!(world.reload().await, [key], "{key} is not named as what needs a restart");
     }
 }
 
@@ -272,10 +304,18 @@ async fn a_key_that_needs_a_restart_is_named_until_it_is_as_it_was_at_the_start(
     let mut world = World::new().await;
     world.configure(|text| text.replacen("threads = 2", "threads = 1", 1));
     for _ in 0..2 {
-        assert_eq!(world.reload().await, ["proxy.threads"]);
+        assert_eq!(
+            world.reload().await,
+            ["proxy.threads"],
+            "the key that needs a restart is named once only"
+        );
     }
     world.configure(|text| text.replacen("threads = 1", "threads = 2", 1));
-    assert_eq!(world.reload().await, Vec::<&str>::new());
+    assert_eq!(
+        world.reload().await,
+        Vec::<&str>::new(),
+        "a key that is as it was at the start is still named"
+    );
 }
 
 /// Operators see what is in force.
@@ -289,19 +329,22 @@ client_secret = { file = "secret" }
 grant = "client_credentials"
 "#;
     let mut world = World::builder().sections(second).start().await;
-    assert_eq!(names(&world).await, ["api", "second"]);
+    assert_eq!(names(&world).await, ["api", "second"], "other credentials are listed");
     let series = "bearerd_credential_state{credential=\"second\"";
-    assert!(world.ask_admin("/metrics").await.text().contains(series));
+    assert!(
+        world.ask_admin("/metrics").await.text().contains(series),
+        "the metrics lack the second credential"
+    );
     world.configure(|text| {
         let (before, rest) = text.split_once("[credential.second]").unwrap();
         let (_, after) = rest.split_once("[credential.api]").unwrap();
         format!("{before}[credential.api]{after}")
     });
     world.reload().await;
-    assert_eq!(names(&world).await, ["api"]);
+    assert_eq!(names(&world).await, ["api"], "the credential that is gone is still listed");
     let metrics = world.ask_admin("/metrics").await.text();
-    assert!(!metrics.contains(series), "{metrics}");
-    assert!(metrics.contains("bearerd_credential_state{credential=\"api\""), "{metrics}");
+    assert_never_says("the metrics", &metrics, [series]);
+    assert_says("the metrics", &metrics, ["bearerd_credential_state{credential=\"api\""]);
 }
 
 /// The credentials that the admin listener lists, sorted.
@@ -321,13 +364,21 @@ async fn tokens_are_kept_over_reloads_of_anything_else() {
     world.configure(|text| {
         format!("{text}\n[log]\naccess = \"off\"\n[limits]\nbody_bytes = 1000\n")
     });
-    assert_eq!(world.reload().await, Vec::<&str>::new());
-    assert_eq!(world.status().generation, Generation(1));
-    assert_eq!(world.status().condition, Condition::Fresh);
+    assert_eq!(
+        world.reload().await,
+        Vec::<&str>::new(),
+        "a reload of other keys is said to need a restart"
+    );
+    assert_eq!(world.status().generation, Generation(1), "the reload has replaced the token");
+    assert_eq!(
+        world.status().condition,
+        Condition::Fresh,
+        "the reload has changed the state of the token"
+    );
     world.get("/").await.assert_ok();
     let large = world.client().post(world.http("/")).body(vec![b'x'; 2000]);
-    assert_eq!(large.send().await.unwrap().status(), 413);
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_eq!(large.send().await.unwrap().status(), 413, "the new limit is not in force");
+    world.authorization_server.assert_token_requests(1, "the reload has cost a token request");
 }
 
 /// What a token is asked for with has changed: the token itself is still good.
@@ -339,8 +390,14 @@ async fn a_token_is_kept_over_a_change_of_its_own_credential() {
     });
     world.reload().await;
     world.get("/").await.assert_ok();
-    assert_eq!(world.status().generation, Generation(1));
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_eq!(
+        world.status().generation,
+        Generation(1),
+        "the reload of its own credential has replaced the token"
+    );
+    world
+        .authorization_server
+        .assert_token_requests(1, "the reload of its own credential has cost a token request");
 }
 
 #[tokio::test]
@@ -354,7 +411,10 @@ async fn a_token_under_way_is_found_by_the_credential_that_was_changed_meanwhile
     world.authorization_server.release_all();
     before.await.unwrap().assert_ok();
     after.await.unwrap().assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world.authorization_server.assert_token_requests(
+        2,
+        "the token under way was requested again by the changed credential",
+    );
     world.authorization_server.assert_no_reuse();
 }
 
@@ -376,11 +436,19 @@ async fn a_rejected_request_of_before_a_reload_gets_no_token_of_a_new_grant() {
     world.configure(|text| text.replace(&one, &another));
     world.reload().await;
     let there = world.client().get(other.url("/")).send().await.unwrap();
-    assert_eq!(there.status(), 200);
+    assert_eq!(there.status(), 200, "the new grant does not serve its own host");
     world.origin.release_all();
-    assert_eq!(request.await.unwrap().status, 401);
-    assert_eq!(world.origin.requests().len(), 1);
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    request
+        .await
+        .unwrap()
+        .assert_status(401, "the rejection did not reach the client of the old configuration");
+    world.origin.assert_requests(
+        1,
+        "the request of the old configuration was sent again with the new grant's token",
+    );
+    world
+        .authorization_server
+        .assert_token_requests(2, "the new grant has to cost one token request");
 }
 
 /// The new token is only in memory because the disk is full; a reload must not fall back to the
@@ -395,7 +463,7 @@ async fn a_token_that_could_not_be_saved_is_kept_over_a_change_of_its_credential
     std::fs::rename(&state, &away).unwrap();
     world.authorization_server.release_all();
     request.await.unwrap().assert_ok();
-    assert!(world.status().is_unsaved);
+    assert!(world.status().is_unsaved, "the token was saved although the disk takes nothing");
     world.configure(|text| text.replace("client_id =", "margin = \"30s\"\nclient_id ="));
     world.reload().await;
     world.get("/").await.assert_ok();
@@ -404,5 +472,6 @@ async fn a_token_that_could_not_be_saved_is_kept_over_a_change_of_its_credential
     let saved = || world.record()["refresh_token"] == server.current_refresh_token();
     eventually("it is saved", saved).await;
     world.get("/").await.assert_ok();
-    assert_eq!((server.token_requests(), server.reuse_count()), (2, 0));
+    server.assert_token_requests(2, "the unsaved token was lost in the reload");
+    server.assert_no_reuse();
 }

@@ -22,7 +22,11 @@ const ADOPTION: Duration = Duration::from_secs(2);
 async fn pair() -> (World, Sibling) {
     let world = World::settled().await;
     let sibling = world.sibling().await;
-    assert_eq!(sibling.status().generation, Generation(1));
+    assert_eq!(
+        sibling.status().generation,
+        Generation(1),
+        "the second replica has not read the record of the first"
+    );
     (world, sibling)
 }
 
@@ -46,9 +50,15 @@ async fn replicas_without_a_token_make_one_token_request() {
     let (here, there) = tokio::join!(world.get_many(50), sibling.get_many(&world, 50));
     assert_all(&here, 200);
     assert_all(&there, 200);
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world
+        .authorization_server
+        .assert_token_requests(1, "two replicas without a token have to share one token request");
     world.assert_stored(1);
-    assert_eq!(sibling.status().generation, Generation(1));
+    assert_eq!(
+        sibling.status().generation,
+        Generation(1),
+        "the second replica did not use the token of the first"
+    );
 }
 
 /// Row 19: the strictest server, and every one of 100 requests was sent with the token that is dead.
@@ -64,10 +74,22 @@ async fn a_hundred_rejections_over_two_replicas_cost_one_token_request() {
     });
     assert_all(&here, 200);
     assert_all(&there, 200);
-    assert_eq!(world.origin.rejected(), 100);
-    assert_eq!(server.token_requests(), 2);
-    assert_eq!(world.status().generation, Generation(2));
-    assert_eq!(sibling.status().generation, Generation(2));
+    assert_eq!(
+        world.origin.rejected(),
+        100,
+        "the requests were not all rejected at once, so the test shows nothing"
+    );
+    server.assert_token_requests(2, "a hundred rejections have to share one token request");
+    assert_eq!(
+        world.status().generation,
+        Generation(2),
+        "the first replica does not have the new token"
+    );
+    assert_eq!(
+        sibling.status().generation,
+        Generation(2),
+        "the second replica does not have the new token"
+    );
     world.assert_stored(2);
 }
 
@@ -84,7 +106,11 @@ async fn each_expiry_costs_three_replicas_one_token_request() {
             third.get_many(&world, 10)
         );
         assert_all(&[first, second, third].concat(), 200);
-        assert_eq!(server.token_requests() as u64, generation);
+        assert_eq!(
+            server.token_requests() as u64,
+            generation,
+            "each expiry has to cost one token request of three replicas"
+        );
         world.assert_stored(generation);
     }
 }
@@ -105,7 +131,7 @@ async fn near_expiry_replicas_make_one_token_request_in_the_background() {
         generations == [Generation(2); 2]
     })
     .await;
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "two replicas near expiry have to share one token request");
     world.assert_stored(2);
 }
 
@@ -127,10 +153,18 @@ async fn near_expiry_an_endpoint_in_trouble_is_asked_once_by_all_replicas() {
     eventually("both know of the failure", failed).await;
     let (here, there) = tokio::join!(world.get_many(20), sibling.get_many(&world, 20));
     assert_all(&[here, there].concat(), 200);
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "two replicas have to share the failed token request");
     let record = world.record();
-    assert_eq!((&record["generation"], &record["terminal"]), (&json!(1), &Value::Null));
-    assert_eq!(world.tokens_seen(), vec![server.tokens().newest_access_token().unwrap(); 80]);
+    assert_eq!(
+        (&record["generation"], &record["terminal"]),
+        (&json!(1), &Value::Null),
+        "(generation, terminal): a failure near expiry has changed the token"
+    );
+    assert_eq!(
+        world.tokens_seen(),
+        vec![server.tokens().newest_access_token().unwrap(); 80],
+        "a request near expiry did not use the old token"
+    );
 
     let before = server.token_requests();
     world.clock.advance(Duration::from_secs(31));
@@ -140,7 +174,11 @@ async fn near_expiry_an_endpoint_in_trouble_is_asked_once_by_all_replicas() {
         [world.status().generation, sibling.status().generation] == [Generation(2); 2]
     })
     .await;
-    assert_eq!(server.token_requests(), before + 1);
+    assert_eq!(
+        server.token_requests(),
+        before + 1,
+        "the replicas have to share the repeated token request"
+    );
     world.assert_stored(2);
 }
 
@@ -152,11 +190,17 @@ async fn a_siblings_token_is_adopted_within_two_seconds_without_a_request() {
     world.clock.advance(HOURS);
     world.get("/").await.assert_ok();
     let stored = Instant::now();
-    assert_eq!(world.status().generation, Generation(2));
+    assert_eq!(
+        world.status().generation,
+        Generation(2),
+        "the first replica does not have the new token"
+    );
     eventually("it is adopted", || sibling.status().generation == Generation(2)).await;
-    assert!(stored.elapsed() <= ADOPTION, "{:?}", stored.elapsed());
-    assert_eq!(sibling.status().condition, Condition::Fresh);
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert!(stored.elapsed() <= ADOPTION, "it took too long: {:?}", stored.elapsed());
+    assert_eq!(sibling.status().condition, Condition::Fresh, "the adopted token has another state");
+    world
+        .authorization_server
+        .assert_token_requests(2, "the sibling's token was not adopted but requested");
 }
 
 /// At once, before the sibling has looked into the store for itself.
@@ -171,8 +215,16 @@ async fn a_rejection_reloads_before_it_asks() {
             0 => (world.get("/").await, sibling.get(&world).await),
             _ => (sibling.get(&world).await, world.get("/").await),
         };
-        assert_eq!((asks.status, finds.status), (200, 200));
-        assert_eq!(server.token_requests() as u64, generation);
+        assert_eq!(
+            (asks.status, finds.status),
+            (200, 200),
+            "(asks, finds): a replica noticed the revocation"
+        );
+        assert_eq!(
+            server.token_requests() as u64,
+            generation,
+            "generation {generation}: the second replica did not find the first one's token"
+        );
         world.assert_stored(generation);
     }
 }
@@ -183,9 +235,15 @@ async fn an_expired_token_is_looked_for_in_the_store_before_anyone_is_asked() {
     world.clock.advance(HOURS);
     world.get("/").await.assert_ok();
     sibling.get(&world).await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "the sibling's token was not found in the store but requested");
     let newest = world.authorization_server.tokens().newest_access_token().unwrap();
-    assert_eq!(world.tokens_seen(), [newest.clone(), newest]);
+    assert_eq!(
+        world.tokens_seen(),
+        [newest.clone(), newest],
+        "the replicas used another token than the stored one"
+    );
 }
 
 /// Stores generation 2, as another process may on a disk that knows no locks; its access token.
@@ -217,8 +275,13 @@ async fn a_refresh_token_that_was_rotated_by_another_process_is_no_dead_grant() 
     server.release_all();
     request.await.unwrap().assert_ok();
     sibling.get(&world).await.assert_ok();
-    assert_eq!(world.tokens_seen(), [access_token.clone(), access_token]);
-    assert_eq!(server.token_requests(), 2);
+    assert_eq!(
+        world.tokens_seen(),
+        [access_token.clone(), access_token],
+        "the replicas used another token than the one that another process had stored"
+    );
+    server
+        .assert_token_requests(2, "a token was requested although another process had stored one");
     assert_eq!(world.record(), stored, "generation 2 is untouched");
 }
 
@@ -237,8 +300,13 @@ async fn a_record_that_another_process_has_stored_meanwhile_is_not_overwritten()
     server.release_all();
     request.await.unwrap().assert_ok();
     sibling.get(&world).await.assert_ok();
-    assert_eq!(world.tokens_seen(), [access_token.clone(), access_token]);
-    assert_eq!(server.token_requests(), 2);
+    assert_eq!(
+        world.tokens_seen(),
+        [access_token.clone(), access_token],
+        "the replicas used another token than the one that another process had stored"
+    );
+    server
+        .assert_token_requests(2, "a token was requested although another process had stored one");
     assert_eq!(world.record(), stored, "generation 2 is untouched");
 }
 
@@ -251,7 +319,7 @@ async fn a_siblings_dead_grant_is_known_without_a_request() {
     world.get("/").await.assert_no_token();
     let knows = || matches!(sibling.status().condition, Condition::NeedsLogin(_));
     eventually("the sibling has found it", knows).await;
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the sibling presented a dead refresh token");
 }
 
 #[tokio::test]
@@ -262,9 +330,13 @@ async fn a_siblings_dead_grant_costs_no_second_token_request() {
     world.clock.advance(HOURS);
     world.get("/").await.assert_no_token();
     assert_all(&sibling.get_many(&world, 20).await, 503);
-    assert!(matches!(sibling.status().condition, Condition::NeedsLogin(_)));
+    assert!(
+        matches!(sibling.status().condition, Condition::NeedsLogin(_)),
+        "the sibling does not know that a login is needed: {}",
+        sibling.status().condition
+    );
     assert_all(&world.get_many(20).await, 503);
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the sibling presented a dead refresh token");
 }
 
 /// The grant is dead and the access token is not: it is served to its end, by both.
@@ -282,7 +354,7 @@ async fn near_expiry_a_siblings_dead_grant_leaves_the_token_to_its_end() {
     eventually("the second knows", || needs_login(sibling.status())).await;
     let (here, there) = tokio::join!(world.get_many(20), sibling.get_many(&world, 20));
     assert_all(&[here, there].concat(), 200);
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the sibling presented a dead refresh token");
 }
 
 /// Row 28: one replica is given the new seed, the other finds its token.
@@ -292,24 +364,28 @@ async fn a_new_seed_given_to_one_replica_heals_both() {
     let server = &world.authorization_server;
     server.revoke_refresh_token();
     world.clock.advance(HOURS);
-    assert_eq!((world.get("/").await.status, sibling.get(&world).await.status), (503, 503));
+    assert_eq!(
+        (world.get("/").await.status, sibling.get(&world).await.status),
+        (503, 503),
+        "(first, second): a dead grant did not stop both replicas"
+    );
     world.write_seed(&server.issue_refresh_token());
     world.reload().await;
     world.get("/").await.assert_ok();
     let stored = Instant::now();
     let healed = || sibling.status().condition == Condition::Fresh;
     eventually("the other has found it", healed).await;
-    assert!(stored.elapsed() <= ADOPTION, "{:?}", stored.elapsed());
+    assert!(stored.elapsed() <= ADOPTION, "it took too long: {:?}", stored.elapsed());
     sibling.get(&world).await.assert_ok();
-    assert_eq!(server.token_requests(), 3);
+    server.assert_token_requests(3, "the new seed has to cost one token request");
     let generation = world.record()["generation"].as_u64().unwrap();
-    assert!(generation > 1);
+    assert!(generation > 1, "the new grant began with a number that was used before");
     world.assert_stored(generation);
 
     // The other is given it as well, later.
     sibling.app().reload(world.settings()).await.unwrap();
     sibling.get(&world).await.assert_ok();
-    assert_eq!(server.token_requests(), 3);
+    server.assert_token_requests(3, "the seed was presented again by the second replica");
 }
 
 /// Row 28, before anything has expired: the grant of before may be another account's.
@@ -321,13 +397,21 @@ async fn a_new_seed_wins_over_the_good_token_of_a_sibling() {
     world.write_seed(&seed);
     world.reload().await;
     world.get("/").await.assert_ok();
-    assert_eq!(server.requests()[1].param("refresh_token"), Some(&*seed));
+    assert_eq!(
+        server.requests()[1].param("refresh_token"),
+        Some(&*seed),
+        "the new seed was not presented"
+    );
     let generation = world.status().generation;
     eventually("the other has it", || sibling.status().generation == generation).await;
     sibling.get(&world).await.assert_ok();
     let newest = server.tokens().newest_access_token().unwrap();
-    assert_eq!(world.tokens_seen(), [newest.clone(), newest]);
-    assert_eq!(server.token_requests(), 2);
+    assert_eq!(
+        world.tokens_seen(),
+        [newest.clone(), newest],
+        "the replicas did not both use the new seed's token"
+    );
+    server.assert_token_requests(2, "the new seed has to cost one token request");
 }
 
 // ----- a lock holder that does not come back -----
@@ -370,13 +454,23 @@ async fn is_served_meanwhile(world: &World) {
     for round in 0..2 {
         let began = Instant::now();
         assert_all(&world.get_many(20).await, 200);
-        assert!(began.elapsed() < slowest, "round {round}: {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < slowest,
+            "round {round}: it took too long: {:?}",
+            began.elapsed()
+        );
         let busy = || world.status().condition.to_string() == "failing (lock_busy)";
         eventually("the lock is not to be had", busy).await;
         // The wait is a second.
-        assert!(began.elapsed() < Duration::from_secs(3), "round {round}: {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(3),
+            "round {round}: it took too long: {:?}",
+            began.elapsed()
+        );
     }
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "a token was requested while another process held the lock");
 }
 
 /// Row 20, under two replicas: the other one replays the refresh token within the server's grace.
@@ -392,9 +486,9 @@ async fn a_killed_lock_holder_blocks_nobody_and_its_refresh_is_done_by_another()
     world.clock.advance(Duration::from_secs(2));
     world.get("/").await.assert_ok();
     eventually("another has refreshed", || world.status().generation == Generation(2)).await;
-    assert!(freed.elapsed() < Duration::from_secs(3), "{:?}", freed.elapsed());
+    assert!(freed.elapsed() < Duration::from_secs(3), "it took too long: {:?}", freed.elapsed());
     world.get("/").await.assert_ok();
-    assert_eq!(server.token_requests(), 3);
+    server.assert_token_requests(3, "the refresh of the killed process was not repeated once");
     world.assert_stored(2);
     server.release_all();
 }
@@ -410,17 +504,20 @@ async fn a_stopped_lock_holder_blocks_nobody_beyond_the_wait() {
     world.clock.advance(Duration::from_secs(300));
     let began = Instant::now();
     let response = world.client().get(world.http("/")).send().await.unwrap();
-    assert_eq!(response.status(), 503);
-    assert!(response.headers().contains_key("retry-after"));
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    assert_eq!(server.token_requests(), 2);
+    assert_eq!(response.status(), 503, "a request without a token was served");
+    assert!(
+        response.headers().contains_key("retry-after"),
+        "the client is not told when to try again"
+    );
+    assert!(began.elapsed() < Duration::from_secs(2), "it took too long: {:?}", began.elapsed());
+    server.assert_token_requests(2, "a token was requested while another process held the lock");
 
     // The answer that waited for it all the time is stored, and found.
     server.release_all();
     program.signal(Signal::CONT);
     eventually("it is adopted", || world.status().generation == Generation(2)).await;
     world.get("/").await.assert_ok();
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the answer for which the stopped process waited was lost");
     world.assert_stored(2);
     program.stop().await;
 }
@@ -433,15 +530,15 @@ async fn a_rejection_waits_no_longer_for_a_stopped_lock_holder() {
     program.signal(Signal::STOP);
     server.tokens().revoke_all_access_tokens();
     let began = Instant::now();
-    assert_eq!(world.get("/").await.status, 401);
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    assert_eq!(server.token_requests(), 2);
+    world.get("/").await.assert_status(401, "the API's rejection did not reach the client");
+    assert!(began.elapsed() < Duration::from_secs(2), "it took too long: {:?}", began.elapsed());
+    server.assert_token_requests(2, "a token was requested while another process held the lock");
 
     server.release_all();
     program.signal(Signal::CONT);
     eventually("it is adopted", || world.status().generation == Generation(2)).await;
     world.get("/").await.assert_ok();
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the answer for which the stopped process waited was lost");
     program.stop().await;
 }
 
@@ -456,8 +553,14 @@ async fn with_a_backup() -> (World, Sibling, Vec<u8>) {
         world.get("/").await.assert_ok();
     }
     sibling.get(&world).await.assert_ok();
-    assert_eq!(sibling.status().generation, Generation(3));
-    assert_eq!(world.authorization_server.token_requests(), 3);
+    assert_eq!(
+        sibling.status().generation,
+        Generation(3),
+        "the sibling does not have the newest token"
+    );
+    world
+        .authorization_server
+        .assert_token_requests(3, "two expiries have to cost two token requests");
     (world, sibling, backup)
 }
 
@@ -470,14 +573,29 @@ async fn a_backup_put_back_under_running_replicas_is_overtaken_by_the_newest_ref
     // Whoever looks first writes back what it knows. Nobody goes back.
     let newest_is_stored = || world.record()["refresh_token"] == *newest;
     eventually("the newest is written back", newest_is_stored).await;
-    assert_eq!(world.status().generation, Generation(3));
-    assert_eq!(sibling.status().generation, Generation(3));
+    assert_eq!(
+        world.status().generation,
+        Generation(3),
+        "the backup has replaced the token of the first replica"
+    );
+    assert_eq!(
+        sibling.status().generation,
+        Generation(3),
+        "the backup has replaced the token of the second replica"
+    );
 
     world.clock.advance(HOURS);
     let (here, there) = tokio::join!(world.get_many(20), sibling.get_many(&world, 20));
     assert_all(&[here, there].concat(), 200);
-    assert_eq!(server.token_requests(), 4);
-    assert_eq!(server.requests()[3].param("refresh_token"), Some(&*newest));
+    server.assert_token_requests(
+        4,
+        "the backup has cost more than the one token request for the expired token",
+    );
+    assert_eq!(
+        server.requests()[3].param("refresh_token"),
+        Some(&*newest),
+        "another refresh token than the newest was presented"
+    );
     world.assert_stored(4);
     eventually("both have it", || {
         [world.status().generation, sibling.status().generation] == [Generation(4); 2]
@@ -499,8 +617,15 @@ async fn a_reload_does_not_forget_that_a_backup_was_put_back() {
     world.app().reload(settings).await.unwrap();
     world.clock.advance(HOURS);
     world.get("/").await.assert_ok();
-    assert_eq!(server.token_requests(), 4);
-    assert_eq!(server.requests()[3].param("refresh_token"), Some(&*newest));
+    server.assert_token_requests(
+        4,
+        "the backup has cost more than the one token request for the expired token",
+    );
+    assert_eq!(
+        server.requests()[3].param("refresh_token"),
+        Some(&*newest),
+        "another refresh token than the newest was presented"
+    );
     server.assert_no_reuse();
 }
 
@@ -518,9 +643,20 @@ async fn a_backup_put_back_while_nobody_runs_costs_one_token_request_and_is_name
         assert_all(&[here, there].concat(), 503);
         world.clock.advance(HOURS);
     }
-    assert_eq!(world.authorization_server.token_requests(), 4);
-    assert!(matches!(world.status().condition, Condition::NeedsLogin(_)));
-    assert!(matches!(sibling.status().condition, Condition::NeedsLogin(_)));
+    world.authorization_server.assert_token_requests(
+        4,
+        "the used refresh token in the backup was presented more than once",
+    );
+    assert!(
+        matches!(world.status().condition, Condition::NeedsLogin(_)),
+        "the first replica does not say that a login is needed: {}",
+        world.status().condition
+    );
+    assert!(
+        matches!(sibling.status().condition, Condition::NeedsLogin(_)),
+        "the second replica does not say that a login is needed: {}",
+        sibling.status().condition
+    );
     world.assert_needs_login("revoked");
 
     // What heals it is what heals every dead grant.
@@ -528,5 +664,7 @@ async fn a_backup_put_back_while_nobody_runs_costs_one_token_request_and_is_name
     world.reload().await;
     world.get("/").await.assert_ok();
     eventually("the other as well", || sibling.status().condition == Condition::Fresh).await;
-    assert_eq!(world.authorization_server.token_requests(), 5);
+    world
+        .authorization_server
+        .assert_token_requests(5, "the new seed has to cost one token request");
 }

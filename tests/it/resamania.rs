@@ -9,6 +9,7 @@ use bearerd_test_support::{ClientAuth, OnReuse, Rotation, TokenBehaviour};
 use serde_json::{Value, json};
 
 use super::world::{HOURS, TO_MARGIN, World, WorldBuilder, assert_all, eventually};
+use crate::texts::{assert_never_says, assert_says};
 
 /// Longer than a server that refuses this OAuth client is left alone at first.
 const MINUTES: Duration = Duration::from_secs(120);
@@ -45,21 +46,39 @@ async fn every_refresh_sends_the_newest_refresh_token_and_keeps_the_next() {
         sent.push(server.current_refresh_token());
         world.get("/members").await.assert_ok();
         let record = world.record();
-        assert_eq!(record["generation"], generation);
-        assert_eq!(record["refresh_token"], server.current_refresh_token());
-        assert_eq!(record["attempt"], Value::Null);
+        assert_eq!(
+            record["generation"], generation,
+            "the expired token was not replaced by the next generation"
+        );
+        assert_eq!(
+            record["refresh_token"],
+            server.current_refresh_token(),
+            "the newest refresh token is not in the record"
+        );
+        assert_eq!(record["attempt"], Value::Null, "the record still has an open attempt");
         world.clock.advance(HOURS);
     }
     let requests = server.requests();
     for (request, token) in requests.iter().zip(&sent) {
-        assert_eq!(request.path_and_query, "/club-4711/oauth/v2/token");
-        assert_eq!(request.param("refresh_token"), Some(&**token));
-        assert_eq!(request.form.len(), 4);
+        assert_eq!(
+            request.path_and_query, "/club-4711/oauth/v2/token",
+            "the token request has another path"
+        );
+        assert_eq!(
+            request.param("refresh_token"),
+            Some(&**token),
+            "a refresh token was presented that was not the newest"
+        );
+        assert_eq!(request.form.len(), 4, "the token request has other parameters");
     }
-    assert_eq!(requests.len(), 10);
+    assert_eq!(requests.len(), 10, "each generation has to cost one token request");
     server.assert_no_reuse();
     // Eight characters for each of the ten that were replaced.
-    assert_eq!(world.record()["history"].as_str().unwrap().len(), 80);
+    assert_eq!(
+        world.record()["history"].as_str().unwrap().len(),
+        80,
+        "the history does not hold each replaced refresh token"
+    );
 }
 
 #[tokio::test]
@@ -68,7 +87,11 @@ async fn a_lower_case_token_type_becomes_a_proper_authorization() {
     world.get("/members").await.assert_ok();
     let token = world.authorization_server.tokens().newest_access_token().unwrap();
     let seen = world.origin.requests()[0].header("authorization").unwrap().to_owned();
-    assert_eq!(seen, format!("Bearer {token}"));
+    assert_eq!(
+        seen,
+        format!("Bearer {token}"),
+        "the scheme or the token in Authorization is another one"
+    );
 }
 
 #[tokio::test]
@@ -76,7 +99,9 @@ async fn a_member_of_staff_revoking_tokens_is_noticed_by_nobody() {
     let world = resamania().settled().await;
     world.authorization_server.tokens().revoke_all_access_tokens();
     assert_all(&world.get_many(30).await, 200);
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "the revoked token was not replaced by one token request");
     world.authorization_server.assert_no_reuse();
 }
 
@@ -85,12 +110,14 @@ async fn a_400_about_the_refresh_token_needs_a_login() {
     for description in ["Invalid refresh token", "Refresh token has expired"] {
         let error = TokenBehaviour::error(400, "invalid_grant", Some(description));
         let (world, status, proxy_status) = with_error(error).await;
-        assert_eq!(status, 503, "{description}");
-        assert!(proxy_status.contains("credential_needs_login"), "{proxy_status}");
-        assert!(!proxy_status.contains(description), "{proxy_status}");
+        assert_eq!(status, 503, "{description}: the client got another status");
+        assert_says("Proxy-Status", &proxy_status, ["credential_needs_login"]);
+        assert_never_says("Proxy-Status", &proxy_status, [description]);
         world.clock.advance(HOURS);
         world.get("/members").await.assert_no_token();
-        assert_eq!(world.authorization_server.token_requests(), 2);
+        world
+            .authorization_server
+            .assert_token_requests(2, format!("{description}: a dead grant was presented again"));
         world.assert_needs_login("revoked");
     }
 }
@@ -111,15 +138,27 @@ async fn errors_of_the_configuration_keep_the_refresh_token() {
     ] {
         let case = format!("{status} {body}");
         let (world, status, proxy_status) = with_error(TokenBehaviour::json(status, body)).await;
-        assert_eq!(status, 503, "{case}");
-        assert!(proxy_status.contains("credential_unavailable"), "{case}: {proxy_status}");
+        assert_eq!(status, 503, "{case}: the client got another status");
+        assert_says(&format!("{case}: Proxy-Status"), &proxy_status, ["credential_unavailable"]);
         world.get("/members").await.assert_status(503, &case);
-        assert_eq!(world.status().condition.to_string(), "failing (refused)", "{case}");
+        assert_eq!(
+            world.status().condition.to_string(),
+            "failing (refused)",
+            "{case}: the status says something else"
+        );
         world.authorization_server.assert_token_requests(2, &case);
-        assert_eq!(world.record()["terminal"], Value::Null, "{case}");
+        assert_eq!(
+            world.record()["terminal"],
+            Value::Null,
+            "{case}: the record says that a login is needed"
+        );
         world.clock.advance(MINUTES);
         world.get("/members").await.assert_status(200, &case);
-        assert_eq!(world.authorization_server.reuse_count(), 0, "{case}");
+        assert_eq!(
+            world.authorization_server.reuse_count(),
+            0,
+            "{case}: a refresh token was presented after it had been replaced"
+        );
     }
 }
 
@@ -130,8 +169,12 @@ async fn a_404_of_a_gateway_passes_and_keeps_the_refresh_token() {
     let json = json!({"code": 404, "message": "Not Found"});
     for error in [TokenBehaviour::html(404, page), TokenBehaviour::json(404, json)] {
         let (world, status, proxy_status) = with_error(error).await;
-        assert_eq!(status, 200, "{proxy_status}");
-        assert_eq!(world.record()["terminal"], Value::Null);
+        assert_eq!(status, 200, "the client got another status: {proxy_status}");
+        assert_eq!(
+            world.record()["terminal"],
+            Value::Null,
+            "a page of a gateway counts as the end of the grant"
+        );
         world.authorization_server.assert_no_reuse();
     }
 }
@@ -139,23 +182,27 @@ async fn a_404_of_a_gateway_passes_and_keeps_the_refresh_token() {
 #[tokio::test]
 async fn a_429_without_a_time_is_left_alone_for_a_minute() {
     let (world, status, proxy_status) = with_error(TokenBehaviour::html(429, "<p>slow</p>")).await;
-    assert_eq!(status, 503);
-    assert!(proxy_status.contains("credential_unavailable"), "{proxy_status}");
+    assert_eq!(status, 503, "a throttled token request was waited out by a client");
+    assert_says("Proxy-Status", &proxy_status, ["credential_unavailable"]);
     world.clock.advance(Duration::from_secs(50));
     world.get("/members").await.assert_no_token();
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "the server was asked again within a minute");
     world.clock.advance(Duration::from_secs(11));
     world.get("/members").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 3);
+    world
+        .authorization_server
+        .assert_token_requests(3, "the server was not asked again once after a minute");
 }
 
 #[tokio::test]
 async fn a_500_before_the_rotation_is_asked_again_before_anybody_notices() {
     let error = TokenBehaviour::json(500, json!({"code": 500, "message": "Internal Server Error"}));
     let (world, status, _) = with_error(error).await;
-    assert_eq!(status, 200);
+    assert_eq!(status, 200, "the client noticed an error that passes");
     let server = &world.authorization_server;
-    assert_eq!(server.token_requests(), 3);
+    server.assert_token_requests(3, "the 500 was not followed by one more token request");
     server.assert_no_reuse();
     world.assert_newest_refresh_token_is_stored();
 }
@@ -165,10 +212,12 @@ async fn a_500_before_the_rotation_is_asked_again_before_anybody_notices() {
 async fn a_500_after_the_rotation_cannot_be_healed_and_says_so() {
     let error = TokenBehaviour::json(500, json!({"code": 500})).after_commit();
     let (world, status, proxy_status) = with_error(error).await;
-    assert_eq!(status, 503);
-    assert!(proxy_status.contains("credential_needs_login"), "{proxy_status}");
-    assert!(proxy_status.contains("lost"), "{proxy_status}");
-    assert_eq!(world.authorization_server.token_requests(), 3);
+    assert_eq!(status, 503, "a request was served although the rotation is lost");
+    assert_says("Proxy-Status", &proxy_status, ["credential_needs_login"]);
+    assert_says("Proxy-Status", &proxy_status, ["lost"]);
+    world
+        .authorization_server
+        .assert_token_requests(3, "a refresh token that is lost was presented more than twice");
     world.assert_needs_login("lost_rotation");
 }
 
@@ -189,6 +238,8 @@ async fn an_error_near_expiry_is_noticed_by_nobody() {
         })
         .await;
         assert_all(&world.get_many(5).await, 200);
-        assert_eq!(world.authorization_server.token_requests(), 2);
+        world
+            .authorization_server
+            .assert_token_requests(2, "an error near expiry was followed by another token request");
     }
 }

@@ -8,6 +8,7 @@ use bearerd::store::{Config, EncryptionKey, EncryptionKeys, Generation, TokenRec
 
 use super::program::{Program, bearerd, text};
 use super::world::{HOURS, World, WorldBuilder};
+use crate::texts::{assert_never_says, assert_says};
 
 const KEY: &str = "LAl2wQ9r5n0E1u8kq3vTzYxPb7sGdHjF+oM/iRcVaWE=";
 const OTHER_KEY: &str = "T2nZ0Vbq7y1oLkJ9xW4uRcEaGfHs8dMpQi5tYrBvXgA=";
@@ -54,18 +55,22 @@ async fn what_the_program_stores_is_encrypted_and_read_again_after_a_restart() {
     program.stop().await;
     let server = &world.authorization_server;
     let record = record_under(&world, KEY).await.unwrap();
-    assert_eq!(record.refresh_token.unwrap().expose(), server.current_refresh_token());
+    assert_eq!(
+        record.refresh_token.unwrap().expose(),
+        server.current_refresh_token(),
+        "the encrypted record holds another refresh token"
+    );
     for (path, bytes) in state(&world) {
         let content = String::from_utf8_lossy(&bytes);
         for secret in [server.current_refresh_token(), world.tokens_seen()[0].clone()] {
-            assert!(!content.contains(&secret), "{}", path.display());
+            assert_never_says("the file", &content, [&secret]);
         }
     }
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(server.token_requests(), 1);
+    server.assert_token_requests(1, "the encrypted token was not used after the restart");
     let log = program.stop().await;
-    assert!(!log.contains(KEY), "{log}");
+    assert_never_says("the log", &log, [KEY]);
 }
 
 /// Another key, and none at all.
@@ -85,21 +90,30 @@ async fn a_wrong_key_stops_the_start_and_touches_nothing() {
         for command in ["run", "check"] {
             let output = bearerd(world.dir.path(), &[command]);
             let said = text(&output.stderr);
-            assert_eq!(output.status.code(), Some(78), "{command}: {said}");
-            assert!(said.contains("state/api.json") && said.contains(&id(KEY)), "{said}");
-            assert!(said.contains("store.key") && said.contains("nothing was changed"), "{said}");
-            assert!(!said.contains(KEY) && !said.contains(OTHER_KEY), "{said}");
+            assert_eq!(
+                output.status.code(),
+                Some(78),
+                "{command}: the command has another exit code: {said}"
+            );
+            assert_says("the output", &said, ["state/api.json", &id(KEY)]);
+            assert_says("the output", &said, ["store.key", "nothing was changed"]);
+            assert_never_says("the output", &said, [KEY, OTHER_KEY]);
         }
-        assert_eq!(state(&world), before);
+        assert_eq!(state(&world), before, "a file of the state directory was changed");
     }
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world
+        .authorization_server
+        .assert_token_requests(1, "a token was requested although no start succeeded");
 }
 
 #[tokio::test]
 async fn plain_text_of_before_and_an_old_key_are_read_and_replaced_by_the_next_commit() {
     let plain = "[store]\nurl = \"file:state\"\n";
     let mut world = World::builder().sections(plain).settled().await;
-    assert!(record_text(&world).contains("refresh_token"));
+    assert!(
+        record_text(&world).contains("refresh_token"),
+        "the record that is to be encrypted is not there in plain text"
+    );
     world.write_secret("key", KEY);
     world.write_secret("new-key", OTHER_KEY);
     for (keys, current) in [
@@ -116,17 +130,28 @@ async fn plain_text_of_before_and_an_old_key_are_read_and_replaced_by_the_next_c
         // The token of before is still good, and nothing is plain from now on.
         let requests = world.authorization_server.token_requests();
         world.get("/").await.assert_ok();
-        assert_eq!(world.authorization_server.token_requests(), requests);
-        assert!(!record_text(&world).contains("refresh_token"));
+        assert_eq!(
+            world.authorization_server.token_requests(),
+            requests,
+            "the stored token was not used under the new key"
+        );
+        assert!(
+            !record_text(&world).contains("refresh_token"),
+            "the record is still in plain text"
+        );
         world.clock.advance(HOURS);
         world.get("/").await.assert_ok();
         let record = record_under(&world, current).await.unwrap();
         assert!(
             world
                 .authorization_server
-                .refresh_token_is_current(record.refresh_token.unwrap().expose())
+                .refresh_token_is_current(record.refresh_token.unwrap().expose()),
+            "the encrypted record does not hold the newest refresh token"
         );
-        assert!(!record_text(&world).contains("refresh_token"));
+        assert!(
+            !record_text(&world).contains("refresh_token"),
+            "the record is in plain text again"
+        );
     }
     world.authorization_server.assert_no_reuse();
 }
@@ -147,9 +172,11 @@ async fn a_record_that_another_key_has_sealed_meanwhile_is_never_overwritten() {
     world.get("/").await.assert_ok();
     world.clock.advance(HOURS);
     let status = world.get("/").await.status;
-    assert_eq!(status, 503);
+    assert_eq!(status, 503, "a request was served although the record cannot be decrypted");
     let (_, error) = world.status().last_error.unwrap();
-    assert!(error.contains(&id(OTHER_KEY)) && error.contains("api.json"), "{error}");
-    assert_eq!(state(&world), before);
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert_says("the error", &error, [&id(OTHER_KEY), "api.json"]);
+    assert_eq!(state(&world), before, "a file of the state directory was changed");
+    world
+        .authorization_server
+        .assert_token_requests(1, "a token was requested although the record cannot be decrypted");
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::program::{Program, command};
 use super::wire::{Wire, get};
 use super::world::{World, eventually};
+use crate::texts::{assert_never_says, assert_says};
 
 /// From the change to the request that has the use of it.
 const SOON: Duration = Duration::from_secs(3);
@@ -25,19 +26,27 @@ async fn a_new_seed_heals_a_dead_grant_within_three_seconds_and_without_a_signal
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_no_token();
     program.get(&world.http("/")).await.assert_no_token();
-    assert_eq!(server.token_requests(), 1);
+    server.assert_token_requests(1, "a dead grant was presented again before the seed changed");
     let seed = server.issue_refresh_token();
     world.write_seed(&seed);
     let changed = Instant::now();
     program.logs("the new configuration is in force").await;
     program.get(&world.http("/")).await.assert_ok();
-    assert!(changed.elapsed() < SOON, "{:?}", changed.elapsed());
-    assert_eq!(server.requests()[1].param("refresh_token"), Some(&*seed));
-    assert_eq!(world.record()["terminal"], Value::Null);
+    assert!(changed.elapsed() < SOON, "it took too long: {:?}", changed.elapsed());
+    assert_eq!(
+        server.requests()[1].param("refresh_token"),
+        Some(&*seed),
+        "the new seed was not presented"
+    );
+    assert_eq!(
+        world.record()["terminal"],
+        Value::Null,
+        "the record still says that a login is needed"
+    );
     let noticed = program.logs(NOTICED).await;
-    assert!(noticed.contains("/seed`"), "{noticed}");
+    assert_says("the log line", &noticed, ["/seed`"]);
     let log = program.stop().await;
-    assert!(!log.contains(&seed), "{log}");
+    assert_never_says("the log", &log, [&seed]);
     assert_eq!(log.matches(NOTICED).count(), 1, "{log}");
 }
 
@@ -52,10 +61,14 @@ async fn a_wrong_new_seed_is_said_and_the_grant_before_it_goes_on() {
     program.logs("the new configuration is in force").await;
     program.get(&world.http("/")).await.assert_ok();
     program.logs("the new seed is no good").await;
-    assert_eq!(server.token_requests(), 2);
-    assert_eq!(world.record()["refresh_token"], refresh_token);
+    server.assert_token_requests(2, "the wrong seed was not tried exactly once");
+    assert_eq!(
+        world.record()["refresh_token"],
+        refresh_token,
+        "the wrong seed has replaced the working refresh token"
+    );
     let log = program.stop().await;
-    assert!(!log.contains("a-refresh-token-of-long-ago"), "{log}");
+    assert_never_says("the log", &log, ["a-refresh-token-of-long-ago"]);
 }
 
 /// As the kubelet does it: the link `..data` is replaced, nothing else.
@@ -76,9 +89,12 @@ async fn a_client_secret_that_kubernetes_swaps_is_used_without_a_signal() {
     std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
     program.logs("the new configuration is in force").await;
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world.authorization_server.assert_token_requests(
+        2,
+        "the swapped client secret was not used in one more token request",
+    );
     let log = program.stop().await;
-    assert!(!log.contains("a-mistyped-secret") && !log.contains("test-client-secret"), "{log}");
+    assert_never_says("the log", &log, ["a-mistyped-secret", "test-client-secret"]);
 }
 
 #[tokio::test]
@@ -87,7 +103,10 @@ async fn a_changed_configuration_is_in_force_without_a_signal_and_a_bad_one_is_r
     let tokens = Some(world.authorization_server.tokens());
     let other = OriginServer::start(OriginConfig { tokens, ..OriginConfig::default() }).await;
     let program = Program::start(&world).await;
-    assert_eq!(program.get(&other.url("/")).await.status, 401);
+    program
+        .get(&other.url("/"))
+        .await
+        .assert_status(401, "the host was served before it was configured");
     let one = format!("hosts = [\"{}\"]", world.origin.authority());
     let both = format!("hosts = [\"{}\", \"{}\"]", world.origin.authority(), other.authority());
     world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
@@ -96,7 +115,9 @@ async fn a_changed_configuration_is_in_force_without_a_signal_and_a_bad_one_is_r
     world.configure_file(|text| text.replace("cleint_id =", "client_id =").replace(&one, &both));
     program.logs("the new configuration is in force").await;
     program.get(&other.url("/")).await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world
+        .authorization_server
+        .assert_token_requests(1, "a change of hosts has cost a token request");
     let log = program.stop().await;
     assert_eq!(log.matches("the one before stays in force").count(), 1, "{log}");
 }
@@ -127,16 +148,20 @@ async fn a_command_is_run_again_when_its_client_secret_is_refused() {
     let runs = || std::fs::read_to_string(world.dir.path().join("runs")).unwrap().lines().count();
     let program = Program::start(&world).await;
     world.write_secret("vault", "test-client-secret");
-    assert_eq!(runs(), 1);
+    assert_eq!(runs(), 1, "the command was not run once at the start");
     program.get(&world.http("/")).await.assert_no_token();
     program.logs("the new configuration is in force").await;
     program.get(&world.http("/")).await.assert_ok();
     let noticed = program.logs(NOTICED).await;
-    assert!(noticed.contains("command `sh`"), "{noticed}");
+    assert_says("the log line", &noticed, ["command `sh`"]);
     // One to see that it says something else, one for the new settings.
-    assert_eq!(runs(), 3);
+    assert_eq!(
+        runs(),
+        3,
+        "the command was run more or less often than for one comparison and the new settings"
+    );
     let log = program.stop().await;
-    assert!(!log.contains("a-mistyped-secret") && !log.contains("test-client-secret"), "{log}");
+    assert_never_says("the log", &log, ["a-mistyped-secret", "test-client-secret"]);
 }
 
 /// The seeds of clubs are read by the token that needs them, and not with the configuration.
@@ -167,13 +192,22 @@ async fn a_new_seed_of_one_club_is_used(lines: &str) {
         let field = format!("X-Club: {club}");
         Wire::to_address(program.proxy).await.ask(&[request, host, field]).await.status
     };
-    assert_eq!((ask("paris").await, ask("lyon").await), (503, 200));
+    assert_eq!(
+        (ask("paris").await, ask("lyon").await),
+        (503, 200),
+        "(paris, lyon): the revocation of one club's grant is not that club's alone"
+    );
     world.write_secret("seed-paris", &server.issue_refresh_token_of("paris"));
     program.logs("the new configuration is in force").await;
-    assert_eq!((ask("paris").await, ask("lyon").await), (200, 200));
-    assert_eq!(server.token_requests(), 3);
+    assert_eq!(
+        (ask("paris").await, ask("lyon").await),
+        (200, 200),
+        "(paris, lyon): the new seed was not used"
+    );
+    server.assert_token_requests(3, "the new seed has to cost one token request");
     let noticed = program.logs(NOTICED).await;
-    assert!(noticed.contains("seed-paris") && !noticed.contains("seed-lyon"), "{noticed}");
+    assert_says("the log line", &noticed, ["seed-paris"]);
+    assert_never_says("the log line", &noticed, ["seed-lyon"]);
     let log = program.stop().await;
     assert_eq!(log.matches(NOTICED).count(), 1, "{log}");
 }
@@ -192,7 +226,7 @@ async fn warnings_and_problems_are_objects_of_the_json_log() {
     program.logs("the one before stays in force").await;
     for (line, level) in [(warned, "WARN"), (refused, "ERROR")] {
         let line: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(line["level"], level);
+        assert_eq!(line["level"], level, "the level of the log line is another one: {line}");
         assert!(line["place"].as_str().unwrap().starts_with("proxy.toml:"), "{line}");
         assert!(!line["fix"].as_str().unwrap().is_empty(), "{line}");
     }

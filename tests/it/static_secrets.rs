@@ -8,6 +8,7 @@ use bearerd_test_support::{Answer, pattern};
 use super::program::Program;
 use super::wire::{Wire, get};
 use super::world::{World, eventually};
+use crate::texts::assert_never_says;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -58,14 +59,26 @@ async fn a_rejected_secret_is_read_again_and_the_request_sent_again() {
         assert_eq!(request.send().await.unwrap().status(), 200, "{source}");
         let requests = world.origin.requests();
         assert_eq!(requests.len(), 3, "{source}");
-        assert_eq!(requests[2].bearer(), Some(&*newer));
-        assert!(requests[2].body == body);
+        assert_eq!(
+            requests[2].bearer(),
+            Some(&*newer),
+            "{source}: the request was not sent again with the new key"
+        );
+        assert!(
+            requests[2].body == body,
+            "{source}: the request was sent again with other content"
+        );
         program.get(&world.http("/")).await.assert_ok();
-        assert_eq!(world.origin.requests().len(), 4);
-        assert_eq!(world.authorization_server.token_requests(), 0);
+        world
+            .origin
+            .assert_requests(4, format!("{source}: the request after the rotation was sent twice"));
+        world.authorization_server.assert_token_requests(
+            0,
+            format!("{source}: a static credential has made a token request"),
+        );
         let log = program.stop().await;
         assert_eq!(log.matches("reading the configuration again").count(), 1, "{log}");
-        assert!(!log.contains(&newer), "{log}");
+        assert_never_says("the log", &log, [&newer]);
     }
 }
 
@@ -90,8 +103,12 @@ async fn a_key_beside_something_that_requests_choose_is_read_again_too() {
         rotate(&world);
         let reply = Wire::to_address(program.proxy).await.ask(&lines).await;
         reply.assert_status(200, format!("{choice}: {}", reply.text()));
-        assert_eq!(world.origin.requests().len(), 2);
-        assert_eq!(world.origin.requests()[1].header("x-of"), Some("paris"));
+        world.origin.assert_requests(2, "the request was not sent again once");
+        assert_eq!(
+            world.origin.requests()[1].header("x-of"),
+            Some("paris"),
+            "the value that the request chose was lost when it was sent again"
+        );
         program.stop().await;
     }
 }
@@ -100,7 +117,7 @@ async fn a_key_beside_something_that_requests_choose_is_read_again_too() {
 async fn a_key_that_stays_wrong_costs_one_reading_in_five_seconds() {
     let world = world(&by_command()).await;
     let program = Program::start(&world).await;
-    assert_eq!(runs(&world), 1);
+    assert_eq!(runs(&world), 1, "the command was not run once at the start");
     world.origin.reject_all(true);
     let (client, url) = (program.client(), world.http("/"));
     let began = Instant::now();
@@ -109,13 +126,17 @@ async fn a_key_that_stays_wrong_costs_one_reading_in_five_seconds() {
         let request = client.get(&url);
         requests.spawn(async move { request.send().await.unwrap().status().as_u16() });
     }
-    assert_eq!(requests.join_all().await, [401; 50]);
+    assert_eq!(
+        requests.join_all().await,
+        [401; 50],
+        "the API's rejection did not reach each client"
+    );
     for _ in 0..10 {
-        assert_eq!(program.get(&url).await.status, 401);
+        program.get(&url).await.assert_status(401, "the API's rejection did not reach the client");
     }
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    assert_eq!(runs(&world), 2);
-    assert_eq!(world.origin.requests().len(), 60);
+    assert!(began.elapsed() < Duration::from_secs(5), "it took too long: {:?}", began.elapsed());
+    assert_eq!(runs(&world), 2, "a key that stays wrong was read more than once in five seconds");
+    world.origin.assert_requests(60, "a request was sent again with the key that was rejected");
     program.stop().await;
 }
 
@@ -133,9 +154,9 @@ async fn many_requests_with_a_rotated_key_cost_one_reading_and_are_all_answered(
     }
     world.origin.wait_for_verdicts(50).await;
     world.origin.release_all();
-    assert_eq!(requests.join_all().await, [200; 50]);
+    assert_eq!(requests.join_all().await, [200; 50], "a request noticed the rotation of the key");
     // One to see that it says something else, one for the new settings.
-    assert_eq!(runs(&world), 3);
+    assert_eq!(runs(&world), 3, "fifty rejections have to share one reading");
     program.stop().await;
 }
 
@@ -156,15 +177,21 @@ inject = { x-key = "${key}" }
     let program = Program::start(&world).await;
     let step_up = r#"Bearer error="insufficient_scope""#;
     world.origin.enqueue(Answer::status(401).with_header("www-authenticate", step_up));
-    assert_eq!(program.get(&world.http("/")).await.status, 401);
+    program
+        .get(&world.http("/"))
+        .await
+        .assert_status(401, "a demand for another scope did not reach the client");
     world.origin.enqueue(Answer::status(403));
-    assert_eq!(program.get(&world.http("/")).await.status, 403);
-    assert_eq!(runs(&world), 1);
+    program.get(&world.http("/")).await.assert_status(403, "a 403 did not reach the client");
+    assert_eq!(runs(&world), 1, "the command was run for an answer that is not about the key");
     world.origin.enqueue(Answer::RejectToken);
-    assert_eq!(program.get(&world.http("/")).await.status, 401);
-    assert_eq!(runs(&world), 2);
+    program.get(&world.http("/")).await.assert_status(
+        401,
+        "the rejection did not reach the client although the key stays the same",
+    );
+    assert_eq!(runs(&world), 2, "the rejected key was not read again once");
     let others = std::fs::read_to_string(world.dir.path().join("others")).unwrap();
-    assert_eq!(others.lines().count(), 1);
+    assert_eq!(others.lines().count(), 1, "the command of another credential was run");
     program.stop().await;
 }
 
@@ -174,8 +201,12 @@ async fn after_a_body_that_was_not_kept_the_next_request_has_the_new_key() {
     let program = Program::start(&world).await;
     rotate(&world);
     let upload = program.client().post(world.http("/")).body(pattern(2 << 20));
-    assert_eq!(upload.send().await.unwrap().status(), 401);
-    assert_eq!(world.origin.requests().len(), 1);
+    assert_eq!(
+        upload.send().await.unwrap().status(),
+        401,
+        "the rejection of an upload that was not kept did not reach the client"
+    );
+    world.origin.assert_requests(1, "an upload that was not kept was sent twice");
     program.logs("the new configuration is in force").await;
     program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
@@ -191,8 +222,11 @@ async fn a_command_that_hangs_holds_a_request_no_longer_than_the_limit() {
     rotate(&world);
     world.write_secret("slow", "");
     let asked = Instant::now();
-    assert_eq!(program.get(&world.http("/")).await.status, 401);
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    program
+        .get(&world.http("/"))
+        .await
+        .assert_status(401, "the rejection did not reach the client although the command hangs");
+    assert!(asked.elapsed() < Duration::from_secs(10), "it took too long: {:?}", asked.elapsed());
     program.stop().await;
 }
 
@@ -213,8 +247,15 @@ async fn a_key_that_is_for_another_host_by_now_is_not_sent_to_the_one_before() {
     let newer = rotate(&world);
     program.logs("the new configuration is in force").await;
     world.origin.release_all();
-    assert_eq!(asking.await.unwrap(), 401);
-    assert!(world.origin.requests().iter().all(|request| request.bearer() != Some(&*newer)));
+    assert_eq!(
+        asking.await.unwrap(),
+        401,
+        "the rejection did not reach the client of the old configuration"
+    );
+    assert!(
+        world.origin.requests().iter().all(|request| request.bearer() != Some(&*newer)),
+        "the new key was sent to the host before"
+    );
     program.stop().await;
 }
 
@@ -226,11 +267,18 @@ async fn a_caller_of_the_library_reads_the_secrets_himself() {
     rotate(&world);
     // Nobody reads: the rejection is passed on at once.
     let asked = Instant::now();
-    assert_eq!(world.get("/").await.status, 401);
-    assert!(asked.elapsed() < Duration::from_secs(5));
+    world
+        .get("/")
+        .await
+        .assert_status(401, "the rejection did not reach the client although nobody reads secrets");
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "the request waited although nobody reads secrets: {:?}",
+        asked.elapsed()
+    );
     let reading = async {
         let rejected = world.app().rejected_secrets().await;
-        assert_eq!(rejected.credentials, ["api".into()]);
+        assert_eq!(rejected.credentials, ["api".into()], "another credential is named as rejected");
         world.reload().await;
         world.app().secrets_are_read(&rejected);
         std::future::pending::<()>().await;
@@ -242,7 +290,7 @@ async fn a_caller_of_the_library_reads_the_secrets_himself() {
     };
     tokio::select! {
         () = reading => {}
-        status = answered => assert_eq!(status, 200),
+        status = answered => assert_eq!(status, 200, "the request was not sent again with the new secret"),
     }
     eventually("it is in force", || world.origin.requests().len() == 4).await;
 }

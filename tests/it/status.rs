@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::program::{Program, bearerd, text};
 use super::wire::{Reply, Wire, get, message};
 use super::world::{HOURS, World, WorldBuilder, eventually};
+use crate::texts::{assert_never_says, assert_says};
 
 /// Servers, and a configuration whose admin listener `bearerd status` can find.
 pub(crate) async fn servers(builder: WorldBuilder) -> World {
@@ -18,7 +19,7 @@ pub(crate) async fn servers(builder: WorldBuilder) -> World {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     world.configure_file(|text| {
         let listen = "[admin]\nlisten = \"127.0.0.1:0\"";
-        assert!(text.contains(listen));
+        assert!(text.contains(listen), "the configuration of the test has another admin listener");
         text.replace(listen, &format!("[admin]\nlisten = \"{free}\""))
     });
     world
@@ -42,8 +43,12 @@ async fn ask(admin: SocketAddr, path: &str) -> Reply {
 pub(crate) async fn described(admin: SocketAddr) -> Value {
     let reply = ask(admin, "/api/v1/credentials").await;
     reply.assert_ok();
-    assert_eq!(reply.field("content-type"), Some("application/json"));
-    assert_eq!(reply.field("cache-control"), Some("no-store"));
+    assert_eq!(
+        reply.field("content-type"),
+        Some("application/json"),
+        "the description has another content type"
+    );
+    assert_eq!(reply.field("cache-control"), Some("no-store"), "the description may be cached");
     let all: Value = serde_json::from_slice(&reply.content).unwrap();
     assert_eq!(all["credentials"].as_array().unwrap().len(), 1, "{all}");
     all["credentials"][0].clone()
@@ -73,27 +78,42 @@ async fn status_says_what_each_credential_is_doing() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
     let (code, said, _) = status(world.dir.path(), &[]).await;
-    assert_eq!(code, Some(0));
+    assert_eq!(code, Some(0), "`status` failed");
     assert!(said.starts_with("api: absent\n") && said.contains("none yet"), "{said}");
 
     program.get(&world.http("/")).await.assert_ok();
     let (code, said, complaints) = status(world.dir.path(), &[]).await;
-    assert_eq!((code, &*complaints), (Some(0), ""));
+    assert_eq!((code, &*complaints), (Some(0), ""), "`status` failed or complained");
     assert!(said.starts_with("api: fresh\n"), "{said}");
-    assert!(said.contains("number 1, expires in 59m"), "{said}");
-    assert!(said.contains("last refresh"), "{said}");
-    assert!(!said.contains("last error") && !said.contains("next step"), "{said}");
+    assert_says("the output", &said, ["number 1, expires in 59m"]);
+    assert_says("the output", &said, ["last refresh"]);
+    assert_never_says("the output", &said, ["last error", "next step"]);
 
     let (code, json, _) = status(world.dir.path(), &["--json"]).await;
-    assert_eq!(code, Some(0));
+    assert_eq!(code, Some(0), "`status --json` failed");
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(json["credentials"][0]["state"], "fresh");
-    assert_eq!(json["credentials"][0], described(program.admin).await);
+    assert_eq!(
+        json["credentials"][0]["state"], "fresh",
+        "the JSON does not say that the token is fresh: {json}"
+    );
+    assert_eq!(
+        json["credentials"][0],
+        described(program.admin).await,
+        "`status --json` and the admin listener differ"
+    );
     assert_no_secret(&world, &(said + &json.to_string()));
 
     let (code, said, complaints) = status(world.dir.path(), &["--probe"]).await;
-    assert_eq!((code, &*said, &*complaints), (Some(0), "", ""));
-    assert_eq!(status(world.dir.path(), &["--probe", "--json"]).await.0, Some(2));
+    assert_eq!(
+        (code, &*said, &*complaints),
+        (Some(0), "", ""),
+        "the probe failed or said something"
+    );
+    assert_eq!(
+        status(world.dir.path(), &["--probe", "--json"]).await.0,
+        Some(2),
+        "`--probe` together with `--json` is no usage error"
+    );
     program.stop().await;
 }
 
@@ -102,15 +122,26 @@ async fn status_without_a_running_proxy_is_unavailable_and_without_a_good_file_a
     let mut world = servers(World::builder()).await;
     for arguments in [&[][..], &["--json"], &["--probe"]] {
         let (code, said, complaints) = status(world.dir.path(), arguments).await;
-        assert_eq!((code, &*said), (Some(69), ""), "{arguments:?}");
-        assert!(complaints.contains("admin.listen") && complaints.contains("bearerd run"));
+        assert_eq!(
+            (code, &*said),
+            (Some(69), ""),
+            "{arguments:?}: the command has another exit code, or said something on standard output"
+        );
+        assert!(
+            complaints.contains("admin.listen") && complaints.contains("bearerd run"),
+            "the message does not say how to reach a running proxy: {complaints}"
+        );
         assert_no_secret(&world, &complaints);
     }
     world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
     for arguments in [&[][..], &["--json"], &["--probe"]] {
         let (code, said, complaints) = status(world.dir.path(), arguments).await;
-        assert_eq!((code, &*said), (Some(78), ""), "{arguments:?}");
-        assert!(complaints.contains("cleint_id"), "{complaints}");
+        assert_eq!(
+            (code, &*said),
+            (Some(78), ""),
+            "{arguments:?}: the command has another exit code, or said something on standard output"
+        );
+        assert_says("standard error", &complaints, ["cleint_id"]);
     }
 }
 
@@ -123,8 +154,8 @@ async fn status_without_an_admin_listener_says_so() {
         format!("{}[admin]\nlisten = \"\"{}", &text[..at], &text[end..])
     });
     let (code, _, complaints) = status(world.dir.path(), &[]).await;
-    assert_eq!(code, Some(69));
-    assert!(complaints.contains("admin.listen"), "{complaints}");
+    assert_eq!(code, Some(69), "`status` without an admin listener has another exit code");
+    assert_says("standard error", &complaints, ["admin.listen"]);
 }
 
 /// Exit code 69 of the probe: alive, and not to be given anything new.
@@ -141,12 +172,16 @@ async fn the_probe_fails_while_the_proxy_drains() {
     program.signal(Signal::TERM);
     program.logs("stopping").await;
     let (code, said, complaints) = status(world.dir.path(), &["--probe"]).await;
-    assert_eq!((code, &*said), (Some(69), ""), "{complaints}");
-    assert!(complaints.contains("draining"), "{complaints}");
+    assert_eq!(
+        (code, &*said),
+        (Some(69), ""),
+        "the command has another exit code, or said something on standard output: {complaints}"
+    );
+    assert_says("standard error", &complaints, ["draining"]);
     ask(program.admin, "/livez").await.assert_ok();
     world.origin.release_all();
     client.reply().await.assert_ok();
-    assert_eq!(program.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0), "the program did not end in good order");
 }
 
 #[tokio::test]
@@ -159,22 +194,36 @@ async fn a_dead_grant_is_shown_with_its_reason_and_what_to_do() {
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_no_token();
     let (code, said, _) = status(world.dir.path(), &[]).await;
-    assert_eq!(code, Some(0));
+    assert_eq!(code, Some(0), "`status` failed because of a dead grant");
     assert!(said.starts_with("api: needs_login (revoked)\n"), "{said}");
     let line = |label: &str| said.lines().find(|line| line.trim_start().starts_with(label));
     assert!(line("last error").unwrap().contains("invalid_grant"), "{said}");
     assert!(line("next step").unwrap().contains("refresh_token"), "{said}");
 
     let credential = described(program.admin).await;
-    assert_eq!(credential["reason"], "revoked");
-    assert_eq!(credential["token"], false);
-    assert!(credential["last_error"]["at"].is_string());
+    assert_eq!(credential["reason"], "revoked", "the description has another reason: {credential}");
+    assert_eq!(
+        credential["token"], false,
+        "the description says that there is a token: {credential}"
+    );
+    assert!(
+        credential["last_error"]["at"].is_string(),
+        "the description does not say when the last error was: {credential}"
+    );
     assert_eq!(status(world.dir.path(), &["--probe"]).await.0, Some(0), "ready, and degraded");
     let metrics = ask(program.admin, "/metrics").await.text();
     let state =
         |name: &str| format!("bearerd_credential_state{{credential=\"api\",state=\"{name}\"}}");
-    assert_eq!(sample(&metrics, &state("needs_login")), Some(1.0));
-    assert_eq!(sample(&metrics, &state("fresh")), Some(0.0));
+    assert_eq!(
+        sample(&metrics, &state("needs_login")),
+        Some(1.0),
+        "the metrics do not say that a login is needed"
+    );
+    assert_eq!(
+        sample(&metrics, &state("fresh")),
+        Some(0.0),
+        "the metrics say that the token is fresh"
+    );
     let everything = [said, credential.to_string(), metrics, program.stop().await].concat();
     assert_no_secret(&world, &everything);
     // What heals it is read from the same file.
@@ -193,10 +242,16 @@ async fn a_dead_grant_is_shown_after_a_restart() {
     let credential = described(second.admin).await;
     assert_eq!(
         (&credential["state"], &credential["reason"]),
-        (&"needs_login".into(), &"revoked".into())
+        (&"needs_login".into(), &"revoked".into()),
+        "(state, reason): the dead grant is not shown after the restart"
     );
-    assert!(credential["next"].is_string());
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert!(
+        credential["next"].is_string(),
+        "the description does not say what to do: {credential}"
+    );
+    world
+        .authorization_server
+        .assert_token_requests(1, "a dead grant was presented again after the restart");
     second.stop().await;
 }
 
@@ -207,10 +262,13 @@ async fn a_token_that_is_over_is_shown_as_expired() {
     world.get("/").await.assert_ok();
     world.clock.advance(HOURS);
     let (code, said, _) = status(world.dir.path(), &[]).await;
-    assert_eq!(code, Some(0));
-    assert!(said.contains("number 1, expired\n"), "{said}");
+    assert_eq!(code, Some(0), "`status` failed because of an expired token");
+    assert_says("the output", &said, ["number 1, expired\n"]);
     let credential = described(world.app().admin_address().unwrap()).await;
-    assert_eq!(credential["token"], false);
+    assert_eq!(
+        credential["token"], false,
+        "the description says that there is a token: {credential}"
+    );
     assert!((-3700..=-3500).contains(&credential["expires_in"].as_i64().unwrap()), "{credential}");
 }
 
@@ -222,13 +280,19 @@ async fn a_refresh_that_was_refused_is_shown_with_what_to_do() {
     world.authorization_server.enqueue(TokenBehaviour::error(401, "invalid_client", None));
     world.get("/").await.assert_no_token();
     let ready = world.ask_admin("/readyz").await;
-    assert_eq!(ready.status, 200);
+    ready.assert_status(200, "a refused refresh makes the program unready");
     let ready: Value = serde_json::from_slice(&ready.content).unwrap();
-    assert_eq!(ready["status"], "degraded");
-    assert_eq!(ready["credentials"][0]["reason"], "refused");
+    assert_eq!(
+        ready["status"], "degraded",
+        "the probe does not say that something is wrong: {ready}"
+    );
+    assert_eq!(
+        ready["credentials"][0]["reason"], "refused",
+        "the probe has another reason: {ready}"
+    );
     let (_, said, _) = status(world.dir.path(), &[]).await;
     assert!(said.starts_with("api: failing (refused)\n"), "{said}");
-    assert!(said.contains("next step") && said.contains("client_secret"), "{said}");
+    assert_says("the output", &said, ["next step", "client_secret"]);
     assert_no_secret(&world, &(said + &ready.to_string()));
 }
 
@@ -243,14 +307,26 @@ async fn a_token_that_is_only_in_memory_is_shown_with_what_to_do() {
     world.authorization_server.release_all();
     request.await.unwrap().assert_ok();
     let unsaved = "bearerd_credential_unsaved{credential=\"api\"}";
-    assert_eq!(sample(&world.ask_admin("/metrics").await.text(), unsaved), Some(1.0));
-    assert_eq!(described(world.app().admin_address().unwrap()).await["unsaved"], true);
+    assert_eq!(
+        sample(&world.ask_admin("/metrics").await.text(), unsaved),
+        Some(1.0),
+        "the metrics do not say that the token is unsaved"
+    );
+    assert_eq!(
+        described(world.app().admin_address().unwrap()).await["unsaved"],
+        true,
+        "the description does not say that the token is unsaved"
+    );
     let (_, said, _) = status(world.dir.path(), &[]).await;
-    assert!(said.contains("next step") && said.contains("writable"), "{said}");
+    assert_says("the output", &said, ["next step", "writable"]);
 
     std::fs::rename(&away, &state).unwrap();
     eventually("it is saved", || !world.status().is_unsaved).await;
-    assert_eq!(sample(&world.ask_admin("/metrics").await.text(), unsaved), Some(0.0));
+    assert_eq!(
+        sample(&world.ask_admin("/metrics").await.text(), unsaved),
+        Some(0.0),
+        "the metrics still say that the token is unsaved"
+    );
 }
 
 // ----- the admin listener -----
@@ -264,10 +340,17 @@ async fn beyond_loopback_the_probes_name_nobody_and_the_rest_needs_the_token() {
         text.replace("[admin]\nlisten = \"127.0.0.1:", anywhere)
     });
     world.start_proxy().await;
-    assert!(world.app().admin_address().unwrap().ip().is_unspecified());
+    assert!(
+        world.app().admin_address().unwrap().ip().is_unspecified(),
+        "the admin listener is not open to others, so the test shows nothing"
+    );
     let admin = (Ipv4Addr::LOCALHOST, world.app().admin_address().unwrap().port()).into();
     let ready = ask(admin, "/readyz").await;
-    assert_eq!((ready.status, ready.text()), (200, "{\"status\":\"ok\"}\n".to_owned()));
+    assert_eq!(
+        (ready.status, ready.text()),
+        (200, "{\"status\":\"ok\"}\n".to_owned()),
+        "the probe tells others more than that bearerd is ready"
+    );
     for path in ["/metrics", "/api/v1/credentials"] {
         ask(admin, path).await.assert_status(401, path);
         let request = [
@@ -279,9 +362,9 @@ async fn beyond_loopback_the_probes_name_nobody_and_the_rest_needs_the_token() {
     }
     // `bearerd status` finds the token where the proxy does.
     let (code, said, complaints) = status(world.dir.path(), &[]).await;
-    assert_eq!(code, Some(0), "{complaints}");
+    assert_eq!(code, Some(0), "the command has another exit code: {complaints}");
     assert!(said.starts_with("api: absent\n"), "{said}");
-    assert!(!said.contains("test-admin-token"), "{said}");
+    assert_never_says("the output", &said, ["test-admin-token"]);
 }
 
 #[tokio::test]
@@ -306,9 +389,16 @@ async fn a_credential_is_described_with_all_its_members() {
     ] {
         assert!(names.iter().any(|given| *given == name), "{name}: {credential}");
     }
-    assert_eq!(credential["name"], "api");
-    assert_eq!(credential["generation"], 1);
-    assert_eq!((&credential["token"], &credential["unsaved"]), (&true.into(), &false.into()));
+    assert_eq!(credential["name"], "api", "the description has another name: {credential}");
+    assert_eq!(
+        credential["generation"], 1,
+        "the description has another token number: {credential}"
+    );
+    assert_eq!(
+        (&credential["token"], &credential["unsaved"]),
+        (&true.into(), &false.into()),
+        "(token, unsaved): the description is not that of a stored token"
+    );
     assert!((3500..=3600).contains(&credential["expires_in"].as_i64().unwrap()), "{credential}");
     for name in ["refreshed_at", "expires_at"] {
         humantime::parse_rfc3339(credential[name].as_str().unwrap()).unwrap();
@@ -329,7 +419,7 @@ async fn what_is_asked_for_under_another_name_is_403() {
             let request = [format!("GET {path} HTTP/1.1"), format!("Host: {host}")];
             let reply = Wire::to_address(program.admin).await.ask(&request).await;
             reply.assert_status(403, format!("{path} {host}"));
-            assert!(!reply.text().contains("api\""), "{}", reply.text());
+            assert_never_says("the answer", &reply.text(), ["api\""]);
         }
         let host = format!("Host: {}", program.admin);
         let request = [format!("GET {path} HTTP/1.1"), host];
@@ -397,14 +487,23 @@ async fn metrics_are_openmetrics_and_count_what_happened() {
     let world = servers(World::plain()).await;
     let program = Program::start(&world).await;
     let reply = ask(program.admin, "/metrics").await;
-    assert!(reply.field("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert!(
+        reply.field("content-type").unwrap().starts_with("application/openmetrics-text"),
+        "the metrics have another content type"
+    );
     parsed(&reply.text());
 
     for _ in 0..3 {
         program.get(&world.http("/")).await.assert_ok();
     }
-    assert_eq!(program.get(&world.http("/status/404")).await.status, 404);
-    assert_eq!(program.get(&world.http("/status/500")).await.status, 500);
+    program
+        .get(&world.http("/status/404"))
+        .await
+        .assert_status(404, "the API's status was changed");
+    program
+        .get(&world.http("/status/500"))
+        .await
+        .assert_status(500, "the API's status was changed");
     let metrics = ask(program.admin, "/metrics").await.text();
     parsed(&metrics);
     let api = "credential=\"api\"";
@@ -460,7 +559,7 @@ async fn a_rejection_that_no_refresh_heals_is_counted_as_passed_on() {
     let server = &world.authorization_server;
     server.revoke_refresh_token();
     server.tokens().revoke_all_access_tokens();
-    assert_eq!(world.get("/").await.status, 401);
+    world.get("/").await.assert_status(401, "the API's rejection did not reach the client");
     let metrics = world.ask_admin("/metrics").await.text();
     let rejections = |outcome: &str| {
         let series = "bearerd_rejections_total{credential=\"api\",outcome=";
@@ -489,10 +588,10 @@ async fn no_label_holds_what_a_client_chose() {
     }
     let metrics = ask(program.admin, "/metrics").await.text();
     let after = parsed(&metrics);
-    assert!(!metrics.contains("client-") && !metrics.contains("127.0.0."), "{metrics}");
+    assert_never_says("the metrics", &metrics, ["client-", "127.0.0."]);
     let mut new: Vec<_> = after.iter().filter(|series| !before.contains(series)).collect();
     new.retain(|series| !series.starts_with("bearerd_requests_total{credential=\"none\",code=\"5"));
-    assert_eq!(new, Vec::<&String>::new());
+    assert_eq!(new, Vec::<&String>::new(), "clients have made new series");
     let total: f64 = [200, 502, 504]
         .iter()
         .filter_map(|code| {
@@ -500,6 +599,6 @@ async fn no_label_holds_what_a_client_chose() {
             sample(&metrics, &series)
         })
         .sum();
-    assert_eq!(total, 201.0);
+    assert_eq!(total, 201.0, "requests to hosts without a credential are missing in the count");
     program.stop().await;
 }

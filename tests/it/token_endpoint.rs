@@ -38,15 +38,26 @@ async fn a_token_without_a_lifetime_is_used_until_the_api_rejects_it() {
         let builder = World::builder().authorization_server(|config| config.expires_in = unknown);
         let world = builder.settled().await;
         let server = &world.authorization_server;
-        assert_eq!(world.record()["expires_at"], Value::Null);
+        assert_eq!(
+            world.record()["expires_at"],
+            Value::Null,
+            "a token without a lifetime has an expiry"
+        );
         world.clock.advance(Duration::from_secs(300 * 24 * 3600));
         world.get("/").await.assert_ok();
-        assert_eq!(server.token_requests(), 1);
+        server.assert_token_requests(
+            1,
+            "a token without a lifetime was replaced before it was rejected",
+        );
         server.tokens().revoke_all_access_tokens();
         world.get("/").await.assert_ok();
-        assert_eq!(server.token_requests(), 2);
+        server.assert_token_requests(2, "the rejected token was not replaced by one token request");
         world.assert_stored(2);
-        assert_eq!(world.record()["expires_at"], Value::Null);
+        assert_eq!(
+            world.record()["expires_at"],
+            Value::Null,
+            "a token without a lifetime has an expiry"
+        );
     }
 }
 
@@ -58,7 +69,9 @@ async fn a_configured_lifetime_stands_in_for_one_that_the_answer_lacks() {
     let world = builder.settled().await;
     world.clock.advance(Duration::from_secs(600));
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "the configured lifetime did not end the token");
     world.assert_stored(2);
 }
 
@@ -85,10 +98,16 @@ async fn a_token_of_another_type_is_never_sent_and_its_refresh_token_is_kept() {
         "refresh_token": "rt-salvaged"});
     world.authorization_server.enqueue(TokenBehaviour::json(200, answer));
     assert_all(&world.get_many(5).await, 503);
-    assert_eq!(world.origin.requests().len(), 0);
-    assert_eq!(world.authorization_server.token_requests(), 1);
-    assert_eq!(world.record()["refresh_token"], "rt-salvaged");
-    assert_eq!(world.record()["access_token"], Value::Null);
+    world.origin.assert_requests(0, "a token of another type was sent");
+    world
+        .authorization_server
+        .assert_token_requests(1, "a token of another type was asked for again");
+    assert_eq!(
+        world.record()["refresh_token"],
+        "rt-salvaged",
+        "the refresh token of the unusable answer was not kept"
+    );
+    assert_eq!(world.record()["access_token"], Value::Null, "a token of another type was stored");
 }
 
 /// Row 12, with a token in use: the salvaged refresh token must be tried when the API asks for it.
@@ -104,12 +123,19 @@ async fn after_an_unusable_answer_a_rejection_is_still_healed_with_the_salvaged_
     world.get("/").await.assert_ok();
     let failed = || matches!(world.status().condition, Condition::Failing(_));
     eventually("the unusable answer has been read", failed).await;
-    assert_eq!(world.record()["refresh_token"], salvaged);
+    assert_eq!(
+        world.record()["refresh_token"],
+        salvaged,
+        "the refresh token of the unusable answer was not kept"
+    );
 
     server.tokens().revoke_all_access_tokens();
     world.clock.advance(2 * MINUTE);
     world.get("/").await.assert_ok();
-    assert_eq!(server.token_requests(), 3);
+    server.assert_token_requests(
+        3,
+        "the rejection was not healed by one token request with the salvaged refresh token",
+    );
     world.assert_newest_refresh_token_is_stored();
 }
 
@@ -121,7 +147,10 @@ async fn a_maintenance_page_with_status_200_is_asked_again() {
         world.authorization_server.enqueue(TokenBehaviour::html(200, "<html>soon</html>"));
     }
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 3);
+    world.authorization_server.assert_token_requests(
+        3,
+        "a maintenance page was not followed by another attempt each time",
+    );
     world.assert_stored(1);
 }
 
@@ -157,9 +186,16 @@ async fn an_answer_that_was_reset_is_asked_for_again_within_the_shortest_grace()
     server.enqueue(TokenBehaviour::DropAfterCommit);
     world.get("/").await.assert_ok();
     let requests = server.requests();
-    assert_eq!(requests.len(), 3);
-    assert_eq!(requests[1].param("refresh_token"), requests[2].param("refresh_token"));
-    assert!(requests[2].at - requests[1].at < Duration::from_secs(5));
+    assert_eq!(requests.len(), 3, "the lost answer was not followed by one more token request");
+    assert_eq!(
+        requests[1].param("refresh_token"),
+        requests[2].param("refresh_token"),
+        "another refresh token was presented after the lost answer"
+    );
+    assert!(
+        requests[2].at - requests[1].at < Duration::from_secs(5),
+        "the lost answer was asked for again after the grace period"
+    );
     world.assert_stored(2);
 }
 
@@ -175,8 +211,12 @@ async fn a_superseded_refresh_token_that_is_handed_back_does_not_replace_the_new
     server.enqueue(TokenBehaviour::json(200, answer));
     world.clock.advance(HOURS);
     world.get("/").await.assert_ok();
-    assert_eq!(world.tokens_seen(), [access_token]);
-    assert_eq!(world.record()["refresh_token"], current);
+    assert_eq!(world.tokens_seen(), [access_token], "the new token was not used");
+    assert_eq!(
+        world.record()["refresh_token"],
+        current,
+        "the superseded refresh token was stored over the newest one"
+    );
 }
 
 /// Row 32.
@@ -192,9 +232,17 @@ async fn a_provider_may_begin_to_rotate_one_day() {
         }
         world.clock.advance(HOURS);
         world.get("/").await.assert_ok();
-        assert_eq!(server.token_requests(), usize::try_from(generation).unwrap());
+        assert_eq!(
+            server.token_requests(),
+            usize::try_from(generation).unwrap(),
+            "generation {generation}: each expiry has to cost one token request"
+        );
         world.assert_stored(generation);
-        assert_eq!(world.record()["refresh_token"] == seed, generation < 4);
+        assert_eq!(
+            world.record()["refresh_token"] == seed,
+            generation < 4,
+            "generation {generation}: the record does not follow the server's rotation"
+        );
     }
 }
 
@@ -208,7 +256,7 @@ async fn a_server_that_is_down_for_a_moment_is_waited_for() {
     }
     assert_all(&world.get_many(20).await, 200);
     let times: Vec<Instant> = server.requests().iter().map(|request| request.at).collect();
-    assert_eq!(times.len(), 4);
+    assert_eq!(times.len(), 4, "the requests have to share one attempt and its three repetitions");
     for pair in times.windows(2) {
         assert!(pair[1] - pair[0] >= Duration::from_millis(400), "{:?}", pair[1] - pair[0]);
     }
@@ -224,14 +272,21 @@ async fn a_throttling_server_is_left_alone_for_as_long_as_it_says() {
     server.enqueue(throttled.with_header("retry-after", "120"));
     for _ in 0..3 {
         let response = world.client().get(world.http("/")).send().await.unwrap();
-        assert_eq!(response.status(), 503);
+        assert_eq!(
+            response.status(),
+            503,
+            "a request was served although the server asked to wait"
+        );
         let wait: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
         assert!((100..=120).contains(&wait), "{wait}");
     }
-    assert_eq!(server.token_requests(), 1);
+    server.assert_token_requests(1, "the server was asked before the time that it had named");
     world.clock.advance(Duration::from_secs(121));
     world.get("/").await.assert_ok();
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(
+        2,
+        "the server was not asked again once after the time that it had named",
+    );
     world.assert_stored(1);
 }
 
@@ -243,8 +298,10 @@ async fn a_redirected_token_request_goes_nowhere_else() {
     let redirect = TokenBehaviour::json(307, json!({}));
     world.authorization_server.enqueue(redirect.with_header("location", &elsewhere.url("/token")));
     world.get("/").await.assert_no_token();
-    assert_eq!(world.authorization_server.token_requests(), 1);
-    assert_eq!(elsewhere.requests().len(), 0);
+    world
+        .authorization_server
+        .assert_token_requests(1, "the redirected token request was repeated");
+    assert_eq!(elsewhere.requests().len(), 0, "the token request followed the redirect");
 }
 
 // ----- how they are asked -----
@@ -263,8 +320,12 @@ async fn a_refresh_posts_a_form_with_the_client_in_it() {
     ];
     let mut form: Vec<_> = request.form.iter().map(|(key, value)| (&**key, &**value)).collect();
     form.sort_unstable();
-    assert_eq!(form, expected);
-    assert_eq!(request.headers.get("authorization"), None);
+    assert_eq!(form, expected, "the form has other parameters");
+    assert_eq!(
+        request.headers.get("authorization"),
+        None,
+        "the client secret was also sent as a header"
+    );
 }
 
 #[tokio::test]
@@ -282,8 +343,16 @@ async fn basic_and_basic_raw_differ_in_their_encoding_and_send_the_secret_once()
         let world = builder.start().await;
         world.get("/").await.assert_status(200, word);
         let request = &world.authorization_server.requests()[0];
-        assert_eq!(request.basic(), Some((name.to_owned(), password.to_owned())));
-        assert_eq!((request.param("client_id"), request.param("client_secret")), (None, None));
+        assert_eq!(
+            request.basic(),
+            Some((name.to_owned(), password.to_owned())),
+            "{word}: the client was encoded differently"
+        );
+        assert_eq!(
+            (request.param("client_id"), request.param("client_secret")),
+            (None, None),
+            "{word}: the client was also sent in the form"
+        );
     }
 }
 
@@ -296,21 +365,30 @@ async fn client_credentials_need_no_refresh_token() {
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
     assert_all(&world.get_many(20).await, 200);
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(
+        2,
+        "twenty requests with an expired token have to share one token request",
+    );
     world.clock.advance(MINUTE);
     server.tokens().revoke_all_access_tokens();
     assert_all(&world.get_many(20).await, 200);
-    assert_eq!(server.token_requests(), 3);
+    server.assert_token_requests(3, "the revoked token was not replaced by one token request");
     for request in server.requests() {
-        assert_eq!(request.param("grant_type"), Some("client_credentials"));
-        assert_eq!(request.param("scope"), Some("a b"));
-        assert_eq!(request.param("refresh_token"), None);
+        assert_eq!(
+            request.param("grant_type"),
+            Some("client_credentials"),
+            "another grant type was used"
+        );
+        assert_eq!(request.param("scope"), Some("a b"), "the scope was not sent");
+        assert_eq!(request.param("refresh_token"), None, "a refresh token was sent");
     }
-    assert_eq!(world.record()["refresh_token"], Value::Null);
-    assert_eq!(world.record()["generation"], 3);
+    assert_eq!(world.record()["refresh_token"], Value::Null, "a refresh token was stored");
+    assert_eq!(world.record()["generation"], 3, "the third token has another number");
     world.restart().await;
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 3);
+    world
+        .authorization_server
+        .assert_token_requests(3, "the stored token was not used after the restart");
 }
 
 // ----- helpers -----

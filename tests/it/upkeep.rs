@@ -24,8 +24,10 @@ async fn near_expiry_a_used_token_is_replaced_without_a_request() {
     let world = World::settled().await;
     world.clock.advance(TO_MARGIN);
     reaches(&world, 2).await;
-    assert_eq!(world.authorization_server.token_requests(), 2);
-    assert_eq!(world.origin.requests().len(), 0);
+    world
+        .authorization_server
+        .assert_token_requests(2, "the token near expiry was not replaced by one token request");
+    world.origin.assert_requests(0, "a request was sent to the API for the sake of the token");
 }
 
 /// #5: a token that is about to expire is replaced as soon as bearerd starts.
@@ -36,7 +38,10 @@ async fn a_start_near_expiry_replaces_the_token_before_the_first_request() {
     world.clock.advance(TO_MARGIN);
     world.start_proxy().await;
     reaches(&world, 2).await;
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world.authorization_server.assert_token_requests(
+        2,
+        "the token near expiry was not replaced by one token request at the start",
+    );
 }
 
 /// #9 and row 33: a refresh token that dies after 30 days of idleness outlives 40.
@@ -48,7 +53,10 @@ async fn forty_idle_days_cost_one_token_request_and_end_with_a_token() {
     reaches(&world, 2).await;
     world.clock.advance(9 * DAY);
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 3);
+    world.authorization_server.assert_token_requests(
+        3,
+        "keepalive and the expired token have to cost one token request each",
+    );
     world.assert_newest_refresh_token_is_stored();
 }
 
@@ -61,17 +69,17 @@ async fn a_clock_that_jumps_an_hour_costs_at_most_one_token_request_for_each_jum
     for _ in 0..20 {
         world.get("/").await.assert_ok();
     }
-    assert_eq!(server.token_requests(), 1);
+    server.assert_token_requests(1, "a clock that was set back has cost a token request");
     world.clock.advance(2 * HOUR);
     for _ in 0..20 {
         world.get("/").await.assert_ok();
     }
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "a clock that jumped ahead has to cost one token request");
     world.clock.set_back(HOUR);
     for _ in 0..20 {
         world.get("/").await.assert_ok();
     }
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "a clock that was set back has cost a token request");
     server.assert_no_reuse();
 }
 
@@ -83,8 +91,14 @@ async fn a_clock_that_was_set_back_before_a_restart_makes_no_old_token_young() {
     world.restart().await;
     world.authorization_server.tokens().revoke_all_access_tokens();
     let post = world.client().post(world.http("/")).body("once");
-    assert_eq!(post.send().await.unwrap().status(), 200);
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert_eq!(
+        post.send().await.unwrap().status(),
+        200,
+        "a token of long ago was given time to become known"
+    );
+    world
+        .authorization_server
+        .assert_token_requests(2, "the rejected token was not replaced by one token request");
 }
 
 /// Row 6: a failure is over when its pause is, whatever the wall clock says.
@@ -113,7 +127,9 @@ async fn a_clock_that_was_set_back_before_a_restart_does_not_lengthen_a_servers_
     world.restart().await;
     // Two seconds of a pause are sat out.
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 3);
+    world
+        .authorization_server
+        .assert_token_requests(3, "the server's pause was not followed by one token request");
 }
 
 /// Row 9.
@@ -142,8 +158,12 @@ async fn a_refresh_token_that_is_to_be_kept_is_kept() {
     world.authorization_server.enqueue(TokenBehaviour::json(200, other));
     world.clock.advance(2 * HOUR);
     let _rejected = world.get("/").await;
-    assert_eq!(world.record()["refresh_token"], first);
-    assert_eq!(world.record()["attempt"], Value::Null);
+    assert_eq!(
+        world.record()["refresh_token"],
+        first,
+        "`rotation = \"ignore\"` did not keep the refresh token"
+    );
+    assert_eq!(world.record()["attempt"], Value::Null, "the record still has an open attempt");
 }
 
 /// Row 46, near expiry: the server returns the same token until it is over (Reltio).
@@ -158,8 +178,8 @@ async fn a_server_that_returns_the_same_token_early_is_asked_later() {
     for _ in 0..20 {
         world.get("/").await.assert_ok();
     }
-    assert_eq!(world.status().condition, Condition::Fresh);
-    assert_eq!(server.token_requests(), 2);
+    assert_eq!(world.status().condition, Condition::Fresh, "the same token again is not in use");
+    server.assert_token_requests(2, "a server that returns the same token was asked again at once");
 }
 
 /// #29 and row 48, over two replicas: the other one notices within two seconds.
@@ -171,7 +191,7 @@ async fn a_logout_ends_a_credential_in_every_process_and_through_restarts() {
     sibling.get(&world).await.assert_ok();
     let logged_out = Condition::NeedsLogin(TerminalReason::LoggedOut);
     let refused = change(&world, "POST", "api", "logout", "").await;
-    assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
+    assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}: the answer has another status");
     world.get("/").await.assert_ok();
     let done = change(&world, "POST", "%61pi", "logout", ADMIN).await;
     assert!(done.starts_with("HTTP/1.1 200 ") && done.contains("needs_login"), "{done}");
@@ -181,16 +201,27 @@ async fn a_logout_ends_a_credential_in_every_process_and_through_restarts() {
     sibling.stop().await;
     world.restart().await;
     world.get("/").await.assert_no_token();
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.authorization_server.assert_token_requests(1, "a token was requested after the logout");
     let record = world.record();
-    assert_eq!(record["terminal"]["reason"], "logged_out");
-    assert_eq!((&record["refresh_token"], &record["access_token"]), (&Value::Null, &Value::Null));
+    assert_eq!(
+        record["terminal"]["reason"], "logged_out",
+        "the record does not say that it was logged out"
+    );
+    assert_eq!(
+        (&record["refresh_token"], &record["access_token"]),
+        (&Value::Null, &Value::Null),
+        "(refresh token, access token): the record of a logged-out credential holds one"
+    );
 
     // #28.
     world.write_seed(&world.authorization_server.issue_refresh_token());
     world.reload().await;
     world.get("/").await.assert_ok();
-    assert_eq!(world.record()["generation"], 3);
+    assert_eq!(
+        world.record()["generation"],
+        3,
+        "the new grant began with a number that was used before"
+    );
 }
 
 /// #11: a sibling has a newer token than the one that is rejected, and nobody waits for it.
@@ -206,8 +237,12 @@ async fn before_a_new_token_is_given_time_the_store_is_read_again() {
     world.authorization_server.tokens().revoke_access_token(&first);
     let began = std::time::Instant::now();
     world.get("/").await.assert_ok();
-    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert!(
+        began.elapsed() < Duration::from_millis(900),
+        "it took too long: {:?}",
+        began.elapsed()
+    );
+    world.authorization_server.assert_token_requests(2, "the sibling's newer token was not used");
 }
 
 /// `POST /api/v1/credentials/NAME/refresh`.
@@ -216,17 +251,25 @@ async fn an_operator_with_the_admin_token_has_a_token_replaced() {
     let world = with_admin().await;
     world.get("/").await.assert_ok();
     let refused = ask(&world, "POST", "api", "").await;
-    assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
+    assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}: the answer has another status");
     let unknown = ask(&world, "POST", "other", ADMIN).await;
-    assert!(unknown.starts_with("HTTP/1.1 404 "), "{unknown}");
+    assert!(unknown.starts_with("HTTP/1.1 404 "), "{unknown}: the answer has another status");
     let wrong = ask(&world, "GET", "api", ADMIN).await;
-    assert!(wrong.starts_with("HTTP/1.1 405 "), "{wrong}");
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert!(wrong.starts_with("HTTP/1.1 405 "), "{wrong}: the answer has another status");
+    world
+        .authorization_server
+        .assert_token_requests(1, "refused changes have cost a token request");
     let done = ask(&world, "POST", "api", ADMIN).await;
-    assert!(done.starts_with("HTTP/1.1 200 "), "{done}");
+    assert!(done.starts_with("HTTP/1.1 200 "), "{done}: the answer has another status");
     let status: Value = serde_json::from_str(done.split_once("\r\n\r\n").unwrap().1).unwrap();
-    assert_eq!((&status["name"], &status["generation"]), (&json!("api"), &json!(2)));
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert_eq!(
+        (&status["name"], &status["generation"]),
+        (&json!("api"), &json!(2)),
+        "the answer reports another name or number"
+    );
+    world
+        .authorization_server
+        .assert_token_requests(2, "an operator's refresh has to cost one token request");
 }
 
 const ADMIN: &str = "authorization: Bearer adm1n\r\n";

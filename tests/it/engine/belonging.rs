@@ -162,7 +162,11 @@ async fn a_seed_of_the_other_provider_begins_its_grant() {
             other.server.assert_token_requests(2, &case);
             other.server.assert_no_reuse();
             let record = world.record();
-            assert_eq!(record["refresh_token"], other.server.current_refresh_token(), "{case}");
+            assert_eq!(
+                record["refresh_token"],
+                other.server.current_refresh_token(),
+                "{case}: the newest refresh token is not in the record"
+            );
             world.authorization_server.assert_token_requests(1, &case);
         }
     }
@@ -290,7 +294,7 @@ async fn another_users_token_is_not_used() {
             .assert_status(503, format!("{case}: the server does not know that user"));
         world.origin.assert_requests(0, &case);
         let server = &world.authorization_server;
-        assert_eq!(presented(server, &refresh), 0, "{case}");
+        assert_eq!(presented(server, &refresh), 0, "{case}: the refresh token was presented");
         assert_eq!(server.requests()[1].param("username"), Some("somebody-else"), "{case}");
     }
 }
@@ -406,7 +410,11 @@ async fn after_a_change_of_words_the_next_request_has_a_token_asked_for_with_the
             assert_eq!(requests[1].param("refresh_token"), Some(&*refresh), "{case}");
             assert_eq!(requests[1].param(name).unwrap_or_default(), value, "{case}");
             let newest = server.tokens().newest_access_token().unwrap();
-            assert_eq!(world.tokens_seen(), vec![newest; 20], "{case}");
+            assert_eq!(
+                world.tokens_seen(),
+                vec![newest; 20],
+                "{case}: the API was sent another token"
+            );
             world.assert_stored(2);
         }
     }
@@ -433,8 +441,16 @@ async fn words_that_the_server_refuses_bring_no_token_and_can_be_taken_back() {
         world.get("/").await.assert_status(200, &case);
         let server = &world.authorization_server;
         assert!(server.token_requests() <= 3, "{case}");
-        assert_eq!(server.reuse_count(), 0, "{case}");
-        assert_eq!(world.record()["refresh_token"], server.current_refresh_token(), "{case}");
+        assert_eq!(
+            server.reuse_count(),
+            0,
+            "{case}: a refresh token was presented after it had been replaced"
+        );
+        assert_eq!(
+            world.record()["refresh_token"],
+            server.current_refresh_token(),
+            "{case}: the newest refresh token is not in the record"
+        );
     }
 }
 

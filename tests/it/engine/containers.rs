@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use super::super::program::{Program, command};
 use super::super::world::{HOURS, World, WorldBuilder};
 use super::operator::{files, presented};
+use crate::texts::assert_says;
 
 // ----- overlayfs -----
 
@@ -62,7 +63,7 @@ async fn a_state_directory_that_goes_with_the_container_is_warned_about() {
         String::from_utf8_lossy(&output.stderr)
     );
     let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("overlay") && said.contains("volume"), "{said}");
+    assert_says("the output", &said, ["overlay", "volume"]);
 }
 
 // ----- names -----

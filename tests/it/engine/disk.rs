@@ -15,6 +15,7 @@ use super::operator::{
     WRITTEN_BACK, add_admin_token, files, force, metric, presented, readiness, stays_true,
     whole_record,
 };
+use crate::texts::assert_never_says;
 
 /// A call of the store is given up after a second; the machine may be busy.
 const GIVEN_UP: Duration = Duration::from_millis(2500);
@@ -73,11 +74,23 @@ fn generation(world: &World) -> Value {
 fn assert_nothing_lost(world: &World, case: &str) {
     let server = &world.authorization_server;
     for token in server.previous_refresh_tokens() {
-        assert_eq!(presented(server, &token), 1, "{case}");
+        assert_eq!(
+            presented(server, &token),
+            1,
+            "{case}: the refresh token was not presented exactly once"
+        );
     }
     let record = whole_record(world).unwrap();
-    assert_eq!(record["refresh_token"], server.current_refresh_token(), "{case}");
-    assert_eq!(server.reuse_count(), 0, "{case}");
+    assert_eq!(
+        record["refresh_token"],
+        server.current_refresh_token(),
+        "{case}: the newest refresh token is not in the record"
+    );
+    assert_eq!(
+        server.reuse_count(),
+        0,
+        "{case}: a refresh token was presented after it had been replaced"
+    );
 }
 
 // ----- a disk that hangs -----
@@ -93,16 +106,20 @@ async fn a_commit_that_never_returns_delays_the_new_token_by_a_second() {
         let released = Instant::now();
         server.release_all();
         within(asking).await.unwrap().assert_status(200, hang);
-        assert!(released.elapsed() < GIVEN_UP, "{hang}: {:?}", released.elapsed());
+        assert!(
+            released.elapsed() < GIVEN_UP,
+            "{hang}: it took too long: {:?}",
+            released.elapsed()
+        );
         faults.happens(hang, &before).await;
         world.origin.clear();
         for _ in 0..3 {
             let began = Instant::now();
             program.get(&world.http("/")).await.assert_status(200, hang);
-            assert!(began.elapsed() < GIVEN_UP, "{hang}: {:?}", began.elapsed());
+            assert!(began.elapsed() < GIVEN_UP, "{hang}: it took too long: {:?}", began.elapsed());
         }
         let newest = server.tokens().newest_access_token().unwrap();
-        assert_eq!(world.tokens_seen(), vec![newest; 3], "{hang}");
+        assert_eq!(world.tokens_seen(), vec![newest; 3], "{hang}: the API was sent another token");
         assert_unsaved(&program, true, hang).await;
 
         faults.set(&[]);
@@ -126,7 +143,11 @@ async fn with_a_disk_that_hangs_a_rejected_token_is_replaced_all_the_same() {
         let began = Instant::now();
         is_replaced(&program, &world, hang).await;
         // A brand-new token is given three seconds to become known, and each call of the store one.
-        assert!(began.elapsed() < Duration::from_secs(9), "{hang}: {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(9),
+            "{hang}: it took too long: {:?}",
+            began.elapsed()
+        );
         assert_unsaved(&program, true, hang).await;
         server.assert_token_requests(2, hang);
         faults.set(&[]);
@@ -146,7 +167,11 @@ async fn started_on_a_disk_that_hangs_it_serves_and_saves_later() {
         let program = faults.start(&world).await;
         let began = Instant::now();
         within(program.get(&world.http("/"))).await.assert_status(200, hang);
-        assert!(began.elapsed() < Duration::from_secs(5), "{hang}: {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{hang}: it took too long: {:?}",
+            began.elapsed()
+        );
         assert_unsaved(&program, true, hang).await;
         faults.set(&[]);
         saved(&program).await;
@@ -164,11 +189,15 @@ async fn with_a_disk_that_hangs_a_usable_token_is_kept_and_operators_are_answere
         faults.set(&[hang]);
         let began = Instant::now();
         let forced = within(force(program.admin)).await;
-        assert!(began.elapsed() < Duration::from_secs(4), "{hang}: {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(4),
+            "{hang}: it took too long: {:?}",
+            began.elapsed()
+        );
         assert_ne!(forced.status, 200, "{hang}: {}", forced.text());
         let began = Instant::now();
         within(program.get(&world.http("/"))).await.assert_status(200, hang);
-        assert!(began.elapsed() < GIVEN_UP, "{hang}: {:?}", began.elapsed());
+        assert!(began.elapsed() < GIVEN_UP, "{hang}: it took too long: {:?}", began.elapsed());
         let ready = within(readiness(program.admin)).await;
         assert_eq!(ready["status"], "degraded", "{hang}: {ready}");
         server.assert_token_requests(1, hang);
@@ -256,7 +285,7 @@ async fn writes_that_hung_do_not_overtake_newer_ones() {
             whole_record(&world).is_some_and(|record| record["refresh_token"] == newest.as_str())
         };
         stays_true(hang, WRITTEN_BACK, kept).await;
-        assert_eq!(generation(&world), 3, "{hang}");
+        assert_eq!(generation(&world), 3, "{hang}: another generation is stored");
         assert_nothing_lost(&world, hang);
     }
 }
@@ -283,7 +312,7 @@ async fn whoever_loses_the_lock_before_presenting_presents_nothing() {
         let newest = server.current_refresh_token();
         faults.set(&[]);
         let answered = within(asking).await.unwrap().unwrap();
-        assert_eq!(answered.status(), 200, "{hang}");
+        assert_eq!(answered.status(), 200, "{hang}: the client got another status");
         let kept = || {
             whole_record(&world).is_some_and(|record| record["refresh_token"] == newest.as_str())
         };
@@ -317,12 +346,16 @@ async fn a_directory_that_cannot_be_synced_is_synced_again_and_unsaved_meanwhile
     saved(&program).await;
     faults.happens("pass dirsync", &before).await;
     assert_unsaved(&program, false, "is in order").await;
-    assert_eq!((generation(&world), server.token_requests()), (2.into(), 2));
+    assert_eq!(
+        (generation(&world), server.token_requests()),
+        (2.into(), 2),
+        "(generation, token requests): saving has to cost no token request"
+    );
     force(program.admin).await.assert_ok();
-    assert_eq!(server.token_requests(), 3);
+    server.assert_token_requests(3, "an operator's refresh has to cost one token request");
     assert_nothing_lost(&world, "afterwards");
     let log = program.stop().await;
-    assert!(!log.contains("someone else") && !log.contains("conflict"), "{log}");
+    assert_never_says("the log", &log, ["someone else", "conflict"]);
 }
 
 /// E27, at the first of the two writes: what is about to be done may not survive, so with a usable
@@ -355,7 +388,7 @@ async fn a_write_that_fails_is_repeated_and_leaves_no_litter() {
         within(asking).await.unwrap().assert_status(200, fail);
         faults.happens(fail, &before).await;
         assert_unsaved(&program, true, fail).await;
-        assert_eq!(generation(&world), 1, "{fail}");
+        assert_eq!(generation(&world), 1, "{fail}: another generation is stored");
         faults.set(&[]);
         saved(&program).await;
         assert_eq!((generation(&world), server.token_requests()), (2.into(), 2), "{fail}");

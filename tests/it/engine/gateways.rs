@@ -63,13 +63,21 @@ async fn e11_a_gateways_page_never_ends_a_grant_and_heals_by_itself() {
         world.clock.advance(HOURS);
         for _ in 0..10 {
             look(&world).await.assert_status(503, &case);
-            assert!(!state(&world).starts_with("needs_login"), "{case}: {}", state(&world));
+            assert!(
+                !state(&world).starts_with("needs_login"),
+                "{case}: a failure that passes counts as the end of the grant: {}",
+                state(&world)
+            );
             world.clock.advance(QUARTER);
         }
         server.decide_by(|_| TokenBehaviour::Normal);
         let back = back_within(&world, QUARTER, MINUTE).await;
-        assert!(back.is_some(), "{case}: {}", state(&world));
-        assert_eq!(server.reuse_count(), 0, "{case}");
+        assert!(back.is_some(), "{case}: it did not work again in time: {}", state(&world));
+        assert_eq!(
+            server.reuse_count(),
+            0,
+            "{case}: a refresh token was presented after it had been replaced"
+        );
     })
     .await;
 }
@@ -86,13 +94,17 @@ async fn e11_a_page_with_status_200_or_502_is_waited_out() {
         world.clock.advance(HOURS);
         for _ in 0..4 {
             look(&world).await.assert_status(503, status);
-            assert!(!state(&world).starts_with("needs_login"), "{status}: {}", state(&world));
+            assert!(
+                !state(&world).starts_with("needs_login"),
+                "{status}: a failure that passes counts as the end of the grant: {}",
+                state(&world)
+            );
             world.clock.advance(QUARTER);
         }
         assert!(presented(&world, &old) >= 4, "{status}: nobody looks any more");
         server.decide_by(|_| TokenBehaviour::Normal);
         let back = back_within(&world, QUARTER, MINUTE).await;
-        assert!(back.is_some(), "{status}: {}", state(&world));
+        assert!(back.is_some(), "{status}: it did not work again in time: {}", state(&world));
     })
     .await;
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::super::world::{HOURS, World, WorldBuilder, eventually};
 use super::operator::{WRITTEN_BACK, described, stays_true};
+use crate::texts::assert_says;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -69,7 +70,7 @@ async fn the_end_of_a_grant_is_kept_and_said_a_week_before() {
         assert_eq!(said["next"].is_string(), alarm, "{said}");
         if alarm {
             let text = said.to_string();
-            assert!(text.contains("grant") && text.contains("login"), "{said}");
+            assert_says(&format!("{said}: the answer"), &text, ["grant", "login"]);
         }
     }
     // Keepalive cannot move it, so nothing is asked for its sake.

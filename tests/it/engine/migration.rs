@@ -110,10 +110,22 @@ impl Old {
         let server = &self.world.authorization_server;
         let text = std::fs::read(self.world.state().join("api.json")).unwrap();
         let file: Value = serde_json::from_slice(&text).unwrap();
-        assert_eq!(file["record"]["refresh_token"], server.current_refresh_token(), "{case}");
-        assert_eq!(file["record"]["terminal"], Value::Null, "{case}");
+        assert_eq!(
+            file["record"]["refresh_token"],
+            server.current_refresh_token(),
+            "{case}: the newest refresh token is not in the record"
+        );
+        assert_eq!(
+            file["record"]["terminal"],
+            Value::Null,
+            "{case}: the record says that a login is needed"
+        );
         assert_eq!(file["bearerd"], 4, "{case}: an older bearerd must not read it");
-        assert_eq!(server.reuse_count(), 0, "{case}");
+        assert_eq!(
+            server.reuse_count(),
+            0,
+            "{case}: a refresh token was presented after it had been replaced"
+        );
     }
 }
 
@@ -129,8 +141,12 @@ async fn a_token_of_before_is_used_and_its_refresh_token_after_it() {
         let server = &old.world.authorization_server;
         server.assert_token_requests(0, record);
         assert_eq!(old.world.status().generation.0, 5, "{record}");
-        assert_eq!(old.force().await, 200, "{record}");
-        assert_eq!(old.presented(REFRESH_TOKEN), 1, "{record}");
+        assert_eq!(old.force().await, 200, "the operator's refresh failed: {record}");
+        assert_eq!(
+            old.presented(REFRESH_TOKEN),
+            1,
+            "the refresh token was not presented exactly once: {record}"
+        );
         old.get().await.assert_status(200, record);
         let newest = server.tokens().newest_access_token().unwrap();
         assert_eq!(old.bearers().last(), Some(&newest), "{record}");
@@ -146,15 +162,19 @@ async fn old_refresh_tokens_of_a_record_of_before_are_never_presented() {
         for rewritten in [false, true] {
             let mut old = Old::start(record, REFRESH_TOKEN).await;
             if rewritten {
-                assert_eq!(old.force().await, 200, "{record}");
+                assert_eq!(old.force().await, 200, "the operator's refresh failed: {record}");
             }
             for token in OLD {
                 old.world.write_seed(token);
                 old.world.restart().await;
                 old.get().await.assert_status(200, format!("{record}, {token}"));
-                assert_eq!(old.presented(token), 0, "{record}, {token}");
+                assert_eq!(
+                    old.presented(token),
+                    0,
+                    "{record}, {token}: the refresh token was presented"
+                );
             }
-            assert_eq!(old.force().await, 200, "{record}");
+            assert_eq!(old.force().await, 200, "the operator's refresh failed: {record}");
             old.assert_stored(record);
         }
     }
@@ -166,7 +186,11 @@ async fn a_rejected_or_expired_token_of_before_is_replaced_by_its_refresh_token(
     for record in ["rejected", "expired"] {
         let old = Old::start(record, REFRESH_TOKEN).await;
         old.get().await.assert_status(200, record);
-        assert_eq!(old.presented(REFRESH_TOKEN), 1, "{record}");
+        assert_eq!(
+            old.presented(REFRESH_TOKEN),
+            1,
+            "the refresh token was not presented exactly once: {record}"
+        );
         let newest = old.world.authorization_server.tokens().newest_access_token().unwrap();
         assert_eq!(old.bearers(), [newest], "{record}");
         old.assert_stored(record);
@@ -267,7 +291,7 @@ async fn a_dead_grant_of_before_stays_dead_until_somebody_acts() {
                 old.world.reload().await;
             } else {
                 // It was a mistake: the server takes it.
-                assert_eq!(old.force().await, 200, "{case}");
+                assert_eq!(old.force().await, 200, "{case}: the operator's refresh failed");
             }
             old.get().await.assert_status(200, &case);
             old.assert_stored(&case);
@@ -346,8 +370,12 @@ async fn a_sealed_record_of_before_is_opened_with_its_key() {
         old.world.start_proxy().await;
         old.get().await.assert_status(200, keys);
         assert_eq!(old.bearers(), [ACCESS_TOKEN], "{keys}");
-        assert_eq!(old.force().await, 200, "{keys}");
-        assert_eq!(old.presented(REFRESH_TOKEN), 1, "{keys}");
+        assert_eq!(old.force().await, 200, "{keys}: the operator's refresh failed");
+        assert_eq!(
+            old.presented(REFRESH_TOKEN),
+            1,
+            "{keys}: the refresh token was not presented exactly once"
+        );
         old.world.restart().await;
         old.get().await.assert_status(200, keys);
         let server = &old.world.authorization_server;
@@ -365,7 +393,12 @@ async fn a_sealed_record_of_before_is_opened_with_its_key() {
     // Without its key it is nothing, and is left alone.
     let old = Old::servers("sealed", REFRESH_TOKEN, false).await;
     let output = bearerd(old.world.dir.path(), &["check"]);
-    assert_eq!(output.status.code(), Some(78), "{}", text(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(78),
+        "the command has another exit code: {}",
+        text(&output.stderr)
+    );
     let left = std::fs::read_to_string(old.world.state().join("api.json")).unwrap();
     assert_eq!(left, golden("sealed"), "a record that cannot be decrypted was changed");
 }

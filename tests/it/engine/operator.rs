@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::super::wire::{Reply, Wire};
 use super::super::world::World;
+use crate::texts::assert_says;
 
 /// Within which a record is on the disk again: the store is looked at every two seconds, and the
 /// machine may be busy.
@@ -19,7 +20,7 @@ pub(super) fn add_admin_token(world: &mut World) {
     world.write_secret("admin", "adm1n");
     world.configure_file(|text| {
         let listen = "[admin]\nlisten = \"127.0.0.1:0\"";
-        assert!(text.contains(listen), "{text}");
+        assert_says("the answer", &text, [listen]);
         text.replace(listen, &format!("{listen}\ntoken = {{ file = \"admin\" }}"))
     });
 }

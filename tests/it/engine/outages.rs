@@ -20,7 +20,11 @@ async fn outage(world: &World, long: Duration, step: Duration) {
     let mut passed = Duration::ZERO;
     while passed < long {
         look(world).await.assert_no_token();
-        assert!(!state(world).starts_with("needs_login"), "{}", state(world));
+        assert!(
+            !state(world).starts_with("needs_login"),
+            "a failure that passes counts as the end of the grant: {}",
+            state(world)
+        );
         world.clock.advance(step);
         passed += step;
     }
@@ -65,7 +69,7 @@ async fn e16_one_404_after_an_outage_does_not_lock_anybody_out() {
             assert!(waited <= SECOND * 70, "{case}: nobody looks");
         }
         let back = back_within(&world, SECOND * 70, SECOND * 5).await;
-        assert!(back.is_some(), "{case}: {}", state(&world));
+        assert!(back.is_some(), "{case}: it did not work again in time: {}", state(&world));
     })
     .await;
 }
@@ -82,7 +86,11 @@ async fn e16_an_outage_after_refusals_is_over_as_soon_as_the_server_is_back() {
     world.clock.advance(MINUTE * 15);
     look(&world).await.assert_no_token();
     server.decide_by(|_| TokenBehaviour::Normal);
-    assert!(back_within(&world, MINUTE, SECOND * 5).await.is_some(), "{}", state(&world));
+    assert!(
+        back_within(&world, MINUTE, SECOND * 5).await.is_some(),
+        "it did not work again in time: {}",
+        state(&world)
+    );
 }
 
 // ----- E17 -----
@@ -98,7 +106,7 @@ async fn e17_after_lost_answers_everything_works_again_within_a_minute() {
     outage(&world, MINUTE * 2, SECOND * 30).await;
     server.decide_by(|_| TokenBehaviour::Normal);
     let back = back_within(&world, MINUTE, SECOND * 5).await;
-    assert!(back.is_some(), "{}", state(&world));
+    assert!(back.is_some(), "it did not work again in time: {}", state(&world));
     assert!(presented(&world, &old) >= 4, "nobody looked");
     assert!(keeps_newest(&world), "the newest refresh token is not on the disk");
 }
@@ -113,7 +121,7 @@ async fn e17_after_answers_that_never_came_everything_works_again_within_a_minut
     server.release_all();
     server.decide_by(|_| TokenBehaviour::Normal);
     let back = back_within(&world, MINUTE, SECOND * 5).await;
-    assert!(back.is_some(), "{}", state(&world));
+    assert!(back.is_some(), "it did not work again in time: {}", state(&world));
 }
 
 #[tokio::test]
@@ -126,7 +134,7 @@ async fn e17_a_server_that_could_not_be_reached_is_used_five_seconds_after_it_is
     outage(&world, MINUTE * 10, SECOND * 20).await;
     server.accept_connections().await;
     let back = back_within(&world, SECOND * 5, SECOND).await;
-    assert!(back.is_some(), "{}", state(&world));
+    assert!(back.is_some(), "it did not work again in time: {}", state(&world));
     assert_eq!(
         (presented(&world, &old), server.reuse_count()),
         (1, 0),
@@ -150,7 +158,7 @@ async fn e17_a_restart_during_an_outage_changes_nothing() {
     outage(&world, MINUTE, SECOND * 20).await;
     world.authorization_server.accept_connections().await;
     let back = back_within(&world, SECOND * 5, SECOND).await;
-    assert!(back.is_some(), "{}", state(&world));
+    assert!(back.is_some(), "it did not work again in time: {}", state(&world));
 }
 
 // ----- E18 -----
@@ -198,7 +206,11 @@ async fn e18_a_backlog_that_empties_is_noticed_within_five_seconds() {
     world.clock.advance(HOURS);
     look(&world).await.assert_no_token();
     server.accept_connections().await;
-    assert!(back_within(&world, SECOND * 5, SECOND).await.is_some(), "{}", state(&world));
+    assert!(
+        back_within(&world, SECOND * 5, SECOND).await.is_some(),
+        "it did not work again in time: {}",
+        state(&world)
+    );
     server.assert_token_requests(2, "the attempt to connect counts as a token request");
     server.assert_no_reuse();
 }

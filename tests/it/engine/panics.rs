@@ -20,9 +20,17 @@ async fn is_saved(world: &World, point: &str) {
         || whole_record(world).is_some_and(|record| record["refresh_token"] == newest.as_str());
     eventually(point, is_newest).await;
     for token in server.previous_refresh_tokens() {
-        assert_eq!(presented(server, &token), 1, "{point}");
+        assert_eq!(
+            presented(server, &token),
+            1,
+            "{point}: the refresh token was not presented exactly once"
+        );
     }
-    assert_eq!(server.reuse_count(), 0, "{point}");
+    assert_eq!(
+        server.reuse_count(),
+        0,
+        "{point}: a refresh token was presented after it had been replaced"
+    );
 }
 
 #[tokio::test]

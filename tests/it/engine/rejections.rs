@@ -33,7 +33,7 @@ async fn e24_each_revocation_costs_one_long_upload() {
         at_rest(&world).await;
         status
     };
-    assert_eq!(upload().await, 200);
+    assert_eq!(upload().await, 200, "the first upload failed");
     for revocation in 1..=3 {
         server.tokens().revoke_all_access_tokens();
         assert_eq!(upload().await, 401, "revocation {revocation}");
@@ -57,7 +57,7 @@ async fn e24_revocations_in_a_row_are_noticed_by_no_short_request() {
         assert_eq!(post(&world, "/").await, 200, "revocation {revocation}");
         world.clock.advance(SECOND * 10);
     }
-    assert_eq!(server.token_requests(), 5);
+    server.assert_token_requests(5, "each revocation has to cost one token request");
 }
 
 // ----- E30 -----
@@ -67,18 +67,35 @@ async fn e30_a_login_that_is_refused_whatever_the_token_is_sent_twice() {
     let world = World::settled().await;
     let server = &world.authorization_server;
     let asked = Instant::now();
-    assert_eq!(post(&world, LOGIN).await, 401);
-    assert_eq!(seen(&world, LOGIN), 2);
-    assert!(asked.elapsed() < SECOND * 6, "{:?}", asked.elapsed());
-    assert_eq!(server.token_requests(), 2);
+    assert_eq!(
+        post(&world, LOGIN).await,
+        401,
+        "the API's refusal of the login did not reach the client"
+    );
+    assert_eq!(seen(&world, LOGIN), 2, "a refused login has to be sent once more with a new token");
+    assert!(asked.elapsed() < SECOND * 6, "it took too long: {:?}", asked.elapsed());
+    server.assert_token_requests(2, "the refused login has to cost one token request");
     // It is remembered: wrong passwords are not sent twice for ever.
     for attempt in 1..=5 {
         world.clock.advance(SECOND * 7);
-        assert_eq!(post(&world, LOGIN).await, 401);
-        assert_eq!(seen(&world, LOGIN), 2 + attempt);
+        assert_eq!(
+            post(&world, LOGIN).await,
+            401,
+            "the API's refusal of the login did not reach the client"
+        );
+        assert_eq!(
+            seen(&world, LOGIN),
+            2 + attempt,
+            "a target that rejects every token was sent twice again"
+        );
     }
-    assert_eq!(server.token_requests(), 2);
-    assert_eq!((world.get("/").await.status, post(&world, "/").await), (200, 200));
+    server
+        .assert_token_requests(2, "a target that rejects every token has cost more token requests");
+    assert_eq!(
+        (world.get("/").await.status, post(&world, "/").await),
+        (200, 200),
+        "(GET, POST): other targets suffer from the one that rejects every token"
+    );
 }
 
 /// Another query is no other target.
@@ -86,11 +103,15 @@ async fn e30_a_login_that_is_refused_whatever_the_token_is_sent_twice() {
 async fn e30_a_target_is_known_by_method_and_path() {
     let world = World::settled().await;
     for number in 0..5 {
-        assert_eq!(post(&world, &format!("{LOGIN}?n={number}")).await, 401);
+        assert_eq!(
+            post(&world, &format!("{LOGIN}?n={number}")).await,
+            401,
+            "the API's refusal of the login did not reach the client"
+        );
         world.clock.advance(SECOND * 7);
     }
-    assert_eq!(world.origin.requests().len(), 6);
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world.origin.assert_requests(6, "only the first of five logins may be sent twice");
+    world.authorization_server.assert_token_requests(2, "another query counts as another target");
 }
 
 #[tokio::test]
@@ -104,8 +125,12 @@ async fn e30_a_safe_request_is_sent_three_times_at_most_and_only_while_the_token
             }
         }
         let asked = Instant::now();
-        assert_eq!(world.get(path).await.status, status);
-        assert!(asked.elapsed() < SECOND * 5, "{:?}", asked.elapsed());
+        assert_eq!(
+            world.get(path).await.status,
+            status,
+            "{path}: the client got another final answer"
+        );
+        assert!(asked.elapsed() < SECOND * 5, "it took too long: {:?}", asked.elapsed());
         world.origin.assert_requests(3, path);
         world.authorization_server.assert_token_requests(2, path);
     }
@@ -117,9 +142,11 @@ async fn e30_a_first_token_that_is_not_known_yet_is_waited_for() {
     world.origin.enqueue(Answer::RejectToken);
     let asked = Instant::now();
     world.get("/").await.assert_ok();
-    assert!(asked.elapsed() < SECOND * 5, "{:?}", asked.elapsed());
-    assert_eq!(world.origin.requests().len(), 2);
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert!(asked.elapsed() < SECOND * 5, "it took too long: {:?}", asked.elapsed());
+    world.origin.assert_requests(2, "a first token that is not known yet has to be sent twice");
+    world
+        .authorization_server
+        .assert_token_requests(1, "a first token that is not known yet was replaced");
 }
 
 #[tokio::test]
@@ -129,8 +156,8 @@ async fn e30_a_request_that_changes_something_is_sent_twice_at_most() {
     for answer in [Answer::Normal, Answer::RejectToken, Answer::RejectToken] {
         world.origin.enqueue(answer);
     }
-    assert_eq!(post(&world, "/").await, 401);
-    assert_eq!(world.origin.requests().len(), 2);
+    assert_eq!(post(&world, "/").await, 401, "a second rejection did not reach the client");
+    world.origin.assert_requests(2, "a request that changes something may be sent twice");
 }
 
 // ----- E31 -----
@@ -140,7 +167,10 @@ async fn e31_one_path_that_always_rejects_does_not_delay_the_healing_of_others()
     let world = World::settled().await;
     let server = &world.authorization_server;
     for round in 0..12 {
-        assert_eq!(world.get(LOGIN).await.status, 401);
+        world.get(LOGIN).await.assert_status(
+            401,
+            format!("round {round}: the API's rejection did not reach the client"),
+        );
         world.get("/").await.assert_status(200, format!("round {round}"));
         world.clock.advance(SECOND * 10);
     }
@@ -149,9 +179,17 @@ async fn e31_one_path_that_always_rejects_does_not_delay_the_healing_of_others()
     server.tokens().revoke_all_access_tokens();
     for round in 0..3 {
         world.get("/").await.assert_status(200, format!("round {round}"));
-        assert_eq!(world.get(LOGIN).await.status, 401);
+        world.get(LOGIN).await.assert_status(
+            401,
+            format!("round {round}: the API's rejection did not reach the client"),
+        );
     }
-    assert!(server.token_requests() <= before + 1);
+    assert!(
+        server.token_requests() <= before + 1,
+        "a revocation has cost more than one token request: {} before it, {} after it",
+        before,
+        server.token_requests()
+    );
 }
 
 /// Many such paths, as a crawler finds them, among requests that are accepted.
@@ -163,7 +201,11 @@ async fn e31_many_paths_that_always_reject_are_no_stream_of_token_requests() {
     for number in 0..40 {
         world.origin.reject_all(true);
         let refused = client.put(world.http(&format!("/p/{number}"))).send().await.unwrap();
-        assert_eq!(refused.status(), 401);
+        assert_eq!(
+            refused.status(),
+            401,
+            "path {number}: the API's rejection did not reach the client"
+        );
         world.origin.reject_all(false);
         world.get("/").await.assert_status(200, format!("after path {number}"));
         world.clock.advance(SECOND * 6);
@@ -179,7 +221,7 @@ async fn e31_many_paths_that_always_reject_are_no_stream_of_token_requests() {
 async fn e31_a_revocation_right_after_a_lone_rejection_heals_at_once() {
     let world = World::settled().await;
     let server = &world.authorization_server;
-    assert_eq!(world.get(LOGIN).await.status, 401);
+    world.get(LOGIN).await.assert_status(401, "the API's rejection did not reach the client");
     world.clock.advance(SECOND * 4);
     server.tokens().revoke_all_access_tokens();
     world.clock.advance(SECOND * 4);

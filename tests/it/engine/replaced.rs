@@ -40,7 +40,7 @@ impl Change {
             Self::Copied | Self::CopiedAndRemoved | Self::Restored => {
                 std::fs::rename(&state, &old).unwrap();
                 let copied = Command::new("cp").arg("-a").arg(&old).arg(&state).status().unwrap();
-                assert!(copied.success());
+                assert!(copied.success(), "`cp -a` failed, so the test shows nothing");
                 match self {
                     Self::CopiedAndRemoved => std::fs::remove_dir_all(&old).unwrap(),
                     Self::Restored => remove_locks(world, &state),
@@ -72,14 +72,22 @@ fn spawn_get(world: &World, sibling: &Sibling) -> JoinHandle<u16> {
 async fn nothing_is_lost(world: &World, case: &str) {
     let server = &world.authorization_server;
     for token in server.previous_refresh_tokens() {
-        assert_eq!(presented(server, &token), 1, "{case}");
+        assert_eq!(
+            presented(server, &token),
+            1,
+            "{case}: the refresh token was not presented exactly once"
+        );
     }
-    assert_eq!(server.reuse_count(), 0, "{case}");
+    assert_eq!(
+        server.reuse_count(),
+        0,
+        "{case}: a refresh token was presented after it had been replaced"
+    );
     let newest = server.current_refresh_token();
     let began = Instant::now();
     let stored = || whole_record(world).is_some_and(|it| it["refresh_token"] == newest.as_str());
     eventually(&format!("{case}: the newest is in the record"), stored).await;
-    assert!(began.elapsed() <= WRITTEN_BACK, "{case}: {:?}", began.elapsed());
+    assert!(began.elapsed() <= WRITTEN_BACK, "{case}: it took too long: {:?}", began.elapsed());
 }
 
 /// One has presented the refresh token and waits for the answer; the other would like to as well.
@@ -105,7 +113,10 @@ async fn a_refresh_token_that_is_out_is_not_presented_by_another_process() {
         // Both go on together.
         world.clock.advance(HOURS);
         let (here, there) = tokio::join!(world.get_many(5), sibling.get_many(&world, 5));
-        assert!(here.iter().chain(&there).all(|answer| answer.status == 200), "{case}");
+        assert!(
+            here.iter().chain(&there).all(|answer| answer.status == 200),
+            "{case}: a request was not served"
+        );
         server.assert_token_requests(3, &case);
         nothing_is_lost(&world, &case).await;
     }
@@ -127,7 +138,10 @@ async fn after_the_change_two_processes_still_make_one_token_request() {
             }
             world.clock.advance(HOURS);
             let (here, there) = tokio::join!(world.get_many(10), sibling.get_many(&world, 10));
-            assert!(here.iter().chain(&there).all(|answer| answer.status == 200), "{case}");
+            assert!(
+                here.iter().chain(&there).all(|answer| answer.status == 200),
+                "{case}: a request was not served"
+            );
             world.authorization_server.assert_token_requests(2, &case);
             nothing_is_lost(&world, &case).await;
         }
@@ -145,7 +159,10 @@ async fn a_process_started_on_the_copy_and_one_from_before_share_one_lock() {
         let sibling = world.sibling().await;
         world.clock.advance(HOURS);
         let (here, there) = tokio::join!(world.get_many(10), sibling.get_many(&world, 10));
-        assert!(here.iter().chain(&there).all(|answer| answer.status == 200), "{case}");
+        assert!(
+            here.iter().chain(&there).all(|answer| answer.status == 200),
+            "{case}: a request was not served"
+        );
         world.authorization_server.assert_token_requests(2, &case);
         nothing_is_lost(&world, &case).await;
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::super::program::{Program, bearerd, text};
 use super::super::world::{HOURS, World, WorldBuilder, eventually};
 use super::operator::{WRITTEN_BACK, files, files_with, presented, stays_true};
+use crate::texts::{assert_never_says, assert_says};
 
 const KEY: &str = "LAl2wQ9r5n0E1u8kq3vTzYxPb7sGdHjF+oM/iRcVaWE=";
 const NEW_KEY: &str = "T2nZ0Vbq7y1oLkJ9xW4uRcEaGfHs8dMpQi5tYrBvXgA=";
@@ -57,15 +58,21 @@ async fn a_plain_record_beside_a_key_stops_the_start_and_the_fix_is_named() {
     for command in ["check", "run"] {
         let output = bearerd(world.dir.path(), &[command]);
         let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(78), "{command}: {said}");
-        assert!(said.contains("api.json"), "{command}: {said}");
-        assert!(said.contains("old_keys = [\"plain\"]"), "{command}: {said}");
+        assert_eq!(
+            output.status.code(),
+            Some(78),
+            "{command}: the command has another exit code: {said}"
+        );
+        assert_says(&format!("{command}: the output"), &said, ["api.json"]);
+        assert_says(&format!("{command}: the output"), &said, ["old_keys = [\"plain\"]"]);
         for token in tokens(&world) {
-            assert!(!said.contains(&token), "{said}");
+            assert_never_says("the output", &said, [&token]);
         }
     }
     assert_eq!(files(&world), before, "something was changed");
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world
+        .authorization_server
+        .assert_token_requests(1, "a token was requested although no start succeeded");
 }
 
 /// E26: the operator says so, and the start seals them, whether or not anything is asked for.
@@ -76,21 +83,29 @@ async fn records_from_before_the_key_are_sealed_at_start() {
     program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
     let tokens = tokens(&world);
-    assert_eq!(files_with(&world, &tokens), ["api.json"]);
+    assert_eq!(
+        files_with(&world, &tokens),
+        ["api.json"],
+        "the record that is to be encrypted is not there in plain text"
+    );
     set_keys(&mut world, SEALED_AND_PLAIN);
     let program = Program::start(&world).await;
     let began = Instant::now();
     eventually("it is sealed", || files_with(&world, &tokens).is_empty()).await;
-    assert!(began.elapsed() <= WRITTEN_BACK, "{:?}", began.elapsed());
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    assert!(began.elapsed() <= WRITTEN_BACK, "it took too long: {:?}", began.elapsed());
+    world
+        .authorization_server
+        .assert_token_requests(1, "encrypting the record has cost a token request");
     program.kill().await;
     // From now on without the exception.
     set_keys(&mut world, SEALED);
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world
+        .authorization_server
+        .assert_token_requests(1, "the token in the encrypted record was not used");
     program.stop().await;
-    assert_eq!(files_with(&world, &tokens), [""; 0]);
+    assert_eq!(files_with(&world, &tokens), [""; 0], "a token is still on the disk in plain text");
 }
 
 /// Records of all slots, also of those that no request has asked for since the start.
@@ -115,14 +130,20 @@ async fn records_of_all_values_of_a_variable_are_sealed_at_start() {
     }
     tokens.extend(world.tokens_seen());
     world.stop().await;
-    assert_eq!(files_with(&world, &tokens), ["api@lyon.json", "api@paris.json"]);
+    assert_eq!(
+        files_with(&world, &tokens),
+        ["api@lyon.json", "api@paris.json"],
+        "the records that are to be encrypted are not there in plain text"
+    );
     set_keys(&mut world, SEALED_AND_PLAIN);
     world.start_proxy().await;
     eventually("they are sealed", || files_with(&world, &tokens).is_empty()).await;
     for club in ["paris", "lyon"] {
         world.get(&format!("/{club}/")).await.assert_ok();
     }
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    world
+        .authorization_server
+        .assert_token_requests(2, "the tokens in the encrypted records were not used");
 }
 
 /// A change of keys with the record of before still plain: one start is enough.
@@ -146,8 +167,11 @@ async fn plain_records_and_an_old_key_can_be_given_together() {
     set_keys(&mut world, "key = { file = \"new-key\" }\n");
     world.start_proxy().await;
     world.get("/").await.assert_ok();
-    assert_eq!(world.authorization_server.token_requests(), 2);
-    assert_eq!(files_with(&world, &tokens), [""; 0]);
+    world.authorization_server.assert_token_requests(
+        2,
+        "the change of keys has cost a token request besides that for the expired token",
+    );
+    assert_eq!(files_with(&world, &tokens), [""; 0], "a token is on the disk in plain text");
 }
 
 /// Without a key there is nothing that plain records could be the exception of.
@@ -180,12 +204,15 @@ async fn a_plain_record_forged_while_it_runs_is_never_used() {
         stays_true("the forged token is not used", WRITTEN_BACK, unused).await;
         world.origin.clear();
         world.get("/").await.assert_ok();
-        assert_eq!(world.tokens_seen(), [own]);
+        assert_eq!(world.tokens_seen(), [own], "another token than bearerd's own was sent");
         world.clock.advance(HOURS);
         let _any = world.get("/").await;
         let server = &world.authorization_server;
-        assert_eq!(presented(server, &refresh_token), 0);
-        assert!(!world.tokens_seen().contains(&access_token));
+        assert_eq!(presented(server, &refresh_token), 0, "the forged refresh token was presented");
+        assert!(
+            !world.tokens_seen().contains(&access_token),
+            "the forged access token was sent to the API"
+        );
         server.assert_no_reuse();
         let named = world.status().last_error.is_some_and(|(_, what)| what.contains("plain"));
         let sealed_again = files_with(&world, &[refresh_token]).is_empty();
@@ -208,8 +235,16 @@ async fn a_sealed_record_of_another_credential_is_not_used() {
     world.configure_file(|text| text.replace(other, name));
     let output = bearerd(world.dir.path(), &["check"]);
     let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(78), "{said}");
-    assert!(said.contains("api.json"), "{said}");
-    assert_eq!(presented(&world.authorization_server, &refresh_token), 0);
-    assert_eq!(world.tokens_seen(), [access_token]);
+    assert_eq!(output.status.code(), Some(78), "the command has another exit code: {said}");
+    assert_says("the output", &said, ["api.json"]);
+    assert_eq!(
+        presented(&world.authorization_server, &refresh_token),
+        0,
+        "the refresh token of the other credential was presented"
+    );
+    assert_eq!(
+        world.tokens_seen(),
+        [access_token],
+        "only the request before the mix-up may have reached the API"
+    );
 }

@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use super::super::program::Program;
 use super::super::wire::Wire;
 use super::super::world::{World, eventually};
+use crate::texts::assert_never_says;
 
 /// A command is given up after half a minute; the machine may be busy.
 const GIVEN_UP: Duration = Duration::from_secs(45);
@@ -115,7 +116,7 @@ async fn replace_and_restore((case, script): (&str, &str)) {
     reload_ends(&program, case).await;
     program.get(&world.http("/")).await.assert_status(200, case);
     let log = program.stop().await;
-    assert!(!log.contains("test-client-secret"), "{case}: {log}");
+    assert_never_says(&format!("{case}: the log"), &log, ["test-client-secret"]);
 }
 
 /// E28.
@@ -159,7 +160,7 @@ async fn a_stop_does_not_wait_for_a_command() {
     program.signal(Signal::HUP);
     eventually("it is run", || !pids(world.dir.path()).is_empty()).await;
     program.signal(Signal::TERM);
-    assert_eq!(program.ends().await.code(), Some(0));
+    assert_eq!(program.ends().await.code(), Some(0), "the program did not end in good order");
     let left = || pids(world.dir.path()).into_iter().any(is_alive);
     eventually("it is killed", || !left()).await;
 }

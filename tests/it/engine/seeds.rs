@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::super::program::Program;
 use super::super::world::{HOURS, MINUTE, World};
 use super::operator::{add_admin_token, change, files, force, presented};
+use crate::texts::assert_never_says;
 
 /// So many more generations, each from the refresh token before it.
 async fn rotate(world: &World, times: usize) {
@@ -102,7 +103,12 @@ async fn the_current_refresh_token_as_a_seed_costs_no_grant() {
         world.get("/").await.assert_ok();
     }
     let server = &world.authorization_server;
-    assert_eq!((presented(server, &newest), server.reuse_count()), (1, 0));
+    assert_eq!(
+        presented(server, &newest),
+        1,
+        "the current refresh token was presented again as a seed"
+    );
+    server.assert_no_reuse();
     world.assert_newest_refresh_token_is_stored();
 }
 
@@ -129,7 +135,7 @@ async fn the_log_says_why_a_seed_is_ignored() {
             && (line.contains("seed") || line.contains("refresh_token"))
     };
     assert!(log.lines().any(says), "{log}");
-    assert!(!log.contains(&old), "{log}");
+    assert_never_says("the log", &log, [&old]);
     world.authorization_server.assert_no_reuse();
 }
 
@@ -143,10 +149,18 @@ async fn a_sibling_that_is_given_an_old_refresh_token_does_not_present_it() {
     let sibling = world.sibling().await;
     for _ in 0..2 {
         let (here, there) = tokio::join!(world.get("/"), sibling.get(&world));
-        assert_eq!((here.status, there.status), (200, 200));
+        assert_eq!(
+            (here.status, there.status),
+            (200, 200),
+            "(first, second): a process with an old seed did not serve"
+        );
         world.clock.advance(HOURS);
     }
-    assert_eq!(presented(&world.authorization_server, &old), 1);
+    assert_eq!(
+        presented(&world.authorization_server, &old),
+        1,
+        "the old refresh token was presented again as a seed"
+    );
     world.authorization_server.assert_no_reuse();
 }
 
@@ -160,15 +174,20 @@ async fn a_thousand_seeds_leave_a_bounded_record() {
         world.reload().await;
         let reply = world.get("/").await;
         let (status, said) = (reply.status, reply.text());
-        assert_eq!(status, 200, "{number}: {said}");
+        assert_eq!(status, 200, "{number}: the client got another status: {said}");
         // The floor between two flights of one credential.
         world.clock.advance(MINUTE);
     }
-    assert_eq!((server.token_requests(), server.reuse_count()), (1001, 0));
+    server.assert_token_requests(1001, "each of a thousand seeds has to cost one token request");
+    server.assert_no_reuse();
     let record = files(&world).remove("api.json").unwrap();
     assert!(record.len() < 64 * 1024, "{} bytes", record.len());
     let record: Value = serde_json::from_slice(&record).unwrap();
-    assert_eq!(record["record"]["refresh_token"], server.current_refresh_token());
+    assert_eq!(
+        record["record"]["refresh_token"],
+        server.current_refresh_token(),
+        "the newest refresh token is not in the record"
+    );
     // The last ones are still known.
     let old = server.previous_refresh_tokens();
     for token in [&old[old.len() - 2], &old[old.len() - 21]] {
@@ -176,7 +195,11 @@ async fn a_thousand_seeds_leave_a_bounded_record() {
         world.write_seed(token);
         world.reload().await;
         world.get("/").await.assert_ok();
-        assert_eq!(presented(server, token), before);
+        assert_eq!(
+            presented(server, token),
+            before,
+            "a refresh token of lately was presented again as a seed"
+        );
     }
     server.assert_no_reuse();
 }

@@ -10,7 +10,10 @@ use serde_json::json;
 
 use super::super::program::Program;
 use super::super::world::{HOURS, MINUTE, World, WorldBuilder, eventually};
-use super::{SECOND, at_rest, back_within, keeps_newest, presented, with_bootstrap};
+use super::{
+    SECOND, assert_keeps_newest, assert_presented_once, at_rest, back_within, keeps_newest,
+    with_bootstrap,
+};
 
 // ----- E1 -----
 
@@ -48,13 +51,16 @@ async fn e01_the_new_refresh_token_is_on_the_disk_before_the_steps_are_done() {
     rest.wait_for_requests(1).await;
     is_on_the_disk_soon(&world).await;
     program.kill().await;
-    assert!(request.await.unwrap().is_err());
+    assert!(
+        request.await.unwrap().is_err(),
+        "the request was answered although its program was killed"
+    );
 
     rest.enqueue(session());
     world.origin.enqueue(Answer::status(200));
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!((presented(&world, &seed), server.reuse_count()), (1, 0));
+    assert_presented_once(&world, &seed);
 }
 
 #[tokio::test]
@@ -76,7 +82,7 @@ async fn e01_a_shutdown_during_slow_steps_keeps_the_grant() {
     world.origin.enqueue(Answer::status(200));
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
-    assert_eq!((presented(&world, &seed), server.reuse_count()), (1, 0));
+    assert_presented_once(&world, &seed);
 }
 
 #[tokio::test]
@@ -89,11 +95,24 @@ async fn e01_a_step_that_fails_is_repeated_alone() {
     world.start_proxy().await;
     world.origin.enqueue(Answer::status(200));
     let back = back_within(&world, MINUTE, SECOND * 5).await;
-    assert!(back.is_some());
-    assert_eq!(world.origin.requests()[0].header("t"), Some("session"));
+    assert!(
+        back.is_some(),
+        "the step did not work again within a minute: {}",
+        world.status().condition
+    );
+    assert_eq!(
+        world.origin.requests()[0].header("t"),
+        Some("session"),
+        "the token of the step was not injected"
+    );
     let server = &world.authorization_server;
-    assert_eq!((server.token_requests(), server.reuse_count()), (1, 0));
-    assert_eq!(rest.requests().len(), 3);
+    server.assert_token_requests(1, "the failed step has cost another token request");
+    server.assert_no_reuse();
+    assert_eq!(
+        rest.requests().len(),
+        3,
+        "the step has to be made until it succeeds, and no more often"
+    );
 }
 
 /// Otherwise one that is rejected would count as the one that the steps have brought.
@@ -108,15 +127,21 @@ async fn the_access_token_from_before_keeps_its_number_until_the_steps_are_done(
     }
     world.start_proxy().await;
     world.get("/").await.assert_ok();
-    assert_eq!(world.record()["generation"], 1);
+    assert_eq!(world.record()["generation"], 1, "the first token has another number");
     world.clock.advance(HOURS);
     let waiting = world.spawn_get();
     eventually("the step is made", || rest.requests().len() == 2).await;
-    assert_eq!(world.record()["generation"], 1);
-    assert!(keeps_newest(&world));
+    assert_eq!(
+        world.record()["generation"],
+        1,
+        "the old access token lost its number before the steps of the new one were done"
+    );
+    assert_keeps_newest(&world);
     waiting.await.unwrap().assert_ok();
-    assert_eq!(world.record()["generation"], 2);
-    assert_eq!(world.authorization_server.token_requests(), 2);
+    assert_eq!(world.record()["generation"], 2, "the new access token has no number of its own");
+    world
+        .authorization_server
+        .assert_token_requests(2, "the expired token has to cost one token request");
 }
 
 // ----- E23 -----
@@ -153,7 +178,11 @@ async fn e23_a_crash_soon_after_a_bootstrap_is_healed_by_another() {
         }
     };
     super::super::wire::within(healed).await;
-    assert_eq!(grants(&world)[..4], ["password", "refresh_token", "refresh_token", "password"]);
+    assert_eq!(
+        grants(&world)[..4],
+        ["password", "refresh_token", "refresh_token", "password"],
+        "the refresh whose answer was lost was not followed by another bootstrap"
+    );
 }
 
 #[tokio::test]
@@ -169,7 +198,7 @@ async fn e23_a_second_revocation_soon_after_a_bootstrap_is_healed_too() {
         server.tokens().revoke_all_access_tokens();
         world.get("/").await.assert_status(200, format!("soon after revocation {revocation}"));
     }
-    assert!(keeps_newest(&world));
+    assert_keeps_newest(&world);
 }
 
 /// A server that revokes whatever a login brings is not logged in to in a loop.
@@ -194,7 +223,7 @@ async fn e23_bootstraps_in_a_row_pause_after_the_second() {
     assert!(healed >= 2, "{healed} requests healed");
     // It goes on after the pause.
     let back = back_within(&world, MINUTE * 6, SECOND * 10).await;
-    assert!(back.is_some());
+    assert!(back.is_some(), "no bootstrap after the pause: {}", world.status().condition);
 }
 
 // ----- E42 -----
@@ -229,12 +258,20 @@ async fn e42_a_thousand_idle_tokens_cost_next_to_nothing() {
             (lane..MANY).step_by(20).map(|n| world.http(&format!("/n{n}/"))).collect();
         clients.spawn(async move {
             for url in urls {
-                assert_eq!(client.get(url).send().await.unwrap().status(), 200);
+                assert_eq!(
+                    client.get(url).send().await.unwrap().status(),
+                    200,
+                    "a slot got no token"
+                );
             }
         });
     }
     clients.join_all().await;
-    assert_eq!(world.authorization_server.token_requests(), MANY);
+    assert_eq!(
+        world.authorization_server.token_requests(),
+        MANY,
+        "each slot has to make one token request"
+    );
     // Not a wait for anything: the time over which is measured. In the first one it looks once more at what it has
     // written.
     let window = Duration::from_secs(4);

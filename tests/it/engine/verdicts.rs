@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::super::world::{HOURS, MINUTE, World, WorldBuilder};
 use super::{
-    QUARTER, SECOND, SHORT_WAIT, at_rest, back_within, each, keeps_newest, look,
-    operator_refreshes, state, with_bootstrap, with_operator,
+    QUARTER, SECOND, SHORT_WAIT, assert_keeps_newest, assert_state, at_rest, back_within, each,
+    keeps_newest, look, operator_refreshes, state, with_bootstrap, with_operator,
 };
 
 pub(super) fn refusal(status: u16, body: Value) -> TokenBehaviour {
@@ -31,7 +31,7 @@ async fn e12_one_invalid_grant_that_passes_is_healed_by_an_operator_and_by_nothi
     world.authorization_server.enqueue(TokenBehaviour::error(400, "invalid_grant", None));
     world.clock.advance(HOURS);
     look(&world).await.assert_no_token();
-    assert_eq!(state(&world), "needs_login (revoked)");
+    assert_state(&world, "needs_login (revoked)");
     for _ in 0..2 {
         world.restart().await;
         look(&world).await.assert_no_token();
@@ -40,10 +40,11 @@ async fn e12_one_invalid_grant_that_passes_is_healed_by_an_operator_and_by_nothi
     let server = &world.authorization_server;
     server.assert_token_requests(2, "dead stays dead without requests");
     let (status, said) = operator_refreshes(&world).await;
-    assert_eq!(status, 200, "{said}");
+    assert_eq!(status, 200, "the client got another status: {said}");
     world.get("/").await.assert_ok();
-    assert_eq!((server.token_requests(), server.reuse_count()), (3, 0));
-    assert!(keeps_newest(&world));
+    server.assert_token_requests(3, "the operator's refresh has to cost one token request");
+    server.assert_no_reuse();
+    assert_keeps_newest(&world);
 }
 
 #[tokio::test]
@@ -54,10 +55,18 @@ async fn e12_an_operators_attempt_that_is_refused_changes_nothing_and_costs_one_
     world.clock.advance(HOURS);
     look(&world).await.assert_no_token();
     for attempt in 1..=3 {
-        assert_ne!(operator_refreshes(&world).await.0, 200);
+        assert_ne!(
+            operator_refreshes(&world).await.0,
+            200,
+            "attempt {attempt}: an operator's refresh succeeded with a revoked refresh token"
+        );
         at_rest(&world).await;
-        assert_eq!(server.token_requests(), 2 + attempt);
-        assert_eq!(state(&world), "needs_login (revoked)");
+        assert_eq!(
+            server.token_requests(),
+            2 + attempt,
+            "attempt {attempt} has to cost one token request"
+        );
+        assert_state(&world, "needs_login (revoked)");
     }
 }
 
@@ -78,7 +87,7 @@ async fn e12_an_operators_attempt_needs_no_pause_to_end() {
         look(&world).await;
         server.decide_by(|_| TokenBehaviour::Normal);
         let (status, said) = operator_refreshes(&world).await;
-        assert_eq!(status, 200, "{error}: {said}");
+        assert_eq!(status, 200, "{error}: the client got another status: {said}");
         world.get("/").await.assert_status(200, error);
     })
     .await;
@@ -93,9 +102,16 @@ async fn e12_an_operator_does_not_overrule_a_servers_retry_after() {
     look(&world).await.assert_no_token();
     let (status, said) = operator_refreshes(&world).await;
     assert_ne!(status, 200, "{said}");
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(
+        2,
+        "an operator's refresh was sent although the server asked to wait",
+    );
     world.clock.advance(SECOND * 601);
-    assert_eq!(operator_refreshes(&world).await.0, 200);
+    assert_eq!(
+        operator_refreshes(&world).await.0,
+        200,
+        "the operator's refresh failed after the time that the server asked for"
+    );
 }
 
 // ----- E13 -----
@@ -122,13 +138,17 @@ async fn e13_an_invalid_grant_that_says_that_it_passes_is_waited_for() {
         }
         world.clock.advance(HOURS);
         look(&world).await;
-        assert!(!state(&world).starts_with("needs_login"), "{text}: {}", state(&world));
+        assert!(
+            !state(&world).starts_with("needs_login"),
+            "{text}: a failure that passes counts as the end of the grant: {}",
+            state(&world)
+        );
         let back = back_within(&world, QUARTER * 2, MINUTE / 2).await;
         let back = back.unwrap_or_else(|| panic!("{text}: {}", state(&world)));
         if text.contains("processed") || text.contains("try again") {
             assert!(back <= MINUTE * 3, "{text}: {back:?}");
         }
-        assert!(keeps_newest(&world), "{text}");
+        assert!(keeps_newest(&world), "{text}: the newest refresh token is not on the disk");
     })
     .await;
 }
@@ -199,7 +219,7 @@ async fn e14_a_dead_refresh_token_is_dead_in_every_dialect() {
         world.authorization_server.enqueue(refusal(status, body.clone()));
         world.clock.advance(HOURS);
         look(&world).await.assert_status(503, &body);
-        assert_eq!(state(&world), "needs_login (revoked)", "{body}");
+        assert_eq!(state(&world), "needs_login (revoked)", "the state is another one: {body}");
         world.clock.advance(HOURS);
         look(&world).await;
         world.authorization_server.assert_token_requests(2, &body);
@@ -216,7 +236,7 @@ async fn e14_a_bootstrap_heals_every_dialect_within_the_request() {
         world.clock.advance(HOURS);
         let asked = Instant::now();
         world.get("/").await.assert_status(200, &body);
-        assert!(asked.elapsed() < SECOND * 2, "{body}: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < SECOND * 2, "{body}: it took too long: {:?}", asked.elapsed());
         server.assert_token_requests(3, &body);
     })
     .await;
@@ -247,11 +267,19 @@ async fn e14_what_is_not_about_this_refresh_token_does_not_end_it() {
         world.clock.advance(HOURS);
         for _ in 0..5 {
             look(&world).await;
-            assert!(!state(&world).starts_with("needs_login"), "{body}: {}", state(&world));
+            assert!(
+                !state(&world).starts_with("needs_login"),
+                "{body}: a failure that passes counts as the end of the grant: {}",
+                state(&world)
+            );
             world.clock.advance(QUARTER);
         }
         server.decide_by(|_| TokenBehaviour::Normal);
-        assert!(back_within(&world, QUARTER, MINUTE).await.is_some(), "{body}: {}", state(&world));
+        assert!(
+            back_within(&world, QUARTER, MINUTE).await.is_some(),
+            "{body}: it did not work again in time: {}",
+            state(&world)
+        );
     })
     .await;
 }

@@ -10,6 +10,7 @@ use super::raw_api::{accept, origin};
 use crate::connect::{connect, secure};
 use crate::http2::{Client, get as get_http2};
 use crate::program::Program;
+use crate::texts::assert_says;
 use crate::wire::{Wire, ask, get, message, nobody, within};
 use crate::world::World;
 
@@ -50,7 +51,7 @@ async fn p06_a_refusal_is_read_by_a_client_that_sends_everything_first() {
         let mut wire = Wire::to(&world).await;
         uploads_whole(&mut wire, post(&url, length), length).await;
         let reply = wire.reply().await;
-        assert_eq!(reply.status, status, "{url}");
+        assert_eq!(reply.status, status, "{url}: the client got another status");
         assert_eq!(reply.field("connection"), Some("close"), "{url}");
     }
 }
@@ -65,7 +66,7 @@ async fn p06_a_refusal_inside_a_session_is_read_as_well() {
         "Content-Length: 8388608",
     ]);
     uploads_whole(&mut wire, head, 8 * MIB).await;
-    assert_eq!(wire.reply().await.status, 413);
+    wire.reply().await.assert_status(413, "the refusal was lost behind the content");
 }
 
 #[tokio::test]
@@ -80,7 +81,9 @@ async fn p06_an_early_answer_of_the_origin_is_read_by_such_a_client() {
     });
     let mut wire = Wire::to(&world).await;
     uploads_whole(&mut wire, post(&format!("{url}/"), 8 * MIB), 8 * MIB).await;
-    assert_eq!(wire.reply().await.status, 403);
+    wire.reply()
+        .await
+        .assert_status(403, "the origin server's early answer was lost behind the content");
     served.await.unwrap();
 }
 
@@ -100,7 +103,11 @@ async fn p07_a_client_that_closes_its_half_gets_its_answer() {
     }
     world.origin.release_all();
     let reply = wire.reply().await;
-    assert_eq!((reply.status, reply.text().as_str()), (200, "more"));
+    assert_eq!(
+        (reply.status, reply.text().as_str()),
+        (200, "more"),
+        "the answer did not come through the half-closed connection"
+    );
     wire.is_closed().await;
 }
 
@@ -121,7 +128,11 @@ async fn p07_content_that_never_comes_ends_the_request() {
     wire.send(post(&format!("{url}/"), 100) + "half").await;
     let mut server = accept(&listener).await;
     server.head_text().await;
-    assert_eq!(server.exactly(4).await, b"half");
+    assert_eq!(
+        server.exactly(4).await,
+        b"half",
+        "the origin server did not get the content that there was"
+    );
     wire.stream.shutdown().await.unwrap();
     server.is_closed().await;
 }
@@ -147,9 +158,17 @@ async fn p07_both_halves_of_a_tunnel_end_by_themselves() {
     let mut server = accept(&listener).await;
     wire.send("question").await;
     wire.stream.shutdown().await.unwrap();
-    assert_eq!(server.rest().await, b"question");
+    assert_eq!(
+        server.rest().await,
+        b"question",
+        "the end of the client's half did not reach the origin server"
+    );
     server.send("answer").await;
-    assert_eq!(wire.exactly(6).await, b"answer");
+    assert_eq!(
+        wire.exactly(6).await,
+        b"answer",
+        "the answer did not come through the half-closed tunnel"
+    );
 }
 
 // ===== What is cut looks cut =====
@@ -164,10 +183,14 @@ async fn p11_an_answer_that_breaks_off_ends_in_a_reset_where_the_end_is_the_conn
     server.head_text().await;
     server.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nsome\r\n").await;
     wire.reply_head().await.assert_ok();
-    assert_eq!(wire.exactly(4).await, b"some");
+    assert_eq!(wire.exactly(4).await, b"some", "the content before the break is lost");
     drop(server);
     let ended = within(wire.stream.read(&mut [0; 16])).await;
-    assert_eq!(ended.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+    assert_eq!(
+        ended.map_err(|error| error.kind()),
+        Err(ErrorKind::ConnectionReset),
+        "a response that broke off ended like a whole one"
+    );
 }
 
 // ===== Request lines =====
@@ -179,7 +202,7 @@ async fn p12_options_of_an_authority_alone_ask_for_the_server() {
         let target = format!("OPTIONS {}{target} HTTP/1.1", world.http(""));
         world.origin.clear();
         ask(&world, &[&*target, "Host: x"]).await.assert_ok();
-        assert_eq!(world.origin.requests()[0].target, received);
+        assert_eq!(world.origin.requests()[0].target, received, "the target has another form");
     }
     // The next on the same connection is read anew.
     let mut wire = Wire::to(&world).await;
@@ -187,7 +210,7 @@ async fn p12_options_of_an_authority_alone_ask_for_the_server() {
     wire.ask(&[&*format!("OPTIONS {} HTTP/1.1", world.http("")), "Host: x"]).await;
     wire.ask(&[&*format!("OPTIONS {}/ HTTP/1.1", world.http("")), "Host: x"]).await;
     let targets: Vec<_> = world.origin.requests().iter().map(|it| it.target.clone()).collect();
-    assert_eq!(targets, ["*", "/"]);
+    assert_eq!(targets, ["*", "/"], "the target of the request before was kept");
 }
 
 #[tokio::test]
@@ -205,7 +228,11 @@ async fn p13_characters_that_no_uri_has_are_encoded_as_browsers_do() {
         request.extend_from_slice(b" HTTP/1.1\r\nHost: x\r\n\r\n");
         wire.send(request).await;
         wire.reply().await.assert_status(200, received);
-        assert_eq!(world.origin.requests()[0].target, received);
+        assert_eq!(
+            world.origin.requests()[0].target,
+            received,
+            "the target was encoded differently"
+        );
     }
 }
 
@@ -223,13 +250,17 @@ async fn p13_what_cannot_be_read_is_refused_with_a_reason_a_line_and_a_count() {
         wire.send(&request).await;
         let reply = wire.reply().await;
         reply.is_refusal(status, "http_request_error");
-        assert!(reply.text().contains(reason), "{}", reply.text());
-        assert_eq!(reply.field("connection"), Some("close"));
+        assert_says("the answer", &reply.text(), [reason]);
+        assert_eq!(
+            reply.field("connection"),
+            Some("close"),
+            "a request that could not be read left the connection open"
+        );
         let id = reply.field("x-request-id").unwrap().to_owned();
         let line = program.logs(&id).await;
         let bytes = format!("bytes={}", reply.content.len());
         for word in [&*format!("status={status}"), reason, &bytes] {
-            assert!(line.contains(word), "{word}: {line}");
+            assert_says(&format!("{word}: the log line"), &line, [word]);
         }
     }
     program.stop().await;
@@ -243,7 +274,7 @@ async fn p13_http2_where_none_is_spoken_is_told_in_the_log() {
     wire.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     wire.is_closed().await;
     let line = program.logs("status=400").await;
-    assert!(line.contains("http_request_error"), "{line}");
+    assert_says("the log line", &line, ["http_request_error"]);
     program.stop().await;
 }
 
@@ -260,7 +291,11 @@ async fn p07_the_end_may_come_with_the_last_of_the_content() {
         let mut server = accept(&listener).await;
         server.head_text().await;
         // Whoever reads the content waits for the rest now.
-        assert_eq!(server.exactly(2).await, b"he");
+        assert_eq!(
+            server.exactly(2).await,
+            b"he",
+            "round {number}: the beginning of the content did not arrive"
+        );
         client.send("llo").await;
         client.stream.shutdown().await.unwrap();
         assert_eq!(server.exactly(3).await, b"llo", "{number}");
@@ -310,7 +345,11 @@ async fn p32_answers_that_stall_in_the_middle_are_cut() {
         server.head_text().await;
         server.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome").await;
         client.reply_head().await.assert_ok();
-        assert_eq!(client.exactly(4).await, b"some");
+        assert_eq!(
+            client.exactly(4).await,
+            b"some",
+            "HTTP/{version}: the content before the stall is lost"
+        );
         server.is_closed().await;
         let ended = within(client.stream.read(&mut [0; 16])).await;
         assert_eq!(
@@ -388,7 +427,10 @@ async fn p32_an_origin_that_takes_nothing_is_504() {
     })
     .await;
     read.unwrap();
-    assert_eq!(answer, b"HTTP/1.1 504");
+    assert_eq!(
+        answer, b"HTTP/1.1 504",
+        "an origin server that takes nothing is not reported as 504"
+    );
 }
 
 #[tokio::test]
@@ -402,7 +444,11 @@ async fn p33_a_reader_that_pauses_longer_than_the_idle_time_gets_everything() {
     client.exactly(length / 2).await;
     // The pause is what is tried.
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!(client.exactly(length / 2).await.len(), length / 2);
+    assert_eq!(
+        client.exactly(length / 2).await.len(),
+        length / 2,
+        "a client that paused has lost content"
+    );
 }
 
 #[tokio::test]
@@ -414,14 +460,17 @@ async fn p34_an_upload_that_trickles_on_after_an_early_answer_is_no_slow_head() 
     let mut server = accept(&listener).await;
     server.head_text().await;
     server.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await;
-    assert_eq!(client.reply().await.text(), "early");
+    assert_eq!(client.reply().await.text(), "early", "the early answer did not reach the client");
     let began = Instant::now();
     for _ in 0..7 {
         tokio::time::sleep(Duration::from_millis(500)).await;
         client.send("x").await;
     }
-    assert!(began.elapsed() > Duration::from_secs(3));
-    assert_eq!(server.exactly(8).await.len(), 8);
+    assert!(
+        began.elapsed() > Duration::from_secs(3),
+        "the upload was over too soon to show anything"
+    );
+    assert_eq!(server.exactly(8).await.len(), 8, "the rest of the upload did not arrive");
     // And the connection serves on.
     client.send(message(&get(&format!("{url}/next")))).await;
     let next = server.head_text().await;
@@ -441,9 +490,9 @@ async fn p34_a_tunnel_is_logged_at_its_end_with_what_passed() {
     wire.ask_head(&lines).await.assert_ok();
     let mut server = accept(&listener).await;
     wire.send("question").await;
-    assert_eq!(server.exactly(8).await, b"question");
+    assert_eq!(server.exactly(8).await, b"question", "the tunnel changed what the client sent");
     server.send("answer").await;
-    assert_eq!(wire.exactly(6).await, b"answer");
+    assert_eq!(wire.exactly(6).await, b"answer", "the tunnel changed what the server sent");
     drop(server);
     drop(wire);
     let line = program.logs(target).await;

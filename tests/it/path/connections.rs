@@ -24,7 +24,11 @@ async fn p17_an_early_answer_gives_no_connection_to_the_next_request() {
         let mut server = accept(&listener).await;
         server.head_text().await;
         server.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await;
-        assert_eq!(client.reply().await.text(), "early");
+        assert_eq!(
+            client.reply().await.text(),
+            "early",
+            "the early answer did not reach the client"
+        );
         uploading.push((client, server));
     }
     // Whichever core they go to, it has a connection whose upload is not over.
@@ -32,14 +36,17 @@ async fn p17_an_early_answer_gives_no_connection_to_the_next_request() {
         let mut client = Wire::to(&world).await;
         client.send(message(&get(&format!("{url}/next")))).await;
         let mut server = accept(&listener).await;
-        assert!(server.head_text().await.starts_with("GET /next "));
+        assert!(
+            server.head_text().await.starts_with("GET /next "),
+            "the next request came on a connection whose upload is not over"
+        );
         server.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
         client.reply().await.assert_ok();
     }
     // The uploads go on, and end.
     for (mut client, mut server) in uploading {
         client.send("x".repeat(95)).await;
-        assert_eq!(server.exactly(100).await.len(), 100);
+        assert_eq!(server.exactly(100).await.len(), 100, "the upload was cut by another request");
     }
 }
 
@@ -82,7 +89,11 @@ async fn p17_a_connection_is_free_after_the_length_that_a_client_of_http2_declar
             none => none.insert(Wire::over(api.accept().await)),
         };
         server.head_text().await;
-        assert_eq!(server.exactly(5).await, b"hello");
+        assert_eq!(
+            server.exactly(5).await,
+            b"hello",
+            "the content did not arrive before the end of the client's stream"
+        );
         server.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
         received(within(response).await.unwrap()).await.assert_ok();
     }
@@ -101,8 +112,15 @@ async fn p17_a_repetition_goes_on_a_new_connection_and_the_first_closes() {
     client.send("ended").await;
     client.reply().await.assert_ok();
     let requests = world.origin.requests();
-    assert_eq!(&requests[1].body[..], b"begunended");
-    assert_ne!(requests[0].connection, requests[1].connection);
+    assert_eq!(
+        &requests[1].body[..],
+        b"begunended",
+        "the second attempt has other content than the client sent"
+    );
+    assert_ne!(
+        requests[0].connection, requests[1].connection,
+        "the second attempt came on the connection whose upload was not over"
+    );
     world.get("/").await.assert_ok();
 }
 
@@ -150,22 +168,41 @@ async fn p21_a_connection_that_authenticates_a_person_serves_nobody_else() {
     // On both cores.
     for _ in 0..4 {
         let mut alice = Wire::to(&world).await;
-        assert_eq!(alice.ask(&[&*line, "Host: x"]).await.status, 401);
+        alice
+            .ask(&[&*line, "Host: x"])
+            .await
+            .assert_status(401, "a request without authentication was taken for somebody's");
         let reply = alice.ask(&[&*line, "Host: x", "Authorization: NTLM type1"]).await;
-        assert_eq!((reply.status, reply.field("www-authenticate")), (401, Some("NTLM type2")));
+        assert_eq!(
+            (reply.status, reply.field("www-authenticate")),
+            (401, Some("NTLM type2")),
+            "the second step of NTLM did not come through"
+        );
         let reply = alice.ask(&[&*line, "Host: x", "Authorization: NTLM type3"]).await;
-        assert_eq!((reply.status, reply.text()), (200, "alice".to_owned()));
+        assert_eq!(
+            (reply.status, reply.text()),
+            (200, "alice".to_owned()),
+            "the third step of NTLM came on another connection"
+        );
         // The connection stays hers, without a word of authentication.
-        assert_eq!(alice.ask(&[&*line, "Host: x"]).await.text(), "alice");
+        assert_eq!(
+            alice.ask(&[&*line, "Host: x"]).await.text(),
+            "alice",
+            "the authenticated connection was not used for its own client"
+        );
         alices.push(alice);
     }
     for _ in 0..4 {
-        assert_eq!(ask(&world, &[&*line, "Host: x"]).await.status, 401);
+        ask(&world, &[&*line, "Host: x"])
+            .await
+            .assert_status(401, "a stranger was served on Alice's connection");
     }
     // Nor when she has gone.
     drop(alices);
     for _ in 0..8 {
-        assert_eq!(ask(&world, &[&*line, "Host: x"]).await.status, 401);
+        ask(&world, &[&*line, "Host: x"])
+            .await
+            .assert_status(401, "a stranger was served on the connection that Alice had left");
     }
 }
 
@@ -183,7 +220,11 @@ async fn p21_it_is_hers_however_she_speaks_and_at_each_origin() {
     for (origin, scheme) in origins.iter().zip(["negotiate", "NTLM"]) {
         let url = format!("{origin}/");
         let field = |word: &str| format!("Authorization: {scheme} {word}");
-        assert_eq!(who(&mut alice, &url, &[&field("type1")]).await, "nobody");
+        assert_eq!(
+            who(&mut alice, &url, &[&field("type1")]).await,
+            "nobody",
+            "the first step already counts as authentication"
+        );
         // With content, whose end may come after the response.
         let post = format!("POST {url} HTTP/1.1");
         let chunked = [&*post, "Host: x", &field("type3"), "Transfer-Encoding: chunked"];
@@ -191,16 +232,36 @@ async fn p21_it_is_hers_however_she_speaks_and_at_each_origin() {
         assert_eq!(alice.reply().await.text(), "alice", "{scheme}");
     }
     for origin in &origins {
-        assert_eq!(who(&mut alice, &format!("{origin}/"), &[]).await, "alice");
+        assert_eq!(
+            who(&mut alice, &format!("{origin}/"), &[]).await,
+            "alice",
+            "the authenticated connection was not used for its own client"
+        );
         for _ in 0..4 {
             let mut bob = Wire::to(&world).await;
-            assert_eq!(who(&mut bob, &format!("{origin}/"), &[]).await, "nobody");
+            assert_eq!(
+                who(&mut bob, &format!("{origin}/"), &[]).await,
+                "nobody",
+                "a stranger was served on Alice's connection"
+            );
         }
     }
     // A connection that the origin server has closed is hers no longer, and nobody else's.
-    assert_eq!(who(&mut alice, &format!("{}/bye", origins[0]), &[]).await, "alice");
-    assert_eq!(who(&mut alice, &format!("{}/", origins[0]), &[]).await, "nobody");
-    assert_eq!(who(&mut alice, &format!("{}/", origins[1]), &[]).await, "alice");
+    assert_eq!(
+        who(&mut alice, &format!("{}/bye", origins[0]), &[]).await,
+        "alice",
+        "the authenticated connection was not used for its own client"
+    );
+    assert_eq!(
+        who(&mut alice, &format!("{}/", origins[0]), &[]).await,
+        "nobody",
+        "a new connection counts as authenticated"
+    );
+    assert_eq!(
+        who(&mut alice, &format!("{}/", origins[1]), &[]).await,
+        "alice",
+        "the connection to the other origin server is no longer Alice's"
+    );
 }
 
 #[tokio::test]
@@ -211,14 +272,22 @@ async fn p21_nobody_ends_what_another_client_began() {
         let mut clients = Vec::new();
         for _ in 0..4 {
             let mut alice = Wire::to(&world).await;
-            assert_eq!(who(&mut alice, &url, &["Authorization: NTLM type1"]).await, "nobody");
+            assert_eq!(
+                who(&mut alice, &url, &["Authorization: NTLM type1"]).await,
+                "nobody",
+                "the first step already counts as authentication"
+            );
             if stays {
                 clients.push(alice);
             }
         }
         for _ in 0..8 {
             let mut mallory = Wire::to(&world).await;
-            assert_eq!(who(&mut mallory, &url, &["Authorization: NTLM type3"]).await, "nobody");
+            assert_eq!(
+                who(&mut mallory, &url, &["Authorization: NTLM type3"]).await,
+                "nobody",
+                "another client ended the authentication that Alice had begun"
+            );
         }
     }
 }

@@ -6,6 +6,7 @@ use tokio::io::AsyncReadExt;
 use super::raw_api::{RawApi, accept, origin};
 use crate::http2::{Client, get as get_http2};
 use crate::program::Program;
+use crate::texts::assert_says;
 use crate::wire::{Wire, get, message, within};
 use crate::world::World;
 
@@ -66,7 +67,7 @@ async fn the_head_arrives_over_http2_and_the_stream_is_reset() {
             let (response, _) = client.begin(get_http2(&url), true).await;
             answer(Wire::over(api.accept().await), &fault).await;
             let response = within(response).await.expect("a head");
-            assert_eq!(response.status(), 201);
+            assert_eq!(response.status(), 201, "the head of the faulty response did not arrive");
             let (mut content, mut seen) = (response.into_body(), Vec::new());
             let ended = loop {
                 match within(content.data()).await {
@@ -96,7 +97,7 @@ async fn the_log_says_what_was_wrong_with_content() {
         server.send(&format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n")).await;
         drop(server);
         let line = program.logs(cause).await;
-        assert!(line.contains("broken=true"), "{line}");
+        assert_says("the log line", &line, ["broken=true"]);
     }
     program.stop().await;
 }

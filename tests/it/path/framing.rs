@@ -45,7 +45,7 @@ async fn p01_content_of_http2_arrives_at_http1_whatever_method_it_comes_with() {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let request = Request::builder().method(method).uri(world.https("/")).body(()).unwrap();
         client.ask_with(request, Bytes::from_static(b"content")).await.assert_ok();
-        assert_eq!(&world.origin.requests()[0].body[..], b"content");
+        assert_eq!(&world.origin.requests()[0].body[..], b"content", "the content did not arrive");
     }
 }
 
@@ -164,7 +164,8 @@ async fn p03_what_a_lenient_client_would_read_is_passed_on_in_one_form() {
         assert!(found, "{answer:?} became {head:?}");
         assert_eq!(
             head.matches("content-length").count(),
-            usize::from(answer.contains("content-length"))
+            usize::from(answer.contains("content-length")),
+            "Content-Length was added, lost or repeated: {head:?}"
         );
     }
 }
@@ -177,14 +178,16 @@ async fn p09_the_limit_of_fields_goes_for_both_directions() {
         let answer = format!("HTTP/1.1 200 OK\r\n{many}content-length: 0\r\n\r\n");
         let origin = raw_origin(answer).await;
         let reply = ask(&world, &get(&format!("http://{origin}/"))).await;
-        assert_eq!(reply.status, status);
+        assert_eq!(reply.status, status, "{count} fields: another status");
         if status == 502 {
             reply.is_refusal(502, "http_response_header_section_size");
         }
     }
     let lines: Vec<String> = (0..25).map(|number| format!("x-{number}: 1")).collect();
     let request = get(&world.http("/")).into_iter().chain(lines);
-    assert_eq!(ask(&world, &request.collect::<Vec<_>>()).await.status, 431);
+    ask(&world, &request.collect::<Vec<_>>())
+        .await
+        .assert_status(431, "a request with too many fields was not refused");
 }
 
 #[tokio::test]
@@ -197,7 +200,7 @@ async fn p09_crumbs_of_a_cookie_are_counted_as_one_field() {
     }
     client.ask(request).await.assert_ok();
     let cookie = world.origin.requests()[0].header("cookie").unwrap().to_owned();
-    assert_eq!(cookie.split("; ").count(), 120);
+    assert_eq!(cookie.split("; ").count(), 120, "crumbs of the cookie were lost");
 }
 
 // ===== Interim responses =====
@@ -213,12 +216,24 @@ async fn p04_interim_responses_reach_clients_of_http1() {
     let mut wire = Wire::to(&world).await;
     for _ in 0..3 {
         wire.send(message(&get(&format!("http://{origin}/")))).await;
-        assert_eq!(wire.reply_head().await.status, 102);
+        wire.reply_head().await.assert_status(102, "the first interim response did not arrive");
         let hints = wire.reply_head().await;
-        assert_eq!((hints.status, hints.field("link")), (103, Some("</a.css>; rel=preload")));
-        assert_eq!((hints.field("x-hop"), hints.field("connection")), (None, None));
+        assert_eq!(
+            (hints.status, hints.field("link")),
+            (103, Some("</a.css>; rel=preload")),
+            "the second interim response did not arrive whole"
+        );
+        assert_eq!(
+            (hints.field("x-hop"), hints.field("connection")),
+            (None, None),
+            "a hop-by-hop field of an interim response was forwarded"
+        );
         let reply = wire.reply().await;
-        assert_eq!((reply.status, reply.text()), (200, "ok".to_owned()));
+        assert_eq!(
+            (reply.status, reply.text()),
+            (200, "ok".to_owned()),
+            "the final response did not arrive whole"
+        );
     }
 }
 
@@ -230,8 +245,16 @@ async fn p04_an_interim_response_says_no_length() {
     let mut wire = Wire::to(&world).await;
     wire.send(message(&get(&format!("http://{origin}/")))).await;
     let interim = wire.reply_head().await;
-    assert_eq!((interim.status, interim.field("link")), (103, Some("</a>")));
-    assert_eq!(interim.field("content-length"), None);
+    assert_eq!(
+        (interim.status, interim.field("link")),
+        (103, Some("</a>")),
+        "the interim response did not arrive"
+    );
+    assert_eq!(
+        interim.field("content-length"),
+        None,
+        "an interim response was forwarded with a length"
+    );
     wire.reply().await.assert_ok();
 }
 
@@ -245,7 +268,9 @@ async fn p04_an_interim_response_does_not_wait_for_the_response() {
     let mut origin = Wire::over(within(listener.accept()).await.unwrap().0);
     origin.head_text().await;
     origin.send(HINTS).await;
-    assert_eq!(wire.reply_head().await.status, 103);
+    wire.reply_head()
+        .await
+        .assert_status(103, "the interim response was held back until the final one");
     origin.send(FINAL).await;
     wire.reply().await.assert_ok();
 }
@@ -270,7 +295,7 @@ async fn p04_a_flood_of_interim_responses_is_502() {
         while reply.status == 102 {
             reply = wire.reply_head().await;
         }
-        assert_eq!(reply.status, status, "{count}");
+        assert_eq!(reply.status, status, "{count}: the client got another status");
     }
 }
 
@@ -286,13 +311,17 @@ async fn p05_a_rejection_before_any_content_is_absorbed_however_long_the_content
     let mut wire = Wire::to(&world).await;
     let length = format!("Content-Length: {LENGTH}");
     wire.send(message(&[&*target, "Host: x", "Expect: 100-continue", &*length])).await;
-    assert_eq!(wire.reply_head().await.status, 100);
+    wire.reply_head().await.assert_status(100, "the client was not asked for its content");
     let requests = world.origin.requests();
     assert_eq!(requests.len(), 2, "the client is asked by the second attempt");
-    assert_eq!(requests[0].body_length, 0);
+    assert_eq!(requests[0].body_length, 0, "the first attempt has taken content");
     wire.send(pattern(LENGTH)).await;
     wire.reply().await.assert_ok();
-    assert_eq!(world.origin.requests()[1].body_length, LENGTH as u64);
+    assert_eq!(
+        world.origin.requests()[1].body_length,
+        LENGTH as u64,
+        "the content did not arrive whole"
+    );
 }
 
 #[tokio::test]
@@ -304,7 +333,7 @@ async fn p05_a_final_answer_comes_without_the_content_being_asked_for() {
     let mut wire = Wire::to(&world).await;
     wire.send(message(&[&*target, "Host: x", "Expect: 100-continue", "Content-Length: 9999999"]))
         .await;
-    assert_eq!(wire.reply().await.status, 417);
+    wire.reply().await.assert_status(417, "the final response did not arrive instead of 100");
     wire.is_closed().await;
 }
 
@@ -316,12 +345,21 @@ async fn p05_an_origin_that_does_not_ask_gets_the_content_after_a_second() {
     let mut wire = Wire::to(&world).await;
     wire.send(message(&[&*target, "Host: x", "Expect: 100-continue", "Content-Length: 2"])).await;
     let mut origin = Wire::over(within(listener.accept()).await.unwrap().0);
-    assert!(origin.head_text().await.contains("expect: 100-continue"));
+    assert!(
+        origin.head_text().await.contains("expect: 100-continue"),
+        "the expectation was not forwarded"
+    );
     let begun = Instant::now();
-    assert_eq!(wire.reply_head().await.status, 100);
-    assert!(begun.elapsed() > Duration::from_millis(500), "{:?}", begun.elapsed());
+    wire.reply_head()
+        .await
+        .assert_status(100, "the client was not asked for its content after a second");
+    assert!(
+        begun.elapsed() > Duration::from_millis(500),
+        "it was over too soon: {:?}",
+        begun.elapsed()
+    );
     wire.send("hi").await;
-    assert_eq!(origin.exactly(2).await, b"hi");
+    assert_eq!(origin.exactly(2).await, b"hi", "the content did not arrive");
     origin.send(FINAL).await;
     wire.reply().await.assert_ok();
 }
@@ -334,7 +372,11 @@ async fn p08_http10_needs_no_host_where_the_connect_has_named_it() {
     let (mut wire, _) = connect(&world, world.origin.authority()).await;
     wire.send("GET /bytes/3 HTTP/1.0\r\n\r\n").await;
     let reply = wire.reply().await;
-    assert_eq!((reply.status, reply.content.len()), (200, 3));
+    assert_eq!(
+        (reply.status, reply.content.len()),
+        (200, 3),
+        "HTTP/1.0 without Host was not served in an intercepted session"
+    );
 }
 
 #[tokio::test]
@@ -342,10 +384,14 @@ async fn p14_a_name_with_a_dot_passes_unless_it_is_a_credentials() {
     let world = World::new().await;
     let other = raw_origin(FINAL.to_owned()).await;
     let reply = ask(&world, &get(&format!("http://localhost.:{}/", other.port()))).await;
-    assert_eq!((reply.status, reply.text()), (200, "ok".to_owned()));
+    assert_eq!(
+        (reply.status, reply.text()),
+        (200, "ok".to_owned()),
+        "a name with a final dot that is no credential's did not pass"
+    );
     let dotted = world.http("/").replace("localhost", "localhost.");
     ask(&world, &get(&dotted)).await.is_refusal(400, "http_request_error");
-    assert!(world.origin.requests().is_empty());
+    world.origin.assert_requests(0, "a request with a final dot reached the API");
 }
 
 #[tokio::test]
@@ -354,7 +400,11 @@ async fn p14_an_unknown_coding_closes_the_connection() {
     let target = format!("POST {} HTTP/1.1", world.http("/"));
     let mut wire = Wire::to(&world).await;
     let reply = wire.ask(&[&*target, "Host: x", "Transfer-Encoding: gzip, chunked"]).await;
-    assert_eq!((reply.status, reply.field("connection")), (501, Some("close")));
+    assert_eq!(
+        (reply.status, reply.field("connection")),
+        (501, Some("close")),
+        "an unknown transfer coding has to end the connection"
+    );
     wire.is_closed().await;
 }
 
@@ -409,14 +459,34 @@ async fn p15_an_application_that_asked_by_http_stays_within_the_proxy() {
     };
     world.origin.enqueue(answer(&world));
     let reply = ask(&world, &get(&world.http("/"))).await;
-    assert_eq!(reply.field("location"), Some(&*world.http("/next?a=b")));
-    assert_eq!(reply.field("link"), Some(&*format!("<{}>; rel=next", world.http("/2"))));
-    assert_eq!(reply.field("set-cookie"), Some("a=b; Path=/; HttpOnly"));
+    assert_eq!(
+        reply.field("location"),
+        Some(&*world.http("/next?a=b")),
+        "the redirect leads past the proxy"
+    );
+    assert_eq!(
+        reply.field("link"),
+        Some(&*format!("<{}>; rel=next", world.http("/2"))),
+        "the link leads past the proxy"
+    );
+    assert_eq!(
+        reply.field("set-cookie"),
+        Some("a=b; Path=/; HttpOnly"),
+        "the cookie would not be sent over http"
+    );
     // Who speaks TLS gets it as it is.
     world.origin.enqueue(answer(&world));
     let response = world.client().get(world.https("/")).send().await.unwrap();
-    assert_eq!(response.headers()["location"], world.https("/next?a=b"));
-    assert_eq!(response.headers()["set-cookie"], "a=b; Path=/; Secure; HttpOnly");
+    assert_eq!(
+        response.headers()["location"],
+        world.https("/next?a=b"),
+        "the redirect of a client that speaks TLS was changed"
+    );
+    assert_eq!(
+        response.headers()["set-cookie"],
+        "a=b; Path=/; Secure; HttpOnly",
+        "the cookie of a client that speaks TLS was changed"
+    );
 }
 
 #[tokio::test]
@@ -424,7 +494,11 @@ async fn p15_a_key_leaves_answers_as_they_are() {
     let world = World::builder().credential("rewrite_location = false").start().await;
     world.origin.enqueue(Answer::status(302).with_header("location", &world.https("/next")));
     let reply = ask(&world, &get(&world.http("/"))).await;
-    assert_eq!(reply.field("location"), Some(&*world.https("/next")));
+    assert_eq!(
+        reply.field("location"),
+        Some(&*world.https("/next")),
+        "the redirect was changed although `rewrite_location` is off"
+    );
 }
 
 // ===== From HTTP/2 =====
@@ -445,7 +519,11 @@ async fn p04_interim_responses_of_http2_reach_clients_of_both_versions() {
     let mut wire = Wire::to(&world).await;
     wire.send(message(&get(&url))).await;
     let hints = wire.reply_head().await;
-    assert_eq!((hints.status, hints.field("link")), (103, Some("</a>")));
+    assert_eq!(
+        (hints.status, hints.field("link")),
+        (103, Some("</a>")),
+        "the interim response did not arrive"
+    );
     wire.reply().await.assert_ok();
     served.abort();
 }
@@ -464,6 +542,7 @@ async fn p04_interim_responses_of_http1_reach_clients_of_http2() {
     let (interim, _origin) = tokio::join!(client.first_interim(get_http2(&url)), origin);
     assert_eq!(
         (interim.status().as_u16(), &interim.headers()["link"]),
-        (103, &"</a.css>; rel=preload".parse().unwrap())
+        (103, &"</a.css>; rel=preload".parse().unwrap()),
+        "the interim response did not arrive"
     );
 }

@@ -11,6 +11,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::raw_api::RawApi;
 use crate::http2::{Client, get as get_http2, received};
+use crate::texts::assert_says;
 use crate::wire::{Wire, get, message, within};
 use crate::world::World;
 
@@ -64,7 +65,11 @@ async fn p16_a_client_that_does_not_read_stalls_nobody_else() {
     for _ in 0..20 {
         let asked = world.client().get(world.http("/bytes/500000")).send();
         let content = within(within(asked).await.unwrap().bytes()).await.unwrap();
-        assert_eq!(content.len(), 500_000);
+        assert_eq!(
+            content.len(),
+            500_000,
+            "a client that does not read has cut the content of another"
+        );
     }
 }
 
@@ -109,9 +114,13 @@ async fn p19_a_refused_stream_is_repeated_for_any_method() {
     }
     let (_, (request, respond)) = within(requests.recv()).await.unwrap();
     let mut content = request.into_body();
-    assert_eq!(within(content.data()).await.unwrap().unwrap(), "hi");
+    assert_eq!(
+        within(content.data()).await.unwrap().unwrap(),
+        "hi",
+        "the content of the refused stream was not sent again"
+    );
     answer(respond, 201);
-    assert_eq!(wire.reply().await.status, 201);
+    wire.reply().await.assert_status(201, "the repeated request was not answered");
 }
 
 #[tokio::test]
@@ -128,14 +137,20 @@ async fn p19_a_server_that_requires_http1_gets_it_from_then_on() {
         tokio::spawn(async move { while let Some(Ok(_)) = connection.accept().await {} });
         let mut server = Wire::over(api.accept().await);
         for _ in 0..2 {
-            assert!(server.head_text().await.starts_with("POST / HTTP/1.1\r\n"));
+            assert!(
+                server.head_text().await.starts_with("POST / HTTP/1.1\r\n"),
+                "the request was not repeated over HTTP/1.1"
+            );
             while !server.chunk().await.is_empty() {}
             server.send("HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n").await;
         }
     };
     let client = async {
         for _ in 0..2 {
-            assert_eq!(client.ask_with(post(), Bytes::from_static(b"hi")).await.status, 201);
+            client
+                .ask_with(post(), Bytes::from_static(b"hi"))
+                .await
+                .assert_status(201, "the request was not answered over HTTP/1.1");
         }
     };
     tokio::join!(api, client);
@@ -151,8 +166,8 @@ async fn p19_a_stream_that_broke_for_another_reason_is_not_repeated() {
     let (_, (_, mut respond)) = within(requests.recv()).await.unwrap();
     respond.send_reset(Reason::INTERNAL_ERROR);
     let reply = wire.reply().await;
-    assert_eq!(reply.status, 502);
-    assert!(reply.text().contains("reset the request's HTTP/2 stream"), "{}", reply.text());
+    reply.assert_status(502, "a stream that broke is not reported as 502");
+    assert_says("the answer", &reply.text(), ["reset the request's HTTP/2 stream"]);
 }
 
 #[tokio::test]
@@ -166,9 +181,9 @@ async fn a_malformed_response_is_the_origins_fault_and_not_the_clients() {
     let head = Response::builder().header("x-long", "x".repeat(70_000)).body(()).unwrap();
     respond.send_response(head, true).unwrap();
     let response = within(response).await.unwrap();
-    assert_eq!(response.status(), 502);
+    assert_eq!(response.status(), 502, "the malformed response is not reported as 502");
     let status = response.headers()["proxy-status"].to_str().unwrap();
-    assert!(status.contains("http_protocol_error"), "{status}");
+    assert_says("Proxy-Status", &status, ["http_protocol_error"]);
 }
 
 #[tokio::test]
@@ -198,12 +213,15 @@ async fn an_origin_that_takes_no_content_is_late_by_send_timeout() {
     let mut wire = begin(&world, &url).await;
     let (_, (_, respond)) = within(requests.recv()).await.unwrap();
     answer(respond, 204);
-    assert_eq!(wire.reply().await.status, 204);
+    wire.reply().await.assert_status(204, "the first request over HTTP/2 failed");
     wire.send(message(&[&*target, "Host: x", "Content-Length: 9"]) + "hi").await;
     let (_, (request, _held)) = within(requests.recv()).await.unwrap();
     wire.reply().await.is_refusal(504, "connection_write_timeout");
     // Nothing of it goes on.
-    assert!(matches!(within(request.into_body().data()).await, Some(Err(_))));
+    assert!(
+        matches!(within(request.into_body().data()).await, Some(Err(_))),
+        "the rest of the content was sent after the request had been given up"
+    );
 }
 
 #[tokio::test]
@@ -220,7 +238,7 @@ async fn content_is_left_out_where_none_can_be() {
         let mut content = respond.send_response(head, false).unwrap();
         content.send_data("no".into(), true).unwrap();
         let mut response = within(response).await.unwrap();
-        assert_eq!(response.status(), status);
+        assert_eq!(response.status(), status, "{method}: the status was changed");
         assert!(within(response.body_mut().data()).await.is_none(), "{method} {status}");
     }
 }
@@ -233,12 +251,19 @@ async fn a_connection_whose_origin_is_late_gets_no_further_requests() {
     let client = Client::open_to(&world, &authority).await;
     let (late, _) = client.begin(get_http2(&url), true).await;
     let (first, held) = within(requests.recv()).await.unwrap();
-    assert_eq!(within(late).await.unwrap().status(), 504);
+    assert_eq!(
+        within(late).await.unwrap().status(),
+        504,
+        "an origin server that is late is not reported as 504"
+    );
     let (next, _) = client.begin(get_http2(&url), true).await;
     let (second, (_, respond)) = within(requests.recv()).await.unwrap();
     answer(respond, 204);
-    assert_eq!(within(next).await.unwrap().status(), 204);
-    assert_ne!(first, second);
+    assert_eq!(within(next).await.unwrap().status(), 204, "the request after the late one failed");
+    assert_ne!(
+        first, second,
+        "the next request went on the connection whose origin server is late"
+    );
     drop(held);
 }
 
@@ -278,7 +303,11 @@ async fn p19_requests_that_goaway_leaves_out_are_repeated() {
             stream.send_data(Bytes::from_static(b"content"), true).unwrap();
             answers.spawn(async move { received(within(response).await.unwrap()).await.status });
         }
-        assert_eq!(answers.join_all().await, [201; 50]);
+        assert_eq!(
+            answers.join_all().await,
+            [201; 50],
+            "requests that GOAWAY left out were not repeated"
+        );
     }
 }
 
@@ -293,7 +322,7 @@ async fn a_response_that_is_reset_is_never_taken_for_whole() {
         let mut content = respond.send_response(Response::new(()), false).unwrap();
         content.send_data(Bytes::from_static(b"half"), false).unwrap();
         wire.reply_head().await.assert_ok();
-        assert_eq!(wire.chunk().await, b"half");
+        assert_eq!(wire.chunk().await, b"half", "the content before the reset is lost");
         content.send_reset(reason);
         let rest = within(wire.rest()).await;
         assert!(rest.is_empty(), "{reason}: {rest:?}");

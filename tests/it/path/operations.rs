@@ -101,8 +101,12 @@ async fn p31_a_log_that_nobody_reads_stops_nothing() {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let began = Instant::now();
     let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
-    assert_eq!(within(ended).await.unwrap().code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(
+        within(ended).await.unwrap().code(),
+        Some(0),
+        "a program whose log nobody reads did not end in good order"
+    );
+    assert!(began.elapsed() < Duration::from_secs(10), "it took too long: {:?}", began.elapsed());
     drop(pipe);
 }
 
@@ -158,10 +162,14 @@ async fn p35_a_silent_tunnel_ends_first_and_a_request_is_finished() {
     let stopping = tokio::spawn(app.shutdown());
     // The tunnel is closed although the request is not over.
     tunnel.is_closed().await;
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "it took too long: {:?}", began.elapsed());
     let mut end = [0; 1];
-    assert_eq!(within(tokio::io::AsyncReadExt::read(&mut server, &mut end)).await.unwrap_or(0), 0);
+    assert_eq!(
+        within(tokio::io::AsyncReadExt::read(&mut server, &mut end)).await.unwrap_or(0),
+        0,
+        "the tunnel was not closed at its server"
+    );
     origin.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
-    assert_eq!(client.reply().await.text(), "ok");
-    assert!(within(stopping).await.unwrap());
+    assert_eq!(client.reply().await.text(), "ok", "the request under way was cut by the shutdown");
+    assert!(within(stopping).await.unwrap(), "the shutdown has cut something");
 }

@@ -84,7 +84,11 @@ async fn all_of_it_is_sent_again_although_the_rest_is_more_than_can_be_kept() {
     let mut chunked = Rejected::begin(limits, "Transfer-Encoding: chunked", &first).await;
     let mut server = chunked.goes_on(&(chunk(100_000) + "0\r\n\r\n")).await;
     server.head_text().await;
-    assert_eq!(content(&mut server).await, 101_000);
+    assert_eq!(
+        content(&mut server).await,
+        101_000,
+        "the repetition lacks some of the chunked content"
+    );
     server.send(OK).await;
     chunked.client.reply().await.assert_ok();
 
@@ -92,7 +96,11 @@ async fn all_of_it_is_sent_again_although_the_rest_is_more_than_can_be_kept() {
     let mut known = Rejected::begin(limits, "Content-Length: 101000", &first).await;
     let mut server = known.goes_on(&"x".repeat(100_000)).await;
     server.head_text().await;
-    assert_eq!(server.exactly(101_000).await.len(), 101_000);
+    assert_eq!(
+        server.exactly(101_000).await.len(),
+        101_000,
+        "the repetition lacks some of the content"
+    );
     server.send(OK).await;
     known.client.reply().await.assert_ok();
 }
@@ -102,7 +110,11 @@ async fn content_that_breaks_off_meanwhile_is_not_taken_for_the_whole() {
     let mut upload = Rejected::begin("", "Transfer-Encoding: chunked", &chunk(3)).await;
     let mut server = upload.goes_on("ZZ\r\n").await;
     assert!(!server.rest().await.ends_with(b"0\r\n\r\n"), "it looks whole");
-    assert_eq!(upload.client.reply().await.status, 400);
+    upload
+        .client
+        .reply()
+        .await
+        .assert_status(400, "malformed content is not reported to the client as 400");
 }
 
 #[tokio::test]
@@ -121,7 +133,11 @@ async fn content_that_is_too_large_is_so_also_then() {
     let mut server = upload.goes_on(&(chunk(16_384) + &chunk(8_192) + "0\r\n\r\n")).await;
     let rest = server.rest().await;
     assert!(!rest.ends_with(b"0\r\n\r\n"), "it looks whole");
-    assert_eq!(upload.client.reply().await.status, 413);
+    upload
+        .client
+        .reply()
+        .await
+        .assert_status(413, "content that is too large is not reported to the client as 413");
 }
 
 /// Its end is no end of its content, which is all there.
@@ -132,7 +148,7 @@ async fn a_client_that_closes_its_half_meanwhile_gets_its_answer() {
     upload.client.stream.shutdown().await.unwrap();
     let mut server = upload.goes_on("").await;
     server.head_text().await;
-    assert_eq!(server.exactly(5).await, b"hello");
+    assert_eq!(server.exactly(5).await, b"hello", "the repetition lacks some of the content");
     server.send(OK).await;
     upload.client.reply().await.assert_ok();
 }

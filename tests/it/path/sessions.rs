@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 use crate::connect::{client_config, connect, handshake};
 use crate::http2::received;
 use crate::program::Program;
+use crate::texts::{assert_never_says, assert_says};
 use crate::wire::{Wire, ask, message, within};
 use crate::world::World;
 
@@ -90,7 +91,7 @@ async fn each_broken_handshake_is_told_with_its_host_and_what_to_do() {
     let untrusting = client_config(RootCertStore::empty());
     handshake(open().await.stream, untrusting, "localhost").await.unwrap_err();
     let line = program.logs("reason=\"untrusted\"").await;
-    assert!(line.contains("host=localhost") && line.contains("bearerd ca show"), "{line}");
+    assert_says("the log line", &line, ["host=localhost", "bearerd ca show"]);
     // It goes away.
     let mut gone = open().await;
     gone.stream.write_all(&[0x16, 3, 1]).await.unwrap();
@@ -116,16 +117,21 @@ async fn p38_details_are_told_to_nobody_under_a_foreign_name_or_through_a_proxy(
                 wire.send(message(&request) + "").await;
                 wire.stream.shutdown().await.unwrap();
                 let answer = String::from_utf8(wire.rest().await).unwrap();
-                assert!(
-                    !answer.contains("\"api\"") && !answer.contains("fresh"),
-                    "{request:?}: {answer}"
+                assert_never_says(
+                    &format!("{request:?}: the answer"),
+                    &answer,
+                    ["\"api\"", "fresh"],
                 );
             }
         }
     }
     let mut wire = Wire::to_address(admin).await;
     let answer = wire.ask(&["GET /readyz HTTP/1.1", "Host: attacker.example"]).await;
-    assert_eq!((answer.status, answer.text().trim()), (200, "{\"status\":\"ok\"}"));
+    assert_eq!(
+        (answer.status, answer.text().trim()),
+        (200, "{\"status\":\"ok\"}"),
+        "a page of another host was told more than that bearerd is ready"
+    );
 }
 
 #[tokio::test]
@@ -133,15 +139,15 @@ async fn p41_an_expired_ca_stops_sessions_alone_and_says_what_to_do() {
     let world = World::settled().await;
     world.clock.advance(Duration::from_secs(340 * 24 * 3600));
     let report = world.ask_admin("/readyz").await.text();
-    assert!(report.contains("degraded") && report.contains("bearerd ca renew"), "{report}");
+    assert_says("the report", &report, ["degraded", "bearerd ca renew"]);
     let metrics = world.ask_admin("/metrics").await.text();
-    assert!(metrics.contains("bearerd_ca_expires_in_seconds "), "{metrics}");
+    assert_says("the metrics", &metrics, ["bearerd_ca_expires_in_seconds "]);
     world.clock.advance(Duration::from_secs(30 * 24 * 3600));
     let target = world.origin.authority();
     let lines = [format!("CONNECT {target} HTTP/1.1"), format!("Host: {target}")];
     let refused = ask(&world, &lines).await;
-    assert_eq!(refused.status, 502);
-    assert!(refused.text().contains("bearerd ca renew"), "{}", refused.text());
+    assert_eq!(refused.status, 502, "an expired CA is not reported as 502");
+    assert_says("the answer", &refused.text(), ["bearerd ca renew"]);
     world.get("/").await.assert_ok();
 }
 

@@ -7,6 +7,7 @@ use http::{Method, Request};
 use super::raw_api::{RawApi, accept, origin};
 use crate::http2::Client;
 use crate::program::Program;
+use crate::texts::assert_says;
 use crate::wire::{Wire, message, within};
 use crate::world::World;
 
@@ -34,7 +35,9 @@ async fn an_origin_is_not_late_while_its_client_pauses() {
         assert!(early.is_err(), "{framing}: {early:?}");
         client.send(pieces[1]).await;
         match framing {
-            "Content-Length: 6" => assert_eq!(server.exactly(6).await, b"abcdef"),
+            "Content-Length: 6" => {
+                assert_eq!(server.exactly(6).await, b"abcdef", "the content did not arrive whole")
+            }
             _ => while !server.chunk().await.is_empty() {},
         }
         // Its time begins here.
@@ -55,7 +58,7 @@ async fn an_origin_has_all_its_time_again_for_a_request_that_is_sent_again() {
     let mut server = Wire::over(api.accept().await);
     for answer in ["HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", OK] {
         server.head_text().await;
-        assert_eq!(server.exactly(2).await, b"hi");
+        assert_eq!(server.exactly(2).await, b"hi", "the content did not arrive with each attempt");
         let early = tokio::time::timeout(Duration::from_millis(1400), client.reply()).await;
         assert!(early.is_err(), "an answer that the origin server did not give");
         server.send(answer).await;
@@ -98,20 +101,25 @@ async fn a_client_that_stops_in_its_content_is_told_so_and_the_connection_is_fre
     server.head_text().await;
     let reply = client.reply().await;
     reply.is_refusal(408, "http_request_error");
-    assert_eq!(reply.field("connection"), Some("close"));
-    assert!(reply.text().contains("limits.stall_timeout"), "{}", reply.text());
+    assert_eq!(
+        reply.field("connection"),
+        Some("close"),
+        "the connection of a client that stopped in its content was kept"
+    );
+    assert_says("the answer", &reply.text(), ["limits.stall_timeout"]);
     server.exactly(3).await;
     server.is_closed().await;
     let line = program.logs("status=408").await;
-    assert!(line.contains("http_request_error"), "{line}");
+    assert_says("the log line", &line, ["http_request_error"]);
     let metrics = Wire::to_address(program.admin)
         .await
         .ask(&["GET /metrics HTTP/1.1", "Host: localhost"])
         .await
         .text();
-    assert!(
-        metrics.contains("bearerd_limits_reached_total{limit=\"stall_timeout\"} 1"),
-        "{metrics}"
+    assert_says(
+        "the metrics",
+        &metrics,
+        ["bearerd_limits_reached_total{limit=\"stall_timeout\"} 1"],
     );
     program.stop().await;
 }
@@ -126,10 +134,18 @@ async fn a_stream_whose_client_stops_in_its_content_is_told_so_and_the_others_go
     content.send_data("abc".into(), false).unwrap();
     let mut server = Wire::over(api.accept().await);
     server.head_text().await;
-    assert_eq!(within(response).await.unwrap().status(), 408);
+    assert_eq!(
+        within(response).await.unwrap().status(),
+        408,
+        "a client that stopped in its content is not told so with 408"
+    );
     let (response, _) = client.begin(crate::http2::get(&url), true).await;
     let mut server = Wire::over(api.accept().await);
     server.head_text().await;
     server.send(OK).await;
-    assert_eq!(within(response).await.unwrap().status(), 200);
+    assert_eq!(
+        within(response).await.unwrap().status(),
+        200,
+        "another stream of the connection was harmed"
+    );
 }

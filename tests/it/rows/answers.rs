@@ -51,10 +51,14 @@ async fn row_16_members_by_other_names_under_status_201_are_a_success() {
     let answer = json!({"token": access_token, "refreshToken": "rt-2", "expiresAt": ends});
     server.enqueue(TokenBehaviour::json(201, answer));
     world.get("/").await.assert_ok();
-    assert_eq!(world.tokens_seen(), [access_token]);
-    assert_eq!(server.token_requests(), 1);
-    assert_eq!(world.record()["refresh_token"], "rt-2");
-    assert_eq!(world.record()["generation"], 1);
+    assert_eq!(world.tokens_seen(), [access_token], "the API was sent another token");
+    server.assert_token_requests(1, "a success under status 201 was not taken for one");
+    assert_eq!(
+        world.record()["refresh_token"],
+        "rt-2",
+        "the mapped refresh token is not in the record"
+    );
+    assert_eq!(world.record()["generation"], 1, "the mapped answer did not bring the first token");
 }
 
 /// Row 18.
@@ -78,10 +82,16 @@ async fn row_18_an_answer_without_a_token_prolongs_the_one_that_is_there() {
     server.enqueue(TokenBehaviour::json(200, json!({"result": "0000"})));
     world.clock.advance(HOURS);
     world.get("/").await.assert_ok();
-    assert_eq!(world.tokens_seen(), [token]);
-    assert_eq!(server.token_requests(), 2);
-    assert_eq!(world.record()["generation"], 2);
-    assert!(time(&world.record()["expires_at"]) >= before + HOURS);
+    assert_eq!(world.tokens_seen(), [token], "the token was not used on");
+    server.assert_token_requests(
+        2,
+        "the token whose lifetime is over was not prolonged by one token request",
+    );
+    assert_eq!(world.record()["generation"], 2, "the prolonged token has no number of its own");
+    assert!(
+        time(&world.record()["expires_at"]) >= before + HOURS,
+        "the lifetime was not prolonged"
+    );
 }
 
 /// Row 14, as Slack says it.
@@ -93,6 +103,6 @@ async fn row_14_a_dead_grant_under_status_200_and_ok_false_needs_a_login() {
     for _ in 0..3 {
         world.get("/").await.assert_no_token();
     }
-    assert_eq!(world.authorization_server.token_requests(), 1);
+    world.authorization_server.assert_token_requests(1, "a dead grant was presented again");
     world.assert_needs_login("revoked");
 }

@@ -120,7 +120,11 @@ async fn row_21_a_crash_before_the_answer_is_stored_is_a_lost_rotation_to_a_stri
         let lost = answers[0].text().contains("lost");
         assert!(lost, "{case}: the client is not told of the lost rotation: {}", answers[0]);
         world.authorization_server.assert_token_requests(3, &case);
-        assert_eq!(world.terminal_reason(), "lost_rotation", "{case}");
+        assert_eq!(
+            world.terminal_reason(),
+            "lost_rotation",
+            "{case}: the record gives another reason"
+        );
         // Not once more, however often it is started.
         let program = Program::start(&world).await;
         for _ in 0..20 {
@@ -144,7 +148,7 @@ async fn row_22_a_crash_around_the_rename_leaves_the_old_record_or_the_new_one()
             "after_rename:1" | "after_temp:2" => (&old["generation"], before, true),
             _ => (&Value::from(2), world.authorization_server.current_refresh_token(), false),
         };
-        assert_eq!(&record["generation"], generation, "{point}");
+        assert_eq!(&record["generation"], generation, "{point}: another generation is stored");
         assert_eq!(record["refresh_token"], refresh_token, "{point}");
         assert_eq!(record["attempt"].is_object(), intent, "{point}");
         let temporary = usize::from(point.starts_with("after_temp"));
@@ -210,7 +214,11 @@ async fn row_29_the_new_refresh_token_is_stored_before_the_new_access_token_is_u
         let server = &world.authorization_server;
         server.set_rotation(Rotation::STRICT);
         let record = world.record();
-        assert_eq!(record["refresh_token"], server.current_refresh_token(), "{case}");
+        assert_eq!(
+            record["refresh_token"],
+            server.current_refresh_token(),
+            "{case}: the newest refresh token is not in the record"
+        );
         assert_eq!(record["access_token"], world.tokens_seen()[0], "{case}");
         world.origin.release_all();
         request.await.unwrap().assert_status(200, &case);

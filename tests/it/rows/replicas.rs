@@ -13,7 +13,11 @@ use super::super::world::{HOURS, Sibling, TO_MARGIN, World, WorldBuilder, assert
 async fn pair(builder: WorldBuilder) -> (World, Sibling) {
     let world = builder.settled().await;
     let sibling = world.sibling().await;
-    assert_eq!(sibling.status().generation, Generation(1));
+    assert_eq!(
+        sibling.status().generation,
+        Generation(1),
+        "the second replica has not read the record of the first"
+    );
     (world, sibling)
 }
 
@@ -33,7 +37,7 @@ async fn row_22_a_torn_record_is_written_back_by_whichever_replica_refreshes() {
         let first = if sibling_asks { sibling.get(&world).await } else { world.get("/").await };
         first.assert_ok();
         assert_all(&ask_both(&world, &sibling, 10).await, 200);
-        assert_eq!(server.token_requests(), 2);
+        server.assert_token_requests(2, "the expired token was not replaced by one token request");
         world.assert_stored(2);
     }
 }
@@ -50,9 +54,16 @@ async fn row_23_a_lost_answer_is_asked_for_again_by_one_replica_only() {
     server.enqueue(TokenBehaviour::DropAfterCommit);
     assert_all(&ask_both(&world, &sibling, 20).await, 200);
     let requests = server.requests();
-    assert_eq!(requests.len(), 3);
-    assert_eq!(requests[1].param("refresh_token"), requests[2].param("refresh_token"));
-    assert!(requests[2].at - requests[1].at <= Duration::from_secs(5));
+    assert_eq!(requests.len(), 3, "the lost answer has to cost one more token request");
+    assert_eq!(
+        requests[1].param("refresh_token"),
+        requests[2].param("refresh_token"),
+        "another refresh token was presented after the lost answer"
+    );
+    assert!(
+        requests[2].at - requests[1].at <= Duration::from_secs(5),
+        "the lost answer was asked for again after the grace period"
+    );
     world.assert_stored(2);
 }
 
@@ -63,10 +74,16 @@ async fn row_24_a_refresh_whose_client_is_gone_serves_the_other_replica() {
     world.clock.advance(HOURS);
     let request = world.begin_refresh().await;
     request.abort();
-    assert!(request.await.unwrap_err().is_cancelled());
+    assert!(
+        request.await.unwrap_err().is_cancelled(),
+        "the request was over before it could be aborted"
+    );
     server.release_all();
     sibling.get(&world).await.assert_ok();
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(
+        2,
+        "the token of the aborted request was not used by the other replica",
+    );
     world.assert_stored(2);
 }
 
@@ -83,7 +100,11 @@ async fn row_26_a_token_that_cannot_be_saved_is_not_asked_for_by_the_other_repli
     let released = Instant::now();
     server.release_all();
     request.await.unwrap().assert_ok();
-    assert!(released.elapsed() < Duration::from_secs(3), "{:?}", released.elapsed());
+    assert!(
+        released.elapsed() < Duration::from_secs(3),
+        "it took too long: {:?}",
+        released.elapsed()
+    );
     assert_all(&world.get_many(10).await, 200);
     assert_all(&sibling.get_many(&world, 10).await, 503);
 
@@ -91,7 +112,7 @@ async fn row_26_a_token_that_cannot_be_saved_is_not_asked_for_by_the_other_repli
     eventually("it is saved", || !world.status().is_unsaved).await;
     eventually("it is found", || sibling.status().generation == Generation(2)).await;
     assert_all(&ask_both(&world, &sibling, 10).await, 200);
-    assert_eq!(server.token_requests(), 2);
+    server.assert_token_requests(2, "the token that could not be saved was requested twice");
     world.assert_stored(2);
 }
 
@@ -111,8 +132,12 @@ async fn row_27_replicas_restarted_with_the_original_seed_go_on_with_the_stored_
     let sibling = world.sibling().await;
     assert_all(&ask_both(&world, &sibling, 20).await, 200);
     let requests = world.authorization_server.requests();
-    assert_eq!(requests.len(), 6);
-    assert_eq!(requests[5].param("refresh_token"), Some(&*newest));
+    assert_eq!(requests.len(), 6, "the restarted replicas have to make one token request");
+    assert_eq!(
+        requests[5].param("refresh_token"),
+        Some(&*newest),
+        "the restarted replicas presented another token than the stored one"
+    );
     world.assert_stored(6);
 }
 
@@ -127,13 +152,25 @@ async fn row_30_a_superseded_refresh_token_replaces_the_newest_on_neither_replic
     server.enqueue(TokenBehaviour::json(200, answer));
     world.clock.advance(HOURS);
     assert_all(&ask_both(&world, &sibling, 10).await, 200);
-    assert_eq!(world.tokens_seen(), vec![access_token; 20]);
-    assert_eq!(world.record()["refresh_token"], current);
-    assert_eq!(server.token_requests(), 2);
+    assert_eq!(
+        world.tokens_seen(),
+        vec![access_token; 20],
+        "a replica used another token than the new one"
+    );
+    assert_eq!(
+        world.record()["refresh_token"],
+        current,
+        "the superseded refresh token was stored over the newest one"
+    );
+    server.assert_token_requests(2, "the expired token was not replaced by one token request");
     // The other one goes on with what is stored.
     world.clock.advance(HOURS);
     sibling.get(&world).await.assert_ok();
-    assert_eq!(server.requests()[2].param("refresh_token"), Some(&*current));
+    assert_eq!(
+        server.requests()[2].param("refresh_token"),
+        Some(&*current),
+        "the other replica presented another token than the stored one"
+    );
     world.assert_stored(3);
 }
 
@@ -157,7 +194,11 @@ async fn row_31_requests_in_flight_over_both_replicas_survive_a_refresh_that_kil
     });
     assert_all(&answers, 200);
     let new = server.tokens().newest_access_token().unwrap();
-    assert_eq!(world.tokens_seen(), [vec![old; 41], vec![new; 41]].concat());
-    assert_eq!(server.token_requests(), 2);
+    assert_eq!(
+        world.tokens_seen(),
+        [vec![old; 41], vec![new; 41]].concat(),
+        "the requests were not all sent with the old token first and repeated with the new one"
+    );
+    server.assert_token_requests(2, "the requests in flight have cost another token request");
     world.assert_stored(2);
 }

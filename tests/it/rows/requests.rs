@@ -52,11 +52,11 @@ async fn row_05_credentials_that_expire_together_refresh_one_by_one() {
             requests.spawn(client.get(world.http(&format!("/c{number}/"))).send());
         }
         for response in requests.join_all().await {
-            assert_eq!(response.unwrap().status(), 200);
+            assert_eq!(response.unwrap().status(), 200, "a credential got no token");
         }
     };
     ask_all().await;
-    assert_eq!(server.token_requests(), MANY);
+    assert_eq!(server.token_requests(), MANY, "each credential has to make one token request");
     // The margin of an hour is 300 s; a tenth of it is 30 s.
     let credentials = world.app().credentials();
     let near_expiry = || {
@@ -80,7 +80,7 @@ async fn row_05_credentials_that_expire_together_refresh_one_by_one() {
         slots.any(|status| status.condition != Condition::Fresh)
     };
     eventually("no refresh is under way", || !refreshing()).await;
-    assert_eq!(server.token_requests(), 2 * MANY);
+    assert_eq!(server.token_requests(), 2 * MANY, "each credential has to be refreshed once");
 }
 
 /// Row 9: a lifetime that cannot be meant counts as unknown, and costs no second token request.
@@ -135,10 +135,18 @@ async fn reads(kind: &str, body: impl FnOnce(&str, &str) -> String) {
     server.enqueue(answer(kind, body.clone()));
     world.clock.advance(HOURS);
     world.get("/").await.assert_status(200, format!("{kind}: {body}"));
-    assert_eq!(world.tokens_seen(), [access_token], "{kind}: {body}");
+    assert_eq!(
+        world.tokens_seen(),
+        [access_token],
+        "{kind}: the API was sent another token: {body}"
+    );
     server.assert_token_requests(2, format!("{kind}: {body}"));
     let record = world.record();
-    assert_eq!((&record["generation"], &record["refresh_token"]), (&json!(2), &json!("rt-2")));
+    assert_eq!(
+        (&record["generation"], &record["refresh_token"]),
+        (&json!(2), &json!("rt-2")),
+        "{kind}: the answer was stored differently"
+    );
 }
 
 /// Row 36: every way to say how long to wait.
@@ -192,7 +200,7 @@ async fn row_37_a_throttle_in_disguise_is_left_alone_for_a_minute() {
 async fn is_left_alone(world: &World, wait: u64, case: &str) {
     let server = &world.authorization_server;
     let (status, retry_after) = ask(world).await;
-    assert_eq!(status, 503, "{case}");
+    assert_eq!(status, 503, "{case}: the client got another status");
     assert!((wait - 10..=wait).contains(&retry_after.unwrap()), "{case}: {retry_after:?}");
     world.clock.advance(Duration::from_secs(wait - 10));
     assert_eq!(ask(world).await.0, 503, "{case}");
@@ -215,16 +223,26 @@ async fn row_40_a_server_that_only_knows_500_is_asked_about_once_a_minute() {
     let longest = Duration::from_secs(60);
     for _ in 0..20 {
         let (status, retry_after) = ask(&world).await;
-        assert_eq!(status, 503);
+        assert_eq!(status, 503, "a request was served although the server fails");
         assert!(retry_after.is_some_and(|wait| wait <= longest.as_secs()), "{retry_after:?}");
         world.clock.advance(MINUTE);
     }
     // Each attempt may be repeated once, in case its answer was lost, and the first request sees a few
     // of them through while it may wait.
     assert!((20..=60).contains(&server.token_requests()), "{}", server.token_requests());
-    assert_eq!(world.record()["terminal"], Value::Null);
-    assert!(server.requests().iter().all(|sent| sent.param("refresh_token") == Some(&*seed)));
-    assert!(server.refresh_token_is_current(&seed));
+    assert_eq!(
+        world.record()["terminal"],
+        Value::Null,
+        "errors of the server count as the end of the grant"
+    );
+    assert!(
+        server.requests().iter().all(|sent| sent.param("refresh_token") == Some(&*seed)),
+        "another refresh token than the seed was presented"
+    );
+    assert!(
+        server.refresh_token_is_current(&seed),
+        "the seed was used up by a request that failed"
+    );
 }
 
 /// Row 41.
@@ -240,12 +258,24 @@ async fn row_41_a_wrong_client_secret_is_no_dead_grant_and_a_reload_mends_it() {
         world.clock.advance(Duration::from_secs(30));
     }
     assert!((1..=6).contains(&server.token_requests()), "{}", server.token_requests());
-    assert_eq!(world.record()["terminal"], Value::Null);
+    assert_eq!(
+        world.record()["terminal"],
+        Value::Null,
+        "a wrong client secret counts as the end of the grant"
+    );
     let before = server.token_requests();
     world.write_client_secret("test-client-secret");
     world.reload().await;
     world.get("/").await.assert_ok();
-    assert_eq!(server.token_requests(), before + 1);
-    assert_eq!(server.requests()[before].param("refresh_token"), Some(&*seed));
+    assert_eq!(
+        server.token_requests(),
+        before + 1,
+        "the right client secret has to cost one token request"
+    );
+    assert_eq!(
+        server.requests()[before].param("refresh_token"),
+        Some(&*seed),
+        "another refresh token than the seed was presented"
+    );
     server.assert_no_reuse();
 }
