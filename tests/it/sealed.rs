@@ -63,7 +63,7 @@ async fn what_the_program_stores_is_encrypted_and_read_again_after_a_restart() {
     for (path, bytes) in state(&world) {
         let content = String::from_utf8_lossy(&bytes);
         for secret in [server.current_refresh_token(), world.tokens_seen()[0].clone()] {
-            assert_never_says("the file", &content, [&secret]);
+            assert_never_says(&path.display().to_string(), &content, [&secret]);
         }
     }
     let program = Program::start(&world).await;
