@@ -24,12 +24,14 @@
 //! accepted ([`app`](crate::app)).
 
 mod access_log;
+mod activity;
 mod challenge;
+mod client_connection;
 mod client_content;
 mod client_handshake;
+pub(crate) mod client_stream;
 mod config;
 mod connect;
-pub(crate) mod connection;
 pub mod connector;
 mod dedicated_connections;
 mod dial;

@@ -9,7 +9,7 @@ use dashmap::DashMap;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::metrics::Metrics;
-use crate::proxy::connection::ClientStream;
+use crate::proxy::client_stream::ClientStream;
 
 /// A client's socket, known to no runtime: the core that serves it makes it its own.
 #[derive(Debug)]

@@ -131,11 +131,11 @@ impl Liveness for Entrance {
 
 async fn serve(proxy: Arc<Proxy>, mut orders: UnboundedReceiver<Order>) {
     let watched = Arc::clone(&proxy);
-    tokio::spawn(async move { watched.watch().await });
+    tokio::spawn(async move { watched.run_watchdog().await });
     while let Some(order) = orders.recv().await {
         match order {
             Order::Serve(connection, permit) => match connection.into_stream() {
-                Ok(stream) => proxy.accept(stream, Arc::new(permit)),
+                Ok(stream) => proxy.spawn_connection(stream, Arc::new(permit)),
                 Err(error) => tracing::warn!(%error, "a client's socket could not be used"),
             },
             Order::Answer(answer) => {
@@ -149,7 +149,7 @@ async fn serve(proxy: Arc<Proxy>, mut orders: UnboundedReceiver<Order>) {
                     () = cut_off(&mut orders) => {}
                 }
                 tracing::warn!("the shutdown grace is over; connections are cut off");
-                proxy.cut_off();
+                proxy.mark_truncated();
                 return;
             }
             Order::CutOff => return,

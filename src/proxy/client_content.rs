@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::connection::{Activity, MessageGuard};
+use super::activity::{Activity, MessageGuard};
 use super::incoming_body::{IncomingBody, PeerError};
 use super::trailers::clean_trailers;
 use super::upload_progress::UploadProgress;
@@ -25,7 +25,7 @@ pub(super) struct ClientContent {
     /// The credential whose fields are removed from trailers.
     credential: Option<Arc<Credential>>,
     /// Kept until the content ends, which may be after the response.
-    serving: Option<MessageGuard>,
+    message_guard: Option<MessageGuard>,
 }
 
 /// Why the client's content ended early.
@@ -45,8 +45,8 @@ impl ClientContent {
         let remaining = if limit == 0 { u64::MAX } else { limit };
         let has_content = !is_complete(&incoming);
         let progress = has_content.then(Arc::default);
-        let serving = has_content.then(|| activity.hold());
-        Self { incoming, remaining, progress, credential: None, serving }
+        let message_guard = has_content.then(|| activity.start_message());
+        Self { incoming, remaining, progress, credential: None, message_guard }
     }
 
     /// Removes from trailers the fields that `credential` adds to requests.
@@ -61,17 +61,17 @@ impl ClientContent {
 
     /// Tells the client's connection that no more content is needed for now.
     pub(super) fn stop_waiting(&self) {
-        if let Some(serving) = &self.serving {
-            serving.wants_content(false);
+        if let Some(message_guard) = &self.message_guard {
+            message_guard.set_awaiting_content(false);
         }
     }
 
     fn record_poll(&mut self, is_pending: bool) {
-        if let Some(serving) = &self.serving {
-            serving.wants_content(is_pending);
+        if let Some(message_guard) = &self.message_guard {
+            message_guard.set_awaiting_content(is_pending);
         }
         if is_complete(&self.incoming) {
-            self.serving = None;
+            self.message_guard = None;
         }
     }
 

@@ -1,4 +1,4 @@
-//! Why a client's TLS handshake came to nothing, and what to do about it.
+//! Why a client's TLS handshake failed, and what to do about it.
 
 use std::fmt;
 use std::io;
@@ -7,32 +7,33 @@ use rustls::{AlertDescription, PeerIncompatible};
 
 use crate::tls::rustls_error;
 
-/// Why a client's TLS handshake came to nothing.
+/// Why a client's TLS handshake failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HandshakeFault {
-    /// It does not accept the certificate.
+    /// The client does not accept the certificate.
     Untrusted,
-    /// It does not accept the certificate for its CONNECT's host, because it wants another one.
-    OtherHost,
-    /// It speaks no version that bearerd speaks.
+    /// The client does not accept the certificate for the host of its CONNECT, because its SNI names
+    /// another host.
+    HostMismatch,
+    /// There is no common TLS version.
     Version,
-    /// It speaks no cipher suite, group or signature scheme that bearerd speaks.
+    /// There is no common cipher suite, group or signature scheme.
     CipherSuite,
-    /// It speaks neither HTTP/1.1 nor HTTP/2.
+    /// The client offers neither HTTP/1.1 nor HTTP/2.
     Protocol,
-    /// What it sent is not TLS.
+    /// The client does not speak TLS.
     NotTls,
-    /// It closed the connection without a word.
-    WentAway,
-    /// Something else.
+    /// The client closed the connection without an alert.
+    Closed,
+    /// Any other reason.
     Other,
 }
 
 impl HandshakeFault {
-    /// `misdirected`: its server name (SNI) is not the host of its CONNECT.
+    /// Classifies an error. `misdirected` is true if the client's SNI is not the host of its CONNECT.
     pub(super) fn of(error: &io::Error, misdirected: bool) -> Self {
         match Self::of_error(error) {
-            Self::Untrusted if misdirected => Self::OtherHost,
+            Self::Untrusted if misdirected => Self::HostMismatch,
             fault => fault,
         }
     }
@@ -42,7 +43,7 @@ impl HandshakeFault {
         match (rustls_error(error), error.kind()) {
             (Some(error), _) => Self::of_tls(error),
             (None, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) => {
-                Self::WentAway
+                Self::Closed
             }
             (None, _) => Self::Other,
         }
@@ -57,7 +58,7 @@ impl HandshakeFault {
                 PeerIncompatible::Tls12NotOffered
                 | PeerIncompatible::Tls12NotOfferedOrEnabled
                 | PeerIncompatible::SupportedVersionsExtensionRequired
-                // Clients of TLS 1.2 send it, unless they are older than it.
+                // Only clients older than TLS 1.2 omit it.
                 | PeerIncompatible::SignatureAlgorithmsExtensionRequired,
             ) => Self::Version,
             rustls::Error::PeerIncompatible(_) | rustls::Error::General(_) => Self::CipherSuite,
@@ -78,21 +79,21 @@ impl HandshakeFault {
             Alert::HandshakeFailure | Alert::InsufficientSecurity | Alert::IllegalParameter => {
                 Self::CipherSuite
             }
-            Alert::CloseNotify | Alert::UserCanceled => Self::WentAway,
+            Alert::CloseNotify | Alert::UserCanceled => Self::Closed,
             _ => Self::Other,
         }
     }
 
-    /// The word of the metrics.
+    /// The label value in the metrics.
     pub(super) fn kind(self) -> &'static str {
         match self {
             Self::Untrusted => "untrusted",
-            Self::OtherHost => "other_host",
+            Self::HostMismatch => "other_host",
             Self::Version => "version",
             Self::CipherSuite => "cipher_suite",
             Self::Protocol => "protocol",
             Self::NotTls => "not_tls",
-            Self::WentAway => "went_away",
+            Self::Closed => "went_away",
             Self::Other => "other",
         }
     }
@@ -100,25 +101,25 @@ impl HandshakeFault {
     fn advice(self) -> &'static str {
         match self {
             Self::Untrusted => {
-                "it does not trust the local CA: `bearerd ca show` has the setting for each runtime"
+                "the client does not trust the local CA: `bearerd ca show` prints the setting for each runtime"
             }
-            Self::OtherHost => {
-                "it wants another host (server name) than its CONNECT names, and does not accept the certificate for that"
+            Self::HostMismatch => {
+                "the client's server name (SNI) differs from the host of its CONNECT, whose certificate it does not accept"
             }
             Self::Version => {
-                "it does not speak TLS 1.2 or 1.3: it has to be updated, or ask by http://"
+                "the client supports neither TLS 1.2 nor TLS 1.3: update it, or use http:// URLs"
             }
             Self::CipherSuite => {
-                "it knows no cipher suite with ECDHE and AES-GCM or ChaCha20: it has to be updated, or ask by http://"
+                "the client supports no cipher suite with ECDHE and AES-GCM or ChaCha20: update it, or use http:// URLs"
             }
             Self::Protocol => {
-                "it offers neither h2 nor http/1.1 in ALPN: only HTTP is served for this host"
+                "the client offers neither h2 nor http/1.1 in ALPN: only HTTP is served for this host"
             }
-            Self::NotTls => "what it sends begins like TLS and is not",
-            Self::WentAway => {
-                "it said nothing. Some close like this if they do not trust the local CA: see `bearerd ca show`"
+            Self::NotTls => "the client's first byte looks like TLS, but what follows is not TLS",
+            Self::Closed => {
+                "the client closed the connection without an alert. Some clients do so if they do not trust the local CA: see `bearerd ca show`"
             }
-            Self::Other => "nothing can be advised",
+            Self::Other => "the error has the details",
         }
     }
 }
@@ -134,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_end_of_a_handshake_is_told_apart() {
+    fn each_failure_of_a_handshake_is_classified() {
         use AlertDescription as Alert;
         let alert = rustls::Error::AlertReceived;
         for (error, expected) in [
@@ -150,17 +151,17 @@ mod tests {
             (PeerIncompatible::NoCipherSuitesInCommon.into(), HandshakeFault::CipherSuite),
             (rustls::Error::NoApplicationProtocol, HandshakeFault::Protocol),
             (rustls::InvalidMessage::InvalidContentType.into(), HandshakeFault::NotTls),
-            (alert(Alert::UserCanceled), HandshakeFault::WentAway),
+            (alert(Alert::UserCanceled), HandshakeFault::Closed),
             (rustls::Error::DecryptError, HandshakeFault::Other),
         ] {
             let error = io::Error::new(io::ErrorKind::InvalidData, error);
             assert_eq!(HandshakeFault::of(&error, false), expected, "{error}");
         }
         let gone = io::Error::from(io::ErrorKind::UnexpectedEof);
-        assert_eq!(HandshakeFault::of(&gone, true), HandshakeFault::WentAway);
+        assert_eq!(HandshakeFault::of(&gone, true), HandshakeFault::Closed);
         let rejects = alert(Alert::BadCertificate);
         let rejects = io::Error::new(io::ErrorKind::InvalidData, rejects);
         assert_eq!(HandshakeFault::of(&rejects, false), HandshakeFault::Untrusted);
-        assert_eq!(HandshakeFault::of(&rejects, true), HandshakeFault::OtherHost);
+        assert_eq!(HandshakeFault::of(&rejects, true), HandshakeFault::HostMismatch);
     }
 }

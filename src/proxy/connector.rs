@@ -1,8 +1,8 @@
-//! The way to an origin server: a connection that speaks HTTP, by whatever protocol both sides know.
+//! Connects to origin servers and negotiates the version of HTTP.
 //!
-//! The protocol of the client's request is preferred: HTTP/1.1 stays HTTP/1.1, which costs less, and
-//! HTTP/2 goes on as HTTP/2, with its streams and trailers, where the origin server knows it. An
-//! origin server that speaks nothing but HTTP/2 gets HTTP/2 from everybody.
+//! The version of the client's request is preferred: HTTP/1.1 stays HTTP/1.1, which costs less, and
+//! HTTP/2 stays HTTP/2, with its streams and trailers, if the origin server supports it. If an origin
+//! server supports HTTP/2 only, every request is sent over HTTP/2.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,54 +20,55 @@ use super::dial::Dialer;
 use super::http2::client::Http2Connection;
 use super::origin_connection::{Http1Connection, ResponseTimeouts};
 use super::origin_error::OriginError;
-use super::origin_tls::{OriginTlsStream, is_alpn_mismatch, secure};
+use super::origin_tls::{OriginTlsStream, connect_tls, is_alpn_mismatch};
 use super::reset_tolerant_stream::ResetTolerantStream;
 use super::response_head_stream::{ResponseExpectation, ResponseHeadStream};
 use crate::credential::TlsIdentity;
 use crate::origin::{Authority, Origin, Scheme};
 use crate::tls::AlpnConfigs;
 
-/// As good as for ever, and safe to add to a time.
-const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
-/// What a response's head may come to, all fields together.
+/// Stands for no limit; small enough to be added to any time.
+const NO_LIMIT: Duration = Duration::from_secs(365 * 86_400);
+/// The most bytes of a response head.
 const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
 
 /// How origin servers are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Addresses that are never dialled, in whatever form, checked after name resolution. Default: link-local
-    /// ones and the metadata services of clouds.
+    /// Addresses that are never connected to, in any notation, checked after name resolution. Default:
+    /// link-local addresses and the metadata services of clouds.
     pub deny_addresses: Vec<IpNet>,
-    /// Exceptions to that.
+    /// Exceptions to `deny_addresses`.
     pub allow_addresses: Vec<IpNet>,
-    /// For name, connection and TLS together. Default 5 s.
+    /// For name resolution, TCP and TLS together. Default: 5 s.
     pub connect_timeout: Duration,
-    /// Fields in a response's head. Default 256: more than any API was seen to send.
+    /// The most fields in a response head. Default: 256, more than any API is known to send.
     pub header_count: usize,
-    /// Until the response's head. Default 300 s: some APIs think long.
+    /// From the end of the request to the response head. Default: 300 s, because some APIs compute for
+    /// minutes.
     pub response_timeout: Duration,
-    /// To take some of a request's content.
+    /// Without the origin server reading any of a request's content.
     pub send_timeout: Duration,
-    /// Until the client sends some more of a request's content. Default 15 min; 0: for ever.
+    /// Without the client sending any of a request's content. Default: 15 min; 0: no limit.
     pub stall_timeout: Duration,
-    /// How long an unused connection is kept. Default 60 s.
+    /// How long an unused connection is kept. Default: 60 s.
     pub idle_timeout: Duration,
 }
 
-/// The way to origin servers, the same for all cores; a reload makes a new one.
+/// Connects to origin servers. All cores share it; a reload replaces it.
 pub(super) struct Connector {
     dialer: Dialer,
-    /// Without a certificate of the client's.
+    /// TLS without a client certificate.
     anonymous: AlpnConfigs,
     connect_timeout: Duration,
     header_count: usize,
-    pub(super) response: ResponseTimeouts,
+    pub(super) response_timeouts: ResponseTimeouts,
     pub(super) idle_timeout: Duration,
-    /// Tells its connections from those of the configuration before: they may trust other roots.
+    /// Distinguishes its connections from those of earlier configurations, which may trust other roots.
     pub(super) version: u64,
 }
 
-/// A version of HTTP, as far as connections are concerned.
+/// The version of HTTP that a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     Http1,
@@ -80,7 +81,7 @@ impl From<http::Version> for Protocol {
     }
 }
 
-/// A new connection, by the protocol that was agreed on.
+/// A new connection, by the negotiated protocol.
 pub(super) enum NewConnection {
     Http1(Box<Http1Connection>),
     Http2 {
@@ -97,11 +98,11 @@ impl Connector {
             anonymous: AlpnConfigs::of(tls),
             connect_timeout: config.connect_timeout,
             header_count: config.header_count,
-            response: ResponseTimeouts {
+            response_timeouts: ResponseTimeouts {
                 response: config.response_timeout,
                 send: config.send_timeout,
                 content: match config.stall_timeout.is_zero() {
-                    true => FOR_EVER,
+                    true => NO_LIMIT,
                     false => config.stall_timeout,
                 },
             },
@@ -110,27 +111,28 @@ impl Connector {
         }
     }
 
-    /// The way to an authority without TLS and HTTP, for tunnels.
+    /// Opens connections without TLS and HTTP, for tunnels.
     pub(super) fn dialer(&self) -> &Dialer {
         &self.dialer
     }
 
-    /// When a connection that is wanted now has to be there.
+    /// The deadline for a connection attempt that starts now.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.connect_timeout
     }
 
-    /// Has a response more fields than are passed on? hyper counts those of HTTP/1.1.
+    /// Returns true if a response has too many fields. hyper enforces the limit for HTTP/1.1 only.
     pub(super) fn has_too_many_fields(&self, fields: &http::HeaderMap) -> bool {
         fields.len() > self.header_count
     }
 
-    /// Connects to `origin` as `identity`, offering HTTP/2 if it is preferred or nothing else is spoken
-    /// there.
+    /// Connects to `origin`, with `identity` as the client certificate. HTTP/2 is offered if it is
+    /// preferred, or if the origin server speaks nothing else.
     ///
     /// # Errors
     ///
-    /// [`OriginError`]; [`OriginError::ConnectTimeout`] at the deadline, whatever it was waiting for.
+    /// Any [`OriginError`] of name resolution, TCP and TLS; [`OriginError::ConnectTimeout`] at
+    /// `deadline`.
     pub(super) async fn connect(
         &self,
         origin: &Origin,
@@ -138,12 +140,12 @@ impl Connector {
         preferred: Protocol,
         deadline: Instant,
     ) -> Result<NewConnection, OriginError> {
-        let connecting = self.connect_somehow(origin, identity, preferred, deadline);
+        let connecting = self.connect_unbounded(origin, identity, preferred, deadline);
         let late = |_| OriginError::ConnectTimeout;
         tokio::time::timeout_at(deadline, connecting).await.map_err(late)?
     }
 
-    async fn connect_somehow(
+    async fn connect_unbounded(
         &self,
         origin: &Origin,
         identity: Option<&TlsIdentity>,
@@ -156,49 +158,54 @@ impl Connector {
             (Scheme::Http, _) => {
                 let stream =
                     ResetTolerantStream::new(self.dialer.connect(authority, deadline).await?);
-                self.speak_http1(origin, stream).await
+                self.handshake_http1(origin, stream).await
             }
             (Scheme::Https, Protocol::Http2) => {
-                let stream = self.secure(authority, &offers.http2, deadline).await?;
-                self.speak_agreed(origin, stream, false).await
+                let stream = self.connect_tls(authority, &offers.http2, deadline).await?;
+                self.handshake_negotiated(origin, stream, false).await
             }
             (Scheme::Https, Protocol::Http1) => {
-                match self.secure(authority, &offers.http1, deadline).await {
+                match self.connect_tls(authority, &offers.http1, deadline).await {
                     Err(OriginError::Tls(error)) if is_alpn_mismatch(&error) => {
-                        let stream = self.secure(authority, &offers.http2, deadline).await?;
-                        self.speak_agreed(origin, stream, true).await
+                        let stream = self.connect_tls(authority, &offers.http2, deadline).await?;
+                        self.handshake_negotiated(origin, stream, true).await
                     }
-                    stream => self.speak_http1(origin, stream?).await,
+                    stream => self.handshake_http1(origin, stream?).await,
                 }
             }
         }
     }
 
-    async fn secure(
+    async fn connect_tls(
         &self,
         authority: &Authority,
         tls: &Arc<ClientConfig>,
         deadline: Instant,
     ) -> Result<OriginTlsStream, OriginError> {
-        secure(&self.dialer, authority, tls, deadline).await
+        connect_tls(&self.dialer, authority, tls, deadline).await
     }
 
-    async fn speak_agreed(
+    async fn handshake_negotiated(
         &self,
         origin: &Origin,
         stream: OriginTlsStream,
         only: bool,
     ) -> Result<NewConnection, OriginError> {
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-            return self.speak_http1(origin, stream).await;
+            return self.handshake_http1(origin, stream).await;
         }
-        let begun = Http2Connection::begin(stream, MAX_RESPONSE_HEAD).await;
+        let begun = Http2Connection::handshake(stream, MAX_RESPONSE_HEAD).await;
         let connection = begun.map_err(|error| OriginError::Closed(error.into()))?;
         Ok(NewConnection::Http2 { connection, only })
     }
 
-    /// What a lenient client would read is read (RFC 9112 §5.1, §5.2): a blank before the colon, folded lines.
-    async fn speak_http1<S>(&self, origin: &Origin, stream: S) -> Result<NewConnection, OriginError>
+    /// Accepts what a lenient client would accept: whitespace before the colon (RFC 9112 §5.1) and
+    /// folded lines (RFC 9112 §5.2).
+    async fn handshake_http1<S>(
+        &self,
+        origin: &Origin,
+        stream: S,
+    ) -> Result<NewConnection, OriginError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -213,7 +220,7 @@ impl Connector {
         let begun = builder.handshake(stream).await;
         let (sender, connection) = begun.map_err(|error| OriginError::Closed(error.into()))?;
         let task = tokio::spawn(async move {
-            // Whoever waits for a response learns of the error from its request.
+            // The request in flight reports the error.
             let _reported = connection.await;
         });
         let task = AbortOnDropHandle::new(task);

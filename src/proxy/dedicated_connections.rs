@@ -1,7 +1,8 @@
-//! Connections that authenticate a person.
+//! Origin connections that serve one client alone.
 //!
-//! NTLM and Negotiate authenticate a connection, not a request (RFC 4559 §6): whoever sends on it next is taken for
-//! the person before. Such a connection is kept with the client's own and never enters a pool.
+//! NTLM and Negotiate authenticate a connection, not a request (RFC 4559 §6): the next request on it is
+//! attributed to the same person. Such a connection belongs to the client's connection and never enters
+//! a pool.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,28 +13,28 @@ use http::header::AUTHORIZATION;
 use super::origin_connection::Http1Connection;
 use crate::origin::Origin;
 
-/// The authentication schemes that belong to a connection.
-const SCHEMES: [&[u8]; 2] = [b"ntlm", b"negotiate"];
-/// Origin servers at which one client's connection is authenticated at a time.
+/// The schemes that authenticate a connection.
+const CONNECTION_SCHEMES: [&[u8]; 2] = [b"ntlm", b"negotiate"];
+/// The most origin servers to which one client has connections of its own.
 const MAX_ORIGINS: usize = 16;
 
-/// The connections to origin servers that belong to one connection of a client.
+/// The origin connections that belong to one client connection.
 #[derive(Default)]
 pub(super) struct DedicatedConnections(Mutex<HashMap<Origin, Option<Box<Http1Connection>>>>);
 
 impl DedicatedConnections {
-    /// The client's own connection to `origin`, if it is free.
+    /// Takes the client's own connection to `origin`, if there is one and it is idle.
     pub(super) fn take(&self, origin: &Origin) -> Option<Box<Http1Connection>> {
         self.lock().get_mut(origin)?.take()
     }
 
-    /// Returns this if the client has a connection of its own to `origin`, in use or not.
-    pub(super) fn holds(self: &Arc<Self>, origin: &Origin) -> Option<Arc<Self>> {
+    /// Returns `self` if the client has its own connection to `origin`, idle or in use.
+    pub(super) fn if_contains(self: &Arc<Self>, origin: &Origin) -> Option<Arc<Self>> {
         self.lock().contains_key(origin).then(|| Arc::clone(self))
     }
 
-    /// Keeps a connection for this client alone. It closes with the client's.
-    pub(super) fn keep(&self, connection: Box<Http1Connection>) {
+    /// Adds an idle connection for this client alone. It closes with the client's connection.
+    pub(super) fn put(&self, connection: Box<Http1Connection>) {
         let mut connections = self.lock();
         if connections.len() < MAX_ORIGINS || connections.contains_key(&connection.origin) {
             connections.insert(connection.origin.clone(), Some(connection));
@@ -51,11 +52,11 @@ impl std::fmt::Debug for DedicatedConnections {
     }
 }
 
-/// Does a request authenticate its connection?
+/// Returns true if a request with these fields authenticates its connection.
 pub(super) fn authenticates_connection(fields: &HeaderMap) -> bool {
     fields.get_all(AUTHORIZATION).iter().any(|value| {
         let scheme = value.as_bytes().split(|byte| *byte == b' ').next().unwrap_or_default();
-        SCHEMES.iter().any(|personal| scheme.eq_ignore_ascii_case(personal))
+        CONNECTION_SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known))
     })
 }
 

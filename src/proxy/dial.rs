@@ -1,10 +1,10 @@
-//! From an authority to a TCP connection: resolve, judge the addresses, connect.
+//! Opens TCP connections: resolves the name, checks the addresses, connects.
 //!
-//! The addresses that are judged are those that are dialled, so a name that changes between two look-ups gains
-//! nothing.
+//! The addresses that are checked are the ones that are connected to, so a name whose addresses change
+//! between two look-ups (DNS rebinding) cannot bypass the check.
 
 mod address_policy;
-mod embedded_addresses;
+mod effective_addresses;
 mod race;
 mod socket_budget;
 #[cfg(test)]
@@ -23,36 +23,38 @@ use crate::origin::{Authority, Host};
 use crate::resolver::{NameError, Resolver, is_loopback};
 pub(super) use address_policy::AddressPolicy;
 pub(crate) use address_policy::ListenerAddresses;
-use race::{RaceWinner, order, race};
+use race::{RaceWinner, attempt_order, connect_first};
 pub(super) use socket_budget::OriginSocket;
 use socket_budget::SocketBudget;
 
-/// How long an address that worked where another did not is tried first. After that the system's order counts
-/// again, which costs 250 ms if nothing has changed.
-const REMEMBERED: Duration = Duration::from_secs(600);
-/// Authorities of which that is remembered.
-const MOST_REMEMBERED: u64 = 1024;
+/// How long an address that worked when an earlier one did not is tried first. After that the system's
+/// order applies again, which costs 250 ms if the earlier address still fails.
+const PREFERENCE_LIFETIME: Duration = Duration::from_secs(600);
+/// The most authorities with a preferred address.
+const MAX_PREFERENCES: u64 = 1024;
 
-/// What is known of the network: shared by all cores, and kept over reloads.
+/// What is needed to open connections. All cores share it, and it survives reloads.
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkState {
     resolver: Resolver,
-    /// The address of an authority that worked when the one before it failed or was slow.
-    worked: Cache<Authority, IpAddr>,
-    own: Arc<ListenerAddresses>,
+    /// The address of an authority that worked when an earlier one failed or was slow.
+    preferred: Cache<Authority, IpAddr>,
+    listeners: Arc<ListenerAddresses>,
     sockets: SocketBudget,
 }
 
 impl NetworkState {
-    /// Looks names up with `resolver`; bearerd itself listens on `own`. There may be so many `sockets` at once.
-    pub(crate) fn new(resolver: Resolver, own: ListenerAddresses, sockets: usize) -> Self {
-        let worked = Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED);
+    /// Resolves names with `resolver` and refuses connections to `listeners`. `sockets` is the most
+    /// sockets that may be open at once.
+    pub(crate) fn new(resolver: Resolver, listeners: ListenerAddresses, sockets: usize) -> Self {
+        let preferred =
+            Cache::builder().max_capacity(MAX_PREFERENCES).time_to_live(PREFERENCE_LIFETIME);
         let sockets = SocketBudget::new(sockets);
-        Self { resolver, worked: worked.build(), own: Arc::new(own), sockets }
+        Self { resolver, preferred: preferred.build(), listeners: Arc::new(listeners), sockets }
     }
 }
 
-/// Connects to authorities, as far as the policy allows.
+/// Opens connections that the address policy allows.
 #[derive(Clone, Debug)]
 pub(super) struct Dialer {
     policy: AddressPolicy,
@@ -64,15 +66,16 @@ impl Dialer {
         Self { policy, network }
     }
 
-    /// Connects to `authority`, trying its addresses as RFC 8305 says.
+    /// Connects to `authority`, trying its addresses in the manner of RFC 8305.
     ///
     /// # Errors
     ///
-    /// [`OriginError`]: name, denied or own address, refused, unreachable, no descriptor, or `deadline` has passed.
+    /// Any [`OriginError`] of name resolution, the address check and TCP, or
+    /// [`OriginError::ConnectTimeout`] at `deadline`.
     ///
     /// # Cancellation
     ///
-    /// Dropping the future ends every attempt.
+    /// Dropping the future cancels every attempt.
     pub(super) async fn connect(
         &self,
         authority: &Authority,
@@ -81,21 +84,21 @@ impl Dialer {
         let resolving = timeout_at(deadline, self.resolve(authority, deadline)).await;
         let addresses = resolving.unwrap_or(Err(NameError::Timeout)).map_err(OriginError::Name)?;
         let is_loopback = authority.host.name().is_some_and(is_loopback);
-        self.network.own.judge_all(&addresses)?;
-        let allowed = self.policy.judge_all(&addresses, is_loopback)?;
-        let place = self.network.sockets.obtain(deadline).await?;
-        let ordered = order(allowed, self.network.worked.get(authority));
-        let RaceWinner { stream, address, is_first } = race(ordered, deadline).await?;
+        self.network.listeners.check_all(&addresses)?;
+        let allowed = self.policy.check_all(&addresses, is_loopback)?;
+        let permit = self.network.sockets.acquire(deadline).await?;
+        let ordered = attempt_order(allowed, self.network.preferred.get(authority));
+        let RaceWinner { stream, address, is_first } = connect_first(ordered, deadline).await?;
         if !is_first {
-            self.network.worked.insert(authority.clone(), address.ip());
+            self.network.preferred.insert(authority.clone(), address.ip());
         }
-        self.network.own.judge_connected(&stream, address)?;
+        self.network.listeners.check_connected(&stream, address)?;
         socket_options::configure_origin(&stream);
-        Ok(OriginSocket::new(stream, place))
+        Ok(OriginSocket::new(stream, permit))
     }
 
-    /// Does somebody wait for a descriptor?
-    pub(super) fn is_short_of_sockets(&self) -> bool {
+    /// Returns true if all sockets are in use, so that idle ones should be closed.
+    pub(super) fn is_out_of_sockets(&self) -> bool {
         self.network.sockets.is_exhausted()
     }
 
@@ -109,10 +112,10 @@ impl Dialer {
             Host::V4(address) => vec![SocketAddr::from((*address, port))],
             Host::V6(address) => vec![SocketAddr::from((*address, port))],
             Host::Name(name) => {
-                // RFC 6761 §6.3, also with the dot that says that the name is complete.
+                // RFC 6761 §6.3, also for the fully qualified form.
                 let name = if &**name == "localhost." { "localhost" } else { name };
-                let found = self.network.resolver.addresses(name, deadline).await?;
-                found.iter().map(|address| SocketAddr::from((*address, port))).collect()
+                let resolved = self.network.resolver.addresses(name, deadline).await?;
+                resolved.iter().map(|address| SocketAddr::from((*address, port))).collect()
             }
         })
     }

@@ -14,8 +14,8 @@ use http::{Method, Uri, Version};
 use super::request_target::AsteriskForm;
 use crate::origin::Origin;
 
-/// This proxy's name in `Via` (RFC 9110 §7.6.3): with a part of its own, so that one bearerd behind
-/// another is no loop.
+/// This proxy's pseudonym in `Via` (RFC 9110 §7.6.3). It is random, so that a bearerd behind another
+/// bearerd is not mistaken for a loop.
 #[derive(Clone, Debug)]
 pub(super) struct Via {
     pseudonym: String,
@@ -35,15 +35,15 @@ impl Via {
         Self { http_2: value("2.0"), http_11: value("1.1"), http_10: value("1.0"), pseudonym }
     }
 
-    /// Has the message been here before?
-    pub(super) fn is_in(&self, fields: &HeaderMap) -> bool {
+    /// Returns true if the message has passed through this proxy before.
+    pub(super) fn is_present_in(&self, fields: &HeaderMap) -> bool {
         fields.get_all(VIA).iter().any(|line| {
             let line = line.as_bytes();
             line.windows(self.pseudonym.len()).any(|part| part == self.pseudonym.as_bytes())
         })
     }
 
-    fn add_to(&self, fields: &mut HeaderMap, received: Version) {
+    fn append_to(&self, fields: &mut HeaderMap, received: Version) {
         let value = match received {
             Version::HTTP_10 => &self.http_10,
             Version::HTTP_2 => &self.http_2,
@@ -53,9 +53,9 @@ impl Via {
     }
 }
 
-/// Makes a client's head fit for the origin server; the token is added after this.
+/// Converts a client's request head for the origin server, in origin-form. The token is added later.
 pub(super) fn prepare_for_origin(parts: &mut Parts, origin: &Origin, via: &Via) {
-    let wants_trailers = parts.headers.get(TE).is_some_and(|te| lists(te, "trailers"));
+    let wants_trailers = parts.headers.get(TE).is_some_and(|te| has_member(te, "trailers"));
     remove_connection_fields(&mut parts.headers);
     if wants_trailers {
         parts.headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -67,20 +67,21 @@ pub(super) fn prepare_for_origin(parts: &mut Parts, origin: &Origin, via: &Via) 
         _ => {}
     }
     if parts.method == Method::OPTIONS {
-        count_down(&mut parts.headers);
+        decrement_max_forwards(&mut parts.headers);
     }
     write_host(&mut parts.headers, origin);
-    via.add_to(&mut parts.headers, parts.version);
+    via.append_to(&mut parts.headers, parts.version);
     parts.version = Version::HTTP_11;
     let path = match parts.extensions.remove::<AsteriskForm>() {
         Some(AsteriskForm) => Some(PathAndQuery::from_static("*")),
-        // Behind an authority a path may be empty, on its own it may not (RFC 9112 §3.2.1).
+        // In absolute-form the path may be empty, in origin-form it may not (RFC 9112 §3.2.1).
         None => parts.uri.path_and_query().filter(|target| target.as_str() != "/").cloned(),
     };
     parts.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
 }
 
-/// How many fields a head has by the time that it is sent on: HTTP/2 may split one `Cookie` into many lines.
+/// Returns the number of fields as they will be forwarded: HTTP/2 may split `Cookie` into many lines,
+/// which are joined.
 pub(super) fn field_count(parts: &Parts) -> usize {
     let count = parts.headers.len();
     match parts.version {
@@ -89,7 +90,8 @@ pub(super) fn field_count(parts: &Parts) -> usize {
     }
 }
 
-/// Writes `Host` as the origin has it, unless the client did; there is one line at most by now.
+/// Sets `Host` to the origin's authority, unless the client's value is equivalent. There is at most one
+/// line at this point.
 fn write_host(fields: &mut HeaderMap, origin: &Origin) {
     if !fields.get(HOST).is_some_and(|host| origin.is_host_field(host.as_bytes())) {
         let host = HeaderValue::try_from(origin.host_field()).expect("a canonical host is ASCII");
@@ -97,13 +99,13 @@ fn write_host(fields: &mut HeaderMap, origin: &Origin) {
     }
 }
 
-/// Makes an origin server's head fit for the client.
+/// Converts an origin server's response head for the client.
 pub(super) fn prepare_for_client(fields: &mut HeaderMap, received: Version, via: &Via) {
     remove_connection_fields(fields);
-    via.add_to(fields, received);
+    via.append_to(fields, received);
 }
 
-/// HTTP/2 may split `Cookie` into several lines, HTTP/1.1 may not (RFC 9113 §8.2.3).
+/// Joins the lines of `Cookie`. HTTP/2 may split it, HTTP/1.1 may not (RFC 9113 §8.2.3).
 fn join_cookies(fields: &mut HeaderMap) {
     let crumbs: Vec<&[u8]> = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if crumbs.len() > 1
@@ -113,7 +115,8 @@ fn join_cookies(fields: &mut HeaderMap) {
     }
 }
 
-fn count_down(fields: &mut HeaderMap) {
+/// Decrements `Max-Forwards` (RFC 9110 §7.6.2).
+fn decrement_max_forwards(fields: &mut HeaderMap) {
     let left = fields.get(MAX_FORWARDS).and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
     if let Some(left) = left {
         fields.insert(MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
@@ -124,7 +127,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Fields that never go further than one connection, named by `Connection` or not.
+/// Fields that are hop-by-hop even if `Connection` does not list them.
 const HOP_BY_HOP: [HeaderName; 8] = [
     PROXY_CONNECTION,
     KEEP_ALIVE,
@@ -136,22 +139,24 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     HTTP2_SETTINGS,
 ];
 
-/// Fields that no `Connection` can name away: they belong to the message (RFC 9110 §7.6.1 allows
-/// only options of the connection there), and losing one would change whom the origin server sees.
+/// Fields that are forwarded even if `Connection` lists them. They belong to the message, while RFC 9110
+/// §7.6.1 allows only connection options there, and without one of them the origin server would see
+/// another request.
 const END_TO_END: [HeaderName; 6] =
     [AUTHORIZATION, HOST, CONTENT_LENGTH, COOKIE, SET_COOKIE, TRANSFER_ENCODING];
 
-/// RFC 9110 §7.6.1: every field that any `Connection` line names, and those that always are hop-by-hop.
+/// Removes every field that a `Connection` line lists, and those that are always hop-by-hop
+/// (RFC 9110 §7.6.1).
 pub(super) fn remove_connection_fields(fields: &mut HeaderMap) {
     let mut lines = fields.get_all(CONNECTION).iter().peekable();
     if lines.peek().is_some() {
-        let named: Vec<HeaderName> = lines.flat_map(members).filter_map(field_name).collect();
-        for name in named.iter().filter(|name| !END_TO_END.contains(name)) {
+        let listed: Vec<HeaderName> = lines.flat_map(members).filter_map(field_name).collect();
+        for name in listed.iter().filter(|name| !END_TO_END.contains(name)) {
             fields.remove(name);
         }
         fields.remove(CONNECTION);
     }
-    // Most messages have none of these; one look costs less than eight removals.
+    // Most messages have none of these, and one pass costs less than eight removals.
     if fields.keys().any(|name| HOP_BY_HOP.contains(name)) {
         for name in &HOP_BY_HOP {
             fields.remove(name);
@@ -159,25 +164,26 @@ pub(super) fn remove_connection_fields(fields: &mut HeaderMap) {
     }
 }
 
-/// The members of a comma-separated field line.
+/// Returns the members of a comma-separated field line.
 fn members(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
-/// The field that a member of `Connection` names. The options that nearly all messages have name none, or one that
-/// is hop-by-hop anyway.
+/// Returns the field that a member of `Connection` names. The options `keep-alive` and `close`, which
+/// nearly all messages have, name no field or one that is hop-by-hop anyway.
 fn field_name(member: &[u8]) -> Option<HeaderName> {
     let is_usual =
         member.eq_ignore_ascii_case(b"keep-alive") || member.eq_ignore_ascii_case(b"close");
     if is_usual { None } else { HeaderName::from_bytes(member).ok() }
 }
 
-fn lists(line: &HeaderValue, wanted: &str) -> bool {
+/// Returns true if the comma-separated list `line` has the member `wanted`, in any case.
+fn has_member(line: &HeaderValue, wanted: &str) -> bool {
     members(line).any(|member| member.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
-/// Is `chunked` the only transfer coding, said once? hyper frames by the last coding alone; what comes before
-/// it would be passed on undecoded and unnamed.
+/// Returns true if `chunked` is the only transfer coding and is listed once. hyper looks at the last
+/// coding only: codings before it would be forwarded undecoded and undeclared.
 pub(super) fn is_chunked_once(fields: &HeaderMap) -> bool {
     let mut lines = fields.get_all(TRANSFER_ENCODING).iter();
     let is_chunked = |line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(b"chunked");
@@ -217,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn every_hop_by_hop_field_stays_here_and_nothing_else() {
+    fn hop_by_hop_fields_are_removed_and_all_others_are_forwarded() {
         let parts = prepared(&[
             ("host", "other"),
             ("connection", "close, X-A"),
@@ -240,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_field_cannot_name_an_end_to_end_field_away() {
+    fn a_connection_field_cannot_remove_an_end_to_end_field() {
         let parts = prepared(&[
             ("host", "x"),
             ("connection", "authorization, host, content-length, cookie"),
@@ -255,15 +261,15 @@ mod tests {
     }
 
     #[test]
-    fn via_is_added_to_what_is_there_and_recognised_again() {
+    fn via_is_appended_and_recognised() {
         let (via, other) = (Via::new(), Via::new());
         let mut fields = HeaderMap::new();
         fields.append(VIA, HeaderValue::from_static("1.0 fred"));
-        assert!(!via.is_in(&fields));
-        other.add_to(&mut fields, Version::HTTP_11);
-        assert!(!via.is_in(&fields), "another bearerd is no loop");
-        via.add_to(&mut fields, Version::HTTP_10);
-        assert!(via.is_in(&fields));
+        assert!(!via.is_present_in(&fields));
+        other.append_to(&mut fields, Version::HTTP_11);
+        assert!(!via.is_present_in(&fields), "another bearerd was mistaken for a loop");
+        via.append_to(&mut fields, Version::HTTP_10);
+        assert!(via.is_present_in(&fields));
         assert_eq!(fields.get_all(VIA).iter().count(), 3);
     }
 }

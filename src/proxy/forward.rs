@@ -60,56 +60,55 @@ impl Proxy {
     /// Forwards a request without a token, changing only what every proxy has to change.
     pub(super) async fn forward_plain(
         &self,
-        call: &mut RequestContext<'_>,
+        ctx: &mut RequestContext<'_>,
         parts: &mut Parts,
         body: IncomingBody,
         origin: &Origin,
     ) -> Result<Response<ResponseBody>, ProxyError> {
-        let content = call.snapshot.limit_content(&parts.headers, body, &call.inbound.activity)?;
-        self.forward_untouched(call, parts, content, origin).await
+        let content = ctx.snapshot.limit_content(&parts.headers, body, &ctx.client.activity)?;
+        self.forward_untouched(ctx, parts, content, origin).await
     }
 
     async fn forward_untouched(
         &self,
-        call: &mut RequestContext<'_>,
+        ctx: &mut RequestContext<'_>,
         parts: &mut Parts,
         content: ClientContent,
         origin: &Origin,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         let replay = (parts.version == Version::HTTP_2).then(|| ReplayLimit {
             bytes: REPLAY_LIMIT_WITHOUT_CREDENTIAL,
-            budget: call.snapshot.replay_budget(),
+            budget: ctx.snapshot.replay_budget(),
         });
         let mut outgoing = OutgoingRequest::new(parts, content, origin, self.via(), replay);
-        let route = call.route(origin, None);
-        let response = self.exchange(call, route, &mut outgoing, |_| Ok(None)).await?;
+        let route = ctx.route(origin, None);
+        let response = self.exchange(ctx, route, &mut outgoing, |_| Ok(None)).await?;
         Ok(self.prepare_response(response))
     }
 
     /// Forwards a request with its credential's token.
     pub(super) async fn forward_with_token(
         &self,
-        call: &mut RequestContext<'_>,
+        ctx: &mut RequestContext<'_>,
         parts: &mut Parts,
         body: IncomingBody,
         mut selected: SelectedCredential,
     ) -> Result<Response<ResponseBody>, ProxyError> {
-        let mut content =
-            call.snapshot.limit_content(&parts.headers, body, &call.inbound.activity)?;
-        let (instance, token) = self.obtain_token(&mut selected, parts, call.record).await?;
+        let mut content = ctx.snapshot.limit_content(&parts.headers, body, &ctx.client.activity)?;
+        let (instance, token) = self.obtain_token(&mut selected, parts, ctx.record).await?;
         let origin = selected.origin.clone();
-        let is_upgraded = call.is_upgraded(&origin) && selected.credential.rewrite_location;
+        let is_upgraded = ctx.is_upgraded(&origin) && selected.credential.rewrite_location;
         let result = match token {
-            None => Box::pin(self.forward_untouched(call, parts, content, &origin)).await,
+            None => Box::pin(self.forward_untouched(ctx, parts, content, &origin)).await,
             Some(token) => {
                 content.set_credential(&selected.credential);
-                let outgoing = self.outgoing_with_token(call.snapshot, parts, content, &selected);
-                self.send_with_token(call, outgoing, selected, &instance, token).await
+                let outgoing = self.outgoing_with_token(ctx.snapshot, parts, content, &selected);
+                self.send_with_token(ctx, outgoing, selected, &instance, token).await
             }
         };
         result.map(|mut response| {
             if is_upgraded {
-                let is_intercepted = |origin: &Origin| call.snapshot.credentials.intercepts(origin);
+                let is_intercepted = |origin: &Origin| ctx.snapshot.credentials.intercepts(origin);
                 rewrite_to_plain_http(response.headers_mut(), &origin, is_intercepted);
             }
             response
@@ -135,7 +134,7 @@ impl Proxy {
     /// Sends a request with a token, and again with a new one as long as that may help.
     async fn send_with_token(
         &self,
-        call: &mut RequestContext<'_>,
+        ctx: &mut RequestContext<'_>,
         mut outgoing: OutgoingRequest,
         selected: SelectedCredential,
         instance: &Instance,
@@ -149,11 +148,11 @@ impl Proxy {
         );
         let mut has_retried_nonce = false;
         loop {
-            record_token(call.record, &token);
+            record_token(ctx.record, &token);
             let nonce = token.key().and_then(|_| credential.nonces.of(origin));
             let context =
                 TokenContext { credential, origin, instance, token: Arc::clone(&token), nonce };
-            let mut response = self.exchange_with_token(call, &mut outgoing, &context).await?;
+            let mut response = self.exchange_with_token(ctx, &mut outgoing, &context).await?;
             let nonce = context.nonce.as_deref();
             match check_token(credential, origin, &token, nonce, &mut response).await {
                 TokenCheck::Accepted => {
@@ -172,7 +171,7 @@ impl Proxy {
             let can_retry = outgoing.can_send_again_after(&response);
             if credential.reread.is_some() {
                 let outgoing = can_retry.then_some(outgoing);
-                let retry = self.retry_with_new_secrets(call, &selected, outgoing, response);
+                let retry = self.retry_with_new_secrets(ctx, &selected, outgoing, response);
                 return Box::pin(retry).await;
             }
             let renewal = Box::pin(instance.slot.rejected(&token, &mut sending, can_retry));
@@ -189,7 +188,7 @@ impl Proxy {
     /// Sends a request with one token, and with the credential's client certificate if it has one.
     async fn exchange_with_token(
         &self,
-        call: &mut RequestContext<'_>,
+        ctx: &mut RequestContext<'_>,
         outgoing: &mut OutgoingRequest,
         context: &TokenContext<'_>,
     ) -> Result<Response<ResponseBody>, ProxyError> {
@@ -208,8 +207,8 @@ impl Proxy {
             let error = |error| ProxyError::Injection { credential: Arc::clone(title), error };
             additions.map(Some).map_err(error)
         };
-        let route = call.route(context.origin, context.credential.identity.as_ref());
-        self.exchange(call, route, outgoing, additions).await
+        let route = ctx.route(context.origin, context.credential.identity.as_ref());
+        self.exchange(ctx, route, outgoing, additions).await
     }
 
     /// Returns the token for a request, or `None` if the request may be sent without one. If a reload has replaced the
@@ -284,18 +283,18 @@ impl Proxy {
     /// called for each attempt, because a DPoP proof can be used only once.
     async fn exchange<'a>(
         &self,
-        call: &mut RequestContext<'_>,
+        ctx: &mut RequestContext<'_>,
         route: Route<'_>,
         outgoing: &mut OutgoingRequest,
         additions: impl Fn(&OutgoingRequest) -> Result<Option<Additions<'a>>, ProxyError>,
     ) -> Result<Response<ResponseBody>, ProxyError> {
-        let interim = Arc::new(InterimRelay::new(call.interim(), outgoing.progress.clone()));
+        let interim = Arc::new(InterimRelay::new(ctx.interim(), outgoing.progress.clone()));
         let mut retries = 0;
         loop {
             let request = outgoing.start_attempt(additions(outgoing)?.as_ref());
-            let started = call.record.start_attempt();
+            let started = ctx.record.start_attempt();
             let result = self.origins.send(route, request, &interim).await;
-            call.record.finish_attempt(started);
+            ctx.record.finish_attempt(started);
             match result {
                 Ok((response, guard)) => {
                     return Ok(response.map(|body| ResponseBody::from_origin(body, guard)));

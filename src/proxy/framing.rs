@@ -1,9 +1,9 @@
-//! How content is delimited, both ways: pure rules over heads (RFC 9112 §6, RFC 9113 §8.1).
+//! How content is delimited: pure functions on message heads (RFC 9112 §6, RFC 9113 §8.1).
 //!
-//! bearerd owns framing. The fields that say where content ends are never passed on as they came: they are
-//! written anew for the connection that a message leaves on ([`frame_request`]), or brought into the one form
-//! that everybody reads alike ([`normalise_response`]). hyper's own choices by method and version do not come
-//! into play.
+//! bearerd does not forward the fields that delimit content as they came. It writes a request's fields
+//! for the connection on which the request is sent ([`frame_request`]), and rewrites a response's fields
+//! in the one form that all recipients interpret alike ([`normalise_response`]). It does not depend on
+//! hyper's defaults for methods and versions.
 
 use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, TRAILER, TRANSFER_ENCODING};
 use http::{Method, StatusCode, Version};
@@ -11,31 +11,31 @@ use http::{Method, StatusCode, Version};
 use super::fields::is_chunked_once;
 use super::trailers::announce_trailers;
 
-/// What is known about a request's content before it is sent.
+/// What is known about the length of a request's content before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ContentLength {
-    /// There is none.
+    /// There is no content.
     None,
-    /// So many bytes.
+    /// The length in bytes.
     Known(u64),
-    /// Its end shows when it comes.
+    /// The length is known only at the end.
     Unknown,
 }
 
-/// Writes how a request's content is delimited on a connection of `version`.
+/// Writes the fields that delimit a request's content on a connection of `version`.
 ///
-/// A length that the client gave is repeated where there is no content, because servers ask for it also
-/// with methods that have no use for content.
+/// If there is no content, a `Content-Length` that the client sent becomes `0`, because some servers
+/// require one even with methods that define no content.
 pub(super) fn frame_request(
     method: &Method,
     version: Version,
     content: ContentLength,
     fields: &mut HeaderMap,
 ) {
-    let gave_length = fields.remove(CONTENT_LENGTH).is_some();
+    let has_length = fields.remove(CONTENT_LENGTH).is_some();
     fields.remove(TRANSFER_ENCODING);
     match content {
-        ContentLength::None if gave_length || expects_content(method) => {
+        ContentLength::None if has_length || expects_content(method) => {
             fields.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         ContentLength::None => {}
@@ -47,46 +47,47 @@ pub(super) fn frame_request(
             fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
     }
-    // Trailers need content, and in HTTP/1.1 chunks.
-    let has_trailers = match version {
+    // Trailers require content, and in HTTP/1.1 the chunked coding.
+    let may_have_trailers = match version {
         Version::HTTP_2 => content != ContentLength::None,
         _ => content == ContentLength::Unknown,
     };
-    match has_trailers {
+    match may_have_trailers {
         true => announce_trailers(fields),
         false => drop(fields.remove(TRAILER)),
     }
 }
 
-/// Methods whose requests have content, so that none has to be said (RFC 9110 §8.6).
+/// Returns true for methods whose requests usually have content: its absence must be stated
+/// (RFC 9110 §8.6).
 fn expects_content(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-/// Can a response to this request have content (RFC 9110 §6.4.1)?
+/// Returns true if a response to `method` with `status` can have content (RFC 9110 §6.4.1).
 pub(super) fn has_content(method: &Method, status: StatusCode) -> bool {
     *method != Method::HEAD
         && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         && !status.is_informational()
 }
 
-/// Why the end of a response's content cannot be told.
+/// Why the end of a response's content is ambiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FramingError {
-    #[error("it has a transfer coding other than chunked")]
+    #[error("the transfer coding is not chunked")]
     TransferCoding,
-    #[error("it has both a length and a transfer coding")]
+    #[error("the response has both Content-Length and Transfer-Encoding")]
     Both,
-    #[error("it has lengths that differ")]
+    #[error("the values of Content-Length differ or are invalid")]
     Lengths,
 }
 
-/// Brings the framing of a response into the one form that every client reads alike: one length in plain
-/// digits (RFC 9112 §6.3 lets a proxy do so where all copies agree), or none.
+/// Rewrites the framing of a response in the one form that all clients interpret alike: a single
+/// `Content-Length` in decimal digits, or none. RFC 9112 §6.3 allows a proxy to merge identical values.
 ///
 /// # Errors
 ///
-/// [`FramingError`]: where two recipients could see two ends.
+/// [`FramingError`] if two recipients could disagree about where the content ends.
 pub(super) fn normalise_response(
     method: &Method,
     version: Version,
@@ -123,13 +124,14 @@ pub(super) fn normalise_response(
     Ok(())
 }
 
-/// The length that all lines and members of `Content-Length` agree on.
+/// Returns the length on which all lines and members of `Content-Length` agree; `None` if they differ or
+/// one is invalid.
 pub(super) fn content_length(fields: &HeaderMap) -> Option<u64> {
     let lines = fields.get_all(CONTENT_LENGTH).iter();
     let members = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     let mut agreed = None;
     for member in members {
-        let length = digits(member.trim_ascii())?;
+        let length = parse_digits(member.trim_ascii())?;
         if agreed.is_some_and(|agreed| agreed != length) {
             return None;
         }
@@ -138,12 +140,12 @@ pub(super) fn content_length(fields: &HeaderMap) -> Option<u64> {
     agreed
 }
 
-fn digits(text: &[u8]) -> Option<u64> {
+fn parse_digits(text: &[u8]) -> Option<u64> {
     let is_plain = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     is_plain.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
 }
 
-/// Does the client wait to be asked for its content (RFC 9110 §10.1.1)?
+/// Returns true if the sender waits for 100 (Continue) before it sends content (RFC 9110 §10.1.1).
 pub(super) fn expects_continue(fields: &HeaderMap) -> bool {
     fields.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
@@ -162,21 +164,21 @@ mod tests {
         fields
     }
 
-    /// What says where content ends: `ContentLength-Length`, `Transfer-Encoding`, `Trailer`.
+    /// The framing fields: `Content-Length`, `Transfer-Encoding`, `Trailer`.
     fn framing(fields: &HeaderMap) -> (Option<&str>, Option<&str>, Option<&str>) {
         let field = |name| fields.get(name).map(|value| value.to_str().unwrap());
         assert!(fields.keys().all(|name| fields.get_all(name).iter().count() == 1), "{fields:?}");
         (field(CONTENT_LENGTH), field(TRANSFER_ENCODING), field(TRAILER))
     }
 
-    /// Method by what the client's version said of its content, by the version of the next connection. What
-    /// the client said is not looked at but for a length of nothing.
+    /// Every combination of method, framing of the client's request and version of the origin
+    /// connection. The content determines the framing, not what the client's fields say.
     #[test]
-    fn requests_are_framed_by_their_content_whatever_method_and_version_they_come_in() {
+    fn requests_are_framed_by_their_content_for_every_method_and_version() {
         use ContentLength::{Known, None as Nothing, Unknown};
         let methods =
             ["GET", "HEAD", "DELETE", "OPTIONS", "POST", "PUT", "PATCH", "PROPFIND", "QUERY"];
-        // What HTTP/1.1 or HTTP/2 brings: no word, a length, chunks, both lines that a gateway left.
+        // No length, a length of zero, a length, chunked, a duplicate length.
         let incoming: [&[(&str, &str)]; 5] = [
             &[],
             &[("content-length", "0")],
@@ -188,11 +190,11 @@ mod tests {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
             let wants_length = matches!(method.as_str(), "POST" | "PUT" | "PATCH");
             for lines in incoming {
-                let gave_length = lines.iter().any(|(name, _)| *name == "content-length");
+                let has_length = lines.iter().any(|(name, _)| *name == "content-length");
                 let trailer = lines.iter().any(|(name, _)| *name == "trailer").then_some("x-sum");
                 for (version, content, expected) in [
-                    (Version::HTTP_11, Nothing, (zero(wants_length || gave_length), None, None)),
-                    (Version::HTTP_2, Nothing, (zero(wants_length || gave_length), None, None)),
+                    (Version::HTTP_11, Nothing, (zero(wants_length || has_length), None, None)),
+                    (Version::HTTP_2, Nothing, (zero(wants_length || has_length), None, None)),
                     (Version::HTTP_11, Known(7), (Some("7"), None, None)),
                     (Version::HTTP_2, Known(7), (Some("7"), None, trailer)),
                     (Version::HTTP_11, Unknown, (None, Some("chunked"), trailer)),
@@ -210,12 +212,12 @@ mod tests {
         }
     }
 
-    fn zero(is_said: bool) -> Option<&'static str> {
-        is_said.then_some("0")
+    fn zero(is_present: bool) -> Option<&'static str> {
+        is_present.then_some("0")
     }
 
     #[test]
-    fn responses_have_one_length_that_everybody_reads_alike() {
+    fn responses_have_one_length_that_all_recipients_interpret_alike() {
         let ok = StatusCode::OK;
         for (method, status, lines, expected) in [
             (Method::GET, ok, &["2"][..], Ok(Some("2"))),
@@ -227,7 +229,7 @@ mod tests {
             (Method::GET, ok, &["2,"], Err(FramingError::Lengths)),
             (Method::GET, ok, &[""], Err(FramingError::Lengths)),
             (Method::GET, ok, &["99999999999999999999, 1"], Err(FramingError::Lengths)),
-            // What has no content has nothing to be misread.
+            // Without content, the length cannot be misinterpreted.
             (Method::HEAD, ok, &["2, 3"], Ok(None)),
             (Method::HEAD, ok, &["2, 2"], Ok(Some("2"))),
             (Method::GET, StatusCode::NOT_MODIFIED, &["x"], Ok(None)),
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_with_two_ends_are_refused() {
+    fn responses_with_ambiguous_framing_are_refused() {
         use FramingError::{Both, TransferCoding};
         for (version, lines, expected) in [
             (Version::HTTP_11, &[("transfer-encoding", "chunked")][..], Ok(())),
@@ -277,7 +279,7 @@ mod tests {
         let mut head = fields(&[("content-type", "application/grpc")]);
         normalise_response(&Method::POST, Version::HTTP_2, StatusCode::OK, &mut head).unwrap();
         assert_eq!(framing(&head).2, Some(GRPC_TRAILERS));
-        // In HTTP/1.1 there are some where there are chunks.
+        // In HTTP/1.1, trailers require the chunked coding.
         for (field, expected) in
             [("transfer-encoding", Some(GRPC_TRAILERS)), ("content-length", None)]
         {
@@ -289,9 +291,13 @@ mod tests {
     }
 
     #[test]
-    fn an_expectation_is_read_in_any_case() {
+    fn an_expectation_is_case_insensitive() {
         for (value, expected) in [("100-continue", true), ("100-Continue", true), ("x", false)] {
-            assert_eq!(expects_continue(&fields(&[("expect", value)])), expected);
+            assert_eq!(
+                expects_continue(&fields(&[("expect", value)])),
+                expected,
+                "Expect: {value}"
+            );
         }
     }
 }

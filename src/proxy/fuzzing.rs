@@ -1,4 +1,4 @@
-//! Pure functions of the proxy that `fuzz/` calls. Only there is this module compiled.
+//! Pure functions of the proxy, for the fuzz targets in `fuzz/`. This module is compiled only for them.
 #![allow(missing_docs)]
 
 use http::request::Parts;
@@ -15,7 +15,7 @@ pub fn lacks_scope(line: &str) -> bool {
     super::challenge::line_has_challenge(line, "bearer", "insufficient_scope")
 }
 
-/// What would be sent to an origin server for a client's head, if anything would.
+/// Returns the head that would be sent to an origin server for a client's head; `None` if it is refused.
 pub fn to_origin(mut parts: Parts) -> Option<Parts> {
     match request_target(&parts, None) {
         Ok(RequestTarget::Origin(origin)) => {
@@ -26,7 +26,7 @@ pub fn to_origin(mut parts: Parts) -> Option<Parts> {
     }
 }
 
-/// A request line that comes in two pieces, as hyper gets it.
+/// Returns a request line that arrives in two pieces as hyper sees it.
 pub fn request_line(pieces: [&[u8]; 2]) -> Vec<u8> {
     let mut line = RequestLineScanner::default();
     let encoded = pieces.map(|piece| {
@@ -37,13 +37,14 @@ pub fn request_line(pieces: [&[u8]; 2]) -> Vec<u8> {
     encoded.concat()
 }
 
-/// What an origin server sends, in two pieces, as hyper gets it, and how many interim responses were read in it.
+/// Returns what an origin server sends in two pieces as hyper sees it, and the number of interim responses
+/// that were parsed.
 pub fn response_heads(pieces: [&[u8]; 2]) -> (Vec<u8>, usize) {
-    let (mut cleaner, mut count, mut out) = (HeadSanitizer::default(), 0, Vec::new());
-    cleaner.expect_head();
+    let (mut sanitizer, mut count, mut out) = (HeadSanitizer::default(), 0, Vec::new());
+    sanitizer.expect_head();
     for piece in pieces {
         let mut piece = piece.to_vec();
-        cleaner.clean(&mut piece, |head| {
+        sanitizer.sanitize(&mut piece, |head| {
             count += usize::from(interim::parse_interim(head).is_some());
         });
         out.extend(piece);
@@ -51,7 +52,7 @@ pub fn response_heads(pieces: [&[u8]; 2]) -> (Vec<u8>, usize) {
     (out, count)
 }
 
-/// The fields of a response as the client gets them, if it gets them.
+/// Returns the fields of a response as the client sees them; `None` if the response is refused.
 pub fn normalised(method: &Method, status: StatusCode, mut fields: HeaderMap) -> Option<HeaderMap> {
     let done = framing::normalise_response(method, Version::HTTP_11, status, &mut fields);
     done.ok().map(|()| fields)

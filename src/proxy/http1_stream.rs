@@ -1,13 +1,15 @@
-//! A client's connection in HTTP/1.1, between hyper and what is below it.
+//! The byte stream of an HTTP/1.1 client connection, between hyper and the socket.
 //!
-//! hyper parses requests and writes responses. What it does not do, or does otherwise, is done here:
+//! hyper parses requests and writes responses. This stream does what hyper does not do, or does
+//! differently:
 //!
-//! - Request lines are made readable ([`RequestLineScanner`]).
-//! - The end of what a client sends is kept back while its request is served: it may have closed its half only.
-//! - Interim responses are written between hyper's messages.
-//! - What hyper answers itself, to a request that it cannot read, becomes an answer of bearerd's form.
-//! - A connection is closed in two steps (RFC 9112 §9.6): what the client still sends is read and thrown away for a
-//!   while, because a reset could take the response from it.
+//! - It encodes request targets that hyper would refuse ([`RequestLineScanner`]).
+//! - It hides the end of the client's input while a request is served, because the client may have
+//!   closed its sending side only.
+//! - It writes interim responses between hyper's messages.
+//! - It replaces the responses with which hyper refuses unparsable requests by bearerd's own.
+//! - It closes a connection in two steps (RFC 9112 §9.6): it reads and discards what the client
+//!   still sends for a while, because a reset could take the response from the client.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,54 +20,55 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Proxy;
-use super::connection::{Activity, ConnectionPhase};
+use super::activity::{Activity, ConnectionPhase};
 use super::interim::InterimQueue;
 use super::request_line_scanner::RequestLineScanner;
 
-/// What is read at a time of what nobody wants.
-const DISCARD: usize = 8 * 1024;
-/// How often in a row, before others have their turn.
-const DISCARDS: usize = 32;
+/// Bytes per read when input is discarded.
+const DISCARD_BUFFER: usize = 8 * 1024;
+/// Reads in a row when input is discarded, before other tasks get their turn.
+const DISCARD_READS: usize = 32;
 
-/// What belongs to the connection as a whole.
+/// State that the stream shares with the [`ClientConnection`](super::client_connection).
 #[derive(Debug)]
-pub(super) struct Http1Parts {
+pub(super) struct Http1Context {
     pub(super) activity: Arc<Activity>,
     pub(super) interim: Arc<InterimQueue>,
-    /// Set if the request that is read is an OPTIONS whose target is an authority alone.
-    pub(super) asterisk: Arc<AtomicBool>,
+    /// Set when the request head being read is in asterisk-form: an OPTIONS whose target is an
+    /// authority alone.
+    pub(super) is_asterisk_form: Arc<AtomicBool>,
 }
 
-/// A client's connection in HTTP/1.1, between hyper and what is below it.
+/// The byte stream of an HTTP/1.1 client connection, between hyper and the socket.
 pub(super) struct Http1Stream<S> {
     stream: S,
-    parts: Http1Parts,
-    line: RequestLineScanner,
-    /// Read and not yet handed on.
-    read: Bytes,
-    /// The client will send no more.
-    has_ended: bool,
-    /// Whoever reads the content had time to see what came before that.
-    has_waited: bool,
-    /// Own bytes that are under way.
-    begun: BytesMut,
-    /// hyper has written something since it last had nothing to write.
+    context: Http1Context,
+    request_line: RequestLineScanner,
+    /// Bytes that were read from the socket and not yet passed to hyper.
+    pending_read: Bytes,
+    /// The client has closed its sending side.
+    is_read_closed: bool,
+    /// The end of the input was withheld once, so that the last content could be read first.
+    has_withheld_end: bool,
+    /// Bytes of bearerd's own that are being written.
+    pending_write: BytesMut,
+    /// hyper has written bytes since it last had nothing to write.
     in_message: bool,
     is_shut_down: bool,
-    /// Gives the answer where hyper gives one.
+    /// Builds the responses to unparsable requests.
     proxy: Arc<Proxy>,
 }
 
 impl<S> Http1Stream<S> {
-    pub(super) fn new(stream: S, parts: Http1Parts, proxy: Arc<Proxy>) -> Self {
+    pub(super) fn new(stream: S, context: Http1Context, proxy: Arc<Proxy>) -> Self {
         Self {
             stream,
-            parts,
-            line: RequestLineScanner::default(),
-            read: Bytes::new(),
-            has_ended: false,
-            has_waited: false,
-            begun: BytesMut::new(),
+            context,
+            request_line: RequestLineScanner::default(),
+            pending_read: Bytes::new(),
+            is_read_closed: false,
+            has_withheld_end: false,
+            pending_write: BytesMut::new(),
             in_message: false,
             is_shut_down: false,
             proxy,
@@ -76,56 +79,61 @@ impl<S> Http1Stream<S> {
         self.stream
     }
 
-    /// Reads on in the request line, and makes it readable. `filled` is where the new bytes begin.
-    fn read_line(&mut self, buf: &mut ReadBuf<'_>, filled: usize) {
-        let before = self.line;
+    /// Scans the next bytes of the request line and encodes them if necessary. The new bytes of
+    /// `buf` begin at `filled`.
+    fn scan_request_line(&mut self, buf: &mut ReadBuf<'_>, filled: usize) {
+        let before = self.request_line;
         let Some(new) = buf.filled().get(filled..) else { return };
-        let found = self.line.scan(new);
-        if found.is_asterisk {
-            self.parts.asterisk.store(true, Ordering::Relaxed);
+        let result = self.request_line.scan(new);
+        if result.is_asterisk_form {
+            self.context.is_asterisk_form.store(true, Ordering::Relaxed);
         }
-        if found.is_unfit {
-            self.read = before.encode(new).into();
+        if result.needs_encoding {
+            self.pending_read = before.encode(new).into();
             buf.set_filled(filled);
-            self.hand_on(buf);
+            self.copy_pending(buf);
         }
     }
 
-    fn hand_on(&mut self, buf: &mut ReadBuf<'_>) {
-        let length = self.read.len().min(buf.remaining());
-        buf.put_slice(&self.read.split_to(length));
+    fn copy_pending(&mut self, buf: &mut ReadBuf<'_>) {
+        let length = self.pending_read.len().min(buf.remaining());
+        buf.put_slice(&self.pending_read.split_to(length));
     }
 }
 
 impl<S: AsyncWrite + Unpin> Http1Stream<S> {
-    fn poll_write_own(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        if self.begun.is_empty() && !self.in_message {
-            self.begun = self.parts.interim.take();
+    /// Writes interim responses, and the response to an unparsable request.
+    fn poll_write_pending(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        if self.pending_write.is_empty() && !self.in_message {
+            self.pending_write = self.context.interim.take();
         }
-        while !self.begun.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.begun))?;
+        while !self.pending_write.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.pending_write))?;
             if written == 0 {
                 return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
             }
-            self.begun.advance(written);
+            self.pending_write.advance(written);
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Before a request is served hyper writes only to refuse it. Takes such an answer for what it says.
-    fn takes_refusal(&mut self, bytes: &[u8]) -> bool {
-        if self.in_message || self.parts.activity.phase() != ConnectionPhase::Head {
+    /// Replaces the response with which hyper refuses an unparsable request. Returns false if
+    /// `bytes` are not such a response.
+    ///
+    /// Before a request is served, hyper writes only to refuse it.
+    fn replace_refusal(&mut self, bytes: &[u8]) -> bool {
+        if self.in_message || self.context.activity.phase() != ConnectionPhase::ReadingHead {
             return false;
         }
-        let Some(status) = status_of(bytes) else { return false };
-        self.begun.extend_from_slice(&self.proxy.respond_to_unparsable(status));
+        let Some(status) = parse_status(bytes) else { return false };
+        self.pending_write.extend_from_slice(&self.proxy.respond_to_unparsable(status));
         self.in_message = true;
         true
     }
 }
 
-/// The status of a response that begins with `bytes`.
-fn status_of(bytes: &[u8]) -> Option<u16> {
+/// Parses the status of a response that begins with `bytes`.
+fn parse_status(bytes: &[u8]) -> Option<u16> {
     let status = bytes.strip_prefix(b"HTTP/1.")?.get(2..5)?;
     std::str::from_utf8(status).ok()?.parse().ok()
 }
@@ -137,33 +145,33 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http1Stream<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
         let this = self.get_mut();
-        if !this.read.is_empty() {
-            this.hand_on(buf);
+        if !this.pending_read.is_empty() {
+            this.copy_pending(buf);
             return Poll::Ready(Ok(()));
         }
-        if this.parts.activity.is_between_requests() {
-            this.line = RequestLineScanner::default();
+        if this.context.activity.is_between_requests() {
+            this.request_line = RequestLineScanner::default();
         }
         let filled = buf.filled().len();
-        if !this.has_ended {
+        if !this.is_read_closed {
             ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-            this.has_ended = buf.filled().len() == filled && buf.remaining() > 0;
+            this.is_read_closed = buf.filled().len() == filled && buf.remaining() > 0;
         }
-        if this.has_ended {
-            // Whoever waits is woken when the request is over.
-            return match this.parts.activity.half_close() {
+        if this.is_read_closed {
+            // The activity wakes this task when the request is complete.
+            return match this.context.activity.mark_half_closed() {
                 true => Poll::Pending,
-                // The last of the content may be there, and whoever reads it has not seen it yet.
-                false if this.parts.activity.is_busy() && !this.has_waited => {
-                    this.has_waited = true;
+                // The last of the content may have arrived without having been read.
+                false if this.context.activity.is_busy() && !this.has_withheld_end => {
+                    this.has_withheld_end = true;
                     cx.waker().wake_by_ref();
                     Poll::Pending
                 }
                 false => Poll::Ready(Ok(())),
             };
         }
-        if !this.line.is_over() {
-            this.read_line(buf, filled);
+        if !this.request_line.is_complete() {
+            this.scan_request_line(buf, filled);
         }
         Poll::Ready(Ok(()))
     }
@@ -175,31 +183,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        ready!(self.poll_write_own(cx))?;
-        if self.takes_refusal(bytes) {
+        ready!(self.poll_write_pending(cx))?;
+        if self.replace_refusal(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
         self.in_message = true;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    /// hyper flushes when it has nothing more to write.
+    /// hyper flushes when it has nothing left to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         self.in_message = false;
-        self.parts.interim.register(cx.waker());
-        ready!(self.poll_write_own(cx))?;
+        self.context.interim.register(cx.waker());
+        ready!(self.poll_write_pending(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         let this = &mut *self;
         if !this.is_shut_down {
-            ready!(this.poll_write_own(cx))?;
+            ready!(this.poll_write_pending(cx))?;
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
             this.is_shut_down = true;
-            this.parts.activity.enter(ConnectionPhase::Lingering);
+            this.context.activity.set_phase(ConnectionPhase::Lingering);
         }
-        if this.has_ended {
+        if this.is_read_closed {
             return Poll::Ready(Ok(()));
         }
         poll_discard(Pin::new(&mut this.stream), cx).map(Ok)
@@ -210,9 +218,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
         cx: &mut Context<'_>,
         slices: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        ready!(self.poll_write_own(cx))?;
+        ready!(self.poll_write_pending(cx))?;
         let first = slices.iter().find(|slice| !slice.is_empty());
-        if first.is_some_and(|slice| self.takes_refusal(slice)) {
+        if first.is_some_and(|slice| self.replace_refusal(slice)) {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         self.in_message = true;
@@ -224,10 +232,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
     }
 }
 
-/// Reads and throws away until the client ends, or breaks off.
+/// Reads and discards until the client closes or resets the connection.
 fn poll_discard<S: AsyncRead>(mut stream: Pin<&mut S>, cx: &mut Context<'_>) -> Poll<()> {
-    let mut space = [0; DISCARD];
-    for _ in 0..DISCARDS {
+    let mut space = [0; DISCARD_BUFFER];
+    for _ in 0..DISCARD_READS {
         let mut buf = ReadBuf::new(&mut space);
         match ready!(stream.as_mut().poll_read(cx, &mut buf)) {
             Ok(()) if !buf.filled().is_empty() => {}

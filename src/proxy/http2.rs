@@ -1,8 +1,9 @@
-//! What both sides of HTTP/2 have in common: content that comes, content that goes, and pings.
+//! What the client side and the server side of HTTP/2 share: receiving content, sending content, and
+//! pings.
 //!
-//! Windows. A stream's window bounds what is held for a reader that does not read. The connection's window
-//! is as large as all its streams' together, so that no stream can take it from another: one slow reader
-//! stalls nobody else.
+//! A stream's flow-control window bounds the bytes that are buffered for a reader that does not read.
+//! The connection's window is as large as the windows of all its streams together, so one slow reader
+//! cannot stall the other streams.
 
 pub(super) mod client;
 pub(super) mod server;
@@ -18,64 +19,71 @@ use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::connection::{Activity, ConnectionPhase, Watchdog};
+use super::activity::{Activity, ConnectionPhase, Watchdog};
 use super::framing::content_length;
 
-/// How often a connection with requests under way is asked whether its other end is still there. Servers
-/// that count pings (gRPC) tolerate no more than one in five minutes; a peer whose machine is gone is
-/// noticed earlier, by TCP keepalive.
+/// The interval between pings while requests are in flight. gRPC servers tolerate at most one ping in
+/// five minutes. TCP keepalive detects a dead machine earlier.
 const PING_INTERVAL: Duration = Duration::from_secs(300);
-/// How long the answer to a ping may take.
+/// How long a peer may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Content that comes on a stream.
+/// Content that is received on a stream.
 pub(super) struct Http2Content {
     stream: RecvStream,
-    /// What is left of a declared length.
-    left: Option<u64>,
+    /// The bytes still to come, if a length was declared.
+    remaining: Option<u64>,
     data_ended: bool,
     ended: bool,
-    /// Asks the peer for the content when it is first read (RFC 9110 §10.1.1).
-    ask: Option<Box<dyn FnOnce() + Send + Sync>>,
-    /// Held as long as the stream is used.
-    _held: Option<Arc<dyn std::any::Any + Send + Sync>>,
+    /// Called when the content is first read. It sends 100 (Continue) if the client waits for it
+    /// (RFC 9110 §10.1.1).
+    on_first_read: Option<Box<dyn FnOnce() + Send + Sync>>,
+    /// Held as long as the stream is in use.
+    _guard: Option<Arc<dyn std::any::Any + Send + Sync>>,
 }
 
 impl Http2Content {
     pub(super) fn new(stream: RecvStream, fields: &HeaderMap) -> Self {
-        let left = if stream.is_end_stream() { Some(0) } else { content_length(fields) };
-        Self { stream, left, data_ended: false, ended: false, ask: None, _held: None }
+        let remaining = if stream.is_end_stream() { Some(0) } else { content_length(fields) };
+        Self {
+            stream,
+            remaining,
+            data_ended: false,
+            ended: false,
+            on_first_read: None,
+            _guard: None,
+        }
     }
 
-    /// Has `ask` run before the first of the content is waited for.
-    pub(super) fn asks_first(mut self, ask: impl FnOnce() + Send + Sync + 'static) -> Self {
-        self.ask = Some(Box::new(ask));
+    /// Sets a function that is called before the content is first waited for.
+    fn with_on_first_read(mut self, function: impl FnOnce() + Send + Sync + 'static) -> Self {
+        self.on_first_read = Some(Box::new(function));
         self
     }
 
-    /// Leaves out what is sent where no content can be (RFC 9110 §6.4.1).
-    pub(super) fn leave_out(&mut self) {
+    /// Ignores content that was sent with a response that must have none (RFC 9110 §6.4.1).
+    pub(super) fn ignore(&mut self) {
         (self.data_ended, self.ended) = (true, true);
     }
 
-    /// Keeps `held` until the content is dropped.
-    fn holding(mut self, held: Arc<dyn std::any::Any + Send + Sync>) -> Self {
-        self._held = Some(held);
+    /// Keeps `guard` until the content is dropped.
+    fn with_guard(mut self, guard: Arc<dyn std::any::Any + Send + Sync>) -> Self {
+        self._guard = Some(guard);
         self
     }
 
-    /// A stream that is reset before its end has broken off, whatever the reason: a part is never taken
-    /// for the whole.
+    /// Reads the next frame. A stream that is reset before its end is an error, whatever the reason:
+    /// truncated content never looks complete.
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        if let Some(ask) = self.ask.take() {
-            ask();
+        if let Some(on_first_read) = self.on_first_read.take() {
+            on_first_read();
         }
         if !self.data_ended {
             match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(data)) => return Poll::Ready(Some(Ok(self.take(data)))),
+                Some(Ok(data)) => return Poll::Ready(Some(Ok(self.accept(data)))),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => self.data_ended = true,
             }
@@ -88,10 +96,10 @@ impl Http2Content {
         Poll::Ready(trailers.transpose().map(|trailers| trailers.map(Frame::trailers)))
     }
 
-    fn take(&mut self, data: Bytes) -> Frame<Bytes> {
-        // It fails only for a stream that is over.
-        let _over = self.stream.flow_control().release_capacity(data.len());
-        self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+    fn accept(&mut self, data: Bytes) -> Frame<Bytes> {
+        // This fails only if the stream is closed.
+        let _closed = self.stream.flow_control().release_capacity(data.len());
+        self.remaining = self.remaining.map(|left| left.saturating_sub(data.len() as u64));
         Frame::data(data)
     }
 
@@ -100,7 +108,7 @@ impl Http2Content {
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::new, SizeHint::with_exact)
+        self.remaining.map_or_else(SizeHint::new, SizeHint::with_exact)
     }
 }
 
@@ -110,47 +118,48 @@ impl std::fmt::Debug for Http2Content {
     }
 }
 
-/// Why content could not be sent to its end.
+/// Why content was not sent completely.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendContentError<E> {
-    /// The peer wants no more of it, or the connection broke.
+    /// The peer reset the stream, or the connection failed.
     #[error(transparent)]
     Peer(h2::Error),
-    /// The content broke off; the stream was reset.
-    #[error("the content broke off: {0}")]
+    /// Reading the content failed; the stream was reset.
+    #[error("the content ended early: {0}")]
     Content(E),
-    /// It overstayed a limit; the stream was reset.
-    #[error("it took too long")]
-    Late,
+    /// A timeout passed; the stream was reset.
+    #[error("sending the content took too long")]
+    Timeout,
 }
 
-/// Looks after a stream that content goes out on, from the first time it has to wait.
+/// Registers a stream with the watchdog when sending content on it first has to wait.
 #[derive(Debug, Default)]
 pub(super) struct StreamMonitor<'a> {
-    /// `None`: nobody looks after it here.
+    /// `None` if the stream is not monitored.
     watchdog: Option<&'a Watchdog>,
     activity: Option<Arc<Activity>>,
 }
 
 impl<'a> StreamMonitor<'a> {
-    pub(super) fn by(watchdog: &'a Watchdog) -> Self {
+    pub(super) fn new(watchdog: &'a Watchdog) -> Self {
         Self { watchdog: Some(watchdog), activity: None }
     }
 
-    /// The stream waits: for its peer to take something, or for content. Is its time over?
-    fn poll_late(&mut self, cx: &Context<'_>, is_blocked: bool) -> Poll<()> {
+    /// Records that the stream waits for content or, if `is_blocked`, for its peer's window. Resolves
+    /// when a timeout has passed.
+    fn poll_timeout(&mut self, cx: &Context<'_>, is_blocked: bool) -> Poll<()> {
         let Some(watchdog) = self.watchdog else { return Poll::Pending };
         let activity =
-            self.activity.get_or_insert_with(|| watchdog.watch(ConnectionPhase::Content));
+            self.activity.get_or_insert_with(|| watchdog.register(ConnectionPhase::Content));
         if is_blocked {
-            activity.blocked();
+            activity.record_blocked();
         }
-        activity.poll_closing(cx)
+        activity.poll_close_requested(cx)
     }
 
-    fn progress(&self) {
+    fn record_progress(&self) {
         if let Some(activity) = &self.activity {
-            activity.written();
+            activity.record_write();
         }
     }
 }
@@ -161,27 +170,27 @@ impl<E> From<h2::Error> for SendContentError<E> {
     }
 }
 
-/// Sends `content`, as fast as the peer takes it, and ends the stream.
+/// Sends `content` as fast as the peer accepts it, and ends the stream.
 ///
 /// # Errors
 ///
-/// [`SendContentError`]; the stream is over.
+/// [`SendContentError`] if the content was not sent completely. The stream is closed.
 pub(super) async fn send_content<B>(
     mut content: B,
     stream: &mut SendStream<Bytes>,
-    mut watch: StreamMonitor<'_>,
+    mut monitor: StreamMonitor<'_>,
 ) -> Result<(), SendContentError<B::Error>>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    while let Some(frame) = next_frame(&mut content, stream, &mut watch).await? {
-        watch.progress();
+    while let Some(frame) = next_frame(&mut content, stream, &mut monitor).await? {
+        monitor.record_progress();
         match frame.map(Frame::into_data) {
             Ok(Ok(data)) if data.is_empty() => {}
             Ok(Ok(data)) => {
                 let is_last = content.is_end_stream();
-                wait_for_capacity(stream, &mut watch).await?;
-                watch.progress();
+                wait_for_capacity(stream, &mut monitor).await?;
+                monitor.record_progress();
                 stream.send_data(data, is_last)?;
                 if is_last {
                     return Ok(());
@@ -200,11 +209,11 @@ where
     Ok(stream.send_data(Bytes::new(), true)?)
 }
 
-/// The next piece of `content`, unless the peer resets the stream first.
+/// Returns the next frame of `content`, or an error if the peer resets the stream first.
 async fn next_frame<B>(
     content: &mut B,
     stream: &mut SendStream<Bytes>,
-    watch: &mut StreamMonitor<'_>,
+    monitor: &mut StreamMonitor<'_>,
 ) -> Result<Option<Result<Frame<Bytes>, B::Error>>, SendContentError<B::Error>>
 where
     B: HttpBody<Data = Bytes> + Unpin,
@@ -217,16 +226,16 @@ where
         if let Poll::Ready(frame) = Pin::new(&mut *content).poll_frame(cx) {
             return Poll::Ready(Ok(frame));
         }
-        watch.poll_late(cx, false).map(|()| Err(late(stream)))
+        monitor.poll_timeout(cx, false).map(|()| Err(reset_late(stream)))
     })
     .await
 }
 
-/// Waits until the peer takes more. One byte is asked for, so that a stream that has nothing to send yet takes
-/// no part of the connection's window from another.
+/// Waits until the peer's window is open. It reserves a single byte, so that the stream does not claim
+/// more of the connection's window than it can use.
 async fn wait_for_capacity<E>(
     stream: &mut SendStream<Bytes>,
-    watch: &mut StreamMonitor<'_>,
+    monitor: &mut StreamMonitor<'_>,
 ) -> Result<(), SendContentError<E>> {
     stream.reserve_capacity(1);
     poll_fn(|cx| {
@@ -237,7 +246,9 @@ async fn wait_for_capacity<E>(
                 Poll::Ready(None) => {
                     return Poll::Ready(Err(h2::Error::from(Reason::CANCEL).into()));
                 }
-                Poll::Pending => return watch.poll_late(cx, true).map(|()| Err(late(stream))),
+                Poll::Pending => {
+                    return monitor.poll_timeout(cx, true).map(|()| Err(reset_late(stream)));
+                }
             }
         }
         Poll::Ready(Ok(()))
@@ -245,14 +256,16 @@ async fn wait_for_capacity<E>(
     .await
 }
 
-fn late<E>(stream: &mut SendStream<Bytes>) -> SendContentError<E> {
+fn reset_late<E>(stream: &mut SendStream<Bytes>) -> SendContentError<E> {
     stream.send_reset(Reason::CANCEL);
-    SendContentError::Late
+    SendContentError::Timeout
 }
 
-/// Resolves when the other end of a connection no longer answers pings; `is_busy` says whether any request is
-/// under way, because a connection without any is closed by its idle time.
-pub(super) async fn silence(pings: Option<PingPong>, is_busy: impl Fn() -> bool) {
+/// Resolves when the peer no longer answers pings.
+///
+/// No pings are sent while `is_busy` returns false, because the idle timeout ends a connection without
+/// requests.
+pub(super) async fn ping_timeout(pings: Option<PingPong>, is_busy: impl Fn() -> bool) {
     let Some(mut pings) = pings else { return std::future::pending().await };
     loop {
         tokio::time::sleep(PING_INTERVAL).await;
@@ -261,7 +274,7 @@ pub(super) async fn silence(pings: Option<PingPong>, is_busy: impl Fn() -> bool)
         }
         match tokio::time::timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
-            // The connection itself says what is wrong with it.
+            // The connection itself reports the error.
             Ok(Err(_)) => return std::future::pending().await,
             Err(_) => return,
         }
@@ -276,7 +289,7 @@ mod tests {
 
     use super::*;
 
-    /// One end of a connection whose other end answers, or has fallen silent after the handshake.
+    /// One end of a connection. The peer answers pings only if `answers` is true.
     async fn pings(answers: bool) -> (PingPong, [AbortOnDropHandle<()>; 2]) {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let server = tokio::spawn(async move {
@@ -294,24 +307,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn p23_an_end_that_answers_pings_is_left_alone_for_hours() {
+    async fn p23_a_peer_that_answers_pings_never_times_out() {
         let (pings, _tasks) = pings(true).await;
-        let noticed = timeout(Duration::from_secs(4 * 3600), silence(Some(pings), || true)).await;
-        assert!(noticed.is_err(), "it was taken for dead");
+        let result =
+            timeout(Duration::from_secs(4 * 3600), ping_timeout(Some(pings), || true)).await;
+        assert!(result.is_err(), "a peer that answers pings timed out");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn p23_an_end_that_answers_no_pings_is_noticed_while_a_request_is_under_way() {
+    async fn p23_a_peer_that_answers_no_pings_times_out_while_a_request_is_in_flight() {
         let ((pings, _tasks), began) = (pings(false).await, Instant::now());
-        let noticed = timeout(Duration::from_secs(3600), silence(Some(pings), || true)).await;
-        assert!(noticed.is_ok(), "it was never noticed");
-        assert_eq!(began.elapsed(), PING_INTERVAL + PING_TIMEOUT);
+        let result = timeout(Duration::from_secs(3600), ping_timeout(Some(pings), || true)).await;
+        assert!(result.is_ok(), "the silent peer was never detected");
+        let expected = PING_INTERVAL + PING_TIMEOUT;
+        assert_eq!(began.elapsed(), expected, "the silent peer was detected at the wrong time");
     }
 
     #[tokio::test(start_paused = true)]
     async fn p23_a_connection_without_requests_is_not_pinged() {
         let (pings, _tasks) = pings(false).await;
-        let noticed = timeout(Duration::from_secs(3600), silence(Some(pings), || false)).await;
-        assert!(noticed.is_err(), "it was pinged");
+        let result = timeout(Duration::from_secs(3600), ping_timeout(Some(pings), || false)).await;
+        assert!(result.is_err(), "a connection without requests was pinged");
     }
 }

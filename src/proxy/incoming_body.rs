@@ -1,4 +1,4 @@
-//! Content as it comes from a peer, in either version of HTTP.
+//! Content received from a peer, over HTTP/1.1 or HTTP/2.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,24 +8,24 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::http2::Http2Content;
 
-/// Content as it comes from a peer.
+/// Content received from a peer.
 #[derive(Debug)]
 pub(super) enum IncomingBody {
     Http1(hyper::body::Incoming),
     Http2(Http2Content),
 }
 
-/// Why content ended before its end.
+/// Why content ended early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PeerError {
-    #[error("{}{}", .0, because(.0))]
+    #[error("{}{}", .0, source_text(.0))]
     Http1(#[from] hyper::Error),
     #[error(transparent)]
     Http2(#[from] h2::Error),
 }
 
-/// hyper says what it was doing; its source says why that failed.
-fn because(error: &hyper::Error) -> String {
+/// The source of a hyper error: the error says what hyper was doing, the source why that failed.
+fn source_text(error: &hyper::Error) -> String {
     let source = std::error::Error::source(error);
     source.map(|source| format!(": {source}")).unwrap_or_default()
 }

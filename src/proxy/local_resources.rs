@@ -1,4 +1,4 @@
-//! What bearerd answers as a server of its own: its CA, OPTIONS about itself, stub tokens.
+//! The resources that bearerd itself serves: its CA certificate, `OPTIONS *`, and stub tokens.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -11,7 +11,7 @@ use super::{Proxy, Snapshot};
 use crate::origin::{Origin, Scheme};
 
 impl Proxy {
-    /// `http://bearerd.invalid/ca.pem`, and nothing else.
+    /// Serves `http://bearerd.invalid/ca.pem`, and 404 for every other path.
     pub(super) fn own_resource(
         &self,
         snapshot: &Snapshot,
@@ -26,8 +26,8 @@ impl Proxy {
                 response
             }
             _ => {
-                let text = "this proxy serves http://bearerd.invalid/ca.pem once a credential is \
-                            configured, and nothing else of its own";
+                let text = "this proxy itself serves only http://bearerd.invalid/ca.pem, and that once a \
+                            credential is configured";
                 let id = self.shared.request_ids.next().to_string();
                 local_response(StatusCode::NOT_FOUND, text, ResponseFormat::of(&parts.headers), &id)
             }
@@ -35,6 +35,7 @@ impl Proxy {
     }
 }
 
+/// The response to an OPTIONS request about the proxy itself.
 pub(super) fn options() -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::empty());
     let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
@@ -42,8 +43,8 @@ pub(super) fn options() -> Response<ResponseBody> {
     response
 }
 
-/// What an application gets that asks for tokens itself: they are worth nothing, and what it puts
-/// them on gets the real one.
+/// The response to an application that requests tokens itself. The tokens are placeholders: requests
+/// that carry one get the real token.
 pub(super) fn stub_tokens() -> Response<ResponseBody> {
     let tokens = concat!(
         r#"{"access_token":"bearerd-stub","token_type":"Bearer","expires_in":3600,"#,
@@ -57,7 +58,8 @@ pub(super) fn stub_tokens() -> Response<ResponseBody> {
     response
 }
 
-/// RFC 6761 §6.4: a name that no origin server can have.
+/// Returns true if `origin` is `http://bearerd.invalid`. No origin server can have that name
+/// (RFC 6761 §6.4).
 pub(super) fn is_own_name(origin: &Origin) -> bool {
     origin.scheme == Scheme::Http
         && origin.authority.port == 80

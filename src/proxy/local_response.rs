@@ -1,4 +1,4 @@
-//! The form of responses that are bearerd's own.
+//! The form of responses that bearerd generates itself.
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
@@ -6,10 +6,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::response_body::ResponseBody;
 
-/// What form of a message the client prefers.
+/// The format of a message that the client prefers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ResponseFormat {
-    /// One sentence of text.
+    /// One sentence of plain text.
     Text,
     /// `application/problem+json` (RFC 9457).
     Json,
@@ -25,24 +25,24 @@ impl ResponseFormat {
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// A response of bearerd's own.
+/// A response that bearerd generates.
 pub(super) fn local_response(
     status: StatusCode,
     text: &str,
-    accepts: ResponseFormat,
+    format: ResponseFormat,
     request_id: &str,
 ) -> Response<ResponseBody> {
-    local_response_bytes(status, text, accepts, request_id).map(ResponseBody::full)
+    local_response_bytes(status, text, format, request_id).map(ResponseBody::full)
 }
 
-/// The same, with its content in hand.
+/// The same as [`local_response`], with its content as bytes.
 pub(super) fn local_response_bytes(
     status: StatusCode,
     text: &str,
-    accepts: ResponseFormat,
+    format: ResponseFormat,
     request_id: &str,
 ) -> Response<Bytes> {
-    let (kind, body) = match accepts {
+    let (kind, body) = match format {
         ResponseFormat::Text => ("text/plain; charset=utf-8", format!("bearerd: {text}\n")),
         ResponseFormat::Json => {
             let problem = serde_json::json!({
@@ -73,13 +73,14 @@ pub(super) fn local_response_bytes(
 }
 
 pub(super) fn insert(fields: &mut HeaderMap, name: HeaderName, value: &str) {
-    // Every value here is ASCII text of this module or a credential's name.
+    // Every value is ASCII text from this module or a credential's name.
     if let Ok(value) = HeaderValue::from_str(value) {
         fields.insert(name, value);
     }
 }
 
-/// Says why there is no other response (RFC 9209); `rcode` is that of the name server.
+/// Adds `Proxy-Status`, which says why bearerd generated the response (RFC 9209). `rcode` is the
+/// response code of the DNS server.
 pub(super) fn insert_proxy_status(
     fields: &mut HeaderMap,
     kind: &str,
@@ -105,20 +106,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sentence_becomes_a_structured_field_string() {
+    fn text_is_escaped_as_a_structured_field_string() {
         assert_eq!(escape("a \"b\" \\ é\n"), "a \\\"b\\\" \\\\ ??");
     }
 
     #[test]
-    fn json_is_for_clients_that_ask_for_nothing_textual() {
-        let accepts = |value: &str| {
+    fn json_is_used_if_the_client_accepts_json_and_no_text() {
+        let format = |value: &str| {
             let mut fields = HeaderMap::new();
             fields.insert(ACCEPT, HeaderValue::from_str(value).unwrap());
             ResponseFormat::of(&fields)
         };
-        assert_eq!(accepts("application/json"), ResponseFormat::Json);
-        assert_eq!(accepts("application/json, text/plain, */*"), ResponseFormat::Text);
-        assert_eq!(accepts("text/html,application/xhtml+xml"), ResponseFormat::Text);
+        assert_eq!(format("application/json"), ResponseFormat::Json);
+        assert_eq!(format("application/json, text/plain, */*"), ResponseFormat::Text);
+        assert_eq!(format("text/html,application/xhtml+xml"), ResponseFormat::Text);
         assert_eq!(ResponseFormat::of(&HeaderMap::new()), ResponseFormat::Text);
     }
 }

@@ -1,8 +1,9 @@
-//! One request on one connection to an origin server, in either version of HTTP.
+//! Sends one request on one connection to an origin server, over HTTP/1.1 or HTTP/2.
 //!
-//! A request leaves in the form of the connection's version. Each wait is for one peer: for the client's content,
-//! for the origin server to take it, for its answer. What went wrong says whether the request
-//! may have been seen: one that was not is not lost.
+//! A request is sent in the form of the connection's version. Each timeout applies to one peer: to the
+//! client sending content, to the origin server reading it, or to the origin server responding. If
+//! there is no response, [`DeliveryOutcome`] says whether the origin server may have processed the
+//! request; one that was certainly not processed can be sent again.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -27,35 +28,34 @@ use super::upload_progress::{UploadProgress, UploadStage};
 use crate::origin::Origin;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-/// So long before an origin server closes a connection it gets no more requests.
+/// The time before an origin server closes an idle connection in which the connection is not used.
 const CLOSE_MARGIN: Duration = Duration::from_secs(1);
-/// How long an origin server may take to ask for content that its client holds back (RFC 9110 §10.1.1 leaves
-/// the time open; curl waits as long).
-const CONTINUE_TIME: Duration = Duration::from_secs(1);
+/// How long to wait for 100 (Continue) before the content is sent without it. RFC 9110 §10.1.1 leaves
+/// the time open; curl waits as long.
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long it may take until something happens.
+/// How long each peer may take before the request fails.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseTimeouts {
-    /// Until the origin server answers, once all of the content is there.
+    /// From the end of the request's content to the head of the response.
     pub(super) response: Duration,
-    /// Until it takes something of the content.
+    /// Without the origin server reading any content.
     pub(super) send: Duration,
-    /// Until the client sends something of it.
+    /// Without the client sending any content.
     pub(super) content: Duration,
 }
 
-/// A connection that serves one request after the other. Dropping it closes it.
+/// A connection that serves one request at a time. Dropping it closes it.
 pub(super) struct Http1Connection {
     pub(super) origin: Origin,
     sender: http1::SendRequest<RequestBody>,
     head: ResponseExpectation,
-    /// For the answers on it, one after the other: setting a timer later is next to free, making
-    /// one for each request is not.
+    /// Reused for every response: resetting a timer is much cheaper than creating one.
     timer: Pin<Box<Sleep>>,
-    /// Idle since then.
-    since: Instant,
-    /// How long the origin server keeps it, if it has said so.
-    kept_for: Option<Duration>,
+    idle_since: Instant,
+    /// How long the origin server keeps the connection open while idle (`Keep-Alive: timeout`), if it
+    /// has said so.
+    keep_alive: Option<Duration>,
     pub(super) version: u64,
     _task: AbortOnDropHandle<()>,
 }
@@ -66,29 +66,29 @@ pub(super) enum OriginConnection {
     Http2(Http2Connection),
 }
 
-/// What is known about a request that got no response.
+/// What is known about the delivery of a request that got no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DeliveryOutcome {
     /// The origin server has certainly not processed it.
     NotProcessed,
-    /// It has not processed it, and would over HTTP/1.1 (RFC 9113 §7).
+    /// The origin server has not processed it and asks for HTTP/1.1 (RFC 9113 §7).
     Http1Required,
-    /// The connection was closed, and not a byte of a response had come.
+    /// The connection was closed before any byte of a response.
     Closed,
-    /// It may have been processed.
+    /// The origin server may have processed it.
     Unknown,
 }
 
-/// A request without a response.
+/// A request that got no response, and why.
 pub(super) struct UnansweredRequest {
     pub(super) error: OriginError,
     pub(super) outcome: DeliveryOutcome,
-    /// The request, if nothing of it was written.
+    /// The request, if none of it was written.
     pub(super) request: Option<Box<Request<RequestBody>>>,
 }
 
 impl UnansweredRequest {
-    /// Nothing of `request` was written.
+    /// An error before any of `request` was written.
     pub(super) fn unsent(error: OriginError, request: Request<RequestBody>) -> Self {
         Self { error, outcome: DeliveryOutcome::NotProcessed, request: Some(Box::new(request)) }
     }
@@ -103,7 +103,7 @@ impl From<OriginError> for UnansweredRequest {
 impl From<TrySendError<Request<RequestBody>>> for UnansweredRequest {
     fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
         let request = error.take_message();
-        let (error, outcome) = failure(error.into_error());
+        let (error, outcome) = classify(error.into_error());
         match request {
             Some(request) => Self::unsent(error, request),
             None => Self { error, outcome, request: None },
@@ -120,43 +120,45 @@ impl Http1Connection {
         version: u64,
     ) -> Self {
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
-        let since = Instant::now();
-        Self { origin, sender, head, timer, since, kept_for: None, version, _task: task }
+        let idle_since = Instant::now();
+        Self { origin, sender, head, timer, idle_since, keep_alive: None, version, _task: task }
     }
 
+    /// Returns true if the connection may be used with the configuration of `connector`.
     pub(super) fn is_valid(&self, connector: &Connector) -> bool {
         self.version == connector.version
-            && self.since.elapsed() < connector.idle_timeout
-            && self.is_usable()
+            && self.idle_since.elapsed() < connector.idle_timeout
+            && self.is_ready()
     }
 
-    /// Could it take a request at once? Nothing ever waits until it can. An origin server that is about to close it, by
-    /// its own account, gets no more: a request that meets the close on its way is lost, and only a safe one may
+    /// Returns true if the connection can take a request at once.
+    ///
+    /// If the origin server has announced when it closes idle connections, the connection is not used
+    /// shortly before that: a request that meets the close is lost, and only one with a safe method may
     /// be sent again.
-    pub(super) fn is_usable(&self) -> bool {
-        let is_given_up =
-            |time: Duration| self.since.elapsed() >= time.saturating_sub(CLOSE_MARGIN);
-        self.sender.is_ready() && !self.kept_for.is_some_and(is_given_up)
+    pub(super) fn is_ready(&self) -> bool {
+        let is_about_to_close =
+            |time: Duration| self.idle_since.elapsed() >= time.saturating_sub(CLOSE_MARGIN);
+        self.sender.is_ready() && !self.keep_alive.is_some_and(is_about_to_close)
     }
 
-    /// It has served a request whose response had these fields.
-    pub(super) fn has_served(&mut self, fields: &HeaderMap) {
-        self.kept_for = keep_alive(fields);
+    /// Reads the idle timeout that the origin server announces with a response.
+    pub(super) fn read_keep_alive(&mut self, fields: &HeaderMap) {
+        self.keep_alive = keep_alive_timeout(fields);
     }
 
-    /// From now on it is idle.
-    pub(super) fn rest(&mut self) {
-        self.since = Instant::now();
+    pub(super) fn mark_idle(&mut self) {
+        self.idle_since = Instant::now();
     }
 }
 
 impl OriginConnection {
-    /// Sends `request`, whose answer may take as long as `limits` say.
+    /// Sends `request` and waits for the head of its response, within `timeouts`.
     pub(super) async fn send(
         &mut self,
         origin: &Origin,
         mut request: Request<RequestBody>,
-        limits: ResponseTimeouts,
+        timeouts: ResponseTimeouts,
         interim: &Arc<InterimRelay>,
     ) -> Result<Response<IncomingBody>, UnansweredRequest> {
         let progress = request.body().progress();
@@ -169,20 +171,20 @@ impl OriginConnection {
         let progress = progress.as_deref();
         match self {
             Self::Http1(connection) => {
-                for_http1(origin, &mut request);
+                to_http1(origin, &mut request);
                 connection.head.expect(interim);
                 let sending = pin!(connection.sender.try_send_request(request));
                 let timer = connection.timer.as_mut();
-                let sent = within(timer, limits, interim, progress, sending).await;
+                let sent = within(timer, timeouts, interim, progress, sending).await;
                 sent.map(|response| response.map(IncomingBody::from))
             }
             Self::Http2(connection) => {
-                for_http2(origin, &mut request);
-                // Boxed, because most requests go another way.
+                to_http2(origin, &mut request);
+                // Boxed, because most requests use HTTP/1.1: their future stays small.
                 let sending = Box::pin(async move {
                     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
                     let sending = pin!(connection.send(request, interim));
-                    within(timer.as_mut(), limits, interim, progress, sending).await
+                    within(timer.as_mut(), timeouts, interim, progress, sending).await
                 });
                 sending.await
             }
@@ -190,10 +192,10 @@ impl OriginConnection {
     }
 }
 
-/// Waits for a response, as long as whoever has to do something does it in time.
+/// Waits for a response as long as each stage of the request stays within its timeout.
 async fn within<T, E: Into<UnansweredRequest>>(
     mut timer: Pin<&mut Sleep>,
-    limits: ResponseTimeouts,
+    timeouts: ResponseTimeouts,
     interim: &InterimRelay,
     progress: Option<&UploadProgress>,
     mut sending: Pin<&mut impl Future<Output = Result<T, E>>>,
@@ -204,7 +206,7 @@ async fn within<T, E: Into<UnansweredRequest>>(
         None => (UploadStage::AwaitingResponse, began),
     };
     loop {
-        timer.as_mut().reset(limits.next_check(stage()));
+        timer.as_mut().reset(timeouts.next_check(stage()));
         tokio::select! {
             biased;
             sent = &mut sending => return match interim.has_too_many() {
@@ -214,8 +216,8 @@ async fn within<T, E: Into<UnansweredRequest>>(
             () = interim.too_many() => return Err(OriginError::TooManyInterim.into()),
             () = timer.as_mut() => {
                 let (stage, since) = stage();
-                if since.elapsed() >= limits.of(stage) {
-                    too_late(stage, progress)?;
+                if since.elapsed() >= timeouts.of(stage) {
+                    time_out(stage, progress)?;
                 }
             }
         }
@@ -225,15 +227,15 @@ async fn within<T, E: Into<UnansweredRequest>>(
 impl ResponseTimeouts {
     fn of(self, stage: UploadStage) -> Duration {
         match stage {
-            UploadStage::AwaitingContinue => CONTINUE_TIME,
+            UploadStage::AwaitingContinue => CONTINUE_TIMEOUT,
             UploadStage::AwaitingClient => self.content,
             UploadStage::AwaitingOrigin => self.send,
             UploadStage::AwaitingResponse => self.response,
         }
     }
 
-    /// When to check the stage again. It may change at any time before the upload is complete; checking as often as
-    /// the shortest limit misses none of them.
+    /// When to check the stage again. It may change at any time before the upload is complete, so the
+    /// shortest timeout determines the interval.
     fn next_check(self, (stage, since): (UploadStage, Instant)) -> Instant {
         let due = since + self.of(stage);
         match stage {
@@ -243,8 +245,9 @@ impl ResponseTimeouts {
     }
 }
 
-/// Whoever had to do something has not done it.
-fn too_late(stage: UploadStage, progress: Option<&UploadProgress>) -> Result<(), OriginError> {
+/// Handles the timeout of a stage. If 100 (Continue) does not arrive, the content is sent without it;
+/// every other timeout is an error.
+fn time_out(stage: UploadStage, progress: Option<&UploadProgress>) -> Result<(), OriginError> {
     match stage {
         UploadStage::AwaitingContinue => {
             if let Some(progress) = progress {
@@ -258,8 +261,8 @@ fn too_late(stage: UploadStage, progress: Option<&UploadProgress>) -> Result<(),
     }
 }
 
-/// As it was made, or back again from HTTP/2.
-fn for_http1(origin: &Origin, request: &mut Request<RequestBody>) {
+/// Converts a request to HTTP/1.1. It may have been converted to HTTP/2 for an earlier attempt.
+fn to_http1(origin: &Origin, request: &mut Request<RequestBody>) {
     if request.uri().authority().is_some() {
         let host = HeaderValue::try_from(origin.host_field()).expect("a canonical host is ASCII");
         request.headers_mut().insert(HOST, host);
@@ -273,8 +276,8 @@ fn for_http1(origin: &Origin, request: &mut Request<RequestBody>) {
     frame(request);
 }
 
-/// The authority moves from `Host` into the target (RFC 9113 §8.3.1).
-fn for_http2(origin: &Origin, request: &mut Request<RequestBody>) {
+/// Converts a request to HTTP/2: the authority moves from `Host` to the target (RFC 9113 §8.3.1).
+fn to_http2(origin: &Origin, request: &mut Request<RequestBody>) {
     request.headers_mut().remove(HOST);
     request.headers_mut().remove(CONNECTION);
     let uri = Uri::builder()
@@ -297,8 +300,9 @@ fn path_of(request: &Request<RequestBody>) -> PathAndQuery {
     request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"))
 }
 
-/// The seconds of `Keep-Alive: timeout=5, max=100`, which no RFC defines and most servers send.
-fn keep_alive(fields: &HeaderMap) -> Option<Duration> {
+/// Parses the timeout, in seconds, of `Keep-Alive: timeout=5, max=100`. No RFC defines the field, but
+/// most servers send it.
+fn keep_alive_timeout(fields: &HeaderMap) -> Option<Duration> {
     let text = fields.get(KEEP_ALIVE)?.to_str().ok()?;
     text.split(',').find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
@@ -307,7 +311,7 @@ fn keep_alive(fields: &HeaderMap) -> Option<Duration> {
     })
 }
 
-fn failure(error: hyper::Error) -> (OriginError, DeliveryOutcome) {
+fn classify(error: hyper::Error) -> (OriginError, DeliveryOutcome) {
     let is_closed = error.is_incomplete_message()
         || error.is_canceled()
         || error.is_closed()
@@ -326,7 +330,7 @@ fn failure(error: hyper::Error) -> (OriginError, DeliveryOutcome) {
     (error, outcome)
 }
 
-/// Was the connection reset, or ended without a word of TLS?
+/// Returns true if the connection was reset, or ended without `close_notify`.
 fn is_reset(error: &hyper::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     let mut cause = std::error::Error::source(error);
@@ -348,25 +352,25 @@ mod tests {
     use super::*;
     use crate::origin::{Authority, Host, Scheme};
 
-    /// As one is that nothing of was written, and that is sent on a connection of the other version.
+    /// A request that was not written may be sent again on a connection of the other version.
     #[test]
-    fn a_wish_for_trailers_is_said_as_each_version_says_it() {
+    fn te_trailers_is_expressed_in_the_form_of_each_version() {
         let authority = Authority { host: Host::parse("api.test").unwrap(), port: 443 };
         let origin = Origin { scheme: Scheme::Https, authority };
         let mut request = Request::new(RequestBody::default());
         *request.uri_mut() = Uri::from_static("/");
         request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
         for _ in 0..2 {
-            for_http1(&origin, &mut request);
+            to_http1(&origin, &mut request);
             assert_eq!(request.headers()[CONNECTION], "TE");
-            for_http2(&origin, &mut request);
+            to_http2(&origin, &mut request);
             assert_eq!(request.headers().get(CONNECTION), None);
             assert_eq!(request.headers()[TE], "trailers");
         }
     }
 
     #[test]
-    fn a_keep_alive_time_is_read_in_every_spelling_or_not_at_all() {
+    fn a_keep_alive_timeout_is_parsed_in_every_spelling_or_ignored() {
         for (text, seconds) in [
             ("timeout=5", Some(5)),
             ("max=100, Timeout = \"65\"", Some(65)),
@@ -378,7 +382,7 @@ mod tests {
             ("mytimeout=5", None),
         ] {
             let fields = HeaderMap::from_iter([(KEEP_ALIVE, text.parse().unwrap())]);
-            assert_eq!(keep_alive(&fields), seconds.map(Duration::from_secs), "{text}");
+            assert_eq!(keep_alive_timeout(&fields), seconds.map(Duration::from_secs), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! TLS towards an origin server.
+//! TLS to an origin server.
 
 use std::io;
 use std::sync::Arc;
@@ -15,16 +15,17 @@ use super::reset_tolerant_stream::ResetTolerantStream;
 use crate::origin::{Authority, Host};
 use crate::tls::{CertificateFault, TlsCause, TlsFault, rustls_error};
 
-/// A connection on which an origin server has proved its name.
+/// A connection to an origin server whose certificate was verified.
 pub(super) type OriginTlsStream = TlsStream<ResetTolerantStream<OriginSocket>>;
 
-/// Dials `authority` and has it prove its name, all before `deadline`.
+/// Connects to `authority` and performs the TLS handshake, all before `deadline`.
 ///
 /// # Errors
 ///
-/// [`OriginError`]: those of dialling, a certificate that is not accepted, a handshake that failed, or
-/// `deadline` has passed.
-pub(super) async fn secure(
+/// Any error of [`Dialer::connect`]; [`OriginError::Certificate`] if the certificate is not accepted;
+/// [`OriginError::Tls`] if the handshake fails for another reason; [`OriginError::HandshakeTimeout`]
+/// if `deadline` passes during the handshake.
+pub(super) async fn connect_tls(
     dialer: &Dialer,
     authority: &Authority,
     tls: &Arc<ClientConfig>,
@@ -55,7 +56,7 @@ fn handshake_error(error: io::Error) -> OriginError {
     }
 }
 
-/// RFC 7301 §3.2: the server knows none of the protocols that were offered.
+/// Returns true if the server supports none of the protocols that were offered (RFC 7301 §3.2).
 pub(super) fn is_alpn_mismatch(fault: &TlsFault) -> bool {
     fault.cause == TlsCause::Protocol && fault.is_alert()
 }

@@ -10,7 +10,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use super::client_content::{ClientContent, ContentError, is_complete};
 use super::exchange_completion::ExchangeCompletion;
 use super::framing::ContentLength;
-use super::origin_pools::ReusableConnection;
+use super::origin_pools::ConnectionLease;
 use super::replay::{ReplayBody, ReplayError};
 use super::upload_progress::UploadProgress;
 
@@ -20,7 +20,7 @@ use super::upload_progress::UploadProgress;
 pub(super) struct RequestBody {
     source: RequestSource,
     /// `None` if there is nothing to send, or its end has been reported.
-    completion: Option<Arc<ExchangeCompletion<ReusableConnection>>>,
+    completion: Option<Arc<ExchangeCompletion<ConnectionLease>>>,
     progress: Option<Arc<UploadProgress>>,
 }
 
@@ -70,7 +70,7 @@ impl RequestBody {
     }
 
     /// Returns what tracks the end of the exchange, or `None` if there is nothing to send.
-    pub(super) fn completion(&self) -> Option<Arc<ExchangeCompletion<ReusableConnection>>> {
+    pub(super) fn completion(&self) -> Option<Arc<ExchangeCompletion<ConnectionLease>>> {
         self.completion.clone()
     }
 

@@ -1,9 +1,9 @@
-//! The number of each request, in its log line and in answers of bearerd's own.
+//! The ID of each request, in its log line and in the responses that bearerd generates.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Numbers that tell the requests of this process apart, in an order that says nothing.
+/// Generates IDs that are unique within this process and do not reveal how many requests there were.
 #[derive(Debug)]
 pub(super) struct RequestIds {
     start: u64,
@@ -17,12 +17,12 @@ impl RequestIds {
 
     pub(super) fn next(&self) -> RequestId {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
-        // An odd factor makes a permutation: no number comes twice.
+        // Multiplication by an odd number is a permutation, so no ID repeats.
         RequestId(self.start.wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 }
 
-/// Written only where somebody reads it.
+/// The ID of a request. It is formatted only where it is used.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestId(u64);
 

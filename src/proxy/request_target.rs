@@ -10,18 +10,19 @@ use http::{Method, Uri, Version};
 use super::fields::is_chunked_once;
 use crate::origin::{Authority, AuthorityError, Origin, Scheme};
 
-/// The authority of a CONNECT within which a request arrived.
+/// The CONNECT through which a request arrived.
 #[derive(Clone, Debug)]
 pub(super) struct ConnectSession {
-    /// What the client connected to.
+    /// The target of the CONNECT.
     pub(super) authority: Authority,
-    /// `Https` if the client spoke TLS after its CONNECT.
+    /// `Https` if the client uses TLS after its CONNECT.
     pub(super) scheme: Scheme,
-    /// The client's SNI named another host; no request of this session is served.
+    /// The client's SNI named another host, so no request of this session is served.
     pub(super) misdirected: bool,
 }
 
-/// Marks an OPTIONS whose target is an authority alone: it goes on as `OPTIONS *` (RFC 9112 §3.2.4).
+/// Marks an OPTIONS request whose target is an authority alone. It is forwarded in asterisk-form,
+/// `OPTIONS *` (RFC 9112 §3.2.4).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AsteriskForm;
 
@@ -32,52 +33,52 @@ pub(super) enum RequestTarget {
     Connect(Authority),
     /// A resource of an origin server.
     Origin(Origin),
-    /// `OPTIONS *`, or an OPTIONS that may go no further: this proxy itself.
+    /// The proxy itself: `OPTIONS *`, or an OPTIONS that must not be forwarded.
     Proxy,
 }
 
-/// Why a request is not served. Each maps to one status in `proxy/error.rs`.
+/// Why a request is refused. Each reason maps to one status in `proxy/error.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RequestRefusal {
     #[error("the request target has no valid authority: {0}")]
     Authority(#[from] AuthorityError),
     #[error(
-        "this is a proxy: it needs a request target that begins with http:// (set it as HTTP_PROXY, not as the address of the API)"
+        "this is a proxy: the request target must begin with http:// (set its address as HTTP_PROXY, not as the address of the API)"
     )]
     OriginForm,
     #[error("only http and https are forwarded")]
     Scheme,
     #[error("exactly one valid Host field is required")]
     Host,
-    #[error("the target of CONNECT is host:port and nothing else")]
+    #[error("the target of CONNECT must be host:port")]
     ConnectTarget,
-    #[error("a CONNECT request has no content")]
+    #[error("a CONNECT request must not have content")]
     ConnectContent,
-    #[error("the only transfer coding is chunked")]
+    #[error("chunked is the only supported transfer coding")]
     TransferCoding,
     #[error(
-        "the path decides which credential the request gets, and holds `%`, `\\` or dot segments that could be read in two ways"
+        "the path determines the credential of the request, and contains `%`, `\\` or dot segments that could be interpreted in two ways"
     )]
     Path,
     #[error("TRACE is not forwarded")]
     Trace,
-    #[error("the request target is too long")]
+    #[error("the request target is longer than limits.request_line allows")]
     TargetTooLong,
-    #[error("the request has more fields than this proxy forwards")]
+    #[error("the request has more fields than limits.header_count allows")]
     TooManyFields,
-    #[error("the content is larger than this proxy forwards")]
+    #[error("the content is larger than limits.body_bytes allows")]
     ContentTooLarge,
-    #[error("the request names another host than the CONNECT it came through")]
+    #[error("the request names another host than the CONNECT through which it arrived")]
     Misdirected,
-    #[error("the request has been through this proxy before")]
+    #[error("the request has passed through this proxy before")]
     Loop,
 }
 
-/// Reads what a request is for, and refuses whatever could be read in two ways.
+/// Determines what a request is for. Ambiguous requests are refused.
 ///
 /// # Errors
 ///
-/// [`RequestRefusal`]; nothing has been sent anywhere.
+/// [`RequestRefusal`] if the request must not be served.
 pub(super) fn request_target(
     parts: &Parts,
     session: Option<&ConnectSession>,
@@ -88,19 +89,19 @@ pub(super) fn request_target(
     check_transfer_coding(&parts.headers)?;
     let host = host_field(parts)?;
     if let Some(session) = session {
-        return inside(parts, session, host).map(RequestTarget::Origin);
+        return session_origin(parts, session, host).map(RequestTarget::Origin);
     }
     if parts.method == Method::CONNECT {
-        return connect(parts).map(RequestTarget::Connect);
+        return connect_authority(parts).map(RequestTarget::Connect);
     }
     if parts.uri.path() == "*" || is_last_hop(parts) {
         return Ok(RequestTarget::Proxy);
     }
-    absolute(&parts.uri).map(RequestTarget::Origin)
+    absolute_form_origin(&parts.uri).map(RequestTarget::Origin)
 }
 
-/// Inside a session everything must agree with what the client connected to.
-fn inside(
+/// Returns the origin of a session. Target and `Host` must agree with the CONNECT.
+fn session_origin(
     parts: &Parts,
     session: &ConnectSession,
     host: Option<&str>,
@@ -109,15 +110,15 @@ fn inside(
         return Err(RequestRefusal::Misdirected);
     }
     let origin = Origin { scheme: session.scheme, authority: session.authority.clone() };
-    if parts.uri.authority().is_some() && absolute(&parts.uri)? != origin {
+    if parts.uri.authority().is_some() && absolute_form_origin(&parts.uri)? != origin {
         return Err(RequestRefusal::Misdirected);
     }
     match host {
         Some(host) if !origin.authority.agrees_with(host, origin.scheme) => {
             Err(RequestRefusal::Misdirected)
         }
-        // In HTTP/2 the target has named the authority (RFC 9113 §8.3.1); HTTP/1.0 has no `Host`, and the
-        // CONNECT has named it.
+        // `Host` is optional in HTTP/2, where the target names the authority (RFC 9113 §8.3.1), and in
+        // HTTP/1.0, where the CONNECT has named it.
         None if parts.uri.authority().is_none() && parts.version != Version::HTTP_10 => {
             Err(RequestRefusal::Host)
         }
@@ -125,14 +126,14 @@ fn inside(
     }
 }
 
-fn connect(parts: &Parts) -> Result<Authority, RequestRefusal> {
-    let announces = |length: &HeaderValue| length.as_bytes() != b"0";
+fn connect_authority(parts: &Parts) -> Result<Authority, RequestRefusal> {
+    let has_content = |length: &HeaderValue| length.as_bytes() != b"0";
     if parts.headers.contains_key(TRANSFER_ENCODING)
-        || parts.headers.get(CONTENT_LENGTH).is_some_and(announces)
+        || parts.headers.get(CONTENT_LENGTH).is_some_and(has_content)
     {
         return Err(RequestRefusal::ConnectContent);
     }
-    // RFC 9112 §3.2.3: the authority form, where hyper takes the absolute one as well.
+    // The target must be in authority-form (RFC 9112 §3.2.3); hyper accepts absolute-form as well.
     if parts.uri.scheme().is_some() {
         return Err(RequestRefusal::ConnectTarget);
     }
@@ -140,7 +141,7 @@ fn connect(parts: &Parts) -> Result<Authority, RequestRefusal> {
     Ok(Authority::parse_requested(authority.as_str(), None)?)
 }
 
-fn absolute(uri: &Uri) -> Result<Origin, RequestRefusal> {
+fn absolute_form_origin(uri: &Uri) -> Result<Origin, RequestRefusal> {
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return Err(RequestRefusal::OriginForm);
     };
@@ -153,8 +154,8 @@ fn absolute(uri: &Uri) -> Result<Origin, RequestRefusal> {
     Ok(Origin { scheme, authority })
 }
 
-/// At most one `Host`, and a valid one; HTTP/1.0 may leave it out (RFC 9112 §3.2). An empty one
-/// counts as none, because the target names the host.
+/// Returns the `Host` field. It must be valid and occur at most once; HTTP/1.0 may omit it (RFC 9112
+/// §3.2). An empty one counts as absent, because the target names the host.
 fn host_field(parts: &Parts) -> Result<Option<&str>, RequestRefusal> {
     let mut lines = parts.headers.get_all(HOST).iter();
     let Some(line) = lines.next() else {
@@ -168,7 +169,7 @@ fn host_field(parts: &Parts) -> Result<Option<&str>, RequestRefusal> {
     if host.is_empty() {
         return Ok(None);
     }
-    // What the target says as well is read there.
+    // If it equals the target's authority, it is validated there.
     if parts.uri.authority().is_some_and(|authority| authority == host) {
         return Ok(Some(host));
     }
@@ -183,7 +184,8 @@ fn check_transfer_coding(fields: &HeaderMap) -> Result<(), RequestRefusal> {
     }
 }
 
-/// RFC 9110 §7.6.2: an OPTIONS with `Max-Forwards: 0` is answered by whoever gets it.
+/// Returns true for an OPTIONS request with `Max-Forwards: 0`, which its recipient must answer
+/// (RFC 9110 §7.6.2).
 fn is_last_hop(parts: &Parts) -> bool {
     parts.method == Method::OPTIONS
         && parts.headers.get(MAX_FORWARDS).is_some_and(|left| left.as_bytes() == b"0")
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_names_the_origin_and_the_host_field_does_not() {
+    fn the_target_determines_the_origin_and_the_host_field_does_not() {
         for (uri, host, expected) in [
             ("http://api.test/x", "api.test", "http://api.test:80"),
             ("http://API.test:8080/x", "evil.test", "http://api.test:8080"),
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn ambiguous_and_foreign_targets_are_refused() {
+    fn ambiguous_and_unsupported_targets_are_refused() {
         use RequestRefusal::*;
         for (method, uri, fields, error) in [
             ("GET", "/x", vec![("host", "api.test")], OriginForm),
@@ -296,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn connect_and_options_have_targets_of_their_own() {
+    fn connect_and_options_have_special_targets() {
         let connect = parts("CONNECT", "API.test:443", &[("host", "evil.test")]);
         let authority = Authority::parse("api.test:443", None).unwrap();
         assert_eq!(request_target(&connect, None), Ok(RequestTarget::Connect(authority)));
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn inside_a_session_everything_agrees_with_the_connect() {
+    fn requests_of_a_session_must_agree_with_the_connect() {
         let tls = session("api.test:443", Scheme::Https);
         let plain = session("api.test:80", Scheme::Http);
         let misdirected = ConnectSession { misdirected: true, ..tls.clone() };

@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::connection::MessageGuard;
+use super::activity::MessageGuard;
 use super::incoming_body::{IncomingBody, PeerError};
-use super::origin_pools::ConnectionReturn;
+use super::origin_pools::ResponseGuard;
 use super::request_record::RequestRecord;
 use super::trailers::clean_trailers;
 
@@ -30,7 +30,7 @@ pub(super) struct ResponseBody {
 #[derive(Debug)]
 enum ResponseSource {
     Full(Option<Bytes>),
-    Origin(IncomingBody, Option<ConnectionReturn>),
+    Origin(IncomingBody, Option<ResponseGuard>),
     Inspected(Box<InspectedContent>),
 }
 
@@ -84,7 +84,7 @@ const UNKNOWN_LENGTH_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 struct Ending {
     record: Option<RequestRecord>,
-    serving: Option<MessageGuard>,
+    message_guard: Option<MessageGuard>,
     /// The last frame has been returned.
     is_complete: bool,
 }
@@ -101,7 +101,7 @@ impl ResponseBody {
     }
 
     /// An origin server's content. At its end `guard` returns the connection to the pool.
-    pub(super) fn from_origin(incoming: IncomingBody, guard: ConnectionReturn) -> Self {
+    pub(super) fn from_origin(incoming: IncomingBody, guard: ResponseGuard) -> Self {
         let mut body = Self::new(ResponseSource::Origin(incoming, Some(guard)));
         body.source.complete_at_end();
         body
@@ -112,8 +112,13 @@ impl ResponseBody {
     }
 
     /// Finishes the request's record and its use of the client's connection when this body is dropped.
-    pub(super) fn with_ending(mut self, serving: MessageGuard, record: RequestRecord) -> Self {
-        self.ending = Ending { record: Some(record), serving: Some(serving), is_complete: false };
+    pub(super) fn with_ending(
+        mut self,
+        message_guard: MessageGuard,
+        record: RequestRecord,
+    ) -> Self {
+        self.ending =
+            Ending { record: Some(record), message_guard: Some(message_guard), is_complete: false };
         self
     }
 
@@ -251,7 +256,7 @@ impl Drop for ResponseBody {
         if self.ending.is_complete || self.is_end_stream() {
             return;
         }
-        let limit = self.ending.serving.as_ref().and_then(MessageGuard::broke_off);
+        let limit = self.ending.message_guard.as_ref().and_then(MessageGuard::mark_truncated);
         if let Some(record) = &mut self.ending.record {
             record.mark_broken(limit);
         }

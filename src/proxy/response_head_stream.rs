@@ -56,7 +56,7 @@ impl<S> ResponseHeadStream<S> {
             (self.relay, self.has_interim) = (Some(relay), false);
             self.cleaner.expect_head();
         }
-        self.cleaner.clean(read, |head| {
+        self.cleaner.sanitize(read, |head| {
             self.has_interim = true;
             if let (Some(relay), Some((status, fields))) = (&self.relay, parse_interim(head)) {
                 relay.receive(status, fields);

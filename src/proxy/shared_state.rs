@@ -1,4 +1,4 @@
-//! What all cores share for as long as the process runs.
+//! State that all cores share until the process ends.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::credential::Credentials;
 use crate::metrics::Metrics;
 
-/// What all cores share for as long as the process runs.
+/// State that all cores share until the process ends.
 #[derive(Debug)]
 pub(crate) struct SharedState {
     pub(super) snapshot: ArcSwap<Snapshot>,
@@ -21,7 +21,7 @@ pub(crate) struct SharedState {
     pub(super) via: Via,
     pub(super) request_ids: RequestIds,
     pub(super) metrics: Metrics,
-    /// Secrets that are to be read again.
+    /// Secrets that an origin server rejected, waiting to be read again.
     pub(crate) rereads: SecretRereads,
 }
 
@@ -32,17 +32,17 @@ impl SharedState {
         Self { snapshot, clock, via, request_ids, metrics, rereads }
     }
 
-    /// The credentials at work.
+    /// The credentials of the current snapshot.
     pub(crate) fn credentials(&self) -> Arc<Credentials> {
         Arc::clone(&self.snapshot.load().credentials)
     }
 
-    /// The local CA, if there is one.
+    /// The local CA of the current snapshot, if any.
     pub(crate) fn ca(&self) -> Option<Arc<CertificateAuthority>> {
         self.snapshot.load().ca.clone()
     }
 
-    /// From the next request on, `snapshot` is what is served by.
+    /// Makes `snapshot` current: it applies from the next request on.
     pub(crate) fn replace(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
     }

@@ -1,4 +1,4 @@
-//! What a reload replaces: the configuration of the request path and what is built from it.
+//! The configuration of the request path and the parts built from it, which a reload replaces.
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use http::header::{CONTENT_LENGTH, HeaderMap};
 use http::request::Parts;
 use rustls::ClientConfig;
 
+use super::activity::{Activity, ConnectionTimeouts};
 use super::client_content::ClientContent;
 use super::config::{Config, Unmatched};
-use super::connection::{Activity, ConnectionTimeouts};
 use super::connector::Connector;
 use super::dial::{AddressPolicy, Dialer, NetworkState};
 use super::error::ProxyError;
@@ -21,21 +21,22 @@ use crate::credential::Credentials;
 use crate::metrics::{CredentialMetrics, Metrics, NO_CREDENTIAL};
 use crate::origin::{AuthorityError, Origin};
 
-/// What a reload replaces, all at once: a request is served by one snapshot from its first step to
-/// its last.
+/// What a reload replaces, as one value: a request uses the same snapshot from its first step to its
+/// last.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(super) config: Config,
     pub(super) credentials: Arc<Credentials>,
     pub(super) ca: Option<Arc<CertificateAuthority>>,
-    /// The measures of requests without a credential.
+    /// The metrics of requests without a credential.
     pub(super) unmatched_metrics: Arc<CredentialMetrics>,
     connector: Connector,
     replay_budget: Arc<ReplayBudget>,
 }
 
 impl Snapshot {
-    /// `network` is kept over reloads; `ca` may be missing where no credential is; `version` counts the reloads.
+    /// `network` survives reloads. `ca` is `None` if no credential is configured. `version` is the
+    /// number of reloads so far.
     pub(crate) fn new(
         config: Config,
         credentials: Arc<Credentials>,
@@ -76,6 +77,7 @@ impl Snapshot {
         }
     }
 
+    /// Refuses a head that exceeds a limit that hyper does not enforce.
     pub(super) fn check_head_size(&self, parts: &Parts) -> Result<(), RequestRefusal> {
         let authority = parts.uri.authority().map_or(0, |authority| authority.as_str().len());
         let path = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
@@ -89,7 +91,8 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Refuses a content that says that it is too large; one that does not say is counted.
+    /// Limits a request's content to `limits.body_bytes`: content that declares a larger size is
+    /// refused, other content is counted as it arrives.
     pub(super) fn limit_content(
         &self,
         fields: &HeaderMap,
@@ -106,17 +109,18 @@ impl Snapshot {
         }
     }
 
-    /// Refuses a credential's host with a dot at its end: it would go out without the token, or be misread as another
-    /// host.
+    /// Refuses a host that would match a credential without its trailing dot: the request would be
+    /// sent without the token, or the origin server would see another host name.
     pub(super) fn check_trailing_dot(&self, origin: &Origin) -> Result<(), AuthorityError> {
-        let dotless = origin.authority.without_dot();
-        let dotless = dotless.map(|authority| Origin { scheme: origin.scheme, authority });
-        match dotless.is_some_and(|origin| self.credentials.intercepts(&origin)) {
+        let without_dot = origin.authority.without_dot();
+        let without_dot = without_dot.map(|authority| Origin { scheme: origin.scheme, authority });
+        match without_dot.is_some_and(|origin| self.credentials.intercepts(&origin)) {
             true => Err(AuthorityError::TrailingDot),
             false => Ok(()),
         }
     }
 
+    /// Refuses a request that no credential matches if `unmatched` is `deny`.
     pub(super) fn check_unmatched(&self, refusal: ProxyError) -> Result<(), ProxyError> {
         match self.config.unmatched {
             Unmatched::Forward => Ok(()),

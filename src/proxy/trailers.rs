@@ -2,11 +2,11 @@
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRAILER};
 
-/// Trailers that gRPC always has and never announces.
+/// The trailers of gRPC, which gRPC peers do not announce.
 pub(super) const GRPC_TRAILERS: &str = "grpc-status, grpc-message, grpc-status-details-bin";
 
-/// Keeps from `Trailer` what may be a trailer. gRPC's are announced, because hyper writes into HTTP/1.1 only
-/// those that are.
+/// Removes from `Trailer` the fields that must not be trailers. The trailers of gRPC are added, because
+/// hyper writes only announced trailers in HTTP/1.1.
 pub(super) fn announce_trailers(fields: &mut HeaderMap) {
     let is_grpc = fields
         .get(CONTENT_TYPE)
@@ -28,21 +28,22 @@ pub(super) fn announce_trailers(fields: &mut HeaderMap) {
     }
 }
 
-/// Removes from trailers what no trailer may say (RFC 9110 §6.5.1): a recipient that merges them into the head
-/// would take it for the head's word.
+/// Removes the fields that must not be trailers (RFC 9110 §6.5.1): a recipient that merges trailers into
+/// the head would treat them as header fields.
 pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     if trailers.keys().all(may_be_trailer) {
         return;
     }
-    let refused: Vec<HeaderName> =
+    let forbidden: Vec<HeaderName> =
         trailers.keys().filter(|name| !may_be_trailer(name)).cloned().collect();
-    for name in refused {
+    for name in forbidden {
         trailers.remove(name);
     }
 }
 
-/// Fields for framing, routing, authentication, request modifiers, control data, and how content is read.
-const NEVER_TRAILERS: [&str; 44] = [
+/// Fields for framing, routing, authentication, request modifiers, response control data and content
+/// format (RFC 9110 §6.5.1).
+const FORBIDDEN_TRAILERS: [&str; 44] = [
     "accept",
     "accept-encoding",
     "age",
@@ -90,7 +91,7 @@ const NEVER_TRAILERS: [&str; 44] = [
 ];
 
 fn may_be_trailer(name: &HeaderName) -> bool {
-    !NEVER_TRAILERS.contains(&name.as_str()) && !name.as_str().starts_with("x-forwarded-")
+    !FORBIDDEN_TRAILERS.contains(&name.as_str()) && !name.as_str().starts_with("x-forwarded-")
 }
 
 #[cfg(test)]
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn no_trailer_says_what_only_a_head_may() {
+    fn fields_that_belong_in_the_head_are_removed_from_trailers() {
         let mut trailers = fields(
             &[
                 ("authorization", "Bearer stolen"),

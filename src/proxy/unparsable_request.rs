@@ -1,4 +1,4 @@
-//! Requests that never reach the walk: hyper cannot read them, and answers by itself.
+//! Responses to requests that hyper cannot parse, and that never reach `Proxy::serve`.
 
 use std::sync::Arc;
 
@@ -12,18 +12,19 @@ use super::interim::write_head;
 use super::local_response::{ResponseFormat, insert_proxy_status, local_response_bytes};
 use super::request_record::RequestRecord;
 
-/// What is known of such a request is its status.
-const KIND: &str = "http_request_error";
+/// The `Proxy-Status` error type (RFC 9209). Nothing but the status is known of such a request.
+const ERROR_TYPE: &str = "http_request_error";
 
 impl Proxy {
-    /// What is sent instead of hyper's answer of this `status`; counted and logged like any other.
+    /// The response that replaces hyper's response with `status`. It is counted and logged like any
+    /// other.
     pub(super) fn respond_to_unparsable(&self, status: u16) -> Bytes {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
         let request_id = self.shared.request_ids.next().to_string();
         let snapshot = self.shared.snapshot.load();
         let line = snapshot.config.access_log.then(|| {
             let mut line = AccessLogEntry::new(&request_id, &unknown_method());
-            (line.error, line.details) = (Some(KIND), Some(reason(status).to_owned()));
+            (line.error, line.details) = (Some(ERROR_TYPE), Some(reason(status).to_owned()));
             Box::new(line)
         });
         let mut record = RequestRecord::new(Arc::clone(&snapshot.unmatched_metrics), line);
@@ -41,7 +42,7 @@ impl Proxy {
         let length = response.body().len();
         record.add_sent_bytes(length);
         let fields = response.headers_mut();
-        insert_proxy_status(fields, KIND, None, reason(status));
+        insert_proxy_status(fields, ERROR_TYPE, None, reason(status));
         fields.insert(CONNECTION, HeaderValue::from_static("close"));
         fields.insert(CONTENT_LENGTH, length.into());
         if let Ok(date) = HeaderValue::try_from(date) {
@@ -62,10 +63,10 @@ fn reason(status: StatusCode) -> &'static str {
     match status {
         StatusCode::URI_TOO_LONG => "the request line is longer than limits.request_line allows",
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-            "the request's head is longer than limits.header_bytes or has more fields than limits.header_count"
+            "the request head is longer than limits.header_bytes or has more fields than limits.header_count"
         }
         _ => {
-            "the request cannot be read: its request line or one of its fields is not as HTTP/1.1 has it (RFC 9112)"
+            "the request cannot be parsed: its request line or a field does not conform to HTTP/1.1 (RFC 9112)"
         }
     }
 }

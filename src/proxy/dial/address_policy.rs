@@ -1,15 +1,16 @@
-//! Which addresses may be dialled.
+//! Which addresses may be connected to.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use tokio::net::TcpStream;
 
-use super::embedded_addresses::effective;
+use super::effective_addresses::effective_addresses;
 use crate::proxy::origin_error::OriginError;
 use crate::resolver::NameError;
 
-/// Which addresses may be dialled; an address is judged by all that it stands for ([`effective`]).
+/// Which addresses may be connected to. An address is checked together with all addresses that it
+/// stands for ([`effective_addresses`]).
 #[derive(Clone, Debug, Default)]
 pub(in crate::proxy) struct AddressPolicy {
     pub(in crate::proxy) deny: Vec<IpNet>,
@@ -17,7 +18,7 @@ pub(in crate::proxy) struct AddressPolicy {
     pub(in crate::proxy) allow: Vec<IpNet>,
 }
 
-/// Where bearerd itself listens.
+/// The addresses on which bearerd itself listens.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ListenerAddresses {
     pub(crate) proxy: Vec<SocketAddr>,
@@ -25,14 +26,16 @@ pub(crate) struct ListenerAddresses {
 }
 
 impl AddressPolicy {
-    /// Judges all addresses of a name before any is dialled: one that is denied denies the name, because
-    /// whoever mixes them is up to something. `is_loopback`: the name is `localhost`, whose two addresses
-    /// nobody has mixed; what is allowed of them remains.
+    /// Checks all addresses of a name and returns those that are allowed.
+    ///
+    /// One denied address denies the name, because a name with allowed and denied addresses is likely an
+    /// attack. If `is_loopback` is true the name is `localhost`: its IPv4 and IPv6 addresses are checked
+    /// separately.
     ///
     /// # Errors
     ///
-    /// A denied address, or none at all.
-    pub(super) fn judge_all(
+    /// [`OriginError::DeniedAddress`], or [`OriginError::Name`] if there are no addresses.
+    pub(super) fn check_all(
         &self,
         addresses: &[SocketAddr],
         is_loopback: bool,
@@ -40,7 +43,7 @@ impl AddressPolicy {
         let mut allowed = Vec::with_capacity(addresses.len());
         let mut denied = OriginError::Name(NameError::NoAddress);
         for address in addresses {
-            match self.judge(address.ip()) {
+            match self.check(address.ip()) {
                 Ok(()) => allowed.push(*address),
                 Err(error) if is_loopback => denied = error,
                 Err(error) => return Err(error),
@@ -49,8 +52,8 @@ impl AddressPolicy {
         if allowed.is_empty() { Err(denied) } else { Ok(allowed) }
     }
 
-    fn judge(&self, address: IpAddr) -> Result<(), OriginError> {
-        match effective(address).into_iter().find(|ip| self.denies(*ip)) {
+    fn check(&self, address: IpAddr) -> Result<(), OriginError> {
+        match effective_addresses(address).into_iter().find(|ip| self.denies(*ip)) {
             Some(denied) => Err(OriginError::DeniedAddress(denied)),
             None => Ok(()),
         }
@@ -63,35 +66,36 @@ impl AddressPolicy {
 }
 
 impl ListenerAddresses {
-    /// Judges all addresses of a name before any is dialled.
+    /// Checks all addresses of a name before any is connected to.
     ///
     /// # Errors
     ///
-    /// One of them is the proxy's or the admin listener's.
-    pub(super) fn judge_all(&self, addresses: &[SocketAddr]) -> Result<(), OriginError> {
+    /// [`OriginError::OwnAddress`] or [`OriginError::AdminAddress`] if one of them is a listener's.
+    pub(super) fn check_all(&self, addresses: &[SocketAddr]) -> Result<(), OriginError> {
         addresses.iter().try_for_each(|address| {
-            let all = effective(address.ip());
-            self.judge(|own| {
-                own.port() == address.port() && all.iter().any(|ip| is_served(own.ip(), *ip))
+            let all = effective_addresses(address.ip());
+            self.check(|own| {
+                own.port() == address.port() && all.iter().any(|ip| accepts(own.ip(), *ip))
             })
         })
     }
 
-    /// A listener on every address is also reached by those of the network cards, which only the connection
-    /// shows: both its ends have the same address.
-    pub(super) fn judge_connected(
+    /// Checks a connection. A listener on the unspecified address also accepts connections to the
+    /// addresses of the network interfaces, which only the connection reveals: both its ends have the
+    /// same address.
+    pub(super) fn check_connected(
         &self,
         stream: &TcpStream,
         address: SocketAddr,
     ) -> Result<(), OriginError> {
-        self.judge(|own| {
+        self.check(|own| {
             own.port() == address.port()
                 && own.ip().is_unspecified()
                 && stream.local_addr().is_ok_and(|local| local.ip() == address.ip())
         })
     }
 
-    fn judge(&self, is_at: impl Fn(&SocketAddr) -> bool) -> Result<(), OriginError> {
+    fn check(&self, is_at: impl Fn(&SocketAddr) -> bool) -> Result<(), OriginError> {
         if self.proxy.iter().any(&is_at) {
             return Err(OriginError::OwnAddress);
         }
@@ -102,8 +106,8 @@ impl ListenerAddresses {
     }
 }
 
-/// Does a listener on `own` get what is sent to `ip` of this machine?
-fn is_served(own: IpAddr, ip: IpAddr) -> bool {
+/// Returns true if a listener on `own` accepts connections to `ip` of this machine.
+fn accepts(own: IpAddr, ip: IpAddr) -> bool {
     own.to_canonical() == ip || own.is_unspecified() && ip.is_loopback()
 }
 
@@ -119,7 +123,7 @@ mod tests {
         }
     }
 
-    fn own(proxy: &str) -> ListenerAddresses {
+    fn listeners(proxy: &str) -> ListenerAddresses {
         let [proxy, admin] = [proxy, "127.0.0.1:9"].map(|address| address.parse().unwrap());
         ListenerAddresses { proxy: vec![proxy], admin: Some(admin) }
     }
@@ -139,7 +143,7 @@ mod tests {
             ("192.0.2.1", true),
             ("2001:db8::1", true),
         ] {
-            assert_eq!(policy().judge(address.parse().unwrap()).is_ok(), allowed, "{address}");
+            assert_eq!(policy().check(address.parse().unwrap()).is_ok(), allowed, "{address}");
         }
     }
 
@@ -150,13 +154,13 @@ mod tests {
             ..AddressPolicy::default()
         };
         for address in ["0.0.0.0", "::", "::ffff:0.0.0.0", "::ffff:127.0.0.1"] {
-            let judged = policy.judge(address.parse().unwrap());
-            assert!(matches!(judged, Err(OriginError::DeniedAddress(_))), "{address} is dialled");
+            let result = policy.check(address.parse().unwrap());
+            assert!(matches!(result, Err(OriginError::DeniedAddress(_))), "{address} is allowed");
         }
     }
 
     #[test]
-    fn p39_a_proxy_knows_its_own_address_in_every_form() {
+    fn p39_the_proxy_recognises_its_own_address_in_every_form() {
         for (proxy, address, is_own) in [
             ("127.0.0.1:8080", "127.0.0.1:8080", true),
             ("127.0.0.1:8080", "[::ffff:127.0.0.1]:8080", true),
@@ -171,16 +175,16 @@ mod tests {
             ("[::ffff:127.0.0.1]:8080", "127.0.0.1:8080", true),
             ("0.0.0.0:8080", "192.0.2.1:8080", false),
         ] {
-            let judged = own(proxy).judge_all(&[address.parse().unwrap()]);
-            assert_eq!(matches!(judged, Err(OriginError::OwnAddress)), is_own, "{proxy} {address}");
+            let result = listeners(proxy).check_all(&[address.parse().unwrap()]);
+            assert_eq!(matches!(result, Err(OriginError::OwnAddress)), is_own, "{proxy} {address}");
         }
     }
 
     #[test]
-    fn p37_the_admin_listener_is_told_from_the_proxy() {
+    fn p37_the_admin_listener_is_distinguished_from_the_proxy() {
         for address in ["127.0.0.1:9", "0.0.0.0:9", "[::]:9", "[::ffff:127.0.0.1]:9"] {
-            let judged = own("127.0.0.1:1").judge_all(&[address.parse().unwrap()]);
-            assert!(matches!(judged, Err(OriginError::AdminAddress)), "{address}: {judged:?}");
+            let result = listeners("127.0.0.1:1").check_all(&[address.parse().unwrap()]);
+            assert!(matches!(result, Err(OriginError::AdminAddress)), "{address}: {result:?}");
         }
     }
 
@@ -188,10 +192,17 @@ mod tests {
     fn p39_one_denied_address_denies_a_name_but_not_localhost() {
         let policy = policy();
         let mixed = ["192.0.2.1:80", "10.0.0.1:80"].map(|it| it.parse().unwrap());
-        assert!(policy.judge_all(&mixed, false).is_err(), "the allowed one was dialled");
-        assert_eq!(policy.judge_all(&mixed, true).unwrap(), mixed[..1]);
+        assert!(
+            policy.check_all(&mixed, false).is_err(),
+            "a name with a denied address was allowed"
+        );
+        let allowed = policy.check_all(&mixed, true).unwrap();
+        assert_eq!(allowed, mixed[..1], "the allowed address of localhost was denied");
         let mixed = ["192.0.2.1:1", "127.0.0.1:1"].map(|it| it.parse().unwrap());
-        assert!(own("127.0.0.1:1").judge_all(&mixed).is_err(), "the other one was dialled");
-        assert!(policy.judge_all(&[], false).is_err());
+        assert!(
+            listeners("127.0.0.1:1").check_all(&mixed).is_err(),
+            "a name with the proxy's own address was allowed"
+        );
+        assert!(policy.check_all(&[], false).is_err(), "a name without addresses was allowed");
     }
 }

@@ -12,23 +12,26 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::proxy::origin_error::OriginError;
 
-/// The next attempt begins after this time, or when one fails (RFC 8305 §5).
-const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
-/// Addresses of a name that are tried: each attempt holds a descriptor.
-const MOST_ATTEMPTS: usize = 16;
+/// The delay before the next attempt starts; it starts earlier if one fails (RFC 8305 §5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// The most addresses of a name that are tried: each attempt holds a file descriptor.
+const MAX_ATTEMPTS: usize = 16;
 
-/// A connection and to where.
+/// The first connection that was established.
 #[derive(Debug)]
 pub(super) struct RaceWinner {
     pub(super) stream: TcpStream,
     pub(super) address: SocketAddr,
-    /// No other address was tried before it.
+    /// The address was first in the order of attempts.
     pub(super) is_first: bool,
 }
 
-/// The order of attempts: `preferred` first if it is still one of them, then the families in turn, beginning with
-/// the family that the system puts first (RFC 8305 §4).
-pub(super) fn order(addresses: Vec<SocketAddr>, preferred: Option<IpAddr>) -> Vec<SocketAddr> {
+/// Returns the order of attempts: `preferred` first if it is one of the addresses, then IPv4 and IPv6
+/// in turn, beginning with the family that the system lists first (RFC 8305 §4).
+pub(super) fn attempt_order(
+    addresses: Vec<SocketAddr>,
+    preferred: Option<IpAddr>,
+) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut first, mut second): (VecDeque<_>, VecDeque<_>) =
         addresses.iter().copied().partition(|address| address.is_ipv6() == first_is_v6);
@@ -37,18 +40,18 @@ pub(super) fn order(addresses: Vec<SocketAddr>, preferred: Option<IpAddr>) -> Ve
         ordered.extend(first.pop_front());
         ordered.extend(second.pop_front());
     }
-    // Stable: the others keep their order.
+    // The sort is stable, so the others keep their order.
     ordered.sort_by_key(|address| Some(address.ip()) != preferred);
-    ordered.truncate(MOST_ATTEMPTS);
+    ordered.truncate(MAX_ATTEMPTS);
     ordered
 }
 
-/// Connects to whichever of `addresses` accepts first. Attempts that lose are dropped.
+/// Connects to the one of `addresses` that accepts first. The other attempts are cancelled.
 ///
 /// # Errors
 ///
-/// What says most of what the attempts ended in; [`OriginError::ConnectTimeout`] at `deadline`.
-pub(super) async fn race(
+/// The most informative error of the attempts; [`OriginError::ConnectTimeout`] at `deadline`.
+pub(super) async fn connect_first(
     addresses: Vec<SocketAddr>,
     deadline: Instant,
 ) -> Result<RaceWinner, OriginError> {
@@ -62,15 +65,17 @@ pub(super) async fn race(
             attempts.spawn(async move { (address, TcpStream::connect(address).await) });
         }
         let until = match next {
-            Some(_) if left.len() > 0 => deadline.min(Instant::now() + NEXT_ATTEMPT),
+            Some(_) if left.len() > 0 => deadline.min(Instant::now() + ATTEMPT_DELAY),
             _ => deadline,
         };
         match timeout_at(until, attempts.join_next()).await {
             Ok(Some(Ok((address, Ok(stream))))) => {
                 return Ok(RaceWinner { stream, address, is_first: Some(address) == first });
             }
-            Ok(Some(Ok((_, Err(error))))) => failure = worse(failure, refusal(error)),
-            Ok(Some(Err(ended))) => failure = worse(failure, refusal(io::Error::other(ended))),
+            Ok(Some(Ok((_, Err(error))))) => failure = more_informative(failure, classify(error)),
+            Ok(Some(Err(ended))) => {
+                failure = more_informative(failure, classify(io::Error::other(ended)))
+            }
             Ok(None) => return Err(failure.unwrap_or(OriginError::ConnectTimeout)),
             Err(_) if Instant::now() >= deadline => return Err(OriginError::ConnectTimeout),
             Err(_) => {}
@@ -78,22 +83,22 @@ pub(super) async fn race(
     }
 }
 
-/// Of two failures the one that tells more: a server that refused exists, and an address without a route often
-/// is only that of a family this machine does not have.
-fn worse(before: Option<OriginError>, new: OriginError) -> Option<OriginError> {
+/// Returns the more informative of two errors. A server that refused the connection exists, while an
+/// address without a route is often just of a family that this machine does not have.
+fn more_informative(earlier: Option<OriginError>, new: OriginError) -> Option<OriginError> {
     let rank = |error: &OriginError| match error {
         OriginError::Exhausted(_) => 3,
         OriginError::Refused => 2,
         OriginError::ConnectTimeout => 1,
         _ => 0,
     };
-    match before {
-        Some(before) if rank(&before) >= rank(&new) => Some(before),
+    match earlier {
+        Some(earlier) if rank(&earlier) >= rank(&new) => Some(earlier),
         _ => Some(new),
     }
 }
 
-fn refusal(error: io::Error) -> OriginError {
+fn classify(error: io::Error) -> OriginError {
     match Errno::from_io_error(&error) {
         Some(Errno::CONNREFUSED) => OriginError::Refused,
         Some(Errno::TIMEDOUT) => OriginError::ConnectTimeout,
@@ -114,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn p22_families_take_turns_and_what_worked_comes_first() {
+    fn p22_families_alternate_and_the_preferred_address_comes_first() {
         let given = || {
             addresses([
                 "[2001:db8::1]:443",
@@ -131,21 +136,21 @@ mod tests {
             "192.0.2.2:443",
             "[2001:db8::3]:443",
         ]);
-        assert_eq!(order(given(), None), in_turn);
-        let preferred = order(given(), Some("192.0.2.2".parse().unwrap()));
+        assert_eq!(attempt_order(given(), None), in_turn);
+        let preferred = attempt_order(given(), Some("192.0.2.2".parse().unwrap()));
         assert_eq!(preferred.first(), in_turn.get(3));
         assert_eq!(preferred.get(1..4), in_turn.get(..3));
-        assert_eq!(order(given(), Some("192.0.2.9".parse().unwrap())), in_turn);
+        assert_eq!(attempt_order(given(), Some("192.0.2.9".parse().unwrap())), in_turn);
         let many = (0..100).map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
-        assert_eq!(order(many, None).len(), MOST_ATTEMPTS);
+        assert_eq!(attempt_order(many, None).len(), MAX_ATTEMPTS);
     }
 
     #[test]
-    fn the_failure_that_tells_most_is_reported() {
+    fn the_most_informative_error_is_reported() {
         let unreachable = || OriginError::Unreachable(Errno::NETUNREACH.into());
         let reported = [unreachable(), OriginError::Refused, unreachable()];
-        let reported = reported.into_iter().fold(None, worse);
+        let reported = reported.into_iter().fold(None, more_informative);
         assert!(matches!(reported, Some(OriginError::Refused)), "{reported:?}");
-        assert!(matches!(refusal(Errno::MFILE.into()), OriginError::Exhausted(_)));
+        assert!(matches!(classify(Errno::MFILE.into()), OriginError::Exhausted(_)));
     }
 }

@@ -1,4 +1,4 @@
-//! How many sockets towards origin servers there may be, for all cores together.
+//! The limit on open sockets to origin servers, for all cores together.
 
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::proxy::origin_error::OriginError;
 
-/// How many sockets towards origin servers there may be.
+/// Limits the number of open sockets to origin servers.
 #[derive(Clone, Debug)]
 pub(super) struct SocketBudget(Arc<Semaphore>);
 
@@ -21,17 +21,17 @@ impl SocketBudget {
         Self(Arc::new(Semaphore::new(sockets.min(Semaphore::MAX_PERMITS))))
     }
 
-    /// Are all in use? Then idle ones are closed for those who wait.
+    /// Returns true if all sockets are in use.
     pub(super) fn is_exhausted(&self) -> bool {
         self.0.available_permits() == 0
     }
 
-    /// A place for one socket, as soon as there is one.
+    /// Waits for a permit for one socket.
     ///
     /// # Errors
     ///
-    /// [`OriginError::NoDescriptor`] at `deadline`.
-    pub(super) async fn obtain(
+    /// [`OriginError::NoDescriptor`] if there is none by `deadline`.
+    pub(super) async fn acquire(
         &self,
         deadline: Instant,
     ) -> Result<OwnedSemaphorePermit, OriginError> {
@@ -40,16 +40,16 @@ impl SocketBudget {
     }
 }
 
-/// A connection to an origin server, and its place in the budget.
+/// A connection to an origin server, with its permit.
 #[derive(Debug)]
 pub(in crate::proxy) struct OriginSocket {
     stream: TcpStream,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl OriginSocket {
-    pub(super) fn new(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
-        Self { stream, _place: place }
+    pub(super) fn new(stream: TcpStream, permit: OwnedSemaphorePermit) -> Self {
+        Self { stream, _permit: permit }
     }
 
     #[cfg(test)]

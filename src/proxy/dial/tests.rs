@@ -6,7 +6,7 @@ use socket2::{Domain, Socket, Type};
 use super::*;
 use crate::resolver::Lookup;
 
-/// One name with these addresses.
+/// Resolves every name to these addresses.
 struct FixedLookup(Vec<IpAddr>);
 
 impl Lookup for FixedLookup {
@@ -15,7 +15,7 @@ impl Lookup for FixedLookup {
     }
 }
 
-/// A listener that completes no further handshake: its queue is full, so SYNs get no answer.
+/// A listener whose accept queue is full, so that SYNs get no answer.
 struct BlackHole {
     address: SocketAddr,
     _listener: Socket,
@@ -29,13 +29,13 @@ impl BlackHole {
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
         let mut queued = Vec::new();
-        // Until an attempt stays without an answer.
+        // Fill the queue until an attempt gets no answer.
         loop {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            let patience = Duration::from_millis(200);
-            let accepted = socket.connect_timeout(&address.into(), patience).is_ok();
+            let timeout = Duration::from_millis(200);
+            let accepted = socket.connect_timeout(&address.into(), timeout).is_ok();
             queued.push(socket);
-            assert!(queued.len() < 64, "the queue never fills");
+            assert!(queued.len() < 64, "the accept queue never fills");
             if !accepted {
                 return Self { address, _listener: listener, _queued: queued };
             }
@@ -61,7 +61,7 @@ fn within(time: Duration) -> Instant {
 }
 
 #[tokio::test]
-async fn p22_a_black_hole_costs_250_ms_once() {
+async fn p22_an_unresponsive_address_costs_250_ms_once() {
     let hole = BlackHole::at("127.0.0.2:0".parse().unwrap()).await;
     let port = hole.address.port();
     let _server = TcpListener::bind(("127.0.0.3", port)).unwrap();
@@ -71,12 +71,15 @@ async fn p22_a_black_hole_costs_250_ms_once() {
         let stream = dialer.connect(&authority(port), within(Duration::from_secs(5))).await;
         assert_eq!(stream.unwrap().peer(), IpAddr::from([127, 0, 0, 3]));
         let took = began.elapsed();
-        assert!(took < Duration::from_millis(most), "{took:?} instead of {most} ms");
+        assert!(
+            took < Duration::from_millis(most),
+            "connecting took {took:?}, expected less than {most} ms"
+        );
     }
 }
 
 #[tokio::test]
-async fn p22_the_next_address_is_tried_at_once_when_one_refuses() {
+async fn p22_the_next_address_is_tried_at_once_if_one_refuses() {
     let server = TcpListener::bind("127.0.0.3:0").unwrap();
     let port = server.local_addr().unwrap().port();
     let dialer = dialer(&["127.0.0.2", "127.0.0.3"]);
@@ -86,20 +89,20 @@ async fn p22_the_next_address_is_tried_at_once_when_one_refuses() {
 }
 
 #[tokio::test]
-async fn p22_an_address_that_worked_is_forgotten_as_soon_as_another_does_better() {
+async fn p22_a_preferred_address_is_replaced_as_soon_as_another_works_better() {
     let server = TcpListener::bind("127.0.0.3:0").unwrap();
     let port = server.local_addr().unwrap().port();
     let dialer = dialer(&["127.0.0.2", "127.0.0.3"]);
     dialer.connect(&authority(port), within(Duration::from_secs(5))).await.unwrap();
-    assert_eq!(dialer.network.worked.get(&authority(port)), Some([127, 0, 0, 3].into()));
+    assert_eq!(dialer.network.preferred.get(&authority(port)), Some([127, 0, 0, 3].into()));
     drop(server);
     let _other = TcpListener::bind(("127.0.0.2", port)).unwrap();
     dialer.connect(&authority(port), within(Duration::from_secs(5))).await.unwrap();
-    assert_eq!(dialer.network.worked.get(&authority(port)), Some([127, 0, 0, 2].into()));
+    assert_eq!(dialer.network.preferred.get(&authority(port)), Some([127, 0, 0, 2].into()));
 }
 
 #[tokio::test]
-async fn p22_the_deadline_is_for_all_addresses_together() {
+async fn p22_the_deadline_applies_to_all_addresses_together() {
     let hole = BlackHole::at("127.0.0.2:0".parse().unwrap()).await;
     let port = hole.address.port();
     let dialer = dialer(&["127.0.0.2", "127.0.0.2"]);
@@ -110,7 +113,7 @@ async fn p22_the_deadline_is_for_all_addresses_together() {
 }
 
 #[tokio::test]
-async fn p39_all_addresses_are_judged_before_any_is_dialled() {
+async fn p39_all_addresses_are_checked_before_any_is_connected_to() {
     let server = TcpListener::bind("127.0.0.3:0").unwrap();
     server.set_nonblocking(true).unwrap();
     let port = server.local_addr().unwrap().port();
@@ -119,5 +122,5 @@ async fn p39_all_addresses_are_judged_before_any_is_dialled() {
     let dialer = Dialer::new(policy, network(lookup));
     let denied = dialer.connect(&authority(port), within(Duration::from_secs(5))).await;
     assert!(matches!(denied, Err(OriginError::DeniedAddress(_))), "{denied:?}");
-    assert!(server.accept().is_err(), "the allowed address was dialled");
+    assert!(server.accept().is_err(), "the allowed address was connected to");
 }

@@ -11,7 +11,7 @@ use crate::origin::Origin;
 use crate::proxy::client_content::{ClientContent, is_complete};
 use crate::proxy::exchange_completion::ExchangeCompletion;
 use crate::proxy::fields::{self, Via};
-use crate::proxy::origin_pools::ReusableConnection;
+use crate::proxy::origin_pools::ConnectionLease;
 use crate::proxy::replay::{PauseGuard, ReplayBody, ReplayBudget};
 use crate::proxy::request_body::RequestBody;
 use crate::proxy::response_body::ResponseBody;
@@ -28,7 +28,7 @@ pub(super) struct OutgoingRequest {
     /// `None` if the request has no content.
     pub(super) progress: Option<Arc<UploadProgress>>,
     /// The exchange of the current attempt.
-    attempt: Option<Arc<ExchangeCompletion<ReusableConnection>>>,
+    attempt: Option<Arc<ExchangeCompletion<ConnectionLease>>>,
     /// Keeps the current attempt from reading more of the content.
     pause: Option<PauseGuard<ClientContent>>,
 }

@@ -16,14 +16,14 @@ impl Proxy {
     /// secrets, or else `response` itself. `outgoing` is the request if it can be sent again.
     pub(super) async fn retry_with_new_secrets(
         &self,
-        call: &mut RequestContext<'_>,
+        ctx: &mut RequestContext<'_>,
         rejected: &SelectedCredential,
         outgoing: Option<OutgoingRequest>,
         response: Response<ResponseBody>,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         let metrics = Arc::clone(&rejected.credential.metrics);
         if let Some(outgoing) = outgoing {
-            if let Some(second) = self.send_with_new_secrets(call, rejected, outgoing).await? {
+            if let Some(second) = self.send_with_new_secrets(ctx, rejected, outgoing).await? {
                 metrics.record_rejection(RejectionOutcome::Absorbed);
                 discard_response(response);
                 return Ok(self.prepare_response(second));
@@ -41,7 +41,7 @@ impl Proxy {
     /// if they have not.
     async fn send_with_new_secrets(
         &self,
-        call: &mut RequestContext<'_>,
+        ctx: &mut RequestContext<'_>,
         rejected: &SelectedCredential,
         mut outgoing: OutgoingRequest,
     ) -> Result<Option<Response<ResponseBody>>, ProxyError> {
@@ -56,7 +56,7 @@ impl Proxy {
         credential.injection.remove_lookalikes(&mut outgoing.fields);
         let (credential, instance) = (&*credential, &*instance);
         let context = TokenContext { credential, origin, instance, token, nonce: None };
-        let mut response = self.exchange_with_token(call, &mut outgoing, &context).await?;
+        let mut response = self.exchange_with_token(ctx, &mut outgoing, &context).await?;
         if is_rejected(credential, false, &mut response).await {
             credential.metrics.record_rejection(RejectionOutcome::PassedOn);
         }

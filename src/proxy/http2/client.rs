@@ -1,4 +1,4 @@
-//! HTTP/2 towards an origin server: one connection, many requests.
+//! HTTP/2 to an origin server: one connection that serves many requests at once.
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -15,27 +15,27 @@ use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Http2Content, StreamMonitor, send_content, silence};
+use super::{Http2Content, StreamMonitor, ping_timeout, send_content};
 use crate::proxy::incoming_body::IncomingBody;
 use crate::proxy::interim::InterimRelay;
 use crate::proxy::origin_connection::{DeliveryOutcome, UnansweredRequest};
 use crate::proxy::origin_error::OriginError;
 use crate::proxy::request_body::RequestBody;
 
-/// What may come on one stream before it is read: enough for a distant server's full speed.
+/// The receive window of a stream, in bytes: large enough for full speed over a long distance.
 const STREAM_WINDOW: u32 = 1024 * 1024;
-/// Requests at a time on one connection, also if the server would take more.
+/// The most requests in flight on one connection, even if the server allows more.
 const MAX_STREAMS: usize = 128;
 
-/// A connection that serves many requests at once.
+/// A handle to a connection that serves many requests at once.
 #[derive(Clone)]
 pub(in crate::proxy) struct Http2Connection {
     sender: SendRequest<Bytes>,
-    /// Requests under way.
+    /// Requests in flight.
     streams: Arc<AtomicUsize>,
 }
 
-/// One request under way; counted until it is dropped.
+/// Counts one request in flight until it is dropped.
 struct StreamGuard(Arc<AtomicUsize>);
 
 impl StreamGuard {
@@ -52,8 +52,9 @@ impl Drop for StreamGuard {
 }
 
 impl Http2Connection {
-    /// Begins HTTP/2 on `stream`; the connection runs in a task of its own until it ends.
-    pub(in crate::proxy) async fn begin<S>(stream: S, head: u32) -> Result<Self, h2::Error>
+    /// Performs the HTTP/2 handshake on `stream` and spawns the task that drives the connection.
+    /// Response heads may be up to `max_head` bytes long.
+    pub(in crate::proxy) async fn handshake<S>(stream: S, max_head: u32) -> Result<Self, h2::Error>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -61,7 +62,7 @@ impl Http2Connection {
         let (sender, mut connection) = Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(windows)
-            .max_header_list_size(head)
+            .max_header_list_size(max_head)
             .enable_push(false)
             .handshake(stream)
             .await?;
@@ -69,34 +70,34 @@ impl Http2Connection {
         let (pings, count) = (connection.ping_pong(), Arc::clone(&streams));
         tokio::spawn(async move {
             let is_busy = || count.load(Ordering::Relaxed) > 0;
-            // Whoever waits for a response learns of the end from its request.
+            // Each request in flight reports the end of the connection.
             tokio::select! {
                 _ended = connection => {}
-                () = silence(pings, is_busy) => {}
+                () = ping_timeout(pings, is_busy) => {}
             }
         });
         Ok(Self { sender, streams })
     }
 
-    /// Is the connection as good as new: neither closed nor announced to close?
+    /// Returns true if the connection is neither closed nor closing (GOAWAY).
     pub(in crate::proxy) fn is_open(&self) -> bool {
         let polled = self.sender.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
         matches!(polled, Poll::Ready(Ok(())))
     }
 
-    /// Does the server take another request now?
-    pub(in crate::proxy) fn has_room(&self) -> bool {
+    /// Returns true if another request can be sent now.
+    pub(in crate::proxy) fn has_capacity(&self) -> bool {
         let limit = self.sender.current_max_send_streams().min(MAX_STREAMS);
         self.streams.load(Ordering::Relaxed) < limit
     }
 
-    /// Are requests under way?
+    /// Returns true if requests are in flight.
     pub(in crate::proxy) fn is_busy(&self) -> bool {
         self.streams.load(Ordering::Relaxed) > 0
     }
 
-    /// Are both handles of one connection?
-    pub(in crate::proxy) fn is_same(&self, other: &Self) -> bool {
+    /// Returns true if both handles belong to the same connection.
+    pub(in crate::proxy) fn is_same_connection(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.streams, &other.streams)
     }
 
@@ -117,54 +118,56 @@ impl Http2Connection {
                 return Err(UnansweredRequest::unsent(OriginError::Closed(error.into()), request));
             }
         };
-        let held = StreamGuard::new(&self.streams);
+        let guard = StreamGuard::new(&self.streams);
         if let (false, Some(completion)) = (is_empty, body.completion()) {
-            let (held, progress) = (Arc::clone(&held), body.progress());
+            let (guard, progress) = (Arc::clone(&guard), body.progress());
             if let Some(progress) = &progress {
                 progress.mark_flow_blocked();
             }
             completion.set_sender(AbortOnDropHandle::new(tokio::spawn(async move {
-                // The response says what became of the request.
+                // The response reports the outcome of the request.
                 let _reported = send_content(body, &mut stream, StreamMonitor::default()).await;
                 if let Some(progress) = progress {
                     progress.mark_unblocked();
                 }
-                drop(held);
+                drop(guard);
             })));
         }
         let answered = poll_fn(|cx| poll_response(&mut response, interim, cx)).await;
-        answered.map(|response| with_content(response, held))
+        answered.map(|response| into_incoming(response, guard))
     }
 }
 
-/// Interim responses come before the response, which skips them. HTTP/2 has no 101 (RFC 9113 §8.6).
+/// Polls for interim responses first, because the response future skips them. HTTP/2 has no 101
+/// (RFC 9113 §8.6).
 fn poll_response(
     response: &mut ResponseFuture,
     interim: &InterimRelay,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Response<RecvStream>, UnansweredRequest>> {
     while let Poll::Ready(Some(next)) = response.poll_informational(cx) {
-        let next = next.map_err(failure)?;
+        let next = next.map_err(unanswered)?;
         if next.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Poll::Ready(Err(OriginError::Upgrade.into()));
         }
         interim.receive(next.status(), next.into_parts().0.headers);
     }
-    Pin::new(response).poll(cx).map_err(failure)
+    Pin::new(response).poll(cx).map_err(unanswered)
 }
 
-fn with_content(
+fn into_incoming(
     response: Response<RecvStream>,
-    held: Arc<dyn Any + Send + Sync>,
+    guard: Arc<dyn Any + Send + Sync>,
 ) -> Response<IncomingBody> {
     let (parts, content) = response.into_parts();
-    let content = Http2Content::new(content, &parts.headers).holding(held);
+    let content = Http2Content::new(content, &parts.headers).with_guard(guard);
     Response::from_parts(parts, IncomingBody::Http2(content))
 }
 
-fn failure(error: h2::Error) -> UnansweredRequest {
+fn unanswered(error: h2::Error) -> UnansweredRequest {
     let outcome = outcome(&error);
-    // The crate ends what breaks the rules; whoever sends the content resets the stream where that broke off.
+    // `is_library`: h2 detected a protocol violation. `is_own`: the task that sends the content reset
+    // the stream because the content ended early.
     let is_malformed = error.is_library();
     let is_own = error.is_reset() && !error.is_remote();
     let error = match error.into() {
@@ -175,8 +178,8 @@ fn failure(error: h2::Error) -> UnansweredRequest {
     UnansweredRequest { error, outcome, request: None }
 }
 
-/// A stream that was refused, or that GOAWAY leaves out, was certainly not processed (RFC 9113 §8.7). h2 fails
-/// streams that GOAWAY leaves in only when the connection ends.
+/// A stream that was refused, or that is above the last stream of a GOAWAY, was certainly not
+/// processed (RFC 9113 §8.7). h2 fails the other streams only when the connection ends.
 fn outcome(error: &h2::Error) -> DeliveryOutcome {
     match error.reason() {
         Some(Reason::HTTP_1_1_REQUIRED) if error.is_remote() => DeliveryOutcome::Http1Required,

@@ -1,4 +1,4 @@
-//! HTTP/2 towards a client: each request runs in a task of its own.
+//! HTTP/2 to a client: each request is served by a task of its own.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -12,20 +12,20 @@ use http::{Request, Response, Version};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Http2Content, SendContentError, StreamMonitor, send_content, silence};
+use super::{Http2Content, SendContentError, StreamMonitor, ping_timeout, send_content};
 use crate::proxy::Proxy;
+use crate::proxy::client_connection::ClientConnection;
 use crate::proxy::fields::remove_connection_fields;
 use crate::proxy::framing::expects_continue;
 use crate::proxy::incoming_body::{IncomingBody, PeerError};
 use crate::proxy::interim::{InterimSink, SharedSendResponse};
 use crate::proxy::response_body::ResponseBody;
-use crate::proxy::server::ClientConnection;
 
-/// Requests at a time on one connection.
+/// The most requests in flight on one connection.
 const MAX_STREAMS: u32 = 100;
-/// After so many streams that broke the rules, a connection is closed.
+/// The most streams with protocol violations before a connection is closed.
 const MAX_LOCAL_RESETS: usize = 1024;
-/// What a client may send on one stream before it is read.
+/// The receive window of a stream, in bytes.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
 impl Proxy {
@@ -33,13 +33,13 @@ impl Proxy {
     pub(in crate::proxy) async fn serve_http2<S>(
         self: Arc<Self>,
         stream: S,
-        inbound: ClientConnection,
+        client: ClientConnection,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        inbound.activity.is_multiplexed();
+        client.activity.set_multiplexed();
         let served = match self.http2_builder().handshake(stream).await {
-            Ok(connection) => self.serve_streams(connection, &inbound).await,
+            Ok(connection) => self.serve_streams(connection, &client).await,
             Err(error) => Err(error),
         };
         if let Err(error) = served {
@@ -63,29 +63,29 @@ impl Proxy {
     async fn serve_streams<S>(
         self: &Arc<Self>,
         mut connection: Connection<S, Bytes>,
-        inbound: &ClientConnection,
+        client: &ClientConnection,
     ) -> Result<(), h2::Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut silent = pin!(silence(connection.ping_pong(), || inbound.activity.is_busy()));
-        let mut drains = false;
+        let mut timeout = pin!(ping_timeout(connection.ping_pong(), || client.activity.is_busy()));
+        let mut is_closing = false;
         loop {
             tokio::select! {
                 accepted = connection.accept() => match accepted {
-                    Some(Ok((request, respond))) => self.spawn_stream(request, respond, inbound),
+                    Some(Ok((request, respond))) => self.spawn_stream(request, respond, client),
                     Some(Err(error)) => return Err(error),
                     None => return Ok(()),
                 },
-                () = self.watchdog.drains(), if !drains => {
-                    drains = true;
+                () = self.watchdog.drain_started(), if !is_closing => {
+                    is_closing = true;
                     connection.graceful_shutdown();
                 }
-                () = poll_fn(|cx| inbound.activity.poll_closing(cx)), if !drains => {
-                    drains = true;
+                () = poll_fn(|cx| client.activity.poll_close_requested(cx)), if !is_closing => {
+                    is_closing = true;
                     connection.graceful_shutdown();
                 }
-                () = &mut silent => connection.abrupt_shutdown(Reason::NO_ERROR),
+                () = &mut timeout => connection.abrupt_shutdown(Reason::NO_ERROR),
             }
         }
     }
@@ -94,24 +94,24 @@ impl Proxy {
         self: &Arc<Self>,
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
-        inbound: &ClientConnection,
+        client: &ClientConnection,
     ) {
         let stream = SharedSendResponse::new(respond);
-        let inbound = inbound.with_interim(InterimSink::Http2(stream.clone()));
-        let request = with_content(request, &stream);
-        tokio::spawn(Arc::clone(self).serve_stream(request, stream, inbound));
+        let client = client.with_interim(InterimSink::Http2(stream.clone()));
+        let request = into_incoming(request, &stream);
+        tokio::spawn(Arc::clone(self).serve_stream(request, stream, client));
     }
 
     async fn serve_stream(
         self: Arc<Self>,
         request: Request<IncomingBody>,
         stream: SharedSendResponse,
-        inbound: ClientConnection,
+        client: ClientConnection,
     ) {
         let response = tokio::select! {
-            response = self.serve(request, &inbound, inbound.activity.serve()) => response,
-            // Dropping the request records that its client has given it up.
-            () = stream.is_reset() => return,
+            response = self.serve(request, &client, client.activity.start_request()) => response,
+            // Dropping the request records that the client has cancelled it.
+            () = stream.closed() => return,
         };
         if let Err(error) = self.respond(response, &stream).await {
             tracing::debug!(%error, "a response over HTTP/2 ended early");
@@ -143,13 +143,14 @@ impl Proxy {
         let mut content = stream.lock().send_response(head, is_empty)?;
         match is_empty {
             true => Ok(()),
-            false => send_content(body, &mut content, StreamMonitor::by(&self.watchdog)).await,
+            false => send_content(body, &mut content, StreamMonitor::new(&self.watchdog)).await,
         }
     }
 }
 
-/// The request with content that asks for itself where the client waits to be asked.
-fn with_content(
+/// Builds the request. If the client waits for 100 (Continue), it is sent when the content is first
+/// read.
+fn into_incoming(
     request: Request<RecvStream>,
     stream: &SharedSendResponse,
 ) -> Request<IncomingBody> {
@@ -157,14 +158,14 @@ fn with_content(
     let mut content = Http2Content::new(content, &parts.headers);
     if parts.headers.contains_key(EXPECT) && expects_continue(&parts.headers) {
         let stream = stream.clone();
-        content = content.asks_first(move || stream.send(http::StatusCode::CONTINUE, None));
+        content = content.with_on_first_read(move || stream.send(http::StatusCode::CONTINUE, None));
     }
     Request::from_parts(parts, IncomingBody::Http2(content))
 }
 
 impl SharedSendResponse {
-    /// Resolves when the client has reset the stream, or its connection is gone.
-    async fn is_reset(&self) {
+    /// Resolves when the client has reset the stream or closed the connection.
+    async fn closed(&self) {
         poll_fn(|cx| self.lock().poll_reset(cx).map(|_| ())).await;
     }
 

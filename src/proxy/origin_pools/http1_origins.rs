@@ -1,39 +1,41 @@
-//! Origin servers that want HTTP/1.1.
+//! Origin servers that are known to speak HTTP/1.1 only.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::origin::Origin;
 
-/// Origin servers that were offered HTTP/2 and want HTTP/1.1. What is known goes with the version of the connector.
+/// Origin servers that chose HTTP/1.1 although HTTP/2 was offered. Entries are valid for one version of
+/// the connector, because another configuration may lead to another result.
 #[derive(Default)]
 pub(super) struct Http1Origins(Mutex<HashMap<Origin, Http1Origin>>);
 
 struct Http1Origin {
     version: u64,
-    /// It agreed on HTTP/2 and then refused a request for that. Otherwise it is offered again.
-    for_good: bool,
+    /// The origin server agreed on HTTP/2 and then refused a request over it. If false, HTTP/2 is
+    /// offered again on the next connection.
+    is_permanent: bool,
 }
 
 impl Http1Origins {
-    /// Does `origin` speak HTTP/1.1, as far as is known?
+    /// Returns true if `origin` is known to speak HTTP/1.1.
     pub(super) fn contains(&self, version: u64, origin: &Origin) -> bool {
         self.lock().get(origin).is_some_and(|entry| entry.version == version)
     }
 
-    /// Is nothing else to be offered to it?
-    pub(super) fn is_for_good(&self, version: u64, origin: &Origin) -> bool {
-        let is = |entry: &Http1Origin| entry.version == version && entry.for_good;
-        self.lock().get(origin).is_some_and(is)
+    /// Returns true if HTTP/2 must not be offered to `origin` again.
+    pub(super) fn is_permanent(&self, version: u64, origin: &Origin) -> bool {
+        let is_permanent = |entry: &Http1Origin| entry.version == version && entry.is_permanent;
+        self.lock().get(origin).is_some_and(is_permanent)
     }
 
-    pub(super) fn insert(&self, version: u64, origin: &Origin, for_good: bool) {
-        // A connection that was begun before may agree on HTTP/1.1 only now.
-        let for_good = for_good || self.is_for_good(version, origin);
-        self.lock().insert(origin.clone(), Http1Origin { version, for_good });
+    pub(super) fn insert(&self, version: u64, origin: &Origin, is_permanent: bool) {
+        // A connection attempt that began before the refusal may end after it.
+        let is_permanent = is_permanent || self.is_permanent(version, origin);
+        self.lock().insert(origin.clone(), Http1Origin { version, is_permanent });
     }
 
-    /// Forgets what other versions knew.
+    /// Removes the entries of other versions.
     pub(super) fn sweep(&self, version: u64) {
         self.lock().retain(|_, entry| entry.version == version);
     }

@@ -1,8 +1,7 @@
-//! A client's socket, and what passes over it.
+//! A client's socket, and the stream that reports its traffic to the watchdog.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,16 +10,17 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::Activity;
+use super::activity::Activity;
 
-/// A client's socket, of either kind.
+/// A client's socket.
 #[derive(Debug)]
 pub(crate) enum ClientStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-macro_rules! either {
+/// Calls the method of whichever socket it is.
+macro_rules! dispatch {
     ($stream:expr, $inner:ident => $call:expr) => {
         match $stream.get_mut() {
             ClientStream::Tcp($inner) => $call,
@@ -35,7 +35,7 @@ impl AsyncRead for ClientStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        either!(self, stream => Pin::new(stream).poll_read(cx, buf))
+        dispatch!(self, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
@@ -45,15 +45,15 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        either!(self, stream => Pin::new(stream).poll_write(cx, bytes))
+        dispatch!(self, stream => Pin::new(stream).poll_write(cx, bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        either!(self, stream => Pin::new(stream).poll_flush(cx))
+        dispatch!(self, stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        either!(self, stream => Pin::new(stream).poll_shutdown(cx))
+        dispatch!(self, stream => Pin::new(stream).poll_shutdown(cx))
     }
 
     fn poll_write_vectored(
@@ -61,7 +61,7 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         slices: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        either!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices))
+        dispatch!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -70,46 +70,43 @@ impl AsyncWrite for ClientStream {
 }
 
 impl ClientStream {
-    /// Lets the client see a reset when the stream is dropped, and not the end of something that was whole.
+    /// Makes the client see a reset when the stream is dropped, instead of an orderly end.
     fn reset_on_drop(&self) {
         let reset = match self {
             Self::Tcp(stream) => SockRef::from(stream).set_linger(Some(Duration::ZERO)),
-            // A unix socket knows no reset.
+            // A Unix socket has no reset.
             Self::Unix(_) => Ok(()),
         };
         if let Err(error) = reset {
-            tracing::debug!(%error, "a connection that broke off could not be reset");
+            tracing::debug!(%error, "a truncated connection could not be reset");
         }
     }
 }
 
-/// A client's stream that reports what passes to an [`Activity`], and may begin with bytes read before.
+/// A client's stream that reports its traffic to an [`Activity`]. It may begin with bytes that
+/// were read earlier.
 #[derive(Debug)]
-pub(in crate::proxy) struct MonitoredStream {
-    before: Bytes,
-    /// `None` once it has been taken out.
+pub(super) struct MonitoredStream {
+    read_ahead: Bytes,
+    /// `None` once it has been taken.
     stream: Option<ClientStream>,
     activity: Arc<Activity>,
-    /// Bytes that came from the client, and that went to it.
-    passed: (u64, u64),
+    received: u64,
+    sent: u64,
 }
 
 impl MonitoredStream {
-    pub(in crate::proxy) fn new(
-        stream: ClientStream,
-        before: Bytes,
-        activity: Arc<Activity>,
-    ) -> Self {
-        Self { before, stream: Some(stream), activity, passed: (0, 0) }
+    pub(super) fn new(stream: ClientStream, read_ahead: Bytes, activity: Arc<Activity>) -> Self {
+        Self { read_ahead, stream: Some(stream), activity, received: 0, sent: 0 }
     }
 
-    pub(in crate::proxy) fn into_inner(mut self) -> Option<ClientStream> {
+    pub(super) fn into_inner(mut self) -> Option<ClientStream> {
         self.stream.take()
     }
 
-    /// Bytes that came from the client, and that went to it.
-    pub(in crate::proxy) fn passed(&self) -> (u64, u64) {
-        self.passed
+    /// The bytes received from the client and the bytes sent to it.
+    pub(super) fn transferred(&self) -> (u64, u64) {
+        (self.received, self.sent)
     }
 
     fn stream(&mut self) -> std::io::Result<Pin<&mut ClientStream>> {
@@ -117,28 +114,29 @@ impl MonitoredStream {
         stream.ok_or_else(|| std::io::ErrorKind::NotConnected.into())
     }
 
-    fn note_read(&mut self, bytes: usize) {
+    fn record_read(&mut self, bytes: usize) {
         if bytes > 0 {
-            self.passed.0 += bytes as u64;
-            self.activity.read();
+            self.received += bytes as u64;
+            self.activity.record_read();
         }
     }
 
-    fn note_written(&mut self, polled: &Poll<std::io::Result<usize>>) {
+    fn record_write(&mut self, polled: &Poll<std::io::Result<usize>>) {
         match polled {
             Poll::Ready(written) => {
-                self.passed.1 += written.as_ref().map_or(0, |bytes| *bytes) as u64;
-                self.activity.written();
+                self.sent += written.as_ref().map_or(0, |bytes| *bytes) as u64;
+                self.activity.record_write();
             }
-            Poll::Pending => self.activity.blocked(),
+            Poll::Pending => self.activity.record_blocked(),
         }
     }
 }
 
-/// What broke off is not to look like the whole: an answer that ends with its connection, or with TLS' silence.
+/// A truncated message must not look complete: a response may end where its connection ends, and
+/// some clients accept a TLS connection that ends without `close_notify`.
 impl Drop for MonitoredStream {
     fn drop(&mut self) {
-        if self.activity.broken.load(Ordering::Relaxed)
+        if self.activity.is_truncated()
             && let Some(stream) = &self.stream
         {
             stream.reset_on_drop();
@@ -153,15 +151,15 @@ impl AsyncRead for MonitoredStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
         let this = self.get_mut();
-        if !this.before.is_empty() {
-            let length = this.before.len().min(buf.remaining());
-            buf.put_slice(&this.before.split_to(length));
-            this.note_read(length);
+        if !this.read_ahead.is_empty() {
+            let length = this.read_ahead.len().min(buf.remaining());
+            buf.put_slice(&this.read_ahead.split_to(length));
+            this.record_read(length);
             return Poll::Ready(Ok(()));
         }
         let filled = buf.filled().len();
         let polled = this.stream()?.poll_read(cx, buf);
-        this.note_read(buf.filled().len() - filled);
+        this.record_read(buf.filled().len() - filled);
         polled
     }
 }
@@ -174,7 +172,7 @@ impl AsyncWrite for MonitoredStream {
     ) -> Poll<std::io::Result<usize>> {
         let this = self.get_mut();
         let polled = this.stream()?.poll_write(cx, bytes);
-        this.note_written(&polled);
+        this.record_write(&polled);
         polled
     }
 
@@ -182,7 +180,7 @@ impl AsyncWrite for MonitoredStream {
         let this = self.get_mut();
         let polled = this.stream()?.poll_flush(cx);
         if polled.is_ready() {
-            this.activity.flushed();
+            this.activity.record_flushed();
         }
         polled
     }
@@ -198,7 +196,7 @@ impl AsyncWrite for MonitoredStream {
     ) -> Poll<std::io::Result<usize>> {
         let this = self.get_mut();
         let polled = this.stream()?.poll_write_vectored(cx, slices);
-        this.note_written(&polled);
+        this.record_write(&polled);
         polled
     }
 
