@@ -18,7 +18,7 @@ pub struct Decoded {
 }
 
 /// So many codings are taken off one message. More than one is rare already.
-const MOST_CODINGS: usize = 3;
+const MAX_CODINGS: usize = 3;
 
 /// Takes off what a `Content-Encoding` names; several of its lines are joined with commas. At most `limit`
 /// bytes come out, and no more than that is unpacked on the way. `None`: a coding is unknown, or there are
@@ -30,9 +30,9 @@ pub fn decode(codings: &str, bytes: &[u8], limit: usize) -> Option<Decoded> {
     let Some((last, before)) = codings.split_last() else {
         return Some(Decoded { bytes: plain.to_vec(), complete: length == bytes.len() });
     };
-    let mut decoded = last.take_off(bytes, limit);
+    let mut decoded = last.decode(bytes, limit);
     for coding in before.iter().rev() {
-        let inner = coding.take_off(&decoded.bytes, limit);
+        let inner = coding.decode(&decoded.bytes, limit);
         decoded = Decoded { complete: decoded.complete && inner.complete, ..inner };
     }
     Some(decoded)
@@ -45,7 +45,7 @@ pub fn is_known(codings: &str) -> bool {
 
 fn parse(codings: &str) -> Option<Vec<Coding>> {
     let codings: Vec<Coding> = codings.split(',').filter_map(Coding::of).collect::<Option<_>>()?;
-    (codings.len() <= MOST_CODINGS).then_some(codings)
+    (codings.len() <= MAX_CODINGS).then_some(codings)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +67,8 @@ impl Coding {
         }
     }
 
-    fn take_off(self, bytes: &[u8], limit: usize) -> Decoded {
-        let mut into = Unpacked { bytes: Vec::new(), limit };
+    fn decode(self, bytes: &[u8], limit: usize) -> Decoded {
+        let mut into = DecodeBuffer { bytes: Vec::new(), limit };
         let complete = match self {
             // Servers that announce a coding of nothing send nothing.
             _ if bytes.is_empty() => true,
@@ -88,7 +88,7 @@ impl Coding {
 const BUFFER: usize = 4096;
 
 /// A gzip file may have several members (RFC 1952 §2.2); what else follows the first is padding.
-fn gunzip(mut bytes: &[u8], into: &mut Unpacked) -> bool {
+fn gunzip(mut bytes: &[u8], into: &mut DecodeBuffer) -> bool {
     loop {
         let mut member = GzDecoder::new(bytes);
         if !into.take(&mut member) {
@@ -102,12 +102,12 @@ fn gunzip(mut bytes: &[u8], into: &mut Unpacked) -> bool {
 }
 
 /// What has come out, and how much may.
-struct Unpacked {
+struct DecodeBuffer {
     bytes: Vec<u8>,
     limit: usize,
 }
 
-impl Unpacked {
+impl DecodeBuffer {
     /// Takes what comes, and one byte more than allowed to see whether that is the end. What comes before an
     /// error is kept. Returns whether everything was there.
     fn take(&mut self, from: impl Read) -> bool {

@@ -9,27 +9,32 @@
 //!
 //! The texts may hold secrets: they cannot be printed.
 
+mod names;
+mod parser;
+
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
+use http::HeaderValue;
 use http::header::InvalidHeaderValue;
-use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
 use crate::secret::{Fingerprint, Secret};
 
+pub use names::{DeferredName, Names, field_name};
+pub use parser::{TemplateError, TemplateFault};
+
 /// A parsed text.
 #[derive(Clone, PartialEq)]
 pub struct Template {
-    segments: Vec<Segment>,
+    parts: Vec<TemplatePart>,
 }
 
 #[derive(Clone, PartialEq)]
-enum Segment {
+enum TemplatePart {
     /// As it was written; secret all the same, because people write secrets into texts.
     Text(Secret),
     /// The value of a variable that was read from a secret's place.
@@ -43,32 +48,6 @@ enum Segment {
     Now,
 }
 
-/// A name whose value exists only at some points, each with values of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DeferredName {
-    /// `${access_token}`: in what is put on requests, and in token requests that renew it.
-    AccessToken,
-    /// `${assertion}`: the signed JWT of a token request.
-    Assertion,
-    /// `${refresh_token}`: what a token request presents, for servers that call it something else.
-    RefreshToken,
-    /// `${token_url}`: where a token request goes.
-    TokenUrl,
-}
-
-impl DeferredName {
-    const ALL: [Self; 4] = [Self::AccessToken, Self::Assertion, Self::RefreshToken, Self::TokenUrl];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::AccessToken => "access_token",
-            Self::Assertion => "assertion",
-            Self::RefreshToken => "refresh_token",
-            Self::TokenUrl => "token_url",
-        }
-    }
-}
-
 /// What the variables of a request stand for, by name. Not secret: they come from paths and fields.
 pub type Variables = BTreeMap<String, String>;
 
@@ -78,73 +57,6 @@ pub fn percent_encode(value: &str) -> PercentEncode<'_> {
     const ALL_BUT_UNRESERVED: &AsciiSet =
         &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     utf8_percent_encode(value, ALL_BUT_UNRESERVED)
-}
-
-/// The names that a template may use, with the values that are known already.
-#[derive(Clone, Debug, Default)]
-pub struct Names {
-    late: BTreeSet<DeferredName>,
-    raw: bool,
-    fields: bool,
-    variables: BTreeSet<String>,
-    fixed: BTreeMap<String, Fixed>,
-}
-
-#[derive(Clone, Debug)]
-struct Fixed {
-    value: Secret,
-    hidden: bool,
-}
-
-impl Names {
-    /// Names that mean something of their own, now or in the design: no variable may have one.
-    pub const RESERVED: [&str; 10] = [
-        "access_token",
-        "assertion",
-        "client",
-        "client_id",
-        "field",
-        "now",
-        "raw",
-        "refresh_token",
-        "token_url",
-        "uuid",
-    ];
-
-    /// A name whose value is plain text.
-    pub fn insert(&mut self, name: &str, value: &str) {
-        let value = Secret::new(value.to_owned());
-        self.fixed.insert(name.to_owned(), Fixed { value, hidden: false });
-    }
-
-    /// A name whose value is a secret.
-    pub fn insert_secret(&mut self, name: &str, value: Secret) {
-        self.fixed.insert(name.to_owned(), Fixed { value, hidden: true });
-    }
-
-    /// A variable whose value each request brings along.
-    pub fn insert_variable(&mut self, name: &str) {
-        self.variables.insert(name.to_owned());
-    }
-
-    /// Fields of the request, `${field.X-Club}`: variables whose names are `field.x-club`.
-    pub fn insert_fields(&mut self) {
-        self.fields = true;
-    }
-
-    /// The same names and a late one.
-    #[must_use]
-    pub fn with(&self, late: DeferredName) -> Self {
-        let mut names = self.clone();
-        names.late.insert(late);
-        names
-    }
-
-    /// The same names and the members of the token answer, `${raw.a.b}`.
-    #[must_use]
-    pub fn with_raw(&self) -> Self {
-        Self { raw: true, ..self.clone() }
-    }
 }
 
 /// What a template's names stand for at the moment. Where no template can have a name, it stands for
@@ -176,94 +88,10 @@ impl Values<'_> {
     }
 }
 
-/// Why a text is no template, and which part of it. It holds nothing of the text.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{why}")]
-pub struct TemplateError {
-    /// The bytes of the text that are meant.
-    pub at: Range<usize>,
-    /// What is wrong with them.
-    pub why: TemplateFault,
-}
-
-/// What can be wrong in a template.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TemplateFault {
-    /// `$` with something else behind it.
-    #[error("has a `$` that begins no `${{name}}`")]
-    Dollar,
-    /// `${` without its end.
-    #[error("has a `${{` without its `}}`")]
-    Unclosed,
-    /// A name that nobody knows.
-    #[error("names something unknown in `${{…}}`")]
-    Unknown,
-    /// The name of the client, where no request can bring one.
-    #[error("names the proxy's client, which has no name at that point")]
-    Client,
-    /// A token, an assertion or an answer where there is none.
-    #[error("names something that does not exist at that point")]
-    NotHere,
-}
-
 impl Template {
-    /// Reads a text.
-    ///
-    /// # Errors
-    ///
-    /// [`TemplateError`] for the first `$` that cannot be understood.
-    pub fn parse(text: &str, names: &Names) -> Result<Self, TemplateError> {
-        let (mut segments, mut literal, mut rest) = (Vec::new(), String::new(), text);
-        while let Some((before, after)) = rest.find('$').and_then(|at| rest.split_at_checked(at)) {
-            literal.push_str(before);
-            if let Some(behind) = after.strip_prefix("$$") {
-                literal.push('$');
-                rest = behind;
-                continue;
-            }
-            let start = text.len() - after.len();
-            let fail = |length: usize, why| TemplateError { at: start..start + length, why };
-            let named = after.strip_prefix("${").ok_or(fail(1, TemplateFault::Dollar))?;
-            let (name, behind) =
-                named.split_once('}').ok_or(fail(after.len(), TemplateFault::Unclosed))?;
-            let late = DeferredName::ALL.into_iter().find(|late| late.name() == name);
-            let segment = match (name, late) {
-                ("uuid", _) => Segment::Uuid,
-                ("now", _) => Segment::Now,
-                (_, Some(late)) if names.late.contains(&late) => Segment::DeferredName(late),
-                (_, Some(_)) => return Err(fail(name.len() + 3, TemplateFault::NotHere)),
-                (name, _) if is_raw(name) => match names.raw {
-                    true => Segment::Raw(name.trim_start_matches("raw.").to_owned()),
-                    false => return Err(fail(name.len() + 3, TemplateFault::NotHere)),
-                },
-                ("client", _) if names.fields => Segment::Variable(name.to_owned()),
-                ("client", _) => return Err(fail(name.len() + 3, TemplateFault::Client)),
-                (name, _) if names.variables.contains(name) => Segment::Variable(name.to_owned()),
-                (name, _) if names.fields && field_name(name).is_some() => {
-                    Segment::Variable(name.to_ascii_lowercase())
-                }
-                (name, _) => match names.fixed.get(name) {
-                    None => return Err(fail(name.len() + 3, TemplateFault::Unknown)),
-                    Some(fixed) if fixed.hidden => Segment::Hidden(fixed.value.clone()),
-                    Some(fixed) => {
-                        literal.push_str(fixed.value.expose());
-                        rest = behind;
-                        continue;
-                    }
-                },
-            };
-            push_text(&mut segments, &mut literal);
-            segments.push(segment);
-            rest = behind;
-        }
-        literal.push_str(rest);
-        push_text(&mut segments, &mut literal);
-        Ok(Self { segments })
-    }
-
     /// The text for this moment.
     pub fn expand(&self, values: Values<'_>) -> String {
-        self.segments.iter().map(|segment| segment.text(values)).collect()
+        self.parts.iter().map(|part| part.text(values)).collect()
     }
 
     /// The text for this moment as the value of a field, marked sensitive.
@@ -280,37 +108,37 @@ impl Template {
     /// Can all that is known of it already stand in a field? What comes later can.
     pub fn fits_field(&self) -> bool {
         let fits = |text: &Secret| text.expose().bytes().all(|byte| matches!(byte, b' '..=b'~'));
-        self.segments.iter().all(|segment| match segment {
-            Segment::Text(text) | Segment::Hidden(text) => fits(text),
+        self.parts.iter().all(|part| match part {
+            TemplatePart::Text(text) | TemplatePart::Hidden(text) => fits(text),
             _ => true,
         })
     }
 
     /// Does it hold this name?
     pub fn has(&self, late: DeferredName) -> bool {
-        self.segments.contains(&Segment::DeferredName(late))
+        self.parts.contains(&TemplatePart::DeferredName(late))
     }
 
     /// The members of the token answer that it names, as dotted paths.
     pub fn raw(&self) -> impl Iterator<Item = &str> {
-        self.segments.iter().filter_map(|segment| match segment {
-            Segment::Raw(path) => Some(path.as_str()),
+        self.parts.iter().filter_map(|part| match part {
+            TemplatePart::Raw(path) => Some(path.as_str()),
             _ => None,
         })
     }
 
     /// The variables that it names.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
-        self.segments.iter().filter_map(|segment| match segment {
-            Segment::Variable(name) => Some(name.as_str()),
+        self.parts.iter().filter_map(|part| match part {
+            TemplatePart::Variable(name) => Some(name.as_str()),
             _ => None,
         })
     }
 
     /// Is it `Bearer ${access_token}`, which every token keeps ready?
     pub fn is_bearer(&self) -> bool {
-        match self.segments.as_slice() {
-            [Segment::Text(text), Segment::DeferredName(DeferredName::AccessToken)] => {
+        match self.parts.as_slice() {
+            [TemplatePart::Text(text), TemplatePart::DeferredName(DeferredName::AccessToken)] => {
                 text.expose() == "Bearer "
             }
             _ => false,
@@ -319,46 +147,46 @@ impl Template {
 
     /// Does it stand for the empty text?
     pub fn is_empty(&self) -> bool {
-        self.segments.is_empty()
+        self.parts.is_empty()
     }
 
     /// The secrets in it, for masking what others say.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        self.segments.iter().filter_map(|segment| match segment {
-            Segment::Hidden(secret) => Some(secret),
+        self.parts.iter().filter_map(|part| match part {
+            TemplatePart::Hidden(secret) => Some(secret),
             _ => None,
         })
     }
 
     /// What it says as long as these variables have these values, however that is written down. What is another
     /// text for each request is its name.
-    pub fn lasting(&self, variables: &Variables) -> String {
+    pub fn stable_text(&self, variables: &Variables) -> String {
         let values = Values { variables: Some(variables), ..Values::at(UNIX_EPOCH) };
-        let text = |segment: &Segment| match segment {
-            Segment::DeferredName(late) => format!("${{{}}}", late.name()),
-            Segment::Raw(path) => format!("${{raw.{path}}}"),
-            Segment::Uuid => "${uuid}".to_owned(),
-            Segment::Now => "${now}".to_owned(),
-            Segment::Text(_) | Segment::Hidden(_) | Segment::Variable(_) => {
-                segment.text(values).into_owned()
+        let text = |part: &TemplatePart| match part {
+            TemplatePart::DeferredName(late) => format!("${{{}}}", late.name()),
+            TemplatePart::Raw(path) => format!("${{raw.{path}}}"),
+            TemplatePart::Uuid => "${uuid}".to_owned(),
+            TemplatePart::Now => "${now}".to_owned(),
+            TemplatePart::Text(_) | TemplatePart::Hidden(_) | TemplatePart::Variable(_) => {
+                part.text(values).into_owned()
             }
         };
-        self.segments.iter().map(text).collect()
+        self.parts.iter().map(text).collect()
     }
 
     /// Changes whenever the template does.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut shape = String::new();
-        for segment in &self.segments {
-            match segment {
-                Segment::Text(text) | Segment::Hidden(text) => {
+        for part in &self.parts {
+            match part {
+                TemplatePart::Text(text) | TemplatePart::Hidden(text) => {
                     shape.push_str(text.fingerprint().as_str());
                 }
-                Segment::DeferredName(late) => shape.push_str(late.name()),
-                Segment::Variable(name) => shape.push_str(&format!("variable {name}")),
-                Segment::Raw(path) => shape.push_str(&format!("raw {path}")),
-                Segment::Uuid => shape.push_str("uuid"),
-                Segment::Now => shape.push_str("now"),
+                TemplatePart::DeferredName(late) => shape.push_str(late.name()),
+                TemplatePart::Variable(name) => shape.push_str(&format!("variable {name}")),
+                TemplatePart::Raw(path) => shape.push_str(&format!("raw {path}")),
+                TemplatePart::Uuid => shape.push_str("uuid"),
+                TemplatePart::Now => shape.push_str("now"),
             }
             shape.push('\n');
         }
@@ -366,7 +194,7 @@ impl Template {
     }
 }
 
-impl Segment {
+impl TemplatePart {
     fn text<'a>(&'a self, values: Values<'a>) -> Cow<'a, str> {
         match self {
             Self::Text(text) | Self::Hidden(text) => Cow::Borrowed(text.expose()),
@@ -395,22 +223,6 @@ impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Template(…)")
     }
-}
-
-fn push_text(segments: &mut Vec<Segment>, literal: &mut String) {
-    if !literal.is_empty() {
-        segments.push(Segment::Text(Secret::new(std::mem::take(literal))));
-    }
-}
-
-/// The field that `field.X-Club` names.
-pub fn field_name(name: &str) -> Option<HeaderName> {
-    HeaderName::from_bytes(name.strip_prefix("field.")?.as_bytes()).ok()
-}
-
-/// `raw.` and dotted names behind it.
-fn is_raw(name: &str) -> bool {
-    name.strip_prefix("raw.").is_some_and(|path| path.split('.').all(|step| !step.is_empty()))
 }
 
 /// A random identifier (RFC 9562 §5.4).

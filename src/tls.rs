@@ -17,7 +17,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 pub use fault::CertificateFault;
 pub(crate) use handshake::{TlsCause, TlsFault, late_alert, rustls_error};
-use verify::{Trust, Verifier};
+use verify::{TrustStore, Verifier};
 
 /// Which certificate authorities are trusted.
 #[derive(Clone, Debug)]
@@ -110,12 +110,12 @@ impl Config {
     }
 }
 
-fn system_trust() -> Trust {
+fn system_trust() -> TrustStore {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
         tracing::warn!(%error, "a system root certificate was left out");
     }
-    let mut trust = Trust::nobody();
+    let mut trust = TrustStore::empty();
     for certificate in found.certs {
         // Systems have some that nobody can parse; none of them would help.
         let _unreadable = trust.add(certificate);
@@ -127,14 +127,14 @@ fn system_trust() -> Trust {
     trust
 }
 
-fn bundled_trust() -> Trust {
+fn bundled_trust() -> TrustStore {
     let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    Trust { roots, ..Trust::nobody() }
+    TrustStore { roots, ..TrustStore::empty() }
 }
 
-fn file_trust(path: &Path) -> Result<Trust, TlsError> {
+fn file_trust(path: &Path) -> Result<TrustStore, TlsError> {
     let refuse = |problem: String| TlsError::Roots { path: path.to_owned(), problem };
-    let mut trust = Trust::nobody();
+    let mut trust = TrustStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|e| refuse(e.to_string()))? {
         let certificate = certificate.map_err(|error| refuse(error.to_string()))?;
         trust.add(certificate).map_err(|error| refuse(error.to_string()))?;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use bearerd::oauth::{Mapping, MemberPath, RawAnswer, ResponseFormat, read};
+use bearerd::oauth::{Mapping, MemberPath, RawAnswer, TokenResponseFormat, read};
 use bearerd::secret::Secret;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use libfuzzer_sys::fuzz_target;
@@ -25,7 +25,7 @@ fuzz_target!(|input: (u16, Vec<u8>, bool, u8, Vec<u8>)| {
         fields.insert("content-encoding", HeaderValue::from_static(coding));
     }
     let cut = (shape & 1 == 1).then(|| "it ended early".to_owned());
-    let mut reading = ResponseFormat::default();
+    let mut reading = TokenResponseFormat::default();
     if mapped {
         let path = MemberPath::parse;
         reading.mapping = Mapping {

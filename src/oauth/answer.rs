@@ -1,37 +1,37 @@
-//! ResponseFormat what a token endpoint answered: a pure function, tolerant of what real servers send.
+//! TokenResponseFormat what a token endpoint answered: a pure function, tolerant of what real servers send.
 //!
 //! Servers answer errors with status 200, dead refresh tokens with 400, 401, 403, 404 or 500, rate
 //! limits as `invalid_request`, lifetimes as text, and maintenance pages as success. [`read`] makes a
 //! token of an answer or puts it into one [`ErrorClass`]. A success is read first as the standards say and
 //! then with growing tolerance, because it has consumed the refresh token whatever is in it; in an error
-//! the rules are tried in order and the first that matches decides. A [`ResponseFormat`] says what the operator
+//! the rules are tried in order and the first that matches decides. A [`TokenResponseFormat`] says what the operator
 //! knows better about this server.
 
+mod candidates;
 mod classify;
-pub(super) mod content;
+pub(super) mod decoded_body;
+mod error_details;
 pub(super) mod expiry;
-mod lenient;
-mod mapping;
+mod format;
+mod lenient_json;
+mod markup;
 mod masking;
 pub(super) mod members;
-mod page;
 mod reader;
-mod said;
-mod search;
-mod successor;
-mod wait;
+mod retry_delay;
+mod token_search;
 
 use std::time::SystemTime;
 
 use http::{HeaderMap, StatusCode};
 
-use self::content::Content;
-pub use self::mapping::{
-    AnswerRule, Comparison, Mapping, MemberPath, ResponseFormat, Rotation, TimeUnit, TokenType,
+use self::decoded_body::DecodedBody;
+pub use self::format::{
+    AnswerRule, Comparison, Mapping, MemberPath, Rotation, TimeUnit, TokenResponseFormat, TokenType,
 };
 use self::members::Members;
 use self::reader::AnswerReader;
-pub(super) use self::search::{has_token, is_whole};
+pub(super) use self::token_search::{has_token, is_whole};
 use super::{GrantError, TokenResponse};
 use crate::secret::Secret;
 
@@ -60,7 +60,7 @@ impl std::fmt::Debug for RawAnswer {
 pub(super) struct Expectation {
     /// A success may take the place of the refresh token that was sent: where its end is missing, the
     /// successor is.
-    pub(super) successor: bool,
+    pub(super) rotates: bool,
     /// The access token is for the steps that follow, and not for an API.
     pub(super) for_steps: bool,
 }
@@ -75,22 +75,22 @@ pub(super) struct Expectation {
 /// A [`GrantError`] for everything that is not a usable token.
 pub fn read(
     answer: &RawAnswer,
-    reading: &ResponseFormat,
+    reading: &TokenResponseFormat,
     now: SystemTime,
     secrets: &[&Secret],
 ) -> Result<TokenResponse, GrantError> {
-    read_as(Expectation { successor: true, for_steps: false }, answer, reading, now, secrets)
+    read_as(Expectation { rotates: true, for_steps: false }, answer, reading, now, secrets)
 }
 
 /// The same for any request.
 pub(super) fn read_as(
     wanted: Expectation,
     answer: &RawAnswer,
-    reading: &ResponseFormat,
+    reading: &TokenResponseFormat,
     now: SystemTime,
     secrets: &[&Secret],
 ) -> Result<TokenResponse, GrantError> {
-    let content = Content::of(answer, &reading.mapping);
+    let content = DecodedBody::of(answer, &reading.mapping);
     let members = Members::of(&content.bytes, &reading.mapping);
     AnswerReader { wanted, answer, reading, now, secrets, content: &content, members: &members }
         .read()

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 
 pub(super) use key::fault_of;
-pub use key::{Algorithm, KeyFamily, SigningKey, SigningKeyError, Thumbprint};
+pub use key::{Algorithm, CertificateThumbprint, KeyFamily, SigningKey, SigningKeyError};
 
 use crate::secret::{Fingerprint, Secret};
 use crate::template::{Template, Values};
@@ -38,7 +38,7 @@ pub struct Assertion {
     /// Further members of the header; likewise.
     pub header: Vec<(String, Claim)>,
     /// The certificate of the key, by which some servers know it.
-    pub cert: Option<Thumbprint>,
+    pub cert: Option<CertificateThumbprint>,
 }
 
 /// The value of a claim.
@@ -56,7 +56,7 @@ pub enum Claim {
 
 /// What an assertion is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum AssertionPurpose {
     /// It proves the OAuth client (RFC 7523 §2.2).
     Client,
     /// It is a grant, an access token, or stands where the operator puts it.
@@ -113,7 +113,7 @@ impl Assertion {
     /// The signed JWT. `aud` is the audience if none is configured.
     pub(super) fn sign(
         &self,
-        purpose: Purpose,
+        purpose: AssertionPurpose,
         client_id: &str,
         aud: &str,
         values: Values<'_>,
@@ -128,7 +128,7 @@ impl Assertion {
         if let Some(kid) = self.key.kid() {
             header.insert("kid".to_owned(), kid.into());
         }
-        if let Some(Thumbprint { sha1, sha256 }) = &self.cert {
+        if let Some(CertificateThumbprint { sha1, sha256 }) = &self.cert {
             header.insert("x5t".to_owned(), sha1.as_str().into());
             header.insert("x5t#S256".to_owned(), sha256.as_str().into());
         }
@@ -138,7 +138,7 @@ impl Assertion {
 
     fn claims(
         &self,
-        purpose: Purpose,
+        purpose: AssertionPurpose,
         client_id: &str,
         aud: &str,
         values: Values<'_>,
@@ -149,7 +149,7 @@ impl Assertion {
             None => default.to_owned(),
         };
         let iss = text(&self.iss, client_id);
-        let own_subject = purpose == Purpose::Grant && self.iss.is_some();
+        let own_subject = purpose == AssertionPurpose::Grant && self.iss.is_some();
         let sub = text(&self.sub, if own_subject { "" } else { client_id });
         for (name, value) in [("iss", iss), ("sub", sub), ("aud", text(&self.aud, aud))] {
             if !value.is_empty() {

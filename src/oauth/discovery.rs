@@ -1,6 +1,6 @@
 //! What an authorization server publishes about itself (RFC 8414, OpenID Connect Discovery 1.0).
 //!
-//! ResponseFormat the document is pure; it is asked for by whoever makes a token request, which is never on
+//! TokenResponseFormat the document is pure; it is asked for by whoever makes a token request, which is never on
 //! the path of a client's request, and kept for a day.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,26 +14,26 @@ use super::{Endpoints, ErrorClass, GrantError};
 use crate::secret::Secret;
 
 /// How long a document is kept: as long as MSAL keeps it.
-const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+const CACHE_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long nobody asks again after a failure, whatever it was: the flights of a busy credential come
 /// every second or so, and an issuer that is down, or whose name is written wrongly, gains nothing.
-const PAUSE: Duration = Duration::from_secs(60);
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long the issuer has for its document. Nothing is lost by asking again.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is known of the issuer.
 #[derive(Debug, Default)]
-pub(super) struct Discovery(Mutex<State>);
+pub(super) struct Discovery(Mutex<DiscoveryState>);
 
 #[derive(Debug, Default)]
-struct State {
-    document: Option<Known<Endpoints>>,
-    failure: Option<Known<GrantError>>,
+struct DiscoveryState {
+    document: Option<DiscoveryEntry<Endpoints>>,
+    failure: Option<DiscoveryEntry<GrantError>>,
 }
 
 #[derive(Debug)]
-struct Known<T> {
+struct DiscoveryEntry<T> {
     issuer: String,
     at: SystemTime,
     what: T,
@@ -41,59 +41,59 @@ struct Known<T> {
 
 /// What to do about the endpoints that are not configured.
 #[derive(Debug)]
-pub(super) enum Recall {
+pub(super) enum CacheLookup {
     /// Nothing: they are known.
-    Known(Box<Endpoints>),
+    Published(Box<Endpoints>),
     /// Nothing for now: the issuer was asked in vain a moment ago.
     Failed(GrantError),
     /// Ask.
-    Ask,
+    Fetch,
 }
 
 impl Discovery {
     /// What is known of `issuer`. A document of yesterday is better than nothing while the issuer
     /// cannot be asked.
-    pub(super) fn recall(&self, issuer: &str, now: SystemTime) -> Recall {
+    pub(super) fn lookup(&self, issuer: &str, now: SystemTime) -> CacheLookup {
         let state = self.state();
         let document = state.document.as_ref().filter(|known| known.issuer == issuer);
-        if let Some(known) = document.filter(|known| known.is_younger(KEPT, now)) {
-            return Recall::Known(Box::new(known.what.clone()));
+        if let Some(known) = document.filter(|known| known.is_newer_than(CACHE_LIFETIME, now)) {
+            return CacheLookup::Published(Box::new(known.what.clone()));
         }
         let failure = state.failure.as_ref().filter(|known| known.issuer == issuer);
-        match (failure.filter(|known| known.is_younger(PAUSE, now)), document) {
-            (Some(_), Some(known)) => Recall::Known(Box::new(known.what.clone())),
-            (Some(failure), None) => Recall::Failed(failure.what.clone()),
-            (None, _) => Recall::Ask,
+        match (failure.filter(|known| known.is_newer_than(RETRY_PAUSE, now)), document) {
+            (Some(_), Some(known)) => CacheLookup::Published(Box::new(known.what.clone())),
+            (Some(failure), None) => CacheLookup::Failed(failure.what.clone()),
+            (None, _) => CacheLookup::Fetch,
         }
     }
 
     /// Keeps what the issuer published.
-    pub(super) fn keep(&self, issuer: &str, published: Endpoints, at: SystemTime) {
+    pub(super) fn store(&self, issuer: &str, published: Endpoints, at: SystemTime) {
         let mut state = self.state();
         state.failure = None;
-        state.document = Some(Known { issuer: issuer.to_owned(), at, what: published });
+        state.document = Some(DiscoveryEntry { issuer: issuer.to_owned(), at, what: published });
     }
 
     /// Keeps why there is no new document; returns the last one.
-    pub(super) fn fail(
+    pub(super) fn record_failure(
         &self,
         issuer: &str,
         error: GrantError,
         at: SystemTime,
     ) -> Option<Endpoints> {
         let mut state = self.state();
-        state.failure = Some(Known { issuer: issuer.to_owned(), at, what: error });
+        state.failure = Some(DiscoveryEntry { issuer: issuer.to_owned(), at, what: error });
         let document = state.document.as_ref().filter(|known| known.issuer == issuer);
         document.map(|known| known.what.clone())
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DiscoveryState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T> Known<T> {
-    fn is_younger(&self, age: Duration, now: SystemTime) -> bool {
+impl<T> DiscoveryEntry<T> {
+    fn is_newer_than(&self, age: Duration, now: SystemTime) -> bool {
         // A clock that went back says nothing about age.
         now.duration_since(self.at).is_ok_and(|since| since < age)
     }
@@ -128,11 +128,11 @@ pub(super) enum DiscoveryError {
 /// be the same next time.
 pub(super) fn refusal(status: StatusCode) -> GrantError {
     match status.as_u16() {
-        408 | 425 | 429 | 500.. => GrantError::of_transport(
+        408 | 425 | 429 | 500.. => GrantError::without_answer(
             ErrorClass::NotSent,
             format!("the issuer answered {status} for its document"),
         ),
-        _ => GrantError::of_transport(
+        _ => GrantError::without_answer(
             ErrorClass::Config,
             format!(
                 "the issuer has no document (it answered {status}): see whether `issuer` is right, or write token_url instead"

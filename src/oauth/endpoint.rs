@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::{Expectation, read_as};
-use super::assertion::Purpose;
-use super::discovery::{self, Discovery, DiscoveryError, Recall};
+use super::assertion::AssertionPurpose;
+use super::discovery::{self, CacheLookup, Discovery, DiscoveryError};
 use super::{
     Config, Endpoints, ErrorClass, Exchange, ExchangeTokens, Grant, GrantError, GrantRenewal,
-    OwnGrant, RawAnswer, RequestContext, RequestError, Rotation, TokenRequest, TokenResponse,
+    OwnGrant, RawAnswer, RequestError, Rotation, TokenRequest, TokenRequestContext, TokenResponse,
     TokenType, Transport, read, steps,
 };
 use crate::secret::{Secret, SecretSource};
@@ -81,28 +81,29 @@ impl TokenEndpoint {
     pub async fn request(
         &self,
         grant: Grant<'_>,
-        given: RequestContext<'_>,
+        context: TokenRequestContext<'_>,
     ) -> Result<TokenResponse, GrantError> {
         match (grant, &self.config.own) {
             (Grant::Own, Some(OwnGrant::Static)) => return Ok(issued(String::new())),
-            (Grant::Own, Some(OwnGrant::SelfSignedJwt)) => return self.self_signed(given),
+            (Grant::Own, Some(OwnGrant::SelfSignedJwt)) => return self.self_signed(context),
             _ => {}
         }
-        let endpoints = self.endpoints(given, |known| known.token.is_some()).await?;
-        let material = self.material_in_time(grant).await?;
-        let request = TokenRequest::new(&self.config, &endpoints, &material, grant, given)?;
+        let endpoints = self.endpoints(context, |known| known.token.is_some()).await?;
+        let exchange_tokens = self.exchange_tokens_in_time(grant).await?;
+        let request =
+            TokenRequest::new(&self.config, &endpoints, &exchange_tokens, grant, context)?;
         let carried = request.secrets.clone();
-        let answer = self.send(request, given.listen).await?;
+        let answer = self.send(request, context.response_timeout).await?;
         let own = match grant {
             Grant::Own => self.config.grant.renewal() == GrantRenewal::Repeatable,
             _ => false,
         };
         let wanted = Expectation {
-            successor: !own && self.config.rotation != Rotation::Ignore,
+            rotates: !own && self.config.rotation != Rotation::Ignore,
             for_steps: !self.config.steps.is_empty(),
         };
         let secrets = self.secrets(&carried);
-        read_as(wanted, &answer, &self.config.reading, given.now, &secrets)
+        read_as(wanted, &answer, &self.config.reading, context.now, &secrets)
     }
 
     /// Gives `token` back (RFC 7009).
@@ -114,19 +115,19 @@ impl TokenEndpoint {
         &self,
         token: &Secret,
         kind: TokenKind,
-        given: RequestContext<'_>,
+        context: TokenRequestContext<'_>,
     ) -> Result<Revocation, GrantError> {
-        let endpoints = self.endpoints(given, |known| known.revoke.is_some()).await?;
+        let endpoints = self.endpoints(context, |known| known.revoke.is_some()).await?;
         if endpoints.revoke.is_none() {
             return Ok(Revocation::NoEndpoint);
         }
-        let request = TokenRequest::revocation(&self.config, &endpoints, token, kind, given)?;
+        let request = TokenRequest::revocation(&self.config, &endpoints, token, kind, context)?;
         let carried = request.secrets.clone();
-        let answer = self.send(request, given.listen).await?;
+        let answer = self.send(request, context.response_timeout).await?;
         if answer.status.is_success() {
             return Ok(Revocation::Done);
         }
-        self.refusal(&answer, given, &carried).map(|_| Revocation::Done)
+        self.refusal(&answer, context, &carried).map(|_| Revocation::Done)
     }
 
     /// All URLs of the authorization server: the configured ones, and for the others what the issuer
@@ -136,42 +137,49 @@ impl TokenEndpoint {
     ///
     /// [`ErrorClass::NotSent`] if the issuer cannot be asked, [`ErrorClass::Config`] if its document is not to be
     /// believed.
-    pub async fn all_endpoints(&self, given: RequestContext<'_>) -> Result<Endpoints, GrantError> {
-        self.endpoints(given, |_| false).await
+    pub async fn all_endpoints(
+        &self,
+        context: TokenRequestContext<'_>,
+    ) -> Result<Endpoints, GrantError> {
+        self.endpoints(context, |_| false).await
     }
 
     async fn endpoints(
         &self,
-        given: RequestContext<'_>,
+        context: TokenRequestContext<'_>,
         suffice: fn(&Endpoints) -> bool,
     ) -> Result<Endpoints, GrantError> {
-        let configured = Endpoints::of(&self.config, given)?;
+        let configured = Endpoints::of(&self.config, context)?;
         let Some(issuer) = configured.issuer.clone().filter(|_| !suffice(&configured)) else {
             return Ok(configured);
         };
-        match self.discovery.recall(&issuer, given.now) {
-            Recall::Known(published) => return Ok(configured.or(*published)),
-            Recall::Failed(error) => return Err(error),
-            Recall::Ask => {}
+        match self.discovery.lookup(&issuer, context.now) {
+            CacheLookup::Published(published) => return Ok(configured.or(*published)),
+            CacheLookup::Failed(error) => return Err(error),
+            CacheLookup::Fetch => {}
         }
-        match self.discover(&issuer, given.listen).await {
+        match self.discover(&issuer, context.response_timeout).await {
             Ok(published) => {
-                self.discovery.keep(&issuer, published.clone(), given.now);
+                self.discovery.store(&issuer, published.clone(), context.now);
                 Ok(configured.or(published))
             }
             Err(error) => {
                 tracing::warn!(%error, "the issuer's document could not be read");
-                let old = self.discovery.fail(&issuer, error.clone(), given.now);
+                let old = self.discovery.record_failure(&issuer, error.clone(), context.now);
                 old.map(|old| configured.or(old)).ok_or(error)
             }
         }
     }
 
     /// Asks the issuer for its document, wherever it is.
-    async fn discover(&self, issuer: &str, listen: Duration) -> Result<Endpoints, GrantError> {
+    async fn discover(
+        &self,
+        issuer: &str,
+        response_timeout: Duration,
+    ) -> Result<Endpoints, GrantError> {
         let hidden: Vec<&Secret> = self.config.issuer.iter().flat_map(Template::secrets).collect();
         let of_config = |error: DiscoveryError| {
-            GrantError::of_transport(
+            GrantError::without_answer(
                 ErrorClass::Config,
                 discovery::hide(error.to_string(), &hidden),
             )
@@ -179,8 +187,8 @@ impl TokenEndpoint {
         let mut failure: Option<GrantError> = None;
         for url in discovery::locations(issuer).map_err(of_config)? {
             let request = TokenRequest::get(url, self.config.client_cert.clone());
-            let listen = listen.min(discovery::TIMEOUT);
-            let error = match self.transport.send(request, listen).await {
+            let response_timeout = response_timeout.min(discovery::TIMEOUT);
+            let error = match self.transport.send(request, response_timeout).await {
                 Ok(answer) if answer.status.is_success() => {
                     let mtls = self.config.client_cert.is_some();
                     match discovery::read(&answer.body, issuer, mtls) {
@@ -193,7 +201,7 @@ impl TokenEndpoint {
                 // The other place is at the same host.
                 Err(error) => {
                     let text = format!("the issuer could not be asked for its document: {error}");
-                    return Err(GrantError::of_transport(ErrorClass::NotSent, text));
+                    return Err(GrantError::without_answer(ErrorClass::NotSent, text));
                 }
             };
             // What passes is worth another try, whatever the other place says.
@@ -214,25 +222,27 @@ impl TokenEndpoint {
     pub async fn follow(
         &self,
         mut tokens: TokenResponse,
-        given: RequestContext<'_>,
+        context: TokenRequestContext<'_>,
     ) -> Result<TokenResponse, GrantError> {
         for step in &self.config.steps {
-            let access_token = tokens.access_token.as_ref().or(given.access_token);
+            let access_token = tokens.access_token.as_ref().or(context.access_token);
             let values = Values {
                 access_token: access_token.map_or("", Secret::expose),
                 raw: Some(&tokens.raw),
-                ..given.values()
+                ..context.values()
             };
             let carried: Vec<Secret> =
                 access_token.into_iter().chain(tokens.raw.values()).cloned().collect();
             let certificate = self.config.client_cert.clone();
             let made = async {
-                let answer = self.send(step.request(certificate, values)?, given.listen).await?;
+                let answer =
+                    self.send(step.request(certificate, values)?, context.response_timeout).await?;
                 if !answer.status.is_success() {
-                    self.refusal(&answer, given, &carried)?;
+                    self.refusal(&answer, context, &carried)?;
                 }
-                step.read(&answer, self.config.reading.token_bytes, given.now)
-                    .map_err(|why| GrantError::of_transport(ErrorClass::Unreadable, why.to_owned()))
+                step.read(&answer, self.config.reading.token_bytes, context.now).map_err(|why| {
+                    GrantError::without_answer(ErrorClass::Unreadable, why.to_owned())
+                })
             };
             match made.await {
                 Ok(obtained) => obtained.add_to(&mut tokens),
@@ -246,45 +256,54 @@ impl TokenEndpoint {
     fn refusal(
         &self,
         answer: &RawAnswer,
-        given: RequestContext<'_>,
+        context: TokenRequestContext<'_>,
         carried: &[Secret],
     ) -> Result<TokenResponse, GrantError> {
-        read(answer, &self.config.reading, given.now, &self.secrets(carried))
+        read(answer, &self.config.reading, context.now, &self.secrets(carried))
     }
 
-    async fn send(&self, request: TokenRequest, listen: Duration) -> Result<RawAnswer, GrantError> {
-        Ok(self.transport.send(request, listen).await?)
+    async fn send(
+        &self,
+        request: TokenRequest,
+        response_timeout: Duration,
+    ) -> Result<RawAnswer, GrantError> {
+        Ok(self.transport.send(request, response_timeout).await?)
     }
 
     fn secrets<'a>(&'a self, carried: &'a [Secret]) -> Vec<&'a Secret> {
         self.config.secrets().chain(carried).collect()
     }
 
-    fn self_signed(&self, given: RequestContext<'_>) -> Result<TokenResponse, GrantError> {
+    fn self_signed(&self, context: TokenRequestContext<'_>) -> Result<TokenResponse, GrantError> {
         let assertion = self.config.assertion.as_ref();
         let assertion = assertion.ok_or(RequestError::NoGrant("assertion"))?;
-        let endpoints = Endpoints::of(&self.config, given)?;
+        let endpoints = Endpoints::of(&self.config, context)?;
         let token_url = endpoints.token.as_ref().map_or("", url::Url::as_str);
-        let values = Values { token_url, ..given.values() };
+        let values = Values { token_url, ..context.values() };
         let client_id = self.config.client_id.as_ref().map(|id| id.expand(values));
         let client_id = client_id.unwrap_or_default();
         let aud = endpoints.audience();
-        let token =
-            assertion.sign(Purpose::Grant, &client_id, aud, values).map_err(RequestError::from)?;
-        let expires_at = Some(assertion.expires_at(given.now));
+        let token = assertion
+            .sign(AssertionPurpose::Grant, &client_id, aud, values)
+            .map_err(RequestError::from)?;
+        let expires_at = Some(assertion.expires_at(context.now));
         Ok(TokenResponse { access_token: Some(token), expires_at, ..issued(String::new()) })
     }
 
     /// A file may be where nothing answers, and whoever asks holds the lease.
-    async fn material_in_time(&self, grant: Grant<'_>) -> Result<ExchangeTokens, GrantError> {
+    async fn exchange_tokens_in_time(
+        &self,
+        grant: Grant<'_>,
+    ) -> Result<ExchangeTokens, GrantError> {
         let late = || "the token of somebody else could not be read in time".to_owned();
         let read =
-            tokio::time::timeout(self.config.timeout.min(READ_LIMIT), self.material(grant)).await;
-        read.unwrap_or_else(|_| Err(GrantError::of_transport(ErrorClass::NotSent, late())))
+            tokio::time::timeout(self.config.timeout.min(READ_LIMIT), self.exchange_tokens(grant))
+                .await;
+        read.unwrap_or_else(|_| Err(GrantError::without_answer(ErrorClass::NotSent, late())))
     }
 
     /// Reads the tokens of others that `grant` presents.
-    async fn material(&self, grant: Grant<'_>) -> Result<ExchangeTokens, GrantError> {
+    async fn exchange_tokens(&self, grant: Grant<'_>) -> Result<ExchangeTokens, GrantError> {
         let own = match grant {
             Grant::Own => self.config.own.as_ref(),
             Grant::Bootstrap => self.config.bootstrap.as_ref().map(|it| &it.grant),
@@ -305,7 +324,7 @@ impl TokenEndpoint {
 /// Files may be on slow disks, and commands take their time: not on a thread of the runtime.
 async fn read_secret(source: &SecretSource) -> Result<Secret, GrantError> {
     let source = source.clone();
-    let not_sent = |text: String| GrantError::of_transport(ErrorClass::NotSent, text);
+    let not_sent = |text: String| GrantError::without_answer(ErrorClass::NotSent, text);
     match tokio::task::spawn_blocking(move || source.read()).await {
         Ok(Ok(secret)) => Ok(secret),
         Ok(Err(error)) => Err(not_sent(error.to_string())),
@@ -330,7 +349,7 @@ fn issued(access_token: String) -> TokenResponse {
 
 impl From<RequestError> for GrantError {
     fn from(error: RequestError) -> Self {
-        Self::of_transport(ErrorClass::Config, error.to_string())
+        Self::without_answer(ErrorClass::Config, error.to_string())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What can be presented to a token endpoint: the grants (RFC 6749 §1.3 and its extensions).
+//! The grants that can be presented to a token endpoint (RFC 6749 §1.3 and extensions).
 
 use std::fmt::Write;
 
@@ -7,42 +7,42 @@ use crate::template::Template;
 
 use super::Parameter;
 
-/// How an access token is asked for (RFC 6749 §1.3).
+/// The configured grant type (RFC 6749 §1.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrantType {
-    /// Exchange a refresh token (RFC 6749 §6).
+    /// A refresh token (RFC 6749 §6).
     RefreshToken,
-    /// The OAuth client's own authority (RFC 6749 §4.4).
+    /// The OAuth client's own credentials (RFC 6749 §4.4).
     ClientCredentials,
-    /// A person's name and password (RFC 6749 §4.3), which RFC 9700 §2.4 forbids.
+    /// A user's name and password (RFC 6749 §4.3), which RFC 9700 §2.4 forbids.
     Password,
     /// A signed assertion (RFC 7523 §2.1).
     JwtBearer,
-    /// Another token (RFC 8693).
+    /// A token exchange (RFC 8693).
     TokenExchange,
-    /// A code that a person enters on another device (RFC 8628).
+    /// A code that a user enters on another device (RFC 8628).
     DeviceCode,
-    /// A code that a person's browser brings back (RFC 6749 §4.1).
+    /// A code that a user's browser returns (RFC 6749 §4.1).
     AuthorizationCode,
-    /// No token request: the signed assertion is the access token.
+    /// No token request: the signed assertion itself is the access token.
     SelfSignedJwt,
-    /// A request of which the operator writes down every part.
+    /// A request whose parameters the operator configures.
     Custom,
-    /// No token at all: what is put on requests is configured.
+    /// No token: the injected fields are configured.
     Static,
 }
 
-/// What a credential lives on once it has worked.
+/// How a credential gets its next access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrantRenewal {
-    /// The refresh token that each answer may replace; without one there is nothing to ask with.
+    /// With the refresh token, which each answer may replace.
     RefreshToken,
-    /// The configuration: the same request can be made again at any time.
+    /// With the configuration alone: the same request can be repeated at any time.
     Repeatable,
 }
 
 impl GrantType {
-    /// As it is called in the configuration.
+    /// The name in the configuration file.
     pub fn name(self) -> &'static str {
         match self {
             Self::RefreshToken => "refresh_token",
@@ -58,7 +58,7 @@ impl GrantType {
         }
     }
 
-    /// What it needs from one token request to the next.
+    /// Returns how this grant gets its next access token.
     pub fn renewal(self) -> GrantRenewal {
         match self {
             Self::RefreshToken | Self::Password | Self::DeviceCode | Self::AuthorizationCode => {
@@ -73,25 +73,25 @@ impl GrantType {
         }
     }
 
-    /// Does it take a token request?
-    pub fn asks(self) -> bool {
+    /// Returns true if this grant makes token requests.
+    pub fn makes_token_requests(self) -> bool {
         !matches!(self, Self::SelfSignedJwt | Self::Static)
     }
 }
 
-/// A grant that takes nobody and nothing but the configuration.
+/// A grant that needs only the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OwnGrant {
     /// [`GrantType::ClientCredentials`]
     ClientCredentials,
     /// [`GrantType::Password`]
     Password {
-        /// The person's name there.
+        /// The user name.
         username: Template,
         /// The password.
         password: Secret,
     },
-    /// [`GrantType::JwtBearer`], with the assertion that the configuration describes.
+    /// [`GrantType::JwtBearer`], with the configured assertion.
     JwtBearer,
     /// [`GrantType::TokenExchange`]
     TokenExchange(Box<Exchange>),
@@ -103,15 +103,15 @@ pub enum OwnGrant {
     Static,
 }
 
-/// What is exchanged (RFC 8693 §2.1). The tokens are read for each request: whoever keeps them there
-/// replaces them before they expire, as Kubernetes does with projected tokens.
+/// The tokens of an exchange (RFC 8693 §2.1). They are read for each request, because their issuer
+/// replaces them before they expire; Kubernetes does this with projected tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {
-    /// Where the token is that stands for whom the new one is for.
+    /// Where to read the token of the party on whose behalf the new one is requested.
     pub subject_token: SecretSource,
-    /// What kind of token that is. Default [`Exchange::JWT`].
+    /// The type of the subject token. Default [`Exchange::JWT`].
     pub subject_token_type: String,
-    /// Where the token of the acting party is, and what kind it is.
+    /// Where to read the actor token, and its type.
     pub actor: Option<(SecretSource, String)>,
 }
 
@@ -120,41 +120,41 @@ impl Exchange {
     pub const JWT: &'static str = "urn:ietf:params:oauth:token-type:jwt";
 }
 
-/// Where the first refresh token comes from without a person, and the next one if it is lost.
+/// How to get a refresh token without a user: the first one, and a new one if it is lost.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bootstrap {
-    /// The grant that is presented.
+    /// The grant to present.
     pub grant: OwnGrant,
-    /// The scope to ask for; `None`: that of the credential.
+    /// The scope to request. `None` uses the credential's scope.
     pub scope: Option<Template>,
-    /// Further parameters; they win over those of the credential.
+    /// Additional parameters. They replace the credential's parameters of the same name.
     pub params: Vec<Parameter>,
 }
 
-/// What is presented to the token endpoint.
+/// A grant to present to the token endpoint.
 #[derive(Clone, Copy, Debug)]
 pub enum Grant<'a> {
     /// A refresh token.
     RefreshToken(&'a Secret),
-    /// The credential's own grant, which needs nothing but the configuration and can be repeated.
+    /// The credential's own grant, which needs only the configuration and can be repeated.
     Own,
     /// The grant of [`Config::bootstrap`](super::Config::bootstrap).
     Bootstrap,
-    /// What the authorization endpoint sent back (RFC 6749 §4.1.3).
+    /// The code that the authorization endpoint returned (RFC 6749 §4.1.3).
     AuthorizationCode {
         /// The code.
         code: &'a Secret,
-        /// Where it was sent to.
+        /// The redirect URI that received the code.
         redirect_uri: &'a str,
-        /// The proof that whoever began now ends (RFC 7636 §4.5).
+        /// The PKCE code verifier (RFC 7636 §4.5).
         verifier: Option<&'a Secret>,
     },
-    /// The code for this device, after a person has entered the other one (RFC 8628 §3.4).
+    /// The device code, after the user entered the user code (RFC 8628 §3.4).
     DeviceCode(&'a Secret),
 }
 
 impl OwnGrant {
-    /// Changes with everything in it.
+    /// Appends everything that identifies this grant to a fingerprint.
     pub(super) fn write_shape(&self, shape: &mut String) {
         match self {
             Self::Password { username, password } => {
@@ -170,7 +170,7 @@ impl OwnGrant {
         }
     }
 
-    /// What may not stand in a message about an answer.
+    /// Secrets that must be masked in messages about an answer.
     pub(super) fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let (username, password) = match self {
             Self::Password { username, password } => (Some(username), Some(password)),

@@ -1,7 +1,7 @@
 //! Private keys and certificates in the forms in which people have them.
 //!
 //! PEM with other blocks around it, PEM squeezed into a variable, DER, the base64 of either, JWK, JWK
-//! sets, Google's JSON. ResponseFormat is pure, tolerant of how a key is wrapped, and exact about what is no
+//! sets, Google's JSON. TokenResponseFormat is pure, tolerant of how a key is wrapped, and exact about what is no
 //! key: a certificate, a public key or an encrypted key is called by its name.
 //!
 //! Nothing here repeats a text: it may be a key all the same.
@@ -15,7 +15,7 @@ use rustls::pki_types::CertificateDer;
 use secrecy::zeroize::Zeroizing;
 use serde_json::{Map, Value};
 
-use self::der::{Kind, SEQUENCE, certificate, kind};
+use self::der::{DerKind, SEQUENCE, certificate, kind};
 pub(super) use self::der::{described, encoded, inside_of_pss, public_key_bits, public_key_in};
 
 /// A private key, and what its file says about it.
@@ -148,10 +148,10 @@ impl KeyFault {
 /// [`KeyFault`].
 pub(super) fn read_key(text: &str, kid: Option<&str>) -> Result<KeyFile, KeyFault> {
     let plain = |der| KeyFile { key: KeyForm::Der(der), kid: None, owner: None };
-    match Content::of(text)? {
-        Content::Pem(text) => key_in_pem(&text).map(plain),
-        Content::Der(der) => private(der).map(plain),
-        Content::Json(object) => key_in_json(object, kid),
+    match KeyText::of(text)? {
+        KeyText::Pem(text) => key_in_pem(&text).map(plain),
+        KeyText::Der(der) => private(der).map(plain),
+        KeyText::Json(object) => key_in_json(object, kid),
     }
 }
 
@@ -161,26 +161,26 @@ pub(super) fn read_key(text: &str, kid: Option<&str>) -> Result<KeyFile, KeyFaul
 ///
 /// [`KeyFault`].
 pub(super) fn read_certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, KeyFault> {
-    let found = match Content::of(text) {
-        Ok(Content::Pem(text)) => {
+    let found = match KeyText::of(text) {
+        Ok(KeyText::Pem(text)) => {
             let labels = ["CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"];
             let blocks = blocks(&text).into_iter().filter(|block| labels.contains(&block.label));
             blocks
                 .map(|block| block.der().and_then(|der| certificate(&der)))
                 .collect::<Result<_, _>>()?
         }
-        Ok(Content::Der(der)) => match kind(&der) {
-            Kind::Certificate => vec![certificate(&der)?],
-            Kind::Pkcs12 => return Err(KeyFault::Pkcs12),
+        Ok(KeyText::Der(der)) => match kind(&der) {
+            DerKind::Certificate => vec![certificate(&der)?],
+            DerKind::Pkcs12 => return Err(KeyFault::Pkcs12),
             _ => Vec::new(),
         },
-        Ok(Content::Json(_)) | Err(_) => Vec::new(),
+        Ok(KeyText::Json(_)) | Err(_) => Vec::new(),
     };
     if found.is_empty() { Err(KeyFault::NoCertificate) } else { Ok(found) }
 }
 
 /// What is inside of a text, once quotes, escapes and base64 are off.
-enum Content {
+enum KeyText {
     /// With at least one `BEGIN`.
     Pem(String),
     Json(Map<String, Value>),
@@ -188,7 +188,7 @@ enum Content {
     Der(Zeroizing<Vec<u8>>),
 }
 
-impl Content {
+impl KeyText {
     fn of(text: &str) -> Result<Self, KeyFault> {
         Self::below(text, 0)
     }
@@ -271,24 +271,24 @@ const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";
 
 /// One `BEGIN … END` of PEM (RFC 7468), with its lines wherever they break.
-struct Block<'a> {
+struct PemBlock<'a> {
     label: &'a str,
     /// `None`: it has no end.
     body: Option<&'a str>,
 }
 
-impl Block<'_> {
+impl PemBlock<'_> {
     fn der(&self) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
         let body = self.body.ok_or(KeyFault::Damaged)?;
         from_base64(body).map(Zeroizing::new).ok_or(KeyFault::Damaged)
     }
 }
 
-fn blocks(text: &str) -> Vec<Block<'_>> {
+fn blocks(text: &str) -> Vec<PemBlock<'_>> {
     let blocks = text.split(BEGIN).skip(1).filter_map(|block| {
         let (label, rest) = block.split_once("-----")?;
         let body = rest.split_once(END).map(|(body, _)| body);
-        Some(Block { label: label.trim(), body })
+        Some(PemBlock { label: label.trim(), body })
     });
     blocks.collect()
 }
@@ -321,7 +321,7 @@ fn key_in_pem(text: &str) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
     Err(wrong.or(beside).unwrap_or(KeyFault::Form))
 }
 
-fn key_in_block(block: &Block<'_>) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
+fn key_in_block(block: &PemBlock<'_>) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
     // RFC 1421 §4.6.1.1, which OpenSSL writes for PKCS #1 and SEC 1.
     if block.body.is_some_and(|body| body.contains("Proc-Type") && body.contains("ENCRYPTED")) {
         return Err(KeyFault::Encrypted);
@@ -332,14 +332,14 @@ fn key_in_block(block: &Block<'_>) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
 /// Whatever the label says: people write them by hand.
 fn private(der: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
     match kind(&der) {
-        Kind::Private => Ok(der),
-        Kind::Encrypted => Err(KeyFault::Encrypted),
-        Kind::Public => Err(KeyFault::Public),
-        Kind::Certificate => Err(KeyFault::Certificate),
-        Kind::Request => Err(KeyFault::Request),
-        Kind::Pkcs12 => Err(KeyFault::Pkcs12),
-        Kind::Dsa => Err(KeyFault::Kind("a DSA key")),
-        Kind::Unknown => Err(KeyFault::Damaged),
+        DerKind::Private => Ok(der),
+        DerKind::Encrypted => Err(KeyFault::Encrypted),
+        DerKind::Public => Err(KeyFault::Public),
+        DerKind::Certificate => Err(KeyFault::Certificate),
+        DerKind::Request => Err(KeyFault::Request),
+        DerKind::Pkcs12 => Err(KeyFault::Pkcs12),
+        DerKind::Dsa => Err(KeyFault::Kind("a DSA key")),
+        DerKind::Unknown => Err(KeyFault::Damaged),
     }
 }
 

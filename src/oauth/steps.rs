@@ -1,8 +1,8 @@
-//! Calls that follow the token request, where its token is not yet the one that APIs take.
+//! Calls that follow a token request whose token is not yet the one that APIs accept.
 //!
-//! Each step is one more request. It may name the token so far as `${access_token}` and members of the
-//! answers so far as `${raw.a.b}`; its own answer may bring another access token. The refresh token
-//! is always the one that the token endpoint issued.
+//! Each step is one request. It may use the current token as `${access_token}` and members of
+//! earlier answers as `${raw.a.b}`, and its answer may supply another access token. The refresh
+//! token is always the one from the token endpoint.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,81 +11,82 @@ use std::time::SystemTime;
 use http::HeaderName;
 use serde::de::IgnoredAny;
 
-use super::answer::content::Content;
+use super::answer::decoded_body::DecodedBody;
 use super::answer::expiry;
 use super::answer::members::Members;
-use super::request::{Form, accepting, add_fields, expand_url};
+use super::config::{write_fields, write_parameters};
+use super::request::{Form, add_fields, default_fields, expand_url};
 use super::{
     ClientCert, Encoding, ErrorClass, GrantError, Mapping, MemberPath, Parameter, RawAnswer,
-    RequestError, TokenRequest, TokenResponse, write_fields, write_parameters,
+    RequestError, TokenRequest, TokenResponse,
 };
 use crate::secret::Secret;
 use crate::template::{Template, Values};
 
-/// One call.
+/// One call after the token request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// Where to.
+    /// The URL to call.
     pub url: Template,
-    /// How the parameters travel. Default a form.
+    /// How parameters are encoded. Default: form.
     pub encoding: Encoding,
-    /// The parameters, of which none is added.
+    /// The parameters. None are added automatically.
     pub params: Vec<Parameter>,
-    /// The fields.
+    /// The header fields.
     pub headers: Vec<(HeaderName, Template)>,
-    /// Where in the answer the access token is; `None`: the one so far stays.
+    /// The place of the access token in the answer. `None` keeps the current one.
     pub access_token: Option<MemberPath>,
-    /// Where in the answer the time is that it lives; `None`: as the one so far.
+    /// The place of the token's lifetime in the answer. `None` keeps the current expiry.
     pub expires_in: Option<MemberPath>,
     /// The members of the answer that later texts name.
     pub raw: Vec<MemberPath>,
 }
 
-/// What the answer to a step says.
+/// What the answer to a step supplies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepResult {
-    /// The access token from here on.
+    /// The new access token, if any.
     pub access_token: Option<Secret>,
-    /// When it expires.
+    /// When the access token expires, if the answer says.
     pub expires_at: Option<SystemTime>,
     /// The members that later texts name.
     pub raw: BTreeMap<String, Secret>,
 }
 
 impl Step {
-    /// Writes down the request.
+    /// Builds the request.
     ///
     /// # Errors
     ///
-    /// [`RequestError::Url`]
+    /// [`RequestError::Url`] if the URL is invalid after expansion.
     pub fn request(
         &self,
         client_cert: Option<ClientCert>,
         values: Values<'_>,
     ) -> Result<TokenRequest, RequestError> {
         let url = expand_url(&self.url, "url of a step", values)?;
-        let (mut form, mut fields) = (Form::default(), accepting());
+        let (mut form, mut fields) = (Form::default(), default_fields());
         form.replace(&self.params, values);
         add_fields(&mut fields, &self.headers, values);
         let (method, url, body) = form.encode(self.encoding, url, &mut fields);
         Ok(TokenRequest { method, url, fields, body, client_cert, secrets: Vec::new() })
     }
 
-    /// Reads its answer, which was asked for at `now`; a pure function. `longest` is the most bytes of an
-    /// access token.
+    /// Reads the answer to a request that was sent at `now`. A pure function. `longest` is the
+    /// maximum length of an access token in bytes.
     ///
     /// # Errors
     ///
-    /// What is missing in it.
+    /// A description of what is missing in the answer.
     pub fn read(
         &self,
         answer: &RawAnswer,
         longest: usize,
         now: SystemTime,
     ) -> Result<StepResult, &'static str> {
-        let Content { bytes, .. } = Content::of(answer, &Mapping::default());
+        let DecodedBody { bytes, .. } = DecodedBody::of(answer, &Mapping::default());
         let members = Members::of(&bytes, &Mapping::default());
-        // Where nothing is wanted, what it says does not matter.
+        // If no member is wanted, any valid JSON will do.
         if !members.parsed && serde_json::from_slice::<IgnoredAny>(&bytes).is_err() {
             return Err("a step was not answered with JSON");
         }
@@ -127,7 +128,7 @@ impl Step {
 }
 
 impl StepResult {
-    /// What it brings takes the place of what was there.
+    /// Replaces the token, the expiry and the members that this step supplied.
     pub(super) fn add_to(self, tokens: &mut TokenResponse) {
         if self.access_token.is_some() {
             tokens.access_token = self.access_token;
@@ -139,7 +140,8 @@ impl StepResult {
     }
 }
 
-/// A failed step says nothing about the grant, which was accepted: it can be made again by itself.
+/// Maps the error of a failed step. It says nothing about the grant, which was accepted: the step
+/// can be repeated alone.
 pub(super) fn failure(error: GrantError) -> GrantError {
     let class = match error.class {
         ErrorClass::GrantDead | ErrorClass::UserNeeded | ErrorClass::Doubtful => ErrorClass::Config,

@@ -47,7 +47,7 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     fn send(
         &self,
         request: TokenRequest,
-        listen: Duration,
+        response_timeout: Duration,
     ) -> Pin<Box<dyn Future<Output = Result<RawAnswer, TransportError>> + Send + '_>>;
 }
 
@@ -59,7 +59,7 @@ pub enum TransportError {
     NotSent(String),
     /// The request went out, wholly or in part; the server may have acted on it.
     #[error("{0}")]
-    Unanswered(String),
+    NoAnswer(String),
 }
 
 /// The real transport: HTTP/1.1, a fresh connection for each request.
@@ -73,9 +73,9 @@ pub struct HttpTransport {
 }
 
 /// What TCP and TLS have in common.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 impl HttpTransport {
     /// Uses `tls` for https token endpoints.
@@ -87,7 +87,7 @@ impl HttpTransport {
     async fn exchange(
         &self,
         request: TokenRequest,
-        listen: Duration,
+        response_timeout: Duration,
     ) -> Result<RawAnswer, TransportError> {
         let not_sent = |text: String| TransportError::NotSent(text);
         let mut awaited = "connection";
@@ -95,7 +95,7 @@ impl HttpTransport {
         let late = |_| not_sent(format!("no {awaited} within {} s", CONNECT_LIMIT.as_secs()));
         let mut stream = connecting.map_err(late)?.map_err(not_sent)?;
         let message = message(&request);
-        let deadline = Instant::now() + listen;
+        let deadline = Instant::now() + response_timeout;
         let first = timeout_at(deadline, stream.write(&message)).await;
         let sent = match first {
             // Less than a whole TLS record says nothing to the server.
@@ -125,7 +125,7 @@ impl HttpTransport {
         let why = response.stray().map_or(why.clone(), |stray| format!("{stray}: {why}"));
         let answer = response.into_answer(&end.as_ref().map(words).unwrap_or_default());
         crash::point("after_response");
-        answer.ok_or(TransportError::Unanswered(why))
+        answer.ok_or(TransportError::NoAnswer(why))
     }
 
     /// Everything before the first byte of the request; the text of an error for people. Says what it waits for.
@@ -133,7 +133,7 @@ impl HttpTransport {
         &self,
         request: &TokenRequest,
         awaited: &mut &'static str,
-    ) -> Result<Box<dyn Stream>, String> {
+    ) -> Result<Box<dyn ByteStream>, String> {
         let url = &request.url;
         let port = url.port_or_known_default().ok_or("its URL has no port")?;
         let addresses: Vec<SocketAddr> = match url.host() {
@@ -187,7 +187,7 @@ async fn dial(addresses: Vec<SocketAddr>) -> Result<TcpStream, Error> {
 
 /// Reads until the response is whole, or as much of it as there will be; returns what ended it early.
 async fn receive(
-    stream: &mut dyn Stream,
+    stream: &mut dyn ByteStream,
     response: &mut Response,
     deadline: Instant,
 ) -> Result<Option<Error>, TransportError> {
@@ -205,7 +205,7 @@ async fn receive(
             Ok(Ok(0)) => return Ok(None),
             Ok(Ok(length)) => {
                 let whole = response.take(buffer.get(..length).unwrap_or_default());
-                let whole = whole.map_err(|why| TransportError::Unanswered(why.to_owned()))?;
+                let whole = whole.map_err(|why| TransportError::NoAnswer(why.to_owned()))?;
                 if response.has_head() && !has_begun {
                     has_begun = true;
                     crash::point("after_send");
@@ -314,9 +314,9 @@ impl Transport for HttpTransport {
     fn send(
         &self,
         request: TokenRequest,
-        listen: Duration,
+        response_timeout: Duration,
     ) -> Pin<Box<dyn Future<Output = Result<RawAnswer, TransportError>> + Send + '_>> {
-        Box::pin(self.exchange(request, listen))
+        Box::pin(self.exchange(request, response_timeout))
     }
 }
 

@@ -44,7 +44,7 @@ fn described(credential: &credential::Config) -> String {
         let url: url::Url = url.as_ref()?.expand(Values::at(UNIX_EPOCH)).parse().ok()?;
         Some(format!(", {what} {}", url.host_str()?))
     });
-    let whom = whom.filter(|_| oauth.grant.asks()).unwrap_or_default();
+    let whom = whom.filter(|_| oauth.grant.makes_token_requests()).unwrap_or_default();
     format!(
         "credential `{}`: hosts {}{paths}{methods}, grant {grant}{whom}",
         credential.name,

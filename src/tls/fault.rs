@@ -7,9 +7,9 @@ use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, OtherError};
 
 /// Names of a certificate that are repeated in a message.
-const MOST_NAMES: usize = 5;
+const MAX_NAMES: usize = 5;
 /// Characters of a name that are repeated; names come from whoever made the certificate.
-const MOST_CHARACTERS: usize = 100;
+const MAX_CHARACTERS: usize = 100;
 
 /// Why a server's certificate is not accepted. The `Display` form is for logs: it repeats names from the
 /// certificate, escaped and cut.
@@ -153,11 +153,11 @@ impl fmt::Display for CertificateFault {
         match self {
             Self::SelfSigned => f.write_str("it is self-signed and not listed as trusted"),
             Self::UnknownIssuer { issuer, sent_chain } => {
-                write!(f, "its issuer \"{}\" is not trusted", Foreign(issuer))?;
+                write!(f, "its issuer \"{}\" is not trusted", EscapedText(issuer))?;
                 f.write_str(if *sent_chain { "" } else { ", and the server sent no chain" })
             }
             Self::OtherKey { issuer } => {
-                let issuer = Foreign(issuer);
+                let issuer = EscapedText(issuer);
                 write!(
                     f,
                     "the trusted authority named \"{issuer}\" has another key than its issuer"
@@ -176,7 +176,7 @@ impl fmt::Display for CertificateFault {
             Self::Signature => f.write_str("a signature is wrong"),
             Self::Algorithm => f.write_str("it is signed with an algorithm that is not accepted"),
             Self::Malformed => f.write_str("it cannot be read"),
-            Self::Other(text) => Foreign(text).fmt(f),
+            Self::Other(text) => EscapedText(text).fmt(f),
         }
     }
 }
@@ -185,10 +185,10 @@ impl std::error::Error for CertificateFault {}
 
 fn write_names(f: &mut fmt::Formatter<'_>, presented: &[String]) -> fmt::Result {
     f.write_str("it is for other names: ")?;
-    for (at, name) in presented.iter().take(MOST_NAMES).enumerate() {
-        write!(f, "{}{}", if at == 0 { "" } else { ", " }, Foreign(name))?;
+    for (at, name) in presented.iter().take(MAX_NAMES).enumerate() {
+        write!(f, "{}{}", if at == 0 { "" } else { ", " }, EscapedText(name))?;
     }
-    match presented.len().checked_sub(MOST_NAMES) {
+    match presented.len().checked_sub(MAX_NAMES) {
         None | Some(0) => Ok(()),
         Some(more) => write!(f, " and {more} more"),
     }
@@ -206,11 +206,11 @@ fn write_date(f: &mut fmt::Formatter<'_>, what: &str, at: Option<SystemTime>) ->
 }
 
 /// Text from a certificate: one line, and not a long one.
-struct Foreign<'a>(&'a str);
+struct EscapedText<'a>(&'a str);
 
-impl fmt::Display for Foreign<'_> {
+impl fmt::Display for EscapedText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.0.chars().take(MOST_CHARACTERS);
+        let shown = self.0.chars().take(MAX_CHARACTERS);
         shown.flat_map(char::escape_debug).try_for_each(|character| write!(f, "{character}"))
     }
 }

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use super::*;
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+type TestAuthority = CertifiedIssuer<'static, KeyPair>;
 
 fn params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new(vec!["api.test".to_owned()]).unwrap();
@@ -20,11 +20,11 @@ fn params(name: &str) -> CertificateParams {
     params
 }
 
-fn authority(name: &str) -> Authority {
+fn authority(name: &str) -> TestAuthority {
     authority_with(name, KeyPair::generate().unwrap())
 }
 
-fn authority_with(name: &str, key: KeyPair) -> Authority {
+fn authority_with(name: &str, key: KeyPair) -> TestAuthority {
     let mut params = params(name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, key).unwrap()
@@ -37,7 +37,7 @@ fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'s
 }
 
 fn issued(
-    issuer: &Authority,
+    issuer: &TestAuthority,
     change: impl FnOnce(&mut CertificateParams),
 ) -> CertificateDer<'static> {
     let mut params = params("api");
@@ -46,7 +46,7 @@ fn issued(
 }
 
 fn trusting(listed: &[&CertificateDer<'static>]) -> Verifier {
-    let mut trust = Trust::nobody();
+    let mut trust = TrustStore::empty();
     trust.add(authority("some other authority").der().clone()).unwrap();
     for certificate in listed {
         trust.add((*certificate).clone()).unwrap();
@@ -102,9 +102,9 @@ fn p28_a_listed_certificate_is_accepted_as_a_servers_own() {
 
 #[test]
 fn p28_a_listed_certificate_is_still_looked_at() {
-    type Change = fn(&mut CertificateParams);
+    type EditParams = fn(&mut CertificateParams);
     type IsExpected = fn(&CertificateFault) -> bool;
-    let changes: [(Change, IsExpected); 3] = [
+    let changes: [(EditParams, IsExpected); 3] = [
         (long_ago, |fault| matches!(fault, CertificateFault::Expired { at: Some(_) })),
         (to_come, |fault| matches!(fault, CertificateFault::NotYetValid { from: Some(_) })),
         (for_clients, |fault| matches!(fault, CertificateFault::Purpose)),

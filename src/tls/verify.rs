@@ -20,14 +20,14 @@ use super::fault::CertificateFault;
 
 /// The trusted certificates: as authorities, and as they are.
 #[derive(Debug)]
-pub(super) struct Trust {
+pub(super) struct TrustStore {
     pub(super) roots: RootCertStore,
     /// The DER of each trusted certificate.
     pub(super) listed: HashSet<Vec<u8>>,
 }
 
-impl Trust {
-    pub(super) fn nobody() -> Self {
+impl TrustStore {
+    pub(super) fn empty() -> Self {
         Self { roots: RootCertStore::empty(), listed: HashSet::new() }
     }
 
@@ -43,7 +43,7 @@ impl Trust {
     }
 }
 
-/// Trusts what [`Trust`] says.
+/// Trusts what [`TrustStore`] says.
 #[derive(Debug)]
 pub(super) struct Verifier {
     authorities: Arc<WebPkiServerVerifier>,
@@ -53,8 +53,8 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
-    pub(super) fn new(trust: Trust) -> Result<Self, TlsError> {
-        let Trust { roots, listed } = trust;
+    pub(super) fn new(trust: TrustStore) -> Result<Self, TlsError> {
+        let TrustStore { roots, listed } = trust;
         let subjects = roots.subjects().iter().map(|name| name.as_ref().to_vec()).collect();
         let builder = WebPkiServerVerifier::builder_with_provider(roots.into(), super::provider());
         let authorities = builder.build().map_err(|_| TlsError::NoRoots)?;

@@ -8,7 +8,7 @@ use super::cache_entry::CacheEntry;
 use super::record_order::{RecordOrder, compare_records};
 use super::record_update::{PresentedGrant, ResponseContext, apply_refresh_token, apply_response};
 use super::resolved_config::ResolvedConfig;
-use crate::oauth::{RequestContext, Revocation, Rotation, TokenKind, TokenResponse};
+use crate::oauth::{Revocation, Rotation, TokenKind, TokenRequestContext, TokenResponse};
 use crate::store::{
     DEADLINE, PutOutcome, StoreError, TerminalReason, TerminalState, TokenRecord, Version,
 };
@@ -142,12 +142,12 @@ pub(super) async fn revoke(
     record: &TokenRecord,
 ) -> Vec<TokenRevocation> {
     let is_theirs = super::next_action::belongs_to_grant(record, resolved.sources());
-    let given = RequestContext {
+    let given = TokenRequestContext {
         now: entry.context.clock.now(),
         access_token: None,
         variables: &resolved.config.variables,
         proof: None,
-        listen: Duration::from_secs(10),
+        response_timeout: Duration::from_secs(10),
     };
     let mut revoked = Vec::new();
     for (token, kind) in [

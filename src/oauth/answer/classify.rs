@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::super::ErrorClass;
-use super::said::{Said, plain};
+use super::error_details::{ErrorDetails, plain};
 
 /// Codes that say the grant itself is gone, whatever the status. They are compared without case and
 /// underscores here, like all codes.
@@ -155,7 +155,7 @@ const OTHERS: [&str; 14] = [
 ];
 
 /// The class by the rules that hold for every server.
-pub(super) fn classify(status: StatusCode, said: &Said) -> ErrorClass {
+pub(super) fn classify(status: StatusCode, said: &ErrorDetails) -> ErrorClass {
     let blames_client = matches!(status.as_u16(), 200..=299 | 400..=499);
     let description = said.description.as_deref().map(plain).unwrap_or_default();
     // A server that throttles may call itself unavailable; its wait counts all the same.
@@ -202,7 +202,7 @@ pub(super) fn classify(status: StatusCode, said: &Said) -> ErrorClass {
 }
 
 /// Do its texts say, whatever its codes, that the refresh token is gone?
-pub(super) fn is_dead(said: &Said) -> bool {
+pub(super) fn is_dead(said: &ErrorDetails) -> bool {
     said.has(&["refresh token"])
         && (says_any(said, &GONE) || (!is_absent(said) && says_any(said, &UNKNOWN)))
 }
@@ -214,7 +214,7 @@ pub(super) fn is_known(code: &str) -> bool {
     lists.iter().any(|list| list.contains(&code)) || others.contains(&code)
 }
 
-fn throttled(status: StatusCode, said: &Said) -> Option<ErrorClass> {
+fn throttled(status: StatusCode, said: &ErrorDetails) -> Option<ErrorClass> {
     let by_text = matches!(status.as_u16(), 200..=299 | 400..=403 | 406..=409 | 411..=499)
         && said.has(&THROTTLED_TEXTS)
         && !said.is(&DEAD)
@@ -224,7 +224,7 @@ fn throttled(status: StatusCode, said: &Said) -> Option<ErrorClass> {
 }
 
 /// `OAuthException`, which says by its number what it means.
-fn facebook(said: &Said) -> Option<ErrorClass> {
+fn facebook(said: &ErrorDetails) -> Option<ErrorClass> {
     let number = |numbers: &[&str]| said.codes.iter().any(|code| numbers.contains(&code.as_str()));
     if !said.is(&["oauth"]) {
         return None;
@@ -240,7 +240,7 @@ fn facebook(said: &Said) -> Option<ErrorClass> {
 
 /// What a code that says "dead" means beside its text: a server that has no other code for it refuses also
 /// what it would accept later, or from elsewhere, this way.
-fn dead_or_passing(said: &Said) -> ErrorClass {
+fn dead_or_passing(said: &ErrorDetails) -> ErrorClass {
     let assertion = ["assertion", "not yet valid", "clock", "iat claim", "nbf claim"];
     if said.has(&AT_WORK) || said.has(&["encountered a loop", "request loop"]) {
         ErrorClass::Busy
@@ -262,11 +262,11 @@ fn dead_or_passing(said: &Said) -> ErrorClass {
 }
 
 /// Beside the words "refresh token": is it that token which is gone?
-fn says_gone(said: &Said) -> bool {
+fn says_gone(said: &ErrorDetails) -> bool {
     says_any(said, &GONE) || says_any(said, &UNKNOWN)
 }
 
-fn says_any(said: &Said, phrases: &[&str]) -> bool {
+fn says_any(said: &ErrorDetails, phrases: &[&str]) -> bool {
     let without = ["invalid request", "invalid parameter", "invalid input", "invalid value"];
     let words = without.iter().fold(said.words.clone(), |words, phrase| words.replace(phrase, ""));
     phrases.iter().any(|phrase| words.contains(phrase)) && (!said.has(&OTHERS) || said.is(&DEAD))
@@ -274,7 +274,7 @@ fn says_any(said: &Said, phrases: &[&str]) -> bool {
 
 /// Is there no refresh token in the request? "Missing or invalid" is what a dead one is called, too; and
 /// what is required may be a person.
-fn is_absent(said: &Said) -> bool {
+fn is_absent(said: &ErrorDetails) -> bool {
     let words = ["missing or invalid refresh token", "invalid or missing refresh token"]
         .iter()
         .fold(said.words.clone(), |words, phrase| words.replace(phrase, ""));
@@ -285,7 +285,7 @@ fn is_absent(said: &Said) -> bool {
     })
 }
 
-fn by_status(status: StatusCode, said: &Said, names_refresh_token: bool) -> ErrorClass {
+fn by_status(status: StatusCode, said: &ErrorDetails, names_refresh_token: bool) -> ErrorClass {
     match status.as_u16() {
         423 => ErrorClass::Busy,
         // HTTP Version Not Supported: it never will be.

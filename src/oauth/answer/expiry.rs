@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use super::mapping::{Mapping, TimeUnit};
+use super::format::{Mapping, TimeUnit};
 use super::members::Members;
 
 /// No lifetime is believed beyond a year: a token that old has been revoked or forgotten.
@@ -22,7 +22,7 @@ const INSTANT_IN_MILLISECONDS: f64 = 1e12;
 
 /// What a member means where its size does not tell.
 #[derive(Clone, Copy, PartialEq)]
-enum Role {
+enum TimeKind {
     /// A time from now.
     Lifetime,
     /// A time since 1970.
@@ -36,14 +36,18 @@ pub(super) fn of_access_token(
     mapping: &Mapping,
     now: SystemTime,
 ) -> Option<SystemTime> {
-    let mapped = [(&mapping.expires_at, Role::Instant), (&mapping.expires_in, Role::Lifetime)];
     let mapped =
-        mapped.iter().filter_map(|(path, role)| Some((members.at(path.as_ref()?)?, *role)));
-    let usual =
-        [("expires_in", Role::Lifetime), ("expires_at", Role::Instant), ("expires", Role::Instant)];
-    let usual = usual.iter().filter_map(|(name, role)| Some((members.get(name)?, *role)));
+        [(&mapping.expires_at, TimeKind::Instant), (&mapping.expires_in, TimeKind::Lifetime)];
+    let mapped =
+        mapped.iter().filter_map(|(path, kind)| Some((members.at(path.as_ref()?)?, *kind)));
+    let usual = [
+        ("expires_in", TimeKind::Lifetime),
+        ("expires_at", TimeKind::Instant),
+        ("expires", TimeKind::Instant),
+    ];
+    let usual = usual.iter().filter_map(|(name, kind)| Some((members.get(name)?, *kind)));
     let lifetime =
-        mapped.chain(usual).find_map(|(value, role)| lifetime(value, role, mapping.unit, now))?;
+        mapped.chain(usual).find_map(|(value, kind)| lifetime(value, kind, mapping.unit, now))?;
     Some(now + lifetime.min(MAX_LIFETIME))
 }
 
@@ -54,18 +58,18 @@ pub(super) fn of_refresh_token(
     now: SystemTime,
 ) -> Option<SystemTime> {
     let mapped = mapping.refresh_expires_in.as_ref().and_then(|path| members.at(path));
-    let mapped = mapped.map(|value| (value, Role::Lifetime));
+    let mapped = mapped.map(|value| (value, TimeKind::Lifetime));
     let usual = [
-        ("refresh_token_expires_in", Role::Lifetime),
-        ("refresh_expires_in", Role::Lifetime),
-        ("x_refresh_token_expires_in", Role::Lifetime),
-        ("refresh_token_expires_at", Role::Instant),
+        ("refresh_token_expires_in", TimeKind::Lifetime),
+        ("refresh_expires_in", TimeKind::Lifetime),
+        ("x_refresh_token_expires_in", TimeKind::Lifetime),
+        ("refresh_token_expires_at", TimeKind::Instant),
         // How long it may lie idle (draft-ietf-oauth-refresh-token-expiration).
-        ("refresh_token_timeout", Role::Lifetime),
+        ("refresh_token_timeout", TimeKind::Lifetime),
     ];
-    let usual = usual.iter().filter_map(|(name, role)| Some((members.get(name)?, *role)));
+    let usual = usual.iter().filter_map(|(name, kind)| Some((members.get(name)?, *kind)));
     let mut found = mapped.into_iter().chain(usual);
-    let lifetime = found.find_map(|(value, role)| lifetime(value, role, mapping.unit, now))?;
+    let lifetime = found.find_map(|(value, kind)| lifetime(value, kind, mapping.unit, now))?;
     Some(now + lifetime.min(MAX_REFRESH_LIFETIME))
 }
 
@@ -76,28 +80,28 @@ pub(super) fn of_grant(
     now: SystemTime,
 ) -> Option<SystemTime> {
     let value = members.get("authorization_expires_in")?;
-    let lifetime = lifetime(value, Role::Lifetime, mapping.unit, now)?;
+    let lifetime = lifetime(value, TimeKind::Lifetime, mapping.unit, now)?;
     Some(now + lifetime.min(MAX_REFRESH_LIFETIME))
 }
 
 /// When what lives for the time in a member of another answer expires, at most a year from `now`.
 pub(in crate::oauth) fn of_lifetime(value: &Value, now: SystemTime) -> Option<SystemTime> {
-    Some(now + lifetime(value, Role::Lifetime, None, now)?.min(MAX_LIFETIME))
+    Some(now + lifetime(value, TimeKind::Lifetime, None, now)?.min(MAX_LIFETIME))
 }
 
 /// How long from `now`; more than zero.
 fn lifetime(
     value: &Value,
-    role: Role,
+    kind: TimeKind,
     unit: Option<TimeUnit>,
     now: SystemTime,
 ) -> Option<Duration> {
     let lifetime = match value {
-        Value::Number(number) => of_number(number.as_f64()?, role, unit, now),
+        Value::Number(number) => of_number(number.as_f64()?, kind, unit, now),
         Value::String(text) => {
             let text = text.trim();
             match text.parse::<f64>() {
-                Ok(number) => of_number(number, role, unit, now),
+                Ok(number) => of_number(number, kind, unit, now),
                 Err(_) => of_text(text, now),
             }
         }
@@ -106,15 +110,20 @@ fn lifetime(
     lifetime.filter(|lifetime| !lifetime.is_zero())
 }
 
-fn of_number(number: f64, role: Role, unit: Option<TimeUnit>, now: SystemTime) -> Option<Duration> {
+fn of_number(
+    number: f64,
+    kind: TimeKind,
+    unit: Option<TimeUnit>,
+    now: SystemTime,
+) -> Option<Duration> {
     if !number.is_finite() || number <= 0.0 {
         return None;
     }
-    let (role, unit) = match unit {
-        Some(unit) => (role, unit),
-        None if number >= INSTANT_IN_MILLISECONDS => (Role::Instant, TimeUnit::Milliseconds),
-        None if number >= INSTANT_IN_SECONDS => (Role::Instant, TimeUnit::Seconds),
-        None => (Role::Lifetime, TimeUnit::Seconds),
+    let (kind, unit) = match unit {
+        Some(unit) => (kind, unit),
+        None if number >= INSTANT_IN_MILLISECONDS => (TimeKind::Instant, TimeUnit::Milliseconds),
+        None if number >= INSTANT_IN_SECONDS => (TimeKind::Instant, TimeUnit::Seconds),
+        None => (TimeKind::Lifetime, TimeUnit::Seconds),
     };
     let seconds = match unit {
         TimeUnit::Seconds => number,
@@ -122,9 +131,9 @@ fn of_number(number: f64, role: Role, unit: Option<TimeUnit>, now: SystemTime) -
     };
     // Beyond the year 5000 any clock fails, and every limit here is long passed.
     let time = Duration::from_secs_f64(seconds.min(1e11));
-    match role {
-        Role::Lifetime => Some(time),
-        Role::Instant => (UNIX_EPOCH + time).duration_since(now).ok(),
+    match kind {
+        TimeKind::Lifetime => Some(time),
+        TimeKind::Instant => (UNIX_EPOCH + time).duration_since(now).ok(),
     }
 }
 

@@ -3,9 +3,9 @@
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::lenient;
-use super::mapping::{Mapping, MemberPath};
-use super::successor::{Candidates, is_refresh_token, is_successor_name};
+use super::candidates::{Candidates, is_refresh_token, is_successor_name};
+use super::format::{Mapping, MemberPath};
+use super::lenient_json;
 use crate::secret::Secret;
 
 /// The members of a JSON object or array, or the pairs of a form; in order, duplicates kept.
@@ -22,14 +22,14 @@ pub(in crate::oauth) struct Members {
 }
 
 impl Members {
-    /// Goes by the bytes and not by `Content-Type`, which is often wrong: first as the standards say, then
+    /// Goes by the bytes and not by `DecodedBody-Type`, which is often wrong: first as the standards say, then
     /// leniently. The mapping says what a form may be known by.
     pub(in crate::oauth) fn of(body: &[u8], mapping: &Mapping) -> Self {
         let strict = Self::strict(body, mapping);
         if strict.parsed {
             return strict;
         }
-        let lenient::Text { pairs, is_whole, .. } = lenient::read(body);
+        let lenient_json::LenientJson { pairs, is_whole, .. } = lenient_json::read(body);
         let parsed = !pairs.is_empty();
         Self { parsed, is_cut: parsed && !is_whole, pairs, ..Self::default() }
     }
@@ -40,7 +40,7 @@ impl Members {
             Self { parsed, is_strict: true, pairs, is_form, ..Self::default() }
         };
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-        if let Ok(object) = serde_json::from_slice::<Object>(body) {
+        if let Ok(object) = serde_json::from_slice::<OrderedObject>(body) {
             return Self { parsed: true, ..of(object.0, false) };
         }
         if let Ok(items) = serde_json::from_slice::<Vec<Value>>(body) {
@@ -90,57 +90,57 @@ impl Members {
 
     /// The token at `path`, or of the members called `name` where no path is given. A number, or text of
     /// which a part cannot be read, was meant to be one as well, and nobody can say which.
-    pub(super) fn token(&self, path: Option<&MemberPath>, name: &str) -> Found {
+    pub(super) fn token(&self, path: Option<&MemberPath>, name: &str) -> TokenLookup {
         let (first, below) = path
             .and_then(MemberPath::split)
             .map_or((name, &[][..]), |(first, below)| (first.as_str(), below));
         let named = self.pairs.iter().filter(|(key, _)| key == first).map(|(_, value)| value);
         if !below.is_empty() && named.clone().nth(1).is_some() {
-            return Found::Several;
+            return TokenLookup::Several;
         }
         let at_place = path.and_then(|path| self.at(path)).filter(|_| !below.is_empty());
         let values: Vec<&Value> =
             if below.is_empty() { named.collect() } else { Vec::from_iter(at_place) };
         let is_damaged = |value: &&Value| {
             value.is_number()
-                || value.as_str().is_some_and(|text| text.contains(lenient::UNREADABLE))
+                || value.as_str().is_some_and(|text| text.contains(lenient_json::UNREADABLE))
         };
         match values.iter().any(is_damaged) {
-            true => Found::Several,
-            false => Found::of(values.into_iter().filter_map(token_text)),
+            true => TokenLookup::Several,
+            false => TokenLookup::of(values.into_iter().filter_map(token_text)),
         }
     }
 
     /// The refresh token at `path`, or under its name; `sent` is what the request carried. Of a
     /// member that stands twice the last counts, as for every parser of JSON and so for the server's own
     /// clients. In a form nobody can say.
-    pub(super) fn refresh_token(&self, path: Option<&MemberPath>, sent: &[&Secret]) -> Found {
+    pub(super) fn refresh_token(&self, path: Option<&MemberPath>, sent: &[&Secret]) -> TokenLookup {
         if let Some(path) = path.filter(|path| path.only().is_none()) {
             let first = path.split().map(|(first, _)| first);
             let named = self.pairs.iter().filter(|(key, _)| Some(key) == first);
             let candidates = Candidates::of(self.at(path));
-            return if named.count() > 1 { Found::Several } else { candidates.found(sent) };
+            return if named.count() > 1 { TokenLookup::Several } else { candidates.found(sent) };
         }
         let name = path.and_then(MemberPath::only).map_or("refresh_token", String::as_str);
         let named = self.pairs.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
         let all: Vec<Candidates> = named.map(|value| Candidates::of(Some(value))).collect();
         match Candidates::joined(&all).found(sent) {
-            Found::Several if !self.is_form => {
-                all.last().map_or(Found::None, |last| last.found(sent))
+            TokenLookup::Several if !self.is_form => {
+                all.last().map_or(TokenLookup::None, |last| last.found(sent))
             }
             found => found,
         }
     }
 
     /// The same under the other names that it goes by.
-    pub(super) fn renamed_refresh_token(&self, sent: &[&Secret]) -> Found {
+    pub(super) fn renamed_refresh_token(&self, sent: &[&Secret]) -> TokenLookup {
         let others = |is_one: fn(&str) -> bool| {
             let others = self.pairs.iter().filter(|(key, _)| key != "refresh_token" && is_one(key));
             let all: Vec<_> = others.map(|(key, value)| Candidates::named(key, value)).collect();
             Candidates::joined(&all).found(sent)
         };
         match others(is_refresh_token) {
-            Found::None => others(is_successor_name),
+            TokenLookup::None => others(is_successor_name),
             found => found,
         }
     }
@@ -209,7 +209,7 @@ impl Members {
 
 /// What a place or a search has brought.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Found {
+pub(super) enum TokenLookup {
     /// Nothing.
     None,
     /// One value, perhaps many times.
@@ -218,7 +218,7 @@ pub(super) enum Found {
     Several,
 }
 
-impl Found {
+impl TokenLookup {
     pub(super) fn of<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
         let mut values = values.into_iter();
         match values.next() {
@@ -325,27 +325,27 @@ fn form(body: &[u8], mapping: &Mapping) -> Option<Vec<(String, Value)>> {
 }
 
 /// A JSON object whose duplicate members are not silently merged.
-struct Object(Vec<(String, Value)>);
+struct OrderedObject(Vec<(String, Value)>);
 
-impl<'de> Deserialize<'de> for Object {
+impl<'de> Deserialize<'de> for OrderedObject {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Object;
+        struct PairVisitor;
+        impl<'de> Visitor<'de> for PairVisitor {
+            type Value = OrderedObject;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OrderedObject, A::Error> {
                 let mut pairs = Vec::new();
                 while let Some(pair) = map.next_entry()? {
                     pairs.push(pair);
                 }
-                Ok(Object(pairs))
+                Ok(OrderedObject(pairs))
             }
         }
-        deserializer.deserialize_map(Pairs)
+        deserializer.deserialize_map(PairVisitor)
     }
 }
 

@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 use serde_json::Value;
 
-use super::content::{Coding, Content};
-use super::mapping::{AnswerRule, Mapping, Read, ResponseFormat, TokenType};
+use super::decoded_body::{BodyDecoding, DecodedBody};
+use super::error_details::{self, ErrorDetails};
+use super::format::{AnswerRule, Mapping, ParsedTokenType, TokenResponseFormat, TokenType};
 use super::masking::{self, printable};
-use super::members::{Found, Members, has_blanks, is_visible};
-use super::said::{self, Said};
-use super::search::Search;
-use super::{Expectation, RawAnswer, classify, expiry, wait};
+use super::members::{Members, TokenLookup, has_blanks, is_visible};
+use super::token_search::TokenSearch;
+use super::{Expectation, RawAnswer, classify, expiry, retry_delay};
 use crate::oauth::{ErrorClass, GrantError, TokenResponse};
 use crate::secret::Secret;
 
@@ -25,17 +25,17 @@ pub(super) const MAX_UNREAD: usize = 64 * 1024;
 pub(super) struct AnswerReader<'a> {
     pub(super) wanted: Expectation,
     pub(super) answer: &'a RawAnswer,
-    pub(super) reading: &'a ResponseFormat,
+    pub(super) reading: &'a TokenResponseFormat,
     pub(super) now: SystemTime,
     pub(super) secrets: &'a [&'a Secret],
-    pub(super) content: &'a Content<'a>,
+    pub(super) content: &'a DecodedBody<'a>,
     pub(super) members: &'a Members,
 }
 
 /// The tokens of a success.
 struct AnswerTokens {
-    access_token: Found,
-    refresh_token: Found,
+    access_token: TokenLookup,
+    refresh_token: TokenLookup,
     /// They are where nobody said.
     is_searched: bool,
     /// What stands beside the access token there.
@@ -45,7 +45,7 @@ struct AnswerTokens {
 impl AnswerReader<'_> {
     pub(super) fn read(&self) -> Result<TokenResponse, GrantError> {
         let (status, mapping) = (self.answer.status, &self.reading.mapping);
-        let said = Said::of(&self.content.bytes, self.members, mapping.error.as_ref());
+        let said = ErrorDetails::of(&self.content.bytes, self.members, mapping.error.as_ref());
         let told = self.told(&said);
         if !status.is_success() {
             return Err(self.refusal(told, &said));
@@ -53,21 +53,23 @@ impl AnswerReader<'_> {
         let tokens = self.tokens();
         // Where the operator says how to tell a success, a code of theirs may stand in every answer.
         let code = self.members.code(mapping.error.as_ref());
-        let is_issued = matches!(tokens.access_token, Found::One(_));
+        let is_issued = matches!(tokens.access_token, TokenLookup::One(_));
         let has_no_error =
             code.is_none() || (is_issued && self.members.says_no_error(mapping.error.as_ref()));
         let is_success = match &mapping.ok {
             Some(ok) => ok.holds(self.members) && (mapping.error.is_some() || has_no_error),
             None => has_no_error,
         };
-        let has_none = tokens.access_token == Found::None && tokens.refresh_token == Found::None;
+        let has_none =
+            tokens.access_token == TokenLookup::None && tokens.refresh_token == TokenLookup::None;
         // Other places than that of the code are looked at only where no token is.
-        let knows_better = said.codes.iter().any(|code| classify::is_known(&said::plain(code)))
-            || said
-                .number
-                .as_ref()
-                .is_some_and(|number| number.is_error || classify::is_dead(&said))
-            || self.asked_to_wait().is_some();
+        let knows_better =
+            said.codes.iter().any(|code| classify::is_known(&error_details::plain(code)))
+                || said
+                    .number
+                    .as_ref()
+                    .is_some_and(|number| number.is_error || classify::is_dead(&said))
+                || self.asked_to_wait().is_some();
         let is_refusal = self.members.parsed && (!is_success || has_none && knows_better);
         if told.is_none() && !is_refusal && !(has_none && said.is_page) {
             return self.issued(tokens, &said);
@@ -81,8 +83,8 @@ impl AnswerReader<'_> {
         }
         if told.is_none() && !has_none {
             // It refuses, and issues all the same: what it issued is the only good one.
-            error.salvaged = tokens.refresh_token.one().filter(|token| !self.was_sent(token));
-            if error.salvaged.is_some()
+            error.recovered = tokens.refresh_token.one().filter(|token| !self.was_sent(token));
+            if error.recovered.is_some()
                 && matches!(error.class, ErrorClass::GrantDead | ErrorClass::UserNeeded)
             {
                 error.class = ErrorClass::Doubtful;
@@ -92,10 +94,10 @@ impl AnswerReader<'_> {
     }
 
     /// The class, where a rule of the operator says it.
-    fn told(&self, said: &Said) -> Option<ErrorClass> {
+    fn told(&self, said: &ErrorDetails) -> Option<ErrorClass> {
         let (status, body) = (self.answer.status, &self.content.bytes);
         let any = |rules: &[AnswerRule]| {
-            rules.iter().any(|rule| rule.meets(status, body, self.members, &said.codes))
+            rules.iter().any(|rule| rule.matches(status, body, self.members, &said.codes))
         };
         if any(&self.reading.busy) {
             Some(ErrorClass::Throttled)
@@ -106,66 +108,73 @@ impl AnswerReader<'_> {
 
     /// First where the mapping or the standard says, then anywhere.
     fn tokens(&self) -> AnswerTokens {
-        let ResponseFormat { mapping, .. } = self.reading;
+        let TokenResponseFormat { mapping, .. } = self.reading;
         let access_token = self.members.token(mapping.access_token.as_ref(), "access_token");
         let refresh_token =
             self.members.refresh_token(mapping.refresh_token.as_ref(), self.secrets);
-        let without_access = access_token == Found::None && !mapping.keep_access_token;
+        let without_access = access_token == TokenLookup::None && !mapping.keep_access_token;
         let mut tokens =
             AnswerTokens { access_token, refresh_token, is_searched: false, beside: None };
         // Beside the one that was sent there may be its successor, under a name of its own.
         let is_old = match &tokens.refresh_token {
-            Found::None => true,
-            Found::One(token) => self.was_sent(token),
-            Found::Several => false,
+            TokenLookup::None => true,
+            TokenLookup::One(token) => self.was_sent(token),
+            TokenLookup::Several => false,
         };
         if is_old && mapping.refresh_token.is_none() {
             let other = self.members.renamed_refresh_token(self.secrets);
             let is_news = match &other {
-                Found::None => false,
-                Found::One(token) => tokens.refresh_token == Found::None || !self.was_sent(token),
-                Found::Several => true,
+                TokenLookup::None => false,
+                TokenLookup::One(token) => {
+                    tokens.refresh_token == TokenLookup::None || !self.was_sent(token)
+                }
+                TokenLookup::Several => true,
             };
             if is_news {
                 (tokens.refresh_token, tokens.is_searched) = (other, true);
             }
         }
         // The search also has numbers as they are written.
-        if !without_access && matches!(tokens.refresh_token, Found::One(_)) {
+        if !without_access && matches!(tokens.refresh_token, TokenLookup::One(_)) {
             return tokens;
         }
-        let search = Search::of(&self.content.bytes);
+        let search = TokenSearch::of(&self.content.bytes);
         if without_access {
             tokens.access_token = search.access_token();
-            tokens.is_searched |= tokens.access_token != Found::None;
+            tokens.is_searched |= tokens.access_token != TokenLookup::None;
         }
         let access_token = tokens.access_token.clone().one();
         tokens.beside =
             access_token.as_ref().filter(|_| without_access).and_then(|it| search.beside(it));
         // Where the end is missing, ours may be there, and another's is not taken for it.
         let may_be_missing = self.members.is_cut && !without_access;
-        if !matches!(tokens.refresh_token, Found::One(_)) && !may_be_missing {
+        if !matches!(tokens.refresh_token, TokenLookup::One(_)) && !may_be_missing {
             let found = search.refresh_token(access_token.as_ref(), self.secrets);
             // What is damaged where it belongs is not made whole by what stands elsewhere, but for a number.
-            let is_rest = tokens.refresh_token == Found::None
+            let is_rest = tokens.refresh_token == TokenLookup::None
                 || self.members.has_number(mapping.refresh_token.as_ref());
             if is_rest {
-                tokens.is_searched |= tokens.refresh_token == Found::None && found != Found::None;
+                tokens.is_searched |=
+                    tokens.refresh_token == TokenLookup::None && found != TokenLookup::None;
                 tokens.refresh_token = found;
             }
         }
         tokens
     }
 
-    fn issued(&self, tokens: AnswerTokens, said: &Said) -> Result<TokenResponse, GrantError> {
+    fn issued(
+        &self,
+        tokens: AnswerTokens,
+        said: &ErrorDetails,
+    ) -> Result<TokenResponse, GrantError> {
         let Self { members, reading, now, .. } = *self;
         let mapping = &reading.mapping;
-        let has_several = tokens.refresh_token == Found::Several;
+        let has_several = tokens.refresh_token == TokenLookup::Several;
         let refresh_token = tokens.refresh_token.one();
         let refuse = |class, why: &str| {
             let mut error = self.error(class, Some(why.to_owned()));
-            error.salvaged = refresh_token.clone();
-            if refresh_token.is_none() && self.wanted.successor {
+            error.recovered = refresh_token.clone();
+            if refresh_token.is_none() && self.wanted.rotates {
                 error.unread = Some(self.unread());
             }
             error
@@ -176,30 +185,32 @@ impl AnswerReader<'_> {
             refuse(ErrorClass::Unreadable, &format!("{why}{said}"))
         };
         let access_token = match tokens.access_token {
-            Found::None if mapping.keep_access_token && members.parsed => None,
-            Found::None if refresh_token.is_none() && !members.parsed => {
+            TokenLookup::None if mapping.keep_access_token && members.parsed => None,
+            TokenLookup::None if refresh_token.is_none() && !members.parsed => {
                 return Err(unreadable(&self.no_json()));
             }
-            Found::None => return Err(unreadable("it has no access_token")),
-            Found::Several => return Err(unreadable("which is its access_token cannot be told")),
-            Found::One(token) if !self.wanted.for_steps && has_blanks(token.expose()) => {
+            TokenLookup::None => return Err(unreadable("it has no access_token")),
+            TokenLookup::Several => {
+                return Err(unreadable("which is its access_token cannot be told"));
+            }
+            TokenLookup::One(token) if !self.wanted.for_steps && has_blanks(token.expose()) => {
                 let why = "its access_token has blanks, which no bearer token has (RFC 6750 §2.1)";
                 return Err(refuse(ErrorClass::Unusable, why));
             }
-            Found::One(token) if !is_visible(token.expose()) => {
+            TokenLookup::One(token) if !is_visible(token.expose()) => {
                 let why = "its access_token has characters that no header field may carry";
                 return Err(refuse(ErrorClass::Unusable, why));
             }
-            Found::One(token) if token.expose().len() > reading.token_bytes => {
+            TokenLookup::One(token) if token.expose().len() > reading.token_bytes => {
                 let why = format!(
                     "its access_token is longer than {} bytes (limits.token_bytes)",
                     reading.token_bytes
                 );
                 return Err(refuse(ErrorClass::Unusable, &why));
             }
-            Found::One(token) => Some(token),
+            TokenLookup::One(token) => Some(token),
         };
-        if has_several && self.wanted.successor {
+        if has_several && self.wanted.rotates {
             return Err(unreadable("which is its refresh_token cannot be told"));
         }
         // One that was sent may stand before its successor.
@@ -209,7 +220,7 @@ impl AnswerReader<'_> {
             was_sent && place.is_none_or(|it| it.is_array() || it.is_object())
         };
         let is_less = refresh_token.is_none() || may_be_less();
-        if members.is_cut && is_less && self.wanted.successor {
+        if members.is_cut && is_less && self.wanted.rotates {
             let how = self.answer.cut.as_deref().unwrap_or("its JSON has no end");
             return Err(unreadable(&format!("no refresh_token is in what came of it: {how}")));
         }
@@ -252,24 +263,26 @@ impl AnswerReader<'_> {
         is_new: bool,
         notes: &mut Vec<String>,
     ) -> Result<TokenType, String> {
-        match (TokenType::read(kind), self.reading.dpop) {
-            (Read::Known(TokenType::Dpop), false) => {
+        match (TokenType::parse(kind), self.reading.dpop) {
+            (ParsedTokenType::Supported(TokenType::Dpop), false) => {
                 Err("its token_type is DPoP, which this credential is not set up for".to_owned())
             }
-            (Read::Known(TokenType::Dpop), true) => Ok(TokenType::Dpop),
+            (ParsedTokenType::Supported(TokenType::Dpop), true) => Ok(TokenType::Dpop),
             // Whoever steals it could use it, which is what the operator wanted to rule out.
-            (Read::Known(_) | Read::Odd(_), true) if is_new => {
+            (ParsedTokenType::Supported(_) | ParsedTokenType::Unusual(_), true) if is_new => {
                 Err("its token_type is not DPoP: the token is bound to no key".to_owned())
             }
-            (Read::Known(token_type), _) => Ok(token_type),
-            (Read::Odd(kind), _) => {
+            (ParsedTokenType::Supported(token_type), _) => Ok(token_type),
+            (ParsedTokenType::Unusual(kind), _) => {
                 let kind = self.printable(&kind, 64);
                 notes.push(format!("its token_type is \"{kind}\"; it is sent as a Bearer token"));
                 Ok(TokenType::Bearer)
             }
             // The steps know what it is.
-            (Read::Foreign(_), false) if self.wanted.for_steps => Ok(TokenType::Bearer),
-            (Read::Foreign(kind), _) => {
+            (ParsedTokenType::Unsupported(_), false) if self.wanted.for_steps => {
+                Ok(TokenType::Bearer)
+            }
+            (ParsedTokenType::Unsupported(kind), _) => {
                 let kind = self.printable(&kind, 64);
                 Err(format!("its token_type is \"{kind}\", not Bearer"))
             }
@@ -283,11 +296,15 @@ impl AnswerReader<'_> {
             notes.push(format!("it was read although {}", self.printable(why, 200)));
         }
         match &self.content.coding {
-            Some(Coding::Decoded) => notes.push("it is compressed, which nobody asked for".into()),
-            Some(Coding::Partly) => {
+            Some(BodyDecoding::Decoded) => {
+                notes.push("it is compressed, which nobody asked for".into())
+            }
+            Some(BodyDecoding::Partly) => {
                 notes.push("it is compressed, and part of it is missing".into())
             }
-            Some(Coding::Unknown(_)) => notes.push("it is not compressed, but says so".into()),
+            Some(BodyDecoding::Unknown(_)) => {
+                notes.push("it is not compressed, but says so".into())
+            }
             None => {}
         }
         if !self.members.is_strict {
@@ -302,16 +319,18 @@ impl AnswerReader<'_> {
 
     fn no_json(&self) -> String {
         match &self.content.coding {
-            Some(Coding::Unknown(coding)) => {
+            Some(BodyDecoding::Unknown(coding)) => {
                 let coding = self.printable(coding, 64);
                 format!("it is in the content coding {coding}, which was not asked for")
             }
-            Some(Coding::Partly) => "it is compressed, and too much of it is missing".to_owned(),
+            Some(BodyDecoding::Partly) => {
+                "it is compressed, and too much of it is missing".to_owned()
+            }
             _ => "it is neither JSON nor a form".to_owned(),
         }
     }
 
-    fn refusal(&self, told: Option<ErrorClass>, said: &Said) -> GrantError {
+    fn refusal(&self, told: Option<ErrorClass>, said: &ErrorDetails) -> GrantError {
         let (status, fields) = (self.answer.status, &self.answer.fields);
         let code = said.code(status, classify::is_known);
         let nonce = dpop_nonce(fields);
@@ -321,7 +340,7 @@ impl AnswerReader<'_> {
             (None, _) => classify::classify(status, said),
         };
         let asked = self.asked_to_wait();
-        let waits = asked.or_else(|| wait::retry_after(fields, self.now));
+        let waits = asked.or_else(|| retry_delay::retry_after(fields, self.now));
         let may_pass = match class {
             // A text that was cut might say that it passes.
             ErrorClass::GrantDead if told.is_none() && self.members.is_cut => {
@@ -342,10 +361,10 @@ impl AnswerReader<'_> {
             ErrorClass::GrantDead | ErrorClass::UserNeeded | ErrorClass::Nonce => None,
             _ if asked.is_some() => asked,
             ErrorClass::Throttled => {
-                Some(wait::throttle(fields, said.description.as_deref(), self.now))
+                Some(retry_delay::throttle(fields, said.description.as_deref(), self.now))
             }
             ErrorClass::Config | ErrorClass::Doubtful => None,
-            _ => wait::retry_after(fields, self.now),
+            _ => retry_delay::retry_after(fields, self.now),
         };
         let mut description = said.description.as_deref().map(|text| self.printable(text, 200));
         if matches!(status.as_u16(), 426 | 505) {
@@ -357,7 +376,7 @@ impl AnswerReader<'_> {
         let mut error = self.error(class, description);
         error.code = code.map(|code| self.printable(code, 64));
         error.retry_after = retry_after;
-        if status.is_success() && class == ErrorClass::Gateway && self.wanted.successor {
+        if status.is_success() && class == ErrorClass::Gateway && self.wanted.rotates {
             error.unread = Some(self.unread());
         }
         error
@@ -366,7 +385,7 @@ impl AnswerReader<'_> {
     /// The wait that stands where the mapping says; nothing is none.
     fn asked_to_wait(&self) -> Option<Duration> {
         let value = self.members.at(self.reading.mapping.retry_after.as_ref()?)?;
-        let wait = wait::of_member(value, &self.answer.fields, self.now)?;
+        let wait = retry_delay::of_member(value, &self.answer.fields, self.now)?;
         (!wait.is_zero()).then_some(wait)
     }
 
@@ -378,7 +397,7 @@ impl AnswerReader<'_> {
             code: None,
             description,
             retry_after: None,
-            salvaged: None,
+            recovered: None,
             unread: None,
             dpop_nonce: dpop_nonce(&self.answer.fields),
         }

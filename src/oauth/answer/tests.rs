@@ -33,7 +33,7 @@ fn read_by_default(
     now: SystemTime,
     secrets: &[&Secret],
 ) -> Result<TokenResponse, GrantError> {
-    read(answer, &ResponseFormat::default(), now, secrets)
+    read(answer, &TokenResponseFormat::default(), now, secrets)
 }
 
 fn class_of(status: u16, body: &str) -> ErrorClass {
@@ -44,8 +44,8 @@ fn path(text: &str) -> MemberPath {
     MemberPath::parse(text).unwrap()
 }
 
-fn mapped(mapping: Mapping) -> ResponseFormat {
-    ResponseFormat { mapping, ..ResponseFormat::default() }
+fn mapped(mapping: Mapping) -> TokenResponseFormat {
+    TokenResponseFormat { mapping, ..TokenResponseFormat::default() }
 }
 
 #[test]
@@ -120,10 +120,10 @@ fn the_table_of_errors() {
         (404, r#"{"message":"no Route matched with those values"}"#, Gateway),
         (
             404,
-            r#"{"error":"Not Found","message":"Cannot POST /api/refresh_token","statusCode":404}"#,
+            r#"{"error":"Not TokenLookup","message":"Cannot POST /api/refresh_token","statusCode":404}"#,
             Gateway,
         ),
-        (404, r#"{"status":404,"error":"Not Found","path":"/oauth/token"}"#, Gateway),
+        (404, r#"{"status":404,"error":"Not TokenLookup","path":"/oauth/token"}"#, Gateway),
         (400, "Cannot POST /oauth/token", Gateway),
         (403, r#"{"message":"Cannot POST /oauth/token"}"#, Gateway),
         (403, "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>", Gateway),
@@ -234,7 +234,7 @@ fn an_omitted_empty_or_null_refresh_token_is_none() {
 fn a_new_refresh_token_beside_an_unusable_access_token_is_salvaged() {
     let body = r#"{"access_token":"a","token_type":"DPoP","refresh_token":"r2"}"#;
     let error = read_by_default(&answer(200, body), at(0), &[]).unwrap_err();
-    assert_eq!(error.salvaged.unwrap().expose(), "r2");
+    assert_eq!(error.recovered.unwrap().expose(), "r2");
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn a_form_that_is_not_quite_one_still_brings_its_tokens() {
     }
     let without = read_by_default(&answer(200, "refresh_token=RT2"), at(0), &[]).unwrap_err();
     assert_eq!(
-        (without.class, without.salvaged.unwrap().expose()),
+        (without.class, without.recovered.unwrap().expose()),
         (ErrorClass::Unreadable, "RT2")
     );
     let error = "error=invalid_grant&error_description=it is gone\n";

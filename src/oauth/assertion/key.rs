@@ -26,7 +26,7 @@ pub struct SigningKey {
     algorithm: Algorithm,
     kid: Option<String>,
     owner: Option<String>,
-    pair: Pair,
+    pair: KeyPair,
     fingerprint: Fingerprint,
 }
 
@@ -152,7 +152,7 @@ impl fmt::Display for KeyFamily {
 
 /// The key itself.
 #[derive(Clone)]
-enum Pair {
+enum KeyPair {
     Rsa(Arc<RsaKeyPair>),
     Ec(Arc<EcdsaKeyPair>),
     Ed(Arc<Ed25519KeyPair>),
@@ -161,7 +161,7 @@ enum Pair {
 
 /// What names a certificate in a header (RFC 7515 §4.1.7, §4.1.8).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Thumbprint {
+pub struct CertificateThumbprint {
     pub(super) sha1: String,
     pub(super) sha256: String,
 }
@@ -213,7 +213,7 @@ impl SigningKey {
     }
 
     fn checked(
-        pair: Pair,
+        pair: KeyPair,
         family: KeyFamily,
         algorithm: Algorithm,
         kid: Option<String>,
@@ -242,15 +242,15 @@ impl SigningKey {
     fn signature(&self, message: &[u8]) -> Option<Vec<u8>> {
         let random = SystemRandom::new();
         match &self.pair {
-            Pair::Rsa(pair) => {
+            KeyPair::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
                 let padding = self.algorithm.padding()?;
                 pair.sign(padding, &random, message, &mut signature).ok()?;
                 Some(signature)
             }
-            Pair::Ec(pair) => Some(pair.sign(&random, message).ok()?.as_ref().to_vec()),
-            Pair::Ed(pair) => Some(pair.try_sign(message).ok()?.as_ref().to_vec()),
-            Pair::Shared(secret) => {
+            KeyPair::Ec(pair) => Some(pair.sign(&random, message).ok()?.as_ref().to_vec()),
+            KeyPair::Ed(pair) => Some(pair.try_sign(message).ok()?.as_ref().to_vec()),
+            KeyPair::Shared(secret) => {
                 let key = hmac::Key::new(self.algorithm.hmac()?, secret);
                 Some(hmac::sign(&key, message).as_ref().to_vec())
             }
@@ -262,12 +262,12 @@ impl SigningKey {
     /// # Errors
     ///
     /// [`SigningKeyError`] if there is none.
-    pub fn thumbprint(&self, certificates: &str) -> Result<Thumbprint, SigningKeyError> {
+    pub fn thumbprint(&self, certificates: &str) -> Result<CertificateThumbprint, SigningKeyError> {
         let public = match &self.pair {
-            Pair::Rsa(pair) => pair.public_key().as_ref(),
-            Pair::Ec(pair) => pair.public_key().as_ref(),
-            Pair::Ed(pair) => pair.public_key().as_ref(),
-            Pair::Shared(_) => return Err(SigningKeyError::NoPair),
+            KeyPair::Rsa(pair) => pair.public_key().as_ref(),
+            KeyPair::Ec(pair) => pair.public_key().as_ref(),
+            KeyPair::Ed(pair) => pair.public_key().as_ref(),
+            KeyPair::Shared(_) => return Err(SigningKeyError::NoPair),
         };
         let certificates = keyfile::read_certificates(certificates)?;
         let own = certificates
@@ -277,7 +277,7 @@ impl SigningKey {
         let hash = |algorithm| URL_SAFE_NO_PAD.encode(digest::digest(algorithm, own));
         // SHA-1 is a name here; what is signed is signed with something else.
         let (sha1, sha256) = (&digest::SHA1_FOR_LEGACY_USE_ONLY, &digest::SHA256);
-        Ok(Thumbprint { sha1: hash(sha1), sha256: hash(sha256) })
+        Ok(CertificateThumbprint { sha1: hash(sha1), sha256: hash(sha256) })
     }
 
     pub(super) fn algorithm(&self) -> Algorithm {
@@ -362,8 +362,8 @@ fn parse_algorithm(name: &str) -> Result<Algorithm, SigningKeyError> {
     found.ok_or(SigningKeyError::Algorithm)
 }
 
-fn shared(secret: Vec<u8>) -> Pair {
-    Pair::Shared(Arc::new(Zeroizing::new(secret)))
+fn shared(secret: Vec<u8>) -> KeyPair {
+    KeyPair::Shared(Arc::new(Zeroizing::new(secret)))
 }
 
 const CURVES: [(&EcdsaSigningAlgorithm, KeyFamily, &str, usize); 3] = [
@@ -373,7 +373,7 @@ const CURVES: [(&EcdsaSigningAlgorithm, KeyFamily, &str, usize); 3] = [
 ];
 
 /// A key in PKCS #8, PKCS #1 or SEC 1.
-fn of_der(der: &[u8]) -> Result<(Pair, KeyFamily), KeyFault> {
+fn of_der(der: &[u8]) -> Result<(KeyPair, KeyFamily), KeyFault> {
     let attempts = match keyfile::inside_of_pss(der) {
         Some(inside) => [Some((RsaKeyPair::from_der(inside), KeyFamily::RsaPss)), None],
         None => [
@@ -383,7 +383,7 @@ fn of_der(der: &[u8]) -> Result<(Pair, KeyFamily), KeyFault> {
     };
     for (attempt, family) in attempts.into_iter().flatten() {
         match attempt {
-            Ok(pair) => return Ok((Pair::Rsa(Arc::new(pair)), family)),
+            Ok(pair) => return Ok((KeyPair::Rsa(Arc::new(pair)), family)),
             Err(rejected) if ["TooSmall", "TooLarge"].contains(&rejected.description_()) => {
                 return Err(KeyFault::Size);
             }
@@ -392,12 +392,12 @@ fn of_der(der: &[u8]) -> Result<(Pair, KeyFamily), KeyFault> {
     }
     for (curve, family, ..) in CURVES {
         if let Ok(pair) = EcdsaKeyPair::from_private_key_der(curve, der) {
-            return Ok((Pair::Ec(Arc::new(pair)), family));
+            return Ok((KeyPair::Ec(Arc::new(pair)), family));
         }
     }
     let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der);
     let pair = pair.map_err(|_| keyfile::described(der))?;
-    Ok((Pair::Ed(Arc::new(pair)), KeyFamily::Ed25519))
+    Ok((KeyPair::Ed(Arc::new(pair)), KeyFamily::Ed25519))
 }
 
 /// Why a private key is of no use here, or in TLS, which takes fewer kinds.
@@ -405,7 +405,7 @@ pub(in crate::oauth) fn fault_of(der: &[u8]) -> KeyFault {
     of_der(der).err().unwrap_or_else(|| keyfile::described(der))
 }
 
-fn of_jwk(jwk: &Map<String, Value>) -> Result<(Pair, KeyFamily), KeyFault> {
+fn of_jwk(jwk: &Map<String, Value>) -> Result<(KeyPair, KeyFamily), KeyFault> {
     let member = |name: &str| jwk.get(name).and_then(Value::as_str);
     match (member("kty"), member("crv")) {
         (Some("RSA"), _) => of_der(&rsa(jwk)?).map_err(|fault| match fault {
@@ -419,12 +419,12 @@ fn of_jwk(jwk: &Map<String, Value>) -> Result<(Pair, KeyFamily), KeyFault> {
             let number = |name| bytes(jwk, name).map(|number| padded(number, *length));
             let public = [vec![4], number("x")?, number("y")?].concat();
             let pair = EcdsaKeyPair::from_private_key_and_public_key(curve, &number("d")?, &public);
-            Ok((Pair::Ec(Arc::new(pair.map_err(|_| KeyFault::Jwk)?)), *family))
+            Ok((KeyPair::Ec(Arc::new(pair.map_err(|_| KeyFault::Jwk)?)), *family))
         }
         (Some("OKP"), Some("Ed25519")) => {
             let pair =
                 Ed25519KeyPair::from_seed_and_public_key(&bytes(jwk, "d")?, &bytes(jwk, "x")?);
-            Ok((Pair::Ed(Arc::new(pair.map_err(|_| KeyFault::Jwk)?)), KeyFamily::Ed25519))
+            Ok((KeyPair::Ed(Arc::new(pair.map_err(|_| KeyFault::Jwk)?)), KeyFamily::Ed25519))
         }
         (Some("OKP"), Some("Ed448")) => Err(KeyFault::Kind("an Ed448 key")),
         (Some("OKP"), Some("X25519")) => Err(KeyFault::Kind("an X25519 key")),

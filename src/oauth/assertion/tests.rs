@@ -14,7 +14,7 @@ const NOW: u64 = 1_700_000_000;
 
 fn signed(assertion: &Assertion) -> Secret {
     let now = UNIX_EPOCH + Duration::from_secs(NOW);
-    assertion.sign(Purpose::Client, "acme", "aud", Values::at(now)).unwrap()
+    assertion.sign(AssertionPurpose::Client, "acme", "aud", Values::at(now)).unwrap()
 }
 
 /// The header and the claims of a JWT, whose signature is not looked at.
@@ -457,16 +457,16 @@ fn claims_of_the_operator_win_and_the_subject_follows_the_issuer() {
         let claims = assertion.claims(purpose, "acme", "aud", Values::at(UNIX_EPOCH));
         claims.get("sub").and_then(Value::as_str).map(str::to_owned)
     };
-    assert_eq!(sub(&plain, Purpose::Grant).as_deref(), Some("acme"));
-    assert_eq!(sub(&other, Purpose::Grant), None);
-    assert_eq!(sub(&other, Purpose::Client).as_deref(), Some("acme"));
+    assert_eq!(sub(&plain, AssertionPurpose::Grant).as_deref(), Some("acme"));
+    assert_eq!(sub(&other, AssertionPurpose::Grant), None);
+    assert_eq!(sub(&other, AssertionPurpose::Client).as_deref(), Some("acme"));
     let claims = vec![
         ("nbf".to_owned(), Claim::Text(text(""))),
         ("aud".to_owned(), Claim::List(vec![Claim::Text(text("a")), Claim::Text(text("b"))])),
         ("jti".to_owned(), Claim::Plain(7.into())),
     ];
     let own = Assertion { claims, ..plain.clone() };
-    let found = own.claims(Purpose::Grant, "acme", "aud", Values::at(UNIX_EPOCH));
+    let found = own.claims(AssertionPurpose::Grant, "acme", "aud", Values::at(UNIX_EPOCH));
     let expected = serde_json::json!({
         "iss": "acme", "sub": "acme", "aud": ["a", "b"], "jti": 7, "iat": 0, "exp": 270
     });
@@ -478,7 +478,7 @@ fn claims_of_the_operator_win_and_the_subject_follows_the_issuer() {
     };
     assert!(shape(&plain) != shape(&own) && shape(&plain) != shape(&other));
     let header = vec![("typ".to_owned(), Claim::Text(text("x")))];
-    let cert = Some(Thumbprint { sha1: "a".to_owned(), sha256: "b".to_owned() });
+    let cert = Some(CertificateThumbprint { sha1: "a".to_owned(), sha256: "b".to_owned() });
     for more in [
         Assertion { header, ..plain.clone() },
         Assertion { cert, ..plain.clone() },

@@ -119,31 +119,31 @@ fn a_configured_token_endpoint_wins_over_an_alias() {
 fn a_document_is_kept_for_a_day_and_used_longer_only_in_need() {
     let discovery = Discovery::default();
     let at = |hours: u64| UNIX_EPOCH + Duration::from_secs(1_000_000 + hours * 3600);
-    let is_known = |issuer, now| matches!(discovery.recall(issuer, now), Recall::Known(_));
-    discovery.keep("i", Endpoints::default(), at(0));
+    let is_known = |issuer, now| matches!(discovery.lookup(issuer, now), CacheLookup::Published(_));
+    discovery.store("i", Endpoints::default(), at(0));
     assert!(is_known("i", at(23)));
     for (issuer, now) in [("i", at(24)), ("other", at(1)), ("i", UNIX_EPOCH)] {
-        assert!(matches!(discovery.recall(issuer, now), Recall::Ask), "{issuer} {now:?}");
+        assert!(matches!(discovery.lookup(issuer, now), CacheLookup::Fetch), "{issuer} {now:?}");
     }
-    let error = || GrantError::of_transport(ErrorClass::NotSent, "away".to_owned());
-    assert!(discovery.fail("i", error(), at(24)).is_some());
+    let error = || GrantError::without_answer(ErrorClass::NotSent, "away".to_owned());
+    assert!(discovery.record_failure("i", error(), at(24)).is_some());
     assert!(is_known("i", at(24)), "the document of yesterday, without asking again");
-    assert!(matches!(discovery.recall("i", at(25)), Recall::Ask));
-    discovery.keep("i", Endpoints::default(), at(25));
-    assert!(discovery.fail("other", error(), at(25)).is_none());
+    assert!(matches!(discovery.lookup("i", at(25)), CacheLookup::Fetch));
+    discovery.store("i", Endpoints::default(), at(25));
+    assert!(discovery.record_failure("other", error(), at(25)).is_none());
 }
 
 #[test]
 fn a_failure_is_remembered_for_a_minute() {
     let discovery = Discovery::default();
     let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds);
-    let error = GrantError::of_transport(ErrorClass::NotSent, "away".to_owned());
-    assert!(discovery.fail("i", error, at(0)).is_none());
+    let error = GrantError::without_answer(ErrorClass::NotSent, "away".to_owned());
+    assert!(discovery.record_failure("i", error, at(0)).is_none());
     for (issuer, seconds, failed) in
         [("i", 0, true), ("i", 59, true), ("i", 60, false), ("j", 1, false)]
     {
-        let known = discovery.recall(issuer, at(seconds));
-        assert_eq!(matches!(known, Recall::Failed(_)), failed, "{issuer} {seconds}");
+        let known = discovery.lookup(issuer, at(seconds));
+        assert_eq!(matches!(known, CacheLookup::Failed(_)), failed, "{issuer} {seconds}");
     }
 }
 

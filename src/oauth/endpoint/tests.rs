@@ -18,12 +18,12 @@ use crate::template::{DeferredName, Names, Template, Variables};
 
 /// Answers in turn and writes down what it was sent; with no answer left, the connection fails.
 #[derive(Debug, Default)]
-struct Script {
+struct ScriptedEndpoint {
     answers: Mutex<VecDeque<(u16, String)>>,
     sent: Mutex<Vec<String>>,
 }
 
-impl Script {
+impl ScriptedEndpoint {
     fn of(answers: &[(u16, &str)]) -> Arc<Self> {
         let answers = answers.iter().map(|(status, body)| (*status, (*body).to_owned()));
         Arc::new(Self { answers: Mutex::new(answers.collect()), sent: Mutex::default() })
@@ -34,7 +34,7 @@ impl Script {
     }
 }
 
-impl Transport for Script {
+impl Transport for ScriptedEndpoint {
     fn send(
         &self,
         request: TokenRequest,
@@ -62,14 +62,14 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn given(now: SystemTime) -> RequestContext<'static> {
+fn context(now: SystemTime) -> TokenRequestContext<'static> {
     static NONE: Variables = Variables::new();
-    RequestContext {
+    TokenRequestContext {
         now,
         access_token: None,
         variables: &NONE,
         proof: None,
-        listen: Duration::from_secs(9),
+        response_timeout: Duration::from_secs(9),
     }
 }
 
@@ -84,21 +84,21 @@ const ASK: &str = "POST https://as.test/token grant_type=client_credentials&clie
 async fn an_issuer_is_asked_once_a_day_and_its_last_word_counts_while_it_is_away() {
     let document = r#"{"issuer":"https://id.test/a","token_endpoint":"https://as.test/token"}"#;
     let answers = [(404, ""), (200, document), (200, TOKENS), (200, TOKENS)];
-    let script = Script::of(&answers);
+    let script = ScriptedEndpoint::of(&answers);
     let config = Config { token_url: None, issuer: Some(text("https://id.test/a")), ..config() };
     let endpoint = TokenEndpoint::new(config, script.clone());
-    endpoint.request(Grant::Own, given(at(1_000_000))).await.unwrap();
+    endpoint.request(Grant::Own, context(at(1_000_000))).await.unwrap();
     let places = [
         "GET https://id.test/a/.well-known/openid-configuration",
         "GET https://id.test/.well-known/oauth-authorization-server/a",
     ];
     assert_eq!(script.sent(), [places[0], places[1], ASK]);
-    endpoint.request(Grant::Own, given(at(1_080_000))).await.unwrap();
+    endpoint.request(Grant::Own, context(at(1_080_000))).await.unwrap();
     assert_eq!(script.sent(), [ASK]);
     *script.answers.lock().unwrap() = [(500, ""), (500, ""), (200, TOKENS)]
         .map(|(status, body)| (status, body.to_owned()))
         .into();
-    endpoint.request(Grant::Own, given(at(1_090_000))).await.unwrap();
+    endpoint.request(Grant::Own, context(at(1_090_000))).await.unwrap();
     assert_eq!(script.sent(), [places[0], places[1], ASK]);
 }
 
@@ -117,15 +117,15 @@ async fn a_foreign_or_absent_document_sends_nothing_and_a_given_url_needs_none()
         (&[(503, ""), (404, "")], ErrorClass::NotSent, 2),
         (&[], ErrorClass::NotSent, 1),
     ] {
-        let script = Script::of(answers);
+        let script = ScriptedEndpoint::of(answers);
         let endpoint = TokenEndpoint::new(without_url.clone(), script.clone());
-        let error = endpoint.request(Grant::Own, given(at(0))).await.unwrap_err();
+        let error = endpoint.request(Grant::Own, context(at(0))).await.unwrap_err();
         assert_eq!(error.class, class, "{error}");
         assert_eq!(script.sent().len(), asked, "{answers:?}");
     }
-    let script = Script::of(&[(200, TOKENS)]);
+    let script = ScriptedEndpoint::of(&[(200, TOKENS)]);
     let endpoint = TokenEndpoint::new(with_issuer, script.clone());
-    endpoint.request(Grant::Own, given(at(0))).await.unwrap();
+    endpoint.request(Grant::Own, context(at(0))).await.unwrap();
     assert_eq!(script.sent(), [ASK]);
 }
 
@@ -141,18 +141,18 @@ async fn an_issuer_that_is_of_no_use_is_asked_once_a_minute() {
         ),
         (None, &["could not be asked"]),
     ] {
-        let script = Script::of(answer.as_slice());
+        let script = ScriptedEndpoint::of(answer.as_slice());
         let issuer = Some(text("https://id.test/common/v2.0"));
         let config = Config { token_url: None, issuer, ..config() };
         let endpoint = TokenEndpoint::new(config, script.clone());
         for second in [0, 1, 30, 59] {
             let now = at(1_000_000 + second);
-            let error = endpoint.request(Grant::Own, given(now)).await.unwrap_err().to_string();
+            let error = endpoint.request(Grant::Own, context(now)).await.unwrap_err().to_string();
             assert!(says.iter().all(|says| error.contains(says)), "{error}");
             assert_eq!(error.contains("could not be asked"), answer.is_none(), "{error}");
         }
         assert_eq!(script.sent().len(), 1);
-        assert!(endpoint.request(Grant::Own, given(at(1_000_060))).await.is_err());
+        assert!(endpoint.request(Grant::Own, context(at(1_000_060))).await.is_err());
         assert_eq!(script.sent().len(), 1, "it is looked at again");
     }
 }
@@ -164,8 +164,8 @@ async fn a_message_about_an_issuer_repeats_no_secret() {
     let issuer = Template::parse("https://id.test/${tenant}", &names).ok();
     let foreign = r#"{"issuer":"https://id.test/hunter2/"}"#;
     let config = Config { token_url: None, issuer, ..config() };
-    let endpoint = TokenEndpoint::new(config, Script::of(&[(200, foreign)]));
-    let error = endpoint.request(Grant::Own, given(at(0))).await.unwrap_err().to_string();
+    let endpoint = TokenEndpoint::new(config, ScriptedEndpoint::of(&[(200, foreign)]));
+    let error = endpoint.request(Grant::Own, context(at(0))).await.unwrap_err().to_string();
     assert!(error.contains("https://id.test/…") && !error.contains("hunter2"), "{error}");
 }
 
@@ -183,15 +183,15 @@ async fn a_client_with_a_certificate_asks_the_alias_and_its_audience_stays() {
     names.insert("client_id", "acme");
     let aud = Template::parse("${token_url}", &names.with(DeferredName::TokenUrl)).unwrap();
     for (client_cert, host) in [(Some(certificate), "mtls.as.test"), (None, "as.test")] {
-        let script = Script::of(&[(200, document), (200, TOKENS), (200, "")]);
+        let script = ScriptedEndpoint::of(&[(200, document), (200, TOKENS), (200, "")]);
         let param = Parameter { name: "aud".to_owned(), values: vec![aud.clone()], list: false };
         let issuer = Some(text("https://id.test"));
         let config =
             Config { token_url: None, issuer, client_cert, params: vec![param], ..config() };
         let endpoint = TokenEndpoint::new(config, script.clone());
-        endpoint.request(Grant::Own, given(at(0))).await.unwrap();
+        endpoint.request(Grant::Own, context(at(0))).await.unwrap();
         let token = Secret::new("t".to_owned());
-        endpoint.revoke(&token, TokenKind::AccessToken, given(at(0))).await.unwrap();
+        endpoint.revoke(&token, TokenKind::AccessToken, context(at(0))).await.unwrap();
         let [_, asked, revoked] = script.sent().try_into().unwrap();
         assert!(asked.starts_with(&format!("POST https://{host}/token ")), "{asked}");
         assert!(asked.ends_with("&aud=https%3A%2F%2Fas.test%2Ftoken"), "{asked}");
@@ -229,18 +229,18 @@ fn stepping() -> Config {
 /// The token request and the steps.
 async fn obtain(
     endpoint: &TokenEndpoint,
-    given: RequestContext<'_>,
+    context: TokenRequestContext<'_>,
 ) -> Result<TokenResponse, GrantError> {
-    let tokens = endpoint.request(Grant::Own, given).await?;
-    endpoint.follow(tokens, given).await
+    let tokens = endpoint.request(Grant::Own, context).await?;
+    endpoint.follow(tokens, context).await
 }
 
 #[tokio::test]
 async fn steps_follow_and_the_last_token_is_the_one_that_is_used() {
     let login = r#"{"session":{"token":"bh","ttl":"600"},"restUrl":"https://r/"}"#;
-    let script = Script::of(&[(200, TOKENS), (200, login), (200, "{}")]);
+    let script = ScriptedEndpoint::of(&[(200, TOKENS), (200, login), (200, "{}")]);
     let endpoint = TokenEndpoint::new(stepping(), script.clone());
-    let tokens = obtain(&endpoint, given(at(1000))).await.unwrap();
+    let tokens = obtain(&endpoint, context(at(1000))).await.unwrap();
     assert_eq!(tokens.access_token.unwrap().expose(), "bh");
     assert_eq!(tokens.refresh_token.unwrap().expose(), "rt2");
     assert_eq!(tokens.expires_at, Some(at(1600)));
@@ -266,9 +266,9 @@ async fn the_answer_to_a_step_is_read_as_tolerantly_and_as_strictly() {
         ("0", 1060),
     ] {
         let login = format!(r#"{{"session":{{"token":"b h","ttl":{ttl}}},"restUrl":"a\u0007b"}}"#);
-        let script = Script::of(&[(200, TOKENS), (200, &login), (200, "null")]);
+        let script = ScriptedEndpoint::of(&[(200, TOKENS), (200, &login), (200, "null")]);
         let endpoint = TokenEndpoint::new(stepping(), script.clone());
-        let tokens = obtain(&endpoint, given(at(1000))).await.unwrap();
+        let tokens = obtain(&endpoint, context(at(1000))).await.unwrap();
         assert_eq!(tokens.access_token.unwrap().expose(), "b h");
         assert_eq!(tokens.expires_at, Some(at(expires)), "{ttl}");
         assert!(tokens.raw.is_empty(), "no header field may carry it");
@@ -285,8 +285,8 @@ async fn a_failed_step_says_nothing_of_the_grant() {
         (&[(200, TOKENS), (200, "<html>at1")], ErrorClass::Unreadable),
         (&[(200, TOKENS)], ErrorClass::NotSent),
     ] {
-        let endpoint = TokenEndpoint::new(stepping(), Script::of(answers));
-        let error = obtain(&endpoint, given(at(0))).await.unwrap_err();
+        let endpoint = TokenEndpoint::new(stepping(), ScriptedEndpoint::of(answers));
+        let error = obtain(&endpoint, context(at(0))).await.unwrap_err();
         assert_eq!(error.class, class, "{error}");
         assert!(!error.to_string().contains("at1"), "{error}");
     }
@@ -301,17 +301,18 @@ async fn a_token_is_given_back_where_there_is_a_place_for_it() {
         encoding: Encoding::Json,
         ..config()
     };
-    let script = Script::of(&[(200, ""), (400, r#"{"error":"invalid_client"}"#), (503, "")]);
+    let script =
+        ScriptedEndpoint::of(&[(200, ""), (400, r#"{"error":"invalid_client"}"#), (503, "")]);
     let endpoint = TokenEndpoint::new(config.clone(), script.clone());
-    let revoke = || endpoint.revoke(&token, TokenKind::RefreshToken, given(at(0)));
+    let revoke = || endpoint.revoke(&token, TokenKind::RefreshToken, context(at(0)));
     assert_eq!(revoke().await.unwrap(), Revocation::Done);
     let request = "POST https://as.test/revoke token=r+t&token_type_hint=refresh_token&client_id=acme&client_secret=s";
     assert_eq!(script.sent(), [request]);
     assert_eq!(revoke().await.unwrap_err().class, ErrorClass::Config);
     assert_eq!(revoke().await.unwrap_err().class, ErrorClass::Transient);
     let nowhere = Config { revoke_url: None, ..config };
-    let endpoint = TokenEndpoint::new(nowhere, Script::of(&[]));
-    let revoked = endpoint.revoke(&token, TokenKind::AccessToken, given(at(0))).await;
+    let endpoint = TokenEndpoint::new(nowhere, ScriptedEndpoint::of(&[]));
+    let revoked = endpoint.revoke(&token, TokenKind::AccessToken, context(at(0))).await;
     assert_eq!(revoked.unwrap(), Revocation::NoEndpoint);
 }
 
@@ -322,13 +323,13 @@ async fn a_self_signed_jwt_and_a_static_credential_ask_nobody() {
     let assertion = Assertion { ttl: Duration::from_secs(90), ..Assertion::new(key) };
     let own = Config::new(GrantType::SelfSignedJwt, text("https://api.test/"), text("acme"));
     let own = Config { assertion: Some(assertion), ..own };
-    let endpoint = TokenEndpoint::new(own, Script::of(&[]));
-    let tokens = endpoint.request(Grant::Own, given(at(1000))).await.unwrap();
+    let endpoint = TokenEndpoint::new(own, ScriptedEndpoint::of(&[]));
+    let tokens = endpoint.request(Grant::Own, context(at(1000))).await.unwrap();
     assert_eq!(tokens.expires_at, Some(at(1060)));
     assert_eq!(tokens.access_token.unwrap().expose().split('.').count(), 3);
     let none = Config::new(GrantType::Static, text("https://as.test/"), text("acme"));
-    let endpoint = TokenEndpoint::new(none, Script::of(&[]));
-    let tokens = endpoint.request(Grant::Own, given(at(0))).await.unwrap();
+    let endpoint = TokenEndpoint::new(none, ScriptedEndpoint::of(&[]));
+    let tokens = endpoint.request(Grant::Own, context(at(0))).await.unwrap();
     assert!(tokens.access_token.is_some() && tokens.expires_at.is_none());
 }
 
@@ -343,14 +344,15 @@ async fn the_subject_token_is_read_for_each_request() {
     };
     let own = Some(OwnGrant::TokenExchange(Box::new(exchange)));
     let config = Config { grant: GrantType::TokenExchange, own, ..config() };
-    let script = Script::of(&[(200, TOKENS), (400, r#"{"error":"x","error_description":"two"}"#)]);
+    let script =
+        ScriptedEndpoint::of(&[(200, TOKENS), (400, r#"{"error":"x","error_description":"two"}"#)]);
     let endpoint = TokenEndpoint::new(config, script.clone());
-    let error = endpoint.request(Grant::Own, given(at(0))).await.unwrap_err();
+    let error = endpoint.request(Grant::Own, context(at(0))).await.unwrap_err();
     assert_eq!((error.class, script.sent().len()), (ErrorClass::NotSent, 0));
     std::fs::write(&path, "one\n").unwrap();
-    endpoint.request(Grant::Own, given(at(0))).await.unwrap();
+    endpoint.request(Grant::Own, context(at(0))).await.unwrap();
     std::fs::write(&path, "two\n").unwrap();
-    let error = endpoint.request(Grant::Own, given(at(0))).await.unwrap_err();
+    let error = endpoint.request(Grant::Own, context(at(0))).await.unwrap_err();
     assert!(!error.to_string().contains("two"), "{error}");
     let sent = script.sent();
     let [one, two] = sent.as_slice() else { panic!("{sent:?}") };
@@ -371,9 +373,9 @@ async fn a_subject_token_that_cannot_be_read_in_time_is_a_request_not_sent() {
     let own = Some(OwnGrant::TokenExchange(Box::new(exchange)));
     let timeout = Duration::from_millis(20);
     let config = Config { grant: GrantType::TokenExchange, own, timeout, ..config() };
-    let script = Script::of(&[]);
+    let script = ScriptedEndpoint::of(&[]);
     let endpoint = TokenEndpoint::new(config, script.clone());
-    let asked = endpoint.request(Grant::Own, given(at(0)));
+    let asked = endpoint.request(Grant::Own, context(at(0)));
     let asked = tokio::time::timeout(Duration::from_secs(5), asked).await;
     // Whoever reads comes to an end, and the runtime with it.
     drop(std::fs::File::options().write(true).open(&path).unwrap());
@@ -385,11 +387,11 @@ async fn a_subject_token_that_cannot_be_read_in_time_is_a_request_not_sent() {
 async fn a_variable_cannot_leave_its_place_in_a_url() {
     let config = Config { token_url: Some(text("https://as.test/${club}/token")), ..config() };
     for (value, path) in [("paris", "/paris/token"), ("../x?y#", "/..%2Fx%3Fy%23/token")] {
-        let script = Script::of(&[(200, TOKENS)]);
+        let script = ScriptedEndpoint::of(&[(200, TOKENS)]);
         let endpoint = TokenEndpoint::new(config.clone(), script.clone());
         let variables = Variables::from([("club".to_owned(), value.to_owned())]);
-        let given = RequestContext { variables: &variables, ..given(at(0)) };
-        endpoint.request(Grant::Own, given).await.unwrap();
+        let context = TokenRequestContext { variables: &variables, ..context(at(0)) };
+        endpoint.request(Grant::Own, context).await.unwrap();
         assert!(script.sent().concat().starts_with(&format!("POST https://as.test{path} ")));
     }
 }

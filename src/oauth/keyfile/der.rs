@@ -7,7 +7,7 @@ use super::KeyFault;
 
 /// What a structure in DER is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum DerKind {
     Private,
     Encrypted,
     Public,
@@ -25,8 +25,8 @@ const OCTET_STRING: u8 = 0x04;
 const OID: u8 = 0x06;
 
 /// Tells the structures apart by the tags of their first elements, which no two share.
-pub(super) fn kind(der: &[u8]) -> Kind {
-    let Some((SEQUENCE, content, _)) = element(der) else { return Kind::Unknown };
+pub(super) fn kind(der: &[u8]) -> DerKind {
+    let Some((SEQUENCE, content, _)) = element(der) else { return DerKind::Unknown };
     let parts = elements(content);
     let tags: Vec<u8> = parts.iter().map(|(tag, _)| *tag).collect();
     let first_of = |at: usize| parts.get(at).and_then(|(_, content)| element(content));
@@ -34,20 +34,20 @@ pub(super) fn kind(der: &[u8]) -> Kind {
     match tags.as_slice() {
         // RFC 7292: version 3, then a content that has a type.
         [INTEGER, SEQUENCE, ..] if parts.first().is_some_and(|(_, version)| *version == [3]) => {
-            Kind::Pkcs12
+            DerKind::Pkcs12
         }
-        [INTEGER, SEQUENCE, OCTET_STRING, ..] => Kind::Private,
-        [INTEGER, OCTET_STRING, ..] => Kind::Private,
-        [INTEGER, INTEGER] => Kind::Public,
-        [INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER] => Kind::Dsa,
-        [INTEGER, INTEGER, INTEGER, ..] => Kind::Private,
-        [SEQUENCE, OCTET_STRING] if begins_with_oid(0) => Kind::Encrypted,
-        [SEQUENCE, BIT_STRING] if begins_with_oid(0) => Kind::Public,
+        [INTEGER, SEQUENCE, OCTET_STRING, ..] => DerKind::Private,
+        [INTEGER, OCTET_STRING, ..] => DerKind::Private,
+        [INTEGER, INTEGER] => DerKind::Public,
+        [INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER] => DerKind::Dsa,
+        [INTEGER, INTEGER, INTEGER, ..] => DerKind::Private,
+        [SEQUENCE, OCTET_STRING] if begins_with_oid(0) => DerKind::Encrypted,
+        [SEQUENCE, BIT_STRING] if begins_with_oid(0) => DerKind::Public,
         [SEQUENCE, SEQUENCE, BIT_STRING] if X509Certificate::from_der(der).is_ok() => {
-            Kind::Certificate
+            DerKind::Certificate
         }
-        [SEQUENCE, SEQUENCE, BIT_STRING] => Kind::Request,
-        _ => Kind::Unknown,
+        [SEQUENCE, SEQUENCE, BIT_STRING] => DerKind::Request,
+        _ => DerKind::Unknown,
     }
 }
 

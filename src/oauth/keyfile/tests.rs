@@ -46,7 +46,7 @@ fn lengths_in_der_that_lie_are_no_elements() {
         &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff, 0],
     ] {
         assert_eq!(element(der), None, "{der:?}");
-        assert_eq!(kind(der), Kind::Unknown);
+        assert_eq!(kind(der), DerKind::Unknown);
     }
     assert_eq!(element(&[2, 1, 5, 9]), Some((2, &[5][..], &[9][..])));
     assert_eq!(element(&[2, 0x81, 1, 5]), Some((2, &[5][..], &[][..])));

@@ -1,4 +1,4 @@
-//! The parameters of a request, and the four ways in which they travel.
+//! The parameters of a request and their four encodings.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method};
@@ -10,11 +10,11 @@ use crate::oauth::{Encoding, Parameter};
 use crate::secret::Secret;
 use crate::template::Values;
 
-/// The parameters of a request, in the order in which they are sent.
+/// The parameters of a request, in sending order.
 #[derive(Default)]
-pub(in crate::oauth) struct Form(Vec<Entry>);
+pub(in crate::oauth) struct Form(Vec<FormEntry>);
 
-struct Entry {
+struct FormEntry {
     name: String,
     values: Vec<String>,
     list: bool,
@@ -23,21 +23,22 @@ struct Entry {
 impl Form {
     pub(super) fn add(&mut self, name: &str, value: &str) {
         let (name, values) = (name.to_owned(), vec![value.to_owned()]);
-        self.0.push(Entry { name, values, list: false });
+        self.0.push(FormEntry { name, values, list: false });
     }
 
-    /// Parameters of the operator win over those of the same name; one without a value ends them.
+    /// Adds configured parameters. They replace earlier ones of the same name; one without a value
+    /// removes them.
     pub(in crate::oauth) fn replace(&mut self, parameters: &[Parameter], values: Values<'_>) {
         for Parameter { name, values: templates, list } in parameters {
             self.0.retain(|entry| entry.name != *name);
             if !templates.is_empty() {
                 let values = templates.iter().map(|value| value.expand(values)).collect();
-                self.0.push(Entry { name: name.clone(), values, list: *list });
+                self.0.push(FormEntry { name: name.clone(), values, list: *list });
             }
         }
     }
 
-    /// The method, the URL and the content; the content's type goes into `fields`.
+    /// Returns the method, the URL and the body, and adds the content type to `fields`.
     pub(in crate::oauth) fn encode(
         self,
         encoding: Encoding,
@@ -55,7 +56,7 @@ impl Form {
                 return (method, url, Secret::new(String::new()));
             }
         };
-        // A request without parameters has no content: GitHub's, for one.
+        // A request without parameters has no body, and so no content type; GitHub expects this.
         if !body.is_empty() && !fields.contains_key(CONTENT_TYPE) {
             fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
@@ -64,7 +65,7 @@ impl Form {
 
     fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         let of_entry = |entry| {
-            let Entry { name, values, .. }: &Entry = entry;
+            let FormEntry { name, values, .. }: &FormEntry = entry;
             values.iter().map(|value| (name.as_str(), value.as_str()))
         };
         self.0.iter().flat_map(of_entry)
@@ -74,13 +75,14 @@ impl Form {
         Serializer::new(String::new()).extend_pairs(self.pairs()).finish()
     }
 
-    /// One object, in this order; a parameter with several values is a list.
+    /// Encodes the parameters as one object, in order. A parameter with several values becomes an
+    /// array.
     fn json(&self) -> String {
         if self.0.is_empty() {
             return String::new();
         }
         let text = |text: &String| Value::String(text.clone());
-        let member = |Entry { name, values, list }: &Entry| {
+        let member = |FormEntry { name, values, list }: &FormEntry| {
             let value = match values.as_slice() {
                 [one] if !list => text(one),
                 several => several.iter().map(text).collect(),

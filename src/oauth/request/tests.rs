@@ -1,8 +1,12 @@
 #![allow(clippy::unwrap_used)]
 use std::time::UNIX_EPOCH;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::AUTHORIZATION;
+
 use super::*;
-use crate::oauth::{GrantType, Parameter};
+use crate::oauth::{ClientAuthentication, GrantType, Parameter};
 use crate::template::{Names, Template, Variables};
 
 fn config(client_auth: ClientAuthentication, secret: Option<&str>) -> Config {
@@ -15,20 +19,20 @@ fn config(client_auth: ClientAuthentication, secret: Option<&str>) -> Config {
     }
 }
 
-fn given() -> RequestContext<'static> {
+fn context() -> TokenRequestContext<'static> {
     static NONE: Variables = Variables::new();
-    RequestContext {
+    TokenRequestContext {
         now: UNIX_EPOCH,
         access_token: None,
         variables: &NONE,
         proof: None,
-        listen: std::time::Duration::ZERO,
+        response_timeout: Duration::ZERO,
     }
 }
 
 fn request(config: &Config, grant: Grant<'_>) -> TokenRequest {
-    let endpoints = Endpoints::of(config, given()).unwrap();
-    TokenRequest::new(config, &endpoints, &ExchangeTokens::default(), grant, given()).unwrap()
+    let endpoints = Endpoints::of(config, context()).unwrap();
+    TokenRequest::new(config, &endpoints, &ExchangeTokens::default(), grant, context()).unwrap()
 }
 
 fn authorization(request: &TokenRequest) -> Option<String> {
@@ -149,9 +153,9 @@ fn a_changed_parameter_may_make_a_refused_grant_succeed() {
 #[test]
 fn what_an_issuer_does_not_publish_is_said_to_be_in_neither_place() {
     let config = Config { token_url: None, ..config(ClientAuthentication::Post, None) };
-    let endpoints = Endpoints::of(&config, given()).unwrap();
+    let endpoints = Endpoints::of(&config, context()).unwrap();
     let made =
-        TokenRequest::new(&config, &endpoints, &ExchangeTokens::default(), Grant::Own, given());
+        TokenRequest::new(&config, &endpoints, &ExchangeTokens::default(), Grant::Own, context());
     let error = made.unwrap_err().to_string();
     assert!(error.contains("token_url") && error.contains("nor the issuer"), "{error}");
 }

@@ -27,7 +27,7 @@ pub(super) struct Response {
     body: Vec<u8>,
     /// What cannot be understood before more of it is there.
     pending: Vec<u8>,
-    framing: Framing,
+    progress: BodyProgress,
     /// How much came in interim responses.
     interim: usize,
     /// What is wrong with it.
@@ -36,7 +36,7 @@ pub(super) struct Response {
 
 /// Where the body ends, and how much of the way is left.
 #[derive(Default, Debug, PartialEq)]
-enum Framing {
+enum BodyProgress {
     #[default]
     UntilClosed,
     Length(usize),
@@ -72,7 +72,7 @@ impl Response {
                 // Its status counts all the same: a success has consumed the refresh token.
                 self.head = Some(head(&std::mem::take(&mut self.pending))?);
                 self.flaw = Some("its head is longer than 1 MiB");
-                self.framing = Framing::Done;
+                self.progress = BodyProgress::Done;
                 return Ok(true);
             };
             self.pending.drain(..body);
@@ -83,16 +83,16 @@ impl Response {
                 }
                 continue;
             }
-            self.framing = Framing::of(status, &fields);
+            self.progress = BodyProgress::of(status, &fields);
             self.head = Some((status, fields));
         }
         while self.advance() {}
         if self.body.len() > MAX_BODY {
             self.body.truncate(MAX_BODY);
             self.flaw = Some("it is longer than 1 MiB");
-            self.framing = Framing::Done;
+            self.progress = BodyProgress::Done;
         }
-        Ok(self.framing == Framing::Done)
+        Ok(self.progress == BodyProgress::Done)
     }
 
     /// What is wrong where something came, and no response.
@@ -118,10 +118,10 @@ impl Response {
     pub(super) fn suffices(&self) -> bool {
         let Some((status, _)) = self.head else { return self.is_bare() };
         let has_refresh_token = || has_token(&self.body, "refresh_token");
-        match self.framing {
-            Framing::Done | Framing::Trailers => true,
-            Framing::Beyond => !status.is_success() || has_refresh_token(),
-            Framing::UntilClosed => is_whole_json(&self.body),
+        match self.progress {
+            BodyProgress::Done | BodyProgress::Trailers => true,
+            BodyProgress::Beyond => !status.is_success() || has_refresh_token(),
+            BodyProgress::UntilClosed => is_whole_json(&self.body),
             _ => is_whole_json(&self.body) && (!status.is_success() || has_refresh_token()),
         }
     }
@@ -153,14 +153,14 @@ impl Response {
     /// The answer, if there is one; `end` says how the connection ended where the framing does not.
     pub(super) fn into_answer(mut self, end: &str) -> Option<RawAnswer> {
         let Some((status, fields)) = self.head.take() else { return self.into_headless() };
-        if !matches!(self.framing, Framing::Done) {
+        if !matches!(self.progress, BodyProgress::Done) {
             self.body.append(&mut self.pending);
             self.body.truncate(MAX_BODY);
         }
-        let missing = match self.framing {
-            Framing::Done | Framing::UntilClosed if end.is_empty() => None,
-            Framing::Done | Framing::Beyond => None,
-            Framing::UntilClosed => Some(end.to_owned()),
+        let missing = match self.progress {
+            BodyProgress::Done | BodyProgress::UntilClosed if end.is_empty() => None,
+            BodyProgress::Done | BodyProgress::Beyond => None,
+            BodyProgress::UntilClosed => Some(end.to_owned()),
             _ if end.is_empty() => Some("it ended early".to_owned()),
             _ => Some(format!("it ended early: {end}")),
         };
@@ -170,33 +170,34 @@ impl Response {
 
     /// Goes one step further in what is pending. Returns whether there may be another.
     fn advance(&mut self) -> bool {
-        match self.framing {
-            Framing::Done => return false,
-            Framing::UntilClosed | Framing::Beyond => {
+        match self.progress {
+            BodyProgress::Done => return false,
+            BodyProgress::UntilClosed | BodyProgress::Beyond => {
                 self.body.append(&mut self.pending);
                 return false;
             }
-            Framing::Length(left) | Framing::Chunk(left) => {
+            BodyProgress::Length(left) | BodyProgress::Chunk(left) => {
                 let now = left.min(self.pending.len());
                 self.body.extend(self.pending.drain(..now));
                 let left = left - now;
-                let is_chunk = matches!(self.framing, Framing::Chunk(_));
-                self.framing = match (left, is_chunk) {
-                    (0, true) => Framing::ChunkEnd,
+                let is_chunk = matches!(self.progress, BodyProgress::Chunk(_));
+                self.progress = match (left, is_chunk) {
+                    (0, true) => BodyProgress::ChunkEnd,
                     (0, false) if is_begun_json(&self.body) && !is_whole_json(&self.body) => {
                         self.flaw = Some("its Content-Length is less than its length");
-                        Framing::Beyond
+                        BodyProgress::Beyond
                     }
-                    (0, false) => Framing::Done,
-                    (left, true) => Framing::Chunk(left),
-                    (left, false) => Framing::Length(left),
+                    (0, false) => BodyProgress::Done,
+                    (left, true) => BodyProgress::Chunk(left),
+                    (left, false) => BodyProgress::Length(left),
                 };
                 return left == 0;
             }
-            Framing::ChunkSize | Framing::ChunkEnd | Framing::Trailers => {}
+            BodyProgress::ChunkSize | BodyProgress::ChunkEnd | BodyProgress::Trailers => {}
         }
         let first = self.pending.trim_ascii_start().first();
-        if self.framing == Framing::ChunkSize && first.is_some_and(|byte| !byte.is_ascii_hexdigit())
+        if self.progress == BodyProgress::ChunkSize
+            && first.is_some_and(|byte| !byte.is_ascii_hexdigit())
         {
             self.give_up_chunks();
             return true;
@@ -208,20 +209,20 @@ impl Response {
             return false;
         };
         let line = self.pending.get(..end).unwrap_or_default().trim_ascii();
-        let next = match self.framing {
-            Framing::ChunkEnd if line.is_empty() => Some(Framing::ChunkSize),
-            Framing::ChunkEnd => None,
-            Framing::Trailers if line.is_empty() => Some(Framing::Done),
-            Framing::Trailers => Some(Framing::Trailers),
+        let next = match self.progress {
+            BodyProgress::ChunkEnd if line.is_empty() => Some(BodyProgress::ChunkSize),
+            BodyProgress::ChunkEnd => None,
+            BodyProgress::Trailers if line.is_empty() => Some(BodyProgress::Done),
+            BodyProgress::Trailers => Some(BodyProgress::Trailers),
             _ => chunk_size(line).map(|size| match size {
-                0 => Framing::Trailers,
-                size => Framing::Chunk(size),
+                0 => BodyProgress::Trailers,
+                size => BodyProgress::Chunk(size),
             }),
         };
         match next {
             Some(next) => {
                 self.pending.drain(..=end);
-                self.framing = next;
+                self.progress = next;
             }
             None => self.give_up_chunks(),
         }
@@ -231,11 +232,11 @@ impl Response {
     /// Whatever comes is the body from here on.
     fn give_up_chunks(&mut self) {
         self.flaw = Some("its chunks are broken");
-        self.framing = Framing::UntilClosed;
+        self.progress = BodyProgress::UntilClosed;
     }
 }
 
-impl Framing {
+impl BodyProgress {
     /// RFC 9112 §6.3.
     fn of(status: StatusCode, fields: &HeaderMap) -> Self {
         let text = |name| fields.get_all(name).iter().filter_map(|value| value.to_str().ok());

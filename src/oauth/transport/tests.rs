@@ -144,7 +144,7 @@ async fn a_server_that_says_nothing_before_the_request_has_been_sent_nothing() {
 async fn answered(
     answer: impl AsRef<[u8]>,
     stays_open: bool,
-    listen: Duration,
+    response_timeout: Duration,
 ) -> Result<RawAnswer, TransportError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/token?a=b", listener.local_addr().unwrap()).parse().unwrap();
@@ -165,7 +165,7 @@ async fn answered(
             std::future::pending().await
         }
     });
-    transport().send(TokenRequest::get(url, None), listen).await
+    transport().send(TokenRequest::get(url, None), response_timeout).await
 }
 
 #[tokio::test]
@@ -203,9 +203,9 @@ async fn only_an_answer_without_a_status_is_none() {
     let short = Duration::from_millis(50);
     for answer in ["", "HTTP/1.1 20", "HTTP/1.1 503 Busy\r\nX: 5\r\n", "{\"a\":1}", "SSH-2.0\r\n"] {
         let error = answered(answer, false, LISTEN).await.unwrap_err();
-        assert!(matches!(error, TransportError::Unanswered(_)), "{error}");
+        assert!(matches!(error, TransportError::NoAnswer(_)), "{error}");
         let error = answered(answer, true, short).await.unwrap_err();
-        assert!(matches!(error, TransportError::Unanswered(_)), "{error}");
+        assert!(matches!(error, TransportError::NoAnswer(_)), "{error}");
     }
     // The refresh token is consumed, wherever the rest is.
     for answer in ["HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX"] {
@@ -230,7 +230,7 @@ async fn only_an_answer_without_a_status_is_none() {
 #[tokio::test]
 async fn what_came_while_nobody_looked_is_read_past_the_deadline() {
     use std::io::{Read, Write};
-    let listen = Duration::from_millis(300);
+    let response_timeout = Duration::from_millis(300);
     let padding = "a".repeat(900_000);
     let body = format!(r#"{{"padding":"{padding}","refresh_token":"rt2"}}"#);
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -251,13 +251,12 @@ async fn what_came_while_nobody_looked_is_read_past_the_deadline() {
             is_stopped.recv().unwrap();
             stream.write_all(after.as_bytes()).is_ok()
         });
-        let sending =
-            tokio::spawn(
-                async move { transport().send(TokenRequest::get(url, None), listen).await },
-            );
+        let sending = tokio::spawn(async move {
+            transport().send(TokenRequest::get(url, None), response_timeout).await
+        });
         is_asked.await.unwrap();
         stopped.send(()).unwrap();
-        std::thread::sleep(listen * 2);
+        std::thread::sleep(response_timeout * 2);
         let answer = sending.await.unwrap().unwrap();
         assert_eq!((answer.body.len(), answer.cut), (body.len(), None));
         assert!(server.join().unwrap());
@@ -265,9 +264,9 @@ async fn what_came_while_nobody_looked_is_read_past_the_deadline() {
 }
 
 /// What a server sends, and when it is seen.
-struct Script(std::collections::VecDeque<(&'static [u8], Pin<Box<tokio::time::Sleep>>)>);
+struct ScriptedStream(std::collections::VecDeque<(&'static [u8], Pin<Box<tokio::time::Sleep>>)>);
 
-impl Script {
+impl ScriptedStream {
     fn new(parts: impl IntoIterator<Item = (&'static [u8], Duration)>) -> Self {
         let now = Instant::now();
         let at = |(bytes, after)| (bytes, Box::pin(tokio::time::sleep_until(now + after)));
@@ -275,7 +274,7 @@ impl Script {
     }
 }
 
-impl AsyncRead for Script {
+impl AsyncRead for ScriptedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
@@ -289,7 +288,7 @@ impl AsyncRead for Script {
     }
 }
 
-impl AsyncWrite for Script {
+impl AsyncWrite for ScriptedStream {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut std::task::Context<'_>,
@@ -319,13 +318,13 @@ async fn a_deadline_that_is_seen_before_the_bytes_loses_none_and_has_an_end() {
     const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
     let late = |millis| LISTEN + Duration::from_millis(millis);
     let deadline = Instant::now() + LISTEN;
-    let mut stream = Script::new([(HEAD, late(5)), (b"{", late(10)), (b"}", late(15))]);
+    let mut stream = ScriptedStream::new([(HEAD, late(5)), (b"{", late(10)), (b"}", late(15))]);
     let mut response = Response::default();
     assert!(receive(&mut stream, &mut response, deadline).await.unwrap().is_none());
     assert_eq!(response.into_answer("").unwrap().body, b"{}");
     // Whoever goes on sending does not hold it up for ever.
     let deadline = Instant::now() + LISTEN;
-    let mut stream = Script::new((0..1000).map(|n| (&b"a"[..], late(n * 50))));
+    let mut stream = ScriptedStream::new((0..1000).map(|n| (&b"a"[..], late(n * 50))));
     let end = receive(&mut stream, &mut Response::default(), deadline).await.unwrap();
     assert_eq!(end.unwrap().kind(), ErrorKind::TimedOut);
     assert!(Instant::now() <= deadline + LAST_LOOKS);
@@ -337,7 +336,7 @@ async fn in_parts(parts: &'static [(u64, &'static str)]) -> RawAnswer {
     let deadline = Instant::now() + LISTEN;
     let parts = parts.iter().map(|(at, part)| (part.as_bytes(), Duration::from_millis(*at)));
     let mut response = Response::default();
-    let end = receive(&mut Script::new(parts), &mut response, deadline).await.unwrap();
+    let end = receive(&mut ScriptedStream::new(parts), &mut response, deadline).await.unwrap();
     response.into_answer(&end.as_ref().map(words).unwrap_or_default()).unwrap()
 }
 
@@ -431,7 +430,7 @@ async fn interim_responses_have_an_end() {
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
     let parts = |count: u32, every: Duration| {
         let interim = (0..count).map(move |n| (INTERIM, every * n));
-        Script::new(interim.chain([(ANSWER, every * count)]))
+        ScriptedStream::new(interim.chain([(ANSWER, every * count)]))
     };
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut response = Response::default();
@@ -441,6 +440,6 @@ async fn interim_responses_have_an_end() {
     let mut endless = parts(5000, Duration::ZERO);
     let deadline = Instant::now() + Duration::from_secs(60);
     let error = receive(&mut endless, &mut Response::default(), deadline).await.unwrap_err();
-    assert!(matches!(error, TransportError::Unanswered(why) if why.contains("interim")));
+    assert!(matches!(error, TransportError::NoAnswer(why) if why.contains("interim")));
     assert!(endless.0.len() > 2000);
 }

@@ -8,21 +8,23 @@ use super::Part;
 use crate::config::{
     self, AnswerRule, CredentialSection, Field, Literal, Place, Problem, Response,
 };
-use crate::oauth::{self, Comparison, Mapping, MemberPath, ResponseFormat, Rotation, TimeUnit};
+use crate::oauth::{
+    self, Comparison, Mapping, MemberPath, Rotation, TimeUnit, TokenResponseFormat,
+};
 
 impl Part<'_, '_> {
     /// `raw` are the members that other texts name.
-    pub(super) fn reading(&mut self, raw: &[String]) -> ResponseFormat {
+    pub(super) fn reading(&mut self, raw: &[String]) -> TokenResponseFormat {
         let section = self.section;
         let mapping = section.response.get().map(mapping).unwrap_or_default();
         self.warn_if_all_succeed(&mapping);
-        ResponseFormat {
+        TokenResponseFormat {
             mapping,
             dead: self.answer_rules("dead", &section.dead),
             busy: self.answer_rules("busy", &section.busy),
             raw: raw.iter().filter_map(|path| MemberPath::parse(path)).collect(),
             dpop: section.dpop.or(false),
-            ..ResponseFormat::default()
+            ..TokenResponseFormat::default()
         }
     }
 

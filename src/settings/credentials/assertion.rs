@@ -8,8 +8,8 @@ use super::Part;
 use super::oauth::{encoding, place_of};
 use crate::config::{AssertionTable, ClaimValue, Entries, Field, StepTable};
 use crate::oauth::{
-    Assertion, Claim, ClientAuthentication, GrantType, MemberPath, SigningKey, SigningKeyError,
-    Step, Thumbprint,
+    Assertion, CertificateThumbprint, Claim, ClientAuthentication, GrantType, MemberPath,
+    SigningKey, SigningKeyError, Step,
 };
 use crate::secret::{Secret, SecretSource};
 use crate::template::{DeferredName, Names, Template};
@@ -100,7 +100,7 @@ impl Part<'_, '_> {
         &mut self,
         table: &AssertionTable,
         key: Option<&SigningKey>,
-    ) -> Option<Thumbprint> {
+    ) -> Option<CertificateThumbprint> {
         let given = table.cert.given()?;
         let source = SecretSource::File(self.review.path(given.get_ref()));
         let text = match self.review.read_lines(&source) {

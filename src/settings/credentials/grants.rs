@@ -101,7 +101,7 @@ impl Part<'_, '_> {
         let asks_nobody = matches!(
             own,
             GrantType::RefreshToken | GrantType::DeviceCode | GrantType::AuthorizationCode
-        ) || !own.asks();
+        ) || !own.makes_token_requests();
         if asks_nobody {
             self.report("bootstrap.grant", "brings no refresh token by itself", kind.span(), fix);
             return None;

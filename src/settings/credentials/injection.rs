@@ -49,7 +49,7 @@ impl Part<'_, '_> {
         const OURS: &str = "with `dpop` the token travels as `Authorization: DPoP …` by itself";
         let section = self.section;
         let grant = grant_type(section);
-        if let Some(given) = section.dpop.given().filter(|_| !grant.asks()) {
+        if let Some(given) = section.dpop.given().filter(|_| !grant.makes_token_requests()) {
             let message = format!(
                 "needs a token endpoint, which binds tokens to the key: the {} grant has none",
                 grant.name()

@@ -85,7 +85,8 @@ impl Part<'_, '_> {
     fn client_id(&mut self, names: &Names) -> Option<Template> {
         let section = self.section;
         let grant = grant_type(section);
-        let optional = matches!(grant, GrantType::JwtBearer | GrantType::Custom) || !grant.asks();
+        let optional = matches!(grant, GrantType::JwtBearer | GrantType::Custom)
+            || !grant.makes_token_requests();
         if !optional {
             let fix = "write client_id = \"…\" as the authorization server gave it";
             self.require(&section.client_id, "client_id", fix);
@@ -122,7 +123,7 @@ impl Part<'_, '_> {
     /// is needed is missing or broken.
     fn urls(&mut self, grant: GrantType, names: &Names) -> Option<[Option<Template>; 6]> {
         let section = self.section;
-        if section.issuer.is_absent() && grant.asks() {
+        if section.issuer.is_absent() && grant.makes_token_requests() {
             let fix = "write token_url = \"https://…\", or issuer = \"https://…\"";
             self.require(&section.token_url, "token_url", fix);
         }
@@ -135,7 +136,8 @@ impl Part<'_, '_> {
             ("issuer", &section.issuer),
         ];
         let urls = fields.map(|(key, field)| self.url(key, field, names));
-        let usable = !grant.asks() || urls.first()?.is_some() || urls.last()?.is_some();
+        let usable =
+            !grant.makes_token_requests() || urls.first()?.is_some() || urls.last()?.is_some();
         usable.then_some(urls)
     }
 

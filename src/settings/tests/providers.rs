@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::*;
 use crate::oauth::{
-    Endpoints, ExchangeTokens, Grant, RawAnswer, RequestContext, TokenRequest, read,
+    Endpoints, ExchangeTokens, Grant, RawAnswer, TokenRequest, TokenRequestContext, read,
 };
 use crate::secret::SecretError;
 use crate::template::{Template, Values, Variables};
@@ -50,12 +50,12 @@ pub(super) fn configured(text: &str) -> Result<credential::Config, Problems> {
 pub(super) fn sent(config: &credential::Config, grant: Grant<'_>) -> String {
     let (oauth, none) = (&config.token.oauth, Variables::new());
     let access_token = Secret::new("at".to_owned());
-    let given = RequestContext {
+    let given = TokenRequestContext {
         now: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         access_token: Some(&access_token),
         variables: &none,
         proof: None,
-        listen: Duration::from_secs(9),
+        response_timeout: Duration::from_secs(9),
     };
     let material = ExchangeTokens {
         subject_token: Some(Secret::new("subject".to_owned())),
@@ -405,7 +405,7 @@ fn an_api_key_takes_no_token_request() {
     let fields: Vec<_> =
         fields.iter().map(|(name, it)| (name.as_str(), it.expand(values))).collect();
     assert_eq!(fields, [("x-api-key", "value".to_owned())]);
-    assert!(!config.token.oauth.grant.asks());
+    assert!(!config.token.oauth.grant.makes_token_requests());
 }
 
 #[test]

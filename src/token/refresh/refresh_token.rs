@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::{Flight, FlightFailure, FlightProgress};
 use crate::dpop;
 use crate::oauth::{
-    Consumption, DpopBinding, ErrorClass, Grant, GrantError, RequestContext, Rotation,
+    Consumption, DpopBinding, ErrorClass, Grant, GrantError, Rotation, TokenRequestContext,
     TokenResponse,
 };
 use crate::secret::Secret;
@@ -88,7 +88,7 @@ impl Flight<'_> {
             }
             self.forget_attempt(&error, before);
             let wait = match error.class {
-                _ if error.salvaged.is_some() => None,
+                _ if error.recovered.is_some() => None,
                 ErrorClass::NotSent if !unsent => {
                     unsent = true;
                     Some(Duration::ZERO)
@@ -280,12 +280,12 @@ impl Flight<'_> {
             let now = self.now();
             let nonce = self.entry.lock().nonce.clone();
             let proof = key.as_ref().map(|key| DpopBinding { key, nonce: nonce.as_deref() });
-            let given = RequestContext {
+            let given = TokenRequestContext {
                 now,
                 access_token: base.access_token.as_ref(),
                 variables: &self.resolved.config.variables,
                 proof,
-                listen,
+                response_timeout: listen,
             };
             let answer = self.resolved.endpoint.request(grant, given).await;
             let nonce = match &answer {

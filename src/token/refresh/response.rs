@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use super::{Flight, FlightFailure, FlightProgress};
 use crate::oauth::{
-    Consumption, DpopBinding, ErrorClass, Grant, GrantError, RequestContext, RetryPace, Rotation,
-    TokenResponse,
+    Consumption, DpopBinding, ErrorClass, Grant, GrantError, RetryPace, Rotation,
+    TokenRequestContext, TokenResponse,
 };
 use crate::secret::Secret;
 use crate::store::{BootstrapHistory, NotBefore, TerminalReason, TokenRecord};
@@ -92,12 +92,12 @@ impl Flight<'_> {
         let Some((response, asked_at)) = pending_steps else { return Ok(None) };
         let key = base.dpop_key.as_ref().filter(|_| self.resolved.sources().bound);
         let key = key.and_then(|key| crate::dpop::ProofKey::from_stored(key).ok());
-        let given = RequestContext {
+        let given = TokenRequestContext {
             now: asked_at,
             access_token: base.access_token.as_ref(),
             variables: &self.resolved.config.variables,
             proof: key.as_ref().map(|key| DpopBinding { key, nonce: None }),
-            listen: self.resolved.config.oauth.timeout,
+            response_timeout: self.resolved.config.oauth.timeout,
         };
         let is_over = response.expires_at.is_some_and(|end| end <= self.now());
         if is_over {
@@ -177,10 +177,10 @@ impl Flight<'_> {
         }
         self.record_retry_after(&error);
         let token = presented.refresh_token();
-        if let Some(salvaged) = error.salvaged.clone() {
+        if let Some(recovered) = error.recovered.clone() {
             let record = apply_refresh_token(
                 base,
-                Some(salvaged),
+                Some(recovered),
                 &self.response_context(presented, asked_at),
             );
             let generation = base.generation;
@@ -334,11 +334,11 @@ impl Flight<'_> {
         }
         self.record_retry_after(&error);
         let detail = Some(format!("the bootstrap failed: {error}"));
-        if let Some(salvaged) = error.salvaged.clone() {
+        if let Some(recovered) = error.recovered.clone() {
             // The next token comes from it, and not from another bootstrap.
             let base = TokenRecord { bootstrap: tried(0), ..base };
             let response_context = self.response_context(PresentedGrant::NewGrant, asked_at);
-            let record = apply_refresh_token(&base, Some(salvaged), &response_context);
+            let record = apply_refresh_token(&base, Some(recovered), &response_context);
             self.keep(&base, record).await;
             self.entry.metrics.record_bootstrap("failed");
             return Err(FlightFailure { detail, ..FlightFailure::of_answer(&error) });

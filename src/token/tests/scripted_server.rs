@@ -150,7 +150,7 @@ impl Transport for ScriptedServer {
             let answer = self.answers.lock().unwrap().pop_front();
             let (status, body, retry_after) = match answer.unwrap_or(ScriptedAnswer::Unreachable) {
                 ScriptedAnswer::Says(status, body, retry_after) => (status, body, retry_after),
-                ScriptedAnswer::Lost => return Err(TransportError::Unanswered("reset".to_owned())),
+                ScriptedAnswer::Lost => return Err(TransportError::NoAnswer("reset".to_owned())),
                 ScriptedAnswer::Unreachable => {
                     return Err(TransportError::NotSent("nobody listens".to_owned()));
                 }

@@ -55,7 +55,7 @@ fn a_dead_refresh_token_is_dead_in_every_dialect() {
         ),
         (401, r#"{"message":"no active refresh token"}"#),
         (401, r#"{"message":"An active refresh token is required"}"#),
-        (401, r#"{"detail":"RequestContext refresh token does not exist"}"#),
+        (401, r#"{"detail":"TokenRequestContext refresh token does not exist"}"#),
         (
             400,
             r#"{"error":"invalid_request","error_description":"Invalid \"refresh_token\" in request."}"#,

@@ -112,13 +112,13 @@ fn body_in_hand() -> impl Strategy<Value = (Vec<u8>, Option<String>)> {
     )
 }
 
-fn reading() -> impl Strategy<Value = ResponseFormat> {
+fn reading() -> impl Strategy<Value = TokenResponseFormat> {
     let place = || proptest::option::weighted(0.2, name().prop_map(|name| path(&name)));
     let unit =
         prop::sample::select(&[None, Some(TimeUnit::Seconds), Some(TimeUnit::Milliseconds)][..]);
     let places = (place(), place(), place(), place(), place());
     (places, unit, any::<bool>(), any::<bool>()).prop_map(|(places, unit, keep, dpop)| {
-        ResponseFormat {
+        TokenResponseFormat {
             mapping: Mapping {
                 access_token: places.0,
                 refresh_token: places.1,
@@ -131,7 +131,7 @@ fn reading() -> impl Strategy<Value = ResponseFormat> {
             },
             raw: ["data.code", "message", "data.0"].into_iter().map(path).collect(),
             dpop,
-            ..ResponseFormat::default()
+            ..TokenResponseFormat::default()
         }
     })
 }

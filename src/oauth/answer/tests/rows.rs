@@ -7,7 +7,7 @@ use super::*;
 const NOW: u64 = 1_700_000_000;
 
 /// Seconds from `NOW` to the expiry of a token whose answer has these members too.
-fn life(reading: &ResponseFormat, members: &str) -> Option<u64> {
+fn life(reading: &TokenResponseFormat, members: &str) -> Option<u64> {
     let body = format!(r#"{{"access_token":"a",{members}}}"#);
     let token = read(&answer(200, &body), reading, at(NOW), &[]).unwrap();
     token.expires_at.map(|end| end.duration_since(at(NOW)).unwrap().as_secs())
@@ -52,7 +52,7 @@ fn an_instant_is_told_from_a_lifetime_by_its_size_and_its_form() {
         (r#""expires_in":1e300"#, Some(MAX_LIFETIME.as_secs())),
         (r#""expires_in":"4294967295:0:0""#, Some(MAX_LIFETIME.as_secs())),
     ] {
-        assert_eq!(life(&ResponseFormat::default(), members), expected, "{members}");
+        assert_eq!(life(&TokenResponseFormat::default(), members), expected, "{members}");
     }
 }
 
@@ -222,7 +222,7 @@ fn rules_of_the_operator_come_before_all_others() {
         AnswerRule { status: status(400), body: Some("exceeded the quota".into()), ..rule.clone() },
         AnswerRule { status: status(418), body: Some("slow".into()), ..rule },
     ];
-    let reading = ResponseFormat { dead, busy, ..ResponseFormat::default() };
+    let reading = TokenResponseFormat { dead, busy, ..TokenResponseFormat::default() };
     for (number, body, class) in [
         (404, r#"{"error":"not_found_error"}"#, ErrorClass::GrantDead),
         (404, r#"{"error":"Not_Found_Error"}"#, ErrorClass::GrantDead),
@@ -253,7 +253,12 @@ fn rules_of_the_operator_come_before_all_others() {
 fn a_token_bound_to_a_key_is_for_those_who_have_one() {
     let body = r#"{"access_token":"a","refresh_token":"r2","token_type":"dpop"}"#;
     let read_with = |dpop, body: &str| {
-        read(&answer(200, body), &ResponseFormat { dpop, ..ResponseFormat::default() }, at(0), &[])
+        read(
+            &answer(200, body),
+            &TokenResponseFormat { dpop, ..TokenResponseFormat::default() },
+            at(0),
+            &[],
+        )
     };
     assert_eq!(read_with(true, body).unwrap().token_type, TokenType::Dpop);
     let bearer = r#"{"access_token":"a","token_type":"Bearer"}"#;
@@ -262,7 +267,7 @@ fn a_token_bound_to_a_key_is_for_those_who_have_one() {
     // Row 12.
     let error = read_with(false, body).unwrap_err();
     assert_eq!(error.class, ErrorClass::Unusable);
-    assert_eq!(error.salvaged.unwrap().expose(), "r2");
+    assert_eq!(error.recovered.unwrap().expose(), "r2");
     for kind in ["\"mac\"", "5", "[]", "true", "\"N_A\""] {
         let body = format!(r#"{{"access_token":"a","token_type":{kind}}}"#);
         assert_eq!(read_with(true, &body).unwrap_err().class, ErrorClass::Unusable, "{kind}");
@@ -356,8 +361,10 @@ fn a_wait_is_read_in_every_form_that_servers_use() {
 #[test]
 fn members_that_templates_name_are_kept_as_text() {
     let raw = ["instance_url", "user.id", "list.1", "live", "note", "id_token", "user", "bad"];
-    let reading =
-        ResponseFormat { raw: raw.into_iter().map(path).collect(), ..ResponseFormat::default() };
+    let reading = TokenResponseFormat {
+        raw: raw.into_iter().map(path).collect(),
+        ..TokenResponseFormat::default()
+    };
     let body = r#"{"access_token":"a","instance_url":"https://eu1.test","user":{"id":42},
         "list":["x","y"],"live":true,"note":null,"bad":"a\r\nb","id_token":"j"}"#;
     let token = read(&answer(200, body), &reading, at(0), &[]).unwrap();
@@ -413,11 +420,16 @@ fn the_fingerprint_of_a_configuration_without_new_keys_is_that_of_before() {
         ..Mapping::default()
     };
     let raw = [path("team.id")].into();
-    let reading =
-        ResponseFormat { mapping, dead: vec![dead], raw, dpop: true, ..ResponseFormat::default() };
+    let reading = TokenResponseFormat {
+        mapping,
+        dead: vec![dead],
+        raw,
+        dpop: true,
+        ..TokenResponseFormat::default()
+    };
     for (reading, expected) in [
         (
-            ResponseFormat::default(),
+            TokenResponseFormat::default(),
             "ef79db24e7f443bb59019ea847d5790c854bfe73d38886c9de53a8564a4bc8be",
         ),
         (reading, "c92544ff8ea05986fd2a777f76bd0a4e89e45527d9edb164e075679b37ddc15a"),

@@ -158,13 +158,13 @@ fn what_may_be_missing_is_not_taken_for_absent() {
         "Hello",
     ] {
         let error = read_by_default(&answer(200, body), at(0), &[]).unwrap_err();
-        assert_eq!((error.class, error.salvaged), (ErrorClass::Unreadable, None), "{body}");
+        assert_eq!((error.class, error.recovered), (ErrorClass::Unreadable, None), "{body}");
         assert_eq!(expose(error.unread).unwrap(), body);
     }
     // Who asks with its own grant has no refresh token to lose.
-    let wanted = Expectation { successor: false, for_steps: false };
+    let wanted = Expectation { rotates: false, for_steps: false };
     let cut = answer(200, r#"{"access_token":"at2","expires_in":60,"na"#);
-    let own = read_as(wanted, &cut, &ResponseFormat::default(), at(0), &[]).unwrap();
+    let own = read_as(wanted, &cut, &TokenResponseFormat::default(), at(0), &[]).unwrap();
     assert_eq!((expose(own.access_token).unwrap().as_str(), own.expires_at), ("at2", Some(at(60))));
     let others = r#"{"access_token":"at2","u":[{"access_token":"u","refresh_token":"a"}]}"#;
     assert_eq!(tokens(&answer(200, others)).1, None, "another's token");
@@ -182,11 +182,11 @@ fn a_refresh_token_is_salvaged_from_where_the_mapping_does_not_look() {
     ] {
         let error = read(body, &[]).unwrap_err();
         assert_eq!((error.class, error.unread), (ErrorClass::Unreadable, None), "{body}");
-        assert_eq!(expose(error.salvaged).as_deref(), Some("rt2"), "{body}");
+        assert_eq!(expose(error.recovered).as_deref(), Some("rt2"), "{body}");
     }
     let two = r#"{"data":[{"refresh_token":"rt1"},{"refresh_token":"rt2"}]}"#;
     let error = read(two, &[]).unwrap_err();
-    assert!(error.salvaged.is_none() && error.unread.is_some());
+    assert!(error.recovered.is_none() && error.unread.is_some());
     assert!(!format!("{error} {error:?}").contains("rt1"));
     let both = read(r#"{"data":{"access_token":"at2","refresh_token":"rt2"}}"#, &[]).unwrap();
     assert_eq!(expose(both.access_token).as_deref(), Some("at2"));
@@ -195,7 +195,10 @@ fn a_refresh_token_is_salvaged_from_where_the_mapping_does_not_look() {
     assert_eq!(expose(inside.refresh_token).as_deref(), Some("rt2"));
     let refused = r#"{"error":"weird","refresh_token":"rt2"}"#;
     let error = read(refused, &[]).unwrap_err();
-    assert_eq!((error.class, expose(error.salvaged).as_deref()), (ErrorClass::Config, Some("rt2")));
+    assert_eq!(
+        (error.class, expose(error.recovered).as_deref()),
+        (ErrorClass::Config, Some("rt2"))
+    );
 }
 
 #[test]
@@ -218,9 +221,15 @@ fn a_token_type_that_says_whose_token_it_is_is_a_bearer_token() {
     let read_as_type = |kind: &str, wanted| {
         let body =
             serde_json::json!({ "access_token": "a", "refresh_token": "r", "token_type": kind });
-        read_as(wanted, &answer(200, &body.to_string()), &ResponseFormat::default(), at(0), &[])
+        read_as(
+            wanted,
+            &answer(200, &body.to_string()),
+            &TokenResponseFormat::default(),
+            at(0),
+            &[],
+        )
     };
-    let wanted = Expectation { successor: true, for_steps: false };
+    let wanted = Expectation { rotates: true, for_steps: false };
     for (kind, is_noted) in [
         ("User Access Token", true),
         ("Application Access Token", true),
@@ -242,7 +251,7 @@ fn a_token_type_that_says_whose_token_it_is_is_a_bearer_token() {
     for kind in ["mac", "N_A", "pop", "SharedKey"] {
         let error = read_as_type(kind, wanted).unwrap_err();
         assert_eq!(
-            (error.class, expose(error.salvaged).as_deref()),
+            (error.class, expose(error.recovered).as_deref()),
             (ErrorClass::Unusable, Some("r")),
             "{kind}"
         );
@@ -263,7 +272,7 @@ fn the_longest_access_token_is_a_limit_that_has_a_name() {
     assert!(read_by_default(&answer(200, &body(65_536)), at(0), &[]).is_ok());
     let error = read_by_default(&answer(200, &body(65_537)), at(0), &[]).unwrap_err();
     assert_eq!(
-        (error.class, expose(error.salvaged.clone()).as_deref()),
+        (error.class, expose(error.recovered.clone()).as_deref()),
         (ErrorClass::Unusable, Some("r"))
     );
     assert!(error.to_string().contains("65536 bytes (limits.token_bytes)"), "{error}");
@@ -356,16 +365,16 @@ fn a_refresh_token_in_another_shape_is_taken_or_missed_aloud() {
         r#""refreshToken":["rt2","rt3"]"#,
     ] {
         let error = read(members).expect_err(members);
-        assert_eq!((error.class, error.salvaged), (ErrorClass::Unreadable, None), "{members}");
+        assert_eq!((error.class, error.recovered), (ErrorClass::Unreadable, None), "{members}");
         assert!(error.unread.is_some(), "{members}");
     }
     let cut = answer(200, r#"{"access_token":"at2","refresh_token":["rt1""#);
     let error = read_by_default(&cut, at(0), &[&sent]).unwrap_err();
     assert_eq!(error.class, ErrorClass::Unreadable, "its successor may have followed");
     // Who asks with its own grant has no refresh token to lose.
-    let wanted = Expectation { successor: false, for_steps: false };
+    let wanted = Expectation { rotates: false, for_steps: false };
     let odd = answer(200, r#"{"access_token":"at2","refresh_token":{"a":"b","c":"d"}}"#);
-    assert!(read_as(wanted, &odd, &ResponseFormat::default(), at(0), &[]).is_ok());
+    assert!(read_as(wanted, &odd, &TokenResponseFormat::default(), at(0), &[]).is_ok());
 }
 
 #[test]
@@ -399,7 +408,7 @@ fn tokens_are_read_from_a_page_and_from_unusual_bytes() {
     let alone = read_by_default(&answer(200, "<p><refresh_token>rt2</refresh_token>"), at(0), &[]);
     let alone = alone.unwrap_err();
     assert_eq!(
-        (alone.class, expose(alone.salvaged).as_deref()),
+        (alone.class, expose(alone.recovered).as_deref()),
         (ErrorClass::Unreadable, Some("rt2"))
     );
     let page = "<html><title>Refresh token</title><input name=refresh_token></html>";
@@ -443,7 +452,7 @@ fn an_error_that_says_that_there_is_none_is_none_beside_a_token() {
         r#"{"code":0,"type":"weird"}"#,
     ] {
         let error = read(error).expect_err(error);
-        assert_eq!(expose(error.salvaged.clone()).as_deref(), Some("rt2"), "{error}");
+        assert_eq!(expose(error.recovered.clone()).as_deref(), Some("rt2"), "{error}");
         let said = error.to_string();
         assert!(said.contains("response.ok") && said.contains("response.error"), "{said}");
     }
@@ -454,9 +463,9 @@ fn an_error_that_says_that_there_is_none_is_none_beside_a_token() {
 fn an_access_token_is_one_word() {
     let read = |token: &str, wanted| {
         let body = serde_json::json!({ "access_token": token, "refresh_token": "rt2" }).to_string();
-        read_as(wanted, &answer(200, &body), &ResponseFormat::default(), at(0), &[])
+        read_as(wanted, &answer(200, &body), &TokenResponseFormat::default(), at(0), &[])
     };
-    let wanted = Expectation { successor: true, for_steps: false };
+    let wanted = Expectation { rotates: true, for_steps: false };
     for token in ["at2\n", "at2\r\n"] {
         let tokens = read(token, wanted).unwrap();
         assert_eq!(expose(tokens.access_token).as_deref(), Some("at2"));
@@ -466,7 +475,7 @@ fn an_access_token_is_one_word() {
     for token in ["Bearer error: no token", "an error occurred", "at 2", "a\nb"] {
         let error = read(token, wanted).unwrap_err();
         assert_eq!(
-            (error.class, expose(error.salvaged).as_deref()),
+            (error.class, expose(error.recovered).as_deref()),
             (ErrorClass::Unusable, Some("rt2")),
             "{token}"
         );

@@ -32,7 +32,7 @@ async fn secured(change: impl FnOnce(&mut ServerConfig)) -> (url::Url, Certifica
 async fn a_handshake_that_is_refused_is_a_request_not_sent_with_a_reason() {
     let not_sent = |error: TransportError| match error {
         TransportError::NotSent(why) => why,
-        TransportError::Unanswered(why) => panic!("the server read nothing: {why}"),
+        TransportError::NoAnswer(why) => panic!("the server read nothing: {why}"),
     };
     let get = |url: url::Url| TokenRequest::get(url, None);
     let (url, _) = secured(|_| {}).await;

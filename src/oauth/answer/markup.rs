@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 /// How many elements are looked at.
-const MOST_ELEMENTS: usize = 10_000;
+const MAX_ELEMENTS: usize = 10_000;
 
 /// HTML or XML.
 pub(super) fn is_page(body: &[u8]) -> bool {
@@ -36,7 +36,7 @@ pub(super) fn elements(body: &[u8]) -> Vec<(String, Value)> {
     let mut add = |name: &str, value: &str| {
         members.push((name.to_owned(), Value::String(unescaped(value.trim()))));
     };
-    for (at, _) in text.match_indices('<').take(MOST_ELEMENTS) {
+    for (at, _) in text.match_indices('<').take(MAX_ELEMENTS) {
         let Some((tag, rest)) = text.get(at + 1..).and_then(|rest| rest.split_once('>')) else {
             break;
         };

@@ -5,26 +5,26 @@ use std::borrow::Cow;
 use http::header::CONTENT_ENCODING;
 
 use super::RawAnswer;
-use super::mapping::Mapping;
+use super::format::Mapping;
 use super::members::Members;
 use crate::coding::decode;
 
 /// The most that is unpacked.
 const MAX_DECODED: usize = 1024 * 1024;
 /// How many codings are taken off.
-const MOST_CODINGS: usize = 3;
+const MAX_CODINGS: usize = 3;
 
 /// The body as the server meant it.
-pub(in crate::oauth) struct Content<'a> {
+pub(in crate::oauth) struct DecodedBody<'a> {
     /// Its bytes, or what could be decoded of them.
     pub(in crate::oauth) bytes: Cow<'a, [u8]>,
     /// What was taken off, or what is in the way.
-    pub(super) coding: Option<Coding>,
+    pub(super) coding: Option<BodyDecoding>,
 }
 
 /// What became of a content coding.
 #[derive(Debug, PartialEq)]
-pub(super) enum Coding {
+pub(super) enum BodyDecoding {
     /// It is taken off.
     Decoded,
     /// Part of the content is missing or damaged.
@@ -33,7 +33,7 @@ pub(super) enum Coding {
     Unknown(String),
 }
 
-impl<'a> Content<'a> {
+impl<'a> DecodedBody<'a> {
     /// Takes off what the fields name and what the bytes show, until there is something to read. Some
     /// proxies unpack a body and leave the field, or pack one twice and say so once.
     pub(in crate::oauth) fn of(answer: &'a RawAnswer, mapping: &Mapping) -> Self {
@@ -49,7 +49,7 @@ impl<'a> Content<'a> {
         let (mut bytes, mut coding) = (Cow::Borrowed(answer.body.as_slice()), None);
         // Such bytes show less clearly than gzip what they are. So only what unpacks to an answer counts.
         let mut unnamed = vec!["br".to_owned(), "deflate".to_owned()];
-        for _ in 0..MOST_CODINGS {
+        for _ in 0..MAX_CODINGS {
             if let Some(text) = from_utf16(&bytes) {
                 bytes = Cow::Owned(text.into_bytes());
             }
@@ -67,8 +67,8 @@ impl<'a> Content<'a> {
                 continue;
             };
             if !decoded.bytes.is_empty() {
-                let is_whole = decoded.complete && coding != Some(Coding::Partly);
-                coding = Some(if is_whole { Coding::Decoded } else { Coding::Partly });
+                let is_whole = decoded.complete && coding != Some(BodyDecoding::Partly);
+                coding = Some(if is_whole { BodyDecoding::Decoded } else { BodyDecoding::Partly });
                 bytes = Cow::Owned(decoded.bytes);
             }
         }
@@ -76,10 +76,10 @@ impl<'a> Content<'a> {
             let Some(next) = unnamed.pop() else { break };
             let decoded = decode(&next, &bytes, MAX_DECODED).filter(|it| it.complete);
             if let Some(decoded) = decoded.filter(|it| Members::strict(&it.bytes, mapping).parsed) {
-                (bytes, coding) = (Cow::Owned(decoded.bytes), Some(Coding::Decoded));
+                (bytes, coding) = (Cow::Owned(decoded.bytes), Some(BodyDecoding::Decoded));
             }
         }
-        let unknown = || (!named.is_empty()).then(|| Coding::Unknown(named.join(", ")));
+        let unknown = || (!named.is_empty()).then(|| BodyDecoding::Unknown(named.join(", ")));
         Self { coding: coding.or_else(unknown), bytes }
     }
 }

@@ -2,25 +2,25 @@
 
 use serde_json::Value;
 
-use super::lenient::{self, UNREADABLE};
-use super::members::{Found, Members, is_alike, token_text};
-use super::page;
-use super::successor::{Candidates, is_refresh_token, is_successor_name};
+use super::candidates::{Candidates, is_refresh_token, is_successor_name};
+use super::lenient_json::{self, UNREADABLE};
+use super::markup;
+use super::members::{Members, TokenLookup, is_alike, token_text};
 use crate::secret::Secret;
 
 /// Every object of an answer, by its members that are no objects.
-pub(super) struct Search(Vec<Vec<(String, Value)>>);
+pub(super) struct TokenSearch(Vec<Vec<(String, Value)>>);
 
-impl Search {
+impl TokenSearch {
     /// In a page the JSON may be escaped, or the tokens be elements.
     pub(super) fn of(body: &[u8]) -> Self {
-        let found = Self(lenient::read(body).objects);
-        if !page::is_page(body) || found.has_any() {
+        let found = Self(lenient_json::read(body).objects);
+        if !markup::is_page(body) || found.has_any() {
             return found;
         }
-        let text = page::unescaped(&String::from_utf8_lossy(body));
-        let unescaped = Self(lenient::read(text.as_bytes()).objects);
-        if unescaped.has_any() { unescaped } else { Self(vec![page::elements(body)]) }
+        let text = markup::unescaped(&String::from_utf8_lossy(body));
+        let unescaped = Self(lenient_json::read(text.as_bytes()).objects);
+        if unescaped.has_any() { unescaped } else { Self(vec![markup::elements(body)]) }
     }
 
     fn has_any(&self) -> bool {
@@ -28,12 +28,16 @@ impl Search {
         self.0.iter().flatten().any(|(name, _)| is_token(name))
     }
 
-    pub(super) fn access_token(&self) -> Found {
-        Found::of(self.0.iter().flat_map(|object| tokens(object, "access_token")))
+    pub(super) fn access_token(&self) -> TokenLookup {
+        TokenLookup::of(self.0.iter().flat_map(|object| tokens(object, "access_token")))
     }
 
     /// The refresh token that belongs to this access token: none that stands beside another.
-    pub(super) fn refresh_token(&self, access_token: Option<&Secret>, sent: &[&Secret]) -> Found {
+    pub(super) fn refresh_token(
+        &self,
+        access_token: Option<&Secret>,
+        sent: &[&Secret],
+    ) -> TokenLookup {
         let belongs = |object: &&Vec<(String, Value)>| {
             let mut its = tokens(object, "access_token").peekable();
             let Some(access_token) = access_token else { return true };
@@ -48,12 +52,12 @@ impl Search {
                 // Only in its own object is another one the successor of the one that was sent.
                 Candidates::joined(&all).found(sent)
             };
-            let mut all = objects().map(of).filter(|found| *found != Found::None);
+            let mut all = objects().map(of).filter(|found| *found != TokenLookup::None);
             if let Some(first) = all.next() {
-                return if all.all(|other| other == first) { first } else { Found::Several };
+                return if all.all(|other| other == first) { first } else { TokenLookup::Several };
             }
         }
-        Found::None
+        TokenLookup::None
     }
 
     /// What stands beside this access token, by the names that the standards have for it.
@@ -80,12 +84,12 @@ impl Search {
 
 /// Is there an object that speaks of tokens or an error, or any, and has an end?
 pub(in crate::oauth) fn is_whole(body: &[u8]) -> bool {
-    lenient::read(body).is_whole
+    lenient_json::read(body).is_whole
 }
 
 /// Is there a token of this name already, however much of the answer is missing?
 pub(in crate::oauth) fn has_token(body: &[u8], name: &str) -> bool {
-    lenient::read(body).objects.iter().any(|object| tokens(object, name).next().is_some())
+    lenient_json::read(body).objects.iter().any(|object| tokens(object, name).next().is_some())
 }
 
 /// The tokens of this name in one object.

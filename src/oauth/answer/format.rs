@@ -11,7 +11,7 @@ use super::members::Members;
 
 /// How the answers of one token endpoint are read. The default is RFC 6749 §5, tolerantly.
 #[derive(Clone, PartialEq)]
-pub struct ResponseFormat {
+pub struct TokenResponseFormat {
     /// Where the members of a token response are.
     pub mapping: Mapping,
     /// Errors that mean that the grant is gone.
@@ -27,7 +27,7 @@ pub struct ResponseFormat {
     pub token_bytes: usize,
 }
 
-impl Default for ResponseFormat {
+impl Default for TokenResponseFormat {
     fn default() -> Self {
         Self {
             mapping: Mapping::default(),
@@ -42,7 +42,7 @@ impl Default for ResponseFormat {
 
 /// `Config::fingerprint` is made from it. So it shows what there has always been, and of what came later
 /// only what is used; `token_bytes` makes no refused grant succeed, and is left out.
-impl fmt::Debug for ResponseFormat {
+impl fmt::Debug for TokenResponseFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { mapping, dead, busy, raw, dpop, token_bytes: _ } = self;
         let mut shown = f.debug_struct("Reading");
@@ -78,7 +78,7 @@ pub struct Mapping {
     pub retry_after: Option<MemberPath>,
 }
 
-/// See [`ResponseFormat`].
+/// See [`TokenResponseFormat`].
 impl fmt::Debug for Mapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Mapping");
@@ -175,7 +175,7 @@ pub struct AnswerRule {
 }
 
 impl AnswerRule {
-    pub(super) fn meets(
+    pub(super) fn matches(
         &self,
         status: StatusCode,
         body: &[u8],
@@ -215,34 +215,42 @@ const BEARER: [&str; 4] = ["bearer", "bearertoken", "bot", "user"];
 const KINDS: [&str; 6] = ["jwt", "token", "access_token", "accesstoken", "oauth", "oauth2"];
 
 /// A `token_type` as the answer has it.
-pub(super) enum Read {
+pub(super) enum ParsedTokenType {
     /// One that can be presented.
-    Known(TokenType),
+    Supported(TokenType),
     /// A word for whose token it is rather than for how it is presented: `User Access Token` (eBay).
-    Odd(String),
+    Unusual(String),
     /// A way that nobody here knows.
-    Foreign(String),
+    Unsupported(String),
 }
 
 impl TokenType {
-    pub(super) fn read(value: Option<&Value>) -> Read {
+    pub(super) fn parse(value: Option<&Value>) -> ParsedTokenType {
         let kind = match value {
-            None | Some(Value::Null) => return Read::Known(Self::Bearer),
+            None | Some(Value::Null) => return ParsedTokenType::Supported(Self::Bearer),
             Some(Value::String(kind)) => kind.trim(),
-            Some(other) => return Read::Foreign(other.to_string()),
+            Some(other) => return ParsedTokenType::Unsupported(other.to_string()),
         };
         let small = kind.to_ascii_lowercase();
         let names_owner = ["application", "user"]
             .iter()
             .any(|owner| small.starts_with(owner) || small.ends_with(owner));
         match small.as_str() {
-            "dpop" => Read::Known(Self::Dpop),
-            _ if small.is_empty() || BEARER.contains(&small.as_str()) => Read::Known(Self::Bearer),
+            "dpop" => ParsedTokenType::Supported(Self::Dpop),
+            _ if small.is_empty() || BEARER.contains(&small.as_str()) => {
+                ParsedTokenType::Supported(Self::Bearer)
+            }
             // RFC 8693 §3 has such names for what a token is.
-            _ if small.starts_with("urn:ietf:params:oauth:token-type:") => Read::Odd(kind.into()),
-            _ if names_owner || KINDS.contains(&small.as_str()) => Read::Odd(kind.into()),
-            _ if small.contains("bearer") || small.contains(' ') => Read::Odd(kind.into()),
-            _ => Read::Foreign(kind.into()),
+            _ if small.starts_with("urn:ietf:params:oauth:token-type:") => {
+                ParsedTokenType::Unusual(kind.into())
+            }
+            _ if names_owner || KINDS.contains(&small.as_str()) => {
+                ParsedTokenType::Unusual(kind.into())
+            }
+            _ if small.contains("bearer") || small.contains(' ') => {
+                ParsedTokenType::Unusual(kind.into())
+            }
+            _ => ParsedTokenType::Unsupported(kind.into()),
         }
     }
 }

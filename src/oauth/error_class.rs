@@ -1,54 +1,56 @@
-//! What a failed token request means: the one table of classes.
+//! The classes of failed token requests and the policy for each.
 
 use std::fmt;
 
-/// What a failed token request means (`oauth/answer/classify.rs` says which answers mean what).
+/// What a failed token request means. `oauth/answer/classify.rs` maps answers to classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// The grant is gone: asking again with it is pointless, and harmful where reuse is detected.
+    /// The grant is no longer valid. Using it again is pointless, and harmful if the server detects
+    /// reuse.
     GrantDead,
-    /// A person has to sign in or consent; the refresh token may still be good.
+    /// A user has to sign in or consent. The refresh token may still be valid.
     UserNeeded,
-    /// The server works on something that is in the way of this request; it will soon be done.
+    /// The server is processing a conflicting request. Retry soon.
     Busy,
-    /// Too many token requests; ask again after [`GrantError::retry_after`](super::GrantError).
+    /// Too many token requests. Retry after [`GrantError::retry_after`](super::GrantError).
     Throttled,
-    /// The server is in trouble; the grant may have been consumed all the same.
+    /// The server failed. It may have consumed the grant.
     Transient,
-    /// The request never left: name, connection or TLS.
+    /// The request was not sent: name resolution, connection or TLS failed.
     NotSent,
-    /// Sent, and no answer came.
+    /// The request was sent and no answer arrived.
     Ambiguous,
-    /// A success from which no token could be read. It was issued all the same.
+    /// A successful answer from which no token could be read. The server did issue a token.
     Unreadable,
-    /// A success whose access token cannot be sent: its type, its length, its characters.
+    /// A successful answer whose access token cannot be sent because of its type, length or
+    /// characters.
     Unusable,
-    /// Something in front of the token endpoint answered, or something else is at its URL.
+    /// The answer comes from an intermediary or from something else at the configured URL.
     Gateway,
-    /// The server refuses this OAuth client or this request, whatever the grant.
+    /// The server refuses this OAuth client or this request, independently of the grant.
     Config,
-    /// Reads like [`ErrorClass::Config`], but some servers say a dead grant this way.
+    /// Looks like [`ErrorClass::Config`], but some servers report an invalid grant this way.
     Doubtful,
-    /// The proof needs [`GrantError::dpop_nonce`](super::GrantError); ask once more with it (RFC
-    /// 9449 §8).
+    /// The proof needs [`GrantError::dpop_nonce`](super::GrantError). Retry once with it (RFC 9449
+    /// §8).
     Nonce,
 }
 
-/// Has the server acted on the refresh token that it was shown?
+/// Whether the server consumed the refresh token that was presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consumption {
-    /// It is as good as before.
+    /// The refresh token is still valid.
     No,
-    /// Nobody here can know.
+    /// The refresh token may have been consumed.
     Maybe,
-    /// A server that rotates has issued its successor.
+    /// The server accepted it. If the server rotates refresh tokens, it has issued a new one.
     Yes,
 }
 
-/// How soon to look again, where the server does not say.
+/// How soon to retry if the server does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryPace {
-    /// Never beyond 5 s: asking costs the server nothing while nothing arrives.
+    /// At most 5 s: a request that never arrives costs the server nothing.
     Unsent,
     /// From 1 s to 60 s.
     Short,
@@ -58,23 +60,23 @@ pub enum RetryPace {
     Long,
 }
 
-/// What follows from a class.
+/// How failures of a class are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorPolicy {
-    /// What became of the refresh token.
+    /// Whether the refresh token was consumed.
     pub consumption: Consumption,
-    /// How soon to look again.
+    /// How soon to retry.
     pub pace: RetryPace,
-    /// The class in a word, for status, logs and metrics.
+    /// The label of the class in status, logs and metrics.
     pub word: &'static str,
-    /// Beginning a new grant can help.
-    pub bootstrap_heals: bool,
-    /// What an operator should do; `None` where it passes by itself.
+    /// Returns true if a new bootstrap grant can resolve the failure.
+    pub bootstrap_resolves: bool,
+    /// What an operator should do. `None` if the failure resolves itself.
     pub advice: Option<&'static str>,
 }
 
 impl ErrorClass {
-    /// The row of the table.
+    /// Returns the policy for this class.
     pub const fn policy(self) -> ErrorPolicy {
         use Consumption::{Maybe, No, Yes};
         use RetryPace::{Growing, Long, Short, Unsent};
@@ -106,8 +108,8 @@ impl ErrorClass {
                      dpop, steps and limits.token_bytes",
                 ),
             ),
-            // A page in front of the server mostly means that the request did not get through; but one
-            // can also take the place of an answer, and one row has to hold for both.
+            // An error page from an intermediary usually means that the request was not forwarded,
+            // but it can also replace an answer of the server. One row has to cover both.
             Self::Gateway => (
                 "gateway_page",
                 Maybe,
@@ -136,8 +138,8 @@ impl ErrorClass {
                 Some("the server accepts no proof of possession: check this machine's clock"),
             ),
         };
-        let bootstrap_heals = matches!(self, Self::GrantDead | Self::Doubtful);
-        ErrorPolicy { consumption, pace, word, bootstrap_heals, advice }
+        let bootstrap_resolves = matches!(self, Self::GrantDead | Self::Doubtful);
+        ErrorPolicy { consumption, pace, word, bootstrap_resolves, advice }
     }
 }
 
@@ -151,9 +153,9 @@ impl fmt::Display for ErrorClass {
 mod tests {
     use super::*;
 
-    /// What the engine counts on, whatever else the rows say.
+    /// The rules that the token engine relies on.
     #[test]
-    fn the_table_keeps_its_promises() {
+    fn error_policies_are_consistent() {
         use ErrorClass::*;
         let all = [
             GrantDead, UserNeeded, Busy, Throttled, Transient, NotSent, Ambiguous, Unreadable,
@@ -162,15 +164,19 @@ mod tests {
         for class in all {
             let policy = class.policy();
             assert_eq!(class.to_string(), policy.word);
-            assert_eq!(policy.bootstrap_heals, matches!(class, GrantDead | Doubtful), "{class}");
+            assert_eq!(policy.bootstrap_resolves, matches!(class, GrantDead | Doubtful), "{class}");
             let is_success = matches!(class, Unreadable | Unusable);
             assert_eq!(
                 policy.consumption == Consumption::Yes,
                 is_success,
-                "{class}: a success consumes"
+                "{class}: only successful answers consume"
             );
             let passes = matches!(class, Busy | Throttled | Transient | NotSent | Ambiguous);
-            assert_eq!(policy.advice.is_none(), passes, "{class}: an operator is told what to do");
+            assert_eq!(
+                policy.advice.is_none(),
+                passes,
+                "{class}: advice is due if it does not pass"
+            );
         }
     }
 }

@@ -79,26 +79,26 @@ fn config() -> Config {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Change {
+enum ExpectedChange {
     Nothing,
     Request,
     Grant,
 }
 
-fn change(before: &Config, after: &Config) -> Change {
+fn change(before: &Config, after: &Config) -> ExpectedChange {
     let (before, after) = (before.grant_identity(&variables()), after.grant_identity(&variables()));
     match () {
-        () if before.grant != after.grant => Change::Grant,
-        () if before.request != after.request => Change::Request,
-        () => Change::Nothing,
+        () if before.grant != after.grant => ExpectedChange::Grant,
+        () if before.request != after.request => ExpectedChange::Request,
+        () => ExpectedChange::Nothing,
     }
 }
 
 /// What is altered, what that changes, and how it is done.
-type Row = (&'static str, Change, fn(&mut Config));
+type ChangeCase = (&'static str, ExpectedChange, fn(&mut Config));
 
 /// Checks what each of these changes of `before` changes.
-fn check(before: &Config, rows: &[Row]) {
+fn check(before: &Config, rows: &[ChangeCase]) {
     for (name, expected, alter) in rows {
         let mut after = before.clone();
         alter(&mut after);
@@ -111,42 +111,50 @@ fn what_is_written_or_proven_in_another_way_is_for_the_same() {
     check(
         &config(),
         &[
-            ("nothing", Change::Nothing, |_| {}),
-            ("a name in the server", Change::Nothing, |config| {
+            ("nothing", ExpectedChange::Nothing, |_| {}),
+            ("a name in the server", ExpectedChange::Nothing, |config| {
                 config.token_url = Some(template("https://as.test/${tenant}/${club}/token"));
             }),
-            ("a variable in the client", Change::Nothing, |config| {
+            ("a variable in the client", ExpectedChange::Nothing, |config| {
                 config.client_id = Some(template("client-${club}"));
             }),
-            ("a variable in the scope", Change::Nothing, |config| {
+            ("a variable in the scope", ExpectedChange::Nothing, |config| {
                 config.scope = Some(template("read ${club}"));
             }),
-            ("a variable in a parameter of a step", Change::Nothing, |config| {
+            ("a variable in a parameter of a step", ExpectedChange::Nothing, |config| {
                 config.steps =
                     vec![step("https://as.test/step", vec![parameter("club", "${club}")])];
             }),
-            ("a variable in a field", Change::Nothing, |config| {
+            ("a variable in a field", ExpectedChange::Nothing, |config| {
                 config.headers = vec![(HeaderName::from_static("x-club"), template("${club}"))];
             }),
-            ("another secret", Change::Nothing, |config| config.client_secret = Some(secret("s2"))),
-            ("no secret", Change::Nothing, |config| config.client_secret = None),
-            ("another password", Change::Nothing, |config| {
+            ("another secret", ExpectedChange::Nothing, |config| {
+                config.client_secret = Some(secret("s2"))
+            }),
+            ("no secret", ExpectedChange::Nothing, |config| config.client_secret = None),
+            ("another password", ExpectedChange::Nothing, |config| {
                 config.bootstrap = Some(bootstrap("anna", "p2"));
             }),
-            ("another authentication", Change::Nothing, |config| {
+            ("another authentication", ExpectedChange::Nothing, |config| {
                 config.client_auth = ClientAuthentication::Basic;
             }),
-            ("another encoding", Change::Nothing, |config| config.encoding = Encoding::Json),
-            ("another timeout", Change::Nothing, |config| config.timeout = Duration::from_secs(1)),
-            ("another rotation", Change::Nothing, |config| config.rotation = Rotation::Ignore),
-            ("a place to revoke at", Change::Nothing, |config| {
+            ("another encoding", ExpectedChange::Nothing, |config| {
+                config.encoding = Encoding::Json
+            }),
+            ("another timeout", ExpectedChange::Nothing, |config| {
+                config.timeout = Duration::from_secs(1)
+            }),
+            ("another rotation", ExpectedChange::Nothing, |config| {
+                config.rotation = Rotation::Ignore
+            }),
+            ("a place to revoke at", ExpectedChange::Nothing, |config| {
                 config.revoke_url = Some(template("https://as.test/revoke"));
             }),
-            ("places for people", Change::Nothing, |config| {
+            ("places for people", ExpectedChange::Nothing, |config| {
                 config.auth_url = Some(template("https://as.test/authorize"));
                 config.device_url = Some(template("https://as.test/device"));
             }),
-            ("errors read in another way", Change::Nothing, |config| {
+            ("errors read in another way", ExpectedChange::Nothing, |config| {
                 config.reading.dead.push(AnswerRule::default());
             }),
         ],
@@ -160,7 +168,7 @@ fn what_changes_with_every_request_changes_nothing() {
         token_url: Some(template("https://as.test/token?request=${uuid}")),
         ..config()
     };
-    assert_eq!(change(&with_uuid, &with_uuid), Change::Nothing);
+    assert_eq!(change(&with_uuid, &with_uuid), ExpectedChange::Nothing);
 }
 
 /// What was read from a secret's place may be an audience: a token too many does no harm, one for another does.
@@ -173,8 +181,8 @@ fn another_value_from_the_place_of_a_secret_asks_for_something_else() {
         let key = Parameter { name: "api_key".to_owned(), values: vec![value], list: false };
         Config { params: vec![key], ..config() }
     };
-    assert_eq!(change(&with_key("k1"), &with_key("k1")), Change::Nothing);
-    assert_eq!(change(&with_key("k1"), &with_key("k2")), Change::Request);
+    assert_eq!(change(&with_key("k1"), &with_key("k1")), ExpectedChange::Nothing);
+    assert_eq!(change(&with_key("k1"), &with_key("k2")), ExpectedChange::Request);
 }
 
 #[test]
@@ -182,16 +190,18 @@ fn another_server_client_user_or_kind_is_another_grant() {
     check(
         &config(),
         &[
-            ("server", Change::Grant, |config| {
+            ("server", ExpectedChange::Grant, |config| {
                 config.token_url = Some(template("https://other.test/t1/paris/token"));
             }),
-            ("issuer", Change::Grant, |config| {
+            ("issuer", ExpectedChange::Grant, |config| {
                 config.issuer = Some(template("https://other.test"))
             }),
-            ("client", Change::Grant, |config| config.client_id = Some(template("client-rome"))),
-            ("no client", Change::Grant, |config| config.client_id = None),
-            ("kind", Change::Grant, |config| config.grant = GrantType::DeviceCode),
-            ("user of the bootstrap", Change::Grant, |config| {
+            ("client", ExpectedChange::Grant, |config| {
+                config.client_id = Some(template("client-rome"))
+            }),
+            ("no client", ExpectedChange::Grant, |config| config.client_id = None),
+            ("kind", ExpectedChange::Grant, |config| config.grant = GrantType::DeviceCode),
+            ("user of the bootstrap", ExpectedChange::Grant, |config| {
                 config.bootstrap = Some(bootstrap("berta", "p1"));
             }),
         ],
@@ -203,15 +213,15 @@ fn another_server_client_user_or_kind_is_another_grant() {
         let own = Some(OwnGrant::TokenExchange(Box::new(exchange)));
         Config { grant: GrantType::TokenExchange, own, ..config() }
     };
-    assert_eq!(change(&exchange("/a"), &exchange("/a")), Change::Nothing);
-    assert_eq!(change(&exchange("/a"), &exchange("/b")), Change::Grant);
+    assert_eq!(change(&exchange("/a"), &exchange("/a")), ExpectedChange::Nothing);
+    assert_eq!(change(&exchange("/a"), &exchange("/b")), ExpectedChange::Grant);
     let password = |username, password| Config {
         grant: GrantType::Password,
         own: Some(bootstrap(username, password).grant),
         ..config()
     };
-    assert_eq!(change(&password("anna", "1"), &password("anna", "2")), Change::Nothing);
-    assert_eq!(change(&password("anna", "1"), &password("berta", "1")), Change::Grant);
+    assert_eq!(change(&password("anna", "1"), &password("anna", "2")), ExpectedChange::Nothing);
+    assert_eq!(change(&password("anna", "1"), &password("berta", "1")), ExpectedChange::Grant);
     let speaks_of = |iss: &str, sub: &str| Config {
         grant: GrantType::JwtBearer,
         own: Some(OwnGrant::JwtBearer),
@@ -222,9 +232,12 @@ fn another_server_client_user_or_kind_is_another_grant() {
         }),
         ..config()
     };
-    assert_eq!(change(&speaks_of("i", "paris"), &speaks_of("i", "${club}")), Change::Nothing);
-    assert_eq!(change(&speaks_of("i", "s"), &speaks_of("i", "x")), Change::Grant);
-    assert_eq!(change(&speaks_of("i", "s"), &speaks_of("x", "s")), Change::Grant);
+    assert_eq!(
+        change(&speaks_of("i", "paris"), &speaks_of("i", "${club}")),
+        ExpectedChange::Nothing
+    );
+    assert_eq!(change(&speaks_of("i", "s"), &speaks_of("i", "x")), ExpectedChange::Grant);
+    assert_eq!(change(&speaks_of("i", "s"), &speaks_of("x", "s")), ExpectedChange::Grant);
 }
 
 #[test]
@@ -239,58 +252,60 @@ fn what_is_asked_for_makes_another_request_of_the_same_grant() {
     check(
         &config(),
         &[
-            ("scope", Change::Request, |config| config.scope = Some(template("write paris"))),
-            ("no scope", Change::Request, |config| config.scope = None),
-            ("audience", Change::Request, |config| {
+            ("scope", ExpectedChange::Request, |config| {
+                config.scope = Some(template("write paris"))
+            }),
+            ("no scope", ExpectedChange::Request, |config| config.scope = None),
+            ("audience", ExpectedChange::Request, |config| {
                 config.params = vec![parameter("audience", "https://other.test/")];
             }),
-            ("resource", Change::Request, |config| {
+            ("resource", ExpectedChange::Request, |config| {
                 config.params.push(parameter("resource", "https://api.test/"));
             }),
-            ("a parameter less", Change::Request, |config| config.params.clear()),
-            ("a parameter that is not sent", Change::Request, |config| {
+            ("a parameter less", ExpectedChange::Request, |config| config.params.clear()),
+            ("a parameter that is not sent", ExpectedChange::Request, |config| {
                 let name = "scope".to_owned();
                 config.params.push(Parameter { name, values: Vec::new(), list: false });
             }),
-            ("two values", Change::Request, |config| {
+            ("two values", ExpectedChange::Request, |config| {
                 config.params[0].values.push(template("https://second.test/"));
             }),
-            ("only of refreshes", Change::Request, |config| {
+            ("only of refreshes", ExpectedChange::Request, |config| {
                 config.refresh_params = vec![parameter("audience", "https://other.test/")];
             }),
-            ("of the bootstrap", Change::Request, |config| {
+            ("of the bootstrap", ExpectedChange::Request, |config| {
                 let params = vec![parameter("audience", "https://other.test/")];
                 config.bootstrap = Some(Bootstrap { params, ..bootstrap("anna", "p1") });
             }),
-            ("scope of the bootstrap", Change::Request, |config| {
+            ("scope of the bootstrap", ExpectedChange::Request, |config| {
                 let scope = Some(template("all"));
                 config.bootstrap = Some(Bootstrap { scope, ..bootstrap("anna", "p1") });
             }),
-            ("where refresh tokens go", Change::Grant, |config| {
+            ("where refresh tokens go", ExpectedChange::Grant, |config| {
                 config.refresh_url = Some(template("https://as.test/refresh"));
             }),
-            ("a step more", Change::Request, |config| {
+            ("a step more", ExpectedChange::Request, |config| {
                 config.steps.push(step("https://as.test/second", Vec::new()));
             }),
-            ("no step", Change::Request, |config| config.steps.clear()),
-            ("where a step goes", Change::Request, |config| {
+            ("no step", ExpectedChange::Request, |config| config.steps.clear()),
+            ("where a step goes", ExpectedChange::Request, |config| {
                 config.steps =
                     vec![step("https://as.test/other", vec![parameter("club", "paris")])];
             }),
-            ("what a step asks for", Change::Request, |config| {
+            ("what a step asks for", ExpectedChange::Request, |config| {
                 config.steps = vec![step("https://as.test/step", vec![parameter("club", "rome")])];
             }),
-            ("what a step makes of it", Change::Request, |config| {
+            ("what a step makes of it", ExpectedChange::Request, |config| {
                 config.steps[0].access_token = Some(MemberPath::parse("session.token").unwrap());
             }),
-            ("a field of a step", Change::Request, |config| {
+            ("a field of a step", ExpectedChange::Request, |config| {
                 config.steps[0].headers =
                     vec![(HeaderName::from_static("x-club"), template("rome"))];
             }),
-            ("a field", Change::Request, |config| {
+            ("a field", ExpectedChange::Request, |config| {
                 config.headers = vec![(HeaderName::from_static("x-club"), template("rome"))];
             }),
-            ("which member is the token", Change::Request, |config| {
+            ("which member is the token", ExpectedChange::Request, |config| {
                 config.reading.mapping.access_token = Some(MemberPath::parse("id_token").unwrap());
             }),
         ],
@@ -307,19 +322,19 @@ fn a_claim_asks_for_something_and_a_key_does_not() {
     let plain = with(|_| {});
     let scope = with(|it| it.claims = vec![("scope".to_owned(), Claim::Text(template("a")))]);
     let other = with(|it| it.claims = vec![("scope".to_owned(), Claim::Text(template("b")))]);
-    assert_eq!(change(&plain, &scope), Change::Request);
-    assert_eq!(change(&scope, &other), Change::Request);
+    assert_eq!(change(&plain, &scope), ExpectedChange::Request);
+    assert_eq!(change(&scope, &other), ExpectedChange::Request);
     let aud = with(|it| it.aud = Some(template("https://other.test/")));
-    assert_eq!(change(&plain, &aud), Change::Request);
+    assert_eq!(change(&plain, &aud), ExpectedChange::Request);
     let longer = with(|it| it.ttl = Duration::from_secs(60));
-    assert_eq!(change(&plain, &longer), Change::Nothing);
+    assert_eq!(change(&plain, &longer), ExpectedChange::Nothing);
     let by_name =
         with(|it| it.claims = vec![("scope".to_owned(), Claim::Text(template("${club}")))]);
     let spelt_out =
         with(|it| it.claims = vec![("scope".to_owned(), Claim::Text(template("paris")))]);
-    assert_eq!(change(&by_name, &spelt_out), Change::Nothing);
+    assert_eq!(change(&by_name, &spelt_out), ExpectedChange::Nothing);
     let header = with(|it| it.header = vec![("kid".to_owned(), Claim::Text(template("2")))]);
-    assert_eq!(change(&plain, &header), Change::Nothing);
+    assert_eq!(change(&plain, &header), ExpectedChange::Nothing);
 }
 
 /// A grant that a person has begun goes on when a bootstrap is configured later.
@@ -340,7 +355,7 @@ fn no_part_can_take_the_place_of_another() {
         ..config()
     };
     let one = with("https://as.test/a", "bc");
-    assert_eq!(change(&one, &with("https://as.test/ab", "c")), Change::Grant);
+    assert_eq!(change(&one, &with("https://as.test/ab", "c")), ExpectedChange::Grant);
     let name_and_value = |name, value| Config { params: vec![parameter(name, value)], ..config() };
     let both = Config { params: vec![parameter("a", "b"), parameter("c", "d")], ..config() };
     let listed = |name: &str, values: &[&str]| Config {
@@ -351,8 +366,8 @@ fn no_part_can_take_the_place_of_another() {
         }],
         ..config()
     };
-    assert_eq!(change(&name_and_value("a", "b"), &both), Change::Request);
-    assert_eq!(change(&both, &listed("a", &["b", "params c", "d"])), Change::Request);
+    assert_eq!(change(&name_and_value("a", "b"), &both), ExpectedChange::Request);
+    assert_eq!(change(&both, &listed("a", &["b", "params c", "d"])), ExpectedChange::Request);
     let of_refresh = Config { params: Vec::new(), refresh_params: config().params, ..config() };
-    assert_eq!(change(&config(), &of_refresh), Change::Request);
+    assert_eq!(change(&config(), &of_refresh), ExpectedChange::Request);
 }

@@ -4,21 +4,21 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::successor::{Candidates, is_refresh_token, is_successor_name};
+use super::candidates::{Candidates, is_refresh_token, is_successor_name};
 
 /// Deeper is not looked.
-const MOST_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 64;
 /// How often JSON is looked for in text.
-const MOST_BEGINNINGS: usize = 64;
+const MAX_BEGINNINGS: usize = 64;
 /// How many times JSON may be a string in JSON.
-const MOST_QUOTED: usize = 2;
+const MAX_QUOTED: usize = 2;
 
 /// Stands where a string has what cannot be read. No token has it.
 pub(super) const UNREADABLE: char = char::REPLACEMENT_CHARACTER;
 
 /// What could be read.
 #[derive(Default)]
-pub(super) struct Text {
+pub(super) struct LenientJson {
     /// The members of the first object, or of the first that speaks of tokens or an error.
     pub(super) pairs: Vec<(String, Value)>,
     /// That object has an end.
@@ -29,16 +29,16 @@ pub(super) struct Text {
 }
 
 /// Reads all objects that are in `bytes`.
-pub(super) fn read(bytes: &[u8]) -> Text {
-    let mut text = Text::default();
-    read_into(&mut text, bytes, MOST_QUOTED);
+pub(super) fn read(bytes: &[u8]) -> LenientJson {
+    let mut text = LenientJson::default();
+    read_into(&mut text, bytes, MAX_QUOTED);
     text
 }
 
-fn read_into(text: &mut Text, bytes: &[u8], quoted: usize) {
-    let mut parser = Parser { bytes, at: 0, objects: Vec::new(), keeps_numbers: false };
+fn read_into(text: &mut LenientJson, bytes: &[u8], quoted: usize) {
+    let mut parser = JsonParser { bytes, at: 0, objects: Vec::new(), keeps_numbers: false };
     let mut tells = false;
-    for _ in 0..MOST_BEGINNINGS {
+    for _ in 0..MAX_BEGINNINGS {
         let rest = bytes.get(parser.at..).unwrap_or_default();
         let Some(begin) = rest.iter().position(|byte| matches!(byte, b'{' | b'"')) else { break };
         let before = parser.at + begin;
@@ -55,7 +55,7 @@ fn read_into(text: &mut Text, bytes: &[u8], quoted: usize) {
             continue;
         }
         let known = parser.objects.len();
-        let (pairs, is_whole) = parser.object(MOST_DEPTH);
+        let (pairs, is_whole) = parser.object(MAX_DEPTH);
         if pairs.is_empty() {
             parser.at = before + 1;
             continue;
@@ -70,7 +70,7 @@ fn read_into(text: &mut Text, bytes: &[u8], quoted: usize) {
     if quoted > 0 {
         for string in objects.iter().flatten().filter_map(|(_, value)| value.as_str()) {
             if string.trim_start().starts_with('{') {
-                let mut inner = Text::default();
+                let mut inner = LenientJson::default();
                 read_into(&mut inner, string.as_bytes(), quoted - 1);
                 text.objects.append(&mut inner.objects);
                 if text.pairs.is_empty() {
@@ -87,7 +87,7 @@ fn is_telling(name: &str) -> bool {
     name.contains("token") || name.contains("error")
 }
 
-struct Parser<'a> {
+struct JsonParser<'a> {
     bytes: &'a [u8],
     at: usize,
     objects: Vec<Vec<(String, Value)>>,
@@ -95,7 +95,7 @@ struct Parser<'a> {
     keeps_numbers: bool,
 }
 
-impl Parser<'_> {
+impl JsonParser<'_> {
     /// What follows the brace, and whether that was all of it.
     fn object(&mut self, depth: usize) -> (Vec<(String, Value)>, bool) {
         let mut pairs = Vec::new();
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     fn members(bytes: &[u8]) -> (Value, bool) {
-        let Text { pairs, is_whole, .. } = read(bytes);
+        let LenientJson { pairs, is_whole, .. } = read(bytes);
         (Value::Object(pairs.into_iter().collect()), is_whole)
     }
 

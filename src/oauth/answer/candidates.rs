@@ -5,12 +5,12 @@
 
 use serde_json::{Map, Value};
 
-use super::lenient::UNREADABLE;
-use super::members::{Found, is_alike, token_text};
+use super::lenient_json::UNREADABLE;
+use super::members::{TokenLookup, is_alike, token_text};
 use crate::secret::Secret;
 
 /// More than these cannot be told apart anyway.
-const MOST: usize = 4;
+const MAX_CANDIDATES: usize = 4;
 
 /// The texts that may be the token.
 #[derive(Clone, Default)]
@@ -55,17 +55,17 @@ impl Candidates {
     }
 
     /// The only one; of two, the one that was not sent.
-    pub(super) fn found(&self, sent: &[&Secret]) -> Found {
+    pub(super) fn found(&self, sent: &[&Secret]) -> TokenLookup {
         if self.is_damaged {
-            return Found::Several;
+            return TokenLookup::Several;
         }
         let was_sent = |text: &&String| sent.iter().any(|secret| secret.expose() == text.as_str());
         let texts = self.texts.iter();
         let new: Vec<&str> =
             texts.clone().filter(|text| !was_sent(text)).map(String::as_str).collect();
         match new.is_empty() {
-            true => Found::of(texts.map(String::as_str)),
-            false => Found::of(new),
+            true => TokenLookup::of(texts.map(String::as_str)),
+            false => TokenLookup::of(new),
         }
     }
 
@@ -77,7 +77,7 @@ impl Candidates {
 
     fn gather(&mut self, value: &Value) {
         match value {
-            _ if self.texts.len() >= MOST => {}
+            _ if self.texts.len() >= MAX_CANDIDATES => {}
             Value::Null | Value::Bool(false) => {}
             Value::Bool(true) => self.is_damaged = true,
             // Others have been rounded; the tolerant search has them as they are written.

@@ -3,9 +3,9 @@
 use http::StatusCode;
 use serde_json::Value;
 
-use super::mapping::MemberPath;
+use super::format::MemberPath;
+use super::markup::is_page;
 use super::members::{Members, text};
-use super::page::is_page;
 
 /// Places of an error code, in this order, after what the configuration names. The first word is compared
 /// without case, underscores and hyphens.
@@ -59,17 +59,17 @@ const STOCK_PHRASE: (&str, &str) = ("request is missing a required parameter", "
 const FIELDS: [&str; 5] =
     ["field", "errors.0.field", "errors.0.resource", "error.field", "error.param"];
 /// Plain text that is longer is a document.
-const LONGEST_TEXT: usize = 1024;
+const MAX_TEXT: usize = 1024;
 
 /// The words of an answer.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(super) struct ErrorDetails {
     /// Codes as they were written, the most telling place first.
     pub(super) codes: Vec<String>,
     /// What is shown to people.
     pub(super) description: Option<String>,
     /// A number that says that it failed, in servers that answer everything with status 200.
-    pub(super) number: Option<Number>,
+    pub(super) number: Option<ErrorNumber>,
     /// The second code, beside that of the error.
     pub(super) suberror: Option<String>,
     /// All texts in lower case, with words such as `refresh_token` taken apart, and without paths and URLs.
@@ -82,14 +82,14 @@ pub(super) struct Said {
     pub(super) parsed: bool,
 }
 
-/// See [`Said::number`].
+/// See [`ErrorDetails::number`].
 #[derive(Debug)]
-pub(super) struct Number {
+pub(super) struct ErrorNumber {
     /// Under this name it can mean nothing else.
     pub(super) is_error: bool,
 }
 
-impl Said {
+impl ErrorDetails {
     pub(super) fn of(body: &[u8], members: &Members, mapped: Option<&MemberPath>) -> Self {
         let is_page = !members.is_strict && is_page(body);
         if is_page {
@@ -107,7 +107,7 @@ impl Said {
         };
         let mut texts = found(&TEXTS);
         let description = texts.first().filter(|text| !codes.contains(text)).cloned();
-        if !members.parsed && body.len() <= LONGEST_TEXT {
+        if !members.parsed && body.len() <= MAX_TEXT {
             texts.extend(std::str::from_utf8(body).map(str::to_owned));
         }
         texts.extend(found(&FIELDS));
@@ -175,14 +175,14 @@ fn at<'a>(members: &'a Members, place: &'static str) -> Option<&'a Value> {
     })
 }
 
-fn number(value: &Value, place: &str) -> Option<Number> {
+fn number(value: &Value, place: &str) -> Option<ErrorNumber> {
     let number = match value {
         Value::Number(number) => number.as_i64(),
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     };
     number.filter(|number| ![0, 200].contains(number))?;
-    Some(Number { is_error: place == "errcode" })
+    Some(ErrorNumber { is_error: place == "errcode" })
 }
 
 /// In lower case; `refresh_token` and `refreshToken` are two words, paths and URLs none.

@@ -1,35 +1,36 @@
-//! For whom and for what a configuration asks: what its tokens may be used for, and what not.
+//! What a configuration's tokens are issued for, and whether stored tokens can be used with it.
 //!
-//! Explicit fields, as they are sent; not the form of the configuration, so that a variable in the place of a
-//! literal text, a new secret or another timeout changes nothing.
+//! The hashes cover the values that are sent, not how they are configured. Replacing a literal with
+//! a variable of the same value, a new secret or another timeout changes nothing.
 
 use super::{Config, Encoding, OwnGrant, Parameter};
 use crate::secret::Fingerprint;
 use crate::template::{Template, Variables};
 
-/// What tokens of a configuration are issued for.
+/// Identifies what the tokens of a configuration are issued for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantIdentity {
-    /// Authorization server, OAuth client, kind of grant, user and binding to a key.
+    /// Authorization server, OAuth client, grant type, user and key binding.
     pub grant: Fingerprint,
-    /// The same without the user whom the bootstrap names: for a grant that a person has begun.
+    /// The same without the user of the bootstrap grant, for a grant that a user started by signing
+    /// in.
     pub grant_without_bootstrap: Fingerprint,
-    /// Scope, audience, resource and everything else that is asked for.
+    /// Scope, audience, resource and every other request parameter.
     pub request: Fingerprint,
 }
 
 impl GrantIdentity {
-    /// Is it this grant?
+    /// Returns true if `grant` is this grant.
     pub fn matches_grant(&self, grant: &Fingerprint) -> bool {
         *grant == self.grant || *grant == self.grant_without_bootstrap
     }
 }
 
 impl Config {
-    /// What its tokens are issued for, with these values of its variables.
+    /// Returns what tokens are issued for with these values of the variables.
     pub fn grant_identity(&self, variables: &Variables) -> GrantIdentity {
-        let text = |template: &Template| template.lasting(variables);
-        // Wherever a refresh token may be shown.
+        let text = |template: &Template| template.stable_text(variables);
+        // Every endpoint that may receive the refresh token.
         let servers = [&self.issuer, &self.token_url, &self.refresh_url];
         let server: Vec<String> = servers.into_iter().flatten().map(text).collect();
         let server = server.join("\n");
@@ -54,15 +55,15 @@ impl Config {
         GrantIdentity {
             grant: grant(&bootstrap),
             grant_without_bootstrap: grant(""),
-            request: self.request(variables),
+            request: self.request_fingerprint(variables),
         }
     }
 
-    fn request(&self, variables: &Variables) -> Fingerprint {
+    fn request_fingerprint(&self, variables: &Variables) -> Fingerprint {
         let mut parts = Vec::new();
-        // They may hold secrets.
+        // Templates may contain secrets.
         let text = |template: &Template| {
-            Fingerprint::of(template.lasting(variables).as_bytes()).as_str().to_owned()
+            Fingerprint::of(template.stable_text(variables).as_bytes()).as_str().to_owned()
         };
         let bootstrap = self.bootstrap.as_ref();
         let bootstrap_scope = bootstrap.and_then(|it| it.scope.as_ref());
@@ -103,12 +104,12 @@ impl Config {
     }
 }
 
-/// Each part with its length, so that no two lists are written alike.
+/// Hashes the parts with their lengths, so that different lists never have the same input.
 fn hash(parts: &[&str]) -> Fingerprint {
     let text: String = parts.iter().map(|part| format!("{}:{part}\n", part.len())).collect();
     Fingerprint::of(text.as_bytes())
 }
 
 #[cfg(test)]
-#[path = "belonging/tests.rs"]
+#[path = "grant_identity/tests.rs"]
 mod tests;

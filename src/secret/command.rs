@@ -1,0 +1,112 @@
+//! Runs the commands that print secrets, and kills what they leave behind.
+
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// How often it is looked whether it has ended.
+const COMMAND_POLL: Duration = Duration::from_millis(5);
+/// How long its output may stay open when it has ended, and everything that it started was killed.
+const AFTER_THE_END: Duration = Duration::from_secs(1);
+
+/// More than any secret has.
+const MAX_OUTPUT: u64 = 1 << 20;
+
+pub(super) fn output(argv: &[String], limit: Duration) -> Result<String, String> {
+    let Some((program, arguments)) = argv.split_first() else {
+        return Err("names no program".to_owned());
+    };
+    let failed = |error| format!("cannot be run: {error}");
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        // It may say anything, a secret as well, and for ever.
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    let group = ProcessGroup::of(&child);
+    let stdout = child.stdout.take().ok_or("prints nowhere")?;
+    let (sender, printed) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let read = stdout.take(MAX_OUTPUT).read_to_end(&mut text);
+        // Nobody listens any more if it took too long.
+        let _late = sender.send(read.map(|_| text));
+    });
+    let started = Instant::now();
+    let status = loop {
+        match child.try_wait().map_err(failed)? {
+            None if started.elapsed() < limit => std::thread::sleep(COMMAND_POLL),
+            status => break status,
+        }
+    };
+    // Also what it has started and left behind, which may keep its output open.
+    drop(group);
+    let Some(status) = status else {
+        let _reaped = child.wait();
+        let limit = humantime::format_duration(limit);
+        return Err(format!("did not end within {limit}"));
+    };
+    if !status.success() {
+        return Err(format!("ended with {status}; run it by hand to see why"));
+    }
+    let text = printed
+        .recv_timeout(AFTER_THE_END)
+        .map_err(|_| "has ended, and something that it started keeps its output open")?;
+    String::from_utf8(text.map_err(failed)?).map_err(|_| "did not print UTF-8".to_owned())
+}
+
+/// The groups of the commands that are running.
+static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// A command and what it has started; killed when it is dropped.
+struct ProcessGroup(Option<Pid>);
+
+impl ProcessGroup {
+    fn of(child: &Child) -> Self {
+        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).extend(group);
+        Self(group)
+    }
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        let Some(group) = self.0 else { return };
+        // It may have ended at this moment.
+        let _ended = kill_process_group(group, Signal::KILL);
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != group);
+    }
+}
+
+/// Kills the commands that are still running. For the end of the process, which waits for none of them.
+pub(crate) fn kill_commands() {
+    for group in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let _ended = kill_process_group(*group, Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_command_that_does_not_end_is_given_up_and_what_it_leaves_behind_is_killed() {
+        let run = |script: &str| {
+            let argv = ["sh".to_owned(), "-c".to_owned(), script.to_owned()];
+            output(&argv, Duration::from_millis(500))
+        };
+        for script in ["exec sleep 60", "echo s3cret; exec >&-; exec sleep 60"] {
+            let error = run(script).unwrap_err();
+            assert_eq!(error, "did not end within 500ms");
+        }
+        assert_eq!(run("sleep 60 & echo s3cret").unwrap(), "s3cret\n");
+    }
+}

@@ -1,0 +1,101 @@
+//! Parses templates.
+
+use std::ops::Range;
+
+use super::names::{DeferredName, Names, field_name, is_raw};
+use super::{Template, TemplatePart};
+use crate::secret::Secret;
+
+/// Why a text is no template, and which part of it. It holds nothing of the text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct TemplateError {
+    /// The bytes of the text that are meant.
+    pub at: Range<usize>,
+    /// What is wrong with them.
+    pub why: TemplateFault,
+}
+
+/// What can be wrong in a template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateFault {
+    /// `$` with something else behind it.
+    #[error("has a `$` that begins no `${{name}}`")]
+    Dollar,
+    /// `${` without its end.
+    #[error("has a `${{` without its `}}`")]
+    Unclosed,
+    /// A name that nobody knows.
+    #[error("names something unknown in `${{…}}`")]
+    Unknown,
+    /// The name of the client, where no request can bring one.
+    #[error("names the proxy's client, which has no name at that point")]
+    Client,
+    /// A token, an assertion or an answer where there is none.
+    #[error("names something that does not exist at that point")]
+    NotHere,
+}
+
+impl Template {
+    /// Reads a text.
+    ///
+    /// # Errors
+    ///
+    /// [`TemplateError`] for the first `$` that cannot be understood.
+    pub fn parse(text: &str, names: &Names) -> Result<Self, TemplateError> {
+        let (mut parts, mut literal, mut rest) = (Vec::new(), String::new(), text);
+        while let Some((before, after)) = rest.find('$').and_then(|at| rest.split_at_checked(at)) {
+            literal.push_str(before);
+            if let Some(behind) = after.strip_prefix("$$") {
+                literal.push('$');
+                rest = behind;
+                continue;
+            }
+            let start = text.len() - after.len();
+            let fail = |length: usize, why| TemplateError { at: start..start + length, why };
+            let named = after.strip_prefix("${").ok_or(fail(1, TemplateFault::Dollar))?;
+            let (name, behind) =
+                named.split_once('}').ok_or(fail(after.len(), TemplateFault::Unclosed))?;
+            let late = DeferredName::ALL.into_iter().find(|late| late.name() == name);
+            let part = match (name, late) {
+                ("uuid", _) => TemplatePart::Uuid,
+                ("now", _) => TemplatePart::Now,
+                (_, Some(late)) if names.late.contains(&late) => TemplatePart::DeferredName(late),
+                (_, Some(_)) => return Err(fail(name.len() + 3, TemplateFault::NotHere)),
+                (name, _) if is_raw(name) => match names.raw {
+                    true => TemplatePart::Raw(name.trim_start_matches("raw.").to_owned()),
+                    false => return Err(fail(name.len() + 3, TemplateFault::NotHere)),
+                },
+                ("client", _) if names.fields => TemplatePart::Variable(name.to_owned()),
+                ("client", _) => return Err(fail(name.len() + 3, TemplateFault::Client)),
+                (name, _) if names.variables.contains(name) => {
+                    TemplatePart::Variable(name.to_owned())
+                }
+                (name, _) if names.fields && field_name(name).is_some() => {
+                    TemplatePart::Variable(name.to_ascii_lowercase())
+                }
+                (name, _) => match names.fixed.get(name) {
+                    None => return Err(fail(name.len() + 3, TemplateFault::Unknown)),
+                    Some(fixed) if fixed.hidden => TemplatePart::Hidden(fixed.value.clone()),
+                    Some(fixed) => {
+                        literal.push_str(fixed.value.expose());
+                        rest = behind;
+                        continue;
+                    }
+                },
+            };
+            push_text(&mut parts, &mut literal);
+            parts.push(part);
+            rest = behind;
+        }
+        literal.push_str(rest);
+        push_text(&mut parts, &mut literal);
+        Ok(Self { parts })
+    }
+}
+
+fn push_text(parts: &mut Vec<TemplatePart>, literal: &mut String) {
+    if !literal.is_empty() {
+        parts.push(TemplatePart::Text(Secret::new(std::mem::take(literal))));
+    }
+}
