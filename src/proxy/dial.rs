@@ -66,7 +66,7 @@ impl Dialer {
         Self { policy, network }
     }
 
-    /// Connects to `authority`, trying its addresses in the manner of RFC 8305.
+    /// Connects to `authority`, trying its addresses as RFC 8305 describes.
     ///
     /// # Errors
     ///
