@@ -1,53 +1,53 @@
-//! The log's own thread: whoever logs never waits for whoever reads.
+//! The log, written by a thread of its own so that logging never blocks.
 //!
-//! Standard error may be a pipe that nobody reads. Lines wait in a bounded queue; what does not fit is dropped
-//! and counted, and said as soon as lines are read again.
+//! Standard error may be a pipe that nobody reads. Lines wait in a bounded queue. Lines that do not fit are dropped and
+//! counted, and the count is logged as soon as lines are read again.
 
 use std::time::Duration;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-/// Lines that wait to be read: a second or so of a busy proxy, some hundred KiB.
-const WAITING: usize = 4096;
+/// The most lines that wait to be read: about a second of a busy proxy, a few hundred KiB.
+const MAX_QUEUED_LINES: usize = 4096;
 /// How often dropped lines are counted.
-const LOOK: Duration = Duration::from_secs(1);
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where log lines are written to.
+/// The log on standard error.
 #[derive(Debug)]
 pub struct Log {
     writer: NonBlocking,
-    /// Writes what waits when it is dropped, for a second at most.
+    /// Writes the queued lines when it is dropped, for at most one second.
     guard: WorkerGuard,
 }
 
-/// Counts the lines that nobody read in time.
+/// Counts the lines that were dropped because nobody read them in time.
 #[derive(Clone, Debug)]
-pub struct Drops {
+pub struct DroppedLines {
     counter: ErrorCounter,
 }
 
 impl Log {
-    /// A log on standard error.
+    /// Starts the thread that writes to standard error.
     pub fn new() -> Self {
         let (writer, guard) = NonBlockingBuilder::default()
-            .buffered_lines_limit(WAITING)
+            .buffered_lines_limit(MAX_QUEUED_LINES)
             .lossy(true)
             .thread_name("log")
             .finish(std::io::stderr());
         Self { writer, guard }
     }
 
-    /// What lines are written to.
+    /// Returns the writer for `tracing_subscriber`.
     pub fn writer(&self) -> NonBlocking {
         self.writer.clone()
     }
 
-    /// The count of lines that were dropped.
-    pub fn drops(&self) -> Drops {
-        Drops { counter: self.writer.error_counter() }
+    /// Returns the count of dropped lines.
+    pub fn dropped_lines(&self) -> DroppedLines {
+        DroppedLines { counter: self.writer.error_counter() }
     }
 
-    /// Writes what waits, for a second at most.
+    /// Writes the queued lines, for at most one second.
     pub fn finish(self) {
         drop(self.guard);
     }
@@ -59,22 +59,22 @@ impl Default for Log {
     }
 }
 
-impl Drops {
-    /// Tells `count` how many lines were dropped since it was last told, and the log once lines are read again. Runs
-    /// until it is dropped.
-    pub async fn watch(self, count: impl Fn(u64)) {
-        let (mut counted, mut told) = (0, 0);
+impl DroppedLines {
+    /// Passes to `count` the number of lines that were dropped since the last call, and logs the number once lines are
+    /// read again. Runs until it is cancelled.
+    pub async fn run(self, count: impl Fn(u64)) {
+        let (mut counted, mut logged) = (0, 0);
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(COUNT_INTERVAL).await;
             let dropped = self.counter.dropped_lines() as u64;
             count(dropped - counted);
-            if dropped > told && dropped == counted {
+            if dropped > logged && dropped == counted {
                 tracing::warn!(
-                    lines = dropped - told,
-                    "lines of the log were dropped: nobody read them"
+                    lines = dropped - logged,
+                    "log lines were dropped because nobody read them"
                 );
-                // This one may have been dropped as well.
-                told = dropped;
+                // This line may have been dropped as well; that is not logged again.
+                logged = dropped;
             }
             counted = dropped;
         }

@@ -14,7 +14,7 @@ use self::watch::Watch;
 use super::{EX_CONFIG, RunArguments, colors, complain, complain_of};
 use crate::app::App;
 use crate::clock::Clock;
-use crate::log::{Drops, Log};
+use crate::log::{DroppedLines, Log};
 use crate::settings::{Inputs, Listen, Locator, LogFormat, Problems, Settings, Severity};
 
 pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<&str>) -> ExitCode {
@@ -36,7 +36,7 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
         complain(format!("error: {message}"));
         return ExitCode::from(2);
     }
-    let drops = log.drops();
+    let dropped_lines = log.dropped_lines();
     let invocation = Invocation { locator, arguments: &arguments, format: settings.log.format };
     log_problems(&settings.warnings, invocation.format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -46,7 +46,7 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
         .build();
     match runtime {
         Ok(runtime) => {
-            let code = runtime.block_on(serve(&invocation, settings, inputs, drops));
+            let code = runtime.block_on(serve(&invocation, settings, inputs, dropped_lines));
             // What has to be finished is. A secret on a file system that does not answer may hold a thread
             // for ever.
             runtime.shutdown_background();
@@ -73,7 +73,7 @@ async fn serve(
     invocation: &Invocation<'_>,
     settings: Settings,
     inputs: Inputs,
-    drops: Drops,
+    dropped_lines: DroppedLines,
 ) -> ExitCode {
     let unix_sockets = unix_paths(&settings.listen);
     let mut signals = match Signals::listen() {
@@ -99,7 +99,7 @@ async fn serve(
     app.promise_to_read_secrets();
     announce(&app, &unix_sockets);
     let metrics = app.metrics();
-    tokio::spawn(drops.watch(move |lines| metrics.record_dropped_log_lines(lines)));
+    tokio::spawn(dropped_lines.run(move |lines| metrics.record_dropped_log_lines(lines)));
     let mut watch = Watch::new(inputs);
     loop {
         tokio::select! {

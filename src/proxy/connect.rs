@@ -65,7 +65,7 @@ impl Proxy {
         let client_name = client_name(request.headers());
         let next = if snapshot.credentials.intercepts(&origin) {
             if client_name.is_none() && snapshot.credentials.needs_client_name(&origin) {
-                return Err(ProxyError::Nameless);
+                return Err(ProxyError::MissingClientName);
             }
             // If no certificate can be created, the client must learn of it before the 200.
             self.server_config(snapshot, &origin.authority.host).map_err(ProxyError::Ca)?;
@@ -204,7 +204,7 @@ impl Snapshot {
         self.check_unmatched(ProxyError::Unmatched)?;
         let ports = &self.config.connect_ports;
         if !ports.is_empty() && !ports.contains(&authority.port) {
-            return Err(ProxyError::Port(authority.port));
+            return Err(ProxyError::ForbiddenPort(authority.port));
         }
         Ok(self.connector().dialer().connect(authority, self.connector().deadline()).await?)
     }

@@ -1,16 +1,17 @@
-//! The one place where a failure becomes a response.
+//! The errors that the proxy responds to itself, and the one place where an error becomes a response.
 //!
-//! Texts are fixed sentences with the next action; none repeats a byte of the request, of an origin
-//! server or of an authorization server. bearerd never answers 401 for a failure of its own: clients
-//! would begin an authentication of theirs.
+//! [`ProxyError`] is what went wrong; `error_report` says what the client is told. Every text is a fixed sentence that
+//! ends in the next action. None repeats a byte of the request, of an origin server or of an authorization server.
+//!
+//! bearerd never responds 401 for an error of its own, because clients would start to authenticate themselves.
 
-mod origin;
-mod token;
+mod error_report;
+mod origin_failure;
+mod token_failure;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::header::{PROXY_AUTHENTICATE, RETRY_AFTER};
+use http::header::{CONNECTION, PROXY_AUTHENTICATE, RETRY_AFTER};
 use http::{Response, StatusCode};
 
 use super::local_response::{ResponseFormat, insert, insert_proxy_status, local_response};
@@ -21,36 +22,36 @@ use crate::ca::CaError;
 use crate::credential::{InjectionError, InstanceError, VariableError};
 use crate::origin::AuthorityError;
 use crate::token::TokenError;
-use origin::origin_verdict;
-use token::{instance_verdict, token_verdict};
 
-/// Why a request is answered by this proxy and not by an origin server.
+/// Why the proxy responds to a request itself. The `Display` form is for the log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProxyError {
     #[error(transparent)]
-    Message(#[from] RequestRefusal),
+    Request(#[from] RequestRefusal),
     #[error("no credential is configured for this host, and `unmatched` is \"deny\"")]
     Unmatched,
-    #[error("no credential of this host is for this method and path, and `unmatched` is \"deny\"")]
+    #[error(
+        "no credential of this host applies to this method and path, and `unmatched` is \"deny\""
+    )]
     UnmatchedPath,
     #[error(
-        "the request brings a field or parameter that credential \"{0}\" would add, and its \
-         `on_existing` is \"reject\"; leave it out of the request"
+        "the request has a field or parameter that credential \"{0}\" would add, and its \
+         `on_existing` is \"reject\"; remove it from the request"
     )]
     Existing(Arc<str>),
     #[error("credential \"{credential}\" {error}")]
     Choice { credential: Arc<str>, error: VariableError },
     #[error(
-        "the token of this host is chosen by the client's name, which it gives as the user name of its \
-         proxy: http://NAME:any@127.0.0.1:8080"
+        "the token for this host depends on the client's name; send it as the user name of the proxy URL: \
+         http://NAME:any@127.0.0.1:8080"
     )]
-    Nameless,
+    MissingClientName,
     #[error("credential \"{credential}\" {error}")]
     Instance { credential: Arc<str>, error: InstanceError },
     #[error("the token of credential {credential} cannot be put on the request: {error}")]
     Injection { credential: Arc<str>, error: InjectionError },
     #[error("CONNECT to port {0} is not allowed")]
-    Port(u16),
+    ForbiddenPort(u16),
     #[error("credential {credential}: {error}")]
     Token { credential: Arc<str>, error: TokenError },
     #[error(transparent)]
@@ -59,85 +60,19 @@ pub(super) enum ProxyError {
     Ca(Arc<CaError>),
 }
 
-/// Status, RFC 9209 error type and the sentence for the client.
-struct Verdict {
-    status: StatusCode,
-    kind: &'static str,
-    text: String,
-    retry_after: Option<Duration>,
-}
-
 impl ProxyError {
-    fn verdict(&self) -> Verdict {
-        let verdict = |status, kind, text: &str| Verdict {
-            status,
-            kind,
-            text: text.to_owned(),
-            retry_after: None,
-        };
-        match self {
-            Self::Message(error) => {
-                let status = message_status(error);
-                let kind = match error {
-                    RequestRefusal::Loop => "proxy_loop_detected",
-                    _ => "http_request_error",
-                };
-                verdict(status, kind, &error.to_string())
-            }
-            Self::Nameless | Self::Choice { error: VariableError::NoClientName, .. } => verdict(
-                StatusCode::PROXY_AUTHENTICATION_REQUIRED,
-                "http_request_denied",
-                &self.to_string(),
-            ),
-            Self::Unmatched | Self::UnmatchedPath | Self::Existing(_) | Self::Choice { .. } => {
-                verdict(StatusCode::FORBIDDEN, "http_request_denied", &self.to_string())
-            }
-            Self::Instance { error, .. } => instance_verdict(*error, &self.to_string()),
-            Self::Port(_) => verdict(
-                StatusCode::FORBIDDEN,
-                "http_request_denied",
-                &format!("{self}; an operator can add it to proxy.connect_ports"),
-            ),
-            Self::Token { credential, error } => token_verdict(credential, error),
-            Self::Origin(error) => {
-                let told = origin_verdict(error);
-                verdict(told.status, told.kind, &told.text())
-            }
-            Self::Injection { .. } => verdict(
-                StatusCode::BAD_GATEWAY,
-                "proxy_internal_error",
-                "the access token could not be put on the request; bearerd's log says why",
-            ),
-            Self::Ca(error) if matches!(**error, CaError::Expired { .. }) => {
-                verdict(StatusCode::BAD_GATEWAY, "proxy_internal_error", &error.to_string())
-            }
-            Self::Ca(_) => verdict(
-                StatusCode::BAD_GATEWAY,
-                "proxy_internal_error",
-                "the local CA could not make a certificate; bearerd's log says why",
-            ),
-        }
-    }
-
-    /// Closes the connection after requests whose framing or meaning is in doubt.
-    fn closes(&self) -> bool {
-        let is_doubtful =
-            |status| matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED);
-        matches!(self, Self::Message(error) if is_doubtful(message_status(error)))
-    }
-
-    /// Is it the client's own doing, so that nothing but the request has to change?
+    /// Returns true if the client caused the error, so that only a different request can succeed.
     pub(super) fn is_client_error(&self) -> bool {
         matches!(self, Self::Origin(OriginError::Request(_)))
-            || self.verdict().status.is_client_error()
+            || self.report().status.is_client_error()
     }
 
-    /// The limit that was reached: its key in `[limits]`, or `descriptors`.
+    /// Returns the limit that was reached: its key in `[limits]`, or `descriptors`.
     pub(super) fn limit(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Message(RequestRefusal::ContentTooLarge) => "body_bytes",
-            Self::Message(RequestRefusal::TargetTooLong) => "request_line",
-            Self::Message(RequestRefusal::TooManyFields) => "header_count",
+            Self::Request(RequestRefusal::ContentTooLarge) => "body_bytes",
+            Self::Request(RequestRefusal::TargetTooLong) => "request_line",
+            Self::Request(RequestRefusal::TooManyFields) => "header_count",
             Self::Origin(OriginError::ConnectTimeout | OriginError::HandshakeTimeout) => {
                 "connect_timeout"
             }
@@ -150,98 +85,81 @@ impl ProxyError {
         })
     }
 
-    /// What the operator can do about it.
+    /// Returns the text for the client, which says what an operator can do about the error.
     pub(super) fn advice(&self) -> String {
-        self.verdict().text
+        self.report().text
     }
 
-    /// The RFC 9209 error type, for the access log.
+    /// Returns the RFC 9209 error type, for the log.
     pub(super) fn error_type(&self) -> &'static str {
-        self.verdict().kind
+        self.report().error_type
     }
 
-    /// The response, in the form that the client prefers.
+    /// Returns the response to the client.
     pub(super) fn response(
         &self,
-        accepts: ResponseFormat,
+        format: ResponseFormat,
         request_id: &str,
     ) -> Response<ResponseBody> {
-        let verdict = self.verdict();
-        let mut response = local_response(verdict.status, &verdict.text, accepts, request_id);
+        let report = self.report();
+        let mut response = local_response(report.status, &report.text, format, request_id);
         let fields = response.headers_mut();
         let rcode = match self {
             Self::Origin(error) => error.rcode(),
             _ => None,
         };
-        insert_proxy_status(fields, verdict.kind, rcode, &verdict.text);
-        if verdict.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        insert_proxy_status(fields, report.error_type, rcode, &report.text);
+        if report.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
             insert(fields, PROXY_AUTHENTICATE, "Basic realm=\"bearerd\"");
         }
-        if let Some(wait) = verdict.retry_after {
+        if let Some(wait) = report.retry_after {
             let seconds = wait.as_secs_f64().ceil().clamp(1.0, 3600.0);
             insert(fields, RETRY_AFTER, &format!("{seconds:.0}"));
         }
-        if self.closes() {
-            insert(fields, http::header::CONNECTION, "close");
+        if self.closes_connection(report.status) {
+            insert(fields, CONNECTION, "close");
         }
         response
     }
-}
 
-fn message_status(error: &RequestRefusal) -> StatusCode {
-    match error {
-        RequestRefusal::Authority(_)
-        | RequestRefusal::OriginForm
-        | RequestRefusal::Scheme
-        | RequestRefusal::Host
-        | RequestRefusal::ConnectTarget
-        | RequestRefusal::Path
-        | RequestRefusal::ConnectContent => StatusCode::BAD_REQUEST,
-        RequestRefusal::TransferCoding => StatusCode::NOT_IMPLEMENTED,
-        RequestRefusal::Trace => StatusCode::METHOD_NOT_ALLOWED,
-        RequestRefusal::TargetTooLong => StatusCode::URI_TOO_LONG,
-        RequestRefusal::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        RequestRefusal::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        RequestRefusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-        RequestRefusal::Loop => StatusCode::LOOP_DETECTED,
+    /// Returns true if the request's framing or meaning is in doubt, so that nothing after it can be trusted.
+    fn closes_connection(&self, status: StatusCode) -> bool {
+        matches!(self, Self::Request(_))
+            && matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED)
     }
 }
 
 impl From<AuthorityError> for ProxyError {
     fn from(error: AuthorityError) -> Self {
-        Self::Message(error.into())
+        Self::Request(error.into())
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
     use super::*;
     use crate::store::TerminalReason;
+    use crate::token::FailureReason;
 
     #[test]
     fn a_missing_token_is_503_and_never_401() {
-        for (error, retry) in [
-            (
-                TokenError::Unavailable {
-                    retry_after: Duration::from_millis(1),
-                    reason: crate::token::FailureReason::Timeout,
-                },
-                Some("1"),
-            ),
-            (
-                TokenError::Unavailable {
-                    retry_after: Duration::from_secs(99_999),
-                    reason: crate::token::FailureReason::Timeout,
-                },
-                Some("3600"),
-            ),
+        let unavailable = |retry_after| {
+            let reason = FailureReason::Timeout;
+            TokenError::Unavailable { retry_after, reason }
+        };
+        for (error, retry_after) in [
+            (unavailable(Duration::from_millis(1)), Some("1")),
+            (unavailable(Duration::from_secs(99_999)), Some("3600")),
             (TokenError::NeedsLogin { reason: TerminalReason::Revoked }, None),
         ] {
             let error = ProxyError::Token { credential: Arc::from("billing"), error };
             let response = error.response(ResponseFormat::Text, "id");
-            assert_eq!(response.status(), 503);
-            assert_eq!(response.headers().get(RETRY_AFTER).map(|v| v.to_str().unwrap()), retry);
+            assert_eq!(response.status(), 503, "{error}");
+            let sent = response.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap());
+            assert_eq!(sent, retry_after, "Retry-After of {error}");
             let status = response.headers()["proxy-status"].to_str().unwrap();
             assert!(status.starts_with("bearerd; error=credential_"), "{status}");
         }

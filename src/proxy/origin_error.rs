@@ -1,4 +1,4 @@
-//! Why there is no response from an origin server. `proxy/error/origin.rs` maps each reason to the
+//! Why there is no response from an origin server. `error/origin_failure.rs` maps each reason to the
 //! response that the client gets.
 
 use std::io;
@@ -9,8 +9,7 @@ use super::incoming_body::PeerError;
 use crate::resolver::NameError;
 use crate::tls::{CertificateFault, TlsFault};
 
-/// What failed between this proxy and an origin server. The `Display` form is for the log;
-/// [`OriginError::advice`] says what to do about it.
+/// What failed between this proxy and an origin server. The `Display` form is for the log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OriginError {
     #[error("the name cannot be resolved: {0}")]

@@ -333,7 +333,7 @@ async fn e41_what_only_an_operator_can_mend_is_said_to_the_client_and_to_the_ope
         let (status, body) = (reply.status, reply.text());
         assert_eq!(status, 503, "{case}: the client got another status");
         assert_says(&format!("{case}: the answer"), &body, ["operator"]);
-        assert_never_says(&format!("{case}: the answer"), &body, ["tries again by itself"]);
+        assert_never_says(&format!("{case}: the answer"), &body, ["keeps retrying"]);
         at_rest(&world).await;
         let next = described(&world).await["next"].clone();
         assert!(next.as_str().is_some_and(|next| !next.is_empty()), "{case}: {next}");

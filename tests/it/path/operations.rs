@@ -135,7 +135,7 @@ async fn p31_lines_that_were_dropped_are_counted_and_said() {
     // Whoever reads on is told.
     let told = tokio::task::spawn_blocking(move || {
         let mut line = String::new();
-        while !line.contains("lines of the log were dropped") {
+        while !line.contains("log lines were dropped") {
             line.clear();
             assert!(pipe.read_line(&mut line).unwrap() > 0, "it ended");
         }
