@@ -66,6 +66,17 @@ fn relative_links_lead_to_files_and_headings() {
 }
 
 #[test]
+fn paths_in_pages_exist() {
+    let mut missing = String::new();
+    for page in pages() {
+        for path in paths(&read(&page)).filter(|path| !root().join(path).exists()) {
+            let _ = writeln!(missing, "  {}: {path}", page.display());
+        }
+    }
+    assert!(missing.is_empty(), "pages name files that do not exist:\n{missing}");
+}
+
+#[test]
 fn anchors_are_made_of_headings_as_github_makes_them() {
     let text =
         "# One `two`: three!\n## Same\n```sh\n# a comment\n```\n## Same\n<a id=\"own\"></a>\n";
@@ -125,6 +136,18 @@ fn pages() -> Vec<PathBuf> {
 /// The targets of `[text](target)`, outside code.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target))
+}
+
+/// The paths in backticks that begin with a folder of the repository; capitals are placeholders.
+fn paths(text: &str) -> impl Iterator<Item = &str> {
+    const FOLDERS: [&str; 8] =
+        [".ci/", "benches/", "deploy/", "docs/", "examples/", "fuzz/", "src/", "tests/"];
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_path = |text: &&str| {
+        let is_plain = |character: char| is_lower_case(character) || "./-".contains(character);
+        FOLDERS.iter().any(|folder| text.starts_with(folder)) && text.chars().all(is_plain)
+    };
+    quoted.filter(is_path)
 }
 
 fn anchors(page: &Path) -> BTreeSet<String> {
