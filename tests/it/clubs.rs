@@ -573,7 +573,10 @@ async fn operators_see_the_clubs_in_use_and_metrics_name_the_credential_alone() 
     let credentials = world.app().credentials();
     let conditions: Vec<Condition> =
         credentials.all()[0].statuses().iter().map(|status| status.condition).collect();
-    assert!(matches!(conditions[..], [_, Condition::NeedsLogin(_)]), "{conditions:?}");
+    assert!(
+        matches!(conditions[..], [_, Condition::NeedsLogin(_)]),
+        "the club whose grant died does not need a login: {conditions:?}"
+    );
     assert!(
         ask("/readyz").await.contains("degraded"),
         "the probe does not tell of the club that needs a login"

@@ -77,7 +77,10 @@ async fn check_reports_every_problem_at_once_with_its_place_and_without_a_secret
         .filter(|line| !report.contains(&format!("proxy.toml:{line}:")))
         .collect();
     assert!(missing.is_empty(), "no problem in the lines {missing:?}:\n{report}");
-    assert!(report.matches("^^").count() >= BAD_LINES.len(), "{report}");
+    assert!(
+        report.matches("^^").count() >= BAD_LINES.len(),
+        "not every problem is underlined in its line: {report}"
+    );
     assert_says("the report", &report, ["help:"]);
     assert_says("the report", &report, ["proxy.toml has 7 problems"]);
     assert_never_says("the report", &report, ["hunter2"]);
@@ -223,7 +226,10 @@ async fn a_socket_that_a_dead_process_left_is_taken_over_and_any_other_file_is_n
     said.read_line(&mut line).unwrap();
     let _ended_already = child.kill();
     child.wait().unwrap();
-    assert!(line.starts_with("error: ") && line.contains("proxy.listen"), "{line}");
+    assert!(
+        line.starts_with("error: ") && line.contains("proxy.listen"),
+        "the error does not name the key of the listener: {line}"
+    );
     assert_eq!(
         std::fs::read_to_string(&path).unwrap_or_default(),
         "precious",
@@ -257,7 +263,11 @@ async fn output_that_nobody_reads_is_no_panic() {
             .unwrap();
         let said = text(&output.stderr);
         assert_never_says(&format!("{arguments:?}: the output"), &said, ["panicked"]);
-        assert!(matches!(output.status.code(), Some(0 | 1)), "{arguments:?}: {}", output.status);
+        assert!(
+            matches!(output.status.code(), Some(0 | 1)),
+            "{arguments:?}: the command died of output that nobody reads: {}",
+            output.status
+        );
     }
 }
 
@@ -283,7 +293,10 @@ async fn a_wrong_command_line_is_a_usage_error() {
             "{arguments:?}: the command has another exit code: {}",
             text(&output.stderr)
         );
-        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{arguments:?}");
+        assert!(
+            !output.stderr.is_empty() && output.stdout.is_empty(),
+            "{arguments:?}: the usage error is not on standard error alone"
+        );
     }
 }
 
@@ -450,7 +463,10 @@ async fn readiness_names_a_credential_in_trouble_and_stays_ready() {
         ready["status"], "degraded",
         "the probe does not tell of the credential in trouble: {ready}"
     );
-    assert!(ready["credentials"][0]["next"].is_string(), "{ready}");
+    assert!(
+        ready["credentials"][0]["next"].is_string(),
+        "the probe does not say what to do: {ready}"
+    );
     program.stop().await;
 }
 
@@ -508,7 +524,7 @@ async fn no_log_holds_a_secret(arguments: &[&str], level: &str) {
         let line = log.lines().find(|line| line.contains(secret.as_str()));
         assert_eq!(line, None, "{secret} is in the log");
     }
-    assert!(secrets.len() >= 11, "{secrets:?}");
+    assert!(secrets.len() >= 11, "the test looks for fewer secrets than it has made: {secrets:?}");
     if arguments.contains(&"json") {
         assert_every_line_is_an_object(&log);
     }
@@ -537,8 +553,14 @@ fn assert_every_line_is_an_object(log: &str) {
         let entry = value.as_object().unwrap_or_else(|| panic!("not an object: {line}"));
         if entry.get("message").is_some_and(|message| message == "request") {
             accesses += 1;
-            assert!(entry["request_id"].as_str().is_some_and(|id| id.len() == 16), "{line}");
-            assert!(!entry["target"].as_str().unwrap().contains('?'), "{line}");
+            assert!(
+                entry["request_id"].as_str().is_some_and(|id| id.len() == 16),
+                "the request id of the log line has another length: {line}"
+            );
+            assert!(
+                !entry["target"].as_str().unwrap().contains('?'),
+                "the query of a request is in the log: {line}"
+            );
         }
     }
     assert_eq!(accesses, 5, "a request is missing in the access log, or there is one too many");

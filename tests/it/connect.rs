@@ -213,7 +213,10 @@ async fn a_leaf_names_exactly_the_host_and_is_signed_by_the_ca() {
     let authority = world.app().ca().unwrap();
     let (_, ca) = X509Certificate::from_der(authority.der(std::time::SystemTime::now())).unwrap();
     let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
-    assert!(matches!(names[..], [GeneralName::DNSName("localhost")]), "{names:?}");
+    assert!(
+        matches!(names[..], [GeneralName::DNSName("localhost")]),
+        "the leaf names other hosts: {names:?}"
+    );
     assert_eq!(leaf.issuer(), ca.subject(), "the leaf was not issued by the CA");
     assert!(!leaf.is_ca(), "the leaf is a CA itself");
     assert_ne!(leaf.public_key().raw, ca.public_key().raw, "the leaf has the key of the CA");
@@ -223,7 +226,7 @@ async fn a_leaf_names_exactly_the_host_and_is_signed_by_the_ca() {
         "the leaf is good for more than a server's authentication"
     );
     let life = leaf.validity().not_after.timestamp() - leaf.validity().not_before.timestamp();
-    assert!(life <= 7 * 24 * 3600, "{life} s");
+    assert!(life <= 7 * 24 * 3600, "{life} s: the leaf is valid for more than a week");
     assert_eq!(tls.alpn_protocol(), None, "a protocol was agreed on although none was offered");
 }
 
@@ -592,7 +595,7 @@ fn connect_to(target: impl std::fmt::Display) -> [String; 2] {
 pub(super) async fn connect(world: &World, target: impl std::fmt::Display) -> (Wire, Reply) {
     let mut client = Wire::to(world).await;
     let head = client.ask_head(&connect_to(target)).await;
-    assert_eq!(head.status, 200, "{head:?}");
+    assert_eq!(head.status, 200, "the CONNECT was refused: {head:?}");
     (client, head)
 }
 

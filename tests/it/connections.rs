@@ -127,7 +127,11 @@ async fn a_connection_that_the_origin_says_it_is_about_to_close_is_not_used_agai
     for (time, connections) in [("timeout=60", 1), ("timeout=1", 1), ("timeout=60", 2)] {
         world.origin.enqueue(Answer::status(200).with_header("keep-alive", time));
         wire.ask(&get(&world.http("/"))).await.assert_ok();
-        assert_eq!(world.origin.connections(), connections, "{time}");
+        assert_eq!(
+            world.origin.connections(),
+            connections,
+            "{time}: another number of connections was used"
+        );
     }
 }
 
@@ -243,7 +247,7 @@ async fn a_head_that_does_not_come_to_an_end_is_cut_off() {
         }
         assert!(began.elapsed() < DEADLINE, "the connection lives on");
     };
-    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    assert!(matches!(ended, Ok(0) | Err(_)), "the connection ended in another way: {ended:?}");
     assert!(
         began.elapsed() > Duration::from_millis(900),
         "it was over too soon: {:?}",

@@ -92,7 +92,10 @@ async fn a_dead_grant_is_answered_with_the_next_action_and_without_a_secret() {
             assert!(body.contains(part), "no {part:?} in {body}");
         }
         for secret in &secrets {
-            assert!(!body.contains(secret) && !fields.contains(secret), "{body} {fields}");
+            assert!(
+                !body.contains(secret) && !fields.contains(secret),
+                "the answer holds a secret: {body} {fields}"
+            );
         }
     }
 }
@@ -119,7 +122,11 @@ async fn a_rejected_token_of_a_dead_grant_is_served_no_more() {
     world.authorization_server.tokens().revoke_all_access_tokens();
     let reply = world.get("/").await;
     let (status, body) = (reply.status, reply.text());
-    assert_eq!((status, body.contains("invalid_token")), (401, true), "{body}");
+    assert_eq!(
+        (status, body.contains("invalid_token")),
+        (401, true),
+        "the API's own rejection did not reach the client: {body}"
+    );
     for _ in 0..5 {
         assert_needs_login(&world.get("/").await);
     }

@@ -33,9 +33,17 @@ async fn token_requests_and_api_requests_carry_valid_proofs() {
     let world = World::builder().dpop().start().await;
     let client = world.client();
     for url in [world.http("/a?b=c"), world.https("/a/%C3%A4?d"), world.http("/")] {
-        assert_eq!(client.get(&url).send().await.unwrap().status(), 200, "GET {url}");
+        assert_eq!(
+            client.get(&url).send().await.unwrap().status(),
+            200,
+            "GET {url}: the request with a proof was refused"
+        );
         let post = client.post(&url).body("content").send().await.unwrap();
-        assert_eq!(post.status(), 200, "POST {url}");
+        assert_eq!(
+            post.status(),
+            200,
+            "POST {url}: the request with content and a proof was refused"
+        );
     }
     assert_eq!(world.origin.accepted(), 6, "the API did not accept each request with its proof");
     assert_eq!(world.origin.rejected(), 0, "the API rejected a proof or a token");
@@ -111,7 +119,11 @@ async fn an_api_that_asks_for_a_nonce_gets_the_same_token_again() {
             200,
             "round {round}: the API's demand for a nonce reached the client"
         );
-        assert_eq!(bound_tokens(&world), [&*token, &*token], "round {round}");
+        assert_eq!(
+            bound_tokens(&world),
+            [&*token, &*token],
+            "round {round}: the request was not sent again with the same token"
+        );
         assert!(
             world.origin.requests().iter().all(|request| &*request.body == b"content"),
             "round {round}: the request that was sent again has other content"

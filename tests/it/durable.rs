@@ -96,7 +96,10 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
     assert!(answered > ROUNDS / 2, "{answered} requests in {ROUNDS} rounds");
-    assert!(refreshed.len() > ROUNDS / 3, "{refreshed:?}");
+    assert!(
+        refreshed.len() > ROUNDS / 3,
+        "the kills came too seldom after a refresh to show anything: {refreshed:?}"
+    );
     let names: Vec<_> = std::fs::read_dir(world.state())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -585,9 +588,18 @@ async fn save_later(world: &World, generation: u64, trouble: Trouble) {
         released.elapsed()
     );
     let probe = readiness(world).await;
-    assert_eq!(probe["status"], "degraded", "{case}");
-    assert_eq!(probe["credentials"][0]["unsaved"], true, "{case}");
-    assert!(probe["credentials"][0]["next"].as_str().unwrap().contains("writable"), "{case}");
+    assert_eq!(
+        probe["status"], "degraded",
+        "{case}: the probe does not say that something is wrong"
+    );
+    assert_eq!(
+        probe["credentials"][0]["unsaved"], true,
+        "{case}: the probe does not say that the token is unsaved"
+    );
+    assert!(
+        probe["credentials"][0]["next"].as_str().unwrap().contains("writable"),
+        "{case}: the probe does not say what to do"
+    );
     for reply in world.get_many(10).await {
         reply.assert_status(200, &case);
     }
@@ -601,7 +613,11 @@ async fn save_later(world: &World, generation: u64, trouble: Trouble) {
         server.current_refresh_token(),
         "{case}: the newest refresh token is not in the record"
     );
-    assert_eq!(readiness(world).await["status"], "ok", "{case}");
+    assert_eq!(
+        readiness(world).await["status"],
+        "ok",
+        "{case}: the probe still says that something is wrong after the token was saved"
+    );
     server.assert_token_requests(requests, &case);
     server.assert_no_reuse();
 }

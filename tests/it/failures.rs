@@ -189,5 +189,5 @@ async fn answers_become_502(answers: &[&str]) {
             wrong.push(format!("{answer:?} became {reply:?}"));
         }
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(wrong.is_empty(), "these answers did not become 502: {wrong:#?}");
 }

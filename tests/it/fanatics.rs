@@ -172,8 +172,15 @@ async fn errors_of_the_configuration_keep_the_refresh_token_and_are_asked_about_
         let (world, response) = after(TokenBehaviour::json(status, body.clone())).await;
         let case = format!("{status} {body}");
         assert_eq!(response.status(), 503, "{case}: the client got another status");
-        assert_eq!(error_of(&response), "credential_unavailable", "{case}");
-        assert!(response.headers().contains_key("retry-after"), "{case}");
+        assert_eq!(
+            error_of(&response),
+            "credential_unavailable",
+            "{case}: the answer names another error"
+        );
+        assert!(
+            response.headers().contains_key("retry-after"),
+            "{case}: the client is not told when to try again"
+        );
         for _ in 0..10 {
             world.get("/orders").await.assert_status(503, &case);
         }
@@ -206,7 +213,7 @@ async fn a_429_is_obeyed() {
         "a throttled token request is not reported as unavailable"
     );
     let wait: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-    assert!((80..=90).contains(&wait), "{wait}");
+    assert!((80..=90).contains(&wait), "the client is told another time than the server's: {wait}");
     world.clock.advance(Duration::from_secs(60));
     world.get("/orders").await.assert_no_token();
     world

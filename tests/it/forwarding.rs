@@ -173,7 +173,10 @@ async fn the_token_never_goes_to_another_host_or_port() {
     // The target decides, whatever `Host` says (RFC 9112 §3.2.2).
     let disguised = client.get(other.url("/")).header("host", world.origin.authority());
     let disguised = disguised.send().await.unwrap().status();
-    assert!(disguised == 200 || disguised == 400, "{disguised}");
+    assert!(
+        disguised == 200 || disguised == 400,
+        "the disguised request was answered with another status: {disguised}"
+    );
     let seen: Vec<_> = other
         .requests()
         .iter()
@@ -184,7 +187,7 @@ async fn the_token_never_goes_to_another_host_or_port() {
         Some("Bearer of-the-client"),
         "the client's own token for another server was changed"
     );
-    assert!(seen[1..].iter().all(Option::is_none), "{seen:?}");
+    assert!(seen[1..].iter().all(Option::is_none), "a token was sent to another host: {seen:?}");
 }
 
 // ===== Without a credential =====
@@ -381,7 +384,10 @@ async fn a_request_body_that_breaks_off_never_ends_at_the_origin() {
     world.origin.wait_for_requests(1).await;
     wire.stream.shutdown().await.unwrap();
     let answer = String::from_utf8(wire.rest().await).unwrap();
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 400 "),
+        "content that broke off was answered with another status: {answer}"
+    );
     assert!(
         !world.origin.requests()[0].body_complete,
         "content that broke off ended like a whole one at the API"

@@ -192,12 +192,20 @@ async fn ask(program: &Program, path: &str) -> Value {
 async fn assert_unsaved(program: &Program, unsaved: bool) {
     let ready = ask(program, "/readyz").await;
     let credential = &ready["credentials"][0];
-    assert_eq!(credential["unsaved"] == true, unsaved, "{ready}");
-    assert_eq!(ready["status"] == "degraded", unsaved, "{ready}");
+    assert_eq!(
+        credential["unsaved"] == true,
+        unsaved,
+        "the probe does not tell whether the token is unsaved: {ready}"
+    );
+    assert_eq!(
+        ready["status"] == "degraded",
+        unsaved,
+        "the probe does not tell whether something is wrong: {ready}"
+    );
     assert_eq!(
         credential["next"].as_str().is_some_and(|next| next.contains("writable")),
         unsaved,
-        "{ready}"
+        "the probe does not tell what to do: {ready}"
     );
 }
 

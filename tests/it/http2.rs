@@ -178,7 +178,11 @@ async fn every_pairing_carries_the_token_and_the_content_both_ways() {
         let post =
             Request::post(world.https("/echo?a=b")).header("x-mine", "yes").body(()).unwrap();
         let reply = client.ask_with(post, content.clone()).await;
-        assert_eq!((reply.status, reply.content == content), (200, true), "{protocols:?}");
+        assert_eq!(
+            (reply.status, reply.content == content),
+            (200, true),
+            "{protocols:?}: (status, is the content the same): the content was not echoed"
+        );
         assert!(
             reply.fields.contains_key("via") && !reply.fields.contains_key("connection"),
             "{protocols:?}: Via is missing, or Connection was sent over HTTP/2"
@@ -194,13 +198,25 @@ async fn every_pairing_carries_the_token_and_the_content_both_ways() {
         let head = message(&["POST /echo?a=b HTTP/1.1", &host, &length, "x-mine: yes"]);
         client.send([head.as_bytes(), &content].concat()).await;
         let reply = client.reply().await;
-        assert_eq!((reply.status, reply.content == content[..]), (200, true), "{protocols:?}");
+        assert_eq!(
+            (reply.status, reply.content == content[..]),
+            (200, true),
+            "{protocols:?}: (status, is the content the same): the content was not echoed over HTTP/1.1"
+        );
 
         let requests = world.origin.requests();
         let versions: Vec<Version> = requests.iter().map(|request| request.version).collect();
-        assert_eq!(versions, [from_http2, from_http2, from_http1], "{protocols:?}");
+        assert_eq!(
+            versions,
+            [from_http2, from_http2, from_http1],
+            "{protocols:?}: the requests reached the API in other versions"
+        );
         for request in &requests {
-            assert_eq!(request.accepted, Some(true), "{protocols:?}");
+            assert_eq!(
+                request.accepted,
+                Some(true),
+                "{protocols:?}: the API did not accept the request"
+            );
             let (host, whole) = match request.version {
                 Version::HTTP_2 => (None, world.https("")),
                 _ => (Some(world.origin.authority()), String::new()),
@@ -210,7 +226,11 @@ async fn every_pairing_carries_the_token_and_the_content_both_ways() {
                 host.as_deref(),
                 "{protocols:?}: the API sees another Host"
             );
-            assert!(request.target.starts_with(&format!("{whole}/")), "{}", request.target);
+            assert!(
+                request.target.starts_with(&format!("{whole}/")),
+                "the target has another authority: {}",
+                request.target
+            );
         }
         assert!(requests[0].target.ends_with("/echo?a=b"), "{protocols:?}: the target was changed");
         assert_eq!(
@@ -261,7 +281,11 @@ async fn fifty_streams_of_one_connection_are_served_at_a_time() {
         world.origin.release_all();
         for (number, reply) in within(replies.join_all()).await {
             reply.assert_ok();
-            assert_eq!(reply.content, pattern(1000 * number), "{number}");
+            assert_eq!(
+                reply.content,
+                pattern(1000 * number),
+                "{number}: the content of stream {number} was changed"
+            );
         }
         assert_eq!(
             accepted(&world).len(),
@@ -334,7 +358,11 @@ async fn a_rejection_amid_many_streams_with_content_is_absorbed() {
         world.origin.release_all();
         for (number, reply) in within(replies.join_all()).await {
             reply.assert_status(200, format!("{protocols:?} {number}"));
-            assert_eq!(reply.content, pattern(number * 700), "{protocols:?} {number}");
+            assert_eq!(
+                reply.content,
+                pattern(number * 700),
+                "{protocols:?} {number}: the content of stream {number} was changed"
+            );
         }
         assert_eq!(
             (world.origin.rejected(), world.origin.accepted()),
@@ -378,15 +406,31 @@ async fn trailers_of_a_response_pass_in_every_pairing() {
         let client = Client::open(&world).await;
         let request = Request::get(world.https("/")).header("te", "trailers").body(()).unwrap();
         let reply = client.ask(request).await;
-        assert_eq!((reply.status, &reply.content[..]), (200, &b"content"[..]), "{protocols:?}");
-        assert_eq!(reply.trailers.get("x-digest").unwrap(), "good", "{protocols:?}");
+        assert_eq!(
+            (reply.status, &reply.content[..]),
+            (200, &b"content"[..]),
+            "{protocols:?}: the response was changed"
+        );
+        assert_eq!(
+            reply.trailers.get("x-digest").unwrap(),
+            "good",
+            "{protocols:?}: the trailer was lost or changed"
+        );
 
         world.origin.enqueue(answer);
         let mut client = Wire::over(session(&world, &[b"http/1.1"]).await);
         let host = format!("Host: {}", world.origin.authority());
         let reply = client.ask(&["GET / HTTP/1.1", &host, "TE: trailers", "Connection: TE"]).await;
-        assert_eq!((reply.status, &reply.content[..]), (200, &b"content"[..]), "{protocols:?}");
-        assert_eq!(reply.trailers, [("x-digest".to_owned(), "good".to_owned())], "{protocols:?}");
+        assert_eq!(
+            (reply.status, &reply.content[..]),
+            (200, &b"content"[..]),
+            "{protocols:?}: the response over HTTP/1.1 was changed"
+        );
+        assert_eq!(
+            reply.trailers,
+            [("x-digest".to_owned(), "good".to_owned())],
+            "{protocols:?}: the trailer over HTTP/1.1 was lost or changed"
+        );
     }
 }
 
@@ -400,12 +444,20 @@ async fn content_streams_both_ways_at_a_time() {
         let (response, mut stream) = client.begin(post, false).await;
         stream.send_data(Bytes::from_static(b"first"), false).unwrap();
         let mut body = within(response).await.unwrap().into_body();
-        assert_eq!(within(body.data()).await.unwrap().unwrap(), "first", "{protocols:?}");
+        assert_eq!(
+            within(body.data()).await.unwrap().unwrap(),
+            "first",
+            "{protocols:?}: the first data did not come back before the second was sent"
+        );
         stream.send_data(Bytes::from_static(b"second"), true).unwrap();
-        assert_eq!(within(body.data()).await.unwrap().unwrap(), "second", "{protocols:?}");
+        assert_eq!(
+            within(body.data()).await.unwrap().unwrap(),
+            "second",
+            "{protocols:?}: the second data did not come back"
+        );
         // The end may come with a frame of its own.
         while let Some(data) = within(body.data()).await {
-            assert_eq!(data.unwrap(), "", "{protocols:?}");
+            assert_eq!(data.unwrap(), "", "{protocols:?}: the content did not end");
         }
     }
 }
@@ -426,7 +478,10 @@ async fn an_authority_other_than_the_connects_is_421_and_the_others_are_served()
     ] {
         let reply = client.ask(get(&url)).await;
         reply.assert_status(421, &url);
-        assert!(reply.fields.contains_key("proxy-status"), "{url}");
+        assert!(
+            reply.fields.contains_key("proxy-status"),
+            "{url}: the refusal has no Proxy-Status"
+        );
     }
     let tunnel = Request::builder().method(Method::CONNECT).uri(world.origin.authority());
     let (response, _stream) = client.begin(tunnel.body(()).unwrap(), false).await;
@@ -453,7 +508,11 @@ async fn a_host_other_than_the_authority_is_refused() {
             request = request.header("host", *host);
         }
         let reply = client.ask(request.body(()).unwrap()).await;
-        assert!(matches!(reply.status, 400 | 421), "{hosts:?}: {}", reply.status);
+        assert!(
+            matches!(reply.status, 400 | 421),
+            "{hosts:?}: a request with contradicting hosts was not refused: {}",
+            reply.status
+        );
     }
     world.origin.assert_requests(0, "a request with another host reached the API");
     let agrees = Request::get(world.https("/")).header("host", &right).body(()).unwrap();
@@ -472,7 +531,11 @@ async fn crumbs_of_a_cookie_are_one_line_again() {
         client.ask(request.body(()).unwrap()).await.assert_ok();
         let request = &world.origin.requests()[0];
         let cookies: Vec<_> = request.headers.get_all("cookie").iter().collect();
-        assert_eq!(cookies, ["a=1; b=2; c=3; d=4"], "{protocols:?}");
+        assert_eq!(
+            cookies,
+            ["a=1; b=2; c=3; d=4"],
+            "{protocols:?}: the crumbs of the cookie were not joined in order"
+        );
     }
 }
 
@@ -498,7 +561,10 @@ async fn a_head_that_is_too_large_costs_only_its_own_stream() {
                     expected,
                     "{protocols:?}: the client got another status"
                 ),
-                Err(error) => assert!(error.is_reset(), "{error}"),
+                Err(error) => assert!(
+                    error.is_reset(),
+                    "the stream ended in another way than by a reset: {error}"
+                ),
             }
         }
         world.origin.assert_requests(0, format!("{protocols:?}"));
@@ -528,7 +594,10 @@ async fn a_shutdown_says_goaway_and_finishes_the_streams() {
         }
     })
     .await;
-    assert!(error.is_go_away() && error.reason() == Some(Reason::NO_ERROR), "{error}");
+    assert!(
+        error.is_go_away() && error.reason() == Some(Reason::NO_ERROR),
+        "the connection ended in another way than by GOAWAY: {error}"
+    );
     assert!(!stopping.is_finished(), "the shutdown did not wait for the streams");
     world.origin.release_all();
     stream.send_data(Bytes::from_static(b"to the end"), true).unwrap();

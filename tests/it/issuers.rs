@@ -65,7 +65,7 @@ async fn another_issuer_is_a_fault_of_the_configuration_and_asked_once_a_minute(
     let reply = world.ask_admin("/api/v1/credentials").await;
     let status = String::from_utf8(reply.content).unwrap();
     for says in ["/common", "/{tenantid}", "put your own tenant"] {
-        assert!(status.contains(says), "{says} in {status}");
+        assert!(status.contains(says), "the status does not say {says:?}: {status}");
     }
     assert_never_says("Proxy-Status", &status, ["could not be asked"]);
     world.authorization_server.assert_token_requests(0, "no refresh token was spent");

@@ -338,7 +338,11 @@ async fn rejections_are_what_refresh_on_says() {
         world.origin.enqueue(answer.clone());
         let reply = world.get("/").await;
         reply.assert_status(status, format!("{answer:?}"));
-        assert_eq!(world.authorization_server.token_requests(), token_requests, "{answer:?}");
+        assert_eq!(
+            world.authorization_server.token_requests(),
+            token_requests,
+            "{answer:?}: the answer had another consequence than `refresh_on` says"
+        );
         if let (Answer::Respond { body, .. }, true) = (&answer, status != 200) {
             assert_eq!(reply.content, &body[..], "the content was changed on its way");
         }
@@ -425,9 +429,13 @@ async fn on_failure_decides_whether_a_request_goes_on_without_a_token() {
         let world = World::builder().without_seed().credential(key).start().await;
         accepting(&world, 1);
         let request = world.client().get(world.https("/")).header("x-own", "1");
-        assert_eq!(request.send().await.unwrap().status(), status, "{key}");
+        assert_eq!(
+            request.send().await.unwrap().status(),
+            status,
+            "{key}: the request was answered with another status"
+        );
         let seen = world.origin.requests();
-        assert_eq!(seen.len(), sent, "{key}");
+        assert_eq!(seen.len(), sent, "{key}: the request was not sent on as configured");
         assert!(
             seen.iter().all(|request| request.header("authorization").is_none()),
             "a token was sent although there is none"
@@ -449,7 +457,11 @@ async fn an_applications_own_token_request_gets_no_token_and_a_stub_answers_it_i
         let answer = asked.await.unwrap();
         assert_eq!(answer.status(), 200, "{key}: the client got another status");
         let seen = world.origin.requests();
-        assert_eq!(seen.len(), usize::from(from_origin), "{key}");
+        assert_eq!(
+            seen.len(),
+            usize::from(from_origin),
+            "{key}: the request for a token was not sent on as configured"
+        );
         assert!(
             seen.iter().all(|request| request.header("authorization").is_none()),
             "a token was sent to the token endpoint"

@@ -94,7 +94,7 @@ async fn via_is_added_on_both_sides_after_what_is_there() {
     let seen: Vec<&str> =
         headers.get_all("via").iter().map(|value| value.to_str().unwrap()).collect();
     assert_eq!(seen[..2], ["1.0 near", "2 nearer (x)"], "earlier entries of Via were changed");
-    assert!(seen[2].starts_with("1.1 bearerd-"), "{seen:?}");
+    assert!(seen[2].starts_with("1.1 bearerd-"), "bearerd has not added itself to Via: {seen:?}");
     assert_eq!(reply.fields("via"), ["1.0 far", seen[2]], "Via of the response was not extended");
 }
 
@@ -350,7 +350,10 @@ async fn a_chunk_that_is_none_ends_the_request_without_completing_it() {
         let mut wire = Wire::to(&world).await;
         wire.send(message(&[&target, "Host: x", "Transfer-Encoding: chunked"]) + chunk).await;
         let answer = String::from_utf8(wire.rest().await).unwrap();
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{chunk:?}: {answer}");
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 400 "),
+            "{chunk:?}: a malformed chunk was answered with another status: {answer}"
+        );
     }
     assert!(
         world.origin.requests().iter().all(|request| !request.body_complete),

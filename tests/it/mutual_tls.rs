@@ -157,7 +157,11 @@ async fn connections_of_different_certificates_are_never_mixed() {
         let mut application = Application::connect(&world, is_http2).await;
         for path in order.iter().chain(order.iter().rev()) {
             let status = if *path == "/nobody/" { 401 } else { 200 };
-            assert_eq!(application.get(&world, path).await, status, "{path}");
+            assert_eq!(
+                application.get(&world, path).await,
+                status,
+                "{path}: the request was answered with another status"
+            );
         }
         let requests = world.origin.requests();
         assert_eq!(requests.len(), 2 * order.len(), "a request was lost or sent twice");
@@ -167,13 +171,24 @@ async fn connections_of_different_certificates_are_never_mixed() {
                 .into_iter()
                 .find(|path| request.target.ends_with(path))
                 .unwrap();
-            assert_eq!(request.client_certificate.as_ref(), expected[path], "{path}");
+            assert_eq!(
+                request.client_certificate.as_ref(),
+                expected[path],
+                "{path}: the API was shown no certificate, or another one"
+            );
             let owner = if expected[path].is_some() { path } else { "nobody" };
             let first = owners.entry(request.connection).or_insert(owner);
-            assert_eq!(*first, owner, "{protocols:?}");
+            assert_eq!(
+                *first, owner,
+                "{protocols:?}: a connection was shared by requests with different certificates"
+            );
         }
         // Each is used again, by its own.
-        assert_eq!((owners.len(), world.origin.connections()), (4, 4), "{protocols:?}");
+        assert_eq!(
+            (owners.len(), world.origin.connections()),
+            (4, 4),
+            "{protocols:?}: (owners, connections): the connections were not used again by their own"
+        );
     }
 }
 

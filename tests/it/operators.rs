@@ -107,8 +107,11 @@ async fn refresh_replaces_a_token_that_is_still_good_and_says_what_came_of_it() 
     program.get(&world.http("/")).await.assert_ok();
     let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
     assert_eq!((code, &*complaints), (Some(0), ""), "`refresh` failed or complained");
-    assert!(said.starts_with("api: refreshed; token number 2, expires in 59m"), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.starts_with("api: refreshed; token number 2, expires in 59m"),
+        "the output does not begin with the new token: {said}"
+    );
+    assert_eq!(said.lines().count(), 1, "the output has more lines than one: {said}");
     assert_eq!(
         described(program.admin).await["generation"],
         2,
@@ -189,13 +192,19 @@ async fn refresh_says_why_there_is_no_new_token_and_what_to_do() {
         (Some(1), ""),
         "a refresh that was refused has another exit code, or something is on standard output"
     );
-    assert!(complaints.starts_with("error: api was not refreshed: "), "{complaints}");
+    assert!(
+        complaints.starts_with("error: api was not refreshed: "),
+        "standard error does not begin with what failed: {complaints}"
+    );
     assert_says("standard error", &complaints, ["invalid_grant"]);
     assert_says("standard error", &complaints, ["configure a new refresh_token"]);
     let (code, json, _) = run(world.dir.path(), "refresh api --json").await;
     assert_eq!(code, Some(1), "a refresh that was refused has another exit code with --json");
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert!(json["credentials"][0]["error"].as_str().unwrap().contains("operator"), "{json}");
+    assert!(
+        json["credentials"][0]["error"].as_str().unwrap().contains("operator"),
+        "the JSON does not say that an operator has to act: {json}"
+    );
     assert_no_secret(&world, &(complaints + &json.to_string()));
 }
 
@@ -264,11 +273,14 @@ async fn one_token_of_many_is_named_in_either_way_and_all_of_them_by_the_credent
     }
     // Its first token.
     let (_, said, _) = run(world.dir.path(), "refresh api[lyon]").await;
-    assert!(said.starts_with("api[lyon]: refreshed; token number 1,"), "{said}");
+    assert!(
+        said.starts_with("api[lyon]: refreshed; token number 1,"),
+        "the output does not begin with the new token: {said}"
+    );
     let (code, said, _) = run(world.dir.path(), "refresh api").await;
     assert_eq!(code, Some(0), "refreshing all tokens of a credential failed");
     let names: Vec<&str> = said.lines().filter_map(|line| line.split(':').next()).collect();
-    assert_eq!(names, ["api[lyon]", "api[paris]"], "{said}");
+    assert_eq!(names, ["api[lyon]", "api[paris]"], "other tokens are listed: {said}");
     assert_says("the output", &said, ["number 4,", "number 2,"]);
 }
 
@@ -656,7 +668,10 @@ async fn logout_without_a_proxy_works_on_the_store_and_lasts() {
         token["revocations"][1]["revoked"], false,
         "the access token counts as revoked although the server failed"
     );
-    assert!(token["revocations"][1]["why"].as_str().unwrap().contains("503"), "{token}");
+    assert!(
+        token["revocations"][1]["why"].as_str().unwrap().contains("503"),
+        "the JSON does not say why the token was not revoked: {token}"
+    );
     assert_eq!(given_back(&revocations).len(), 2, "both tokens have to be given back");
     world.assert_needs_login("logged_out");
     let (code, said, _) = run(world.dir.path(), "logout api").await;
@@ -701,7 +716,10 @@ async fn a_logout_reaches_a_running_proxy_that_cannot_be_asked() {
         set_admin_listen(&mut world, listen);
         let (code, said, complaints) = run(world.dir.path(), "logout api").await;
         assert_eq!(code, Some(0), "the command has another exit code: {complaints}");
-        assert!(said.starts_with("api: logged out; "), "{said}");
+        assert!(
+            said.starts_with("api: logged out; "),
+            "the output does not begin with the logout: {said}"
+        );
         eventually("the proxy knows", || world.status().condition.word() == "needs_login").await;
         world.get("/").await.assert_no_token();
     }
@@ -752,7 +770,10 @@ async fn a_credential_is_logged_out_of_each_of_its_tokens_or_of_one() {
         );
         let (code, said, complaints) = run(world.dir.path(), "logout api/lyon").await;
         assert_eq!(code, Some(0), "the command has another exit code: {complaints}");
-        assert!(said.starts_with("api[lyon]: logged out; "), "{said}");
+        assert!(
+            said.starts_with("api[lyon]: logged out; "),
+            "the output does not begin with the logout: {said}"
+        );
         assert_eq!(
             records(&world),
             ["lyon: logged out", "nice", "paris: logged out"],
@@ -761,7 +782,11 @@ async fn a_credential_is_logged_out_of_each_of_its_tokens_or_of_one() {
         let (code, said, _) = run(world.dir.path(), "logout api").await;
         assert_eq!(code, Some(0), "running: {running}: `logout` of all tokens failed");
         let names: Vec<&str> = said.lines().filter_map(|line| line.split(':').next()).collect();
-        assert_eq!(names, ["api[lyon]", "api[nice]", "api[paris]"], "{said}");
+        assert_eq!(
+            names,
+            ["api[lyon]", "api[nice]", "api[paris]"],
+            "other tokens are listed: {said}"
+        );
         if let Some(program) = program {
             program.stop().await;
         }
@@ -908,7 +933,11 @@ async fn the_tokens_of_a_name_are_listed_for_programs() {
         ("GET /api/v1/credentials/api/paris/logout", "Host: localhost", 405),
         ("POST /api/v1/credentials/api/paris/logout", "Host: localhost", 401),
     ] {
-        assert_eq!(ask(request, host).await.status, status, "{request}");
+        assert_eq!(
+            ask(request, host).await.status,
+            status,
+            "{request}: the admin listener answered with another status"
+        );
     }
     let token = std::fs::read_to_string(token_file(&world)).unwrap();
     assert_eq!(post(program.admin, "api/refresh", token.trim_end()).await, 404, "which one?");
@@ -936,7 +965,10 @@ async fn whoever_else_has_the_port_gets_no_token() {
                 (Some(1), ""),
                 "the command has another exit code, or said something on standard output: {complaints}"
             );
-            assert!(complaints.starts_with("error: "), "{complaints}");
+            assert!(
+                complaints.starts_with("error: "),
+                "standard error does not begin with an error: {complaints}"
+            );
         }
     }
     let requests = other.requests();

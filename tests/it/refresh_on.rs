@@ -74,13 +74,24 @@ async fn content_is_looked_at_however_it_is_framed_and_coded() {
         let url = if number % 2 == 0 { world.http("/") } else { world.https("/") };
         let response = world.client().get(url).send().await.unwrap();
         assert_eq!(response.status(), 200, "{number}: the client got another status");
-        assert!(response.text().await.unwrap().contains("\"authorization\":true"), "{number}");
+        assert!(
+            response.text().await.unwrap().contains("\"authorization\":true"),
+            "{number}: the request was not sent again with the new token"
+        );
         token_requests += 1;
-        assert_eq!(world.authorization_server.token_requests(), token_requests, "{number}");
+        assert_eq!(
+            world.authorization_server.token_requests(),
+            token_requests,
+            "{number}: the rejection did not lead to one token request"
+        );
         world.origin.assert_requests(2, number);
     }
     for reason in ["long", "slow", "broken", "coded", "stream"] {
-        assert_eq!(unread(&world, reason).await, 0, "{reason}");
+        assert_eq!(
+            unread(&world, reason).await,
+            0,
+            "{reason}: an answer of this test was not read"
+        );
     }
 }
 
@@ -128,7 +139,7 @@ async fn what_is_no_rejection_reaches_the_client_as_if_nobody_had_looked() {
             let reply = client.ask(&[&*line, &*host, "TE: trailers"]).await;
             replies.push(essence(reply));
         }
-        assert_eq!(replies[0], replies[1], "{number}");
+        assert_eq!(replies[0], replies[1], "{number}: looking at the answer has changed it");
     }
     looking
         .authorization_server
@@ -213,8 +224,16 @@ async fn a_rule_can_look_at_a_field() {
         (told(403, "x-amzn-errortype", url).framed(Framing::Chunked), 2, 200),
     ] {
         world.origin.enqueue(answer.clone());
-        assert_eq!(world.get("/").await.status, status, "{answer:?}");
-        assert_eq!(world.authorization_server.token_requests(), token_requests, "{answer:?}");
+        assert_eq!(
+            world.get("/").await.status,
+            status,
+            "{answer:?}: the answer had another status than the rule says"
+        );
+        assert_eq!(
+            world.authorization_server.token_requests(),
+            token_requests,
+            "{answer:?}: the answer had another consequence than the rule says"
+        );
     }
 }
 
@@ -239,7 +258,15 @@ async fn a_call_of_grpc_that_is_unauthenticated_is_made_again() {
             if requests == 2 { "a call" } else { "" },
             "grpc-status {status}: the call was answered by another attempt"
         );
-        assert_eq!(world.origin.requests().len(), requests, "{status}");
-        assert_eq!(world.authorization_server.token_requests(), token_requests, "{status}");
+        assert_eq!(
+            world.origin.requests().len(),
+            requests,
+            "{status}: the call was not made as often as the rule says"
+        );
+        assert_eq!(
+            world.authorization_server.token_requests(),
+            token_requests,
+            "{status}: the answer had another consequence than the rule says"
+        );
     }
 }

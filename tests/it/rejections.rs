@@ -116,12 +116,20 @@ async fn an_api_that_rejects_every_token_does_not_become_a_stream_of_token_reque
             .get("/")
             .await
             .assert_status(401, format!("{pause} s: the API's rejection did not reach the client"));
-        assert_eq!(server.token_requests(), generation - 1, "before {pause} s");
+        assert_eq!(
+            server.token_requests(),
+            generation - 1,
+            "a token was requested {pause} s after the last one or earlier"
+        );
         world.clock.advance(Duration::from_secs(21));
         get_with_a_token_that_was_long_under_way(&world)
             .await
             .assert_status(401, format!("{pause} s: the API's rejection did not reach the client"));
-        assert_eq!(server.token_requests(), generation, "after {pause} s");
+        assert_eq!(
+            server.token_requests(),
+            generation,
+            "no token was requested {pause} s after the last one"
+        );
     }
     world.origin.reject_all(false);
     world.get("/").await.assert_ok();
@@ -313,7 +321,11 @@ async fn a_body_that_nobody_reads_before_the_401_is_sent_again() {
     for generation in 2..=5 {
         world.clock.advance(MINUTE);
         let request = world.client().post(&url).body(pattern(200_000));
-        assert_eq!(request.send().await.unwrap().status(), 200, "{generation}");
+        assert_eq!(
+            request.send().await.unwrap().status(),
+            200,
+            "{generation}: the upload that nobody read was not sent again"
+        );
         assert_eq!(
             world.authorization_server.token_requests(),
             generation,
@@ -367,7 +379,11 @@ async fn a_refresh_that_fails_leaves_the_rejection_as_it_is() {
     server.enqueue(TokenBehaviour::json(429, json!({})).with_header("retry-after", "60"));
     let reply = world.get("/").await;
     let (status, body) = (reply.status, reply.text());
-    assert_eq!((status, body.contains("revoked")), (401, true), "{body}");
+    assert_eq!(
+        (status, body.contains("revoked")),
+        (401, true),
+        "the API's own rejection did not reach the client: {body}"
+    );
     world.get("/").await.assert_no_token();
     server.assert_token_requests(2, "the server was asked before the time that it had named");
     world.clock.advance(Duration::from_secs(61));

@@ -47,7 +47,11 @@ async fn a_new_seed_heals_a_dead_grant_within_three_seconds_and_without_a_signal
     assert_says("the log line", &noticed, ["/seed`"]);
     let log = program.stop().await;
     assert_never_says("the log", &log, [&seed]);
-    assert_eq!(log.matches(NOTICED).count(), 1, "{log}");
+    assert_eq!(
+        log.matches(NOTICED).count(),
+        1,
+        "the configuration was read again more or less often than once: {log}"
+    );
 }
 
 #[tokio::test]
@@ -119,7 +123,11 @@ async fn a_changed_configuration_is_in_force_without_a_signal_and_a_bad_one_is_r
         .authorization_server
         .assert_token_requests(1, "a change of hosts has cost a token request");
     let log = program.stop().await;
-    assert_eq!(log.matches("the one before stays in force").count(), 1, "{log}");
+    assert_eq!(
+        log.matches("the one before stays in force").count(),
+        1,
+        "the bad configuration was not reported exactly once: {log}"
+    );
 }
 
 /// It is named by the new configuration, which is bad only because the file is not there yet.
@@ -209,7 +217,11 @@ async fn a_new_seed_of_one_club_is_used(lines: &str) {
     assert_says("the log line", &noticed, ["seed-paris"]);
     assert_never_says("the log line", &noticed, ["seed-lyon"]);
     let log = program.stop().await;
-    assert_eq!(log.matches(NOTICED).count(), 1, "{log}");
+    assert_eq!(
+        log.matches(NOTICED).count(),
+        1,
+        "the configuration was read again more or less often than once: {log}"
+    );
 }
 
 // ----- around them -----
@@ -227,11 +239,20 @@ async fn warnings_and_problems_are_objects_of_the_json_log() {
     for (line, level) in [(warned, "WARN"), (refused, "ERROR")] {
         let line: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line["level"], level, "the level of the log line is another one: {line}");
-        assert!(line["place"].as_str().unwrap().starts_with("proxy.toml:"), "{line}");
-        assert!(!line["fix"].as_str().unwrap().is_empty(), "{line}");
+        assert!(
+            line["place"].as_str().unwrap().starts_with("proxy.toml:"),
+            "the log line does not name the place: {line}"
+        );
+        assert!(
+            !line["fix"].as_str().unwrap().is_empty(),
+            "the log line does not say what to do: {line}"
+        );
     }
     for line in program.stop().await.lines() {
-        assert!(serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object()), "{line}");
+        assert!(
+            serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object()),
+            "a log line is no JSON object: {line}"
+        );
     }
 }
 
@@ -254,6 +275,6 @@ async fn a_unix_socket_has_mode_0600_whatever_the_umask() {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(mode & 0o777, 0o600, "{umask}");
+        assert_eq!(mode & 0o777, 0o600, "with umask {umask} the file has another mode");
     }
 }

@@ -56,9 +56,13 @@ async fn a_rejected_secret_is_read_again_and_the_request_sent_again() {
         let newer = rotate(&world);
         let body = pattern(5000);
         let request = program.client().post(world.http("/")).body(body.clone());
-        assert_eq!(request.send().await.unwrap().status(), 200, "{source}");
+        assert_eq!(
+            request.send().await.unwrap().status(),
+            200,
+            "{source}: the request was not sent again with the new key"
+        );
         let requests = world.origin.requests();
-        assert_eq!(requests.len(), 3, "{source}");
+        assert_eq!(requests.len(), 3, "{source}: the rejected request was not sent again once");
         assert_eq!(
             requests[2].bearer(),
             Some(&*newer),
@@ -77,7 +81,11 @@ async fn a_rejected_secret_is_read_again_and_the_request_sent_again() {
             format!("{source}: a static credential has made a token request"),
         );
         let log = program.stop().await;
-        assert_eq!(log.matches("reading the configuration again").count(), 1, "{log}");
+        assert_eq!(
+            log.matches("reading the configuration again").count(),
+            1,
+            "the configuration was read again more or less often than once: {log}"
+        );
         assert_never_says("the log", &log, [&newer]);
     }
 }

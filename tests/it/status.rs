@@ -50,7 +50,11 @@ pub(crate) async fn described(admin: SocketAddr) -> Value {
     );
     assert_eq!(reply.field("cache-control"), Some("no-store"), "the description may be cached");
     let all: Value = serde_json::from_slice(&reply.content).unwrap();
-    assert_eq!(all["credentials"].as_array().unwrap().len(), 1, "{all}");
+    assert_eq!(
+        all["credentials"].as_array().unwrap().len(),
+        1,
+        "another number of credentials is described: {all}"
+    );
     all["credentials"][0].clone()
 }
 
@@ -67,7 +71,7 @@ fn secrets(world: &World) -> Vec<String> {
 #[track_caller]
 pub(crate) fn assert_no_secret(world: &World, said: &str) {
     for secret in secrets(world) {
-        assert!(!said.contains(&secret), "{secret} in {said}");
+        assert!(!said.contains(&secret), "the output holds the secret {secret}: {said}");
     }
 }
 
@@ -79,12 +83,15 @@ async fn status_says_what_each_credential_is_doing() {
     let program = Program::start(&world).await;
     let (code, said, _) = status(world.dir.path(), &[]).await;
     assert_eq!(code, Some(0), "`status` failed");
-    assert!(said.starts_with("api: absent\n") && said.contains("none yet"), "{said}");
+    assert!(
+        said.starts_with("api: absent\n") && said.contains("none yet"),
+        "the output does not begin with a credential without a token: {said}"
+    );
 
     program.get(&world.http("/")).await.assert_ok();
     let (code, said, complaints) = status(world.dir.path(), &[]).await;
     assert_eq!((code, &*complaints), (Some(0), ""), "`status` failed or complained");
-    assert!(said.starts_with("api: fresh\n"), "{said}");
+    assert!(said.starts_with("api: fresh\n"), "the output does not begin with the state: {said}");
     assert_says("the output", &said, ["number 1, expires in 59m"]);
     assert_says("the output", &said, ["last refresh"]);
     assert_never_says("the output", &said, ["last error", "next step"]);
@@ -195,10 +202,19 @@ async fn a_dead_grant_is_shown_with_its_reason_and_what_to_do() {
     program.get(&world.http("/")).await.assert_no_token();
     let (code, said, _) = status(world.dir.path(), &[]).await;
     assert_eq!(code, Some(0), "`status` failed because of a dead grant");
-    assert!(said.starts_with("api: needs_login (revoked)\n"), "{said}");
+    assert!(
+        said.starts_with("api: needs_login (revoked)\n"),
+        "the output does not begin with the state and its reason: {said}"
+    );
     let line = |label: &str| said.lines().find(|line| line.trim_start().starts_with(label));
-    assert!(line("last error").unwrap().contains("invalid_grant"), "{said}");
-    assert!(line("next step").unwrap().contains("refresh_token"), "{said}");
+    assert!(
+        line("last error").unwrap().contains("invalid_grant"),
+        "the last error is not named: {said}"
+    );
+    assert!(
+        line("next step").unwrap().contains("refresh_token"),
+        "the next step is not named: {said}"
+    );
 
     let credential = described(program.admin).await;
     assert_eq!(credential["reason"], "revoked", "the description has another reason: {credential}");
@@ -269,7 +285,10 @@ async fn a_token_that_is_over_is_shown_as_expired() {
         credential["token"], false,
         "the description says that there is a token: {credential}"
     );
-    assert!((-3700..=-3500).contains(&credential["expires_in"].as_i64().unwrap()), "{credential}");
+    assert!(
+        (-3700..=-3500).contains(&credential["expires_in"].as_i64().unwrap()),
+        "the token expired at another time: {credential}"
+    );
 }
 
 /// An authorization server that does not accept the OAuth client: ready, and degraded.
@@ -291,7 +310,10 @@ async fn a_refresh_that_was_refused_is_shown_with_what_to_do() {
         "the probe has another reason: {ready}"
     );
     let (_, said, _) = status(world.dir.path(), &[]).await;
-    assert!(said.starts_with("api: failing (refused)\n"), "{said}");
+    assert!(
+        said.starts_with("api: failing (refused)\n"),
+        "the output does not begin with the state and its reason: {said}"
+    );
     assert_says("the output", &said, ["next step", "client_secret"]);
     assert_no_secret(&world, &(said + &ready.to_string()));
 }
@@ -363,7 +385,10 @@ async fn beyond_loopback_the_probes_name_nobody_and_the_rest_needs_the_token() {
     // `bearerd status` finds the token where the proxy does.
     let (code, said, complaints) = status(world.dir.path(), &[]).await;
     assert_eq!(code, Some(0), "the command has another exit code: {complaints}");
-    assert!(said.starts_with("api: absent\n"), "{said}");
+    assert!(
+        said.starts_with("api: absent\n"),
+        "the output does not begin with a credential without a token: {said}"
+    );
     assert_never_says("the output", &said, ["test-admin-token"]);
 }
 
@@ -387,7 +412,10 @@ async fn a_credential_is_described_with_all_its_members() {
         "last_error",
         "next",
     ] {
-        assert!(names.iter().any(|given| *given == name), "{name}: {credential}");
+        assert!(
+            names.iter().any(|given| *given == name),
+            "the description lacks {name}: {credential}"
+        );
     }
     assert_eq!(credential["name"], "api", "the description has another name: {credential}");
     assert_eq!(
@@ -399,12 +427,19 @@ async fn a_credential_is_described_with_all_its_members() {
         (&true.into(), &false.into()),
         "(token, unsaved): the description is not that of a stored token"
     );
-    assert!((3500..=3600).contains(&credential["expires_in"].as_i64().unwrap()), "{credential}");
+    assert!(
+        (3500..=3600).contains(&credential["expires_in"].as_i64().unwrap()),
+        "the token expires at another time: {credential}"
+    );
     for name in ["refreshed_at", "expires_at"] {
         humantime::parse_rfc3339(credential[name].as_str().unwrap()).unwrap();
     }
     for name in ["reason", "last_error", "next"] {
-        assert_eq!(credential[name], Value::Null, "{name}");
+        assert_eq!(
+            credential[name],
+            Value::Null,
+            "{name}: the description of a token in order has this member"
+        );
     }
     program.stop().await;
 }
@@ -423,7 +458,11 @@ async fn what_is_asked_for_under_another_name_is_403() {
         }
         let host = format!("Host: {}", program.admin);
         let request = [format!("GET {path} HTTP/1.1"), host];
-        assert_ne!(Wire::to_address(program.admin).await.ask(&request).await.status, 403, "{path}");
+        assert_ne!(
+            Wire::to_address(program.admin).await.ask(&request).await.status,
+            403,
+            "{path}: the request under the right name was refused"
+        );
     }
     for path in ["/livez", "/readyz"] {
         let request = [format!("GET {path} HTTP/1.1"), "Host: evil.test".to_owned()];
@@ -450,15 +489,27 @@ fn parsed(metrics: &str) -> Vec<String> {
             let mut words = described.splitn(3, ' ');
             let (what, name) = (words.next().unwrap(), words.next().unwrap());
             let rest = words.next().unwrap_or_default();
-            assert!(name.starts_with("bearerd_"), "{line}");
+            assert!(name.starts_with("bearerd_"), "the metric is not bearerd's: {line}");
             match what {
-                "TYPE" => assert!(["counter", "gauge", "histogram"].contains(&rest), "{line}"),
-                "HELP" => assert!(!rest.is_empty() && !rest.contains(".."), "{line}"),
-                "UNIT" => assert!(name.ends_with(&format!("_{rest}")), "{line}"),
+                "TYPE" => assert!(
+                    ["counter", "gauge", "histogram"].contains(&rest),
+                    "the metric has another type: {line}"
+                ),
+                "HELP" => assert!(
+                    !rest.is_empty() && !rest.contains(".."),
+                    "the help of the metric is empty or unfinished: {line}"
+                ),
+                "UNIT" => assert!(
+                    name.ends_with(&format!("_{rest}")),
+                    "the metric does not end with its unit: {line}"
+                ),
                 _ => panic!("{line}"),
             }
             if families.last().is_none_or(|(last, _)| last != name) {
-                assert!(families.iter().all(|(known, _)| known != name), "twice: {line}");
+                assert!(
+                    families.iter().all(|(known, _)| known != name),
+                    "the family is announced twice: {line}"
+                );
                 families.push((name.to_owned(), String::new()));
             }
             if what == "TYPE" {
@@ -475,8 +526,8 @@ fn parsed(metrics: &str) -> Vec<String> {
             "gauge" => suffix.is_empty(),
             _ => ["_bucket", "_sum", "_count"].contains(&suffix),
         };
-        assert!(fits, "{kind} {family}: {line}");
-        assert!(!series.contains(&name.to_owned()), "twice: {line}");
+        assert!(fits, "the sample does not fit the {kind} {family}: {line}");
+        assert!(!series.contains(&name.to_owned()), "the series is there twice: {line}");
         series.push(name.to_owned());
     }
     series
@@ -519,10 +570,14 @@ async fn metrics_are_openmetrics_and_count_what_happened() {
         (format!("bearerd_credential_state{{{api},state=\"fresh\"}}"), 1.0),
         (format!("bearerd_credential_unsaved{{{api}}}"), 0.0),
     ] {
-        assert_eq!(sample(&metrics, &series), Some(value), "{series} in {metrics}");
+        assert_eq!(
+            sample(&metrics, &series),
+            Some(value),
+            "the series {series} has another value in {metrics}"
+        );
     }
     let expires = sample(&metrics, &format!("bearerd_token_expires_in_seconds{{{api}}}")).unwrap();
-    assert!((3500.0..=3600.0).contains(&expires), "{expires}");
+    assert!((3500.0..=3600.0).contains(&expires), "the token expires at another time: {expires}");
     assert_no_secret(&world, &metrics);
     program.stop().await;
 }
@@ -549,7 +604,11 @@ async fn absorbed_rejections_and_failed_refreshes_are_counted() {
         (format!("bearerd_requests_total{{{api},code=\"200\"}}"), 2.0),
         (format!("bearerd_credential_state{{{api},state=\"failing\"}}"), 1.0),
     ] {
-        assert_eq!(sample(&metrics, &series), Some(value), "{series} in {metrics}");
+        assert_eq!(
+            sample(&metrics, &series),
+            Some(value),
+            "the series {series} has another value in {metrics}"
+        );
     }
 }
 
@@ -565,7 +624,11 @@ async fn a_rejection_that_no_refresh_heals_is_counted_as_passed_on() {
         let series = "bearerd_rejections_total{credential=\"api\",outcome=";
         sample(&metrics, &format!("{series}\"{outcome}\"}}")).unwrap_or(0.0)
     };
-    assert_eq!((rejections("passed_on"), rejections("absorbed")), (1.0, 0.0), "{metrics}");
+    assert_eq!(
+        (rejections("passed_on"), rejections("absorbed")),
+        (1.0, 0.0),
+        "(passed on, absorbed): the rejection was counted otherwise: {metrics}"
+    );
 }
 
 /// A client chooses hosts, paths and methods as it likes; the number of series is the operator's.
@@ -581,7 +644,10 @@ async fn no_label_holds_what_a_client_chose() {
         // All of them lead to this machine.
         let url = format!("http://127.0.0.{number}:{port}/client-path-{number}?q=client-query");
         let status = program.get(&url).await.status;
-        assert!(matches!(status, 200 | 502), "{status}");
+        assert!(
+            matches!(status, 200 | 502),
+            "{status}: a request to this machine was answered with another status"
+        );
     }
     for name in ["client-one.invalid", "client-two.invalid"] {
         program.get(&format!("http://{name}/")).await;

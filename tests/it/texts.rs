@@ -24,6 +24,6 @@ pub(crate) fn assert_never_says(
     let text = text.as_ref();
     for part in parts {
         let part = part.as_ref();
-        assert!(!text.contains(part), "{what} says {part:?}: {text}");
+        assert!(!text.contains(part), "{what} must not say {part:?}: {text}");
     }
 }

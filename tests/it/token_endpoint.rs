@@ -24,10 +24,18 @@ async fn a_lifetime_is_read_as_a_number_or_as_text() {
         server.set_expires_in(ExpiresIn::Json(spelling.clone()));
         world.clock.advance(HOURS);
         world.get("/").await.assert_status(200, &spelling);
-        assert_eq!(server.token_requests(), number + 1, "{spelling}");
+        assert_eq!(
+            server.token_requests(),
+            number + 1,
+            "{spelling}: the lifetime was not read, so the token was not replaced once"
+        );
         let record = world.record();
         let lifetime = time(&record["expires_at"]).duration_since(time(&record["issued_at"]));
-        assert_eq!(lifetime.unwrap(), Duration::from_secs(3600), "{spelling}");
+        assert_eq!(
+            lifetime.unwrap(),
+            Duration::from_secs(3600),
+            "{spelling}: the lifetime was read differently"
+        );
     }
 }
 
@@ -85,7 +93,11 @@ async fn the_token_type_may_be_written_in_any_case_or_not_at_all() {
         world.get("/").await.assert_status(200, format!("{kind:?}"));
         let token = world.authorization_server.tokens().newest_access_token().unwrap();
         let seen = world.origin.requests()[0].header("authorization").unwrap().to_owned();
-        assert_eq!(seen, format!("Bearer {token}"), "{kind:?}");
+        assert_eq!(
+            seen,
+            format!("Bearer {token}"),
+            "{kind:?}: the scheme or the token in Authorization is another one"
+        );
         world.authorization_server.assert_token_requests(1, format!("{kind:?}"));
     }
 }
@@ -168,7 +180,11 @@ async fn a_refresh_token_that_is_not_answered_stays_in_use() {
         let requests = world.authorization_server.requests();
         let sent: Vec<_> = requests.iter().map(|request| request.param("refresh_token")).collect();
         let seed = world.authorization_server.current_refresh_token();
-        assert_eq!(sent, [Some(&*seed), Some(&*seed)], "{answered:?}");
+        assert_eq!(
+            sent,
+            [Some(&*seed), Some(&*seed)],
+            "{answered:?}: the refresh token did not stay in use"
+        );
         world.assert_stored(2);
     }
 }
@@ -258,7 +274,11 @@ async fn a_server_that_is_down_for_a_moment_is_waited_for() {
     let times: Vec<Instant> = server.requests().iter().map(|request| request.at).collect();
     assert_eq!(times.len(), 4, "the requests have to share one attempt and its three repetitions");
     for pair in times.windows(2) {
-        assert!(pair[1] - pair[0] >= Duration::from_millis(400), "{:?}", pair[1] - pair[0]);
+        assert!(
+            pair[1] - pair[0] >= Duration::from_millis(400),
+            "the attempts came too soon after each other: {:?}",
+            pair[1] - pair[0]
+        );
     }
     world.assert_stored(1);
 }
@@ -278,7 +298,10 @@ async fn a_throttling_server_is_left_alone_for_as_long_as_it_says() {
             "a request was served although the server asked to wait"
         );
         let wait: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-        assert!((100..=120).contains(&wait), "{wait}");
+        assert!(
+            (100..=120).contains(&wait),
+            "the client is told another time than the server's: {wait}"
+        );
     }
     server.assert_token_requests(1, "the server was asked before the time that it had named");
     world.clock.advance(Duration::from_secs(121));

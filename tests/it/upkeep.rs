@@ -194,7 +194,10 @@ async fn a_logout_ends_a_credential_in_every_process_and_through_restarts() {
     assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}: the answer has another status");
     world.get("/").await.assert_ok();
     let done = change(&world, "POST", "%61pi", "logout", ADMIN).await;
-    assert!(done.starts_with("HTTP/1.1 200 ") && done.contains("needs_login"), "{done}");
+    assert!(
+        done.starts_with("HTTP/1.1 200 ") && done.contains("needs_login"),
+        "the logout was not answered with the new state: {done}"
+    );
     world.get("/").await.assert_no_token();
     eventually("the other one knows", || sibling.status().condition == logged_out).await;
     sibling.get(&world).await.assert_no_token();

@@ -36,7 +36,11 @@ pub(super) async fn assert_read(world: &World, answer: TokenBehaviour, case: &st
     assert!(keeps_newest(world), "{case}: the new refresh token is not on the disk");
     world.clock.advance(HOURS);
     world.get("/").await.assert_status(200, format!("{case}: the next refresh failed"));
-    assert_eq!((presented(world, &old), presented(world, &new)), (1, 1), "{case}");
+    assert_eq!(
+        (presented(world, &old), presented(world, &new)),
+        (1, 1),
+        "{case}: (old, new): a refresh token was not presented exactly once"
+    );
     assert_eq!(
         server.reuse_count(),
         0,
@@ -169,7 +173,11 @@ async fn e02_an_answer_that_nothing_can_be_read_from_is_a_lost_rotation_and_no_r
             "needs_login (lost_rotation)",
             "{case}: the state is another one"
         );
-        assert_eq!(metric(&world, "bearerd_lost_rotations_total").await, 1.0, "{case}");
+        assert_eq!(
+            metric(&world, "bearerd_lost_rotations_total").await,
+            1.0,
+            "{case}: the lost rotation was not counted once"
+        );
         world.clock.advance(HOURS);
         world.restart().await;
         look(&world).await.assert_status(503, &case);
@@ -336,9 +344,15 @@ async fn e41_what_only_an_operator_can_mend_is_said_to_the_client_and_to_the_ope
         assert_never_says(&format!("{case}: the answer"), &body, ["keeps retrying"]);
         at_rest(&world).await;
         let next = described(&world).await["next"].clone();
-        assert!(next.as_str().is_some_and(|next| !next.is_empty()), "{case}: {next}");
+        assert!(
+            next.as_str().is_some_and(|next| !next.is_empty()),
+            "{case}: the status does not say what to do: {next}"
+        );
         if case == "too long" {
-            assert!(next.as_str().unwrap().contains("token_bytes"), "{case}: {next}");
+            assert!(
+                next.as_str().unwrap().contains("token_bytes"),
+                "{case}: the status does not name the key that would help: {next}"
+            );
         }
         assert!(keeps_newest(&world), "{case}: the new refresh token is not on the disk");
         assert_eq!(

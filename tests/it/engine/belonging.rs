@@ -62,12 +62,18 @@ impl Provider {
             let mut values = request.headers.values();
             assert!(
                 !values.any(|value| seen(&String::from_utf8_lossy(value.as_bytes()))),
-                "{case}"
+                "{case}: the other provider's API was shown a token in a field"
             );
-            assert!(!seen(&request.target), "{case}");
+            assert!(
+                !seen(&request.target),
+                "{case}: the other provider's API was shown a token in the target"
+            );
         }
         for request in self.server.requests() {
-            assert!(!request.form.iter().any(|(_, value)| seen(value)), "{case}");
+            assert!(
+                !request.form.iter().any(|(_, value)| seen(value)),
+                "{case}: the other provider's token endpoint was shown a token"
+            );
         }
     }
 }
@@ -133,7 +139,11 @@ async fn a_credential_moved_to_another_provider_shows_it_no_token_of_before() {
             by.apply(&mut world).await;
             world.get("/").await.assert_status(200, &case);
             let requests = if expired { 2 } else { 1 };
-            assert_eq!(world.authorization_server.token_requests(), requests, "{case}");
+            assert_eq!(
+                world.authorization_server.token_requests(),
+                requests,
+                "{case}: the first provider got another number of token requests"
+            );
             world.assert_stored(requests as u64);
         }
     }
@@ -188,7 +198,10 @@ async fn a_seed_that_the_other_provider_refuses_does_not_fall_back_to_the_first_
             world.clock.advance(HOURS);
         }
         other.assert_never_saw(&before, &case);
-        assert!(other.server.token_requests() <= 1, "{case}");
+        assert!(
+            other.server.token_requests() <= 1,
+            "{case}: the refused seed was presented more than once"
+        );
         other.api.assert_requests(0, &case);
     }
 }
@@ -265,10 +278,21 @@ async fn another_grant_type_asks_for_a_token_of_its_own_and_presents_nothing() {
         world.get("/").await.assert_status(200, &case);
         let server = &world.authorization_server;
         let requests = server.requests();
-        assert_eq!(requests.len(), 2, "{case}");
-        assert_eq!(requests[1].param("grant_type"), Some("client_credentials"), "{case}");
-        assert_eq!(requests[1].param("refresh_token"), None, "{case}");
-        assert!(!world.tokens_seen().contains(&old), "{case}");
+        assert_eq!(requests.len(), 2, "{case}: the new grant has to cost one token request");
+        assert_eq!(
+            requests[1].param("grant_type"),
+            Some("client_credentials"),
+            "{case}: another grant type was requested"
+        );
+        assert_eq!(
+            requests[1].param("refresh_token"),
+            None,
+            "{case}: the refresh token of the old grant was presented to the new one"
+        );
+        assert!(
+            !world.tokens_seen().contains(&old),
+            "{case}: the access token of the old grant was sent"
+        );
     }
 }
 
@@ -295,7 +319,11 @@ async fn another_users_token_is_not_used() {
         world.origin.assert_requests(0, &case);
         let server = &world.authorization_server;
         assert_eq!(presented(server, &refresh), 0, "{case}: the refresh token was presented");
-        assert_eq!(server.requests()[1].param("username"), Some("somebody-else"), "{case}");
+        assert_eq!(
+            server.requests()[1].param("username"),
+            Some("somebody-else"),
+            "{case}: the token was requested for another user"
+        );
     }
 }
 
@@ -351,7 +379,7 @@ async fn two_processes_with_different_providers_do_not_use_each_others_tokens() 
     for _ in 0..2 {
         // To the end of its own token; then it has none.
         let status = sibling.get(&world).await.status;
-        assert!(matches!(status, 200 | 503), "{status}");
+        assert!(matches!(status, 200 | 503), "{status}: the sibling answered with another status");
         world.clock.advance(HOURS);
     }
     other.get(&world).await.assert_ok();
@@ -406,9 +434,17 @@ async fn after_a_change_of_words_the_next_request_has_a_token_asked_for_with_the
             assert_all(&world.get_many(20).await, 200);
             let server = &world.authorization_server;
             let requests = server.requests();
-            assert_eq!(requests.len(), 2, "{case}");
-            assert_eq!(requests[1].param("refresh_token"), Some(&*refresh), "{case}");
-            assert_eq!(requests[1].param(name).unwrap_or_default(), value, "{case}");
+            assert_eq!(requests.len(), 2, "{case}: the change has to cost one token request");
+            assert_eq!(
+                requests[1].param("refresh_token"),
+                Some(&*refresh),
+                "{case}: the refresh token was not used on"
+            );
+            assert_eq!(
+                requests[1].param(name).unwrap_or_default(),
+                value,
+                "{case}: the token was not requested with the new parameter"
+            );
             let newest = server.tokens().newest_access_token().unwrap();
             assert_eq!(
                 world.tokens_seen(),
@@ -440,7 +476,10 @@ async fn words_that_the_server_refuses_bring_no_token_and_can_be_taken_back() {
         by.apply(&mut world).await;
         world.get("/").await.assert_status(200, &case);
         let server = &world.authorization_server;
-        assert!(server.token_requests() <= 3, "{case}");
+        assert!(
+            server.token_requests() <= 3,
+            "{case}: the refused scope has cost too many token requests"
+        );
         assert_eq!(
             server.reuse_count(),
             0,
@@ -537,9 +576,13 @@ async fn binding_switched_off_and_on_again_costs_no_grant() {
             world.clock.advance(HOURS);
             world.get("/").await.assert_status(200, &case);
             let requests = world.authorization_server.requests();
-            assert_eq!(requests.len(), if expired { 3 } else { 2 }, "{case}");
+            assert_eq!(
+                requests.len(),
+                if expired { 3 } else { 2 },
+                "{case}: each expiry and nothing else has to cost a token request"
+            );
             let keys: Vec<_> = requests.iter().map(proven_by).collect();
-            assert!(keys[0].is_some(), "{case}");
+            assert!(keys[0].is_some(), "{case}: the first token request has no proof");
             assert!(keys.iter().all(|key| *key == keys[0]), "{case}: another key");
             world.assert_stored(requests.len() as u64);
         }

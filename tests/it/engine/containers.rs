@@ -53,7 +53,7 @@ async fn a_state_directory_that_goes_with_the_container_is_warned_about() {
     program.get(&world.http("/")).await.assert_ok();
     let log = program.stop().await;
     let warned = log.lines().any(|line| line.contains("overlay") || line.contains("volume"));
-    assert!(warned, "{log}");
+    assert!(warned, "the start does not warn of the overlay: {log}");
 
     let output = overlay_command(&world, with_user, &[bearerd, "check"]).output().unwrap();
     assert_eq!(

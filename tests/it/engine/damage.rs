@@ -97,7 +97,11 @@ async fn under_two_replicas_a_damaged_record_is_written_back_and_stays() {
         stays_true("the record as it was written back", WRITTEN_BACK, same).await;
         world.clock.advance(HOURS);
         let (here, there) = tokio::join!(world.get("/"), sibling.get(&world));
-        assert_eq!((here.status, there.status), (200, 200), "{how}");
+        assert_eq!(
+            (here.status, there.status),
+            (200, 200),
+            "{how}: (first, second): a replica did not serve"
+        );
         world.authorization_server.assert_token_requests(4, how);
         world.assert_stored(4);
     }
@@ -145,7 +149,11 @@ async fn during_a_token_request_a_damaged_record_is_written_back_too() {
         stays_true("one token request", two_seconds, || server.token_requests() == 4).await;
         server.release_all();
         request.await.unwrap().assert_status(200, how);
-        assert_eq!(other.await.unwrap(), 200, "{how}");
+        assert_eq!(
+            other.await.unwrap(),
+            200,
+            "{how}: the request of the other process was not served"
+        );
         server.assert_token_requests(4, how);
         world.assert_stored(4);
     }
@@ -167,7 +175,10 @@ async fn what_was_damaged_is_moved_aside_once() {
     stays_true("one file aside", WRITTEN_BACK, || aside() == 1).await;
     let name = files(&world).into_keys().find(|name| name.contains(".corrupt-")).unwrap();
     let seconds = name.strip_prefix("api.json.corrupt-").or(name.strip_prefix("api.corrupt-"));
-    assert!(seconds.is_some_and(|rest| rest.parse::<u64>().is_ok()), "{name}");
+    assert!(
+        seconds.is_some_and(|rest| rest.parse::<u64>().is_ok()),
+        "{name}: the file that was moved aside has another name"
+    );
 }
 
 /// A logout wins over the backup of what it has ended.
@@ -291,8 +302,11 @@ async fn the_record_of_another_credential_is_not_used() {
         } else {
             // Its own record is lost, and its seed used up: it may fail, but not be somebody else.
             let status = world.get("/first/").await.status;
-            assert!(matches!(status, 200 | 503), "{status}");
-            assert!(!world.tokens_seen().contains(&second), "{case}");
+            assert!(matches!(status, 200 | 503), "{status}: the lost record led to another answer");
+            assert!(
+                !world.tokens_seen().contains(&second),
+                "{case}: the token of another credential was sent"
+            );
         }
         world.clock.advance(HOURS);
         let _any = world.get("/first/").await;
@@ -307,7 +321,10 @@ async fn the_record_of_another_credential_is_not_used() {
             request.param("realm") == Some("first")
                 && request.param("refresh_token") == Some(&*refresh)
         });
-        assert!(!presented_as_first, "{case}");
+        assert!(
+            !presented_as_first,
+            "{case}: the refresh token of another credential was presented"
+        );
     }
 }
 
@@ -335,7 +352,11 @@ async fn a_logout_leaves_no_token_in_files_that_were_moved_aside() {
             std::fs::write(world.state().join(".api.json.Ab12Cd.tmp"), &bytes).unwrap();
         }
     }
-    assert!(files_with(&world, &tokens).len() >= 4, "{:?}", files_with(&world, &tokens));
+    assert!(
+        files_with(&world, &tokens).len() >= 4,
+        "the tokens are not in the files that this test wants: {:?}",
+        files_with(&world, &tokens)
+    );
     // Another credential's, with a name that begins like it.
     let others = world.state().join("api-other.json.corrupt-1700000000");
     std::fs::write(&others, "of somebody else").unwrap();

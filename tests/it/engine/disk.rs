@@ -49,10 +49,21 @@ async fn begin_to_force(program: &Program, server: &AuthorizationServer) -> Join
 
 async fn assert_unsaved(program: &Program, unsaved: bool, case: &str) {
     let ready = within(readiness(program.admin)).await;
-    assert_eq!(ready["credentials"][0]["unsaved"], unsaved, "{case}: {ready}");
-    assert_eq!(ready["status"] == "degraded", unsaved, "{case}: {ready}");
+    assert_eq!(
+        ready["credentials"][0]["unsaved"], unsaved,
+        "{case}: the probe does not tell whether the token is unsaved: {ready}"
+    );
+    assert_eq!(
+        ready["status"] == "degraded",
+        unsaved,
+        "{case}: the probe does not tell whether something is wrong: {ready}"
+    );
     let alarm = metric(program.admin, "bearerd_credential_unsaved").await;
-    assert_eq!(alarm, Some(f64::from(u8::from(unsaved))), "{case}");
+    assert_eq!(
+        alarm,
+        Some(f64::from(u8::from(unsaved))),
+        "{case}: the metrics do not tell whether the token is unsaved"
+    );
 }
 
 async fn saved(program: &Program) {
@@ -125,7 +136,11 @@ async fn a_commit_that_never_returns_delays_the_new_token_by_a_second() {
         faults.set(&[]);
         saved(&program).await;
         assert_unsaved(&program, false, hang).await;
-        assert_eq!((generation(&world), server.token_requests()), (2.into(), 2), "{hang}");
+        assert_eq!(
+            (generation(&world), server.token_requests()),
+            (2.into(), 2),
+            "{hang}: (generation, token requests): the saved token is not the second one"
+        );
         force(program.admin).await.assert_status(200, hang);
         server.assert_token_requests(3, hang);
         assert_nothing_lost(&world, hang);
@@ -194,12 +209,20 @@ async fn with_a_disk_that_hangs_a_usable_token_is_kept_and_operators_are_answere
             "{hang}: it took too long: {:?}",
             began.elapsed()
         );
-        assert_ne!(forced.status, 200, "{hang}: {}", forced.text());
+        assert_ne!(
+            forced.status,
+            200,
+            "{hang}: a refresh was promised although nothing can be written: {}",
+            forced.text()
+        );
         let began = Instant::now();
         within(program.get(&world.http("/"))).await.assert_status(200, hang);
         assert!(began.elapsed() < GIVEN_UP, "{hang}: it took too long: {:?}", began.elapsed());
         let ready = within(readiness(program.admin)).await;
-        assert_eq!(ready["status"], "degraded", "{hang}: {ready}");
+        assert_eq!(
+            ready["status"], "degraded",
+            "{hang}: the probe does not say that something is wrong: {ready}"
+        );
         server.assert_token_requests(1, hang);
         faults.set(&[]);
         refreshes_again(&program).await;
@@ -229,7 +252,7 @@ async fn with_a_disk_that_hangs_the_program_still_ends() {
         let asking = begin_to_force(&program, server).await;
         faults.set(&[hang]);
         server.release_all();
-        assert!(within(asking).await.is_ok(), "{hang}");
+        assert!(within(asking).await.is_ok(), "{hang}: the operator's request was not answered");
         program.signal(Signal::TERM);
         // `ends` has a deadline.
         program.ends().await;
@@ -249,7 +272,11 @@ async fn a_kill_while_a_write_hangs_leaves_a_record_that_can_be_used() {
         program.kill().await;
         asking.abort();
         let record = whole_record(&world).unwrap();
-        assert_eq!(record["generation"] == 2, is_new, "{hang}: {record}");
+        assert_eq!(
+            record["generation"] == 2,
+            is_new,
+            "{hang}: the record is not the expected one of the two: {record}"
+        );
         faults.set(&[]);
         let program = faults.start(&world).await;
         program.get(&world.http("/")).await.assert_status(200, hang);
@@ -366,7 +393,11 @@ async fn an_attempt_that_may_not_be_on_the_disk_is_not_made_while_there_is_a_usa
         let Some((world, faults, program)) = settled(World::plain()).await else { return };
         let server = &world.authorization_server;
         faults.set(&[fail]);
-        assert_ne!(within(force(program.admin)).await.status, 200, "{fail}");
+        assert_ne!(
+            within(force(program.admin)).await.status,
+            200,
+            "{fail}: a refresh was promised that may not be on the disk"
+        );
         program.get(&world.http("/")).await.assert_status(200, fail);
         server.assert_token_requests(1, fail);
         faults.set(&[]);
@@ -391,10 +422,14 @@ async fn a_write_that_fails_is_repeated_and_leaves_no_litter() {
         assert_eq!(generation(&world), 1, "{fail}: another generation is stored");
         faults.set(&[]);
         saved(&program).await;
-        assert_eq!((generation(&world), server.token_requests()), (2.into(), 2), "{fail}");
+        assert_eq!(
+            (generation(&world), server.token_requests()),
+            (2.into(), 2),
+            "{fail}: (generation, token requests): the saved token is not the second one"
+        );
         assert_nothing_lost(&world, fail);
         let litter = files(&world).into_keys();
         let litter: Vec<_> = litter.filter(|name| name.ends_with(".tmp")).collect();
-        assert_eq!(litter, [""; 0], "{fail}");
+        assert_eq!(litter, [""; 0], "{fail}: a failed write has left a file");
     }
 }

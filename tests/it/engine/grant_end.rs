@@ -45,7 +45,11 @@ fn days_until(world: &World, time: &Value) -> i64 {
 async fn a_refresh_token_is_used_before_the_end_that_its_server_names() {
     for value in [days(10), json!("864000")] {
         let world = answering(&[("refresh_token_timeout", value.clone())]).settled().await;
-        assert_eq!(days_until(&world, &world.record()["refresh_expires_at"]), 10, "{value}");
+        assert_eq!(
+            days_until(&world, &world.record()["refresh_expires_at"]),
+            10,
+            "{value}: the end of the refresh token is not in the record"
+        );
         world.clock.advance(5 * DAY);
         stays_true("half of its life", WRITTEN_BACK, || world.status().generation.0 == 1).await;
         world.clock.advance(5 * DAY - HOURS);
@@ -67,7 +71,7 @@ async fn the_end_of_a_grant_is_kept_and_said_a_week_before() {
         world.clock.advance(passed * DAY);
         world.get("/").await.assert_ok();
         let said = described(admin(&world)).await;
-        assert_eq!(said["next"].is_string(), alarm, "{said}");
+        assert_eq!(said["next"].is_string(), alarm, "the alarm came too early or too late: {said}");
         if alarm {
             let text = said.to_string();
             assert_says(&format!("{said}: the answer"), &text, ["grant", "login"]);
@@ -148,7 +152,11 @@ async fn ends_that_are_none_cause_no_token_requests_and_no_alarm() {
             world.get("/").await.assert_status(200, format!("{name} = {junk}"));
             world.authorization_server.assert_token_requests(1, format!("{name} = {junk}"));
             let said = described(admin(&world)).await;
-            assert_eq!(said["next"], Value::Null, "{name} = {junk}: {said}");
+            assert_eq!(
+                said["next"],
+                Value::Null,
+                "{name} = {junk}: an end that is none raises an alarm: {said}"
+            );
         }
     }
 }

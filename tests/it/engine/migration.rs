@@ -137,10 +137,18 @@ async fn a_token_of_before_is_used_and_its_refresh_token_after_it() {
         for _ in 0..3 {
             old.get().await.assert_status(200, record);
         }
-        assert_eq!(old.bearers(), [ACCESS_TOKEN; 3], "{record}");
+        assert_eq!(
+            old.bearers(),
+            [ACCESS_TOKEN; 3],
+            "the stored access token was not used: {record}"
+        );
         let server = &old.world.authorization_server;
         server.assert_token_requests(0, record);
-        assert_eq!(old.world.status().generation.0, 5, "{record}");
+        assert_eq!(
+            old.world.status().generation.0,
+            5,
+            "another generation was read from the record: {record}"
+        );
         assert_eq!(old.force().await, 200, "the operator's refresh failed: {record}");
         assert_eq!(
             old.presented(REFRESH_TOKEN),
@@ -149,8 +157,12 @@ async fn a_token_of_before_is_used_and_its_refresh_token_after_it() {
         );
         old.get().await.assert_status(200, record);
         let newest = server.tokens().newest_access_token().unwrap();
-        assert_eq!(old.bearers().last(), Some(&newest), "{record}");
-        assert!(old.world.status().generation.0 > 5, "{record}");
+        assert_eq!(
+            old.bearers().last(),
+            Some(&newest),
+            "the new access token was not used: {record}"
+        );
+        assert!(old.world.status().generation.0 > 5, "the generation did not grow: {record}");
         old.assert_stored(record);
     }
 }
@@ -192,7 +204,11 @@ async fn a_rejected_or_expired_token_of_before_is_replaced_by_its_refresh_token(
             "the refresh token was not presented exactly once: {record}"
         );
         let newest = old.world.authorization_server.tokens().newest_access_token().unwrap();
-        assert_eq!(old.bearers(), [newest], "{record}");
+        assert_eq!(
+            old.bearers(),
+            [newest],
+            "the API was sent another token than the new one: {record}"
+        );
         old.assert_stored(record);
     }
 }
@@ -369,7 +385,7 @@ async fn a_sealed_record_of_before_is_opened_with_its_key() {
         old.world.configure_file(|text| format!("{text}\n[store]\nurl = \"file:state\"\n{keys}\n"));
         old.world.start_proxy().await;
         old.get().await.assert_status(200, keys);
-        assert_eq!(old.bearers(), [ACCESS_TOKEN], "{keys}");
+        assert_eq!(old.bearers(), [ACCESS_TOKEN], "{keys}: the stored access token was not used");
         assert_eq!(old.force().await, 200, "{keys}: the operator's refresh failed");
         assert_eq!(
             old.presented(REFRESH_TOKEN),
@@ -382,7 +398,11 @@ async fn a_sealed_record_of_before_is_opened_with_its_key() {
         server.assert_token_requests(1, keys);
         server.assert_no_reuse();
         let newest = server.tokens().newest_access_token().unwrap();
-        assert_eq!(old.bearers(), [ACCESS_TOKEN, &newest], "{keys}");
+        assert_eq!(
+            old.bearers(),
+            [ACCESS_TOKEN, &newest],
+            "{keys}: the API was sent other tokens than the stored one and the new one"
+        );
         let newest = [newest, server.current_refresh_token()];
         assert_eq!(
             files_with(&old.world, &[tokens.as_slice(), &newest].concat()),

@@ -137,7 +137,10 @@ async fn the_audience_of_an_assertion_stays_that_of_the_normal_endpoint() {
     for request in published.alias.requests() {
         let audience = audience(&request).to_string();
         let is_normal = audience.contains(&normal) || audience.contains(&issuer);
-        assert!(is_normal && !audience.contains(&alias), "{audience}");
+        assert!(
+            is_normal && !audience.contains(&alias),
+            "the assertion is for another endpoint than the normal one: {audience}"
+        );
     }
 }
 
@@ -154,7 +157,11 @@ async fn without_a_certificate_or_without_an_alias_the_normal_endpoint_is_asked(
         let mut published = Published::start(lines, true).await;
         published.publishes(aliases.clone());
         published.ask(false).await;
-        assert_eq!(published.asked(), (true, false), "{lines} {aliases}");
+        assert_eq!(
+            published.asked(),
+            (true, false),
+            "{lines} {aliases}: (normal, alias): the token was not requested at the normal endpoint alone"
+        );
         published.world.get("/").await.assert_status(200, format!("{lines} {aliases}"));
     }
 }

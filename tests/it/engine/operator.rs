@@ -69,7 +69,10 @@ pub(super) async fn metric(admin: SocketAddr, name: &str) -> Option<f64> {
 /// An operator is told that something is wrong, and what to do.
 pub(super) async fn assert_says_what_to_do(admin: SocketAddr, case: &str) {
     let described = described(admin).await;
-    assert_ne!(described["state"], "fresh", "{case}: {described}");
+    assert_ne!(
+        described["state"], "fresh",
+        "{case}: the status says that all is well: {described}"
+    );
     assert!(described["next"].is_string(), "{case}: nothing says what to do: {described}");
 }
 

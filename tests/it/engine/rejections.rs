@@ -36,7 +36,11 @@ async fn e24_each_revocation_costs_one_long_upload() {
     assert_eq!(upload().await, 200, "the first upload failed");
     for revocation in 1..=3 {
         server.tokens().revoke_all_access_tokens();
-        assert_eq!(upload().await, 401, "revocation {revocation}");
+        assert_eq!(
+            upload().await,
+            401,
+            "revocation {revocation}: an upload that is too long to be kept did not see the rejection"
+        );
         eventually("it is replaced", || server.token_requests() == 1 + revocation).await;
         at_rest(&world).await;
         for number in 0..3 {
@@ -54,7 +58,11 @@ async fn e24_revocations_in_a_row_are_noticed_by_no_short_request() {
     for revocation in 1..=4 {
         server.tokens().revoke_all_access_tokens();
         world.get("/").await.assert_status(200, format!("revocation {revocation}"));
-        assert_eq!(post(&world, "/").await, 200, "revocation {revocation}");
+        assert_eq!(
+            post(&world, "/").await,
+            200,
+            "revocation {revocation}: a short request saw the rejection"
+        );
         world.clock.advance(SECOND * 10);
     }
     server.assert_token_requests(5, "each revocation has to cost one token request");

@@ -107,7 +107,11 @@ async fn a_refresh_token_that_is_out_is_not_presented_by_another_process() {
         stays_true(&case, three_seconds, || server.token_requests() == 2).await;
         server.release_all();
         within(request).await.unwrap().assert_status(200, &case);
-        assert_eq!(within(other).await.unwrap(), 200, "{case}");
+        assert_eq!(
+            within(other).await.unwrap(),
+            200,
+            "{case}: the request of the other process was not served"
+        );
         server.assert_token_requests(2, &case);
         nothing_is_lost(&world, &case).await;
         // Both go on together.

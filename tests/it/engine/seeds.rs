@@ -134,7 +134,7 @@ async fn the_log_says_why_a_seed_is_ignored() {
             && line.contains("api")
             && (line.contains("seed") || line.contains("refresh_token"))
     };
-    assert!(log.lines().any(says), "{log}");
+    assert!(log.lines().any(says), "the log does not say why the seed is ignored: {log}");
     assert_never_says("the log", &log, [&old]);
     world.authorization_server.assert_no_reuse();
 }
@@ -181,7 +181,7 @@ async fn a_thousand_seeds_leave_a_bounded_record() {
     server.assert_token_requests(1001, "each of a thousand seeds has to cost one token request");
     server.assert_no_reuse();
     let record = files(&world).remove("api.json").unwrap();
-    assert!(record.len() < 64 * 1024, "{} bytes", record.len());
+    assert!(record.len() < 64 * 1024, "the record has grown to {} bytes", record.len());
     let record: Value = serde_json::from_slice(&record).unwrap();
     assert_eq!(
         record["record"]["refresh_token"],

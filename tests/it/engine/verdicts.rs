@@ -101,7 +101,7 @@ async fn e12_an_operator_does_not_overrule_a_servers_retry_after() {
     world.clock.advance(HOURS);
     look(&world).await.assert_no_token();
     let (status, said) = operator_refreshes(&world).await;
-    assert_ne!(status, 200, "{said}");
+    assert_ne!(status, 200, "an operator's refresh overruled the server's Retry-After: {said}");
     server.assert_token_requests(
         2,
         "an operator's refresh was sent although the server asked to wait",
@@ -146,7 +146,7 @@ async fn e13_an_invalid_grant_that_says_that_it_passes_is_waited_for() {
         let back = back_within(&world, QUARTER * 2, MINUTE / 2).await;
         let back = back.unwrap_or_else(|| panic!("{text}: {}", state(&world)));
         if text.contains("processed") || text.contains("try again") {
-            assert!(back <= MINUTE * 3, "{text}: {back:?}");
+            assert!(back <= MINUTE * 3, "{text}: the token was not refreshed in time: {back:?}");
         }
         assert!(keeps_newest(&world), "{text}: the newest refresh token is not on the disk");
     })
@@ -172,7 +172,11 @@ async fn e13_an_invalid_grant_that_says_nothing_of_the_kind_is_dead_at_once() {
         world.authorization_server.enqueue(invalid_grant(text));
         world.clock.advance(HOURS);
         look(&world).await.assert_status(503, text);
-        assert!(state(&world).starts_with("needs_login"), "{text}: {}", state(&world));
+        assert!(
+            state(&world).starts_with("needs_login"),
+            "{text}: a dead grant was not recognised: {}",
+            state(&world)
+        );
         world.clock.advance(HOURS);
         look(&world).await.assert_status(503, text);
         world.authorization_server.assert_token_requests(2, text);

@@ -84,7 +84,11 @@ async fn e09_replays_come_within_seconds_of_the_first_attempt() {
         world.clock.advance(MINUTE);
     }
     let times = server.presentations_of(&old);
-    assert!((2..=3).contains(&times.len()), "{} presentations", times.len());
+    assert!(
+        (2..=3).contains(&times.len()),
+        "the refresh token was presented {} times instead of two or three",
+        times.len()
+    );
     assert!(
         *times.last().unwrap() - times[0] <= SECOND * 6,
         "the replays came later than six seconds after the first attempt: {times:?}"
@@ -145,7 +149,10 @@ async fn e09_without_a_token_two_replicas_share_the_looks_at_a_server_that_loses
     }
     // A minute without a token: the replays, and what a short backoff leaves for both together.
     let all = *looks.last().unwrap();
-    assert!((3..=12).contains(&all), "{looks:?}");
+    assert!(
+        (3..=12).contains(&all),
+        "the server was looked at more or less often than it should be: {looks:?}"
+    );
     server.decide_by(|_| TokenBehaviour::Normal);
     assert!(
         back_within(&world, MINUTE, SECOND * 5).await.is_some(),
@@ -303,7 +310,10 @@ async fn e20_token_requests_for_tokens_of_no_use_are_a_second_apart() {
     let requests = world.authorization_server.requests();
     for pair in requests.windows(2) {
         let apart = pair[1].at - pair[0].at;
-        assert!(apart >= Duration::from_millis(950), "{apart:?} apart");
+        assert!(
+            apart >= Duration::from_millis(950),
+            "the looks at the server came only {apart:?} apart"
+        );
     }
 }
 
@@ -336,7 +346,7 @@ async fn is_left_alone(mut world: World, answer: TokenBehaviour, wait: Duration,
     assert_eq!((look(&world).await.status, asked(&world)), (503, 0), "{case}: just before its end");
     world.clock.advance(SECOND * 25);
     look(&world).await.assert_status(200, format!("{case}: {}", state(&world)));
-    assert_eq!(asked(&world), 1, "{case}");
+    assert_eq!(asked(&world), 1, "{case}: the server was asked more than once after its pause");
 }
 
 #[tokio::test]

@@ -52,7 +52,11 @@ async fn p06_a_refusal_is_read_by_a_client_that_sends_everything_first() {
         uploads_whole(&mut wire, post(&url, length), length).await;
         let reply = wire.reply().await;
         assert_eq!(reply.status, status, "{url}: the client got another status");
-        assert_eq!(reply.field("connection"), Some("close"), "{url}");
+        assert_eq!(
+            reply.field("connection"),
+            Some("close"),
+            "{url}: the connection was kept after the refusal"
+        );
     }
 }
 
@@ -298,7 +302,11 @@ async fn p07_the_end_may_come_with_the_last_of_the_content() {
         );
         client.send("llo").await;
         client.stream.shutdown().await.unwrap();
-        assert_eq!(server.exactly(3).await, b"llo", "{number}");
+        assert_eq!(
+            server.exactly(3).await,
+            b"llo",
+            "{number}: the rest of the content did not arrive in round {number}"
+        );
         server.send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").await;
         client.reply().await.assert_status(200, number);
     }
@@ -355,7 +363,7 @@ async fn p32_answers_that_stall_in_the_middle_are_cut() {
         assert_eq!(
             ended.map_err(|error| error.kind()),
             Err(ErrorKind::ConnectionReset),
-            "{version}"
+            "{version}: an answer that stalled ended like a whole one"
         );
     }
 }
@@ -376,7 +384,7 @@ async fn p32_a_stalled_stream_of_http2_is_reset_and_the_others_go_on() {
         }
     })
     .await;
-    assert!(matches!(ended, Some(Err(_))), "{ended:?}");
+    assert!(matches!(ended, Some(Err(_))), "the stalled stream was not reset: {ended:?}");
     client.ask(get_http2(&world.https("/"))).await.assert_ok();
 }
 
@@ -398,7 +406,10 @@ async fn p32_a_stream_of_http2_whose_client_takes_nothing_is_reset_and_the_other
         }
     })
     .await;
-    assert!(matches!(ended, Some(Err(_))), "{ended:?}");
+    assert!(
+        matches!(ended, Some(Err(_))),
+        "the stream whose client takes nothing was not reset: {ended:?}"
+    );
     let _given_back = content.flow_control().release_capacity(taken);
     drop(content);
     client.ask(get_http2(&world.https("/"))).await.assert_ok();
@@ -474,7 +485,10 @@ async fn p34_an_upload_that_trickles_on_after_an_early_answer_is_no_slow_head() 
     // And the connection serves on.
     client.send(message(&get(&format!("{url}/next")))).await;
     let next = server.head_text().await;
-    assert!(next.starts_with("GET /next "), "{next}");
+    assert!(
+        next.starts_with("GET /next "),
+        "the connection does not serve the next request: {next}"
+    );
 }
 
 // ===== What is told =====

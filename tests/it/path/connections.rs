@@ -229,7 +229,11 @@ async fn p21_it_is_hers_however_she_speaks_and_at_each_origin() {
         let post = format!("POST {url} HTTP/1.1");
         let chunked = [&*post, "Host: x", &field("type3"), "Transfer-Encoding: chunked"];
         alice.send(message(&chunked) + "2\r\nhi\r\n0\r\n\r\n").await;
-        assert_eq!(alice.reply().await.text(), "alice", "{scheme}");
+        assert_eq!(
+            alice.reply().await.text(),
+            "alice",
+            "{scheme}: the authentication was not finished on one connection"
+        );
     }
     for origin in &origins {
         assert_eq!(

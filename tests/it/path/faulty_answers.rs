@@ -47,11 +47,18 @@ async fn the_head_arrives_and_what_follows_does_not_look_whole() {
             wire.send(message(&get(&format!("{url}/")))).await;
             answer(accept(&listener).await, &fault).await;
             let reply = wire.reply_head().await;
-            assert_eq!((reply.status, reply.field("x-made")), (201, Some("yes")), "{fault:.60?}");
+            assert_eq!(
+                (reply.status, reply.field("x-made")),
+                (201, Some("yes")),
+                "{fault:.60?}: the head of the faulty answer was changed"
+            );
             let mut rest = std::mem::take(&mut wire.unread);
             let _reset = within(wire.stream.read_to_end(&mut rest)).await;
             let rest = String::from_utf8_lossy(&rest).into_owned();
-            assert!(rest.contains(arrives), "{fault:.60?}: {rest:?}");
+            assert!(
+                rest.contains(arrives),
+                "{fault:.60?}: the content before the fault is lost: {rest:?}"
+            );
             assert!(!rest.ends_with("0\r\n\r\n") && rest.len() < 9, "it looks whole: {rest:?}");
         }
     }
@@ -76,7 +83,11 @@ async fn the_head_arrives_over_http2_and_the_stream_is_reset() {
                 }
             };
             assert!(matches!(ended, Some(Err(_))), "it looks whole");
-            assert_eq!(String::from_utf8_lossy(&seen), arrives, "{fault:.60?}");
+            assert_eq!(
+                String::from_utf8_lossy(&seen),
+                arrives,
+                "{fault:.60?}: the content before the fault is lost or was changed"
+            );
         }
     }
 }

@@ -31,8 +31,12 @@ async fn p01_content_arrives_whatever_method_it_comes_with() {
         wire.send(head + &chunked("{\"query\":1}")).await;
         wire.reply_head().await.assert_status(200, method);
         let request = &world.origin.requests()[0];
-        assert_eq!(&request.body[..], b"{\"query\":1}", "{method}");
-        assert_eq!(request.header("transfer-encoding"), Some("chunked"), "{method}");
+        assert_eq!(&request.body[..], b"{\"query\":1}", "{method}: the content did not arrive");
+        assert_eq!(
+            request.header("transfer-encoding"),
+            Some("chunked"),
+            "{method}: the content arrived with another framing"
+        );
     }
 }
 
@@ -58,11 +62,19 @@ async fn p02_a_request_without_content_says_so_where_content_is_usual() {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let request = Request::builder().method(&method).uri(world.https("/")).body(()).unwrap();
         client.ask(request).await.assert_ok();
-        assert_eq!(world.origin.requests()[0].header("content-length"), expected, "{method}");
+        assert_eq!(
+            world.origin.requests()[0].header("content-length"),
+            expected,
+            "{method}: Content-Length does not say whether there is content"
+        );
         // And over HTTP/1.1, with what the client said.
         let target = format!("{method} {} HTTP/1.1", world.http("/"));
         ask(&world, &[&*target, "Host: x"]).await.assert_ok();
-        assert_eq!(world.origin.requests()[1].header("content-length"), expected, "{method}");
+        assert_eq!(
+            world.origin.requests()[1].header("content-length"),
+            expected,
+            "{method}: Content-Length over HTTP/1.1 does not say whether there is content"
+        );
     }
 }
 
@@ -76,7 +88,11 @@ async fn a_target_without_a_path_asks_for_the_root() {
         world.origin.clear();
         let line = format!("GET http://{authority}{rest} HTTP/1.1");
         ask(&world, &[&*line, "Host: x"]).await.assert_status(200, format!("{rest:?}"));
-        assert_eq!(world.origin.requests()[0].target, target, "{rest:?}");
+        assert_eq!(
+            world.origin.requests()[0].target,
+            target,
+            "the target was read differently: {rest:?}"
+        );
     }
 }
 
@@ -96,8 +112,12 @@ async fn a_wish_for_trailers_is_said_to_be_for_the_connection() {
             head.iter().map(|line| &**line).chain(fields.iter().copied()).collect();
         ask(&world, &lines).await.assert_status(200, format!("{fields:?}"));
         let request = &world.origin.requests()[0];
-        assert_eq!(request.header("te"), te, "{fields:?}");
-        assert_eq!(request.header("connection"), connection, "{fields:?}");
+        assert_eq!(request.header("te"), te, "{fields:?}: TE was not forwarded as it should be");
+        assert_eq!(
+            request.header("connection"),
+            connection,
+            "{fields:?}: Connection does not name TE as it should"
+        );
     }
 }
 
@@ -115,7 +135,11 @@ async fn what_http10_cannot_expect_is_ignored() {
             reply = wire.reply_head().await;
         }
         reply.assert_ok();
-        assert_eq!(world.origin.requests()[0].header("expect"), expected, "{version}");
+        assert_eq!(
+            world.origin.requests()[0].header("expect"),
+            expected,
+            "{version}: the expectation was not forwarded as it should be"
+        );
     }
 }
 
@@ -161,7 +185,7 @@ async fn p03_what_a_lenient_client_would_read_is_passed_on_in_one_form() {
         } else {
             lines.iter().all(is_there)
         };
-        assert!(found, "{answer:?} became {head:?}");
+        assert!(found, "the answer {answer:?} became {head:?}");
         assert_eq!(
             head.matches("content-length").count(),
             usize::from(answer.contains("content-length")),
@@ -427,7 +451,7 @@ async fn p10_a_clients_trailers_arrive_but_for_what_only_a_head_may_say() {
         let trailers = world.origin.requests()[0].trailers.clone();
         let mut names: Vec<&str> = trailers.keys().map(http::HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["grpc-status", "x-sum"], "{protocols:?}");
+        assert_eq!(names, ["grpc-status", "x-sum"], "{protocols:?}: other trailers arrived");
     }
 }
 
@@ -442,7 +466,11 @@ async fn p10_trailers_of_grpc_arrive_unannounced_in_every_pairing() {
         request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
         let reply = client.ask_with_trailers(request, Bytes::from_static(b"a"), trailers).await;
         reply.assert_ok();
-        assert_eq!(world.origin.requests()[0].trailers["grpc-status"], "0", "{protocols:?}");
+        assert_eq!(
+            world.origin.requests()[0].trailers["grpc-status"],
+            "0",
+            "{protocols:?}: the trailer of gRPC was lost"
+        );
     }
 }
 

@@ -239,7 +239,10 @@ async fn content_is_left_out_where_none_can_be() {
         content.send_data("no".into(), true).unwrap();
         let mut response = within(response).await.unwrap();
         assert_eq!(response.status(), status, "{method}: the status was changed");
-        assert!(within(response.body_mut().data()).await.is_none(), "{method} {status}");
+        assert!(
+            within(response.body_mut().data()).await.is_none(),
+            "{method} {status}: the response has content although it can have none"
+        );
     }
 }
 
@@ -325,7 +328,7 @@ async fn a_response_that_is_reset_is_never_taken_for_whole() {
         assert_eq!(wire.chunk().await, b"half", "the content before the reset is lost");
         content.send_reset(reason);
         let rest = within(wire.rest()).await;
-        assert!(rest.is_empty(), "{reason}: {rest:?}");
+        assert!(rest.is_empty(), "{reason}: a response that was reset looks whole: {rest:?}");
     }
 }
 
@@ -342,6 +345,9 @@ async fn p26_a_session_offers_what_the_origin_is_known_to_speak() {
     for _ in 0..4 {
         only.push(crate::http2::agreed(&world, &[b"h2"]).await);
     }
-    assert!(agreed.contains(&Some(b"http/1.1".to_vec())), "{agreed:?}");
+    assert!(
+        agreed.contains(&Some(b"http/1.1".to_vec())),
+        "HTTP/1.1 is not offered any more: {agreed:?}"
+    );
     assert_eq!(only, vec![Some(b"h2".to_vec()); 4], "a client that speaks HTTP/2 alone is refused");
 }

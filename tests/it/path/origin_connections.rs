@@ -218,8 +218,17 @@ async fn p28_each_cause_has_its_own_sentence() {
         let world = world.start().await;
         let reply = ask(&world, &get(&world.http("/"))).await;
         reply.is_refusal(502, "tls_certificate_error");
-        assert!(reply.text().contains(words), "not {words:?}: {}", reply.text());
-        assert_eq!(reply.text().contains("extra_roots"), lists, "{}", reply.text());
+        assert!(
+            reply.text().contains(words),
+            "the answer does not say {words:?}: {}",
+            reply.text()
+        );
+        assert_eq!(
+            reply.text().contains("extra_roots"),
+            lists,
+            "the answer does not tell what `extra_roots` would help: {}",
+            reply.text()
+        );
     }
 }
 
@@ -284,7 +293,11 @@ async fn p27_a_server_without_a_common_version_or_suite_is_called_that() {
     ] {
         let reply = told(answering(answer).await).await;
         reply.is_refusal(502, kind);
-        assert!(reply.text().contains(words), "not {words:?}: {}", reply.text());
+        assert!(
+            reply.text().contains(words),
+            "the answer does not say {words:?}: {}",
+            reply.text()
+        );
         assert_says("the answer", &reply.text(), ["TLS 1.2"]);
     }
 }
@@ -308,7 +321,11 @@ async fn p28_other_refusals_of_a_handshake_have_sentences_of_their_own() {
     ] {
         let reply = told(answering(answer).await).await;
         reply.is_refusal(502, kind);
-        assert!(reply.text().contains(words), "not {words:?}: {}", reply.text());
+        assert!(
+            reply.text().contains(words),
+            "the answer does not say {words:?}: {}",
+            reply.text()
+        );
     }
 }
 

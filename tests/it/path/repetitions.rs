@@ -57,7 +57,7 @@ impl Rejected {
         {
             passed += length;
         }
-        assert!(passed < 60_000, "{passed} bytes");
+        assert!(passed < 60_000, "the proxy has taken {passed} bytes, more than it may keep");
         self.world.authorization_server.release_all();
         Wire::over(self.api.accept().await)
     }
@@ -175,6 +175,10 @@ async fn of_content_that_is_not_kept_the_rejection_is_passed_on() {
             .send("HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 3\r\n\r\nno!")
             .await;
         let reply = client.reply().await;
-        assert_eq!((reply.status, &*reply.text()), (401, "no!"), "{framing}");
+        assert_eq!(
+            (reply.status, &*reply.text()),
+            (401, "no!"),
+            "{framing}: the rejection did not reach the client whole"
+        );
     }
 }

@@ -166,7 +166,15 @@ async fn p42_no_field_makes_another_request_of_one_that_a_credential_is_for() {
         let request = [&[&*line, "Host: x"], &fields[..]].concat();
         ask(&world, &request).await.assert_ok();
         let seen = &world.origin.requests()[0];
-        assert_eq!(seen.header("x-http-method-override"), expected, "{lines}");
-        assert_eq!(seen.header("x-original-url").is_some(), expected.is_some(), "{lines}");
+        assert_eq!(
+            seen.header("x-http-method-override"),
+            expected,
+            "{lines}: the method override was not dealt with as it should be"
+        );
+        assert_eq!(
+            seen.header("x-original-url").is_some(),
+            expected.is_some(),
+            "{lines}: the URL override was not dealt with as it should be"
+        );
     }
 }

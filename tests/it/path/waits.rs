@@ -32,7 +32,7 @@ async fn an_origin_is_not_late_while_its_client_pauses() {
         let mut server = accept(&listener).await;
         server.head_text().await;
         let early = tokio::time::timeout(Duration::from_secs(4), client.reply()).await;
-        assert!(early.is_err(), "{framing}: {early:?}");
+        assert!(early.is_err(), "{framing}: the request was over before its content: {early:?}");
         client.send(pieces[1]).await;
         match framing {
             "Content-Length: 6" => {
@@ -42,7 +42,10 @@ async fn an_origin_is_not_late_while_its_client_pauses() {
         }
         // Its time begins here.
         let early = tokio::time::timeout(Duration::from_secs(1), client.reply()).await;
-        assert!(early.is_err(), "{framing}: {early:?}");
+        assert!(
+            early.is_err(),
+            "{framing}: the origin server's time was over before it should be: {early:?}"
+        );
         server.send(OK).await;
         client.reply().await.assert_status(200, framing);
     }
@@ -81,7 +84,10 @@ async fn an_origin_is_late_by_its_limit_from_the_last_of_the_content() {
     let began = Instant::now();
     client.reply().await.is_refusal(504, "http_response_timeout");
     let took = began.elapsed();
-    assert!(Duration::from_millis(900) < took && took < Duration::from_secs(4), "{took:?}");
+    assert!(
+        Duration::from_millis(900) < took && took < Duration::from_secs(4),
+        "the request was over too soon or too late: {took:?}"
+    );
 }
 
 #[tokio::test]

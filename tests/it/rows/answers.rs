@@ -35,7 +35,10 @@ async fn row_10_an_expiry_is_the_same_instant_in_seconds_milliseconds_and_as_tex
         world.authorization_server.assert_token_requests(1, &extra);
         let told = time(&world.record()["expires_at"]);
         let apart = told.duration_since(end).unwrap_or_else(|early| early.duration());
-        assert!(apart <= Duration::from_secs(5), "{extra}: {apart:?}");
+        assert!(
+            apart <= Duration::from_secs(5),
+            "{extra}: the expiry is another instant: {apart:?}"
+        );
     }
 }
 

@@ -58,8 +58,15 @@ async fn crash(world: &World, point: &str) {
     let program = Program::start_with(world.dir.path(), &[], &environment).await;
     let waiting = tokio::spawn(program.client().get(world.http("/")).send());
     program.logs("crash point").await;
-    assert_eq!(program.ends().await.signal(), Some(9), "{point}");
-    assert!(waiting.await.unwrap().is_err(), "{point}");
+    assert_eq!(
+        program.ends().await.signal(),
+        Some(9),
+        "{point}: the program did not die at the crash point"
+    );
+    assert!(
+        waiting.await.unwrap().is_err(),
+        "{point}: the request was answered although its program died"
+    );
     world.origin.assert_requests(0, format!("{point}: nobody has used a new token"));
 }
 
@@ -102,7 +109,7 @@ async fn row_20_a_crash_before_the_answer_is_stored_is_made_good_within_the_grac
         let mut world = expired(FORGIVING).await;
         assert_all(&crash_and_ask(&mut world, point, next, 20).await, 200);
         let requests = world.authorization_server.requests();
-        assert_eq!(requests.len(), 3, "{case}");
+        assert_eq!(requests.len(), 3, "{case}: the attempt has to be repeated once");
         let presented = |number: usize| requests[number].param("refresh_token");
         assert_eq!(presented(1), presented(2), "{case}: the same refresh token");
         world.assert_stored(2);
@@ -149,15 +156,26 @@ async fn row_22_a_crash_around_the_rename_leaves_the_old_record_or_the_new_one()
             _ => (&Value::from(2), world.authorization_server.current_refresh_token(), false),
         };
         assert_eq!(&record["generation"], generation, "{point}: another generation is stored");
-        assert_eq!(record["refresh_token"], refresh_token, "{point}");
-        assert_eq!(record["attempt"].is_object(), intent, "{point}");
+        assert_eq!(
+            record["refresh_token"], refresh_token,
+            "{point}: the record holds another refresh token"
+        );
+        assert_eq!(
+            record["attempt"].is_object(),
+            intent,
+            "{point}: the record does not tell whether a refresh was begun"
+        );
         let temporary = usize::from(point.starts_with("after_temp"));
-        assert_eq!(litter(&world).len(), temporary, "{point}");
+        assert_eq!(
+            litter(&world).len(),
+            temporary,
+            "{point}: another number of temporary files was left"
+        );
 
         let program = Program::start(&world).await;
         program.get(&world.http("/")).await.assert_status(200, point);
         world.assert_stored(2);
-        assert_eq!(litter(&world), [""; 0], "{point}");
+        assert_eq!(litter(&world), [""; 0], "{point}: a temporary file was kept");
     }
 }
 
@@ -183,7 +201,11 @@ async fn row_20_a_crash_during_the_first_refresh_leaves_the_seed_or_its_successo
         let program = Program::start(&world).await;
         program.get(&world.http("/")).await.assert_status(200, point);
         let requests = if BETWEEN.contains(&point) { 2 } else { 1 };
-        assert_eq!(world.authorization_server.token_requests(), requests, "{point}");
+        assert_eq!(
+            world.authorization_server.token_requests(),
+            requests,
+            "{point}: the crash has cost another number of token requests"
+        );
         world.assert_stored(1);
     }
 }
@@ -219,10 +241,14 @@ async fn row_29_the_new_refresh_token_is_stored_before_the_new_access_token_is_u
             server.current_refresh_token(),
             "{case}: the newest refresh token is not in the record"
         );
-        assert_eq!(record["access_token"], world.tokens_seen()[0], "{case}");
+        assert_eq!(
+            record["access_token"],
+            world.tokens_seen()[0],
+            "{case}: the token in use is not the stored one"
+        );
         world.origin.release_all();
         request.await.unwrap().assert_status(200, &case);
-        assert!(server.token_requests() <= 3, "{case}");
+        assert!(server.token_requests() <= 3, "{case}: the crash has cost too many token requests");
 
         world.stop().await;
         expire(&world);

@@ -67,8 +67,8 @@ async fn row_05_credentials_that_expire_together_refresh_one_by_one() {
     let early = near_expiry();
     world.clock.advance(Duration::from_secs(30));
     let late = near_expiry();
-    assert!((1..MANY / 2).contains(&early), "{early} after 15 s");
-    assert!((MANY / 2..MANY).contains(&late), "{late} after 45 s");
+    assert!((1..MANY / 2).contains(&early), "after 15 s {early} of the tokens are near expiry");
+    assert!((MANY / 2..MANY).contains(&late), "after 45 s {late} of the tokens are near expiry");
     ask_all().await;
     eventually("those that were due are asked for", || server.token_requests() >= MANY + late)
         .await;
@@ -201,12 +201,15 @@ async fn is_left_alone(world: &World, wait: u64, case: &str) {
     let server = &world.authorization_server;
     let (status, retry_after) = ask(world).await;
     assert_eq!(status, 503, "{case}: the client got another status");
-    assert!((wait - 10..=wait).contains(&retry_after.unwrap()), "{case}: {retry_after:?}");
+    assert!(
+        (wait - 10..=wait).contains(&retry_after.unwrap()),
+        "{case}: the client is told another time than the server's: {retry_after:?}"
+    );
     world.clock.advance(Duration::from_secs(wait - 10));
-    assert_eq!(ask(world).await.0, 503, "{case}");
+    assert_eq!(ask(world).await.0, 503, "{case}: a request was served before the server's time");
     server.assert_token_requests(1, case);
     world.clock.advance(Duration::from_secs(11));
-    assert_eq!(ask(world).await.0, 200, "{case}");
+    assert_eq!(ask(world).await.0, 200, "{case}: a request was refused after the server's time");
     server.assert_token_requests(2, case);
 }
 
@@ -224,12 +227,19 @@ async fn row_40_a_server_that_only_knows_500_is_asked_about_once_a_minute() {
     for _ in 0..20 {
         let (status, retry_after) = ask(&world).await;
         assert_eq!(status, 503, "a request was served although the server fails");
-        assert!(retry_after.is_some_and(|wait| wait <= longest.as_secs()), "{retry_after:?}");
+        assert!(
+            retry_after.is_some_and(|wait| wait <= longest.as_secs()),
+            "the client is told to wait for more than a minute: {retry_after:?}"
+        );
         world.clock.advance(MINUTE);
     }
     // Each attempt may be repeated once, in case its answer was lost, and the first request sees a few
     // of them through while it may wait.
-    assert!((20..=60).contains(&server.token_requests()), "{}", server.token_requests());
+    assert!(
+        (20..=60).contains(&server.token_requests()),
+        "the failing server got {} token requests in twenty minutes",
+        server.token_requests()
+    );
     assert_eq!(
         world.record()["terminal"],
         Value::Null,
@@ -257,7 +267,11 @@ async fn row_41_a_wrong_client_secret_is_no_dead_grant_and_a_reload_mends_it() {
         assert_all(&world.get_many(10).await, 503);
         world.clock.advance(Duration::from_secs(30));
     }
-    assert!((1..=6).contains(&server.token_requests()), "{}", server.token_requests());
+    assert!(
+        (1..=6).contains(&server.token_requests()),
+        "the wrong client secret has cost {} token requests",
+        server.token_requests()
+    );
     assert_eq!(
         world.record()["terminal"],
         Value::Null,
