@@ -10,6 +10,7 @@ mod documents;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Which top-level module may use which. An arrow that is not used any more has to go.
@@ -229,6 +230,20 @@ fn unwrap_is_for_tests() {
     assert!(complaints.is_empty(), "{complaints}");
 }
 
+#[test]
+fn every_assertion_of_an_integration_test_says_what_its_failure_means() {
+    let mut complaints = String::new();
+    for source in sources_in("tests/it") {
+        for (at, message) in assertion_messages(&source.text) {
+            if words_beside_values(&message) < 2 {
+                let text = "this assertion does not say in words what its failure means";
+                complain(&mut complaints, &source.place(at), text);
+            }
+        }
+    }
+    assert!(complaints.is_empty(), "assertions without a message:\n{complaints}");
+}
+
 // ===== the scanner, tested on texts =====
 
 #[test]
@@ -273,6 +288,13 @@ fn a_name_is_taken_apart_into_words() {
 fn the_reason_of_an_expect_is_found_across_lines() {
     let text = "a.expect(\n    \"the lock is never poisoned\").expect(LOCK)";
     assert_eq!(names(&reasons(text, &blanked(text))), ["the lock is never poisoned"]);
+}
+
+#[test]
+fn the_message_of_an_assertion_stands_behind_what_it_compares() {
+    let text = "assert!(a(b, c)); assert_eq!(a, [1, 2], \"{case}: one, two\"); assert_ne!(a, b,);";
+    assert_eq!(names(&assertion_messages(text)), ["", "\"{case}: one, two\"", ""]);
+    assert_eq!(words_beside_values("\"{case}: one, {two words} 3: {}\""), 1);
 }
 
 fn names(found: &[(usize, String)]) -> Vec<&str> {
@@ -320,7 +342,7 @@ fn arrows() -> Vec<Arrow> {
 
 // ===== the files =====
 
-/// One file of `src/`.
+/// One file of `src/` or of the tests.
 struct Source {
     /// From the package's directory: `src/token/refresh.rs`.
     name: String,
@@ -359,9 +381,14 @@ impl Source {
 }
 
 fn sources() -> Vec<Source> {
+    sources_in("src")
+}
+
+/// The files below a directory of the package, sorted.
+fn sources_in(directory: &str) -> Vec<Source> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = Vec::new();
-    collect(&package.join("src"), &mut paths);
+    collect(&package.join(directory), &mut paths);
     paths.sort();
     let read = |path: &PathBuf| {
         let name = path.strip_prefix(package).expect("it was found below the package");
@@ -371,7 +398,7 @@ fn sources() -> Vec<Source> {
         }
     };
     let sources: Vec<Source> = paths.iter().map(read).collect();
-    assert!(sources.len() > 10, "src/ was not found");
+    assert!(sources.len() > 10, "{directory} was not found");
     sources
 }
 
@@ -499,6 +526,49 @@ fn reasons(text: &str, code: &str) -> Vec<(usize, String)> {
         Some((at, literal.get(..literal.find('"')?)?.to_owned()))
     };
     code.match_indices(".expect(").filter_map(reason).collect()
+}
+
+/// The message of each assertion as it is written; empty if there is none.
+fn assertion_messages(text: &str) -> Vec<(usize, String)> {
+    let code = blanked(text);
+    let mut found = Vec::new();
+    for (call, compared) in [("assert!(", 1), ("assert_eq!(", 2), ("assert_ne!(", 2)] {
+        for (at, _) in code.match_indices(call) {
+            let message = arguments(&code, at + call.len()).into_iter().nth(compared);
+            let message = message.and_then(|place| text.get(place)).unwrap_or_default();
+            found.push((at, message.trim().to_owned()));
+        }
+    }
+    found
+}
+
+/// Where the arguments of a call stand; `start` is the place behind its parenthesis.
+fn arguments(code: &str, start: usize) -> Vec<Range<usize>> {
+    let (mut depth, mut begin, mut found) = (0_usize, start, Vec::new());
+    for (at, byte) in code.bytes().enumerate().skip(start) {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' if depth > 0 => depth -= 1,
+            b',' if depth > 0 => {}
+            b',' | b')' | b']' | b'}' => {
+                found.push(begin..at);
+                begin = at + 1;
+                if byte != b',' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// How many words the literal of a message has outside the braces of its values.
+fn words_beside_values(message: &str) -> usize {
+    let literal = message.rsplit_once('"').map_or(message, |(literal, _)| literal);
+    let outside = literal.split('{').map(|part| part.rsplit_once('}').map_or(part, |(_, it)| it));
+    let words = outside.flat_map(|part| part.split(|letter: char| !letter.is_alphabetic()));
+    words.filter(|word| word.len() > 1).count()
 }
 
 /// Blanks each item that begins with `#[cfg(test)]`, up to its `;` or its closing brace.

@@ -175,7 +175,7 @@ async fn a_port_in_use_is_named_with_the_key_that_chose_it() {
         );
         let said = text(&output.stderr);
         let sentence = said.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
-        assert_says(&format!("{said}: the error message"), &sentence, [&address, key]);
+        assert_says(&format!("{said}: the error message"), sentence, [&address, key]);
     }
 }
 
@@ -313,7 +313,7 @@ async fn version_and_help_need_no_configuration() {
     let help = bearerd(dir.path(), &["--help"]);
     assert_eq!(help.status.code(), Some(0), "`--help` failed");
     for command in ["run", "check", "status", "refresh", "logout", "ca", "--config"] {
-        assert_says(&format!("{command}: the output"), &text(&help.stdout), [command]);
+        assert_says(&format!("{command}: the output"), text(&help.stdout), [command]);
     }
 }
 
@@ -331,7 +331,7 @@ async fn ca_init_makes_one_authority_that_only_its_owner_can_use() {
             "`bearerd {}` succeeded without an authority",
             arguments.join(" ")
         );
-        assert_says("standard error", &text(&output.stderr), ["bearerd ca init"]);
+        assert_says("standard error", text(&output.stderr), ["bearerd ca init"]);
     }
     let made = bearerd(dir, &["ca", "init"]);
     assert_eq!(
@@ -404,7 +404,7 @@ async fn the_example_configuration_runs_on_a_fresh_machine_and_leaves_nothing_be
     other.assert_requests(1, "the request did not go to its own host once");
     let log = program.stop().await;
     let warning = log.lines().find(|line| line.starts_with("warning")).unwrap_or_default();
-    assert_says(&format!("{log}: the warning"), &warning, ["credential"]);
+    assert_says(&format!("{log}: the warning"), warning, ["credential"]);
     assert_eq!(files(dir.path()), ["proxy.toml"], "a run without credentials has left a file");
 }
 
@@ -588,7 +588,7 @@ async fn sigterm_lets_requests_under_way_finish_and_admits_no_new_ones() {
         .ask(&["GET /readyz HTTP/1.1", "Host: localhost"])
         .await;
     ready.assert_status(503, "a program that stops is still ready");
-    assert_says("the answer", &ready.text(), ["draining"]);
+    assert_says("the answer", ready.text(), ["draining"]);
     let live = Wire::to_address(program.admin).await.ask(&["GET /livez HTTP/1.1", "Host: x"]).await;
     live.assert_status(200, "a program that stops is not live");
 

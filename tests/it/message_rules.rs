@@ -138,7 +138,7 @@ async fn a_target_without_a_host_is_400_with_a_sentence_and_the_connection_ends(
         let mut wire = Wire::to(&world).await;
         let reply = wire.ask(&[target, &host]).await;
         reply.is_refusal(400, "http_request_error");
-        assert_says("the answer", &reply.text(), ["this is a proxy"]);
+        assert_says("the answer", reply.text(), ["this is a proxy"]);
         wire.is_closed().await;
     }
     world.origin.assert_requests(0, "a target without a host reached the API");

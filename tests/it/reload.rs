@@ -291,7 +291,7 @@ async fn each_key_that_needs_a_restart_is_named() {
     ] {
         let mut world = World::new().await;
         world.configure(|text| {
-            assert_says(&format!("{key}: the answer"), &text, [before]);
+            assert_says(&format!("{key}: the answer"), text, [before]);
             text.replacen(before, after, 1)
         });
         assert_eq!(world.reload().await, [key], "{key} is not named as what needs a restart");

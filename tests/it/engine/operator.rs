@@ -20,7 +20,7 @@ pub(super) fn add_admin_token(world: &mut World) {
     world.write_secret("admin", "adm1n");
     world.configure_file(|text| {
         let listen = "[admin]\nlisten = \"127.0.0.1:0\"";
-        assert_says("the answer", &text, [listen]);
+        assert_says("the answer", text, [listen]);
         text.replace(listen, &format!("{listen}\ntoken = {{ file = \"admin\" }}"))
     });
 }

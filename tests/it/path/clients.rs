@@ -254,7 +254,7 @@ async fn p13_what_cannot_be_read_is_refused_with_a_reason_a_line_and_a_count() {
         wire.send(&request).await;
         let reply = wire.reply().await;
         reply.is_refusal(status, "http_request_error");
-        assert_says("the answer", &reply.text(), [reason]);
+        assert_says("the answer", reply.text(), [reason]);
         assert_eq!(
             reply.field("connection"),
             Some("close"),

@@ -167,7 +167,7 @@ async fn p19_a_stream_that_broke_for_another_reason_is_not_repeated() {
     respond.send_reset(Reason::INTERNAL_ERROR);
     let reply = wire.reply().await;
     reply.assert_status(502, "a stream that broke is not reported as 502");
-    assert_says("the answer", &reply.text(), ["reset the request's HTTP/2 stream"]);
+    assert_says("the answer", reply.text(), ["reset the request's HTTP/2 stream"]);
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn a_malformed_response_is_the_origins_fault_and_not_the_clients() {
     let response = within(response).await.unwrap();
     assert_eq!(response.status(), 502, "the malformed response is not reported as 502");
     let status = response.headers()["proxy-status"].to_str().unwrap();
-    assert_says("Proxy-Status", &status, ["http_protocol_error"]);
+    assert_says("Proxy-Status", status, ["http_protocol_error"]);
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ async fn p37_the_admin_listener_is_not_reached_through_the_proxy() {
     for host in ["127.0.0.1", "localhost", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]"] {
         let reply = ask(&world, &get(&format!("http://{host}:{port}/readyz"))).await;
         reply.is_refusal(403, "destination_ip_prohibited");
-        assert_says(&format!("{host}: the answer"), &reply.text(), ["bearerd's admin listener"]);
+        assert_says(&format!("{host}: the answer"), reply.text(), ["bearerd's admin listener"]);
         connect(&world, &format!("{host}:{port}")).await.assert_status(403, host);
     }
 }
@@ -111,7 +111,7 @@ async fn p24_names_below_localhost_and_invalid_need_no_resolver() {
     let reply = ask(&world, &get("http://no-such-host.invalid/")).await;
     reply.is_refusal(502, "dns_error");
     let status = reply.field("proxy-status").unwrap();
-    assert_says("Proxy-Status", &status, ["; rcode=\"NXDOMAIN\""]);
+    assert_says("Proxy-Status", status, ["; rcode=\"NXDOMAIN\""]);
 }
 
 /// Where the machine's name servers do not answer, each of these names takes as long as the system's resolver
@@ -197,7 +197,7 @@ async fn p28_a_listed_certificate_for_another_name_is_not() {
         let world = pinned(params).await;
         let reply = ask(&world, &get(&world.http("/"))).await;
         reply.is_refusal(502, "tls_certificate_error");
-        assert_says("the answer", &reply.text(), [words]);
+        assert_says("the answer", reply.text(), [words]);
         assert!(!reply.text().contains("extra_roots"), "it is listed: {}", reply.text());
         assert!(!reply.text().contains("other.test"), "a foreign name: {}", reply.text());
         world.origin.assert_requests(0, "a request was sent to a server with a wrong certificate");
@@ -298,7 +298,7 @@ async fn p27_a_server_without_a_common_version_or_suite_is_called_that() {
             "the answer does not say {words:?}: {}",
             reply.text()
         );
-        assert_says("the answer", &reply.text(), ["TLS 1.2"]);
+        assert_says("the answer", reply.text(), ["TLS 1.2"]);
     }
 }
 
@@ -307,8 +307,8 @@ async fn p28_a_server_that_speaks_no_tls_is_called_that() {
     for answer in ["HTTP/1.1 400 Bad Request\r\n\r\n", "SSH-2.0-OpenSSH_9.6\r\n", "220 smtp\r\n"] {
         let reply = told(answering(answer.into()).await).await;
         reply.is_refusal(502, "tls_protocol_error");
-        assert_says("the answer", &reply.text(), ["does not speak TLS on that port"]);
-        assert_says("the answer", &reply.text(), ["allow_http"]);
+        assert_says("the answer", reply.text(), ["does not speak TLS on that port"]);
+        assert_says("the answer", reply.text(), ["allow_http"]);
     }
 }
 
@@ -357,6 +357,6 @@ async fn p22_connect_timeout_is_for_all_that_a_connection_takes() {
     let reply = within(ask(&world, &get(&format!("http://{address}/")))).await;
     let took = began.elapsed();
     reply.is_refusal(504, "connection_timeout");
-    assert_says("the answer", &reply.text(), ["TLS handshake"]);
+    assert_says("the answer", reply.text(), ["TLS handshake"]);
     assert!(took < Duration::from_millis(1500), "{took:?} instead of 1 s");
 }

@@ -147,7 +147,7 @@ async fn p41_an_expired_ca_stops_sessions_alone_and_says_what_to_do() {
     let lines = [format!("CONNECT {target} HTTP/1.1"), format!("Host: {target}")];
     let refused = ask(&world, &lines).await;
     assert_eq!(refused.status, 502, "an expired CA is not reported as 502");
-    assert_says("the answer", &refused.text(), ["bearerd ca renew"]);
+    assert_says("the answer", refused.text(), ["bearerd ca renew"]);
     world.get("/").await.assert_ok();
 }
 

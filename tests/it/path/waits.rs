@@ -112,7 +112,7 @@ async fn a_client_that_stops_in_its_content_is_told_so_and_the_connection_is_fre
         Some("close"),
         "the connection of a client that stopped in its content was kept"
     );
-    assert_says("the answer", &reply.text(), ["limits.stall_timeout"]);
+    assert_says("the answer", reply.text(), ["limits.stall_timeout"]);
     server.exactly(3).await;
     server.is_closed().await;
     let line = program.logs("status=408").await;
