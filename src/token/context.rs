@@ -33,6 +33,27 @@ pub struct Context {
     pub metrics: Metrics,
 }
 
+impl Context {
+    /// Creates the context of a program that embeds the token engine: the system's clock, metrics of
+    /// its own, an empty cache, and the current runtime for background work.
+    ///
+    /// # Panics
+    ///
+    /// Panics outside a tokio runtime.
+    pub fn new(store: Store, transport: Arc<dyn Transport>) -> Self {
+        Self {
+            control: Handle::current(),
+            tasks: Tasks::default(),
+            clock: Clock::system(),
+            store,
+            cache: TokenCache::default(),
+            revision: 1,
+            transport,
+            metrics: Metrics::new(),
+        }
+    }
+}
+
 /// Background tasks, by how a shutdown treats them.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
