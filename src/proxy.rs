@@ -1,8 +1,8 @@
 //! The request path: from a client's request to its response.
 //!
 //! A request takes the same path whether it is plain, arrives in an intercepted TLS session, or
-//! arrives in clear text after CONNECT; [`request_path`] lists the steps in order. There is one
-//! [`Proxy`] per core, with its own pool of origin connections. State shared by the cores is
+//! arrives in clear text after CONNECT; `request_path` lists the steps in order. There is one
+//! `Proxy` per core, with its own pool of origin connections. State shared by the cores is
 //! immutable or atomic.
 //!
 //! The files of this folder, by what they are about:

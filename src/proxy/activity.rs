@@ -61,23 +61,23 @@ pub(super) struct Activity {
     /// takes longer.
     messages: AtomicU32,
     /// The connection speaks HTTP/2: bytes that arrive between requests need not begin a head.
-    multiplexed: AtomicBool,
+    is_multiplexed: AtomicBool,
     /// The watchdog's tick at the last progress.
     last_progress: AtomicU32,
     /// The tick since which the client has read nothing of what is ready for it, plus one; 0 if it
     /// is not blocked.
     blocked_since: AtomicU32,
     /// The proxy is waiting for more of a request's content.
-    awaiting_content: AtomicBool,
+    is_awaiting_content: AtomicBool,
     /// The tick at which the client closed its sending side, plus one; 0 if it has not.
     half_closed_since: AtomicU32,
     /// The client sent bytes while the connection lingered: closing it now could reset it before
     /// the client has read the response.
-    received_while_lingering: AtomicBool,
+    has_received_while_lingering: AtomicBool,
     /// No further request is served.
-    close_requested: AtomicBool,
+    is_close_requested: AtomicBool,
     /// What was sent is incomplete and must not look complete.
-    truncated: AtomicBool,
+    is_truncated: AtomicBool,
     /// The limit because of which the connection was ended.
     exceeded_limit: OnceLock<&'static str>,
     ticks: Arc<AtomicU32>,
@@ -91,14 +91,14 @@ impl Activity {
         Self {
             phase: AtomicU8::new(phase as u8),
             messages: AtomicU32::new(0),
-            multiplexed: AtomicBool::new(false),
+            is_multiplexed: AtomicBool::new(false),
             last_progress: AtomicU32::new(ticks.load(Ordering::Relaxed)),
             blocked_since: AtomicU32::new(0),
-            awaiting_content: AtomicBool::new(false),
+            is_awaiting_content: AtomicBool::new(false),
             half_closed_since: AtomicU32::new(0),
-            received_while_lingering: AtomicBool::new(false),
-            close_requested: AtomicBool::new(false),
-            truncated: AtomicBool::new(false),
+            has_received_while_lingering: AtomicBool::new(false),
+            is_close_requested: AtomicBool::new(false),
+            is_truncated: AtomicBool::new(false),
             exceeded_limit: OnceLock::new(),
             ticks,
             connection_waker: AtomicWaker::new(),
@@ -144,7 +144,7 @@ impl Activity {
     /// Records that a response head is being sent. On an HTTP/2 connection each stream has an
     /// activity of its own.
     pub(super) fn start_response(&self) {
-        if !self.multiplexed.load(Ordering::Relaxed) {
+        if !self.is_multiplexed.load(Ordering::Relaxed) {
             self.set_phase(ConnectionPhase::Content);
         }
     }
@@ -164,12 +164,12 @@ impl Activity {
     }
 
     pub(super) fn set_multiplexed(&self) {
-        self.multiplexed.store(true, Ordering::Relaxed);
+        self.is_multiplexed.store(true, Ordering::Relaxed);
     }
 
     /// Sets whether the proxy is waiting for more of a request's content.
     fn set_awaiting_content(&self, is_awaiting: bool) {
-        self.awaiting_content.store(is_awaiting, Ordering::Relaxed);
+        self.is_awaiting_content.store(is_awaiting, Ordering::Relaxed);
         if is_awaiting {
             self.wake_half_closed();
         }
@@ -181,13 +181,13 @@ impl Activity {
     pub(super) fn record_read(&self) {
         match self.phase() {
             ConnectionPhase::Idle | ConnectionPhase::Flushing
-                if self.multiplexed.load(Ordering::Relaxed) => {}
+                if self.is_multiplexed.load(Ordering::Relaxed) => {}
             ConnectionPhase::Idle | ConnectionPhase::Flushing => {
                 self.set_phase(ConnectionPhase::ReadingHead);
             }
             ConnectionPhase::Tunnel | ConnectionPhase::Content => self.record_progress(),
             ConnectionPhase::Lingering => {
-                self.received_while_lingering.store(true, Ordering::Relaxed);
+                self.has_received_while_lingering.store(true, Ordering::Relaxed);
             }
             ConnectionPhase::ReadingHead
             | ConnectionPhase::AwaitingResponse
@@ -232,7 +232,7 @@ impl Activity {
     /// response, unless content is missing.
     pub(super) fn mark_half_closed(&self) -> bool {
         self.set_once(&self.half_closed_since);
-        self.is_busy() && !self.awaiting_content.load(Ordering::Relaxed)
+        self.is_busy() && !self.is_awaiting_content.load(Ordering::Relaxed)
     }
 
     fn wake_half_closed(&self) {
@@ -243,14 +243,14 @@ impl Activity {
 
     /// Asks the task that serves the connection to end it after the requests in flight.
     fn request_close(&self) {
-        self.close_requested.store(true, Ordering::Relaxed);
+        self.is_close_requested.store(true, Ordering::Relaxed);
         self.connection_waker.wake();
     }
 
     /// Resolves when no further request is to be served.
     pub(super) fn poll_close_requested(&self, cx: &Context<'_>) -> Poll<()> {
         self.connection_waker.register(cx.waker());
-        match self.close_requested.load(Ordering::Relaxed) {
+        match self.is_close_requested.load(Ordering::Relaxed) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
@@ -258,13 +258,13 @@ impl Activity {
 
     /// Records that a message ended early. In HTTP/2 the reset of its stream says so.
     pub(super) fn mark_truncated(&self) {
-        if !self.multiplexed.load(Ordering::Relaxed) {
-            self.truncated.store(true, Ordering::Relaxed);
+        if !self.is_multiplexed.load(Ordering::Relaxed) {
+            self.is_truncated.store(true, Ordering::Relaxed);
         }
     }
 
     pub(super) fn is_truncated(&self) -> bool {
-        self.truncated.load(Ordering::Relaxed)
+        self.is_truncated.load(Ordering::Relaxed)
     }
 
     /// The limit because of which the connection was ended, if any.

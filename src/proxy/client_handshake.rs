@@ -30,10 +30,10 @@ pub(super) enum HandshakeFault {
 }
 
 impl HandshakeFault {
-    /// Classifies an error. `misdirected` is true if the client's SNI is not the host of its CONNECT.
-    pub(super) fn of(error: &io::Error, misdirected: bool) -> Self {
+    /// Classifies an error. `is_misdirected` is true if the client's SNI is not the host of its CONNECT.
+    pub(super) fn of(error: &io::Error, is_misdirected: bool) -> Self {
         match Self::of_error(error) {
-            Self::Untrusted if misdirected => Self::HostMismatch,
+            Self::Untrusted if is_misdirected => Self::HostMismatch,
             fault => fault,
         }
     }

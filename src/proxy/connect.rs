@@ -140,7 +140,7 @@ impl Proxy {
         if is_tls {
             return self.intercept(stream, authority, client).await;
         }
-        let session = ConnectSession { authority, scheme: Scheme::Http, misdirected: false };
+        let session = ConnectSession { authority, scheme: Scheme::Http, is_misdirected: false };
         let client = client.with_session(session);
         match is_http2 {
             true => self.serve_http2(stream, client).await,
@@ -173,16 +173,16 @@ impl Proxy {
             // No translation is needed if the client uses the version of the origin server.
             Arc::make_mut(&mut config).alpn_protocols = vec![ALPN_HTTP11.to_vec()];
         }
-        let misdirected = names_another_host(&hello.client_hello(), &authority.host);
+        let is_misdirected = names_another_host(&hello.client_hello(), &authority.host);
         let stream = match hello.into_stream(config).await {
             Ok(stream) => stream,
             Err(error) => {
-                self.report_failed_handshake(&authority.host, &error, misdirected);
+                self.report_failed_handshake(&authority.host, &error, is_misdirected);
                 return Ok(());
             }
         };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let session = ConnectSession { authority, scheme: Scheme::Https, misdirected };
+        let session = ConnectSession { authority, scheme: Scheme::Https, is_misdirected };
         let client = client.with_session(session);
         match is_http2 {
             true => self.serve_http2(stream, client).await,
@@ -191,8 +191,8 @@ impl Proxy {
         Ok(())
     }
 
-    fn report_failed_handshake(&self, host: &Host, error: &io::Error, misdirected: bool) {
-        let fault = HandshakeFault::of(error, misdirected);
+    fn report_failed_handshake(&self, host: &Host, error: &io::Error, is_misdirected: bool) {
+        let fault = HandshakeFault::of(error, is_misdirected);
         self.shared.metrics.record_failed_handshake(fault.kind());
         tracing::info!(%host, %error, reason = fault.kind(), "a client's TLS handshake failed: {fault}");
     }

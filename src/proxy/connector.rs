@@ -65,7 +65,7 @@ pub(super) struct Connector {
     pub(super) response_timeouts: ResponseTimeouts,
     pub(super) idle_timeout: Duration,
     /// Distinguishes its connections from those of earlier configurations, which may trust other roots.
-    pub(super) version: u64,
+    pub(super) config_version: u64,
 }
 
 /// The version of HTTP that a connection speaks.
@@ -87,12 +87,17 @@ pub(super) enum NewConnection {
     Http2 {
         connection: Http2Connection,
         /// The origin server refused HTTP/1.1.
-        only: bool,
+        is_http2_only: bool,
     },
 }
 
 impl Connector {
-    pub(super) fn new(config: &Config, dialer: Dialer, tls: &ClientConfig, version: u64) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        dialer: Dialer,
+        tls: &ClientConfig,
+        config_version: u64,
+    ) -> Self {
         Self {
             dialer,
             anonymous: AlpnConfigs::of(tls),
@@ -107,7 +112,7 @@ impl Connector {
                 },
             },
             idle_timeout: config.idle_timeout,
-            version,
+            config_version,
         }
     }
 
@@ -189,14 +194,14 @@ impl Connector {
         &self,
         origin: &Origin,
         stream: OriginTlsStream,
-        only: bool,
+        is_http2_only: bool,
     ) -> Result<NewConnection, OriginError> {
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return self.handshake_http1(origin, stream).await;
         }
         let begun = Http2Connection::handshake(stream, MAX_RESPONSE_HEAD).await;
         let connection = begun.map_err(|error| OriginError::Closed(error.into()))?;
-        Ok(NewConnection::Http2 { connection, only })
+        Ok(NewConnection::Http2 { connection, is_http2_only })
     }
 
     /// Accepts what a lenient client would accept: whitespace before the colon (RFC 9112 §5.1) and
@@ -224,13 +229,14 @@ impl Connector {
             let _reported = connection.await;
         });
         let task = AbortOnDropHandle::new(task);
-        let connection = Http1Connection::new(origin.clone(), sender, task, head, self.version);
+        let connection =
+            Http1Connection::new(origin.clone(), sender, task, head, self.config_version);
         Ok(NewConnection::Http1(Box::new(connection)))
     }
 }
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Connector({})", self.version)
+        write!(f, "Connector({})", self.config_version)
     }
 }

@@ -315,7 +315,7 @@ impl Proxy {
 fn can_retry(error: &SendError, outgoing: &OutgoingRequest) -> bool {
     match error.outcome {
         DeliveryOutcome::NotProcessed | DeliveryOutcome::Http1Required => outgoing.can_send_again(),
-        DeliveryOutcome::Closed => error.reused && outgoing.can_be_processed_twice(),
+        DeliveryOutcome::Closed => error.is_reused && outgoing.can_be_processed_twice(),
         DeliveryOutcome::Unknown => false,
     }
 }

@@ -33,8 +33,8 @@ pub(super) struct Http2Content {
     stream: RecvStream,
     /// The bytes still to come, if a length was declared.
     remaining: Option<u64>,
-    data_ended: bool,
-    ended: bool,
+    is_data_complete: bool,
+    is_complete: bool,
     /// Called when the content is first read. It sends 100 (Continue) if the client waits for it
     /// (RFC 9110 §10.1.1).
     on_first_read: Option<Box<dyn FnOnce() + Send + Sync>>,
@@ -48,8 +48,8 @@ impl Http2Content {
         Self {
             stream,
             remaining,
-            data_ended: false,
-            ended: false,
+            is_data_complete: false,
+            is_complete: false,
             on_first_read: None,
             _guard: None,
         }
@@ -63,7 +63,7 @@ impl Http2Content {
 
     /// Ignores content that was sent with a response that must have none (RFC 9110 §6.4.1).
     pub(super) fn ignore(&mut self) {
-        (self.data_ended, self.ended) = (true, true);
+        (self.is_data_complete, self.is_complete) = (true, true);
     }
 
     /// Keeps `guard` until the content is dropped.
@@ -81,18 +81,18 @@ impl Http2Content {
         if let Some(on_first_read) = self.on_first_read.take() {
             on_first_read();
         }
-        if !self.data_ended {
+        if !self.is_data_complete {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => return Poll::Ready(Some(Ok(self.accept(data)))),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => self.data_ended = true,
+                None => self.is_data_complete = true,
             }
         }
-        if self.ended {
+        if self.is_complete {
             return Poll::Ready(None);
         }
         let trailers = ready!(self.stream.poll_trailers(cx));
-        self.ended = true;
+        self.is_complete = true;
         Poll::Ready(trailers.transpose().map(|trailers| trailers.map(Frame::trailers)))
     }
 
@@ -104,7 +104,7 @@ impl Http2Content {
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
-        self.ended || self.stream.is_end_stream()
+        self.is_complete || self.stream.is_end_stream()
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
@@ -289,12 +289,12 @@ mod tests {
 
     use super::*;
 
-    /// One end of a connection. The peer answers pings only if `answers` is true.
-    async fn pings(answers: bool) -> (PingPong, [AbortOnDropHandle<()>; 2]) {
+    /// One end of a connection. The peer answers pings only if `answers_pings` is true.
+    async fn pings(answers_pings: bool) -> (PingPong, [AbortOnDropHandle<()>; 2]) {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let server = tokio::spawn(async move {
             let mut server = h2::server::handshake(far).await.unwrap();
-            while answers && server.accept().await.is_some() {}
+            while answers_pings && server.accept().await.is_some() {}
             std::future::pending().await
         });
         let (sender, mut client) = h2::client::handshake(near).await.unwrap();

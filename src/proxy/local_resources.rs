@@ -12,7 +12,7 @@ use crate::origin::{Origin, Scheme};
 
 impl Proxy {
     /// Serves `http://bearerd.invalid/ca.pem`, and 404 for every other path.
-    pub(super) fn own_resource(
+    pub(super) fn local_resource(
         &self,
         snapshot: &Snapshot,
         parts: &Parts,
@@ -36,7 +36,7 @@ impl Proxy {
 }
 
 /// The response to an OPTIONS request about the proxy itself.
-pub(super) fn options() -> Response<ResponseBody> {
+pub(super) fn options_response() -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::empty());
     let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
     response.headers_mut().insert(ALLOW, methods);
@@ -45,7 +45,7 @@ pub(super) fn options() -> Response<ResponseBody> {
 
 /// The response to an application that requests tokens itself. The tokens are placeholders: requests
 /// that carry one get the real token.
-pub(super) fn stub_tokens() -> Response<ResponseBody> {
+pub(super) fn stub_token_response() -> Response<ResponseBody> {
     let tokens = concat!(
         r#"{"access_token":"bearerd-stub","token_type":"Bearer","expires_in":3600,"#,
         r#""refresh_token":"bearerd-stub"}"#
@@ -60,7 +60,7 @@ pub(super) fn stub_tokens() -> Response<ResponseBody> {
 
 /// Returns true if `origin` is `http://bearerd.invalid`. No origin server can have that name
 /// (RFC 6761 §6.4).
-pub(super) fn is_own_name(origin: &Origin) -> bool {
+pub(super) fn is_local_name(origin: &Origin) -> bool {
     origin.scheme == Scheme::Http
         && origin.authority.port == 80
         && origin.authority.host.name() == Some("bearerd.invalid")

@@ -56,7 +56,7 @@ pub(super) struct Http1Connection {
     /// How long the origin server keeps the connection open while idle (`Keep-Alive: timeout`), if it
     /// has said so.
     keep_alive: Option<Duration>,
-    pub(super) version: u64,
+    pub(super) config_version: u64,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -117,16 +117,25 @@ impl Http1Connection {
         sender: http1::SendRequest<RequestBody>,
         task: AbortOnDropHandle<()>,
         head: ResponseExpectation,
-        version: u64,
+        config_version: u64,
     ) -> Self {
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
         let idle_since = Instant::now();
-        Self { origin, sender, head, timer, idle_since, keep_alive: None, version, _task: task }
+        Self {
+            origin,
+            sender,
+            head,
+            timer,
+            idle_since,
+            keep_alive: None,
+            config_version,
+            _task: task,
+        }
     }
 
     /// Returns true if the connection may be used with the configuration of `connector`.
     pub(super) fn is_valid(&self, connector: &Connector) -> bool {
-        self.version == connector.version
+        self.config_version == connector.config_version
             && self.idle_since.elapsed() < connector.idle_timeout
             && self.is_ready()
     }

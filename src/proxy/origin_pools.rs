@@ -58,12 +58,12 @@ pub(super) struct Route<'a> {
 pub(super) struct SendError {
     pub(super) error: OriginError,
     pub(super) outcome: DeliveryOutcome,
-    pub(super) reused: bool,
+    pub(super) is_reused: bool,
 }
 
 impl From<OriginError> for SendError {
     fn from(error: OriginError) -> Self {
-        Self { error, outcome: DeliveryOutcome::Unknown, reused: false }
+        Self { error, outcome: DeliveryOutcome::Unknown, is_reused: false }
     }
 }
 
@@ -100,7 +100,7 @@ impl OriginPools {
         let progress = request.body().progress();
         let mut deadline = None;
         loop {
-            let (mut connection, reused) = pool.obtain(route, preferred, &mut deadline).await?;
+            let (mut connection, is_reused) = pool.obtain(route, preferred, &mut deadline).await?;
             match connection.send(origin, request, timeouts, interim).await {
                 Ok(response) => {
                     if progress.as_ref().is_some_and(|progress| progress.awaits_continue()) {
@@ -108,7 +108,7 @@ impl OriginPools {
                     }
                     return pool.accept_response(route, &mut sent, response, connection);
                 }
-                Err(UnansweredRequest { request: Some(unsent), .. }) if reused => {
+                Err(UnansweredRequest { request: Some(unsent), .. }) if is_reused => {
                     pool.retire(origin, &connection);
                     request = *unsent;
                 }
@@ -124,7 +124,7 @@ impl OriginPools {
                         _ if is_late => pool.retire(origin, &connection),
                         DeliveryOutcome::Closed | DeliveryOutcome::Unknown => {}
                     }
-                    return Err(SendError { error, outcome, reused });
+                    return Err(SendError { error, outcome, is_reused });
                 }
             }
         }

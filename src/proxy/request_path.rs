@@ -15,7 +15,7 @@ use super::error::ProxyError;
 use super::fields::Via;
 use super::forward;
 use super::incoming_body::IncomingBody;
-use super::local_resources::{is_own_name, options, stub_tokens};
+use super::local_resources::{is_local_name, options_response, stub_token_response};
 use super::local_response::ResponseFormat;
 use super::origin_pools::OriginPools;
 use super::request_context::RequestContext;
@@ -75,8 +75,8 @@ impl Proxy {
         });
         // The rest of a refused request's content is not read. HTTP/2 has no `Connection` field: it
         // uses GOAWAY and resets the stream instead.
-        let closes = self.watchdog.is_draining() || (is_refused && has_content);
-        if closes && version != Version::HTTP_2 {
+        let should_close = self.watchdog.is_draining() || (is_refused && has_content);
+        if should_close && version != Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         record.record_response(response.status());
@@ -105,9 +105,9 @@ impl Proxy {
                 let request = Request::from_parts(parts, body);
                 Box::pin(self.connect(context, request, authority)).await
             }
-            RequestTarget::Proxy => Ok(options()),
-            RequestTarget::Origin(origin) if is_own_name(&origin) => {
-                Ok(self.own_resource(context.snapshot, &parts))
+            RequestTarget::Proxy => Ok(options_response()),
+            RequestTarget::Origin(origin) if is_local_name(&origin) => {
+                Ok(self.local_resource(context.snapshot, &parts))
             }
             RequestTarget::Origin(origin) => {
                 context.snapshot.check_trailing_dot(&origin)?;
@@ -148,7 +148,7 @@ impl Proxy {
             Selection::Ambiguous => Err(RequestRefusal::Path.into()),
             Selection::Stub(credential) => {
                 context.record.set_credential(&credential);
-                Ok(stub_tokens())
+                Ok(stub_token_response())
             }
             Selection::Refused(credential, error) => {
                 context.record.set_credential(&credential);

@@ -18,7 +18,7 @@ pub(super) struct ConnectSession {
     /// `Https` if the client uses TLS after its CONNECT.
     pub(super) scheme: Scheme,
     /// The client's SNI named another host, so no request of this session is served.
-    pub(super) misdirected: bool,
+    pub(super) is_misdirected: bool,
 }
 
 /// Marks an OPTIONS request whose target is an authority alone. It is forwarded in asterisk-form,
@@ -106,7 +106,7 @@ fn session_origin(
     session: &ConnectSession,
     host: Option<&str>,
 ) -> Result<Origin, RequestRefusal> {
-    if session.misdirected || parts.method == Method::CONNECT {
+    if session.is_misdirected || parts.method == Method::CONNECT {
         return Err(RequestRefusal::Misdirected);
     }
     let origin = Origin { scheme: session.scheme, authority: session.authority.clone() };
@@ -210,7 +210,7 @@ mod tests {
         ConnectSession {
             authority: Authority::parse(authority, None).unwrap(),
             scheme,
-            misdirected: false,
+            is_misdirected: false,
         }
     }
 
@@ -314,7 +314,7 @@ mod tests {
     fn requests_of_a_session_must_agree_with_the_connect() {
         let tls = session("api.test:443", Scheme::Https);
         let plain = session("api.test:80", Scheme::Http);
-        let misdirected = ConnectSession { misdirected: true, ..tls.clone() };
+        let misdirected = ConnectSession { is_misdirected: true, ..tls.clone() };
         let ok = "https://api.test:443";
         for (session, uri, host, expected) in [
             (&tls, "/x", "api.test", Ok(ok)),

@@ -35,7 +35,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// `network` survives reloads. `ca` is `None` if no credential is configured. `version` is the
+    /// `network` survives reloads. `ca` is `None` if no credential is configured. `config_version` is the
     /// number of reloads so far.
     pub(crate) fn new(
         config: Config,
@@ -44,14 +44,14 @@ impl Snapshot {
         tls: &ClientConfig,
         network: NetworkState,
         metrics: &Metrics,
-        version: u64,
+        config_version: u64,
     ) -> Self {
         let policy = AddressPolicy {
             deny: config.origins.deny_addresses.clone(),
             allow: config.origins.allow_addresses.clone(),
         };
         let dialer = Dialer::new(policy, network);
-        let connector = Connector::new(&config.origins, dialer, tls, version);
+        let connector = Connector::new(&config.origins, dialer, tls, config_version);
         let replay_budget = ReplayBudget::new(config.limits.replay_bytes);
         let unmatched_metrics = Arc::new(metrics.of_credential(NO_CREDENTIAL));
         Self { config, credentials, ca, unmatched_metrics, connector, replay_budget }

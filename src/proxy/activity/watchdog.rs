@@ -59,7 +59,7 @@ impl ConnectionTimeouts {
 #[derive(Debug)]
 pub(in crate::proxy) struct Watchdog {
     ticks: Arc<AtomicU32>,
-    draining: AtomicBool,
+    is_draining: AtomicBool,
     /// Tells HTTP/2 connections to send GOAWAY.
     drain_token: CancellationToken,
     activities: Mutex<Vec<Arc<Activity>>>,
@@ -69,7 +69,7 @@ impl Watchdog {
     pub(in crate::proxy) fn new() -> Self {
         Self {
             ticks: Arc::new(AtomicU32::new(0)),
-            draining: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
             drain_token: CancellationToken::new(),
             activities: Mutex::default(),
         }
@@ -85,7 +85,7 @@ impl Watchdog {
 
     /// Returns true if the process is draining, so that responses say `Connection: close`.
     pub(in crate::proxy) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.is_draining.load(Ordering::Relaxed)
     }
 
     /// Resolves when the process begins to drain.
@@ -176,7 +176,7 @@ impl Watchdog {
 
     /// Closes idle connections and waits for the others to end. The caller aborts what is left.
     pub(in crate::proxy) async fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.is_draining.store(true, Ordering::Relaxed);
         self.drain_token.cancel();
         let mut interval = tokio::time::interval(DRAIN_TICK);
         while !self.close_inactive() {
@@ -207,7 +207,7 @@ impl Watchdog {
             let is_inactive = match activity.phase() {
                 ConnectionPhase::Idle => true,
                 ConnectionPhase::Lingering
-                    if !activity.received_while_lingering.load(Ordering::Relaxed) =>
+                    if !activity.has_received_while_lingering.load(Ordering::Relaxed) =>
                 {
                     true
                 }

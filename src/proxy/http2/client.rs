@@ -39,7 +39,7 @@ pub(in crate::proxy) struct Http2Connection {
 struct StreamGuard(Arc<AtomicUsize>);
 
 impl StreamGuard {
-    fn new(streams: &Arc<AtomicUsize>) -> Arc<dyn Any + Send + Sync> {
+    fn start(streams: &Arc<AtomicUsize>) -> Arc<dyn Any + Send + Sync> {
         streams.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self(Arc::clone(streams)))
     }
@@ -118,7 +118,7 @@ impl Http2Connection {
                 return Err(UnansweredRequest::unsent(OriginError::Closed(error.into()), request));
             }
         };
-        let guard = StreamGuard::new(&self.streams);
+        let guard = StreamGuard::start(&self.streams);
         if let (false, Some(completion)) = (is_empty, body.completion()) {
             let (guard, progress) = (Arc::clone(&guard), body.progress());
             if let Some(progress) = &progress {

@@ -11,7 +11,7 @@ use crate::origin::Origin;
 pub(super) struct Http1Origins(Mutex<HashMap<Origin, Http1Origin>>);
 
 struct Http1Origin {
-    version: u64,
+    config_version: u64,
     /// The origin server agreed on HTTP/2 and then refused a request over it. If false, HTTP/2 is
     /// offered again on the next connection.
     is_permanent: bool,
@@ -19,25 +19,26 @@ struct Http1Origin {
 
 impl Http1Origins {
     /// Returns true if `origin` is known to speak HTTP/1.1.
-    pub(super) fn contains(&self, version: u64, origin: &Origin) -> bool {
-        self.lock().get(origin).is_some_and(|entry| entry.version == version)
+    pub(super) fn contains(&self, config_version: u64, origin: &Origin) -> bool {
+        self.lock().get(origin).is_some_and(|entry| entry.config_version == config_version)
     }
 
     /// Returns true if HTTP/2 must not be offered to `origin` again.
-    pub(super) fn is_permanent(&self, version: u64, origin: &Origin) -> bool {
-        let is_permanent = |entry: &Http1Origin| entry.version == version && entry.is_permanent;
+    pub(super) fn is_permanent(&self, config_version: u64, origin: &Origin) -> bool {
+        let is_permanent =
+            |entry: &Http1Origin| entry.config_version == config_version && entry.is_permanent;
         self.lock().get(origin).is_some_and(is_permanent)
     }
 
-    pub(super) fn insert(&self, version: u64, origin: &Origin, is_permanent: bool) {
+    pub(super) fn insert(&self, config_version: u64, origin: &Origin, is_permanent: bool) {
         // A connection attempt that began before the refusal may end after it.
-        let is_permanent = is_permanent || self.is_permanent(version, origin);
-        self.lock().insert(origin.clone(), Http1Origin { version, is_permanent });
+        let is_permanent = is_permanent || self.is_permanent(config_version, origin);
+        self.lock().insert(origin.clone(), Http1Origin { config_version, is_permanent });
     }
 
     /// Removes the entries of other versions.
-    pub(super) fn sweep(&self, version: u64) {
-        self.lock().retain(|_, entry| entry.version == version);
+    pub(super) fn sweep(&self, config_version: u64) {
+        self.lock().retain(|_, entry| entry.config_version == config_version);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Origin, Http1Origin>> {

@@ -35,15 +35,15 @@ pub(super) struct Pool {
 struct PooledHttp2 {
     connection: Http2Connection,
     last_used: Instant,
-    version: u64,
+    config_version: u64,
     /// The origin server refused HTTP/1.1.
-    only: bool,
+    is_http2_only: bool,
 }
 
 impl PooledHttp2 {
     fn is_valid(&self, connector: &Connector) -> bool {
         let is_unused = self.last_used.elapsed() >= connector.idle_timeout;
-        self.version == connector.version
+        self.config_version == connector.config_version
             && (!is_unused || self.connection.is_busy())
             && self.connection.is_open()
     }
@@ -115,9 +115,9 @@ impl Pool {
         if route.connector.dialer().is_out_of_sockets() {
             self.close_idle();
         }
-        let could_share =
+        let can_share =
             preferred == Protocol::Http2 && !self.is_known_http1(route.connector, route.origin);
-        let _attempt = match could_share.then(|| self.start_attempt(route.origin)) {
+        let _attempt = match can_share.then(|| self.start_attempt(route.origin)) {
             Some(Err(mut other_attempt)) => {
                 // The channel closes when the other attempt ends, whether it succeeded or not.
                 let ended = tokio::time::timeout_at(deadline, other_attempt.changed()).await;
@@ -166,7 +166,7 @@ impl Pool {
         let mut idle = lock(&self.http1);
         let connections = idle.get_mut(origin)?;
         while let Some(connection) = connections.pop() {
-            if connection.version == connector.version && connection.is_ready() {
+            if connection.config_version == connector.config_version && connection.is_ready() {
                 return Some(OriginConnection::Http1(connection));
             }
         }
@@ -184,17 +184,18 @@ impl Pool {
 
     /// Returns true if `origin` is known not to speak HTTP/2. Without TLS it is never offered.
     pub(super) fn is_known_http1(&self, connector: &Connector, origin: &Origin) -> bool {
-        origin.scheme == Scheme::Http || self.http1_origins.contains(connector.version, origin)
+        origin.scheme == Scheme::Http
+            || self.http1_origins.contains(connector.config_version, origin)
     }
 
     /// Returns true if HTTP/2 must not be offered to `origin` again.
     pub(super) fn requires_http1(&self, connector: &Connector, origin: &Origin) -> bool {
-        self.http1_origins.is_permanent(connector.version, origin)
+        self.http1_origins.is_permanent(connector.config_version, origin)
     }
 
     /// Records that `origin` refused a request over HTTP/2 and asked for HTTP/1.1.
     pub(super) fn mark_http1_required(&self, connector: &Connector, origin: &Origin) {
-        self.http1_origins.insert(connector.version, origin, true);
+        self.http1_origins.insert(connector.config_version, origin, true);
     }
 
     fn shared_http2(
@@ -205,7 +206,7 @@ impl Pool {
     ) -> Option<Http2Connection> {
         let mut connections = lock(&self.http2);
         let pooled = connections.get_mut(origin)?.iter_mut().find(|pooled| {
-            (preferred == Protocol::Http2 || pooled.only)
+            (preferred == Protocol::Http2 || pooled.is_http2_only)
                 && pooled.is_valid(connector)
                 && pooled.connection.has_capacity()
         })?;
@@ -223,16 +224,16 @@ impl Pool {
         match connector.connect(origin, identity, preferred, deadline).await? {
             NewConnection::Http1(connection) => {
                 if preferred == Protocol::Http2 {
-                    self.http1_origins.insert(connector.version, origin, false);
+                    self.http1_origins.insert(connector.config_version, origin, false);
                 }
                 Ok(OriginConnection::Http1(connection))
             }
-            NewConnection::Http2 { connection, only } => {
+            NewConnection::Http2 { connection, is_http2_only } => {
                 let pooled = PooledHttp2 {
                     connection: connection.clone(),
                     last_used: Instant::now(),
-                    version: connector.version,
-                    only,
+                    config_version: connector.config_version,
+                    is_http2_only,
                 };
                 lock(&self.http2).entry(origin.clone()).or_default().push(pooled);
                 Ok(OriginConnection::Http2(connection))
@@ -261,7 +262,7 @@ impl Pool {
             connections.retain(|pooled| pooled.is_valid(connector));
             !connections.is_empty()
         });
-        self.http1_origins.sweep(connector.version);
+        self.http1_origins.sweep(connector.config_version);
     }
 
     /// Closes idle connections, because a request is waiting for a socket.
