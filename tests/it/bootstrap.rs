@@ -66,7 +66,7 @@ async fn the_first_refresh_token_may_come_from_a_password() {
 
 /// #24: nobody notices.
 #[tokio::test]
-async fn a_revoked_grant_is_healed_within_the_request_that_finds_out() {
+async fn a_revoked_grant_is_healed_within_the_request_that_detects_it() {
     let world = knows_service(World::builder()).credential(BOOTSTRAP).settled().await;
     world.authorization_server.revoke_refresh_token();
     world.clock.advance(HOURS);
@@ -106,7 +106,7 @@ async fn a_lost_rotation_is_counted_and_healed() {
 
 /// Nobody has refused anything: it is asked for again soon.
 #[tokio::test]
-async fn an_unreadable_answer_to_a_bootstrap_is_no_refusal() {
+async fn an_unreadable_answer_to_a_bootstrap_is_retried() {
     let bootstrap = r#"bootstrap = { grant = "client_credentials" }"#;
     let world = World::builder().without_seed().credential(bootstrap).start().await;
     let text = |text| TokenBehaviour::html(200, text);
@@ -123,7 +123,7 @@ async fn an_unreadable_answer_to_a_bootstrap_is_no_refusal() {
 
 /// #24: a bootstrap that fails is no end: the account may be unlocked at the server.
 #[tokio::test]
-async fn a_refused_bootstrap_is_tried_every_five_minutes_and_not_more_often() {
+async fn a_refused_bootstrap_is_retried_every_five_minutes() {
     let world = knows_service(World::builder().without_seed()).credential(BOOTSTRAP).start().await;
     for _ in 0..2 {
         let locked = TokenBehaviour::error(400, "invalid_grant", Some("account locked"));

@@ -221,7 +221,7 @@ refresh_token = { file = "seeds/${field.X-CLUB}" }
 }
 
 #[tokio::test]
-async fn a_field_that_is_kept_from_choosing_is_removed_as_well() {
+async fn a_choosing_field_is_removed_even_if_it_chooses_nothing() {
     let world = start(&format!("{BY_FIELD}on_existing = \"keep\""), &["paris"]).await;
     let request = world.client().get(world.http("/")).header("X-Club", "paris");
     request.header("Authorization", "Bearer own").send().await.unwrap();
@@ -276,7 +276,7 @@ async fn a_field_may_have_a_list_as_well() {
 }
 
 #[tokio::test]
-async fn a_hundred_first_requests_are_one_token_request() {
+async fn a_hundred_first_requests_share_one_token_request() {
     let world = start(BY_PATH, &["paris"]).await;
     world.authorization_server.hold();
     let mut requests = tokio::task::JoinSet::new();
@@ -311,7 +311,7 @@ async fn a_club_without_its_seed_waits_for_one_and_the_others_work() {
 
 /// As on a disk that does not answer: whoever asks gets an answer, and the next that ask start no second look.
 #[tokio::test]
-async fn a_seed_that_cannot_be_read_in_time_holds_nobody_for_ever() {
+async fn a_seed_that_cannot_be_read_in_time_does_not_block_requests() {
     let mut world = servers(BY_FIELD).sections("[limits]\nwait = \"50ms\"").start_servers().await;
     write_seed(&world, "paris");
     let (kind, mode) =

@@ -21,7 +21,7 @@ use crate::texts::{assert_never_says, assert_says};
 // ===== check =====
 
 #[tokio::test]
-async fn check_says_what_a_good_file_comes_to_and_changes_nothing() {
+async fn check_summarizes_a_good_file_and_changes_nothing() {
     let world = World::builder().start_servers().await;
     let before = files(world.dir.path());
     let output = bearerd(world.dir.path(), &["check"]);
@@ -156,7 +156,7 @@ async fn run_with_a_bad_file_stops_before_it_binds_or_writes_anything() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named_with_the_key_that_chose_it() {
+async fn a_port_in_use_is_reported_with_its_key() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (key, listen, admin) in [
@@ -238,7 +238,7 @@ async fn a_socket_that_a_dead_process_left_is_taken_over_and_any_other_file_is_n
 }
 
 #[tokio::test]
-async fn output_that_nobody_reads_is_no_panic() {
+async fn a_closed_output_causes_no_panic() {
     let world = World::builder().start_servers().await;
     assert!(
         bearerd(world.dir.path(), &["ca", "init"]).status.success(),
@@ -665,7 +665,7 @@ async fn sigterm_lets_a_client_that_reads_slowly_have_all_of_its_answer() {
 }
 
 #[tokio::test]
-async fn sigint_ends_it_as_well_and_a_unix_socket_goes_with_it() {
+async fn sigint_stops_the_program_and_removes_its_unix_socket() {
     let world =
         World::builder().listen("[\"127.0.0.1:0\", \"unix:proxy.sock\"]").start_servers().await;
     let program = Program::start(&world).await;

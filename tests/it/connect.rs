@@ -95,7 +95,7 @@ async fn bytes_sent_along_with_the_connect_arrive_in_the_tunnel() {
 }
 
 #[tokio::test]
-async fn the_end_of_either_direction_passes_on_and_the_other_stays_open() {
+async fn the_end_of_either_direction_is_forwarded_and_the_other_stays_open() {
     let world = World::builder().proxy(ANY_PORT).start().await;
     let (server, address) = server().await;
 
@@ -231,7 +231,7 @@ async fn a_leaf_names_exactly_the_host_and_is_signed_by_the_ca() {
 }
 
 #[tokio::test]
-async fn requests_of_a_session_get_the_token_with_and_without_content() {
+async fn requests_of_a_session_get_the_token_with_or_without_content() {
     let world = World::new().await;
     let host = format!("Host: {}", world.origin.authority());
     let mut client = secure(&world, world.origin.authority()).await;
@@ -306,7 +306,7 @@ async fn plain_http_after_a_connect_stays_plain_with_allow_http() {
 }
 
 #[tokio::test]
-async fn the_target_of_connect_counts_and_its_host_field_does_not() {
+async fn the_target_of_connect_decides_and_its_host_field_does_not() {
     let world = World::new().await;
     let target = format!("CONNECT {} HTTP/1.1", world.origin.authority());
     let mut client = Wire::to(&world).await;
@@ -504,7 +504,7 @@ async fn a_handshake_that_does_not_come_to_an_end_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_hello_in_records_of_one_byte_harms_nobody() {
+async fn a_client_hello_in_records_of_one_byte_is_harmless() {
     let world = World::new().await;
     let mut hello = Vec::new();
     let name = ServerName::try_from("localhost").unwrap();

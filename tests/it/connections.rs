@@ -56,7 +56,7 @@ async fn a_request_may_arrive_byte_by_byte() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_the_origin_has_closed_is_never_the_clients_problem() {
+async fn a_request_is_retried_if_the_origin_has_closed_a_kept_connection() {
     for close_after in [1, 3] {
         let world =
             World::builder().origin(|origin| origin.close_after = Some(close_after)).start().await;
@@ -74,7 +74,7 @@ async fn a_kept_connection_that_the_origin_has_closed_is_never_the_clients_probl
 
 /// With and without TLS: many servers do not say goodbye there.
 #[tokio::test]
-async fn a_kept_connection_that_the_origin_closes_on_a_get_is_never_the_clients_problem() {
+async fn a_get_is_retried_if_the_origin_closes_a_kept_connection_on_it() {
     for world in [World::builder(), World::plain()] {
         let world = world.start().await;
         let mut wire = Wire::to(&world).await;
@@ -92,7 +92,7 @@ async fn a_kept_connection_that_the_origin_closes_on_a_get_is_never_the_clients_
 
 /// What may have been processed is not sent twice, whatever its content is: the client decides.
 #[tokio::test]
-async fn a_request_that_changes_something_meets_the_close_of_a_kept_connection_once() {
+async fn an_unsafe_request_is_not_retried_if_the_origin_closes_a_kept_connection() {
     let world = World::plain().start().await;
     let mut asked = 0;
     for (method, content) in [("POST", "abc"), ("POST", ""), ("PUT", "abc"), ("DELETE", "")] {

@@ -116,7 +116,7 @@ async fn a_token_outlives_its_dead_grant_until_it_expires() {
 
 /// #25: the request that finds out gets the API's answer, later ones bearerd's.
 #[tokio::test]
-async fn a_rejected_token_of_a_dead_grant_is_served_no_more() {
+async fn a_rejected_token_of_a_dead_grant_is_no_longer_served() {
     let world = World::settled().await;
     world.authorization_server.revoke_refresh_token();
     world.authorization_server.tokens().revoke_all_access_tokens();

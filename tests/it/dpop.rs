@@ -92,7 +92,7 @@ async fn an_authorization_server_that_asks_for_a_nonce_costs_one_more_request() 
 }
 
 #[tokio::test]
-async fn an_authorization_server_that_is_never_content_with_a_nonce_is_not_asked_forever() {
+async fn an_authorization_server_that_never_accepts_a_nonce_gets_two_attempts() {
     let world = World::builder().dpop().start().await;
     let ask =
         |nonce| TokenBehaviour::error(400, "use_dpop_nonce", None).with_header("dpop-nonce", nonce);
@@ -165,7 +165,7 @@ async fn requests_that_learn_of_a_nonce_at_the_same_time_are_all_repeated() {
 }
 
 #[tokio::test]
-async fn an_api_that_is_never_content_with_a_nonce_is_asked_twice() {
+async fn an_api_that_never_accepts_a_nonce_gets_two_attempts() {
     let world = settled().await;
     for nonce in ["n1", "n2", "n3"] {
         let answer = Answer::text(401, nonce)
@@ -298,7 +298,7 @@ async fn a_bound_token_is_not_sent_as_bearer_after_dpop_was_switched_off() {
 }
 
 #[tokio::test]
-async fn a_grant_of_bearer_tokens_is_another_one_once_dpop_is_switched_on() {
+async fn switching_dpop_on_makes_a_grant_of_bearer_tokens_unusable() {
     let mut world = World::builder().dpop().start_servers().await;
     world.configure(|text| text.replace("dpop = true", ""));
     let server = &world.authorization_server;
@@ -331,7 +331,7 @@ async fn a_grant_of_bearer_tokens_is_another_one_once_dpop_is_switched_on() {
 }
 
 #[tokio::test]
-async fn what_the_client_says_of_proofs_itself_is_replaced() {
+async fn proofs_sent_by_the_client_are_replaced() {
     let world = settled().await;
     let mut wire = Wire::to(&world).await;
     let target = world.http("/");

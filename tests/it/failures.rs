@@ -8,7 +8,7 @@ use super::wire::{Wire, ask, get, message, nobody, raw_origin};
 use super::world::World;
 
 #[tokio::test]
-async fn a_name_that_nobody_knows_is_502() {
+async fn a_name_that_does_not_resolve_is_502() {
     let world = World::new().await;
     let reply = ask(&world, &get("http://no-such-host.invalid/")).await;
     reply.is_refusal(502, "dns_error");
@@ -77,7 +77,7 @@ async fn an_answer_that_is_not_http_is_502_and_none_of_it_is_shown() {
 }
 
 #[tokio::test]
-async fn an_answer_whose_end_could_be_read_in_two_ways_is_502() {
+async fn an_answer_with_an_ambiguous_end_is_502() {
     answers_become_502(&[
         "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nEVIL",
         "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",

@@ -103,7 +103,7 @@ async fn the_same_refresh_token_is_sent_until_rotation_is_switched_on_midway() {
 }
 
 #[tokio::test]
-async fn the_id_token_is_kept_nowhere_and_no_token_is_logged() {
+async fn the_id_token_is_not_stored_and_no_token_is_logged() {
     let world = fanatics().plain_origin().credential("allow_http = true").start_servers().await;
     world.authorization_server.set_rotation(Rotation::STRICT);
     let program = Program::start_with(world.dir.path(), &["--log-level", "trace"], &[]).await;
@@ -162,7 +162,7 @@ async fn a_400_about_the_grant_needs_a_login() {
 
 /// A wrong secret, a wrong URL, a request the server cannot read: nothing is thrown away.
 #[tokio::test]
-async fn errors_of_the_configuration_keep_the_refresh_token_and_are_asked_about_rarely() {
+async fn configuration_errors_keep_the_refresh_token_and_are_retried_rarely() {
     for (status, body) in [
         (400, json!({"error": "invalid_request", "error_description": "Missing parameter"})),
         (400, json!({"error": "unsupported_grant_type"})),
@@ -203,7 +203,7 @@ async fn errors_of_the_configuration_keep_the_refresh_token_and_are_asked_about_
 }
 
 #[tokio::test]
-async fn a_429_is_obeyed() {
+async fn a_429_pauses_refreshes_until_its_retry_after() {
     let body = json!({"error": "too_many_requests", "message": "Rate limit exceeded"});
     let error = TokenBehaviour::json(429, body).with_header("retry-after", "90");
     let (world, response) = after(error).await;
@@ -228,7 +228,7 @@ async fn a_429_is_obeyed() {
 }
 
 #[tokio::test]
-async fn a_500_is_asked_again_before_anybody_notices() {
+async fn a_500_is_retried_within_the_request() {
     let (world, response) = after(TokenBehaviour::json(500, json!({"message": "oops"}))).await;
     assert_eq!(response.status(), 200, "the application noticed an error that passes");
     let requests = world.authorization_server.requests();

@@ -416,7 +416,7 @@ async fn an_answer_that_comes_before_the_body_has_ended_is_relayed() {
 }
 
 #[tokio::test]
-async fn a_body_beyond_body_bytes_is_413_and_stays_here() {
+async fn a_body_beyond_body_bytes_is_413_and_is_not_forwarded() {
     let world = World::builder().sections("[limits]\nbody_bytes = \"1KiB\"").start().await;
     let target = format!("POST {} HTTP/1.1", world.http("/"));
     let reply = ask(&world, &[&target, "Host: x", "Content-Length: 1025"]).await;

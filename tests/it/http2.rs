@@ -48,7 +48,7 @@ impl Reply {
     /// Asserts the status; `meaning` says what another one means.
     #[track_caller]
     pub(super) fn assert_status(&self, expected: u16, meaning: impl fmt::Display) {
-        assert!(self.status == expected, "{meaning} (status {expected} expected): {self:#?}");
+        assert!(self.status == expected, "{meaning}: expected status {expected}, got {self:#?}");
     }
 }
 
@@ -247,7 +247,7 @@ async fn every_pairing_carries_the_token_and_the_content_both_ways() {
 
 /// The origin server knows HTTP/2, and was spoken to in HTTP/1.1 before for another client.
 #[tokio::test]
-async fn what_another_client_speaks_does_not_keep_http_2_from_going_on_as_http_2() {
+async fn http2_requests_stay_http2_after_another_client_has_used_http1() {
     let world = speaking(Protocols::Both).start().await;
     // One kept connection on every core.
     let host = format!("Host: {}", world.origin.authority());
@@ -520,7 +520,7 @@ async fn a_host_other_than_the_authority_is_refused() {
 }
 
 #[tokio::test]
-async fn crumbs_of_a_cookie_are_one_line_again() {
+async fn split_cookie_fields_are_joined() {
     for protocols in [Protocols::Http1, Protocols::Both] {
         let world = speaking(protocols).start().await;
         let client = Client::open(&world).await;
@@ -684,7 +684,7 @@ async fn a_connection_whose_streams_were_reset_is_idle() {
 
 /// HTTP/2 has frames between requests; none of them begins a head that would have to end.
 #[tokio::test]
-async fn frames_between_requests_are_no_slow_head() {
+async fn http2_frames_between_requests_are_not_a_slow_head() {
     let limits = "[limits]\nheader_read_timeout = \"1s\"";
     let world = speaking(Protocols::Both).sections(limits).start().await;
     let mut client = Client::open(&world).await;

@@ -49,7 +49,7 @@ impl Issuer {
 }
 
 #[tokio::test]
-async fn another_issuer_is_a_fault_of_the_configuration_and_asked_once_a_minute() {
+async fn another_issuer_is_a_configuration_error_and_is_checked_once_a_minute() {
     let mut world = World::builder().start_servers().await;
     let token_url = world.authorization_server.token_url();
     let issuer = Issuer::start(&token_url).await;

@@ -130,7 +130,7 @@ query = { at = "${access_token}" }"#,
 }
 
 #[tokio::test]
-async fn what_the_application_sends_itself_is_replaced_kept_or_rejected() {
+async fn on_existing_replaces_keeps_or_rejects_the_applications_own_token() {
     let world = World::new().await;
     let send = |world: &World| {
         let request = world.client().get(world.http("/")).header("authorization", "Bearer theirs");
@@ -248,7 +248,7 @@ async fn of_two_credentials_for_every_path_the_one_that_lists_the_method_wins() 
 }
 
 #[tokio::test]
-async fn a_path_that_could_be_read_in_two_ways_is_refused_where_paths_decide() {
+async fn an_ambiguous_path_is_refused_where_paths_decide() {
     let world = World::builder().credential("paths = [\"/v2/\"]").start().await;
     for path in [
         "/v2%2f..%2fadmin",
@@ -315,7 +315,7 @@ async fn unmatched_requests_to_a_host_with_credentials_are_denied_if_so_configur
 }
 
 #[tokio::test]
-async fn rejections_are_what_refresh_on_says() {
+async fn refresh_on_decides_what_counts_as_a_rejection() {
     let rules = r#"refresh_on = [{ status = 403, body = "expired" }, { status = 400, json = "error.code", is = 190 }]"#;
     for (answer, token_requests, status) in [
         (Answer::text(403, "token expired"), 2, 200),

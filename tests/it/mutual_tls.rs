@@ -193,7 +193,7 @@ async fn connections_of_different_certificates_are_never_mixed() {
 }
 
 #[tokio::test]
-async fn what_the_application_authorises_itself_goes_without_the_certificate() {
+async fn requests_with_the_applications_own_token_show_no_client_certificate() {
     let clients = Arc::new(TestCa::new());
     let certificate = clients.client_certificate("client.test");
     let lines = format!("{BOUND}\non_existing = \"keep\"");
@@ -235,7 +235,7 @@ async fn a_request_that_gets_no_token_shows_no_certificate() {
 }
 
 #[tokio::test]
-async fn a_reload_with_another_certificate_uses_no_connection_of_before() {
+async fn a_reload_with_another_certificate_uses_no_old_connection() {
     let clients = Arc::new(TestCa::new());
     let before = clients.client_certificate("before.test");
     let after = clients.client_certificate("after.test");

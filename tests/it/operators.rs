@@ -135,7 +135,7 @@ async fn refresh_replaces_a_token_that_is_still_good_and_says_what_came_of_it() 
 }
 
 #[tokio::test]
-async fn refresh_without_a_running_proxy_is_unavailable_and_without_a_good_file_a_problem_of_it() {
+async fn refresh_exits_with_69_without_a_running_proxy_and_with_78_without_a_good_file() {
     let mut world = servers(World::builder()).await;
     let (code, said, complaints) = run(world.dir.path(), "refresh api").await;
     assert_eq!(
@@ -210,7 +210,7 @@ async fn refresh_says_why_there_is_no_new_token_and_what_to_do() {
 
 /// Nobody has to act: the server is down for a while.
 #[tokio::test]
-async fn a_refresh_that_failed_for_the_moment_leaves_the_token_and_says_so() {
+async fn a_temporarily_failed_refresh_keeps_the_token_and_says_so() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -457,7 +457,7 @@ async fn the_admin_token_is_made_at_the_start_for_its_owner_alone_and_kept() {
 }
 
 #[tokio::test]
-async fn an_admin_token_that_others_can_read_is_refused_until_it_is_put_right() {
+async fn an_admin_token_that_others_can_read_is_refused_until_its_mode_is_fixed() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -550,7 +550,7 @@ async fn without_a_store_directory_the_token_is_in_the_state_directory_or_beside
 }
 
 #[tokio::test]
-async fn where_no_token_can_be_made_requests_are_served_all_the_same() {
+async fn without_a_writable_admin_token_requests_are_still_served() {
     let world = servers(World::builder().sections("[store]\nurl = \"memory:\"")).await;
     // Even root makes no file within a file.
     std::fs::write(world.state(), "a file").unwrap();
@@ -726,7 +726,7 @@ async fn a_logout_reaches_a_running_proxy_that_cannot_be_asked() {
 }
 
 #[tokio::test]
-async fn what_is_only_in_memory_is_logged_out_by_its_proxy_alone() {
+async fn a_token_in_a_memory_store_is_logged_out_by_its_proxy_alone() {
     let world = servers(World::builder().sections("[store]\nurl = \"memory:\"")).await;
     let (code, said, complaints) = run(world.dir.path(), "logout api").await;
     assert_eq!(
@@ -835,7 +835,7 @@ async fn a_token_that_is_only_in_the_store_is_logged_out_as_well() {
 
 /// The configuration is read twice, and a pipe only once.
 #[tokio::test]
-async fn a_logout_may_have_its_configuration_from_standard_input() {
+async fn logout_reads_its_configuration_from_standard_input() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -885,7 +885,7 @@ async fn a_logout_of_an_expired_token_leaves_no_new_one() {
 
 /// What root wrote there, the proxy's user could not read.
 #[tokio::test]
-async fn root_is_sent_to_the_owner_of_the_store() {
+async fn root_is_told_to_run_as_the_owner_of_the_store() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -945,7 +945,7 @@ async fn the_tokens_of_a_name_are_listed_for_programs() {
 
 /// Another program has taken the port: it is told nothing that it could use.
 #[tokio::test]
-async fn whoever_else_has_the_port_gets_no_token() {
+async fn another_program_on_the_admin_port_gets_no_token() {
     let mut world = servers(World::builder()).await;
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();

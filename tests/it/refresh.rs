@@ -138,7 +138,7 @@ async fn near_expiry_requests_keep_the_old_token_while_one_refresh_runs() {
 
 /// Row 3.
 #[tokio::test]
-async fn near_expiry_an_endpoint_in_trouble_is_left_alone_and_nobody_notices() {
+async fn near_expiry_a_failing_endpoint_is_given_its_retry_after_and_requests_are_served() {
     let world = World::settled().await;
     let server = &world.authorization_server;
     world.clock.advance(TO_MARGIN);
@@ -169,7 +169,7 @@ async fn near_expiry_an_endpoint_in_trouble_is_left_alone_and_nobody_notices() {
 
 /// Row 4.
 #[tokio::test]
-async fn a_margin_longer_than_the_token_lives_is_no_storm_of_refreshes() {
+async fn a_margin_longer_than_the_lifetime_does_not_cause_a_storm_of_refreshes() {
     let builder = World::builder().credential("margin = \"5m\"").authorization_server(|config| {
         config.expires_in = ExpiresIn::Seconds(60);
     });
@@ -212,7 +212,7 @@ async fn a_client_that_hangs_up_does_not_cancel_the_refresh_it_waits_for() {
 
 /// Row 24: the proxy has let go of the request before the answer comes.
 #[tokio::test]
-async fn a_request_that_is_gone_from_the_proxy_leaves_its_refresh_behind() {
+async fn a_refresh_goes_on_after_its_request_is_gone() {
     let world = World::settled().await;
     let server = &world.authorization_server;
     server.tokens().revoke_all_access_tokens();

@@ -43,7 +43,7 @@ async fn unread(world: &World, reason: &str) -> u64 {
 
 /// Case E32.
 #[tokio::test]
-async fn content_is_looked_at_however_it_is_framed_and_coded() {
+async fn content_is_matched_in_every_framing_and_coding() {
     let world = World::builder().credential(RULES).settled().await;
     let json = || Answer::json(400, json!({"error": {"code": 190}}));
     let slack = || Answer::json(200, json!({"ok": false, "error": "token_expired"}));
@@ -102,7 +102,7 @@ fn essence(mut reply: Reply) -> String {
 }
 
 #[tokio::test]
-async fn what_is_no_rejection_reaches_the_client_as_if_nobody_had_looked() {
+async fn an_answer_that_is_not_a_rejection_reaches_the_client_unchanged() {
     let (looking, plain) =
         (World::builder().credential(RULES).start().await, World::builder().start().await);
     let long = "x".repeat(70_000);
@@ -153,7 +153,7 @@ async fn what_is_no_rejection_reaches_the_client_as_if_nobody_had_looked() {
 }
 
 #[tokio::test]
-async fn a_content_that_breaks_off_breaks_off_at_the_client_too() {
+async fn content_that_breaks_off_also_breaks_off_at_the_client() {
     let world = World::builder().credential(RULES).start().await;
     let body = "{\"error\":\"token_expired\"}";
     world.origin.enqueue(Answer::Truncated { announced: 100, body: body.into() });
@@ -177,7 +177,7 @@ async fn a_content_that_breaks_off_breaks_off_at_the_client_too() {
 
 /// It is held back for a second at most, and then comes as the API sends it.
 #[tokio::test]
-async fn a_slow_answer_is_not_waited_for() {
+async fn a_slow_answer_is_forwarded_without_being_read() {
     let world = World::builder().credential(RULES).start().await;
     let pieces = ["one", "two", "three"].map(|piece| piece.into());
     world.origin.enqueue(Answer::Chunks(pieces.into()));

@@ -170,7 +170,7 @@ async fn a_brand_new_token_is_given_three_seconds_to_become_known() {
 
 /// Row 46.
 #[tokio::test]
-async fn a_refresh_that_brings_the_rejected_token_again_passes_the_rejection_on() {
+async fn a_refresh_that_returns_the_rejected_token_forwards_the_rejection() {
     let world = World::settled().await;
     let server = &world.authorization_server;
     let same = server.tokens().newest_access_token().unwrap();
@@ -428,7 +428,7 @@ async fn get_with_a_token_that_was_long_under_way(world: &World) -> Reply {
 }
 
 #[tokio::test]
-async fn a_token_that_is_over_when_it_arrives_is_replaced_within_the_same_request() {
+async fn a_token_that_is_expired_on_arrival_is_replaced_within_the_same_request() {
     let world = World::settled().await;
     let server = &world.authorization_server;
     world.clock.advance(MINUTE);
@@ -446,7 +446,7 @@ async fn a_token_that_is_over_when_it_arrives_is_replaced_within_the_same_reques
 
 /// The torture test's 429 after a revocation: the pause is a matter of moments.
 #[tokio::test]
-async fn a_short_pause_after_a_rejection_is_sat_out() {
+async fn requests_wait_out_a_short_retry_after_following_a_rejection() {
     let world = World::settled().await;
     let server = &world.authorization_server;
     world.clock.advance(MINUTE);

@@ -66,7 +66,7 @@ async fn a_new_host_gets_the_token_from_the_next_request_on() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_gone_gets_no_token_any_more() {
+async fn a_removed_host_gets_no_token() {
     let mut world = World::plain().start_servers().await;
     let (other, both) = second_api(&world).await;
     let one = hosts(&world);
@@ -88,7 +88,7 @@ async fn a_host_that_is_gone_gets_no_token_any_more() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_comes_to_its_end_over_a_reload() {
+async fn requests_under_way_are_finished_over_a_reload() {
     let mut world = World::builder().start_servers().await;
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -144,7 +144,7 @@ async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
 }
 
 #[tokio::test]
-async fn a_bad_file_leaves_the_one_before_serving_and_says_why() {
+async fn a_bad_file_keeps_the_previous_configuration_in_force_and_logs_why() {
     let mut world = World::plain().start_servers().await;
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -214,7 +214,7 @@ async fn keys_that_need_a_restart_are_named_and_change_nothing() {
 }
 
 #[tokio::test]
-async fn what_the_command_line_says_goes_for_a_reload_as_well() {
+async fn command_line_options_also_apply_to_a_reload() {
     let mut world = World::plain().start_servers().await;
     let listen = ["--listen", "127.0.0.1:0", "--log-format", "json"];
     let program = Program::start_with(world.dir.path(), &listen, &[]).await;
@@ -228,7 +228,7 @@ async fn what_the_command_line_says_goes_for_a_reload_as_well() {
 }
 
 #[tokio::test]
-async fn a_client_secret_put_right_is_tried_at_once() {
+async fn a_corrected_client_secret_is_tried_at_once() {
     let world = World::plain().start_servers().await;
     let server = &world.authorization_server;
     world.write_client_secret("a-mistyped-secret");
@@ -300,7 +300,7 @@ async fn each_key_that_needs_a_restart_is_named() {
 
 /// A reload is compared with what runs, not with the reload before it.
 #[tokio::test]
-async fn a_key_that_needs_a_restart_is_named_until_it_is_as_it_was_at_the_start() {
+async fn a_key_that_needs_a_restart_is_named_until_it_is_reverted() {
     let mut world = World::new().await;
     world.configure(|text| text.replacen("threads = 2", "threads = 1", 1));
     for _ in 0..2 {
@@ -320,7 +320,7 @@ async fn a_key_that_needs_a_restart_is_named_until_it_is_as_it_was_at_the_start(
 
 /// Operators see what is in force.
 #[tokio::test]
-async fn a_credential_that_is_gone_is_reported_no_more() {
+async fn a_removed_credential_is_no_longer_reported() {
     let second = r#"[credential.second]
 hosts = ["second.test"]
 token_url = "@token_url@"
@@ -401,7 +401,7 @@ async fn a_token_is_kept_over_a_change_of_its_own_credential() {
 }
 
 #[tokio::test]
-async fn a_token_under_way_is_found_by_the_credential_that_was_changed_meanwhile() {
+async fn a_token_in_flight_is_adopted_by_the_changed_credential() {
     let mut world = World::settled().await;
     world.clock.advance(HOURS);
     let before = world.begin_refresh().await;
@@ -420,7 +420,7 @@ async fn a_token_under_way_is_found_by_the_credential_that_was_changed_meanwhile
 
 /// It is for a host of before, which the new grant may have nothing to do with.
 #[tokio::test]
-async fn a_rejected_request_of_before_a_reload_gets_no_token_of_a_new_grant() {
+async fn a_request_from_before_a_reload_never_gets_a_token_of_the_new_grant() {
     let mut world = World::plain().settled().await;
     let (other, _) = second_api(&world).await;
     world.clock.advance(Duration::from_secs(60));

@@ -137,7 +137,7 @@ async fn near_expiry_replicas_make_one_token_request_in_the_background() {
 
 /// Row 3, under two replicas: each finds out for itself, once.
 #[tokio::test]
-async fn near_expiry_an_endpoint_in_trouble_is_asked_once_by_all_replicas() {
+async fn near_expiry_a_failing_endpoint_gets_one_request_from_all_replicas() {
     let (world, sibling) = pair().await;
     let server = &world.authorization_server;
     world.clock.advance(TO_MARGIN);
@@ -205,7 +205,7 @@ async fn a_siblings_token_is_adopted_within_two_seconds_without_a_request() {
 
 /// At once, before the sibling has looked into the store for itself.
 #[tokio::test]
-async fn a_rejection_reloads_before_it_asks() {
+async fn a_rejection_reloads_the_record_before_a_token_request() {
     let (world, sibling) = pair().await;
     let server = &world.authorization_server;
     for generation in 2..=4 {
@@ -230,7 +230,7 @@ async fn a_rejection_reloads_before_it_asks() {
 }
 
 #[tokio::test]
-async fn an_expired_token_is_looked_for_in_the_store_before_anyone_is_asked() {
+async fn an_expired_token_is_looked_up_in_the_store_before_a_token_request() {
     let (world, sibling) = pair().await;
     world.clock.advance(HOURS);
     world.get("/").await.assert_ok();
@@ -264,7 +264,7 @@ fn rotate_past_the_lock(world: &World) -> String {
 
 /// Row 25: another process has rotated meanwhile, so that ours was too late.
 #[tokio::test]
-async fn a_refresh_token_that_was_rotated_by_another_process_is_no_dead_grant() {
+async fn a_refresh_token_rotated_by_another_process_is_not_a_dead_grant() {
     let (world, sibling) = pair().await;
     let server = &world.authorization_server;
     world.clock.advance(HOURS);
@@ -565,7 +565,7 @@ async fn with_a_backup() -> (World, Sibling, Vec<u8>) {
 }
 
 #[tokio::test]
-async fn a_backup_put_back_under_running_replicas_is_overtaken_by_the_newest_refresh_token() {
+async fn a_restored_backup_is_overwritten_by_running_replicas_with_the_newest_refresh_token() {
     let (world, sibling, backup) = with_a_backup().await;
     let server = &world.authorization_server;
     let newest = server.current_refresh_token();
@@ -630,7 +630,7 @@ async fn a_reload_does_not_forget_that_a_backup_was_put_back() {
 }
 
 #[tokio::test]
-async fn a_backup_put_back_while_nobody_runs_costs_one_token_request_and_is_named() {
+async fn a_backup_restored_while_nothing_runs_costs_one_token_request_and_needs_a_login() {
     let (mut world, sibling, backup) = with_a_backup().await;
     world.stop().await;
     sibling.stop().await;

@@ -95,7 +95,7 @@ async fn a_lower_case_token_type_becomes_a_proper_authorization() {
 }
 
 #[tokio::test]
-async fn a_member_of_staff_revoking_tokens_is_noticed_by_nobody() {
+async fn a_revocation_by_staff_does_not_reach_the_clients() {
     let world = resamania().settled().await;
     world.authorization_server.tokens().revoke_all_access_tokens();
     assert_all(&world.get_many(30).await, 200);
@@ -123,7 +123,7 @@ async fn a_400_about_the_refresh_token_needs_a_login() {
 }
 
 #[tokio::test]
-async fn errors_of_the_configuration_keep_the_refresh_token() {
+async fn configuration_errors_keep_the_refresh_token() {
     for (status, body) in [
         (
             400,
@@ -180,7 +180,7 @@ async fn a_404_of_a_gateway_passes_and_keeps_the_refresh_token() {
 }
 
 #[tokio::test]
-async fn a_429_without_a_time_is_left_alone_for_a_minute() {
+async fn a_429_without_a_retry_after_pauses_refreshes_for_a_minute() {
     let (world, status, proxy_status) = with_error(TokenBehaviour::html(429, "<p>slow</p>")).await;
     assert_eq!(status, 503, "a throttled token request was waited out by a client");
     assert_says("Proxy-Status", &proxy_status, ["credential_unavailable"]);
@@ -197,7 +197,7 @@ async fn a_429_without_a_time_is_left_alone_for_a_minute() {
 }
 
 #[tokio::test]
-async fn a_500_before_the_rotation_is_asked_again_before_anybody_notices() {
+async fn a_500_before_the_rotation_is_retried_within_the_request() {
     let error = TokenBehaviour::json(500, json!({"code": 500, "message": "Internal Server Error"}));
     let (world, status, _) = with_error(error).await;
     assert_eq!(status, 200, "the client noticed an error that passes");
@@ -222,7 +222,7 @@ async fn a_500_after_the_rotation_cannot_be_healed_and_says_so() {
 }
 
 #[tokio::test]
-async fn an_error_near_expiry_is_noticed_by_nobody() {
+async fn an_error_near_expiry_does_not_reach_the_clients() {
     for error in [
         TokenBehaviour::json(429, json!({})),
         TokenBehaviour::json(404, json!({"code": 404})),

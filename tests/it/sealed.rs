@@ -48,7 +48,7 @@ async fn record_under(world: &World, key: &str) -> Option<TokenRecord> {
 }
 
 #[tokio::test]
-async fn what_the_program_stores_is_encrypted_and_read_again_after_a_restart() {
+async fn stored_records_are_encrypted_and_read_again_after_a_restart() {
     let world = world(World::plain()).await;
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -107,7 +107,7 @@ async fn a_wrong_key_stops_the_start_and_touches_nothing() {
 }
 
 #[tokio::test]
-async fn plain_text_of_before_and_an_old_key_are_read_and_replaced_by_the_next_commit() {
+async fn plain_records_and_records_of_an_old_key_are_read_and_encrypted_by_the_next_commit() {
     let plain = "[store]\nurl = \"file:state\"\n";
     let mut world = World::builder().sections(plain).settled().await;
     assert!(
@@ -158,7 +158,7 @@ async fn plain_text_of_before_and_an_old_key_are_read_and_replaced_by_the_next_c
 
 /// Another process with another key has written: this one serves what it has, and then refuses.
 #[tokio::test]
-async fn a_record_that_another_key_has_sealed_meanwhile_is_never_overwritten() {
+async fn a_record_encrypted_with_another_key_is_never_overwritten() {
     let mut world = world(World::builder()).await;
     world.start_proxy().await;
     world.get("/").await.assert_ok();

@@ -55,7 +55,7 @@ async fn a_new_seed_heals_a_dead_grant_within_three_seconds_and_without_a_signal
 }
 
 #[tokio::test]
-async fn a_wrong_new_seed_is_said_and_the_grant_before_it_goes_on() {
+async fn a_wrong_new_seed_is_logged_and_the_previous_grant_goes_on() {
     let world = World::plain().start_servers().await;
     let server = &world.authorization_server;
     let program = Program::start(&world).await;

@@ -92,7 +92,7 @@ async fn a_rejected_secret_is_read_again_and_the_request_sent_again() {
 
 /// The request is known again, also by what is not sent on.
 #[tokio::test]
-async fn a_key_beside_something_that_requests_choose_is_read_again_too() {
+async fn a_key_is_read_again_if_requests_choose_another_variable() {
     for (choice, path, fields) in [
         (r#"club = ["paris"]"#, "/paris/", &[][..]),
         (r#"club = "${field.X-Club}""#, "/", &["X-Club: paris"]),
@@ -122,7 +122,7 @@ async fn a_key_beside_something_that_requests_choose_is_read_again_too() {
 }
 
 #[tokio::test]
-async fn a_key_that_stays_wrong_costs_one_reading_in_five_seconds() {
+async fn a_key_that_stays_wrong_is_read_once_in_five_seconds() {
     let world = world(&by_command()).await;
     let program = Program::start(&world).await;
     assert_eq!(runs(&world), 1, "the command was not run once at the start");
@@ -170,7 +170,7 @@ async fn many_requests_with_a_rotated_key_cost_one_reading_and_are_all_answered(
 
 /// Only the command of the key that was rejected is run, and only if a 401 is about it.
 #[tokio::test]
-async fn other_commands_and_other_answers_are_left_alone() {
+async fn other_commands_are_not_run_and_other_answers_cause_no_reading() {
     let mut world = world(&by_command()).await;
     world.configure_file(|text| {
         let other = r#"
@@ -240,7 +240,7 @@ async fn a_command_that_hangs_holds_a_request_no_longer_than_the_limit() {
 
 /// What a request would be given by the new configuration is not sent where that does not want it.
 #[tokio::test]
-async fn a_key_that_is_for_another_host_by_now_is_not_sent_to_the_one_before() {
+async fn a_key_that_was_moved_to_another_host_is_not_sent_to_the_old_one() {
     let mut world = world("{ file = \"key\" }").await;
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -268,7 +268,7 @@ async fn a_key_that_is_for_another_host_by_now_is_not_sent_to_the_one_before() {
 }
 
 #[tokio::test]
-async fn a_caller_of_the_library_reads_the_secrets_himself() {
+async fn an_embedding_program_reads_the_secrets_itself() {
     let mut world = world("{ file = \"key\" }").await;
     world.start_proxy().await;
     world.get("/").await.assert_ok();

@@ -125,7 +125,7 @@ async fn status_says_what_each_credential_is_doing() {
 }
 
 #[tokio::test]
-async fn status_without_a_running_proxy_is_unavailable_and_without_a_good_file_a_problem_of_it() {
+async fn status_exits_with_69_without_a_running_proxy_and_with_78_without_a_good_file() {
     let mut world = servers(World::builder()).await;
     for arguments in [&[][..], &["--json"], &["--probe"]] {
         let (code, said, complaints) = status(world.dir.path(), arguments).await;
@@ -272,7 +272,7 @@ async fn a_dead_grant_is_shown_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_over_is_shown_as_expired() {
+async fn an_expired_token_is_shown_as_expired() {
     let mut world = servers(World::builder()).await;
     world.start_proxy().await;
     world.get("/").await.assert_ok();
@@ -446,7 +446,7 @@ async fn a_credential_is_described_with_all_its_members() {
 
 /// DNS rebinding: a web page may bring a browser here under a name of its own.
 #[tokio::test]
-async fn what_is_asked_for_under_another_name_is_403() {
+async fn admin_requests_under_another_host_name_are_403() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
     for path in ["/metrics", "/api/v1/credentials", "/", "/nothing"] {
@@ -633,7 +633,7 @@ async fn a_rejection_that_no_refresh_heals_is_counted_as_passed_on() {
 
 /// A client chooses hosts, paths and methods as it likes; the number of series is the operator's.
 #[tokio::test]
-async fn no_label_holds_what_a_client_chose() {
+async fn no_metric_label_holds_a_value_chosen_by_a_client() {
     let world = servers(World::builder()).await;
     let program = Program::start(&world).await;
     let other = OriginServer::start(OriginConfig::default()).await;

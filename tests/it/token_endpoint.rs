@@ -153,7 +153,7 @@ async fn after_an_unusable_answer_a_rejection_is_still_healed_with_the_salvaged_
 
 /// Row 15.
 #[tokio::test]
-async fn a_maintenance_page_with_status_200_is_asked_again() {
+async fn a_maintenance_page_with_status_200_is_retried() {
     let world = World::new().await;
     for _ in 0..2 {
         world.authorization_server.enqueue(TokenBehaviour::html(200, "<html>soon</html>"));
@@ -168,7 +168,7 @@ async fn a_maintenance_page_with_status_200_is_asked_again() {
 
 /// Row 17.
 #[tokio::test]
-async fn a_refresh_token_that_is_not_answered_stays_in_use() {
+async fn a_refresh_token_stays_in_use_if_the_answer_has_none() {
     for answered in [None, Some(json!("")), Some(Value::Null)] {
         let builder = World::builder().authorization_server(|config| {
             config.rotation = Rotation::Omit;
@@ -237,7 +237,7 @@ async fn a_superseded_refresh_token_that_is_handed_back_does_not_replace_the_new
 
 /// Row 32.
 #[tokio::test]
-async fn a_provider_may_begin_to_rotate_one_day() {
+async fn a_provider_may_start_to_rotate() {
     let builder = World::builder().authorization_server(|config| config.rotation = Rotation::Keep);
     let world = builder.settled().await;
     let server = &world.authorization_server;
@@ -264,7 +264,7 @@ async fn a_provider_may_begin_to_rotate_one_day() {
 
 /// Row 38.
 #[tokio::test]
-async fn a_server_that_is_down_for_a_moment_is_waited_for() {
+async fn requests_wait_for_a_server_that_is_down_for_a_moment() {
     let world = World::new().await;
     let server = &world.authorization_server;
     for _ in 0..3 {
@@ -285,7 +285,7 @@ async fn a_server_that_is_down_for_a_moment_is_waited_for() {
 
 /// Row 36.
 #[tokio::test]
-async fn a_throttling_server_is_left_alone_for_as_long_as_it_says() {
+async fn a_retry_after_is_obeyed() {
     let world = World::new().await;
     let server = &world.authorization_server;
     let throttled = TokenBehaviour::json(429, json!({"error": "too_many_requests"}));
@@ -315,7 +315,7 @@ async fn a_throttling_server_is_left_alone_for_as_long_as_it_says() {
 
 /// Row 42.
 #[tokio::test]
-async fn a_redirected_token_request_goes_nowhere_else() {
+async fn a_token_request_does_not_follow_a_redirect() {
     let world = World::new().await;
     let elsewhere = OriginServer::start(Default::default()).await;
     let redirect = TokenBehaviour::json(307, json!({}));

@@ -85,7 +85,7 @@ async fn a_clock_that_jumps_an_hour_costs_at_most_one_token_request_for_each_jum
 
 /// Its issue is in the future then, and that is no reason to wait for it to become known to the API.
 #[tokio::test]
-async fn a_clock_that_was_set_back_before_a_restart_makes_no_old_token_young() {
+async fn a_clock_set_back_before_a_restart_does_not_make_an_old_token_look_new() {
     let mut world = World::settled().await;
     world.clock.set_back(HOUR);
     world.restart().await;
@@ -103,7 +103,7 @@ async fn a_clock_that_was_set_back_before_a_restart_makes_no_old_token_young() {
 
 /// Row 6: a failure is over when its pause is, whatever the wall clock says.
 #[tokio::test]
-async fn a_clock_that_is_set_back_does_not_lengthen_a_failure() {
+async fn a_clock_that_is_set_back_does_not_lengthen_a_backoff() {
     let world = World::new().await;
     let trouble = TokenBehaviour::json(503, json!({}));
     world.authorization_server.enqueue(trouble.with_header("retry-after", "2"));
@@ -117,7 +117,7 @@ async fn a_clock_that_is_set_back_does_not_lengthen_a_failure() {
 
 /// The wall clock is all that a restart has to go by.
 #[tokio::test]
-async fn a_clock_that_was_set_back_before_a_restart_does_not_lengthen_a_servers_pause() {
+async fn a_clock_set_back_before_a_restart_does_not_lengthen_a_retry_after() {
     let mut world = World::settled().await;
     let trouble = TokenBehaviour::json(429, json!({}));
     world.authorization_server.enqueue(trouble.with_header("retry-after", "2"));
@@ -134,7 +134,7 @@ async fn a_clock_that_was_set_back_before_a_restart_does_not_lengthen_a_servers_
 
 /// Row 9.
 #[tokio::test]
-async fn a_lifetime_that_is_none_is_no_loop_of_token_requests() {
+async fn an_invalid_lifetime_does_not_cause_a_loop_of_token_requests() {
     for junk in [json!(0), json!(-1), json!("abc"), json!(1e18)] {
         let builder = World::builder()
             .authorization_server(|config| config.expires_in = ExpiresIn::Json(junk.clone()));
@@ -148,7 +148,7 @@ async fn a_lifetime_that_is_none_is_no_loop_of_token_requests() {
 
 /// Row 1 with `rotation = "ignore"`.
 #[tokio::test]
-async fn a_refresh_token_that_is_to_be_kept_is_kept() {
+async fn rotation_ignore_keeps_the_refresh_token() {
     let builder = World::builder()
         .credential("rotation = \"ignore\"")
         .authorization_server(|config| config.rotation = Rotation::Keep);
@@ -168,7 +168,7 @@ async fn a_refresh_token_that_is_to_be_kept_is_kept() {
 
 /// Row 46, near expiry: the server returns the same token until it is over (Reltio).
 #[tokio::test]
-async fn a_server_that_returns_the_same_token_early_is_asked_later() {
+async fn a_server_that_returns_the_same_token_near_expiry_is_not_asked_again_at_once() {
     let world = World::settled().await;
     let server = &world.authorization_server;
     let same = server.tokens().newest_access_token().unwrap();
@@ -229,7 +229,7 @@ async fn a_logout_ends_a_credential_in_every_process_and_through_restarts() {
 
 /// #11: a sibling has a newer token than the one that is rejected, and nobody waits for it.
 #[tokio::test]
-async fn before_a_new_token_is_given_time_the_store_is_read_again() {
+async fn the_store_is_read_before_a_new_token_gets_a_propagation_delay() {
     let world = World::new().await;
     let sibling = world.sibling().await;
     world.get("/").await.assert_ok();

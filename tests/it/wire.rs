@@ -245,7 +245,7 @@ impl Reply {
     /// Asserts the status; `meaning` says what another one means.
     #[track_caller]
     pub(crate) fn assert_status(&self, expected: u16, meaning: impl fmt::Display) {
-        assert!(self.status == expected, "{meaning} (status {expected} expected): {self}");
+        assert!(self.status == expected, "{meaning}: expected status {expected}, got {self}");
     }
 
     /// The first field of this name.

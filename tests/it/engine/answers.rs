@@ -330,7 +330,7 @@ fn unusable() -> Vec<(&'static str, TokenBehaviour)> {
 }
 
 #[tokio::test]
-async fn e41_what_only_an_operator_can_mend_is_said_to_the_client_and_to_the_operator() {
+async fn e41_the_client_and_the_operator_are_told_what_only_an_operator_can_fix() {
     each(unusable(), |case, answer| async move {
         let world = World::builder().sections(SHORT_WAIT).settled().await;
         let server = &world.authorization_server;

@@ -114,7 +114,7 @@ fn admin(world: &World) -> std::net::SocketAddr {
 
 /// E5.
 #[tokio::test]
-async fn a_credential_moved_to_another_provider_shows_it_no_token_of_before() {
+async fn a_credential_moved_to_another_provider_never_sends_it_an_old_token() {
     for by in EITHER {
         for expired in [false, true] {
             let case = format!("{by:?}, expired: {expired}");
@@ -208,7 +208,7 @@ async fn a_seed_that_the_other_provider_refuses_does_not_fall_back_to_the_first_
 
 /// Each part of what a grant is, alone. The API stays the same, and would take the token.
 #[tokio::test]
-async fn a_token_of_another_grant_is_not_used_whatever_part_of_it_has_changed() {
+async fn a_token_is_not_used_after_any_part_of_its_grant_has_changed() {
     for by in EITHER {
         for part in ["token_url", "client_id", "dpop"] {
             let case = format!("{part}, {by:?}");
@@ -235,7 +235,7 @@ async fn a_token_of_another_grant_is_not_used_whatever_part_of_it_has_changed() 
 
 /// What a grant is not.
 #[tokio::test]
-async fn a_token_goes_on_whatever_else_changes() {
+async fn a_token_stays_in_use_if_anything_else_changes() {
     for by in EITHER {
         for lines in [
             "margin = \"30s\"\n",
@@ -423,7 +423,7 @@ const WORDS: [(&str, &str, (&str, &str)); 5] = [
 
 /// E6.
 #[tokio::test]
-async fn after_a_change_of_words_the_next_request_has_a_token_asked_for_with_them() {
+async fn after_a_change_of_parameters_the_next_request_has_a_token_requested_with_them() {
     for by in EITHER {
         for (old, new, (name, value)) in WORDS {
             let case = format!("{new:?}, {by:?}");
@@ -458,7 +458,7 @@ async fn after_a_change_of_words_the_next_request_has_a_token_asked_for_with_the
 
 /// A refused scope leaves no token by the new words; the old words still have theirs.
 #[tokio::test]
-async fn words_that_the_server_refuses_bring_no_token_and_can_be_taken_back() {
+async fn parameters_that_the_server_refuses_can_be_reverted() {
     for by in EITHER {
         let case = format!("{by:?}");
         let mut world = World::plain().credential("scope = \"a\"").settled().await;
@@ -495,7 +495,7 @@ async fn words_that_the_server_refuses_bring_no_token_and_can_be_taken_back() {
 
 /// During a roll-out: they have one refresh token and want different access tokens.
 #[tokio::test]
-async fn two_processes_with_different_words_do_not_take_turns_at_the_refresh_token() {
+async fn two_processes_with_different_parameters_do_not_alternate_refreshes() {
     let mut world = World::plain().credential("scope = \"a\"").settled().await;
     let sibling = world.sibling().await;
     sibling.get(&world).await.assert_ok();
@@ -517,7 +517,7 @@ async fn two_processes_with_different_words_do_not_take_turns_at_the_refresh_tok
 
 /// The words change while a token by the old ones is under way.
 #[tokio::test]
-async fn a_token_under_way_by_the_old_words_is_not_what_the_new_ones_get() {
+async fn a_token_requested_with_the_old_parameters_is_not_used_for_the_new_ones() {
     let mut world = World::plain().credential("scope = \"a\"").settled().await;
     world.clock.advance(HOURS);
     let before = world.begin_refresh().await;

@@ -91,7 +91,7 @@ async fn e04_the_refresh_token_before_a_break_is_kept() {
 
 /// Nothing may be made of half a refresh token.
 #[tokio::test]
-async fn e04_half_a_refresh_token_is_none() {
+async fn e04_half_a_refresh_token_is_never_presented() {
     let cut = |answer: &TokenAnswer| {
         let text = String::from_utf8(answer.body.to_vec()).unwrap();
         let half = text.find("\"refresh_token\":\"").unwrap() + 30;
@@ -119,7 +119,7 @@ async fn e04_half_a_refresh_token_is_none() {
 }
 
 #[tokio::test]
-async fn e04_bytes_that_are_no_text_beside_the_tokens_do_not_matter() {
+async fn e04_invalid_text_beside_the_tokens_does_not_matter() {
     let members: [(&str, &[u8]); 8] = [
         ("invalid UTF-8", b"\"name\":\"Z\xff\xfe\","),
         ("Latin-1", b"\"name\":\"Zo\xeb\","),

@@ -153,7 +153,7 @@ const SEED: &str = "629498943a6e4dbd8c65df63cd7d41b679e1601bcdc921135c7a7af52e08
 
 /// Before there was such a rule, the record of `Paris` was in a file of that name.
 #[tokio::test]
-async fn a_record_under_the_name_of_before_is_still_found() {
+async fn a_record_under_its_older_file_name_is_still_found() {
     let names = ["Paris", "paris"].map(str::to_owned);
     let mut world = servers_for(&names).await;
     let server = &world.authorization_server;

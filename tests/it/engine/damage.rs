@@ -166,7 +166,7 @@ fn spawn_get(world: &World, sibling: &Sibling) -> tokio::task::JoinHandle<u16> {
 
 /// A damaged file is kept for a person to look at, and never more of them than there were damages.
 #[tokio::test]
-async fn what_was_damaged_is_moved_aside_once() {
+async fn a_damaged_record_is_moved_aside_once() {
     let (world, older) = third_generation().await;
     let damaged = damage(&world, "cut", &older);
     is_written_back(&world, damaged, "cut").await;
@@ -183,7 +183,7 @@ async fn what_was_damaged_is_moved_aside_once() {
 
 /// A logout wins over the backup of what it has ended.
 #[tokio::test]
-async fn a_backup_from_before_a_logout_does_not_bring_the_token_back() {
+async fn a_backup_from_before_a_logout_does_not_undo_it() {
     for restarted in [false, true] {
         let mut world = World::builder().start_servers().await;
         add_admin_token(&mut world);
@@ -225,7 +225,7 @@ async fn a_backup_from_before_a_logout_does_not_bring_the_token_back() {
 
 /// A logout by another process is newer, not damage.
 #[tokio::test]
-async fn a_logout_by_another_process_is_not_written_over() {
+async fn a_logout_by_another_process_is_not_overwritten() {
     let mut world = World::builder().start_servers().await;
     add_admin_token(&mut world);
     world.start_proxy().await;

@@ -149,7 +149,7 @@ async fn a_commit_that_never_returns_delays_the_new_token_by_a_second() {
 
 /// E15: there is no usable token, and nothing can be written, not even what is about to be done.
 #[tokio::test]
-async fn with_a_disk_that_hangs_a_rejected_token_is_replaced_all_the_same() {
+async fn with_a_disk_that_hangs_a_rejected_token_is_still_replaced() {
     for hang in ["hang sync", "hang rename"] {
         let Some((world, faults, program)) = settled(World::plain()).await else { return };
         let server = &world.authorization_server;
@@ -320,7 +320,7 @@ async fn writes_that_hung_do_not_overtake_newer_ones() {
 /// E8 at its narrowest: the lock is lost while what is about to be done is being written. Another
 /// process does it instead, and the write that hung does not undo that when it comes to its end.
 #[tokio::test]
-async fn whoever_loses_the_lock_before_presenting_presents_nothing() {
+async fn a_process_that_loses_the_lock_before_presenting_presents_nothing() {
     for hang in ["hang sync", "hang rename"] {
         let Some((world, faults, first)) = settled(World::plain()).await else { return };
         let second = Program::start(&world).await;
@@ -353,7 +353,7 @@ async fn whoever_loses_the_lock_before_presenting_presents_nothing() {
 
 /// E27: the record is replaced, and whether that would survive a power cut is not known.
 #[tokio::test]
-async fn a_directory_that_cannot_be_synced_is_synced_again_and_unsaved_meanwhile() {
+async fn a_failed_directory_sync_is_retried_and_the_token_counts_as_unsaved_until_then() {
     let Some((world, faults, program)) = settled(World::plain()).await else { return };
     let server = &world.authorization_server;
     let (asking, before) = (begin_to_force(&program, server).await, faults.log());
@@ -409,7 +409,7 @@ async fn an_attempt_that_may_not_be_on_the_disk_is_not_made_while_there_is_a_usa
 
 /// The old record is whole until the new one is durable; nothing is left behind.
 #[tokio::test]
-async fn a_write_that_fails_is_repeated_and_leaves_no_litter() {
+async fn a_failed_write_is_repeated_and_leaves_no_temporary_file() {
     for fail in ["fail sync", "fail rename"] {
         let Some((world, faults, program)) = settled(World::plain()).await else { return };
         let server = &world.authorization_server;

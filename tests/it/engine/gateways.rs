@@ -111,7 +111,7 @@ async fn e11_a_page_with_status_200_or_502_is_waited_out() {
 
 /// The pauses grow: a page that stays for an hour is no reason for a request every second.
 #[tokio::test]
-async fn e11_a_page_with_status_200_is_looked_at_less_and_less() {
+async fn e11_a_page_with_status_200_is_retried_with_backoff() {
     let world = short().settled().await;
     let server = &world.authorization_server;
     server.decide_by(|_| TokenBehaviour::html(200, "<html><body>Sign in</body></html>"));

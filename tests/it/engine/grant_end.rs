@@ -60,7 +60,7 @@ async fn a_refresh_token_is_used_before_the_end_that_its_server_names() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_grant_is_kept_and_said_a_week_before() {
+async fn the_end_of_a_grant_is_stored_and_announced_a_week_before() {
     let world = answering(&[("authorization_expires_in", days(30))]).settled().await;
     assert_eq!(
         days_until(&world, &world.record()["grant_expires_at"]),
@@ -87,7 +87,7 @@ async fn the_end_of_a_grant_is_kept_and_said_a_week_before() {
 /// The server names it with the first answer alone: it is the same grant after a refresh, and another
 /// one with a new seed.
 #[tokio::test]
-async fn the_end_of_a_grant_outlives_refreshes_and_restarts_and_not_the_grant() {
+async fn the_end_of_a_grant_is_kept_over_refreshes_and_restarts_and_dropped_with_the_grant() {
     let mut world = World::builder().start_servers().await;
     let answer = json!({
         "access_token": world.authorization_server.tokens().issue_access_token(HOURS),
@@ -141,7 +141,7 @@ async fn a_grant_that_goes_on_past_its_end_is_used() {
 }
 
 #[tokio::test]
-async fn ends_that_are_none_cause_no_token_requests_and_no_alarm() {
+async fn invalid_ends_of_a_grant_cause_no_token_requests_and_no_alarm() {
     for name in ["refresh_token_timeout", "authorization_expires_in"] {
         for junk in [json!(0), json!(-1), json!("soon"), json!(1e18), json!(null), json!({})] {
             let world = answering(&[(name, junk.clone())]).settled().await;

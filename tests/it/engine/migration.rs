@@ -131,7 +131,7 @@ impl Old {
 
 /// The ordinary ones, of each format, and one with everything that a record could hold.
 #[tokio::test]
-async fn a_token_of_before_is_used_and_its_refresh_token_after_it() {
+async fn a_token_of_an_older_format_is_used_and_then_refreshed() {
     for record in ["format-2", "format-3", "everything"] {
         let old = Old::start(record, REFRESH_TOKEN).await;
         for _ in 0..3 {
@@ -169,7 +169,7 @@ async fn a_token_of_before_is_used_and_its_refresh_token_after_it() {
 
 /// Superseded refresh tokens and seeds are still known, over the change of formats as well.
 #[tokio::test]
-async fn old_refresh_tokens_of_a_record_of_before_are_never_presented() {
+async fn superseded_refresh_tokens_in_an_older_format_are_never_presented() {
     for record in ["format-2", "format-3", "everything"] {
         for rewritten in [false, true] {
             let mut old = Old::start(record, REFRESH_TOKEN).await;
@@ -194,7 +194,7 @@ async fn old_refresh_tokens_of_a_record_of_before_are_never_presented() {
 
 /// Its own margin, its raw members and its other facts make no difference; but a rejection does.
 #[tokio::test]
-async fn a_rejected_or_expired_token_of_before_is_replaced_by_its_refresh_token() {
+async fn a_rejected_or_expired_token_of_an_older_format_is_refreshed() {
     for record in ["rejected", "expired"] {
         let old = Old::start(record, REFRESH_TOKEN).await;
         old.get().await.assert_status(200, record);
@@ -215,7 +215,7 @@ async fn a_rejected_or_expired_token_of_before_is_replaced_by_its_refresh_token(
 
 /// A refresh was begun, and the process ended before the answer.
 #[tokio::test]
-async fn an_intent_of_before_is_followed_up_once() {
+async fn an_open_attempt_in_an_older_format_is_repeated_once() {
     // The server has never seen it.
     let old = Old::start("intent", REFRESH_TOKEN).await;
     old.get().await.assert_ok();
@@ -242,7 +242,7 @@ async fn an_intent_of_before_is_followed_up_once() {
 
 /// A new seed had taken the place of a grant that worked, and had not brought anything yet.
 #[tokio::test]
-async fn a_seed_on_trial_of_before_is_tried_and_otherwise_what_it_has_displaced_goes_on() {
+async fn a_seed_on_trial_in_an_older_format_is_tried_and_falls_back_to_the_displaced_grant() {
     // A seed on trial is the configured one.
     let mut old = Old::servers("displaced", TRIAL, false).await;
     old.world.write_seed(TRIAL);
@@ -284,7 +284,7 @@ async fn a_seed_on_trial_of_before_is_tried_and_otherwise_what_it_has_displaced_
 
 /// Dead stays dead, without a request; an operator or a new seed brings it back.
 #[tokio::test]
-async fn a_dead_grant_of_before_stays_dead_until_somebody_acts() {
+async fn a_dead_grant_in_an_older_format_stays_dead_until_an_operator_acts() {
     for (record, reason) in [("revoked", "revoked"), ("lost-rotation", "lost_rotation")] {
         for by_seed in [false, true] {
             let case = format!("{record}, by seed: {by_seed}");
@@ -316,7 +316,7 @@ async fn a_dead_grant_of_before_stays_dead_until_somebody_acts() {
 }
 
 #[tokio::test]
-async fn a_logout_of_before_is_still_one() {
+async fn a_logout_in_an_older_format_is_still_in_force() {
     let mut old = Old::start("logged-out", REFRESH_TOKEN).await;
     for seed in [OLD[2], OLD[0]] {
         old.world.write_seed(seed);
@@ -343,7 +343,7 @@ async fn a_logout_of_before_is_still_one() {
 }
 
 #[tokio::test]
-async fn a_bound_refresh_token_of_before_is_presented_with_its_key() {
+async fn a_bound_refresh_token_of_an_older_format_is_presented_with_its_key() {
     let mut old = Old::servers("dpop", REFRESH_TOKEN, true).await;
     old.world.start_proxy().await;
     old.get().await.assert_ok();
@@ -373,7 +373,7 @@ async fn a_bound_refresh_token_of_before_is_presented_with_its_key() {
 
 /// Sealed, with the key that is still the one, or with one of before.
 #[tokio::test]
-async fn a_sealed_record_of_before_is_opened_with_its_key() {
+async fn an_encrypted_record_of_an_older_format_is_decrypted_with_its_key() {
     let tokens = [ACCESS_TOKEN.to_owned(), REFRESH_TOKEN.to_owned()];
     for keys in [
         "key = { file = \"key\" }",
@@ -425,7 +425,7 @@ async fn a_sealed_record_of_before_is_opened_with_its_key() {
 
 /// A record of before is no damage: it is not rewritten for nothing, nor moved aside.
 #[tokio::test]
-async fn a_record_of_before_is_not_moved_aside_and_survives_a_restart_without_a_request() {
+async fn a_record_of_an_older_format_is_not_moved_aside_and_survives_a_restart_without_a_request() {
     for record in ["format-2", "format-3", "everything", "displaced", "revoked", "logged-out"] {
         let mut old = Old::start(record, REFRESH_TOKEN).await;
         old.world.restart().await;
@@ -442,7 +442,7 @@ async fn a_record_of_before_is_not_moved_aside_and_survives_a_restart_without_a_
 
 /// One that is put back over a newer record, as the backup of an older edition would be.
 #[tokio::test]
-async fn a_record_of_before_that_is_put_back_over_a_newer_one_is_overwritten() {
+async fn a_record_of_an_older_format_that_is_restored_over_a_newer_one_is_overwritten() {
     let old = Old::start("format-3", REFRESH_TOKEN).await;
     assert_eq!(old.force().await, 200, "the operator's refresh failed");
     let newest = old.world.authorization_server.current_refresh_token();

@@ -95,7 +95,7 @@ fn audience(request: &TokenRequest) -> Value {
 }
 
 #[tokio::test]
-async fn with_a_certificate_the_alias_is_asked() {
+async fn with_a_certificate_the_mtls_alias_is_used() {
     let mut published = Published::start(CERTIFICATE, true).await;
     assert!(published.with_certificates, "the test has configured no client certificate");
     let alias = published.alias.token_url();
@@ -145,7 +145,7 @@ async fn the_audience_of_an_assertion_stays_that_of_the_normal_endpoint() {
 }
 
 #[tokio::test]
-async fn without_a_certificate_or_without_an_alias_the_normal_endpoint_is_asked() {
+async fn without_a_certificate_or_without_an_alias_the_normal_endpoint_is_used() {
     let revocation = json!({"revocation_endpoint": "https://revoke.test/"});
     for (lines, aliases) in [
         ("", json!({"token_endpoint": "https://alias.test/token"})),
@@ -168,7 +168,7 @@ async fn without_a_certificate_or_without_an_alias_the_normal_endpoint_is_asked(
 
 /// What the operator writes down wins over what is published.
 #[tokio::test]
-async fn a_configured_token_url_is_asked_whatever_the_alias_is() {
+async fn a_configured_token_url_takes_precedence_over_the_alias() {
     let mut published = Published::start(CERTIFICATE, true).await;
     let alias = published.alias.token_url();
     published.publishes(json!({"token_endpoint": alias}));

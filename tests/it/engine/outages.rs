@@ -125,7 +125,7 @@ async fn e17_after_answers_that_never_came_everything_works_again_within_a_minut
 }
 
 #[tokio::test]
-async fn e17_a_server_that_could_not_be_reached_is_used_five_seconds_after_it_is_back() {
+async fn e17_an_unreachable_server_is_used_within_five_seconds_of_its_return() {
     let world = short().settled().await;
     let server = &world.authorization_server;
     let old = server.current_refresh_token();

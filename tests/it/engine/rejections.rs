@@ -123,7 +123,7 @@ async fn e30_a_target_is_known_by_method_and_path() {
 }
 
 #[tokio::test]
-async fn e30_a_safe_request_is_sent_three_times_at_most_and_only_while_the_token_is_young() {
+async fn e30_a_safe_request_is_sent_three_times_at_most_and_only_while_the_token_is_new() {
     for (path, status) in [("/", 200), (LOGIN, 401)] {
         let world = World::settled().await;
         world.authorization_server.tokens().revoke_all_access_tokens();
@@ -202,7 +202,7 @@ async fn e31_one_path_that_always_rejects_does_not_delay_the_healing_of_others()
 
 /// Many such paths, as a crawler finds them, among requests that are accepted.
 #[tokio::test]
-async fn e31_many_paths_that_always_reject_are_no_stream_of_token_requests() {
+async fn e31_many_paths_that_always_reject_cause_few_token_requests() {
     let world = World::settled().await;
     let server = &world.authorization_server;
     let client = world.client();

@@ -92,7 +92,7 @@ async fn nothing_is_lost(world: &World, case: &str) {
 
 /// One has presented the refresh token and waits for the answer; the other would like to as well.
 #[tokio::test]
-async fn a_refresh_token_that_is_out_is_not_presented_by_another_process() {
+async fn a_refresh_token_in_flight_is_not_presented_by_another_process() {
     for change in KEPT {
         let case = format!("{change:?}");
         let world = World::settled().await;
@@ -154,7 +154,7 @@ async fn after_the_change_two_processes_still_make_one_token_request() {
 
 /// One process was started after the change, the other before it.
 #[tokio::test]
-async fn a_process_started_on_the_copy_and_one_from_before_share_one_lock() {
+async fn processes_started_before_and_after_the_copy_share_one_lock() {
     for change in CHANGES {
         let case = format!("{change:?}");
         let world = World::settled().await;

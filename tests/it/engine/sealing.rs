@@ -48,7 +48,7 @@ fn forged(world: &World) -> (Vec<u8>, [String; 2]) {
 
 /// E26: `store.key` is new, and nobody has said that plain records are to be believed.
 #[tokio::test]
-async fn a_plain_record_beside_a_key_stops_the_start_and_the_fix_is_named() {
+async fn a_plain_record_beside_a_key_stops_the_start_with_the_fix_in_the_error() {
     let mut world = servers(World::plain()).await;
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -77,7 +77,7 @@ async fn a_plain_record_beside_a_key_stops_the_start_and_the_fix_is_named() {
 
 /// E26: the operator says so, and the start seals them, whether or not anything is asked for.
 #[tokio::test]
-async fn records_from_before_the_key_are_sealed_at_start() {
+async fn plain_records_are_encrypted_at_start() {
     let mut world = servers(World::plain()).await;
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -110,7 +110,7 @@ async fn records_from_before_the_key_are_sealed_at_start() {
 
 /// Records of all slots, also of those that no request has asked for since the start.
 #[tokio::test]
-async fn records_of_all_values_of_a_variable_are_sealed_at_start() {
+async fn records_of_all_values_of_a_variable_are_encrypted_at_start() {
     let lines = "paths = [\"/${club}/\"]\nvars = { club = [\"paris\", \"lyon\"] }\n\
                  params = { club = \"${club}\" }\nrefresh_token = { file = \"seed-${club}\" }";
     let builder = World::builder()
@@ -222,7 +222,7 @@ async fn a_plain_record_forged_while_it_runs_is_never_used() {
 
 /// The record of another credential, sealed with the same key, in this one's place.
 #[tokio::test]
-async fn a_sealed_record_of_another_credential_is_not_used() {
+async fn an_encrypted_record_of_another_credential_is_not_used() {
     let mut world = servers(World::builder()).await;
     set_keys(&mut world, SEALED);
     let (name, other) = ("[credential.api]", "[credential.other]");

@@ -131,17 +131,17 @@ async fn a_command_that_never_prints_is_killed_and_reloads_go_on() {
 }
 
 #[tokio::test]
-async fn a_command_that_leaves_somebody_with_its_output_is_killed_and_reloads_go_on() {
+async fn a_command_whose_child_holds_its_output_is_killed_and_reloads_go_on() {
     replace_and_restore(BAD[2]).await;
 }
 
 #[tokio::test]
-async fn a_command_that_leaves_somebody_with_its_output_and_sleeps_is_killed_and_reloads_go_on() {
+async fn a_command_whose_child_holds_its_output_and_that_sleeps_is_killed_and_reloads_go_on() {
     replace_and_restore(BAD[3]).await;
 }
 
 #[tokio::test]
-async fn a_command_that_pays_no_attention_to_signals_is_killed_and_reloads_go_on() {
+async fn a_command_that_ignores_signals_is_killed_and_reloads_go_on() {
     replace_and_restore(BAD[4]).await;
 }
 

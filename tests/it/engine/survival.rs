@@ -117,7 +117,7 @@ async fn e01_a_step_that_fails_is_repeated_alone() {
 
 /// Otherwise one that is rejected would count as the one that the steps have brought.
 #[tokio::test]
-async fn the_access_token_from_before_keeps_its_number_until_the_steps_are_done() {
+async fn the_old_access_token_keeps_its_number_until_the_steps_are_done() {
     let (mut world, rest) = with_a_step(World::builder()).await;
     for answer in [session(), Answer::status(503), session()] {
         rest.enqueue(answer);
@@ -231,7 +231,7 @@ async fn e23_bootstraps_in_a_row_pause_after_the_second() {
 const MANY: usize = 1000;
 
 #[tokio::test]
-async fn e42_a_thousand_idle_tokens_cost_next_to_nothing() {
+async fn e42_a_thousand_idle_tokens_use_almost_no_processor_time() {
     // Syncing a thousand records to a real disk would take longer than the test.
     let memory = std::path::Path::new("/dev/shm");
     let state = match memory.is_dir() {

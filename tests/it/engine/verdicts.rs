@@ -26,7 +26,7 @@ pub(super) fn short() -> WorldBuilder {
 // ----- E12 -----
 
 #[tokio::test]
-async fn e12_one_invalid_grant_that_passes_is_healed_by_an_operator_and_by_nothing_less() {
+async fn e12_one_wrong_invalid_grant_is_healed_by_an_operator_alone() {
     let mut world = with_operator(short()).await;
     world.authorization_server.enqueue(TokenBehaviour::error(400, "invalid_grant", None));
     world.clock.advance(HOURS);
@@ -117,7 +117,7 @@ async fn e12_an_operator_does_not_overrule_a_servers_retry_after() {
 // ----- E13 -----
 
 #[tokio::test]
-async fn e13_an_invalid_grant_that_says_that_it_passes_is_waited_for() {
+async fn e13_an_invalid_grant_that_calls_itself_temporary_is_retried() {
     let texts = [
         "token request is already being processed",
         "Another refresh is in progress, please try again",
@@ -154,7 +154,7 @@ async fn e13_an_invalid_grant_that_says_that_it_passes_is_waited_for() {
 }
 
 #[tokio::test]
-async fn e13_an_invalid_grant_that_says_nothing_of_the_kind_is_dead_at_once() {
+async fn e13_an_invalid_grant_without_such_a_text_is_dead_at_once() {
     let texts = [
         "Token is not active",
         "The refresh token is invalid, expired or revoked",

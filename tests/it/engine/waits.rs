@@ -101,7 +101,7 @@ async fn e09_replays_come_within_seconds_of_the_first_attempt() {
 
 /// Beyond its grace the server takes a replay for theft, and revokes the token that is still good.
 #[tokio::test]
-async fn e09_a_replay_that_could_hurt_a_good_token_waits_for_its_end() {
+async fn e09_a_replay_that_could_revoke_a_valid_token_waits_for_its_expiry() {
     let strict_after = |config: &mut bearerd_test_support::AuthorizationServerConfig| {
         config.rotation = Rotation::Rotate { grace: SECOND * 4, on_reuse: OnReuse::RevokeFamily };
     };
@@ -127,7 +127,7 @@ async fn e09_a_replay_that_could_hurt_a_good_token_waits_for_its_end() {
 }
 
 #[tokio::test]
-async fn e09_without_a_token_two_replicas_share_the_looks_at_a_server_that_loses_answers() {
+async fn e09_without_a_token_two_replicas_share_the_retries_at_a_server_that_loses_answers() {
     let world = World::builder()
         .authorization_server(|config| config.rotation = FORGIVING)
         .sections(SHORT_WAIT)
@@ -298,7 +298,7 @@ async fn e20_few_requests_with_tokens_of_one_second_are_answered_too() {
 
 /// Tokens that no API has accepted are not replaced more often than once a second.
 #[tokio::test]
-async fn e20_token_requests_for_tokens_of_no_use_are_a_second_apart() {
+async fn e20_token_requests_for_unusable_tokens_are_a_second_apart() {
     let world = World::plain()
         .authorization_server(|config| {
             config.expires_in = ExpiresIn::Seconds(1);
@@ -350,7 +350,7 @@ async fn is_left_alone(mut world: World, answer: TokenBehaviour, wait: Duration,
 }
 
 #[tokio::test]
-async fn e25_a_server_that_said_wait_is_left_alone_over_restarts_reloads_and_siblings() {
+async fn e25_a_retry_after_is_obeyed_over_restarts_reloads_and_siblings() {
     for status in [429, 503] {
         let world = World::builder().sections(SHORT_WAIT).settled().await;
         let case = format!("{status}");
@@ -373,7 +373,7 @@ async fn e25_a_date_is_measured_against_the_answers_own_date() {
 
 /// A token that is still good is used meanwhile, and nobody else asks either.
 #[tokio::test]
-async fn e25_near_expiry_a_server_that_said_wait_is_left_alone_too() {
+async fn e25_near_expiry_a_retry_after_is_obeyed_as_well() {
     let mut world = with_operator(long_margin()).await;
     world.authorization_server.enqueue(throttled(429, "600"));
     world.clock.advance(TO_LONG_MARGIN);

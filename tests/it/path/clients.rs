@@ -116,7 +116,7 @@ async fn p07_a_client_that_closes_its_half_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn p07_so_does_one_inside_a_session() {
+async fn p07_a_client_that_closes_its_half_inside_a_session_gets_its_answer() {
     let world = World::new().await;
     let mut wire = secure(&world, world.origin.authority()).await;
     wire.send(message(&["GET / HTTP/1.1", &*format!("Host: {}", world.origin.authority())])).await;
@@ -241,7 +241,7 @@ async fn p13_characters_that_no_uri_has_are_encoded_as_browsers_do() {
 }
 
 #[tokio::test]
-async fn p13_what_cannot_be_read_is_refused_with_a_reason_a_line_and_a_count() {
+async fn p13_an_unreadable_request_is_refused_with_a_reason_and_logged() {
     let world = World::new().await;
     let program = Program::start(&world).await;
     let long = format!("GET http://x/{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(70_000));
@@ -271,7 +271,7 @@ async fn p13_what_cannot_be_read_is_refused_with_a_reason_a_line_and_a_count() {
 }
 
 #[tokio::test]
-async fn p13_http2_where_none_is_spoken_is_told_in_the_log() {
+async fn p13_an_http2_preface_without_tls_is_logged() {
     let world = World::new().await;
     let program = Program::start(&world).await;
     let mut wire = Wire::to_address(program.proxy).await;

@@ -213,7 +213,7 @@ async fn who(client: &mut Wire, url: &str, fields: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn p21_it_is_hers_however_she_speaks_and_at_each_origin() {
+async fn p21_an_authenticated_connection_stays_with_its_client_at_each_origin() {
     let world = World::new().await;
     let origins = [ntlm_origin().await, ntlm_origin().await];
     let mut alice = Wire::to(&world).await;
@@ -269,7 +269,7 @@ async fn p21_it_is_hers_however_she_speaks_and_at_each_origin() {
 }
 
 #[tokio::test]
-async fn p21_nobody_ends_what_another_client_began() {
+async fn p21_no_client_finishes_the_authentication_of_another() {
     let world = World::new().await;
     let url = format!("{}/", ntlm_origin().await);
     for stays in [true, false] {

@@ -97,7 +97,7 @@ async fn a_target_without_a_path_asks_for_the_root() {
 }
 
 #[tokio::test]
-async fn a_wish_for_trailers_is_said_to_be_for_the_connection() {
+async fn te_trailers_is_forwarded_and_named_in_connection() {
     let world = World::new().await;
     for (fields, te, connection) in [
         (&["TE: trailers", "Connection: TE"][..], Some("trailers"), Some("TE")),
@@ -122,7 +122,7 @@ async fn a_wish_for_trailers_is_said_to_be_for_the_connection() {
 }
 
 #[tokio::test]
-async fn what_http10_cannot_expect_is_ignored() {
+async fn expect_in_a_request_of_http10_is_ignored() {
     let world = World::new().await;
     for (version, expected) in [("1.0", None), ("1.1", Some("100-continue"))] {
         world.origin.clear();
@@ -215,7 +215,7 @@ async fn p09_the_limit_of_fields_goes_for_both_directions() {
 }
 
 #[tokio::test]
-async fn p09_crumbs_of_a_cookie_are_counted_as_one_field() {
+async fn p09_split_cookie_fields_count_as_one_field() {
     let world = World::new().await;
     let client = Client::open(&world).await;
     let mut request = get_http2(&world.https("/"));

@@ -187,7 +187,7 @@ async fn a_malformed_response_is_the_origins_fault_and_not_the_clients() {
 }
 
 #[tokio::test]
-async fn nobody_changes_protocols_over_http2() {
+async fn an_upgrade_over_http2_is_502() {
     let (world, api) = RawApi::start(&[b"h2"]).await;
     let url = api.http("/");
     let mut requests = requests(api, Builder::new());
@@ -201,7 +201,7 @@ async fn nobody_changes_protocols_over_http2() {
 
 /// Whose window is closed has not all of the content, however little that is.
 #[tokio::test]
-async fn an_origin_that_takes_no_content_is_late_by_send_timeout() {
+async fn an_origin_that_takes_no_content_runs_into_send_timeout() {
     let limits = "[limits]\nsend_timeout = \"1s\"\nresponse_timeout = \"60s\"";
     let (world, api) = RawApi::start_with(&[b"h2"], limits).await;
     let target = format!("POST {} HTTP/1.1", api.http("/"));

@@ -14,7 +14,7 @@ use crate::wire::{Wire, get, message, within};
 use crate::world::{World, eventually};
 
 #[tokio::test]
-async fn p29_with_few_descriptors_what_is_new_is_told_so_and_what_matters_goes_on() {
+async fn p29_with_few_descriptors_new_connections_are_refused_and_existing_ones_go_on() {
     let world = World::settled().await;
     let program = {
         let run = command(world.dir.path(), &["run"]);
@@ -111,7 +111,7 @@ async fn p31_a_log_that_nobody_reads_stops_nothing() {
 }
 
 #[tokio::test]
-async fn p31_lines_that_were_dropped_are_counted_and_said() {
+async fn p31_dropped_log_lines_are_counted_and_logged() {
     let world = World::settled().await;
     let (mut child, proxy, admin, mut pipe) = unread(&world);
     let request = message(&get(&world.http("/")));

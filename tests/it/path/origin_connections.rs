@@ -188,7 +188,7 @@ async fn p28_a_self_signed_certificate_that_is_listed_is_accepted() {
 }
 
 #[tokio::test]
-async fn p28_a_listed_certificate_for_another_name_is_not() {
+async fn p28_a_listed_certificate_for_another_name_is_refused() {
     let mut for_clients = params(&NAMES);
     for_clients.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     for (params, words) in
@@ -348,7 +348,7 @@ async fn slow_then_silent(pause: Duration) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn p22_connect_timeout_is_for_all_that_a_connection_takes() {
+async fn p22_connect_timeout_covers_resolving_connecting_and_the_handshake() {
     let address = slow_then_silent(Duration::from_millis(700)).await;
     let limits = "[limits]\nconnect_timeout = \"1s\"";
     let world = World::builder().sections(limits).sections(&credential_for(address));

@@ -78,7 +78,7 @@ async fn content(server: &mut Wire<TlsStream<TcpStream>>) -> usize {
 }
 
 #[tokio::test]
-async fn all_of_it_is_sent_again_although_the_rest_is_more_than_can_be_kept() {
+async fn content_is_sent_again_although_the_rest_exceeds_the_replay_buffer() {
     let limits = "replay_bytes = \"64KiB\"";
     let first = chunk(1_000);
     let mut chunked = Rejected::begin(limits, "Transfer-Encoding: chunked", &first).await;
@@ -106,7 +106,7 @@ async fn all_of_it_is_sent_again_although_the_rest_is_more_than_can_be_kept() {
 }
 
 #[tokio::test]
-async fn content_that_breaks_off_meanwhile_is_not_taken_for_the_whole() {
+async fn content_that_breaks_off_during_a_repetition_is_not_taken_for_the_whole() {
     let mut upload = Rejected::begin("", "Transfer-Encoding: chunked", &chunk(3)).await;
     let mut server = upload.goes_on("ZZ\r\n").await;
     assert!(!server.rest().await.ends_with(b"0\r\n\r\n"), "it looks whole");
@@ -118,7 +118,7 @@ async fn content_that_breaks_off_meanwhile_is_not_taken_for_the_whole() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_meanwhile_has_sent_no_whole_request() {
+async fn a_client_that_leaves_during_a_repetition_has_not_sent_a_whole_request() {
     let mut upload = Rejected::begin("", "Transfer-Encoding: chunked", &chunk(3)).await;
     upload.client.send("3\r\nde").await;
     upload.client.stream.shutdown().await.unwrap();
@@ -127,7 +127,7 @@ async fn a_client_that_leaves_meanwhile_has_sent_no_whole_request() {
 }
 
 #[tokio::test]
-async fn content_that_is_too_large_is_so_also_then() {
+async fn content_that_is_too_large_during_a_repetition_is_413() {
     let limits = "body_bytes = \"30KiB\"";
     let mut upload = Rejected::begin(limits, "Transfer-Encoding: chunked", &chunk(16_384)).await;
     let mut server = upload.goes_on(&(chunk(16_384) + &chunk(8_192) + "0\r\n\r\n")).await;
@@ -142,7 +142,7 @@ async fn content_that_is_too_large_is_so_also_then() {
 
 /// Its end is no end of its content, which is all there.
 #[tokio::test]
-async fn a_client_that_closes_its_half_meanwhile_gets_its_answer() {
+async fn a_client_that_half_closes_during_a_repetition_gets_its_answer() {
     let mut upload = Rejected::begin("", "Content-Length: 5", "hel").await;
     upload.client.send("lo").await;
     upload.client.stream.shutdown().await.unwrap();
@@ -155,7 +155,7 @@ async fn a_client_that_closes_its_half_meanwhile_gets_its_answer() {
 
 /// What was not kept is not repeated, and the client gets the API's word.
 #[tokio::test]
-async fn of_content_that_is_not_kept_the_rejection_is_passed_on() {
+async fn a_rejection_is_forwarded_if_the_content_was_not_kept() {
     let sections = "[limits]\nreplay_bytes = \"1KiB\"";
     let (world, api) = RawApi::start_with(&[b"http/1.1"], sections).await;
     for (framing, content) in [

@@ -77,7 +77,7 @@ async fn p27_a_client_that_knows_only_rsa_is_served() {
 }
 
 #[tokio::test]
-async fn each_broken_handshake_is_told_with_its_host_and_what_to_do() {
+async fn each_failed_handshake_is_logged_with_its_host_and_what_to_do() {
     let world = World::new().await;
     let program = Program::start(&world).await;
     let target = world.origin.authority();
@@ -105,7 +105,7 @@ async fn each_broken_handshake_is_told_with_its_host_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn p38_details_are_told_to_nobody_under_a_foreign_name_or_through_a_proxy() {
+async fn p38_details_are_not_shown_under_a_foreign_host_name_or_through_a_proxy() {
     let world = World::settled().await;
     let admin = world.app().admin_address().unwrap();
     for path in ["/readyz", "/api/v1/credentials", "//readyz", "/readyz/", "/api/v1/../../readyz"] {
@@ -152,7 +152,7 @@ async fn p41_an_expired_ca_stops_sessions_alone_and_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn p42_no_field_makes_another_request_of_one_that_a_credential_is_for() {
+async fn p42_method_and_url_override_fields_are_removed_where_they_could_bypass_a_credential() {
     for (lines, expected) in [
         ("methods = [\"GET\", \"POST\"]", None),
         ("paths = [\"/v2/\"]", None),

@@ -18,7 +18,7 @@ async fn limits(limits: &str) -> World {
 }
 
 #[tokio::test]
-async fn an_origin_is_not_late_while_its_client_pauses() {
+async fn response_timeout_does_not_run_while_the_client_pauses() {
     let world = limits("response_timeout = \"2s\"\nsend_timeout = \"500ms\"").await;
     let (listener, url) = origin().await;
     for framing in ["Content-Length: 6", "Transfer-Encoding: chunked"] {
@@ -52,7 +52,7 @@ async fn an_origin_is_not_late_while_its_client_pauses() {
 }
 
 #[tokio::test]
-async fn an_origin_has_all_its_time_again_for_a_request_that_is_sent_again() {
+async fn response_timeout_starts_again_for_a_repeated_request() {
     let (world, api) =
         RawApi::start_with(&[b"http/1.1"], "[limits]\nresponse_timeout = \"2s\"").await;
     let mut client = Wire::to(&world).await;
@@ -70,7 +70,7 @@ async fn an_origin_has_all_its_time_again_for_a_request_that_is_sent_again() {
 }
 
 #[tokio::test]
-async fn an_origin_is_late_by_its_limit_from_the_last_of_the_content() {
+async fn response_timeout_starts_with_the_end_of_the_content() {
     let world = limits("response_timeout = \"1s\"\nsend_timeout = \"20s\"").await;
     let (listener, url) = origin().await;
     let mut client = Wire::to(&world).await;
@@ -91,7 +91,7 @@ async fn an_origin_is_late_by_its_limit_from_the_last_of_the_content() {
 }
 
 #[tokio::test]
-async fn a_client_that_stops_in_its_content_is_told_so_and_the_connection_is_freed() {
+async fn a_client_that_stops_sending_content_gets_408_and_the_origin_connection_is_freed() {
     let world = World::builder()
         .sections("[limits]\nstall_timeout = \"1s\"\nresponse_timeout = \"20s\"\n")
         .start_servers()
@@ -131,7 +131,7 @@ async fn a_client_that_stops_in_its_content_is_told_so_and_the_connection_is_fre
 }
 
 #[tokio::test]
-async fn a_stream_whose_client_stops_in_its_content_is_told_so_and_the_others_go_on() {
+async fn a_stream_whose_client_stops_sending_content_gets_408_and_the_others_go_on() {
     let (world, api) = RawApi::start_with(&[b"http/1.1"], "[limits]\nstall_timeout = \"1s\"").await;
     let client = Client::open_to(&world, &api.authority()).await;
     let url = api.http("/").replace("http://", "https://");

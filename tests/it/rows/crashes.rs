@@ -103,7 +103,7 @@ fn litter(world: &World) -> Vec<String> {
 
 /// Row 20.
 #[tokio::test]
-async fn row_20_a_crash_before_the_answer_is_stored_is_made_good_within_the_grace() {
+async fn row_20_a_crash_before_the_answer_is_stored_is_healed_by_a_replay_within_the_grace() {
     for (point, next) in BETWEEN.into_iter().flat_map(|point| EITHER.map(|next| (point, next))) {
         let case = format!("{point}, {next:?}");
         let mut world = expired(FORGIVING).await;

@@ -85,7 +85,7 @@ async fn row_05_credentials_that_expire_together_refresh_one_by_one() {
 
 /// Row 9: a lifetime that cannot be meant counts as unknown, and costs no second token request.
 #[tokio::test]
-async fn row_09_an_absurd_lifetime_is_no_loop_of_refreshes() {
+async fn row_09_an_absurd_lifetime_does_not_cause_a_loop_of_refreshes() {
     for lifetime in [json!(0), json!(-1), json!("abc"), json!(1e18), json!([3600]), json!("")] {
         let builder = World::builder().authorization_server(|config| {
             config.expires_in = ExpiresIn::Json(lifetime.clone());
@@ -106,7 +106,7 @@ async fn row_09_an_absurd_lifetime_is_no_loop_of_refreshes() {
 
 /// Row 13.
 #[tokio::test]
-async fn row_13_an_answer_is_read_as_what_it_is_and_not_as_what_it_is_called() {
+async fn row_13_an_answer_is_read_by_its_content_and_not_by_its_content_type() {
     for kind in ["application/json", "text/plain", "text/html; charset=utf-8", ""] {
         for mark in ["", "\u{feff}"] {
             reads(kind, |access_token, refresh_token| {
@@ -151,7 +151,7 @@ async fn reads(kind: &str, body: impl FnOnce(&str, &str) -> String) {
 
 /// Row 36: every way to say how long to wait.
 #[tokio::test]
-async fn row_36_a_throttling_server_is_left_alone_however_it_says_so() {
+async fn row_36_every_form_of_retry_after_is_obeyed() {
     let soon = |world: &World, seconds| world.clock.now() + Duration::from_secs(seconds);
     let epoch = |world: &World, seconds| {
         let since = soon(world, seconds).duration_since(std::time::UNIX_EPOCH);
@@ -184,7 +184,7 @@ async fn row_36_a_throttling_server_is_left_alone_however_it_says_so() {
 
 /// Row 37.
 #[tokio::test]
-async fn row_37_a_throttle_in_disguise_is_left_alone_for_a_minute() {
+async fn row_37_a_throttle_without_429_pauses_refreshes_for_a_minute() {
     for (status, error, text) in [
         (400, "invalid_request", "has exceeded the rate limit of 10 tokens/28800 seconds"),
         (400, "Access Denied", "You have made too many requests continuously. Please try again"),
@@ -257,7 +257,7 @@ async fn row_40_a_server_that_only_knows_500_is_asked_about_once_a_minute() {
 
 /// Row 41.
 #[tokio::test]
-async fn row_41_a_wrong_client_secret_is_no_dead_grant_and_a_reload_mends_it() {
+async fn row_41_a_wrong_client_secret_does_not_end_the_grant_and_a_reload_fixes_it() {
     let world = World::new().await;
     let server = &world.authorization_server;
     let seed = server.current_refresh_token();

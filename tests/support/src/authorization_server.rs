@@ -199,7 +199,7 @@ impl AuthorizationServer {
         let list: String = requests.iter().map(|request| format!("\n  {request}")).collect();
         assert!(
             received == expected,
-            "{meaning} ({received} token requests, {expected} expected):{list}"
+            "{meaning}: expected {expected} token requests, got {received}:{list}"
         );
     }
 

@@ -152,7 +152,7 @@ impl OriginServer {
         let list: String = requests.iter().map(|request| format!("\n  {request}")).collect();
         assert!(
             requests.len() == expected,
-            "{meaning} ({} requests reached the API, {expected} expected):{list}",
+            "{meaning}: expected {expected} requests at the API, got {}:{list}",
             requests.len()
         );
     }
