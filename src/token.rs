@@ -36,6 +36,7 @@ mod record_update;
 mod refresh;
 mod refresh_state;
 mod resolved_config;
+mod runtime;
 mod slot;
 mod status;
 

@@ -1,4 +1,4 @@
-//! All ledgers of the process: one for each key, and one watcher for all of them.
+//! The cache entries of the process, one per record key, and the timer and store watcher for all of them.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,33 +8,32 @@ use tokio::time::MissedTickBehavior;
 
 use super::Context;
 use super::cache_entry::CacheEntry;
-use super::context::random_jitter;
 use super::refresh::{self, RefreshRequest};
 use super::resolved_config::ResolvedConfig;
+use super::runtime::random_jitter;
 use crate::clock::Moment;
 
-/// How often the time is looked at. A timer that counted down to an expiry instead would miss what a machine
-/// slept through.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the timer runs. It polls instead of scheduling deadlines, because a timer stops while the machine sleeps.
+const TIMER_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The ledgers, by the keys of their records. Cheap to clone.
+/// The cache entries by record key. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct TokenCache(Arc<DashMap<String, Weak<CacheEntry>>>);
 
 impl TokenCache {
-    /// The ledger of a key; a new one has this configuration. Says whether it is new.
-    pub(super) fn of(
+    /// Returns the entry for the record key of this configuration, and whether it was created.
+    pub(super) fn entry_for(
         &self,
         resolved: &Arc<ResolvedConfig>,
         context: &Context,
     ) -> (Arc<CacheEntry>, bool) {
-        let mut place = self.0.entry(resolved.config.key()).or_default();
-        if let Some(entry) = place.upgrade() {
+        let mut weak = self.0.entry(resolved.config.key()).or_default();
+        if let Some(entry) = weak.upgrade() {
             return (entry, false);
         }
         let entry = CacheEntry::new(Arc::clone(resolved), context.clone(), random_jitter());
         let entry = Arc::new(entry);
-        *place = Arc::downgrade(&entry);
+        *weak = Arc::downgrade(&entry);
         (entry, true)
     }
 
@@ -42,7 +41,7 @@ impl TokenCache {
         self.0.get(key).and_then(|entry| entry.upgrade())
     }
 
-    /// Looks at the time for each of them, and forgets those that nobody needs any more.
+    /// Runs the timer of each entry, and removes entries that are no longer used.
     fn tick(&self, now: Moment) {
         self.0.retain(|_, entry| {
             let Some(entry) = entry.upgrade() else { return false };
@@ -53,24 +52,24 @@ impl TokenCache {
         });
     }
 
-    /// The keys that should be in the store, and are not for all that `is_there` says.
+    /// Returns the keys that should be in the store but for which `is_there` returns false.
     fn missing(&self, is_there: &dyn Fn(&str) -> bool) -> Vec<String> {
-        let missing = self.0.iter().filter(|place| !is_there(place.key()));
+        let missing = self.0.iter().filter(|entry| !is_there(entry.key()));
         let is_stored = |entry: Arc<CacheEntry>| entry.is_stored().then(|| entry.key.clone());
-        missing.filter_map(|place| place.upgrade().and_then(is_stored)).collect()
+        missing.filter_map(|entry| entry.upgrade().and_then(is_stored)).collect()
     }
 
-    /// Looks at the time, and at what others have stored, for as long as the runtime lives.
+    /// Runs the timer and watches the store for changes by other processes. Never returns.
     pub async fn watch(self, context: Context) {
-        let looking = async {
-            let mut pace = tokio::time::interval(PROBE_INTERVAL);
-            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let timer = async {
+            let mut interval = tokio::time::interval(TIMER_INTERVAL);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
-                pace.tick().await;
+                interval.tick().await;
                 self.tick(context.clock.moment());
             }
         };
-        let adopting = async {
+        let store_watcher = async {
             let mut changes = context.store.changes();
             let missing = |is_there: &dyn Fn(&str) -> bool| self.missing(is_there);
             loop {
@@ -81,6 +80,6 @@ impl TokenCache {
                 }
             }
         };
-        tokio::join!(looking, adopting);
+        tokio::join!(timer, store_watcher);
     }
 }

@@ -1,9 +1,9 @@
-//! What this process knows of one key: its record, whether that is saved, and who may use it.
+//! The in-memory state of one record key: its record, whether that is saved, and the configuration in force.
 //!
-//! A ledger lives for as long as anybody needs the key; a reload changes the configuration in it. Everything is
-//! behind one lock under which nothing waits. A flight works on what is here and never takes it away, so that
-//! whatever becomes of the flight, nothing that a server has issued is lost: it is noted as unsaved before it is
-//! written, and written until it is stored.
+//! An entry lives as long as a slot or a task uses it. A reload changes the configuration in it. The state is
+//! behind one mutex that is never held across an `await`. A flight modifies this state and never takes it away:
+//! whatever happens to the flight, no token that a server issued is lost. A new record is marked as unsaved
+//! before it is written, and writing is retried until it succeeds.
 
 mod write_back;
 
@@ -15,70 +15,78 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
 use super::next_action::{NextAction, has_usable_access_token, is_for_other_request, next_action};
-use super::refresh_state::{FlightOutcome, GRANT_END_NOTICE, RefreshState, keepalive_at};
+use super::refresh_state::{
+    FlightOutcome, GRANT_END_NOTICE, RefreshState, TimerInput, keepalive_at,
+};
 use super::resolved_config::ResolvedConfig;
+use super::runtime::{random_jitter, scheduling_point};
 use super::{AccessToken, Context, FailureReason, Generation};
 use crate::clock::Moment;
 use crate::crash;
 use crate::metrics::CredentialMetrics;
+use crate::oauth::TokenResponse;
 use crate::store::{Lease, NotBefore, StoreError, TokenRecord, Version};
 pub(super) use write_back::WriteError;
 
-/// What is known of one key, and what is being done about it.
+/// The state of one record key.
 pub(super) struct CacheEntry {
     pub(super) key: String,
     pub(super) context: Context,
     pub(super) metrics: CredentialMetrics,
+    /// From 0 to 1; shortens the margin of every token of this entry.
     jitter: f64,
-    /// What requests read, without a lock.
+    /// The token that requests read without a lock.
     current: ArcSwapOption<AccessToken>,
     inner: Mutex<EntryInner>,
-    /// HeldLease while what is known is compared with what is stored, and written: one at a time.
+    /// Held while the record in memory is compared with the stored one and written.
     writing: tokio::sync::Mutex<()>,
     is_writing_back: AtomicBool,
-    /// Which targets are blamed for rejecting tokens, a bit for each. One that accepts a token is forgiven.
+    /// The targets that were blamed for rejecting tokens, one bit each. A copy of the state's, read without a lock.
     pub(super) blamed_targets: AtomicU64,
-    /// Until then, in seconds since 1970, there is nothing to look at but whether the token is fresh.
+    /// Until this time, in seconds since 1970, the timer has nothing to do while the token is fresh.
     timer_idle_until: AtomicU64,
-    /// Counts what waiters want to know of.
+    /// Counts the changes that waiting requests are notified of.
     changes: watch::Sender<u64>,
 }
 
-/// What is behind the lock.
+/// The part of the state that is behind the mutex.
 #[derive(Debug)]
 pub(super) struct EntryInner {
+    /// The configuration in force.
     pub(super) resolved: Arc<ResolvedConfig>,
     pub(super) state: RefreshState,
     pub(super) record: TokenRecord,
-    /// What is stored, as far as is known.
+    /// The version of the stored record, as far as is known.
     pub(super) version: Version,
     /// `record` is not on stable storage yet.
     pub(super) is_unsaved: bool,
-    /// Saving it has failed: a crash now would lose it.
+    /// Saving `record` has failed: a crash now would lose it.
     pub(super) has_save_failed: bool,
-    /// It is being saved: nobody uses it before that, or before it has taken too long.
+    /// `record` is being saved. Its token is not used before that, or before saving has taken too long.
     pub(super) is_saving: bool,
-    /// How long the server wants to be left alone, on both clocks: a wall clock alone can be set back.
-    throttled_until: Option<(NotBefore, Moment)>,
-    /// The right to write what is unsaved: nobody else refreshes with what it has superseded.
+    /// The server's `Retry-After`, and its end on both clocks: a wall clock alone can be set back.
+    throttle: Option<(NotBefore, Moment)>,
+    /// The lease under which the unsaved record was obtained. While it is held, no other process presents the
+    /// refresh token that the record supersedes.
     pub(super) lease: Option<Lease>,
-    /// The stored record was found damaged, and nothing else is known.
+    /// The stored record is damaged, and there is no other copy.
     pub(super) is_damaged: bool,
     pub(super) last_error: Option<(SystemTime, String)>,
-    /// When the refresh token has to be used even if nobody asks.
+    /// When the refresh token has to be used even if no request needs a token.
     keepalive_at: Option<SystemTime>,
-    /// What the authorization server wants to see in the next proof (RFC 9449 §8).
+    /// The nonce that the authorization server requires in the next proof (RFC 9449 §8).
     pub(super) nonce: Option<String>,
-    /// What the token endpoint issued and the configured steps still have to be made for.
-    pub(super) pending_steps: Option<(crate::oauth::TokenResponse, SystemTime)>,
-    /// The last answer prolonged the access token that was there: it is worth another try.
+    /// A token response for which the configured steps are still to be made, and when it was requested.
+    pub(super) pending_steps: Option<(TokenResponse, SystemTime)>,
+    /// The last response extended the lifetime of the existing access token, which may be tried again even if it
+    /// was rejected.
     pub(super) was_extended: bool,
-    /// What was said of answers already.
+    /// The notes on odd responses that were already logged.
     pub(super) logged_notes: Vec<String>,
 }
 
 impl EntryInner {
-    /// What is stored is all that counts.
+    /// Replaces the record by a stored one.
     pub(super) fn take_over(&mut self, record: TokenRecord, version: Version) {
         self.record = record;
         self.version = version;
@@ -90,49 +98,46 @@ impl EntryInner {
         self.lease = None;
     }
 
-    /// What the record and the configuration leave to do.
-    pub(super) fn plan(&mut self, forced: bool, now: Moment) -> NextAction {
+    /// Decides what a flight has to do. `is_forced`: an operator requested it.
+    pub(super) fn next_action(&mut self, is_forced: bool, now: Moment) -> NextAction {
         let throttled_until = self.throttled_until(now);
-        next_action(
-            &self.record,
-            self.resolved.sources(),
-            self.is_damaged,
-            forced,
-            throttled_until,
-            now.wall,
-        )
+        let sources = self.resolved.sources();
+        next_action(&self.record, sources, self.is_damaged, is_forced, throttled_until, now.wall)
     }
 
-    /// When the timer has to look next, if the token is fresh until then.
+    /// Returns when the timer has to run next, in seconds since 1970, if the token is fresh until then.
     fn timer_idle_until(&self) -> u64 {
-        let ends =
-            [self.keepalive_at, self.record.grant_expires_at.map(|end| end - GRANT_END_NOTICE)];
+        let grant_notice = self.record.grant_expires_at.map(|end| end - GRANT_END_NOTICE);
         let seconds = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).ok();
-        let first = ends.into_iter().flatten().filter_map(seconds).min();
+        let first =
+            [self.keepalive_at, grant_notice].into_iter().flatten().filter_map(seconds).min();
         match self.state.failure() {
             Some(_) => 0,
             None => first.map_or(u64::MAX, |first| first.as_secs()),
         }
     }
 
-    /// Until when the server wants to be left alone.
+    /// Returns until when the server's `Retry-After` forbids token requests, if it does now.
     fn throttled_until(&mut self, now: Moment) -> Option<SystemTime> {
-        let wanted = self.record.not_before.as_ref()?;
-        if !self.resolved.belonging.matches_grant(&wanted.grant) {
+        let stored = self.record.not_before.as_ref()?;
+        if !self.resolved.identity.matches_grant(&stored.grant) {
             return None;
         }
-        // A store keeps milliseconds.
-        let is_same = |inner: &NotBefore| {
-            let (one, other) = (inner.at.min(wanted.at), inner.at.max(wanted.at));
-            other.duration_since(one).is_ok_and(|apart| apart < Duration::from_secs(1))
+        // Stored times have millisecond precision.
+        let is_same = |known: &NotBefore| {
+            let (first, last) = (known.at.min(stored.at), known.at.max(stored.at));
+            last.duration_since(first).is_ok_and(|apart| apart < Duration::from_secs(1))
         };
-        if !self.throttled_until.as_ref().is_some_and(|(inner, _)| is_same(inner)) {
-            let asked = wanted.at.duration_since(wanted.said).unwrap_or_default();
-            let until = now.at_wall(wanted.at);
-            let until = if wanted.said > now.wall { now.after(asked) } else { until };
-            self.throttled_until = Some((wanted.clone(), until));
+        if !self.throttle.as_ref().is_some_and(|(known, _)| is_same(known)) {
+            let requested = stored.at.duration_since(stored.said).unwrap_or_default();
+            // If the wall clock was set back since, the pause is at most as long as the server requested.
+            let until = match stored.said > now.wall {
+                true => now.after(requested),
+                false => now.at_wall(stored.at),
+            };
+            self.throttle = Some((stored.clone(), until));
         }
-        let (_, until) = self.throttled_until.as_ref()?;
+        let (_, until) = self.throttle.as_ref()?;
         let left = until.left(now);
         (!left.is_zero()).then(|| now.wall + left)
     }
@@ -154,7 +159,7 @@ impl CacheEntry {
                 is_unsaved: false,
                 has_save_failed: false,
                 is_saving: false,
-                throttled_until: None,
+                throttle: None,
                 lease: None,
                 is_damaged: false,
                 last_error: None,
@@ -173,16 +178,19 @@ impl CacheEntry {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, EntryInner> {
+        scheduling_point();
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The current token, whoever may use it.
-    pub(super) fn current(&self) -> Option<Arc<AccessToken>> {
+    /// Returns the current token, whichever configuration it belongs to.
+    pub(super) fn current_token(&self) -> Option<Arc<AccessToken>> {
+        scheduling_point();
         self.current.load_full()
     }
 
-    /// The current token where it is fresh, and of this configuration: no lock.
-    pub(super) fn fresh(&self, resolved: &ResolvedConfig) -> Option<Arc<AccessToken>> {
+    /// Returns the current token if it is fresh and belongs to this configuration. Takes no lock.
+    pub(super) fn fresh_token(&self, resolved: &ResolvedConfig) -> Option<Arc<AccessToken>> {
+        scheduling_point();
         let token = self.current.load();
         let token = token.as_ref()?;
         token.mark_used();
@@ -190,9 +198,11 @@ impl CacheEntry {
         is_fresh.then(|| Arc::clone(token))
     }
 
-    /// Asks the state machine about the current token, which comes along. The token is read under the
-    /// lock, because a flight publishes before it changes the state: whoever read it earlier could bring
-    /// the old token before a machine that rests again, and start a flight for what has just landed.
+    /// Asks the state machine about the current token, and returns its answer with that token.
+    ///
+    /// The token is read under the lock, because a flight publishes the new token before it changes the state. A
+    /// caller that read the token earlier could present the old one to an idle state machine, and start a flight
+    /// for a token that has just been replaced.
     pub(super) fn decide<T>(
         &self,
         ask: impl FnOnce(&mut RefreshState, Option<&AccessToken>) -> T,
@@ -209,10 +219,11 @@ impl CacheEntry {
     }
 
     pub(super) fn notify_waiters(&self) {
+        scheduling_point();
         self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 
-    /// From now on this configuration decides what is asked for, and which tokens are used.
+    /// Puts a configuration in force, unless that is already the case or a newer one is in force.
     pub(super) fn set_config(self: &Arc<Self>, resolved: &Arc<ResolvedConfig>) {
         let mut inner = self.lock();
         if inner.resolved.revision > resolved.revision || Arc::ptr_eq(&inner.resolved, resolved) {
@@ -224,7 +235,7 @@ impl CacheEntry {
         }
         inner.resolved = Arc::clone(resolved);
         if is_new {
-            // What failed before may work now.
+            // A request that failed before may succeed with this configuration.
             inner.state.clear_failures();
             if inner.record.doubts > 0 || inner.record.bootstrap.is_some() {
                 inner.record.doubts = 0;
@@ -242,21 +253,21 @@ impl CacheEntry {
         self.notify_waiters();
     }
 
-    /// Lets requests use what the record holds, if it is for them.
+    /// Updates the current token and the state machine from the record.
     pub(super) fn publish(&self, inner: &mut EntryInner) {
         let now = self.context.clock.moment();
         self.timer_idle_until.store(0, Ordering::Relaxed);
-        let is_prolonged = std::mem::take(&mut inner.was_extended);
-        let end = match inner.plan(false, now) {
+        let was_extended = std::mem::take(&mut inner.was_extended);
+        let terminal = match inner.next_action(false, now) {
             NextAction::Stop(reason) => Some(reason),
             _ => None,
         };
-        inner.state.set_terminal(end);
+        inner.state.set_terminal(terminal);
         let EntryInner { resolved, record, is_saving, .. } = inner;
         inner.keepalive_at =
-            keepalive_at(record, resolved.config.keepalive).filter(|_| end.is_none());
+            keepalive_at(record, resolved.config.keepalive).filter(|_| terminal.is_none());
         if *is_saving {
-            // What is in use goes on, unless it is no more for anybody.
+            // The current token stays in use, unless this configuration does not accept it.
             let current = self.current.load_full();
             if current.is_some_and(|token| !resolved.accepts(&token)) {
                 self.current.store(None);
@@ -266,8 +277,8 @@ impl CacheEntry {
         if is_for_other_request(record, resolved.sources())
             && self.current.load().as_ref().is_some_and(|token| resolved.accepts(token))
         {
-            // Another process asks for something else with the same refresh token. Ours is good for as long as it
-            // lives, or they would take turns.
+            // Another process uses the same grant to request something else. Our token stays in use until it
+            // expires; otherwise the two processes would take turns in replacing each other's token.
             return;
         }
         let token = has_usable_access_token(record, resolved.sources())
@@ -276,8 +287,8 @@ impl CacheEntry {
         let token = token.map(|mut token| {
             if let Some(before) = self.current.load().as_ref() {
                 token.carry_over_from(before);
-                if is_prolonged {
-                    token.since = token.generation;
+                if was_extended {
+                    token.first_generation = token.generation;
                 }
             }
             token.seed = resolved.seed.clone();
@@ -289,7 +300,7 @@ impl CacheEntry {
         self.current.store(token);
     }
 
-    /// Reads what is stored, at the start.
+    /// Loads the stored record when the entry is created.
     pub(super) async fn load_initial(&self) {
         let _writing = self.writing.lock().await;
         let loaded = self.load().await;
@@ -297,7 +308,7 @@ impl CacheEntry {
         match loaded {
             Ok(loaded) => _ = self.reconcile(&mut inner, loaded),
             Err(error) => {
-                // A damaged record is looked into by the first flight, under the lease.
+                // The first flight examines a damaged record, under the lease.
                 inner.is_damaged = matches!(error, StoreError::Corrupt { .. });
                 inner.last_error = Some((self.context.clock.now(), error.to_string()));
             }
@@ -312,22 +323,27 @@ impl CacheEntry {
         }
     }
 
-    /// Should there be a record in the store, as far as is known?
+    /// Returns true if the store should hold a record, as far as is known.
     pub(super) fn is_stored(&self) -> bool {
         self.lock().version != Version::ABSENT
     }
 
-    /// The flight is over: what the record holds may be used, and whoever waits is told.
-    /// `by`: the configuration that the flight went by. What failed with another one says nothing about this.
-    pub(super) fn finish_flight(self: &Arc<Self>, outcome: FlightOutcome, by: &ResolvedConfig) {
+    /// Ends a flight: publishes the token, updates the state machine and notifies the waiting requests.
+    /// `flown_with`: the configuration of the flight. The failure of another configuration does not count for the
+    /// one in force.
+    pub(super) fn finish_flight(
+        self: &Arc<Self>,
+        outcome: FlightOutcome,
+        flown_with: &ResolvedConfig,
+    ) {
         let now = self.context.clock.moment();
         let is_unsaved = {
             let mut inner = self.lock();
-            let is_current = by.fingerprint == inner.resolved.fingerprint;
+            let is_current = flown_with.fingerprint == inner.resolved.fingerprint;
             let outcome = if is_current { outcome } else { FlightOutcome::Completed };
             inner.is_saving = false;
             self.publish(&mut inner);
-            inner.state.finish_flight(outcome, now, super::context::random_jitter());
+            inner.state.finish_flight(outcome, now, random_jitter());
             if !inner.is_unsaved {
                 inner.lease = None;
             }
@@ -340,46 +356,47 @@ impl CacheEntry {
         self.notify_waiters();
     }
 
-    /// Looks at the time. Says whether a flight has to start, for which generation, and whether the token of it
-    /// can be used meanwhile.
+    /// Runs the timer. Returns the generation to replace if a flight has to start.
     pub(super) fn tick(&self, now: Moment) -> Option<Generation> {
-        let rests = self.timer_idle_until.load(Ordering::Relaxed);
+        let idle_until = self.timer_idle_until.load(Ordering::Relaxed);
         let is_fresh = || self.current.load().as_ref().is_none_or(|token| !token.is_due(now));
         let seconds = now.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        if seconds < rests && is_fresh() {
+        if seconds < idle_until && is_fresh() {
             return None;
         }
         let mut inner = self.lock();
         let token = self.current.load_full();
-        let input = super::refresh_state::TimerInput {
+        let input = TimerInput {
             token: token.as_deref(),
             keepalive_at: inner.keepalive_at,
             grant_end: inner.record.grant_expires_at,
         };
-        let tick = inner.state.tick(input, now);
+        let actions = inner.state.tick(input, now);
         self.timer_idle_until.store(inner.timer_idle_until(), Ordering::Relaxed);
-        if tick.is_overdue {
-            self.report_overdue(&inner);
+        if actions.report_outage {
+            self.report_outage(&inner);
         }
-        if tick.grant_ends {
-            self.report_grant_ends(&inner);
+        if actions.report_grant_end {
+            self.report_grant_end(&inner);
         }
-        tick.start.then(|| generation_of(token.as_deref()))
+        actions.start.then(|| generation_of(token.as_deref()))
     }
 
+    /// Records the error of a flight for the status.
     pub(super) fn set_last_error(&self, reason: FailureReason, text: String) {
         let now = self.context.clock.now();
         self.lock().last_error = Some((now, text));
-        tracing::debug!(key = self.key, %reason, "the flight failed");
+        tracing::debug!(key = self.key, %reason, "the refresh failed");
     }
 }
 
+/// Returns the generation of `token`, or 0 if there is none.
 pub(super) fn generation_of(token: Option<&AccessToken>) -> Generation {
     token.map(|token| token.generation).unwrap_or_default()
 }
 
 impl std::fmt::Debug for CacheEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Ledger({})", self.key)
+        write!(f, "CacheEntry({})", self.key)
     }
 }

@@ -1,6 +1,5 @@
 //! What slots share: runtime, store, clock, transport, metrics.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -62,10 +61,4 @@ pub struct Tasks {
     pub flights: TaskTracker,
     /// Writes that are retried until they succeed. If the disk hangs, they never end.
     pub writes: TaskTracker,
-}
-
-/// Returns a number from 0 to 1 to spread timers with. It is not cryptographically secure.
-pub(super) fn random_jitter() -> f64 {
-    let random = RandomState::new().build_hasher().finish();
-    f64::from(u32::try_from(random >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! What happens to a credential, in the log: each event once, with the generation and never with a token.
+//! The log events of a credential. Each is logged once, with the generation and never with a token.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,14 +11,14 @@ use crate::store::{StoreError, TerminalReason, TokenRecord};
 impl CacheEntry {
     pub(super) fn report_store(&self, error: &StoreError) {
         self.metrics.record_store_error(error.label());
-        tracing::error!(key = self.key, %error, "token store");
+        tracing::error!(key = self.key, %error, "token store error");
     }
 
     pub(super) fn report_unsaved(&self) {
         self.lock().has_save_failed = true;
         tracing::error!(
             key = self.key,
-            "the new token is in use but would be lost by a crash; saving it is tried until it works"
+            "the new token is in use but not saved, so that a crash would lose it; saving is retried until it succeeds"
         );
     }
 
@@ -26,7 +26,7 @@ impl CacheEntry {
         tracing::warn!(
             credential = &*inner.resolved.title,
             "the server replaces refresh tokens, and the store is `memory:`: the next restart loses this one. \
-             WriteId url = \"file:DIR\" in [store]"
+             Set url = \"file:DIR\" in [store]"
         );
     }
 
@@ -34,15 +34,15 @@ impl CacheEntry {
         tracing::warn!(
             key = self.key,
             stored,
-            "what could not be saved is saved now, or was overtaken"
+            "the unsaved record is now stored, or superseded by a newer one"
         );
     }
 
-    pub(super) fn report_overtaken(&self, inner: &EntryInner) {
+    pub(super) fn report_superseded(&self, inner: &EntryInner) {
         tracing::warn!(
             credential = &*inner.resolved.title,
             generation = inner.record.generation.0,
-            "the record was changed by someone else meanwhile"
+            "another process changed the record in the meantime"
         );
     }
 
@@ -60,19 +60,19 @@ impl CacheEntry {
             credential = &*inner.resolved.title,
             stored = stored.map(|stored| stored.generation.0),
             generation = inner.record.generation.0,
-            "the stored record is gone, or older than the one in memory, which is written back: was it \
-             removed, or a backup put back?"
+            "the stored record is missing or older than the one in memory, which is written back; was it \
+             deleted, or restored from a backup?"
         );
     }
 
-    /// A seed was written anew, and nothing will happen: says why.
+    /// Logs why a changed seed is not used.
     pub(super) fn report_ignored_seed(&self, inner: &EntryInner, resolved: &ResolvedConfig) {
         let Some(seed) = &resolved.seed else { return };
         let current = inner.record.refresh_token.as_ref().map(Secret::fingerprint);
         let why = if current.as_ref() == Some(seed) {
             return;
         } else if inner.record.has_superseded(seed) {
-            "the server has replaced it by a newer one since"
+            "the server has replaced it with a newer one"
         } else if inner.record.seeds.contains(seed) {
             "it was tried before"
         } else {
@@ -81,13 +81,13 @@ impl CacheEntry {
         tracing::warn!(
             credential = &*resolved.title,
             why,
-            "the configured refresh_token is not used; the stored one goes on"
+            "the configured refresh_token is not used; the stored one stays in use"
         );
     }
 
     pub(super) fn report_refreshed(&self, asked_at: SystemTime, now: SystemTime) {
         let mut inner = self.lock();
-        // An error from before is mended.
+        // An error from before this refresh is resolved.
         inner.last_error.take_if(|(at, _)| *at < asked_at);
         let record = &inner.record;
         tracing::info!(
@@ -127,7 +127,7 @@ impl CacheEntry {
         tracing::info!(
             credential = &*inner.resolved.title,
             generation = inner.record.generation.0,
-            "beginning the grant anew with the bootstrap"
+            "requesting a new grant with the bootstrap"
         );
     }
 
@@ -137,8 +137,8 @@ impl CacheEntry {
             credential = &*inner.resolved.title,
             generation = inner.record.generation.0,
             %error,
-            "the server goes on refusing a request that it may mean for the refresh token: look at what it \
-             says. It is asked again from time to time"
+            "the server keeps refusing the request, possibly because of the refresh token: check its error \
+             message. The request is repeated at long intervals"
         );
     }
 
@@ -153,7 +153,7 @@ impl CacheEntry {
             generation = inner.record.generation.0,
             %reason,
             %error,
-            "the new seed is no good; the grant before it goes on"
+            "the new seed was refused; the previous grant stays in use"
         );
     }
 
@@ -163,17 +163,20 @@ impl CacheEntry {
         reason: TerminalReason,
         error: &GrantError,
     ) {
-        let heals = inner.resolved.sources().can_bootstrap && reason != TerminalReason::UserNeeded;
-        let what_follows = match heals {
-            true => "the grant is dead; the bootstrap begins a new one",
-            false => "the grant is dead; no token request is made until it has a new refresh token",
+        let can_recover =
+            inner.resolved.sources().can_bootstrap && reason != TerminalReason::UserNeeded;
+        let message = match can_recover {
+            true => "the grant is dead; the bootstrap requests a new one",
+            false => {
+                "the grant is dead; no token request is made until there is a new refresh token"
+            }
         };
         tracing::error!(
             credential = &*inner.resolved.title,
             generation = inner.record.generation.0,
             %reason,
             %error,
-            "{what_follows}"
+            "{message}"
         );
     }
 
@@ -188,25 +191,25 @@ impl CacheEntry {
             generation = inner.record.generation.0,
             %reason,
             error = error.map(ToString::to_string),
-            "credential needs a new refresh token; no token request is made until it has one"
+            "the credential needs a new refresh token; no token request is made until it has one"
         );
     }
 
-    pub(super) fn report_overdue(&self, inner: &EntryInner) {
+    pub(super) fn report_outage(&self, inner: &EntryInner) {
         self.metrics.record_outage();
         tracing::error!(
             credential = &*inner.resolved.title,
-            "no token request has succeeded for a quarter of an hour"
+            "no token request has succeeded for 15 minutes"
         );
     }
 
-    pub(super) fn report_grant_ends(&self, inner: &EntryInner) {
+    pub(super) fn report_grant_end(&self, inner: &EntryInner) {
         let end = inner.record.grant_expires_at;
         self.metrics.record_outage();
         tracing::error!(
             credential = &*inner.resolved.title,
             end = end.map(|at| humantime::format_rfc3339_seconds(at).to_string()),
-            "the grant ends soon, whatever is refreshed: sign in again before that"
+            "the grant ends soon and refreshing does not extend it: sign in again before that"
         );
     }
 }

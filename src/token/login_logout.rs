@@ -1,5 +1,5 @@
-//! What an operator does to a record: logging out and logging in. Neither waits for a flight that is
-//! under way; what that brings comes too late, because the record has moved on.
+//! Login, logout and revocation. Neither login nor logout waits for a refresh in progress: the refresh finds that
+//! the record has changed, and discards its result.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,11 +13,11 @@ use crate::store::{
     DEADLINE, PutOutcome, StoreError, TerminalReason, TerminalState, TokenRecord, Version,
 };
 
-/// How often a compare-and-set is tried against flights that come in between.
+/// How often the compare-and-set is tried if other writes come in between.
 const MAX_TRIES: usize = 5;
 
-/// Puts a tombstone in the record's place, and returns what was there. It keeps the hashes of all seeds, also of
-/// the one that is configured now, so that none of them brings the credential back.
+/// Replaces the record by a tombstone and returns the previous record. The tombstone keeps the hashes of all seeds,
+/// including the configured one, so that none of them reactivates the credential.
 pub(super) async fn log_out(
     entry: &Arc<CacheEntry>,
     resolved: &ResolvedConfig,
@@ -52,7 +52,7 @@ pub(super) async fn log_out(
     Ok(before)
 }
 
-/// Stores what a login brought, in the place of whatever was there.
+/// Replaces the record by the tokens of a login.
 pub(super) async fn log_in(
     entry: &Arc<CacheEntry>,
     resolved: &ResolvedConfig,
@@ -69,7 +69,7 @@ pub(super) async fn log_in(
             bound: resolved.config.oauth.reading.dpop,
         };
         let old = TokenRecord { bootstrap: None, ..before.clone() };
-        // Without an access token it is still a login: the refresh token brings one.
+        // A response without an access token is a login as well: the refresh token can obtain one.
         let mut record = apply_response(&old, response, &context).unwrap_or_else(|_| {
             apply_refresh_token(&old, response.refresh_token.clone(), &context)
         });
@@ -81,7 +81,7 @@ pub(super) async fn log_in(
     Ok(())
 }
 
-/// The configured seed counts as used: what an operator does now wins over it.
+/// Marks the configured seed as used, so that it does not override the operator's action.
 fn retire_seed(record: &mut TokenRecord, resolved: &ResolvedConfig) {
     let seed = resolved.config.seed.as_ref().and_then(|seed| seed.value.as_ref());
     if let Some(seed) = seed {
@@ -89,14 +89,14 @@ fn retire_seed(record: &mut TokenRecord, resolved: &ResolvedConfig) {
     }
 }
 
-/// Replaces the record, whoever holds the lease: the newest that is known or stored.
+/// Replaces the newest record, in memory or stored, without the lease. Returns the previous record.
 async fn replace_record(
     entry: &Arc<CacheEntry>,
     change: impl Fn(&TokenRecord) -> TokenRecord,
 ) -> Result<TokenRecord, StoreError> {
     for _ in 0..MAX_TRIES {
         let stored = match entry.context.store.load(&entry.key).await {
-            // It was moved aside; what is written now takes its place.
+            // The damaged record was quarantined; the new one takes its place.
             Err(StoreError::Corrupt { .. }) => None,
             stored => stored?,
         };
@@ -125,17 +125,17 @@ async fn replace_record(
     Err(StoreError::Busy { key: entry.key.clone(), waited: DEADLINE })
 }
 
-/// What became of one token of a credential that was logged out.
+/// The result of revoking one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRevocation {
-    /// Which token, as RFC 7009 calls it: `refresh_token` or `access_token`.
+    /// The kind of token, as in RFC 7009: `refresh_token` or `access_token`.
     pub token: &'static str,
-    /// Why it stays valid at the authorization server; `None`: it does not.
+    /// Why the token stays valid at the authorization server. `None`: it was revoked.
     pub problem: Option<String>,
 }
 
-/// Gives the tokens of `record` back (RFC 7009), the refresh token first, as far as the server has a
-/// place for that. A server that refuses leaves them valid until they expire; nothing can be done but to say so.
+/// Revokes the tokens of `record` (RFC 7009), the refresh token first, if the server has a revocation endpoint.
+/// Tokens whose revocation fails stay valid until they expire; this is logged.
 pub(super) async fn revoke(
     entry: &CacheEntry,
     resolved: &ResolvedConfig,
@@ -162,7 +162,7 @@ pub(super) async fn revoke(
                 Ok(Revocation::NoEndpoint) => Some("no revoke_url is known".to_owned()),
                 Err(error) => Some(error.to_string()),
             },
-            // They are shown to no other server than their own.
+            // Tokens are not sent to a server that did not issue them.
             false => Some("it was issued for another configuration".to_owned()),
         };
         match &problem {

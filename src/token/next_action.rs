@@ -1,4 +1,4 @@
-//! What a record and a configuration leave to do: pure.
+//! Which grant a refresh uses next, or why it uses none: a pure function of record and configuration.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,82 +7,83 @@ use crate::oauth::{ErrorClass, GrantIdentity, GrantRenewal};
 use crate::secret::{Fingerprint, Secret};
 use crate::store::{IssuedFor, TerminalReason, TokenRecord};
 
-/// Doubtful answers in a row after which a bootstrap is tried instead.
+/// After this many consecutive ambiguous refusals, a bootstrap is tried instead.
 pub(super) const MAX_DOUBTS: u32 = 3;
-/// Two bootstraps in so long are made at once; a third one waits.
+/// Two bootstraps within this time are made without a pause; a third one has to wait.
 const BOOTSTRAP_WINDOW: Duration = Duration::from_secs(600);
-/// The pause between bootstraps that bring nothing, or not for long: at first, and at most. Authorization
-/// servers lock accounts out after a few wrong passwords.
+/// The first and the longest pause between bootstraps that fail or whose grants end soon. Authorization servers lock
+/// accounts after a few wrong passwords.
 const BOOTSTRAP_PAUSE: Duration = Duration::from_secs(30);
 const BOOTSTRAP_PAUSE_MAX: Duration = Duration::from_secs(300);
-/// No server is left alone for longer, whatever clocks say meanwhile.
+/// The longest that a `Retry-After` is obeyed, whatever the clocks show.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// What the record and the configuration leave to do.
+/// What a refresh does next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NextAction {
-    /// Ask with the record's refresh token.
+    /// Present the refresh token of the record.
     Refresh(Secret),
-    /// Ask with a seed that was never used; what was there before goes on if it is no good.
+    /// Present a seed that was never used. If it is refused, the existing grant stays in use.
     TrySeed(Secret),
-    /// Ask with what the configuration has.
+    /// Send the configured grant, which can be repeated at any time.
     UseConfiguredGrant,
-    /// Begin the grant anew, without a person.
+    /// Obtain a new grant without a person.
     Bootstrap,
-    /// Ask nobody before that.
+    /// Make no token request before this time.
     Wait(SystemTime, FailureReason),
-    /// Ask nobody.
+    /// Make no token request until an operator acts.
     Stop(TerminalReason),
 }
 
-/// What the configuration says about where grants come from.
+/// What the configuration says about grants.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GrantSources<'a> {
     /// The first refresh token.
     pub(super) seed: Option<&'a Seed>,
-    /// What the grant lives on.
+    /// How the grant is renewed.
     pub(super) renewal: GrantRenewal,
-    /// The grant can be begun anew without a person.
+    /// A new grant can be obtained without a person.
     pub(super) can_bootstrap: bool,
-    /// StoreChanges with everything that could make a refused grant succeed.
+    /// A fingerprint of every setting that could make a refused grant succeed.
     pub(super) config: &'a Fingerprint,
-    /// What tokens have to be issued for.
-    pub(super) belonging: &'a GrantIdentity,
-    /// Tokens are bound to a key.
+    /// The grant and request that tokens must be issued for.
+    pub(super) identity: &'a GrantIdentity,
+    /// Tokens are bound to a key (RFC 9449).
     pub(super) bound: bool,
 }
 
-/// Is the grant of `record` the one of the configuration? Its refresh token is shown to nobody else.
+/// Returns true if `record` holds the grant of this configuration. Its refresh token is presented to no other server.
 pub(super) fn belongs_to_grant(record: &TokenRecord, sources: GrantSources<'_>) -> bool {
     match (&record.issued_for, &record.worked_with) {
-        (Some(IssuedFor { grant, .. }), _) => sources.belonging.matches_grant(grant),
+        (Some(IssuedFor { grant, .. }), _) => sources.identity.matches_grant(grant),
         (None, Some(config)) => config == sources.config,
         (None, None) => true,
     }
 }
 
-/// May the access token of `record` be put on requests of this configuration?
+/// Returns true if requests of this configuration may use the access token of `record`.
 pub(super) fn has_usable_access_token(record: &TokenRecord, sources: GrantSources<'_>) -> bool {
-    let asked = record.issued_for.as_ref().is_none_or(|it| it.request == sources.belonging.request);
-    let is_on_trial = new_seed(record, sources).is_some();
+    let has_same_request =
+        record.issued_for.as_ref().is_none_or(|it| it.request == sources.identity.request);
+    let has_new_seed = new_seed(record, sources).is_some();
     belongs_to_grant(record, sources)
-        && asked
-        && !is_on_trial
+        && has_same_request
+        && !has_new_seed
         && !record.is_tombstone()
         && (record.access_token.is_none() || record.bound == sources.bound)
 }
 
-/// Was it asked for something else, with the grant of this configuration?
+/// Returns true if `record` holds the grant of this configuration, but a token for another request (scope, audience, …).
 pub(super) fn is_for_other_request(record: &TokenRecord, sources: GrantSources<'_>) -> bool {
-    let other = |it: &IssuedFor| it.request != sources.belonging.request;
+    let other = |it: &IssuedFor| it.request != sources.identity.request;
     record.issued_for.as_ref().is_some_and(other)
         && belongs_to_grant(record, sources)
         && new_seed(record, sources).is_none()
         && !record.is_tombstone()
 }
 
-/// What is left to do. `forced`: an operator wants one attempt, whatever is known; but a server that wants to be
-/// left alone until `quiet` is.
+/// Decides what a refresh does next. `is_forced`: an operator requests one attempt with a grant that may be dead. The
+/// server's `Retry-After`, which ends at `throttled_until`, applies even then.
 pub(super) fn next_action(
     record: &TokenRecord,
     sources: GrantSources<'_>,
@@ -91,18 +92,18 @@ pub(super) fn next_action(
     throttled_until: Option<SystemTime>,
     now: SystemTime,
 ) -> NextAction {
-    let step = decide(record, sources, is_damaged, is_forced, now);
-    let asks = !matches!(step, NextAction::Stop(_) | NextAction::Wait(..));
+    let action = unthrottled_action(record, sources, is_damaged, is_forced, now);
+    let makes_request = !matches!(action, NextAction::Stop(_) | NextAction::Wait(..));
     match throttled_until {
-        Some(until) if asks => NextAction::Wait(
+        Some(until) if makes_request => NextAction::Wait(
             until.min(now + LONGEST_PAUSE),
             FailureReason::Answer(ErrorClass::Throttled),
         ),
-        _ => step,
+        _ => action,
     }
 }
 
-fn decide(
+fn unthrottled_action(
     record: &TokenRecord,
     sources: GrantSources<'_>,
     is_damaged: bool,
@@ -110,10 +111,10 @@ fn decide(
     now: SystemTime,
 ) -> NextAction {
     if sources.renewal == GrantRenewal::Repeatable {
-        // With no seed and no login, only another configuration can mean that it is wanted again.
-        let is_meant = |config: &Fingerprint| config == sources.config;
+        // Without seed and login, only a changed configuration shows that the credential is to be used again.
+        let is_same = |config: &Fingerprint| config == sources.config;
         return match &record.terminal {
-            Some(terminal) if record.is_tombstone() && is_meant(&terminal.config) => {
+            Some(terminal) if record.is_tombstone() && is_same(&terminal.config) => {
                 NextAction::Stop(TerminalReason::LoggedOut)
             }
             _ => NextAction::UseConfiguredGrant,
@@ -140,7 +141,7 @@ fn decide(
             terminal.reason
         }
         (Some(_), _) if record.doubts >= MAX_DOUBTS && sources.can_bootstrap && !is_forced => {
-            // Whether it is dead nobody knows; a new one is as good.
+            // The grant may or may not be dead. A new grant is as good.
             return match bootstrap_pause(record, now) {
                 Some(until) => NextAction::Wait(until, FailureReason::BootstrapPause),
                 None => NextAction::Bootstrap,
@@ -150,7 +151,7 @@ fn decide(
         (None, _) if is_damaged => TerminalReason::Corrupt,
         (None, _) => TerminalReason::NoGrant,
     };
-    // What only a person can do is not healed by doing the same again without one.
+    // If the server demands a person, a bootstrap does not help.
     if !sources.can_bootstrap || reason == TerminalReason::UserNeeded {
         return NextAction::Stop(reason);
     }
@@ -160,8 +161,8 @@ fn decide(
     }
 }
 
-/// The configured seed, if it was never used: neither as a seed nor as what the server had issued. Strict
-/// servers revoke everything for a refresh token that comes a second time.
+/// Returns the configured seed if it was never presented. Strict servers revoke the whole grant when a refresh token is
+/// presented again (RFC 9700 §4.14).
 fn new_seed<'a>(record: &TokenRecord, sources: GrantSources<'a>) -> Option<&'a Secret> {
     if sources.renewal == GrantRenewal::Repeatable {
         return None;
@@ -174,8 +175,8 @@ fn new_seed<'a>(record: &TokenRecord, sources: GrantSources<'a>) -> Option<&'a S
     (!is_known).then_some(seed)
 }
 
-/// When the next bootstrap may be made. One that brought no refresh token forbids none: its access tokens are
-/// all that it gives.
+/// Returns when the next bootstrap may be made, or `None` for now. After a bootstrap without a refresh token there is no
+/// pause, because its access tokens can only be replaced by another bootstrap.
 fn bootstrap_pause(record: &TokenRecord, now: SystemTime) -> Option<SystemTime> {
     let last = record.bootstrap.as_ref()?;
     if last.refused == 0 && record.refresh_token.is_none() {
@@ -187,7 +188,7 @@ fn bootstrap_pause(record: &TokenRecord, now: SystemTime) -> Option<SystemTime> 
     }
     let doublings = last.refused.saturating_sub(1).min(8);
     let until = last.at + (BOOTSTRAP_PAUSE * (1 << doublings)).min(BOOTSTRAP_PAUSE_MAX);
-    // An attempt in the future: the clock was set back since.
+    // If the last attempt is in the future, the clock was set back since.
     (now >= last.at && now < until).then_some(until)
 }
 

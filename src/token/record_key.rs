@@ -1,7 +1,7 @@
-//! The keys of records: a credential's name, and behind it the values of its variables.
+//! The keys of records: a credential's name, followed by the values of its variables.
 //!
-//! `resamania/paris`. Values come in the order of their variables' names and are percent-encoded, so that
-//! no two combinations have one key and a key can be taken apart again.
+//! For example `resamania/paris`. The values are in the order of the variables' names and percent-encoded, so
+//! that keys are unique and can be parsed.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::template::{Variables, percent_encode};
 
-/// The key of the record of a credential with these values.
+/// Returns the key of the record of a credential with these values.
 pub(super) fn key(name: &str, variables: &Variables) -> String {
     let mut key = name.to_owned();
     for value in variables.values() {
@@ -19,7 +19,7 @@ pub(super) fn key(name: &str, variables: &Variables) -> String {
     key
 }
 
-/// The values of these variables in a key; `None` if it is not one that [`key`] makes of them.
+/// Parses the values of these variables from a key. Returns `None` unless [`key`] creates this key from them.
 pub(super) fn values<'a>(
     key_of_record: &str,
     name: &str,
@@ -52,18 +52,18 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_taken_apart_or_refused() {
+    fn a_key_is_parsed_or_refused() {
         for (key, expected) in [
             ("api/paris", some(&["paris"])),
             ("api/x%2Fy", some(&["x/y"])),
             ("api/%C3%A9", some(&["é"])),
             ("api/", some(&[""])),
-            // Not what is written for any value.
+            // Not a canonical encoding.
             ("api/x%2fy", None),
             ("api/%C3", None),
             ("api/p%61ris", None),
             ("api/a b", None),
-            // Of another credential, or of another number of variables.
+            // Another credential, or another number of variables.
             ("api", None),
             ("apia/paris", None),
             ("other/paris", None),
@@ -71,14 +71,14 @@ mod tests {
         ] {
             assert_eq!(of(key, &["club"]), expected, "{key}");
         }
-        // In the order of the names, however they are given.
+        // The order of the names counts, not the order of the arguments.
         assert_eq!(of("api/1/2", &["b", "a"]), some(&["1", "2"]));
         assert_eq!(of("api/1", &["b", "a"]), None);
     }
 
     proptest! {
         #[test]
-        fn whatever_the_values_are_the_key_gives_them_back(a: String, b: String) {
+        fn every_key_is_parsed_to_its_values(a: String, b: String) {
             let variables = Variables::from([("a".to_owned(), a), ("b".to_owned(), b)]);
             let key = key("api", &variables);
             let names = variables.keys().map(String::as_str);

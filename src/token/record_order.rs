@@ -1,4 +1,4 @@
-//! Which of two records of one credential is the newer: the one rule, pure.
+//! Which of two records of one credential is newer: a pure function.
 
 use std::cmp::Ordering;
 use std::time::SystemTime;
@@ -6,70 +6,71 @@ use std::time::SystemTime;
 use crate::secret::{Fingerprint, Secret};
 use crate::store::TokenRecord;
 
-/// What to make of a stored record, for a process that knows one.
+/// How the record in memory relates to the stored one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RecordOrder {
-    /// What is known succeeds what is stored, or nothing is stored: write it back.
+    /// The record in memory is newer, or nothing is stored: it has to be written.
     OursNewer,
-    /// What is stored succeeds what is known.
+    /// The stored record is newer.
     StoredNewer,
-    /// They hold the same tokens; what is noted beside them may differ.
+    /// Both hold the same tokens. Their other fields may differ.
     Same,
 }
 
-/// Compares what this process knows with what is stored.
+/// Compares the record in memory with the stored one.
 ///
-/// A record whose past contains the refresh token of the other succeeds it: that is a fact of the authorization
-/// server's, whatever clocks, counters and backups say. A tombstone has what it buries in its past, and whoever
-/// logs in again has the tombstone. Only of tokens that do not descend from each other is it the later one that
-/// wins. Of any two records both sides choose the same one: otherwise they would overwrite each other for ever.
+/// If the history of one record contains the refresh token of the other, it is newer. That order was set by the
+/// authorization server and does not depend on clocks, counters or backups. A tombstone has the tokens of the logged-out
+/// grant in its history, and a login has the tombstone in its own. Only records without a common line of descent are
+/// compared by time. For any two records both processes choose the same one; otherwise they would overwrite each other
+/// forever.
 pub(super) fn compare_records(ours: &TokenRecord, stored: Option<&TokenRecord>) -> RecordOrder {
     let nothing = TokenRecord::default();
     let stored = stored.unwrap_or(&nothing);
     if ours.generation == stored.generation && tokens(ours) == tokens(stored) {
         return RecordOrder::Same;
     }
-    let marks = (ours.lineage_hash(), stored.lineage_hash());
-    let is_past = |mark: &Option<Fingerprint>, of: &TokenRecord| {
-        mark.as_ref().is_some_and(|it| of.history.contains(it) || of.parent.as_ref() == Some(it))
+    let hashes = (ours.lineage_hash(), stored.lineage_hash());
+    let is_in_history = |hash: &Option<Fingerprint>, of: &TokenRecord| {
+        hash.as_ref().is_some_and(|it| of.history.contains(it) || of.parent.as_ref() == Some(it))
     };
-    let ordering = match (is_past(&marks.1, ours), is_past(&marks.0, stored)) {
-        _ if marks.0 == marks.1 => by_generation(ours).cmp(&by_generation(stored)),
+    let ordering = match (is_in_history(&hashes.1, ours), is_in_history(&hashes.0, stored)) {
+        _ if hashes.0 == hashes.1 => by_generation(ours).cmp(&by_generation(stored)),
         (true, false) => Ordering::Greater,
         (false, true) => Ordering::Less,
-        // The server has issued a former refresh token again.
+        // The server has issued an earlier refresh token again.
         (true, true) => by_generation(ours).cmp(&by_generation(stored)),
         (false, false) => match (tombstone_covers(ours, stored), tombstone_covers(stored, ours)) {
             (true, false) => Ordering::Greater,
             (false, true) => Ordering::Less,
-            // Two lines of descent: somebody has begun anew where nothing was known.
+            // Two unrelated grants: one process has started over without the other record.
             _ => by_time(ours).cmp(&by_time(stored)),
         },
     };
     if ordering.is_gt() { RecordOrder::OursNewer } else { RecordOrder::StoredNewer }
 }
 
-/// Does a logout end what `other` is about as well? That was asked for with a refresh token from before it, by somebody
-/// who did not know of it, however late the answer came.
+/// Returns true if the logout `tombstone` applies to `other` as well: `other` was obtained with a refresh token from
+/// before the logout, by a process that did not know of it. When the response came does not matter.
 fn tombstone_covers(tombstone: &TokenRecord, other: &TokenRecord) -> bool {
-    let is_buried = |it: &Fingerprint| tombstone.history.contains(it);
+    let is_covered = |it: &Fingerprint| tombstone.history.contains(it);
     tombstone.is_tombstone()
-        && (other.parent.as_ref().is_some_and(is_buried)
+        && (other.parent.as_ref().is_some_and(is_covered)
             || tombstone.history.intersects(&other.history))
 }
 
-/// Of one line.
+/// The order of records with a common line of descent.
 fn by_generation(record: &TokenRecord) -> impl Ord + use<> {
     (record.generation, issued_at(record), tokens(record))
 }
 
-/// Of two lines. A refresh token, even a dead one, is more than none: whoever has taken one out of use has it in
-/// its past.
+/// The order of unrelated records. A record with a refresh token, even a dead one, is newer than one without: a
+/// process that had discarded that token would have it in its history.
 fn by_time(record: &TokenRecord) -> impl Ord + use<> {
     (record.lineage_hash().is_some(), issued_at(record), record.generation, tokens(record))
 }
 
-/// In milliseconds: a store keeps no others.
+/// In milliseconds, the precision of stored times.
 fn issued_at(record: &TokenRecord) -> Option<u128> {
     let logout = record.terminal.as_ref().filter(|_| record.is_tombstone()).map(|it| it.at);
     let at = logout.max(record.issued_at)?;

@@ -1,4 +1,4 @@
-//! What an answer makes of a record: pure.
+//! How a token response changes the record: pure functions.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,16 +6,16 @@ use crate::oauth::{Rotation, TokenResponse};
 use crate::secret::Secret;
 use crate::store::{IssuedFor, TokenRecord};
 
-/// What was presented for an answer.
+/// The grant that a token response answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PresentedGrant<'a> {
     /// The record's refresh token.
     RefreshToken(&'a Secret),
-    /// A seed that takes the record's place now.
+    /// A seed, which replaces the grant of the record.
     Seed(&'a Secret),
-    /// A grant that begins anew, in the place of whatever was there.
+    /// A new grant (bootstrap or login), which replaces the grant of the record.
     NewGrant,
-    /// What the configuration has, which can be presented again at any time.
+    /// The configured grant, which can be repeated at any time.
     Configured,
 }
 
@@ -28,32 +28,32 @@ impl<'a> PresentedGrant<'a> {
     }
 }
 
-/// Under which circumstances a token was issued.
+/// The circumstances of a token response.
 #[derive(Clone, Debug)]
 pub(super) struct ResponseContext<'a> {
     pub(super) presented: PresentedGrant<'a>,
-    /// When it was asked for.
+    /// When the token request was sent.
     pub(super) asked_at: SystemTime,
-    /// The lifetime to assume.
+    /// The lifetime to assume if the response states none.
     pub(super) lifetime: Option<Duration>,
-    /// What to do with a new refresh token.
+    /// How a new refresh token is treated.
     pub(super) rotation: Rotation,
-    /// What it was asked for.
+    /// The grant and request of the token request.
     pub(super) issued_for: IssuedFor,
-    /// It is bound to the record's key.
+    /// The token is bound to the key of the record (RFC 9449).
     pub(super) bound: bool,
 }
 
-/// Why an answer that issued something is no good.
+/// Why a successful response is unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ResponseDefect {
-    /// It prolongs an access token, and there is none.
+    /// It extends the lifetime of an access token, and there is none.
     NothingToExtend,
-    /// It has no new refresh token, and `rotation = "require"` says that it must.
+    /// It has no new refresh token, which `rotation = "require"` demands.
     NotRotated,
 }
 
-/// The record after an answer. What the server left out is kept.
+/// Returns the record after a response. Values that the response omits are kept (RFC 6749 §6).
 pub(super) fn apply_response(
     old: &TokenRecord,
     response: &TokenResponse,
@@ -86,8 +86,8 @@ pub(super) fn apply_response(
     Ok(record)
 }
 
-/// The record with what an answer says of the refresh token, and nothing else: it may be the only good one, and
-/// whatever else is wrong with the answer, the presented one is spent.
+/// Returns the record with the refresh token of a response and nothing else of it. The token may be the only valid one:
+/// even if the rest of the response is unusable, the server has consumed the presented one.
 pub(super) fn apply_refresh_token(
     old: &TokenRecord,
     new: Option<Secret>,
@@ -96,7 +96,7 @@ pub(super) fn apply_refresh_token(
     let presented = context.presented;
     let mut old = old.clone();
     if old.is_tombstone() {
-        // Whoever comes after a logout remembers it.
+        // A record after a logout has the logout in its history.
         old.retire_refresh_token();
     }
     let is_of_old_request =
@@ -135,8 +135,9 @@ pub(super) fn apply_refresh_token(
             return record;
         }
     }
-    // What rotates is ignored on request, and within its grace a server may hand out a token that is superseded
-    // already. Not so the first refresh token of a new grant, which some servers have issued before.
+    // With `rotation = "ignore"` the refresh token never changes. During its grace period a server may return a token
+    // that is superseded already, which is ignored as well. The first token of a new grant is always used, although
+    // some servers issue the same one again.
     let is_next = |new: &Secret| {
         presented == PresentedGrant::NewGrant
             || context.rotation != Rotation::Ignore && !record.has_superseded(&new.fingerprint())

@@ -1,24 +1,24 @@
-//! One flight: a durable refresh of one credential.
+//! One durable refresh of one credential, called a flight.
 //!
-//! A refresh token may be single-use: the authorization server can answer with a new one and forget
-//! the old (RFC 6749 §6, RFC 9700 §4.14). From that moment until the new one is on stable storage,
-//! this process holds the only copy. Everything here is arranged around that interval:
+//! A refresh token may be single-use: the authorization server can answer with a new one and invalidate
+//! the old one (RFC 6749 §6, RFC 9700 §4.14). From that moment until the new one is on stable storage,
+//! this process holds the only copy. The order of the steps follows from that:
 //!
 //! 1. take the lease, so that no other process refreshes the same credential;
-//! 2. reload the record, because another process may have refreshed it while we waited;
-//! 3. write down the attempt, so that a loss from here on is recognised afterwards, by anybody;
-//! 4. see that the lease is still ours, and ask the token endpoint;
-//! 5. note the new record in the ledger, and commit it;
-//! 6. only then make the configured steps, and let requests use the new access token.
+//! 2. reload the record, because another process may have refreshed it in the meantime;
+//! 3. store the attempt, so that any process can detect a lost response afterwards;
+//! 4. check that the lease is still held, and send the token request;
+//! 5. put the new record into the cache entry, and commit it;
+//! 6. only then make the configured further requests, and let requests use the new access token.
 //!
-//! A commit that fails does not hold requests up for more than a second: refusing traffic would not bring the
-//! old refresh token back. The record is then served from memory, the lease is
-//! kept so that nobody else refreshes with the dead token, and the commit is tried until it works.
+//! A failed commit delays requests by at most a second, because refusing traffic would not bring the old refresh
+//! token back. After that the token is served unsaved, the lease is kept so that no other process presents the
+//! consumed refresh token, and the commit is retried until it succeeds.
 //!
 //! # Cancellation
 //!
-//! A flight is a detached task on the control runtime that no client's hanging up can cancel. What it has got
-//! is in the ledger at every moment, also when it panics.
+//! A flight is a detached task on the control runtime, which a disconnecting client cannot cancel. Everything it has
+//! received is in the cache entry at every moment, even if it panics.
 
 mod refresh_token;
 mod response;
@@ -30,25 +30,25 @@ use super::cache_entry::CacheEntry;
 use super::next_action::{NextAction, has_usable_access_token};
 use super::refresh_state::FlightOutcome;
 use super::resolved_config::ResolvedConfig;
-use super::{FailureReason, Generation};
+use super::{FailureReason, Generation, runtime};
 use crate::oauth::{ErrorClass, GrantError, RetryPace};
 use crate::store::{Attempt, Lease, StoreError, TerminalReason, TokenRecord};
 
-/// How long the transport takes to connect, at most; what a flight may take is counted with it.
+/// The longest that the transport takes to connect. It counts towards the duration of a flight.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// What repeating a token request may take.
-const REPLAYS: Duration = Duration::from_secs(5);
-/// A flight goes from a dead grant to a bootstrap, or from a bad seed to the grant before it; not in circles.
+/// The longest that repeating a token request takes.
+const MAX_REPLAY_DURATION: Duration = Duration::from_secs(5);
+/// The most actions of one flight: for example a dead grant, then a bootstrap. Guards against an endless loop.
 const MAX_ROUNDS: usize = 4;
 
-/// What a flight is for.
+/// Why a flight starts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RefreshRequest {
-    /// The generation that is to be replaced.
+    /// The generation to replace.
     seen: Generation,
-    /// An origin rejected it.
+    /// An origin server rejected that token.
     rejected: bool,
-    /// An operator wants one attempt, whatever is known.
+    /// An operator requested one attempt, regardless of backoffs and dead grants.
     is_forced: bool,
 }
 
@@ -66,14 +66,14 @@ impl RefreshRequest {
     }
 }
 
-/// How a flight failed.
+/// Why a flight failed.
 #[derive(Debug)]
 pub(super) struct FlightFailure {
     pace: RetryPace,
-    /// How long the server, or something else that is known, says to wait.
+    /// The minimum pause, for example from the server's `Retry-After`.
     retry_after: Option<Duration>,
     reason: FailureReason,
-    /// What went wrong, for people; without secrets.
+    /// The error text for operators, without secrets.
     detail: Option<String>,
 }
 
@@ -98,37 +98,37 @@ impl FlightFailure {
     }
 }
 
-/// What follows a step of a flight.
+/// What follows an action of a flight.
 enum FlightProgress {
-    /// There is nothing left to do.
+    /// The flight is complete.
     Done,
-    /// Something has changed: look again at what is to be done.
+    /// The record has changed: decide again what to do.
     Replan,
 }
 
 /// Starts the flight that the state machine has just allowed.
 pub(super) fn start(entry: &Arc<CacheEntry>, request: RefreshRequest) {
     if request.rejected
-        && let Some(token) = entry.current()
+        && let Some(token) = entry.current_token()
         && token.generation == request.seen
     {
         token.mark_rejected();
     }
-    let by = Arc::clone(&entry.lock().resolved);
-    let mut landing = FlightGuard { entry: Arc::clone(entry), by, outcome: None };
+    let started_with = Arc::clone(&entry.lock().resolved);
+    let mut guard = FlightGuard { entry: Arc::clone(entry), started_with, outcome: None };
     let running = async move {
-        // Lands even if the flight panics: waiters must not hang on one that crashed.
-        let outcome = run_flight(&landing.entry, request).await;
-        landing.set(outcome);
+        // The guard finishes the flight even if it panics, so that waiting requests do not hang.
+        let outcome = run_flight(&guard.entry, request).await;
+        guard.set(outcome);
     };
-    entry.context.tasks.flights.spawn_on(running, &entry.context.control);
+    runtime::spawn(&entry.context.tasks.flights, &entry.context.control, running);
 }
 
-/// Ends a flight exactly once, whatever happens to it.
+/// Finishes a flight exactly once, even if it panics.
 struct FlightGuard {
     entry: Arc<CacheEntry>,
-    /// The configuration that was in force when it started.
-    by: Arc<ResolvedConfig>,
+    /// The configuration in force when the flight started.
+    started_with: Arc<ResolvedConfig>,
     outcome: Option<FlightOutcome>,
 }
 
@@ -142,7 +142,7 @@ impl Drop for FlightGuard {
     fn drop(&mut self) {
         let reason = FailureReason::Internal;
         let crashed = FlightOutcome::Failed { pace: RetryPace::Long, retry_after: None, reason };
-        self.entry.finish_flight(self.outcome.take().unwrap_or(crashed), &self.by);
+        self.entry.finish_flight(self.outcome.take().unwrap_or(crashed), &self.started_with);
     }
 }
 
@@ -159,7 +159,7 @@ async fn run_flight(entry: &Arc<CacheEntry>, request: RefreshRequest) -> FlightO
     let (word, outcome) = match result.await {
         Ok(()) => {
             let ends = matches!(
-                entry.lock().plan(false, entry.context.clock.moment()),
+                entry.lock().next_action(false, entry.context.clock.moment()),
                 NextAction::Stop(_)
             );
             let word = match (ends, adopted) {
@@ -180,20 +180,20 @@ async fn run_flight(entry: &Arc<CacheEntry>, request: RefreshRequest) -> FlightO
     outcome
 }
 
-/// One flight, from the moment it has the lease.
+/// A flight that holds the lease.
 struct Flight<'a> {
     entry: &'a Arc<CacheEntry>,
     resolved: Arc<ResolvedConfig>,
     request: RefreshRequest,
     lease: Option<Lease>,
-    /// An attempt with another refresh token, which the one that is on record now has displaced.
+    /// An attempt with another refresh token that this flight's attempt has replaced in the record.
     displaced: Option<Attempt>,
-    /// Another process had refreshed already.
+    /// Another process had already refreshed the token.
     adopted: bool,
 }
 
 impl<'a> Flight<'a> {
-    /// Takes the lease, and what is stored if that is newer than what is known.
+    /// Takes the lease and reloads the record.
     async fn open(
         entry: &'a Arc<CacheEntry>,
         request: RefreshRequest,
@@ -219,9 +219,9 @@ impl<'a> Flight<'a> {
         };
         match entry.sync_with_store().await {
             Ok(_) => {}
-            // What could not be saved is the newest, as long as nobody else could have the lease.
+            // The unsaved record is the newest one as long as no other process had the lease.
             Err(_) if is_kept && entry.lock().is_unsaved => {}
-            // Nothing is asked with what may be superseded.
+            // No request is made with a refresh token that may be superseded.
             Err(error) => return Err(FlightFailure::of_store(&error)),
         }
         {
@@ -233,7 +233,7 @@ impl<'a> Flight<'a> {
         Ok(Self { entry, resolved, request, lease: Some(lease), displaced: None, adopted: false })
     }
 
-    /// What could not be saved is written with the lease that it was got with.
+    /// Keeps the lease for an unsaved record.
     fn close(&mut self) {
         let mut inner = self.entry.lock();
         if inner.is_unsaved {
@@ -252,10 +252,10 @@ impl<'a> Flight<'a> {
             let now = self.now();
             let (plan, record) = {
                 let mut inner = self.entry.lock();
-                // Each round goes by one configuration: what belongs to one server is shown to no other.
+                // Each action uses one configuration, so that no token is sent to another server.
                 self.resolved = Arc::clone(&inner.resolved);
                 let moment = self.entry.context.clock.moment();
-                (inner.plan(self.request.is_forced, moment), inner.record.clone())
+                (inner.next_action(self.request.is_forced, moment), inner.record.clone())
             };
             if self.has_newer_token(&record, now) {
                 self.adopted = true;
@@ -278,14 +278,14 @@ impl<'a> Flight<'a> {
             if let FlightProgress::Done = next {
                 return Ok(());
             }
-            // One attempt is what an operator gets.
+            // An operator gets one attempt.
             self.request.is_forced = false;
         }
-        let detail = "the flight went in circles".to_owned();
+        let detail = "the refresh reached no end after four actions".to_owned();
         Err(FlightFailure::new(RetryPace::Long, FailureReason::Internal, Some(detail)))
     }
 
-    /// Has somebody else replaced what was to be replaced?
+    /// Returns true if another process has already replaced the token.
     fn has_newer_token(&self, record: &TokenRecord, now: SystemTime) -> bool {
         !self.request.is_forced
             && record.generation > self.request.seen
@@ -297,15 +297,15 @@ impl<'a> Flight<'a> {
         self.entry.context.clock.now()
     }
 
-    /// Can the current token be served while this takes its time?
+    /// Returns true if requests can use the current token while the flight waits.
     fn has_usable_token(&self) -> bool {
         let now = self.entry.context.clock.moment();
-        let token = self.entry.current();
+        let token = self.entry.current_token();
         token.is_some_and(|token| token.is_usable(now) && self.resolved.accepts(&token))
     }
 
-    /// A refresh token is dead: says so in the record, and goes on with whatever is left.
-    async fn end(
+    /// Records that a refresh token is dead, and continues with the next possible action.
+    async fn record_dead_grant(
         &self,
         reason: TerminalReason,
         refresh_token: &crate::secret::Secret,
@@ -329,12 +329,12 @@ impl<'a> Flight<'a> {
     }
 }
 
-/// How long a flight with this configuration may take: connecting, listening, repeating, the steps, and a
-/// bootstrap. So long a lease has to last, and a shutdown waits.
+/// Returns the longest that a flight with this configuration takes: connecting, waiting for responses, repetitions, the
+/// configured steps and a bootstrap. It is the minimum duration of a lease, and of the wait of a shutdown.
 pub(super) fn max_duration(config: &crate::oauth::Config) -> Duration {
     let request = CONNECT_TIMEOUT + config.timeout;
     let steps = u32::try_from(config.steps.len()).unwrap_or(u32::MAX);
     let bootstraps = u32::from(config.bootstrap.is_some());
     let requests = steps.saturating_add(bootstraps).saturating_add(1);
-    request.saturating_mul(requests).saturating_add(REPLAYS)
+    request.saturating_mul(requests).saturating_add(MAX_REPLAY_DURATION)
 }

@@ -1,12 +1,12 @@
-//! When a token is replaced, and who waits for it: a pure state machine.
+//! When a token is refreshed, and which requests wait for it: a pure state machine.
 //!
-//! The machine is asked, each time with the time: what a request may do ([`RefreshState::want`]), what to make
-//! of a rejection ([`RefreshState::reject`]), whether there is something to do that nobody asked for
-//! ([`RefreshState::tick`]), and what follows from the end of a flight ([`RefreshState::finish`]). It does no I/O,
-//! holds no token and reads no clock.
+//! Each call passes the current time: what a request may do ([`RefreshState::request_token`]), how a rejection is
+//! handled ([`RefreshState::record_rejection`]), whether the timer has something to do ([`RefreshState::tick`]),
+//! and what the end of a flight means ([`RefreshState::finish_flight`]). The machine does no I/O, holds no token
+//! and reads no clock.
 //!
-//! Invariant: between an answer that starts a flight and the call of `finish`, no other answer
-//! starts one. So there is one token request at a time, however many requests ask.
+//! Invariant: between a decision that starts a flight and the call of `finish_flight`, no other decision starts
+//! one. So there is one token request at a time, however many requests need a token.
 
 mod forced_refresh;
 
@@ -18,46 +18,44 @@ use crate::oauth::RetryPace;
 use crate::store::{TerminalReason, TokenRecord};
 use forced_refresh::ForcedRefreshLimiter;
 
-/// A pause so short is sat out by whoever needs a token: most clients make more of a late answer than of
-/// a 503 (the torture test's clients see no failure). A longer one is said at once, so that nothing
-/// piles up behind a server that is down.
+/// Requests wait out backoffs up to this long; longer ones fail immediately. Most clients handle a late response
+/// better than a 503, but requests must not pile up behind a server that is down.
 pub(super) const MAX_WAITED_BACKOFF: Duration = Duration::from_secs(4);
-/// Flights of one credential start at least so far apart, unless the last one's token was worth it.
+/// The minimum interval between two flights of one credential, unless the last token was accepted.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
-/// A rejection of a token this young may mean that the origin has not heard of it yet.
+/// If a token this young is rejected, the origin server may not know it yet.
 const PROPAGATION_WINDOW: Duration = Duration::from_secs(5);
-/// How old such a token is when it is tried again: nobody was found who takes longer than 3 s.
+/// The age at which such a token is tried again. No known server takes longer than 3 s.
 const PROPAGATION_DELAY: Duration = Duration::from_secs(3);
-/// A credential that has been failing for so long is called out, once: most outages are over sooner.
-const OVERDUE_AFTER: Duration = Duration::from_secs(15 * 60);
-/// A refresh token is replaced when a tenth of its life is left, but not more than a week ahead.
+/// A credential that has been failing for this long is reported once. Most outages are shorter.
+const OUTAGE_NOTICE: Duration = Duration::from_secs(15 * 60);
+/// A refresh token is replaced when a tenth of its lifetime is left, but at most a week before its expiry.
 const REFRESH_TOKEN_MARGIN: Duration = Duration::from_secs(7 * 86_400);
-/// One that lives no longer is not kept alive: an unused credential would be refreshed all the time.
-const SHORTEST_REFRESH_TOKEN: Duration = Duration::from_secs(3600);
-/// So long before a grant ends it is called out, once.
+/// A refresh token with a shorter lifetime is not kept alive: an unused credential would be refreshed constantly.
+const MIN_KEPT_ALIVE_LIFETIME: Duration = Duration::from_secs(3600);
+/// The end of a grant is reported once, this long before it.
 pub(super) const GRANT_END_NOTICE: Duration = Duration::from_secs(7 * 86_400);
 
-/// The machine.
+/// The state machine of one credential.
 #[derive(Debug, Default)]
 pub(super) struct RefreshState {
     is_in_flight: bool,
-    /// No flight starts before it is over.
+    /// No flight starts before the end of this backoff.
     backoff: Option<Backoff>,
-    /// No flight starts at all: what the record and the configuration leave to do is nothing.
+    /// No flight starts at all: the record and the configuration leave no grant to use.
     terminal: Option<TerminalReason>,
-    /// Failures of the same pace in a row, for the backoff.
+    /// Consecutive failures of the same pace, for the backoff.
     failures: u32,
     pace: Option<RetryPace>,
-    /// When the first failure since the last success was, and whether it has been called long.
+    /// When the first failure since the last success occurred.
     failing_since: Option<Moment>,
-    has_reported_overdue: bool,
-    grant_ends: bool,
-    /// When the last flight started.
+    has_reported_outage: bool,
+    has_reported_grant_end: bool,
     last_started: Option<Moment>,
-    /// The flight under way was wanted by a rejection.
+    /// A rejection caused the flight in progress.
     is_forced: bool,
     limiter: ForcedRefreshLimiter,
-    /// Whether the start has looked at what it found.
+    /// The timer has run once.
     has_started: bool,
 }
 
@@ -68,60 +66,68 @@ pub(super) struct Backoff {
     pub(super) reason: FailureReason,
 }
 
-/// What may be done now.
+/// What a request has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "with an answer that starts a flight the machine is in flight: somebody has to start it"]
+#[must_use = "a decision that starts a flight has set the state to in flight; the caller must start it"]
 pub(super) enum RefreshDecision {
     /// Use the current token.
     Use,
-    /// Use it, and start a flight in the background.
+    /// Use the current token, and start a flight in the background.
     UseAndStart,
     /// Start a flight and wait for it.
     Start,
-    /// Wait for the flight that is under way.
+    /// Wait for the flight in progress.
     Wait,
-    /// There is nothing to use, and nobody is asked before that.
+    /// There is no usable token, and no token request is made before the end of this backoff.
     BackOff(Backoff),
-    /// A person has to act.
+    /// An operator has to act.
     NeedsLogin(TerminalReason),
-    /// The rejected token is brand-new: send again with it after this wait.
+    /// The rejected token is newly issued: send the request with it again after this wait.
     RetryAfter(Duration),
     /// Pass the rejection on to the client.
     PassOn,
-    /// The same, and start a flight in the background.
+    /// Pass the rejection on, and start a flight in the background.
     PassOnAndStart,
+}
+
+impl RefreshDecision {
+    /// Returns true if the caller has to start a flight.
+    pub(super) fn starts_flight(&self) -> bool {
+        matches!(self, Self::Start | Self::UseAndStart | Self::PassOnAndStart)
+    }
 }
 
 /// How a flight ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FlightOutcome {
-    /// All is well, or a person has to act: the record says so.
+    /// The record holds a new token, or states that an operator has to act.
     Completed,
-    /// It failed; ask again after the server's wish, or after a backoff of this pace.
+    /// The flight failed. The next one starts after the server's `Retry-After` or after a backoff of this pace,
+    /// whichever is longer.
     Failed { pace: RetryPace, retry_after: Option<Duration>, reason: FailureReason },
 }
 
 /// A request that an origin server has rejected.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rejection<'a> {
-    /// With this token.
+    /// The token that the request was sent with.
     pub(super) token: &'a AccessToken,
-    /// Which resource was asked for: a hash of method and path.
+    /// The requested resource: a hash of method and path.
     pub(super) target: u64,
-    /// It can be sent once more.
+    /// The request can be sent again.
     pub(super) can_resend: bool,
-    /// It was sent with a token that had replaced a rejected one.
+    /// `token` had replaced a token that was rejected for the same request.
     pub(super) has_new_token: bool,
-    /// It has waited for its token to become known.
+    /// The request has waited for its token to become known to the origin server.
     pub(super) has_waited: bool,
 }
 
-/// What the timer finds.
+/// What the timer looks at.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TimerInput<'a> {
     /// The current access token.
     pub(super) token: Option<&'a AccessToken>,
-    /// When the refresh token has to be used so that it does not die of idleness ([`upkeep`]).
+    /// When the refresh token has to be used so that it does not expire unused ([`keepalive_at`]).
     pub(super) keepalive_at: Option<SystemTime>,
     /// When the grant ends.
     pub(super) grant_end: Option<SystemTime>,
@@ -132,37 +138,37 @@ pub(super) struct TimerInput<'a> {
 pub(super) struct TimerActions {
     /// Start a flight in the background.
     pub(super) start: bool,
-    /// It has been failing for long; said once.
-    pub(super) is_overdue: bool,
-    /// The grant ends soon; said once.
-    pub(super) grant_ends: bool,
+    /// Report that the credential has been failing for a long time. Set once per outage.
+    pub(super) report_outage: bool,
+    /// Report that the grant ends soon. Set once per grant.
+    pub(super) report_grant_end: bool,
 }
 
 impl RefreshState {
-    /// May a request go ahead with `token`? Ask only when it is not plainly fresh.
+    /// Decides what a request that needs a token has to do. `token` is the current token.
     pub(super) fn request_token(
         &mut self,
         token: Option<&AccessToken>,
         now: Moment,
     ) -> RefreshDecision {
-        let usable = token.is_some_and(|token| token.is_usable(now));
-        if usable && token.is_some_and(|token| !token.is_due(now)) {
+        let is_usable = token.is_some_and(|token| token.is_usable(now));
+        if is_usable && token.is_some_and(|token| !token.is_due(now)) {
             return RefreshDecision::Use;
         }
         match self.blocked(token, now) {
-            Some(_) if usable => RefreshDecision::Use,
+            Some(_) if is_usable => RefreshDecision::Use,
             Some(decision) => decision,
             None => {
                 self.start_flight(false, now);
-                if usable { RefreshDecision::UseAndStart } else { RefreshDecision::Start }
+                if is_usable { RefreshDecision::UseAndStart } else { RefreshDecision::Start }
             }
         }
     }
 
-    /// What keeps a flight from starting.
+    /// Returns the decision for a request without a usable token, if no flight may start now.
     fn blocked(&self, token: Option<&AccessToken>, now: Moment) -> Option<RefreshDecision> {
         match self.terminal {
-            // Whatever is still under way, what it brings is given back.
+            // The tokens that a flight in progress obtains after a logout are revoked.
             Some(reason @ TerminalReason::LoggedOut) => {
                 return Some(RefreshDecision::NeedsLogin(reason));
             }
@@ -170,20 +176,16 @@ impl RefreshState {
             Some(reason) => return Some(RefreshDecision::NeedsLogin(reason)),
             None => {}
         }
-        self.active_backoff(now)
-            .or_else(|| self.min_interval(token, now))
+        self.backoff(now)
+            .or_else(|| self.min_interval_backoff(token, now))
             .map(RefreshDecision::BackOff)
     }
 
-    fn active_backoff(&self, now: Moment) -> Option<Backoff> {
-        self.backoff.filter(|backoff| !backoff.until.is_over(now))
-    }
-
-    fn min_interval(&self, token: Option<&AccessToken>, now: Moment) -> Option<Backoff> {
+    fn min_interval_backoff(&self, token: Option<&AccessToken>, now: Moment) -> Option<Backoff> {
         let until = self.last_started?.after(MIN_INTERVAL);
-        let was_worth_it = token.is_some_and(AccessToken::was_accepted);
+        let was_accepted = token.is_some_and(AccessToken::was_accepted);
         let backoff = Backoff { until, reason: FailureReason::MinInterval };
-        (!was_worth_it && !until.is_over(now)).then_some(backoff)
+        (!was_accepted && !until.is_over(now)).then_some(backoff)
     }
 
     fn start_flight(&mut self, is_forced: bool, now: Moment) {
@@ -192,7 +194,7 @@ impl RefreshState {
         self.last_started = Some(now);
     }
 
-    /// An origin rejected a request. `token` is the current one.
+    /// Decides how the rejection of a request by an origin server is handled. `token` is the current token.
     pub(super) fn record_rejection(
         &mut self,
         rejection: Rejection<'_>,
@@ -202,17 +204,16 @@ impl RefreshState {
         let Rejection { token: rejected, target, can_resend, has_new_token, has_waited } =
             rejection;
         let or_pass_on = |decision| if can_resend { decision } else { RefreshDecision::PassOn };
-        let newer = token.filter(|token| token.since > rejected.generation);
+        let is_long = |backoff: &Backoff| backoff.until.left(now) > MAX_WAITED_BACKOFF;
+        let newer = token.filter(|token| token.first_generation > rejected.generation);
         if newer.is_some_and(|token| token.is_usable(now)) {
             return or_pass_on(RefreshDecision::Use);
         }
-        if newer.is_some_and(|token| token.left(now).is_some_and(|left| left.is_zero())) {
-            // It is over already, which says nothing about the target or the next one.
+        if newer.is_some_and(|token| token.time_left(now).is_some_and(|left| left.is_zero())) {
+            // The newer token has expired, which says nothing about the target or about the next token.
             return match self.blocked(token, now) {
                 Some(RefreshDecision::NeedsLogin(_)) => RefreshDecision::PassOn,
-                Some(RefreshDecision::BackOff(backoff))
-                    if backoff.until.left(now) > MAX_WAITED_BACKOFF =>
-                {
+                Some(RefreshDecision::BackOff(backoff)) if is_long(&backoff) => {
                     RefreshDecision::PassOn
                 }
                 Some(decision) => or_pass_on(decision),
@@ -223,45 +224,43 @@ impl RefreshState {
                 None => RefreshDecision::PassOn,
             };
         }
-        let (window, until) = propagation_times(rejected);
+        let (window, delay) = propagation_times(rejected);
         let age = rejected.age(now);
-        let should_wait = can_resend && !has_waited && age < until;
-        // A token that was accepted, and that nobody accepts any more, is no good, whoever says so.
+        let should_wait = can_resend && !has_waited && age < delay;
+        // A token that was accepted before and is now rejected by several targets is invalid, whichever target
+        // reports it.
         let is_bad = rejected.was_rejected_by_several();
         let is_trusted = rejected.was_accepted_by(target) || is_bad;
         if has_new_token && !should_wait {
-            // A fresh token does not help this target. Others may fare better, and then they are not held up.
+            // A new token does not help this target. Its pause is its own, so that it delays no other target.
             self.limiter.blame_target(target, now);
             if !rejected.was_accepted() {
                 self.limiter.record_unhelpful(rejected.generation, is_trusted, now);
             }
         }
-        // What it waited for the end of has ended.
+        // A backoff that lasts until the current token is unusable ends with the rejection of that token.
         let is_current = token.is_some_and(|token| token.generation == rejected.generation);
-        let waits_for_its_end = |decision: &RefreshDecision| matches!(decision, RefreshDecision::BackOff(backoff) if backoff.reason == FailureReason::AnswersLost);
-        match self
-            .blocked(token, now)
-            .filter(|decision| !is_current || !waits_for_its_end(decision))
-        {
+        let ends_now = |decision: &RefreshDecision| {
+            is_current
+                && matches!(decision, RefreshDecision::BackOff(backoff)
+                    if backoff.reason == FailureReason::AnswersLost)
+        };
+        match self.blocked(token, now).filter(|decision| !ends_now(decision)) {
             Some(RefreshDecision::NeedsLogin(_)) => {
-                // No other will come: whoever asks next is told so instead of being rejected as well.
-                token
-                    .filter(|it| it.generation == rejected.generation)
-                    .inspect(|it| it.mark_rejected());
+                // There will be no other token. Later requests fail immediately instead of being rejected as well.
+                token.filter(|_| is_current).inspect(|token| token.mark_rejected());
                 return RefreshDecision::PassOn;
             }
-            Some(RefreshDecision::BackOff(backoff))
-                if backoff.until.left(now) > MAX_WAITED_BACKOFF =>
-            {
+            Some(RefreshDecision::BackOff(backoff)) if is_long(&backoff) => {
                 return RefreshDecision::PassOn;
             }
             Some(decision) => return or_pass_on(decision),
             None => {}
         }
         if should_wait {
-            return RefreshDecision::RetryAfter(until - age);
+            return RefreshDecision::RetryAfter(delay - age);
         }
-        // Whoever comes next waits for the token to become known, and may find it good.
+        // If this request cannot wait for the token to become known, a later one can, and may succeed.
         let may_be_unknown = !can_resend && !has_waited && age < window && !rejected.was_accepted();
         let target = (!is_bad).then_some(target);
         if may_be_unknown || !self.limiter.allows(target, is_trusted, now) {
@@ -272,23 +271,23 @@ impl RefreshState {
         if can_resend { RefreshDecision::Start } else { RefreshDecision::PassOnAndStart }
     }
 
-    /// An origin accepted a request with a token of this generation, for the first time. `renewed`: one that had
-    /// been rejected with the token before.
+    /// Records that an origin server accepted a token of this generation for the first time. `has_new_token`: the
+    /// request had been rejected with an older token before.
     pub(super) fn record_acceptance(&mut self, generation: Generation, has_new_token: bool) {
         self.limiter.record_acceptance(generation, has_new_token);
     }
 
-    /// A target has accepted a token that it was blamed for rejecting.
+    /// Records that a blamed target has accepted a token.
     pub(super) fn clear_target(&mut self, target: u64) {
         self.limiter.clear_target(target);
     }
 
-    /// Which targets are blamed, a bit for each: those are worth forgiving.
+    /// Returns the blamed targets, one bit each.
     pub(super) fn blamed_targets(&self) -> u64 {
         self.limiter.blamed_targets()
     }
 
-    /// An operator wants a flight now, whatever is known.
+    /// Starts a flight for an operator, regardless of backoffs and terminal states.
     pub(super) fn force_flight(&mut self, now: Moment) -> RefreshDecision {
         if self.is_in_flight {
             return RefreshDecision::Wait;
@@ -297,30 +296,30 @@ impl RefreshState {
         RefreshDecision::Start
     }
 
-    /// Looks at the time. A token is replaced in the background if it is in its margin and somebody
-    /// has used it, so that what nobody uses costs nothing; the first time, at the start, it need not
-    /// have been used yet. Also when the refresh token would otherwise die of idleness.
+    /// Runs the timer. A token inside its margin is replaced in the background if it was used, so that an unused
+    /// credential causes no requests; on the first run after the start it need not have been used. A refresh token
+    /// that would otherwise expire unused is refreshed as well.
     pub(super) fn tick(&mut self, input: TimerInput<'_>, now: Moment) -> TimerActions {
         let TimerInput { token, keepalive_at, grant_end } = input;
-        let first = !std::mem::replace(&mut self.has_started, true);
-        let is_overdue = !self.has_reported_overdue
-            && self.failing_since.is_some_and(|since| since.elapsed(now) >= OVERDUE_AFTER);
-        self.has_reported_overdue |= is_overdue;
+        let is_first = !std::mem::replace(&mut self.has_started, true);
+        let report_outage = !self.has_reported_outage
+            && self.failing_since.is_some_and(|since| since.elapsed(now) >= OUTAGE_NOTICE);
+        self.has_reported_outage |= report_outage;
         let is_near = grant_end.is_some_and(|end| ends_soon(end, now));
-        let grant_ends = is_near && !self.grant_ends;
-        self.grant_ends = is_near;
+        let report_grant_end = is_near && !self.has_reported_grant_end;
+        self.has_reported_grant_end = is_near;
         let is_due = |token: &AccessToken| {
-            token.is_usable(now) && token.is_due(now) && (first || token.was_used())
+            token.is_usable(now) && token.is_due(now) && (is_first || token.was_used())
         };
-        let wanted = token.is_some_and(is_due) || keepalive_at.is_some_and(|due| now.wall >= due);
-        let start = wanted && self.blocked(token, now).is_none();
+        let is_needed = token.is_some_and(is_due) || keepalive_at.is_some_and(|at| now.wall >= at);
+        let start = is_needed && self.blocked(token, now).is_none();
         if start {
             self.start_flight(false, now);
         }
-        TimerActions { start, is_overdue, grant_ends }
+        TimerActions { start, report_outage, report_grant_end }
     }
 
-    /// The flight is over. `jitter` in 0..1 spreads the attempts of several processes.
+    /// Records the end of a flight. `jitter`, from 0 to 1, spreads the attempts of several processes.
     pub(super) fn finish_flight(&mut self, outcome: FlightOutcome, now: Moment, jitter: f64) {
         self.is_in_flight = false;
         let was_forced = std::mem::take(&mut self.is_forced);
@@ -328,14 +327,14 @@ impl RefreshState {
             FlightOutcome::Completed => self.clear_failures(),
             FlightOutcome::Failed { pace, retry_after, reason } => {
                 if was_forced {
-                    // It says nothing about what new tokens are worth.
+                    // There was no new token whose effect could be judged.
                     self.limiter.clear_pauses();
                 }
                 if self.pace.replace(pace) != Some(pace) {
                     self.failures = 0;
                 }
                 self.failures = self.failures.saturating_add(1);
-                let pause = backoff(pace, self.failures).mul_f64(1.0 - jitter / 2.0);
+                let pause = backoff_duration(pace, self.failures).mul_f64(1.0 - jitter / 2.0);
                 let until = now.after(retry_after.unwrap_or_default().max(pause));
                 self.backoff = Some(Backoff { until, reason });
                 self.failing_since.get_or_insert(now);
@@ -343,16 +342,16 @@ impl RefreshState {
         }
     }
 
-    /// There is a token, or a person has to act: what failed before says nothing any more.
+    /// Resets the backoff: there is a token, or an operator has to act.
     pub(super) fn clear_failures(&mut self) {
         self.backoff = None;
         self.failures = 0;
         self.pace = None;
         self.failing_since = None;
-        self.has_reported_overdue = false;
+        self.has_reported_outage = false;
     }
 
-    /// What the record and the configuration leave to do is nothing, or something again.
+    /// Sets why no flight may start, or `None` if one may.
     pub(super) fn set_terminal(&mut self, terminal: Option<TerminalReason>) {
         self.terminal = terminal;
     }
@@ -365,19 +364,19 @@ impl RefreshState {
         self.is_in_flight
     }
 
-    /// What the last flight failed of, if nothing has succeeded since.
+    /// Returns why the last flight failed and since when flights have been failing, unless one has succeeded since.
     pub(super) fn failure(&self) -> Option<(FailureReason, Moment)> {
         Some((self.backoff?.reason, self.failing_since?))
     }
 
-    /// How long nobody is asked, if that is so now.
+    /// Returns the backoff that is in force now.
     pub(super) fn backoff(&self, now: Moment) -> Option<Backoff> {
-        self.active_backoff(now)
+        self.backoff.filter(|backoff| !backoff.until.is_over(now))
     }
 }
 
-/// The pause after so many failures in a row.
-fn backoff(pace: RetryPace, failures: u32) -> Duration {
+/// Returns the pause after this many consecutive failures.
+fn backoff_duration(pace: RetryPace, failures: u32) -> Duration {
     let (first, last) = match pace {
         RetryPace::Unsent => (1, 5),
         RetryPace::Short => (1, 60),
@@ -388,27 +387,28 @@ fn backoff(pace: RetryPace, failures: u32) -> Duration {
     Duration::from_secs((first * factor).min(last))
 }
 
-/// Until which age a token is young, and at which it is tried again. Scaled down for tokens that live seconds:
-/// of those all would be young all the time.
+/// Returns up to which age `token` counts as newly issued, and the age at which it is tried again. Both are scaled
+/// down for tokens with lifetimes of seconds, which would otherwise always be newly issued.
 fn propagation_times(token: &AccessToken) -> (Duration, Duration) {
-    let scale = |time: Duration| token.lifetime().map_or(time, |it| time.min(it / 10));
-    let window = scale(PROPAGATION_WINDOW);
+    let window = token.lifetime().map_or(PROPAGATION_WINDOW, |it| PROPAGATION_WINDOW.min(it / 10));
     (window, window.min(PROPAGATION_DELAY))
 }
 
-/// Has an operator to hear of the end of a grant?
+/// Returns true if the end of a grant is near enough to be reported.
 pub(super) fn ends_soon(end: SystemTime, now: Moment) -> bool {
     now.wall + GRANT_END_NOTICE >= end
 }
 
-/// Is it so young that an origin may not have heard of it?
+/// Returns true if `token` is so young that an origin server may not know it yet.
 pub(super) fn is_newly_issued(token: &AccessToken, now: Moment) -> bool {
     token.age(now) < propagation_times(token).0
 }
 
-/// When the refresh token of `record` has to be used, counted from the last time it was: after
-/// `keepalive`, or before the time at which the server said that it expires. Where the server does not
-/// move that time, each use takes nine tenths off what is left: a handful of requests.
+/// Returns when the refresh token of `record` has to be used next so that it does not expire unused: `keepalive`
+/// after its last use, or before the expiry that the server announced.
+///
+/// If the server does not extend that expiry, each use comes after nine tenths of the time left, which amounts to
+/// a handful of requests.
 pub(super) fn keepalive_at(
     record: &TokenRecord,
     keepalive: Option<Duration>,
@@ -416,12 +416,12 @@ pub(super) fn keepalive_at(
     record.refresh_token.as_ref()?;
     let used_at = record.issued_at?;
     let idle = keepalive.and_then(|keepalive| used_at.checked_add(keepalive));
-    let before_its_end = record.refresh_expires_at.and_then(|expires_at| {
+    let before_expiry = record.refresh_expires_at.and_then(|expires_at| {
         let lifetime = expires_at.duration_since(used_at).ok()?;
         let margin = (lifetime / 10).min(REFRESH_TOKEN_MARGIN);
-        (lifetime >= SHORTEST_REFRESH_TOKEN).then(|| expires_at - margin)
+        (lifetime >= MIN_KEPT_ALIVE_LIFETIME).then(|| expires_at - margin)
     });
-    idle.into_iter().chain(before_its_end).min()
+    idle.into_iter().chain(before_expiry).min()
 }
 
 #[cfg(test)]

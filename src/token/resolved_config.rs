@@ -1,4 +1,4 @@
-//! A configuration at work, and which tokens are its own.
+//! A configuration with the values derived from it, and which tokens it accepts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,19 +9,19 @@ use crate::oauth::{GrantIdentity, TokenEndpoint};
 use crate::secret::Fingerprint;
 use crate::store::IssuedFor;
 
-/// A configuration, and what follows from it.
+/// A configuration with the values derived from it.
 #[derive(Debug)]
 pub(super) struct ResolvedConfig {
     pub(super) config: Config,
     pub(super) title: Arc<str>,
     pub(super) endpoint: TokenEndpoint,
-    pub(super) belonging: GrantIdentity,
+    pub(super) identity: GrantIdentity,
     pub(super) fingerprint: Fingerprint,
-    /// The hash of the first refresh token: another one is another grant.
+    /// The hash of the seed. Another seed means another grant.
     pub(super) seed: Option<Fingerprint>,
-    /// Counts up with every reload, so that what a request of before still opens does not undo one.
+    /// Counts up with every reload, so that a slot that was opened before a reload does not undo it.
     pub(super) revision: u64,
-    /// Which one it is, of all that this process ever had.
+    /// Identifies the configuration within the process. Never 0.
     pub(super) id: u64,
 }
 
@@ -31,7 +31,7 @@ impl ResolvedConfig {
         let endpoint = TokenEndpoint::new(config.oauth.clone(), context.transport.clone());
         Self {
             title: Arc::from(config.title()),
-            belonging: config.oauth.grant_identity(&config.variables),
+            identity: config.oauth.grant_identity(&config.variables),
             fingerprint: config.oauth.fingerprint(),
             seed: config.seed.as_ref().and_then(|seed| Some(seed.value.as_ref()?.fingerprint())),
             revision: context.revision,
@@ -48,32 +48,32 @@ impl ResolvedConfig {
             renewal: oauth.grant.renewal(),
             can_bootstrap: oauth.bootstrap.is_some(),
             config: &self.fingerprint,
-            belonging: &self.belonging,
+            identity: &self.identity,
             bound: oauth.reading.dpop,
         }
     }
 
-    /// What tokens that are asked for now are issued for.
+    /// What a token requested with this configuration is issued for.
     pub(super) fn issued_for(&self) -> IssuedFor {
-        let GrantIdentity { grant, request, .. } = self.belonging.clone();
+        let GrantIdentity { grant, request, .. } = self.identity.clone();
         IssuedFor { grant, request }
     }
 
-    /// What is asked for by `other` is of use here as well.
+    /// Returns true if the tokens that `other` requests are valid for this configuration as well.
     pub(super) fn requests_same_tokens(&self, other: &Self) -> bool {
-        self.seed == other.seed && self.belonging == other.belonging
+        self.seed == other.seed && self.identity == other.identity
     }
 
-    /// Tokens that this was asked for may be put on its requests; those of another configuration never.
+    /// Returns true if requests of this configuration may use `token`.
     pub(super) fn accepts(&self, token: &AccessToken) -> bool {
-        // Each request asks this. That the token was found to be this one's when it was published is one number
-        // to compare, where the hashes are many lines of memory.
+        // This runs for every request. Comparing the id that was set on publication is cheaper than comparing hashes.
         token.owner == self.id || self.matches(token)
     }
 
+    /// Compares what `token` was issued for with this configuration.
     pub(super) fn matches(&self, token: &AccessToken) -> bool {
         token.seed == self.seed
-            && token.issued_for.as_ref().is_none_or(|it| it.request == self.belonging.request)
-            && token.issued_for.as_ref().is_none_or(|it| self.belonging.matches_grant(&it.grant))
+            && token.issued_for.as_ref().is_none_or(|it| it.request == self.identity.request)
+            && token.issued_for.as_ref().is_none_or(|it| self.identity.matches_grant(&it.grant))
     }
 }

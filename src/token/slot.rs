@@ -1,4 +1,4 @@
-//! One credential's token, as one configuration sees it: a lock-free read, and one place to wait.
+//! The token of one credential under one configuration: a lock-free read, and one place to wait.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,42 +15,47 @@ use super::refresh_state::{
 use super::resolved_config::ResolvedConfig;
 use super::{
     AccessToken, Condition, Config, Context, FailureReason, Generation, Status, TokenError,
-    TokenRevocation, login_logout,
+    TokenRevocation, login_logout, runtime,
 };
 use crate::clock::Moment;
 use crate::oauth::TokenResponse;
 use crate::store::StoreError;
 
-/// One credential's token. After a reload another slot shares the ledger with this one, which gets no token of
-/// the new configuration.
+/// What a request is told to retry after if its configuration is being replaced, or if its wait has ended.
+const RETRY_SOON: Duration = Duration::from_secs(1);
+
+/// The token of one credential under one configuration.
+///
+/// After a reload, a new slot shares the cache entry with this one. This slot serves no token that was
+/// issued for the new configuration only.
 pub struct Slot {
     resolved: Arc<ResolvedConfig>,
-    entry: Arc<CacheEntry>,
+    pub(super) entry: Arc<CacheEntry>,
 }
 
-/// What became of one request that carries the token: how often it may still be sent, and what was tried.
+/// How often one request was sent with a token, and with which kind of token.
 #[derive(Clone, Copy, Debug)]
 pub struct ResendState {
-    /// Which resource it asks for: a hash of method and path.
+    /// The requested resource: a hash of method and path.
     pub target: u64,
-    /// Sending it twice does no harm (RFC 9110 §9.2.1).
-    pub safe: bool,
-    /// How often it was sent because of its token.
+    /// The method is safe (RFC 9110 §9.2.1), so that repeating the request does no harm.
+    pub is_safe: bool,
+    /// How often the request was sent because of its token.
     sent: u32,
-    /// It has been sent with a token that replaced a rejected one.
+    /// It was sent with a token that replaced a rejected one.
     has_new_token: bool,
-    /// It has waited for a new token to become known.
+    /// It waited for a newly issued token to become known to the origin server.
     has_waited: bool,
-    /// A token that it was sent with was brand-new when it was rejected.
+    /// A token that it was sent with was newly issued when it was rejected.
     had_newly_issued_token: bool,
 }
 
 impl ResendState {
-    /// A request that is about to be sent for the first time.
-    pub fn first(target: u64, safe: bool) -> Self {
+    /// The state of a request that is about to be sent for the first time.
+    pub fn first(target: u64, is_safe: bool) -> Self {
         Self {
             target,
-            safe,
+            is_safe,
             sent: 1,
             has_new_token: false,
             has_waited: false,
@@ -60,21 +65,20 @@ impl ResendState {
 }
 
 impl Slot {
-    /// Makes a slot, and reads its record unless the process knows it already. What the process does goes on by
-    /// the configuration before, if there is one, until [`Slot::activate`].
+    /// Opens a slot, and loads its record unless the process already has it. If another configuration is in
+    /// force for this record, it remains so until [`Slot::activate`].
     pub async fn open(config: Config, context: &Context) -> Self {
         let resolved = Arc::new(ResolvedConfig::new(config, context));
-        let (entry, is_new) = context.cache.of(&resolved, context);
+        let (entry, is_new) = context.cache.entry_for(&resolved, context);
         if is_new {
-            // Not on a thread of the data plane, where a slot may be asked for first.
-            let reading = Arc::clone(&entry);
-            let read = context.control.spawn(async move { reading.load_initial().await });
-            let _panicked = read.await;
+            // Not on the calling thread: the first request for a slot runs on the data plane.
+            let loading = Arc::clone(&entry);
+            runtime::run_on(&context.control, async move { loading.load_initial().await }).await;
         }
         Self { resolved, entry }
     }
 
-    /// From now on this configuration decides what is asked for.
+    /// Puts this slot's configuration in force.
     pub fn activate(&self) {
         self.entry.set_config(&self.resolved);
     }
@@ -84,48 +88,48 @@ impl Slot {
         &self.resolved.title
     }
 
-    /// A token that is usable now. Waits only if there is none, and at most the configured wait.
+    /// Returns a token that is usable now. Waits only if there is none, and at most the configured wait.
     ///
     /// # Errors
     ///
-    /// [`TokenError`] says whether asking again later may help.
+    /// [`TokenError`], which tells whether retrying later may help.
     ///
     /// # Cancellation
     ///
-    /// Dropping the future gives up the wait and nothing else: the flight goes on.
+    /// Dropping the future gives up the wait. The refresh continues.
     pub async fn token(&self) -> Result<Arc<AccessToken>, TokenError> {
-        if let Some(token) = self.entry.fresh(&self.resolved) {
+        if let Some(token) = self.entry.fresh_token(&self.resolved) {
             return Ok(token);
         }
-        let want = |state: &mut RefreshState, token: Option<&AccessToken>, now| {
+        let request = |state: &mut RefreshState, token: Option<&AccessToken>, now| {
             token.iter().for_each(|token| token.mark_used());
             state.request_token(token, now)
         };
-        // Boxed: callers hold the future of this, and few wait.
-        match Box::pin(self.wait_for(want, RefreshRequest::replace)).await {
+        // Boxed to keep the callers' futures small: few requests wait.
+        match Box::pin(self.wait_for(request, RefreshRequest::replace)).await {
             WaitResult::Token(token) => Ok(token),
             WaitResult::Failed(error) => Err(error),
-            WaitResult::PassOn => Err(self.unavailable(Duration::ZERO, FailureReason::Internal)),
+            WaitResult::PassOn => Err(unavailable(Duration::ZERO, FailureReason::Internal)),
         }
     }
 
-    /// An origin server rejected a request with `rejected`. Returns the token to send it again with, or `None` if
-    /// the rejection is the client's to see.
+    /// Handles the rejection of a request by an origin server. Returns the token to repeat the request with, or
+    /// `None` if the rejection is passed on to the client.
     ///
-    /// A rejection counts only for its own token. A thousand rejections of one token cost one
-    /// token request, and those that arrive after it cost none. A request is sent at most twice, and a safe one
-    /// whose rejected token is brand-new at most three times. `repeatable`: all of it can be sent again.
+    /// A rejection counts only for the token that was sent. A thousand rejections of one token cause one token
+    /// request; those that arrive after its end cause none. A request is sent at most twice, or three times if it
+    /// is safe and the rejected token is newly issued. `can_repeat`: the whole request can be sent again.
     pub async fn rejected(
         &self,
         rejected: &AccessToken,
         resend: &mut ResendState,
-        repeatable: bool,
+        can_repeat: bool,
     ) -> Option<Arc<AccessToken>> {
         let now = self.entry.context.clock.moment();
         rejected.record_rejection(resend.target);
         resend.had_newly_issued_token |= is_newly_issued(rejected, now);
-        let most = if resend.safe && resend.had_newly_issued_token { 3 } else { 2 };
-        let can_resend = repeatable && resend.sent < most;
+        let max_sends = if resend.is_safe && resend.had_newly_issued_token { 3 } else { 2 };
+        let can_resend = can_repeat && resend.sent < max_sends;
         let rejection = Rejection {
             token: rejected,
             target: resend.target,
@@ -138,7 +142,7 @@ impl Slot {
         };
         let request = |_| RefreshRequest::rejected(rejected.generation);
         if is_newly_issued(rejected, now) && can_resend {
-            // A sibling may have moved on: its token is sent, and nobody waits.
+            // If another process has already replaced the token, its new one is sent without a wait.
             self.reload_record().await;
         }
         match self.wait_for(reject, request).await {
@@ -152,12 +156,11 @@ impl Slot {
         }
     }
 
-    /// A request with `token` was not rejected.
+    /// Records that an origin server accepted a request with `token`.
     pub fn accepted(&self, token: &AccessToken, resend: &ResendState) {
         let is_first = token.record_acceptance(resend.target);
-        let is_blamed =
-            self.entry.blamed_targets.load(Ordering::Relaxed) & 1 << (resend.target % 64) != 0;
-        if is_first || is_blamed {
+        let blamed = self.entry.blamed_targets.load(Ordering::Relaxed);
+        if is_first || blamed & 1 << (resend.target % 64) != 0 {
             let mut inner = self.entry.lock();
             inner.state.clear_target(resend.target);
             if is_first {
@@ -167,42 +170,35 @@ impl Slot {
         }
     }
 
-    /// Waits until what `ask` asks the state machine for is there, for at most the configured wait, and starts
-    /// the flights that it allows: the one place where anybody waits for a token.
+    /// Asks the state machine until it decides, starts the refreshes that it allows, and waits in between for at
+    /// most the configured wait. This is the only place where requests wait for a token.
     async fn wait_for(
         &self,
         ask: impl Fn(&mut RefreshState, Option<&AccessToken>, Moment) -> RefreshDecision,
-        request: impl Fn(Generation) -> RefreshRequest,
+        refresh_request: impl Fn(Generation) -> RefreshRequest,
     ) -> WaitResult {
         let deadline = Instant::now() + self.resolved.config.wait;
         let mut changes = self.entry.subscribe();
-        let mut waited = false;
+        let mut has_waited = false;
         loop {
+            // Marked before the state is read, so that no change is missed after it.
             changes.mark_unchanged();
             let in_force = Arc::clone(&self.entry.lock().resolved);
             if !self.resolved.requests_same_tokens(&in_force) {
-                // Not in force yet: a reload is just making it so.
+                // A reload has opened this slot and is about to activate it.
                 if in_force.revision < self.resolved.revision
-                    && tokio::time::timeout_at(deadline, changes.changed()).await.is_ok()
+                    && runtime::occurs_before(deadline, changes.changed()).await
                 {
                     continue;
                 }
-                // A flight would bring nothing for this one; asked again, it will be another slot that answers.
-                let second = Duration::from_secs(1);
-                return WaitResult::Failed(self.unavailable(second, FailureReason::Reloaded));
+                // A refresh would get no token for this configuration. The client's retry reaches the new slot.
+                return WaitResult::reloaded();
             }
             let now = self.entry.context.clock.moment();
             let mut start = None;
             let (decision, token) = self.entry.decide(|state, token| {
                 let decision = ask(state, token, now);
-                if matches!(
-                    decision,
-                    RefreshDecision::Start
-                        | RefreshDecision::UseAndStart
-                        | RefreshDecision::PassOnAndStart
-                ) {
-                    start = Some(request(generation_of(token)));
-                }
+                start = decision.starts_flight().then(|| refresh_request(generation_of(token)));
                 decision
             });
             if let Some(request) = start {
@@ -212,15 +208,12 @@ impl Slot {
                 (RefreshDecision::Use | RefreshDecision::UseAndStart, Some(token)) => {
                     return match self.resolved.accepts(&token) {
                         true => WaitResult::Token(token),
-                        // A reload came in between; asked again, it will be another slot that answers.
-                        false => WaitResult::Failed(
-                            self.unavailable(Duration::from_secs(1), FailureReason::Reloaded),
-                        ),
+                        false => WaitResult::reloaded(),
                     };
                 }
                 (RefreshDecision::RetryAfter(wait), Some(_)) => {
-                    tokio::time::sleep(wait).await;
-                    return match self.entry.current() {
+                    runtime::sleep(wait).await;
+                    return match self.entry.current_token() {
                         Some(token) if self.resolved.accepts(&token) => WaitResult::Token(token),
                         _ => WaitResult::PassOn,
                     };
@@ -233,16 +226,14 @@ impl Slot {
                     | RefreshDecision::PassOnAndStart
                     | RefreshDecision::RetryAfter(_),
                     _,
-                ) => {
-                    return WaitResult::PassOn;
-                }
-                (RefreshDecision::BackOff(hold), _) => {
-                    let retry_after = hold.until.left(now);
-                    // Whoever waited for the flight that failed may see the next one through;
-                    // whoever comes later is told at once, unless it is a matter of moments.
-                    let is_told = !waited && retry_after > MAX_WAITED_BACKOFF;
-                    if is_told || Instant::now() + retry_after >= deadline {
-                        return WaitResult::Failed(self.unavailable(retry_after, hold.reason));
+                ) => return WaitResult::PassOn,
+                (RefreshDecision::BackOff(backoff), _) => {
+                    let retry_after = backoff.until.left(now);
+                    // A request that waited for the failed refresh may wait for the next one as well. A later
+                    // request fails immediately, unless the backoff is short.
+                    let fails_now = !has_waited && retry_after > MAX_WAITED_BACKOFF;
+                    if fails_now || Instant::now() + retry_after >= deadline {
+                        return WaitResult::Failed(unavailable(retry_after, backoff.reason));
                     }
                     Some(retry_after)
                 }
@@ -254,51 +245,51 @@ impl Slot {
                     _,
                 ) => None,
             };
-            let until = pause.map_or(deadline, |pause| Instant::now() + pause);
-            let in_time = tokio::time::timeout_at(until, changes.changed()).await.is_ok();
-            waited |= pause.is_none();
-            if !in_time && pause.is_none() {
-                let second = Duration::from_secs(1);
-                return WaitResult::Failed(self.unavailable(second, FailureReason::Timeout));
+            match pause {
+                Some(pause) => _ = runtime::occurs_within(pause, changes.changed()).await,
+                None if runtime::occurs_before(deadline, changes.changed()).await => {
+                    has_waited = true;
+                }
+                None => {
+                    return WaitResult::Failed(unavailable(RETRY_SOON, FailureReason::Timeout));
+                }
             }
         }
     }
 
-    fn unavailable(&self, retry_after: Duration, why: FailureReason) -> TokenError {
-        TokenError::Unavailable { retry_after, reason: why }
-    }
-
-    /// Looks into the store on the control runtime, where it is at home.
+    /// Looks for a newer record in the store. Runs on the control runtime, where stores are used.
     async fn reload_record(&self) {
         let entry = Arc::clone(&self.entry);
-        let looking = self.entry.context.control.spawn(async move { entry.reload().await });
-        let _panicked = looking.await;
+        runtime::run_on(&self.entry.context.control, async move {
+            entry.reload().await;
+        })
+        .await;
     }
 
-    /// What is to be said about this credential.
+    /// The state of this credential.
     pub fn status(&self) -> Status {
         let now = self.entry.context.clock.moment();
-        let token = self.entry.current().filter(|token| self.resolved.accepts(token));
+        let token = self.entry.current_token().filter(|token| self.resolved.accepts(token));
         let inner = self.entry.lock();
-        let usable = token.as_ref().is_some_and(|token| token.is_usable(now));
-        let due = token.as_ref().is_some_and(|token| token.is_due(now));
-        let failing = inner.state.failure();
-        let condition = match (inner.state.terminal(), failing) {
+        let is_usable = token.as_ref().is_some_and(|token| token.is_usable(now));
+        let is_due = token.as_ref().is_some_and(|token| token.is_due(now));
+        let failure = inner.state.failure();
+        let condition = match (inner.state.terminal(), failure) {
             (Some(reason), _) => Condition::NeedsLogin(reason),
             _ if inner.state.is_in_flight() => Condition::Refreshing,
-            (None, Some((why, _))) => Condition::Failing(why),
-            (None, None) if !usable => Condition::Absent,
-            (None, None) if due => Condition::NearExpiry,
+            (None, Some((reason, _))) => Condition::Failing(reason),
+            (None, None) if !is_usable => Condition::Absent,
+            (None, None) if is_due => Condition::NearExpiry,
             (None, None) => Condition::Fresh,
         };
         let record = &inner.record;
         Status {
             name: Arc::clone(&self.resolved.title),
             condition,
-            is_usable: usable,
+            is_usable,
             generation: match &token {
                 Some(token) => token.generation,
-                // Nobody can have it yet.
+                // The new token is not served before it is saved.
                 None if inner.is_saving => Generation(record.generation.0.saturating_sub(1)),
                 None => record.generation,
             },
@@ -307,31 +298,31 @@ impl Slot {
             refresh_expires_at: record.refresh_expires_at,
             grant_expires_at: record.grant_expires_at,
             grant_ends_soon: record.grant_expires_at.is_some_and(|end| ends_soon(end, now)),
-            failing_since: failing.map(|(_, since)| since.wall),
+            failing_since: failure.map(|(_, since)| since.wall),
             last_error: inner.last_error.clone(),
             is_unsaved: inner.has_save_failed,
             is_volatile: !record.history.is_empty() && !self.entry.context.store.is_durable(),
         }
     }
 
-    /// Forgets the credential's tokens, for every process on the store, and revokes them. A flight that
-    /// is under way does not bring them back. Only a new seed or [`Slot::store_login`] does. Returns what
-    /// became of each token at the authorization server.
+    /// Deletes the credential's tokens for every process on the store, and revokes them. A refresh in progress
+    /// does not restore them; only a new seed or [`Slot::store_login`] does. Returns the result of revoking each
+    /// token.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] if the tombstone could not be written; then nothing has changed.
+    /// [`StoreError`] if the tombstone could not be written. Then nothing has changed.
     pub async fn logout(&self) -> Result<Vec<TokenRevocation>, StoreError> {
         let before = login_logout::log_out(&self.entry, &self.resolved).await?;
         Ok(login_logout::revoke(&self.entry, &self.resolved, &before).await)
     }
 
-    /// Takes what a login brought: the credential's first refresh token, and with it an access token,
-    /// asked for at `asked_at`. It wins over whatever was there, a tombstone and a dead grant included.
+    /// Stores the response of a login, requested at `asked_at`: the first refresh token of a new grant and, if
+    /// present, an access token. It replaces any record, including a tombstone and a dead grant.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] if it could not be written; then nothing has changed.
+    /// [`StoreError`] if the record could not be written. Then nothing has changed.
     pub async fn store_login(
         &self,
         response: &TokenResponse,
@@ -340,49 +331,61 @@ impl Slot {
         login_logout::log_in(&self.entry, &self.resolved, response, asked_at).await
     }
 
-    /// Replaces the token now, whatever is known; the current one is served meanwhile. A flight that is under
-    /// way is waited for instead.
+    /// Replaces the token now, even if it is fresh or the grant is dead. Until then the current token is served.
+    /// If a refresh is in progress, waits for that one instead.
     ///
     /// # Errors
     ///
-    /// [`TokenError`] if that failed. A server that asked to be left alone is left alone by operators too.
+    /// [`TokenError`] if the refresh failed. The `Retry-After` of a server applies to operators as well.
     pub async fn refresh_now(&self) -> Result<Status, TokenError> {
-        let (before, mut began) = (self.status().generation, false);
+        let before = self.status().generation;
         let deadline = Instant::now() + self.resolved.config.wait;
         let mut changes = self.entry.subscribe();
         let now = self.entry.context.clock.moment();
         let (decision, token) = self.entry.decide(|state, _| state.force_flight(now));
-        if decision == RefreshDecision::Start {
-            began = true;
-            refresh::start(&self.entry, RefreshRequest::forced(generation_of(token.as_deref())));
+        let has_started = decision == RefreshDecision::Start;
+        if has_started {
+            let seen = generation_of(token.as_deref());
+            refresh::start(&self.entry, RefreshRequest::forced(seen));
         }
         while self.entry.lock().state.is_in_flight() {
-            if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
-                let second = Duration::from_secs(1);
-                return Err(self.unavailable(second, FailureReason::Timeout));
+            if !runtime::occurs_before(deadline, changes.changed()).await {
+                return Err(unavailable(RETRY_SOON, FailureReason::Timeout));
             }
         }
         let status = self.status();
         let now = self.entry.context.clock.moment();
-        let (end, hold) = {
+        let (terminal, backoff) = {
             let inner = self.entry.lock();
             (inner.state.terminal(), inner.state.backoff(now))
         };
-        match (end, hold) {
+        match (terminal, backoff) {
             (Some(reason), _) => Err(TokenError::NeedsLogin { reason }),
-            (None, Some(hold)) if status.generation == before || !began => {
-                Err(self.unavailable(hold.until.left(now), hold.reason))
+            (None, Some(backoff)) if status.generation == before || !has_started => {
+                Err(unavailable(backoff.until.left(now), backoff.reason))
             }
             _ => Ok(status),
         }
     }
 }
 
-/// What waiting for a token came to.
+fn unavailable(retry_after: Duration, reason: FailureReason) -> TokenError {
+    TokenError::Unavailable { retry_after, reason }
+}
+
+/// The result of waiting for a token.
 enum WaitResult {
     Token(Arc<AccessToken>),
     Failed(TokenError),
+    /// The rejection is passed on to the client.
     PassOn,
+}
+
+impl WaitResult {
+    /// Another configuration is in force. A retry reaches the slot of that configuration.
+    fn reloaded() -> Self {
+        Self::Failed(unavailable(RETRY_SOON, FailureReason::Reloaded))
+    }
 }
 
 impl fmt::Debug for Slot {

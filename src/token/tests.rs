@@ -1,5 +1,5 @@
-//! Whole slots against a scripted server and a scripted store, where no real ones are needed to see what is
-//! asked, when, and what is kept. Time is tokio's and is paused where it matters; the [`Clock`] goes with it.
+//! Tests of whole slots against a scripted authorization server and a scripted store: which requests are made, when,
+//! and what is stored. Tokio's time is paused where it matters, and the [`Clock`] follows it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod answers;
@@ -10,7 +10,6 @@ mod lost_answers;
 mod processes;
 mod refusals;
 mod reload;
-mod replica;
 mod restored;
 mod scripted_server;
 mod scripted_store;
@@ -40,8 +39,8 @@ use crate::oauth::{
 };
 use crate::secret::{Secret, SecretSource};
 use crate::store::{
-    Attempt, ByteStore, EncryptionKeys, MemoryStore, Store, TerminalReason, TerminalState,
-    TokenRecord, Version,
+    Attempt, ByteStore, EncryptionKeys, MemoryStore, PutOutcome, Store, TerminalReason,
+    TerminalState, TokenRecord, Version,
 };
 use crate::template::{Names, Template};
 
@@ -63,11 +62,24 @@ fn hash(text: &str) -> crate::secret::Fingerprint {
     Secret::new(text.to_owned()).fingerprint()
 }
 
-/// A configuration, and what its slots stand on: one store, one server.
+fn config() -> Config {
+    Config {
+        name: "api".to_owned(),
+        oauth: crate::oauth::Config::new(GrantType::RefreshToken, text(TOKEN_URL), text("client")),
+        variables: Default::default(),
+        seed: None,
+        margin: Margin::Auto,
+        lifetime: None,
+        keepalive: None,
+        wait: Duration::from_secs(5),
+    }
+}
+
+/// A configuration, one server and one store for the slots of a test.
 struct Fixture {
     server: Arc<ScriptedServer>,
     store: Arc<ScriptedStore>,
-    /// What is stored, read and written past the script.
+    /// The same store without the script.
     stored: Store,
     clock: Clock,
     config: Config,
@@ -80,20 +92,7 @@ impl Fixture {
         let store = Arc::new(ScriptedStore::over(Arc::clone(&memory)));
         let server = Arc::new(ScriptedServer::with_journal(store.journal()));
         let clock = Clock::adjustable();
-        let mut config = Config {
-            name: "api".to_owned(),
-            oauth: crate::oauth::Config::new(
-                GrantType::RefreshToken,
-                text(TOKEN_URL),
-                text("client"),
-            ),
-            variables: Default::default(),
-            seed: None,
-            margin: Margin::Auto,
-            lifetime: None,
-            keepalive: None,
-            wait: Duration::from_secs(5),
-        };
+        let mut config = config();
         change(&mut config);
         let context = Context {
             control: Handle::current(),
@@ -109,7 +108,7 @@ impl Fixture {
         Self { server, store, stored, clock, config, context }
     }
 
-    /// A slot with its first token, `at1`, and the refresh token `rt1`.
+    /// Starts a process and obtains the first token, `at1`, and the refresh token `rt1`.
     async fn started(&mut self) -> Arc<Slot> {
         self.seed("s1");
         let slot = self.start().await;
@@ -118,33 +117,33 @@ impl Fixture {
         slot
     }
 
-    /// The same, and the token is over.
+    /// The same, but the token has expired.
     async fn expired(&mut self) -> Arc<Slot> {
         let slot = self.started().await;
         self.clock.advance(2 * HOUR);
         slot
     }
 
-    /// The slot of a process that has just been started, and knows nothing of the others.
+    /// Starts a process, which has a cache of its own, and returns its slot.
     async fn start(&mut self) -> Arc<Slot> {
         self.context.cache = TokenCache::default();
         self.reload().await
     }
 
-    /// The slot after a reload of the process that was started last.
+    /// Reloads the process that was started last, and returns its new slot.
     async fn reload(&mut self) -> Arc<Slot> {
         let slot = self.open().await;
         slot.activate();
         slot
     }
 
-    /// The same, before it is in use.
+    /// The same without activating the slot.
     async fn open(&mut self) -> Arc<Slot> {
         self.context.revision += 1;
         Arc::new(Slot::open(self.config.clone(), &self.context).await)
     }
 
-    /// Lets the time, and what others store, be looked at.
+    /// Runs the timer and the store watcher.
     fn watch(&self) -> JoinHandle<()> {
         tokio::spawn(self.context.cache.clone().watch(self.context.clone()))
     }
@@ -157,10 +156,10 @@ impl Fixture {
         self.stored.load("api").await.unwrap().map_or(Version::ABSENT, |(_, version)| version)
     }
 
-    /// What another process or a person does: it takes the place of what is stored.
+    /// Replaces the stored record, as another process or an operator would.
     async fn put(&self, record: &TokenRecord) {
         let put = self.stored.put("api", self.version().await, None, record).await.unwrap();
-        assert!(matches!(put, crate::store::PutOutcome::Stored(_)));
+        assert!(matches!(put, PutOutcome::Stored(_)));
     }
 
     fn seed(&mut self, value: &str) {
@@ -172,7 +171,7 @@ impl Fixture {
         *self.store.intruder.lock().unwrap() = Some((Generation(2), record));
     }
 
-    /// The token request has come; what happens until its answer is up to the test.
+    /// Waits until a token request has arrived.
     async fn until_asked(&self) {
         let before = self.server.requests().len();
         while self.server.requests().len() == before {
@@ -180,7 +179,7 @@ impl Fixture {
         }
     }
 
-    /// Waits for everything that flights and writes still do.
+    /// Waits until flights and writes have ended.
     async fn rest(&self) {
         tokio::time::sleep(Duration::from_secs(10)).await;
     }
@@ -196,7 +195,7 @@ fn with_revocation(config: &mut Config) {
     config.oauth.revoke_url = Some(text(REVOKE_URL));
 }
 
-/// After the token request a step brings the token that APIs take.
+/// Adds a step after the token request that returns the access token.
 fn with_step(config: &mut Config) {
     config.oauth.steps.push(Step {
         url: text("https://as.example/step"),
@@ -213,13 +212,13 @@ async fn token(slot: &Slot) -> Result<String, TokenError> {
     slot.token().await.map(|token| token.access_token().to_owned())
 }
 
-/// The same at another place, while this one goes on.
+/// The same as a separate task.
 fn waiting(slot: &Arc<Slot>) -> JoinHandle<Result<String, TokenError>> {
     let slot = Arc::clone(slot);
     tokio::spawn(async move { token(&slot).await })
 }
 
-/// A first request with the current token is rejected: what it is sent again with.
+/// Rejects a first request with the current token. Returns the token that it is sent again with.
 async fn reject(slot: &Slot, repeatable: bool) -> Option<String> {
     let token = slot.token().await.unwrap();
     let mut resend = ResendState::first(1, true);
@@ -242,7 +241,7 @@ fn presents(request: &str, grant: &str) -> bool {
     request.contains("/token ") && request.contains(&format!("grant_type={grant}"))
 }
 
-/// What a login brought.
+/// The token response of a login.
 fn login(clock: &Clock) -> TokenResponse {
     TokenResponse {
         access_token: secret("at-login"),
@@ -257,13 +256,13 @@ fn login(clock: &Clock) -> TokenResponse {
     }
 }
 
-/// The same after it was stored and read.
+/// The record after it was stored and loaded.
 fn stored(record: &TokenRecord) -> TokenRecord {
     let bytes = record.to_bytes("api", &Default::default());
     TokenRecord::from_bytes("api", &bytes).unwrap().0
 }
 
-/// What a process that logs `before` out writes at `at`.
+/// The record that another process writes when it logs `before` out at `at`.
 fn tombstone(before: &TokenRecord, config: &Config, at: SystemTime) -> TokenRecord {
     let mut record = before.clone();
     record.retire_refresh_token();
@@ -281,7 +280,7 @@ fn tombstone(before: &TokenRecord, config: &Config, at: SystemTime) -> TokenReco
     })
 }
 
-/// What somebody else makes of `before`: a rotation at `at`, or something else entirely.
+/// The record that another process writes when it refreshes `before` at `at`.
 fn foreign(before: &TokenRecord, number: u32, at: SystemTime, lifetime: Duration) -> TokenRecord {
     let mut record = before.clone();
     record.parent = before.refresh_token.as_ref().map(Secret::fingerprint);

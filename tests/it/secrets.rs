@@ -64,7 +64,7 @@ async fn a_wrong_new_seed_is_logged_and_the_previous_grant_goes_on() {
     world.write_seed("a-refresh-token-of-long-ago");
     program.logs("the new configuration is in force").await;
     program.get(&world.http("/")).await.assert_ok();
-    program.logs("the new seed is no good").await;
+    program.logs("the new seed was refused").await;
     server.assert_token_requests(2, "the wrong seed was not tried exactly once");
     assert_eq!(
         world.record()["refresh_token"],

@@ -29,7 +29,7 @@ fn token(access_token: &str) -> AccessToken {
 }
 
 #[test]
-fn only_a_field_that_can_be_sent_becomes_a_token() {
+fn only_a_valid_field_value_becomes_a_token() {
     let found = token("abc");
     assert!(found.authorization == "Bearer abc" && found.authorization.is_sensitive());
     assert_eq!(
@@ -42,7 +42,7 @@ fn only_a_field_that_can_be_sent_becomes_a_token() {
 }
 
 #[test]
-fn a_token_is_due_from_its_margin_on_and_usable_to_its_end() {
+fn a_token_is_due_within_its_margin_and_usable_until_it_expires() {
     for (jitter, due) in [(0.0, 4300), (0.5, 4330), (1.0, 4360)] {
         let token =
             AccessToken::from_record(&record("abc"), Margin::Auto, jitter, at(1000)).unwrap();
@@ -56,22 +56,25 @@ fn a_token_is_due_from_its_margin_on_and_usable_to_its_end() {
 
 /// As after a restart that followed it.
 #[test]
-fn a_clock_that_was_set_back_makes_no_token_young_or_longer_lived() {
+fn a_clock_that_was_set_back_makes_no_token_newer_or_longer_lived() {
     for (set_back, age, left) in [(0, 100, 3500), (100, 0, 3600), (101, 0, 3600)] {
         let now = at(1100 - set_back);
         let token = AccessToken::from_record(&record("abc"), Margin::Auto, 0.0, now).unwrap();
         assert_eq!(token.age(now).as_secs(), age, "{set_back}");
-        assert!(token.left(now).unwrap().as_secs() <= left + 1, "{set_back}");
+        assert!(token.time_left(now).unwrap().as_secs() <= left + 1, "{set_back}");
     }
     let now = at(500);
     let token = AccessToken::from_record(&record("abc"), Margin::Auto, 0.0, now).unwrap();
-    assert_eq!((token.age(now), token.left(now)), (Duration::MAX, Some(Duration::from_secs(3600))));
+    assert_eq!(
+        (token.age(now), token.time_left(now)),
+        (Duration::MAX, Some(Duration::from_secs(3600)))
+    );
     assert!(!token.is_due(at(3799)) && token.is_due(at(3800)) && !token.is_usable(at(4100)));
 }
 
 /// A reload makes a token of the same record again.
 #[test]
-fn a_token_that_is_made_anew_keeps_its_end_although_the_clock_was_set_back() {
+fn a_recreated_token_keeps_its_expiry_although_the_clock_was_set_back() {
     // A store keeps milliseconds.
     let precise = |at: Option<SystemTime>| at.map(|at| at + Duration::from_nanos(999));
     let stored = record("abc");
@@ -85,20 +88,23 @@ fn a_token_that_is_made_anew_keeps_its_end_although_the_clock_was_set_back() {
     let now = Moment { wall: at(500).wall, running: at(2000).running };
     let mut again = AccessToken::from_record(&stored, Margin::Auto, 0.0, now).unwrap();
     again.carry_over_from(&before);
-    assert_eq!(again.left(now), Some(Duration::from_secs(2600)));
+    assert_eq!(again.time_left(now), Some(Duration::from_secs(2600)));
     assert_eq!(again.age(now), Duration::from_secs(1000));
 }
 
 #[test]
-fn only_the_same_token_inherits_what_became_of_it() {
-    let before = AccessToken { since: Generation(2), ..token("abc") };
+fn only_the_same_token_inherits_usage_and_acceptance() {
+    let before = AccessToken { first_generation: Generation(2), ..token("abc") };
     before.mark_used();
     assert!(before.record_acceptance(7) && !before.record_acceptance(8), "news only once");
     for (access_token, inherits) in [("abc", true), ("def", false)] {
         let mut next = token(access_token);
         next.carry_over_from(&before);
         let since = if inherits { Generation(2) } else { Generation(3) };
-        assert_eq!((next.was_used(), next.was_accepted(), next.since), (inherits, inherits, since));
+        assert_eq!(
+            (next.was_used(), next.was_accepted(), next.first_generation),
+            (inherits, inherits, since)
+        );
         // Which targets take good tokens is known of both.
         assert!(next.was_accepted_by(7) && next.was_accepted_by(8) && !next.was_accepted_by(9));
     }
@@ -110,7 +116,7 @@ fn targets() -> impl Iterator<Item = u64> {
 }
 
 #[test]
-fn targets_that_have_accepted_a_token_are_known_and_hardly_any_other() {
+fn the_target_filter_knows_accepted_targets_and_has_few_false_positives() {
     let token = token("abc");
     for target in targets().take(100) {
         assert!(token.record_acceptance(target) || token.was_accepted());
@@ -122,7 +128,7 @@ fn targets_that_have_accepted_a_token_are_known_and_hardly_any_other() {
 
 /// Otherwise every target would count as a good one after a while.
 #[test]
-fn a_memory_that_is_full_begins_anew_with_the_next_token() {
+fn a_full_target_filter_is_reset_with_the_next_token() {
     let before = token("abc");
     targets().take(5000).for_each(|target| _ = before.record_acceptance(target));
     let mut next = token("def");

@@ -1,4 +1,4 @@
-//! What is known beside what is stored: compared, noted, written, and written again until it is stored.
+//! Synchronises the record in memory with the store: compares the two, writes, and retries until a write succeeds.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,23 +7,24 @@ use std::time::Duration;
 use super::{CacheEntry, EntryInner};
 use crate::store::{Lease, PutOutcome, StoreError, TokenRecord, Version};
 use crate::token::record_order::{RecordOrder, compare_records};
+use crate::token::runtime;
 
-/// Attempts to save what a server issued, and the wait between them, before it is served from memory.
+/// How often saving a new token is tried, and the pause in between, before the token is served unsaved.
 const MAX_TRIES: usize = 3;
 const RETRY_DELAY: Duration = Duration::from_millis(300);
-/// How often saving is tried again in the background.
+/// The interval at which saving is retried in the background.
 const WRITE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Somebody else has changed the record meanwhile: theirs counts.
+/// Another process has stored a newer record, which takes precedence.
 #[derive(Debug)]
 pub(in crate::token) struct Superseded;
 
 impl CacheEntry {
-    /// Compares what is known with what is stored. Says whether there was something new in the store.
+    /// Loads the stored record and reconciles it with the one in memory. Returns true if the stored one is newer.
     ///
     /// # Errors
     ///
-    /// It cannot be read; a damaged record counts as none.
+    /// [`StoreError`] if the record cannot be read. A damaged record counts as absent.
     pub(in crate::token) async fn sync_with_store(&self) -> Result<bool, StoreError> {
         let _writing = self.writing.lock().await;
         let loaded = match self.load().await {
@@ -42,8 +43,8 @@ impl CacheEntry {
         loaded.inspect_err(|error| self.report_store(error))
     }
 
-    /// Compares what is known with what is stored, and takes over what counts. Says whether there was something
-    /// new in the store.
+    /// Compares the record in memory with the stored one and keeps the newer one. Returns true if the stored record had
+    /// news.
     pub(super) fn reconcile(
         &self,
         inner: &mut EntryInner,
@@ -62,7 +63,7 @@ impl CacheEntry {
                 inner.is_unsaved = true;
                 false
             }
-            // What others have noted beside the same tokens is newer than what was read here once.
+            // With the same tokens, the other fields of the stored record are newer than those in memory.
             (RecordOrder::Same, Some(stored)) if !inner.is_unsaved => {
                 let has_news = stored.terminal != inner.record.terminal
                     || stored.rejected != inner.record.rejected;
@@ -77,7 +78,7 @@ impl CacheEntry {
         }
     }
 
-    /// Looks into the store, for what another process has done there. Says whether there was something.
+    /// Reloads the record, because another process may have changed it. Returns true if it had.
     pub(in crate::token) async fn reload(self: &Arc<Self>) -> bool {
         let _writing = self.writing.lock().await;
         let stored = match self.context.store.load(&self.key).await {
@@ -114,13 +115,14 @@ impl CacheEntry {
         has_news
     }
 
-    /// What is stored is out of reach: a crash now would lose what is known. It is said once, and written back when
-    /// that can be done.
+    /// Handles a store that cannot be read. If the store is unavailable, a crash now would lose the record, so it is
+    /// reported once and written again as soon as possible.
     fn record_unreadable_store(self: &Arc<Self>, error: &StoreError) {
         let mut inner = self.lock();
-        let is_lost = matches!(error, StoreError::Unavailable(_) | StoreError::Unsafe { .. });
-        if inner.has_save_failed || inner.record == TokenRecord::default() || !is_lost {
-            tracing::debug!(key = self.key, %error, "the token store cannot be looked at");
+        let is_unavailable =
+            matches!(error, StoreError::Unavailable(_) | StoreError::Unsafe { .. });
+        if inner.has_save_failed || inner.record == TokenRecord::default() || !is_unavailable {
+            tracing::debug!(key = self.key, %error, "the token store cannot be read");
             return;
         }
         inner.has_save_failed = true;
@@ -130,8 +132,12 @@ impl CacheEntry {
         self.start_write_back();
     }
 
-    /// Notes what a server issued, before anything else can happen to it. `base` is the record that it was asked
-    /// for with.
+    /// Puts a newly issued record into the entry before anything else happens to it. `base` is the record that the token
+    /// request was made with.
+    ///
+    /// # Errors
+    ///
+    /// [`Superseded`] if the entry has a newer record than `base` by now.
     pub(in crate::token) fn record_issued(
         &self,
         base: &TokenRecord,
@@ -151,7 +157,7 @@ impl CacheEntry {
         Ok(())
     }
 
-    /// StoreChanges what is noted beside the tokens.
+    /// Changes fields of the record other than its tokens.
     pub(in crate::token) fn update_record(&self, change: impl FnOnce(&mut TokenRecord)) {
         let mut inner = self.lock();
         let before = inner.record.clone();
@@ -159,8 +165,8 @@ impl CacheEntry {
         inner.is_unsaved |= inner.record != before;
     }
 
-    /// Saves what is known, for at most about a second; after that it is served from memory, and saved by
-    /// [`CacheEntry::start_write_back`].
+    /// Saves the record. Gives up after about a second; the token is then served unsaved, and
+    /// [`CacheEntry::start_write_back`] continues.
     pub(in crate::token) async fn save(self: &Arc<Self>) {
         for attempt in 1..=MAX_TRIES {
             match self.write(None).await {
@@ -173,13 +179,13 @@ impl CacheEntry {
             }
             match attempt {
                 MAX_TRIES => self.report_unsaved(),
-                _ => tokio::time::sleep(RETRY_DELAY).await,
+                _ => runtime::sleep(RETRY_DELAY).await,
             }
         }
         self.lock().is_saving = false;
     }
 
-    /// Writes what is known, over what is stored if that is older. With a lease only while that is held.
+    /// Writes the record if the stored one is older. With a lease, writes only while the lease is held.
     pub(in crate::token) async fn write(&self, lease: Option<&Lease>) -> Result<(), WriteError> {
         let _writing = self.writing.lock().await;
         for _ in 0..3 {
@@ -192,7 +198,7 @@ impl CacheEntry {
                 PutOutcome::Stored(version) => {
                     let mut inner = self.lock();
                     inner.version = version;
-                    // Whatever was noted meanwhile is written next.
+                    // The record may have been changed during the write.
                     inner.is_unsaved = inner.record != record;
                     inner.has_save_failed &= inner.is_unsaved;
                     return Ok(());
@@ -210,7 +216,7 @@ impl CacheEntry {
                     if self.reconcile(&mut inner, stored)
                         && compare_records(&record, Some(&inner.record)) == RecordOrder::StoredNewer
                     {
-                        self.report_overtaken(&inner);
+                        self.report_superseded(&inner);
                         return Err(WriteError::Superseded);
                     }
                 }
@@ -220,8 +226,8 @@ impl CacheEntry {
         Err(WriteError::Store(StoreError::Busy { key, waited }))
     }
 
-    /// Writes what is known where the store is still as it was read. Otherwise what is there counts, beside the same
-    /// tokens, and is read by whoever looks next.
+    /// Writes the record if the stored one is unchanged. Otherwise the stored one takes precedence, and the next reload
+    /// reads it.
     pub(in crate::token) async fn write_if_unchanged(&self) {
         let (record, version) = {
             let inner = self.lock();
@@ -235,7 +241,7 @@ impl CacheEntry {
         inner.is_unsaved = inner.record != record;
     }
 
-    /// Writes what is unsaved until it is stored, or overtaken.
+    /// Starts a task that retries writing the record until it is stored or superseded.
     pub(in crate::token) fn start_write_back(self: &Arc<Self>) {
         if self.is_writing_back.swap(true, Ordering::SeqCst) {
             return;
@@ -251,7 +257,7 @@ impl CacheEntry {
                     Err(WriteError::Superseded) => entry.report_saved(false),
                     Err(WriteError::TimedOut) => entry.lock().has_save_failed = true,
                     Err(WriteError::Store(error)) => {
-                        tracing::debug!(key = entry.key, %error, "still not saved");
+                        tracing::debug!(key = entry.key, %error, "the record is still unsaved");
                         entry.lock().has_save_failed = true;
                     }
                 }
@@ -263,25 +269,25 @@ impl CacheEntry {
                         break;
                     }
                 }
-                tokio::time::sleep(WRITE_BACK_INTERVAL).await;
+                runtime::sleep(WRITE_BACK_INTERVAL).await;
             }
             entry.is_writing_back.store(false, Ordering::SeqCst);
-            // What was noted in between is not forgotten.
+            // The record may have been changed since the last check.
             if entry.lock().is_unsaved {
                 entry.start_write_back();
             }
         };
-        self.context.tasks.writes.spawn_on(writing, &self.context.control);
+        runtime::spawn(&self.context.tasks.writes, &self.context.control, writing);
     }
 }
 
-/// Why something is not stored.
+/// Why a record was not stored.
 #[derive(Debug)]
 pub(in crate::token) enum WriteError {
-    /// Somebody else has stored what counts now.
+    /// Another process has stored a newer record.
     Superseded,
-    /// The store has not answered: it may be stored now, later, or never.
+    /// The store did not respond in time. The record may be stored now, later or never.
     TimedOut,
-    /// The store could not.
+    /// The store failed.
     Store(StoreError),
 }

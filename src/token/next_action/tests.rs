@@ -34,7 +34,7 @@ struct PlanFixture {
     renewal: GrantRenewal,
     can_bootstrap: bool,
     config: Fingerprint,
-    belonging: GrantIdentity,
+    identity: GrantIdentity,
     bound: bool,
 }
 
@@ -45,7 +45,7 @@ impl PlanFixture {
             renewal,
             can_bootstrap: false,
             config: hash("c"),
-            belonging: GrantIdentity {
+            identity: GrantIdentity {
                 grant: hash("grant of c and its user"),
                 grant_without_bootstrap: hash("grant of c"),
                 request: hash("request of c"),
@@ -70,7 +70,7 @@ impl PlanFixture {
             renewal: self.renewal,
             can_bootstrap: self.can_bootstrap,
             config: &self.config,
-            belonging: &self.belonging,
+            identity: &self.identity,
             bound: self.bound,
         }
     }
@@ -136,7 +136,7 @@ fn attempt(seed: &str) -> NextAction {
 }
 
 #[test]
-fn what_is_left_to_do() {
+fn the_next_action_depends_on_record_and_configuration() {
     use TerminalReason::{LostRotation, NoGrant, Revoked};
     let (none, revoked) = (TokenRecord::default, || dead(Revoked, "c"));
     for (case, record, setting, expected) in [
@@ -188,7 +188,7 @@ fn what_is_left_to_do() {
 }
 
 #[test]
-fn what_is_left_of_a_damaged_record() {
+fn a_damaged_record_needs_a_login_or_a_new_grant() {
     let is_damaged = |setting: &PlanFixture, record: &TokenRecord| {
         next_action(record, setting.sources(), true, false, None, at(NOW))
     };
@@ -201,7 +201,7 @@ fn what_is_left_of_a_damaged_record() {
 
 /// E5: a refresh token is shown to nobody but those whom it is for.
 #[test]
-fn whose_refresh_token_it_is() {
+fn a_refresh_token_is_presented_only_to_its_own_server() {
     let other = NextAction::Stop(TerminalReason::OtherGrant);
     let with = |alter: fn(&mut TokenRecord)| {
         let mut record = record(Some("r3"));
@@ -281,7 +281,7 @@ fn whose_refresh_token_it_is() {
 
 /// E5, E6: which access tokens may be used.
 #[test]
-fn which_access_tokens_fit() {
+fn an_access_token_is_used_only_for_its_own_request() {
     let with = |alter: fn(&mut TokenRecord)| {
         let mut record = record(Some("r3"));
         alter(&mut record);
@@ -316,7 +316,7 @@ fn which_access_tokens_fit() {
 }
 
 #[test]
-fn what_needs_nothing_but_the_configuration_is_always_there() {
+fn a_repeatable_grant_can_always_be_used() {
     let setting = || {
         let seeded = PlanFixture::seeded(Some("s2"));
         PlanFixture { renewal: GrantRenewal::Repeatable, can_bootstrap: true, ..seeded }
@@ -342,7 +342,7 @@ fn what_needs_nothing_but_the_configuration_is_always_there() {
 
 /// Neither an old seed nor a bootstrap nor another configuration nor force.
 #[test]
-fn a_logout_is_lifted_by_a_new_seed_or_where_no_person_is_needed_by_another_configuration() {
+fn a_logout_ends_with_a_new_seed_or_with_another_configuration_if_no_person_is_needed() {
     let stop = || NextAction::Stop(TerminalReason::LoggedOut);
     for (seed, config, expected) in [
         (None, "c", stop()),
@@ -360,7 +360,7 @@ fn a_logout_is_lifted_by_a_new_seed_or_where_no_person_is_needed_by_another_conf
 
 /// E12: an operator gets one attempt, whatever is known.
 #[test]
-fn what_an_operator_can_have_done() {
+fn an_operator_can_force_one_attempt() {
     use TerminalReason::{NoGrant, Revoked, UserNeeded};
     for (case, record, setting, expected) in [
         ("dead", dead(Revoked, "c"), unseeded(), refresh("r3")),
@@ -389,7 +389,7 @@ fn what_an_operator_can_have_done() {
 
 /// E25: also by an operator, a seed or a bootstrap.
 #[test]
-fn a_server_that_wants_to_be_left_alone_is() {
+fn retry_after_applies_to_every_action() {
     let until = |throttled_until| {
         NextAction::Wait(at(throttled_until), FailureReason::Answer(ErrorClass::Throttled))
     };

@@ -136,7 +136,7 @@ fn descent_decides_before_counters_and_clocks() {
 }
 
 #[test]
-fn what_is_noted_beside_the_tokens_decides_nothing() {
+fn fields_other_than_tokens_do_not_decide() {
     let noted = TokenRecord { doubts: 2, rejected: true, ..rotated(3) };
     assert_eq!(compare_records(&rotated(3), Some(&noted)), RecordOrder::Same);
 }
@@ -144,7 +144,7 @@ fn what_is_noted_beside_the_tokens_decides_nothing() {
 /// Two processes start with a seed that is dead. The second must not forget what the first found out: it would
 /// present it again, and for ever.
 #[test]
-fn a_dead_first_refresh_token_wins_over_nothing() {
+fn a_dead_first_refresh_token_is_newer_than_an_empty_record() {
     let dead = dead_on_arrival(&TokenRecord::default(), secret("seed"), at(5));
     assert_eq!(
         both(&dead, &TokenRecord::default()),
@@ -158,7 +158,7 @@ fn a_dead_first_refresh_token_wins_over_nothing() {
 /// Two answers for one refresh token that is not rotated, within one millisecond, of which a store knows nothing
 /// finer.
 #[test]
-fn of_two_that_are_as_good_as_each_other_both_sides_choose_the_same_one() {
+fn both_processes_choose_the_same_of_two_equal_records() {
     let asked = |micros, access_token| TokenRecord {
         issued_at: Some(at(100) + Duration::from_micros(micros)),
         access_token: Some(secret(access_token)),
@@ -176,7 +176,7 @@ fn of_two_that_are_as_good_as_each_other_both_sides_choose_the_same_one() {
 
 /// A flight was in the air while an operator logged out: what it brings does not undo that.
 #[test]
-fn what_was_on_its_way_does_not_undo_a_logout() {
+fn a_response_in_transit_does_not_undo_a_logout() {
     for (asked, over) in [(5, 9), (8, 9)] {
         let tombstone = logged_out(&rotated(3), at(over));
         let late = TokenRecord { issued_at: Some(at(asked)), ..rotated(4) };
@@ -312,7 +312,7 @@ proptest! {
 
     /// Whatever the clocks say, and whichever of its former records comes back from a backup.
     #[test]
-    fn the_later_record_of_a_history_wins(history in any_history(false)) {
+    fn the_later_record_of_a_history_is_newer(history in any_history(false)) {
         let records = records(&history);
         let stored: Vec<_> = records.iter().map(stored).collect();
         let place = |place: usize| (&records[place], &stored[place]);
@@ -329,7 +329,7 @@ proptest! {
     /// The same where processes have gone on from backups: whoever descends wins, and of two that do not
     /// descend from each other both sides choose the same one.
     #[test]
-    fn both_sides_choose_the_same_record(history in any_history(true)) {
+    fn both_processes_choose_the_same_record(history in any_history(true)) {
         let records = records(&history);
         let stored: Vec<_> = records.iter().map(stored).collect();
         let place = |place: usize| (&records[place], &stored[place]);

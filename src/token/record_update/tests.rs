@@ -77,7 +77,7 @@ fn context(presented: PresentedGrant<'_>) -> ResponseContext<'_> {
 }
 
 #[test]
-fn a_success_moves_everything_on() {
+fn a_success_updates_every_field() {
     let troubled = TokenRecord {
         rejected: true,
         worked_with: Some(hash("config")),
@@ -119,7 +119,7 @@ fn a_success_moves_everything_on() {
 
 /// Salvaged, or before the steps: the access token from before stays as it was.
 #[test]
-fn a_refresh_token_alone_moves_on_alone() {
+fn a_refresh_token_alone_leaves_the_access_token() {
     let (old, current) = (TokenRecord { rejected: true, ..old() }, secret("rt3"));
     let record = apply_refresh_token(
         &old,
@@ -181,7 +181,7 @@ fn which_refresh_token_is_kept() {
 }
 
 #[test]
-fn an_answer_without_an_access_token_prolongs_the_old_one() {
+fn a_response_without_an_access_token_extends_the_old_one() {
     let current = secret("rt3");
     let context = context(PresentedGrant::RefreshToken(&current));
     let record = apply_response(&old(), &answer(None, None), &context).unwrap();
@@ -213,7 +213,7 @@ fn an_answer_without_an_access_token_prolongs_the_old_one() {
 
 /// Reltio: the same token comes back until it is over.
 #[test]
-fn an_access_token_that_comes_back_keeps_its_end() {
+fn an_access_token_that_is_issued_again_keeps_its_expiry() {
     let current = secret("rt3");
     for (access_token, said, lifetime, expected) in [
         ("at3", Some(4600), None, Some(4600)),
@@ -236,7 +236,7 @@ fn an_access_token_that_comes_back_keeps_its_end() {
 }
 
 #[test]
-fn the_ends_of_a_refresh_token_and_of_a_grant_belong_to_them() {
+fn expiries_of_refresh_token_and_grant_change_only_with_them() {
     let (current, seed) = (secret("rt3"), secret("s2"));
     let (refreshed, seeded) = (PresentedGrant::RefreshToken(&current), PresentedGrant::Seed(&seed));
     let old = TokenRecord {
@@ -269,7 +269,7 @@ fn the_ends_of_a_refresh_token_and_of_a_grant_belong_to_them() {
 
 /// A seed, a login or a bootstrap takes the place of what was there, and remembers it.
 #[test]
-fn another_grant_takes_the_place_of_the_one_before() {
+fn a_new_grant_replaces_the_previous_one() {
     let seed = secret("s2");
     for (presented, parent, history, seeds) in [
         (
@@ -303,7 +303,7 @@ fn another_grant_takes_the_place_of_the_one_before() {
 
 /// E6.
 #[test]
-fn for_another_request_nothing_of_the_old_access_token_is_kept() {
+fn a_token_for_another_request_keeps_nothing_of_the_old_one() {
     let current = secret("rt3");
     let (refreshed, own) = (PresentedGrant::RefreshToken(&current), PresentedGrant::Configured);
     for (presented, asked_for, old_access_token) in [
@@ -326,7 +326,7 @@ fn for_another_request_nothing_of_the_old_access_token_is_kept() {
 
 /// E22.
 #[test]
-fn a_key_lives_as_long_as_the_refresh_token_that_may_be_bound_to_it() {
+fn a_dpop_key_is_kept_as_long_as_its_refresh_token() {
     let (current, seed) = (secret("rt3"), secret("s2"));
     let old = TokenRecord { dpop_key: Some(secret("key")), bound: true, ..old() };
     for (presented, bound, has_key) in [
@@ -348,7 +348,7 @@ fn a_key_lives_as_long_as_the_refresh_token_that_may_be_bound_to_it() {
 
 /// By that, whoever logs in again is known to come after it, whatever clocks say.
 #[test]
-fn whoever_comes_after_a_logout_remembers_it() {
+fn a_record_after_a_logout_has_the_logout_in_its_history() {
     let logout = TokenRecord {
         generation: Generation(4),
         history: [hash("rt3"), hash("rt2")].into_iter().collect(),

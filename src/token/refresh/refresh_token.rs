@@ -1,4 +1,4 @@
-//! Presenting a refresh token: when it may be done, what is written down before, and once more after a loss.
+//! How a flight presents a refresh token: when it may, what it stores before, and how it repeats lost requests.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,50 +11,50 @@ use crate::oauth::{
 };
 use crate::secret::Secret;
 use crate::store::{Attempt, StoreError, TokenRecord};
-use crate::token::FailureReason;
 use crate::token::cache_entry::WriteError;
 use crate::token::next_action::NextAction;
 use crate::token::record_update::PresentedGrant;
+use crate::token::{FailureReason, runtime};
 
-/// When a request whose answer was lost is made again with the same refresh token, counted from the
-/// first of them, as a server's grace is: soon, because the shortest documented one is 5 s (Connect2id).
-const REPLAYS: [Duration; 3] =
+/// When a request whose response was lost is repeated with the same refresh token, counted from the first request, as
+/// servers count their grace period. The shortest documented grace period is 5 s (Connect2id).
+const REPLAY_TIMES: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(4)];
-/// A timer may end so much early by the wall clock: the moment that it was for has been made use of.
+/// By the wall clock, a timer may fire this much early.
 const TIMER_TOLERANCE: Duration = Duration::from_millis(100);
-/// How often it is presented without an answer, before it is only looked whether the server is back.
+/// After this many attempts without a response, the refresh token is only presented at long intervals.
 const MAX_ATTEMPTS: u32 = 3;
-/// How often that is.
+/// That interval.
 const PROBE_INTERVAL: Duration = Duration::from_secs(55);
-/// An answer that would lose nothing is not listened for any longer: whoever can be asked anew is.
+/// How long to wait for a response that cannot contain a new refresh token. The request can simply be repeated.
 const SHORT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// When a refresh token may be presented whose answers were lost.
+/// When a refresh token may be presented after its responses were lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReplayTiming {
-    /// After this.
+    /// After this pause.
     After(Duration),
-    /// Not before that.
+    /// Not before this time.
     NotBefore(SystemTime),
-    /// Not while there is a token that a late replay could have revoked.
+    /// Not while there is a usable access token, which a late replay could revoke.
     NotWhileUsable,
 }
 
-/// When may it be presented again? `usable`: there is an access token that could be hurt.
-pub(super) fn replay(attempt: &Attempt, usable: bool, now: SystemTime) -> ReplayTiming {
+/// Returns when a refresh token may be presented again. `is_usable`: there is a usable access token.
+pub(super) fn replay_timing(attempt: &Attempt, is_usable: bool, now: SystemTime) -> ReplayTiming {
     if attempt.count == 0 {
         return ReplayTiming::After(Duration::ZERO);
     }
-    // A clock that was set back says nothing about how long ago it was.
+    // If the clock was set back, the time since the attempt is unknown.
     let since = now.duration_since(attempt.first).unwrap_or(Duration::MAX);
     let used = attempt.last.duration_since(attempt.first).unwrap_or_default() + TIMER_TOLERANCE;
-    let mut left = REPLAYS.iter().filter(|moment| **moment > used);
+    let mut left = REPLAY_TIMES.iter().filter(|moment| **moment > used);
     if attempt.count < MAX_ATTEMPTS
         && let Some(wait) = left.find_map(|moment| moment.checked_sub(since))
     {
         return ReplayTiming::After(wait);
     }
-    if usable {
+    if is_usable {
         return ReplayTiming::NotWhileUsable;
     }
     let until = attempt.last + PROBE_INTERVAL;
@@ -65,7 +65,7 @@ pub(super) fn replay(attempt: &Attempt, usable: bool, now: SystemTime) -> Replay
 }
 
 impl Flight<'_> {
-    /// Presents a refresh token, the record's or a seed.
+    /// Presents the refresh token of the record, or a seed.
     pub(super) async fn refresh(
         &mut self,
         token: &Secret,
@@ -73,9 +73,9 @@ impl Flight<'_> {
     ) -> Result<FlightProgress, FlightFailure> {
         let presented =
             if is_seed { PresentedGrant::Seed(token) } else { PresentedGrant::RefreshToken(token) };
-        let (mut unsent, mut has_waited) = (false, self.request.is_forced);
+        let (mut has_retried_unsent, mut has_waited) = (false, self.request.is_forced);
         loop {
-            let attempt = self.attempt(token, has_waited).await?;
+            let attempt = self.record_attempt(token, has_waited).await?;
             let Some((base, before)) = attempt else { return Ok(FlightProgress::Replan) };
             let lost = before.is_some();
             let (asked_at, answer) = self.request(Grant::RefreshToken(token), &base).await;
@@ -86,14 +86,14 @@ impl Flight<'_> {
             if self.is_superseded(&base) {
                 return Ok(FlightProgress::Replan);
             }
-            self.forget_attempt(&error, before);
+            self.update_attempt(&error, before);
             let wait = match error.class {
                 _ if error.recovered.is_some() => None,
-                ErrorClass::NotSent if !unsent => {
-                    unsent = true;
+                ErrorClass::NotSent if !has_retried_unsent => {
+                    has_retried_unsent = true;
                     Some(Duration::ZERO)
                 }
-                ErrorClass::Ambiguous => self.replay_moment(),
+                ErrorClass::Ambiguous => self.next_replay(),
                 _ => None,
             };
             let Some(wait) = wait else {
@@ -103,28 +103,28 @@ impl Flight<'_> {
                 self.entry.metrics.record_token_replay();
             }
             self.entry.report_retry(&error, wait);
-            tokio::time::sleep(wait).await;
+            runtime::sleep(wait).await;
             has_waited = true;
         }
     }
 
-    /// When the next of the quick repetitions is, if there is one left.
-    fn replay_moment(&self) -> Option<Duration> {
+    /// Returns the pause before the next quick repetition, if there is one left.
+    fn next_replay(&self) -> Option<Duration> {
         let inner = self.entry.lock();
-        match replay(inner.record.attempt.as_ref()?, true, self.now()) {
+        match replay_timing(inner.record.attempt.as_ref()?, true, self.now()) {
             ReplayTiming::After(wait) => Some(wait),
             _ => None,
         }
     }
 
-    /// Writes down that the refresh token is about to be presented, after the wait that its last attempt asks for.
-    /// Returns the record as it is then, and the attempt that was noted before; `None` if the record or the
-    /// configuration has changed and something else is to be done.
+    /// Stores that the refresh token is about to be presented, after the pause that its last attempt requires. Returns the
+    /// record after that and the previous attempt, or `None` if the record or the configuration has changed so that
+    /// another action is due.
     ///
     /// # Errors
     ///
-    /// It must not be presented now.
-    async fn attempt(
+    /// [`FlightFailure`] if the refresh token must not be presented now.
+    async fn record_attempt(
         &mut self,
         token: &Secret,
         has_waited: bool,
@@ -133,23 +133,23 @@ impl Flight<'_> {
         let has_usable_token = self.has_usable_token();
         let fence = self.lease.as_ref().map(|lease| lease.fence().0.clone()).unwrap_or_default();
         let noted = self.entry.lock().record.attempt.clone();
-        let is_of_it = |attempt: &Attempt| attempt.refresh_token == hash;
-        if noted.as_ref().is_some_and(|attempt| !is_of_it(attempt)) {
+        let is_for_token = |attempt: &Attempt| attempt.refresh_token == hash;
+        if noted.as_ref().is_some_and(|attempt| !is_for_token(attempt)) {
             self.displaced.clone_from(&noted);
         }
-        let before = noted.filter(is_of_it);
+        let before = noted.filter(is_for_token);
         if let Some(attempt) = &before {
             self.wait_for_others(attempt, &fence, now)?;
         }
         if let Some(attempt) = before.as_ref().filter(|_| !has_waited) {
-            match replay(attempt, has_usable_token, now) {
-                ReplayTiming::After(wait) => tokio::time::sleep(wait).await,
+            match replay_timing(attempt, has_usable_token, now) {
+                ReplayTiming::After(wait) => runtime::sleep(wait).await,
                 ReplayTiming::NotBefore(until) => {
                     return Err(FlightFailure::until(until, FailureReason::AnswersLost, now));
                 }
                 ReplayTiming::NotWhileUsable => {
                     let moment = self.entry.context.clock.moment();
-                    let left = self.entry.current().and_then(|token| token.left(moment));
+                    let left = self.entry.current_token().and_then(|token| token.time_left(moment));
                     let until = now + left.unwrap_or(PROBE_INTERVAL).max(Duration::from_secs(1));
                     return Err(FlightFailure::until(until, FailureReason::AnswersLost, now));
                 }
@@ -161,16 +161,16 @@ impl Flight<'_> {
         let now = self.now();
         let key = self.new_key();
         let mut was_unsaved = true;
-        // Nothing can be lost where the refresh token stays the same, whatever comes back.
-        let keeps_it = self.resolved.config.oauth.rotation == Rotation::Ignore;
-        if !keeps_it || key.is_some() {
+        // If the refresh token never changes, a lost response loses nothing.
+        let never_rotates = self.resolved.config.oauth.rotation == Rotation::Ignore;
+        if !never_rotates || key.is_some() {
             let (first, count) = before.as_ref().map_or((now, 0), |it| (it.first, it.count));
             let first = if count == 0 { now } else { first };
             let attempt =
                 Attempt { refresh_token: hash, first, last: now, count: count + 1, by: fence };
             was_unsaved = self.entry.lock().is_unsaved;
             self.entry.update_record(|record| {
-                record.attempt = (!keeps_it).then_some(attempt);
+                record.attempt = (!never_rotates).then_some(attempt);
                 if let Some(key) = key {
                     record.dpop_key = Some(key.to_stored().clone());
                 }
@@ -181,14 +181,14 @@ impl Flight<'_> {
                 Err(WriteError::Store(error @ StoreError::LeaseLost { .. })) => {
                     return Err(self.lost_lease(&error, before, was_unsaved).await);
                 }
-                // There is time: what could not be written down is not begun.
+                // The current token is usable, so the attempt waits until it can be stored.
                 Err(WriteError::Store(error)) if has_usable_token => {
                     self.entry.report_store(&error);
-                    self.put_back(before);
+                    self.undo_attempt(before);
                     return Err(FlightFailure::of_store(&error));
                 }
                 Err(WriteError::TimedOut) if has_usable_token => {
-                    self.put_back(before);
+                    self.undo_attempt(before);
                     return Err(FlightFailure::of_store(&StoreError::Timeout));
                 }
                 Err(WriteError::Store(error)) => self.entry.report_store(&error),
@@ -203,7 +203,7 @@ impl Flight<'_> {
         Ok(Some((self.entry.lock().record.clone(), before)))
     }
 
-    /// Whoever presented it under another lease may still be waiting for the answer: then it is theirs.
+    /// Fails if the refresh token was presented under another lease whose holder may still receive the response.
     fn wait_for_others(
         &self,
         attempt: &Attempt,
@@ -219,16 +219,17 @@ impl Flight<'_> {
         Err(FlightFailure::until(soon, FailureReason::RequestInFlight, now))
     }
 
-    /// A record or a configuration may come in between, while something is waited for: a logout, say.
+    /// Returns true if presenting `token` is still the next action. A logout or a reload may have changed that.
     fn is_still_planned(&self, token: &Secret) -> bool {
         let mut inner = self.entry.lock();
         let moment = self.entry.context.clock.moment();
-        let plan = inner.plan(self.request.is_forced, moment);
+        let plan = inner.next_action(self.request.is_forced, moment);
         matches!(plan, NextAction::Refresh(wanted) | NextAction::TrySeed(wanted) if wanted == *token)
             && Arc::ptr_eq(&inner.resolved, &self.resolved)
     }
 
-    /// Whoever has the lease now may have noted an attempt of theirs: only what was noted here is taken back.
+    /// Undoes the attempt in memory. In the store it is undone only if the new holder of the lease has not changed the
+    /// record.
     async fn lost_lease(
         &self,
         error: &StoreError,
@@ -236,27 +237,27 @@ impl Flight<'_> {
         was_unsaved: bool,
     ) -> FlightFailure {
         self.entry.report_store(error);
-        self.put_back(before);
+        self.undo_attempt(before);
         if !was_unsaved {
             self.entry.write_if_unchanged().await;
         }
         FlightFailure::of_store(error)
     }
 
-    /// Nothing was presented after all.
-    fn put_back(&self, before: Option<Attempt>) {
+    /// Undoes the attempt because the refresh token was not presented.
+    fn undo_attempt(&self, before: Option<Attempt>) {
         let before = before.or_else(|| self.displaced.clone());
         self.entry.update_record(|record| record.attempt = before);
     }
 
-    /// What an answer says about the refresh token that was presented for it.
-    fn forget_attempt(&self, error: &GrantError, before: Option<Attempt>) {
+    /// Updates the attempt after an error response.
+    fn update_attempt(&self, error: &GrantError, before: Option<Attempt>) {
         match error.class.policy().consumption {
-            // It is as good as it was before.
-            Consumption::No => self.put_back(before),
+            // The server has not processed the refresh token.
+            Consumption::No => self.undo_attempt(before),
             Consumption::Maybe if error.class != ErrorClass::Ambiguous => {
                 self.entry.update_record(|record| {
-                    // It was answered, so nothing is lost on the way; what became of it nobody knows.
+                    // No response was lost, although the server may have consumed the refresh token.
                     if let Some(attempt) = &mut record.attempt {
                         attempt.count = 0;
                     }
@@ -266,7 +267,7 @@ impl Flight<'_> {
         }
     }
 
-    /// Sends one token request, and once more where only its proof was not good enough.
+    /// Sends one token request, and repeats it once if only the nonce of its proof was refused.
     pub(super) async fn request(
         &self,
         grant: Grant<'_>,
@@ -274,8 +275,8 @@ impl Flight<'_> {
     ) -> (SystemTime, Result<TokenResponse, GrantError>) {
         let key = self.resolved.sources().bound.then_some(base.dpop_key.as_ref()).flatten();
         let key = key.and_then(|key| dpop::ProofKey::from_stored(key).ok());
-        let listen = self.listen(grant, base);
-        let mut proved_again = false;
+        let response_timeout = self.response_timeout(grant, base);
+        let mut has_retried_proof = false;
         loop {
             let now = self.now();
             let nonce = self.entry.lock().nonce.clone();
@@ -285,7 +286,7 @@ impl Flight<'_> {
                 access_token: base.access_token.as_ref(),
                 variables: &self.resolved.config.variables,
                 proof,
-                response_timeout: listen,
+                response_timeout,
             };
             let answer = self.resolved.endpoint.request(grant, given).await;
             let nonce = match &answer {
@@ -296,25 +297,25 @@ impl Flight<'_> {
                 self.entry.lock().nonce = Some(nonce.clone());
             }
             match &answer {
-                // Nothing was looked at but the proof (RFC 9449 §8).
+                // The server checked nothing but the proof (RFC 9449 §8).
                 Err(error)
-                    if error.class == ErrorClass::Nonce && key.is_some() && !proved_again =>
+                    if error.class == ErrorClass::Nonce && key.is_some() && !has_retried_proof =>
                 {
-                    proved_again = true;
+                    has_retried_proof = true;
                 }
                 _ => return (now, answer),
             }
         }
     }
 
-    /// How long the answer is listened for. Where it may hold a new refresh token: for as long as is configured.
-    fn listen(&self, grant: Grant<'_>, base: &TokenRecord) -> Duration {
+    /// Returns how long to wait for the response: the configured timeout if it may hold a new refresh token.
+    fn response_timeout(&self, grant: Grant<'_>, base: &TokenRecord) -> Duration {
         let timeout = self.resolved.config.oauth.timeout;
         let can_lose = matches!(grant, Grant::RefreshToken(_)) && !base.reuses_refresh_token();
         if can_lose { timeout } else { timeout.min(SHORT_RESPONSE_TIMEOUT) }
     }
 
-    /// A key to bind tokens to, where that is configured and the record has none yet.
+    /// Generates a key to bind tokens to, if that is configured and the record has none yet.
     pub(super) fn new_key(&self) -> Option<dpop::ProofKey> {
         let is_missing = || {
             let inner = self.entry.lock();
@@ -324,13 +325,13 @@ impl Flight<'_> {
         (self.resolved.sources().bound && is_missing()).then(dpop::ProofKey::generate)
     }
 
-    /// A grant that can be presented at any time: nothing is written down before it.
+    /// Sends the configured grant. It can be repeated at any time, so no attempt is stored.
     pub(super) async fn request_configured(&mut self) -> Result<FlightProgress, FlightFailure> {
         if let Some(key) = self.new_key() {
             self.entry.update_record(|record| record.dpop_key = Some(key.to_stored().clone()));
         }
         let base = self.entry.lock().record.clone();
-        let mut unsent = false;
+        let mut has_retried_unsent = false;
         loop {
             let (asked_at, answer) = self.request(Grant::Own, &base).await;
             match answer {
@@ -339,7 +340,9 @@ impl Flight<'_> {
                         .issued(&base, PresentedGrant::Configured, response, asked_at)
                         .await;
                 }
-                Err(error) if error.class == ErrorClass::NotSent && !unsent => unsent = true,
+                Err(error) if error.class == ErrorClass::NotSent && !has_retried_unsent => {
+                    has_retried_unsent = true
+                }
                 Err(error) => {
                     return self
                         .refused(&base, PresentedGrant::Configured, error, asked_at, false)
@@ -358,19 +361,19 @@ mod tests {
     use crate::secret::Fingerprint;
 
     #[test]
-    fn a_lost_answer_is_asked_for_again_soon_and_late_only_where_nothing_can_be_hurt() {
+    fn a_lost_response_is_repeated_soon_and_later_only_without_a_usable_access_token() {
         let at =
             |millis: u64| UNIX_EPOCH + Duration::from_secs(1000) + Duration::from_millis(millis);
         let soon = |millis| ReplayTiming::After(Duration::from_millis(millis));
         for (count, last, usable, now, expected) in [
-            // Answered, so that nothing was lost.
+            // A response came, so nothing was lost.
             (0, 0, true, 60_000, soon(0)),
             (1, 0, true, 0, soon(500)),
             (1, 0, false, 100, soon(400)),
             (2, 500, true, 500, soon(1500)),
             (2, 499, true, 499, soon(1501)),
             (2, 500, true, 501, soon(1499)),
-            // The next moment, where one was missed.
+            // The next repetition, if one was missed.
             (1, 0, true, 3000, soon(1000)),
             (1, 0, true, 4001, ReplayTiming::NotWhileUsable),
             (1, 0, false, 4001, soon(0)),
@@ -386,7 +389,7 @@ mod tests {
                 count,
                 by: String::new(),
             };
-            let found = replay(&attempt, usable, at(now));
+            let found = replay_timing(&attempt, usable, at(now));
             assert_eq!(found, expected, "{count} by {last}, usable: {usable}, at {now}");
         }
         let ahead = Attempt {
@@ -396,8 +399,8 @@ mod tests {
             count: 1,
             by: String::new(),
         };
-        // The clock was set back: a loss, and nothing known of when.
-        assert_eq!(replay(&ahead, true, at(0)), ReplayTiming::NotWhileUsable);
-        assert_eq!(replay(&ahead, false, at(0)), soon(0));
+        // The clock was set back: the time of the loss is unknown.
+        assert_eq!(replay_timing(&ahead, true, at(0)), ReplayTiming::NotWhileUsable);
+        assert_eq!(replay_timing(&ahead, false, at(0)), soon(0));
     }
 }

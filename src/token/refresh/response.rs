@@ -1,4 +1,4 @@
-//! What an answer means for its credential: what is kept of it, and what follows.
+//! How a flight handles the response to a token request.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -34,7 +34,7 @@ impl Flight<'_> {
         }
     }
 
-    /// Stores what the server issued, and makes the configured steps with it.
+    /// Stores the issued tokens. If steps are configured, they are made in the next round of the flight.
     pub(super) async fn issued(
         &self,
         base: &TokenRecord,
@@ -45,18 +45,18 @@ impl Flight<'_> {
         self.log_oddities(&response);
         let response_context = self.response_context(presented, asked_at);
         if !self.resolved.config.oauth.steps.is_empty() {
-            // Nothing may come between a new refresh token and the disk.
+            // The new refresh token is saved before anything else happens.
             let mut record =
                 apply_refresh_token(base, response.refresh_token.clone(), &response_context);
-            // The access token from before goes on, and its generation with it.
+            // The previous access token stays in use, with its generation.
             record.generation = base.generation;
             record.refresh_expires_at = response.refresh_expires_at.or(record.refresh_expires_at);
             record.grant_expires_at = response.grant_expires_at.or(record.grant_expires_at);
-            if !self.keep(base, record).await {
+            if !self.record_and_save(base, record).await {
                 return Ok(FlightProgress::Replan);
             }
             let mut inner = self.entry.lock();
-            // After a reload there are other steps, maybe elsewhere.
+            // After a reload the steps may differ.
             if inner.resolved.fingerprint == self.resolved.fingerprint {
                 inner.pending_steps = Some((response, asked_at));
             }
@@ -65,7 +65,7 @@ impl Flight<'_> {
         match apply_response(base, &response, &response_context) {
             Ok(record) => {
                 let was_extended = response.access_token.is_none();
-                if !self.keep(base, record).await {
+                if !self.record_and_save(base, record).await {
                     return Ok(FlightProgress::Replan);
                 }
                 self.entry.lock().was_extended = was_extended;
@@ -74,15 +74,16 @@ impl Flight<'_> {
             }
             Err(defect) => {
                 let record = apply_refresh_token(base, response.refresh_token, &response_context);
-                // The access token from before goes on, and its generation with it.
-                self.keep(base, TokenRecord { generation: base.generation, ..record }).await;
+                // The previous access token stays in use, with its generation.
+                self.record_and_save(base, TokenRecord { generation: base.generation, ..record })
+                    .await;
                 Err(defect_failure(defect))
             }
         }
     }
 
-    /// Makes the steps that still have to be made, of this flight or of one before. A step that fails costs no
-    /// refresh token, and is made again alone.
+    /// Makes the pending steps of this flight or of an earlier one. If a step fails, only the steps are repeated; no
+    /// further refresh token is used.
     pub(super) async fn finish_steps(&mut self) -> Result<Option<FlightProgress>, FlightFailure> {
         let (pending_steps, base) = {
             let inner = self.entry.lock();
@@ -112,14 +113,14 @@ impl Flight<'_> {
                 let Ok(record) = record else {
                     return Err(defect_failure(ResponseDefect::NothingToExtend));
                 };
-                if !self.keep(&base, record).await {
+                if !self.record_and_save(&base, record).await {
                     return Ok(Some(FlightProgress::Replan));
                 }
                 self.entry.report_refreshed(asked_at, self.now());
                 Ok(Some(FlightProgress::Done))
             }
             Err(error) => {
-                // Refused is refused; what passes is tried again with the same token.
+                // After a permanent error the steps are given up; otherwise they are retried with the same token.
                 if error.class.policy().pace == RetryPace::Long {
                     self.entry.lock().pending_steps = None;
                 }
@@ -130,21 +131,21 @@ impl Flight<'_> {
         }
     }
 
-    /// Notes a record and saves it. `false`: somebody else has changed it meanwhile, and that counts.
-    async fn keep(&self, base: &TokenRecord, record: TokenRecord) -> bool {
-        let kept = self.entry.record_issued(base, record.clone()).is_ok();
-        if kept {
+    /// Puts a record into the cache entry and saves it. Returns false if another process has stored a newer one.
+    async fn record_and_save(&self, base: &TokenRecord, record: TokenRecord) -> bool {
+        let is_recorded = self.entry.record_issued(base, record.clone()).is_ok();
+        if is_recorded {
             self.entry.save().await;
         }
-        let overtaken = !kept || self.is_superseded(&record);
-        if overtaken && self.entry.lock().record.is_tombstone() {
-            // A logout is not undone by what was on its way.
+        let is_superseded = !is_recorded || self.is_superseded(&record);
+        if is_superseded && self.entry.lock().record.is_tombstone() {
+            // The credential was logged out during the request, so its new tokens are revoked.
             login_logout::revoke(self.entry, &self.resolved, &record).await;
         }
-        !overtaken
+        !is_superseded
     }
 
-    /// Are the tokens others by now than those of `record`?
+    /// Returns true if the entry no longer holds the tokens of `record`.
     pub(super) fn is_superseded(&self, record: &TokenRecord) -> bool {
         compare_records(record, Some(&self.entry.lock().record)) != RecordOrder::Same
     }
@@ -157,13 +158,13 @@ impl Flight<'_> {
                 tracing::warn!(
                     credential = &*self.resolved.title,
                     update_record,
-                    "an odd token answer"
+                    "unusual token response"
                 );
             }
         }
     }
 
-    /// The server issued nothing that can be used: what that means for the credential.
+    /// Handles an error response, or a response without a usable token.
     pub(super) async fn refused(
         &mut self,
         base: &TokenRecord,
@@ -184,7 +185,7 @@ impl Flight<'_> {
                 &self.response_context(presented, asked_at),
             );
             let generation = base.generation;
-            if !self.keep(base, TokenRecord { generation, ..record }).await {
+            if !self.record_and_save(base, TokenRecord { generation, ..record }).await {
                 return Ok(FlightProgress::Replan);
             }
             self.entry.report_refused(&error);
@@ -217,7 +218,7 @@ impl Flight<'_> {
         Err(FlightFailure::of_answer(&error))
     }
 
-    /// Could a success without a readable token have replaced the refresh token?
+    /// Returns true if a success response without a readable token may have replaced the refresh token.
     fn may_have_rotated(&self, base: &TokenRecord, presented: PresentedGrant<'_>) -> bool {
         let is_seed = matches!(presented, PresentedGrant::Seed(_));
         let ignores = self.resolved.config.oauth.rotation == Rotation::Ignore;
@@ -228,7 +229,7 @@ impl Flight<'_> {
         self.entry.update_record(|record| record.attempt = None);
     }
 
-    /// A server that asks to be left alone is, also after a restart.
+    /// Records the server's `Retry-After`, so that it is obeyed even after a restart.
     fn record_retry_after(&self, error: &GrantError) {
         let Some(retry_after) = error.retry_after else { return };
         let why = error.class.policy().word.to_owned();
@@ -239,7 +240,7 @@ impl Flight<'_> {
             .update_record(|record| record.not_before = Some(NotBefore { at, said, why, grant }));
     }
 
-    /// A refresh token, or a seed, is dead: unless somebody else has a newer one, that is what is stored.
+    /// Records that a refresh token or a seed is dead, unless another process has stored a newer one.
     async fn mark_dead(
         &mut self,
         base: &TokenRecord,
@@ -248,7 +249,7 @@ impl Flight<'_> {
         reason: TerminalReason,
         error: &GrantError,
     ) -> Result<FlightProgress, FlightFailure> {
-        // What is noted here is newer than what is stored beside the same tokens.
+        // With the same tokens, the fields in memory are newer than the stored ones.
         self.entry.lock().is_unsaved = true;
         if self.entry.sync_with_store().await.unwrap_or(false) {
             return Ok(FlightProgress::Replan);
@@ -263,7 +264,7 @@ impl Flight<'_> {
                 record.seeds.insert(&seed.fingerprint());
                 record.attempt = displaced;
                 if !has_grant {
-                    // There is nothing to go back to: it stays as what an operator may try again.
+                    // There is no other grant. The seed stays in the record so that an operator can retry it.
                     record.replace_refresh_token(seed.clone());
                     record.drop_access_token();
                     record.issued_for = Some(issued_for);
@@ -275,7 +276,7 @@ impl Flight<'_> {
                 self.entry.report_seed_refused(&self.entry.lock(), reason, error);
                 self.entry.set_last_error(
                     FailureReason::SeedRefused,
-                    format!("the new seed is no good, and the grant before it goes on: {error}"),
+                    format!("the new seed was refused; the previous grant stays in use: {error}"),
                 );
                 self.entry.save().await;
                 return Ok(FlightProgress::Replan);
@@ -284,10 +285,11 @@ impl Flight<'_> {
         if error.class.policy().consumption != Consumption::Yes {
             self.clear_attempt();
         }
-        Ok(self.end(reason, token, error).await)
+        Ok(self.record_dead_grant(reason, token, error).await)
     }
 
-    /// Nobody knows whether it is dead. A new grant is as good, where it needs no person.
+    /// Counts a refusal that leaves open whether the grant is dead. After several, a bootstrap replaces the grant if one
+    /// is configured.
     async fn record_doubt(&self, error: &GrantError) -> Result<FlightProgress, FlightFailure> {
         self.entry.update_record(|record| record.doubts = record.doubts.saturating_add(1));
         self.entry.save().await;
@@ -303,8 +305,8 @@ impl Flight<'_> {
         Err(FlightFailure::of_answer(error))
     }
 
-    /// Asks for a new grant with the configured bootstrap. One that is refused is tried again, for ever:
-    /// whatever is wrong, a person need not come by to say that it is mended.
+    /// Requests a new grant with the configured bootstrap. A failed bootstrap is always retried, because its cause may be
+    /// repaired at the server without a change here.
     pub(super) async fn bootstrap(&self) -> Result<FlightProgress, FlightFailure> {
         self.entry.report_bootstrap(&self.entry.lock());
         if let Some(key) = self.new_key() {
@@ -335,15 +337,15 @@ impl Flight<'_> {
         self.record_retry_after(&error);
         let detail = Some(format!("the bootstrap failed: {error}"));
         if let Some(recovered) = error.recovered.clone() {
-            // The next token comes from it, and not from another bootstrap.
+            // The next token is requested with this refresh token instead of another bootstrap.
             let base = TokenRecord { bootstrap: tried(0), ..base };
             let response_context = self.response_context(PresentedGrant::NewGrant, asked_at);
             let record = apply_refresh_token(&base, Some(recovered), &response_context);
-            self.keep(&base, record).await;
+            self.record_and_save(&base, record).await;
             self.entry.metrics.record_bootstrap("failed");
             return Err(FlightFailure { detail, ..FlightFailure::of_answer(&error) });
         }
-        let passes = matches!(
+        let is_temporary = matches!(
             error.class,
             ErrorClass::Transient
                 | ErrorClass::NotSent
@@ -353,7 +355,7 @@ impl Flight<'_> {
                 | ErrorClass::Gateway
                 | ErrorClass::Unreadable
         );
-        if passes {
+        if is_temporary {
             self.entry.metrics.record_bootstrap("failed");
             self.entry.save().await;
             return Err(FlightFailure { detail, ..FlightFailure::of_answer(&error) });
@@ -362,7 +364,7 @@ impl Flight<'_> {
         self.entry.update_record(|record| record.bootstrap = tried(refused.saturating_add(1)));
         self.entry.save().await;
         let now = self.now();
-        let plan = self.entry.lock().plan(false, self.entry.context.clock.moment());
+        let plan = self.entry.lock().next_action(false, self.entry.context.clock.moment());
         let retry_after = match plan {
             crate::token::next_action::NextAction::Wait(until, _) => until.duration_since(now).ok(),
             _ => None,
@@ -375,7 +377,7 @@ impl Flight<'_> {
     }
 }
 
-/// The record after the steps: the refresh token is in it already.
+/// Returns the record after the steps. Its refresh token was stored before.
 fn apply_steps(
     base: &TokenRecord,
     response: &TokenResponse,
@@ -396,11 +398,11 @@ fn defect_failure(defect: ResponseDefect) -> FlightFailure {
     let (reason, detail) = match defect {
         ResponseDefect::NothingToExtend => (
             FailureReason::Answer(ErrorClass::Unreadable),
-            "the answer prolongs an access token, and there is none yet",
+            "the response extends the lifetime of an access token, but there is none",
         ),
         ResponseDefect::NotRotated => (
             FailureReason::NotRotated,
-            "the answer has no new refresh token, and rotation = \"require\" asks for one",
+            "the response has no new refresh token, which rotation = \"require\" demands",
         ),
     };
     tracing::warn!(detail, "token request refused");

@@ -1,4 +1,4 @@
-//! What rejections say about the worth of asking for another token: arithmetic.
+//! Limits the refreshes that rejections cause.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,43 +6,43 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::token::Generation;
 
-/// The pause after a forced refresh that did not help, at first and at most.
+/// The first pause after a forced refresh that did not help.
 const INITIAL_PAUSE: Duration = Duration::from_secs(30);
 /// The same for a single target.
 const INITIAL_TARGET_PAUSE: Duration = Duration::from_secs(60);
 const MAX_PAUSE: Duration = Duration::from_secs(600);
-/// So many refreshes may be forced in a row, and one more for each of these: whoever makes an API reject requests
-/// now and accept them then must not make a stream of token requests.
+/// The size of the budget of forced refreshes, and how often it regains one. The budget limits an API that
+/// alternately rejects and accepts requests, which no pause does.
 const MAX_RECENT_FORCED: u32 = 20;
 const FORCED_DECAY: Duration = Duration::from_secs(5);
-/// So many targets are remembered; strangers may choose them.
+/// The most targets remembered. Clients choose the targets, so there must be a limit.
 const MAX_TARGETS: usize = 256;
 
-/// What forced refreshes have been good for.
+/// Decides whether a rejection may force a refresh, by how much forced refreshes helped before.
 ///
-/// A target that has accepted tokens before is good: its rejection says something about the token. One that never
-/// has may reject whatever it gets. So the two have pauses of their own, and what strange targets bring about
-/// keeps no good one waiting.
+/// A target that has accepted tokens before is trusted: its rejection says something about the token. Any other
+/// target may reject every token. The two kinds have separate pauses, so that requests to arbitrary paths do not
+/// delay the refresh for a target that works.
 #[derive(Debug, Default)]
 pub(super) struct ForcedRefreshLimiter {
     trusted: ForcedRefreshPause,
     untrusted: ForcedRefreshPause,
     /// The generation whose rejection caused the last forced refresh.
-    from: Option<Generation>,
-    /// Targets that rejected fresh tokens force nothing for a while.
+    last_rejected: Option<Generation>,
+    /// The pauses of targets that rejected new tokens.
     targets: HashMap<u64, TargetPause>,
-    /// Forced refreshes that are not forgotten yet, and up to when they are.
+    /// The forced refreshes that count against the budget at the time `counted_at`.
     forced: u32,
-    forgotten: Option<Moment>,
+    counted_at: Option<Moment>,
 }
 
 #[derive(Debug, Default)]
 struct ForcedRefreshPause {
     /// No forced refresh before this.
-    after: Option<Moment>,
-    /// The pause after the next one that does not help.
+    until: Option<Moment>,
+    /// The pause after the next forced refresh that does not help.
     length: Option<Duration>,
-    /// A generation that was rejected although it was fresh.
+    /// The last generation that was rejected although it was new.
     last_unhelpful: Option<Generation>,
 }
 
@@ -53,56 +53,57 @@ struct TargetPause {
 }
 
 impl ForcedRefreshLimiter {
-    /// Could a new token help this target?
+    /// Returns true if a rejection by this target may force a refresh. `None`: the target does not matter.
     pub(super) fn allows(&self, target: Option<u64>, is_trusted: bool, now: Moment) -> bool {
         let is_over = |until: Moment| until.is_over(now);
-        let pause = target.and_then(|target| self.targets.get(&target));
-        let pauses = if is_trusted { &self.trusted } else { &self.untrusted };
-        pauses.after.is_none_or(is_over)
-            && pause.is_none_or(|it| is_over(it.until))
+        let target_pause = target.and_then(|target| self.targets.get(&target));
+        let pause = if is_trusted { &self.trusted } else { &self.untrusted };
+        pause.until.is_none_or(is_over)
+            && target_pause.is_none_or(|it| is_over(it.until))
             && self.recent_forced(now) < MAX_RECENT_FORCED
     }
 
     fn recent_forced(&self, now: Moment) -> u32 {
-        let since = self.forgotten.map(|since| since.elapsed(now)).unwrap_or_default();
-        let forgotten = since.as_secs() / FORCED_DECAY.as_secs();
-        self.forced.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX))
+        let elapsed = self.counted_at.map(|at| at.elapsed(now)).unwrap_or_default();
+        let regained = elapsed.as_secs() / FORCED_DECAY.as_secs();
+        self.forced.saturating_sub(u32::try_from(regained).unwrap_or(u32::MAX))
     }
 
-    /// A refresh is forced because this generation was rejected.
+    /// Records that the rejection of this generation forces a refresh.
     pub(super) fn record_forced(&mut self, rejected: Generation, is_trusted: bool, now: Moment) {
-        self.from = Some(rejected);
+        self.last_rejected = Some(rejected);
         self.forced = self.recent_forced(now) + 1;
-        self.forgotten = Some(now);
-        let pauses = self.pauses(is_trusted);
-        pauses.after = Some(now.after(pauses.length.unwrap_or(INITIAL_PAUSE)));
+        self.counted_at = Some(now);
+        let pause = self.pause(is_trusted);
+        pause.until = Some(now.after(pause.length.unwrap_or(INITIAL_PAUSE)));
     }
 
-    fn pauses(&mut self, is_trusted: bool) -> &mut ForcedRefreshPause {
+    fn pause(&mut self, is_trusted: bool) -> &mut ForcedRefreshPause {
         if is_trusted { &mut self.trusted } else { &mut self.untrusted }
     }
 
-    /// The one under way failed: the next need not wait any longer than the failure says.
+    /// Ends the pauses because the forced refresh failed. The backoff of that failure applies instead.
     pub(super) fn clear_pauses(&mut self) {
-        self.trusted.after = None;
-        self.untrusted.after = None;
+        self.trusted.until = None;
+        self.untrusted.until = None;
     }
 
-    /// A fresh token was rejected as well, and nobody has accepted it: the pause doubles, once for each.
-    pub(super) fn record_unhelpful(&mut self, fresh: Generation, is_trusted: bool, now: Moment) {
-        let pauses = self.pauses(is_trusted);
-        if pauses.last_unhelpful.replace(fresh) == Some(fresh) {
+    /// Records that a new token was rejected as well and that no target has accepted it. The pause doubles, once
+    /// per generation.
+    pub(super) fn record_unhelpful(&mut self, new: Generation, is_trusted: bool, now: Moment) {
+        let pause = self.pause(is_trusted);
+        if pause.last_unhelpful.replace(new) == Some(new) {
             return;
         }
-        let pause = pauses.length.unwrap_or(INITIAL_PAUSE);
-        pauses.after = Some(now.after(pause));
-        pauses.length = Some((pause * 2).min(MAX_PAUSE));
+        let length = pause.length.unwrap_or(INITIAL_PAUSE);
+        pause.until = Some(now.after(length));
+        pause.length = Some((length * 2).min(MAX_PAUSE));
     }
 
-    /// This target has rejected a fresh token. Its pause is its own, and doubles each time.
+    /// Records that this target has rejected a new token. Each target has its own pause, which doubles each time.
     pub(super) fn blame_target(&mut self, target: u64, now: Moment) {
         let length = match self.targets.get(&target) {
-            // Nothing was forced for it since.
+            // No refresh was forced for it since.
             Some(pause) if !pause.until.is_over(now) => return,
             Some(pause) => (pause.length * 2).min(MAX_PAUSE),
             None => INITIAL_TARGET_PAUSE,
@@ -116,27 +117,27 @@ impl ForcedRefreshLimiter {
         self.targets.insert(target, TargetPause { until: now.after(length), length });
     }
 
-    /// This target has accepted a token.
+    /// Records that this target has accepted a token.
     pub(super) fn clear_target(&mut self, target: u64) {
         self.targets.remove(&target);
     }
 
-    /// A bit for each target that is blamed; some share one.
+    /// Returns the blamed targets, one bit each. Several targets may share a bit.
     pub(super) fn blamed_targets(&self) -> u64 {
         self.targets.keys().fold(0, |bits, target| bits | 1 << (target % 64))
     }
 
-    /// A token of this generation was accepted. If it came from the last forced refresh, that was worth it, and
-    /// for a strange target if the request is one that had been rejected before. What is known of single targets
-    /// stays.
+    /// Records that a token of this generation was accepted. If it came from the last forced refresh, that refresh
+    /// helped; it helped an untrusted target only if the request had been rejected before. The pauses of single
+    /// targets stay.
     pub(super) fn record_acceptance(&mut self, generation: Generation, has_new_token: bool) {
-        if self.from.is_some_and(|from| generation <= from) {
+        if self.last_rejected.is_some_and(|rejected| generation <= rejected) {
             return;
         }
         self.trusted = ForcedRefreshPause::default();
         self.untrusted.length = None;
         if has_new_token {
-            self.untrusted.after = None;
+            self.untrusted.until = None;
         }
     }
 }

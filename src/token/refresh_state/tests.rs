@@ -112,7 +112,7 @@ fn rejected_again(state: &mut RefreshState, token: &AccessToken, now: u64) {
 // ----- what a request may do -----
 
 #[test]
-fn what_a_request_may_do() {
+fn a_request_uses_the_token_waits_or_fails_by_state() {
     let revoked = TerminalReason::Revoked;
     let fresh = ISSUED + 100;
     for (phase, now, decision) in [
@@ -151,7 +151,7 @@ fn what_a_request_may_do() {
 }
 
 #[test]
-fn what_a_request_may_do_without_a_token() {
+fn a_request_without_a_token_waits_or_fails_by_state() {
     let lost = TerminalReason::LostRotation;
     for (phase, decision) in [
         (MachinePhase::Idle, RefreshDecision::Start),
@@ -173,7 +173,7 @@ fn what_a_request_may_do_without_a_token() {
 }
 
 #[test]
-fn however_many_ask_one_starts() {
+fn a_thousand_requests_start_one_flight() {
     let mut state = RefreshState::default();
     let decisions: Vec<_> = (0..1000).map(|_| state.request_token(None, at(OLD))).collect();
     let count = |wanted| decisions.iter().filter(|decision| **decision == wanted).count();
@@ -182,7 +182,7 @@ fn however_many_ask_one_starts() {
 
 /// E20: but a token that was worth it may be replaced at once.
 #[test]
-fn flights_start_a_second_apart() {
+fn flights_start_at_least_a_second_apart() {
     let min_interval = |until| {
         RefreshDecision::BackOff(Backoff { until: at(until), reason: FailureReason::MinInterval })
     };
@@ -209,7 +209,7 @@ fn flights_start_a_second_apart() {
 // ----- how flights end -----
 
 #[test]
-fn how_long_a_server_is_left_alone() {
+fn the_backoff_grows_by_pace_and_obeys_retry_after() {
     use RetryPace::{Growing, Long, Short, Unsent};
     for (pace, retry_after, jitter, pauses) in [
         (Unsent, None, 0.0, [1, 2, 4, 5, 5, 5, 5, 5, 5, 5, 5]),
@@ -237,7 +237,7 @@ fn how_long_a_server_is_left_alone() {
 
 /// E16: what one kind of failure has grown does not become another one's.
 #[test]
-fn each_kind_of_failure_is_counted_for_itself() {
+fn each_kind_of_failure_has_its_own_count() {
     let mut state = RefreshState::default();
     for _ in 0..6 {
         state.finish_flight(failed(RetryPace::Short, None), at(OLD), 0.0);
@@ -287,7 +287,7 @@ fn a_success_ends_the_backoff() {
 
 /// As when an answer takes as long as its token lives.
 #[test]
-fn whoever_finds_that_the_next_token_is_over_already_waits_for_the_one_after_it() {
+fn a_request_whose_new_token_has_expired_waits_for_the_next_one() {
     let (rejected, next) = (token(1), token_living(2, Some(seconds(1))));
     for can_resend in [true, false] {
         let mut state = RefreshState::default();
@@ -306,7 +306,7 @@ fn whoever_finds_that_the_next_token_is_over_already_waits_for_the_one_after_it(
 
 /// A late replay is put off for the sake of a token that an API has just rejected.
 #[test]
-fn a_rejection_ends_the_wait_for_the_end_of_the_rejected_token() {
+fn a_rejection_ends_the_backoff_that_protects_the_rejected_token() {
     for (reason, generation, decision) in [
         (FailureReason::AnswersLost, 1, RefreshDecision::Start),
         (FailureReason::AnswersLost, 2, RefreshDecision::PassOn),
@@ -323,7 +323,7 @@ fn a_rejection_ends_the_wait_for_the_end_of_the_rejected_token() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_by_any_amount_freezes_neither_a_failure_nor_a_pause() {
+fn a_clock_that_is_set_back_prolongs_no_backoff_and_no_pause() {
     for back in [1, 600, 3599, 4000, 900_000] {
         let now = |now: u64| showing(now - back, now);
         let mut active_backoff = state(MachinePhase::BackingOff(OLD + 60));
@@ -352,7 +352,7 @@ fn a_clock_that_is_set_back_by_any_amount_freezes_neither_a_failure_nor_a_pause(
 }
 
 #[test]
-fn a_token_ends_after_its_lifetime_also_by_a_clock_that_was_set_back() {
+fn a_token_expires_after_its_lifetime_even_if_the_clock_is_set_back() {
     for back in [1, 600, 3600, 900_000] {
         let token = token(1);
         let request_token = |age| {
@@ -369,7 +369,7 @@ fn a_token_ends_after_its_lifetime_also_by_a_clock_that_was_set_back() {
 
 /// E12.
 #[test]
-fn an_operator_gets_a_flight_whatever_is_known() {
+fn an_operator_can_start_a_flight_in_every_state() {
     for phase in [
         MachinePhase::Idle,
         MachinePhase::BackingOff(OLD + 600),

@@ -1,4 +1,4 @@
-//! What answers, and their absence, do to the grant.
+//! How responses, and lost responses, affect the grant.
 
 use super::scripted_server::ScriptedAnswer;
 use super::scripted_store::JournalEntry;
@@ -8,7 +8,7 @@ fn prolonging(config: &mut Config) {
     config.oauth.reading.mapping.keep_access_token = true;
 }
 
-/// An answer whose access token is of no use here.
+/// A response whose access token has an unsupported type.
 fn unusable(refresh_token: &str) -> serde_json::Value {
     json!({"access_token": "a", "token_type": "mac", "refresh_token": refresh_token})
 }
@@ -17,10 +17,10 @@ fn doubtful() -> serde_json::Value {
     json!({"error": "invalid_request"})
 }
 
-// ----- what an unusable answer still gives up -----
+// ----- unusable responses -----
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_with_nothing_to_prolong_still_gives_up_its_refresh_token() {
+async fn a_response_with_nothing_to_extend_still_yields_its_refresh_token() {
     let mut fixture = Fixture::new(prolonging);
     fixture.seed("s1");
     let slot = fixture.start().await;
@@ -36,7 +36,7 @@ async fn an_answer_with_nothing_to_prolong_still_gives_up_its_refresh_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unusable_answer_to_a_bootstrap_still_gives_up_its_refresh_token() {
+async fn an_unusable_response_to_a_bootstrap_still_yields_its_refresh_token() {
     for (change, answer, word) in [
         (with_bootstrap as fn(&mut Config), unusable("rt1"), "unusable_token"),
         (
@@ -65,7 +65,7 @@ async fn an_unusable_answer_to_a_bootstrap_still_gives_up_its_refresh_token() {
 
 /// Also with `rotation = "ignore"`.
 #[tokio::test(start_paused = true)]
-async fn an_unusable_answer_replaces_no_refresh_token_that_a_usable_one_would_not() {
+async fn an_unusable_response_rotates_like_a_usable_one() {
     for (rotation, answered, kept) in [
         (Rotation::Auto, "s1", "rt1"),
         (Rotation::Auto, "rt2", "rt2"),
@@ -81,7 +81,7 @@ async fn an_unusable_answer_replaces_no_refresh_token_that_a_usable_one_would_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_salvaged_leaves_the_access_token_that_is_still_good() {
+async fn an_unusable_response_leaves_the_current_access_token_in_use() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     fixture.clock.advance(Duration::from_secs(3500));
@@ -93,9 +93,9 @@ async fn what_is_salvaged_leaves_the_access_token_that_is_still_good() {
     assert!(matches!(slot.status().condition, Condition::Failing(_)));
 }
 
-/// A success has used the refresh token up, whatever is in it.
+/// The server has consumed the refresh token of a successful request.
 #[tokio::test(start_paused = true)]
-async fn a_success_that_nothing_can_be_read_from_is_a_lost_rotation_and_is_kept_for_an_operator() {
+async fn an_unreadable_success_is_a_lost_rotation_and_is_stored_for_the_operator() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.server.tell(ScriptedAnswer::Says(200, "welcome".to_owned(), None));
@@ -111,9 +111,8 @@ async fn a_success_that_nothing_can_be_read_from_is_a_lost_rotation_and_is_kept_
     assert!(fixture.context.metrics.encode().contains("bearerd_lost_rotations_total"));
 }
 
-/// Where nothing rotates, nothing can have been lost.
 #[tokio::test(start_paused = true)]
-async fn a_success_that_nothing_can_be_read_from_ends_no_grant_that_does_not_rotate() {
+async fn an_unreadable_success_does_not_end_a_grant_without_rotation() {
     for rotation in [Rotation::Auto, Rotation::Ignore] {
         let mut fixture = Fixture::new(|config| config.oauth.rotation = rotation);
         let slot = fixture.expired().await;
@@ -131,7 +130,7 @@ async fn a_success_that_nothing_can_be_read_from_ends_no_grant_that_does_not_rot
     }
 }
 
-// ----- how the refresh token rotates -----
+// ----- rotation -----
 
 #[tokio::test(start_paused = true)]
 async fn the_attempt_is_stored_before_it_is_made_and_its_answer_before_it_is_used() {
@@ -158,7 +157,7 @@ async fn the_attempt_is_stored_before_it_is_made_and_its_answer_before_it_is_use
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_rotation_ignored_nothing_is_written_before_and_the_first_refresh_token_stays() {
+async fn with_rotation_ignored_no_attempt_is_stored_and_the_first_refresh_token_stays() {
     let mut fixture = Fixture::new(|config| config.oauth.rotation = Rotation::Ignore);
     let slot = fixture.expired().await;
     let before = fixture.store.events().len();
@@ -170,7 +169,7 @@ async fn with_rotation_ignored_nothing_is_written_before_and_the_first_refresh_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_rotation_required_an_answer_without_a_new_refresh_token_is_an_error_with_a_name() {
+async fn with_rotation_required_a_response_without_a_new_refresh_token_is_not_rotated() {
     let mut fixture = Fixture::new(|config| config.oauth.rotation = Rotation::Require);
     fixture.seed("s1");
     let slot = fixture.start().await;
@@ -182,7 +181,7 @@ async fn with_rotation_required_an_answer_without_a_new_refresh_token_is_an_erro
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_superseded_refresh_token_that_is_handed_back_does_not_replace_the_newest() {
+async fn a_superseded_refresh_token_in_a_response_is_ignored() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.server.issue(2);
@@ -195,10 +194,10 @@ async fn a_superseded_refresh_token_that_is_handed_back_does_not_replace_the_new
     assert_eq!(fixture.record().await.refresh_token, secret("rt2"));
 }
 
-// ----- a rejected token that is prolonged -----
+// ----- extended tokens -----
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_token_that_is_prolonged_is_sent_again() {
+async fn a_rejected_token_that_is_extended_is_sent_again() {
     let mut fixture = Fixture::new(prolonging);
     let slot = fixture.started().await;
     fixture.clock.advance(HOUR / 2);
@@ -207,10 +206,10 @@ async fn a_rejected_token_that_is_prolonged_is_sent_again() {
     assert_eq!(slot.status().condition, Condition::Fresh);
 }
 
-// ----- faults of our own -----
+// ----- panics -----
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_while_the_server_is_asked_loses_nothing_and_keeps_nobody_waiting() {
+async fn a_panic_during_a_token_request_loses_nothing_and_blocks_no_request() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.server.tell(ScriptedAnswer::Panic);
@@ -227,7 +226,7 @@ async fn a_panic_while_the_server_is_asked_loses_nothing_and_keeps_nobody_waitin
     assert_eq!(fixture.record().await.refresh_token, secret("rt2"));
 }
 
-// ----- tokens that are bound to a key -----
+// ----- DPoP -----
 
 fn bound(fixture: &Fixture, number: u32) {
     let (access_token, refresh_token) = (format!("at{number}"), format!("rt{number}"));
@@ -239,7 +238,7 @@ fn bound(fixture: &Fixture, number: u32) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_key_of_a_refresh_token_is_kept_while_proofs_are_switched_off() {
+async fn the_key_of_a_refresh_token_is_kept_while_dpop_is_disabled() {
     let mut fixture = Fixture::new(|config| config.oauth.reading.dpop = true);
     fixture.seed("s1");
     let slot = fixture.start().await;
@@ -247,7 +246,7 @@ async fn the_key_of_a_refresh_token_is_kept_while_proofs_are_switched_off() {
     assert_eq!(token(&slot).await.unwrap(), "at1");
     let key = fixture.record().await.dpop_key;
     assert!(key.is_some() && slot.token().await.unwrap().key().is_some());
-    // Without a proof a bound refresh token would die, and a bound access token be refused.
+    // Without a proof the server may revoke a bound refresh token, and APIs reject a bound access token.
     fixture.config.oauth.reading.dpop = false;
     for slot in [fixture.reload().await, fixture.start().await] {
         assert_eq!(token(&slot).await, needs_login(TerminalReason::OtherGrant));
@@ -264,11 +263,11 @@ async fn the_key_of_a_refresh_token_is_kept_while_proofs_are_switched_off() {
     assert!(fixture.server.asked().iter().all(|asked| asked.proved));
 }
 
-// ----- doubts -----
+// ----- ambiguous refusals -----
 
-/// Some servers say so of a dead grant, others of everything: nothing is dead by count.
+/// Some servers refuse a dead grant like this, others any request, so that no number of refusals ends the grant.
 #[tokio::test(start_paused = true)]
-async fn doubtful_answers_end_nothing_and_are_asked_about_every_quarter_of_an_hour_at_most() {
+async fn ambiguous_refusals_end_no_grant_and_are_retried_every_15_minutes_at_most() {
     let mut fixture = Fixture::new(|_| ());
     let mut slot = fixture.expired().await;
     let start = Instant::now();
@@ -287,9 +286,9 @@ async fn doubtful_answers_end_nothing_and_are_asked_about_every_quarter_of_an_ho
     assert_eq!(fixture.record().await.doubts, 0);
 }
 
-/// It may only be too early, and is no doubt about the grant.
+/// The server may refuse a refresh because it is too early.
 #[tokio::test(start_paused = true)]
-async fn a_refusal_while_there_is_a_token_is_no_doubt_and_costs_no_margin() {
+async fn a_refusal_while_a_token_is_usable_counts_no_doubt_and_keeps_the_margin() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     for pause in [3350, 100, 100] {
@@ -307,7 +306,7 @@ async fn a_refusal_while_there_is_a_token_is_no_doubt_and_costs_no_margin() {
     fixture.clock.advance(HOUR);
     fixture.server.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
-    // The next is replaced as early as the first would have been.
+    // The next token has the same margin.
     fixture.clock.advance(Duration::from_secs(3400));
     fixture.server.issue(3);
     assert_eq!(token(&slot).await.unwrap(), "at2");

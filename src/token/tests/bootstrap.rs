@@ -1,4 +1,4 @@
-//! Grants that begin without a person.
+//! Bootstraps: grants that are obtained without a person.
 
 use super::*;
 
@@ -23,7 +23,7 @@ async fn the_very_first_token_comes_from_the_bootstrap() {
     assert_eq!(token(&slot).await.unwrap(), "at1");
     assert!(presents(&fixture.server.requests()[0], "password"));
     assert_eq!(fixture.record().await.refresh_token, secret("rt1"));
-    // The next one from its refresh token.
+    // The next token comes from its refresh token.
     fixture.clock.advance(2 * HOUR);
     fixture.server.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
@@ -32,7 +32,7 @@ async fn the_very_first_token_comes_from_the_bootstrap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_grant_is_begun_anew_in_the_same_flight() {
+async fn a_dead_grant_is_replaced_by_a_bootstrap_in_the_same_flight() {
     let mut fixture = Fixture::new(with_bootstrap);
     fixture.seed("s1");
     let slot = fixture.start().await;
@@ -48,10 +48,10 @@ async fn a_dead_grant_is_begun_anew_in_the_same_flight() {
     assert_eq!(slot.status().condition, Condition::Fresh);
 }
 
-/// Authorization servers lock accounts out after a few wrong passwords; and it never ends, because whatever is
-/// wrong may be mended at the server.
+/// Authorization servers lock accounts after a few wrong passwords. The retries never stop, because the cause may be
+/// repaired at the server.
 #[tokio::test(start_paused = true)]
-async fn a_refused_bootstrap_pauses_from_half_a_minute_to_five_also_through_restarts() {
+async fn a_refused_bootstrap_is_retried_after_30_s_to_5_min_even_across_restarts() {
     let mut fixture = Fixture::new(with_bootstrap);
     fixture.seed("s1");
     let mut slot = fixture.start().await;
@@ -79,7 +79,7 @@ async fn a_refused_bootstrap_pauses_from_half_a_minute_to_five_also_through_rest
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_bootstrap_pauses_also_where_there_was_never_a_refresh_token() {
+async fn a_refused_bootstrap_backs_off_even_without_a_refresh_token() {
     let mut fixture = Fixture::new(with_bootstrap);
     for _ in 0..10 {
         fixture.server.dead();
@@ -89,9 +89,9 @@ async fn a_refused_bootstrap_pauses_also_where_there_was_never_a_refresh_token()
     assert_eq!(fixture.server.requests().len(), 3, "at once, after 30 s, and 60 s after that");
 }
 
-/// The last one was worth it, so the next is made at once: also by a process that was started in between.
+/// The last bootstrap yielded a token, so the next has no pause, even in a process started in between.
 #[tokio::test(start_paused = true)]
-async fn two_bootstraps_in_ten_minutes_are_made_at_once_and_a_third_waits() {
+async fn two_bootstraps_in_ten_minutes_have_no_pause_and_a_third_waits() {
     let mut fixture = Fixture::new(with_bootstrap);
     let slot = fixture.start().await;
     short(&fixture, 1);
@@ -109,7 +109,7 @@ async fn two_bootstraps_in_ten_minutes_are_made_at_once_and_a_third_waits() {
     tokio::time::sleep(Duration::from_secs(20)).await;
     short(&fixture, 3);
     assert_eq!(token(&slot).await.unwrap(), "at3");
-    // Later it is the first one again.
+    // Later the count starts again.
     tokio::time::sleep(Duration::from_secs(601)).await;
     fixture.server.dead();
     short(&fixture, 4);
@@ -117,7 +117,7 @@ async fn two_bootstraps_in_ten_minutes_are_made_at_once_and_a_third_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_a_bootstrap_brings_no_refresh_token_the_next_is_made_whenever_a_token_is_needed() {
+async fn a_bootstrap_without_a_refresh_token_is_repeated_for_every_token() {
     let mut fixture = Fixture::new(with_bootstrap);
     let slot = fixture.start().await;
     for number in 1..=5 {
@@ -130,7 +130,7 @@ async fn where_a_bootstrap_brings_no_refresh_token_the_next_is_made_whenever_a_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bootstrap_at_a_bad_moment_is_tried_again_soon() {
+async fn a_bootstrap_with_a_temporary_failure_is_retried_soon() {
     let mut fixture = Fixture::new(with_bootstrap);
     let slot = fixture.start().await;
     fixture.server.answer(503, json!({}));
@@ -143,7 +143,7 @@ async fn a_bootstrap_at_a_bad_moment_is_tried_again_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_throttles_bootstraps_is_left_alone_as_long_as_it_says() {
+async fn the_retry_after_of_a_bootstrap_is_obeyed() {
     let mut fixture = Fixture::new(with_bootstrap);
     let slot = fixture.start().await;
     fixture.server.throttle(100);
@@ -157,7 +157,7 @@ async fn a_server_that_throttles_bootstraps_is_left_alone_as_long_as_it_says() {
     assert_eq!(token(&again).await.unwrap(), "at1");
 }
 
-/// An operator has looked after whatever was wrong.
+/// The operator may have fixed the cause.
 #[tokio::test(start_paused = true)]
 async fn an_operator_need_not_wait_for_a_refused_bootstrap() {
     let mut fixture = Fixture::new(with_bootstrap);
@@ -169,7 +169,6 @@ async fn an_operator_need_not_wait_for_a_refused_bootstrap() {
     assert_eq!(token(&slot).await.unwrap(), "at1");
 }
 
-/// A token that was rejected is not served again because no other could be had.
 #[tokio::test(start_paused = true)]
 async fn a_rejected_token_stays_rejected_when_the_bootstrap_fails() {
     let mut fixture = Fixture::new(with_bootstrap);
@@ -180,14 +179,14 @@ async fn a_rejected_token_stays_rejected_when_the_bootstrap_fails() {
     fixture.server.dead();
     assert_eq!(reject(&slot, true).await, None);
     assert!(token(&slot).await.is_err());
-    // Nor by a process that is started now.
+    // A new process does not serve it either.
     assert!(token(&*fixture.start().await).await.is_err());
     assert_eq!(bootstraps(&fixture), 2);
 }
 
-/// Whether the refresh token is dead nobody can say, and a new grant needs no person.
+/// The refresh token may or may not be dead, and a new grant needs no person.
 #[tokio::test(start_paused = true)]
-async fn the_third_doubt_about_a_grant_begins_it_anew() {
+async fn the_third_ambiguous_refusal_causes_a_bootstrap() {
     let mut fixture = Fixture::new(with_bootstrap);
     let slot = fixture.expired().await;
     for _ in 0..2 {
@@ -195,7 +194,7 @@ async fn the_third_doubt_about_a_grant_begins_it_anew() {
         assert!(token(&slot).await.is_err());
         fixture.clock.advance(HOUR);
     }
-    // They are counted over restarts.
+    // The refusals are counted across restarts.
     let slot = fixture.start().await;
     fixture.server.answer(400, json!({"error": "invalid_request"}));
     fixture.server.issue(2);

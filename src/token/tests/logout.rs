@@ -1,4 +1,4 @@
-//! Logging out and in.
+//! Logout and login.
 
 use super::*;
 
@@ -20,13 +20,13 @@ async fn a_logout_leaves_a_tombstone_and_revokes_both_tokens() {
     assert!(record.is_tombstone() && record.generation == Generation(2));
     assert_eq!((record.refresh_token, record.access_token), (None, None));
 
-    // Neither a restart, nor the old seed, nor the bootstrap, nor an operator.
+    // Neither a restart, the old seed, the bootstrap nor a forced refresh ends the logout.
     let again = fixture.start().await;
     assert_eq!(token(&again).await, logged_out);
     assert!(again.refresh_now().await.is_err());
     assert_eq!(fixture.server.requests().len(), 3);
 
-    // A new seed does.
+    // A new seed ends it.
     fixture.seed("s2");
     let renewed = fixture.reload().await;
     fixture.server.issue(3);
@@ -34,7 +34,7 @@ async fn a_logout_leaves_a_tombstone_and_revokes_both_tokens() {
     assert!(fixture.record().await.generation > Generation(2));
 }
 
-/// What comes back is not used, not stored, and revoked.
+/// The new tokens are revoked and neither used nor stored.
 #[tokio::test(start_paused = true)]
 async fn a_refresh_under_way_does_not_undo_a_logout() {
     for grant in [GrantType::RefreshToken, GrantType::ClientCredentials] {
@@ -56,7 +56,7 @@ async fn a_refresh_under_way_does_not_undo_a_logout() {
             async move { slot.logout().await }
         });
         let logged_out = needs_login(TerminalReason::LoggedOut);
-        // The request that waits is told at once.
+        // The waiting request fails immediately.
         assert_eq!(waiting.await.unwrap(), logged_out, "{grant:?}");
         assert!(asked.elapsed() < SECOND);
         drop(hold);
@@ -76,9 +76,8 @@ async fn a_refresh_under_way_does_not_undo_a_logout() {
     }
 }
 
-/// Whatever the answer is: it is for a grant that is no more.
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_comes_after_a_logout_or_a_login_changes_nothing() {
+async fn a_response_after_a_logout_or_login_changes_nothing() {
     let answers = [
         json!({"error": "invalid_grant"}),
         json!({"error": "invalid_request"}),
@@ -117,9 +116,8 @@ async fn an_answer_that_comes_after_a_logout_or_a_login_changes_nothing() {
     }
 }
 
-/// Its answer would undo the logout, and its refresh token is none any more.
 #[tokio::test(start_paused = true)]
-async fn a_replay_is_not_made_after_a_logout_or_a_login() {
+async fn no_request_is_repeated_after_a_logout_or_login() {
     for logs_in in [true, false] {
         let mut fixture = Fixture::new(|_| ());
         let slot = fixture.expired().await;
@@ -143,7 +141,7 @@ async fn a_replay_is_not_made_after_a_logout_or_a_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_heals_a_logout_and_wins_over_a_seed_that_was_never_used() {
+async fn a_login_ends_a_logout_and_overrides_an_unused_seed() {
     for after_logout in [true, false] {
         let mut fixture = Fixture::new(|_| ());
         fixture.seed("s1");
@@ -160,9 +158,9 @@ async fn a_login_heals_a_logout_and_wins_over_a_seed_that_was_never_used() {
     }
 }
 
-/// A seed that was ever used, or that was only configured, is no new one.
+/// Seeds that were used or only configured before the logout do not count as new.
 #[tokio::test(start_paused = true)]
-async fn no_seed_of_before_a_logout_brings_a_credential_back() {
+async fn no_old_seed_reactivates_a_logged_out_credential() {
     let mut fixture = Fixture::new(|_| ());
     for (number, seed) in [(1, "s1"), (2, "s2")] {
         fixture.seed(seed);

@@ -1,11 +1,11 @@
-//! Answers that were lost, and requests that are in the air.
+//! Lost responses, and token requests in progress elsewhere.
 
 use super::scripted_server::ScriptedAnswer;
 use super::*;
 
-/// Each counts from the first request: a server's grace does.
+/// The times count from the first request, as the grace period of a server does.
 #[tokio::test(start_paused = true)]
-async fn lost_answers_are_asked_for_again_within_the_grace_or_not_at_all() {
+async fn lost_responses_are_requested_again_within_the_grace_period_or_not_at_all() {
     for (takes, expected) in [
         (0, &[0, 500, 2000][..]),
         (100, &[0, 500, 2000]),
@@ -25,9 +25,9 @@ async fn lost_answers_are_asked_for_again_within_the_grace_or_not_at_all() {
     }
 }
 
-/// A late replay can revoke what is still good.
+/// A late replay can revoke a usable token.
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_whose_answers_were_lost_is_not_presented_while_a_token_can_be_used() {
+async fn a_refresh_token_with_lost_responses_is_not_presented_while_a_token_is_usable() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     fixture.clock.advance(Duration::from_secs(3400));
@@ -38,14 +38,14 @@ async fn a_refresh_token_whose_answers_were_lost_is_not_presented_while_a_token_
         tokio::time::sleep(SECOND).await;
     }
     assert_eq!(fixture.server.presented("rt1"), 3);
-    // After its end it is all that is left.
+    // After the token has expired, the refresh token is presented again.
     fixture.server.tell_nothing_more();
     fixture.server.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
 }
 
-/// What a process leaves that was killed with the request in the air.
-async fn request_in_flight(fixture: &Fixture, count: u32, by: &str) {
+/// Stores the attempt of a process that was killed during a token request.
+async fn store_attempt(fixture: &Fixture, count: u32, by: &str) {
     let now = fixture.clock.now();
     let mut record = fixture.record().await;
     record.attempt = Some(Attempt {
@@ -59,10 +59,10 @@ async fn request_in_flight(fixture: &Fixture, count: u32, by: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn attempts_are_counted_over_restarts_and_three_of_them_are_all() {
+async fn attempts_are_counted_across_restarts_up_to_three() {
     let mut fixture = Fixture::new(|_| ());
     let _before = fixture.expired().await;
-    request_in_flight(&fixture, 1, "lock-0").await;
+    store_attempt(&fixture, 1, "lock-0").await;
     (0..9).for_each(|_| fixture.server.lose());
     let start = Instant::now();
     let slot = fixture.start().await;
@@ -75,7 +75,7 @@ async fn attempts_are_counted_over_restarts_and_three_of_them_are_all() {
         assert_eq!(why(token(&slot).await.unwrap_err()), "answers_lost");
     }
     assert_eq!(fixture.server.presented("rt1"), 2);
-    // Nothing can be hurt by it any more: within a minute somebody looks whether the server is back.
+    // Without a usable token the server is tried again within a minute.
     tokio::time::sleep(Duration::from_secs(15)).await;
     fixture.server.tell_nothing_more();
     fixture.server.issue(2);
@@ -83,12 +83,12 @@ async fn attempts_are_counted_over_restarts_and_three_of_them_are_all() {
     assert_eq!(fixture.record().await.attempt, None);
 }
 
-/// Its answer may still come, and is theirs.
+/// The other process may still receive the response.
 #[tokio::test(start_paused = true)]
-async fn what_another_process_has_in_the_air_is_not_presented_by_this_one() {
+async fn a_refresh_token_in_use_by_another_process_is_not_presented() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
-    request_in_flight(&fixture, 1, "lock-of-another").await;
+    store_attempt(&fixture, 1, "lock-of-another").await;
     assert_eq!(why(token(&slot).await.unwrap_err()), "in_the_air");
     tokio::time::sleep(Duration::from_secs(50)).await;
     assert_eq!(why(token(&slot).await.unwrap_err()), "in_the_air");
@@ -98,10 +98,9 @@ async fn what_another_process_has_in_the_air_is_not_presented_by_this_one() {
     assert_eq!(token(&slot).await.unwrap(), "at2");
 }
 
-/// A refresh token may have been used up only where a request with it may have been acted on, be it many requests
-/// ago.
+/// The server may have consumed a refresh token only if it processed one of the requests, even an early one.
 #[tokio::test(start_paused = true)]
-async fn a_grant_is_lost_only_after_an_answer_that_could_have_replaced_it() {
+async fn a_grant_is_lost_only_after_a_request_that_may_have_rotated_it() {
     let (lost, revoked) = (TerminalReason::LostRotation, TerminalReason::Revoked);
     let says =
         |status, body: serde_json::Value| ScriptedAnswer::Says(status, body.to_string(), None);

@@ -1,4 +1,4 @@
-//! Two processes with one store, and a lease that is lost to another.
+//! Two processes with one store, and leases that are lost to another process.
 
 use std::sync::atomic::Ordering;
 
@@ -18,9 +18,9 @@ async fn two_processes_present_a_refresh_token_once() {
     assert_eq!(fixture.server.presented("rt1"), 1);
 }
 
-/// The lease is held by somebody who does not let go of it.
+/// Another process holds the lease and does not release it.
 #[tokio::test(start_paused = true)]
-async fn what_another_process_stores_is_used_without_the_lease() {
+async fn the_token_of_another_process_is_adopted_without_the_lease() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     let _watching = fixture.watch();
@@ -35,7 +35,7 @@ async fn what_another_process_stores_is_used_without_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_is_overtaken_gives_way_to_what_is_stored_and_leaves_the_lease() {
+async fn a_superseded_refresh_adopts_the_stored_record_and_releases_the_lease() {
     let mut fixture = Fixture::new(with_revocation);
     let slot = fixture.expired().await;
     let later = fixture.clock.now() + SECOND;
@@ -44,7 +44,7 @@ async fn a_refresh_that_is_overtaken_gives_way_to_what_is_stored_and_leaves_the_
     assert_eq!(token(&slot).await.unwrap(), "at-other2");
     assert!(!slot.status().is_unsaved);
     assert!(!fixture.store.is_leased().await);
-    // Theirs is what the next refresh goes on with, and nobody's token was revoked.
+    // The next refresh uses the other process's refresh token, and no token was revoked.
     fixture.clock.advance(2 * HOUR);
     fixture.server.issue(3);
     assert_eq!(token(&slot).await.unwrap(), "at3");
@@ -53,7 +53,7 @@ async fn a_refresh_that_is_overtaken_gives_way_to_what_is_stored_and_leaves_the_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_is_overtaken_by_a_token_that_is_over_goes_on_with_what_that_left() {
+async fn a_refresh_superseded_by_an_expired_token_continues_with_its_refresh_token() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     let later = fixture.clock.now() + SECOND;
@@ -67,7 +67,7 @@ async fn a_refresh_that_is_overtaken_by_a_token_that_is_over_goes_on_with_what_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_is_overtaken_by_a_logout_of_another_process_is_logged_out() {
+async fn a_refresh_superseded_by_a_logout_in_another_process_is_logged_out() {
     let mut fixture = Fixture::new(with_revocation);
     let slot = fixture.expired().await;
     let later = fixture.clock.now() + SECOND;
@@ -81,9 +81,9 @@ async fn a_refresh_that_is_overtaken_by_a_logout_of_another_process_is_logged_ou
     assert_eq!(revoked, 2, "what came too late is given back");
 }
 
-/// A login, say, that came while the request was in the air.
+/// For example after a login during the token request.
 #[tokio::test(start_paused = true)]
-async fn a_grant_that_dies_leaves_a_newer_record_alone() {
+async fn a_refused_refresh_token_does_not_affect_a_newer_record() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     let theirs = foreign(&fixture.record().await, 2, fixture.clock.now(), HOUR);
@@ -103,9 +103,9 @@ async fn a_grant_that_dies_leaves_a_newer_record_alone() {
     assert_eq!(fixture.server.presented("rt-other2"), 1);
 }
 
-/// A logout is newer than the death of what it ended.
+/// A logout takes precedence over the end of the grant.
 #[tokio::test(start_paused = true)]
-async fn a_grant_that_dies_after_a_logout_of_another_process_is_logged_out() {
+async fn a_refused_refresh_token_after_a_logout_in_another_process_is_logged_out() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     let hold = fixture.server.gate.write().await;
@@ -120,9 +120,9 @@ async fn a_grant_that_dies_after_a_logout_of_another_process_is_logged_out() {
     assert_eq!(fixture.record().await, tombstone);
 }
 
-/// A refresh that is stored between an operator's look and the tombstone.
+/// A refresh is stored between the load and the write of the logout.
 #[tokio::test(start_paused = true)]
-async fn a_logout_that_is_overtaken_is_tried_again() {
+async fn a_logout_that_conflicts_with_a_refresh_is_retried() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.intrude(foreign(&fixture.record().await, 2, fixture.clock.now(), HOUR)).await;
@@ -132,11 +132,11 @@ async fn a_logout_that_is_overtaken_is_tried_again() {
     assert!(record.has_superseded(&hash("rt-other2")) && record.has_superseded(&hash("rt1")));
 }
 
-// ----- a lease that is lost -----
+// ----- lost leases -----
 
-/// Another process may have the new lock, and present the same refresh token at this moment.
+/// Another process may hold the new lock and present the same refresh token.
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_lost_before_a_presentation_stops_it() {
+async fn a_lease_lost_before_a_token_request_stops_it() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     fixture.clock.advance(Duration::from_secs(3500));
@@ -148,19 +148,19 @@ async fn a_lease_that_is_lost_before_a_presentation_stops_it() {
     assert_eq!(slot.status().condition, Condition::Failing(FailureReason::Store("lock_lost")));
     fixture.rest().await;
     assert_eq!(fixture.record().await.attempt, None, "it was not presented");
-    // With the new lock it goes on.
+    // With the new lock the refresh succeeds.
     assert_eq!(token(&slot).await.unwrap(), "at1");
     fixture.rest().await;
     assert_eq!(token(&slot).await.unwrap(), "at2");
 }
 
-/// Whoever has the lock now has noted that it is presenting the refresh token: that is not wiped out.
+/// The new lock holder has stored its own attempt, which must stay.
 #[tokio::test(start_paused = true)]
-async fn what_the_holder_of_the_new_lock_has_noted_is_left_there() {
+async fn the_attempt_of_the_new_lease_holder_is_not_overwritten() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     fixture.clock.advance(Duration::from_secs(3500));
-    // The lock is lost as soon as the attempt is written.
+    // The lock is lost when the attempt is written.
     let now = fixture.clock.now();
     let mut theirs = fixture.record().await;
     let (refresh_token, by) = (hash("rt1"), "lock-1".to_owned());
@@ -175,9 +175,8 @@ async fn what_the_holder_of_the_new_lock_has_noted_is_left_there() {
     assert_eq!(fixture.server.presented("rt1"), 0, "its answer may still come, to them");
 }
 
-/// Nothing is replayed either.
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_lost_between_two_presentations_stops_the_second() {
+async fn a_lease_lost_between_two_token_requests_stops_the_second() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.server.lose();
@@ -190,9 +189,9 @@ async fn a_lease_that_is_lost_between_two_presentations_stops_the_second() {
     assert_eq!(fixture.server.presented("rt1"), 1);
 }
 
-/// The refresh token has been used up: what it brought is stored, whoever holds the lock.
+/// The server has consumed the refresh token, so its response is stored even without the lock.
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_lost_while_the_server_is_asked_does_not_lose_the_answer() {
+async fn a_lease_lost_during_a_token_request_does_not_lose_the_response() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     let hold = fixture.server.gate.write().await;

@@ -1,10 +1,9 @@
-//! What is made of refusals: by the token endpoint, and by APIs.
+//! Refusals by the token endpoint and rejections by APIs.
 
 use super::scripted_server::ScriptedAnswer;
 use super::*;
 
-/// Requests of the same kind that an API rejects: the current token is, and what it is sent again with, until
-/// bearerd gives up. How often the API saw it.
+/// Sends a request that the API always rejects, and repeats it as the slot allows. Returns how often it was sent.
 async fn always_rejected(slot: &Slot, target: u64) -> u32 {
     let mut resend = ResendState::first(target, false);
     let mut token = slot.token().await.unwrap();
@@ -36,9 +35,9 @@ async fn a_dead_grant_costs_one_token_request_and_then_none_also_after_restarts_
     assert_eq!(fixture.server.presented("rt1"), 1);
 }
 
-/// It may have been a mistake of the server's.
+/// The refusal may have been an error of the server.
 #[tokio::test(start_paused = true)]
-async fn an_operator_may_try_a_dead_grant_once_more_and_that_heals_it() {
+async fn an_operator_can_retry_a_dead_grant_once_and_success_restores_it() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.server.dead();
@@ -49,7 +48,7 @@ async fn an_operator_may_try_a_dead_grant_once_more_and_that_heals_it() {
     assert_eq!(error, TokenError::NeedsLogin { reason: TerminalReason::Revoked });
     assert_eq!(token(&slot).await, revoked);
     assert_eq!(fixture.server.presented("rt1"), 2, "once for each time");
-    // Also in a process that has found it dead.
+    // The same in a process that has loaded a dead grant.
     let slot = fixture.start().await;
     fixture.server.issue(2);
     assert!(slot.refresh_now().await.is_ok());
@@ -57,9 +56,8 @@ async fn an_operator_may_try_a_dead_grant_once_more_and_that_heals_it() {
     assert_eq!(fixture.record().await.terminal, None);
 }
 
-/// A token is good until it expires, whatever has become of its grant.
 #[tokio::test(start_paused = true)]
-async fn a_token_outlives_its_grant_also_through_a_restart() {
+async fn a_token_stays_usable_after_its_grant_is_dead_even_after_a_restart() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     fixture.server.dead();
@@ -68,16 +66,16 @@ async fn a_token_outlives_its_grant_also_through_a_restart() {
     assert_eq!(token(&slot).await.unwrap(), "at1");
     let again = fixture.start().await;
     assert_eq!(token(&again).await.unwrap(), "at1");
-    // Unless it is rejected: then whoever comes next is told so.
+    // After a rejection the next request fails.
     assert_eq!(reject(&again, true).await, None);
     assert_eq!(token(&again).await, needs_login(TerminalReason::Revoked));
     assert_eq!(fixture.server.requests().len(), 2);
 }
 
-// ----- a server that wants to be left alone -----
+// ----- Retry-After -----
 
 #[tokio::test(start_paused = true)]
-async fn a_server_is_left_alone_as_long_as_it_says_also_after_restarts_and_reloads() {
+async fn retry_after_is_obeyed_even_after_restarts_and_reloads() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.server.throttle(600);
@@ -112,9 +110,8 @@ async fn a_clock_that_is_set_back_does_not_prolong_the_wait() {
     assert_eq!(token(&slot).await.unwrap(), "at2");
 }
 
-/// Another authorization server has said nothing.
 #[tokio::test(start_paused = true)]
-async fn what_one_server_wants_does_not_hold_up_another() {
+async fn the_retry_after_of_one_server_does_not_delay_another() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.server.throttle(600);
@@ -126,9 +123,9 @@ async fn what_one_server_wants_does_not_hold_up_another() {
     assert_eq!(token(&slot).await.unwrap(), "at2");
 }
 
-/// An outage that ends is over: each kind of failure counts for itself.
+/// Each kind of failure has its own count.
 #[tokio::test(start_paused = true)]
-async fn a_long_outage_and_one_odd_answer_do_not_lock_a_credential_out() {
+async fn a_long_outage_and_one_unexpected_response_cause_no_long_backoff() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     (0..99).for_each(|_| fixture.server.answer(503, json!({})));
@@ -153,9 +150,9 @@ async fn a_long_outage_and_one_odd_answer_do_not_lock_a_credential_out() {
     assert!(healthy.elapsed() <= Duration::from_secs(60), "{:?}", healthy.elapsed());
 }
 
-/// Nothing ever arrives there, so nothing is in the way of asking.
+/// The requests never arrive, so that frequent retries cause no load.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_cannot_be_reached_for_an_hour_is_back_within_seconds() {
+async fn after_an_hour_without_a_connection_recovery_takes_seconds() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     let end = Instant::now() + HOUR;
@@ -182,7 +179,7 @@ async fn a_rejected_token_is_replaced_and_the_request_is_sent_twice_at_most() {
     (2..9).for_each(|number| fixture.server.issue(number));
     assert_eq!(always_rejected(&slot, 1).await, 2);
     assert_eq!(fixture.server.presented("rt1"), 1);
-    // Whatever comes next forces nothing for a while.
+    // The next rejections force no refresh for a while.
     for _ in 0..20 {
         fixture.rest().await;
         assert!(always_rejected(&slot, 1).await <= 2);
@@ -190,9 +187,9 @@ async fn a_rejected_token_is_replaced_and_the_request_is_sent_twice_at_most() {
     assert!(fixture.server.requests().len() <= 6, "{}", fixture.server.requests().len());
 }
 
-/// One that is brand-new may not be known everywhere yet.
+/// The API may not know a newly issued token yet.
 #[tokio::test(start_paused = true)]
-async fn a_brand_new_token_that_is_rejected_is_tried_again_three_seconds_later() {
+async fn a_newly_issued_token_that_is_rejected_is_tried_again_after_three_seconds() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     let token = slot.token().await.unwrap();
@@ -207,13 +204,13 @@ async fn a_brand_new_token_that_is_rejected_is_tried_again_three_seconds_later()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_path_that_rejects_everything_does_not_keep_others_from_a_new_token() {
+async fn a_path_that_rejects_every_token_does_not_delay_the_refresh_for_others() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     fixture.rest().await;
     fixture.server.issue(2);
     assert_eq!(always_rejected(&slot, 1).await, 2);
-    // The others are fine with it, and then it is revoked.
+    // Other paths accept the token, and then it is revoked.
     let at2 = slot.token().await.unwrap();
     slot.accepted(&at2, &ResendState::first(2, true));
     fixture.rest().await;
@@ -224,9 +221,9 @@ async fn a_path_that_rejects_everything_does_not_keep_others_from_a_new_token() 
     assert_eq!(at3.access_token(), "at3");
 }
 
-/// A new token that requests were accepted with is worth the next one.
+/// The accepted token shows that the forced refresh helped.
 #[tokio::test(start_paused = true)]
-async fn an_accepted_request_allows_the_next_renewal_at_once() {
+async fn an_accepted_request_allows_the_next_forced_refresh_immediately() {
     for accepted in [true, false] {
         let mut fixture = Fixture::new(|_| ());
         let slot = fixture.started().await;
@@ -244,9 +241,9 @@ async fn an_accepted_request_allows_the_next_renewal_at_once() {
     }
 }
 
-/// Nothing will be sent again, so nobody waits: the next request has the new token.
+/// The request is not sent again and does not wait. The next request has the new token.
 #[tokio::test(start_paused = true)]
-async fn a_rejection_that_cannot_be_repeated_has_the_token_replaced_in_the_background() {
+async fn after_a_rejection_of_an_unrepeatable_request_the_token_is_replaced_in_the_background() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     fixture.rest().await;
@@ -258,9 +255,9 @@ async fn a_rejection_that_cannot_be_repeated_has_the_token_replaced_in_the_backg
     assert_eq!(token(&slot).await.unwrap(), "at2");
 }
 
-/// It is served no more, although it has not expired, by nobody on the store.
+/// No process on the store serves it, although it has not expired.
 #[tokio::test(start_paused = true)]
-async fn a_rejected_token_is_served_no_more_while_another_cannot_be_had() {
+async fn a_rejected_token_is_not_served_while_no_other_is_available() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     fixture.rest().await;
@@ -270,9 +267,9 @@ async fn a_rejected_token_is_served_no_more_while_another_cannot_be_had() {
     assert_eq!(why(token(&*fixture.start().await).await.unwrap_err()), "throttled");
 }
 
-/// What a sibling has got is used at once, and nobody is asked.
+/// The other process's token is used without a token request.
 #[tokio::test(start_paused = true)]
-async fn a_rejection_finds_what_another_process_has_stored() {
+async fn a_rejection_adopts_the_token_of_another_process() {
     let mut fixture = Fixture::new(|_| ());
     let here = fixture.started().await;
     let there = fixture.start().await;

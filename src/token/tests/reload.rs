@@ -1,4 +1,4 @@
-//! Two slots of one credential in one process: requests of before a reload, and those of after it.
+//! Reloads: an old and a new slot of one credential in one process.
 
 use std::sync::atomic::Ordering;
 
@@ -6,8 +6,8 @@ use tokio::sync::RwLockWriteGuard;
 
 use super::*;
 
-/// A slot of before whose token is over, and a request that waits for the next one at the server, until what
-/// is returned with it is dropped.
+/// Returns an old slot with an expired token, and a request that waits for a token request until the returned
+/// guard is dropped.
 async fn refreshing<'a>(
     fixture: &mut Fixture,
     server: &'a ScriptedServer,
@@ -25,16 +25,16 @@ fn elsewhere(fixture: &mut Fixture) {
     fixture.config.oauth.token_url = Some(text("https://other.example/token"));
 }
 
-/// What the other authorization server was shown.
+/// The requests that the other authorization server received.
 fn shown_elsewhere(fixture: &Fixture) -> Vec<String> {
     fixture.server.requests().into_iter().filter(|it| it.starts_with("other")).collect()
 }
 
 // ----- another grant -----
 
-/// It may be for other hosts: the request is for one of before.
+/// The new grant may be for other hosts than the old request.
 #[tokio::test(start_paused = true)]
-async fn a_request_of_before_a_reload_gets_no_token_of_a_grant_of_after_it() {
+async fn an_old_slot_gets_no_token_of_the_new_grant() {
     for same_server in [true, false] {
         let mut fixture = Fixture::new(|_| ());
         let before = fixture.started().await;
@@ -51,7 +51,7 @@ async fn a_request_of_before_a_reload_gets_no_token_of_a_grant_of_after_it() {
         let again = before.rejected(&at1, &mut ResendState::first(1, true), true).await;
         assert!(again.is_none(), "{again:?}");
         assert_eq!(why(token(&before).await.unwrap_err()), "reloaded");
-        // Nor by looking into the store.
+        // A reload of the record does not change that.
         let _watching = fixture.watch();
         fixture.store.notify();
         fixture.rest().await;
@@ -60,9 +60,8 @@ async fn a_request_of_before_a_reload_gets_no_token_of_a_grant_of_after_it() {
     }
 }
 
-/// Nor the one of before, from the moment of the reload on.
 #[tokio::test(start_paused = true)]
-async fn a_request_of_after_a_reload_gets_no_token_of_a_grant_of_before_it() {
+async fn a_new_slot_gets_no_token_of_the_old_grant() {
     let mut fixture = Fixture::new(|_| ());
     let _before = fixture.started().await;
     fixture.config.oauth.token_url = Some(text("https://other.example/token"));
@@ -70,14 +69,14 @@ async fn a_request_of_after_a_reload_gets_no_token_of_a_grant_of_before_it() {
     assert_eq!(token(&after).await, needs_login(TerminalReason::OtherGrant));
     assert_eq!(token(&*fixture.start().await).await, needs_login(TerminalReason::OtherGrant));
     assert_eq!(shown_elsewhere(&fixture), [""; 0], "its refresh token is presented nowhere else");
-    // PutOutcome back, it goes on.
+    // With the old configuration again, the old grant is used.
     fixture.config.oauth.token_url = Some(text(TOKEN_URL));
     assert_eq!(token(&*fixture.reload().await).await.unwrap(), "at1");
 }
 
-/// There is nothing worth waiting for: only the slot of after the reload will have a token.
+/// Waiting would not help, because only the new slot gets a token.
 #[tokio::test(start_paused = true)]
-async fn a_request_of_before_a_reload_asks_nobody_for_a_grant_of_after_it() {
+async fn an_old_slot_starts_no_refresh_for_the_new_grant() {
     let mut fixture = Fixture::new(|_| ());
     let before = fixture.started().await;
     fixture.seed("s2");
@@ -95,7 +94,7 @@ async fn a_request_of_before_a_reload_asks_nobody_for_a_grant_of_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_waits_during_a_reload_is_told_at_once() {
+async fn a_request_that_waits_during_a_reload_fails_immediately() {
     let mut fixture = Fixture::new(|_| ());
     let server = Arc::clone(&fixture.server);
     let (_before, waiting, hold) = refreshing(&mut fixture, &server).await;
@@ -107,10 +106,9 @@ async fn a_request_that_waits_during_a_reload_is_told_at_once() {
     drop(hold);
 }
 
-/// The flight was begun by the configuration of before: what it brings stays there, and what comes after it goes by
-/// the configuration of after.
+/// The flight uses the old configuration to its end. The next one uses the new configuration.
 #[tokio::test(start_paused = true)]
-async fn a_reload_in_the_middle_of_a_flight_mixes_no_two_servers() {
+async fn a_reload_during_a_flight_sends_no_token_to_the_wrong_server() {
     for dead in [true, false] {
         let mut fixture = Fixture::new(|_| ());
         let server = Arc::clone(&fixture.server);
@@ -140,7 +138,7 @@ async fn a_reload_in_the_middle_of_a_flight_mixes_no_two_servers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reload_between_a_token_request_and_its_steps_shows_its_tokens_to_no_other_server() {
+async fn a_reload_between_a_token_request_and_its_steps_sends_no_token_to_another_server() {
     let mut fixture = Fixture::new(with_step);
     fixture.seed("s1");
     let before = fixture.start().await;
@@ -163,7 +161,7 @@ async fn a_reload_between_a_token_request_and_its_steps_shows_its_tokens_to_no_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_seed_of_before_a_reload_does_not_take_the_place_of_one_of_after_it() {
+async fn an_old_seed_does_not_replace_the_seed_of_a_reload() {
     let mut fixture = Fixture::new(|_| ());
     fixture.seed("s2");
     let before = fixture.start().await;
@@ -185,7 +183,7 @@ async fn a_seed_of_before_a_reload_does_not_take_the_place_of_one_of_after_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_seed_of_before_a_reload_does_not_undo_a_logout_of_after_it() {
+async fn an_old_seed_does_not_undo_a_logout_after_a_reload() {
     let mut fixture = Fixture::new(|_| ());
     fixture.seed("s1");
     let before = fixture.start().await;
@@ -199,7 +197,7 @@ async fn a_seed_of_before_a_reload_does_not_undo_a_logout_of_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_of_before_a_reload_that_a_login_overtakes_serves_nothing() {
+async fn an_old_refresh_superseded_by_a_login_serves_no_token() {
     let mut fixture = Fixture::new(|_| ());
     let server = Arc::clone(&fixture.server);
     let (_before, waiting, hold) = refreshing(&mut fixture, &server).await;
@@ -215,9 +213,9 @@ async fn a_refresh_of_before_a_reload_that_a_login_overtakes_serves_nothing() {
     assert_eq!(fixture.record().await.refresh_token, secret("rt-login"));
 }
 
-// ----- other words, the same grant -----
+// ----- another request, the same grant -----
 
-/// The refresh token stays, and the next request has a token that was asked for with the new words.
+/// The refresh token stays, and the next token is requested with the new scope.
 #[tokio::test(start_paused = true)]
 async fn another_scope_takes_effect_with_the_next_request() {
     let mut fixture = Fixture::new(|_| ());
@@ -231,9 +229,9 @@ async fn another_scope_takes_effect_with_the_next_request() {
     assert_eq!(why(token(&before).await.unwrap_err()), "reloaded");
 }
 
-/// What is under way was asked for with the words of before.
+/// The token request in progress has the old scope.
 #[tokio::test(start_paused = true)]
-async fn a_token_that_was_asked_for_with_another_scope_is_not_used_after_the_reload() {
+async fn a_token_with_the_old_scope_is_not_used_after_a_reload() {
     let mut fixture = Fixture::new(|_| ());
     let server = Arc::clone(&fixture.server);
     let (_before, _waiting, hold) = refreshing(&mut fixture, &server).await;
@@ -246,10 +244,10 @@ async fn a_token_that_was_asked_for_with_another_scope_is_not_used_after_the_rel
     assert_eq!((server.presented("rt1"), server.presented("rt2")), (1, 1));
 }
 
-// ----- nothing that matters to tokens -----
+// ----- a change that does not concern tokens -----
 
 #[tokio::test(start_paused = true)]
-async fn a_reload_that_changes_no_grant_lets_both_use_the_same_tokens() {
+async fn a_reload_without_a_grant_change_lets_both_slots_share_tokens() {
     let mut fixture = Fixture::new(|_| ());
     let before = fixture.started().await;
     fixture.rest().await;
@@ -268,7 +266,7 @@ async fn a_reload_that_changes_no_grant_lets_both_use_the_same_tokens() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_under_way_during_a_reload_is_used_by_both() {
+async fn a_token_requested_during_a_reload_is_used_by_both_slots() {
     let mut fixture = Fixture::new(|_| ());
     let server = Arc::clone(&fixture.server);
     let (_before, waiting, hold) = refreshing(&mut fixture, &server).await;
@@ -283,9 +281,9 @@ async fn a_token_that_is_under_way_during_a_reload_is_used_by_both() {
     assert_eq!(server.requests().len(), 2);
 }
 
-/// A reload may still fail, and it is a while until its slots are in use.
+/// Slots are opened before a reload is complete, and it may still fail.
 #[tokio::test(start_paused = true)]
-async fn a_reload_changes_nothing_before_it_is_in_use() {
+async fn a_reload_changes_nothing_before_activation() {
     let mut fixture = Fixture::new(|_| ());
     let before = fixture.expired().await;
     fixture.seed("s2");
@@ -298,9 +296,9 @@ async fn a_reload_changes_nothing_before_it_is_in_use() {
     assert_eq!(fixture.server.presented("s2"), 1);
 }
 
-/// A slot that a request of before still opens.
+/// A request that started before the reload may still open a slot.
 #[tokio::test(start_paused = true)]
-async fn a_configuration_of_before_does_not_come_back() {
+async fn an_older_configuration_is_never_reactivated() {
     let mut fixture = Fixture::new(|_| ());
     let before = fixture.started().await;
     fixture.config.oauth.scope = Some(text("read"));
@@ -319,15 +317,15 @@ async fn a_reload_while_the_store_cannot_be_read_keeps_the_token() {
     fixture.config.margin = Margin::Fixed(Duration::from_secs(30));
     let after = fixture.reload().await;
     assert_eq!(token(&after).await.unwrap(), "at1");
-    // Not that of another grant.
+    // The token of another grant is not kept.
     fixture.seed("s2");
     let other = fixture.reload().await;
     assert!(token(&other).await.is_err());
 }
 
-/// An operator who puts something right need not wait for the pause that it has caused.
+/// An operator who fixes the configuration does not have to wait for the backoff.
 #[tokio::test(start_paused = true)]
-async fn a_reload_that_changes_what_was_refused_is_tried_at_once() {
+async fn a_reload_that_changes_a_refused_setting_ends_the_backoff() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.server.answer(401, json!({"error": "invalid_client"}));

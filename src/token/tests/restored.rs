@@ -1,10 +1,10 @@
-//! A record that is gone, old or damaged.
+//! Missing, outdated and damaged records.
 
 use super::*;
 
-/// A crash would otherwise present what the server has forgotten.
+/// Otherwise a process started after a crash would present a superseded refresh token.
 #[tokio::test(start_paused = true)]
-async fn a_record_that_is_gone_old_or_damaged_is_written_back_within_two_seconds() {
+async fn a_missing_old_or_damaged_record_is_written_back_within_two_seconds() {
     for case in ["removed", "backup", "damaged"] {
         let mut fixture = Fixture::new(|_| ());
         let slot = fixture.expired().await;
@@ -28,9 +28,9 @@ async fn a_record_that_is_gone_old_or_damaged_is_written_back_within_two_seconds
     }
 }
 
-/// Nobody has noticed yet.
+/// The restored backup was not detected before the refresh.
 #[tokio::test(start_paused = true)]
-async fn a_refresh_goes_by_the_newest_record_and_not_by_a_backup_that_is_stored() {
+async fn a_refresh_uses_the_newest_record_instead_of_a_restored_backup() {
     for case in ["removed", "backup", "damaged"] {
         let mut fixture = Fixture::new(|_| ());
         let slot = fixture.expired().await;
@@ -54,9 +54,9 @@ async fn a_refresh_goes_by_the_newest_record_and_not_by_a_backup_that_is_stored(
     }
 }
 
-/// The server has forgotten the old refresh token: what the backup holds is worth nothing.
+/// The server has invalidated the refresh token of the backup.
 #[tokio::test(start_paused = true)]
-async fn a_backup_put_back_while_a_refresh_is_in_the_air_does_not_lose_what_it_brings() {
+async fn a_backup_restored_during_a_token_request_does_not_lose_the_response() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     let backup = fixture.record().await;
@@ -68,9 +68,9 @@ async fn a_backup_put_back_while_a_refresh_is_in_the_air_does_not_lose_what_it_b
     assert!(!slot.status().is_unsaved);
 }
 
-/// What is damaged may have been the newest: nothing is guessed, and nothing else is known.
+/// The damaged record may have been the newest one, so that its content is not guessed.
 #[tokio::test(start_paused = true)]
-async fn a_damaged_record_at_the_start_is_said_and_healed_by_a_seed() {
+async fn a_damaged_record_at_startup_is_reported_and_replaced_by_a_seed() {
     let mut fixture = Fixture::new(|_| ());
     let _before = fixture.started().await;
     fixture.store.damage(&fixture).await;
@@ -85,7 +85,6 @@ async fn a_damaged_record_at_the_start_is_said_and_healed_by_a_seed() {
     assert_eq!(fixture.record().await.refresh_token, secret("rt2"));
 }
 
-/// What a newer bearerd wrote is left to it.
 #[tokio::test(start_paused = true)]
 async fn a_record_of_a_newer_format_is_neither_used_nor_overwritten() {
     let mut fixture = Fixture::new(|_| ());

@@ -1,4 +1,4 @@
-//! An authorization server that answers what it was told to.
+//! An authorization server with scripted answers.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -12,32 +12,32 @@ use super::scripted_store::{Journal, JournalEntry};
 use super::*;
 use crate::oauth::{RawAnswer, TokenRequest, Transport, TransportError};
 
-/// What becomes of one request.
+/// The scripted fate of one request.
 #[derive(Clone, Debug)]
 pub(super) enum ScriptedAnswer {
     /// This status, body and `Retry-After`.
     Says(u16, String, Option<u64>),
-    /// It was sent, and no answer came.
+    /// The request was sent, and no response arrives.
     Lost,
-    /// It was not sent. So it is with every request that nothing was told about.
+    /// The request could not be sent. The default if the script is empty.
     Unreachable,
-    /// A fault of our own.
+    /// The transport panics.
     Panic,
 }
 
-/// A request that came.
+/// A request that the server received.
 #[derive(Clone, Debug)]
 pub(super) struct ReceivedRequest {
     /// Host, path and body.
     pub(super) text: String,
-    /// With a proof of possession?
+    /// It had a DPoP proof.
     pub(super) proved: bool,
-    /// How long its answer is listened for.
+    /// The response timeout.
     pub(super) listen: Duration,
     pub(super) at: Instant,
 }
 
-/// Answers in the order that it was told to, and remembers what it was asked.
+/// Answers in the scripted order and records the requests.
 #[derive(Debug, Default)]
 pub(super) struct ScriptedServer {
     journal: Journal,
@@ -45,7 +45,7 @@ pub(super) struct ScriptedServer {
     asked: Mutex<Vec<ReceivedRequest>>,
     arrived: Notify,
     takes: Mutex<Duration>,
-    /// While it is held, requests wait.
+    /// While a test holds it, requests wait.
     pub(super) gate: tokio::sync::RwLock<()>,
 }
 
@@ -62,7 +62,7 @@ impl ScriptedServer {
         self.tell(ScriptedAnswer::Says(status, body.to_string(), None));
     }
 
-    /// `at1` and `rt1`, or others, for an hour.
+    /// Scripts a success with the tokens `atN` and `rtN` for an hour.
     pub(super) fn issue(&self, number: u32) {
         let (access_token, refresh_token) = (format!("at{number}"), format!("rt{number}"));
         self.answer(
@@ -83,17 +83,17 @@ impl ScriptedServer {
         self.tell(ScriptedAnswer::Says(429, "{}".to_owned(), Some(seconds)));
     }
 
-    /// What was told and not answered yet is forgotten.
+    /// Clears the script.
     pub(super) fn tell_nothing_more(&self) {
         self.answers.lock().unwrap().clear();
     }
 
-    /// So long every answer takes from now on.
+    /// Sets how long every response takes.
     pub(super) fn takes(&self, time: Duration) {
         *self.takes.lock().unwrap() = time;
     }
 
-    /// Waits until a request has come that nobody has waited for yet.
+    /// Waits for the next request.
     pub(super) async fn arrival(&self) {
         self.arrived.notified().await;
     }
@@ -106,7 +106,7 @@ impl ScriptedServer {
         self.asked().into_iter().map(|asked| asked.text).collect()
     }
 
-    /// When each request came, in milliseconds after `start`.
+    /// The times of the requests in milliseconds after `start`.
     pub(super) fn times(&self, start: Instant) -> Vec<u128> {
         self.asked().iter().map(|asked| (asked.at - start).as_millis()).collect()
     }

@@ -1,5 +1,4 @@
-//! A store that cannot always be written or read, that somebody else writes to at the worst moment, and whose
-//! lock can be lost.
+//! A store with scripted failures, concurrent writes by other processes, and leases that can be lost.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -11,27 +10,27 @@ use crate::store::{
     ExpectedKeys, Fence, HeldLease, StoreChanges, StoreError, StoreFuture, WriteId,
 };
 
-/// What happened in which order, at the server and in the store.
+/// Events at the server and in the store, in order.
 #[derive(Clone, Debug)]
 pub(super) enum JournalEntry {
     ReceivedRequest(String),
-    /// It is on stable storage.
+    /// A record was stored.
     Stored(Box<TokenRecord>),
 }
 
 pub(super) type Journal = Arc<Mutex<Vec<JournalEntry>>>;
 
-/// What becomes of writes.
+/// How writes hang.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum WriteHang {
-    /// They end.
+    /// They do not hang.
     #[default]
     Never,
-    /// They hang, and nothing is written.
+    /// They hang without writing.
     Before,
-    /// They write, and hang.
+    /// They hang after writing.
     After,
-    /// They hang, and write when they are let go, although nobody waits any more.
+    /// They hang, and write when they are released.
     Late,
 }
 
@@ -40,26 +39,26 @@ pub(super) const ALL: u32 = u32::MAX;
 
 type Intruder = (Generation, TokenRecord);
 
-/// Bytes in memory, below a script.
+/// A memory store with a script.
 #[derive(Debug)]
 pub(super) struct ScriptedStore {
     inner: Arc<MemoryStore>,
     journal: Journal,
-    /// So many writes fail from now on.
+    /// The next writes that fail.
     failing: AtomicU32,
     hang: Mutex<WriteHang>,
     late: Mutex<Vec<(String, Version, Vec<u8>)>>,
-    /// What somebody else writes just before a record of this generation is written.
+    /// The record that another process writes just before a record of this generation is written.
     pub(super) intruder: Mutex<Option<Intruder>>,
     /// Writing a record of this generation panics, once.
     pub(super) panics: Mutex<Option<Generation>>,
-    /// Nothing can be read.
+    /// Reads fail.
     pub(super) unreadable: AtomicBool,
-    /// The file that has the name of the lock.
+    /// Identifies the current lock.
     lock: Arc<AtomicU64>,
-    /// The lock is lost as soon as something is written.
+    /// The lock is lost with the next write.
     pub(super) loses_lock: AtomicBool,
-    /// What its new holder writes then.
+    /// The record that its new holder writes then.
     pub(super) new_holder: Mutex<Option<TokenRecord>>,
     changes: tokio::sync::broadcast::Sender<String>,
 }
@@ -98,7 +97,7 @@ impl ScriptedStore {
         *self.hang.lock().unwrap() = hang;
     }
 
-    /// What hung is over, and what was still to be written is.
+    /// Releases the hanging writes.
     pub(super) async fn let_go(&self) {
         self.hang(WriteHang::Never);
         let late = std::mem::take(&mut *self.late.lock().unwrap());
@@ -107,17 +106,17 @@ impl ScriptedStore {
         }
     }
 
-    /// The lock's file is removed, and another takes its name.
+    /// Replaces the lock, as if its file were deleted and created again.
     pub(super) fn lose_lock(&self) {
         self.lock.fetch_add(1, SeqCst);
     }
 
-    /// Somebody watches: the record of `api` has changed.
+    /// Notifies watchers that the record of `api` has changed.
     pub(super) fn notify(&self) {
         let _nobody = self.changes.send("api".to_owned());
     }
 
-    /// The record is replaced by something that is none.
+    /// Damages the record.
     pub(super) async fn damage(&self, fixture: &Fixture) {
         let version = fixture.version().await;
         let bytes = b"{\"bearerd\": 4, ".to_vec();
@@ -137,7 +136,7 @@ impl ScriptedStore {
         assert!(self.inner.write("api", version, None, bytes.to_vec()).await.unwrap());
     }
 
-    /// The lock, as another process takes it; `None`: somebody has it.
+    /// Takes the lock as another process. Returns `None` if it is held.
     pub(super) async fn take_lock(&self) -> Option<Box<dyn HeldLease>> {
         self.lease("api", SECOND, Duration::ZERO).await.ok()
     }
@@ -146,7 +145,7 @@ impl ScriptedStore {
         self.take_lock().await.is_none()
     }
 
-    /// Somebody else is faster.
+    /// Writes the record of the other process.
     async fn intrude(&self, generation: Generation) {
         let is_now = |(before, _): &mut Intruder| *before == generation;
         let record = self.intruder.lock().unwrap().take_if(is_now);

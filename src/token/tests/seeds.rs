@@ -1,15 +1,15 @@
-//! What a seed does to the grant before it.
+//! How a new seed affects the existing grant.
 
 use super::*;
 
-/// Somebody wrote an old refresh token where the seed is.
+/// The configured seed is an old refresh token.
 #[tokio::test(start_paused = true)]
-async fn a_new_seed_that_is_dead_leaves_the_grant_before_it_at_work() {
+async fn a_refused_seed_leaves_the_previous_grant_in_use() {
     let mut fixture = Fixture::new(with_bootstrap);
     let _before = fixture.started().await;
     fixture.seed("s2");
     let slot = fixture.start().await;
-    // It is not known to be dead yet: the server is in trouble first.
+    // The first attempt fails temporarily, so the seed is not known to be dead yet.
     fixture.server.throttle(60);
     assert!(token(&slot).await.is_err());
     fixture.clock.advance(HOUR / 2);
@@ -22,7 +22,7 @@ async fn a_new_seed_that_is_dead_leaves_the_grant_before_it_at_work() {
         (secret("rt1"), None, None)
     );
     assert!(record.seeds.contains(&hash("s1")) && record.seeds.contains(&hash("s2")));
-    // It goes on as if that seed had never been, also after a restart.
+    // The previous grant continues unchanged, even after a restart.
     for slot in [slot, fixture.start().await] {
         assert_eq!(token(&slot).await.unwrap(), "at1");
         assert_eq!(fixture.server.requests().len(), 3);
@@ -35,10 +35,10 @@ async fn a_new_seed_that_is_dead_leaves_the_grant_before_it_at_work() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_seed_that_is_dead_leaves_a_refresh_token_whose_access_token_is_over() {
+async fn a_refused_seed_leaves_the_refresh_token_of_an_expired_access_token() {
     let mut fixture = Fixture::new(|_| ());
     let _before = fixture.expired().await;
-    // Two wrong ones after another.
+    // Two refused seeds in a row.
     for wrong in ["s2", "s3"] {
         fixture.seed(wrong);
         let slot = fixture.start().await;
@@ -53,9 +53,9 @@ async fn a_new_seed_that_is_dead_leaves_a_refresh_token_whose_access_token_is_ov
     assert_eq!((fixture.server.presented("s3"), fixture.server.presented("rt1")), (2, 1));
 }
 
-/// Nothing of the old grant goes where the new one is from.
+/// The old refresh token is not sent to the new server.
 #[tokio::test(start_paused = true)]
-async fn a_dead_seed_of_another_server_brings_nothing_back() {
+async fn a_refused_seed_of_another_server_restores_no_old_grant() {
     let mut fixture = Fixture::new(|_| ());
     let _before = fixture.started().await;
     fixture.config.oauth.token_url = Some(text("https://elsewhere.example/token"));
@@ -69,9 +69,9 @@ async fn a_dead_seed_of_another_server_brings_nothing_back() {
     assert!(there.len() == 1 && there[0].contains("refresh_token=s2"), "{there:?}");
 }
 
-/// A new seed is how a dead grant is healed: that one is not brought back.
+/// The dead grant is not restored when the new seed is refused.
 #[tokio::test(start_paused = true)]
-async fn a_dead_seed_after_a_dead_grant_needs_another() {
+async fn a_refused_seed_after_a_dead_grant_needs_another_seed() {
     let mut fixture = Fixture::new(|_| ());
     fixture.seed("s1");
     let slot = fixture.start().await;
@@ -87,9 +87,9 @@ async fn a_dead_seed_after_a_dead_grant_needs_another() {
     assert_eq!(token(&slot).await.unwrap(), "at3");
 }
 
-/// Once the seed has brought a token there is nothing to go back to.
+/// After the seed has yielded a token, the previous grant is discarded.
 #[tokio::test(start_paused = true)]
-async fn a_seed_that_dies_later_is_an_ordinary_dead_grant() {
+async fn a_seed_that_is_refused_after_a_success_is_a_dead_grant() {
     let mut fixture = Fixture::new(|_| ());
     let _before = fixture.started().await;
     fixture.seed("s2");
@@ -101,9 +101,9 @@ async fn a_seed_that_dies_later_is_an_ordinary_dead_grant() {
     assert_eq!(token(&slot).await, needs_login(TerminalReason::Revoked));
 }
 
-/// A server with strict rotation revokes everything for one of ten rotations ago.
+/// A server with strict rotation revokes the grant when a superseded refresh token is presented.
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_of_long_ago_is_never_presented_as_a_seed() {
+async fn a_superseded_refresh_token_is_never_presented_as_a_seed() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     for number in 2..=12 {
@@ -118,9 +118,9 @@ async fn a_refresh_token_of_long_ago_is_never_presented_as_a_seed() {
     assert_eq!(fixture.server.requests().len(), 12);
 }
 
-/// What is on the disk while a new seed is in the air is all that a crash leaves.
+/// After a crash only the stored record is left.
 #[tokio::test(start_paused = true)]
-async fn a_new_seed_is_an_attempt_on_record_and_the_grant_before_it_stays_there() {
+async fn a_new_seed_is_stored_as_an_attempt_beside_the_previous_grant() {
     let mut fixture = Fixture::new(|_| ());
     let _before = fixture.started().await;
     fixture.server.arrival().await;
@@ -141,9 +141,9 @@ async fn a_new_seed_is_an_attempt_on_record_and_the_grant_before_it_stays_there(
     assert!(record.seeds.contains(&hash("s1")) && record.seeds.contains(&hash("s2")));
 }
 
-/// The attempt with the refresh token may have used it up, whatever is tried in between.
+/// The server may have consumed the refresh token in that attempt.
 #[tokio::test(start_paused = true)]
-async fn a_seed_on_trial_does_not_make_an_attempt_with_the_refresh_token_forgotten() {
+async fn presenting_a_seed_keeps_the_attempt_of_the_refresh_token() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.server.answer(500, json!({}));

@@ -1,4 +1,4 @@
-//! Steps after the token request.
+//! Configured steps after the token request.
 
 use super::scripted_store::JournalEntry;
 use super::*;
@@ -24,7 +24,7 @@ async fn the_new_refresh_token_is_stored_before_the_steps_and_they_are_repeated_
     assert!(stored < step, "{events:?}");
     let record = fixture.record().await;
     assert_eq!((record.access_token, record.refresh_token), (secret("final1"), secret("rt1")));
-    // And so it goes on.
+    // The next refresh works the same way.
     fixture.clock.advance(2 * HOUR);
     fixture.server.issue(2);
     fixture.server.answer(200, json!({"token": "final2"}));
@@ -33,7 +33,7 @@ async fn the_new_refresh_token_is_stored_before_the_steps_and_they_are_repeated_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_ends_during_the_steps_leaves_the_new_refresh_token() {
+async fn a_process_that_ends_during_the_steps_has_stored_the_new_refresh_token() {
     let mut fixture = Fixture::new(with_step);
     fixture.seed("s1");
     let slot = fixture.start().await;
@@ -51,7 +51,7 @@ async fn a_process_that_ends_during_the_steps_leaves_the_new_refresh_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_good_is_served_while_the_steps_fail() {
+async fn a_usable_token_is_served_while_the_steps_fail() {
     let mut fixture = Fixture::new(with_step);
     fixture.seed("s1");
     let slot = fixture.start().await;
@@ -66,7 +66,7 @@ async fn a_token_that_is_good_is_served_while_the_steps_fail() {
     assert_eq!(token(&slot).await.unwrap(), "final1");
     assert_eq!(slot.status().condition, Condition::Failing(FailureReason::Step));
     assert_eq!(fixture.record().await.refresh_token, secret("rt2"));
-    // What was refused is not repeated: the next goes from the beginning.
+    // After a permanent refusal, the next refresh starts with a token request.
     fixture.clock.advance(Duration::from_secs(200));
     fixture.server.issue(3);
     fixture.server.answer(200, json!({"token": "final3"}));

@@ -1,4 +1,4 @@
-//! A store that cannot be written or read, or that hangs.
+//! Stores that fail or hang.
 
 use std::sync::atomic::Ordering;
 
@@ -6,7 +6,7 @@ use super::scripted_store::ALL;
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_is_stored_leaves_nothing_to_save_and_the_lease_to_others() {
+async fn a_stored_refresh_leaves_no_unsaved_record_and_releases_the_lease() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.server.issue(2);
@@ -15,11 +15,11 @@ async fn a_refresh_that_is_stored_leaves_nothing_to_save_and_the_lease_to_others
     assert!(!fixture.store.is_leased().await);
 }
 
-// ----- a store that cannot be written -----
+// ----- failing writes -----
 
-/// A disk in trouble is just when somebody reaches for a backup.
+/// Operators restore backups when a disk fails.
 #[tokio::test(start_paused = true)]
-async fn a_backup_put_back_while_a_token_is_not_saved_does_not_lose_it() {
+async fn a_backup_restored_while_a_token_is_unsaved_does_not_lose_it() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     let backup = fixture.record().await;
@@ -38,7 +38,7 @@ async fn a_backup_put_back_while_a_token_is_not_saved_does_not_lose_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_not_saved_gives_way_to_a_newer_one() {
+async fn an_unsaved_token_is_replaced_by_a_newer_stored_one() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.store.fail(ALL);
@@ -54,9 +54,8 @@ async fn a_token_that_is_not_saved_gives_way_to_a_newer_one() {
     assert_eq!(token(&slot).await.unwrap(), "at-other2");
 }
 
-/// Its next refresh fails: it is not forgotten for that.
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_not_saved_is_kept_and_saved_through_a_refresh_that_fails() {
+async fn an_unsaved_token_survives_a_failed_refresh_and_is_saved() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.store.fail(ALL);
@@ -72,7 +71,7 @@ async fn a_token_that_is_not_saved_is_kept_and_saved_through_a_refresh_that_fail
     fixture.rest().await;
     assert!(!slot.status().is_unsaved && !fixture.store.is_leased().await);
     assert_eq!(fixture.record().await.refresh_token, secret("rt2"));
-    // And the refresh after that is an ordinary one.
+    // The refresh after that succeeds.
     fixture.clock.advance(HOUR);
     fixture.server.issue(3);
     assert_eq!(token(&slot).await.unwrap(), "at3");
@@ -80,9 +79,9 @@ async fn a_token_that_is_not_saved_is_kept_and_saved_through_a_refresh_that_fail
     assert_eq!(fixture.record().await.generation, Generation(3));
 }
 
-/// The process that could not save still knows the newest: a read that fails as well is no reason to forget it.
+/// The process keeps the unsaved record even if reading fails as well.
 #[tokio::test(start_paused = true)]
-async fn with_a_store_that_can_neither_be_written_nor_read_what_is_not_saved_goes_on() {
+async fn an_unsaved_token_stays_in_use_while_the_store_is_unavailable() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.store.fail(ALL);
@@ -100,10 +99,10 @@ async fn with_a_store_that_can_neither_be_written_nor_read_what_is_not_saved_goe
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_fails_twice_is_no_token_that_is_not_saved() {
+async fn a_write_that_succeeds_on_the_third_try_is_not_reported_as_unsaved() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
-    // That of the attempt is one of the three.
+    // The write of the attempt is one of the three.
     fixture.store.fail(3);
     fixture.server.issue(2);
     assert_eq!(token(&slot).await.unwrap(), "at2");
@@ -111,9 +110,9 @@ async fn a_write_that_fails_twice_is_no_token_that_is_not_saved() {
     assert_eq!(fixture.record().await.refresh_token, secret("rt2"));
 }
 
-/// With a token to spare there is time to wait for the disk.
+/// While a token is usable, the refresh can wait for the store.
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_cannot_be_written_down_is_not_begun_while_the_token_is_good() {
+async fn a_refresh_whose_attempt_cannot_be_stored_waits_while_the_token_is_usable() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     fixture.clock.advance(Duration::from_secs(3500));
@@ -127,9 +126,9 @@ async fn a_refresh_that_cannot_be_written_down_is_not_begun_while_the_token_is_g
     assert_eq!(fixture.record().await.refresh_token, secret("rt1"));
 }
 
-/// Without one there is none: requests would only fail.
+/// Without a usable token requests would fail.
 #[tokio::test(start_paused = true)]
-async fn a_refresh_for_a_rejected_token_does_not_wait_for_the_disk() {
+async fn a_refresh_for_a_rejected_token_does_not_wait_for_the_store() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     fixture.rest().await;
@@ -138,9 +137,9 @@ async fn a_refresh_for_a_rejected_token_does_not_wait_for_the_disk() {
     assert_eq!(reject(&slot, true).await.unwrap(), "at2");
 }
 
-/// What is stored may be superseded: a strict server would revoke everything for it.
+/// The refresh token in memory may be superseded, and a strict server would revoke the grant.
 #[tokio::test(start_paused = true)]
-async fn nothing_is_presented_while_it_cannot_be_read_what_is_stored() {
+async fn no_refresh_token_is_presented_while_the_store_cannot_be_read() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.store.unreadable.store(true, Ordering::SeqCst);
@@ -153,9 +152,9 @@ async fn nothing_is_presented_while_it_cannot_be_read_what_is_stored() {
     assert_eq!(fixture.server.presented("rt1"), 0);
 }
 
-/// The tokens that only this process knows are revoked, and are not written down afterwards.
+/// The unsaved tokens are revoked and not written afterwards.
 #[tokio::test(start_paused = true)]
-async fn a_logout_ends_a_token_that_is_not_saved() {
+async fn a_logout_revokes_an_unsaved_token() {
     let mut fixture = Fixture::new(with_revocation);
     let slot = fixture.expired().await;
     fixture.store.fail(ALL);
@@ -175,11 +174,11 @@ async fn a_logout_ends_a_token_that_is_not_saved() {
     assert_eq!(token(&slot).await, needs_login(TerminalReason::LoggedOut));
 }
 
-// ----- a store that hangs -----
+// ----- hanging stores -----
 
-/// The server has issued a token, and refusing requests would not bring the old one back.
+/// Refusing requests would not restore the old token.
 #[tokio::test(start_paused = true)]
-async fn a_write_that_hangs_holds_requests_up_for_a_second_and_is_made_later() {
+async fn a_write_that_hangs_delays_requests_by_a_second_and_is_retried() {
     for hang in [WriteHang::Before, WriteHang::After, WriteHang::Late] {
         let mut fixture = Fixture::new(|_| ());
         let slot = fixture.expired().await;
@@ -190,7 +189,7 @@ async fn a_write_that_hangs_holds_requests_up_for_a_second_and_is_made_later() {
         fixture.store.hang(hang);
         let answered = Instant::now();
         drop(hold);
-        // Nobody uses it before it is stored, or that has taken too long.
+        // The token is not used before it is stored or saving has taken too long.
         tokio::time::sleep(SECOND * 9 / 10).await;
         assert!(!waiting.is_finished(), "{hang:?}");
         assert_eq!(waiting.await.unwrap().unwrap(), "at2", "{hang:?}");
@@ -209,7 +208,7 @@ async fn a_write_that_hangs_holds_requests_up_for_a_second_and_is_made_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_store_that_hangs_nothing_is_begun_while_the_token_is_good() {
+async fn with_a_hanging_store_no_refresh_starts_while_the_token_is_usable() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     fixture.clock.advance(Duration::from_secs(3500));
@@ -217,7 +216,7 @@ async fn with_a_store_that_hangs_nothing_is_begun_while_the_token_is_good() {
     assert_eq!(token(&slot).await.unwrap(), "at1");
     fixture.rest().await;
     assert_eq!(fixture.server.presented("rt1"), 0);
-    // Without one it goes on without the disk.
+    // Without a usable token the refresh continues without the store.
     fixture.clock.advance(HOUR);
     fixture.server.issue(2);
     let asked = Instant::now();
@@ -228,9 +227,9 @@ async fn with_a_store_that_hangs_nothing_is_begun_while_the_token_is_good() {
     assert_eq!(fixture.record().await.refresh_token, secret("rt2"));
 }
 
-/// Whoever asks while the new token is being saved waits for that, whatever else happens.
+/// Requests wait until the new token is saved, even if a reload happens meanwhile.
 #[tokio::test(start_paused = true)]
-async fn a_reload_while_a_token_is_being_saved_does_not_publish_it() {
+async fn a_reload_during_a_save_does_not_publish_the_token() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     let hold = fixture.server.gate.write().await;
@@ -248,7 +247,7 @@ async fn a_reload_while_a_token_is_being_saved_does_not_publish_it() {
     assert_eq!(waiting.await.unwrap().unwrap(), "at2");
 }
 
-/// The crash of one task is no crash of the process: what the server issued is in memory.
+/// A panic of one task does not end the process, and the issued token is in memory.
 #[tokio::test(start_paused = true)]
 async fn a_panic_while_a_token_is_being_saved_loses_nothing() {
     let mut fixture = Fixture::new(|_| ());

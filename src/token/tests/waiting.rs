@@ -1,11 +1,11 @@
-//! Who waits for a flight, and for how long.
+//! Which requests wait for a refresh, and how long.
 
 use super::*;
 
-// ----- what an operator asks for -----
+// ----- operators -----
 
 #[tokio::test(start_paused = true)]
-async fn an_operator_replaces_a_token_that_is_still_good() {
+async fn an_operator_can_replace_a_fresh_token() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.started().await;
     fixture.server.issue(2);
@@ -19,7 +19,7 @@ async fn an_operator_replaces_a_token_that_is_still_good() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_operator_who_comes_while_a_flight_is_under_way_waits_for_that_one() {
+async fn an_operator_waits_for_a_refresh_in_progress() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     let hold = fixture.server.gate.write().await;
@@ -37,10 +37,10 @@ async fn an_operator_who_comes_while_a_flight_is_under_way_waits_for_that_one() 
     assert_eq!(fixture.server.requests().len(), 2);
 }
 
-// ----- who waits, and for how long -----
+// ----- requests -----
 
 #[tokio::test(start_paused = true)]
-async fn a_request_waits_as_long_as_is_configured_and_the_flight_goes_on() {
+async fn a_request_waits_as_long_as_configured_and_the_flight_continues() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.server.takes(Duration::from_secs(40));
@@ -48,7 +48,7 @@ async fn a_request_waits_as_long_as_is_configured_and_the_flight_goes_on() {
     let asked = Instant::now();
     assert_eq!(why(token(&slot).await.unwrap_err()), "timeout");
     assert_eq!(asked.elapsed().as_secs(), 5);
-    // Whoever hangs up ends nothing either.
+    // A request that is dropped does not end the refresh.
     let waiting = waiting(&slot);
     tokio::time::sleep(SECOND).await;
     waiting.abort();
@@ -57,9 +57,9 @@ async fn a_request_waits_as_long_as_is_configured_and_the_flight_goes_on() {
     assert_eq!(fixture.server.requests().len(), 2, "and it was asked once");
 }
 
-/// Hanging up would lose the refresh token that it is about to send.
+/// Giving up would lose a refresh token that the server is about to send.
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_listened_for_as_long_as_is_configured_unless_nothing_can_be_lost() {
+async fn the_response_timeout_is_short_only_if_nothing_can_be_lost() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     fixture.server.answer(200, json!({"access_token": "at2", "expires_in": 3600}));
@@ -76,9 +76,8 @@ async fn an_answer_is_listened_for_as_long_as_is_configured_unless_nothing_can_b
     assert!(longest >= Duration::from_secs(70), "a shutdown waits for it: {longest:?}");
 }
 
-/// Whoever comes a moment after a failure gets the token a moment later, and no error.
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_a_second_is_sat_out() {
+async fn a_request_waits_out_a_backoff_of_a_second() {
     let mut fixture = Fixture::new(|_| ());
     fixture.seed("s1");
     let slot = fixture.start().await;
@@ -114,7 +113,7 @@ async fn fifty_requests_and_a_thousand_rejections_cost_one_token_request_each() 
         assert_eq!(rejection.await.unwrap().unwrap().access_token(), "at2");
     }
     assert_eq!(fixture.server.requests().len(), 2);
-    // And one that comes late costs none.
+    // A late rejection causes no token request.
     let late = slot.rejected(&at1, &mut ResendState::first(1, true), true).await;
     assert_eq!(late.unwrap().access_token(), "at2");
     assert_eq!(fixture.server.requests().len(), 2);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn where_no_person_is_needed_a_grant_is_begun_anew() {
+fn a_dead_grant_is_replaced_if_a_bootstrap_is_configured() {
     use TerminalReason::{LostRotation, Revoked, UserNeeded};
     let setting = PlanFixture::bootstrapping();
     let doubtful = |doubts| TokenRecord { doubts, ..record(Some("r3")) };
@@ -24,7 +24,7 @@ fn where_no_person_is_needed_a_grant_is_begun_anew() {
 }
 
 #[test]
-fn when_a_grant_may_be_begun_anew() {
+fn the_pause_between_bootstraps_depends_on_their_results() {
     let setting = PlanFixture::bootstrapping();
     let pause = |until| NextAction::Wait(at(until), FailureReason::BootstrapPause);
     let dead_one = || dead(TerminalReason::Revoked, "c");
@@ -95,7 +95,7 @@ fn bootstraps(refused: impl Fn(usize) -> bool) -> Vec<u64> {
 }
 
 #[test]
-fn bootstraps_keep_their_distance() {
+fn bootstraps_are_spaced() {
     assert_eq!(bootstraps(|_| true), [0, 30, 90, 210, 450, 750, 1050, 1350, 1650]);
     assert_eq!(bootstraps(|_| false), [0, 0, 30, 60, 90, 120, 150, 180, 210]);
     // A success ends the doubling.

@@ -98,7 +98,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn whatever_a_record_says_nothing_is_shown_to_whom_it_is_not_for(
+    fn no_record_makes_a_refresh_token_go_to_another_server(
         record in any_record(), setting in any_setting(), is_damaged: bool, is_forced: bool,
         throttled_until in prop::option::of(1..8000_u64),
     ) {
@@ -164,7 +164,7 @@ proptest! {
     }
 
     #[test]
-    fn what_fits_is_for_this_configuration(record in any_record(), setting in any_setting()) {
+    fn a_usable_access_token_belongs_to_this_configuration(record in any_record(), setting in any_setting()) {
         if has_usable_access_token(&record, setting.sources()) {
             prop_assert!(is_ours(&record) && !record.is_tombstone());
             let asked = record.issued_for.as_ref().map(|it| &it.request);

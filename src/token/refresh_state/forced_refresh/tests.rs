@@ -36,7 +36,7 @@ fn check_pause(
 }
 
 #[test]
-fn the_first_rejection_may_force_and_the_next_waits_half_a_minute() {
+fn the_first_rejection_forces_a_refresh_and_the_next_waits_30_s() {
     for is_trusted in [false, true] {
         let mut limiter = ForcedRefreshLimiter::default();
         check_pause(&limiter, (A, is_trusted), NOW, 0, "nothing is known");
@@ -49,7 +49,7 @@ fn the_first_rejection_may_force_and_the_next_waits_half_a_minute() {
 }
 
 #[test]
-fn a_flight_that_failed_says_nothing_about_what_new_tokens_are_worth() {
+fn a_failed_flight_ends_the_pause() {
     for is_trusted in [false, true] {
         let mut limiter = ForcedRefreshLimiter::default();
         limiter.record_forced(Generation(1), is_trusted, at(NOW));
@@ -66,7 +66,7 @@ fn a_flight_that_failed_says_nothing_about_what_new_tokens_are_worth() {
 }
 
 #[test]
-fn the_pause_doubles_up_to_ten_minutes_once_for_each_token_that_did_not_help() {
+fn the_pause_doubles_up_to_10_min_once_per_unhelpful_token() {
     for is_trusted in [false, true] {
         let (mut limiter, mut now) = (ForcedRefreshLimiter::default(), NOW);
         limiter.record_forced(Generation(1), is_trusted, at(now));
@@ -85,7 +85,7 @@ fn the_pause_doubles_up_to_ten_minutes_once_for_each_token_that_did_not_help() {
 }
 
 #[test]
-fn a_new_token_that_is_accepted_gives_everything_back_and_an_old_one_nothing() {
+fn an_accepted_new_token_resets_the_pauses_and_an_old_one_does_not() {
     for (is_trusted, accepted, has_new_token, pause) in [
         (true, 1, true, 60),
         (true, 2, true, 60),
@@ -112,7 +112,7 @@ fn a_new_token_that_is_accepted_gives_everything_back_and_an_old_one_nothing() {
 
 /// E31.
 #[test]
-fn a_target_that_rejects_everything_holds_up_no_other() {
+fn a_blamed_target_delays_no_other() {
     let mut limiter = ForcedRefreshLimiter::default();
     let mut now = NOW;
     for pause in [60, 120, 240, 480, 600, 600] {
@@ -130,7 +130,7 @@ fn a_target_that_rejects_everything_holds_up_no_other() {
 }
 
 #[test]
-fn strangers_cannot_fill_the_memory_and_the_first_that_is_over_goes() {
+fn the_number_of_targets_is_bounded_and_the_first_to_expire_is_dropped() {
     let mut limiter = ForcedRefreshLimiter::default();
     for target in 0..10_000 {
         limiter.blame_target(target, at(NOW + target));
@@ -143,7 +143,7 @@ fn strangers_cannot_fill_the_memory_and_the_first_that_is_over_goes() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_lengthens_no_pause() {
+fn a_clock_that_is_set_back_prolongs_no_pause() {
     for back in [1, 29, 600, 900_000] {
         let now = |seconds| showing(NOW + seconds - back, NOW + seconds);
         let mut limiter = ForcedRefreshLimiter::default();

@@ -230,7 +230,7 @@ impl StateModel {
             assert_eq!(decision, expected, "that was the one before");
             return decision;
         }
-        let is_over = |token: &AccessToken| token.left(now).is_some_and(|left| left.is_zero());
+        let is_over = |token: &AccessToken| token.time_left(now).is_some_and(|left| left.is_zero());
         if token.is_some_and(|token| token.generation > rejected.generation && is_over(token)) {
             // Like any request that finds the token over.
             match decision {
@@ -380,7 +380,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn no_sequence_of_events_starts_two_flights_or_one_that_must_not_be(
+    fn no_sequence_of_events_starts_two_flights_or_a_forbidden_one(
         events in any_events(120),
     ) {
         let mut model = StateModel::new();
@@ -417,7 +417,7 @@ proptest! {
     /// What one request costs an API that rejects everything, with any flight that it waits for: as
     /// `Slot::rejected` counts.
     #[test]
-    fn a_request_is_sent_twice_at_most_and_three_times_with_the_wait(
+    fn a_request_is_sent_at_most_twice_or_three_times_with_the_wait(
         events in any_events(30), endings in prop::collection::vec((any_ending(), 0..10_u64), 8),
         safe: bool,
     ) {
@@ -461,7 +461,7 @@ proptest! {
     }
 
     #[test]
-    fn a_failure_is_never_remembered_beyond_the_cap_nor_forgotten_before_the_servers_wish(
+    fn a_backoff_never_exceeds_its_cap_nor_undercuts_retry_after(
         before in 0..200_usize, pace in any_pace(), jitter in 0.0..=1.0,
         retry_after in prop::option::of(0..=3600_u64), now in 0..DAY,
     ) {

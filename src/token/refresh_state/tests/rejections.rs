@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn what_a_rejection_of_the_current_token_leads_to() {
+fn a_rejection_of_the_current_token_starts_one_flight_or_is_passed_on() {
     let revoked = MachinePhase::Ended(TerminalReason::Revoked);
     for (phase, can_resend, has_new_token, decision) in [
         (MachinePhase::Idle, true, false, RefreshDecision::Start),
@@ -66,7 +66,7 @@ fn a_rejection_counts_only_for_its_own_token() {
     );
     // Nor is the very same token under another number.
     let mut same = token(2);
-    same.since = Generation(1);
+    same.first_generation = Generation(1);
     assert_eq!(
         RefreshState::default().record_rejection(rejection, Some(&same), at(OLD)),
         RefreshDecision::Start
@@ -82,7 +82,7 @@ fn a_thousand_rejections_start_one_flight() {
 }
 
 #[test]
-fn a_brand_new_token_is_waited_for_once_and_then_replaced() {
+fn a_newly_issued_token_is_retried_once_and_then_replaced() {
     let hour = Some(seconds(3600));
     for (lifetime, age, wait) in [
         (hour, 0, Some(3000)),
@@ -117,7 +117,7 @@ fn a_brand_new_token_is_waited_for_once_and_then_replaced() {
 
 /// Whoever comes next may find it good; but one that was good already has become bad.
 #[test]
-fn what_cannot_be_sent_again_forces_nothing_while_the_token_may_be_unknown() {
+fn an_unrepeatable_request_forces_no_refresh_while_the_token_may_be_unknown() {
     for (age, accepted, decision) in [
         (0, false, RefreshDecision::PassOn),
         (4, false, RefreshDecision::PassOn),
@@ -165,7 +165,7 @@ fn while_new_tokens_are_rejected_the_pause_doubles_from_30_s_to_10_min() {
 
 /// E31: one path is answered 401 whatever the token, and then the token is revoked.
 #[test]
-fn a_target_that_no_token_helps_keeps_no_other_from_being_helped() {
+fn a_target_that_rejects_every_token_does_not_delay_others() {
     let (mut state, tokens) = (RefreshState::default(), [1, 2, 3, 4].map(token));
     let ask = |state: &mut RefreshState, token: &AccessToken, target, now| {
         state.record_rejection(Rejection { target, ..rejection(token) }, Some(token), at(now))
@@ -198,7 +198,7 @@ fn a_target_that_no_token_helps_keeps_no_other_from_being_helped() {
 /// Of targets that have never accepted anything nobody knows what their rejections are worth: those of others are
 /// worth the same as ever.
 #[test]
-fn strange_targets_keep_no_good_one_waiting() {
+fn untrusted_targets_do_not_delay_trusted_ones() {
     let (mut state, token, next) = (RefreshState::default(), token(1), token(2));
     token.record_acceptance(OTHER);
     for target in 100..110 {
@@ -221,7 +221,7 @@ fn strange_targets_keep_no_good_one_waiting() {
 }
 
 #[test]
-fn an_accepted_request_gives_the_whole_budget_back() {
+fn an_accepted_request_resets_the_pauses() {
     let (mut state, tokens) = (RefreshState::default(), [1, 2, 3].map(token));
     let ask = |state: &mut RefreshState, token: &AccessToken, target, now| {
         state.record_rejection(Rejection { target, ..rejection(token) }, Some(token), at(now))
@@ -241,7 +241,7 @@ fn an_accepted_request_gives_the_whole_budget_back() {
 
 /// Whoever is rejected with a token that nothing will replace is the last to be sent with it.
 #[test]
-fn with_a_dead_grant_a_rejected_token_is_served_no_more() {
+fn with_a_dead_grant_a_rejected_token_is_not_served() {
     let mut state = state(MachinePhase::Ended(TerminalReason::Revoked));
     let (old, new) = (token(1), token(2));
     assert_eq!(state.record_rejection(rejection(&old), Some(&new), at(OLD)), RefreshDecision::Use);
@@ -253,7 +253,7 @@ fn with_a_dead_grant_a_rejected_token_is_served_no_more() {
 }
 
 #[test]
-fn a_forced_flight_that_failed_is_no_reason_to_pause_for_half_a_minute() {
+fn a_failed_forced_flight_causes_no_pause_of_its_own() {
     let (mut state, token) = (RefreshState::default(), token(1));
     assert_eq!(reject(&mut state, &token, OLD), RefreshDecision::Start);
     state.finish_flight(failed(RetryPace::Short, None), at(OLD), 0.0);

@@ -18,7 +18,7 @@ fn of_token(token: &AccessToken) -> TimerInput<'_> {
 }
 
 #[test]
-fn near_expiry_a_token_that_was_used_is_replaced_without_a_request() {
+fn near_expiry_the_timer_replaces_a_used_token() {
     for (phase, was_used, now, starts) in [
         (MachinePhase::Idle, true, DUE - 1, false),
         (MachinePhase::Idle, true, DUE, true),
@@ -39,7 +39,7 @@ fn near_expiry_a_token_that_was_used_is_replaced_without_a_request() {
 }
 
 #[test]
-fn at_the_start_a_token_near_its_end_is_replaced_before_anybody_uses_it() {
+fn at_startup_a_token_near_expiry_is_replaced_before_its_first_use() {
     for (now, starts) in [(DUE - 1, false), (DUE, true), (OVER, false)] {
         let (mut state, token) = (RefreshState::default(), token(1));
         assert_eq!(state.tick(of_token(&token), at(now)).start, starts, "{now}");
@@ -49,7 +49,7 @@ fn at_the_start_a_token_near_its_end_is_replaced_before_anybody_uses_it() {
 }
 
 #[test]
-fn a_refresh_token_is_used_before_it_dies_of_idleness() {
+fn a_refresh_token_is_used_before_it_expires_unused() {
     let keepalive_at = Some(at(ISSUED + 30 * DAY).wall);
     for (phase, now, starts) in [
         (MachinePhase::Idle, ISSUED + 30 * DAY - 1, false),
@@ -66,7 +66,7 @@ fn a_refresh_token_is_used_before_it_dies_of_idleness() {
 }
 
 #[test]
-fn when_a_refresh_token_has_to_be_used() {
+fn the_keepalive_time_depends_on_last_use_and_expiry() {
     let days = |days| Duration::from_secs(days * DAY);
     let after = |pause| Some(at(ISSUED).wall + pause);
     for (keepalive, lifetime, expected) in [
@@ -94,7 +94,7 @@ fn when_a_refresh_token_has_to_be_used() {
 
 /// A server that never moves the end is asked a handful of times on the way to it.
 #[test]
-fn an_end_that_does_not_move_is_no_stream_of_requests() {
+fn an_expiry_that_is_not_extended_causes_few_requests() {
     let end = at(ISSUED + 30 * DAY).wall;
     let mut record = TokenRecord { refresh_expires_at: Some(end), ..record(1) };
     let mut uses = 0;
@@ -106,33 +106,33 @@ fn an_end_that_does_not_move_is_no_stream_of_requests() {
 }
 
 #[test]
-fn a_quarter_of_an_hour_of_failures_is_called_out_once() {
+fn an_outage_of_15_minutes_is_reported_once() {
     let mut state = started(MachinePhase::Idle);
     for minute in 0..60 {
         let now = at(ISSUED + 60 * minute);
         let tick = state.tick(TimerInput::default(), now);
-        assert_eq!(tick.is_overdue, minute == 15, "minute {minute}");
+        assert_eq!(tick.report_outage, minute == 15, "minute {minute}");
         // Whatever kind they are of.
         let pace = if minute % 2 == 0 { RetryPace::Short } else { RetryPace::Long };
         state.finish_flight(failed(pace, None), now, 0.0);
     }
     state.finish_flight(FlightOutcome::Completed, at(ISSUED + 3600), 0.0);
-    assert!(!state.tick(TimerInput::default(), at(ISSUED + 8000)).is_overdue);
+    assert!(!state.tick(TimerInput::default(), at(ISSUED + 8000)).report_outage);
     // The next outage is another one.
     state.finish_flight(failed(RetryPace::Short, None), at(ISSUED + 9000), 0.0);
-    assert!(!state.tick(TimerInput::default(), at(ISSUED + 9899)).is_overdue);
-    assert!(state.tick(TimerInput::default(), at(ISSUED + 9900)).is_overdue);
+    assert!(!state.tick(TimerInput::default(), at(ISSUED + 9899)).report_outage);
+    assert!(state.tick(TimerInput::default(), at(ISSUED + 9900)).report_outage);
 }
 
 /// E37.
 #[test]
-fn the_end_of_a_grant_is_called_out_a_week_ahead_once() {
+fn the_end_of_a_grant_is_reported_once_a_week_before() {
     let mut state = started(MachinePhase::Idle);
     let mut tick = |end: Option<u64>, day: u64| {
         let grant_end = end.map(|day| at(ISSUED + day * DAY).wall);
         state
             .tick(TimerInput { grant_end, ..TimerInput::default() }, at(ISSUED + day * DAY))
-            .grant_ends
+            .report_grant_end
     };
     for (end, day, said) in [
         (None, 0, false),
