@@ -1,14 +1,14 @@
-//! The admin listener: is the process alive, is it ready, and what is wrong with whom.
+//! The admin listener: probes, metrics, and the state of each credential.
 //!
-//! It runs on the control runtime, on a listener of its own, so that a busy data plane and an open
-//! admin page never get into each other's way. The two probes need nothing; the rest is for whoever is
-//! on this machine, or has the admin token. Nothing here shows a secret: names, states, times and what
-//! authorization servers said, with tokens taken out.
+//! It runs on the control runtime and its own listener, so that the data plane and admin requests
+//! never block each other. The probes are open to everyone; everything else is for clients on this
+//! machine, or with the admin token. Nothing here reveals a secret: responses contain names,
+//! states, times, and what authorization servers reported, with tokens removed.
 
-mod access;
-mod change;
+mod access_control;
+mod actions;
+mod admin_token;
 mod report;
-mod token;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -38,56 +38,57 @@ use crate::credential::{Credential, Credentials};
 use crate::metrics::Metrics;
 use crate::token::Status;
 
-use access::Access;
-use change::Target;
-pub use change::log_out;
-pub use token::{AdminToken, AdminTokenError};
+use access_control::AccessControl;
+use actions::CredentialTarget;
+pub use actions::log_out;
+pub use admin_token::{AdminToken, AdminTokenError};
 
 /// Where the admin listener is and who may read what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// `None`: there is none. Default 127.0.0.1:9090.
+    /// The address; `None` turns the listener off. Default 127.0.0.1:9090.
     pub listen: Option<SocketAddr>,
-    /// What changes something, and opens what is otherwise for this machine only, as
-    /// `Authorization: Bearer`.
+    /// The token that allows changes, and reading from other machines, as `Authorization: Bearer`.
     pub token: AdminToken,
-    /// `/metrics` needs no token, also beyond loopback. Default `false`: it names credentials.
+    /// Whether `/metrics` needs no token, even from other machines. Default `false`, because it
+    /// names credentials.
     pub metrics_public: bool,
 }
 
-/// What the admin listener reports on.
+/// The admin API.
 #[derive(Debug)]
 pub struct Admin {
-    access: Access,
+    access: AccessControl,
     credentials: ArcSwap<Credentials>,
     metrics: Metrics,
     clock: Clock,
     draining: AtomicBool,
-    /// When the local CA ends, if there is one.
-    ca_ends: ArcSwap<Option<SystemTime>>,
+    /// When the local CA expires, if there is one.
+    ca_not_after: ArcSwap<Option<SystemTime>>,
     liveness: Box<dyn Liveness>,
 }
 
-/// What can tell whether requests are served.
+/// Checks whether requests are served.
 pub trait Liveness: fmt::Debug + Send + Sync {
-    /// How many of the threads that serve requests answer within a second, and how many there are.
-    fn answering(&self) -> BoxFuture<'static, (usize, usize)>;
+    /// Returns how many of the threads that serve requests respond within a second, and how many
+    /// there are.
+    fn count_responsive(&self) -> BoxFuture<'static, (usize, usize)>;
 }
 
 impl Admin {
-    /// Reports on `credentials`.
+    /// An admin API for `credentials`.
     pub fn new(
         config: Config,
         credentials: Arc<Credentials>,
-        ca_ends: Option<SystemTime>,
+        ca_not_after: Option<SystemTime>,
         liveness: Box<dyn Liveness>,
         metrics: Metrics,
         clock: Clock,
     ) -> Self {
         Self {
-            access: Access::new(config),
+            access: AccessControl::new(config),
             credentials: ArcSwap::new(credentials),
-            ca_ends: ArcSwap::from_pointee(ca_ends),
+            ca_not_after: ArcSwap::from_pointee(ca_not_after),
             liveness,
             metrics,
             clock,
@@ -95,41 +96,42 @@ impl Admin {
         }
     }
 
-    /// From now on it reports on `credentials`, to whom `config` says; the listener stays where it is.
+    /// Applies a new configuration and new credentials. The listener's address does not change.
     pub fn replace(
         &self,
         config: Config,
         credentials: Arc<Credentials>,
-        ca_ends: Option<SystemTime>,
+        ca_not_after: Option<SystemTime>,
     ) {
         self.access.replace(config);
-        self.ca_ends.store(Arc::new(ca_ends));
+        self.ca_not_after.store(Arc::new(ca_not_after));
         self.credentials.store(credentials);
         self.metrics.clear_states();
     }
 
-    /// Makes the admin token that the configuration does not give, once there is something to change; with
-    /// its directory if `own_dir` says that nobody else makes that. Without a token everything but changes
-    /// goes on.
-    pub async fn make_token(&self, own_dir: bool) {
+    /// Creates the admin token if the configuration has none and there are credentials; also its
+    /// directory if `own_dir` is true because nothing else creates it. If that fails, everything
+    /// but changes still works.
+    pub async fn create_missing_token(&self, own_dir: bool) {
         let config = self.access.config();
         if config.listen.is_none() || self.credentials.load().all().is_empty() {
             return;
         }
-        let made = tokio::task::spawn_blocking(move || config.token.make_missing(own_dir)).await;
+        let made =
+            tokio::task::spawn_blocking(move || config.token.create_if_missing(own_dir)).await;
         let made = made.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         if let Err(error) = made {
-            tracing::warn!(%error, "`bearerd refresh` and `bearerd logout` will be refused");
+            tracing::warn!(%error, "no usable admin token; `bearerd refresh` and `bearerd logout` will be refused");
         }
     }
 
-    /// From now on the process is alive and not ready.
+    /// Reports the process as alive but not ready from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Serves until `end` is cancelled, at most so many `connections` at once: for another the one that has been
-    /// there longest is closed.
+    /// Serves until `end` is cancelled, with at most `connections` connections at once: a further
+    /// one closes the oldest.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
@@ -155,7 +157,7 @@ impl Admin {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the admin listener could not accept a connection");
+                    tracing::warn!(%error, "cannot accept an admin connection");
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 }
             }
@@ -175,20 +177,22 @@ impl Admin {
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        match Target::of(request.uri().path()) {
-            Some(target) => self.answer_about(&target, request).await,
+        match CredentialTarget::of(request.uri().path()) {
+            Some(target) => self.respond_about_target(&target, request).await,
             None => self.respond(request).await,
         }
     }
 
     async fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here");
+            return refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here");
         }
         let path = request.uri().path();
         match path {
             "/livez" => return self.liveness().await,
-            "/readyz" => return self.readiness(self.access.may_know(request.headers()).await),
+            "/readyz" => {
+                return self.readiness(self.access.may_see_details(request.headers()).await);
+            }
             _ => {}
         }
         if let Err((status, why)) = self.access.check(path, request.headers()).await {
@@ -197,7 +201,7 @@ impl Admin {
         match path {
             "/metrics" => self.scrape(),
             "/api/v1/credentials" => {
-                let (credentials, ca) = (self.described(), self.described_ca());
+                let (credentials, ca) = (self.describe_credentials(), self.describe_ca());
                 respond(StatusCode::OK, &json!({ "credentials": credentials, "ca": ca }))
             }
             _ => respond(
@@ -210,15 +214,15 @@ impl Admin {
         }
     }
 
-    /// Alive as long as every thread that serves requests answers.
+    /// Returns 200 while every thread that serves requests responds.
     async fn liveness(&self) -> Response<Full<Bytes>> {
-        let (answering, all) = self.liveness.answering().await;
-        // While the end has begun, threads end before this listener does.
-        match answering == all || self.draining.load(Ordering::Relaxed) {
+        let (responsive, all) = self.liveness.count_responsive().await;
+        // During shutdown, threads end before this listener does.
+        match responsive == all || self.draining.load(Ordering::Relaxed) {
             true => respond(StatusCode::OK, &json!({ "status": "ok" })),
             false => respond(
                 StatusCode::SERVICE_UNAVAILABLE,
-                &json!({ "status": "stuck", "threads": all, "answering": answering }),
+                &json!({ "status": "stuck", "threads": all, "answering": responsive }),
             ),
         }
     }
@@ -227,10 +231,10 @@ impl Admin {
         self.credentials.load().all().iter().flat_map(|credential| credential.statuses()).collect()
     }
 
-    fn described(&self) -> Vec<Value> {
+    fn describe_credentials(&self) -> Vec<Value> {
         let now = self.clock.now();
         let describe = |credential: &Arc<Credential>| match credential.instances().as_slice() {
-            [] => vec![report::unused(&credential.name, &credential.name, None)],
+            [] => vec![report::describe_unused(&credential.name, &credential.name, None)],
             some => some
                 .iter()
                 .map(|it| report::describe(&credential.name, it, now))
@@ -239,19 +243,19 @@ impl Admin {
         self.credentials.load().all().iter().flat_map(describe).collect()
     }
 
-    fn described_ca(&self) -> Option<Value> {
-        self.ca_ends.load().map(|at| report::ca(at, self.clock.now()))
+    fn describe_ca(&self) -> Option<Value> {
+        self.ca_not_after.load().map(|at| report::ca(at, self.clock.now()))
     }
 
-    /// Ready as long as requests are served: an authorization server that is down makes it degraded,
-    /// because taking the proxy out of service would not bring that server back.
-    /// Which credential is degraded, and why, is not for everyone who can reach the probes.
+    /// Returns 200 while requests are served. A failing authorization server makes the status
+    /// `degraded`, because restarting the proxy would not help. Which credential is degraded, and
+    /// why, is shown only if `details` is true.
     fn readiness(&self, details: bool) -> Response<Full<Bytes>> {
         let draining = self.draining.load(Ordering::Relaxed);
         let is_degraded = |status: &Status| report::is_degraded(status);
-        let ca_is_ending =
-            self.ca_ends.load().is_some_and(|at| report::is_ending(at, self.clock.now()));
-        let word = match ca_is_ending || self.statuses().iter().any(is_degraded) {
+        let ca_needs_renewal =
+            self.ca_not_after.load().is_some_and(|at| report::needs_renewal(at, self.clock.now()));
+        let word = match ca_needs_renewal || self.statuses().iter().any(is_degraded) {
             _ if draining => "draining",
             true => "degraded",
             false => "ok",
@@ -262,7 +266,7 @@ impl Admin {
         };
         match details {
             true => {
-                let (credentials, ca) = (self.described(), self.described_ca());
+                let (credentials, ca) = (self.describe_credentials(), self.describe_ca());
                 respond(status, &json!({ "status": word, "credentials": credentials, "ca": ca }))
             }
             false => respond(status, &json!({ "status": word })),
@@ -271,7 +275,7 @@ impl Admin {
 
     fn scrape(&self) -> Response<Full<Bytes>> {
         let now = self.clock.now();
-        if let Some(at) = **self.ca_ends.load() {
+        if let Some(at) = **self.ca_not_after.load() {
             self.metrics.set_ca_expires_in(report::seconds_until(at, now));
         }
         for credential in self.credentials.load().all() {

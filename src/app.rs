@@ -1,21 +1,22 @@
-//! The composition root: builds the parts from the settings, binds the listeners, accepts, drains.
+//! The composition root: builds the parts from the settings, binds listeners, accepts connections
+//! and drains them.
 //!
-//! Two planes. The *data plane* has one thread per core, each with a current-thread runtime, a
-//! `Proxy` and a pool of origin connections of its own; a client's connection never changes
-//! threads. The *control plane* is the runtime that [`App::start`] is called on: it accepts and hands the
-//! sockets round-robin to the cores, runs refreshes, the stores and the admin listener.
+//! There are two planes. The *data plane* has one thread per core, each with a current-thread
+//! runtime, a `Proxy` and a pool of origin connections; a client's connection never changes
+//! threads. The *control plane* is the runtime that [`App::start`] is called on: it accepts
+//! connections and distributes them round-robin, and runs refreshes, stores and the admin listener.
 //!
-//! One acceptor rather than `SO_REUSEPORT` on each core: with few connections the kernel's spread is
-//! uneven, a second process on the same port would start unnoticed, and unix sockets have no such
-//! option.
+//! There is one acceptor instead of `SO_REUSEPORT` on each core, because with few connections the
+//! kernel distributes them unevenly, a second process on the same port would start unnoticed, and
+//! unix sockets have no such option.
 
 mod admission;
-mod core;
+mod data_plane;
 mod descriptors;
-mod fixed;
-mod foundation;
 mod listener;
 mod offline;
+mod snapshot_builder;
+mod startup_settings;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,34 +41,34 @@ use crate::store::StoreError;
 use crate::tls::TlsError;
 use crate::token::Tasks;
 
-use self::core::Cores;
+use self::data_plane::DataPlane;
 use admission::Admission;
-use descriptors::Descriptors;
-use fixed::Fixed;
-use foundation::Foundation;
+use descriptors::DescriptorBudget;
 use listener::Listener;
 pub use offline::{OfflineError, log_out_offline};
+use snapshot_builder::SnapshotBuilder;
+use startup_settings::StartupSettings;
 
 /// Why bearerd did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address cannot be listened on.
+    /// An address cannot be bound.
     #[error("cannot listen on {address} ({key}): {source}")]
     Listen {
         /// The address or path.
         address: String,
         /// The key that configures it.
         key: &'static str,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// The store's directory cannot be used.
+    /// The token store cannot be used.
     #[error("[store] {key}: {0}", key = key_of(.0))]
     Store(#[from] StoreError),
     /// The local CA cannot be used.
     #[error("[ca] dir: {0}")]
     Ca(#[from] CaError),
-    /// The trusted authorities cannot be read.
+    /// The trusted certificates cannot be read.
     #[error("[tls]: {0}")]
     Tls(#[from] TlsError),
     /// A thread cannot be started.
@@ -76,13 +77,13 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Is it a matter of configuration (exit code 78) rather than of the moment?
+    /// Returns true if the configuration has to change (exit code 78); false for transient causes.
     pub fn is_configuration(&self) -> bool {
         matches!(self, Self::Store(_) | Self::Ca(_) | Self::Tls(_))
     }
 }
 
-/// Which key of `[store]` it is about.
+/// The key of `[store]` that the error is about.
 fn key_of(error: &StoreError) -> &'static str {
     match error {
         StoreError::Sealed { .. } => "key",
@@ -90,16 +91,16 @@ fn key_of(error: &StoreError) -> &'static str {
     }
 }
 
-/// A proxy that serves until it is told to stop.
+/// A running proxy.
 #[derive(Debug)]
 pub struct App {
     proxy_addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
     shared: Arc<SharedState>,
-    reloads: Mutex<Reloads>,
+    reload_state: Mutex<ReloadState>,
     admin: Arc<Admin>,
     metrics: Metrics,
-    cores: Cores,
+    data_plane: DataPlane,
     acceptors: TaskTracker,
     stop_accepting: CancellationToken,
     stop_admin: CancellationToken,
@@ -107,23 +108,24 @@ pub struct App {
     grace: Duration,
 }
 
-/// What one reload hands to the next.
+/// State that one reload hands to the next.
 #[derive(Debug)]
-struct Reloads {
-    foundation: Foundation,
-    fixed: Fixed,
-    /// How long a refresh may go on after everything else has ended.
-    patience: Duration,
+struct ReloadState {
+    snapshot_builder: SnapshotBuilder,
+    startup_settings: StartupSettings,
+    /// How long shutdown waits for refreshes.
+    refresh_timeout: Duration,
 }
 
 impl App {
-    /// Builds everything and begins to serve. Returns once every listener is bound.
+    /// Builds all parts and starts to serve. Returns once every listener is bound.
     ///
-    /// The calling runtime becomes the control plane; it must go on running, with time and I/O.
+    /// The calling runtime becomes the control plane. It must keep running, with time and I/O
+    /// enabled.
     ///
     /// # Errors
     ///
-    /// [`StartError`] names the key that has to change.
+    /// [`StartError`], which names the key that has to change.
     pub async fn start(settings: Settings, clock: Clock) -> Result<Self, StartError> {
         let listeners = listener::bind_all(&settings.listen)?;
         let own: Vec<SocketAddr> = listeners.iter().filter_map(Listener::tcp_address).collect();
@@ -133,38 +135,38 @@ impl App {
         let metrics = Metrics::new();
         let stop_admin = CancellationToken::new();
         let limits = &settings.proxy.limits;
-        let descriptors = Descriptors::divide(limits.connections);
+        let descriptors = DescriptorBudget::divide(limits.connections);
         let own_addresses = ListenerAddresses { proxy: own.clone(), admin: admin_address };
-        let mut foundation = Foundation::new(
+        let mut snapshot_builder = SnapshotBuilder::new(
             clock.clone(),
             tasks.clone(),
             NetworkState::new(Resolver::new(), own_addresses, descriptors.origins),
             metrics.clone(),
             stop_admin.clone(),
         );
-        let (snapshot, credentials) = foundation.snapshot(&settings, None).await?;
+        let (snapshot, credentials) = snapshot_builder.snapshot(&settings, None).await?;
         credentials.activate();
         let shared = Arc::new(SharedState::new(snapshot, clock.clone(), metrics.clone()));
-        let cores =
-            Cores::start(settings.threads, Arc::clone(&shared)).map_err(StartError::Thread)?;
+        let data_plane =
+            DataPlane::start(settings.threads, Arc::clone(&shared)).map_err(StartError::Thread)?;
         let (most, per_peer) = (descriptors.clients, limits.connections_per_peer);
         let admission = Arc::new(Admission::new(most, per_peer, metrics.clone()));
         let (acceptors, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners {
             let (admission, end) = (Arc::clone(&admission), stop_accepting.clone());
-            acceptors.spawn(listener.accept_into(cores.entrance(), admission, end));
+            acceptors.spawn(listener.accept_into(data_plane.dispatcher(), admission, end));
         }
-        let ca_ends = shared.ca().map(|ca| ca.not_after());
+        let ca_not_after = shared.ca().map(|ca| ca.not_after());
         let admin = Admin::new(
             settings.admin.clone(),
             credentials,
-            ca_ends,
-            Box::new(cores.entrance()),
+            ca_not_after,
+            Box::new(data_plane.dispatcher()),
             metrics.clone(),
             clock,
         );
         let admin = Arc::new(admin);
-        admin.make_token(settings.store.dir().is_none()).await;
+        admin.create_missing_token(settings.store.dir().is_none()).await;
         if let Some(bound) = admin_listener {
             let serving = Arc::clone(&admin).serve(bound, descriptors.admin, stop_admin.clone());
             tokio::spawn(serving);
@@ -174,14 +176,14 @@ impl App {
             admin_address,
             shared,
             grace: settings.shutdown_grace,
-            reloads: Mutex::new(Reloads {
-                foundation,
-                fixed: Fixed::of(&settings),
-                patience: patience(&settings),
+            reload_state: Mutex::new(ReloadState {
+                snapshot_builder,
+                startup_settings: StartupSettings::of(&settings),
+                refresh_timeout: refresh_timeout(&settings),
             }),
             admin,
             metrics,
-            cores,
+            data_plane,
             acceptors,
             stop_accepting,
             stop_admin,
@@ -189,133 +191,138 @@ impl App {
         })
     }
 
-    /// What is counted.
+    /// The metrics.
     pub fn metrics(&self) -> Metrics {
         self.metrics.clone()
     }
 
-    /// Serves by new settings from the next request on. Nothing under way is dropped, and tokens are
+    /// Applies new settings from the next request on. Nothing in progress is dropped and tokens are
     /// kept: those of unchanged credentials in memory, the others through the store.
     ///
-    /// Returns the keys that are not as they were at the start and take effect only at the next.
+    /// Returns the changed keys that take effect only after a restart.
     ///
     /// # Errors
     ///
-    /// [`StartError`]; the settings before stay in force.
+    /// [`StartError`]; the previous settings stay in force.
     pub async fn reload(&self, settings: Settings) -> Result<Vec<&'static str>, StartError> {
         let reloaded = self.try_reload(settings).await;
         self.metrics.record_reload(reloaded.is_ok());
         reloaded
     }
 
-    /// Counts a configuration that could not even be read.
-    pub fn reload_failed(&self) {
+    /// Counts a configuration that could not be read.
+    pub fn record_reload_failure(&self) {
         self.metrics.record_reload(false);
     }
 
     async fn try_reload(&self, settings: Settings) -> Result<Vec<&'static str>, StartError> {
-        let mut reloads = self.reloads.lock().await;
+        let mut reload_state = self.reload_state.lock().await;
         let before = self.credentials();
-        let (snapshot, credentials) = reloads.foundation.snapshot(&settings, Some(&before)).await?;
-        // In this order: a request that is told of the reload finds what has taken its slot's place.
+        let (snapshot, credentials) =
+            reload_state.snapshot_builder.snapshot(&settings, Some(&before)).await?;
+        // In this order, so that a request that learns of the reload finds the new slot.
         self.shared.replace(snapshot);
         credentials.activate();
-        let ca_ends = self.ca().map(|ca| ca.not_after());
-        self.admin.replace(settings.admin.clone(), credentials, ca_ends);
-        self.admin.make_token(settings.store.dir().is_none()).await;
-        reloads.patience = patience(&settings);
-        Ok(reloads.fixed.changed_by(&settings))
+        let ca_not_after = self.ca().map(|ca| ca.not_after());
+        self.admin.replace(settings.admin.clone(), credentials, ca_not_after);
+        self.admin.create_missing_token(settings.store.dir().is_none()).await;
+        reload_state.refresh_timeout = refresh_timeout(&settings);
+        Ok(reload_state.startup_settings.changed_keys(&settings))
     }
 
-    /// Where the proxy listens, TCP only; port 0 has become a real one.
+    /// The TCP addresses that the proxy listens on, with the actual port in place of port 0.
     pub fn proxy_addresses(&self) -> &[SocketAddr] {
         &self.proxy_addresses
     }
 
-    /// Where the admin listener is.
+    /// The address of the admin listener.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
     }
 
-    /// The credentials at work.
+    /// The current credentials.
     pub fn credentials(&self) -> Arc<Credentials> {
         self.shared.credentials()
     }
 
-    /// Has an authorization server refused the OAuth client, or the user name of a bootstrap, so that another
-    /// secret could help?
+    /// Returns true if an authorization server rejected the OAuth client, or a bootstrap's user
+    /// name, so that a new secret might help.
     pub fn has_refused_client(&self) -> bool {
         let credentials = self.credentials();
         let mut statuses = credentials.all().iter().flat_map(|credential| credential.statuses());
         statuses.any(|status| status.condition.is_refused())
     }
 
-    /// Promises to call [`App::rejected_secrets`] again and again: from here on requests wait for what comes of it.
-    /// Its first call promises it as well, but a request that came before that would be passed on rejected.
-    pub fn promise_to_read_secrets(&self) {
+    /// Makes requests wait for rejected secrets from now on. The caller promises to keep calling
+    /// [`App::rejected_secrets`]; the first such call has the same effect, but rejections before it
+    /// would be passed on.
+    pub fn enable_secret_rereads(&self) {
         self.shared.rereads.mark_served();
     }
 
-    /// Waits until an API rejects secrets that requests carry as they are: those of credentials that have no
-    /// tokens. They may have changed where they come from, which only the caller can find out: requests wait
-    /// until [`App::secrets_are_read`]. Without a caller they do not wait, and such rejections are passed on.
+    /// Waits until an API rejects secrets that are injected as they are, by credentials without
+    /// tokens. They may have changed at their source, which only the caller can find out: requests
+    /// wait until [`App::mark_secrets_reread`]. Without a caller they do not wait, and such
+    /// rejections are passed on.
     ///
     /// # Cancellation
     ///
-    /// Dropping the future, or what it returns, forgets nothing.
+    /// The future and its result may be dropped without losing a rejection.
     pub async fn rejected_secrets(&self) -> RejectedSecrets {
         self.shared.rereads.next_rejected().await
     }
 
-    /// The secrets have been looked at, and what was new is in force through [`App::reload`].
-    pub fn secrets_are_read(&self, rejected: &RejectedSecrets) {
+    /// Reports that the secrets were read again and new ones applied with [`App::reload`].
+    pub fn mark_secrets_reread(&self, rejected: &RejectedSecrets) {
         self.shared.rereads.complete(rejected);
     }
 
-    /// The local CA, if there is a credential that needs one.
+    /// The local CA, if a credential needs one.
     pub fn ca(&self) -> Option<Arc<CertificateAuthority>> {
         self.shared.ca()
     }
 
-    /// Stops: not ready any more, no new connections, the requests under way to their end, then the
-    /// refreshes under way. After the grace what is left is cut off, apart from refreshes: their
-    /// token requests have a deadline of their own, and an answer cut off may be a lost token.
+    /// Stops: reports not ready, refuses new connections, and waits for requests in progress, then
+    /// for refreshes. After the grace period the rest is cut off, except refreshes: their token
+    /// requests have deadlines of their own, and a lost response may be a lost token.
     ///
-    /// Returns whether everything that was known is stored.
+    /// Returns true if all tokens are stored.
     pub async fn shutdown(self) -> bool {
         self.shutdown_until(std::future::pending()).await
     }
 
-    /// The same, with a grace that is over when `at_once` resolves, if that is earlier.
+    /// Stops like [`App::shutdown`], and ends the grace period early if `at_once` resolves.
     pub async fn shutdown_until(self, at_once: impl Future<Output = ()>) -> bool {
         self.admin.drain();
         self.stop_accepting.cancel();
         self.acceptors.close();
         self.acceptors.wait().await;
-        self.cores.drain(self.grace, at_once).await;
+        self.data_plane.drain(self.grace, at_once).await;
         self.tasks.flights.close();
-        let patience = self.reloads.into_inner().patience.max(self.grace);
-        let landed = tokio::time::timeout(patience, self.tasks.flights.wait()).await.is_ok();
-        if !landed {
-            tracing::error!("a refresh did not finish in time");
+        let refresh_timeout = self.reload_state.into_inner().refresh_timeout.max(self.grace);
+        let refreshes_done =
+            tokio::time::timeout(refresh_timeout, self.tasks.flights.wait()).await.is_ok();
+        if !refreshes_done {
+            tracing::error!("a refresh did not finish before the shutdown timeout");
         }
         self.tasks.writes.close();
-        let saved = tokio::time::timeout(SAVED_WITHIN, self.tasks.writes.wait()).await.is_ok();
+        let saved = tokio::time::timeout(SAVE_TIMEOUT, self.tasks.writes.wait()).await.is_ok();
         if !saved {
             tracing::error!(
-                "a token could not be saved, and is lost unless its server issues it again"
+                "a token could not be saved and is lost unless its server issues it again"
             );
         }
         self.stop_admin.cancel();
-        landed && saved
+        refreshes_done && saved
     }
 }
 
-/// What could not be saved until now may still be at the end, but a disk that hangs keeps nobody.
-const SAVED_WITHIN: Duration = Duration::from_secs(5);
+/// How long shutdown waits for pending writes. They may still succeed, but a hung disk must not
+/// keep the process.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Long enough for the longest flight.
-fn patience(settings: &Settings) -> Duration {
+/// The duration of the longest possible refresh.
+fn refresh_timeout(settings: &Settings) -> Duration {
     let flights =
         settings.credentials.iter().map(|credential| credential.token.max_refresh_duration());
     flights.max().unwrap_or_default()

@@ -1,7 +1,7 @@
-//! The command line: one file per command. Results go to standard output, the rest to standard
+//! The command line, with one file per command. Results go to standard output, messages to standard
 //! error.
 
-mod admin;
+mod admin_client;
 mod ca;
 mod check;
 mod logout;
@@ -19,18 +19,18 @@ use clap::{Parser, Subcommand};
 
 use crate::settings::{Locator, LogFormat, Problems};
 
-/// sysexits' EX_CONFIG.
+/// EX_CONFIG of sysexits: the configuration has to change.
 const EX_CONFIG: u8 = 78;
-/// sysexits' EX_UNAVAILABLE: no proxy answers.
+/// EX_UNAVAILABLE of sysexits: no proxy responds.
 const EX_UNAVAILABLE: u8 = 69;
-/// What clap ends with, too.
+/// A usage error, as in clap.
 const EX_USAGE: u8 = 2;
 
 /// A forward proxy that adds OAuth access tokens to the calls of applications that cannot do OAuth.
 #[derive(Debug, Parser)]
 #[command(name = "bearerd", version, about)]
 struct Arguments {
-    /// The configuration; `-` is standard input [default: ./proxy.toml, then /etc/bearerd/proxy.toml]
+    /// The configuration file; `-` reads standard input [default: ./proxy.toml, then /etc/bearerd/proxy.toml]
     #[arg(long, short, global = true, value_name = "PATH")]
     config: Option<PathBuf>,
 
@@ -50,90 +50,90 @@ enum Command {
     Check,
     /// Shows the credentials of the running proxy: state, expiry, last error, next step
     Status {
-        /// As JSON, for programs
+        /// Print JSON, for programs
         #[arg(long)]
         json: bool,
-        /// Prints nothing; exit code 0 if the proxy is ready: a health check without a shell
+        /// Print nothing; exit with code 0 if the proxy is ready (a health check without a shell)
         #[arg(long, conflicts_with = "json")]
         probe: bool,
     },
-    /// Has the running proxy replace a token now, although it is still good
+    /// Makes the running proxy replace a token now, although it is still valid
     #[command(long_about = REFRESH)]
     Refresh {
-        /// The credential as `bearerd status` shows it; without values: each of its tokens
+        /// The credential as shown by `bearerd status`; without values, all of its tokens
         name: String,
-        /// What came of it as JSON, for programs
+        /// Print the result as JSON, for programs
         #[arg(long)]
         json: bool,
     },
-    /// Revokes a credential's tokens and forgets them; only a new seed brings others
+    /// Revokes and deletes a credential's tokens; only a new seed can replace them
     #[command(long_about = LOGOUT)]
     Logout {
-        /// The credential as `bearerd status` shows it; without values: each of its tokens
+        /// The credential as shown by `bearerd status`; without values, all of its tokens
         name: String,
-        /// What came of it as JSON, for programs
+        /// Print the result as JSON, for programs
         #[arg(long)]
         json: bool,
     },
-    /// The local certificate authority that clients are to trust
+    /// Manages the local certificate authority that clients trust
     #[command(subcommand)]
     Ca(CaCommand),
 }
 
-const REFRESH: &str = "Has the running proxy replace a token now, although it is still good.
+const REFRESH: &str = "Makes the running proxy replace a token now, although it is still valid.
 
-The proxy is found by the same configuration: admin.listen and admin.token, or the token that the proxy keeps \
-as admin.token in its state directory. NAME is `api`, `resamania[paris]` or `resamania/paris`; `resamania` \
-stands for all of its tokens.
+The proxy is found through the same configuration: admin.listen and admin.token, or the token that the proxy \
+keeps as admin.token in its state directory. NAME is `api`, `resamania[paris]` or `resamania/paris`; `resamania` \
+means all of its tokens.
 
 Exit codes: 0 refreshed, 1 not (standard error says why), 2 no such credential, 69 no running proxy, 78 configuration.";
 
-const LOGOUT: &str = "Revokes a credential's tokens (RFC 7009) and forgets them, in every process and for good: \
-only a new seed brings others, or another configuration of a grant that has none.
+const LOGOUT: &str = "Revokes a credential's tokens (RFC 7009) and deletes them in every process. Only a new seed \
+can replace them, or a changed configuration if the grant has no seed.
 
-Through the running proxy, found by admin.listen and the admin token; if there is none, in the store itself. \
-NAME is `api`, `resamania[paris]` or `resamania/paris`; `resamania` stands for all of its tokens. Without a \
-place at the server for revocations (revoke_url) its tokens stay valid there until they expire.
+The command uses the running proxy, found through admin.listen and the admin token; if there is none, it works \
+directly on the store. NAME is `api`, `resamania[paris]` or `resamania/paris`; `resamania` means all of its tokens. \
+If the server has no revocation endpoint (revoke_url), the tokens stay valid there until they expire.
 
 Exit codes: 0 logged out, 1 not (standard error says why), 2 no such credential, 69 neither a running proxy nor a \
 store, 78 configuration.";
 
 #[derive(Debug, Default, clap::Args)]
 struct RunArguments {
-    /// Where to listen, instead of proxy.listen; may be given more than once
+    /// The address to listen on, overriding proxy.listen; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
 
-    /// How to log, instead of log.format
+    /// The log format, overriding log.format
     #[arg(long, value_name = "FORMAT")]
-    log_format: Option<Format>,
+    log_format: Option<LogFormatArgument>,
 }
 
-/// How to log.
+/// The log format.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Format {
-    /// A line for people.
+enum LogFormatArgument {
+    /// One line of text per event.
     Text,
-    /// A JSON object on each line.
+    /// One JSON object per line.
     Json,
 }
 
-impl From<Format> for LogFormat {
-    fn from(format: Format) -> Self {
+impl From<LogFormatArgument> for LogFormat {
+    fn from(format: LogFormatArgument) -> Self {
         match format {
-            Format::Text => Self::Text,
-            Format::Json => Self::Json,
+            LogFormatArgument::Text => Self::Text,
+            LogFormatArgument::Json => Self::Json,
         }
     }
 }
 
 #[derive(Debug, Subcommand)]
 enum CaCommand {
-    /// Makes the CA if there is none
+    /// Creates the CA if there is none
     Init,
-    /// Says where the CA is, until when it lasts and how to trust it
+    /// Shows where the CA is, when it expires and how to trust it
     Show,
-    /// Makes the next CA beside the one that ends; clients are to trust both for a while
+    /// Creates the next CA beside the expiring one; clients have to trust both for a while
     Renew,
     /// Writes the certificate to standard output
     Export {
@@ -143,20 +143,20 @@ enum CaCommand {
     },
 }
 
-/// Writes a result. A reader that has gone away (`bearerd check | head -1`) is no failure, and
-/// `println!` would make a panic of it.
-fn say(text: impl Display) {
+/// Prints a result. A closed pipe (`bearerd check | head -1`) is not an error; `println!` would
+/// panic.
+fn print_result(text: impl Display) {
     let mut output = std::io::stdout();
     let _closed = writeln!(output, "{text}").and_then(|()| output.flush());
 }
 
-/// Writes what is not a result, just as unconcerned about who reads it.
-fn complain(text: impl Display) {
+/// Prints a message to standard error. A closed pipe is not an error.
+fn print_error(text: impl Display) {
     let _closed = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Writes a report of the configuration, which ends its lines itself; nothing if it is empty.
-fn complain_of(problems: &Problems) {
+/// Prints a report of configuration problems, whose lines are complete; nothing if it is empty.
+fn print_problems(problems: &Problems) {
     let _closed = write!(std::io::stderr(), "{}", problems.render(colors()));
 }
 
@@ -165,7 +165,8 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let Arguments { config, log_level, command } = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help goes to standard output, errors to standard error; nowhere to complain if not.
+            // Help goes to standard output, errors to standard error. A closed pipe is not an
+            // error.
             let _closed = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -181,7 +182,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Colours where a person looks, unless <https://no-color.org> says no.
+/// Returns true if standard error is a terminal and <https://no-color.org> does not apply.
 fn colors() -> bool {
     std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -1,10 +1,10 @@
-//! The wall clock, read in one place.
+//! The wall clock.
 //!
-//! Expiry is wall-clock time, compared at the moment of use: timers and [`std::time::Instant`] stop
-//! while a machine sleeps. But wall clocks are set back, too, and then a pause or a lifetime would last
-//! for ever. So whatever ends at some time is kept as a [`Moment`], which is over as soon as either
-//! clock says so. Everything below the edge takes `now` as an argument; whoever stands at the edge holds
-//! a [`Clock`], so that a test can move time without waiting for it.
+//! Expiry is wall-clock time, compared when it is used, because timers and [`std::time::Instant`]
+//! stop while a machine sleeps. Wall clocks can also be set back, which would extend a pause or a
+//! lifetime indefinitely. Deadlines are therefore kept as a [`Moment`], which is over as soon as
+//! either clock says so. All code below the edge takes `now` as an argument; code at the edge holds
+//! a [`Clock`], so that tests can move time without waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,17 +12,17 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-/// A point in time on two clocks: the wall clock, and the time that the program has run.
+/// A point in time on two clocks: the wall clock and the run time of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// The time of day. It can be set, forwards and back.
+    /// The time of day, which can be set forward and back.
     pub wall: SystemTime,
-    /// The time since the clock was made. It never goes back, and stands still while the machine sleeps.
+    /// The time since the clock was created. Monotonic, and stopped while the machine sleeps.
     pub running: Duration,
 }
 
 impl Moment {
-    /// The moment `pause` later, on both clocks.
+    /// The moment `pause` later on both clocks.
     #[must_use]
     pub fn after(self, pause: Duration) -> Self {
         Self {
@@ -31,8 +31,8 @@ impl Moment {
         }
     }
 
-    /// The moment at which the wall clock will show `wall` if nobody sets it; a time before `self` has
-    /// passed already, however long ago.
+    /// The moment at which the wall clock shows `wall`, provided that it is not set. A `wall`
+    /// before `self` is in the past.
     #[must_use]
     pub fn at_wall(self, wall: SystemTime) -> Self {
         let running = match wall.duration_since(self.wall) {
@@ -42,31 +42,31 @@ impl Moment {
         Self { wall, running }
     }
 
-    /// Is it over? As soon as either clock says so: a clock set back ends no pause later, and the
-    /// sleep of a machine counts.
+    /// Returns true once either clock has reached the moment, so that setting the clock back
+    /// extends no deadline, and sleep counts.
     pub fn is_over(self, now: Self) -> bool {
         now.wall >= self.wall || now.running >= self.running
     }
 
-    /// How long until it is over; zero if it is.
+    /// The time until the moment; zero if it is over.
     pub fn left(self, now: Self) -> Duration {
         let wall = self.wall.duration_since(now.wall).unwrap_or_default();
         wall.min(self.running.saturating_sub(now.running))
     }
 
-    /// How much time has passed since it: the longer of what the two clocks say.
+    /// The time since the moment; the longer of both clocks' differences.
     pub fn elapsed(self, now: Self) -> Duration {
         let wall = now.wall.duration_since(self.wall).unwrap_or_default();
         wall.max(now.running.saturating_sub(self.running))
     }
 }
 
-/// Where the time of day comes from. Cheap to clone.
+/// A source of time. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    /// The time it was made at, and milliseconds to add; `None` reads the system's clock as it is.
+    /// The creation time and an offset in milliseconds; `None` uses the system clock.
     adjusted: Option<(SystemTime, Arc<AtomicI64>)>,
-    /// Tokio's, so that a test that pauses time pauses this as well.
+    /// Tokio's clock, so that pausing tokio's time pauses this clock as well.
     started: Instant,
 }
 
@@ -77,26 +77,26 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// The system's clock.
+    /// The system clock.
     pub fn system() -> Self {
         Self::default()
     }
 
-    /// A clock that shows the time of day now, goes on with tokio's, and is moved by [`Clock::advance`], in every
-    /// clone.
+    /// A clock that starts at the current time, runs with tokio's clock and can be moved with
+    /// [`Clock::advance`]. Clones share the offset.
     pub fn adjustable() -> Self {
         let adjusted = (SystemTime::now(), Arc::new(AtomicI64::new(0)));
         Self { adjusted: Some(adjusted), ..Self::default() }
     }
 
-    /// Moves an adjustable wall clock forward; a system clock stays as it is.
+    /// Moves an adjustable wall clock forward. No effect on a system clock.
     pub fn advance(&self, by: Duration) {
         if let Some((_, offset)) = &self.adjusted {
             offset.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
         }
     }
 
-    /// Sets an adjustable wall clock back; a system clock stays as it is.
+    /// Sets an adjustable wall clock back. No effect on a system clock.
     pub fn set_back(&self, by: Duration) {
         if let Some((_, offset)) = &self.adjusted {
             offset.fetch_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
@@ -113,7 +113,7 @@ impl Clock {
         moved.unwrap_or(now)
     }
 
-    /// The time of day, and the time that has really passed.
+    /// The current moment.
     pub fn moment(&self) -> Moment {
         Moment { wall: self.now(), running: self.started.elapsed() }
     }
@@ -133,15 +133,15 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_over_as_soon_as_either_clock_says_so() {
+    fn a_moment_is_over_once_either_clock_has_reached_it() {
         let end = moment(1000, 10).after(Duration::from_secs(60));
         for (now, left) in [
             (moment(1000, 10), 60),
             (moment(1059, 69), 1),
             (moment(1060, 70), 0),
-            // Set forward, or asleep.
+            // The clock was set forward, or the machine slept.
             (moment(5000, 11), 0),
-            // Set back.
+            // The clock was set back.
             (moment(1, 40), 30),
             (moment(1, 70), 0),
         ] {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_passed_is_the_longer_of_both() {
+    fn elapsed_is_the_longer_of_both_clocks() {
         let start = moment(1000, 10);
         for (now, seconds) in [
             (moment(1000, 10), 0),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_of_day_has_its_place_on_both_clocks() {
+    fn at_wall_maps_a_time_of_day_to_both_clocks() {
         let now = moment(1000, 100);
         assert_eq!(now.at_wall(moment(1060, 0).wall), moment(1060, 160));
         assert_eq!(now.at_wall(moment(990, 0).wall), moment(990, 90));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adjustable_clock_goes_both_ways_and_its_running_time_does_not() {
+    fn an_adjustable_clock_moves_both_ways_but_its_run_time_does_not() {
         let clock = Clock::adjustable();
         let before = clock.moment();
         clock.advance(Duration::from_secs(3600));

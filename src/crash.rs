@@ -1,23 +1,23 @@
-//! Named points at which a test ends the process, as a power cut would.
+//! Crash points: named points at which tests end the process, as a power failure would.
 //!
-//! Without the feature `crash-points`, which no shipped binary has, [`point`] is nothing. With it, the
-//! environment variable `BEARERD_CRASH` names one: `after_rename` ends the process with signal 9 at
-//! the first passage of that point, `after_rename:2` at the second. No destructor runs, nothing is
-//! flushed, and the kernel gives back what was held. `BEARERD_PANIC` names one where the thread panics
-//! instead, once.
+//! Without the feature `crash-points`, which no released binary has, [`point`] does nothing. With
+//! it, the environment variable `BEARERD_CRASH` names a point: `after_rename` ends the process with
+//! signal 9 the first time that point is reached, `after_rename:2` the second time. No destructor
+//! runs, nothing is flushed, and the kernel releases all locks. `BEARERD_PANIC` names a point at
+//! which the thread panics instead, once.
 //!
-//! The points, in the order in which a refresh passes them:
+//! The points, in the order in which a refresh reaches them:
 //!
-//! | point | what has happened | what has not |
+//! | point | done | not done |
 //! | --- | --- | --- |
-//! | `after_send` | the token request is sent, its answer begins | the answer is read |
-//! | `after_response` | the answer is in memory | anything is stored |
+//! | `after_send` | the token request is sent and its response has begun | the response is read |
+//! | `after_response` | the response is in memory | anything is stored |
 //! | `after_temp` | the temporary file is written and synced | the record is replaced |
 //! | `after_rename` | the record is replaced | the directory is synced |
-//! | `after_publish` | requests can have the new token | those that wait for it are told |
+//! | `after_publish` | requests can use the new token | waiting requests are woken |
 //!
-//! The record is written twice in a refresh, first with the intent and then with the new token, so
-//! that `after_temp` and `after_rename` are passed twice.
+//! A refresh writes the record twice, first with the attempt and then with the new token, so it
+//! reaches `after_temp` and `after_rename` twice.
 
 /// Ends the process here if the environment says so.
 #[cfg(not(feature = "crash-points"))]
@@ -33,31 +33,31 @@ pub fn point(name: &str) {
 
     use rustix::process::{Signal, getpid, kill_process};
 
-    /// A point, the number of its passage that counts, and how often it was passed.
-    struct Chosen(OnceLock<Option<(String, usize)>>, AtomicUsize);
+    /// A point, the occurrence that triggers, and a counter.
+    struct Trigger(OnceLock<Option<(String, usize)>>, AtomicUsize);
 
-    impl Chosen {
+    impl Trigger {
         const fn new() -> Self {
             Self(OnceLock::new(), AtomicUsize::new(0))
         }
 
-        /// Is it this passage that the environment names?
+        /// Returns true if the environment names this occurrence.
         fn is_reached(&self, name: &str, variable: &str) -> bool {
-            let chosen = self.0.get_or_init(|| std::env::var(variable).ok().map(parsed));
-            chosen.as_ref().is_some_and(|(chosen, passage)| {
-                chosen == name && self.1.fetch_add(1, Ordering::SeqCst) + 1 == *passage
+            let configured = self.0.get_or_init(|| std::env::var(variable).ok().map(parse));
+            configured.as_ref().is_some_and(|(configured, occurrence)| {
+                configured == name && self.1.fetch_add(1, Ordering::SeqCst) + 1 == *occurrence
             })
         }
     }
 
-    static CRASH: Chosen = Chosen::new();
-    static PANIC: Chosen = Chosen::new();
+    static CRASH: Trigger = Trigger::new();
+    static PANIC: Trigger = Trigger::new();
 
     if CRASH.is_reached(name, "BEARERD_CRASH") {
-        // Whoever waits for the line has the process ending already, or else sees it end.
+        // Tests wait for this line, or for the end of the process.
         let _gone = writeln!(std::io::stderr(), "crash point {name}");
         let _refused = kill_process(getpid(), Signal::KILL);
-        // A process may always signal itself; if not, this ends it as well.
+        // A process can always signal itself; otherwise this ends it.
         std::process::abort();
     }
     if PANIC.is_reached(name, "BEARERD_PANIC") {
@@ -65,11 +65,11 @@ pub fn point(name: &str) {
     }
 }
 
-/// `NAME` or `NAME:N`; what is no number counts as 1.
+/// Parses `NAME` or `NAME:N`. An invalid number counts as 1.
 #[cfg(feature = "crash-points")]
-fn parsed(text: String) -> (String, usize) {
+fn parse(text: String) -> (String, usize) {
     match text.split_once(':') {
-        Some((name, passage)) => (name.to_owned(), passage.parse().unwrap_or(1)),
+        Some((name, occurrence)) => (name.to_owned(), occurrence.parse().unwrap_or(1)),
         None => (text, 1),
     }
 }

@@ -1,4 +1,4 @@
-//! What is said about a credential, and what a person should do.
+//! Descriptions of credentials as JSON, with the next step for the operator.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,33 +8,33 @@ use crate::credential::Instance;
 use crate::store::TerminalReason;
 use crate::token::{Condition, Status};
 
-/// Is something wrong that a person may want to know of?
+/// Returns true if an operator should look at the credential.
 pub(super) fn is_degraded(status: &Status) -> bool {
-    let troubled = matches!(status.condition, Condition::Failing(_) | Condition::NeedsLogin(_));
-    status.is_unsaved || status.is_volatile || troubled
+    let has_problem = matches!(status.condition, Condition::Failing(_) | Condition::NeedsLogin(_));
+    status.is_unsaved || status.is_volatile || has_problem
 }
 
-/// From so long before its end the local CA is to be renewed.
-const CA_ENDING: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long before its end the local CA should be renewed.
+const CA_RENEWAL_NOTICE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Is a local CA that ends at `at` to be renewed?
-pub(super) fn is_ending(at: SystemTime, now: SystemTime) -> bool {
-    at < now + CA_ENDING
+/// Returns true if a local CA that expires at `at` should be renewed.
+pub(super) fn needs_renewal(at: SystemTime, now: SystemTime) -> bool {
+    at < now + CA_RENEWAL_NOTICE
 }
 
-/// The local CA as JSON.
+/// Describes the local CA as JSON.
 pub(super) fn ca(at: SystemTime, now: SystemTime) -> Value {
-    let next = "run `bearerd ca renew`, have the clients trust the new ca.pem, then reload";
+    let next = "run `bearerd ca renew`, make the clients trust the new ca.pem, then reload";
     json!({
         "expires_at": text(at),
         "expires_in": seconds_until(at, now),
-        "next": is_ending(at, now).then_some(next),
+        "next": needs_renewal(at, now).then_some(next),
     })
 }
 
-/// A token that is not in use; without a key: a credential with one token for each value of its
-/// variables, and none of them in use.
-pub(super) fn unused(credential: &str, name: &str, key: Option<&str>) -> Value {
+/// Describes a token without a slot. Without a key: a credential with variables that has no tokens
+/// in use.
+pub(super) fn describe_unused(credential: &str, name: &str, key: Option<&str>) -> Value {
     json!({
         "name": name,
         "credential": credential,
@@ -46,7 +46,8 @@ pub(super) fn unused(credential: &str, name: &str, key: Option<&str>) -> Value {
     })
 }
 
-/// One token of a credential as JSON. Additions are welcome, renaming is not: programs read it.
+/// Describes one token of a credential as JSON. Members may be added but not renamed, because
+/// programs read this.
 pub(super) fn describe(credential: &str, instance: &Instance, now: SystemTime) -> Value {
     let status = &instance.slot.status();
     let last_error = status.last_error.as_ref();
@@ -74,7 +75,7 @@ fn text(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// Negative once it is over.
+/// Negative after `at`.
 pub(super) fn seconds_until(at: SystemTime, now: SystemTime) -> i64 {
     let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     at.duration_since(now).map_or_else(|past| -seconds(past.duration()), seconds)
@@ -88,31 +89,31 @@ fn reason(condition: Condition) -> Option<String> {
     }
 }
 
-/// What a person should do, if anything.
+/// The next step for the operator, if any.
 fn next_step(status: &Status) -> Option<&'static str> {
     match status.condition {
-        _ if status.is_unsaved => {
-            Some("make the store's directory writable: the newest refresh token is only in memory")
-        }
+        _ if status.is_unsaved => Some(
+            "make the store's directory writable; the newest refresh token exists only in memory",
+        ),
         _ if status.is_volatile => Some(
-            "the server replaces refresh tokens and the store is `memory:`: write url = \"file:DIR\" in [store]",
+            "the server rotates refresh tokens but the store is `memory:`; set url = \"file:DIR\" in [store]",
         ),
         Condition::NeedsLogin(TerminalReason::NoGrant) => {
             Some("configure a refresh_token for this credential, then reload")
         }
         Condition::NeedsLogin(TerminalReason::LoggedOut) => {
-            Some("it was logged out: log in, or configure a new refresh_token and reload")
+            Some("logged out: log in, or configure a new refresh_token and reload")
         }
         Condition::NeedsLogin(TerminalReason::OtherGrant) => Some(
-            "the record is of another grant (token_url, client_id, user …): configure a new refresh_token, or what \
-             the record was made with",
+            "the record belongs to another grant (token_url, client_id, user …): configure a new refresh_token, or restore \
+             the settings that the record was made with",
         ),
         Condition::NeedsLogin(_) => {
             Some("configure a new refresh_token for this credential, then reload")
         }
         Condition::Failing(why) => why.advice(),
         _ if status.grant_ends_soon => Some(
-            "the grant ends soon, and only a new login extends it: configure its refresh_token before that",
+            "the grant expires soon and only a new login extends it: configure a new refresh_token before that",
         ),
         _ => None,
     }

@@ -1,4 +1,4 @@
-//! Who is let in: a client's socket on its way to a core, and the place it takes.
+//! Admission control: limits on client connections.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,15 +11,16 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::metrics::Metrics;
 use crate::proxy::client_stream::ClientStream;
 
-/// A client's socket, known to no runtime: the core that serves it makes it its own.
+/// A client's socket that is not registered with a runtime yet; the core that serves it registers
+/// it.
 #[derive(Debug)]
-pub(super) enum Accepted {
+pub(super) enum AcceptedSocket {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
 }
 
-impl Accepted {
-    /// Makes the socket known to the calling runtime, which it then stays with.
+impl AcceptedSocket {
+    /// Registers the socket with the calling runtime.
     pub(super) fn into_stream(self) -> io::Result<ClientStream> {
         match self {
             Self::Tcp(stream) => {
@@ -31,7 +32,7 @@ impl Accepted {
     }
 }
 
-/// How many clients are here, in all and from each address.
+/// Counts client connections, in total and per address.
 #[derive(Debug)]
 pub(super) struct Admission {
     limit: usize,
@@ -42,27 +43,24 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// `limit_per_peer` 0 counts no peers.
+    /// A `limit_per_peer` of 0 means no limit per address.
     pub(super) fn new(limit: usize, limit_per_peer: usize, metrics: Metrics) -> Self {
         let (count, peers) = (AtomicUsize::new(0), DashMap::new());
         Self { limit, limit_per_peer, count, peers, metrics }
     }
 
-    /// A place for a client from `peer`, or `None` when there are too many.
+    /// Admits a client from `peer`; `None` if a limit is reached.
     pub(super) fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<Permit> {
         let peer = peer.filter(|_| self.limit_per_peer > 0);
         if self.count.load(Ordering::Relaxed) >= self.limit {
-            tracing::warn!(
-                limit = self.limit,
-                "limits.connections reached; a connection was closed"
-            );
+            tracing::warn!(limit = self.limit, "limits.connections reached; connection closed");
             self.metrics.record_limit("connections");
             return None;
         }
         if let Some(peer) = peer {
             let mut count = self.peers.entry(peer).or_default();
             if *count >= self.limit_per_peer {
-                tracing::warn!(%peer, "limits.connections_per_peer reached; a connection was closed");
+                tracing::warn!(%peer, "limits.connections_per_peer reached; connection closed");
                 self.metrics.record_limit("connections_per_peer");
                 return None;
             }
@@ -73,7 +71,7 @@ impl Admission {
     }
 }
 
-/// One client's place, given back when the client is gone.
+/// The admission of one client, released on drop.
 #[derive(Debug)]
 pub(super) struct Permit {
     admission: Arc<Admission>,

@@ -1,31 +1,31 @@
-//! How the process's descriptors are divided, so that none can take those of another.
+//! Division of the process's file descriptors, so that no use can starve another.
 
 use rustix::process::{Resource, getrlimit};
 
-/// No system allows more, and nobody needs them.
-const MOST: usize = 1 << 20;
-/// At least so many are for the store, for reloading, for token requests and the log.
-const RESERVE: usize = 32;
+/// Assumed if the system reports no limit.
+const MAX_DESCRIPTORS: usize = 1 << 20;
+/// The minimum reserved for the store, reloads, token requests and the log.
+const MIN_RESERVE: usize = 32;
 
-/// How many descriptors are for what.
+/// The number of descriptors per use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Descriptors {
+pub(super) struct DescriptorBudget {
     pub(super) clients: usize,
     pub(super) origins: usize,
     pub(super) admin: usize,
 }
 
-impl Descriptors {
-    /// Divides what the system allows. `connections` is what the settings want for clients.
+impl DescriptorBudget {
+    /// Divides the system's limit. `connections` is the configured number of clients.
     pub(super) fn divide(connections: usize) -> Self {
         let limit = getrlimit(Resource::Nofile).current;
-        let all = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(MOST);
-        let divided = Self::of(all.min(MOST), connections);
+        let all = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(MAX_DESCRIPTORS);
+        let divided = Self::of(all.min(MAX_DESCRIPTORS), connections);
         if divided.clients < connections {
             tracing::warn!(
                 wanted = connections,
                 clients = divided.clients,
-                "limits.connections is more than half of the open files allow; raise ulimit -n (LimitNOFILE)"
+                "limits.connections exceeds half of the open file limit; raise ulimit -n (LimitNOFILE)"
             );
         }
         divided
@@ -33,7 +33,7 @@ impl Descriptors {
 
     fn of(all: usize, connections: usize) -> Self {
         let share = all / 16;
-        let (reserve, admin) = (share.max(RESERVE), share.clamp(4, 64));
+        let (reserve, admin) = (share.max(MIN_RESERVE), share.clamp(4, 64));
         let rest = all.saturating_sub(reserve + admin).max(8);
         let clients = connections.min(rest / 2);
         Self { clients, admin, origins: rest - clients }
@@ -45,16 +45,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_together_are_no_more_than_there_are_and_each_has_some() {
+    fn the_shares_fit_the_limit_and_none_is_empty() {
         for (all, connections, clients, origins) in [
             (300, 100, 100, 150),
             (1024, 10_000, 448, 448),
             (1 << 20, 10_000, 10_000, 972_976),
             (64, 1000, 14, 14),
         ] {
-            let divided = Descriptors::of(all, connections);
+            let divided = DescriptorBudget::of(all, connections);
             assert_eq!((divided.clients, divided.origins), (clients, origins), "{all}");
-            assert!(divided.clients + divided.origins + divided.admin + RESERVE <= all, "{all}");
+            assert!(
+                divided.clients + divided.origins + divided.admin + MIN_RESERVE <= all,
+                "{all}"
+            );
         }
     }
 }

@@ -13,23 +13,23 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
-use super::admission::{Accepted, Admission};
-use super::core::Entrance;
+use super::admission::{AcceptedSocket, Admission};
+use super::data_plane::ConnectionDispatcher;
 use crate::settings::Listen;
 
-/// How long nothing is accepted after the system had no descriptor or memory for a connection.
+/// The pause after the system had no descriptor or memory for a connection.
 const BACKOFF: Duration = Duration::from_millis(100);
-/// Clients that may wait to be accepted.
+/// The maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// One bound address.
+/// A bound address.
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
 }
 
-/// Binds every address; a path that a dead process left behind is taken over.
+/// Binds all addresses. A socket file left by a dead process is replaced.
 pub(super) fn bind_all(addresses: &[Listen]) -> Result<Vec<Listener>, StartError> {
     addresses.iter().map(bind).collect()
 }
@@ -42,13 +42,13 @@ fn bind(address: &Listen) -> Result<Listener, StartError> {
     bound.map_err(|source| StartError::Listen { address: text, key: "proxy.listen", source })
 }
 
-/// Listens on `address`; 1,024 clients may wait to be accepted.
+/// Listens on `address` with a backlog of [`BACKLOG`] connections.
 pub(super) fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
-    // What the process before has left in TIME_WAIT is in nobody's way.
+    // Sockets of an earlier process in TIME_WAIT do not block the address.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -66,11 +66,12 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
     Ok(Listener::Unix(private_socket(path)?, path.to_owned()))
 }
 
-/// A socket of mode 0600, whatever the umask: whoever may write to it may use every credential.
+/// A socket of mode 0600 regardless of the umask, because anyone who can write to it can use every
+/// credential.
 fn private_socket(path: &Path) -> io::Result<UnixListener> {
     let socket = UnixSocket::new_stream()?;
-    // Linux makes the file with the mode of the socket less the umask, so it is never wider, not even
-    // for a moment; what the umask has taken away is then given back.
+    // Linux creates the file with the socket's mode minus the umask, so it is never too permissive,
+    // not even briefly. The chmod restores what the umask removed.
     let mode = Mode::RUSR | Mode::WUSR;
     rustix::fs::fchmod(&socket, mode)?;
     socket.bind(path)?;
@@ -87,23 +88,24 @@ impl Listener {
         }
     }
 
-    async fn accept(&self) -> io::Result<(Accepted, Option<IpAddr>)> {
+    async fn accept(&self) -> io::Result<(AcceptedSocket, Option<IpAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok((Accepted::Tcp(stream.into_std()?), Some(peer.ip())))
+                Ok((AcceptedSocket::Tcp(stream.into_std()?), Some(peer.ip())))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Accepted::Unix(stream.into_std()?), None))
+                Ok((AcceptedSocket::Unix(stream.into_std()?), None))
             }
         }
     }
 
-    /// Accepts until `end`, and then until the queue is empty: whoever has connected is served.
+    /// Accepts connections until `end`, then until the backlog is empty, so that every client that
+    /// has connected is served.
     pub(super) async fn accept_into(
         self,
-        entrance: Entrance,
+        dispatcher: ConnectionDispatcher,
         admission: Arc<Admission>,
         end: CancellationToken,
     ) {
@@ -116,32 +118,37 @@ impl Listener {
             match accepted {
                 Ok((stream, peer)) => {
                     fails = false;
-                    admit(stream, peer, &admission, &entrance);
+                    admit(stream, peer, &admission, &dispatcher);
                 }
                 Err(error) => {
-                    // Once for each time of need.
+                    // Log once per series of failures.
                     if !std::mem::replace(&mut fails, true) {
-                        tracing::warn!(%error, "connections cannot be accepted for now");
+                        tracing::warn!(%error, "cannot accept connections; retrying");
                     }
                     tokio::time::sleep(BACKOFF).await;
                 }
             }
         }
-        // A queue that is empty leaves the accept pending.
+        // With an empty backlog, accept stays pending.
         while let Some(Ok((stream, peer))) = self.accept().now_or_never() {
-            admit(stream, peer, &admission, &entrance);
+            admit(stream, peer, &admission, &dispatcher);
         }
         if let Self::Unix(_, path) = &self {
-            // Somebody may have removed it before us.
+            // The file may already be gone.
             let _gone = std::fs::remove_file(path);
         }
     }
 }
 
-/// Hands the connection on, or closes it when there are too many.
-fn admit(stream: Accepted, peer: Option<IpAddr>, admission: &Arc<Admission>, entrance: &Entrance) {
+/// Dispatches the connection, or closes it if a limit is reached.
+fn admit(
+    stream: AcceptedSocket,
+    peer: Option<IpAddr>,
+    admission: &Arc<Admission>,
+    dispatcher: &ConnectionDispatcher,
+) {
     if let Some(permit) = admission.admit(peer) {
-        entrance.admit(stream, permit);
+        dispatcher.dispatch(stream, permit);
     }
 }
 
@@ -151,7 +158,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn p36_a_thousand_clients_may_wait_to_be_accepted() {
+    async fn p36_the_backlog_holds_hundreds_of_clients() {
         let listener = listen_tcp(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let second = Duration::from_secs(1);

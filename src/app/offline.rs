@@ -1,7 +1,8 @@
-//! Logging out where no proxy runs, on the store itself.
+//! Logout without a running proxy, directly on the store.
 //!
-//! Another process may use the same store all the same, one without an admin listener for example: the
-//! tombstone is a compare-and-set, and that process notices it as it notices those of its siblings.
+//! Another process may still use the same store, for example one without an admin listener. The
+//! tombstone is written with compare-and-set, and that process notices it like any change by a
+//! sibling.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::StartError;
-use super::foundation::Foundation;
+use super::snapshot_builder::SnapshotBuilder;
 use crate::admin;
 use crate::clock::Clock;
 use crate::credential::OfflineCredential;
@@ -22,41 +23,41 @@ use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::token::{Context, Tasks};
 
-/// How long what an opened token has begun by itself may take to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to wait for refreshes that an opened slot started.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why nothing could be logged out.
 #[derive(Debug, thiserror::Error)]
 pub enum OfflineError {
-    /// There is nothing outside the running proxy.
-    #[error("the store is `memory:`, so only the running proxy has tokens to log out of")]
+    /// The tokens exist only in the running proxy.
+    #[error("the store is `memory:`, so only the running proxy has tokens")]
     Memory,
-    /// The store is not there, and would be made by looking for it.
+    /// The store does not exist, and opening it would create it.
     #[error(
-        "there is no store at {0}: nothing was ever kept there; if the proxy runs with another \
-         $STATE_DIRECTORY, set it here as well"
+        "there is no store at {0}: nothing was ever stored there; if the proxy runs with another \
+         $STATE_DIRECTORY, set it for this command too"
     )]
     NoStore(PathBuf),
-    /// What root writes its owner could not read.
+    /// The store's owner could not read files written by root.
     #[error(
-        "the store {dir} belongs to user {owner}, who could not read what root writes there; run \
-         this as that user: `sudo -u '#{owner}' bearerd logout …`"
+        "the store {dir} belongs to user {owner}, who cannot read files written by root; run \
+         this command as that user: `sudo -u '#{owner}' bearerd logout …`"
     )]
     Owner {
-        /// Its directory.
+        /// The store's directory.
         dir: PathBuf,
-        /// The user's number.
+        /// The owner's user id.
         owner: u32,
     },
-    /// No credential is called that.
+    /// No credential has this name.
     #[error("there is no credential `{name}` in the configuration")]
     Unknown {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// What there is.
+        /// The existing names.
         known: Vec<String>,
     },
-    /// It cannot be known what there is.
+    /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The parts cannot be built.
@@ -64,12 +65,12 @@ pub enum OfflineError {
     Start(#[from] StartError),
 }
 
-/// Logs out of the tokens that `name` stands for. What became of each stands beside its name: its
-/// description, or why it is as it was.
+/// Logs out of the tokens that `name` stands for. Returns each token's name with its description,
+/// or the reason why it could not be logged out.
 ///
 /// # Errors
 ///
-/// [`OfflineError`] if it did not come to that.
+/// [`OfflineError`] if no logout was attempted.
 pub async fn log_out_offline(
     settings: &Settings,
     name: &str,
@@ -95,8 +96,8 @@ pub async fn log_out_offline(
             done.push((token.title, result));
         }
         tasks.flights.close();
-        // A token request under way may hold the only copy of a refresh token, to be revoked.
-        let _late = tokio::time::timeout(PATIENCE, tasks.flights.wait()).await;
+        // A refresh in progress may hold the only copy of a refresh token that has to be revoked.
+        let _late = tokio::time::timeout(REFRESH_TIMEOUT, tasks.flights.wait()).await;
         return Ok(done);
     }
     Err(OfflineError::Unknown { name: name.to_owned(), known })
@@ -105,13 +106,14 @@ pub async fn log_out_offline(
 async fn context(settings: &Settings, clock: Clock, tasks: Tasks) -> Result<Context, OfflineError> {
     let tls = settings.tls.build().map_err(StartError::from)?;
     let transport = HttpTransport::new(tls);
-    // Nothing is connected to but token endpoints, which have their own way.
+    // Only token endpoints are connected to, and not through this network.
     let network = NetworkState::new(Resolver::new(), ListenerAddresses::default(), 0);
-    let mut foundation = Foundation::new(clock, tasks, network, Metrics::new(), Default::default());
-    Ok(foundation.context(settings, transport).await?)
+    let mut snapshot_builder =
+        SnapshotBuilder::new(clock, tasks, network, Metrics::new(), Default::default());
+    Ok(snapshot_builder.context(settings, transport).await?)
 }
 
-/// Is there a store, and would its owner be able to read what is written to it?
+/// Checks that the store exists and that its owner can read what this process writes.
 fn check_store(dir: Option<&Path>) -> Result<(), OfflineError> {
     let dir = dir.ok_or(OfflineError::Memory)?;
     let Ok(found) = std::fs::metadata(dir) else {

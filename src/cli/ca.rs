@@ -1,17 +1,17 @@
-//! `bearerd ca`: the certificate that clients are to trust.
+//! `bearerd ca`: manages the certificate that clients trust.
 
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use super::{CaCommand, EX_CONFIG, complain, complain_of, say};
+use super::{CaCommand, EX_CONFIG, print_error, print_problems, print_result};
 use crate::ca::{self, CaError, CertificateAuthority};
 use crate::settings::{Locator, Settings};
 
-/// What `ca export` writes.
+/// The format of `ca export`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum ExportFormat {
-    /// Text, for nearly everything.
+    /// Text, for most programs.
     Pem,
     /// Binary, for Windows and Java's keytool.
     Der,
@@ -21,27 +21,31 @@ pub(super) fn ca(locator: &Locator, command: &CaCommand) -> ExitCode {
     let settings = match Settings::load(locator) {
         Ok(settings) => settings,
         Err(problems) => {
-            complain_of(&problems);
+            print_problems(&problems);
             return ExitCode::from(EX_CONFIG);
         }
     };
-    match perform(&settings.ca, command) {
+    match execute(&settings.ca, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(format!("error: {error}"));
+            print_error(format!("error: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn perform(config: &ca::Config, command: &CaCommand) -> Result<(), String> {
+fn execute(config: &ca::Config, command: &CaCommand) -> Result<(), String> {
     match command {
         CaCommand::Init => {
-            let made = !config.exists();
+            let created = !config.exists();
             let ca = open(config)?;
-            say(format!("{} {}", if made { "made" } else { "already there:" }, path_of(config)));
+            print_result(format!(
+                "{} {}",
+                if created { "created" } else { "already exists:" },
+                path_of(config)
+            ));
             for (fingerprint, _) in ca.fingerprints() {
-                say(format!("sha256 fingerprint {}", fingerprint.as_str()));
+                print_result(format!("sha256 fingerprint {}", fingerprint.as_str()));
             }
             Ok(())
         }
@@ -58,7 +62,7 @@ fn open(config: &ca::Config) -> Result<CertificateAuthority, String> {
 fn existing(config: &ca::Config) -> Result<CertificateAuthority, String> {
     if !config.exists() {
         let path = path_of(config);
-        return Err(format!("there is no CA at {path}; `bearerd ca init` makes one"));
+        return Err(format!("there is no CA at {path}; `bearerd ca init` creates one"));
     }
     open(config)
 }
@@ -77,18 +81,18 @@ fn renew(config: &ca::Config) -> Result<(), String> {
         Some(at) => format!("from {}", humantime::format_rfc3339_seconds(at)),
         None => "from now on".to_owned(),
     };
-    say(format!(
+    print_result(format!(
         "
-The newest signs {from}. Until then have the clients trust ca.pem as it is now, then have a running
-proxy read it: SIGHUP, or a restart."
+The newest certificate signs {from}. Before that, make the clients trust the new ca.pem, then make a
+running proxy load it with SIGHUP or a restart."
     ));
     Ok(())
 }
 
 fn describe(config: &ca::Config, ca: &CertificateAuthority) {
-    say(format!("certificates        {}", path_of(config)));
+    print_result(format!("certificates        {}", path_of(config)));
     for (fingerprint, not_after) in ca.fingerprints() {
-        say(format!(
+        print_result(format!(
             "valid until         {}
 sha256 fingerprint  {}",
             humantime::format_rfc3339_seconds(not_after),
@@ -101,11 +105,11 @@ fn show(config: &ca::Config, ca: &CertificateAuthority) -> Result<(), String> {
     let path = path_of(config);
     describe(config, ca);
     if ca.needs_renewal(SystemTime::now()) {
-        say(
-            "It ends soon: `bearerd ca renew` makes the next, and clients are to trust both for a while.",
+        print_result(
+            "It expires soon: `bearerd ca renew` creates its successor, and clients have to trust both for a while.",
         );
     }
-    say(format!(
+    print_result(format!(
         "
 To trust it:
   curl, Python (urllib, httpx), Go, Ruby   SSL_CERT_FILE={path}

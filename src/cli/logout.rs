@@ -1,7 +1,7 @@
-//! `bearerd logout`: revokes tokens and forgets them, in every process, leaving a tombstone.
+//! `bearerd logout`: revokes and deletes tokens in every process, and leaves a tombstone.
 //!
-//! Through the running proxy if there is one, which may know tokens that are not stored yet; else on the
-//! store itself.
+//! It uses the running proxy if there is one, because that may hold tokens that are not stored yet;
+//! otherwise it works directly on the store.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,23 +9,23 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::admin::{AdminClient, Trouble, listed};
-use super::{EX_CONFIG, EX_UNAVAILABLE, EX_USAGE, complain, complain_of, say};
+use super::admin_client::{AdminClient, AdminError, join_names};
+use super::{EX_CONFIG, EX_UNAVAILABLE, EX_USAGE, print_error, print_problems, print_result};
 use crate::app::{OfflineError, log_out_offline};
 use crate::clock::Clock;
 use crate::settings::{Inputs, Locator, Settings};
 
-/// What became of each token, by its name.
-type Done = Vec<(String, Result<Value, String>)>;
+/// The result for each token, by name.
+type LogoutResults = Vec<(String, Result<Value, String>)>;
 
-/// What a description says of the revocations.
+/// The revocations in a token's description.
 #[derive(Debug, Deserialize)]
-struct Revocations {
-    revocations: Vec<Revocation>,
+struct RevocationResults {
+    revocations: Vec<RevocationResult>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Revocation {
+struct RevocationResult {
     token: String,
     revoked: bool,
     why: Option<String>,
@@ -36,53 +36,58 @@ pub(super) fn logout(locator: &Locator, name: &str, json: bool) -> ExitCode {
     let settings = match settings {
         Ok(settings) => settings,
         Err(problems) => {
-            complain_of(&problems);
+            print_problems(&problems);
             return ExitCode::from(EX_CONFIG);
         }
     };
     let done = match through_proxy(&settings, name) {
         Ok(done) => done,
-        Err(Trouble::Unavailable(why)) => match on_store(locator, &inputs, name, &why) {
+        Err(AdminError::Unavailable(why)) => match on_store(locator, &inputs, name, &why) {
             Ok(done) => done,
             Err(code) => return code,
         },
-        Err(trouble) => return trouble.complain(),
+        Err(error) => return error.report(),
     };
     report(name, &done, json)
 }
 
-fn through_proxy(settings: &Settings, name: &str) -> Result<Done, Trouble> {
+fn through_proxy(settings: &Settings, name: &str) -> Result<LogoutResults, AdminError> {
     let client = AdminClient::new(settings)?;
     let tokens = client.tokens(name)?;
-    let limit = limit(settings);
+    let limit = response_timeout(settings);
     let change = |token| client.change(token, "logout", limit).map_err(|it| it.to_string());
     Ok(tokens.iter().map(|token| (token.name.clone(), change(token))).collect())
 }
 
-/// Without a proxy that could be asked; `why` says why.
-fn on_store(locator: &Locator, inputs: &Inputs, name: &str, why: &str) -> Result<Done, ExitCode> {
-    // To revoke takes what the OAuth client proves itself with.
+/// Logs out on the store, because no proxy could be reached for the reason `why`.
+fn on_store(
+    locator: &Locator,
+    inputs: &Inputs,
+    name: &str,
+    why: &str,
+) -> Result<LogoutResults, ExitCode> {
+    // Revocation requires the OAuth client's credentials.
     let (settings, _) = Settings::load_again(locator, inputs);
     let settings = settings.map_err(|problems| {
-        complain(format!("no proxy was asked ({why}), and on its own:"));
-        complain_of(&problems);
+        print_error(format!("no proxy was reached ({why}); without it:"));
+        print_problems(&problems);
         ExitCode::from(EX_CONFIG)
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| {
-        complain(format!("error: cannot start the runtime: {error}"));
+        print_error(format!("error: cannot start the runtime: {error}"));
         ExitCode::FAILURE
     })?;
     let done = runtime.block_on(log_out_offline(&settings, name, Clock::system()));
     let done = done.map_err(|error| {
-        complain(format!("error: {error}"));
+        print_error(format!("error: {error}"));
         match error {
             OfflineError::Memory => {
-                complain(why);
+                print_error(why);
                 ExitCode::from(EX_UNAVAILABLE)
             }
             OfflineError::Unknown { known, .. } => {
-                complain(format!("known are: {}", listed(&known)));
+                print_error(format!("known names: {}", join_names(&known)));
                 ExitCode::from(EX_USAGE)
             }
             OfflineError::Start(error) if error.is_configuration() => ExitCode::from(EX_CONFIG),
@@ -90,48 +95,48 @@ fn on_store(locator: &Locator, inputs: &Inputs, name: &str, why: &str) -> Result
         }
     })?;
     let dir = settings.store.dir().map(|dir| dir.display().to_string()).unwrap_or_default();
-    complain(format!("done in the store {dir}, without a running proxy ({why})"));
+    print_error(format!("logged out in the store {dir}, without a running proxy ({why})"));
     Ok(done)
 }
 
-fn report(name: &str, done: &Done, json: bool) -> ExitCode {
+fn report(name: &str, done: &LogoutResults, json: bool) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     let mut described = Vec::new();
     for (name, result) in done {
         match result {
             Ok(token) => {
                 if !json {
-                    say(format!("{name}: logged out; {}", told(token)));
+                    print_result(format!("{name}: logged out; {}", describe_result(token)));
                 }
                 described.push(token.clone());
             }
             Err(why) => {
-                complain(format!("error: {name} was not logged out: {why}"));
+                print_error(format!("error: {name} was not logged out: {why}"));
                 described.push(json!({ "name": name, "error": why }));
                 code = ExitCode::FAILURE;
             }
         }
     }
     match json {
-        true => say(json!({ "credentials": described })),
-        false if done.is_empty() => say(format!("{name}: no token is in use or in the store")),
+        true => print_result(json!({ "credentials": described })),
+        false if done.is_empty() => print_result(format!("{name}: no token is in use or stored")),
         false => {}
     }
     code
 }
 
-/// What was revoked, and what was not and why.
-fn told(token: &Value) -> String {
-    let Ok(Revocations { revocations }) = Revocations::deserialize(token) else {
-        return "the proxy's log says what was revoked".to_owned();
+/// The results of the revocations.
+fn describe_result(token: &Value) -> String {
+    let Ok(RevocationResults { revocations }) = RevocationResults::deserialize(token) else {
+        return "see the proxy's log for revocations".to_owned();
     };
-    let each = revocations.iter().map(|Revocation { token, revoked, why }| {
+    let each = revocations.iter().map(|RevocationResult { token, revoked, why }| {
         let token = token.replace('_', " ");
         match revoked {
             true => format!("{token} revoked"),
             false => {
                 let why = why.as_deref().unwrap_or("no reason given");
-                format!("{token} not revoked, the server may go on accepting it ({why})")
+                format!("{token} not revoked, the server may still accept it ({why})")
             }
         }
     });
@@ -142,7 +147,7 @@ fn told(token: &Value) -> String {
 }
 
 /// Up to four tokens are revoked, one after the other.
-fn limit(settings: &Settings) -> Duration {
+fn response_timeout(settings: &Settings) -> Duration {
     const MARGIN: Duration = Duration::from_secs(30);
     let timeouts = settings.credentials.iter().map(|credential| credential.token.oauth.timeout);
     timeouts.max().unwrap_or_default().saturating_mul(4).saturating_add(MARGIN)

@@ -1,12 +1,12 @@
-//! `bearerd refresh`: has the running proxy replace a token now, although it is still good.
+//! `bearerd refresh`: makes the running proxy replace a token now, although it is still valid.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::admin::{AdminClient, Token};
-use super::{EX_CONFIG, complain, complain_of, say};
+use super::admin_client::{AdminClient, TokenStatus};
+use super::{EX_CONFIG, print_error, print_problems, print_result};
 use crate::settings::{Locator, Settings};
 
 pub(super) fn refresh(locator: &Locator, name: &str, json: bool) -> ExitCode {
@@ -14,54 +14,54 @@ pub(super) fn refresh(locator: &Locator, name: &str, json: bool) -> ExitCode {
     let settings = match settings {
         Ok(settings) => settings,
         Err(problems) => {
-            complain_of(&problems);
+            print_problems(&problems);
             return ExitCode::from(EX_CONFIG);
         }
     };
     let asked = AdminClient::new(&settings).and_then(|client| Ok((client.tokens(name)?, client)));
     let (tokens, client) = match asked {
         Ok(asked) => asked,
-        Err(trouble) => return trouble.complain(),
+        Err(error) => return error.report(),
     };
     if tokens.is_empty() {
-        complain(format!(
-            "error: no token of `{name}` is in use or in the store; name one of them, as \
-             {name}[VALUE], to have its first one asked for"
+        print_error(format!(
+            "error: no token of `{name}` is in use or stored; to request the first token of a value, use \
+             {name}[VALUE]"
         ));
         return ExitCode::FAILURE;
     }
     let (mut done, mut code) = (Vec::new(), ExitCode::SUCCESS);
     for token in &tokens {
-        match client.change(token, "refresh", limit(&settings)) {
+        match client.change(token, "refresh", response_timeout(&settings)) {
             Ok(described) => {
                 if !json {
-                    say(told(token, &described));
+                    print_result(describe_result(token, &described));
                 }
                 done.push(described);
             }
-            Err(trouble) => {
-                complain(format!("error: {} was not refreshed: {trouble}", token.name));
-                done.push(json!({ "name": token.name, "error": trouble.to_string() }));
+            Err(error) => {
+                print_error(format!("error: {} was not refreshed: {error}", token.name));
+                done.push(json!({ "name": token.name, "error": error.to_string() }));
                 code = ExitCode::FAILURE;
             }
         }
     }
     if json {
-        say(json!({ "credentials": done }));
+        print_result(json!({ "credentials": done }));
     }
     code
 }
 
-/// `api: refreshed; token number 8, expires in 59m 58s`.
-fn told(token: &Token, described: &Value) -> String {
-    match serde_json::from_value::<Token>(described.clone()) {
-        Ok(now) => format!("{}: refreshed; token {}", token.name, now.lasts()),
+/// For example `api: refreshed; token number 8, expires in 59m 58s`.
+fn describe_result(token: &TokenStatus, described: &Value) -> String {
+    match serde_json::from_value::<TokenStatus>(described.clone()) {
+        Ok(now) => format!("{}: refreshed; token {}", token.name, now.validity()),
         Err(_) => format!("{}: refreshed", token.name),
     }
 }
 
-/// The proxy waits as long as it would for a request, and then says so.
-fn limit(settings: &Settings) -> Duration {
+/// The proxy waits as long as for a request, and then responds.
+fn response_timeout(settings: &Settings) -> Duration {
     const MARGIN: Duration = Duration::from_secs(10);
     let waits = settings.credentials.iter().map(|credential| credential.token.wait);
     waits.max().unwrap_or_default().saturating_add(MARGIN)

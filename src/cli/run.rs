@@ -1,6 +1,6 @@
-//! `bearerd run`: the proxy, until SIGTERM or SIGINT.
+//! `bearerd run`: runs the proxy until SIGTERM or SIGINT.
 
-mod watch;
+mod input_watcher;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -10,8 +10,8 @@ use tokio::signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use self::watch::Watch;
-use super::{EX_CONFIG, RunArguments, colors, complain, complain_of};
+use self::input_watcher::InputWatcher;
+use super::{EX_CONFIG, RunArguments, colors, print_error, print_problems};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::log::{DroppedLines, Log};
@@ -23,17 +23,17 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
     let mut settings = match settings {
         Ok(settings) => settings,
         Err(problems) => {
-            complain_of(&problems);
+            print_problems(&problems);
             return ExitCode::from(EX_CONFIG);
         }
     };
-    if let Err(message) = apply(&mut settings, &arguments) {
-        complain(format!("error: {message}"));
+    if let Err(message) = apply_arguments(&mut settings, &arguments) {
+        print_error(format!("error: {message}"));
         return ExitCode::from(2);
     }
     let log = Log::new();
     if let Err(message) = start_log(&log, settings.log.format, log_level) {
-        complain(format!("error: {message}"));
+        print_error(format!("error: {message}"));
         return ExitCode::from(2);
     }
     let dropped_lines = log.dropped_lines();
@@ -47,25 +47,25 @@ pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<
     match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(serve(&invocation, settings, inputs, dropped_lines));
-            // What has to be finished is. A secret on a file system that does not answer may hold a thread
-            // for ever.
+            // Everything that has to finish is finished. Reading a secret from a hung file system
+            // may block a thread forever.
             runtime.shutdown_background();
             crate::secret::kill_commands();
             log.finish();
             code
         }
         Err(error) => {
-            complain(format!("error: cannot start the runtime: {error}"));
+            print_error(format!("error: cannot start the runtime: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Where the settings come from, and how it is said what is wrong with them.
+/// The source of the settings, and how to report problems with them.
 struct Invocation<'a> {
     locator: &'a Locator,
     arguments: &'a RunArguments,
-    /// The log's, which only a restart changes.
+    /// The log format, which changes only with a restart.
     format: LogFormat,
 }
 
@@ -79,7 +79,7 @@ async fn serve(
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => {
-            tracing::error!(%error, "signals cannot be received");
+            tracing::error!(%error, "cannot receive signals");
             return ExitCode::FAILURE;
         }
     };
@@ -87,7 +87,7 @@ async fn serve(
         Ok(app) => app,
         Err(error) => {
             match invocation.format {
-                LogFormat::Text => complain(format!("error: {error}")),
+                LogFormat::Text => print_error(format!("error: {error}")),
                 LogFormat::Json => tracing::error!(%error, "bearerd cannot start"),
             }
             return match error.is_configuration() {
@@ -96,11 +96,11 @@ async fn serve(
             };
         }
     };
-    app.promise_to_read_secrets();
+    app.enable_secret_rereads();
     announce(&app, &unix_sockets);
     let metrics = app.metrics();
     tokio::spawn(dropped_lines.run(move |lines| metrics.record_dropped_log_lines(lines)));
-    let mut watch = Watch::new(inputs);
+    let mut watch = InputWatcher::new(inputs);
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
@@ -109,29 +109,29 @@ async fn serve(
             },
             changed = watch.changed(&app) => {
                 let changed = changed.join(", ");
-                tracing::info!(changed, "reading the configuration again");
+                tracing::info!(changed, "reloading the configuration");
             }
         }
-        // A secret may take its time, or never come.
+        // Reading a secret may take long, or never end.
         let inputs = tokio::select! {
             inputs = reload(&app, invocation, watch.inputs()) => inputs,
             () = signals.stop() => break,
         };
-        watch.renew(inputs, &app);
+        watch.set_inputs(inputs, &app);
     }
-    tracing::info!("stopping: finishing the requests under way");
-    // Terminals and wrappers send one signal twice.
+    tracing::info!("stopping: finishing requests in progress");
+    // Terminals and wrappers may send a signal twice.
     let again = async {
         let first = tokio::time::Instant::now();
         loop {
             signals.stop().await;
-            if first.elapsed() >= TWICE {
+            if first.elapsed() >= SIGNAL_DEBOUNCE {
                 break;
             }
         }
         tracing::warn!(
-            "told to stop once more: requests under way are cut off; the answers of token requests are waited for, \
-             because they may hold the only tokens that work"
+            "second stop signal: requests in progress are cut off; token requests are still awaited, \
+             because their responses may contain the only valid tokens"
         );
     };
     let saved = app.shutdown_until(again).await;
@@ -139,15 +139,15 @@ async fn serve(
     if saved { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Signals so close together are one.
-const TWICE: std::time::Duration = std::time::Duration::from_millis(300);
+/// Signals closer together than this count as one.
+const SIGNAL_DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(300);
 
-/// What a person or a supervisor wants.
+/// A request from a person or a supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Signal {
-    /// SIGHUP: read the configuration again.
+    /// SIGHUP: reload the configuration.
     Reload,
-    /// SIGTERM, SIGINT or SIGQUIT: finish and end.
+    /// SIGTERM, SIGINT or SIGQUIT: drain and exit.
     Stop,
 }
 
@@ -177,7 +177,7 @@ impl Signals {
         }
     }
 
-    /// Waits for [`Signal::Stop`] alone; a reload that is wanted meanwhile is not forgotten.
+    /// Waits for [`Signal::Stop`] only; a pending reload is kept.
     async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -187,8 +187,8 @@ impl Signals {
     }
 }
 
-/// Reads the configuration again, for the same command line; one that is wrong changes nothing.
-/// Returns what has been read.
+/// Reloads the configuration for the same command line. An invalid one changes nothing. Returns the
+/// inputs that were read.
 async fn reload(app: &App, invocation: &Invocation<'_>, before: &Inputs) -> Inputs {
     let (locator, known) = (invocation.locator.clone(), before.clone());
     // Secrets may come from commands, which block.
@@ -197,18 +197,18 @@ async fn reload(app: &App, invocation: &Invocation<'_>, before: &Inputs) -> Inpu
         Ok((Ok(settings), inputs)) => (settings, inputs),
         Ok((Err(problems), inputs)) => {
             log_problems(&problems, invocation.format);
-            tracing::error!("the new configuration has problems; the one before stays in force");
-            app.reload_failed();
+            tracing::error!("the new configuration has problems; the previous one stays in force");
+            app.record_reload_failure();
             return inputs;
         }
         Err(error) => {
-            tracing::error!(%error, "the configuration could not be read again");
+            tracing::error!(%error, "cannot reload the configuration");
             return before.clone();
         }
     };
-    if let Err(problem) = apply(&mut settings, invocation.arguments) {
-        tracing::error!(problem, "the configuration before stays in force");
-        app.reload_failed();
+    if let Err(problem) = apply_arguments(&mut settings, invocation.arguments) {
+        tracing::error!(problem, "the previous configuration stays in force");
+        app.record_reload_failure();
         return inputs;
     }
     log_problems(&settings.warnings, invocation.format);
@@ -216,21 +216,24 @@ async fn reload(app: &App, invocation: &Invocation<'_>, before: &Inputs) -> Inpu
         Ok(later) if later.is_empty() => tracing::info!("the new configuration is in force"),
         Ok(later) => {
             let keys = later.join(", ");
-            tracing::warn!(keys, "the new configuration is in force, but these need a restart");
+            tracing::warn!(
+                keys,
+                "the new configuration is in force, but these keys need a restart"
+            );
         }
         Err(error) => {
-            tracing::error!(%error, "the configuration before stays in force");
+            tracing::error!(%error, "the previous configuration stays in force");
         }
     }
     inputs
 }
 
-/// Says what was found in the configuration: as a report for people, or a line for each finding.
+/// Reports configuration problems: as text, or as one log line per problem.
 fn log_problems(problems: &Problems, format: LogFormat) {
     if format == LogFormat::Text {
         let problems = problems.clone();
-        // Nobody may be reading; see `log`.
-        let printing = std::thread::Builder::new().spawn(move || complain_of(&problems));
+        // Printing may block if nothing reads standard error; see `log`.
+        let printing = std::thread::Builder::new().spawn(move || print_problems(&problems));
         let _unsaid = printing;
         return;
     }
@@ -264,7 +267,7 @@ fn announce(app: &App, unix_sockets: &[String]) {
     for credential in app.credentials().all() {
         let statuses = credential.statuses();
         if statuses.is_empty() {
-            tracing::info!(credential = &*credential.name, "credential: one token for each value");
+            tracing::info!(credential = &*credential.name, "credential: one token per value");
         }
         for status in statuses {
             tracing::info!(credential = &*status.name, state = %status.condition, "credential");
@@ -272,7 +275,7 @@ fn announce(app: &App, unix_sockets: &[String]) {
     }
 }
 
-fn apply(settings: &mut Settings, arguments: &RunArguments) -> Result<(), String> {
+fn apply_arguments(settings: &mut Settings, arguments: &RunArguments) -> Result<(), String> {
     if !arguments.listen.is_empty() {
         let parse = |text: &String| {
             Listen::parse(text).map_err(|problem| format!("--listen `{text}` {problem}"))
@@ -290,7 +293,7 @@ fn apply(settings: &mut Settings, arguments: &RunArguments) -> Result<(), String
     Ok(())
 }
 
-/// `RUST_LOG`, then `--log-level`, else bearerd's own messages from `info` on.
+/// The filter comes from `--log-level`, then `RUST_LOG`; the default is `info`.
 fn start_log(log: &Log, format: LogFormat, level: Option<&str>) -> Result<(), String> {
     let given = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let text = level.or(given.as_deref()).unwrap_or("info");
@@ -307,8 +310,8 @@ fn start_log(log: &Log, format: LogFormat, level: Option<&str>) -> Result<(), St
     Ok(())
 }
 
-/// No core dump holds a token, no other process of the same user reads this one's memory, and there
-/// are as many descriptors as the system allows.
+/// Disables core dumps and debugging by other processes of the same user, so that neither can
+/// reveal a token, and raises the limit of file descriptors to the maximum.
 fn harden() {
     let _unsupported =
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);

@@ -1,21 +1,21 @@
-//! `bearerd status`: what the running proxy says of its credentials.
+//! `bearerd status`: shows the state of the running proxy's credentials.
 
 use std::process::ExitCode;
 
 use serde::Deserialize;
 
-use super::admin::{AdminClient, Token, Trouble};
-use super::{EX_CONFIG, EX_UNAVAILABLE, complain, complain_of, say};
+use super::admin_client::{AdminClient, AdminError, TokenStatus};
+use super::{EX_CONFIG, EX_UNAVAILABLE, print_error, print_problems, print_result};
 use crate::settings::{Locator, Settings};
 
-/// What the admin listener says.
+/// The response of the admin API.
 #[derive(Debug, Deserialize)]
-struct Answer {
-    credentials: Vec<Token>,
+struct StatusResponse {
+    credentials: Vec<TokenStatus>,
     ca: Option<Ca>,
 }
 
-/// What it says of the local CA.
+/// The local CA in it.
 #[derive(Debug, Deserialize)]
 struct Ca {
     expires_at: String,
@@ -23,31 +23,32 @@ struct Ca {
 }
 
 pub(super) fn status(locator: &Locator, json: bool, probe: bool) -> ExitCode {
-    // It only asks where the proxy is: the shell of an operator need not have the proxy's secrets.
+    // Only the address of the proxy is needed, so the operator's shell does not need the proxy's
+    // secrets.
     let (settings, _) = Settings::load_without_secrets(locator);
     let settings = match settings {
         Ok(settings) => settings,
         Err(problems) => {
-            complain_of(&problems);
+            print_problems(&problems);
             return ExitCode::from(EX_CONFIG);
         }
     };
     match ask(&settings, probe) {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(text)) if json => {
-            say(text.trim_end());
+            print_result(text.trim_end());
             ExitCode::SUCCESS
         }
         Ok(Some(text)) => show(&text),
-        Err(trouble) => {
-            trouble.complain();
+        Err(error) => {
+            error.report();
             ExitCode::from(EX_UNAVAILABLE)
         }
     }
 }
 
-/// The answer; none to a probe.
-fn ask(settings: &Settings, probe: bool) -> Result<Option<String>, Trouble> {
+/// The response; `None` for a probe.
+fn ask(settings: &Settings, probe: bool) -> Result<Option<String>, AdminError> {
     let client = AdminClient::new(settings)?;
     match probe {
         true => client.probe().map(|()| None),
@@ -56,34 +57,34 @@ fn ask(settings: &Settings, probe: bool) -> Result<Option<String>, Trouble> {
 }
 
 fn show(text: &str) -> ExitCode {
-    let answer: Answer = match serde_json::from_str(text) {
+    let answer: StatusResponse = match serde_json::from_str(text) {
         Ok(answer) => answer,
         Err(error) => {
-            complain(format!("error: the proxy's answer cannot be read: {error}"));
+            print_error(format!("error: cannot read the response of the proxy: {error}"));
             return ExitCode::FAILURE;
         }
     };
     if answer.credentials.is_empty() {
-        say("no credential is active");
+        print_result("no credentials are configured");
     }
     for credential in &answer.credentials {
-        say(describe(credential).trim_end());
+        print_result(describe(credential).trim_end());
     }
     if let Some(Ca { expires_at, next: Some(next) }) = answer.ca {
-        say(format!("local CA: ends {expires_at}\n  next step     {next}"));
+        print_result(format!("local CA: expires {expires_at}\n  next step     {next}"));
     }
     ExitCode::SUCCESS
 }
 
-fn describe(credential: &Token) -> String {
-    let Token { name, state, .. } = credential;
+fn describe(credential: &TokenStatus) -> String {
+    let TokenStatus { name, state, .. } = credential;
     let reason =
         credential.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let mut text = format!("{name}: {state}{reason}\n");
     let mut line = |label: &str, value: &str| {
         text.push_str(&format!("  {label:<13} {value}\n"));
     };
-    line("token", &credential.lasts());
+    line("token", &credential.validity());
     if let Some(at) = &credential.refreshed_at {
         line("last refresh", at);
     }

@@ -118,7 +118,8 @@ impl Review<'_> {
         let given = self.admin_token(admin);
         admin::Config {
             listen: self.admin_listen(admin, proxy),
-            token: given.unwrap_or_else(|| AdminToken::Made(state.join(defaults::ADMIN_TOKEN))),
+            token: given
+                .unwrap_or_else(|| AdminToken::Generated(state.join(defaults::ADMIN_TOKEN))),
             metrics_public: admin.metrics_public.or(false),
         }
     }
@@ -127,7 +128,7 @@ impl Review<'_> {
         let given = admin.token.given().filter(|_| !self.garbled)?;
         let source = self.place_of(given);
         match self.read(&source, given.span()) {
-            Ok(value) => Some(AdminToken::Given { source, value }),
+            Ok(value) => Some(AdminToken::Configured { source, value }),
             Err(error) => {
                 let problem = Problem::error(format!("`admin.token` has no value: {error}"));
                 let fix = "put the token there, readable for the user that runs bearerd";

@@ -288,7 +288,7 @@ async fn an_embedding_program_reads_the_secrets_itself() {
         let rejected = world.app().rejected_secrets().await;
         assert_eq!(rejected.credentials, ["api".into()], "another credential is named as rejected");
         world.reload().await;
-        world.app().secrets_are_read(&rejected);
+        world.app().mark_secrets_reread(&rejected);
         std::future::pending::<()>().await;
     };
     let answered = async {

@@ -1,4 +1,4 @@
-//! The admin token: what whoever changes something has to present.
+//! The admin token, which every change requires.
 
 use std::fmt;
 use std::fs::{DirBuilder, Permissions};
@@ -12,66 +12,66 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::secret::{Secret, SecretError, SecretSource};
 
-/// Too long to be guessed.
+/// The length of a generated token in bytes; long enough to resist guessing.
 const LENGTH: usize = 32;
 
 /// Where the admin token comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminToken {
-    /// The configuration names its place.
-    Given {
-        /// The place.
+    /// The configuration names a source.
+    Configured {
+        /// The source.
         source: SecretSource,
-        /// What was there when the configuration was read.
+        /// The value when the configuration was read.
         value: Secret,
     },
-    /// The configuration names none: this file holds one that bearerd has made.
+    /// The configuration names none, and bearerd generates one in this file.
     ///
-    /// It is read whenever a token is presented, so that commands, sibling processes on the same
-    /// directory and this one agree on it, whatever happens to the file.
-    Made(PathBuf),
+    /// The file is read for each check, so that commands, sibling processes on the same directory
+    /// and this process always agree.
+    Generated(PathBuf),
 }
 
 impl AdminToken {
-    /// Makes the file if there is none, with its directory if `own_dir`, and finds out whether it can be
-    /// used. Two processes that start at once both go by the file of whichever was first. Blocks.
+    /// Creates the file if there is none, with its directory if `own_dir`, and checks that it is
+    /// usable. If two processes start at once, both use the file of the first. Blocks.
     ///
     /// # Errors
     ///
-    /// [`AdminTokenError`]; until it is put right nothing can be changed through the admin listener.
-    pub fn make_missing(&self, own_dir: bool) -> Result<(), AdminTokenError> {
-        let Self::Made(path) = self else { return Ok(()) };
+    /// [`AdminTokenError`]; until it is resolved, the admin API refuses changes.
+    pub fn create_if_missing(&self, own_dir: bool) -> Result<(), AdminTokenError> {
+        let Self::Generated(path) = self else { return Ok(()) };
         match path.try_exists() {
             Ok(true) => {}
-            Ok(false) => {
-                make(path, own_dir).map_err(|error| AdminTokenError::Make(path.clone(), error))?
-            }
-            Err(error) => return Err(AdminTokenError::Make(path.clone(), error)),
+            Ok(false) => create(path, own_dir)
+                .map_err(|error| AdminTokenError::Create(path.clone(), error))?,
+            Err(error) => return Err(AdminTokenError::Create(path.clone(), error)),
         }
-        read(path, ours()).map(drop)
+        read(path, own_user()).map(drop)
     }
 
-    /// What has to be presented to this process. Blocks.
+    /// The token that clients have to present to this process. Blocks.
     ///
     /// # Errors
     ///
-    /// [`AdminTokenError`] if the file cannot be read, or must not be trusted.
+    /// [`AdminTokenError`] if the file cannot be read or must not be trusted.
     pub fn expected(&self) -> Result<Secret, AdminTokenError> {
         match self {
-            Self::Given { value, .. } => Ok(value.clone()),
-            Self::Made(path) => read(path, ours()),
+            Self::Configured { value, .. } => Ok(value.clone()),
+            Self::Generated(path) => read(path, own_user()),
         }
     }
 
-    /// What to present to a running proxy: read now, for a command that reads no other secret. Blocks.
+    /// The token to present to a running proxy, read now, for commands that read no other secrets.
+    /// Blocks.
     ///
     /// # Errors
     ///
-    /// [`AdminTokenError`] names the place and what is wrong with it.
+    /// [`AdminTokenError`], which names the file and the problem.
     pub fn to_present(&self) -> Result<Secret, AdminTokenError> {
         match self {
-            Self::Given { source, .. } => Ok(source.read()?),
-            Self::Made(path) => read(path, None),
+            Self::Configured { source, .. } => Ok(source.read()?),
+            Self::Generated(path) => read(path, None),
         }
     }
 }
@@ -79,25 +79,25 @@ impl AdminToken {
 impl fmt::Display for AdminToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Given { source, .. } => write!(f, "the admin token of {source}"),
-            Self::Made(path) => write!(f, "the admin token in {}", path.display()),
+            Self::Configured { source, .. } => write!(f, "the admin token of {source}"),
+            Self::Generated(path) => write!(f, "the admin token in {}", path.display()),
         }
     }
 }
 
-/// Why there is no admin token.
+/// Why there is no usable admin token.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminTokenError {
-    /// Its place says so.
+    /// The source cannot be read.
     #[error("the admin token: {0}")]
     Secret(#[from] SecretError),
-    /// Nothing is there.
+    /// The file does not exist.
     #[error(
-        "there is no admin token at {0}; `bearerd run` makes it at its start and at each reload, in \
-         the store's directory (or $STATE_DIRECTORY, which has to be the proxy's here as well)"
+        "there is no admin token at {0}; `bearerd run` creates it at start and at each reload, in \
+         the store's directory (or in $STATE_DIRECTORY, which has to be the same for this command)"
     )]
     Missing(PathBuf),
-    /// Somebody else may know it.
+    /// Other users can read the file.
     #[error(
         "the admin token in {path} can be read by others (mode {mode:04o}) and is not used: remove \
          it and reload bearerd, or run `chmod 600` on it if nobody has read it"
@@ -105,41 +105,43 @@ pub enum AdminTokenError {
     Exposed {
         /// The file.
         path: PathBuf,
-        /// Its mode.
+        /// The file's mode.
         mode: u32,
     },
-    /// Another user could have put it there.
+    /// The file belongs to another user, who could have put it there.
     #[error(
         "the admin token in {path} belongs to user {owner} and is not used: remove it and reload bearerd"
     )]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// Whose it is.
+        /// The owner's user id.
         owner: u32,
     },
-    /// It is not ASCII.
-    #[error("the admin token holds what no header field can; make it of letters and digits")]
-    Unfit,
-    /// It is a directory, a pipe or something else.
-    #[error("{0} is no file and cannot hold the admin token")]
-    NoFile(PathBuf),
-    /// It cannot be made.
+    /// The token is not valid in a header field.
     #[error(
-        "cannot make the admin token {0}: {1}; make its directory writable, or give an admin.token"
+        "the admin token contains characters that are not allowed in a header field; use letters and digits"
     )]
-    Make(PathBuf, std::io::Error),
+    InvalidCharacters,
+    /// The path is a directory, a pipe or something else.
+    #[error("{0} is not a regular file and cannot hold the admin token")]
+    NotAFile(PathBuf),
+    /// The file cannot be created.
+    #[error(
+        "cannot create the admin token {0}: {1}; make its directory writable, or set admin.token"
+    )]
+    Create(PathBuf, std::io::Error),
 }
 
-fn ours() -> Option<u32> {
+fn own_user() -> Option<u32> {
     Some(rustix::process::geteuid().as_raw())
 }
 
-/// `owner`: whose it has to be, if it is for this process to believe in.
+/// Reads the token from `path`. If `owner` is given, the file must belong to that user.
 fn read(path: &Path, owner: Option<u32>) -> Result<Secret, AdminTokenError> {
-    // A link, or a file of somebody else's, would be their token.
+    // A link or another user's file would be their token.
     match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.is_file() => return Err(AdminTokenError::NoFile(path.to_owned())),
+        Ok(found) if !found.is_file() => return Err(AdminTokenError::NotAFile(path.to_owned())),
         Ok(found) if owner.is_some_and(|owner| owner != found.uid()) => {
             return Err(AdminTokenError::Foreign { path: path.to_owned(), owner: found.uid() });
         }
@@ -152,20 +154,20 @@ fn read(path: &Path, owner: Option<u32>) -> Result<Secret, AdminTokenError> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Err(AdminTokenError::Missing(path.to_owned()));
         }
-        // Reading says better what is wrong.
+        // Reading reports other problems more precisely.
         Ok(_) | Err(_) => {}
     }
     Ok(SecretSource::File(path.to_owned()).read()?)
 }
 
-/// Writes a file that is whole or not there; one that appeared meanwhile is left alone.
-fn make(path: &Path, own_dir: bool) -> std::io::Result<()> {
+/// Writes a complete file or none. An existing file is left unchanged.
+fn create(path: &Path, own_dir: bool) -> std::io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     if own_dir {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     }
     let mut random = [0; LENGTH];
-    rand::fill(&mut random).map_err(|_| std::io::Error::other("no random numbers"))?;
+    rand::fill(&mut random).map_err(|_| std::io::Error::other("no random bytes available"))?;
     let token = Secret::new(URL_SAFE_NO_PAD.encode(random));
     let mut file =
         tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(dir)?;
@@ -187,59 +189,59 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_made_once_and_for_its_owner_alone() {
+    fn a_token_is_created_once_and_private_to_its_owner() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/admin.token");
-        let token = AdminToken::Made(path.clone());
+        let token = AdminToken::Generated(path.clone());
         assert!(matches!(token.expected(), Err(AdminTokenError::Missing(_))));
-        assert!(token.make_missing(false).is_err() && !path.parent().unwrap().exists());
-        token.make_missing(true).unwrap();
+        assert!(token.create_if_missing(false).is_err() && !path.parent().unwrap().exists());
+        token.create_if_missing(true).unwrap();
         let first = token.expected().unwrap();
         assert_eq!(URL_SAFE_NO_PAD.decode(first.expose()).unwrap().len(), LENGTH);
         assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o600);
         assert_eq!(path.parent().unwrap().metadata().unwrap().mode() & 0o7777, 0o700);
-        token.make_missing(true).unwrap();
+        token.create_if_missing(true).unwrap();
         assert_eq!(token.to_present().unwrap(), first);
-        // Whoever was second goes by the first one's.
-        make(&path, false).unwrap();
+        // A second process uses the first one's token.
+        create(&path, false).unwrap();
         assert_eq!(token.expected().unwrap(), first);
         assert_eq!(std::fs::read_dir(dir.path().join("state")).unwrap().count(), 1);
     }
 
     #[test]
-    fn a_token_that_others_may_know_is_not_used_and_not_echoed() {
+    fn an_exposed_token_is_not_used_and_not_echoed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("admin.token");
-        let token = AdminToken::Made(path.clone());
+        let token = AdminToken::Generated(path.clone());
         std::fs::write(&path, "s3cret\r\n").unwrap();
         for (mode, usable) in [(0o640, false), (0o604, false), (0o622, false), (0o600, true)] {
             set_mode(&path, mode);
             let read = token.expected();
             assert_eq!(read.is_ok(), usable, "{mode:o}");
-            assert_eq!(token.make_missing(true).is_ok(), usable, "{mode:o}");
+            assert_eq!(token.create_if_missing(true).is_ok(), usable, "{mode:o}");
             if let Err(error) = read {
                 assert!(!error.to_string().contains("s3cret"), "{error}");
                 assert!(error.to_string().contains("chmod 600"), "{error}");
             }
         }
-        // A line ending of whatever system is no part of it.
+        // A trailing line ending is not part of the token.
         assert_eq!(token.expected().unwrap().expose(), "s3cret");
         std::fs::write(&path, "").unwrap();
         assert!(token.expected().is_err());
     }
 
     #[test]
-    fn what_is_no_file_is_not_waited_for() {
+    fn anything_but_a_regular_file_is_refused_without_blocking() {
         let dir = tempfile::tempdir().unwrap();
-        let token = AdminToken::Made(dir.path().to_owned());
-        assert!(matches!(token.make_missing(true), Err(AdminTokenError::NoFile(_))));
+        let token = AdminToken::Generated(dir.path().to_owned());
+        assert!(matches!(token.create_if_missing(true), Err(AdminTokenError::NotAFile(_))));
         let pipe = dir.path().join("pipe");
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
-        assert!(AdminToken::Made(pipe).expected().is_err());
-        // Even root makes no file within a file.
+        assert!(AdminToken::Generated(pipe).expected().is_err());
+        // Not even root can create a file below a file.
         std::fs::write(dir.path().join("taken"), "").unwrap();
-        let token = AdminToken::Made(dir.path().join("taken/admin.token"));
-        assert!(matches!(token.make_missing(true), Err(AdminTokenError::Make(..))));
+        let token = AdminToken::Generated(dir.path().join("taken/admin.token"));
+        assert!(matches!(token.create_if_missing(true), Err(AdminTokenError::Create(..))));
     }
 }

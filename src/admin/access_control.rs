@@ -1,4 +1,4 @@
-//! Who may read more than the probes, and who may change something.
+//! Access control of the admin API: who may read more than the probes, and who may make changes.
 
 use std::sync::Arc;
 
@@ -10,88 +10,88 @@ use super::{AdminToken, AdminTokenError, Config};
 use crate::origin::{Authority, Host};
 use crate::secret::Secret;
 
-/// The rules of one admin listener.
+/// The access rules of one admin listener.
 #[derive(Debug)]
-pub(super) struct Access {
+pub(super) struct AccessControl {
     config: ArcSwap<Config>,
-    /// Is the listener, which only a restart changes, for this machine alone?
+    /// True if the listener accepts connections from this machine only. Changes only with a
+    /// restart.
     is_local: bool,
 }
 
-/// Why a request is refused, as a status and a sentence.
+/// The status and message of a refused request.
 type Refusal = (StatusCode, &'static str);
 
 const FOREIGN_NAME: Refusal = (
     StatusCode::FORBIDDEN,
-    "ask by address or as localhost: other names are refused against DNS rebinding",
+    "use an address or localhost; other names are refused to prevent DNS rebinding",
 );
 const FOREIGN_PROXY: Refusal = (
     StatusCode::FORBIDDEN,
-    "ask without a proxy: what carries Via does not come from this machine's operator",
+    "connect directly; requests that came through a proxy (Via) are refused",
 );
 const NO_TOKEN: Refusal =
     (StatusCode::UNAUTHORIZED, "send the admin token as Authorization: Bearer");
 
-impl Access {
+impl AccessControl {
     pub(super) fn new(config: Config) -> Self {
         let is_local = config.listen.is_none_or(|listen| listen.ip().to_canonical().is_loopback());
         Self { config: ArcSwap::from_pointee(config), is_local }
     }
 
-    /// From now on another token counts. One that bearerd has made stays where it is, as the store does
-    /// until a restart.
+    /// Applies a new configuration. The path of a generated token changes only with a restart, like
+    /// the store.
     pub(super) fn replace(&self, mut config: Config) {
         let before = self.config.load();
-        if let (AdminToken::Made(_), AdminToken::Made(_)) = (&before.token, &config.token) {
+        if let (AdminToken::Generated(_), AdminToken::Generated(_)) = (&before.token, &config.token)
+        {
             config.token.clone_from(&before.token);
         }
         self.config.store(Arc::new(config));
     }
 
-    /// What counts now.
+    /// The current configuration.
     pub(super) fn config(&self) -> Arc<Config> {
         self.config.load_full()
     }
 
-    /// May whoever sent these fields learn about credentials?
-    pub(super) async fn may_know(&self, fields: &HeaderMap) -> bool {
-        came_directly(fields).is_ok()
-            && (self.is_local || self.presents_token(fields).await.is_ok())
+    /// Returns true if the sender of these fields may see details about credentials.
+    pub(super) async fn may_see_details(&self, fields: &HeaderMap) -> bool {
+        check_direct(fields).is_ok() && (self.is_local || self.check_token(fields).await.is_ok())
     }
 
-    /// May a request with these fields change something? Being on this machine is not enough: a web page
-    /// can make a browser here send a POST, but not one with the admin token.
+    /// Checks that a request with these fields may make changes. Being on this machine is not
+    /// enough: a web page can make a local browser send a POST, but not with the admin token.
     pub(super) async fn check_change(&self, fields: &HeaderMap) -> Result<(), Refusal> {
-        came_directly(fields)?;
-        self.presents_token(fields).await
+        check_direct(fields)?;
+        self.check_token(fields).await
     }
 
-    /// May a request with these fields read `path`?
+    /// Checks that a request with these fields may read `path`.
     ///
-    /// A web page can make a browser on this machine connect here under a name of its own (DNS
-    /// rebinding). Such a request carries that name in `Host`, so only addresses and `localhost` pass.
+    /// A web page can make a local browser connect here under a name of its own (DNS rebinding).
+    /// Such a request has that name in `Host`, so only addresses and `localhost` are accepted.
     pub(super) async fn check(&self, path: &str, fields: &HeaderMap) -> Result<(), Refusal> {
-        came_directly(fields)?;
+        check_direct(fields)?;
         if self.is_local || path == "/metrics" && self.config.load().metrics_public {
             return Ok(());
         }
-        self.presents_token(fields).await
+        self.check_token(fields).await
     }
 
-    async fn presents_token(&self, fields: &HeaderMap) -> Result<(), Refusal> {
+    async fn check_token(&self, fields: &HeaderMap) -> Result<(), Refusal> {
         let given = fields.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let Some(given) = given.and_then(|value| value.strip_prefix("Bearer ")) else {
             return Err(NO_TOKEN);
         };
         let given = Secret::new(given.to_owned());
         match self.expected().await {
-            // Secrets are compared in constant time.
+            // `Secret` compares in constant time.
             Ok(expected) if given == expected => Ok(()),
             Ok(_) => Err(NO_TOKEN),
             Err(error) => {
-                tracing::warn!(%error, "an admin request was refused");
-                let why =
-                    "bearerd has no admin token that it could be compared with; its log says why";
+                tracing::warn!(%error, "admin request refused");
+                let why = "bearerd has no usable admin token; see its log";
                 Err((StatusCode::FORBIDDEN, why))
             }
         }
@@ -104,8 +104,8 @@ impl Access {
     }
 }
 
-/// Through no proxy, and under no foreign name.
-fn came_directly(fields: &HeaderMap) -> Result<(), Refusal> {
+/// Checks that the request came through no proxy and under no foreign name.
+fn check_direct(fields: &HeaderMap) -> Result<(), Refusal> {
     match fields.get(HOST).is_some_and(names_this_machine) {
         _ if fields.contains_key(VIA) => Err(FOREIGN_PROXY),
         true => Ok(()),
@@ -131,13 +131,13 @@ mod tests {
     const HOST_HERE: (&str, &str) = ("host", "127.0.0.1:9090");
     const BEARER: (&str, &str) = ("authorization", "Bearer t0ken");
 
-    /// No token is one that was never made.
-    fn access(listen: &str, token: Option<&str>, metrics_public: bool) -> Access {
-        Access::new(Config {
+    /// `None` stands for a token file that does not exist.
+    fn access(listen: &str, token: Option<&str>, metrics_public: bool) -> AccessControl {
+        AccessControl::new(Config {
             listen: Some(listen.parse().unwrap()),
             token: match token {
-                None => AdminToken::Made("/nonexistent/admin.token".into()),
-                Some(token) => AdminToken::Given {
+                None => AdminToken::Generated("/nonexistent/admin.token".into()),
+                Some(token) => AdminToken::Configured {
                     source: SecretSource::Env("TOKEN".to_owned()),
                     value: Secret::new(token.to_owned()),
                 },
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_admin_token_may_change_something() {
+    async fn only_the_admin_token_allows_changes() {
         for (token, sent, expected) in [
             (None, vec![HOST_HERE], 401),
             (None, vec![HOST_HERE, BEARER], 403),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn p38_details_are_for_whoever_passes_the_check() {
+    async fn p38_details_require_access() {
         for (listen, token, sent, expected) in [
             ("127.0.0.1:9090", None, vec![HOST_HERE], true),
             ("127.0.0.1:9090", None, vec![("host", "attacker.example")], false),
@@ -186,12 +186,12 @@ mod tests {
             ("0.0.0.0:9090", Some("t0ken"), vec![("host", "attacker.example"), BEARER], false),
         ] {
             let access = access(listen, token, false);
-            assert_eq!(access.may_know(&fields(&sent)).await, expected, "{listen} {sent:?}");
+            assert_eq!(access.may_see_details(&fields(&sent)).await, expected, "{listen} {sent:?}");
         }
     }
 
     #[tokio::test]
-    async fn who_may_read_what() {
+    async fn reading_requires_local_access_or_the_token() {
         let here = "127.0.0.1:9090";
         let everywhere = "0.0.0.0:9090";
         let api = "/api/v1/credentials";

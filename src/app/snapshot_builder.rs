@@ -1,4 +1,4 @@
-//! What is built at first need and then stays, and the snapshots that are built upon it.
+//! Builds configuration snapshots on parts that outlive reloads.
 
 use std::sync::Arc;
 
@@ -16,24 +16,24 @@ use crate::settings::Settings;
 use crate::store::Store;
 use crate::token::{Context, Tasks, TokenCache};
 
-/// The store and the CA outlive every reload; neither is touched before a credential needs it, so
-/// that the example configuration leaves nothing on the disk.
+/// Builds snapshots. The store and the CA outlive every reload. Neither is created before a
+/// credential needs it, so that the example configuration writes nothing to disk.
 #[derive(Debug)]
-pub(super) struct Foundation {
+pub(super) struct SnapshotBuilder {
     clock: Clock,
     tasks: Tasks,
     network: NetworkState,
     metrics: Metrics,
     store: Option<Store>,
     cache: TokenCache,
-    /// The CA, and where it is; only a restart looks elsewhere.
+    /// The CA and its configuration, which changes only with a restart.
     ca: Option<(ca::Config, Arc<CertificateAuthority>)>,
     version: u64,
-    /// Ends the watch over the store.
+    /// Stops watching the store.
     end: CancellationToken,
 }
 
-impl Foundation {
+impl SnapshotBuilder {
     pub(super) fn new(
         clock: Clock,
         tasks: Tasks,
@@ -54,7 +54,7 @@ impl Foundation {
         }
     }
 
-    /// Builds what the settings ask for; slots of `before` that did not change are taken over.
+    /// Builds a snapshot of `settings`. Slots of `before` that did not change are carried over.
     pub(super) async fn snapshot(
         &mut self,
         settings: &Settings,
@@ -87,7 +87,7 @@ impl Foundation {
         Ok((snapshot, credentials))
     }
 
-    /// What slots live on.
+    /// What slots need to operate.
     pub(super) async fn context(
         &mut self,
         settings: &Settings,
@@ -115,7 +115,8 @@ impl Foundation {
         })
     }
 
-    /// The CA, made if there is a credential to need one, and read again: it may have been renewed.
+    /// The CA, created if a credential needs it. Loaded again each time, because it may have been
+    /// renewed.
     fn ca(&mut self, settings: &Settings) -> Result<Option<Arc<CertificateAuthority>>, StartError> {
         let config = match &self.ca {
             Some((config, _)) => config.clone(),
@@ -127,11 +128,11 @@ impl Foundation {
         if opened.needs_renewal(now) {
             tracing::warn!(
                 not_after = %humantime::format_rfc3339_seconds(opened.not_after()),
-                "the local CA ends soon, and then https of credentials' hosts fails; run `bearerd ca renew`"
+                "the local CA expires soon; after that, https to credentials' hosts fails; run `bearerd ca renew`"
             );
         }
         let ca = match &self.ca {
-            // The same keeps its leaves.
+            // Keep the old one with its cached leaves if nothing changed.
             Some((_, ca)) if ca.pem() == opened.pem() => Arc::clone(ca),
             _ => Arc::new(opened),
         };

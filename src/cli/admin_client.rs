@@ -1,5 +1,5 @@
-//! How commands talk to the running proxy: through its admin listener, which they find by the same
-//! configuration, with `admin.listen` and the admin token.
+//! The client of the running proxy's admin API, which commands find through `admin.listen` and the
+//! admin token of the same configuration.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -12,12 +12,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use super::{EX_UNAVAILABLE, EX_USAGE, complain};
+use super::{EX_UNAVAILABLE, EX_USAGE, print_error};
 use crate::admin::AdminTokenError;
 use crate::settings::Settings;
 use crate::tls;
 
-/// The admin listener is on this machine and does no work of its own to answer what is only read.
+/// The timeout for reads. The listener is local and answers them without further work.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client of one admin listener.
@@ -28,32 +28,32 @@ pub(super) struct AdminClient<'a> {
     runtime: Runtime,
 }
 
-/// Why there is no answer that is of use.
+/// Why a command got no usable response.
 #[derive(Debug)]
-pub(super) enum Trouble {
-    /// No proxy can be asked.
+pub(super) enum AdminError {
+    /// No proxy can be reached.
     Unavailable(String),
-    /// There is no token of that name.
+    /// No token has this name.
     Unknown(String),
-    /// It answers, and refuses; or it is something else that answers.
+    /// The proxy refused the request, or something else responded.
     Refused(String),
-    /// This did not work, and the answer says why.
-    Failed(Box<Failure>),
+    /// The action failed; the response says why.
+    Failed(Box<ActionFailure>),
 }
 
 /// Why a token could not be changed.
 #[derive(Debug, Deserialize)]
-pub(super) struct Failure {
+pub(super) struct ActionFailure {
     error: String,
     retry_after: Option<u64>,
-    credential: Option<Token>,
-    /// The names there are, where one was asked for that is not.
+    credential: Option<TokenStatus>,
+    /// The existing names, if the requested one does not exist.
     known: Option<Vec<String>>,
 }
 
-/// What the admin listener says of one token; unknown members are those of a newer proxy.
+/// The admin API's description of a token. Unknown members come from a newer proxy.
 #[derive(Debug, Deserialize)]
-pub(super) struct Token {
+pub(super) struct TokenStatus {
     pub(super) name: String,
     #[serde(default)]
     pub(super) key: Option<String>,
@@ -75,37 +75,37 @@ pub(super) struct LastError {
 }
 
 #[derive(Debug, Deserialize)]
-struct Tokens {
-    credentials: Vec<Token>,
+struct TokenList {
+    credentials: Vec<TokenStatus>,
 }
 
-/// What a probe says.
+/// The response to a probe.
 #[derive(Debug, Deserialize)]
-struct Health {
+struct ProbeStatus {
     status: String,
 }
 
 impl<'a> AdminClient<'a> {
-    pub(super) fn new(settings: &'a Settings) -> Result<Self, Trouble> {
-        let unavailable = |why: String| Trouble::Unavailable(why);
+    pub(super) fn new(settings: &'a Settings) -> Result<Self, AdminError> {
+        let unavailable = |why: String| AdminError::Unavailable(why);
         let Some(listen) = settings.admin.listen else {
             return Err(unavailable(
-                "there is no admin listener: admin.listen is \"\"; write listen = \
+                "there is no admin listener: admin.listen is \"\"; set listen = \
                  \"127.0.0.1:9090\" in [admin] and restart the proxy"
                     .to_owned(),
             ));
         };
         if listen.port() == 0 {
             return Err(unavailable(
-                "the port of the admin listener is not known: admin.listen has port 0; write a \
-                 port of your choice and restart the proxy"
+                "the port of the admin listener is unknown: admin.listen has port 0; choose a \
+                 port and restart the proxy"
                     .to_owned(),
             ));
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime =
             runtime.map_err(|error| unavailable(format!("cannot start the runtime: {error}")))?;
-        // Plain http to this machine; the roots are only there because the client wants some.
+        // Connections are plain http to this machine; the client requires roots anyway.
         let roots = tls::Config { roots: tls::Roots::Bundled, extra_roots: Vec::new() };
         let tls = roots.build().map_err(|error| unavailable(error.to_string()))?;
         let http = reqwest::Client::builder()
@@ -118,38 +118,39 @@ impl<'a> AdminClient<'a> {
         Ok(Self { settings, address: reachable(listen), http, runtime })
     }
 
-    /// Is the proxy ready? Asks without the token: no secret is read, no command run.
-    pub(super) fn probe(&self) -> Result<(), Trouble> {
+    /// Checks that the proxy is ready. Sends no token, so no secret is read and no command is run.
+    pub(super) fn probe(&self) -> Result<(), AdminError> {
         self.ask(Method::GET, "/readyz", None, TIMEOUT).map(drop)
     }
 
-    /// What is at a path that anybody on this machine may read.
-    pub(super) fn read(&self, path: &str) -> Result<String, Trouble> {
+    /// Reads a path that any client on this machine may read.
+    pub(super) fn read(&self, path: &str) -> Result<String, AdminError> {
         let listen = self.settings.admin.listen;
         let is_open = listen.is_some_and(|listen| !listen.ip().to_canonical().is_loopback());
-        // Only beyond loopback is the token of use; here it is kept from whoever else took the port.
+        // Only listeners beyond loopback require the token. On loopback, it is withheld in case
+        // another process has taken the port.
         self.ask(Method::GET, path, is_open.then(|| self.authorization()), TIMEOUT)
     }
 
     /// The tokens that a name stands for.
-    pub(super) fn tokens(&self, name: &str) -> Result<Vec<Token>, Trouble> {
+    pub(super) fn tokens(&self, name: &str) -> Result<Vec<TokenStatus>, AdminError> {
         let text = self.read(&path_of(name))?;
-        let tokens = serde_json::from_str::<Tokens>(&text).map_err(unreadable)?;
+        let tokens = serde_json::from_str::<TokenList>(&text).map_err(invalid_response)?;
         Ok(tokens.credentials)
     }
 
-    /// Has a token changed, which may take until `limit`.
+    /// Performs an action on a token, waiting at most `limit`.
     pub(super) fn change(
         &self,
-        token: &Token,
+        token: &TokenStatus,
         change: &str,
         limit: Duration,
-    ) -> Result<Value, Trouble> {
-        // A key is exact whatever the values are.
+    ) -> Result<Value, AdminError> {
+        // A key is unambiguous for all values.
         let path = path_of(token.key.as_ref().unwrap_or(&token.name));
         let path = format!("{path}/{change}");
         let text = self.ask(Method::POST, &path, Some(self.authorization()), limit)?;
-        serde_json::from_str(&text).map_err(unreadable)
+        serde_json::from_str(&text).map_err(invalid_response)
     }
 
     fn ask(
@@ -158,7 +159,7 @@ impl<'a> AdminClient<'a> {
         path: &str,
         authorization: Option<Result<HeaderValue, AdminTokenError>>,
         limit: Duration,
-    ) -> Result<String, Trouble> {
+    ) -> Result<String, AdminError> {
         let address = self.address;
         let mut request = self.http.request(method, format!("http://{address}{path}"));
         if let Some(Ok(authorization)) = &authorization {
@@ -172,63 +173,65 @@ impl<'a> AdminClient<'a> {
             let absent = error.is_connect();
             let error = error.without_url();
             match absent {
-                true => Trouble::Unavailable(format!(
-                    "no bearerd answers at {address} (admin.listen): {error}; is `bearerd run` \
-                     running?"
+                true => AdminError::Unavailable(format!(
+                    "no bearerd responds at {address} (admin.listen): {error}; check that `bearerd run` \
+                     is running"
                 )),
-                false => Trouble::Refused(format!(
-                    "{address} (admin.listen) accepts the connection and does not answer: {error}"
+                false => AdminError::Refused(format!(
+                    "{address} (admin.listen) accepts connections but does not respond: {error}"
                 )),
             }
         })?;
         if status.is_success() {
             return Ok(text);
         }
-        let Ok(failure) = serde_json::from_str::<Failure>(&text) else {
-            let said = serde_json::from_str::<Health>(&text).map(|health| health.status);
+        let Ok(failure) = serde_json::from_str::<ActionFailure>(&text) else {
+            let said = serde_json::from_str::<ProbeStatus>(&text).map(|health| health.status);
             let said: String = said.unwrap_or(text).trim().chars().take(200).collect();
-            let message = format!("{address} (admin.listen) answers {status}: {said}");
-            return Err(Trouble::Refused(message));
+            let message = format!("{address} (admin.listen) responded {status}: {said}");
+            return Err(AdminError::Refused(message));
         };
         Err(match (status.as_u16(), &failure.known, authorization) {
-            (404, Some(known), _) => {
-                Trouble::Unknown(format!("{}; known are: {}", failure.error, listed(known)))
-            }
-            (503, ..) => Trouble::Failed(Box::new(failure)),
-            (401, _, Some(Err(error))) => Trouble::Refused(error.to_string()),
-            (401, ..) => Trouble::Refused(format!(
-                "bearerd at {address} (admin.listen) does not take {}: it runs with another \
-                 configuration or state directory, or with the token of before",
+            (404, Some(known), _) => AdminError::Unknown(format!(
+                "{}; known names: {}",
+                failure.error,
+                join_names(known)
+            )),
+            (503, ..) => AdminError::Failed(Box::new(failure)),
+            (401, _, Some(Err(error))) => AdminError::Refused(error.to_string()),
+            (401, ..) => AdminError::Refused(format!(
+                "bearerd at {address} (admin.listen) does not accept {}: it runs with another \
+                 configuration or state directory, or with the previous token",
                 self.settings.admin.token
             )),
-            _ => Trouble::Refused(format!("{address} answers {status}: {}", failure.error)),
+            _ => AdminError::Refused(format!("{address} responded {status}: {}", failure.error)),
         })
     }
 
     fn authorization(&self) -> Result<HeaderValue, AdminTokenError> {
         let token = self.settings.admin.token.to_present()?;
         let value = HeaderValue::from_str(&format!("Bearer {}", token.expose()));
-        let mut value = value.map_err(|_| AdminTokenError::Unfit)?;
+        let mut value = value.map_err(|_| AdminTokenError::InvalidCharacters)?;
         value.set_sensitive(true);
         Ok(value)
     }
 }
 
-impl Trouble {
-    /// Says what is wrong and returns the exit code for it.
-    pub(super) fn complain(&self) -> ExitCode {
+impl AdminError {
+    /// Prints the message and returns the exit code.
+    pub(super) fn report(&self) -> ExitCode {
         let (message, code) = match self {
             Self::Unavailable(message) => (message.clone(), EX_UNAVAILABLE),
             Self::Unknown(message) => (message.clone(), EX_USAGE),
             Self::Refused(message) => (message.clone(), 1),
             Self::Failed(failure) => (failure.error.clone(), 1),
         };
-        complain(format!("error: {message}"));
+        print_error(format!("error: {message}"));
         ExitCode::from(code)
     }
 }
 
-impl std::fmt::Display for Trouble {
+impl std::fmt::Display for AdminError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unavailable(message) | Self::Unknown(message) | Self::Refused(message) => {
@@ -239,7 +242,7 @@ impl std::fmt::Display for Trouble {
     }
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for ActionFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.error)?;
         let Some(token) = &self.credential else { return Ok(()) };
@@ -250,30 +253,30 @@ impl std::fmt::Display for Failure {
             (Some(next), _) => write!(f, "; {next}")?,
             (None, Some(seconds)) => {
                 let pause = humantime::format_duration(Duration::from_secs(seconds));
-                write!(f, "; bearerd tries again by itself, not before {pause} have passed")?;
+                write!(f, "; bearerd retries automatically, in {pause} at the earliest")?;
             }
             (None, None) => {}
         }
         match token.usable {
-            true => write!(f, " (the token before stays in use: {})", token.lasts()),
+            true => write!(f, " (the current token stays in use: {})", token.validity()),
             false => Ok(()),
         }
     }
 }
 
-impl Token {
-    /// `number 7, expires in 41s`.
-    pub(super) fn lasts(&self) -> String {
-        let lasts = match self.expires_in {
+impl TokenStatus {
+    /// For example `number 7, expires in 41s`.
+    pub(super) fn validity(&self) -> String {
+        let validity = match self.expires_in {
             _ if self.generation == 0 => return "none yet".to_owned(),
             Some(seconds) if seconds <= 0 => "expired".to_owned(),
             Some(seconds) => {
-                let lasts = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-                format!("expires in {}", humantime::format_duration(lasts))
+                let validity = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+                format!("expires in {}", humantime::format_duration(validity))
             }
-            None => "lasts until it is rejected".to_owned(),
+            None => "valid until rejected".to_owned(),
         };
-        format!("number {}, {lasts}", self.generation)
+        format!("number {}, {validity}", self.generation)
     }
 }
 
@@ -281,18 +284,18 @@ fn path_of(name: &str) -> String {
     format!("/api/v1/credentials/{}", utf8_percent_encode(name, NON_ALPHANUMERIC))
 }
 
-pub(super) fn listed(names: &[String]) -> String {
+pub(super) fn join_names(names: &[String]) -> String {
     match names {
         [] => "none".to_owned(),
         names => names.join(", "),
     }
 }
 
-fn unreadable(error: serde_json::Error) -> Trouble {
-    Trouble::Refused(format!("the proxy's answer cannot be read: {error}"))
+fn invalid_response(error: serde_json::Error) -> AdminError {
+    AdminError::Refused(format!("cannot read the response of the proxy: {error}"))
 }
 
-/// A listener on every address is reached on this machine's own.
+/// Replaces an unspecified address with loopback.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

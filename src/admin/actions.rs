@@ -1,4 +1,4 @@
-//! What operators change: a forced refresh, a logout.
+//! Operator actions: forced refresh and logout.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,27 +14,27 @@ use super::{Admin, refuse, report, respond};
 use crate::credential::{Credential, Instance, InstanceError, NamedToken};
 use crate::token::TokenError;
 
-/// Below this, each credential has its path.
+/// The prefix of the paths of single credentials.
 const CREDENTIALS: &str = "/api/v1/credentials/";
 
-/// What an operator may have done to a token.
+/// An operator action on a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
-    /// Replace it although it is still good.
+    /// Replace the token although it is still valid.
     Refresh,
-    /// Revoke it and forget it, in every process; only a new seed brings another.
+    /// Revoke and delete the tokens in every process; only a new seed can replace them.
     Logout,
 }
 
-/// What a path below [`CREDENTIALS`] is about.
+/// What a path below [`CREDENTIALS`] refers to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct CredentialTarget {
     /// `resamania`, `resamania[paris]` or `resamania/paris`.
     name: String,
     change: Option<Change>,
 }
 
-impl Target {
+impl CredentialTarget {
     pub(super) fn of(path: &str) -> Option<Self> {
         let path = path.strip_prefix(CREDENTIALS)?;
         let (name, change) = match path.rsplit_once('/') {
@@ -47,18 +47,18 @@ impl Target {
 }
 
 impl Admin {
-    pub(super) async fn answer_about(
+    pub(super) async fn respond_about_target(
         &self,
-        target: &Target,
+        target: &CredentialTarget,
         request: &Request<Incoming>,
     ) -> Response<Full<Bytes>> {
         let (is_post, fields) = (*request.method() == Method::POST, request.headers());
         let checked = match target.change {
             Some(_) if !is_post => {
-                return refuse(StatusCode::METHOD_NOT_ALLOWED, "a change is asked for with POST");
+                return refuse(StatusCode::METHOD_NOT_ALLOWED, "changes require POST");
             }
             None if !matches!(*request.method(), Method::GET | Method::HEAD) => {
-                return refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here");
+                return refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here");
             }
             Some(_) => self.access.check_change(fields).await,
             None => self.access.check(CREDENTIALS, fields).await,
@@ -72,7 +72,7 @@ impl Admin {
         }
     }
 
-    /// The tokens that a name stands for, those included that are only in the store.
+    /// Describes the tokens that a name stands for, including those that are only stored.
     async fn describe_named(&self, name: &str) -> Response<Full<Bytes>> {
         let credentials = self.credentials.load_full();
         for credential in credentials.all() {
@@ -82,7 +82,9 @@ impl Admin {
             let described = named.iter().map(|token| {
                 match instances.iter().find(|instance| *instance.key == *token.key) {
                     Some(instance) => report::describe(&credential.name, instance, now),
-                    None => report::unused(&credential.name, &token.title, Some(&token.key)),
+                    None => {
+                        report::describe_unused(&credential.name, &token.title, Some(&token.key))
+                    }
                 }
             });
             let described: Vec<Value> = described.collect();
@@ -95,10 +97,10 @@ impl Admin {
         let credentials = self.credentials.load_full();
         for credential in credentials.all() {
             let Some(named) = credential.named(name).await else { continue };
-            // Not whatever token happens to be the only one in use.
+            // The name must be exact, even if only one token is in use.
             let is_named = |token: &&NamedToken| token.title == name || token.key == name;
             let Some(token) = named.iter().find(is_named) else {
-                let why = "this credential has a token for each value: name one of them";
+                let why = "this credential has one token per value; name one of them";
                 let known: Vec<&str> = named.iter().map(|token| &*token.title).collect();
                 return respond(StatusCode::NOT_FOUND, &json!({ "error": why, "known": known }));
             };
@@ -137,7 +139,7 @@ impl Admin {
         response
     }
 
-    /// Runs to its end although the operator hangs up: what is forgotten has to be revoked as well.
+    /// Completes even if the operator disconnects, because deleted tokens must also be revoked.
     async fn log_out(
         &self,
         credential: &Credential,
@@ -151,29 +153,28 @@ impl Admin {
         match done.and_then(|done| done) {
             Ok(described) => respond(StatusCode::OK, &described),
             Err(error) => {
-                tracing::error!(credential = &*title, error, "the logout failed");
-                let why = format!("{error}; nothing has changed");
+                tracing::error!(credential = &*title, error, "logout failed");
+                let why = format!("{error}; nothing was changed");
                 refuse(StatusCode::SERVICE_UNAVAILABLE, &why)
             }
         }
     }
 
-    /// No name of ours; and those that are.
+    /// The response to an unknown name, with the known names.
     fn unknown(&self) -> Response<Full<Bytes>> {
         let credentials = self.credentials.load_full();
         let known: Vec<String> =
             credentials.all().iter().flat_map(|credential| credential.names()).collect();
-        let content = json!({ "error": "there is no credential of that name", "known": known });
+        let content = json!({ "error": "there is no credential with this name", "known": known });
         respond(StatusCode::NOT_FOUND, &content)
     }
 }
 
-/// Logs one token out and describes what is left of it, with what became of it at the authorization
-/// server.
+/// Logs one token out. Returns its description and the result of its revocation.
 ///
 /// # Errors
 ///
-/// Why it could not be; then nothing has changed.
+/// The reason as a message; nothing has changed in that case.
 pub async fn log_out(
     credential: &str,
     instance: &Instance,
@@ -196,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_names_a_token_and_what_is_to_be_done_to_it() {
+    fn a_path_names_a_token_and_an_action() {
         for (path, expected) in [
             ("api", ("api", None)),
             ("api/refresh", ("api", Some(Change::Refresh))),
@@ -204,17 +205,17 @@ mod tests {
             ("club%5Bparis%5D/logout", ("club[paris]", Some(Change::Logout))),
             ("club/paris/refresh", ("club/paris", Some(Change::Refresh))),
             ("club/paris", ("club/paris", None)),
-            // A club of that name.
+            // A value that looks like an action.
             ("club%2Flogout", ("club/logout", None)),
             ("club%2Flogout/refresh", ("club/logout", Some(Change::Refresh))),
-            // The key of a record has escapes of its own.
+            // A record key contains escapes of its own.
             ("club%2Fx%252Fy", ("club/x%2Fy", None)),
             ("", ("", None)),
             ("refresh", ("refresh", None)),
         ] {
-            let target = Target::of(&format!("{CREDENTIALS}{path}")).unwrap();
+            let target = CredentialTarget::of(&format!("{CREDENTIALS}{path}")).unwrap();
             assert_eq!((&*target.name, target.change), expected, "{path}");
         }
-        assert_eq!(Target::of("/api/v1/credentials"), None);
+        assert_eq!(CredentialTarget::of("/api/v1/credentials"), None);
     }
 }

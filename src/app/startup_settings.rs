@@ -1,7 +1,7 @@
-//! What the process was started with and keeps until it ends, whatever a reload says.
+//! The settings that apply from the start of the process to its end, regardless of reloads.
 //!
-//! A reload is compared with this and not with the reload before it: a key that was said to need a
-//! restart needs it until the restart, or until it is again as it was.
+//! Each reload is compared with these settings instead of the previous reload's, so that a key that
+//! needs a restart is reported until the restart, or until it has its original value again.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::settings::{Listen, LogFormat, Settings};
 use crate::{ca, store};
 
-/// The keys that a reload does not reach.
+/// The settings that a reload does not apply.
 #[derive(Debug)]
-pub(super) struct Fixed {
+pub(super) struct StartupSettings {
     listen: Vec<Listen>,
     threads: usize,
     shutdown_grace: Duration,
@@ -22,7 +22,7 @@ pub(super) struct Fixed {
     connections: (usize, usize),
 }
 
-impl Fixed {
+impl StartupSettings {
     pub(super) fn of(settings: &Settings) -> Self {
         let limits = &settings.proxy.limits;
         Self {
@@ -37,8 +37,8 @@ impl Fixed {
         }
     }
 
-    /// The keys in which `settings` are otherwise.
-    pub(super) fn changed_by(&self, settings: &Settings) -> Vec<&'static str> {
+    /// The keys whose values differ in `settings`.
+    pub(super) fn changed_keys(&self, settings: &Settings) -> Vec<&'static str> {
         let new = Self::of(settings);
         [
             ("proxy.listen", self.listen != new.listen),
