@@ -9,8 +9,8 @@
 //!
 //! - **The path of a request:** `request_path`, `request_context`, `snapshot`, `config`,
 //!   `shared_state`.
-//! - **The client's connection:** `server`, `client_connection`, `client_stream`, `activity`,
-//!   `http1_stream`, `http2`, `connect`, `client_handshake`.
+//! - **The client's connection:** `connection_lifecycle`, `client_connection`, `client_stream`, `activity`,
+//!   `http1_server`, `http1_stream`, `http2`, `connect`, `client_handshake`.
 //! - **Rules for messages, as pure functions:** `request_target`, `request_line_scanner`, `fields`,
 //!   `framing`, `trailers`, `head_sanitizer`, `plain_http_rewrite`, `challenge`.
 //! - **Sending a request:** `forward`, `client_content`, `request_body`, `upload_progress`,
@@ -32,6 +32,7 @@ mod client_handshake;
 pub(crate) mod client_stream;
 mod config;
 mod connect;
+mod connection_lifecycle;
 pub mod connector;
 mod dedicated_connections;
 mod dial;
@@ -43,6 +44,7 @@ mod framing;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod head_sanitizer;
+mod http1_server;
 mod http1_stream;
 mod http2;
 mod incoming_body;
@@ -66,7 +68,6 @@ mod reset_tolerant_stream;
 mod response_body;
 mod response_head_stream;
 mod secret_rereads;
-mod server;
 mod shared_state;
 mod snapshot;
 mod socket_options;

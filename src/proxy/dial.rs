@@ -1,7 +1,7 @@
 //! Opens TCP connections: resolves the name, checks the addresses, connects.
 //!
-//! The addresses that are checked are the ones that are connected to, so a name whose addresses change
-//! between two look-ups (DNS rebinding) cannot bypass the check.
+//! The name is resolved once, and exactly the addresses that were checked are used, so a name whose
+//! addresses change between two look-ups (DNS rebinding) cannot bypass the check.
 
 mod address_policy;
 mod effective_addresses;
@@ -27,8 +27,8 @@ use race::{RaceWinner, attempt_order, connect_first};
 pub(super) use socket_budget::OriginSocket;
 use socket_budget::SocketBudget;
 
-/// How long an address that worked when an earlier one did not is tried first. After that the system's
-/// order applies again, which costs 250 ms if the earlier address still fails.
+/// How long an address is preferred after it worked when an earlier one did not. After that the
+/// system's order applies again, which costs 250 ms if the earlier address still fails.
 const PREFERENCE_LIFETIME: Duration = Duration::from_secs(600);
 /// The most authorities with a preferred address.
 const MAX_PREFERENCES: u64 = 1024;

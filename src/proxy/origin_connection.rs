@@ -28,7 +28,7 @@ use super::upload_progress::{UploadProgress, UploadStage};
 use crate::origin::Origin;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-/// The time before an origin server closes an idle connection in which the connection is not used.
+/// How long before an origin server closes an idle connection bearerd stops using it.
 const CLOSE_MARGIN: Duration = Duration::from_secs(1);
 /// How long to wait for 100 (Continue) before the content is sent without it. RFC 9110 §10.1.1 leaves
 /// the time open; curl waits as long.

@@ -162,8 +162,8 @@ impl fmt::Debug for OriginPools {
     }
 }
 
-/// What is needed of a request when its response arrives. Dropping it aborts the request, because a
-/// request that gets no response is not sent to its end.
+/// The parts of a request that are needed when its response arrives. Dropping it aborts the request,
+/// because a request that gets no response is not sent to its end.
 struct SentRequest {
     method: http::Method,
     dedicated: Option<Arc<DedicatedConnections>>,

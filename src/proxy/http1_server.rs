@@ -1,12 +1,10 @@
 //! Serves HTTP/1.1 client connections. HTTP/2 is served by `http2::server`.
 
-use std::any::Any;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -15,7 +13,6 @@ use hyper_util::rt::TokioIo;
 use super::Proxy;
 use super::activity::ConnectionPhase;
 use super::client_connection::ClientConnection;
-use super::client_stream::{ClientStream, MonitoredStream};
 use super::http1_stream::Http1Stream;
 use super::incoming_body::IncomingBody;
 
@@ -24,43 +21,6 @@ use super::incoming_body::IncomingBody;
 const HYPER_MAX_HEADERS: usize = 100;
 
 impl Proxy {
-    /// Serves a client connection in a task of its own. `permit` is dropped with the socket.
-    pub(crate) fn spawn_connection(
-        self: &Arc<Self>,
-        stream: ClientStream,
-        permit: Arc<dyn Any + Send + Sync>,
-    ) {
-        let activity = self.watchdog.register(ConnectionPhase::Idle);
-        let client = ClientConnection::new(Arc::clone(&activity), permit);
-        let stream = MonitoredStream::new(stream, Bytes::new(), Arc::clone(&activity));
-        let task = tokio::spawn(Arc::clone(self).serve_http1(stream, client));
-        activity.set_task(task.abort_handle());
-    }
-
-    /// Enforces the timeouts of client connections and sweeps the pools until it is dropped.
-    pub(crate) async fn run_watchdog(&self) {
-        let each_tick = || {
-            let snapshot = self.shared.snapshot.load();
-            self.origins.sweep(snapshot.connector());
-            snapshot.timeouts()
-        };
-        let on_abort = |limit| {
-            self.shared.metrics.record_limit(limit);
-            tracing::info!(limit, "a client connection was closed: it exceeded limits.{limit}");
-        };
-        self.watchdog.run(each_tick, on_abort).await;
-    }
-
-    /// Closes idle connections and waits for the others to end.
-    pub(crate) async fn drain(&self) {
-        self.watchdog.drain().await;
-    }
-
-    /// Marks the messages in flight as truncated, because the core's tasks are about to be dropped.
-    pub(crate) fn mark_truncated(&self) {
-        self.watchdog.mark_truncated();
-    }
-
     /// Serves the HTTP/1.1 requests that arrive on `stream`.
     pub(super) async fn serve_http1<S>(self: Arc<Self>, stream: S, client: ClientConnection)
     where
@@ -70,7 +30,7 @@ impl Proxy {
         let service = service_fn(|request: Request<_>| {
             let (proxy, client) = (&self, &client);
             let request = request.map(IncomingBody::Http1);
-            // Not inside the future: the next read may be the end of what the client sends.
+            // Before the future runs, because the next read may be the end of the client's input.
             let guard = client.activity.start_request();
             async move { Ok::<_, Infallible>(proxy.serve(request, client, guard).await) }
         });
