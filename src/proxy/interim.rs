@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
@@ -45,7 +45,7 @@ impl InterimSink {
 
 /// The sending side of a client's HTTP/2 stream before the final response.
 #[derive(Clone)]
-pub(super) struct SharedSendResponse(pub(super) Arc<Mutex<SendResponse<Bytes>>>);
+pub(super) struct SharedSendResponse(Arc<Mutex<SendResponse<Bytes>>>);
 
 impl SharedSendResponse {
     pub(super) fn new(stream: SendResponse<Bytes>) -> Self {
@@ -57,8 +57,11 @@ impl SharedSendResponse {
         *response.status_mut() = status;
         *response.headers_mut() = fields.cloned().unwrap_or_default();
         // If the stream is closed, nobody needs the interim response.
-        let _closed =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).send_informational(response);
+        let _closed = self.lock().send_informational(response);
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, SendResponse<Bytes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -301,7 +301,7 @@ fn to_http2(origin: &Origin, request: &mut Request<RequestBody>) {
 
 fn frame(request: &mut Request<RequestBody>) {
     let (method, version) = (request.method().clone(), request.version());
-    let content = request.body().content();
+    let content = request.body().content_length();
     frame_request(&method, version, content, request.headers_mut());
 }
 

@@ -61,7 +61,7 @@ impl RequestBody {
     }
 
     /// Returns what is known about the content's length before it is sent.
-    pub(super) fn content(&self) -> ContentLength {
+    pub(super) fn content_length(&self) -> ContentLength {
         match (&self.source, self.size_hint().exact()) {
             (RequestSource::Empty, _) => ContentLength::None,
             (_, Some(length)) => ContentLength::Known(length),

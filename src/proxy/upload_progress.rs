@@ -149,3 +149,36 @@ impl UploadProgress {
         if self.awaits_continue() { Poll::Pending } else { Poll::Ready(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_step_of_an_upload_selects_its_stage() {
+        let progress = UploadProgress::default();
+        let stage = || progress.stage().0;
+        progress.await_continue();
+        assert_eq!(stage(), UploadStage::AwaitingContinue);
+        progress.allow();
+        progress.record_poll(true, false);
+        assert_eq!(stage(), UploadStage::AwaitingClient);
+        progress.record_poll(false, false);
+        assert_eq!(stage(), UploadStage::AwaitingOrigin);
+        progress.mark_flow_blocked();
+        progress.record_poll(false, true);
+        assert_eq!(stage(), UploadStage::AwaitingOrigin, "the window is closed");
+        progress.mark_unblocked();
+        assert_eq!(stage(), UploadStage::AwaitingResponse);
+        progress.restart();
+        assert_eq!(stage(), UploadStage::AwaitingOrigin, "the next attempt starts over");
+    }
+
+    #[test]
+    fn content_that_has_been_read_does_not_wait_for_100_continue() {
+        let progress = UploadProgress::default();
+        progress.mark_started();
+        progress.await_continue();
+        assert!(!progress.awaits_continue(), "waits although content was read");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
@@ -167,9 +167,5 @@ impl SharedSendResponse {
     /// Resolves when the client has reset the stream or closed the connection.
     async fn closed(&self) {
         poll_fn(|cx| self.lock().poll_reset(cx).map(|_| ())).await;
-    }
-
-    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, SendResponse<Bytes>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
