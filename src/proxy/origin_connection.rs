@@ -212,7 +212,7 @@ async fn within<T, E: Into<UnansweredRequest>>(
     let began = Instant::now();
     let stage = || match progress {
         Some(progress) => progress.stage(),
-        None => (UploadStage::AwaitingResponse, began),
+        None => (UploadStage::Response, began),
     };
     loop {
         timer.as_mut().reset(timeouts.next_check(stage()));
@@ -236,10 +236,10 @@ async fn within<T, E: Into<UnansweredRequest>>(
 impl ResponseTimeouts {
     fn of(self, stage: UploadStage) -> Duration {
         match stage {
-            UploadStage::AwaitingContinue => CONTINUE_TIMEOUT,
-            UploadStage::AwaitingClient => self.content,
-            UploadStage::AwaitingOrigin => self.send,
-            UploadStage::AwaitingResponse => self.response,
+            UploadStage::Continue => CONTINUE_TIMEOUT,
+            UploadStage::ClientData => self.content,
+            UploadStage::OriginRead => self.send,
+            UploadStage::Response => self.response,
         }
     }
 
@@ -248,7 +248,7 @@ impl ResponseTimeouts {
     fn next_check(self, (stage, since): (UploadStage, Instant)) -> Instant {
         let due = since + self.of(stage);
         match stage {
-            UploadStage::AwaitingResponse => due,
+            UploadStage::Response => due,
             _ => due.min(Instant::now() + self.content.min(self.send).min(self.response)),
         }
     }
@@ -258,15 +258,15 @@ impl ResponseTimeouts {
 /// every other timeout is an error.
 fn time_out(stage: UploadStage, progress: Option<&UploadProgress>) -> Result<(), OriginError> {
     match stage {
-        UploadStage::AwaitingContinue => {
+        UploadStage::Continue => {
             if let Some(progress) = progress {
                 progress.allow();
             }
             Ok(())
         }
-        UploadStage::AwaitingClient => Err(OriginError::ContentTimeout),
-        UploadStage::AwaitingOrigin => Err(OriginError::SendTimeout),
-        UploadStage::AwaitingResponse => Err(OriginError::ResponseTimeout),
+        UploadStage::ClientData => Err(OriginError::ContentTimeout),
+        UploadStage::OriginRead => Err(OriginError::SendTimeout),
+        UploadStage::Response => Err(OriginError::ResponseTimeout),
     }
 }
 

@@ -34,13 +34,13 @@ pub(super) struct UploadProgress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UploadStage {
     /// The origin server has to send 100 (Continue).
-    AwaitingContinue,
+    Continue,
     /// The client has to send more content.
-    AwaitingClient,
+    ClientData,
     /// The origin server has to read more content.
-    AwaitingOrigin,
+    OriginRead,
     /// The origin server has all of the content and has to respond.
-    AwaitingResponse,
+    Response,
 }
 
 impl Default for UploadProgress {
@@ -86,10 +86,10 @@ impl UploadProgress {
     pub(super) fn stage(&self) -> (UploadStage, Instant) {
         let is_set = |state: &AtomicBool| state.load(Ordering::Relaxed);
         let stage = match (is_set(&self.is_complete), is_set(&self.needs_client_data)) {
-            _ if self.awaits_continue() => UploadStage::AwaitingContinue,
-            (true, _) if !is_set(&self.is_flow_blocked) => UploadStage::AwaitingResponse,
-            (false, true) => UploadStage::AwaitingClient,
-            _ => UploadStage::AwaitingOrigin,
+            _ if self.awaits_continue() => UploadStage::Continue,
+            (true, _) if !is_set(&self.is_flow_blocked) => UploadStage::Response,
+            (false, true) => UploadStage::ClientData,
+            _ => UploadStage::OriginRead,
         };
         let last_progress = Duration::from_millis(self.last_progress.load(Ordering::Relaxed));
         (stage, self.created + last_progress)
@@ -159,19 +159,19 @@ mod tests {
         let progress = UploadProgress::default();
         let stage = || progress.stage().0;
         progress.await_continue();
-        assert_eq!(stage(), UploadStage::AwaitingContinue);
+        assert_eq!(stage(), UploadStage::Continue);
         progress.allow();
         progress.record_poll(true, false);
-        assert_eq!(stage(), UploadStage::AwaitingClient);
+        assert_eq!(stage(), UploadStage::ClientData);
         progress.record_poll(false, false);
-        assert_eq!(stage(), UploadStage::AwaitingOrigin);
+        assert_eq!(stage(), UploadStage::OriginRead);
         progress.mark_flow_blocked();
         progress.record_poll(false, true);
-        assert_eq!(stage(), UploadStage::AwaitingOrigin, "the window is closed");
+        assert_eq!(stage(), UploadStage::OriginRead, "the window is closed");
         progress.mark_unblocked();
-        assert_eq!(stage(), UploadStage::AwaitingResponse);
+        assert_eq!(stage(), UploadStage::Response);
         progress.restart();
-        assert_eq!(stage(), UploadStage::AwaitingOrigin, "the next attempt starts over");
+        assert_eq!(stage(), UploadStage::OriginRead, "the next attempt starts over");
     }
 
     #[test]

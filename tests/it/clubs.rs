@@ -604,7 +604,7 @@ async fn strangers_values_make_no_more_slots_than_are_allowed() {
     let reply = get_for(&world, "one-more").await;
     let said = reply.text();
     reply.assert_status(503, "more slots were made than are allowed");
-    assert_says("the output", &said, ["as many tokens as it may have"]);
+    assert_says("the output", &said, ["has reached its maximum number of tokens"]);
     assert_eq!(get(7).await, 200, "a value that has a slot was not served at the limit");
     assert_eq!(
         world.authorization_server.token_requests(),
