@@ -1,28 +1,29 @@
-//! Takes content codings off (RFC 9110 §8.4.1): gzip, deflate and brotli.
+//! Removes content codings (RFC 9110 §8.4.1): gzip, deflate and brotli.
 //!
-//! What comes in is a peer's and may be damaged, cut short, or a small message that unpacks to gigabytes. So
-//! the caller says how much may come out, and gets what there is together with whether that is all of it.
+//! The input comes from a peer. It may be damaged, truncated, or a small message that expands to
+//! gigabytes. So the caller limits the output, and gets what could be decoded and whether it is
+//! complete.
 
 use std::io::Read;
 
 use brotli_decompressor::Decompressor;
 use flate2::bufread::{DeflateDecoder, GzDecoder, ZlibDecoder};
 
-/// Content without its codings.
+/// Decoded content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// All of it, or its beginning.
+    /// The decoded bytes, or their beginning.
     pub bytes: Vec<u8>,
-    /// It is all of it: nothing was damaged, missing at the end, or beyond the limit.
+    /// True if nothing was damaged, missing at the end, or beyond the limit.
     pub complete: bool,
 }
 
-/// So many codings are taken off one message. More than one is rare already.
+/// The maximum number of codings of one message. More than one is rare.
 const MAX_CODINGS: usize = 3;
 
-/// Takes off what a `Content-Encoding` names; several of its lines are joined with commas. At most `limit`
-/// bytes come out, and no more than that is unpacked on the way. `None`: a coding is unknown, or there are
-/// too many.
+/// Removes the codings of a `Content-Encoding` value; several field lines are joined with commas.
+/// Returns at most `limit` bytes, and decodes no more than that in between. `None` if a coding is
+/// unknown or there are too many.
 pub fn decode(codings: &str, bytes: &[u8], limit: usize) -> Option<Decoded> {
     let codings = parse(codings)?;
     let length = bytes.len().min(limit);
@@ -38,7 +39,7 @@ pub fn decode(codings: &str, bytes: &[u8], limit: usize) -> Option<Decoded> {
     Some(decoded)
 }
 
-/// Could [`decode`] take these off?
+/// Returns true if [`decode`] supports these codings.
 pub fn is_known(codings: &str) -> bool {
     parse(codings).is_some()
 }
@@ -56,7 +57,7 @@ enum Coding {
 }
 
 impl Coding {
-    /// `None`: it does nothing. `Some(None)`: it is unknown.
+    /// Returns `None` for the identity coding and `Some(None)` for an unknown one.
     fn of(name: &str) -> Option<Option<Self>> {
         match name.trim().to_ascii_lowercase().as_str() {
             "" | "identity" => None,
@@ -70,11 +71,12 @@ impl Coding {
     fn decode(self, bytes: &[u8], limit: usize) -> Decoded {
         let mut into = DecodeBuffer { bytes: Vec::new(), limit };
         let complete = match self {
-            // Servers that announce a coding of nothing send nothing.
+            // An empty body has no encoded form; servers send it as it is.
             _ if bytes.is_empty() => true,
             Self::Gzip => gunzip(bytes, &mut into),
-            // RFC 9110 §8.4.1.2: the "deflate" of some servers has no zlib around it. No deflate stream of a
-            // known encoder begins as zlib does: that would be padding bits that are not zero.
+            // RFC 9110 §8.4.1.2: some servers send "deflate" without the zlib wrapper. No deflate
+            // stream of a known encoder starts like zlib, because its padding bits would not be
+            // zero.
             Self::Deflate if bytes.first().is_some_and(|first| first & 0x0f == 8) => {
                 into.take(ZlibDecoder::new(bytes))
             }
@@ -87,7 +89,7 @@ impl Coding {
 
 const BUFFER: usize = 4096;
 
-/// A gzip file may have several members (RFC 1952 §2.2); what else follows the first is padding.
+/// Decodes all members of a gzip stream (RFC 1952 §2.2). Other trailing data is padding.
 fn gunzip(mut bytes: &[u8], into: &mut DecodeBuffer) -> bool {
     loop {
         let mut member = GzDecoder::new(bytes);
@@ -101,15 +103,15 @@ fn gunzip(mut bytes: &[u8], into: &mut DecodeBuffer) -> bool {
     }
 }
 
-/// What has come out, and how much may.
+/// The output and its limit.
 struct DecodeBuffer {
     bytes: Vec<u8>,
     limit: usize,
 }
 
 impl DecodeBuffer {
-    /// Takes what comes, and one byte more than allowed to see whether that is the end. What comes before an
-    /// error is kept. Returns whether everything was there.
+    /// Reads everything, up to one byte more than the limit to detect whether it was exceeded.
+    /// Keeps what was read before an error. Returns true if the data is complete.
     fn take(&mut self, from: impl Read) -> bool {
         let room = self.limit.saturating_sub(self.bytes.len()).saturating_add(1);
         let room = u64::try_from(room).unwrap_or(u64::MAX);
@@ -132,7 +134,7 @@ mod tests {
 
     const TEXT: &[u8] =
         br#"{"error":"token_expired","error_description":"The access token expired"}"#;
-    /// The same by the encoder of Node.js.
+    /// The same text, encoded by Node.js.
     const BROTLI: &str = "1b4700401c07764c6ce2b108bbbc16f902d99b546468a9c3d2e794030b54b2b6282cc0131c76c0ce0cc338e45445a56e6b6089fc820ebe324403a601";
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn each_coding_is_taken_off_by_its_names() {
+    fn each_coding_is_decoded_under_each_of_its_names() {
         for (codings, coded) in [
             ("", TEXT.to_vec()),
             ("identity", TEXT.to_vec()),
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_codings_and_long_lists_are_left_alone() {
+    fn unknown_codings_and_long_lists_are_not_decoded() {
         for codings in ["zstd", "gzip, zstd", "gzip;q=1", "gzip gzip", "gzip,gzip,gzip,gzip"] {
             assert_eq!(decode(codings, &gzip(TEXT), 1000), None, "{codings}");
             assert!(!is_known(codings) && is_known("gzip"), "{codings}");
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_or_damaged_gives_what_can_be_read() {
+    fn truncated_and_damaged_content_is_decoded_as_far_as_possible() {
         for (codings, coded) in [
             ("gzip", gzip(TEXT)),
             ("deflate", zlib(TEXT)),
@@ -212,7 +214,10 @@ mod tests {
             }
             let most = decode(codings, &coded[..coded.len() - 2], 1000).unwrap();
             assert!(most.bytes.len() > TEXT.len() / 3, "{codings} {most:?}");
-            assert!(!decode(codings, TEXT, 1000).unwrap().complete, "{codings}: it is plain");
+            assert!(
+                !decode(codings, TEXT, 1000).unwrap().complete,
+                "{codings}: plain text must not decode completely"
+            );
         }
         let mut damaged = gzip(TEXT);
         let checksum = damaged.len() - 8;
@@ -222,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_comes_out_than_the_limit() {
+    fn output_is_limited() {
         let length = TEXT.len();
         for (codings, coded) in [
             ("", TEXT.to_vec()),

@@ -1,9 +1,9 @@
-//! Proofs of possession (RFC 9449): a token that is bound to a key is only worth something together
-//! with a proof, made for one request, that its sender holds the key.
+//! DPoP proofs of possession (RFC 9449): a token that is bound to a key is only usable with a
+//! proof, made for one request, that the sender holds the key.
 //!
-//! A [`ProofKey`] belongs to one credential and is kept in its record: a refresh token of a public client is
-//! bound to it as well (RFC 9449 §5), so losing the key is losing the grant. Proofs are cheap (one
-//! ECDSA signature, some tens of microseconds) and never used twice.
+//! A [`ProofKey`] belongs to one credential and is stored in its record. Refresh tokens of public
+//! clients are bound to it as well (RFC 9449 §5), so losing the key means losing the grant. Each
+//! request gets its own proof, which costs one ECDSA signature (tens of microseconds).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,17 +23,17 @@ use serde::Serialize;
 
 use crate::secret::Secret;
 
-/// The field that carries a proof (RFC 9449 §4.1).
+/// The header field for a proof (RFC 9449 §4.1).
 pub static DPOP: HeaderName = HeaderName::from_static("dpop");
-/// The field with which a server asks for a nonce in the next proof (RFC 9449 §8, §9).
+/// The header field in which a server supplies a nonce for the next proof (RFC 9449 §8, §9).
 const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
-/// No nonce is longer in practice; a longer one is not kept.
+/// The maximum length of a nonce in bytes. Longer ones do not occur in practice and are ignored.
 const MAX_NONCE: usize = 1024;
-/// Origin servers whose nonces are remembered for one credential. A wildcard of hosts could name any
-/// number; beyond this one is forgotten, which costs one repeated request.
+/// The maximum number of servers whose nonces are stored for one credential, because a wildcard
+/// host may match any number. Forgetting one costs one repeated request.
 const MAX_NONCES: usize = 256;
 
-/// An ES256 key, the algorithm that every server with DPoP knows.
+/// An ES256 key. Every server with DPoP supports ES256.
 #[derive(Clone)]
 pub struct ProofKey {
     pkcs8: Secret,
@@ -41,27 +41,27 @@ pub struct ProofKey {
     public: Jwk,
 }
 
-/// A stored text is no key.
+/// A stored key cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the stored DPoP key is damaged")]
 pub struct ProofKeyError;
 
-/// What a proof is for.
+/// The request that a proof is made for.
 #[derive(Clone, Copy, Debug)]
 pub struct ProofInput<'a> {
-    /// The method of the request.
+    /// The request method.
     pub method: &'a Method,
-    /// Its target URI without query and fragment.
+    /// The target URI without query and fragment.
     pub target: &'a str,
-    /// When it is made.
+    /// The current time.
     pub now: SystemTime,
-    /// The access token that goes along; none to a token endpoint.
+    /// The access token in the same request. `None` for a token endpoint.
     pub access_token: Option<&'a str>,
-    /// What the server asked to see in the next proof.
+    /// The nonce from the server, if any.
     pub nonce: Option<&'a str>,
 }
 
-/// RFC 9449 §4.2.
+/// The claims of a proof (RFC 9449 §4.2).
 #[derive(Serialize)]
 struct Claims<'a> {
     jti: String,
@@ -75,20 +75,20 @@ struct Claims<'a> {
 }
 
 impl ProofKey {
-    /// A new key.
+    /// Generates a key.
     pub fn generate() -> Self {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
             .expect("the operating system has random numbers");
-        let der = pair.to_pkcs8v1().expect("a key that was just made can be written down");
+        let der = pair.to_pkcs8v1().expect("a generated key can be encoded");
         let text = Secret::new(STANDARD.encode(der.as_ref()));
-        Self::from_stored(&text).expect("a key that was just made can be read")
+        Self::from_stored(&text).expect("a generated key can be read")
     }
 
-    /// The key that [`ProofKey::to_stored`] wrote.
+    /// Reads the text from [`ProofKey::to_stored`].
     ///
     /// # Errors
     ///
-    /// [`ProofKeyError`] for anything else.
+    /// [`ProofKeyError`] for any other text.
     pub fn from_stored(text: &Secret) -> Result<Self, ProofKeyError> {
         let der = STANDARD.decode(text.expose()).map_err(|_| ProofKeyError)?;
         EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der)
@@ -100,12 +100,12 @@ impl ProofKey {
         Ok(Self { pkcs8: text.clone(), signing, public })
     }
 
-    /// The key as text, for the record.
+    /// The key as text for the record.
     pub fn to_stored(&self) -> &Secret {
         &self.pkcs8
     }
 
-    /// The value of the `DPoP` field for one request.
+    /// Signs a proof for one request and returns the value of the `DPoP` field.
     pub fn proof(&self, of: ProofInput<'_>) -> HeaderValue {
         let mut header = Header::new(Algorithm::ES256);
         header.typ = Some("dpop+jwt".to_owned());
@@ -140,7 +140,7 @@ impl fmt::Debug for ProofKey {
     }
 }
 
-/// The nonce that an answer carries for the next proof.
+/// Returns the nonce for the next proof, if the response has exactly one valid nonce.
 pub fn nonce(fields: &HeaderMap) -> Option<&str> {
     let mut lines = fields.get_all(DPOP_NONCE).iter();
     let (line, None) = (lines.next()?, lines.next()) else { return None };
@@ -150,18 +150,18 @@ pub fn nonce(fields: &HeaderMap) -> Option<&str> {
     (!text.is_empty() && text.len() <= MAX_NONCE && text.bytes().all(is_nonce)).then_some(text)
 }
 
-/// The last nonce of each server.
+/// The latest nonce of each server.
 #[derive(Debug)]
 pub struct Nonces<K>(Mutex<HashMap<K, String>>);
 
 impl<K: Eq + Hash + Clone> Nonces<K> {
-    /// What `server` wants to see in the next proof.
+    /// Returns the latest nonce of `server`.
     pub fn of(&self, server: &K) -> Option<String> {
         self.lock().get(server).cloned()
     }
 
-    /// Remembers what an answer of `server` says; says whether that is another nonce than the one that
-    /// was `sent` with the request.
+    /// Stores the nonce in a response of `server`. Returns true if it differs from the nonce that
+    /// was `sent` with the request, so that a retry can succeed.
     pub fn learn(&self, server: &K, sent: Option<&str>, fields: &HeaderMap) -> bool {
         let Some(nonce) = nonce(fields) else { return false };
         let is_other = sent != Some(nonce);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_says_what_it_is_for_and_its_signature_holds() {
+    fn proofs_have_the_claims_of_the_request_and_a_valid_signature() {
         let key = ProofKey::generate();
         // RFC 9449 §7.1 has this token and its hash.
         let token = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU";
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_proofs_are_the_same_and_what_is_not_known_is_left_out() {
+    fn proofs_are_unique_and_optional_claims_are_omitted() {
         let key = ProofKey::generate();
         let (one, two) = (parts(&key.proof(of(None, None))), parts(&key.proof(of(None, None))));
         assert_ne!(one.1["jti"], two.1["jti"]);
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_survives_being_stored_and_a_damaged_one_is_refused() {
+    fn stored_keys_can_be_read_unless_damaged() {
         let key = ProofKey::generate();
         assert_eq!(ProofKey::from_stored(key.to_stored()), Ok(key.clone()));
         let text = key.to_stored().expose();
@@ -261,10 +261,10 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_is_learned_if_it_is_one_and_is_news_to_who_sent_another() {
+    fn valid_nonces_are_stored_and_compared_with_the_sent_one() {
         let nonces = Nonces::default();
         let fields = |text: &str| HeaderMap::from_iter([(DPOP_NONCE, text.parse().unwrap())]);
-        // Two requests that were sent without one, and one that has it.
+        // Two requests without a nonce and one with it.
         assert!(nonces.learn(&1, None, &fields("n1")) && nonces.learn(&1, None, &fields("n1")));
         assert!(!nonces.learn(&1, Some("n1"), &fields("n1")));
         assert!(nonces.learn(&1, Some("n1"), &fields("n2")));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn not_every_server_of_the_world_is_remembered() {
+    fn the_number_of_stored_nonces_is_limited() {
         let nonces = Nonces::default();
         for server in 0..2 * MAX_NONCES {
             nonces.learn(

@@ -1,13 +1,13 @@
-//! What the JWT library needs before its first use.
+//! Initialises the JWT library.
 
 use std::sync::Once;
 
-/// Chooses the one cryptographic library of this program. The JWT library panics if it has to choose
-/// between two, and another crate may turn the other one on.
+/// Selects the program's cryptographic provider. The JWT library panics if two are compiled in and
+/// none was selected, and another crate may enable the second one.
 pub(crate) fn install_provider() {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
-        // Someone else has installed one: just as good.
+        // Ignore the error: a provider was already installed.
         let _installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     });
 }

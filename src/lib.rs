@@ -34,7 +34,7 @@
 //!                 └─▶ proxy ─▶ credential ─▶ token ─▶ oauth
 //!                       │                      └────▶ store
 //!                       └─▶ ca
-//!     below everything: secret   clock   origin   template   tls   metrics   crash   coding
+//!     below everything: secret  clock  origin  template  tls  metrics  crash  coding  content_match
 //! ```
 //!
 //! An arrow means "may use". `tests/architecture.rs` enforces it, and `docs/architecture.md` gives
@@ -66,6 +66,7 @@ pub mod cli;
 pub mod clock;
 pub mod coding;
 pub mod config;
+mod content_match;
 pub mod crash;
 pub mod credential;
 pub mod dpop;

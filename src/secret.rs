@@ -1,8 +1,8 @@
-//! Values that cannot be printed.
+//! Secrets: values that cannot be printed.
 //!
-//! Every token, client secret and key that passes through bearerd is a [`Secret`] from the moment
-//! it is read to the moment it is written onto the wire or into its record. The type has no
-//! `Display`, its `Debug` is fixed text, and its memory is overwritten when it is dropped.
+//! Every token, client secret and key in bearerd is a [`Secret`] from the moment it is read until
+//! it is sent or stored in its record. The type has no `Display`, its `Debug` output is fixed, and
+//! its memory is overwritten when it is dropped.
 //!
 //! ```
 //! let secret = bearerd::secret::Secret::new("hunter2".to_owned());
@@ -31,17 +31,17 @@ pub use source::{SecretError, SecretSource};
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// Takes ownership of a value that was read from a secret source or from a token endpoint.
+    /// Wraps a value from a secret source or a token endpoint.
     pub fn new(value: String) -> Self {
         Self(SecretString::from(value))
     }
 
-    /// The value itself, for the wire or the record. Every call is a place to review.
+    /// The value itself, for sending or storing. Review every call.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// The SHA-256 of the value in hexadecimal: enough to recognise it, not to use it.
+    /// The SHA-256 of the value, which identifies the value without revealing it.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(self.expose().as_bytes())
     }
@@ -62,7 +62,8 @@ impl PartialEq for Secret {
 
 impl Eq for Secret {}
 
-/// Writes the value in clear: only `store` serialises secrets, into files of mode 0600.
+/// Serialises the value in clear. Only `store` serialises secrets, into files of mode 0600 or
+/// encrypted.
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.expose())

@@ -1,13 +1,13 @@
-//! Texts with names in them, such as `Bearer ${access_token}`.
+//! Texts with names, such as `Bearer ${access_token}`.
 //!
-//! A template is parsed once, when the settings are built: names that nobody knows are refused there,
-//! and whatever is fixed (`client_id`, the credential's `vars`) becomes part of its text. What is left
-//! for a request is what only a request knows ([`Values`]): `${uuid}` and `${now}`, the tokens and
-//! assertions where there are some ([`DeferredName`]), the variables whose value a request chooses, and members
-//! of the last token answer, `${raw.a.b}`. `$$` stands for one dollar sign. Nothing is decoded, and
-//! what a name stands for is never read as a template again.
+//! A template is parsed once, when the settings are built. Unknown names are rejected then, and
+//! constants (`client_id`, the credential's `vars`) become part of the text. Only what differs
+//! between requests is left for expansion ([`Values`]): `${uuid}` and `${now}`, tokens and
+//! assertions ([`DeferredName`]), request variables, and members of the last token answer,
+//! `${raw.a.b}`. `$$` stands for one dollar sign. Nothing is decoded, and values are never parsed
+//! as templates.
 //!
-//! The texts may hold secrets: they cannot be printed.
+//! Templates may contain secrets, so they cannot be printed.
 
 mod names;
 mod parser;
@@ -27,7 +27,7 @@ use crate::secret::{Fingerprint, Secret};
 pub use names::{DeferredName, Names, field_name};
 pub use parser::{TemplateError, TemplateFault};
 
-/// A parsed text.
+/// A parsed template.
 #[derive(Clone, PartialEq)]
 pub struct Template {
     parts: Vec<TemplatePart>,
@@ -35,52 +35,53 @@ pub struct Template {
 
 #[derive(Clone, PartialEq)]
 enum TemplatePart {
-    /// As it was written; secret all the same, because people write secrets into texts.
+    /// Literal text. Treated as a secret, because operators write secrets into texts.
     Text(Secret),
-    /// The value of a variable that was read from a secret's place.
+    /// The value of a variable that was read from a secret source.
     Hidden(Secret),
-    DeferredName(DeferredName),
-    /// A variable whose value belongs to the request.
+    Deferred(DeferredName),
+    /// A variable with a value per request.
     Variable(String),
-    /// A member of the token answer, by its dotted path.
+    /// A member of the token answer, by dotted path.
     Raw(String),
     Uuid,
     Now,
 }
 
-/// What the variables of a request stand for, by name. Not secret: they come from paths and fields.
+/// The values of a request's variables, by name. Not secret: they come from paths and header
+/// fields.
 pub type Variables = BTreeMap<String, String>;
 
-/// Percent-encodes all but the unreserved characters (RFC 3986 §2.3): what comes out means nothing but
-/// itself in a URL, in a form and in a file name.
+/// Percent-encodes all but the unreserved characters (RFC 3986 §2.3), so that the result has no
+/// special meaning in a URL, a form or a file name.
 pub fn percent_encode(value: &str) -> PercentEncode<'_> {
     const ALL_BUT_UNRESERVED: &AsciiSet =
         &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     utf8_percent_encode(value, ALL_BUT_UNRESERVED)
 }
 
-/// What a template's names stand for at the moment. Where no template can have a name, it stands for
-/// nothing.
+/// The values for expanding a template. Values of names that the template cannot contain stay
+/// empty.
 #[derive(Clone, Copy)]
 pub struct Values<'a> {
-    /// The wall clock.
+    /// The current wall-clock time.
     pub now: SystemTime,
     /// The current access token.
     pub access_token: &'a str,
     /// The signed assertion.
     pub assertion: &'a str,
-    /// The refresh token that is presented.
+    /// The refresh token in the request.
     pub refresh_token: &'a str,
     /// The token endpoint.
     pub token_url: &'a str,
-    /// What the variables stand for.
+    /// The values of the request variables.
     pub variables: Option<&'a Variables>,
     /// Members of the token answer, by their dotted paths.
     pub raw: Option<&'a BTreeMap<String, Secret>>,
 }
 
 impl Values<'_> {
-    /// Nothing but the time.
+    /// Values with only the time set.
     pub fn at(now: SystemTime) -> Self {
         let (access_token, assertion, refresh_token, token_url) = ("", "", "", "");
         let (variables, raw) = (None, None);
@@ -89,23 +90,23 @@ impl Values<'_> {
 }
 
 impl Template {
-    /// The text for this moment.
+    /// Expands the template.
     pub fn expand(&self, values: Values<'_>) -> String {
         self.parts.iter().map(|part| part.text(values)).collect()
     }
 
-    /// The text for this moment as the value of a field, marked sensitive.
+    /// Expands the template to a header field value, marked sensitive.
     ///
     /// # Errors
     ///
-    /// [`InvalidHeaderValue`] for a line break or another character that would end the field.
+    /// [`InvalidHeaderValue`] if the text contains a line break or another invalid character.
     pub fn expand_field(&self, values: Values<'_>) -> Result<HeaderValue, InvalidHeaderValue> {
         let mut value = HeaderValue::try_from(self.expand(values))?;
         value.set_sensitive(true);
         Ok(value)
     }
 
-    /// Can all that is known of it already stand in a field? What comes later can.
+    /// Returns true if the constant text is valid in a header field. Deferred values always are.
     pub fn fits_field(&self) -> bool {
         let fits = |text: &Secret| text.expose().bytes().all(|byte| matches!(byte, b' '..=b'~'));
         self.parts.iter().all(|part| match part {
@@ -114,12 +115,12 @@ impl Template {
         })
     }
 
-    /// Does it hold this name?
+    /// Returns true if the template uses this name.
     pub fn has(&self, late: DeferredName) -> bool {
-        self.parts.contains(&TemplatePart::DeferredName(late))
+        self.parts.contains(&TemplatePart::Deferred(late))
     }
 
-    /// The members of the token answer that it names, as dotted paths.
+    /// The members of the token answer that the template uses, as dotted paths.
     pub fn raw(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
             TemplatePart::Raw(path) => Some(path.as_str()),
@@ -127,7 +128,7 @@ impl Template {
         })
     }
 
-    /// The variables that it names.
+    /// The variables that the template uses.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
             TemplatePart::Variable(name) => Some(name.as_str()),
@@ -135,22 +136,22 @@ impl Template {
         })
     }
 
-    /// Is it `Bearer ${access_token}`, which every token keeps ready?
+    /// Returns true for `Bearer ${access_token}`, which every token caches.
     pub fn is_bearer(&self) -> bool {
         match self.parts.as_slice() {
-            [TemplatePart::Text(text), TemplatePart::DeferredName(DeferredName::AccessToken)] => {
+            [TemplatePart::Text(text), TemplatePart::Deferred(DeferredName::AccessToken)] => {
                 text.expose() == "Bearer "
             }
             _ => false,
         }
     }
 
-    /// Does it stand for the empty text?
+    /// Returns true for the empty template.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// The secrets in it, for masking what others say.
+    /// The secrets in the template, for masking messages of servers.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         self.parts.iter().filter_map(|part| match part {
             TemplatePart::Hidden(secret) => Some(secret),
@@ -158,12 +159,13 @@ impl Template {
         })
     }
 
-    /// What it says as long as these variables have these values, however that is written down. What is another
-    /// text for each request is its name.
+    /// Expands what is constant as long as the variables have these values. Names with a value per
+    /// request stay as they are. Templates that are written differently but mean the same have the
+    /// same stable text.
     pub fn stable_text(&self, variables: &Variables) -> String {
         let values = Values { variables: Some(variables), ..Values::at(UNIX_EPOCH) };
         let text = |part: &TemplatePart| match part {
-            TemplatePart::DeferredName(late) => format!("${{{}}}", late.name()),
+            TemplatePart::Deferred(late) => format!("${{{}}}", late.name()),
             TemplatePart::Raw(path) => format!("${{raw.{path}}}"),
             TemplatePart::Uuid => "${uuid}".to_owned(),
             TemplatePart::Now => "${now}".to_owned(),
@@ -174,7 +176,7 @@ impl Template {
         self.parts.iter().map(text).collect()
     }
 
-    /// Changes whenever the template does.
+    /// A fingerprint of the template.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut shape = String::new();
         for part in &self.parts {
@@ -182,7 +184,7 @@ impl Template {
                 TemplatePart::Text(text) | TemplatePart::Hidden(text) => {
                     shape.push_str(text.fingerprint().as_str());
                 }
-                TemplatePart::DeferredName(late) => shape.push_str(late.name()),
+                TemplatePart::Deferred(late) => shape.push_str(late.name()),
                 TemplatePart::Variable(name) => shape.push_str(&format!("variable {name}")),
                 TemplatePart::Raw(path) => shape.push_str(&format!("raw {path}")),
                 TemplatePart::Uuid => shape.push_str("uuid"),
@@ -198,10 +200,10 @@ impl TemplatePart {
     fn text<'a>(&'a self, values: Values<'a>) -> Cow<'a, str> {
         match self {
             Self::Text(text) | Self::Hidden(text) => Cow::Borrowed(text.expose()),
-            Self::DeferredName(DeferredName::AccessToken) => Cow::Borrowed(values.access_token),
-            Self::DeferredName(DeferredName::Assertion) => Cow::Borrowed(values.assertion),
-            Self::DeferredName(DeferredName::RefreshToken) => Cow::Borrowed(values.refresh_token),
-            Self::DeferredName(DeferredName::TokenUrl) => Cow::Borrowed(values.token_url),
+            Self::Deferred(DeferredName::AccessToken) => Cow::Borrowed(values.access_token),
+            Self::Deferred(DeferredName::Assertion) => Cow::Borrowed(values.assertion),
+            Self::Deferred(DeferredName::RefreshToken) => Cow::Borrowed(values.refresh_token),
+            Self::Deferred(DeferredName::TokenUrl) => Cow::Borrowed(values.token_url),
             Self::Variable(name) => {
                 let value = values.variables.and_then(|variables| variables.get(name));
                 Cow::Borrowed(value.map_or("", String::as_str))
@@ -225,7 +227,7 @@ impl fmt::Debug for Template {
     }
 }
 
-/// A random identifier (RFC 9562 §5.4).
+/// Returns a random UUID, version 4 (RFC 9562 §5.4).
 pub(crate) fn uuid() -> String {
     let mut bytes = [0; 16];
     rand::fill(&mut bytes).expect("the operating system has random numbers");

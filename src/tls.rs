@@ -1,5 +1,5 @@
-//! One TLS client configuration for everything that bearerd calls: origin servers and token
-//! endpoints alike. Certificates are always verified; there is no switch against it.
+//! The TLS client configuration for all connections of bearerd: origin servers and token endpoints
+//! alike. Certificates are always verified; this cannot be turned off.
 
 mod fault;
 mod handshake;
@@ -19,38 +19,39 @@ pub use fault::CertificateFault;
 pub(crate) use handshake::{TlsCause, TlsFault, late_alert, rustls_error};
 use verify::{TrustStore, Verifier};
 
-/// Which certificate authorities are trusted.
+/// The trusted certificate authorities.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The base set.
     pub roots: Roots,
-    /// PEM files to trust as well: a company's own CA, or the certificate of one server.
+    /// Additional PEM files: a company's CA, or the certificate of one server.
     pub extra_roots: Vec<PathBuf>,
 }
 
 /// The base set of trusted authorities.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Roots {
-    /// The system's, or the bundled ones where the system has none (a container from scratch).
+    /// The system's, or the bundled ones if the system has none (an empty container image).
     #[default]
     System,
-    /// Mozilla's, compiled in.
+    /// Mozilla's, compiled into the program.
     Bundled,
-    /// One PEM file and nothing else.
+    /// Only those in one PEM file.
     File(PathBuf),
 }
 
-/// One TLS configuration for each set of protocols that is offered to origin servers (RFC 7301).
+/// One TLS configuration for each set of ALPN protocols (RFC 7301) that is offered to origin
+/// servers.
 #[derive(Clone, Debug)]
 pub struct AlpnConfigs {
-    /// HTTP/1.1 alone.
+    /// HTTP/1.1 only.
     pub http1: Arc<ClientConfig>,
     /// HTTP/2 first, then HTTP/1.1.
     pub http2: Arc<ClientConfig>,
 }
 
 impl AlpnConfigs {
-    /// All that `tls` says but for the protocols.
+    /// Derives both configurations from `tls`.
     pub fn of(tls: &ClientConfig) -> Self {
         let offering = |protocols: &[&[u8]]| {
             let mut tls = tls.clone();
@@ -61,10 +62,10 @@ impl AlpnConfigs {
     }
 }
 
-/// Why the trusted authorities could not be put together.
+/// Why the trust store could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A PEM file cannot be read or holds no certificate.
+    /// A PEM file cannot be read or contains no certificate.
     #[error("cannot read certificates from {path}: {problem}")]
     Roots {
         /// The file.
@@ -72,24 +73,24 @@ pub enum TlsError {
         /// What is wrong with it.
         problem: String,
     },
-    /// There is no authority at all.
+    /// No authority is trusted.
     #[error(
         "no trusted certificate is left; set tls.roots to \"bundled\" or list some in tls.extra_roots"
     )]
     NoRoots,
 }
 
-/// The one cryptography provider of this program.
+/// The program's cryptography provider.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
 impl Config {
-    /// Builds the client side: TLS 1.2 and 1.3, no client certificate.
+    /// Builds the client configuration: TLS 1.2 and 1.3, without a client certificate.
     ///
     /// # Errors
     ///
-    /// [`TlsError`] names the file that could not be used.
+    /// [`TlsError`] names the unusable file.
     pub fn build(&self) -> Result<ClientConfig, TlsError> {
         let mut trust = match &self.roots {
             Roots::System => system_trust(),
@@ -103,7 +104,8 @@ impl Config {
         Ok(ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("the provider supports TLS 1.2 and 1.3")
-            // Not less strict than rustls' own, which it wraps.
+            // The verifier wraps the one of rustls and is as strict, except for listed
+            // certificates.
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth())
@@ -117,7 +119,7 @@ fn system_trust() -> TrustStore {
     }
     let mut trust = TrustStore::empty();
     for certificate in found.certs {
-        // Systems have some that nobody can parse; none of them would help.
+        // Ignore system certificates that cannot be parsed; they could not be used anyway.
         let _unreadable = trust.add(certificate);
     }
     if trust.roots.is_empty() {

@@ -79,12 +79,25 @@ const ARROWS: &[(&str, &[&str])] = &[
     // `secret`: each token of a credential may have secrets of its own, read at first use.
     // `tls`: a credential's client certificate, where its tokens are bound to it.
     // `store`: why it is not known which of its tokens there are.
-    ("credential", &["dpop", "metrics", "origin", "secret", "store", "template", "tls", "token"]),
+    (
+        "credential",
+        &[
+            "content_match",
+            "dpop",
+            "metrics",
+            "origin",
+            "secret",
+            "store",
+            "template",
+            "tls",
+            "token",
+        ],
+    ),
     // The only place where the protocol and its durability meet.
     // `template`: what the variables of a slot stand for.
     ("token", &["clock", "crash", "dpop", "metrics", "oauth", "secret", "store", "template"]),
     // `tls`: the words for what is wrong with a server's certificate.
-    ("oauth", &["coding", "crash", "dpop", "secret", "template", "tls"]),
+    ("oauth", &["coding", "content_match", "crash", "dpop", "secret", "template", "tls"]),
     // `template`: random names for writes.
     ("store", &["crash", "secret", "template"]),
     // `origin`: a leaf is made for a host. `secret`: the key is one. `tls`: the library's provider.
@@ -92,6 +105,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Below everything.
     ("clock", &[]),
     ("coding", &[]),
+    ("content_match", &[]),
     ("crash", &[]),
     ("log", &[]),
     ("dpop", &["jwt", "secret"]),

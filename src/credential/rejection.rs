@@ -5,6 +5,8 @@
 use http::{HeaderMap, HeaderName, StatusCode};
 use serde_json::Value;
 
+use crate::content_match::{contains, equals, value_at};
+
 /// The longest content in bytes that is checked. Longer responses are not error messages.
 pub const CONTENT_LIMIT: usize = 64 * 1024;
 
@@ -102,9 +104,9 @@ impl Rejections {
             // Decided by the head.
             None | Some(RejectionEvidence::Field { .. } | RejectionEvidence::Grpc(_)) => false,
             Some(RejectionEvidence::Contains(text)) => contains(content, text.as_bytes()),
-            Some(RejectionEvidence::Json { path, is }) => {
-                json().and_then(|whole| at(whole, path)).is_some_and(|found| same(found, is))
-            }
+            Some(RejectionEvidence::Json { path, is }) => json()
+                .and_then(|whole| value_at(whole, path))
+                .is_some_and(|found| equals(found, is)),
         })
     }
 
@@ -125,23 +127,6 @@ fn grpc_status(fields: &HeaderMap) -> Option<u8> {
 
 fn rejected_if(holds: bool) -> HeadMatch {
     if holds { HeadMatch::Rejected } else { HeadMatch::None }
-}
-
-fn contains(content: &[u8], text: &[u8]) -> bool {
-    content.windows(text.len().max(1)).any(|window| window == text)
-}
-
-/// The member or element at `path`.
-fn at<'a>(whole: &'a Value, path: &[String]) -> Option<&'a Value> {
-    path.iter().try_fold(whole, |value, step| match value {
-        Value::Array(items) => items.get(step.parse::<usize>().ok()?),
-        other => other.get(step),
-    })
-}
-
-/// Compares JSON values: 190 equals 190.0 but not "190".
-fn same(found: &Value, is: &Value) -> bool {
-    found == is || found.as_f64().is_some_and(|number| is.as_f64() == Some(number))
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
-//! TokenResponseFormat what a token endpoint answered: a pure function, tolerant of what real servers send.
+//! Interprets the answers of token endpoints: a pure function that tolerates what real servers
+//! send.
 //!
-//! Servers answer errors with status 200, dead refresh tokens with 400, 401, 403, 404 or 500, rate
-//! limits as `invalid_request`, lifetimes as text, and maintenance pages as success. [`read`] makes a
-//! token of an answer or puts it into one [`ErrorClass`]. A success is read first as the standards say and
-//! then with growing tolerance, because it has consumed the refresh token whatever is in it; in an error
-//! the rules are tried in order and the first that matches decides. A [`TokenResponseFormat`] says what the operator
-//! knows better about this server.
+//! Servers report errors with status 200, invalid refresh tokens with 400, 401, 403, 404 or 500,
+//! rate limits as `invalid_request`, lifetimes as text, and maintenance pages as success. [`read`]
+//! turns an answer into tokens or into an [`ErrorClass`](super::ErrorClass). A success is read
+//! strictly first and then with increasing tolerance, because it has consumed the refresh token
+//! whatever it contains. For an error, the first matching rule decides. [`TokenResponseFormat`]
+//! holds what the operator configured about this server's answers.
 
 mod candidates;
 mod classify;
@@ -35,44 +36,44 @@ pub(super) use self::token_search::{has_token, is_whole};
 use super::{GrantError, TokenResponse};
 use crate::secret::Secret;
 
-/// A token endpoint's answer before anything has been made of it.
+/// An uninterpreted answer of a token endpoint.
 #[derive(Clone)]
 pub struct RawAnswer {
-    /// The status.
+    /// The HTTP status.
     pub status: StatusCode,
-    /// The fields.
+    /// The header fields.
     pub fields: HeaderMap,
     /// The body, at most 1 MiB.
     pub body: Vec<u8>,
-    /// Why the body ended early. What had come by then is in it.
+    /// Why the body is incomplete, if it is. The body holds what was received.
     pub cut: Option<String>,
 }
 
-/// The body may hold tokens.
+/// Omits the body, which may contain tokens.
 impl std::fmt::Debug for RawAnswer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RawAnswer({}, {} bytes)", self.status, self.body.len())
     }
 }
 
-/// What the request was for.
+/// What the caller expects of a successful answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Expectation {
-    /// A success may take the place of the refresh token that was sent: where its end is missing, the
-    /// successor is.
+    /// A success may replace the refresh token that was sent. If its end is missing, the new token
+    /// may be lost.
     pub(super) rotates: bool,
-    /// The access token is for the steps that follow, and not for an API.
+    /// The access token is for the configured steps and not for an API.
     pub(super) for_steps: bool,
 }
 
-/// Makes a token, or a classified error, of an answer to a refresh.
+/// Interprets the answer to a refresh request.
 ///
-/// `now` is the time at which the request was sent; `secrets` are what it carried, to be taken out of
-/// whatever the server says, before that is cut to length.
+/// `now` is the time at which the request was sent. `secrets` are the secrets it carried; they are
+/// masked in the server's messages before those are truncated.
 ///
 /// # Errors
 ///
-/// A [`GrantError`] for everything that is not a usable token.
+/// A [`GrantError`] if the answer has no usable token.
 pub fn read(
     answer: &RawAnswer,
     reading: &TokenResponseFormat,
@@ -82,7 +83,7 @@ pub fn read(
     read_as(Expectation { rotates: true, for_steps: false }, answer, reading, now, secrets)
 }
 
-/// The same for any request.
+/// Interprets the answer to any token request.
 pub(super) fn read_as(
     wanted: Expectation,
     answer: &RawAnswer,

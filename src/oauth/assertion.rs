@@ -1,5 +1,5 @@
-//! Signed assertions (RFC 7523): what proves the OAuth client, is presented as a grant, or is the
-//! access token itself.
+//! Signed assertions (RFC 7523): client authentication, assertion grants and self-signed access
+//! tokens.
 
 mod key;
 
@@ -14,57 +14,57 @@ pub use key::{Algorithm, CertificateThumbprint, KeyFamily, SigningKey, SigningKe
 use crate::secret::{Fingerprint, Secret};
 use crate::template::{Template, Values};
 
-/// What stands in an assertion, and who signs it.
+/// The contents of an assertion and its signing key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assertion {
-    /// The key with its algorithm.
+    /// The signing key and its algorithm.
     pub key: SigningKey,
-    /// The issuer. Default: the OAuth client.
+    /// The `iss` claim. Default: the OAuth client.
     pub iss: Option<Template>,
-    /// Whom it speaks of. Default: the OAuth client; nobody if `iss` is somebody else, except in what
-    /// proves the client, where it is always the client (RFC 7523 §3).
+    /// The `sub` claim. Default: the OAuth client, or none if `iss` is someone else. Client
+    /// assertions always default to the OAuth client (RFC 7523 §3).
     pub sub: Option<Template>,
-    /// Who is to believe it. Default: the issuer of the authorization server if it is configured (RFC
-    /// 7523 §3 and its revision), else the token endpoint.
+    /// The `aud` claim. Default: the authorization server's issuer if configured (RFC 7523 §3 and
+    /// its revision), else the token endpoint.
     pub aud: Option<Template>,
-    /// The time from `iat` to `exp`, which is what servers limit. Default 5 min: longer is refused by
-    /// many, shorter fails with bad clocks.
+    /// The time from `iat` to `exp`, which servers limit. Default 5 min: many servers refuse more,
+    /// and less fails with inaccurate clocks.
     pub ttl: Duration,
-    /// How long ago `iat` and `nbf` are, so that a server whose clock is behind does not see an
-    /// assertion from the future. Default [`Assertion::default_backdate`].
+    /// How far `iat` and `nbf` lie in the past, so that a server with a slow clock accepts the
+    /// assertion. Default [`Assertion::default_backdate`].
     pub backdate: Duration,
-    /// Further claims; they win over all others, and an empty text takes one out.
+    /// Additional claims. They replace generated claims, and an empty text removes one.
     pub claims: Vec<(String, Claim)>,
-    /// Further members of the header; likewise.
+    /// Additional header members, with the same rules.
     pub header: Vec<(String, Claim)>,
-    /// The certificate of the key, by which some servers know it.
+    /// The thumbprint of the key's certificate, by which some servers identify the key.
     pub cert: Option<CertificateThumbprint>,
 }
 
-/// The value of a claim.
+/// The configured value of a claim.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Claim {
-    /// A text with names in it.
+    /// A template.
     Text(Template),
-    /// A number or a truth value.
+    /// A number or a boolean.
     Plain(Value),
-    /// Several.
+    /// An array.
     List(Vec<Self>),
-    /// Named ones.
+    /// An object.
     Table(Vec<(String, Self)>),
 }
 
 /// What an assertion is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AssertionPurpose {
-    /// It proves the OAuth client (RFC 7523 §2.2).
+    /// Client authentication (RFC 7523 §2.2).
     Client,
-    /// It is a grant, an access token, or stands where the operator puts it.
+    /// A grant, an access token, or the value of `${assertion}`.
     Grant,
 }
 
 impl Assertion {
-    /// Signs with `key` what every server expects: `iss`, `sub`, `aud` and the times.
+    /// An assertion with the claims that every server expects: `iss`, `sub`, `aud` and the times.
     pub fn new(key: SigningKey) -> Self {
         let ttl = Duration::from_secs(300);
         Self {
@@ -80,13 +80,14 @@ impl Assertion {
         }
     }
 
-    /// 30 s, more than clocks that are kept by NTP ever differ; at most half of a short life.
+    /// 30 s, which exceeds the error of clocks synchronised by NTP; at most half of a short
+    /// lifetime.
     pub fn default_backdate(ttl: Duration) -> Duration {
         Duration::from_secs(30).min(ttl / 2)
     }
 
-    /// Proves the client by the same key where this one is the grant: what describes the grant is left
-    /// out, and what names the key stays.
+    /// The client assertion with the same key, for a credential whose assertion is the grant.
+    /// Header members that describe the grant are dropped; those that identify the key stay.
     pub(super) fn of_client(&self) -> Self {
         let of_grant = ["typ", "cty"];
         let header = self.header.iter().filter(|(name, _)| !of_grant.contains(&name.as_str()));
@@ -99,18 +100,18 @@ impl Assertion {
         }
     }
 
-    /// When one that is made at `now` expires; in whole seconds, as the claim has it.
+    /// When an assertion made at `now` expires, in whole seconds like the `exp` claim.
     pub(super) fn expires_at(&self, now: SystemTime) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(self.expiry(now))
     }
 
-    /// `ttl` counts from `iat`: many servers refuse a longer distance between the two than they
-    /// document (Google 1 h, Epic 5 min), whatever their clock says.
+    /// `ttl` counts from `iat`: many servers refuse a longer distance between the two claims than
+    /// they document (Google 1 h, Epic 5 min), regardless of their clock.
     fn expiry(&self, now: SystemTime) -> u64 {
         (seconds(now) + self.ttl.as_secs()).saturating_sub(self.backdate.as_secs())
     }
 
-    /// The signed JWT. `aud` is the audience if none is configured.
+    /// Returns the signed JWT. `aud` is the audience if none is configured.
     pub(super) fn sign(
         &self,
         purpose: AssertionPurpose,
@@ -165,7 +166,7 @@ impl Assertion {
         claims
     }
 
-    /// Changes with everything in it.
+    /// Appends everything that identifies this assertion to a fingerprint.
     pub(super) fn write_shape(&self, shape: &mut String) {
         let fingerprint = |template: &Template| template.fingerprint().as_str().to_owned();
         let texts = [&self.iss, &self.sub, &self.aud];
@@ -175,7 +176,8 @@ impl Assertion {
             _ = write!(shape, "\nclaim {name:?} ");
             claim.write_shape(shape, &fingerprint);
         }
-        // Nothing without these keys, as before there were any: the hash is in records.
+        // Settings that are not used add nothing: records store the hash, so it must stay the same
+        // when new settings are introduced.
         for (name, claim) in &self.header {
             _ = write!(shape, "\nheader {name:?} ");
             claim.write_shape(shape, &fingerprint);
@@ -188,7 +190,7 @@ impl Assertion {
         }
     }
 
-    /// Changes with what it asks for, and not with the key or whom it speaks of.
+    /// Appends what the assertion requests, excluding its key and its subject.
     pub(super) fn write_request(&self, shape: &mut String, text: &dyn Fn(&Template) -> String) {
         _ = write!(shape, "{:?}", self.aud.as_ref().map(text));
         for (name, claim) in &self.claims {
@@ -197,7 +199,7 @@ impl Assertion {
         }
     }
 
-    /// What may not stand in a message about an answer.
+    /// Secrets that must be masked in messages about an answer.
     pub(super) fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let texts = [&self.iss, &self.sub, &self.aud].into_iter().flatten();
         let mut all: Vec<&Secret> = texts.flat_map(Template::secrets).collect();
@@ -257,7 +259,7 @@ impl Claim {
     }
 }
 
-/// What the operator says wins; an empty text takes a member out.
+/// Applies configured members. An empty text removes a member.
 fn replace(members: &mut Map<String, Value>, by: &[(String, Claim)], values: Values<'_>) {
     for (name, claim) in by {
         match claim.value(values) {
@@ -271,7 +273,7 @@ fn seconds(now: SystemTime) -> u64 {
     now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Hashes what tells two keys apart.
+/// Hashes the parts that distinguish two keys.
 fn fingerprint_of(parts: &[&str]) -> Fingerprint {
     Fingerprint::of(format!("{parts:?}").as_bytes())
 }

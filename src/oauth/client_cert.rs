@@ -1,4 +1,4 @@
-//! The certificate with which the OAuth client proves itself in TLS (RFC 8705).
+//! The OAuth client's TLS certificate (RFC 8705).
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,37 +12,37 @@ use super::assertion;
 use super::keyfile::{self, KeyFault, KeyForm};
 use crate::secret::{Fingerprint, Secret};
 
-/// A certificate with its key, ready for use.
+/// A certificate chain with its private key.
 #[derive(Clone)]
 pub struct ClientCert {
-    identity: Arc<CertifiedKey>,
+    certified_key: Arc<CertifiedKey>,
     fingerprint: Fingerprint,
-    /// It is presented to the API's hosts as well, whose tokens are bound to it (RFC 8705 §3).
+    /// Present the certificate to API hosts as well, because tokens are bound to it (RFC 8705 §3).
     pub bind: bool,
 }
 
-/// Why a certificate and a key cannot be used together.
+/// Why a certificate and a key cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientCertError {
-    /// The text of the certificate.
+    /// The certificate cannot be read.
     #[error("{0}")]
     Certificate(KeyFault),
-    /// The text of the key.
+    /// The key cannot be read.
     #[error("{0}")]
     Key(KeyFault),
-    /// Nothing that is known.
+    /// The text contains no private key.
     #[error("holds no private key")]
     NoKey,
-    /// A key in a form that only signs JWTs.
+    /// The key is a JWK, which TLS does not support.
     #[error("is a JWK, and TLS takes a key in PEM or DER")]
     Jwk,
-    /// Each is in order.
+    /// The key belongs to another certificate.
     #[error("is not the key of the certificate")]
     Mismatch,
 }
 
 impl ClientCertError {
-    /// What to do about it.
+    /// How to fix it.
     pub fn fix(self) -> &'static str {
         match self {
             Self::Certificate(fault) | Self::Key(fault) => fault.fix(),
@@ -57,12 +57,13 @@ impl ClientCertError {
 }
 
 impl ClientCert {
-    /// Reads a chain and the key of its leaf, in any form that [`KeyFault`] does not name. The leaf is
-    /// what the key belongs to; it may be of X.509 version 1, which rustls would not read.
+    /// Reads a chain and the key of its leaf certificate, in any supported form; [`KeyFault`] lists
+    /// the unsupported ones. The leaf is the certificate that matches the key. It may be of X.509
+    /// version 1, which rustls does not parse.
     ///
     /// # Errors
     ///
-    /// [`ClientCertError`] says which of the two is wrong.
+    /// [`ClientCertError`] tells which of the two is wrong.
     pub fn from_pem(
         chain: &str,
         key: &Secret,
@@ -83,26 +84,26 @@ impl ClientCert {
         let is_leaf =
             |certificate| public.is_some() && keyfile::public_key_in(certificate) == public;
         let leaf = certificates.iter().position(is_leaf).ok_or(ClientCertError::Mismatch)?;
-        // Some tools write a chain from its root; only the place of the leaf matters in TLS 1.3.
+        // Some tools write a chain root first; TLS 1.3 only requires that the leaf comes first.
         let leaf = certificates.remove(leaf);
         certificates.insert(0, leaf);
-        let identity = CertifiedKey::new(certificates, signing);
+        let certified_key = CertifiedKey::new(certificates, signing);
         let shape = format!("{chain}\n{:?}\n{bind}", key.fingerprint());
         let fingerprint = Fingerprint::of(shape.as_bytes());
-        Ok(Self { identity: Arc::new(identity), fingerprint, bind })
+        Ok(Self { certified_key: Arc::new(certified_key), fingerprint, bind })
     }
 
-    /// The same TLS configuration with this certificate for whoever asks for one.
+    /// Returns `tls` with this client certificate.
     pub fn present(&self, tls: &ClientConfig) -> ClientConfig {
         let mut tls = tls.clone();
-        let only = SingleCertAndKey::from(Arc::clone(&self.identity));
+        let only = SingleCertAndKey::from(Arc::clone(&self.certified_key));
         tls.client_auth_cert_resolver = Arc::new(only);
-        // A session of another identity may not be resumed.
+        // A session of another client certificate must not be resumed.
         tls.resumption = rustls::client::Resumption::disabled();
         tls
     }
 
-    /// Changes with the certificate, the key and the flag.
+    /// A fingerprint of the certificate, the key and `bind`.
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
@@ -130,15 +131,16 @@ mod tests {
         ClientCert::from_pem(chain, &Secret::new(key.to_owned()), false, &crate::tls::provider())
     }
 
-    /// OpenSSL makes one of version 1 where nobody asks for extensions, and servers with OpenSSL take it.
+    /// OpenSSL issues version 1 certificates if no extensions are requested, and servers with
+    /// OpenSSL accept them.
     #[test]
-    fn certificates_of_version_1_and_on_p_521_are_used() {
+    fn certificates_of_version_1_and_on_p_521_are_accepted() {
         let rsa = sample("rsa_v1.crt");
         for (chain, key) in [
             (rsa.clone(), sample("rsa")),
             (rsa.clone(), sample("rsa_pkcs1")),
             (rsa.replace('\n', "\r\n"), sample("rsa").replace('\n', "\\n")),
-            // One file for both, as HAProxy has it.
+            // One file for both, as in HAProxy.
             (format!("{}{rsa}", sample("rsa")), format!("{}{rsa}", sample("rsa"))),
             (sample("p521.crt"), sample("p521")),
         ] {
@@ -147,16 +149,16 @@ mod tests {
     }
 
     #[test]
-    fn the_leaf_is_shown_first_wherever_it_stands() {
+    fn the_leaf_is_presented_first_wherever_it_is_in_the_file() {
         let chain = format!("{}{}", sample("p521.crt"), sample("rsa_v1.crt"));
         let found = read(&chain, &sample("rsa")).unwrap();
         let leaf = keyfile::read_certificates(&sample("rsa_v1.crt")).unwrap();
-        assert_eq!(found.identity.cert.first(), leaf.first());
-        assert_eq!(found.identity.cert.len(), 2);
+        assert_eq!(found.certified_key.cert.first(), leaf.first());
+        assert_eq!(found.certified_key.cert.len(), 2);
     }
 
     #[test]
-    fn what_does_not_belong_together_or_is_no_key_says_so() {
+    fn mismatched_and_unusable_keys_are_explained() {
         use ClientCertError::{Certificate, Jwk, Key, Mismatch, NoKey};
         let (chain, rsa) = (sample("rsa_v1.crt"), sample("rsa"));
         for (chain, key, why) in [

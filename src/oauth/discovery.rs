@@ -1,7 +1,7 @@
-//! What an authorization server publishes about itself (RFC 8414, OpenID Connect Discovery 1.0).
+//! Authorization server metadata (RFC 8414, OpenID Connect Discovery 1.0).
 //!
-//! TokenResponseFormat the document is pure; it is asked for by whoever makes a token request, which is never on
-//! the path of a client's request, and kept for a day.
+//! Reading the document is a pure function. It is fetched during token requests, never while a
+//! client's request is forwarded, and cached for a day.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,16 +13,16 @@ use url::{Host, Url};
 use super::{Endpoints, ErrorClass, GrantError};
 use crate::secret::Secret;
 
-/// How long a document is kept: as long as MSAL keeps it.
+/// How long a document is cached: one day, as in MSAL.
 const CACHE_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long nobody asks again after a failure, whatever it was: the flights of a busy credential come
-/// every second or so, and an issuer that is down, or whose name is written wrongly, gains nothing.
+/// How long to wait after a failure of any kind. A busy credential starts a refresh about once a
+/// second, and an issuer that is down or misspelled gains nothing from more requests.
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long the issuer has for its document. Nothing is lost by asking again.
+/// Timeout for the issuer's document. Repeating the request loses nothing.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is known of the issuer.
+/// The cached metadata of the issuer.
 #[derive(Debug, Default)]
 pub(super) struct Discovery(Mutex<DiscoveryState>);
 
@@ -39,20 +39,19 @@ struct DiscoveryEntry<T> {
     what: T,
 }
 
-/// What to do about the endpoints that are not configured.
+/// The result of a cache lookup.
 #[derive(Debug)]
 pub(super) enum CacheLookup {
-    /// Nothing: they are known.
+    /// The endpoints are cached.
     Published(Box<Endpoints>),
-    /// Nothing for now: the issuer was asked in vain a moment ago.
+    /// The last request failed a moment ago.
     Failed(GrantError),
-    /// Ask.
+    /// The document has to be fetched.
     Fetch,
 }
 
 impl Discovery {
-    /// What is known of `issuer`. A document of yesterday is better than nothing while the issuer
-    /// cannot be asked.
+    /// Looks up `issuer`. An expired document is used while the issuer cannot be reached.
     pub(super) fn lookup(&self, issuer: &str, now: SystemTime) -> CacheLookup {
         let state = self.state();
         let document = state.document.as_ref().filter(|known| known.issuer == issuer);
@@ -67,14 +66,14 @@ impl Discovery {
         }
     }
 
-    /// Keeps what the issuer published.
+    /// Stores the published endpoints.
     pub(super) fn store(&self, issuer: &str, published: Endpoints, at: SystemTime) {
         let mut state = self.state();
         state.failure = None;
         state.document = Some(DiscoveryEntry { issuer: issuer.to_owned(), at, what: published });
     }
 
-    /// Keeps why there is no new document; returns the last one.
+    /// Records a failure and returns the last document, if any.
     pub(super) fn record_failure(
         &self,
         issuer: &str,
@@ -94,19 +93,19 @@ impl Discovery {
 
 impl<T> DiscoveryEntry<T> {
     fn is_newer_than(&self, age: Duration, now: SystemTime) -> bool {
-        // A clock that went back says nothing about age.
+        // If the clock went back, the age is unknown.
         now.duration_since(self.at).is_ok_and(|since| since < age)
     }
 }
 
-/// Why a document is not used. All but a page that is no document are faults of the configuration: the
-/// issuer was reached, and asking it again changes nothing.
+/// Why a document is not used. Except for [`DiscoveryError::Json`], these are configuration errors:
+/// the issuer was reached, and repeating the request changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DiscoveryError {
     #[error("`issuer` is not a URL: write the whole of it, such as \"https://login.example.com\"")]
     Issuer,
     #[error(
-        "what the issuer publishes is not a JSON object: see whether `issuer` is right, or write token_url instead"
+        "the issuer's metadata document is not a JSON object: check `issuer`, or set token_url instead"
     )]
     Json,
     #[error(
@@ -115,17 +114,17 @@ pub(super) enum DiscoveryError {
     )]
     Mismatch { configured: String, published: String },
     #[error(
-        "`issuer` is \"{0}\", and its document names no issuer: it is not to be believed; write token_url instead"
+        "`issuer` is \"{0}\", but its metadata document names no issuer and cannot be trusted: set token_url instead"
     )]
     Nobody(String),
     #[error(
-        "the document of the issuer names an endpoint that is not an https URL: write token_url instead, if it may be used"
+        "the issuer's metadata document names an endpoint that is not an https URL: set token_url instead if that endpoint may be used"
     )]
     Endpoint,
 }
 
-/// What an answer means that is no document. One that does not come from trouble of the server will
-/// be the same next time.
+/// Classifies an error response to the document request. Unless the server failed, the same
+/// response is expected next time.
 pub(super) fn refusal(status: StatusCode) -> GrantError {
     match status.as_u16() {
         408 | 425 | 429 | 500.. => GrantError::without_answer(
@@ -135,19 +134,20 @@ pub(super) fn refusal(status: StatusCode) -> GrantError {
         _ => GrantError::without_answer(
             ErrorClass::Config,
             format!(
-                "the issuer has no document (it answered {status}): see whether `issuer` is right, or write token_url instead"
+                "the issuer has no metadata document (it answered {status}): check `issuer`, or set token_url instead"
             ),
         ),
     }
 }
 
-/// `text` without what `issuer` has from secret variables.
+/// Masks the secret variables of `issuer` in `text`.
 pub(super) fn hide(text: String, secrets: &[&Secret]) -> String {
     let secrets = secrets.iter().map(|secret| secret.expose()).filter(|secret| !secret.is_empty());
     secrets.fold(text, |text, secret| text.replace(secret, "…"))
 }
 
-/// What to write. Entra's document for all tenants names none: `https://…/{tenantid}/v2.0`.
+/// Returns advice for a mismatched issuer. Entra's multi-tenant document contains a placeholder:
+/// `https://…/{tenantid}/v2.0`.
 fn advice(published: &str) -> String {
     if published.contains(['{', '}']) {
         return "put your own tenant in the place of the name in braces and write that as `issuer`, or \
@@ -157,12 +157,13 @@ fn advice(published: &str) -> String {
     format!("write issuer = \"{published}\" if that is the server you mean, or token_url instead")
 }
 
-/// The longest issuer that is repeated, and none of its characters may do harm in a log.
+/// Truncates and escapes an issuer for logs.
 fn shown(issuer: &str) -> String {
     issuer.chars().take(200).flat_map(char::escape_debug).collect()
 }
 
-/// Where the document may be: as OpenID Connect has it, which nearly all do, and as RFC 8414 §3.1.
+/// Returns the document's URLs: the one of OpenID Connect, which nearly all servers use, and the
+/// one of RFC 8414 §3.1.
 pub(super) fn locations(issuer: &str) -> Result<[Url; 2], DiscoveryError> {
     let parse = |text: &str| text.parse::<Url>().map_err(|_| DiscoveryError::Issuer);
     let url = parse(issuer)?;
@@ -174,14 +175,15 @@ pub(super) fn locations(issuer: &str) -> Result<[Url; 2], DiscoveryError> {
     Ok([openid, oauth])
 }
 
-/// The endpoints in a document.
+/// Reads the endpoints from a document.
 ///
-/// The `issuer` in it must be the configured one, byte for byte (RFC 8414 §3.3): another would mean
-/// that a server speaks for somebody else. Endpoints are https; or http where the issuer is, at its host
-/// or at this machine: nobody has said that secrets may travel in the open to others.
+/// Its `issuer` must equal the configured one byte for byte (RFC 8414 §3.3); otherwise a server
+/// could speak for another. Endpoints must use https. Plain http is accepted only if the issuer
+/// uses http, for its own host and for loopback hosts, because the operator did not agree to send
+/// secrets unencrypted to others.
 ///
-/// A client with a certificate (`mtls`) is sent to the aliases that are for it (RFC 8705 §5). The token
-/// endpoint itself stays what it is, because it may be an audience.
+/// A client with a certificate (`mtls`) uses the mTLS aliases (RFC 8705 §5). The token endpoint
+/// itself is kept, because it may be an audience.
 pub(super) fn read(body: &[u8], issuer: &str, mtls: bool) -> Result<Endpoints, DiscoveryError> {
     let document: Value = serde_json::from_slice(body).map_err(|_| DiscoveryError::Json)?;
     let document = document.as_object().ok_or(DiscoveryError::Json)?;
@@ -236,11 +238,11 @@ fn is_plain_here(url: &Url, issuer: &str) -> bool {
 }
 
 impl Endpoints {
-    /// What is missing here is taken from `published`.
+    /// Fills in missing endpoints from `published`.
     pub(super) fn or(self, published: Self) -> Self {
         Self {
             issuer: self.issuer,
-            // One that is configured is where to go.
+            // A configured token endpoint takes precedence over the alias.
             token_alias: published.token_alias.filter(|_| self.token.is_none()),
             token: self.token.or(published.token),
             refresh: self.refresh,

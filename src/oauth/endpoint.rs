@@ -1,4 +1,4 @@
-//! A token endpoint at work: builds a request, sends it, reads the answer.
+//! A client of one token endpoint: builds requests, sends them and reads the answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::{
 use crate::secret::{Secret, SecretSource};
 use crate::template::{Template, Values};
 
-/// How long the tokens of others may take to be read: they are files and commands on this machine.
+/// Timeout for reading the tokens of an exchange, which come from local files and commands.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
-/// A token endpoint, ready to be asked.
+/// A client of one token endpoint.
 #[derive(Clone, Debug)]
 pub struct TokenEndpoint {
     config: Arc<Config>,
@@ -26,17 +26,17 @@ pub struct TokenEndpoint {
     discovery: Arc<Discovery>,
 }
 
-/// Which token is given back.
+/// The kind of token to revoke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
-    /// A refresh token; most servers end the whole grant with it.
+    /// A refresh token. Most servers revoke the whole grant with it.
     RefreshToken,
     /// An access token.
     AccessToken,
 }
 
 impl TokenKind {
-    /// As RFC 7009 calls it.
+    /// The `token_type_hint` (RFC 7009 §2.1).
     pub fn hint(self) -> &'static str {
         match self {
             Self::RefreshToken => "refresh_token",
@@ -45,34 +45,34 @@ impl TokenKind {
     }
 }
 
-/// What became of a token that was given back.
+/// The result of a revocation request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revocation {
-    /// The server forgot it, or never knew it (RFC 7009 §2.2).
+    /// The token is invalid now, or was unknown to the server (RFC 7009 §2.2).
     Done,
-    /// The server has no place for that, as far as the configuration says.
+    /// No revocation endpoint is known.
     NoEndpoint,
 }
 
 impl TokenEndpoint {
-    /// Joins a configuration with the way its requests travel.
+    /// Creates a client with this configuration and transport.
     pub fn new(config: Config, transport: Arc<dyn Transport>) -> Self {
         Self { config: Arc::new(config), transport, discovery: Arc::default() }
     }
 
-    /// What this endpoint was made from.
+    /// The configuration of this endpoint.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Presents `grant` to the token endpoint and returns what it issued. It is presented exactly
-    /// once; the document of the issuer is read before, if it has to be. The configured steps are left
-    /// to [`Self::follow`]. The grants `self_signed_jwt` and `static` ask nobody.
+    /// Presents `grant` to the token endpoint and returns what it issued. The grant is sent exactly
+    /// once; the issuer's document is fetched first if necessary. [`Self::follow`] makes the
+    /// configured steps afterwards. The grants `self_signed_jwt` and `static` send no request.
     ///
     /// # Errors
     ///
-    /// A [`GrantError`], whose [`ErrorClass`] says what to do next. Except for [`ErrorClass::NotSent`], the
-    /// grant may have been consumed.
+    /// A [`GrantError`]. Its [`ErrorClass`] determines what to do next. Except with
+    /// [`ErrorClass::NotSent`], the grant may have been consumed.
     ///
     /// # Cancellation
     ///
@@ -106,11 +106,11 @@ impl TokenEndpoint {
         read_as(wanted, &answer, &self.config.reading, context.now, &secrets)
     }
 
-    /// Gives `token` back (RFC 7009).
+    /// Revokes `token` (RFC 7009).
     ///
     /// # Errors
     ///
-    /// A [`GrantError`]; with [`ErrorClass::Transient`] and [`ErrorClass::Throttled`] it is worth asking again.
+    /// A [`GrantError`]. [`ErrorClass::Transient`] and [`ErrorClass::Throttled`] are worth a retry.
     pub async fn revoke(
         &self,
         token: &Secret,
@@ -130,13 +130,14 @@ impl TokenEndpoint {
         self.refusal(&answer, context, &carried).map(|_| Revocation::Done)
     }
 
-    /// All URLs of the authorization server: the configured ones, and for the others what the issuer
-    /// publishes, which is asked at most once a day, or once a minute while it cannot be asked.
+    /// Returns all URLs of the authorization server: the configured ones, completed from the
+    /// issuer's document. The document is fetched at most once a day, and at most once a minute
+    /// while that fails.
     ///
     /// # Errors
     ///
-    /// [`ErrorClass::NotSent`] if the issuer cannot be asked, [`ErrorClass::Config`] if its document is not to be
-    /// believed.
+    /// [`ErrorClass::NotSent`] if the issuer cannot be reached, [`ErrorClass::Config`] if its
+    /// document cannot be trusted.
     pub async fn all_endpoints(
         &self,
         context: TokenRequestContext<'_>,
@@ -171,7 +172,7 @@ impl TokenEndpoint {
         }
     }
 
-    /// Asks the issuer for its document, wherever it is.
+    /// Fetches the issuer's document from either of its locations.
     async fn discover(
         &self,
         issuer: &str,
@@ -192,19 +193,19 @@ impl TokenEndpoint {
                 Ok(answer) if answer.status.is_success() => {
                     let mtls = self.config.client_cert.is_some();
                     match discovery::read(&answer.body, issuer, mtls) {
-                        // The other place may have it.
+                        // The other location may have it.
                         Err(DiscoveryError::Json) => of_config(DiscoveryError::Json),
                         read => return read.map_err(of_config),
                     }
                 }
                 Ok(answer) => discovery::refusal(answer.status),
-                // The other place is at the same host.
+                // The other location is on the same host.
                 Err(error) => {
                     let text = format!("the issuer could not be asked for its document: {error}");
                     return Err(GrantError::without_answer(ErrorClass::NotSent, text));
                 }
             };
-            // What passes is worth another try, whatever the other place says.
+            // Prefer a temporary failure: it is worth a retry, whatever the other location answers.
             if failure.is_none() || error.class == ErrorClass::NotSent {
                 failure = Some(error);
             }
@@ -213,12 +214,12 @@ impl TokenEndpoint {
         Err(failure.unwrap_or_else(nowhere))
     }
 
-    /// Makes the calls that follow the token request. They can be made again with the same tokens; so
-    /// whoever calls commits a new refresh token before.
+    /// Makes the calls that follow a token request. They can be repeated with the same tokens, so
+    /// the caller commits a new refresh token first.
     ///
     /// # Errors
     ///
-    /// A [`GrantError`], which says nothing of the grant: it was accepted.
+    /// A [`GrantError`]. It says nothing about the grant, which was accepted.
     pub async fn follow(
         &self,
         mut tokens: TokenResponse,
@@ -252,7 +253,7 @@ impl TokenEndpoint {
         Ok(tokens)
     }
 
-    /// The error in an answer that is none of success.
+    /// Reads the error of an unsuccessful answer.
     fn refusal(
         &self,
         answer: &RawAnswer,
@@ -290,7 +291,8 @@ impl TokenEndpoint {
         Ok(TokenResponse { access_token: Some(token), expires_at, ..issued(String::new()) })
     }
 
-    /// A file may be where nothing answers, and whoever asks holds the lease.
+    /// Reads the exchange tokens with a timeout: a file may be on an unresponsive network mount,
+    /// and the caller holds the lease.
     async fn exchange_tokens_in_time(
         &self,
         grant: Grant<'_>,
@@ -302,7 +304,7 @@ impl TokenEndpoint {
         read.unwrap_or_else(|_| Err(GrantError::without_answer(ErrorClass::NotSent, late())))
     }
 
-    /// Reads the tokens of others that `grant` presents.
+    /// Reads the tokens that `grant` exchanges.
     async fn exchange_tokens(&self, grant: Grant<'_>) -> Result<ExchangeTokens, GrantError> {
         let own = match grant {
             Grant::Own => self.config.own.as_ref(),
@@ -321,7 +323,7 @@ impl TokenEndpoint {
     }
 }
 
-/// Files may be on slow disks, and commands take their time: not on a thread of the runtime.
+/// Reads a secret on a blocking thread, because files may be on slow disks and commands take time.
 async fn read_secret(source: &SecretSource) -> Result<Secret, GrantError> {
     let source = source.clone();
     let not_sent = |text: String| GrantError::without_answer(ErrorClass::NotSent, text);
@@ -332,7 +334,7 @@ async fn read_secret(source: &SecretSource) -> Result<Secret, GrantError> {
     }
 }
 
-/// A token that nobody issued.
+/// A response for an access token that was not requested from a server.
 fn issued(access_token: String) -> TokenResponse {
     TokenResponse {
         access_token: Some(Secret::new(access_token)),

@@ -1,10 +1,10 @@
-//! Private keys and certificates in the forms in which people have them.
+//! Reads private keys and certificates in the formats that occur in practice.
 //!
-//! PEM with other blocks around it, PEM squeezed into a variable, DER, the base64 of either, JWK, JWK
-//! sets, Google's JSON. TokenResponseFormat is pure, tolerant of how a key is wrapped, and exact about what is no
-//! key: a certificate, a public key or an encrypted key is called by its name.
+//! Supported are PEM among other blocks, PEM flattened into a variable, DER, base64 of either, JWK,
+//! JWK sets and Google's JSON. Reading is pure, tolerant of how a key is wrapped, and precise about
+//! what is not a private key: a certificate, a public key or an encrypted key is reported as such.
 //!
-//! Nothing here repeats a text: it may be a key all the same.
+//! No error quotes the text, because it may contain a key.
 
 mod der;
 
@@ -18,17 +18,17 @@ use serde_json::{Map, Value};
 use self::der::{DerKind, SEQUENCE, certificate, kind};
 pub(super) use self::der::{described, encoded, inside_of_pss, public_key_bits, public_key_in};
 
-/// A private key, and what its file says about it.
+/// A private key and its metadata.
 #[derive(Debug)]
 pub(super) struct KeyFile {
     pub(super) key: KeyForm,
-    /// Its name at the authorization server.
+    /// The key's identifier at the authorization server.
     pub(super) kid: Option<String>,
-    /// Whose it is: the service account of Google's JSON.
+    /// The owner: the service account of Google's JSON.
     pub(super) owner: Option<String>,
 }
 
-/// A private key, read but not yet tried.
+/// A private key that was extracted but not yet validated.
 pub(super) enum KeyForm {
     /// PKCS #8, PKCS #1 or SEC 1.
     Der(Zeroizing<Vec<u8>>),
@@ -36,7 +36,7 @@ pub(super) enum KeyForm {
     Jwk(Map<String, Value>),
 }
 
-/// Without the key.
+/// Omits the key.
 impl std::fmt::Debug for KeyForm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -46,26 +46,26 @@ impl std::fmt::Debug for KeyForm {
     }
 }
 
-/// Why a text is of no use as a key or as a certificate; each message ends a sentence that begins with
-/// its name.
+/// Why a text is not a usable key or certificate. Each message completes a sentence that starts
+/// with the name of the setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFault {
-    /// Nothing that is known.
+    /// The format is unknown.
     #[error("is neither a private key in PEM nor a private JWK")]
     Form,
-    /// PEM without its end, or with something else than base64 in it; DER likewise.
+    /// Truncated or invalid PEM or DER.
     #[error("is a key that is cut off or damaged")]
     Damaged,
-    /// A passphrase is needed.
-    #[error("is encrypted, and bearerd asks nobody for a passphrase")]
+    /// The key is encrypted.
+    #[error("is encrypted, and bearerd cannot ask for a passphrase")]
     Encrypted,
-    /// A certificate where its key belongs.
+    /// A certificate instead of a private key.
     #[error("is a certificate, and a private key is needed")]
     Certificate,
-    /// A public key where a private one belongs, also as JWK.
+    /// A public key instead of a private one, also as JWK.
     #[error("is a public key, and a private key is needed")]
     Public,
-    /// A request for a certificate.
+    /// A certificate signing request.
     #[error("is a certificate request, and a private key is needed")]
     Request,
     /// `BEGIN OPENSSH PRIVATE KEY`.
@@ -74,31 +74,31 @@ pub enum KeyFault {
     /// `.p12`, `.pfx`.
     #[error("is a PKCS #12 file (.p12, .pfx)")]
     Pkcs12,
-    /// A JWK that lacks members.
+    /// A JWK with missing members.
     #[error("is a JWK without the members that signing needs")]
     Jwk,
-    /// A JWK set in which several could be meant.
+    /// A JWK set with several candidates.
     #[error("is a JWK set with several private keys")]
     Several,
-    /// A JWK set without the key that is meant.
+    /// A JWK set without the requested key.
     #[error("is a JWK set that holds no private key with this `kid`")]
     NotInSet,
-    /// What `gcloud auth application-default login` writes, and the like.
+    /// The output of `gcloud auth application-default login` and similar files.
     #[error("is a file of Google credentials that holds no key")]
     GoogleUser,
-    /// A key that no algorithm here is for.
+    /// A kind of key that is not supported.
     #[error("is {0}, with which bearerd does not sign")]
     Kind(&'static str),
-    /// Weaker than RFC 7518 §3.3 allows, or larger than can be computed.
+    /// Smaller than RFC 7518 §3.3 allows, or larger than the cryptographic library supports.
     #[error("is an RSA key of less than 2048 or more than 8192 bits")]
     Size,
-    /// A private key, or nothing known, where a certificate belongs.
+    /// No certificate was found.
     #[error("holds no certificate")]
     NoCertificate,
 }
 
 impl KeyFault {
-    /// What to do about it.
+    /// How to fix it.
     pub fn fix(self) -> &'static str {
         match self {
             Self::Form => {
@@ -141,7 +141,7 @@ impl KeyFault {
     }
 }
 
-/// Finds the private key in `text`. `kid` chooses one of a JWK set.
+/// Extracts the private key from `text`. `kid` selects one of a JWK set.
 ///
 /// # Errors
 ///
@@ -155,7 +155,7 @@ pub(super) fn read_key(text: &str, kid: Option<&str>) -> Result<KeyFile, KeyFaul
     }
 }
 
-/// Finds the certificates in `text`, in their order.
+/// Extracts the certificates from `text`, in order.
 ///
 /// # Errors
 ///
@@ -179,12 +179,12 @@ pub(super) fn read_certificates(text: &str) -> Result<Vec<CertificateDer<'static
     if found.is_empty() { Err(KeyFault::NoCertificate) } else { Ok(found) }
 }
 
-/// What is inside of a text, once quotes, escapes and base64 are off.
+/// The contents of a text after quotes, escapes and base64 were removed.
 enum KeyText {
-    /// With at least one `BEGIN`.
+    /// PEM with at least one `BEGIN`.
     Pem(String),
     Json(Map<String, Value>),
-    /// Whatever begins as DER does.
+    /// Bytes that start with a DER sequence.
     Der(Zeroizing<Vec<u8>>),
 }
 
@@ -194,16 +194,16 @@ impl KeyText {
     }
 
     fn below(text: &str, depth: u8) -> Result<Self, KeyFault> {
-        let text = bare(text);
+        let text = strip_wrapping(text);
         if text.starts_with('{') {
             return json(text).map(Self::Json).ok_or(KeyFault::Form);
         }
         if text.contains(BEGIN) {
-            return Ok(Self::Pem(without_escapes(text)));
+            return Ok(Self::Pem(unescape_line_breaks(text)));
         }
-        let bytes = Zeroizing::new(from_base64(&without_escapes(text)).ok_or(KeyFault::Form)?);
+        let bytes = Zeroizing::new(from_base64(&unescape_line_breaks(text)).ok_or(KeyFault::Form)?);
         match std::str::from_utf8(&bytes) {
-            // Twice, as where a secret in base64 was put into base64 for Kubernetes.
+            // At most twice: a base64 secret may have been encoded again for Kubernetes.
             Ok(inner) if depth < 2 => match Self::below(inner, depth + 1) {
                 Err(KeyFault::Form) if bytes.first() == Some(&SEQUENCE) => Ok(Self::Der(bytes)),
                 below => below,
@@ -214,8 +214,8 @@ impl KeyText {
     }
 }
 
-/// Without what is around it: blanks, the byte order mark, and quotes.
-fn bare(text: &str) -> &str {
+/// Strips white space, the byte order mark and quotes.
+fn strip_wrapping(text: &str) -> &str {
     fn cut(text: &str) -> &str {
         text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
     }
@@ -227,9 +227,9 @@ fn bare(text: &str) -> &str {
     text
 }
 
-/// `\n` and the like become line breaks, however often they were escaped; a key has no other use for a
-/// backslash.
-fn without_escapes(text: &str) -> String {
+/// Replaces escaped line breaks, however often they were escaped. Keys contain no other
+/// backslashes.
+fn unescape_line_breaks(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -241,8 +241,8 @@ fn without_escapes(text: &str) -> String {
     plain
 }
 
-/// An object, also with its quotes escaped, or with line breaks inside of its texts: whatever a shell or
-/// a `.env` file made of it.
+/// Parses an object, also with escaped quotes or line breaks inside strings, which shells and
+/// `.env` files produce.
 fn json(text: &str) -> Option<Map<String, Value>> {
     let read = |text: &str| serde_json::from_str(text).ok();
     read(text)
@@ -250,7 +250,7 @@ fn json(text: &str) -> Option<Map<String, Value>> {
         .or_else(|| read(&text.replace(['\r', '\n'], " ")))
 }
 
-/// Either alphabet, with or without padding, with blanks and line breaks.
+/// Decodes either base64 alphabet, with or without padding, ignoring white space.
 fn from_base64(text: &str) -> Option<Vec<u8>> {
     const LENIENT: GeneralPurpose = GeneralPurpose::new(
         &STANDARD,
@@ -270,10 +270,10 @@ fn from_base64(text: &str) -> Option<Vec<u8>> {
 const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";
 
-/// One `BEGIN … END` of PEM (RFC 7468), with its lines wherever they break.
+/// One PEM block (RFC 7468), with line breaks at any position.
 struct PemBlock<'a> {
     label: &'a str,
-    /// `None`: it has no end.
+    /// `None` if the block has no `END` line.
     body: Option<&'a str>,
 }
 
@@ -293,7 +293,7 @@ fn blocks(text: &str) -> Vec<PemBlock<'_>> {
     blocks.collect()
 }
 
-/// The first private key; else what the first block of another kind is.
+/// Returns the first private key, or explains the first other block.
 fn key_in_pem(text: &str) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
     let (mut wrong, mut beside) = (None, None);
     for block in blocks(text) {
@@ -309,7 +309,7 @@ fn key_in_pem(text: &str) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
                     label if label.ends_with("PUBLIC KEY") => KeyFault::Public,
                     label if label.ends_with("CERTIFICATE REQUEST") => KeyFault::Request,
                     label if label.ends_with("CERTIFICATE") => KeyFault::Certificate,
-                    // Such as EC PARAMETERS, which OpenSSL writes before a key.
+                    // For example EC PARAMETERS, which OpenSSL writes before a key.
                     _ => continue,
                 };
                 beside.get_or_insert(fault);
@@ -322,14 +322,14 @@ fn key_in_pem(text: &str) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
 }
 
 fn key_in_block(block: &PemBlock<'_>) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
-    // RFC 1421 §4.6.1.1, which OpenSSL writes for PKCS #1 and SEC 1.
+    // RFC 1421 §4.6.1.1; OpenSSL uses this format for PKCS #1 and SEC 1.
     if block.body.is_some_and(|body| body.contains("Proc-Type") && body.contains("ENCRYPTED")) {
         return Err(KeyFault::Encrypted);
     }
     private(block.der()?)
 }
 
-/// Whatever the label says: people write them by hand.
+/// Checks the structure instead of the label, because labels are sometimes written by hand.
 fn private(der: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
     match kind(&der) {
         DerKind::Private => Ok(der),
@@ -367,7 +367,7 @@ fn key_in_json(object: Map<String, Value>, kid: Option<&str>) -> Result<KeyFile,
             let kid = text("kid").map(str::to_owned);
             Ok(KeyFile { key: KeyForm::Jwk(object), kid, owner: None })
         }
-        // RFC 7638 §3.2: what every public key has.
+        // The required members of a public key (RFC 7638 §3.2).
         Some("RSA") if object.contains_key("n") => Err(KeyFault::Public),
         Some("EC" | "OKP") if object.contains_key("x") => Err(KeyFault::Public),
         Some(_) => Err(KeyFault::Jwk),
@@ -384,7 +384,7 @@ fn key_in_set(keys: &[Value], kid: Option<&str>) -> Result<KeyFile, KeyFault> {
         (_, None) => return Err(KeyFault::Several),
         (several, Some(_)) => match (several.iter().find(named), several) {
             (Some(found), _) => found,
-            // The server may know the only key there is by another name.
+            // The server may know the only key by another identifier.
             (None, [only]) => only,
             (None, _) => return Err(KeyFault::NotInSet),
         },

@@ -93,7 +93,8 @@ impl Step {
         let access_token = match &self.access_token {
             None => None,
             Some(path) => {
-                let token = members.fit(path, longest).filter(|token| !token.expose().is_empty());
+                let token =
+                    members.field_value(path, longest).filter(|token| !token.expose().is_empty());
                 Some(token.ok_or("the answer to a step has no access token")?)
             }
         };
@@ -101,7 +102,7 @@ impl Step {
         let raw = self
             .raw
             .iter()
-            .filter_map(|path| Some((path.to_string(), members.fit(path, longest)?)));
+            .filter_map(|path| Some((path.to_string(), members.field_value(path, longest)?)));
         Ok(StepResult {
             access_token,
             expires_at: lifetime.and_then(|value| expiry::of_lifetime(value, now)),

@@ -1,4 +1,4 @@
-//! How a token request travels: the one effect in [`oauth`](super).
+//! Sends token requests: the only side effect in [`oauth`](super).
 
 mod response;
 
@@ -27,23 +27,25 @@ use super::request::TokenRequest;
 use crate::crash;
 use crate::tls::{CertificateFault, TlsCause, rustls_error};
 
-/// For the name, the connection and TLS together: one lost packet and its second repetition.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// The next address of a name is tried after this time, or when the one before fails (RFC 8305 §5).
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
-/// When nothing comes for so long, an answer that has all it needs is not waited for any longer.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Past the deadline, what has come already is still read, until nothing comes for so long: the runtime
-/// may notice the time before it notices the bytes, after the process was stopped most of all.
-const LAST_LOOK: Duration = Duration::from_millis(100);
-/// All of that. More than 1 MiB is not taken anyway.
-const LAST_LOOKS: Duration = Duration::from_secs(1);
+/// Timeout for name resolution, connection and TLS handshake together. Long enough for a lost
+/// packet and its second retransmission.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Delay before the next address is tried, unless the current attempt fails earlier (RFC 8305 §5).
+const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(250);
+/// If nothing arrives for this long, an answer that is sufficient is complete.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// After the deadline, data that has already arrived is still read until nothing arrives for this
+/// long. The runtime may notice the timeout before the data, especially after the process was
+/// stopped.
+const GRACE_READ: Duration = Duration::from_millis(100);
+/// Limit for reading after the deadline. The body is limited to 1 MiB anyway.
+const GRACE_TOTAL: Duration = Duration::from_secs(1);
 
-/// Sends one token request and returns what came back, whatever it is.
+/// Sends token requests and returns the raw answers.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
-    /// Sends `request` exactly once. Connecting has a limit of its own; the answer is waited for as
-    /// long as `listen` from the first byte of the request on. What had come by then is returned, with
-    /// [`RawAnswer::cut`] set, if it has a head, the status of a success or tokens.
+    /// Sends `request` exactly once. Connecting has its own timeout. The answer may take
+    /// `response_timeout` from the first byte of the request. If time runs out, a partial answer is
+    /// returned with [`RawAnswer::cut`] set if it has a head, a success status or tokens.
     fn send(
         &self,
         request: TokenRequest,
@@ -51,34 +53,34 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     ) -> Pin<Box<dyn Future<Output = Result<RawAnswer, TransportError>> + Send + '_>>;
 }
 
-/// Why no answer came.
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// Nothing was sent, so nothing was consumed.
+    /// The request was not sent, so the grant was not consumed.
     #[error("{0}")]
     NotSent(String),
-    /// The request went out, wholly or in part; the server may have acted on it.
+    /// At least part of the request was sent. The server may have acted on it.
     #[error("{0}")]
     NoAnswer(String),
 }
 
-/// The real transport: HTTP/1.1, a fresh connection for each request.
+/// HTTP/1.1 with a new connection for each request.
 ///
-/// Token requests are rare, and a connection of its own cannot be one that the server is closing at
-/// that moment, which would leave it open whether the refresh token was consumed. It writes and reads
-/// its messages itself: an HTTP library throws away what is not quite HTTP, and a refresh token with it.
+/// Token requests are rare. A reused connection might be closed by the server at the same moment,
+/// and then it is unknown whether the refresh token was consumed. Messages are written and read
+/// here because an HTTP library discards malformed responses, and a refresh token with them.
 #[derive(Debug)]
 pub struct HttpTransport {
     tls: Arc<ClientConfig>,
 }
 
-/// What TCP and TLS have in common.
+/// A TCP or TLS stream.
 trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 impl HttpTransport {
-    /// Uses `tls` for https token endpoints.
+    /// Creates a transport that uses `tls` for https token endpoints.
     pub fn new(mut tls: ClientConfig) -> Self {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Self { tls: Arc::new(tls) }
@@ -91,14 +93,14 @@ impl HttpTransport {
     ) -> Result<RawAnswer, TransportError> {
         let not_sent = |text: String| TransportError::NotSent(text);
         let mut awaited = "connection";
-        let connecting = timeout(CONNECT_LIMIT, self.connect(&request, &mut awaited)).await;
-        let late = |_| not_sent(format!("no {awaited} within {} s", CONNECT_LIMIT.as_secs()));
+        let connecting = timeout(CONNECT_TIMEOUT, self.connect(&request, &mut awaited)).await;
+        let late = |_| not_sent(format!("no {awaited} within {} s", CONNECT_TIMEOUT.as_secs()));
         let mut stream = connecting.map_err(late)?.map_err(not_sent)?;
-        let message = message(&request);
+        let message = serialize(&request);
         let deadline = Instant::now() + response_timeout;
         let first = timeout_at(deadline, stream.write(&message)).await;
         let sent = match first {
-            // Less than a whole TLS record says nothing to the server.
+            // An incomplete TLS record tells the server nothing.
             Ok(Err(error)) => return Err(not_sent(error.to_string())),
             Ok(Ok(length)) => {
                 let rest = message.get(length..).unwrap_or_default();
@@ -106,29 +108,32 @@ impl HttpTransport {
                     stream.write_all(rest).await?;
                     stream.flush().await
                 };
-                timeout_at(deadline, rest).await.unwrap_or_else(|_| Err(late_error()))
+                timeout_at(deadline, rest).await.unwrap_or_else(|_| Err(timeout_error()))
             }
-            Err(_) => Err(late_error()),
+            Err(_) => Err(timeout_error()),
         };
-        // A server may answer and close before it has read everything.
+        // A server may answer and close the connection before it has read the whole request.
         let mut response = Response::default();
         let end = receive(&mut stream, &mut response, deadline).await;
-        if let Some(why) = response.unheard() {
+        if let Some(why) = response.rejected_unprocessed() {
             return Err(not_sent(why.to_owned()));
         }
         let end = end?;
-        let why = end.as_ref().or(sent.as_ref().err()).map_or("it was closed".into(), words);
+        let why =
+            end.as_ref().or(sent.as_ref().err()).map_or("it was closed".into(), describe_error);
         let refused = end.iter().chain(sent.as_ref().err()).any(refuses_handshake);
         if !response.has_head() && refused {
             return Err(not_sent(format!("no TLS connection: {why}")));
         }
-        let why = response.stray().map_or(why.clone(), |stray| format!("{stray}: {why}"));
-        let answer = response.into_answer(&end.as_ref().map(words).unwrap_or_default());
+        let why =
+            response.describe_invalid().map_or(why.clone(), |invalid| format!("{invalid}: {why}"));
+        let answer = response.into_answer(&end.as_ref().map(describe_error).unwrap_or_default());
         crash::point("after_response");
         answer.ok_or(TransportError::NoAnswer(why))
     }
 
-    /// Everything before the first byte of the request; the text of an error for people. Says what it waits for.
+    /// Connects and completes the TLS handshake. Errors are texts for logs. `awaited` names the
+    /// current phase for the timeout message.
     async fn connect(
         &self,
         request: &TokenRequest,
@@ -145,7 +150,8 @@ impl HttpTransport {
             Some(Host::Ipv6(address)) => vec![(address, port).into()],
             None => return Err("its URL has no host".to_owned()),
         };
-        let stream = dial(addresses).await.map_err(|error| format!("no connection: {error}"))?;
+        let stream =
+            connect_any(addresses).await.map_err(|error| format!("no connection: {error}"))?;
         let _unsupported = stream.set_nodelay(true);
         if url.scheme() != "https" {
             return Ok(Box::new(stream));
@@ -162,12 +168,15 @@ impl HttpTransport {
         };
         *awaited = "answer in the TLS handshake";
         let secured = TlsConnector::from(tls).connect(name, stream).await;
-        Ok(Box::new(secured.map_err(|error| format!("no TLS connection: {}", tls_words(&error)))?))
+        Ok(Box::new(
+            secured
+                .map_err(|error| format!("no TLS connection: {}", describe_tls_error(&error)))?,
+        ))
     }
 }
 
-/// Tries the addresses in the order of the resolver, without waiting for one that does not answer.
-async fn dial(addresses: Vec<SocketAddr>) -> Result<TcpStream, Error> {
+/// Tries the addresses in the resolver's order. A slow address does not delay the next one.
+async fn connect_any(addresses: Vec<SocketAddr>) -> Result<TcpStream, Error> {
     let mut left = addresses.into_iter();
     let mut dialling = JoinSet::new();
     let mut last = Error::other("its name has no address");
@@ -175,7 +184,7 @@ async fn dial(addresses: Vec<SocketAddr>) -> Result<TcpStream, Error> {
         if let Some(address) = left.next() {
             dialling.spawn(TcpStream::connect(address));
         }
-        match timeout(NEXT_ADDRESS, dialling.join_next()).await {
+        match timeout(NEXT_ADDRESS_DELAY, dialling.join_next()).await {
             Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
             Ok(Some(Ok(Err(error)))) => last = error,
             Ok(Some(Err(ended))) => last = Error::other(ended),
@@ -185,7 +194,8 @@ async fn dial(addresses: Vec<SocketAddr>) -> Result<TcpStream, Error> {
     }
 }
 
-/// Reads until the response is whole, or as much of it as there will be; returns what ended it early.
+/// Reads until the response is complete or the time is up. Returns the error that ended it early,
+/// if any.
 async fn receive(
     stream: &mut dyn ByteStream,
     response: &mut Response,
@@ -193,13 +203,13 @@ async fn receive(
 ) -> Result<Option<Error>, TransportError> {
     let mut buffer = vec![0; 16 * 1024];
     let mut has_begun = false;
-    let mut last_look = None;
+    let mut grace_end = None;
     loop {
         let now = Instant::now();
         let until = if now < deadline {
-            deadline.min(now + PAUSE)
+            deadline.min(now + IDLE_TIMEOUT)
         } else {
-            (now + LAST_LOOK).min(*last_look.get_or_insert(now + LAST_LOOKS))
+            (now + GRACE_READ).min(*grace_end.get_or_insert(now + GRACE_TOTAL))
         };
         match timeout_at(until, stream.read(&mut buffer)).await {
             Ok(Ok(0)) => return Ok(None),
@@ -215,27 +225,31 @@ async fn receive(
                 }
             }
             Ok(Err(error)) => return Ok(Some(error)),
-            Err(_) if response.suffices() => return Ok(Some(Error::other("nothing more came"))),
-            Err(_) if last_look.is_some() => return Ok(Some(late_error())),
+            Err(_) if response.is_sufficient() => {
+                return Ok(Some(Error::other("nothing more came")));
+            }
+            Err(_) if grace_end.is_some() => return Ok(Some(timeout_error())),
             Err(_) => {}
         }
     }
 }
 
-fn late_error() -> Error {
+fn timeout_error() -> Error {
     Error::new(ErrorKind::TimedOut, "no answer in time")
 }
 
-fn words(error: &Error) -> String {
+fn describe_error(error: &Error) -> String {
     match (error.kind(), rustls_error(error)) {
-        (_, Some(_)) => tls_words(error),
-        (ErrorKind::UnexpectedEof, _) => "the connection was closed without a goodbye".to_owned(),
+        (_, Some(_)) => describe_tls_error(error),
+        (ErrorKind::UnexpectedEof, _) => {
+            "the connection was closed without close_notify".to_owned()
+        }
         _ => error.to_string(),
     }
 }
 
-/// What a failure of TLS comes from, and what to do about it.
-fn tls_words(error: &Error) -> String {
+/// Describes the cause of a TLS failure and how to fix it.
+fn describe_tls_error(error: &Error) -> String {
     let fault = rustls_error(error).and_then(CertificateFault::of);
     let (what, advice) = match fault {
         Some(fault) => {
@@ -252,8 +266,8 @@ fn tls_words(error: &Error) -> String {
     if advice.is_empty() { what } else { format!("{what}; {advice}") }
 }
 
-/// With TLS 1.3 a server refuses the client's certificate only after the client has begun to send. What
-/// it sent has not been looked at.
+/// Returns true if the server rejected the handshake. With TLS 1.3 it rejects a client certificate
+/// only after the client has started to send; it has not processed that data.
 fn refuses_handshake(error: &Error) -> bool {
     let Some(rustls::Error::AlertReceived(alert)) = rustls_error(error) else { return false };
     matches!(
@@ -275,8 +289,8 @@ fn refuses_handshake(error: &Error) -> bool {
     )
 }
 
-/// The request as bytes.
-fn message(request: &TokenRequest) -> Vec<u8> {
+/// Serializes the request.
+fn serialize(request: &TokenRequest) -> Vec<u8> {
     let TokenRequest { method, url, fields, body, .. } = request;
     let body = body.expose().as_bytes();
     let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -296,7 +310,7 @@ fn message(request: &TokenRequest) -> Vec<u8> {
         add("user-agent", concat!("bearerd/", env!("CARGO_PKG_VERSION")).as_bytes());
     }
     for (name, value) in fields {
-        // These are the connection's, which is ours.
+        // These fields belong to the connection, which this transport controls.
         if ![CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name) {
             add(name.as_str(), value.as_bytes());
         }

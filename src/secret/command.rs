@@ -1,4 +1,4 @@
-//! Runs the commands that print secrets, and kills what they leave behind.
+//! Runs commands that print secrets, and kills the processes they leave behind.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// How often it is looked whether it has ended.
-const COMMAND_POLL: Duration = Duration::from_millis(5);
-/// How long its output may stay open when it has ended, and everything that it started was killed.
-const AFTER_THE_END: Duration = Duration::from_secs(1);
+/// How often to check whether the command has exited.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// How long the output may stay open after the command has exited and its process group was killed.
+const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 
-/// More than any secret has.
+/// The maximum output size in bytes.
 const MAX_OUTPUT: u64 = 1 << 20;
 
 pub(super) fn output(argv: &[String], limit: Duration) -> Result<String, String> {
@@ -25,7 +25,7 @@ pub(super) fn output(argv: &[String], limit: Duration) -> Result<String, String>
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        // It may say anything, a secret as well, and for ever.
+        // Its diagnostics may contain secrets and may be endless.
         .stderr(Stdio::null())
         .process_group(0)
         .spawn()
@@ -36,17 +36,17 @@ pub(super) fn output(argv: &[String], limit: Duration) -> Result<String, String>
     std::thread::spawn(move || {
         let mut text = Vec::new();
         let read = stdout.take(MAX_OUTPUT).read_to_end(&mut text);
-        // Nobody listens any more if it took too long.
+        // Ignore the error: the receiver is gone after a timeout.
         let _late = sender.send(read.map(|_| text));
     });
     let started = Instant::now();
     let status = loop {
         match child.try_wait().map_err(failed)? {
-            None if started.elapsed() < limit => std::thread::sleep(COMMAND_POLL),
+            None if started.elapsed() < limit => std::thread::sleep(POLL_INTERVAL),
             status => break status,
         }
     };
-    // Also what it has started and left behind, which may keep its output open.
+    // Kill its remaining child processes, which may keep the output open.
     drop(group);
     let Some(status) = status else {
         let _reaped = child.wait();
@@ -57,15 +57,15 @@ pub(super) fn output(argv: &[String], limit: Duration) -> Result<String, String>
         return Err(format!("ended with {status}; run it by hand to see why"));
     }
     let text = printed
-        .recv_timeout(AFTER_THE_END)
+        .recv_timeout(OUTPUT_GRACE)
         .map_err(|_| "has ended, and something that it started keeps its output open")?;
     String::from_utf8(text.map_err(failed)?).map_err(|_| "did not print UTF-8".to_owned())
 }
 
-/// The groups of the commands that are running.
+/// The process groups of the running commands.
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// A command and what it has started; killed when it is dropped.
+/// The process group of a command, killed on drop.
 struct ProcessGroup(Option<Pid>);
 
 impl ProcessGroup {
@@ -79,13 +79,13 @@ impl ProcessGroup {
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
         let Some(group) = self.0 else { return };
-        // It may have ended at this moment.
+        // Ignore the error: the group may just have exited.
         let _ended = kill_process_group(group, Signal::KILL);
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != group);
     }
 }
 
-/// Kills the commands that are still running. For the end of the process, which waits for none of them.
+/// Kills all running commands. Called when the process exits, which does not wait for them.
 pub(crate) fn kill_commands() {
     for group in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         let _ended = kill_process_group(*group, Signal::KILL);
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_that_does_not_end_is_given_up_and_what_it_leaves_behind_is_killed() {
+    fn commands_time_out_and_their_children_are_killed() {
         let run = |script: &str| {
             let argv = ["sh".to_owned(), "-c".to_owned(), script.to_owned()];
             output(&argv, Duration::from_millis(500))

@@ -10,29 +10,29 @@ use secrecy::zeroize::Zeroizing;
 
 use super::{Secret, command};
 
-/// How long a command may take that prints a secret. One that waits for a person, or for a server
-/// that is gone, would keep refreshes and reloads waiting for ever.
+/// Timeout for a command that prints a secret. A command that waits for input or for an unreachable
+/// server would block refreshes and reloads.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
-/// Where a secret is kept. A configuration file names the place and never holds the value.
+/// Where a secret is stored. The configuration file names the place and never contains the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
     /// An environment variable.
     Env(String),
-    /// A file; a relative path has been made absolute against the configuration file's directory.
+    /// A file. Relative paths are resolved against the directory of the configuration file.
     File(PathBuf),
-    /// A program and its arguments, whose standard output is the secret.
+    /// A program with arguments. Its standard output is the secret.
     Cmd(Vec<String>),
-    /// A credential passed by systemd, a file in `$CREDENTIALS_DIRECTORY`.
+    /// A systemd credential: a file in `$CREDENTIALS_DIRECTORY`.
     Credential(String),
 }
 
 impl SecretSource {
-    /// Reads the secret; one trailing line ending is cut.
+    /// Reads the secret and removes one trailing line ending.
     ///
     /// # Errors
     ///
-    /// [`SecretError`] names the source and what is wrong with it, never the value.
+    /// [`SecretError`] with the source and the problem, never the value.
     pub fn read(&self) -> Result<Secret, SecretError> {
         self.validate(self.read_text()?)
     }
@@ -48,12 +48,12 @@ impl SecretSource {
         }
     }
 
-    /// Reads a secret of several lines, such as a key in PEM, as it is. A binary file in DER is read as
-    /// the base64 of it.
+    /// Reads a secret with several lines, such as a PEM key, unchanged. A binary DER file is
+    /// returned as base64.
     ///
     /// # Errors
     ///
-    /// As [`SecretSource::read`].
+    /// The same as [`SecretSource::read`].
     pub fn read_lines(&self) -> Result<Secret, SecretError> {
         let text = match self {
             Self::File(path) => self.read_key_file(path)?,
@@ -65,7 +65,7 @@ impl SecretSource {
 
     fn read_key_file(&self, path: &std::path::Path) -> Result<String, SecretError> {
         let bytes = self.read_bytes(path)?;
-        // What begins a SEQUENCE; in text it is the digit zero.
+        // 0x30 starts a DER SEQUENCE; in text it is the digit zero.
         match bytes.starts_with(b"0") && std::str::from_utf8(&bytes).is_err() {
             true => Ok(STANDARD.encode(Zeroizing::new(bytes))),
             false => self.text_of(bytes),
@@ -119,7 +119,7 @@ impl SecretSource {
             true => self.error("is UTF-16, as PowerShell's `>` writes it: save it as UTF-8"),
             false => self.error("is not UTF-8"),
         })?;
-        // The byte order mark, which cannot be seen and makes every token a wrong one.
+        // Remove the byte order mark, which is invisible and would make the secret wrong.
         Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
     }
 
@@ -155,7 +155,7 @@ impl fmt::Display for SecretSource {
 pub struct SecretError {
     place: String,
     problem: String,
-    /// The place exists in no form: a variable that is not set, a file that is not there.
+    /// True if the source does not exist: the variable is not set, or there is no such file.
     pub missing: bool,
 }
 
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn one_trailing_line_ending_is_cut_and_nothing_else() {
+    fn exactly_one_trailing_line_ending_is_removed() {
         for (text, expected) in [("a", "a"), ("a\n", "a"), ("a\r\n", "a"), (" a \n", " a ")] {
             let (_dir, source) = file_with(text);
             assert_eq!(source.read().unwrap().expose(), expected);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_that_some_editors_begin_a_file_with_is_no_part_of_the_secret() {
+    fn a_byte_order_mark_is_removed() {
         let (_dir, source) = file_with("\u{feff}a\r\n");
         assert_eq!(source.read().unwrap().expose(), "a");
         let (_dir, source) = file_with("\u{feff}");
@@ -206,9 +206,9 @@ mod tests {
         assert_eq!(source.read_lines().unwrap().expose(), "0\u{e9}", "text is text");
     }
 
-    /// An environment file with the line ends of Windows leaves one.
+    /// An environment file with Windows line endings leaves a carriage return.
     #[test]
-    fn what_follows_a_secret_is_called_by_its_name() {
+    fn trailing_carriage_returns_and_empty_lines_are_reported() {
         for text in ["s\r", "s\n\n", "s\r\n\r\n"] {
             let (_dir, source) = file_with(text);
             let error = source.read().unwrap_err().to_string();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_or_broken_secret_is_refused_without_being_echoed() {
+    fn empty_and_malformed_secrets_are_refused_without_quoting_them() {
         for text in ["", "\n", "geheim\nx", "geheim\rx", "geheim\0"] {
             let (_dir, source) = file_with(text);
             let error = source.read().unwrap_err();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_and_an_unset_variable_are_told_apart_from_broken_ones() {
+    fn missing_sources_are_distinguished_from_malformed_secrets() {
         assert!(SecretSource::File("/nonexistent/x".into()).read().unwrap_err().missing);
         assert!(SecretSource::Env("BEARERD_TEST_UNSET".into()).read().unwrap_err().missing);
     }

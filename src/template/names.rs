@@ -6,16 +6,17 @@ use http::HeaderName;
 
 use crate::secret::Secret;
 
-/// A name whose value exists only at some points, each with values of its own.
+/// A name whose value is known only when a request is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeferredName {
-    /// `${access_token}`: in what is put on requests, and in token requests that renew it.
+    /// `${access_token}`: in injected fields, and in token requests that replace it.
     AccessToken,
     /// `${assertion}`: the signed JWT of a token request.
     Assertion,
-    /// `${refresh_token}`: what a token request presents, for servers that call it something else.
+    /// `${refresh_token}`: the refresh token of a token request, for servers that use another
+    /// parameter name.
     RefreshToken,
-    /// `${token_url}`: where a token request goes.
+    /// `${token_url}`: the token endpoint.
     TokenUrl,
 }
 
@@ -33,7 +34,7 @@ impl DeferredName {
     }
 }
 
-/// The names that a template may use, with the values that are known already.
+/// The names that a template may use, with the constant values.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     pub(super) late: BTreeSet<DeferredName>,
@@ -50,7 +51,7 @@ pub(super) struct ConstantValue {
 }
 
 impl Names {
-    /// Names that mean something of their own, now or in the design: no variable may have one.
+    /// Names that have a meaning, now or in the future. No variable may use them.
     pub const RESERVED: [&str; 10] = [
         "access_token",
         "assertion",
@@ -64,28 +65,28 @@ impl Names {
         "uuid",
     ];
 
-    /// A name whose value is plain text.
+    /// Adds a constant.
     pub fn insert(&mut self, name: &str, value: &str) {
         let value = Secret::new(value.to_owned());
         self.fixed.insert(name.to_owned(), ConstantValue { value, hidden: false });
     }
 
-    /// A name whose value is a secret.
+    /// Adds a secret constant.
     pub fn insert_secret(&mut self, name: &str, value: Secret) {
         self.fixed.insert(name.to_owned(), ConstantValue { value, hidden: true });
     }
 
-    /// A variable whose value each request brings along.
+    /// Adds a variable with a value per request.
     pub fn insert_variable(&mut self, name: &str) {
         self.variables.insert(name.to_owned());
     }
 
-    /// Fields of the request, `${field.X-Club}`: variables whose names are `field.x-club`.
+    /// Allows header fields of the request, `${field.X-Club}`: variables named `field.x-club`.
     pub fn insert_fields(&mut self) {
         self.fields = true;
     }
 
-    /// The same names and a late one.
+    /// Returns these names and a deferred one.
     #[must_use]
     pub fn with(&self, late: DeferredName) -> Self {
         let mut names = self.clone();
@@ -93,19 +94,19 @@ impl Names {
         names
     }
 
-    /// The same names and the members of the token answer, `${raw.a.b}`.
+    /// Returns these names and the members of the token answer, `${raw.a.b}`.
     #[must_use]
     pub fn with_raw(&self) -> Self {
         Self { raw: true, ..self.clone() }
     }
 }
 
-/// The field that `field.X-Club` names.
+/// Returns the header field of a name such as `field.X-Club`.
 pub fn field_name(name: &str) -> Option<HeaderName> {
     HeaderName::from_bytes(name.strip_prefix("field.")?.as_bytes()).ok()
 }
 
-/// `raw.` and dotted names behind it.
+/// Returns true for `raw.` and a dotted path.
 pub(super) fn is_raw(name: &str) -> bool {
     name.strip_prefix("raw.").is_some_and(|path| path.split('.').all(|step| !step.is_empty()))
 }

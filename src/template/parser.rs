@@ -6,42 +6,42 @@ use super::names::{DeferredName, Names, field_name, is_raw};
 use super::{Template, TemplatePart};
 use crate::secret::Secret;
 
-/// Why a text is no template, and which part of it. It holds nothing of the text.
+/// Why a text is not a valid template, and where. Contains nothing of the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct TemplateError {
-    /// The bytes of the text that are meant.
+    /// The byte range of the error.
     pub at: Range<usize>,
-    /// What is wrong with them.
+    /// What is wrong.
     pub why: TemplateFault,
 }
 
-/// What can be wrong in a template.
+/// The kinds of template errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateFault {
-    /// `$` with something else behind it.
+    /// A `$` that starts no name.
     #[error("has a `$` that begins no `${{name}}`")]
     Dollar,
-    /// `${` without its end.
+    /// A `${` without `}`.
     #[error("has a `${{` without its `}}`")]
     Unclosed,
-    /// A name that nobody knows.
+    /// An unknown name.
     #[error("names something unknown in `${{…}}`")]
     Unknown,
-    /// The name of the client, where no request can bring one.
+    /// The client's name, where no request supplies one.
     #[error("names the proxy's client, which has no name at that point")]
     Client,
-    /// A token, an assertion or an answer where there is none.
+    /// A token, an assertion or an answer where it does not exist.
     #[error("names something that does not exist at that point")]
     NotHere,
 }
 
 impl Template {
-    /// Reads a text.
+    /// Parses a template.
     ///
     /// # Errors
     ///
-    /// [`TemplateError`] for the first `$` that cannot be understood.
+    /// [`TemplateError`] for the first invalid `$`.
     pub fn parse(text: &str, names: &Names) -> Result<Self, TemplateError> {
         let (mut parts, mut literal, mut rest) = (Vec::new(), String::new(), text);
         while let Some((before, after)) = rest.find('$').and_then(|at| rest.split_at_checked(at)) {
@@ -60,7 +60,7 @@ impl Template {
             let part = match (name, late) {
                 ("uuid", _) => TemplatePart::Uuid,
                 ("now", _) => TemplatePart::Now,
-                (_, Some(late)) if names.late.contains(&late) => TemplatePart::DeferredName(late),
+                (_, Some(late)) if names.late.contains(&late) => TemplatePart::Deferred(late),
                 (_, Some(_)) => return Err(fail(name.len() + 3, TemplateFault::NotHere)),
                 (name, _) if is_raw(name) => match names.raw {
                     true => TemplatePart::Raw(name.trim_start_matches("raw.").to_owned()),

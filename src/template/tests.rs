@@ -17,7 +17,7 @@ fn values() -> Values<'static> {
 }
 
 #[test]
-fn names_become_what_they_stand_for() {
+fn names_are_replaced_by_their_values() {
     for (text, expected) in [
         ("", ""),
         ("plain é", "plain é"),
@@ -34,7 +34,7 @@ fn names_become_what_they_stand_for() {
 }
 
 #[test]
-fn what_cannot_be_understood_is_refused_with_its_place() {
+fn errors_have_a_position() {
     use TemplateFault::{Dollar, NotHere, Unclosed, Unknown};
     for (text, at, why) in [
         ("a $b", 2..3, Dollar),
@@ -58,7 +58,7 @@ fn what_cannot_be_understood_is_refused_with_its_place() {
 }
 
 #[test]
-fn a_field_is_sensitive_and_holds_no_line_break() {
+fn field_values_are_sensitive_and_have_no_line_breaks() {
     let field = |text: &str| Template::parse(text, &names()).unwrap();
     assert!(field("a ${key}").expand_field(values()).unwrap().is_sensitive());
     for text in ["a\r\nb", "a\n", "\0", "é"] {
@@ -69,7 +69,7 @@ fn a_field_is_sensitive_and_holds_no_line_break() {
 }
 
 #[test]
-fn what_a_request_and_an_answer_know_is_filled_in_late() {
+fn deferred_values_are_expanded() {
     let names = names().with_raw().with(DeferredName::TokenUrl).with(DeferredName::Assertion);
     let variables = Variables::from([("club".to_owned(), "paris".to_owned())]);
     let raw = BTreeMap::from([("a.b".to_owned(), Secret::new("x".to_owned()))]);
@@ -93,7 +93,7 @@ fn what_a_request_and_an_answer_know_is_filled_in_late() {
 }
 
 #[test]
-fn a_field_of_the_request_is_a_variable_wherever_it_is_named() {
+fn request_fields_are_variables() {
     let mut names = names();
     assert_eq!(Template::parse("${field.X-Club}", &names).unwrap_err().why, TemplateFault::Unknown);
     names.insert_fields();
@@ -116,7 +116,7 @@ fn a_field_of_the_request_is_a_variable_wherever_it_is_named() {
 }
 
 #[test]
-fn a_uuid_is_random_and_says_its_version() {
+fn uuids_are_random_and_have_version_4() {
     let template = Template::parse("${uuid}", &names()).unwrap();
     let (one, two) = (template.expand(values()), template.expand(values()));
     assert_ne!(one, two);
@@ -127,14 +127,14 @@ fn a_uuid_is_random_and_says_its_version() {
 }
 
 #[test]
-fn only_the_bearer_form_is_kept_ready() {
+fn only_the_bearer_form_is_recognised() {
     let is_bearer = |text| Template::parse(text, &names()).unwrap().is_bearer();
     assert!(is_bearer("Bearer ${access_token}"));
     assert!(!is_bearer("bearer ${access_token}") && !is_bearer("Bearer ${access_token} "));
 }
 
 #[test]
-fn nothing_of_it_can_be_printed_and_every_change_is_seen() {
+fn templates_cannot_be_printed_and_fingerprints_differ() {
     let parse = |text| Template::parse(text, &names()).unwrap();
     assert_eq!(format!("{:?}", parse("geheim ${key}")), "Template(…)");
     assert_eq!(parse("a${now}").fingerprint(), parse("a${now}").fingerprint());

@@ -1,4 +1,4 @@
-//! Why a server's certificate is not accepted, in words that an operator can act on.
+//! Explains to operators why a server's certificate is not accepted.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -6,60 +6,61 @@ use std::time::{Duration, SystemTime};
 use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, OtherError};
 
-/// Names of a certificate that are repeated in a message.
+/// The maximum number of certificate names in a message.
 const MAX_NAMES: usize = 5;
-/// Characters of a name that are repeated; names come from whoever made the certificate.
+/// The maximum number of characters of a name in a message, because names are chosen by whoever
+/// issued the certificate.
 const MAX_CHARACTERS: usize = 100;
 
-/// Why a server's certificate is not accepted. The `Display` form is for logs: it repeats names from the
-/// certificate, escaped and cut.
+/// Why a server's certificate is not accepted. The `Display` form is for logs: names from the
+/// certificate are escaped and truncated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CertificateFault {
-    /// It is signed with its own key and not listed as trusted.
+    /// The certificate is self-signed and not listed as trusted.
     SelfSigned,
-    /// Its issuer, or the last issuer of the chain, is not trusted.
+    /// The issuer, or the last issuer of the chain, is not trusted.
     UnknownIssuer {
-        /// The issuer that is missing.
+        /// The missing issuer.
         issuer: String,
-        /// Whether the server sent any certificate beside its own.
+        /// Whether the server sent any certificate besides its own.
         sent_chain: bool,
     },
-    /// An authority of its issuer's name is trusted, but with another key.
+    /// An authority with the issuer's name is trusted, but has another key.
     OtherKey {
         /// The name.
         issuer: String,
     },
-    /// It is for other names.
+    /// The certificate is for other names.
     Name {
-        /// The names that it has.
+        /// The names in the certificate.
         presented: Vec<String>,
     },
-    /// It, or one of its chain, has expired.
+    /// A certificate of the chain has expired.
     Expired {
-        /// When, if that is known.
+        /// When it expired, if known.
         at: Option<SystemTime>,
     },
-    /// It, or one of its chain, is not valid yet.
+    /// A certificate of the chain is not valid yet.
     NotYetValid {
-        /// When it will be, if that is known.
+        /// When it becomes valid, if known.
         from: Option<SystemTime>,
     },
-    /// It is on a revocation list.
+    /// The certificate is revoked.
     Revoked,
-    /// Its extended key usage does not allow servers.
+    /// The extended key usage does not include server authentication.
     Purpose,
-    /// A signature in the chain, or the server's own in the handshake, is wrong.
+    /// A signature in the chain or in the handshake is wrong.
     Signature,
-    /// It is signed with an algorithm that is not accepted, such as SHA-1.
+    /// The signature algorithm, such as SHA-1, is not accepted.
     Algorithm,
-    /// It cannot be read.
+    /// The certificate cannot be parsed.
     Malformed,
-    /// Something else.
+    /// Any other fault.
     Other(String),
 }
 
 impl CertificateFault {
-    /// The fault that `error` stands for; `None` if it is about something else than a certificate.
+    /// Returns the fault in `error`; `None` if it is not about a certificate.
     pub fn of(error: &rustls::Error) -> Option<Self> {
         match error {
             rustls::Error::InvalidCertificate(error) => Some(error.into()),
@@ -70,7 +71,7 @@ impl CertificateFault {
         }
     }
 
-    /// What to do about it; empty if only the error itself can say.
+    /// Advice for the operator; empty if the error speaks for itself.
     pub fn advice(&self) -> &'static str {
         match self {
             Self::SelfSigned => "if it is the right one, list it in tls.extra_roots",
@@ -100,7 +101,7 @@ impl CertificateFault {
         }
     }
 
-    /// The error that takes this fault through rustls.
+    /// Wraps this fault in an error of rustls.
     pub(super) fn into_error(self) -> rustls::Error {
         CertificateError::Other(OtherError(std::sync::Arc::new(self))).into()
     }
@@ -138,7 +139,8 @@ impl From<&CertificateError> for CertificateFault {
     }
 }
 
-/// The name in `DnsName("the.name")`, which is how the library writes it; others as they are.
+/// Extracts the name from `DnsName("the.name")`, the format of the library; returns others as they
+/// are.
 fn plain(name: &str) -> String {
     let inner = name.strip_prefix("DnsName(\"").and_then(|name| name.strip_suffix("\")"));
     inner.unwrap_or(name).to_owned()
@@ -197,7 +199,7 @@ fn write_names(f: &mut fmt::Formatter<'_>, presented: &[String]) -> fmt::Result 
 fn write_date(f: &mut fmt::Formatter<'_>, what: &str, at: Option<SystemTime>) -> fmt::Result {
     f.write_str(what)?;
     match at {
-        // Later years have no HTTP date.
+        // Later years cannot be formatted as an HTTP date.
         Some(at) if at < SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_800) => {
             write!(f, " {}", httpdate::fmt_http_date(at))
         }
@@ -205,7 +207,7 @@ fn write_date(f: &mut fmt::Formatter<'_>, what: &str, at: Option<SystemTime>) ->
     }
 }
 
-/// Text from a certificate: one line, and not a long one.
+/// Text from a certificate, escaped to one line and truncated.
 struct EscapedText<'a>(&'a str);
 
 impl fmt::Display for EscapedText<'_> {
@@ -220,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_certificate_says_stays_on_one_short_line() {
+    fn certificate_names_are_escaped_and_truncated() {
         let presented = (0..100).map(|n| format!("evil{n}\n{}", "x".repeat(1000))).collect();
         let text = CertificateFault::Name { presented }.to_string();
         assert!(!text.contains('\n') && text.len() < 1000, "{text}");
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_an_expired_certificate_is_said() {
+    fn expired_certificates_are_reported_with_their_date() {
         let at = Some(SystemTime::UNIX_EPOCH);
         let text = CertificateFault::Expired { at }.to_string();
         assert_eq!(text, "it, or one of its chain, expired Thu, 01 Jan 1970 00:00:00 GMT");

@@ -6,33 +6,33 @@ use std::io;
 
 use rustls::{AlertDescription, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 
-/// A handshake that failed, or a TLS alert that came later.
+/// A failed handshake, or a TLS alert after the handshake.
 #[derive(Debug)]
 pub(crate) struct TlsFault {
     pub(crate) cause: TlsCause,
     source: io::Error,
 }
 
-/// What a failed handshake comes from.
+/// The cause of a failed handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TlsCause {
     /// The server's first bytes are not TLS.
     NotTls,
-    /// It speaks no version that bearerd speaks.
+    /// There is no common protocol version.
     Version,
-    /// It speaks no cipher suite (or group, or signature scheme) that bearerd speaks.
+    /// There is no common cipher suite, group or signature scheme.
     CipherSuite,
-    /// It wants a client certificate, or another.
+    /// The server requires a client certificate, or another one.
     ClientCertificate,
-    /// It knows no such server name (SNI).
+    /// The server does not know the server name (SNI).
     ServerName,
-    /// It knows none of the protocols that were offered (RFC 7301 §3.2).
+    /// The server supports none of the offered protocols (RFC 7301 §3.2).
     Protocol,
-    /// It closed the connection before the handshake was over.
+    /// The server closed the connection during the handshake.
     Closed,
-    /// The authority's host cannot be a server name.
+    /// The host is not a valid server name.
     InvalidName,
-    /// Something else.
+    /// Any other cause.
     Other,
 }
 
@@ -45,7 +45,7 @@ impl TlsFault {
         Self { cause: TlsCause::InvalidName, source: io::Error::other(error) }
     }
 
-    /// Did the server send an alert?
+    /// Returns true if the server sent an alert.
     pub(crate) fn is_alert(&self) -> bool {
         matches!(rustls_error(&self.source), Some(rustls::Error::AlertReceived(_)))
     }
@@ -60,7 +60,7 @@ impl TlsCause {
         }
     }
 
-    /// What to do about it; empty if only the error itself can say.
+    /// Advice for the operator; empty if the error speaks for itself.
     pub(crate) fn advice(self) -> &'static str {
         match self {
             Self::NotTls => {
@@ -87,8 +87,8 @@ impl fmt::Display for TlsFault {
 
 impl Error for TlsFault {}
 
-/// The cause of an alert that ended a connection after the handshake: with TLS 1.3 a server refuses a client's
-/// certificate only then.
+/// Returns the cause of an alert that ended a connection after the handshake. With TLS 1.3, a
+/// server rejects a client certificate only then.
 pub(crate) fn late_alert(error: &(dyn Error + 'static)) -> Option<TlsCause> {
     let mut errors = std::iter::successors(Some(error), |error| (*error).source());
     errors.find_map(|error| match rustls_error(error.downcast_ref()?)? {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn p27_each_lack_of_agreement_is_told_apart() {
+    fn p27_each_handshake_failure_has_its_own_cause() {
         use AlertDescription as Alert;
         for (error, expected) in [
             (rustls::Error::AlertReceived(Alert::HandshakeFailure), TlsCause::CipherSuite),

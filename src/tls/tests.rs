@@ -45,7 +45,7 @@ fn issued(
     params.signed_by(&KeyPair::generate().unwrap(), issuer).unwrap().into()
 }
 
-fn trusting(listed: &[&CertificateDer<'static>]) -> Verifier {
+fn verifier_trusting(listed: &[&CertificateDer<'static>]) -> Verifier {
     let mut trust = TrustStore::empty();
     trust.add(authority("some other authority").der().clone()).unwrap();
     for certificate in listed {
@@ -58,7 +58,7 @@ fn now() -> UnixTime {
     UnixTime::now()
 }
 
-/// The fault that is found with `chain`, leaf first, for `api.test`.
+/// Verifies `chain`, leaf first, for `name` and returns the fault.
 fn fault(
     verifier: &Verifier,
     chain: &[CertificateDer<'static>],
@@ -74,12 +74,12 @@ fn is_ca(params: &mut CertificateParams) {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
 }
 
-fn long_ago(params: &mut CertificateParams) {
+fn expire(params: &mut CertificateParams) {
     params.not_before = OffsetDateTime::UNIX_EPOCH;
     params.not_after = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(86_400);
 }
 
-fn to_come(params: &mut CertificateParams) {
+fn postpone(params: &mut CertificateParams) {
     params.not_before = OffsetDateTime::now_utc() + Duration::from_secs(86_400);
 }
 
@@ -88,42 +88,42 @@ fn for_clients(params: &mut CertificateParams) {
 }
 
 #[test]
-fn p28_a_listed_certificate_is_accepted_as_a_servers_own() {
+fn p28_a_listed_certificate_is_accepted_as_a_server_certificate() {
     for certificate in [
         self_signed(|_| {}),
-        // What `openssl req -x509` makes.
+        // As `openssl req -x509` creates it.
         self_signed(is_ca),
         issued(&authority("unlisted"), |_| {}),
     ] {
-        let verifier = trusting(&[&certificate]);
+        let verifier = verifier_trusting(&[&certificate]);
         assert_eq!(fault(&verifier, &[certificate], "api.test"), None);
     }
 }
 
 #[test]
-fn p28_a_listed_certificate_is_still_looked_at() {
+fn p28_a_listed_certificate_is_still_checked() {
     type EditParams = fn(&mut CertificateParams);
     type IsExpected = fn(&CertificateFault) -> bool;
     let changes: [(EditParams, IsExpected); 3] = [
-        (long_ago, |fault| matches!(fault, CertificateFault::Expired { at: Some(_) })),
-        (to_come, |fault| matches!(fault, CertificateFault::NotYetValid { from: Some(_) })),
+        (expire, |fault| matches!(fault, CertificateFault::Expired { at: Some(_) })),
+        (postpone, |fault| matches!(fault, CertificateFault::NotYetValid { from: Some(_) })),
         (for_clients, |fault| matches!(fault, CertificateFault::Purpose)),
     ];
     for (change, is_expected) in changes {
         let certificate = self_signed(change);
-        let found = fault(&trusting(&[&certificate]), &[certificate], "api.test").unwrap();
+        let found = fault(&verifier_trusting(&[&certificate]), &[certificate], "api.test").unwrap();
         assert!(is_expected(&found), "{found}");
     }
     let certificate = self_signed(is_ca);
-    let found = fault(&trusting(&[&certificate]), &[certificate], "other.test").unwrap();
+    let found = fault(&verifier_trusting(&[&certificate]), &[certificate], "other.test").unwrap();
     assert!(matches!(&found, CertificateFault::Name { .. }), "{found}");
     assert!(found.to_string().contains("api.test"), "{found}");
 }
 
 #[test]
-fn p28_each_fault_is_told_apart() {
+fn p28_each_fault_is_distinguished() {
     let root = authority("company");
-    let verifier = trusting(&[root.der()]);
+    let verifier = verifier_trusting(&[root.der()]);
     let stranger = authority("stranger");
     let namesake = authority("company");
     let mut intermediate = params("intermediate");
@@ -150,13 +150,13 @@ fn p28_each_fault_is_told_apart() {
     let namesake = authority_with("company", of_another_kind);
     let other_key = found(&[issued(&namesake, |_| {})]);
     assert!(matches!(other_key, CertificateFault::OtherKey { .. }), "{other_key:?}");
-    let self_signed = trusting(&[authority("api").der()]);
+    let self_signed = verifier_trusting(&[authority("api").der()]);
     let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let same_name = CertificateDer::from(params("api").self_signed(&key).unwrap());
     assert_eq!(fault(&self_signed, &[same_name], "api.test"), Some(CertificateFault::SelfSigned));
-    let expired = found(&[issued(&root, long_ago)]);
+    let expired = found(&[issued(&root, expire)]);
     assert!(matches!(expired, CertificateFault::Expired { at: Some(_) }), "{expired:?}");
-    let early = found(&[issued(&root, to_come)]);
+    let early = found(&[issued(&root, postpone)]);
     assert!(matches!(early, CertificateFault::NotYetValid { from: Some(_) }), "{early:?}");
     assert_eq!(found(&[issued(&root, for_clients)]), CertificateFault::Purpose);
     let wrong = fault(&verifier, &[issued(&root, |_| {})], "other.test").unwrap();
@@ -165,9 +165,9 @@ fn p28_each_fault_is_told_apart() {
 }
 
 #[test]
-fn what_a_trusted_authority_issued_is_accepted() {
+fn certificates_of_a_trusted_authority_are_accepted() {
     let root = authority("company");
-    let verifier = trusting(&[root.der()]);
+    let verifier = verifier_trusting(&[root.der()]);
     assert_eq!(fault(&verifier, &[issued(&root, |_| {})], "api.test"), None);
 }
 

@@ -1,8 +1,10 @@
-//! Verification of a server's certificate: rustls' own, and a listed certificate that is the server's itself.
+//! Verifies server certificates like rustls, but also accepts a server certificate that is itself
+//! listed as trusted.
 //!
-//! webpki accepts a self-signed certificate only as an authority, never as what a server presents. OpenSSL
-//! accepts a certificate that is in the trust store as it is, after looking at its names and dates. So does
-//! this verifier: an operator who lists a server's certificate in `tls.extra_roots` means that server.
+//! webpki accepts a self-signed certificate only as an authority, not as a server's certificate.
+//! OpenSSL also accepts a certificate from the trust store itself, after checking its names and
+//! dates. This verifier does the same: an operator who lists a server's certificate in
+//! `tls.extra_roots` trusts that server.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 use super::TlsError;
 use super::fault::CertificateFault;
 
-/// The trusted certificates: as authorities, and as they are.
+/// The trusted certificates, as authorities and as server certificates.
 #[derive(Debug)]
 pub(super) struct TrustStore {
     pub(super) roots: RootCertStore,
@@ -31,7 +33,7 @@ impl TrustStore {
         Self { roots: RootCertStore::empty(), listed: HashSet::new() }
     }
 
-    /// Trusts `certificate` as an authority and as it is.
+    /// Trusts `certificate` as an authority and as a server certificate.
     pub(super) fn add(&mut self, certificate: CertificateDer<'static>) -> Result<(), Error> {
         self.listed.insert(certificate.to_vec());
         self.roots.add(certificate)
@@ -43,12 +45,12 @@ impl TrustStore {
     }
 }
 
-/// Trusts what [`TrustStore`] says.
+/// Verifies certificates against a [`TrustStore`].
 #[derive(Debug)]
 pub(super) struct Verifier {
     authorities: Arc<WebPkiServerVerifier>,
     listed: HashSet<Vec<u8>>,
-    /// The names of the authorities, as DER.
+    /// The DER-encoded names of the authorities.
     subjects: HashSet<Vec<u8>>,
 }
 
@@ -61,7 +63,7 @@ impl Verifier {
         Ok(Self { authorities, listed, subjects })
     }
 
-    /// Says of a certificate whose issuer is not accepted what is wrong with the issuer.
+    /// Explains why the issuer of a certificate is not accepted.
     fn explain(
         &self,
         error: &CertificateError,
@@ -82,7 +84,7 @@ impl Verifier {
                 issuer: missing_issuer(&leaf, intermediates),
                 sent_chain: !intermediates.is_empty(),
             }),
-            // The key of the authority that is trusted has made no such signature.
+            // The signature was not made with the key of the trusted authority.
             CertificateError::BadSignature
             | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
                 let chain = std::iter::once(end_entity).chain(intermediates);
@@ -104,11 +106,11 @@ fn is_self_signed(certificate: &X509Certificate<'_>) -> bool {
     certificate.issuer().as_raw() == certificate.subject().as_raw()
 }
 
-/// The first issuer, from the leaf on, that the chain does not contain.
+/// Returns the first issuer, starting from the leaf, that the chain does not contain.
 fn missing_issuer(leaf: &X509Certificate<'_>, intermediates: &[CertificateDer<'_>]) -> String {
     let chain: Vec<_> = intermediates.iter().filter_map(read).collect();
     let mut issuer = leaf.issuer();
-    // At most once for each: a chain may go in circles.
+    // At most one step per certificate, because a chain may contain a cycle.
     for _ in 0..chain.len() {
         let found = chain.iter().find(|it| it.subject().as_raw() == issuer.as_raw());
         match found {
@@ -119,7 +121,7 @@ fn missing_issuer(leaf: &X509Certificate<'_>, intermediates: &[CertificateDer<'_
     issuer.to_string()
 }
 
-/// Verifies names, dates and usage of a certificate that is trusted as it is.
+/// Verifies names, dates and usage of a listed certificate.
 fn verify_listed(
     end_entity: &CertificateDer<'_>,
     name: &ServerName<'_>,

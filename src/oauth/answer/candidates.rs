@@ -1,7 +1,8 @@
-//! What stands under the name of a refresh token, in whatever shape.
+//! Candidates for the new refresh token, in any shape.
 //!
-//! Servers put it into an object with its lifetime, into a list, or beside the one it replaces. What is there
-//! counts: who takes it for "none returned" presents the old one again, and that looks like a thief.
+//! Servers put the token into an object with its lifetime, into an array, or next to the one it
+//! replaces. A token that is present must be found: treating it as absent means presenting the old
+//! one again, which looks like token theft.
 
 use serde_json::{Map, Value};
 
@@ -9,39 +10,39 @@ use super::lenient_json::UNREADABLE;
 use super::members::{TokenLookup, is_alike, token_text};
 use crate::secret::Secret;
 
-/// More than these cannot be told apart anyway.
+/// The maximum number of candidates. More of them would be ambiguous anyway.
 const MAX_CANDIDATES: usize = 4;
 
 /// The texts that may be the token.
 #[derive(Clone, Default)]
 pub(super) struct Candidates {
     texts: Vec<String>,
-    /// Something is there that nobody can read.
+    /// Something is present that cannot be read.
     is_damaged: bool,
 }
 
 impl Candidates {
-    /// Those of a value under a name that says what it is.
+    /// Candidates in the value of a member with an unambiguous name.
     pub(super) fn of(value: Option<&Value>) -> Self {
         let mut candidates = Self::default();
         if let Some(value) = value {
-            candidates.gather(value);
-            candidates.is_damaged |= candidates.texts.is_empty() && !is_void(value);
+            candidates.collect(value);
+            candidates.is_damaged |= candidates.texts.is_empty() && !is_blank(value);
         }
         candidates
     }
 
-    /// Those of a member. A name such as `refresh` may mean something else, so only what looks like a token
-    /// counts there.
+    /// Candidates in a member. A name such as `refresh` is ambiguous, so only values that look like
+    /// a token count there.
     pub(super) fn named(name: &str, value: &Value) -> Self {
         if is_refresh_token(name) {
             return Self::of(Some(value));
         }
         let mut candidates = Self::default();
         match value {
-            Value::String(text) if is_like_token(text) => candidates.gather(value),
+            Value::String(text) if looks_like_token(text) => candidates.collect(value),
             Value::Object(members) => {
-                candidates.gather_all(members, is_own);
+                candidates.collect_members(members, is_token_member);
             }
             _ => {}
         }
@@ -54,8 +55,8 @@ impl Candidates {
         Self { texts, is_damaged: all.iter().any(|it| it.is_damaged) }
     }
 
-    /// The only one; of two, the one that was not sent.
-    pub(super) fn found(&self, sent: &[&Secret]) -> TokenLookup {
+    /// Returns the only candidate, or the only one that was not sent.
+    pub(super) fn resolve(&self, sent: &[&Secret]) -> TokenLookup {
         if self.is_damaged {
             return TokenLookup::Several;
         }
@@ -69,47 +70,48 @@ impl Candidates {
         }
     }
 
-    /// As text; what cannot be read is in it as such.
+    /// Returns the texts, with a marker for unreadable values.
     pub(super) fn into_texts(mut self) -> Vec<String> {
         self.texts.extend(self.is_damaged.then(|| UNREADABLE.to_string()));
         self.texts
     }
 
-    fn gather(&mut self, value: &Value) {
+    fn collect(&mut self, value: &Value) {
         match value {
             _ if self.texts.len() >= MAX_CANDIDATES => {}
             Value::Null | Value::Bool(false) => {}
             Value::Bool(true) => self.is_damaged = true,
-            // Others have been rounded; the tolerant search has them as they are written.
+            // Other numbers have been rounded; the tolerant search preserves them as written.
             Value::Number(number) if number.is_i64() || number.is_u64() => {
                 self.texts.push(number.to_string());
             }
             Value::Number(_) => self.is_damaged = true,
             Value::String(text) if text.contains(UNREADABLE) => self.is_damaged = true,
             Value::String(_) => self.texts.extend(token_text(value).map(str::to_owned)),
-            Value::Array(items) => items.iter().for_each(|item| self.gather(item)),
+            Value::Array(items) => items.iter().for_each(|item| self.collect(item)),
             Value::Object(members) => {
-                if !self.gather_all(members, is_own) {
+                if !self.collect_members(members, is_token_member) {
                     let is_text = |value: &Value| !value.is_number() && !value.is_boolean();
-                    let others =
-                        members.iter().filter(|(name, value)| is_text(value) && !is_about(name));
-                    others.for_each(|(_, value)| self.gather(value));
+                    let others = members
+                        .iter()
+                        .filter(|(name, value)| is_text(value) && !is_metadata_member(name));
+                    others.for_each(|(_, value)| self.collect(value));
                 }
             }
         }
     }
 
-    /// Returns whether there was anything.
-    fn gather_all(&mut self, members: &Map<String, Value>, wanted: fn(&str) -> bool) -> bool {
+    /// Returns true if any candidate was added.
+    fn collect_members(&mut self, members: &Map<String, Value>, wanted: fn(&str) -> bool) -> bool {
         let before = (self.texts.len(), self.is_damaged);
         let wanted = members.iter().filter(|(name, _)| wanted(name));
-        wanted.for_each(|(_, value)| self.gather(value));
+        wanted.for_each(|(_, value)| self.collect(value));
         before != (self.texts.len(), self.is_damaged)
     }
 }
 
-/// Is it the refresh token that has this name? `refresh_token_v2` and `newRefreshToken` are its names, too;
-/// `refresh_token_status` is not.
+/// Returns true if the name means a refresh token, also variants such as `refresh_token_v2` and
+/// `newRefreshToken`, but not `refresh_token_status`.
 pub(super) fn is_refresh_token(name: &str) -> bool {
     const BEFORE: [&str; 9] =
         ["", "new", "next", "current", "rotated", "updated", "oauth", "oauth2", "x"];
@@ -121,18 +123,19 @@ pub(super) fn is_refresh_token(name: &str) -> bool {
         && AFTER.contains(&after.trim_end_matches(|c: char| c.is_ascii_digit()))
 }
 
-/// Names that some servers have for it and others for something else.
+/// Returns true for names that some servers use for the refresh token and others for something
+/// else.
 pub(super) fn is_successor_name(name: &str) -> bool {
     is_alike(name, "refresh")
 }
 
-/// In an object of its own: is this the token?
-fn is_own(name: &str) -> bool {
+/// Returns true if this member of a refresh token object is the token.
+fn is_token_member(name: &str) -> bool {
     ["token", "value", "refresh"].contains(&letters(name).as_str()) || is_refresh_token(name)
 }
 
-/// In an object of its own: does this say something about the token, or is it another one?
-fn is_about(name: &str) -> bool {
+/// Returns true if this member of a refresh token object describes the token or is another token.
+fn is_metadata_member(name: &str) -> bool {
     const WORDS: [&str; 15] = [
         "expir",
         "lifetime",
@@ -155,18 +158,18 @@ fn is_about(name: &str) -> bool {
         || WORDS.iter().any(|word| name.contains(word))
 }
 
-/// Has it no text, number or truth value at all?
-fn is_void(value: &Value) -> bool {
+/// Returns true if the value contains no text, number or `true`.
+fn is_blank(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) | Value::Number(_) => false,
         Value::String(_) => token_text(value).is_none(),
-        Value::Array(items) => items.iter().all(is_void),
-        Value::Object(members) => members.values().all(is_void),
+        Value::Array(items) => items.iter().all(is_blank),
+        Value::Object(members) => members.values().all(is_blank),
     }
 }
 
-fn is_like_token(text: &str) -> bool {
+fn looks_like_token(text: &str) -> bool {
     let is_word = |c: char| c.is_ascii_graphic();
     let words = ["true", "false", "yes", "no", "never", "always", "auto"];
     text.trim().chars().all(is_word)

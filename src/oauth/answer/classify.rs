@@ -1,13 +1,13 @@
-//! What an answer that is no token means. The rules are tried in order; the first decides.
+//! Classifies answers without a token. Rules are tried in order; the first match decides.
 
 use http::StatusCode;
 
 use super::super::ErrorClass;
 use super::error_details::{ErrorDetails, plain};
 
-/// Codes that say the grant itself is gone, whatever the status. They are compared without case and
-/// underscores here, like all codes.
-const DEAD: [&str; 17] = [
+/// Codes for an invalid grant, with any status. Like all codes here, they are compared without case
+/// and underscores.
+const INVALID_GRANT_CODES: [&str; 17] = [
     "invalidgrant",
     "badrefreshtoken",
     "invalidrefreshtoken",
@@ -26,10 +26,11 @@ const DEAD: [&str; 17] = [
     "invalidcode",
     "appsessionterminated",
 ];
-/// Codes that say a person has to act; also as the sub-error of `invalid_grant`.
-const USER: [&str; 4] = ["interactionrequired", "consentrequired", "loginrequired", "mfarequired"];
-/// Codes that say the OAuth client or the request is wrong, whatever else stands there.
-pub(super) const CONFIG: [&str; 9] = [
+/// Codes for required user interaction, also as the suberror of `invalid_grant`.
+const USER_CODES: [&str; 4] =
+    ["interactionrequired", "consentrequired", "loginrequired", "mfarequired"];
+/// Codes for a wrong OAuth client or request, regardless of the texts.
+pub(super) const CONFIG_CODES: [&str; 9] = [
     "invalidclient",
     "unsupportedgranttype",
     "invalidscope",
@@ -40,8 +41,8 @@ pub(super) const CONFIG: [&str; 9] = [
     "invalidredirecturi",
     "redirecturimismatch",
 ];
-/// Codes that say the server is in trouble.
-const TRANSIENT: [&str; 15] = [
+/// Codes for server failures.
+const TRANSIENT_CODES: [&str; 15] = [
     "temporarilyunavailable",
     "servererror",
     "internalfailure",
@@ -58,8 +59,8 @@ const TRANSIENT: [&str; 15] = [
     "backenderror",
     "systemerror",
 ];
-/// Codes that say that it is too much, or too soon.
-const THROTTLED: [&str; 12] = [
+/// Codes for rate limits.
+const THROTTLED_CODES: [&str; 12] = [
     "slowdown",
     "toomanyrequests",
     "ratelimit",
@@ -73,11 +74,11 @@ const THROTTLED: [&str; 12] = [
     "throttling",
     "requestthrottled",
 ];
-/// Texts that say so, where the client is blamed for it.
+/// Texts for rate limits, in client error responses.
 const THROTTLED_TEXTS: [&str; 5] =
     ["rate limit", "ratelimit", "too many", "try again in", "try again after"];
-/// Texts that say that the same request is at work already.
-const AT_WORK: [&str; 6] = [
+/// Texts for a concurrent request.
+const CONCURRENT_TEXTS: [&str; 6] = [
     "being processed",
     "in progress",
     "concurrent",
@@ -85,10 +86,10 @@ const AT_WORK: [&str; 6] = [
     "another request",
     "authorization pending",
 ];
-/// Texts that say that it passes.
-const PASSES: [&str; 4] = ["try again", "retry", "temporar", "timed out"];
-/// What is wrong with a token that is gone, beyond doubt.
-const GONE: [&str; 16] = [
+/// Texts for temporary failures.
+const TEMPORARY_TEXTS: [&str; 4] = ["try again", "retry", "temporar", "timed out"];
+/// Texts that certainly describe an invalid token.
+const INVALID_TOKEN_TEXTS: [&str; 16] = [
     "expired",
     "revoked",
     "redeemed",
@@ -106,8 +107,8 @@ const GONE: [&str; 16] = [
     "not exist",
     "active refresh token",
 ];
-/// The same where nothing says that there is none in the request.
-const UNKNOWN: [&str; 8] = [
+/// Texts that describe an invalid token unless the token was missing.
+const MAYBE_INVALID_TEXTS: [&str; 8] = [
     "invalid",
     "not found",
     "unknown",
@@ -117,8 +118,8 @@ const UNKNOWN: [&str; 8] = [
     "unrecognized",
     "unrecognised",
 ];
-/// What is wrong with a request without one.
-const ABSENT: [&str; 13] = [
+/// Texts for a missing refresh token.
+const MISSING_TOKEN_TEXTS: [&str; 13] = [
     "check the refresh token parameter",
     "not found in request",
     "not found in the request",
@@ -133,11 +134,11 @@ const ABSENT: [&str; 13] = [
     "must be a string",
     "is blank",
 ];
-/// What is required of a person, which is no parameter.
-const OF_PERSON: [&str; 8] =
+/// Texts for actions that are required of a user, as opposed to a required parameter.
+const USER_ACTION_TEXTS: [&str; 8] =
     ["authenticat", "authoriz", "authoris", "login", "log in", "sign in", "signin", "consent"];
-/// What else may be wrong, although a refresh token is named beside it.
-const OTHERS: [&str; 14] = [
+/// Texts for other causes, although a refresh token is mentioned.
+const OTHER_CAUSE_TEXTS: [&str; 14] = [
     "client id",
     "client secret",
     "client credential",
@@ -155,78 +156,87 @@ const OTHERS: [&str; 14] = [
 ];
 
 /// The class by the rules that hold for every server.
-pub(super) fn classify(status: StatusCode, said: &ErrorDetails) -> ErrorClass {
-    let blames_client = matches!(status.as_u16(), 200..=299 | 400..=499);
-    let description = said.description.as_deref().map(plain).unwrap_or_default();
+pub(super) fn classify(status: StatusCode, details: &ErrorDetails) -> ErrorClass {
+    let is_client_error = matches!(status.as_u16(), 200..=299 | 400..=499);
+    let description = details.description.as_deref().map(plain).unwrap_or_default();
     // A server that throttles may call itself unavailable; its wait counts all the same.
     let is_too_much = status == StatusCode::TOO_MANY_REQUESTS;
-    if !is_too_much && (said.is(&TRANSIENT) || TRANSIENT.contains(&description.as_str())) {
+    if !is_too_much
+        && (details.is(&TRANSIENT_CODES) || TRANSIENT_CODES.contains(&description.as_str()))
+    {
         return ErrorClass::Transient;
     }
-    if let Some(class) = throttled(status, said).or_else(|| facebook(said)) {
+    if let Some(class) = throttled(status, details).or_else(|| facebook(details)) {
         return class;
     }
-    let suberror = said.suberror.as_deref().map(plain).unwrap_or_default();
-    if said.is(&USER) || (said.is(&DEAD) && USER.contains(&suberror.as_str())) {
+    let suberror = details.suberror.as_deref().map(plain).unwrap_or_default();
+    if details.is(&USER_CODES)
+        || (details.is(&INVALID_GRANT_CODES) && USER_CODES.contains(&suberror.as_str()))
+    {
         return ErrorClass::UserNeeded;
     }
-    if said.is(&CONFIG) {
+    if details.is(&CONFIG_CODES) {
         return ErrorClass::Config;
     }
-    if said.is(&DEAD) {
-        return dead_or_passing(said);
+    if details.is(&INVALID_GRANT_CODES) {
+        return classify_invalid_grant(details);
     }
-    let names_refresh_token = said.has(&["refresh token"]);
+    let names_refresh_token = details.has(&["refresh token"]);
     if names_refresh_token && matches!(status.as_u16(), 200..=299 | 400 | 401 | 403) {
-        if says_any(said, &GONE) {
-            return dead_or_passing(said);
+        if mentions_any(details, &INVALID_TOKEN_TEXTS) {
+            return classify_invalid_grant(details);
         }
-        if is_absent(said) {
+        if is_token_missing(details) {
             return ErrorClass::Config;
         }
-        if says_any(said, &UNKNOWN) {
-            return dead_or_passing(said);
+        if mentions_any(details, &MAYBE_INVALID_TEXTS) {
+            return classify_invalid_grant(details);
         }
     }
-    if blames_client && (said.has(&AT_WORK) || said.is(&["authorizationpending"])) {
+    if is_client_error && (details.has(&CONCURRENT_TEXTS) || details.is(&["authorizationpending"]))
+    {
         ErrorClass::Busy
-    } else if blames_client && said.has(&PASSES) {
+    } else if is_client_error && details.has(&TEMPORARY_TEXTS) {
         ErrorClass::Transient
-    } else if said.is(&["unauthorizedclient"]) {
+    } else if details.is(&["unauthorizedclient"]) {
         ErrorClass::Config
-    } else if said.is(&["invalidrequest"]) {
+    } else if details.is(&["invalidrequest"]) {
         ErrorClass::Doubtful
     } else {
-        by_status(status, said, names_refresh_token)
+        by_status(status, details, names_refresh_token)
     }
 }
 
-/// Do its texts say, whatever its codes, that the refresh token is gone?
-pub(super) fn is_dead(said: &ErrorDetails) -> bool {
-    said.has(&["refresh token"])
-        && (says_any(said, &GONE) || (!is_absent(said) && says_any(said, &UNKNOWN)))
+/// Returns true if the texts say that the refresh token is invalid.
+pub(super) fn is_invalid_token(details: &ErrorDetails) -> bool {
+    details.has(&["refresh token"])
+        && (mentions_any(details, &INVALID_TOKEN_TEXTS)
+            || (!is_token_missing(details) && mentions_any(details, &MAYBE_INVALID_TEXTS)))
 }
 
-/// Is this one of the codes that the rules know?
+/// Returns true if the rules know this code.
 pub(super) fn is_known(code: &str) -> bool {
-    let lists: [&[&str]; 5] = [&DEAD, &USER, &CONFIG, &TRANSIENT, &THROTTLED];
+    let lists: [&[&str]; 5] =
+        [&INVALID_GRANT_CODES, &USER_CODES, &CONFIG_CODES, &TRANSIENT_CODES, &THROTTLED_CODES];
     let others = ["unauthorizedclient", "invalidrequest", "usedpopnonce", "authorizationpending"];
     lists.iter().any(|list| list.contains(&code)) || others.contains(&code)
 }
 
-fn throttled(status: StatusCode, said: &ErrorDetails) -> Option<ErrorClass> {
+fn throttled(status: StatusCode, details: &ErrorDetails) -> Option<ErrorClass> {
     let by_text = matches!(status.as_u16(), 200..=299 | 400..=403 | 406..=409 | 411..=499)
-        && said.has(&THROTTLED_TEXTS)
-        && !said.is(&DEAD)
-        && !said.is(&USER);
-    let is_throttled = status == StatusCode::TOO_MANY_REQUESTS || said.is(&THROTTLED) || by_text;
+        && details.has(&THROTTLED_TEXTS)
+        && !details.is(&INVALID_GRANT_CODES)
+        && !details.is(&USER_CODES);
+    let is_throttled =
+        status == StatusCode::TOO_MANY_REQUESTS || details.is(&THROTTLED_CODES) || by_text;
     is_throttled.then_some(ErrorClass::Throttled)
 }
 
-/// `OAuthException`, which says by its number what it means.
-fn facebook(said: &ErrorDetails) -> Option<ErrorClass> {
-    let number = |numbers: &[&str]| said.codes.iter().any(|code| numbers.contains(&code.as_str()));
-    if !said.is(&["oauth"]) {
+/// Classifies Facebook's `OAuthException`, whose number has the meaning.
+fn facebook(details: &ErrorDetails) -> Option<ErrorClass> {
+    let number =
+        |numbers: &[&str]| details.codes.iter().any(|code| numbers.contains(&code.as_str()));
+    if !details.is(&["oauth"]) {
         return None;
     }
     if number(&["190", "102"]) {
@@ -238,67 +248,69 @@ fn facebook(said: &ErrorDetails) -> Option<ErrorClass> {
     }
 }
 
-/// What a code that says "dead" means beside its text: a server that has no other code for it refuses also
-/// what it would accept later, or from elsewhere, this way.
-fn dead_or_passing(said: &ErrorDetails) -> ErrorClass {
+/// Classifies a code for an invalid grant by its text: a server without a better code also uses it
+/// for temporary and configuration errors.
+fn classify_invalid_grant(details: &ErrorDetails) -> ErrorClass {
     let assertion = ["assertion", "not yet valid", "clock", "iat claim", "nbf claim"];
-    if said.has(&AT_WORK) || said.has(&["encountered a loop", "request loop"]) {
+    if details.has(&CONCURRENT_TEXTS) || details.has(&["encountered a loop", "request loop"]) {
         ErrorClass::Busy
-    } else if said.has(&["rate limit", "rate exceeded", "too many requests", "throttl"]) {
+    } else if details.has(&["rate limit", "rate exceeded", "too many requests", "throttl"]) {
         ErrorClass::Throttled
-    } else if said.has(&assertion)
-        || said.has(&["ip restricted", "ip address", "subject token"])
-        || said.has_word(&["issuer", "audience", "iat", "nbf", "locked"])
+    } else if details.has(&assertion)
+        || details.has(&["ip restricted", "ip address", "subject token"])
+        || details.has_word(&["issuer", "audience", "iat", "nbf", "locked"])
     {
         ErrorClass::Config
-    } else if said.has(&["refresh token"]) && says_gone(said) {
-        // "Please try again" is what people are told here, with another token.
+    } else if details.has(&["refresh token"]) && means_invalid_token(details) {
+        // Here "please try again" means with another token.
         ErrorClass::GrantDead
-    } else if said.has(&PASSES) && !said.has(&["expired", "revoked"]) {
+    } else if details.has(&TEMPORARY_TEXTS) && !details.has(&["expired", "revoked"]) {
         ErrorClass::Busy
     } else {
         ErrorClass::GrantDead
     }
 }
 
-/// Beside the words "refresh token": is it that token which is gone?
-fn says_gone(said: &ErrorDetails) -> bool {
-    says_any(said, &GONE) || says_any(said, &UNKNOWN)
+/// Returns true if texts that mention the refresh token say that it is invalid.
+fn means_invalid_token(details: &ErrorDetails) -> bool {
+    mentions_any(details, &INVALID_TOKEN_TEXTS) || mentions_any(details, &MAYBE_INVALID_TEXTS)
 }
 
-fn says_any(said: &ErrorDetails, phrases: &[&str]) -> bool {
+fn mentions_any(details: &ErrorDetails, phrases: &[&str]) -> bool {
     let without = ["invalid request", "invalid parameter", "invalid input", "invalid value"];
-    let words = without.iter().fold(said.words.clone(), |words, phrase| words.replace(phrase, ""));
-    phrases.iter().any(|phrase| words.contains(phrase)) && (!said.has(&OTHERS) || said.is(&DEAD))
+    let words =
+        without.iter().fold(details.words.clone(), |words, phrase| words.replace(phrase, ""));
+    phrases.iter().any(|phrase| words.contains(phrase))
+        && (!details.has(&OTHER_CAUSE_TEXTS) || details.is(&INVALID_GRANT_CODES))
 }
 
-/// Is there no refresh token in the request? "Missing or invalid" is what a dead one is called, too; and
-/// what is required may be a person.
-fn is_absent(said: &ErrorDetails) -> bool {
+/// Returns true if the texts say that the request lacks a refresh token. "Missing or invalid" also
+/// describes an invalid one, and what is required may be a user.
+fn is_token_missing(details: &ErrorDetails) -> bool {
     let words = ["missing or invalid refresh token", "invalid or missing refresh token"]
         .iter()
-        .fold(said.words.clone(), |words, phrase| words.replace(phrase, ""));
+        .fold(details.words.clone(), |words, phrase| words.replace(phrase, ""));
     let mut clauses = words.split(['.', ';', ',']);
     clauses.any(|clause| {
         let has = |phrases: &[&str]| phrases.iter().any(|phrase| clause.contains(phrase));
-        has(&ABSENT) && !has(&OF_PERSON)
+        has(&MISSING_TOKEN_TEXTS) && !has(&USER_ACTION_TEXTS)
     })
 }
 
-fn by_status(status: StatusCode, said: &ErrorDetails, names_refresh_token: bool) -> ErrorClass {
+fn by_status(status: StatusCode, details: &ErrorDetails, names_refresh_token: bool) -> ErrorClass {
     match status.as_u16() {
         423 => ErrorClass::Busy,
-        // HTTP Version Not Supported: it never will be.
+        // HTTP Version Not Supported is permanent.
         505 => ErrorClass::Config,
-        // Also with a page: a proxy says by the status that its server is in trouble, and once it is
-        // not, nobody should have to wait a quarter of an hour.
+        // Also with an HTML page: an intermediary reports by the status that its server fails, and
+        // recovery should not take a quarter of an hour.
         408 | 425 | 500..=599 => ErrorClass::Transient,
-        200..=499 if said.is_page || said.names_path => ErrorClass::Gateway,
-        404 | 405 | 410 if said.parsed && names_refresh_token => ErrorClass::Doubtful,
+        200..=499 if details.is_page || details.names_path => ErrorClass::Gateway,
+        404 | 405 | 410 if details.parsed && names_refresh_token => ErrorClass::Doubtful,
         404 | 405 | 410 => ErrorClass::Gateway,
-        400 if !said.parsed => ErrorClass::Doubtful,
-        403 if !said.parsed => ErrorClass::Ambiguous,
-        200..=299 if !said.parsed => ErrorClass::Unreadable,
+        400 if !details.parsed => ErrorClass::Doubtful,
+        403 if !details.parsed => ErrorClass::Ambiguous,
+        200..=299 if !details.parsed => ErrorClass::Unreadable,
         200..=499 => ErrorClass::Config,
         _ => ErrorClass::Ambiguous,
     }

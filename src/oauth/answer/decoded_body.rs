@@ -1,4 +1,4 @@
-//! The content of an answer without its codings, which come although none was asked for.
+//! Removes the content codings of an answer, which some servers apply although none was requested.
 
 use std::borrow::Cow;
 
@@ -9,33 +9,34 @@ use super::format::Mapping;
 use super::members::Members;
 use crate::coding::decode;
 
-/// The most that is unpacked.
+/// The maximum decoded size in bytes.
 const MAX_DECODED: usize = 1024 * 1024;
-/// How many codings are taken off.
+/// The maximum number of codings that are removed.
 const MAX_CODINGS: usize = 3;
 
-/// The body as the server meant it.
+/// The body of an answer without content codings.
 pub(in crate::oauth) struct DecodedBody<'a> {
-    /// Its bytes, or what could be decoded of them.
+    /// The bytes, or as many as could be decoded.
     pub(in crate::oauth) bytes: Cow<'a, [u8]>,
-    /// What was taken off, or what is in the way.
+    /// Which decoding happened, or why it failed.
     pub(super) coding: Option<BodyDecoding>,
 }
 
-/// What became of a content coding.
+/// The result of removing content codings.
 #[derive(Debug, PartialEq)]
 pub(super) enum BodyDecoding {
-    /// It is taken off.
+    /// The body was decoded.
     Decoded,
-    /// Part of the content is missing or damaged.
+    /// Part of the body is missing or damaged.
     Partly,
-    /// It is unknown, or what it says is not so.
+    /// The coding is unknown, or the body does not match it.
     Unknown(String),
 }
 
 impl<'a> DecodedBody<'a> {
-    /// Takes off what the fields name and what the bytes show, until there is something to read. Some
-    /// proxies unpack a body and leave the field, or pack one twice and say so once.
+    /// Removes the codings that the header fields name and the bytes show, until the body is
+    /// readable. Some proxies decode a body but keep the field, or encode twice and declare it
+    /// once.
     pub(in crate::oauth) fn of(answer: &'a RawAnswer, mapping: &Mapping) -> Self {
         let named: Vec<String> = answer
             .fields
@@ -47,7 +48,8 @@ impl<'a> DecodedBody<'a> {
             .collect();
         let mut left = named.clone();
         let (mut bytes, mut coding) = (Cow::Borrowed(answer.body.as_slice()), None);
-        // Such bytes show less clearly than gzip what they are. So only what unpacks to an answer counts.
+        // These codings are harder to recognise than gzip, so they are only removed if the result
+        // is a valid answer.
         let mut unnamed = vec!["br".to_owned(), "deflate".to_owned()];
         for _ in 0..MAX_CODINGS {
             if let Some(text) = from_utf16(&bytes) {
@@ -84,7 +86,8 @@ impl<'a> DecodedBody<'a> {
     }
 }
 
-/// UTF-16 shows by its mark, or by the zero beside the character that JSON, XML and forms begin with.
+/// Decodes UTF-16, recognised by its byte order mark or by the zero byte next to the first
+/// character of JSON, XML and forms.
 fn from_utf16(bytes: &[u8]) -> Option<String> {
     let (rest, is_little) = match bytes {
         [0xff, 0xfe, rest @ ..] => (rest, true),
@@ -98,7 +101,7 @@ fn from_utf16(bytes: &[u8]) -> Option<String> {
     Some(char::decode_utf16(units).map(|it| it.unwrap_or(char::REPLACEMENT_CHARACTER)).collect())
 }
 
-/// UTF-8, but for its end.
+/// Returns true for UTF-8, possibly truncated.
 fn is_text(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| !text.contains('\0'))
         || std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())

@@ -1,4 +1,4 @@
-//! What an answer says about its error, wherever servers put that.
+//! Extracts the error details of an answer from the places where servers put them.
 
 use http::StatusCode;
 use serde_json::Value;
@@ -6,9 +6,10 @@ use serde_json::Value;
 use super::format::MemberPath;
 use super::markup::is_page;
 use super::members::{Members, text};
+use crate::content_match::value_at;
 
-/// Places of an error code, in this order, after what the configuration names. The first word is compared
-/// without case, underscores and hyphens.
+/// Places of error codes, in order of precedence after the configured one. The first step ignores
+/// case, underscores and hyphens.
 const CODES: [&str; 17] = [
     "error",
     "error.type",
@@ -28,9 +29,9 @@ const CODES: [&str; 17] = [
     "error.error",
     "errcode",
 ];
-/// Places of the number of an error where a success has 0; the second is also that of other codes.
+/// Places of an error number that is 0 for success. `code` is also used for other codes.
 const NUMBERS: [&str; 2] = ["errcode", "code"];
-/// Places of a text for people. The first that is there is shown.
+/// Places of error messages. The first one present is shown.
 const TEXTS: [&str; 20] = [
     "error_description",
     "message",
@@ -53,39 +54,39 @@ const TEXTS: [&str; 20] = [
     "err_msg",
     "msg",
 ];
-/// What RFC 6749 §5.2 says of `invalid_request` and many servers repeat: it stands for anything.
+/// The definition of `invalid_request` in RFC 6749 §5.2, which many servers repeat for any error.
 const STOCK_PHRASE: (&str, &str) = ("request is missing a required parameter", "malformed");
-/// Places of the name of a parameter that is wrong.
+/// Places of the name of an invalid parameter.
 const FIELDS: [&str; 5] =
     ["field", "errors.0.field", "errors.0.resource", "error.field", "error.param"];
-/// Plain text that is longer is a document.
+/// The maximum length of a plain-text error message in bytes. Longer text is a document.
 const MAX_TEXT: usize = 1024;
 
-/// The words of an answer.
+/// The error codes and texts of an answer.
 #[derive(Debug, Default)]
 pub(super) struct ErrorDetails {
-    /// Codes as they were written, the most telling place first.
+    /// Codes as written, the most specific place first.
     pub(super) codes: Vec<String>,
-    /// What is shown to people.
+    /// The message to show.
     pub(super) description: Option<String>,
-    /// A number that says that it failed, in servers that answer everything with status 200.
+    /// A number that signals failure, from servers that answer everything with status 200.
     pub(super) number: Option<ErrorNumber>,
-    /// The second code, beside that of the error.
+    /// The secondary error code.
     pub(super) suberror: Option<String>,
-    /// All texts in lower case, with words such as `refresh_token` taken apart, and without paths and URLs.
+    /// All texts in lower case, with words such as `refresh_token` split, without paths and URLs.
     pub(super) words: String,
-    /// A text speaks of something that is at no such path.
+    /// A text reports an unknown path.
     pub(super) names_path: bool,
-    /// It is a page for people (HTML), or something else that begins like one.
+    /// The body is HTML or XML.
     pub(super) is_page: bool,
-    /// There were members.
+    /// The body had members.
     pub(super) parsed: bool,
 }
 
-/// See [`ErrorDetails::number`].
+/// A failure number; see [`ErrorDetails::number`].
 #[derive(Debug)]
 pub(super) struct ErrorNumber {
-    /// Under this name it can mean nothing else.
+    /// The member's name proves that the number is an error.
     pub(super) is_error: bool,
 }
 
@@ -99,7 +100,7 @@ impl ErrorDetails {
         let mapped = mapped.and_then(|path| Members::code_of(members.at(path)?));
         let usual = CODES.iter().filter_map(|place| Members::code_of(at(members, place)?));
         let mut codes: Vec<String> = mapped.into_iter().chain(usual).collect();
-        // An object without a code of its own is called "error", which says nothing.
+        // `error` stands for an object without a code and carries no information.
         codes.sort_by_key(|code| code == "error");
         let found = |places: &[&'static str]| -> Vec<String> {
             let found = places.iter().filter_map(|place| text(at(members, place)?));
@@ -111,7 +112,7 @@ impl ErrorDetails {
             texts.extend(std::str::from_utf8(body).map(str::to_owned));
         }
         texts.extend(found(&FIELDS));
-        // Some are no codes but texts, or say what is wrong with a field.
+        // Some codes are texts, or describe what is wrong with a field.
         let is_text = |code: &&String| {
             code.contains(' ') || ["invalid", "expired", "revoked"].contains(&plain(code).as_str())
         };
@@ -129,23 +130,24 @@ impl ErrorDetails {
         }
     }
 
-    /// Does any of these stand in its texts?
+    /// Returns true if the texts contain any of these phrases.
     pub(super) fn has(&self, phrases: &[&str]) -> bool {
         phrases.iter().any(|phrase| self.words.contains(phrase))
     }
 
-    /// Does any of these stand in its texts as a whole word?
+    /// Returns true if the texts contain any of these as a whole word.
     pub(super) fn has_word(&self, words: &[&str]) -> bool {
         let mut said = self.words.split(|c: char| !c.is_ascii_alphanumeric());
         said.any(|word| words.contains(&word))
     }
 
-    /// Is one of its codes among these, which are written without underscores?
+    /// Returns true if one of the codes is among these, which are normalised by [`plain`].
     pub(super) fn is(&self, codes: &[&str]) -> bool {
         self.codes.iter().any(|code| codes.contains(&plain(code).as_str()))
     }
 
-    /// The code that tells most: one of `known`, else the first that is not only the status again.
+    /// Returns the most specific code: one that is `known`, else the first that does not just
+    /// repeat the status.
     pub(super) fn code(&self, status: StatusCode, known: impl Fn(&str) -> bool) -> Option<&str> {
         let number = status.as_str();
         let phrase = status.canonical_reason().map(plain).unwrap_or_default();
@@ -156,7 +158,7 @@ impl ErrorDetails {
     }
 }
 
-/// A code without case, underscores and what stands in front of it: `oauth.v2.InvalidGrant` is
+/// Normalises a code: removes case, underscores and prefixes. `oauth.v2.InvalidGrant` becomes
 /// `invalidgrant`.
 pub(super) fn plain(code: &str) -> String {
     let last = code.rsplit(['.', '#', ':', '/']).find(|part| !part.is_empty()).unwrap_or_default();
@@ -165,14 +167,11 @@ pub(super) fn plain(code: &str) -> String {
     plain.strip_suffix("exception").map(str::to_owned).unwrap_or(plain)
 }
 
-/// The value at a place such as `errors.0.code`.
+/// Returns the value at a place such as `errors.0.code`.
 fn at<'a>(members: &'a Members, place: &'static str) -> Option<&'a Value> {
     let mut steps = place.split('.');
-    let first = members.alike(steps.next()?)?;
-    steps.try_fold(first, |value, step| match value {
-        Value::Array(items) => items.get(step.parse::<usize>().ok()?),
-        other => other.get(step),
-    })
+    let first = members.get_ignoring_case(steps.next()?)?;
+    value_at(first, steps)
 }
 
 fn number(value: &Value, place: &str) -> Option<ErrorNumber> {
@@ -185,7 +184,8 @@ fn number(value: &Value, place: &str) -> Option<ErrorNumber> {
     Some(ErrorNumber { is_error: place == "errcode" })
 }
 
-/// In lower case; `refresh_token` and `refreshToken` are two words, paths and URLs none.
+/// Converts to lower case, splits `refresh_token` and `refreshToken` into two words, and drops
+/// paths and URLs.
 fn words(text: &str) -> String {
     let words = text.split_whitespace().filter(|word| !is_path(word) && !word.contains("://"));
     let words = words.collect::<Vec<_>>().join(" ").replace(['_', '-', '`', '"', '\''], " ");

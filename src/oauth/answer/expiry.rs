@@ -1,8 +1,8 @@
-//! When a token expires, from whatever the answer says: seconds or milliseconds, a lifetime or an
-//! instant, a number or text.
+//! Determines when a token expires from what servers send: seconds or milliseconds, a lifetime or
+//! an instant, a number or text.
 //!
-//! Zero, less, junk and instants that have passed count as unknown: an answer that issues a token
-//! does not mean to say that it is worthless.
+//! Zero, negative or invalid values and instants in the past count as unknown, because an answer
+//! that issues a token does not mean that it is useless.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,26 +11,27 @@ use serde_json::Value;
 use super::format::{Mapping, TimeUnit};
 use super::members::Members;
 
-/// No lifetime is believed beyond a year: a token that old has been revoked or forgotten.
+/// The maximum lifetime of an access token, one year. A token that old has been revoked or
+/// forgotten.
 pub(super) const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// Refresh tokens are kept for longer, though not for as long as a clock can count.
+/// The maximum lifetime of a refresh token, ten years.
 const MAX_REFRESH_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-/// September 2001 in seconds. Nothing lives for so long, so more than that is an instant.
+/// September 2001 in seconds. Larger numbers are instants, because no lifetime is that long.
 const INSTANT_IN_SECONDS: f64 = 1e9;
-/// The same in milliseconds.
+/// September 2001 in milliseconds.
 const INSTANT_IN_MILLISECONDS: f64 = 1e12;
 
-/// What a member means where its size does not tell.
+/// What a member means if its magnitude does not decide.
 #[derive(Clone, Copy, PartialEq)]
 enum TimeKind {
-    /// A time from now.
+    /// A duration from now.
     Lifetime,
     /// A time since 1970.
     Instant,
 }
 
-/// When the access token expires, at most a year from `now`. What is mapped comes before what is
-/// found under a usual name: `expires_in`, `expires_at`, `expires`.
+/// Returns when the access token expires, at most a year from `now`. Configured members take
+/// precedence over the usual ones: `expires_in`, `expires_at`, `expires`.
 pub(super) fn of_access_token(
     members: &Members,
     mapping: &Mapping,
@@ -51,7 +52,7 @@ pub(super) fn of_access_token(
     Some(now + lifetime.min(MAX_LIFETIME))
 }
 
-/// When the refresh token expires, under the names that servers use for it.
+/// Returns when the refresh token expires.
 pub(super) fn of_refresh_token(
     members: &Members,
     mapping: &Mapping,
@@ -64,7 +65,7 @@ pub(super) fn of_refresh_token(
         ("refresh_expires_in", TimeKind::Lifetime),
         ("x_refresh_token_expires_in", TimeKind::Lifetime),
         ("refresh_token_expires_at", TimeKind::Instant),
-        // How long it may lie idle (draft-ietf-oauth-refresh-token-expiration).
+        // The maximum idle time (draft-ietf-oauth-refresh-token-expiration).
         ("refresh_token_timeout", TimeKind::Lifetime),
     ];
     let usual = usual.iter().filter_map(|(name, kind)| Some((members.get(name)?, *kind)));
@@ -73,7 +74,8 @@ pub(super) fn of_refresh_token(
     Some(now + lifetime.min(MAX_REFRESH_LIFETIME))
 }
 
-/// When the grant ends, however often it is refreshed (draft-ietf-oauth-refresh-token-expiration).
+/// Returns when the grant expires, regardless of refreshes
+/// (draft-ietf-oauth-refresh-token-expiration).
 pub(super) fn of_grant(
     members: &Members,
     mapping: &Mapping,
@@ -84,12 +86,12 @@ pub(super) fn of_grant(
     Some(now + lifetime.min(MAX_REFRESH_LIFETIME))
 }
 
-/// When what lives for the time in a member of another answer expires, at most a year from `now`.
+/// Returns when a token with the lifetime in `value` expires, at most a year from `now`.
 pub(in crate::oauth) fn of_lifetime(value: &Value, now: SystemTime) -> Option<SystemTime> {
     Some(now + lifetime(value, TimeKind::Lifetime, None, now)?.min(MAX_LIFETIME))
 }
 
-/// How long from `now`; more than zero.
+/// Returns the time from `now`, if it is positive.
 fn lifetime(
     value: &Value,
     kind: TimeKind,
@@ -129,7 +131,7 @@ fn of_number(
         TimeUnit::Seconds => number,
         TimeUnit::Milliseconds => number / 1000.0,
     };
-    // Beyond the year 5000 any clock fails, and every limit here is long passed.
+    // Later than the year 5000 `SystemTime` may overflow, and every limit applies anyway.
     let time = Duration::from_secs_f64(seconds.min(1e11));
     match kind {
         TimeKind::Lifetime => Some(time),
@@ -144,14 +146,15 @@ fn of_text(text: &str, now: SystemTime) -> Option<Duration> {
     }
 }
 
-/// A moment in either of the two usual forms.
+/// Parses a date in ISO 8601 or HTTP format.
 pub(super) fn instant(text: &str) -> Option<SystemTime> {
     iso_8601(text).or_else(|| httpdate::parse_http_date(text).ok())
 }
 
-/// `2026-11-22T17:00:00.5+01:00`, also with a space, without colon, or without zone, which is UTC.
+/// Parses `2026-11-22T17:00:00.5+01:00`, also with a space, without the colon, or without a zone,
+/// which means UTC.
 fn iso_8601(text: &str) -> Option<SystemTime> {
-    // The date has hyphens of its own; the sign of a zone comes after it.
+    // Skip the hyphens of the date; the sign of the zone comes after it.
     let zone = text.char_indices().skip(11).find(|(_, c)| matches!(c, '+' | '-'));
     let Some((at, sign)) = zone else { return humantime::parse_rfc3339_weak(text).ok() };
     let (time, zone) = text.split_at_checked(at)?;
@@ -167,7 +170,7 @@ fn iso_8601(text: &str) -> Option<SystemTime> {
     if sign == '+' { local.checked_sub(offset) } else { local.checked_add(offset) }
 }
 
-/// `0:04:00`, as Tableau says how long a session lives.
+/// Parses `0:04:00` (days, hours, minutes), which Tableau uses for session lifetimes.
 fn days_hours_minutes(text: &str) -> Option<Duration> {
     let parts: Option<Vec<u64>> =
         text.split(':').map(|part| part.parse::<u32>().ok().map(u64::from)).collect();

@@ -1,5 +1,5 @@
-//! What the configuration says about the answers of one token endpoint: where its members are, and
-//! which of its errors mean something else than they do elsewhere.
+//! The configured format of one token endpoint's answers: where the members are, and which errors
+//! have a special meaning.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,22 +8,24 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::members::Members;
+use crate::content_match;
 
-/// How the answers of one token endpoint are read. The default is RFC 6749 §5, tolerantly.
+/// How to interpret the answers of one token endpoint. The default is RFC 6749 §5, read tolerantly.
 #[derive(Clone, PartialEq)]
 pub struct TokenResponseFormat {
-    /// Where the members of a token response are.
+    /// The places of the members.
     pub mapping: Mapping,
-    /// Errors that mean that the grant is gone.
+    /// Errors that mean an invalid grant.
     pub dead: Vec<AnswerRule>,
-    /// Errors that mean too many token requests. These win over `dead`: they throw nothing away.
+    /// Errors that mean a rate limit. They take precedence over `dead` because they discard
+    /// nothing.
     pub busy: Vec<AnswerRule>,
-    /// The members that templates name, to be kept beside the token.
+    /// The members that templates use, stored with the token.
     pub raw: BTreeSet<MemberPath>,
-    /// Whether a token bound to a key is wanted (RFC 9449). Without it such a token is refused: it
-    /// would be useless as a bearer token.
+    /// Require tokens that are bound to a key (RFC 9449). If false, bound tokens are refused,
+    /// because they cannot be used as bearer tokens.
     pub dpop: bool,
-    /// The longest access token that is accepted. Default 64 KiB.
+    /// The maximum length of an access token in bytes. Default 64 KiB.
     pub token_bytes: usize,
 }
 
@@ -40,8 +42,9 @@ impl Default for TokenResponseFormat {
     }
 }
 
-/// `Config::fingerprint` is made from it. So it shows what there has always been, and of what came later
-/// only what is used; `token_bytes` makes no refused grant succeed, and is left out.
+/// [`Config::fingerprint`](crate::oauth::Config::fingerprint) uses this text, and records store
+/// that hash. So the name and the original fields never change, and newer fields appear only if
+/// used. `token_bytes` cannot make a refused grant succeed, so it is left out.
 impl fmt::Debug for TokenResponseFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { mapping, dead, busy, raw, dpop, token_bytes: _ } = self;
@@ -51,34 +54,34 @@ impl fmt::Debug for TokenResponseFormat {
     }
 }
 
-/// Where a token response has its members. What is `None` has the name that RFC 6749 §5.1 gives it.
+/// The places of the members of a token response. `None` means the name in RFC 6749 §5.1.
 #[derive(Clone, Default, PartialEq)]
 pub struct Mapping {
     /// The access token.
     pub access_token: Option<MemberPath>,
     /// The refresh token.
     pub refresh_token: Option<MemberPath>,
-    /// How long the access token lives.
+    /// The lifetime of the access token.
     pub expires_in: Option<MemberPath>,
-    /// When the access token expires.
+    /// The expiry time of the access token.
     pub expires_at: Option<MemberPath>,
-    /// What the numbers of both count. Default: told by their size.
+    /// The unit of both numbers. Default: chosen by their magnitude.
     pub unit: Option<TimeUnit>,
-    /// How the access token is presented.
+    /// The token type.
     pub token_type: Option<MemberPath>,
-    /// What holds for every success, for servers that answer errors with status 200.
+    /// A condition for success, for servers that report errors with status 200.
     pub ok: Option<Comparison>,
     /// The error code.
     pub error: Option<MemberPath>,
-    /// A success without an access token prolongs the one there is.
+    /// A success without an access token extends the current one.
     pub keep_access_token: bool,
-    /// How long the refresh token lives.
+    /// The lifetime of the refresh token.
     pub refresh_expires_in: Option<MemberPath>,
-    /// How long an error asks to be left alone: seconds, a date, or words with a number.
+    /// How long an error asks to wait: seconds, a date, or text with a number.
     pub retry_after: Option<MemberPath>,
 }
 
-/// See [`TokenResponseFormat`].
+/// Stable for fingerprints; see [`TokenResponseFormat`].
 impl fmt::Debug for Mapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Mapping");
@@ -101,37 +104,37 @@ impl fmt::Debug for Mapping {
     }
 }
 
-/// What the numbers of a lifetime or an instant count.
+/// The unit of a lifetime or an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeUnit {
     /// Seconds.
     Seconds,
-    /// Thousandths of a second.
+    /// Milliseconds.
     Milliseconds,
 }
 
-/// The place of a value in JSON: names of members and indexes of arrays, such as `data.0.token`.
+/// The path of a value in JSON: member names and array indexes, such as `data.0.token`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MemberPath(Vec<String>);
 
 impl MemberPath {
-    /// Reads `data.0.token`; `None` where a name is empty.
+    /// Parses `data.0.token`. `None` if a step is empty.
     pub fn parse(text: &str) -> Option<Self> {
         Self::of(text.split('.').map(str::to_owned).collect())
     }
 
-    /// The path of these steps; `None` where there is none, or an empty one.
+    /// Creates a path from steps. `None` if there are none or one is empty.
     pub fn of(steps: Vec<String>) -> Option<Self> {
         let usable = !steps.is_empty() && steps.iter().all(|step| !step.is_empty());
         usable.then_some(Self(steps))
     }
 
-    /// Its step, if there is but one.
+    /// Returns the only step, if there is exactly one.
     pub(super) fn only(&self) -> Option<&String> {
         self.split().filter(|(_, below)| below.is_empty()).map(|(name, _)| name)
     }
 
-    /// Its first step, and those below.
+    /// Returns the first step and the rest.
     pub(super) fn split(&self) -> Option<(&String, &[String])> {
         self.0.split_first()
     }
@@ -143,34 +146,34 @@ impl fmt::Display for MemberPath {
     }
 }
 
-/// A value that is compared with another: `result == '0000'`.
+/// A comparison of a member with a literal: `result == '0000'`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
-    /// Where the value is. One that is not there equals nothing.
+    /// The path of the value. A missing value equals nothing.
     pub path: MemberPath,
-    /// `==`; otherwise `!=`.
+    /// True for `==`, false for `!=`.
     pub equal: bool,
-    /// A text, a number or a truth value.
+    /// A text, a number or a boolean.
     pub literal: Value,
 }
 
 impl Comparison {
     pub(super) fn holds(&self, members: &Members) -> bool {
         let found = members.at(&self.path);
-        found.is_some_and(|found| members.same(found, &self.literal)) == self.equal
+        found.is_some_and(|found| members.equals(found, &self.literal)) == self.equal
     }
 }
 
-/// A kind of answer. All that is given has to be so; one that gives nothing is never met.
+/// A condition on an answer. All given parts must match; an empty rule never matches.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AnswerRule {
-    /// Its status.
+    /// The HTTP status.
     pub status: Option<StatusCode>,
-    /// Its error code.
+    /// The error code.
     pub error: Option<String>,
-    /// A text in its body.
+    /// A text that the body contains.
     pub body: Option<String>,
-    /// A value at a place of its JSON.
+    /// A value at a path of the JSON body.
     pub json: Option<(MemberPath, Value)>,
 }
 
@@ -182,10 +185,9 @@ impl AnswerRule {
         members: &Members,
         codes: &[String],
     ) -> bool {
-        let contains =
-            |text: &String| body.windows(text.len().max(1)).any(|window| window == text.as_bytes());
+        let contains = |text: &String| content_match::contains(body, text.as_bytes());
         let json = |(path, literal): &(MemberPath, Value)| {
-            members.at(path).is_some_and(|found| members.same(found, literal))
+            members.at(path).is_some_and(|found| members.equals(found, literal))
         };
         *self != Self::default()
             && self.status.is_none_or(|expected| expected == status)
@@ -201,26 +203,26 @@ impl AnswerRule {
 /// How an access token is presented to the API (RFC 6749 §7.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenType {
-    /// RFC 6750. Also where the answer does not say.
+    /// A bearer token (RFC 6750). Also if the answer does not say.
     #[default]
     Bearer,
-    /// With a proof that the sender has the key (RFC 9449). Never sent as a bearer token.
+    /// With a proof of possession (RFC 9449). Never sent as a bearer token.
     Dpop,
 }
 
-/// What servers call a token that is presented as RFC 6750 says: also `BearerToken` (Apigee), and
-/// whose it is (Slack).
+/// Names of the bearer type, also `BearerToken` (Apigee) and the owner of the token (Slack).
 const BEARER: [&str; 4] = ["bearer", "bearertoken", "bot", "user"];
-/// What they call it and mean no other way of presenting it: what kind of token it is.
+/// Names of the token's format, which do not mean another type.
 const KINDS: [&str; 6] = ["jwt", "token", "access_token", "accesstoken", "oauth", "oauth2"];
 
-/// A `token_type` as the answer has it.
+/// A parsed `token_type`.
 pub(super) enum ParsedTokenType {
-    /// One that can be presented.
+    /// A supported type.
     Supported(TokenType),
-    /// A word for whose token it is rather than for how it is presented: `User Access Token` (eBay).
+    /// A name that describes the token and not its type, such as `User Access Token` (eBay). Used
+    /// as a bearer token.
     Unusual(String),
-    /// A way that nobody here knows.
+    /// An unsupported type.
     Unsupported(String),
 }
 
@@ -240,7 +242,7 @@ impl TokenType {
             _ if small.is_empty() || BEARER.contains(&small.as_str()) => {
                 ParsedTokenType::Supported(Self::Bearer)
             }
-            // RFC 8693 §3 has such names for what a token is.
+            // RFC 8693 §3 defines such names for token formats.
             _ if small.starts_with("urn:ietf:params:oauth:token-type:") => {
                 ParsedTokenType::Unusual(kind.into())
             }
@@ -255,15 +257,15 @@ impl TokenType {
     }
 }
 
-/// What becomes of the refresh token of an answer to a refresh.
+/// What to do with the refresh token in the answer to a refresh.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rotation {
-    /// A new one takes the place of the old; none leaves it. The default: any server may start to
-    /// rotate one day.
+    /// A new token replaces the old one; without one, the old one stays. The default, because any
+    /// server may start to rotate.
     #[default]
     Auto,
-    /// The old one stays whatever the answer has.
+    /// Always keep the old token.
     Ignore,
-    /// An answer without a new one is an error.
+    /// Treat an answer without a new token as an error.
     Require,
 }

@@ -1,34 +1,33 @@
-//! JSON that is not quite JSON: with text around it, cut short, with bytes that are no UTF-8 or escapes
-//! that are none. Only what is certain counts: a string that is closed, a number that is followed by
-//! something.
+//! Reads malformed JSON: surrounded by text, truncated, with invalid UTF-8 or invalid escapes. Only
+//! values that are certainly complete count: a closed string, or a number followed by something.
 
 use serde_json::{Map, Number, Value};
 
 use super::candidates::{Candidates, is_refresh_token, is_successor_name};
 
-/// Deeper is not looked.
+/// The maximum nesting depth.
 const MAX_DEPTH: usize = 64;
-/// How often JSON is looked for in text.
+/// How many starting points are tried in text.
 const MAX_BEGINNINGS: usize = 64;
-/// How many times JSON may be a string in JSON.
+/// How many levels of JSON in JSON strings are read.
 const MAX_QUOTED: usize = 2;
 
-/// Stands where a string has what cannot be read. No token has it.
+/// Replaces unreadable characters of a string. No token contains it.
 pub(super) const UNREADABLE: char = char::REPLACEMENT_CHARACTER;
 
 /// What could be read.
 #[derive(Default)]
 pub(super) struct LenientJson {
-    /// The members of the first object, or of the first that speaks of tokens or an error.
+    /// The members of the first object, or of the first one with tokens or an error.
     pub(super) pairs: Vec<(String, Value)>,
-    /// That object has an end.
+    /// That object is complete.
     pub(super) is_whole: bool,
-    /// The members of every object at any depth that are no objects, also of those in strings; of a
-    /// refresh token in an object or a list, what it may be.
+    /// The members of all objects at any depth, including those in strings, except members that are
+    /// objects; for a refresh token in an object or array, its candidates.
     pub(super) objects: Vec<Vec<(String, Value)>>,
 }
 
-/// Reads all objects that are in `bytes`.
+/// Reads all objects in `bytes`.
 pub(super) fn read(bytes: &[u8]) -> LenientJson {
     let mut text = LenientJson::default();
     read_into(&mut text, bytes, MAX_QUOTED);
@@ -37,14 +36,14 @@ pub(super) fn read(bytes: &[u8]) -> LenientJson {
 
 fn read_into(text: &mut LenientJson, bytes: &[u8], quoted: usize) {
     let mut parser = JsonParser { bytes, at: 0, objects: Vec::new(), keeps_numbers: false };
-    let mut tells = false;
+    let mut is_relevant = false;
     for _ in 0..MAX_BEGINNINGS {
         let rest = bytes.get(parser.at..).unwrap_or_default();
         let Some(begin) = rest.iter().position(|byte| matches!(byte, b'{' | b'"')) else { break };
         let before = parser.at + begin;
         parser.at = before + 1;
         if bytes.get(before) == Some(&b'"') {
-            // The whole may be a string with JSON in it.
+            // The whole body may be a JSON string with JSON inside.
             let is_first = rest.get(..begin).is_some_and(|before| before.trim_ascii().is_empty());
             let string = is_first.then(|| parser.string()).flatten();
             if let Some(string) = string.filter(|string| string.contains('{')) {
@@ -61,9 +60,9 @@ fn read_into(text: &mut LenientJson, bytes: &[u8], quoted: usize) {
             continue;
         }
         let of_this = parser.objects.get(known..).unwrap_or_default();
-        let tells_now = of_this.iter().flatten().any(|(name, _)| is_telling(name));
-        if text.pairs.is_empty() || (tells_now && !tells) {
-            (text.pairs, text.is_whole, tells) = (pairs, is_whole, tells_now);
+        let is_relevant_now = of_this.iter().flatten().any(|(name, _)| is_token_or_error(name));
+        if text.pairs.is_empty() || (is_relevant_now && !is_relevant) {
+            (text.pairs, text.is_whole, is_relevant) = (pairs, is_whole, is_relevant_now);
         }
     }
     let objects = std::mem::take(&mut parser.objects);
@@ -82,7 +81,7 @@ fn read_into(text: &mut LenientJson, bytes: &[u8], quoted: usize) {
     text.objects.extend(objects);
 }
 
-fn is_telling(name: &str) -> bool {
+fn is_token_or_error(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.contains("token") || name.contains("error")
 }
@@ -91,12 +90,12 @@ struct JsonParser<'a> {
     bytes: &'a [u8],
     at: usize,
     objects: Vec<Vec<(String, Value)>>,
-    /// A number that no integer holds becomes a text, as it is written: it is a token.
+    /// Keep a number that does not fit an integer as text, because it is a token.
     keeps_numbers: bool,
 }
 
 impl JsonParser<'_> {
-    /// What follows the brace, and whether that was all of it.
+    /// Parses an object after its brace. Returns its members and whether it is complete.
     fn object(&mut self, depth: usize) -> (Vec<(String, Value)>, bool) {
         let mut pairs = Vec::new();
         let is_whole = self.members(&mut pairs, depth);
@@ -135,7 +134,7 @@ impl JsonParser<'_> {
         }
     }
 
-    /// The value, and whether more can follow it.
+    /// Parses a value. Returns false if the input ended in it.
     fn value(&mut self, depth: usize) -> (Option<Value>, bool) {
         let below = depth.checked_sub(1);
         match (self.next_after(b""), below) {
@@ -171,11 +170,11 @@ impl JsonParser<'_> {
         }
     }
 
-    /// A number, or `true` and the like.
+    /// Parses a number or a literal such as `true`.
     fn word(&mut self) -> (Option<Value>, bool) {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
-        // Without anything behind it, there may have been more of it.
+        // At the end of the input, the rest of the word may be missing.
         let Some(length) = rest.iter().position(|byte| !is_part(byte)) else {
             return (None, false);
         };
@@ -192,7 +191,7 @@ impl JsonParser<'_> {
         (Some(value), true)
     }
 
-    /// What follows the opening quotation mark; `None` where there is no closing one.
+    /// Parses a string after its opening quote. `None` if it has no end.
     fn string(&mut self) -> Option<String> {
         let mut out = Vec::new();
         loop {
@@ -251,7 +250,7 @@ impl JsonParser<'_> {
         byte
     }
 
-    /// The next byte that is neither space nor one of `skipped`.
+    /// Returns the next byte that is neither white space nor one of `skipped`.
     fn next_after(&mut self, skipped: &[u8]) -> Option<u8> {
         loop {
             let byte = self.step()?;
@@ -275,9 +274,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_certain_is_read() {
+    fn only_complete_values_are_read() {
         for (text, expected, is_whole) in [
-            // What is JSON anyway.
+            // Valid JSON.
             (
                 r#"{"a":"b","c":[1,-2.5e3,true,null,{"d":{}}]}"#,
                 json!({"a":"b","c":[1,-2.5e3,true,null,{"d":{}}]}),
@@ -288,13 +287,13 @@ mod tests {
                 json!({"a":"\"\\/\u{8}\u{c}\n\r\té😀"}),
                 true,
             ),
-            // Text around it.
+            // Surrounding text.
             ("\u{feff}\n{\"a\":1 }", json!({"a":1}), true),
             (")]}',\n{\"a\":\"b\"}", json!({"a":"b"}), true),
             ("callback({\"a\":\"b\"});", json!({"a":"b"}), true),
             ("Warning: {x} in <b>a.php</b>\n{\"a\":\"b\"}\n0", json!({"a":"b"}), true),
             ("{\"x\":1} {\"access_token\":\"b\"} {\"error\":1}", json!({"access_token":"b"}), true),
-            // Cut short.
+            // Truncated.
             (r#"{"a":"b","c":"d"#, json!({"a":"b"}), false),
             (r#"{"a":"b","c":"d\"#, json!({"a":"b"}), false),
             (r#"{"a":"b","c":36"#, json!({"a":"b"}), false),
@@ -302,7 +301,7 @@ mod tests {
             (r#"{"a":"b","c":tr"#, json!({"a":"b"}), false),
             (r#"{"a":{"b":"c","d":["e","f"#, json!({"a":{"b":"c","d":["e"]}}), false),
             (r#"{"a":"b","c"#, json!({"a":"b"}), false),
-            // Mistakes of whoever wrote it by hand.
+            // Hand-written JSON.
             (r#"{"a":"b" "c":"d",}"#, json!({"a":"b","c":"d"}), true),
             (
                 r#"{"a":"b\q","c":"\ud800x","d":"\u12"}"#,
@@ -333,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_text_takes_no_time_and_no_stack() {
+    fn hostile_text_uses_little_time_and_stack() {
         for text in [
             "{\"a\":".repeat(100_000),
             "[{".repeat(100_000),

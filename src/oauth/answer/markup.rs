@@ -1,19 +1,19 @@
-//! Tokens in HTML and XML: some servers answer in XML whatever is asked for, and some put their JSON or a form
-//! into a page.
+//! Finds tokens in HTML and XML. Some servers always answer in XML, and some embed JSON or a form
+//! in a page.
 
 use serde_json::Value;
 
-/// How many elements are looked at.
+/// The maximum number of elements that are examined.
 const MAX_ELEMENTS: usize = 10_000;
 
-/// HTML or XML.
+/// Returns true for HTML or XML.
 pub(super) fn is_page(body: &[u8]) -> bool {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start();
     let begins = body.first() == Some(&b'<');
     begins && body.get(1).is_some_and(|byte| byte.is_ascii_alphabetic() || b"!?".contains(byte))
 }
 
-/// The text with the characters that entities stand for.
+/// Replaces character entities.
 pub(super) fn unescaped(text: &str) -> String {
     const NAMED: [(&str, &str); 9] = [
         ("&quot;", "\""),
@@ -29,7 +29,7 @@ pub(super) fn unescaped(text: &str) -> String {
     NAMED.iter().fold(text.to_owned(), |text, (entity, character)| text.replace(entity, character))
 }
 
-/// The elements with nothing but text in them, all attributes, and the fields of a form, as members.
+/// Returns the text-only elements, all attributes and the form fields as members.
 pub(super) fn elements(body: &[u8]) -> Vec<(String, Value)> {
     let text = String::from_utf8_lossy(body);
     let mut members = Vec::new();
@@ -58,13 +58,13 @@ pub(super) fn elements(body: &[u8]) -> Vec<(String, Value)> {
     members
 }
 
-/// The content of a CDATA section that comes first.
+/// Returns the contents of a leading CDATA section.
 fn quoted(text: &str) -> Option<&str> {
     let inner = text.trim_start().strip_prefix("<![CDATA[")?;
     inner.split_once("]]>").map(|(inner, _)| inner)
 }
 
-/// The attributes of a tag, with quotation marks or without.
+/// Returns the attributes of a tag, quoted or not.
 fn attributes(tag: &str) -> Vec<(&str, &str)> {
     let mut attributes = Vec::new();
     let mut rest = tag;

@@ -1,7 +1,6 @@
-//! Secrets in what a server says.
+//! Masks secrets in the messages of servers.
 //!
-//! Servers repeat what they were sent, sometimes the way it was sent, sometimes quoted for where they
-//! put it.
+//! Servers repeat what they were sent, as it was or escaped for the place where they put it.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -11,15 +10,16 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_S
 
 use crate::secret::Secret;
 
-/// What a stranger wrote, fit for one line of a log.
+/// Makes a server's text safe for one line of a log: masked, without control characters, and
+/// truncated to `limit` characters.
 pub(super) fn printable(text: &str, limit: usize, secrets: &[&Secret]) -> String {
-    // What cannot be seen, breaks lines or turns the direction of text around.
+    // Characters that are invisible, break lines or change the text direction.
     let is_hidden = |c: char| {
         let format = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
         c.is_control() || c == '\u{feff}' || format.iter().any(|range| range.contains(&c))
     };
     let clean = |c: char| if is_hidden(c) { ' ' } else { c };
-    // Once more when it is clean: what was between two halves of a secret may be gone.
+    // Mask again after cleaning, because the removed characters may have split a secret.
     let text: String = masked(text.to_owned(), secrets).chars().map(clean).collect();
     let text = masked(text, secrets);
     let mut line: String = text.chars().take(limit).collect();
@@ -29,7 +29,7 @@ pub(super) fn printable(text: &str, limit: usize, secrets: &[&Secret]) -> String
     line
 }
 
-/// `text` with an ellipsis in the place of each of `secrets`, however it is spelt.
+/// Replaces each of `secrets`, in any spelling, with an ellipsis.
 fn masked(mut text: String, secrets: &[&Secret]) -> String {
     for secret in secrets.iter().map(|secret| secret.expose()).filter(|secret| !secret.is_empty()) {
         for spelling in spellings(secret) {
@@ -39,10 +39,11 @@ fn masked(mut text: String, secrets: &[&Secret]) -> String {
     text
 }
 
-/// Part of a secret that is masked in an answer that is damaged: longer ones are words of nobody else's.
+/// The length of a part of a secret that is masked in a damaged answer, in characters. Longer parts
+/// hardly occur by chance.
 const PART: usize = 6;
 
-/// `text` of an answer that is cut or damaged, and that may hold a part of a secret for that.
+/// Masks parts of secrets in the text of a truncated or damaged answer.
 pub(super) fn masked_in_parts(text: &str, secrets: &[&Secret]) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut is_secret = vec![false; chars.len()];
@@ -66,7 +67,8 @@ pub(super) fn masked_in_parts(text: &str, secrets: &[&Secret]) -> String {
     masked
 }
 
-/// As it is, in a form, in a URL, in JSON and in HTML.
+/// Returns the spellings of a secret: plain, in a form, in a URL, in JSON, in HTML, in base64 and
+/// in hexadecimal.
 fn spellings(secret: &str) -> Vec<String> {
     let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     let url = form.replace('+', "%20");
@@ -77,7 +79,8 @@ fn spellings(secret: &str) -> Vec<String> {
     }
     spellings.push(in_html(secret));
     spellings.push(in_html(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"));
-    // RFC 3986, which leaves what forms do not, with and without its slashes; and that once more.
+    // RFC 3986 encoding, which differs from form encoding, with and without encoded slashes, and
+    // encoded twice.
     let percent = crate::template::percent_encode(secret).to_string();
     spellings.push(with_small_escapes(&percent));
     spellings.push(percent.replace("%2F", "/"));
@@ -89,13 +92,13 @@ fn spellings(secret: &str) -> Vec<String> {
     let hexadecimal: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
     spellings.push(hexadecimal.to_uppercase());
     spellings.push(hexadecimal);
-    // The longest first: what is a part of another would leave the rest of it standing.
+    // Longest first, because replacing a part of a longer spelling would leave the rest.
     spellings.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
     spellings.dedup();
     spellings
 }
 
-/// `%2F` as `%2f`.
+/// Lowers the case of percent escapes: `%2F` becomes `%2f`.
 fn with_small_escapes(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut digits = 0;
@@ -106,7 +109,7 @@ fn with_small_escapes(text: &str) -> String {
     out
 }
 
-/// As some write it, `ascii` alone or with a backslash before each `slash`.
+/// Escapes for JSON, optionally to ASCII only and with escaped slashes.
 fn in_json(text: &str, ascii: bool, slash: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

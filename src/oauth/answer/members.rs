@@ -1,4 +1,4 @@
-//! The members of an answer, whatever it is written in: JSON under any content type, or a form.
+//! The members of an answer, from JSON with any content type or from a form.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
@@ -6,24 +6,25 @@ use serde_json::Value;
 use super::candidates::{Candidates, is_refresh_token, is_successor_name};
 use super::format::{Mapping, MemberPath};
 use super::lenient_json;
+use crate::content_match;
 use crate::secret::Secret;
 
-/// The members of a JSON object or array, or the pairs of a form; in order, duplicates kept.
+/// The members of a JSON object or array, or the pairs of a form, in order and with duplicates.
 #[derive(Default)]
 pub(in crate::oauth) struct Members {
     /// Whether the body could be read at all.
     pub(in crate::oauth) parsed: bool,
-    /// What comes last may be missing.
+    /// The end may be missing.
     pub(super) is_cut: bool,
-    /// It is as the standards say.
+    /// The body is valid JSON or a valid form.
     pub(super) is_strict: bool,
     pairs: Vec<(String, Value)>,
     is_form: bool,
 }
 
 impl Members {
-    /// Goes by the bytes and not by `DecodedBody-Type`, which is often wrong: first as the standards say, then
-    /// leniently. The mapping says what a form may be known by.
+    /// Parses the body, first strictly, then leniently. Ignores `Content-Type`, which is often
+    /// wrong. `mapping` names the members that a form is recognised by.
     pub(in crate::oauth) fn of(body: &[u8], mapping: &Mapping) -> Self {
         let strict = Self::strict(body, mapping);
         if strict.parsed {
@@ -50,22 +51,24 @@ impl Members {
         form(body, mapping).map(|pairs| of(pairs, true)).unwrap_or_default()
     }
 
-    /// These, as if they were an answer.
+    /// Creates members from pairs.
     pub(super) fn of_pairs(pairs: Vec<(String, Value)>) -> Self {
         Self { parsed: true, is_strict: true, pairs, ..Self::default() }
     }
 
-    /// The value at a place.
+    /// Returns the value at a path.
     pub(in crate::oauth) fn at(&self, path: &MemberPath) -> Option<&Value> {
         let (name, below) = path.split()?;
-        below.iter().try_fold(self.get(name)?, |value, step| match value {
-            Value::Array(items) => items.get(step.parse::<usize>().ok()?),
-            other => other.get(step),
-        })
+        content_match::value_at(self.get(name)?, below)
     }
 
-    /// The text, number or truth value at a place, if a field may carry it and it is not longer than that.
-    pub(in crate::oauth) fn fit(&self, path: &MemberPath, longest: usize) -> Option<Secret> {
+    /// Returns the text, number or boolean at a path, if it is a valid field value of at most
+    /// `longest` bytes.
+    pub(in crate::oauth) fn field_value(
+        &self,
+        path: &MemberPath,
+        longest: usize,
+    ) -> Option<Secret> {
         let text = match self.at(path)? {
             Value::String(text) => text.clone(),
             Value::Number(number) => number.to_string(),
@@ -76,7 +79,7 @@ impl Members {
         fits.then(|| Secret::new(text))
     }
 
-    /// The value at `path`, or the member called `name` where no path is given.
+    /// Returns the value at `path`, or the member `name` if there is no path.
     pub(super) fn find(&self, path: Option<&MemberPath>, name: &str) -> Option<&Value> {
         match path {
             Some(path) => self.at(path),
@@ -88,8 +91,8 @@ impl Members {
         self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
-    /// The token at `path`, or of the members called `name` where no path is given. A number, or text of
-    /// which a part cannot be read, was meant to be one as well, and nobody can say which.
+    /// Returns the token at `path`, or of the members called `name` if there is no path. A number,
+    /// or a text with unreadable parts, may have been the token, so it makes the result ambiguous.
     pub(super) fn token(&self, path: Option<&MemberPath>, name: &str) -> TokenLookup {
         let (first, below) = path
             .and_then(MemberPath::split)
@@ -111,33 +114,33 @@ impl Members {
         }
     }
 
-    /// The refresh token at `path`, or under its name; `sent` is what the request carried. Of a
-    /// member that stands twice the last counts, as for every parser of JSON and so for the server's own
-    /// clients. In a form nobody can say.
+    /// Returns the refresh token at `path`, or under its standard name. `sent` are the secrets of
+    /// the request. If a JSON member occurs twice, the last one counts, as in JSON parsers and so
+    /// in the server's own clients. In a form, duplicates are ambiguous.
     pub(super) fn refresh_token(&self, path: Option<&MemberPath>, sent: &[&Secret]) -> TokenLookup {
         if let Some(path) = path.filter(|path| path.only().is_none()) {
             let first = path.split().map(|(first, _)| first);
             let named = self.pairs.iter().filter(|(key, _)| Some(key) == first);
             let candidates = Candidates::of(self.at(path));
-            return if named.count() > 1 { TokenLookup::Several } else { candidates.found(sent) };
+            return if named.count() > 1 { TokenLookup::Several } else { candidates.resolve(sent) };
         }
         let name = path.and_then(MemberPath::only).map_or("refresh_token", String::as_str);
         let named = self.pairs.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
         let all: Vec<Candidates> = named.map(|value| Candidates::of(Some(value))).collect();
-        match Candidates::joined(&all).found(sent) {
+        match Candidates::joined(&all).resolve(sent) {
             TokenLookup::Several if !self.is_form => {
-                all.last().map_or(TokenLookup::None, |last| last.found(sent))
+                all.last().map_or(TokenLookup::None, |last| last.resolve(sent))
             }
             found => found,
         }
     }
 
-    /// The same under the other names that it goes by.
+    /// Returns the refresh token under one of its other names.
     pub(super) fn renamed_refresh_token(&self, sent: &[&Secret]) -> TokenLookup {
         let others = |is_one: fn(&str) -> bool| {
             let others = self.pairs.iter().filter(|(key, _)| key != "refresh_token" && is_one(key));
             let all: Vec<_> = others.map(|(key, value)| Candidates::named(key, value)).collect();
-            Candidates::joined(&all).found(sent)
+            Candidates::joined(&all).resolve(sent)
         };
         match others(is_refresh_token) {
             TokenLookup::None => others(is_successor_name),
@@ -145,43 +148,42 @@ impl Members {
         }
     }
 
-    /// Where the refresh token is looked for there is a number.
+    /// Returns true if there is a number in the place of the refresh token.
     pub(super) fn has_number(&self, path: Option<&MemberPath>) -> bool {
         self.find(path, "refresh_token").is_some_and(has_number)
     }
 
-    /// It stands twice, and not the same one.
-    pub(super) fn is_twice(&self, name: &str) -> bool {
+    /// Returns true if the member occurs more than once with different values.
+    pub(super) fn has_conflicting_duplicates(&self, name: &str) -> bool {
         let mut named = self.pairs.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
         let first = named.next();
         named.any(|value| Some(value) != first)
     }
 
-    /// The first value of this name; upper and lower case, underscores and hyphens make no difference.
-    pub(super) fn alike(&self, name: &str) -> Option<&Value> {
+    /// Returns the first value of this name, ignoring case, underscores and hyphens.
+    pub(super) fn get_ignoring_case(&self, name: &str) -> Option<&Value> {
         self.pairs.iter().find(|(key, _)| is_alike(key, name)).map(|(_, value)| value)
     }
 
-    /// 0 and 0.0 are one number; 0 and "0" are not the same, except in a form, which has only text.
-    pub(super) fn same(&self, found: &Value, literal: &Value) -> bool {
+    /// Compares two values. 0 equals 0.0, but not "0", except in a form, which only has text.
+    pub(super) fn equals(&self, found: &Value, literal: &Value) -> bool {
         let as_text = || match (found.as_str(), literal) {
             (Some(found), Value::Number(number)) => found == number.to_string(),
             (Some(found), Value::Bool(truth)) => found == truth.to_string(),
             _ => false,
         };
-        let as_number = || found.as_f64().is_some_and(|number| literal.as_f64() == Some(number));
-        found == literal || as_number() || (self.is_form && as_text())
+        content_match::equals(found, literal) || (self.is_form && as_text())
     }
 
-    /// What is at `path`, or `error`, where some servers put an object with a code inside. Nothing,
-    /// `false`, zero and an empty text are no error.
+    /// Returns the error code at `path` or `error`, which may be an object with a code. `null`,
+    /// `false`, zero and an empty text are not errors.
     pub(super) fn code(&self, path: Option<&MemberPath>) -> Option<String> {
         Self::code_of(self.error(path)?)
     }
 
-    /// Its value says in words that there is no error, which is to be believed beside a token.
-    pub(super) fn says_no_error(&self, path: Option<&MemberPath>) -> bool {
-        self.error(path).is_some_and(|value| says_nothing(value) || is_empty_error(value))
+    /// Returns true if the value states that there is no error, which is credible next to a token.
+    pub(super) fn states_success(&self, path: Option<&MemberPath>) -> bool {
+        self.error(path).is_some_and(|value| means_success(value) || is_empty_error(value))
     }
 
     fn error(&self, path: Option<&MemberPath>) -> Option<&Value> {
@@ -207,14 +209,14 @@ impl Members {
     }
 }
 
-/// What a place or a search has brought.
+/// The result of looking for a token.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum TokenLookup {
-    /// Nothing.
+    /// No value.
     None,
-    /// One value, perhaps many times.
+    /// One value, possibly repeated.
     One(Secret),
-    /// Values that differ, or one that is damaged: nobody can say which it is.
+    /// Different values, or a damaged one: ambiguous.
     Several,
 }
 
@@ -238,7 +240,8 @@ impl TokenLookup {
     }
 }
 
-/// `refresh_token`, `refreshToken`, `Refresh-Token`.
+/// Compares names ignoring case, underscores and hyphens: `refresh_token`, `refreshToken`,
+/// `Refresh-Token`.
 pub(super) fn is_alike(one: &str, other: &str) -> bool {
     let letters = |text: &str| -> Vec<u8> {
         let bytes = text.bytes().filter(u8::is_ascii_alphanumeric);
@@ -247,7 +250,7 @@ pub(super) fn is_alike(one: &str, other: &str) -> bool {
     letters(one) == letters(other)
 }
 
-/// Text that is not empty.
+/// Returns the text if it is not empty.
 pub(super) fn text(value: &Value) -> Option<&str> {
     value.as_str().filter(|text| !text.is_empty())
 }
@@ -261,46 +264,48 @@ fn has_number(value: &Value) -> bool {
     }
 }
 
-/// What a serializer has made of nothing, as text.
-pub(super) fn is_nothing(text: &str) -> bool {
+/// Returns true for the text of an absent value, as serializers write it.
+pub(super) fn is_absent_text(text: &str) -> bool {
     let text = text.trim().to_ascii_lowercase();
     ["", "null", "undefined", "none", "nil", "(null)"].contains(&text.as_str())
 }
 
-/// The text of a token without the line breaks around it, which some servers leave there.
+/// Returns the text of a token without surrounding line breaks, which some servers add.
 pub(super) fn token_text(value: &Value) -> Option<&str> {
     let text = value.as_str()?.trim_matches(['\r', '\n']);
-    (!is_nothing(text)).then_some(text)
+    (!is_absent_text(text)).then_some(text)
 }
 
-/// "ok" and the like where an error would be.
-fn says_nothing(value: &Value) -> bool {
+/// Returns true if the value of an error member means success, such as "ok".
+fn means_success(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::String(text) => {
             let words = ["ok", "success", "no error", "no_error", "noerror", "false"];
             let text = text.trim().to_ascii_lowercase();
-            is_nothing(&text) || text.bytes().all(|byte| byte == b'0') || words.contains(&&*text)
+            is_absent_text(&text)
+                || text.bytes().all(|byte| byte == b'0')
+                || words.contains(&&*text)
         }
         Value::Bool(true) | Value::Array(_) | Value::Object(_) => false,
     }
 }
 
-/// An object whose codes all say that there is no error: `{"code":"ok","log_id":"…"}`.
+/// Returns true for an error object whose codes all mean success: `{"code":"ok","log_id":"…"}`.
 fn is_empty_error(value: &Value) -> bool {
     let Some(members) = value.as_object() else { return false };
     let codes = ["code", "type", "status"].iter().filter_map(|name| members.get(*name));
     let codes: Vec<&Value> = codes.collect();
     let is_said = codes.iter().any(|code| !code.is_null());
-    let is_silent = || members.get("message").is_none_or(says_nothing);
-    let says_so = !codes.is_empty() && codes.into_iter().all(says_nothing);
+    let is_silent = || members.get("message").is_none_or(means_success);
+    let says_so = !codes.is_empty() && codes.into_iter().all(means_success);
     members.is_empty() || (says_so && (is_said || is_silent()))
 }
 
-/// A form body, only if it is one beyond doubt: otherwise any text would parse. Some servers end it with a
-/// line break, or leave the spaces in a scope or a description as they are; those of prose would be around
-/// what a form is known by, too.
+/// Parses a form, but only if the body certainly is one; otherwise any text would parse. Some
+/// servers append a line break, or do not encode the spaces of a scope or description; in prose,
+/// the members that identify a form would contain spaces as well.
 fn form(body: &[u8], mapping: &Mapping) -> Option<Vec<(String, Value)>> {
     let body = body.trim_ascii();
     let text = std::str::from_utf8(body).ok()?;
@@ -324,7 +329,7 @@ fn form(body: &[u8], mapping: &Mapping) -> Option<Vec<(String, Value)>> {
     pairs.iter().any(tells).then_some(pairs)
 }
 
-/// A JSON object whose duplicate members are not silently merged.
+/// A JSON object that keeps duplicate members.
 struct OrderedObject(Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for OrderedObject {
@@ -349,14 +354,14 @@ impl<'de> Deserialize<'de> for OrderedObject {
     }
 }
 
-/// RFC 6749 appendix A: VSCHAR = %x20-7E.
+/// Returns true if all characters are VSCHAR (RFC 6749 appendix A: %x20-7E).
 pub(super) fn is_visible(text: &str) -> bool {
     text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
 }
 
-/// Has it a blank, but for one behind a scheme, which the operator's own injection may want? RFC 6750 §2.1:
-/// b64token has none; texts for people have.
-pub(super) fn has_blanks(token: &str) -> bool {
+/// Returns true if the token contains a space, except after a scheme, which the configured
+/// injection may use. A b64token (RFC 6750 §2.1) has none, but prose has.
+pub(super) fn has_spaces(token: &str) -> bool {
     const SCHEMES: [&str; 5] = ["bearer", "basic", "token", "jwt", "dpop"];
     let rest = token
         .split_once(' ')

@@ -10,18 +10,19 @@ use super::decoded_body::{BodyDecoding, DecodedBody};
 use super::error_details::{self, ErrorDetails};
 use super::format::{AnswerRule, Mapping, ParsedTokenType, TokenResponseFormat, TokenType};
 use super::masking::{self, printable};
-use super::members::{Members, TokenLookup, has_blanks, is_visible};
+use super::members::{Members, TokenLookup, has_spaces, is_visible};
 use super::token_search::TokenSearch;
 use super::{Expectation, RawAnswer, classify, expiry, retry_delay};
 use crate::oauth::{ErrorClass, GrantError, TokenResponse};
 use crate::secret::Secret;
 
-/// What is kept beside a token for templates goes into a header block, too.
+/// The maximum size of a member that is members_for_templates for templates, because it may be sent in a header
+/// field.
 const MAX_KEPT: usize = 16 * 1024;
-/// How much of a success that cannot be read is kept for an operator.
+/// How much of an unreadable success is members_for_templates for the operator, in bytes.
 pub(super) const MAX_UNREAD: usize = 64 * 1024;
 
-/// One answer, taken apart.
+/// One parsed answer with the context for interpreting it.
 pub(super) struct AnswerReader<'a> {
     pub(super) wanted: Expectation,
     pub(super) answer: &'a RawAnswer,
@@ -32,57 +33,59 @@ pub(super) struct AnswerReader<'a> {
     pub(super) members: &'a Members,
 }
 
-/// The tokens of a success.
+/// The tokens found in a successful answer.
 struct AnswerTokens {
     access_token: TokenLookup,
     refresh_token: TokenLookup,
-    /// They are where nobody said.
+    /// The tokens were found by the tolerant search.
     is_searched: bool,
-    /// What stands beside the access token there.
+    /// The members next to the access token that the search found.
     beside: Option<Members>,
 }
 
 impl AnswerReader<'_> {
     pub(super) fn read(&self) -> Result<TokenResponse, GrantError> {
         let (status, mapping) = (self.answer.status, &self.reading.mapping);
-        let said = ErrorDetails::of(&self.content.bytes, self.members, mapping.error.as_ref());
-        let told = self.told(&said);
+        let details = ErrorDetails::of(&self.content.bytes, self.members, mapping.error.as_ref());
+        let configured_class = self.configured_class(&details);
         if !status.is_success() {
-            return Err(self.refusal(told, &said));
+            return Err(self.refusal(configured_class, &details));
         }
         let tokens = self.tokens();
-        // Where the operator says how to tell a success, a code of theirs may stand in every answer.
+        // With a configured `ok` rule, every answer may contain a code.
         let code = self.members.code(mapping.error.as_ref());
         let is_issued = matches!(tokens.access_token, TokenLookup::One(_));
         let has_no_error =
-            code.is_none() || (is_issued && self.members.says_no_error(mapping.error.as_ref()));
+            code.is_none() || (is_issued && self.members.states_success(mapping.error.as_ref()));
         let is_success = match &mapping.ok {
             Some(ok) => ok.holds(self.members) && (mapping.error.is_some() || has_no_error),
             None => has_no_error,
         };
         let has_none =
             tokens.access_token == TokenLookup::None && tokens.refresh_token == TokenLookup::None;
-        // Other places than that of the code are looked at only where no token is.
+        // Other places of error codes only count if there is no token.
         let knows_better =
-            said.codes.iter().any(|code| classify::is_known(&error_details::plain(code)))
-                || said
+            details.codes.iter().any(|code| classify::is_known(&error_details::plain(code)))
+                || details
                     .number
                     .as_ref()
-                    .is_some_and(|number| number.is_error || classify::is_dead(&said))
-                || self.asked_to_wait().is_some();
+                    .is_some_and(|number| number.is_error || classify::is_invalid_token(&details))
+                || self.configured_wait().is_some();
         let is_refusal = self.members.parsed && (!is_success || has_none && knows_better);
-        if told.is_none() && !is_refusal && !(has_none && said.is_page) {
-            return self.issued(tokens, &said);
+        if configured_class.is_none() && !is_refusal && !(has_none && details.is_page) {
+            return self.issued(tokens, &details);
         }
-        let mut error = self.refusal(told, &said);
-        if told.is_none() && is_issued {
-            let said = error.description.take().map(|said| format!("{said}; ")).unwrap_or_default();
+        let mut error = self.refusal(configured_class, &details);
+        if configured_class.is_none() && is_issued {
+            let details =
+                error.description.take().map(|details| format!("{details}; ")).unwrap_or_default();
             let advice = "an access_token stands beside the error: if it is none, say in response.ok or \
                           response.error how the two are told apart";
-            error.description = Some(format!("{said}{advice}"));
+            error.description = Some(format!("{details}{advice}"));
         }
-        if told.is_none() && !has_none {
-            // It refuses, and issues all the same: what it issued is the only good one.
+        if configured_class.is_none() && !has_none {
+            // The answer is an error, but also contains a new refresh token, which is now the only
+            // valid one.
             error.recovered = tokens.refresh_token.one().filter(|token| !self.was_sent(token));
             if error.recovered.is_some()
                 && matches!(error.class, ErrorClass::GrantDead | ErrorClass::UserNeeded)
@@ -93,11 +96,11 @@ impl AnswerReader<'_> {
         Err(error)
     }
 
-    /// The class, where a rule of the operator says it.
-    fn told(&self, said: &ErrorDetails) -> Option<ErrorClass> {
+    /// Returns the class that a configured rule assigns.
+    fn configured_class(&self, details: &ErrorDetails) -> Option<ErrorClass> {
         let (status, body) = (self.answer.status, &self.content.bytes);
         let any = |rules: &[AnswerRule]| {
-            rules.iter().any(|rule| rule.matches(status, body, self.members, &said.codes))
+            rules.iter().any(|rule| rule.matches(status, body, self.members, &details.codes))
         };
         if any(&self.reading.busy) {
             Some(ErrorClass::Throttled)
@@ -106,7 +109,7 @@ impl AnswerReader<'_> {
         }
     }
 
-    /// First where the mapping or the standard says, then anywhere.
+    /// Finds the tokens, first at their configured or standard places, then anywhere.
     fn tokens(&self) -> AnswerTokens {
         let TokenResponseFormat { mapping, .. } = self.reading;
         let access_token = self.members.token(mapping.access_token.as_ref(), "access_token");
@@ -115,7 +118,7 @@ impl AnswerReader<'_> {
         let without_access = access_token == TokenLookup::None && !mapping.keep_access_token;
         let mut tokens =
             AnswerTokens { access_token, refresh_token, is_searched: false, beside: None };
-        // Beside the one that was sent there may be its successor, under a name of its own.
+        // Next to the refresh token that was sent there may be a new one under another name.
         let is_old = match &tokens.refresh_token {
             TokenLookup::None => true,
             TokenLookup::One(token) => self.was_sent(token),
@@ -123,18 +126,18 @@ impl AnswerReader<'_> {
         };
         if is_old && mapping.refresh_token.is_none() {
             let other = self.members.renamed_refresh_token(self.secrets);
-            let is_news = match &other {
+            let is_new = match &other {
                 TokenLookup::None => false,
                 TokenLookup::One(token) => {
                     tokens.refresh_token == TokenLookup::None || !self.was_sent(token)
                 }
                 TokenLookup::Several => true,
             };
-            if is_news {
+            if is_new {
                 (tokens.refresh_token, tokens.is_searched) = (other, true);
             }
         }
-        // The search also has numbers as they are written.
+        // The search also preserves numbers as they are written.
         if !without_access && matches!(tokens.refresh_token, TokenLookup::One(_)) {
             return tokens;
         }
@@ -146,11 +149,13 @@ impl AnswerReader<'_> {
         let access_token = tokens.access_token.clone().one();
         tokens.beside =
             access_token.as_ref().filter(|_| without_access).and_then(|it| search.beside(it));
-        // Where the end is missing, ours may be there, and another's is not taken for it.
+        // If the end of the answer is missing, the refresh token may be in the missing part. Do not
+        // use another one instead.
         let may_be_missing = self.members.is_cut && !without_access;
         if !matches!(tokens.refresh_token, TokenLookup::One(_)) && !may_be_missing {
             let found = search.refresh_token(access_token.as_ref(), self.secrets);
-            // What is damaged where it belongs is not made whole by what stands elsewhere, but for a number.
+            // A damaged token at its own place is not replaced by one from elsewhere, except for a
+            // number.
             let is_rest = tokens.refresh_token == TokenLookup::None
                 || self.members.has_number(mapping.refresh_token.as_ref());
             if is_rest {
@@ -165,7 +170,7 @@ impl AnswerReader<'_> {
     fn issued(
         &self,
         tokens: AnswerTokens,
-        said: &ErrorDetails,
+        details: &ErrorDetails,
     ) -> Result<TokenResponse, GrantError> {
         let Self { members, reading, now, .. } = *self;
         let mapping = &reading.mapping;
@@ -180,20 +185,20 @@ impl AnswerReader<'_> {
             error
         };
         let unreadable = |why: &str| {
-            let description = said.description.as_deref().map(|text| self.printable(text, 200));
-            let said = description.map(|text| format!(": {text}")).unwrap_or_default();
-            refuse(ErrorClass::Unreadable, &format!("{why}{said}"))
+            let description = details.description.as_deref().map(|text| self.printable(text, 200));
+            let details = description.map(|text| format!(": {text}")).unwrap_or_default();
+            refuse(ErrorClass::Unreadable, &format!("{why}{details}"))
         };
         let access_token = match tokens.access_token {
             TokenLookup::None if mapping.keep_access_token && members.parsed => None,
             TokenLookup::None if refresh_token.is_none() && !members.parsed => {
-                return Err(unreadable(&self.no_json()));
+                return Err(unreadable(&self.describe_unreadable()));
             }
             TokenLookup::None => return Err(unreadable("it has no access_token")),
             TokenLookup::Several => {
                 return Err(unreadable("which is its access_token cannot be told"));
             }
-            TokenLookup::One(token) if !self.wanted.for_steps && has_blanks(token.expose()) => {
+            TokenLookup::One(token) if !self.wanted.for_steps && has_spaces(token.expose()) => {
                 let why = "its access_token has blanks, which no bearer token has (RFC 6750 §2.1)";
                 return Err(refuse(ErrorClass::Unusable, why));
             }
@@ -213,7 +218,7 @@ impl AnswerReader<'_> {
         if has_several && self.wanted.rotates {
             return Err(unreadable("which is its refresh_token cannot be told"));
         }
-        // One that was sent may stand before its successor.
+        // The refresh token that was sent may precede the new one.
         let may_be_less = || {
             let place = members.find(mapping.refresh_token.as_ref(), "refresh_token");
             let was_sent = refresh_token.as_ref().is_none_or(|token| self.was_sent(token));
@@ -230,7 +235,7 @@ impl AnswerReader<'_> {
         if text.is_some_and(|text| text.ends_with(['\r', '\n'])) {
             notes.push("its access_token ends with a line break, which was left out".to_owned());
         }
-        if mapping.refresh_token.is_none() && members.is_twice("refresh_token") {
+        if mapping.refresh_token.is_none() && members.has_conflicting_duplicates("refresh_token") {
             notes.push("its refresh_token stands twice".to_owned());
         }
         if has_several {
@@ -250,13 +255,13 @@ impl AnswerReader<'_> {
             refresh_expires_at: end(expiry::of_refresh_token),
             grant_expires_at: end(expiry::of_grant),
             refresh_token,
-            raw: self.kept(),
+            raw: self.members_for_templates(),
             dpop_nonce: dpop_nonce(&self.answer.fields),
             notes,
         })
     }
 
-    /// How the token is presented; the error says why nobody here can.
+    /// Determines how the token is presented. The error explains why it cannot be.
     fn token_type(
         &self,
         kind: Option<&Value>,
@@ -268,7 +273,7 @@ impl AnswerReader<'_> {
                 Err("its token_type is DPoP, which this credential is not set up for".to_owned())
             }
             (ParsedTokenType::Supported(TokenType::Dpop), true) => Ok(TokenType::Dpop),
-            // Whoever steals it could use it, which is what the operator wanted to rule out.
+            // The operator requires bound tokens, so that stolen tokens are useless.
             (ParsedTokenType::Supported(_) | ParsedTokenType::Unusual(_), true) if is_new => {
                 Err("its token_type is not DPoP: the token is bound to no key".to_owned())
             }
@@ -278,7 +283,7 @@ impl AnswerReader<'_> {
                 notes.push(format!("its token_type is \"{kind}\"; it is sent as a Bearer token"));
                 Ok(TokenType::Bearer)
             }
-            // The steps know what it is.
+            // The configured steps know how to use it.
             (ParsedTokenType::Unsupported(_), false) if self.wanted.for_steps => {
                 Ok(TokenType::Bearer)
             }
@@ -289,7 +294,7 @@ impl AnswerReader<'_> {
         }
     }
 
-    /// What has been read around.
+    /// Describes the deviations that were tolerated.
     fn notes(&self, is_searched: bool) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(why) = &self.answer.cut {
@@ -317,7 +322,7 @@ impl AnswerReader<'_> {
         notes
     }
 
-    fn no_json(&self) -> String {
+    fn describe_unreadable(&self) -> String {
         match &self.content.coding {
             Some(BodyDecoding::Unknown(coding)) => {
                 let coding = self.printable(coding, 64);
@@ -330,28 +335,32 @@ impl AnswerReader<'_> {
         }
     }
 
-    fn refusal(&self, told: Option<ErrorClass>, said: &ErrorDetails) -> GrantError {
+    fn refusal(&self, configured_class: Option<ErrorClass>, details: &ErrorDetails) -> GrantError {
         let (status, fields) = (self.answer.status, &self.answer.fields);
-        let code = said.code(status, classify::is_known);
+        let code = details.code(status, classify::is_known);
         let nonce = dpop_nonce(fields);
-        let mut class = match (told, &nonce) {
+        let mut class = match (configured_class, &nonce) {
             (Some(class), _) => class,
-            (None, Some(_)) if said.is(&["usedpopnonce"]) => ErrorClass::Nonce,
-            (None, _) => classify::classify(status, said),
+            (None, Some(_)) if details.is(&["usedpopnonce"]) => ErrorClass::Nonce,
+            (None, _) => classify::classify(status, details),
         };
-        let asked = self.asked_to_wait();
+        let asked = self.configured_wait();
         let waits = asked.or_else(|| retry_delay::retry_after(fields, self.now));
         let may_pass = match class {
-            // A text that was cut might say that it passes.
-            ErrorClass::GrantDead if told.is_none() && self.members.is_cut => {
+            // The missing part of the text might say that the error is temporary.
+            ErrorClass::GrantDead if configured_class.is_none() && self.members.is_cut => {
                 Some(ErrorClass::Doubtful)
             }
-            // Whoever says for how long does not mean for ever.
-            ErrorClass::GrantDead | ErrorClass::Gateway if told.is_none() => {
+            // A server that says how long to wait does not mean a permanent error.
+            ErrorClass::GrantDead | ErrorClass::Gateway if configured_class.is_none() => {
                 asked.map(|_| ErrorClass::Throttled)
             }
-            ErrorClass::Doubtful if told.is_none() => waits.map(|_| ErrorClass::Throttled),
-            ErrorClass::Config if told.is_none() && !said.is(&classify::CONFIG) => {
+            ErrorClass::Doubtful if configured_class.is_none() => {
+                waits.map(|_| ErrorClass::Throttled)
+            }
+            ErrorClass::Config
+                if configured_class.is_none() && !details.is(&classify::CONFIG_CODES) =>
+            {
                 waits.map(|_| ErrorClass::Throttled)
             }
             _ => None,
@@ -361,17 +370,17 @@ impl AnswerReader<'_> {
             ErrorClass::GrantDead | ErrorClass::UserNeeded | ErrorClass::Nonce => None,
             _ if asked.is_some() => asked,
             ErrorClass::Throttled => {
-                Some(retry_delay::throttle(fields, said.description.as_deref(), self.now))
+                Some(retry_delay::throttle(fields, details.description.as_deref(), self.now))
             }
             ErrorClass::Config | ErrorClass::Doubtful => None,
             _ => retry_delay::retry_after(fields, self.now),
         };
-        let mut description = said.description.as_deref().map(|text| self.printable(text, 200));
+        let mut description = details.description.as_deref().map(|text| self.printable(text, 200));
         if matches!(status.as_u16(), 426 | 505) {
-            let said = description.map(|said| format!(": {said}")).unwrap_or_default();
+            let details = description.map(|details| format!(": {details}")).unwrap_or_default();
             let why = "the token endpoint wants another version of HTTP, perhaps HTTP/2; bearerd speaks \
                        HTTP/1.1 to it";
-            description = Some(format!("{why}{said}"));
+            description = Some(format!("{why}{details}"));
         }
         let mut error = self.error(class, description);
         error.code = code.map(|code| self.printable(code, 64));
@@ -382,14 +391,14 @@ impl AnswerReader<'_> {
         error
     }
 
-    /// The wait that stands where the mapping says; nothing is none.
-    fn asked_to_wait(&self) -> Option<Duration> {
+    /// Returns the wait from the configured member, if any. Zero means none.
+    fn configured_wait(&self) -> Option<Duration> {
         let value = self.members.at(self.reading.mapping.retry_after.as_ref()?)?;
         let wait = retry_delay::of_member(value, &self.answer.fields, self.now)?;
         (!wait.is_zero()).then_some(wait)
     }
 
-    /// An error without more than this; `description` is fit to be shown.
+    /// Creates an error. `description` must be free of secrets.
     fn error(&self, class: ErrorClass, description: Option<String>) -> GrantError {
         GrantError {
             class,
@@ -417,12 +426,12 @@ impl AnswerReader<'_> {
         self.secrets.contains(&token)
     }
 
-    /// The members that templates name, as text that a field may carry. Others are left out.
-    fn kept(&self) -> BTreeMap<String, Secret> {
+    /// Returns the members that templates use, if they are valid field values.
+    fn members_for_templates(&self) -> BTreeMap<String, Secret> {
         let paths = self.reading.raw.iter();
-        let kept =
-            paths.filter_map(|path| Some((path.to_string(), self.members.fit(path, MAX_KEPT)?)));
-        kept.collect()
+        let members_for_templates = paths
+            .filter_map(|path| Some((path.to_string(), self.members.field_value(path, MAX_KEPT)?)));
+        members_for_templates.collect()
     }
 
     fn printable(&self, text: &str, limit: usize) -> String {
@@ -434,7 +443,7 @@ impl AnswerReader<'_> {
     }
 }
 
-/// The nonce for the next proof.
+/// Returns the DPoP nonce for the next proof.
 fn dpop_nonce(fields: &HeaderMap) -> Option<String> {
     crate::dpop::nonce(fields).map(str::to_owned)
 }

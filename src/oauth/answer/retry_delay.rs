@@ -1,4 +1,4 @@
-//! How long a server wants to be left alone, in any of the usual ways.
+//! Reads how long a server asks clients to wait, in all common formats.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,17 +8,17 @@ use serde_json::Value;
 
 use super::expiry;
 
-/// How long a server that throttles without saying for how long is left alone.
+/// The wait after a rate limit response without a duration.
 const DEFAULT_THROTTLE: Duration = Duration::from_secs(60);
-/// The longest wait a server can impose.
+/// The longest wait that a server can impose.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
-/// How the names of the fields end that say when the limit on requests is lifted; many begin with the
-/// provider's own. What they count differs, too.
+/// Suffixes of the fields that say when a rate limit resets. Many start with a vendor prefix, and
+/// their units differ.
 const RESETS: [&str; 2] = ["ratelimit-reset", "rate-limit-reset"];
-/// More seconds than that are counted from 1970.
+/// Larger numbers are seconds since 1970.
 const INSTANT: f64 = 1e9;
 
-/// How long a server that throttles wants to be left alone, from 0 to one hour.
+/// Returns the wait after a rate limit response, from 0 to one hour.
 pub(super) fn throttle(fields: &HeaderMap, description: Option<&str>, now: SystemTime) -> Duration {
     let by_its_clock = date(fields).unwrap_or(now);
     let is_reset = |name: &HeaderName| RESETS.iter().any(|end| name.as_str().ends_with(end));
@@ -31,7 +31,7 @@ pub(super) fn throttle(fields: &HeaderMap, description: Option<&str>, now: Syste
         .min(MAX_WAIT)
 }
 
-/// The same from a member of the answer: seconds, a date, or words with a number.
+/// Reads the wait from a member of the answer: seconds, a date, or text with a number.
 pub(super) fn of_member(value: &Value, fields: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = match value {
         Value::Number(number) => number.to_string(),
@@ -42,14 +42,14 @@ pub(super) fn of_member(value: &Value, fields: &HeaderMap, now: SystemTime) -> O
     Some(wait.min(MAX_WAIT))
 }
 
-/// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3), at most one hour. A date is one of the
-/// server's clock, whatever that shows.
+/// Reads `Retry-After` in seconds or as a date (RFC 9110 §10.2.3), at most one hour. Dates are
+/// relative to the server's clock.
 pub(super) fn retry_after(fields: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let wait = of_text(text(fields, RETRY_AFTER.as_str())?, date(fields).unwrap_or(now))?;
     Some(wait.min(MAX_WAIT))
 }
 
-/// When the answer was made, by the clock of whoever made it.
+/// Reads the `Date` field: when the answer was made, by the server's clock.
 fn date(fields: &HeaderMap) -> Option<SystemTime> {
     httpdate::parse_http_date(text(fields, DATE.as_str())?).ok()
 }
@@ -57,7 +57,7 @@ fn date(fields: &HeaderMap) -> Option<SystemTime> {
 fn of_text(text: &str, now: SystemTime) -> Option<Duration> {
     let instant = || {
         let date = expiry::instant(text)?;
-        // A date that has passed asks for no wait.
+        // A date in the past means no wait.
         Some(date.duration_since(now).unwrap_or_default())
     };
     seconds(text, now).or_else(instant)
@@ -67,13 +67,13 @@ fn text<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a str> {
     fields.get(name)?.to_str().ok().map(str::trim)
 }
 
-/// Seconds, which some servers count from 1970 and others from now.
+/// Reads seconds, which some servers count from 1970 and others from now.
 fn seconds(text: &str, now: SystemTime) -> Option<Duration> {
     let number: f64 = text.parse().ok()?;
     if !number.is_finite() || number < 0.0 {
         return None;
     }
-    // Part of a second is a second: too early would be asking for more of the same.
+    // Round up, because retrying too early extends the limit.
     let time = Duration::from_secs_f64(number.min(1e11).ceil());
     if number > INSTANT {
         Some((UNIX_EPOCH + time).duration_since(now).unwrap_or_default())
@@ -82,8 +82,8 @@ fn seconds(text: &str, now: SystemTime) -> Option<Duration> {
     }
 }
 
-/// The `420` of "Try again in 420 seconds", also "after 2 minutes" and "in 30s"; not the `1` of "40
-/// requests in 1 second".
+/// Reads durations such as "Try again in 420 seconds", "after 2 minutes" and "in 30s", but not the
+/// window of a limit such as "40 requests in 1 second".
 fn in_words(text: &str) -> Option<Duration> {
     let words: Vec<String> = text.split_whitespace().map(str::to_ascii_lowercase).collect();
     words.windows(2).enumerate().find_map(|(at, two)| {
@@ -104,7 +104,8 @@ fn in_words(text: &str) -> Option<Duration> {
     })
 }
 
-/// Do these words end in a number of something, so that a time after them is that of the limit?
+/// Returns true if the words end with a count, so that the following duration is the window of a
+/// limit.
 fn is_limit(words: &[String]) -> bool {
     let waits = ["again", "retry", "wait"];
     let mut last = words.iter().rev().take(2);

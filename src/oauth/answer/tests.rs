@@ -1,4 +1,4 @@
-//! The classification as a table: status, fields and body in, meaning out.
+//! Tables of answers and how they are classified.
 #![allow(clippy::unwrap_used)]
 
 mod errors;
@@ -27,7 +27,7 @@ fn answer(status: u16, body: &str) -> RawAnswer {
     }
 }
 
-/// As any server's answer is read.
+/// Reads an answer with the default format.
 fn read_by_default(
     answer: &RawAnswer,
     now: SystemTime,
@@ -49,15 +49,15 @@ fn mapped(mapping: Mapping) -> TokenResponseFormat {
 }
 
 #[test]
-fn the_table_of_errors() {
+fn errors_are_classified() {
     use ErrorClass::*;
     let html = "<html>We will be back soon</html>";
     for (status, body, class) in [
-        // The server says so itself, whatever the status.
+        // The error code decides, with any status.
         (400, r#"{"error":"temporarily_unavailable"}"#, Transient),
         (200, r#"{"error":"server_error"}"#, Transient),
         (400, r#"{"error":"invalid_request","error_description":"internal_failure"}"#, Transient),
-        // Rate limits, in every disguise.
+        // Rate limits in all forms.
         (429, "", Throttled),
         (429, html, Throttled),
         (429, r#"{"error":"invalid_grant"}"#, Throttled),
@@ -79,10 +79,10 @@ fn the_table_of_errors() {
             GrantDead,
         ),
         (400, r#"{"error":"interaction_required","message":"too many sessions"}"#, UserNeeded),
-        // The words of a rate limit mean one only where the client is blamed for it.
+        // Texts about rate limits only count in client error responses.
         (400, r#"{"error":"Access Denied","error_description":"no"}"#, Config),
         (503, r#"{"message":"too many requests, rate limit"}"#, Transient),
-        // A dead grant, whatever the status.
+        // Invalid grants, with any status.
         (400, r#"{"error":"invalid_grant"}"#, GrantDead),
         (401, r#"{"error":"invalid_grant"}"#, GrantDead),
         (403, r#"{"error":"invalid_grant"}"#, GrantDead),
@@ -92,7 +92,7 @@ fn the_table_of_errors() {
         (200, "error=bad_refresh_token&error_description=x", GrantDead),
         (200, r#"{"ok":false,"error":"invalid_refresh_token"}"#, GrantDead),
         (400, r#"{"error":{"code":"refresh_token_reused","message":"x"}}"#, GrantDead),
-        // A person is needed.
+        // User interaction is required.
         (400, r#"{"error":"interaction_required"}"#, UserNeeded),
         (400, r#"{"error":"invalid_grant","suberror":"consent_required"}"#, UserNeeded),
         (401, r#"{"error":"invalid_client","suberror":"consent_required"}"#, Config),
@@ -107,7 +107,7 @@ fn the_table_of_errors() {
         (404, r#"{"error":"not_found_error","message":"Refresh token not found"}"#, Doubtful),
         (400, r#"{"error":"invalid_request"}"#, Doubtful),
         (400, "", Doubtful),
-        // Something in front of the token endpoint, or beside it.
+        // Intermediaries and wrong URLs.
         (200, html, Gateway),
         (302, html, Gateway),
         (400, html, Gateway),
@@ -120,14 +120,14 @@ fn the_table_of_errors() {
         (404, r#"{"message":"no Route matched with those values"}"#, Gateway),
         (
             404,
-            r#"{"error":"Not TokenLookup","message":"Cannot POST /api/refresh_token","statusCode":404}"#,
+            r#"{"error":"Not Found","message":"Cannot POST /api/refresh_token","statusCode":404}"#,
             Gateway,
         ),
-        (404, r#"{"status":404,"error":"Not TokenLookup","path":"/oauth/token"}"#, Gateway),
+        (404, r#"{"status":404,"error":"Not Found","path":"/oauth/token"}"#, Gateway),
         (400, "Cannot POST /oauth/token", Gateway),
         (403, r#"{"message":"Cannot POST /oauth/token"}"#, Gateway),
         (403, "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>", Gateway),
-        // The server is in trouble, or something in between answered.
+        // Failures of the server or an intermediary.
         (500, "", Transient),
         (502, html, Transient),
         (503, r#"{"message":"down"}"#, Transient),
@@ -138,7 +138,7 @@ fn the_table_of_errors() {
         (600, "", Ambiguous),
         (200, "<a href=?at=1&error=invalid_grant>", Gateway),
         (503, "<a href=?at=1&error=invalid_grant>", Transient),
-        // A success that says nothing.
+        // Successes without tokens.
         (200, "", Unreadable),
         (200, "[]", Unreadable),
         (200, "null", Unreadable),
@@ -148,9 +148,9 @@ fn the_table_of_errors() {
         (200, r#"{"access_token":5}"#, Unreadable),
         (200, r#"{"access_token":""}"#, Unreadable),
         (200, r#"{"access_token":"a","access_token":"b"}"#, Unreadable),
-        // Elsewhere than in JSON nobody can say which counts.
+        // Outside of JSON, duplicates are ambiguous.
         (200, "access_token=a&refresh_token=b&refresh_token=c", Unreadable),
-        // WeChat and others have a number for it.
+        // WeChat and others use error numbers.
         (200, r#"{"errcode":40030,"errmsg":"invalid refresh_token"}"#, GrantDead),
         (200, r#"{"err_code":"40030","err_msg":"refresh_token expired"}"#, GrantDead),
         (200, r#"{"errcode":40029,"errmsg":"invalid code"}"#, Config),
@@ -160,7 +160,7 @@ fn the_table_of_errors() {
         (200, r#"{"code":200,"msg":"the old refresh token has been revoked"}"#, Unreadable),
         (426, "", Config),
         (505, "", Config),
-        // A token that cannot be sent.
+        // Tokens that cannot be sent.
         (200, "{\"access_token\":\"a\\r\\nX: y\"}", Unusable),
         (200, r#"{"access_token":"ключ"}"#, Unusable),
         (200, r#"{"access_token":"a","token_type":"DPoP"}"#, Unusable),
@@ -172,7 +172,7 @@ fn the_table_of_errors() {
 }
 
 #[test]
-fn a_token_is_read_from_json_under_any_type_and_from_a_form() {
+fn tokens_are_read_from_json_with_any_content_type_and_from_forms() {
     for (status, body) in [
         (200, r#"{"access_token":"a1","refresh_token":"r1"}"#),
         (201, r#"{"access_token":"a1","refresh_token":"r1","error":null}"#),
@@ -187,7 +187,7 @@ fn a_token_is_read_from_json_under_any_type_and_from_a_form() {
 }
 
 #[test]
-fn a_lifetime_is_a_number_or_text_and_anything_else_is_unknown() {
+fn lifetimes_are_numbers_or_text() {
     let lifetime = |json: &str| {
         let body = format!(r#"{{"access_token":"a","expires_in":{json}}}"#);
         let expires_at = read_by_default(&answer(200, &body), at(1000), &[]).unwrap().expires_at?;
@@ -223,7 +223,7 @@ fn the_token_type_is_bearer_in_any_case_or_absent() {
 }
 
 #[test]
-fn an_omitted_empty_or_null_refresh_token_is_none() {
+fn omitted_empty_and_null_refresh_tokens_are_absent() {
     for member in ["", r#","refresh_token":"""#, r#","refresh_token":null"#] {
         let body = format!(r#"{{"access_token":"a"{member}}}"#);
         assert!(read_by_default(&answer(200, &body), at(0), &[]).unwrap().refresh_token.is_none());
@@ -231,14 +231,14 @@ fn an_omitted_empty_or_null_refresh_token_is_none() {
 }
 
 #[test]
-fn a_new_refresh_token_beside_an_unusable_access_token_is_salvaged() {
+fn a_new_refresh_token_is_recovered_from_an_unusable_answer() {
     let body = r#"{"access_token":"a","token_type":"DPoP","refresh_token":"r2"}"#;
     let error = read_by_default(&answer(200, body), at(0), &[]).unwrap_err();
     assert_eq!(error.recovered.unwrap().expose(), "r2");
 }
 
 #[test]
-fn a_form_that_is_not_quite_one_still_brings_its_tokens() {
+fn malformed_forms_are_read() {
     let token = || Mapping { access_token: Some(path("token")), ..Mapping::default() };
     for (mapping, body) in [
         (Mapping::default(), "access_token=a&refresh_token=RT2\n"),
@@ -270,7 +270,7 @@ fn a_form_that_is_not_quite_one_still_brings_its_tokens() {
 }
 
 #[test]
-fn a_throttle_lasts_as_long_as_the_server_says() {
+fn rate_limits_last_as_long_as_the_server_says() {
     let now = at(1_700_000_000);
     let wait = |name: &'static str, value: &str, body: &str| {
         let mut answer = answer(429, body);
@@ -287,16 +287,16 @@ fn a_throttle_lasts_as_long_as_the_server_says() {
 }
 
 #[test]
-fn a_server_in_trouble_can_ask_for_an_hour_at_most() {
+fn retry_after_is_limited_to_one_hour() {
     let mut answer = answer(503, "");
     answer.fields.insert("retry-after", HeaderValue::from_static("999999"));
     let error = read_by_default(&answer, at(0), &[]).unwrap_err();
     assert_eq!(error.retry_after, Some(Duration::from_secs(3600)));
 }
 
-/// A character that is not shown may be in the secret, or stand where the secret has a space.
+/// Invisible characters may be part of the secret or replace its spaces.
 #[test]
-fn a_secret_is_masked_before_its_text_is_made_printable_and_after() {
+fn secrets_are_masked_before_and_after_cleaning() {
     for secret in ["geheim\twort", "geheim wort"] {
         let secret = Secret::new(secret.to_owned());
         let body = serde_json::json!({"error": "x", "message": "geheim\twort is wrong"});
@@ -307,7 +307,7 @@ fn a_secret_is_masked_before_its_text_is_made_printable_and_after() {
 }
 
 #[test]
-fn what_the_server_says_is_cut_escaped_and_masked() {
+fn server_messages_are_truncated_escaped_and_masked() {
     let secret = Secret::new("s3cret-token".to_owned());
     let text = format!("\u{1b}[31m{} s3cret-token", "x".repeat(185));
     let body = serde_json::json!({ "error": "invalid_grant", "error_description": text });
@@ -332,7 +332,7 @@ fn hostile_bodies_are_bounded_and_never_panic() {
 }
 
 #[test]
-fn a_secret_is_masked_however_it_is_quoted() {
+fn secrets_are_masked_in_every_spelling() {
     let secret = Secret::new("p@s/ w+é\"<x".to_owned());
     for said in [
         "p@s/ w+é\"<x",

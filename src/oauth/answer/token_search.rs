@@ -1,4 +1,4 @@
-//! The tolerant search for tokens: the last resort before a refresh token is lost.
+//! The tolerant search for tokens, the last resort before a refresh token is lost.
 
 use serde_json::Value;
 
@@ -8,11 +8,11 @@ use super::markup;
 use super::members::{Members, TokenLookup, is_alike, token_text};
 use crate::secret::Secret;
 
-/// Every object of an answer, by its members that are no objects.
+/// All objects of an answer with their members that are not objects.
 pub(super) struct TokenSearch(Vec<Vec<(String, Value)>>);
 
 impl TokenSearch {
-    /// In a page the JSON may be escaped, or the tokens be elements.
+    /// Collects the objects. In markup, JSON may be escaped, or tokens may be elements.
     pub(super) fn of(body: &[u8]) -> Self {
         let found = Self(lenient_json::read(body).objects);
         if !markup::is_page(body) || found.has_any() {
@@ -32,7 +32,8 @@ impl TokenSearch {
         TokenLookup::of(self.0.iter().flat_map(|object| tokens(object, "access_token")))
     }
 
-    /// The refresh token that belongs to this access token: none that stands beside another.
+    /// Finds the refresh token that belongs to this access token, ignoring those next to another
+    /// one.
     pub(super) fn refresh_token(
         &self,
         access_token: Option<&Secret>,
@@ -49,8 +50,8 @@ impl TokenSearch {
                 let named = object.iter().filter(|(name, _)| is_one(name));
                 let all: Vec<_> =
                     named.map(|(name, value)| Candidates::named(name, value)).collect();
-                // Only in its own object is another one the successor of the one that was sent.
-                Candidates::joined(&all).found(sent)
+                // Only in the same object can another token replace the one that was sent.
+                Candidates::joined(&all).resolve(sent)
             };
             let mut all = objects().map(of).filter(|found| *found != TokenLookup::None);
             if let Some(first) = all.next() {
@@ -60,7 +61,7 @@ impl TokenSearch {
         TokenLookup::None
     }
 
-    /// What stands beside this access token, by the names that the standards have for it.
+    /// Returns the standard members next to this access token.
     pub(super) fn beside(&self, access_token: &Secret) -> Option<Members> {
         const NAMES: [&str; 6] = [
             "token_type",
@@ -82,17 +83,17 @@ impl TokenSearch {
     }
 }
 
-/// Is there an object that speaks of tokens or an error, or any, and has an end?
+/// Returns true if the body has a complete object, preferably one with tokens or an error.
 pub(in crate::oauth) fn is_whole(body: &[u8]) -> bool {
     lenient_json::read(body).is_whole
 }
 
-/// Is there a token of this name already, however much of the answer is missing?
+/// Returns true if the body, even if incomplete, contains a token of this name.
 pub(in crate::oauth) fn has_token(body: &[u8], name: &str) -> bool {
     lenient_json::read(body).objects.iter().any(|object| tokens(object, name).next().is_some())
 }
 
-/// The tokens of this name in one object.
+/// Returns the tokens of this name in one object.
 fn tokens<'a>(object: &'a [(String, Value)], name: &'a str) -> impl Iterator<Item = &'a str> {
     let named = object.iter().filter(move |(key, _)| is_alike(key, name));
     let texts = named.filter_map(|(_, value)| token_text(value));

@@ -1,4 +1,4 @@
-//! The keys that sign assertions (RFC 7515), with their algorithm (RFC 7518).
+//! Keys that sign assertions (RFC 7515) and their algorithms (RFC 7518).
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::fingerprint_of;
 use crate::oauth::keyfile::{self, KeyFault, KeyForm};
 use crate::secret::{Fingerprint, Secret};
 
-/// A key and the algorithm it signs with.
+/// A signing key with its algorithm.
 #[derive(Clone)]
 pub struct SigningKey {
     algorithm: Algorithm,
@@ -30,25 +30,25 @@ pub struct SigningKey {
     fingerprint: Fingerprint,
 }
 
-/// Why a text is no key to sign with. It holds nothing of the text.
+/// Why a text is not a usable signing key. Contains nothing of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SigningKeyError {
-    /// It is something else.
+    /// The text is not a usable key.
     #[error("{0}")]
     Text(KeyFault),
-    /// No such algorithm.
+    /// The algorithm is unknown.
     #[error("has an algorithm that is not known")]
     Algorithm,
-    /// Key and algorithm are of different kinds.
+    /// The key does not support the algorithm.
     #[error("does not suit the algorithm {0}: it is {1}")]
     Mismatch(Algorithm, KeyFamily),
-    /// A certificate belongs to a private key, and this is a shared secret.
+    /// A certificate was configured for a shared secret.
     #[error("is for a private key, and the assertion is signed with a shared secret")]
     NoPair,
-    /// The certificate of another key.
+    /// The certificate belongs to another key.
     #[error("is not the certificate of the assertion's key")]
     OtherCertificate,
-    /// The cryptographic library refused.
+    /// The cryptographic library could not sign.
     #[error("could not sign")]
     Failed,
 }
@@ -60,7 +60,7 @@ impl From<KeyFault> for SigningKeyError {
 }
 
 impl SigningKeyError {
-    /// What to do about it.
+    /// How to fix it.
     pub fn fix(self) -> &'static str {
         match self {
             Self::Text(fault) => fault.fix(),
@@ -80,7 +80,7 @@ impl SigningKeyError {
 
 const ALGORITHMS: &str = "the algorithms are RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA, HS256, HS384 and HS512";
 
-/// How an assertion is signed (RFC 7518 §3.1, RFC 8037).
+/// A signature algorithm (RFC 7518 §3.1, RFC 8037).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // the names of the registry
 pub enum Algorithm {
@@ -99,22 +99,22 @@ pub enum Algorithm {
     HS512,
 }
 
-/// The kinds of keys that algorithms are for.
+/// The kinds of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyFamily {
-    /// RSA, with either padding.
+    /// RSA with PKCS #1 or PSS padding.
     Rsa,
-    /// RSA that says of itself that it is for PSS alone.
+    /// RSA restricted to PSS padding.
     RsaPss,
-    /// NIST's curve of 256 bits.
+    /// The NIST curve P-256.
     P256,
-    /// Of 384 bits.
+    /// The NIST curve P-384.
     P384,
-    /// Of 521 bits.
+    /// The NIST curve P-521.
     P521,
     /// Ed25519.
     Ed25519,
-    /// A shared secret.
+    /// A shared secret (HMAC).
     Shared,
 }
 
@@ -159,7 +159,7 @@ enum KeyPair {
     Shared(Arc<Zeroizing<Vec<u8>>>),
 }
 
-/// What names a certificate in a header (RFC 7515 §4.1.7, §4.1.8).
+/// The certificate thumbprints for a JWS header (RFC 7515 §4.1.7, §4.1.8).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateThumbprint {
     pub(super) sha1: String,
@@ -167,9 +167,9 @@ pub struct CertificateThumbprint {
 }
 
 impl SigningKey {
-    /// Reads a private key in any form that [`KeyFault`] does not name. Without `alg` the key decides:
-    /// the JWK's own, else RS256, ES256, ES384, ES512 or EdDSA. Without `kid` that of a JWK or of
-    /// Google's JSON counts.
+    /// Reads a private key in any supported form; [`KeyFault`] lists the unsupported ones. If `alg`
+    /// is absent, the JWK's own algorithm applies, else RS256, ES256, ES384, ES512 or EdDSA
+    /// depending on the key. If `kid` is absent, the `kid` of the JWK or of Google's JSON applies.
     ///
     /// # Errors
     ///
@@ -188,7 +188,7 @@ impl SigningKey {
                 (pair, family, jwk.get("alg").and_then(Value::as_str))
             }
         };
-        // An `alg` that is for encryption or unknown says nothing about signatures.
+        // An encryption algorithm or an unknown one says nothing about signatures.
         let own = own.and_then(|name| parse_algorithm(name).ok());
         let own = own.filter(|own| family.algorithms().contains(own));
         let algorithm = alg.or(own).or(family.algorithms().first().copied());
@@ -197,11 +197,11 @@ impl SigningKey {
         Ok(Self { owner: file.owner, ..key })
     }
 
-    /// A shared secret, for HS256 (the default), HS384 or HS512.
+    /// Creates a key from a shared secret, for HS256 (the default), HS384 or HS512.
     ///
     /// # Errors
     ///
-    /// [`SigningKeyError`] if the algorithm is for other keys.
+    /// [`SigningKeyError`] if the algorithm needs another kind of key.
     pub fn shared(
         secret: &Secret,
         alg: Option<&str>,
@@ -227,7 +227,7 @@ impl SigningKey {
         Ok(Self { algorithm, kid, owner: None, pair, fingerprint })
     }
 
-    /// The JWT of these (RFC 7515 §7.1).
+    /// Returns the signed JWT (RFC 7515 §7.1).
     pub(super) fn sign(
         &self,
         header: Map<String, Value>,
@@ -257,11 +257,11 @@ impl SigningKey {
         }
     }
 
-    /// The hashes of this key's certificate, wherever it stands in `certificates`.
+    /// Returns the thumbprint of this key's certificate, which may be anywhere in `certificates`.
     ///
     /// # Errors
     ///
-    /// [`SigningKeyError`] if there is none.
+    /// [`SigningKeyError`] if none of the certificates belongs to this key.
     pub fn thumbprint(&self, certificates: &str) -> Result<CertificateThumbprint, SigningKeyError> {
         let public = match &self.pair {
             KeyPair::Rsa(pair) => pair.public_key().as_ref(),
@@ -275,7 +275,7 @@ impl SigningKey {
             .find(|it| keyfile::public_key_in(it).is_some_and(|found| found == public))
             .ok_or(SigningKeyError::OtherCertificate)?;
         let hash = |algorithm| URL_SAFE_NO_PAD.encode(digest::digest(algorithm, own));
-        // SHA-1 is a name here; what is signed is signed with something else.
+        // SHA-1 only identifies the certificate here; it is not used for signatures.
         let (sha1, sha256) = (&digest::SHA1_FOR_LEGACY_USE_ONLY, &digest::SHA256);
         Ok(CertificateThumbprint { sha1: hash(sha1), sha256: hash(sha256) })
     }
@@ -288,12 +288,12 @@ impl SigningKey {
         self.kid.as_deref()
     }
 
-    /// The service account that Google's JSON names.
+    /// The service account from Google's JSON, if any.
     pub fn owner(&self) -> Option<&str> {
         self.owner.as_deref()
     }
 
-    /// Changes with the key, the algorithm and the key's name.
+    /// A fingerprint of the key, its algorithm and its identifier.
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
@@ -350,7 +350,7 @@ impl Algorithm {
     }
 }
 
-/// As the registry spells it.
+/// The name in the IANA registry.
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:?}")
@@ -372,7 +372,7 @@ const CURVES: [(&EcdsaSigningAlgorithm, KeyFamily, &str, usize); 3] = [
     (&ECDSA_P521_SHA512_FIXED_SIGNING, KeyFamily::P521, "P-521", 66),
 ];
 
-/// A key in PKCS #8, PKCS #1 or SEC 1.
+/// Reads a key in PKCS #8, PKCS #1 or SEC 1.
 fn of_der(der: &[u8]) -> Result<(KeyPair, KeyFamily), KeyFault> {
     let attempts = match keyfile::inside_of_pss(der) {
         Some(inside) => [Some((RsaKeyPair::from_der(inside), KeyFamily::RsaPss)), None],
@@ -400,7 +400,7 @@ fn of_der(der: &[u8]) -> Result<(KeyPair, KeyFamily), KeyFault> {
     Ok((KeyPair::Ed(Arc::new(pair)), KeyFamily::Ed25519))
 }
 
-/// Why a private key is of no use here, or in TLS, which takes fewer kinds.
+/// Explains why a private key cannot be used, for signing or for TLS, which supports fewer kinds.
 pub(in crate::oauth) fn fault_of(der: &[u8]) -> KeyFault {
     of_der(der).err().unwrap_or_else(|| keyfile::described(der))
 }
@@ -439,14 +439,14 @@ fn bytes(jwk: &Map<String, Value>, name: &str) -> Result<Zeroizing<Vec<u8>>, Key
     read.map(Zeroizing::new).map_err(|_| KeyFault::Jwk)
 }
 
-/// RFC 7518 §6.2.1.2 wants the zeros before a number; not everybody writes them.
+/// Pads a number with leading zeros as RFC 7518 §6.2.1.2 requires; some keys lack them.
 fn padded(number: Zeroizing<Vec<u8>>, length: usize) -> Vec<u8> {
     let mut whole = vec![0; length.saturating_sub(number.len())];
     whole.extend_from_slice(&number);
     whole
 }
 
-/// The members of a JWK (RFC 7518 §6.3) as an `RSAPrivateKey` (RFC 8017 appendix A.1.2).
+/// Encodes the members of a JWK (RFC 7518 §6.3) as an `RSAPrivateKey` (RFC 8017 appendix A.1.2).
 fn rsa(jwk: &Map<String, Value>) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
     let mut content = Zeroizing::new(vec![2, 1, 0]);
     for name in ["n", "e", "d", "p", "q", "dp", "dq", "qi"] {

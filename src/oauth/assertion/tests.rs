@@ -17,7 +17,7 @@ fn signed(assertion: &Assertion) -> Secret {
     assertion.sign(AssertionPurpose::Client, "acme", "aud", Values::at(now)).unwrap()
 }
 
-/// The header and the claims of a JWT, whose signature is not looked at.
+/// Returns the header and the claims of a JWT without verifying its signature.
 fn read(jwt: &Secret) -> [Value; 2] {
     let mut parts = jwt.expose().split('.');
     [(); 2].map(|()| {
@@ -26,7 +26,8 @@ fn read(jwt: &Secret) -> [Value; 2] {
     })
 }
 
-/// The same, of one that this public key (the bits of a `SubjectPublicKeyInfo`) accepts.
+/// Verifies a JWT with this public key (the bits of a `SubjectPublicKeyInfo`) and returns its
+/// header and claims.
 fn verified(key: &SigningKey, public: &[u8]) -> [Value; 2] {
     let jwt = signed(&Assertion::new(key.clone()));
     let (message, sent) = jwt.expose().rsplit_once('.').unwrap();
@@ -60,7 +61,7 @@ fn parse(text: &str, alg: Option<&str>) -> Result<SigningKey, SigningKeyError> {
 }
 
 #[test]
-fn every_algorithm_signs_so_that_the_public_key_of_openssl_accepts_it() {
+fn signatures_verify_with_the_public_key_of_openssl() {
     for (name, algorithms) in [
         ("rsa", &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"][..]),
         ("rsa_pss", &["PS256", "PS384", "PS512"]),
@@ -82,7 +83,7 @@ fn every_algorithm_signs_so_that_the_public_key_of_openssl_accepts_it() {
 }
 
 #[test]
-fn a_shared_secret_signs_with_its_hash() {
+fn shared_secrets_sign_with_hmac() {
     let secret = Secret::new("s".repeat(64));
     for (name, algorithm) in [
         ("HS256", aws_lc_rs::hmac::HMAC_SHA256),
@@ -98,9 +99,9 @@ fn a_shared_secret_signs_with_its_hash() {
     }
 }
 
-/// A private key signs the same however it is written, wrapped or carried.
+/// Every format and wrapping yields the same key.
 #[test]
-fn keys_are_read_in_every_form_in_which_people_have_them() {
+fn keys_are_read_in_every_format() {
     let rsa = sample("rsa");
     let public = public("rsa_public");
     let certificate = sample("rsa_v1.crt");
@@ -166,7 +167,7 @@ fn keys_are_read_in_every_form_in_which_people_have_them() {
         assert_eq!(key.kid(), is_google.then_some("k1"), "{what}");
         assert_eq!(key.owner().is_some(), is_google, "{what}");
     }
-    // SEC 1, with the parameters before it as `openssl ecparam -genkey` writes them.
+    // SEC 1, after the parameters that `openssl ecparam -genkey` writes.
     let sec1 = sample("p256_parameters");
     assert!(sec1.contains("EC PARAMETERS") && sec1.contains("EC PRIVATE KEY"));
     let public = self::public("p256_public");
@@ -175,7 +176,7 @@ fn keys_are_read_in_every_form_in_which_people_have_them() {
     }
 }
 
-/// The keys of RFC 7517 appendix A.2 and RFC 8037 appendix A.1, with the public halves they name.
+/// The keys of RFC 7517 appendix A.2 and RFC 8037 appendix A.1, with their public halves.
 const EC: &str = r#"{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM","d":"870MB6gfuTJ4HtUnUvYMyJpr5eUZNP4Bk43bVdj3eAE","use":"enc","kid":"1"}"#;
 const ED: &str = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
 
@@ -191,7 +192,7 @@ fn public_half(jwk: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_jwk_signs_and_brings_its_name() {
+fn jwks_sign_and_have_a_kid() {
     for (text, kid, algorithm) in [(EC, Some("1"), Algorithm::ES256), (ED, None, Algorithm::EdDSA)]
     {
         let key = parse(text, None).unwrap();
@@ -206,9 +207,9 @@ fn a_jwk_signs_and_brings_its_name() {
     assert_eq!((key.kid(), key.algorithm()), (Some("mine"), Algorithm::HS384));
 }
 
-/// Node writes its numbers with the zeros before them, others leave these out.
+/// Node writes leading zeros; others omit them.
 #[test]
-fn a_jwk_on_p_521_signs_with_and_without_leading_zeros() {
+fn p_521_jwks_sign_with_and_without_leading_zeros() {
     let der = body(&sample("p521"));
     let pair = signature::EcdsaKeyPair::from_private_key_der(
         &signature::ECDSA_P521_SHA512_FIXED_SIGNING,
@@ -239,7 +240,7 @@ fn an_rsa_jwk_signs_like_its_pem() {
 }
 
 #[test]
-fn a_set_gives_its_only_key_or_the_one_that_is_named() {
+fn a_key_set_yields_its_only_key_or_the_named_one() {
     let named = ED.replace("\"OKP\"", "\"OKP\",\"kid\":\"2\"");
     let public =
         r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
@@ -261,7 +262,7 @@ fn a_set_gives_its_only_key_or_the_one_that_is_named() {
     }
 }
 
-/// Takes an `RSAPrivateKey` apart: the integers after the version.
+/// Converts an `RSAPrivateKey` to a JWK.
 fn private_jwk(der: &[u8]) -> String {
     fn take(der: &[u8]) -> (&[u8], &[u8]) {
         let (length, head) = match der[1] {
@@ -288,7 +289,7 @@ fn private_jwk(der: &[u8]) -> String {
 }
 
 #[test]
-fn what_is_no_key_is_called_by_its_name_without_being_shown() {
+fn unusable_keys_are_explained_without_quoting_them() {
     use KeyFault::{
         Certificate, Damaged, Encrypted, Form, GoogleUser, Jwk, Kind, OpenSsh, Pkcs12, Public,
         Request, Size,
@@ -344,7 +345,7 @@ fn what_is_no_key_is_called_by_its_name_without_being_shown() {
     ] {
         let error = parse(&text, None).unwrap_err();
         assert_eq!(error, why.into(), "{text}");
-        // Each says what to do, and neither repeats the text.
+        // Each error has advice, and none quotes the text.
         for said in [error.to_string(), error.fix().to_owned()] {
             assert!(said.len() > 10 && !said.contains("hunter2"), "{said}");
         }
@@ -354,7 +355,7 @@ fn what_is_no_key_is_called_by_its_name_without_being_shown() {
 }
 
 #[test]
-fn a_key_of_the_wrong_kind_says_what_it_is_and_what_it_is_for() {
+fn keys_of_the_wrong_kind_are_explained() {
     for (text, alg, says) in [
         (ED.to_owned(), "RS256", "RS256: it is an Ed25519 key, for EdDSA"),
         (EC.to_owned(), "ES384", "ES384: it is an EC key on P-256, for ES256"),
@@ -372,9 +373,9 @@ fn a_key_of_the_wrong_kind_says_what_it_is_and_what_it_is_for() {
     assert!(error.to_string().contains("it is a shared secret"), "{error}");
 }
 
-/// What `openssl x509 -fingerprint` prints of the certificate.
+/// Expected values from `openssl x509 -fingerprint`.
 #[test]
-fn a_certificate_is_named_by_its_hashes() {
+fn certificates_are_identified_by_thumbprints() {
     let key = parse(&sample("p521"), None).unwrap();
     let chain = format!("{}{}", sample("rsa_v1.crt"), sample("p521.crt"));
     for text in [sample("p521.crt"), chain, STANDARD.encode(body(&sample("p521.crt")))] {
@@ -393,13 +394,13 @@ fn a_certificate_is_named_by_its_hashes() {
     }
     let shared = SigningKey::shared(&Secret::new("s".to_owned()), None, None).unwrap();
     assert_eq!(shared.thumbprint(&sample("p521.crt")), Err(SigningKeyError::NoPair));
-    // Of version 1, as OpenSSL makes it without extensions.
+    // Version 1, which OpenSSL issues without extensions.
     let rsa = parse(&sample("rsa"), None).unwrap();
     assert!(rsa.thumbprint(&sample("rsa_v1.crt")).is_ok());
 }
 
 #[test]
-fn the_header_says_what_the_operator_writes() {
+fn configured_header_members_are_used() {
     let text = |text: &str| Claim::Text(Template::parse(text, &Names::default()).unwrap());
     let key = SigningKey::parse(&Secret::new(EC.to_owned()), None, None).unwrap();
     let header = vec![
@@ -414,7 +415,8 @@ fn the_header_says_what_the_operator_writes() {
         "alg": "ES256", "typ": "client-authentication+jwt", "x5c": ["a"], "n": 7
     });
     assert_eq!(found, expected);
-    // Where it is the grant, `typ` is the grant's; what names the key is said by the client too.
+    // If the assertion is the grant, `typ` describes the grant, but key identifiers also apply to
+    // the client assertion.
     let [of_client, _] = read(&signed(&assertion.of_client()));
     assert_eq!(
         of_client,
@@ -422,10 +424,10 @@ fn the_header_says_what_the_operator_writes() {
     );
 }
 
-/// GitHub refuses a JWT from the future, Google and Epic a distance from `iat` to `exp` that is longer
-/// than they allow.
+/// GitHub refuses a JWT from the future. Google and Epic refuse a longer distance from `iat` to
+/// `exp` than they allow.
 #[test]
-fn an_assertion_is_of_a_while_ago_and_lasts_no_longer_than_ttl() {
+fn assertions_are_backdated_and_last_no_longer_than_ttl() {
     let seconds = Duration::from_secs;
     let key = parse(ED, None).unwrap();
     for (ttl, backdate, issued, expires) in [
@@ -442,13 +444,13 @@ fn an_assertion_is_of_a_while_ago_and_lasts_no_longer_than_ttl() {
         assert_eq!(claims["exp"], expires);
         assert_eq!(expires - issued, ttl);
         let expiry = assertion.expires_at(UNIX_EPOCH + seconds(NOW));
-        assert_eq!(expiry, UNIX_EPOCH + seconds(expires), "as the token is known to last");
+        assert_eq!(expiry, UNIX_EPOCH + seconds(expires), "the expiry has to match the claim");
         assert_eq!(assertion.of_client().backdate, backdate);
     }
 }
 
 #[test]
-fn claims_of_the_operator_win_and_the_subject_follows_the_issuer() {
+fn configured_claims_take_precedence_and_sub_depends_on_iss() {
     let key = parse(ED, None).unwrap();
     let text = |text: &str| Template::parse(text, &Names::default()).unwrap();
     let plain = Assertion::new(key);

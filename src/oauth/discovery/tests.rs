@@ -4,7 +4,7 @@ use std::time::UNIX_EPOCH;
 use super::*;
 
 #[test]
-fn a_document_is_looked_for_in_two_places() {
+fn documents_have_two_locations() {
     for (issuer, openid, oauth) in [
         ("https://as.test", "", ""),
         ("https://as.test/", "", ""),
@@ -33,7 +33,7 @@ fn plain(body: &str, issuer: &str) -> Result<Endpoints, DiscoveryError> {
 }
 
 #[test]
-fn only_the_issuer_itself_is_believed_and_only_https() {
+fn only_the_configured_issuer_and_https_are_accepted() {
     use DiscoveryError::{Endpoint, Json, Mismatch, Nobody};
     let endpoints = plain(DOCUMENT, "https://as.test").unwrap();
     assert_eq!(endpoints.token.unwrap().as_str(), "https://as.test/t");
@@ -62,9 +62,9 @@ fn only_the_issuer_itself_is_believed_and_only_https() {
     assert!(plain(&here, "http://as.test").is_ok());
 }
 
-/// Entra's document for all tenants, a slash too many, and one that is hostile.
+/// Entra's multi-tenant document, an extra slash, and a hostile document.
 #[test]
-fn another_issuer_is_named_with_what_to_write() {
+fn a_mismatched_issuer_is_reported_with_advice() {
     let message = |published: &str| {
         let body = serde_json::json!({ "issuer": published }).to_string();
         plain(&body, "https://login.test/common/v2.0").unwrap_err().to_string()
@@ -83,10 +83,10 @@ fn another_issuer_is_named_with_what_to_write() {
 
 /// RFC 8705 §5.
 #[test]
-fn a_client_with_a_certificate_is_sent_to_the_aliases() {
+fn clients_with_a_certificate_use_the_aliases() {
     let endpoints = read(DOCUMENT.as_bytes(), "https://as.test", true).unwrap();
     assert_eq!(endpoints.token_alias.as_ref().unwrap().as_str(), "https://mtls.as.test/t");
-    // Whom an assertion is for, and what has no alias, stays.
+    // The audience, and endpoints without an alias, stay.
     assert_eq!(endpoints.token.as_ref().unwrap().as_str(), "https://as.test/t");
     assert_eq!(endpoints.revoke.as_ref().unwrap().as_str(), "https://as.test/r");
     assert_eq!(endpoints.audience(), "https://as.test");
@@ -96,7 +96,10 @@ fn a_client_with_a_certificate_is_sent_to_the_aliases() {
     assert_eq!(endpoints.revoke.unwrap().as_str(), "https://mtls.as.test/r");
     let open = DOCUMENT.replace("https://mtls", "http://mtls");
     assert_eq!(read(open.as_bytes(), "https://as.test", true), Err(DiscoveryError::Endpoint));
-    assert!(read(open.as_bytes(), "https://as.test", false).is_ok(), "it is not looked at");
+    assert!(
+        read(open.as_bytes(), "https://as.test", false).is_ok(),
+        "aliases are ignored without a certificate"
+    );
     for odd in ["null", "[]", "7"] {
         let body = format!(
             r#"{{"issuer":"i","token_endpoint":"https://t.test/","mtls_endpoint_aliases":{odd}}}"#
@@ -106,7 +109,7 @@ fn a_client_with_a_certificate_is_sent_to_the_aliases() {
 }
 
 #[test]
-fn a_configured_token_endpoint_wins_over_an_alias() {
+fn a_configured_token_endpoint_takes_precedence_over_an_alias() {
     let published = read(DOCUMENT.as_bytes(), "https://as.test", true).unwrap();
     let token: Option<Url> = "https://mine.test/t".parse().ok();
     let configured = Endpoints { token: token.clone(), ..Endpoints::default() };
@@ -116,7 +119,7 @@ fn a_configured_token_endpoint_wins_over_an_alias() {
 }
 
 #[test]
-fn a_document_is_kept_for_a_day_and_used_longer_only_in_need() {
+fn documents_are_cached_for_a_day_and_longer_after_failures() {
     let discovery = Discovery::default();
     let at = |hours: u64| UNIX_EPOCH + Duration::from_secs(1_000_000 + hours * 3600);
     let is_known = |issuer, now| matches!(discovery.lookup(issuer, now), CacheLookup::Published(_));
@@ -127,14 +130,14 @@ fn a_document_is_kept_for_a_day_and_used_longer_only_in_need() {
     }
     let error = || GrantError::without_answer(ErrorClass::NotSent, "away".to_owned());
     assert!(discovery.record_failure("i", error(), at(24)).is_some());
-    assert!(is_known("i", at(24)), "the document of yesterday, without asking again");
+    assert!(is_known("i", at(24)), "the expired document is used without another request");
     assert!(matches!(discovery.lookup("i", at(25)), CacheLookup::Fetch));
     discovery.store("i", Endpoints::default(), at(25));
     assert!(discovery.record_failure("other", error(), at(25)).is_none());
 }
 
 #[test]
-fn a_failure_is_remembered_for_a_minute() {
+fn failures_are_cached_for_a_minute() {
     let discovery = Discovery::default();
     let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds);
     let error = GrantError::without_answer(ErrorClass::NotSent, "away".to_owned());
@@ -148,7 +151,7 @@ fn a_failure_is_remembered_for_a_minute() {
 }
 
 #[test]
-fn only_trouble_of_the_server_reads_as_passing() {
+fn only_server_failures_are_temporary() {
     for (status, class) in [
         (301, ErrorClass::Config),
         (401, ErrorClass::Config),

@@ -16,7 +16,7 @@ use crate::oauth::{
 };
 use crate::template::{DeferredName, Names, Template, Variables};
 
-/// Answers in turn and writes down what it was sent; with no answer left, the connection fails.
+/// Returns the answers in order and records the requests. Without an answer, the connection fails.
 #[derive(Debug, Default)]
 struct ScriptedEndpoint {
     answers: Mutex<VecDeque<(u16, String)>>,
@@ -78,32 +78,33 @@ fn config() -> Config {
 }
 
 const TOKENS: &str = r#"{"access_token":"at1","refresh_token":"rt2","expires_in":60}"#;
-const ASK: &str = "POST https://as.test/token grant_type=client_credentials&client_id=acme";
+const TOKEN_REQUEST: &str =
+    "POST https://as.test/token grant_type=client_credentials&client_id=acme";
 
 #[tokio::test]
-async fn an_issuer_is_asked_once_a_day_and_its_last_word_counts_while_it_is_away() {
+async fn metadata_is_fetched_once_a_day_and_kept_while_the_issuer_is_unreachable() {
     let document = r#"{"issuer":"https://id.test/a","token_endpoint":"https://as.test/token"}"#;
     let answers = [(404, ""), (200, document), (200, TOKENS), (200, TOKENS)];
-    let script = ScriptedEndpoint::of(&answers);
+    let endpoint_script = ScriptedEndpoint::of(&answers);
     let config = Config { token_url: None, issuer: Some(text("https://id.test/a")), ..config() };
-    let endpoint = TokenEndpoint::new(config, script.clone());
+    let endpoint = TokenEndpoint::new(config, endpoint_script.clone());
     endpoint.request(Grant::Own, context(at(1_000_000))).await.unwrap();
     let places = [
         "GET https://id.test/a/.well-known/openid-configuration",
         "GET https://id.test/.well-known/oauth-authorization-server/a",
     ];
-    assert_eq!(script.sent(), [places[0], places[1], ASK]);
+    assert_eq!(endpoint_script.sent(), [places[0], places[1], TOKEN_REQUEST]);
     endpoint.request(Grant::Own, context(at(1_080_000))).await.unwrap();
-    assert_eq!(script.sent(), [ASK]);
-    *script.answers.lock().unwrap() = [(500, ""), (500, ""), (200, TOKENS)]
+    assert_eq!(endpoint_script.sent(), [TOKEN_REQUEST]);
+    *endpoint_script.answers.lock().unwrap() = [(500, ""), (500, ""), (200, TOKENS)]
         .map(|(status, body)| (status, body.to_owned()))
         .into();
     endpoint.request(Grant::Own, context(at(1_090_000))).await.unwrap();
-    assert_eq!(script.sent(), [places[0], places[1], ASK]);
+    assert_eq!(endpoint_script.sent(), [places[0], places[1], TOKEN_REQUEST]);
 }
 
 #[tokio::test]
-async fn a_foreign_or_absent_document_sends_nothing_and_a_given_url_needs_none() {
+async fn without_valid_metadata_nothing_is_sent_unless_the_url_is_configured() {
     let foreign = r#"{"issuer":"https://other.test","token_endpoint":"https://as.test/token"}"#;
     let with_issuer = Config { issuer: Some(text("https://id.test")), ..config() };
     let without_url = Config { token_url: None, ..with_issuer.clone() };
@@ -117,21 +118,21 @@ async fn a_foreign_or_absent_document_sends_nothing_and_a_given_url_needs_none()
         (&[(503, ""), (404, "")], ErrorClass::NotSent, 2),
         (&[], ErrorClass::NotSent, 1),
     ] {
-        let script = ScriptedEndpoint::of(answers);
-        let endpoint = TokenEndpoint::new(without_url.clone(), script.clone());
+        let endpoint_script = ScriptedEndpoint::of(answers);
+        let endpoint = TokenEndpoint::new(without_url.clone(), endpoint_script.clone());
         let error = endpoint.request(Grant::Own, context(at(0))).await.unwrap_err();
         assert_eq!(error.class, class, "{error}");
-        assert_eq!(script.sent().len(), asked, "{answers:?}");
+        assert_eq!(endpoint_script.sent().len(), asked, "{answers:?}");
     }
-    let script = ScriptedEndpoint::of(&[(200, TOKENS)]);
-    let endpoint = TokenEndpoint::new(with_issuer, script.clone());
+    let endpoint_script = ScriptedEndpoint::of(&[(200, TOKENS)]);
+    let endpoint = TokenEndpoint::new(with_issuer, endpoint_script.clone());
     endpoint.request(Grant::Own, context(at(0))).await.unwrap();
-    assert_eq!(script.sent(), [ASK]);
+    assert_eq!(endpoint_script.sent(), [TOKEN_REQUEST]);
 }
 
-/// Twenty in ten seconds would make somebody else's outage worse, and mend no mistake.
+/// More requests would worsen an outage and cannot fix a configuration error.
 #[tokio::test]
-async fn an_issuer_that_is_of_no_use_is_asked_once_a_minute() {
+async fn a_failing_issuer_is_asked_once_a_minute() {
     let entra =
         r#"{"issuer":"https://id.test/{tenantid}/v2.0","token_endpoint":"https://as.test/t"}"#;
     for (answer, says) in [
@@ -141,24 +142,24 @@ async fn an_issuer_that_is_of_no_use_is_asked_once_a_minute() {
         ),
         (None, &["could not be asked"]),
     ] {
-        let script = ScriptedEndpoint::of(answer.as_slice());
+        let endpoint_script = ScriptedEndpoint::of(answer.as_slice());
         let issuer = Some(text("https://id.test/common/v2.0"));
         let config = Config { token_url: None, issuer, ..config() };
-        let endpoint = TokenEndpoint::new(config, script.clone());
+        let endpoint = TokenEndpoint::new(config, endpoint_script.clone());
         for second in [0, 1, 30, 59] {
             let now = at(1_000_000 + second);
             let error = endpoint.request(Grant::Own, context(now)).await.unwrap_err().to_string();
             assert!(says.iter().all(|says| error.contains(says)), "{error}");
             assert_eq!(error.contains("could not be asked"), answer.is_none(), "{error}");
         }
-        assert_eq!(script.sent().len(), 1);
+        assert_eq!(endpoint_script.sent().len(), 1);
         assert!(endpoint.request(Grant::Own, context(at(1_000_060))).await.is_err());
-        assert_eq!(script.sent().len(), 1, "it is looked at again");
+        assert_eq!(endpoint_script.sent().len(), 1, "a cached failure must not be fetched again");
     }
 }
 
 #[tokio::test]
-async fn a_message_about_an_issuer_repeats_no_secret() {
+async fn messages_about_an_issuer_mask_secrets() {
     let mut names = Names::default();
     names.insert_secret("tenant", Secret::new("hunter2".to_owned()));
     let issuer = Template::parse("https://id.test/${tenant}", &names).ok();
@@ -169,9 +170,9 @@ async fn a_message_about_an_issuer_repeats_no_secret() {
     assert!(error.contains("https://id.test/…") && !error.contains("hunter2"), "{error}");
 }
 
-/// RFC 8705 §5; RFC 7523 §3 has the audience.
+/// RFC 8705 §5; RFC 7523 §3 for the audience.
 #[tokio::test]
-async fn a_client_with_a_certificate_asks_the_alias_and_its_audience_stays() {
+async fn clients_with_a_certificate_use_the_alias_and_keep_the_audience() {
     use crate::oauth::keyfile::tests::sample;
     let document = r#"{"issuer":"https://id.test","token_endpoint":"https://as.test/token",
         "revocation_endpoint":"https://as.test/revoke","mtls_endpoint_aliases":
@@ -183,16 +184,16 @@ async fn a_client_with_a_certificate_asks_the_alias_and_its_audience_stays() {
     names.insert("client_id", "acme");
     let aud = Template::parse("${token_url}", &names.with(DeferredName::TokenUrl)).unwrap();
     for (client_cert, host) in [(Some(certificate), "mtls.as.test"), (None, "as.test")] {
-        let script = ScriptedEndpoint::of(&[(200, document), (200, TOKENS), (200, "")]);
+        let endpoint_script = ScriptedEndpoint::of(&[(200, document), (200, TOKENS), (200, "")]);
         let param = Parameter { name: "aud".to_owned(), values: vec![aud.clone()], list: false };
         let issuer = Some(text("https://id.test"));
         let config =
             Config { token_url: None, issuer, client_cert, params: vec![param], ..config() };
-        let endpoint = TokenEndpoint::new(config, script.clone());
+        let endpoint = TokenEndpoint::new(config, endpoint_script.clone());
         endpoint.request(Grant::Own, context(at(0))).await.unwrap();
         let token = Secret::new("t".to_owned());
         endpoint.revoke(&token, TokenKind::AccessToken, context(at(0))).await.unwrap();
-        let [_, asked, revoked] = script.sent().try_into().unwrap();
+        let [_, asked, revoked] = endpoint_script.sent().try_into().unwrap();
         assert!(asked.starts_with(&format!("POST https://{host}/token ")), "{asked}");
         assert!(asked.ends_with("&aud=https%3A%2F%2Fas.test%2Ftoken"), "{asked}");
         assert!(revoked.starts_with(&format!("POST https://{host}/revoke ")), "{revoked}");
@@ -226,7 +227,7 @@ fn stepping() -> Config {
     Config { steps: vec![login, ping], ..config() }
 }
 
-/// The token request and the steps.
+/// Makes the token request and the steps.
 async fn obtain(
     endpoint: &TokenEndpoint,
     context: TokenRequestContext<'_>,
@@ -236,27 +237,27 @@ async fn obtain(
 }
 
 #[tokio::test]
-async fn steps_follow_and_the_last_token_is_the_one_that_is_used() {
+async fn the_token_of_the_last_step_is_used() {
     let login = r#"{"session":{"token":"bh","ttl":"600"},"restUrl":"https://r/"}"#;
-    let script = ScriptedEndpoint::of(&[(200, TOKENS), (200, login), (200, "{}")]);
-    let endpoint = TokenEndpoint::new(stepping(), script.clone());
+    let endpoint_script = ScriptedEndpoint::of(&[(200, TOKENS), (200, login), (200, "{}")]);
+    let endpoint = TokenEndpoint::new(stepping(), endpoint_script.clone());
     let tokens = obtain(&endpoint, context(at(1000))).await.unwrap();
     assert_eq!(tokens.access_token.unwrap().expose(), "bh");
     assert_eq!(tokens.refresh_token.unwrap().expose(), "rt2");
     assert_eq!(tokens.expires_at, Some(at(1600)));
     assert_eq!(
-        script.sent(),
+        endpoint_script.sent(),
         [
-            ASK,
+            TOKEN_REQUEST,
             "GET https://rest.test/login?version=*&access_token=at1",
             "POST https://rest.test/ping url=https%3A%2F%2Fr%2F&t=bh",
         ]
     );
 }
 
-/// The same readers as for the answer of the token endpoint.
+/// Uses the same code as for answers of the token endpoint.
 #[tokio::test]
-async fn the_answer_to_a_step_is_read_as_tolerantly_and_as_strictly() {
+async fn answers_to_steps_are_read_like_token_responses() {
     for (ttl, expires) in [
         ("600", 1600),
         ("600.0", 1600),
@@ -266,18 +267,21 @@ async fn the_answer_to_a_step_is_read_as_tolerantly_and_as_strictly() {
         ("0", 1060),
     ] {
         let login = format!(r#"{{"session":{{"token":"b h","ttl":{ttl}}},"restUrl":"a\u0007b"}}"#);
-        let script = ScriptedEndpoint::of(&[(200, TOKENS), (200, &login), (200, "null")]);
-        let endpoint = TokenEndpoint::new(stepping(), script.clone());
+        let endpoint_script = ScriptedEndpoint::of(&[(200, TOKENS), (200, &login), (200, "null")]);
+        let endpoint = TokenEndpoint::new(stepping(), endpoint_script.clone());
         let tokens = obtain(&endpoint, context(at(1000))).await.unwrap();
         assert_eq!(tokens.access_token.unwrap().expose(), "b h");
         assert_eq!(tokens.expires_at, Some(at(expires)), "{ttl}");
-        assert!(tokens.raw.is_empty(), "no header field may carry it");
-        assert_eq!(script.sent().last().unwrap(), "POST https://rest.test/ping url=&t=b+h");
+        assert!(tokens.raw.is_empty(), "the value is not valid in a header field");
+        assert_eq!(
+            endpoint_script.sent().last().unwrap(),
+            "POST https://rest.test/ping url=&t=b+h"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_failed_step_says_nothing_of_the_grant() {
+async fn failed_steps_do_not_invalidate_the_grant() {
     for (answers, class) in [
         (&[(200, TOKENS), (503, "")][..], ErrorClass::Transient),
         (&[(200, TOKENS), (400, r#"{"error":"invalid_grant"}"#)], ErrorClass::Config),
@@ -293,7 +297,7 @@ async fn a_failed_step_says_nothing_of_the_grant() {
 }
 
 #[tokio::test]
-async fn a_token_is_given_back_where_there_is_a_place_for_it() {
+async fn tokens_are_revoked_if_there_is_an_endpoint() {
     let token = Secret::new("r t".to_owned());
     let config = Config {
         revoke_url: Some(text("https://as.test/revoke")),
@@ -301,13 +305,13 @@ async fn a_token_is_given_back_where_there_is_a_place_for_it() {
         encoding: Encoding::Json,
         ..config()
     };
-    let script =
+    let endpoint_script =
         ScriptedEndpoint::of(&[(200, ""), (400, r#"{"error":"invalid_client"}"#), (503, "")]);
-    let endpoint = TokenEndpoint::new(config.clone(), script.clone());
+    let endpoint = TokenEndpoint::new(config.clone(), endpoint_script.clone());
     let revoke = || endpoint.revoke(&token, TokenKind::RefreshToken, context(at(0)));
     assert_eq!(revoke().await.unwrap(), Revocation::Done);
     let request = "POST https://as.test/revoke token=r+t&token_type_hint=refresh_token&client_id=acme&client_secret=s";
-    assert_eq!(script.sent(), [request]);
+    assert_eq!(endpoint_script.sent(), [request]);
     assert_eq!(revoke().await.unwrap_err().class, ErrorClass::Config);
     assert_eq!(revoke().await.unwrap_err().class, ErrorClass::Transient);
     let nowhere = Config { revoke_url: None, ..config };
@@ -317,7 +321,7 @@ async fn a_token_is_given_back_where_there_is_a_place_for_it() {
 }
 
 #[tokio::test]
-async fn a_self_signed_jwt_and_a_static_credential_ask_nobody() {
+async fn self_signed_jwts_and_static_credentials_send_no_request() {
     let key = Secret::new("s".repeat(32));
     let key = SigningKey::shared(&key, None, None).unwrap();
     let assertion = Assertion { ttl: Duration::from_secs(90), ..Assertion::new(key) };
@@ -344,23 +348,23 @@ async fn the_subject_token_is_read_for_each_request() {
     };
     let own = Some(OwnGrant::TokenExchange(Box::new(exchange)));
     let config = Config { grant: GrantType::TokenExchange, own, ..config() };
-    let script =
+    let endpoint_script =
         ScriptedEndpoint::of(&[(200, TOKENS), (400, r#"{"error":"x","error_description":"two"}"#)]);
-    let endpoint = TokenEndpoint::new(config, script.clone());
+    let endpoint = TokenEndpoint::new(config, endpoint_script.clone());
     let error = endpoint.request(Grant::Own, context(at(0))).await.unwrap_err();
-    assert_eq!((error.class, script.sent().len()), (ErrorClass::NotSent, 0));
+    assert_eq!((error.class, endpoint_script.sent().len()), (ErrorClass::NotSent, 0));
     std::fs::write(&path, "one\n").unwrap();
     endpoint.request(Grant::Own, context(at(0))).await.unwrap();
     std::fs::write(&path, "two\n").unwrap();
     let error = endpoint.request(Grant::Own, context(at(0))).await.unwrap_err();
     assert!(!error.to_string().contains("two"), "{error}");
-    let sent = script.sent();
+    let sent = endpoint_script.sent();
     let [one, two] = sent.as_slice() else { panic!("{sent:?}") };
     assert!(one.contains("&subject_token=one&") && two.contains("&subject_token=two&"));
 }
 
 #[tokio::test]
-async fn a_subject_token_that_cannot_be_read_in_time_is_a_request_not_sent() {
+async fn a_subject_token_that_cannot_be_read_in_time_sends_no_request() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");
     let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
@@ -373,25 +377,27 @@ async fn a_subject_token_that_cannot_be_read_in_time_is_a_request_not_sent() {
     let own = Some(OwnGrant::TokenExchange(Box::new(exchange)));
     let timeout = Duration::from_millis(20);
     let config = Config { grant: GrantType::TokenExchange, own, timeout, ..config() };
-    let script = ScriptedEndpoint::of(&[]);
-    let endpoint = TokenEndpoint::new(config, script.clone());
+    let endpoint_script = ScriptedEndpoint::of(&[]);
+    let endpoint = TokenEndpoint::new(config, endpoint_script.clone());
     let asked = endpoint.request(Grant::Own, context(at(0)));
     let asked = tokio::time::timeout(Duration::from_secs(5), asked).await;
-    // Whoever reads comes to an end, and the runtime with it.
+    // Let the blocked reader finish, so that the runtime can stop.
     drop(std::fs::File::options().write(true).open(&path).unwrap());
     let error = asked.unwrap().unwrap_err();
-    assert_eq!((error.class, script.sent().len()), (ErrorClass::NotSent, 0), "{error}");
+    assert_eq!((error.class, endpoint_script.sent().len()), (ErrorClass::NotSent, 0), "{error}");
 }
 
 #[tokio::test]
-async fn a_variable_cannot_leave_its_place_in_a_url() {
+async fn variables_cannot_change_the_structure_of_a_url() {
     let config = Config { token_url: Some(text("https://as.test/${club}/token")), ..config() };
     for (value, path) in [("paris", "/paris/token"), ("../x?y#", "/..%2Fx%3Fy%23/token")] {
-        let script = ScriptedEndpoint::of(&[(200, TOKENS)]);
-        let endpoint = TokenEndpoint::new(config.clone(), script.clone());
+        let endpoint_script = ScriptedEndpoint::of(&[(200, TOKENS)]);
+        let endpoint = TokenEndpoint::new(config.clone(), endpoint_script.clone());
         let variables = Variables::from([("club".to_owned(), value.to_owned())]);
         let context = TokenRequestContext { variables: &variables, ..context(at(0)) };
         endpoint.request(Grant::Own, context).await.unwrap();
-        assert!(script.sent().concat().starts_with(&format!("POST https://as.test{path} ")));
+        assert!(
+            endpoint_script.sent().concat().starts_with(&format!("POST https://as.test{path} "))
+        );
     }
 }

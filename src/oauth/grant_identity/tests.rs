@@ -1,4 +1,4 @@
-//! What makes a grant another one, what only asks for other tokens, and what changes nothing.
+//! Which settings change the grant, which only change the request, and which change nothing.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::path::PathBuf;
@@ -61,7 +61,7 @@ fn assertion() -> Assertion {
     Assertion::new(SigningKey::parse(&secret(pem), None, None).unwrap())
 }
 
-/// A refresh token grant with something of everything.
+/// A refresh token grant that uses every setting.
 fn config() -> Config {
     Config {
         client_secret: Some(secret("s1")),
@@ -94,10 +94,10 @@ fn change(before: &Config, after: &Config) -> ExpectedChange {
     }
 }
 
-/// What is altered, what that changes, and how it is done.
+/// Description, expected change, and the edit.
 type ChangeCase = (&'static str, ExpectedChange, fn(&mut Config));
 
-/// Checks what each of these changes of `before` changes.
+/// Checks the effect of each edit of `before`.
 fn check(before: &Config, rows: &[ChangeCase]) {
     for (name, expected, alter) in rows {
         let mut after = before.clone();
@@ -107,7 +107,7 @@ fn check(before: &Config, rows: &[ChangeCase]) {
 }
 
 #[test]
-fn what_is_written_or_proven_in_another_way_is_for_the_same() {
+fn notation_and_authentication_do_not_change_the_grant() {
     check(
         &config(),
         &[
@@ -162,7 +162,7 @@ fn what_is_written_or_proven_in_another_way_is_for_the_same() {
 }
 
 #[test]
-fn what_changes_with_every_request_changes_nothing() {
+fn values_per_request_change_nothing() {
     let with_uuid = Config {
         params: vec![parameter("nonce", "${uuid}"), parameter("time", "${now}")],
         token_url: Some(template("https://as.test/token?request=${uuid}")),
@@ -171,9 +171,10 @@ fn what_changes_with_every_request_changes_nothing() {
     assert_eq!(change(&with_uuid, &with_uuid), ExpectedChange::Nothing);
 }
 
-/// What was read from a secret's place may be an audience: a token too many does no harm, one for another does.
+/// A secret variable may be an audience. Requesting one token too many is harmless; using a token
+/// of another audience is not.
 #[test]
-fn another_value_from_the_place_of_a_secret_asks_for_something_else() {
+fn another_value_of_a_secret_variable_changes_the_request() {
     let with_key = |key: &str| {
         let mut names = names();
         names.insert_secret("api_key", secret(key));
@@ -186,7 +187,7 @@ fn another_value_from_the_place_of_a_secret_asks_for_something_else() {
 }
 
 #[test]
-fn another_server_client_user_or_kind_is_another_grant() {
+fn another_server_client_user_or_type_changes_the_grant() {
     check(
         &config(),
         &[
@@ -241,14 +242,14 @@ fn another_server_client_user_or_kind_is_another_grant() {
 }
 
 #[test]
-fn other_values_of_variables_are_another_grant_where_they_name_it() {
+fn values_of_variables_change_the_grant_that_uses_them() {
     let config = Config { client_id: Some(template("client-${club}")), ..config() };
     let rome = Variables::from([("club".to_owned(), "rome".to_owned())]);
     assert_ne!(config.grant_identity(&variables()).grant, config.grant_identity(&rome).grant);
 }
 
 #[test]
-fn what_is_asked_for_makes_another_request_of_the_same_grant() {
+fn request_settings_only_change_the_request() {
     check(
         &config(),
         &[
@@ -313,7 +314,7 @@ fn what_is_asked_for_makes_another_request_of_the_same_grant() {
 }
 
 #[test]
-fn a_claim_asks_for_something_and_a_key_does_not() {
+fn claims_change_the_request_and_keys_do_not() {
     let with = |alter: fn(&mut Assertion)| {
         let mut assertion = assertion();
         alter(&mut assertion);
@@ -337,18 +338,18 @@ fn a_claim_asks_for_something_and_a_key_does_not() {
     assert_eq!(change(&plain, &header), ExpectedChange::Nothing);
 }
 
-/// A grant that a person has begun goes on when a bootstrap is configured later.
+/// A grant that a user started stays valid when a bootstrap is configured later.
 #[test]
-fn a_bootstrap_that_is_added_later_is_no_other_grant() {
+fn adding_a_bootstrap_does_not_change_the_grant() {
     let before = Config { bootstrap: None, ..config() }.grant_identity(&variables());
     let after = config().grant_identity(&variables());
     assert_eq!(before.grant, after.grant_without_bootstrap);
     assert_ne!(before.grant, after.grant);
 }
 
-/// Parts that run into each other would make two grants one.
+/// Without delimiters, different parts could have the same concatenation.
 #[test]
-fn no_part_can_take_the_place_of_another() {
+fn parts_are_delimited() {
     let with = |url: &str, client: &str| Config {
         token_url: Some(template(url)),
         client_id: Some(template(client)),

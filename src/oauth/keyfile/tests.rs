@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::der::element;
 use super::*;
 
-/// One of the files in `samples/`, whose README says where they are from.
+/// Reads a file in `samples/`; its README describes their origin.
 pub(in crate::oauth) fn sample(name: &str) -> String {
     let at = |name: String| {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("src/oauth/keyfile/samples").join(name)
@@ -16,7 +16,7 @@ pub(in crate::oauth) fn sample(name: &str) -> String {
     text.unwrap_or_else(|| panic!("there is no sample {name}"))
 }
 
-/// What is in the first block of a file in PEM.
+/// Decodes the first PEM block of a file.
 pub(in crate::oauth) fn body(pem: &str) -> Vec<u8> {
     blocks(pem).first().unwrap().der().unwrap().to_vec()
 }
@@ -36,7 +36,7 @@ fn certificates_keep_their_order() {
 }
 
 #[test]
-fn lengths_in_der_that_lie_are_no_elements() {
+fn der_with_wrong_lengths_is_rejected() {
     for der in [
         &[][..],
         &[0x30],

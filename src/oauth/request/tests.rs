@@ -43,7 +43,7 @@ fn authorization(request: &TokenRequest) -> Option<String> {
 }
 
 #[test]
-fn each_client_authentication_sends_the_secret_where_it_says() {
+fn each_authentication_method_sends_the_secret_in_its_place() {
     let token = Secret::new("r+t".to_owned());
     let grant = "grant_type=refresh_token&refresh_token=r%2Bt";
     for (auth, secret, body, header) in [
@@ -62,17 +62,17 @@ fn each_client_authentication_sends_the_secret_where_it_says() {
         let request = request(&config(auth, secret), Grant::RefreshToken(&token));
         assert_eq!(request.body.expose(), format!("{grant}{body}"));
         assert_eq!(authorization(&request).as_deref(), header);
-        // Whatever a server says, nothing of it may reach a log.
+        // All of these secrets have to be masked in logs.
         let masked = |text: &str| request.secrets.iter().any(|secret| secret.expose() == text);
         assert!(header.is_none_or(|pair| masked(&STANDARD.encode(pair))) && masked("r+t"));
-        // No field would mean that the answer may be compressed.
+        // Without this field the answer might be compressed.
         assert_eq!(request.fields.get(ACCEPT_ENCODING).unwrap(), "identity");
         assert_eq!(request.url.as_str(), "https://as.test/token?tenant=1");
     }
 }
 
 #[test]
-fn a_scope_is_sent_verbatim_with_every_grant() {
+fn scopes_are_sent_verbatim() {
     let config =
         Config { scope: Some(template("a b,c")), ..config(ClientAuthentication::Post, None) };
     let request = request(&config, Grant::Own);
@@ -95,7 +95,7 @@ fn parameters(list: &[(&str, &[&str])]) -> Vec<Parameter> {
 }
 
 #[test]
-fn parameters_of_the_operator_win_repeat_and_remove() {
+fn configured_parameters_replace_repeat_and_remove() {
     let token = Secret::new("rt".to_owned());
     let config = Config {
         params: parameters(&[
@@ -123,7 +123,7 @@ fn parameters_of_the_operator_win_repeat_and_remove() {
 }
 
 #[test]
-fn fields_of_the_operator_are_sent_and_sensitive() {
+fn configured_fields_are_sent_and_sensitive() {
     let headers = vec![
         (http::HeaderName::from_static("x-key"), template("${key}")),
         (ACCEPT, template("text/plain")),
@@ -137,7 +137,7 @@ fn fields_of_the_operator_are_sent_and_sensitive() {
 }
 
 #[test]
-fn a_changed_parameter_may_make_a_refused_grant_succeed() {
+fn changed_parameters_change_the_fingerprint() {
     let plain = config(ClientAuthentication::Post, None);
     let with =
         |value: &str| Config { params: parameters(&[("audience", &[value])]), ..plain.clone() };
@@ -151,7 +151,7 @@ fn a_changed_parameter_may_make_a_refused_grant_succeed() {
 }
 
 #[test]
-fn what_an_issuer_does_not_publish_is_said_to_be_in_neither_place() {
+fn a_missing_url_is_reported() {
     let config = Config { token_url: None, ..config(ClientAuthentication::Post, None) };
     let endpoints = Endpoints::of(&config, context()).unwrap();
     let made =

@@ -1,8 +1,8 @@
-//! An HTTP/1.1 response as it comes in: pure, and content with less than RFC 9112 asks for.
+//! Incremental parser for HTTP/1.1 responses. Pure, and more lenient than RFC 9112.
 //!
-//! The body may hold the only copy of a refresh token. So a wrong `Content-Length`, broken chunks, a
-//! head that is not quite one and a missing end lose none of its bytes: whoever reads it decides what
-//! they are worth.
+//! The body may contain the only copy of a refresh token. Therefore a wrong `Content-Length`,
+//! broken chunks, a malformed head or a missing end never lose any of its bytes; the reader of the
+//! answer decides whether they are usable.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -10,31 +10,32 @@ use serde::de::IgnoredAny;
 
 use super::super::answer::{RawAnswer, has_token, is_whole};
 
-/// The largest body that is read, 1 MiB: a thousand times what any token endpoint sends.
+/// The maximum body size, 1 MiB: a thousand times what token endpoints send.
 const MAX_BODY: usize = 1024 * 1024;
-/// The largest head: cookies and policies make some long, and what comes behind it is all that counts.
+/// The maximum head size. Cookies and policies can make heads long, and the body after them is what
+/// matters.
 const MAX_HEAD: usize = 1024 * 1024;
-/// The most of interim responses. They are not counted: one a second for as long as a slow server works
-/// is harmless, and the answer follows them.
+/// The maximum total size of interim responses. Their number is not limited: one per second from a
+/// slow server is harmless, and the answer follows them.
 const MAX_INTERIM: usize = 64 * 1024;
-/// The longest line with the size of a chunk.
+/// The maximum length of a chunk size line.
 const MAX_SIZE_LINE: usize = 256;
 
-/// What has come so far.
+/// The response as received so far.
 #[derive(Default)]
 pub(super) struct Response {
     head: Option<(StatusCode, HeaderMap)>,
     body: Vec<u8>,
-    /// What cannot be understood before more of it is there.
+    /// Bytes that need more data before they can be parsed.
     pending: Vec<u8>,
     progress: BodyProgress,
-    /// How much came in interim responses.
+    /// Total size of the interim responses.
     interim: usize,
-    /// What is wrong with it.
+    /// The first defect, if any.
     flaw: Option<&'static str>,
 }
 
-/// Where the body ends, and how much of the way is left.
+/// The framing of the body and the progress in it.
 #[derive(Default, Debug, PartialEq)]
 enum BodyProgress {
     #[default]
@@ -44,17 +45,18 @@ enum BodyProgress {
     Chunk(usize),
     ChunkEnd,
     Trailers,
-    /// `Content-Length` is reached, but not the end of the JSON: it counts characters, perhaps.
+    /// `Content-Length` was reached before the end of the JSON; the server may count characters
+    /// instead of bytes.
     Beyond,
     Done,
 }
 
 impl Response {
-    /// Takes the bytes that came. Returns whether that was all.
+    /// Adds received bytes. Returns true if the response is complete.
     ///
     /// # Errors
     ///
-    /// What is wrong, if that is no HTTP.
+    /// A description, if the bytes are not HTTP.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<bool, &'static str> {
         self.pending.extend_from_slice(bytes);
         while self.head.is_none() {
@@ -69,7 +71,7 @@ impl Response {
                 if self.pending.len() <= MAX_HEAD {
                     return Ok(false);
                 }
-                // Its status counts all the same: a success has consumed the refresh token.
+                // The status still counts: a successful response has consumed the refresh token.
                 self.head = Some(head(&std::mem::take(&mut self.pending))?);
                 self.flaw = Some("its head is longer than 1 MiB");
                 self.progress = BodyProgress::Done;
@@ -95,14 +97,14 @@ impl Response {
         Ok(self.progress == BodyProgress::Done)
     }
 
-    /// What is wrong where something came, and no response.
-    pub(super) fn stray(&self) -> Option<&'static str> {
-        let is_stray = self.head.is_none() && !self.pending.is_empty();
-        if is_stray { head(&self.pending).err() } else { None }
+    /// Describes received data that is not a response.
+    pub(super) fn describe_invalid(&self) -> Option<&'static str> {
+        let is_invalid = self.head.is_none() && !self.pending.is_empty();
+        if is_invalid { head(&self.pending).err() } else { None }
     }
 
-    /// Why nobody has read the request, where what came shows that: no HTTP/1.1 is spoken there.
-    pub(super) fn unheard(&self) -> Option<&'static str> {
+    /// Returns why the server cannot have processed the request: it does not speak HTTP/1.1.
+    pub(super) fn rejected_unprocessed(&self) -> Option<&'static str> {
         if self.has_head() { None } else { other_protocol(&self.pending) }
     }
 
@@ -110,13 +112,14 @@ impl Response {
         self.head.is_some()
     }
 
-    /// Is there enough to end with when nothing more comes for a while?
+    /// Returns true if the response can be used if nothing else arrives for a while.
     ///
-    /// Where valid framing says that more comes, only a refresh token in a whole object is: nothing that
-    /// follows can be worth as much. Where no framing says so, the brackets are all there is to go by. A
-    /// refusal issues nothing, whatever would follow.
-    pub(super) fn suffices(&self) -> bool {
-        let Some((status, _)) = self.head else { return self.is_bare() };
+    /// If valid framing announces more data, a successful response is_sufficient only with a refresh
+    /// token in a complete object, because nothing that follows can be as valuable. Without
+    /// framing, the brackets decide. An error issues nothing, so its complete object always
+    /// is_sufficient.
+    pub(super) fn is_sufficient(&self) -> bool {
+        let Some((status, _)) = self.head else { return self.has_tokens_without_head() };
         let has_refresh_token = || has_token(&self.body, "refresh_token");
         match self.progress {
             BodyProgress::Done | BodyProgress::Trailers => true,
@@ -126,23 +129,24 @@ impl Response {
         }
     }
 
-    /// Is there an object with tokens, and no head? Nobody but the token endpoint issues them.
-    fn is_bare(&self) -> bool {
+    /// Returns true if there is an object with tokens but no head. Only the token endpoint issues
+    /// tokens.
+    fn has_tokens_without_head(&self) -> bool {
         let has = |name| has_token(&self.pending, name);
         head(&self.pending).is_err()
             && is_whole(&self.pending)
             && (has("access_token") || has("refresh_token"))
     }
 
-    /// What there is where no head has an end: tokens are a success, and a status of success has consumed
-    /// the refresh token.
-    fn into_headless(self) -> Option<RawAnswer> {
-        if self.is_bare() {
+    /// Builds an answer from a response whose head is missing or incomplete. Tokens imply success,
+    /// and a success status implies that the refresh token was consumed.
+    fn into_answer_without_head(self) -> Option<RawAnswer> {
+        if self.has_tokens_without_head() {
             let cut = Some("it has no HTTP status line".to_owned());
             let (status, fields) = (StatusCode::OK, HeaderMap::new());
             return Some(RawAnswer { status, fields, body: self.pending, cut });
         }
-        // Half a field is none.
+        // Drop an incomplete field line.
         let end = self.pending.iter().rposition(|byte| *byte == b'\n');
         let lines = self.pending.get(..end.unwrap_or(self.pending.len())).unwrap_or_default();
         let (status, fields) = head(lines).ok().filter(|(status, _)| status.is_success())?;
@@ -150,9 +154,12 @@ impl Response {
         Some(RawAnswer { status, fields, body: Vec::new(), cut })
     }
 
-    /// The answer, if there is one; `end` says how the connection ended where the framing does not.
+    /// Returns the answer, if there is one. `end` describes how the connection ended, for bodies
+    /// that end with the connection.
     pub(super) fn into_answer(mut self, end: &str) -> Option<RawAnswer> {
-        let Some((status, fields)) = self.head.take() else { return self.into_headless() };
+        let Some((status, fields)) = self.head.take() else {
+            return self.into_answer_without_head();
+        };
         if !matches!(self.progress, BodyProgress::Done) {
             self.body.append(&mut self.pending);
             self.body.truncate(MAX_BODY);
@@ -168,7 +175,7 @@ impl Response {
         Some(RawAnswer { status, fields, body: self.body, cut })
     }
 
-    /// Goes one step further in what is pending. Returns whether there may be another.
+    /// Parses the next piece of pending data. Returns true if there may be more to parse.
     fn advance(&mut self) -> bool {
         match self.progress {
             BodyProgress::Done => return false,
@@ -183,7 +190,7 @@ impl Response {
                 let is_chunk = matches!(self.progress, BodyProgress::Chunk(_));
                 self.progress = match (left, is_chunk) {
                     (0, true) => BodyProgress::ChunkEnd,
-                    (0, false) if is_begun_json(&self.body) && !is_whole_json(&self.body) => {
+                    (0, false) if starts_like_json(&self.body) && !is_whole_json(&self.body) => {
                         self.flaw = Some("its Content-Length is less than its length");
                         BodyProgress::Beyond
                     }
@@ -199,12 +206,12 @@ impl Response {
         if self.progress == BodyProgress::ChunkSize
             && first.is_some_and(|byte| !byte.is_ascii_hexdigit())
         {
-            self.give_up_chunks();
+            self.abandon_chunks();
             return true;
         }
         let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') else {
             if self.pending.len() > MAX_SIZE_LINE {
-                self.give_up_chunks();
+                self.abandon_chunks();
             }
             return false;
         };
@@ -224,13 +231,13 @@ impl Response {
                 self.pending.drain(..=end);
                 self.progress = next;
             }
-            None => self.give_up_chunks(),
+            None => self.abandon_chunks(),
         }
         true
     }
 
-    /// Whatever comes is the body from here on.
-    fn give_up_chunks(&mut self) {
+    /// Treats all further data as the body.
+    fn abandon_chunks(&mut self) {
         self.flaw = Some("its chunks are broken");
         self.progress = BodyProgress::UntilClosed;
     }
@@ -262,13 +269,13 @@ impl BodyProgress {
     }
 }
 
-/// The hexadecimal size in front of what extends it.
+/// Parses the chunk size before any chunk extensions.
 fn chunk_size(line: &[u8]) -> Option<usize> {
     let digits = line.split(|byte| *byte == b';').next()?.trim_ascii();
     usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// The beginning of a TLS alert, or of the settings that an HTTP/2 server sends first (RFC 9113 §3.4).
+/// Recognises a TLS alert, or the SETTINGS frame that an HTTP/2 server sends first (RFC 9113 §3.4).
 fn other_protocol(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [0x15, 3, 0..=4, ..] => Some("TLS is spoken there, and token_url begins with http:"),
@@ -279,8 +286,8 @@ fn other_protocol(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The end of the head, and where the body begins: behind a blank line, or with a brace, which begins no
-/// field.
+/// Finds the end of the head and the start of the body: after a blank line, or at a brace, which
+/// cannot start a field.
 fn end_of_head(bytes: &[u8]) -> Option<(usize, usize)> {
     let newlines = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
     newlines.map(|(at, _)| at).find_map(|at| {
@@ -295,7 +302,7 @@ fn end_of_head(bytes: &[u8]) -> Option<(usize, usize)> {
     })
 }
 
-/// The status and the fields. Lines that are no fields are left out.
+/// Parses the status and the fields. Ignores lines that are not fields.
 fn head(bytes: &[u8]) -> Result<(StatusCode, HeaderMap), &'static str> {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     let status = lines.next().and_then(status).ok_or("it has no HTTP status line")?;
@@ -318,13 +325,13 @@ fn head(bytes: &[u8]) -> Result<(StatusCode, HeaderMap), &'static str> {
     };
     let mut fields = HeaderMap::new();
     for (name, value) in unfolded.iter().filter_map(field) {
-        // With more fields than it can count, the rest does not matter.
+        // Ignore fields beyond the capacity of the map.
         _ = fields.try_append(name, value);
     }
     Ok((status, fields))
 }
 
-/// The three digits behind any version; what follows them is for people.
+/// Parses the three digits after any HTTP version. The reason phrase is ignored.
 fn status(line: &[u8]) -> Option<StatusCode> {
     let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     words
@@ -335,14 +342,14 @@ fn status(line: &[u8]) -> Option<StatusCode> {
     StatusCode::from_bytes(digits).ok().filter(|_| !is_longer)
 }
 
-/// Does it begin as JSON does?
-fn is_begun_json(body: &[u8]) -> bool {
+/// Returns true if the body starts like a JSON object.
+fn starts_like_json(body: &[u8]) -> bool {
     without_bom(body).trim_ascii_start().starts_with(b"{")
 }
 
-/// Is there nothing to wait for? Where it is not quite JSON, the brackets tell.
+/// Returns true if the JSON is complete. In malformed JSON, the brackets decide.
 fn is_whole_json(body: &[u8]) -> bool {
-    is_begun_json(body)
+    starts_like_json(body)
         && (serde_json::from_slice::<IgnoredAny>(without_bom(body)).is_ok() || is_whole(body))
 }
 
@@ -350,7 +357,7 @@ fn without_bom(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
-/// What some servers send in front of the status line.
+/// Strips white space and the byte order mark, which some servers send before the status line.
 fn without_blank(bytes: &[u8]) -> &[u8] {
     without_bom(bytes.trim_ascii_start()).trim_ascii_start()
 }
@@ -360,7 +367,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// All at once and byte by byte: status, body and `cut`.
+    /// Parses at once and byte by byte, and returns status, body and `cut`.
     fn read(bytes: &[u8]) -> (u16, String, Option<String>) {
         let answers = [bytes.len().max(1), 1].map(|size| {
             let mut response = Response::default();
@@ -378,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_read_however_it_is_framed() {
+    fn bodies_are_read_with_any_framing() {
         for (rest, body, cut) in [
             ("Content-Length: 2\r\n\r\nab", "ab", None),
             ("content-length:2,2\r\nContent-Length: 2\r\n\r\nabc", "ab", None),
@@ -386,7 +393,7 @@ mod tests {
             ("Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", "ab", None),
             ("\r\nab", "ab", None),
             ("Content-Length: 9\r\n\r\nab", "ab", Some("it ended early")),
-            // It counts characters.
+            // The length counts characters.
             (
                 "Content-Length: 11\r\n\r\n{\"a\":\"äöü\"}",
                 "{\"a\":\"äöü\"}",
@@ -408,13 +415,13 @@ mod tests {
             ("Transfer-Encoding: chunked\r\n\r\n3\r\nab", "ab", Some("it ended early")),
             ("Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n", "a", Some("it ended early")),
             ("Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n", "a", Some("it ended early")),
-            // The size is less than the chunk.
+            // The chunk size is too small.
             (
                 "Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n",
                 "abc\r\n0\r\n\r\n",
                 Some("its chunks are broken"),
             ),
-            // There are no chunks at all.
+            // The body is not chunked at all.
             (
                 "Transfer-Encoding: chunked\r\n\r\n{\n \"a\": 1\n}",
                 "{\n \"a\": 1\n}",
@@ -440,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_read_leniently_or_is_none() {
+    fn heads_are_read_leniently() {
         for (bytes, status) in [
             ("HTTP/1.1 200 OK\r\n\r\n", 200),
             ("HTTP/1.0 404\n\n", 404),
@@ -456,7 +463,10 @@ mod tests {
         for bytes in ["<html>\n\n", "HTTP/1.1 OK\r\n\r\n", "HTTP/1.1 99\n\n", "HTTP/1.1 2000\n\n"] {
             let mut response = Response::default();
             assert!(!response.take(bytes.as_bytes()).unwrap(), "{bytes}");
-            assert!(response.stray().is_some() && response.into_answer("").is_none(), "{bytes}");
+            assert!(
+                response.describe_invalid().is_some() && response.into_answer("").is_none(),
+                "{bytes}"
+            );
         }
         let head = |length: usize| {
             format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 2\r\n\r\n{{}}", "a".repeat(length))
@@ -465,7 +475,7 @@ mod tests {
         assert!(long.take(head(300 * 1024).as_bytes()).unwrap());
         let answer = long.into_answer("").unwrap();
         assert_eq!((answer.body.as_slice(), answer.cut), (&b"{}"[..], None));
-        // A success all the same: the refresh token is consumed, whatever it says.
+        // Still a success: the refresh token was consumed, whatever the body contains.
         let mut endless = Response::default();
         let long = head(2 * 1024 * 1024);
         assert!(long.as_bytes().chunks(16 * 1024).any(|part| endless.take(part).unwrap()));
@@ -474,6 +484,6 @@ mod tests {
         assert!(answer.cut.unwrap().contains("head is longer"));
         let mut unfinished = Response::default();
         assert!(!unfinished.take(b"HTTP/1.1 500 Oops\r\nX: y").unwrap());
-        assert!(!unfinished.suffices() && unfinished.into_answer("").is_none());
+        assert!(!unfinished.is_sufficient() && unfinished.into_answer("").is_none());
     }
 }

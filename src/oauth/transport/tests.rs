@@ -1,4 +1,4 @@
-//! Against real servers: mutual TLS, a server that never answers, and answers of every shape.
+//! Tests against real servers: mutual TLS, unresponsive servers and malformed answers.
 #![allow(clippy::unwrap_used)]
 
 #[path = "tests/handshake.rs"]
@@ -24,7 +24,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown_and_its_absence_is_told() {
+async fn client_certificates_are_presented_and_their_absence_is_reported() {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
@@ -70,16 +70,19 @@ async fn a_client_certificate_is_shown_and_its_absence_is_told() {
     let transport = HttpTransport::new(client);
     let (certificate, key) = issue("client.test");
     let key = Secret::new(key.serialize_pem());
-    let identity = ClientCert::from_pem(&certificate.pem(), &key, false, &provider()).unwrap();
+    let client_cert = ClientCert::from_pem(&certificate.pem(), &key, false, &provider()).unwrap();
     let url: url::Url = url.parse().unwrap();
-    let request = TokenRequest::get(url.clone(), Some(identity));
+    let request = TokenRequest::get(url.clone(), Some(client_cert));
     assert_eq!(transport.send(request, LISTEN).await.unwrap().body, b"1");
     let refused = transport.send(TokenRequest::get(url, None), LISTEN).await.unwrap_err();
-    assert!(matches!(refused, TransportError::NotSent(_)), "{refused}: the server read nothing");
+    assert!(
+        matches!(refused, TransportError::NotSent(_)),
+        "{refused}: the server must not have read the request"
+    );
     assert!(refused.to_string().contains("client_cert"), "{refused}");
 }
 
-fn identity() -> ClientCert {
+fn client_cert() -> ClientCert {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::default().self_signed(&key).unwrap();
     let key = Secret::new(key.serialize_pem());
@@ -95,33 +98,33 @@ fn transport() -> HttpTransport {
     HttpTransport::new(client)
 }
 
-/// E18: no handshake of TCP is ever finished, so nothing was sent. The clock is not waited for.
+/// E18: the TCP handshake never completes, so nothing was sent. Uses paused time.
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_never_made_is_a_request_not_sent() {
+async fn without_a_connection_the_request_was_not_sent() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
-    // Non-blocking, so that they are left in the middle once the backlog is full.
+    // Non-blocking, so that connections stay incomplete once the backlog is full.
     let fillers: Vec<_> = (0..8).map(|_| tokio::spawn(TcpStream::connect(address))).collect();
     for filler in &fillers {
         while !filler.is_finished() && fillers.iter().filter(|it| it.is_finished()).count() < 2 {
             tokio::task::yield_now().await;
         }
     }
-    for (scheme, certificate) in [("http", None), ("https", None), ("https", Some(identity()))] {
+    for (scheme, certificate) in [("http", None), ("https", None), ("https", Some(client_cert()))] {
         let url: url::Url = format!("{scheme}://{address}/token").parse().unwrap();
         let began = Instant::now();
         let error =
             transport().send(TokenRequest::get(url, certificate), LISTEN).await.unwrap_err();
         assert!(matches!(error, TransportError::NotSent(_)), "{scheme}: {error}");
-        assert!(began.elapsed() <= CONNECT_LIMIT + PAUSE);
+        assert!(began.elapsed() <= CONNECT_TIMEOUT + IDLE_TIMEOUT);
     }
 }
 
-/// A handshake of TLS that is never finished is no request either; nor is a port that is closed.
+/// With an incomplete TLS handshake or a closed port, nothing was sent either.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_says_nothing_before_the_request_has_been_sent_nothing() {
+async fn without_a_handshake_the_request_was_not_sent() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let silent = silent.local_addr().unwrap();
@@ -130,7 +133,7 @@ async fn a_server_that_says_nothing_before_the_request_has_been_sent_nothing() {
         (format!("http://{closed}/"), "no connection: Connection refused"),
         ("http://no.test.invalid/".into(), "its name has no address"),
     ] {
-        let request = TokenRequest::get(url.parse().unwrap(), Some(identity()));
+        let request = TokenRequest::get(url.parse().unwrap(), Some(client_cert()));
         let error = transport().send(request, LISTEN).await.unwrap_err();
         assert!(
             matches!(&error, TransportError::NotSent(why) if why.starts_with(reason)),
@@ -139,8 +142,8 @@ async fn a_server_that_says_nothing_before_the_request_has_been_sent_nothing() {
     }
 }
 
-/// Sends `answer` when a request came, and keeps the connection open if that is wanted. Returns what
-/// the transport makes of it.
+/// Starts a server that sends `answer` after a request and optionally keeps the connection open.
+/// Returns the result of the transport.
 async fn answered(
     answer: impl AsRef<[u8]>,
     stays_open: bool,
@@ -169,7 +172,7 @@ async fn answered(
 }
 
 #[tokio::test]
-async fn what_is_in_hand_is_returned_however_the_connection_ends() {
+async fn received_data_is_returned_however_the_connection_ends() {
     const JSON: &str = r#"{"refresh_token":"rt2"}"#;
     for (head, body, stays_open) in [
         ("Content-Length: 23\r\n", JSON, true),
@@ -183,7 +186,7 @@ async fn what_is_in_hand_is_returned_however_the_connection_ends() {
         let answer = answered(&answer, stays_open, LISTEN).await.unwrap();
         assert_eq!(answer.body, JSON.as_bytes(), "{head}");
     }
-    // Nothing more comes, which is told from an end by the brackets.
+    // The connection stays open; the brackets tell that the JSON is complete.
     for head in ["Content-Length: 99\r\n", "Transfer-Encoding: chunked\r\n\r\n17\r\n", ""] {
         let end = if head.ends_with("17\r\n") { "" } else { "\r\n" };
         let answer = format!("HTTP/1.1 200 OK\r\n{head}{end}{JSON}");
@@ -199,7 +202,7 @@ async fn what_is_in_hand_is_returned_however_the_connection_ends() {
 }
 
 #[tokio::test]
-async fn only_an_answer_without_a_status_is_none() {
+async fn only_responses_without_a_status_are_discarded() {
     let short = Duration::from_millis(50);
     for answer in ["", "HTTP/1.1 20", "HTTP/1.1 503 Busy\r\nX: 5\r\n", "{\"a\":1}", "SSH-2.0\r\n"] {
         let error = answered(answer, false, LISTEN).await.unwrap_err();
@@ -207,7 +210,7 @@ async fn only_an_answer_without_a_status_is_none() {
         let error = answered(answer, true, short).await.unwrap_err();
         assert!(matches!(error, TransportError::NoAnswer(_)), "{error}");
     }
-    // The refresh token is consumed, wherever the rest is.
+    // The refresh token was consumed, although the rest is missing.
     for answer in ["HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX"] {
         for stays_open in [false, true] {
             let answer = answered(answer, stays_open, short).await.unwrap();
@@ -225,10 +228,10 @@ async fn only_an_answer_without_a_status_is_none() {
     }
 }
 
-/// What lies in the buffers when the deadline passes has come in time. The process was stopped meanwhile:
-/// here, its only thread is.
+/// Data in the buffers at the deadline has arrived in time. The only thread of this runtime is
+/// blocked meanwhile, as if the process had been stopped.
 #[tokio::test]
-async fn what_came_while_nobody_looked_is_read_past_the_deadline() {
+async fn buffered_data_is_read_after_the_deadline() {
     use std::io::{Read, Write};
     let response_timeout = Duration::from_millis(300);
     let padding = "a".repeat(900_000);
@@ -263,7 +266,7 @@ async fn what_came_while_nobody_looked_is_read_past_the_deadline() {
     }
 }
 
-/// What a server sends, and when it is seen.
+/// Data from a server and the times at which it becomes visible.
 struct ScriptedStream(std::collections::VecDeque<(&'static [u8], Pin<Box<tokio::time::Sleep>>)>);
 
 impl ScriptedStream {
@@ -312,9 +315,9 @@ impl AsyncWrite for ScriptedStream {
     }
 }
 
-/// A signal interrupts the wait for bytes and time, and the time is looked at first.
+/// After an interruption, the deadline may be noticed before the data.
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_is_seen_before_the_bytes_loses_none_and_has_an_end() {
+async fn reading_after_the_deadline_loses_nothing_and_ends() {
     const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
     let late = |millis| LISTEN + Duration::from_millis(millis);
     let deadline = Instant::now() + LISTEN;
@@ -322,28 +325,28 @@ async fn a_deadline_that_is_seen_before_the_bytes_loses_none_and_has_an_end() {
     let mut response = Response::default();
     assert!(receive(&mut stream, &mut response, deadline).await.unwrap().is_none());
     assert_eq!(response.into_answer("").unwrap().body, b"{}");
-    // Whoever goes on sending does not hold it up for ever.
+    // A server that keeps sending cannot delay the result forever.
     let deadline = Instant::now() + LISTEN;
     let mut stream = ScriptedStream::new((0..1000).map(|n| (&b"a"[..], late(n * 50))));
     let end = receive(&mut stream, &mut Response::default(), deadline).await.unwrap();
     assert_eq!(end.unwrap().kind(), ErrorKind::TimedOut);
-    assert!(Instant::now() <= deadline + LAST_LOOKS);
+    assert!(Instant::now() <= deadline + GRACE_TOTAL);
 }
 
-/// What is made of these parts, each sent that many milliseconds after the request, on a connection that
-/// stays open.
+/// Returns the answer from these parts, each sent the given number of milliseconds after the
+/// request, on a connection that stays open.
 async fn in_parts(parts: &'static [(u64, &'static str)]) -> RawAnswer {
     let deadline = Instant::now() + LISTEN;
     let parts = parts.iter().map(|(at, part)| (part.as_bytes(), Duration::from_millis(*at)));
     let mut response = Response::default();
     let end = receive(&mut ScriptedStream::new(parts), &mut response, deadline).await.unwrap();
-    response.into_answer(&end.as_ref().map(words).unwrap_or_default()).unwrap()
+    response.into_answer(&end.as_ref().map(describe_error).unwrap_or_default()).unwrap()
 }
 
-/// A pause ends an answer only where no framing says that more comes, or nothing can be worth as much as
-/// what is in hand.
+/// A pause ends an answer only if no framing announces more data, or if nothing that follows can be
+/// as valuable as what has arrived.
 #[tokio::test(start_paused = true)]
-async fn a_pause_loses_nothing_that_framing_promises() {
+async fn a_pause_loses_no_data_that_the_framing_announces() {
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     for parts in [
         &[
@@ -355,7 +358,7 @@ async fn a_pause_loses_nothing_that_framing_promises() {
             (0, "HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n{\"a\":1}"),
             (5000, "{\"refresh_token\":\"r\"}"),
         ],
-        // The length counts characters, and the end is slow.
+        // The length counts characters, and the end arrives late.
         &[
             (0, "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"a\":\"äöü\","),
             (5000, "\"refresh_token\":\"r\"}"),
@@ -366,7 +369,7 @@ async fn a_pause_loses_nothing_that_framing_promises() {
     }
     let began = Instant::now();
     for parts in [
-        // The last chunk is there, and nothing behind it matters.
+        // The last chunk has arrived; the trailers do not matter.
         &[(0, CHUNKED), (1, "1\r\na\r\n0\r\n")][..],
         &[(0, CHUNKED), (1, "15\r\n{\"refresh_token\":\"r\"}\r\n")],
         &[(0, "HTTP/1.1 400 Bad\r\nContent-Length: 99\r\n\r\n{\"error\":1}")],
@@ -378,7 +381,7 @@ async fn a_pause_loses_nothing_that_framing_promises() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_not_quite_one_loses_no_answer() {
+async fn malformed_heads_lose_no_answer() {
     const JSON: &str = r#"{"access_token":"at2","refresh_token":"rt2"}"#;
     let heads: [(&[u8], u16); 20] = [
         (b"HTTP/1.1 200 D\xe9j\xe0\r\nContent-Length: 44\r\n\r\n", 200),
@@ -423,9 +426,9 @@ async fn a_head_that_is_not_quite_one_loses_no_answer() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
-/// Interim responses are no answer, however many there are.
+/// Interim responses are not an answer, however many there are.
 #[tokio::test(start_paused = true)]
-async fn interim_responses_have_an_end() {
+async fn interim_responses_are_limited() {
     const INTERIM: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
     let parts = |count: u32, every: Duration| {

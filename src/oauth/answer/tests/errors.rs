@@ -1,10 +1,10 @@
-//! What errors mean: in the dialect of each server, and where a word alone would mislead.
+//! Classification of errors, including vendor-specific ones and texts that could be misread.
 
 use super::*;
 use serde_json::json;
 
 #[test]
-fn a_dead_refresh_token_is_dead_in_every_dialect() {
+fn invalid_refresh_tokens_are_recognised_in_every_dialect() {
     for (status, body) in [
         // E14.
         (401, r#"{"error":"invalid_token","error_description":"Invalid refresh token"}"#),
@@ -13,7 +13,7 @@ fn a_dead_refresh_token_is_dead_in_every_dialect() {
             400,
             r#"{"error":{"message":"Error validating access token","type":"OAuthException","code":190}}"#,
         ),
-        // Codes, however they are written and wherever they are.
+        // Codes in every spelling and place.
         (400, r#"{"error":"INVALID_GRANT"}"#),
         (400, r#"{"error":"invalidGrant"}"#),
         (400, r#"{"error":{"code":"invalid_grant"}}"#),
@@ -60,7 +60,7 @@ fn a_dead_refresh_token_is_dead_in_every_dialect() {
             400,
             r#"{"error":"invalid_request","error_description":"Invalid \"refresh_token\" in request."}"#,
         ),
-        // What is required is something else than a refresh token.
+        // Something other than a refresh token is required.
         (
             400,
             r#"{"error":"invalid_request","error_description":"The refresh token has expired. Re-authentication is required."}"#,
@@ -88,7 +88,7 @@ fn a_dead_refresh_token_is_dead_in_every_dialect() {
             400,
             r#"{"error":"invalid_request","error_description":"The request is missing a required parameter, includes an invalid parameter value, includes a parameter more than once, or is otherwise malformed.","error_hint":"The refresh token has expired"}"#,
         ),
-        // What people are told is not what the server means.
+        // Advice to users differs from the meaning for clients.
         (
             400,
             r#"{"error":"invalid_grant","error_description":"Refresh token expired. Please try again."}"#,
@@ -114,7 +114,7 @@ fn a_dead_refresh_token_is_dead_in_every_dialect() {
 }
 
 #[test]
-fn what_is_not_about_the_refresh_token_is_not_its_end() {
+fn other_errors_do_not_invalidate_the_refresh_token() {
     use ErrorClass::*;
     let text =
         |code: &str, text: &str| json!({ "error": code, "error_description": text }).to_string();
@@ -148,7 +148,7 @@ fn what_is_not_about_the_refresh_token_is_not_its_end() {
             Config,
         ),
         (400, "invalid_request", "unknown parameter", Doubtful),
-        // The phrase of RFC 6749 stands for all of these.
+        // The stock phrase of RFC 6749 has no meaning.
         (
             400,
             "invalid_request",
@@ -162,7 +162,7 @@ fn what_is_not_about_the_refresh_token_is_not_its_end() {
             Doubtful,
         ),
         (400, "invalid_scope", "the refresh token has expired scopes", Config),
-        // Too much.
+        // Rate limits.
         (400, "invalid_request", "Too many invalid refresh token requests", Throttled),
         (403, "unauthorized_client", "rate limit for invalid refresh tokens", Throttled),
         (401, "", "Try again in 30 seconds: unknown refresh token", Throttled),
@@ -173,7 +173,7 @@ fn what_is_not_about_the_refresh_token_is_not_its_end() {
         (429, "temporarily_unavailable", "There are too many incoming requests.", Throttled),
         (429, "server_error", "", Throttled),
         (429, "invalid_grant", "", Throttled),
-        // E13 and what else passes.
+        // E13 and other temporary failures.
         (400, "invalid_grant", "AADSTS50196: The server encountered a loop", Busy),
         (423, "", "Locked", Busy),
         (400, "invalid_grant", "token request is already being processed", Busy),
@@ -199,11 +199,11 @@ fn what_is_not_about_the_refresh_token_is_not_its_end() {
         (400, "backendError", "", Transient),
         (400, "SYSTEM_ERROR", "", Transient),
         (400, "unknown_error", "no", Config),
-        // Elsewhere than where a refresh token is judged.
+        // Statuses that do not judge a refresh token.
         (404, "", "Invalid refresh token", Doubtful),
         (500, "", "Invalid refresh token", Transient),
         (422, "", "The refresh token is invalid", Config),
-        // Paths and documents name no token.
+        // Paths and documents do not describe a token.
         (400, "", "not found: /v1/refresh_token", Gateway),
         (401, "", "see https://as.test/errors/invalid_refresh_token", Config),
     ] {
@@ -217,7 +217,7 @@ fn what_is_not_about_the_refresh_token_is_not_its_end() {
 }
 
 #[test]
-fn a_text_that_was_cut_ends_no_grant() {
+fn truncated_texts_do_not_invalidate_the_grant() {
     for body in [
         r#"{"error":"invalid_grant","error_description":"token request is already b"#,
         r#"{"error":"invalid_grant""#,
@@ -229,7 +229,7 @@ fn a_text_that_was_cut_ends_no_grant() {
 }
 
 #[test]
-fn the_code_that_tells_most_is_shown() {
+fn the_most_specific_code_is_shown() {
     for (body, code) in [
         (r#"{"error":"Bad Request","code":"invalid_grant"}"#, Some("invalid_grant")),
         (r#"{"status":400,"error":"Bad Request","errorCode":"E12"}"#, Some("E12")),
@@ -243,9 +243,9 @@ fn the_code_that_tells_most_is_shown() {
     }
 }
 
-/// E45: a wait where the operator says it is.
+/// E45: the configured place of the wait.
 #[test]
-fn a_wait_in_the_body_is_where_the_mapping_says() {
+fn waits_are_read_from_the_configured_member() {
     let place = Mapping { retry_after: Some(path("meta.wait_seconds")), ..Mapping::default() };
     let reading = mapped(place);
     for (status, body, class, wait) in [
@@ -287,9 +287,9 @@ fn a_wait_in_the_body_is_where_the_mapping_says() {
     }
 }
 
-/// E25: whatever the server's clock shows.
+/// E25: independent of the server's clock.
 #[test]
-fn a_date_is_measured_against_that_of_its_own_answer() {
+fn dates_are_relative_to_the_date_of_the_answer() {
     let now = at(1_700_000_000);
     let date = |seconds| httpdate::fmt_http_date(at(seconds));
     for (status, name, value, by_server, expected) in [

@@ -1,4 +1,4 @@
-//! What holds of every answer, however hostile.
+//! Properties of all answers, also hostile ones.
 
 use http::HeaderName;
 use proptest::collection::vec;
@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::*;
 
-/// Enough of the secret to be recognised.
+/// A recognisable part of the secret.
 const PART_OF_SECRET: &str = "s3cret/";
-/// Longer than any word of the error's own text.
+/// Longer than any word in bearerd's messages.
 const SECRET: &str = "s3cret/of+the=client s3cret";
 
 fn fields() -> impl Strategy<Value = HeaderMap> {
@@ -41,7 +41,7 @@ fn word() -> impl Strategy<Value = String> {
         ".{0,12}".prop_map(|text| text),
         any::<f64>().prop_map(|number| number.to_string()),
         ".{0,4}".prop_map(|around| format!("{around}{SECRET}{around}")),
-        // So that what is cut to length is cut within the secret.
+        // So that truncation happens inside the secret.
         prop_oneof![45..60_usize, 180..195_usize]
             .prop_map(|before| format!("{}{SECRET}", "x".repeat(before))),
     ]
@@ -84,7 +84,7 @@ fn name() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Written by hand, so that a member can stand twice.
+/// Built by hand to allow duplicate members.
 fn body() -> impl Strategy<Value = Vec<u8>> {
     let object = vec((name(), value()), 0..7).prop_map(|members| {
         let members: Vec<_> =
@@ -97,8 +97,8 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![4 => object, 1 => form, 1 => vec(any::<u8>(), 0..200)]
 }
 
-/// As it comes, cut short, damaged, or with something around it.
-fn body_in_hand() -> impl Strategy<Value = (Vec<u8>, Option<String>)> {
+/// Intact, truncated, damaged, or with surrounding text.
+fn received_body() -> impl Strategy<Value = (Vec<u8>, Option<String>)> {
     (body(), 0..300_usize, prop::sample::select(&["", "", "<p>", ")]}'\n", "{x} "][..])).prop_map(
         |(mut body, at, before)| {
             match at {
@@ -144,10 +144,10 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
-    fn whatever_comes_is_a_token_that_fits_or_an_error_that_tells_no_secret(
+    fn every_answer_is_a_usable_token_or_an_error_without_secrets(
         status in prop_oneof![Just(200_u16), 100_u16..1000],
         fields in fields(),
-        (body, cut) in body_in_hand(),
+        (body, cut) in received_body(),
         reading in reading(),
         now in now(),
     ) {

@@ -1,4 +1,4 @@
-//! What the operator says about a server, and the finer points of lifetimes, waits and members.
+//! Configured formats, and the details of lifetimes, waits and members.
 
 use serde_json::json;
 
@@ -6,7 +6,8 @@ use super::*;
 
 const NOW: u64 = 1_700_000_000;
 
-/// Seconds from `NOW` to the expiry of a token whose answer has these members too.
+/// Returns the seconds from `NOW` to the expiry of a token whose answer has these additional
+/// members.
 fn life(reading: &TokenResponseFormat, members: &str) -> Option<u64> {
     let body = format!(r#"{{"access_token":"a",{members}}}"#);
     let token = read(&answer(200, &body), reading, at(NOW), &[]).unwrap();
@@ -14,7 +15,7 @@ fn life(reading: &TokenResponseFormat, members: &str) -> Option<u64> {
 }
 
 #[test]
-fn an_instant_is_told_from_a_lifetime_by_its_size_and_its_form() {
+fn instants_and_lifetimes_are_distinguished_by_magnitude_and_format() {
     for (members, expected) in [
         // Row 10: the same instant in every form.
         (r#""expires_at":1700003600"#, Some(3600)),
@@ -37,17 +38,17 @@ fn an_instant_is_told_from_a_lifetime_by_its_size_and_its_form() {
         (r#""expires":"3600""#, Some(3600)),
         (r#""expires_in":"0:04:30""#, Some(4 * 3600 + 30 * 60)),
         (r#""expires_in":"10:00:00""#, Some(10 * 86_400)),
-        // The next member counts where one cannot be used.
+        // An unusable member is skipped.
         (r#""expires_in":0,"expires_at":1700003600"#, Some(3600)),
         (r#""expires_in":null,"expires":1700003600"#, Some(3600)),
-        // What has passed, and what is nothing, is unknown.
+        // Past and absent times are unknown.
         (r#""expires_at":1600000000"#, None),
         (r#""expires_at":"2001-01-01T00:00:00Z""#, None),
         (r#""expires_at":"tomorrow""#, None),
         (r#""expires_at":"2023-11-14T23:13:20+""#, None),
         (r#""expires_at":"99:99""#, None),
         (r#""expires_at":{}"#, None),
-        // Nothing lives for ever.
+        // Lifetimes are limited.
         (r#""expires_at":"9999-01-01T00:00:00Z""#, Some(MAX_LIFETIME.as_secs())),
         (r#""expires_in":1e300"#, Some(MAX_LIFETIME.as_secs())),
         (r#""expires_in":"4294967295:0:0""#, Some(MAX_LIFETIME.as_secs())),
@@ -57,7 +58,7 @@ fn an_instant_is_told_from_a_lifetime_by_its_size_and_its_form() {
 }
 
 #[test]
-fn a_unit_counts_where_it_is_given() {
+fn a_configured_unit_takes_precedence() {
     let with = |unit| mapped(Mapping { unit: Some(unit), ..Mapping::default() });
     for (unit, members, expected) in [
         (TimeUnit::Milliseconds, r#""expires_in":3600000"#, Some(3600)),
@@ -73,7 +74,7 @@ fn a_unit_counts_where_it_is_given() {
 }
 
 #[test]
-fn the_end_of_a_refresh_token_is_read_under_the_names_it_goes_by() {
+fn refresh_token_expiry_is_read_under_all_its_names() {
     let end = |members: &str| {
         let body = format!(r#"{{"access_token":"a","refresh_token":"r",{members}}}"#);
         let token = read_by_default(&answer(200, &body), at(NOW), &[]).unwrap();
@@ -86,7 +87,7 @@ fn the_end_of_a_refresh_token_is_read_under_the_names_it_goes_by() {
         (r#""refresh_token_expires_at":1700003600"#, Some(3600)),
         (r#""refresh_token_timeout":3600"#, Some(3600)),
         (r#""refresh_token_expires_in":7200,"refresh_token_timeout":3600"#, Some(7200)),
-        // Five years is what some say and mean.
+        // Some servers really issue five years.
         (r#""x_refresh_token_expires_in":157680000"#, Some(157_680_000)),
         // Keycloak's "never".
         (r#""refresh_expires_in":0"#, None),
@@ -97,7 +98,7 @@ fn the_end_of_a_refresh_token_is_read_under_the_names_it_goes_by() {
 }
 
 #[test]
-fn members_are_where_the_mapping_says() {
+fn members_are_read_from_configured_places() {
     let reading = mapped(Mapping {
         access_token: Some(path("data.tokens.0.accessToken")),
         refresh_token: Some(path("data.refreshToken")),
@@ -132,7 +133,7 @@ fn members_are_where_the_mapping_says() {
 }
 
 #[test]
-fn a_success_is_what_ok_says() {
+fn the_ok_condition_decides_success() {
     let reading = |place: &str, equal, literal| {
         let ok = Some(Comparison { path: path(place), equal, literal });
         mapped(Mapping { ok, ..Mapping::default() })
@@ -149,7 +150,7 @@ fn a_success_is_what_ok_says() {
         (reading("a.code", false, json!(7)), r#""a":{"code":8}"#, true),
         (reading("a.code", false, json!(7)), r#""a":{"code":7}"#, false),
         (reading("a.code", false, json!(7)), r#""a":{}"#, true),
-        // An error stays one.
+        // Errors remain errors.
         (reading("ok", true, json!(true)), r#""ok":true,"error":"x""#, false),
     ] {
         let body = format!(r#"{{"access_token":"a",{members}}}"#);
@@ -162,7 +163,7 @@ fn a_success_is_what_ok_says() {
 }
 
 #[test]
-fn an_error_code_is_where_the_mapping_says_or_where_it_always_is() {
+fn error_codes_are_read_from_configured_and_usual_places() {
     let reading = mapped(Mapping { error: Some(path("meta.code")), ..Mapping::default() });
     for (status, body, class, code) in [
         (200, r#"{"meta":{"code":"invalid_grant"}}"#, ErrorClass::GrantDead, "invalid_grant"),
@@ -175,7 +176,7 @@ fn an_error_code_is_where_the_mapping_says_or_where_it_always_is() {
     }
     let none = r#"{"access_token":"a","meta":{"code":0}}"#;
     assert!(read(&answer(200, none), &reading, at(0), &[]).is_ok());
-    // A code that says "all is well" is no error where `ok` tells the two apart.
+    // A success code is not an error if `ok` distinguishes the two.
     let ok = Comparison { path: path("result"), equal: true, literal: json!("0000") };
     let error = Some(path("result"));
     let reading = mapped(Mapping { ok: Some(ok), error, ..Mapping::default() });
@@ -187,7 +188,7 @@ fn an_error_code_is_where_the_mapping_says_or_where_it_always_is() {
 }
 
 #[test]
-fn a_success_without_an_access_token_prolongs_the_old_one_where_that_is_said() {
+fn keep_access_token_accepts_a_success_without_one() {
     let ok = Comparison { path: path("result"), equal: true, literal: json!("0000") };
     let keep = Mapping { ok: Some(ok), keep_access_token: true, ..Mapping::default() };
     let read_with = |mapping: &Mapping, body: &str| {
@@ -208,7 +209,7 @@ fn a_success_without_an_access_token_prolongs_the_old_one_where_that_is_said() {
 }
 
 #[test]
-fn rules_of_the_operator_come_before_all_others() {
+fn configured_rules_take_precedence() {
     let rule = AnswerRule::default();
     let status = |status| StatusCode::from_u16(status).ok();
     let dead = vec![
@@ -228,7 +229,7 @@ fn rules_of_the_operator_come_before_all_others() {
         (404, r#"{"error":"Not_Found_Error"}"#, ErrorClass::GrantDead),
         (404, r#"{"error":"other"}"#, ErrorClass::Gateway),
         (410, r#"{"error":"not_found_error"}"#, ErrorClass::Gateway),
-        // Row 40: what can end a server whose every failure is 500.
+        // Row 40: for a server that reports every failure as 500.
         (500, r#"{"message":"the token is dead"}"#, ErrorClass::GrantDead),
         (500, "<html>token is dead", ErrorClass::GrantDead),
         (500, r#"{"message":"oops"}"#, ErrorClass::Transient),
@@ -250,7 +251,7 @@ fn rules_of_the_operator_come_before_all_others() {
 }
 
 #[test]
-fn a_token_bound_to_a_key_is_for_those_who_have_one() {
+fn bound_tokens_need_a_credential_with_dpop() {
     let body = r#"{"access_token":"a","refresh_token":"r2","token_type":"dpop"}"#;
     let read_with = |dpop, body: &str| {
         read(
@@ -279,7 +280,7 @@ fn a_token_bound_to_a_key_is_for_those_who_have_one() {
 }
 
 #[test]
-fn a_proof_without_a_nonce_is_asked_for_again_with_it() {
+fn a_missing_nonce_asks_for_a_retry() {
     let read_with = |status, body: &str, nonce: &'static str| {
         let mut answer = answer(status, body);
         answer.fields.insert("dpop-nonce", HeaderValue::from_static(nonce));
@@ -302,14 +303,14 @@ fn a_proof_without_a_nonce_is_asked_for_again_with_it() {
 }
 
 #[test]
-fn a_wait_is_read_in_every_form_that_servers_use() {
+fn waits_are_read_in_every_format() {
     let wait = |status, name: &'static str, value: &str, body: &str| {
         let mut answer = answer(status, body);
         answer.fields.insert(name, HeaderValue::from_str(value).unwrap());
         read_by_default(&answer, at(NOW), &[]).unwrap_err().retry_after.map(|wait| wait.as_secs())
     };
     let says = |text: &str| json!({ "error_description": text }).to_string();
-    // Row 36, beside what the fields' own test shows.
+    // Row 36, in addition to the test of the fields.
     for (name, value, expected) in [
         ("retry-after", "1.2", 2),
         ("retry-after", "0", 0),
@@ -352,14 +353,14 @@ fn a_wait_is_read_in_every_form_that_servers_use() {
     assert_eq!(wait(403, "retry-after", "7", "<html>"), Some(7), "a gateway in between");
     assert_eq!(wait(503, "x-ratelimit-reset", "7", ""), None);
     assert_eq!(wait(400, "retry-after", "7", r#"{"error":"invalid_grant"}"#), None);
-    // A refusal that names an end is none.
+    // An error with a wait is temporary.
     assert_eq!(wait(477, "retry-after", "7", r#"{"message":"x"}"#), Some(7));
     assert_eq!(wait(400, "retry-after", "7", r#"{"error":"invalid_request"}"#), Some(7));
     assert_eq!(wait(401, "retry-after", "7", r#"{"error":"invalid_client"}"#), None);
 }
 
 #[test]
-fn members_that_templates_name_are_kept_as_text() {
+fn template_members_are_kept_as_text() {
     let raw = ["instance_url", "user.id", "list.1", "live", "note", "id_token", "user", "bad"];
     let reading = TokenResponseFormat {
         raw: raw.into_iter().map(path).collect(),
@@ -381,7 +382,7 @@ fn members_that_templates_name_are_kept_as_text() {
 }
 
 #[test]
-fn a_secret_is_masked_also_the_way_it_was_sent() {
+fn secrets_are_masked_as_they_were_encoded() {
     let secret = Secret::new("a/b+c d=".to_owned());
     let text = "sent refresh_token=a%2Fb%2Bc+d%3D, which is a/b+c d=";
     let body = json!({ "error": "invalid_request", "error_description": text }).to_string();
@@ -390,16 +391,16 @@ fn a_secret_is_masked_also_the_way_it_was_sent() {
 }
 
 #[test]
-fn a_path_has_no_empty_step() {
+fn paths_have_no_empty_steps() {
     assert_eq!(path("data.0.token").to_string(), "data.0.token");
     for text in ["", ".", "a.", ".a", "a..b"] {
         assert_eq!(MemberPath::parse(text), None, "{text:?}");
     }
 }
 
-/// Records name the configuration they were made with by this hash.
+/// Records store this hash of their configuration, so it must not change between releases.
 #[test]
-fn the_fingerprint_of_a_configuration_without_new_keys_is_that_of_before() {
+fn fingerprints_without_new_settings_are_stable() {
     let names = crate::template::Names::default();
     let text = |text: &str| crate::template::Template::parse(text, &names).unwrap();
     let config = || {

@@ -1,4 +1,4 @@
-//! Successes that are not as the standards say: nothing that was issued is lost.
+//! Successes that deviate from the standards: no issued token is lost.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ fn expose(secret: Option<Secret>) -> Option<String> {
     secret.map(|secret| secret.expose().to_owned())
 }
 
-/// The tokens of a success and whether there was something to say about it.
+/// Returns the tokens of a success and whether there were notes.
 fn tokens(answer: &RawAnswer) -> (String, Option<String>, bool) {
     let tokens = read_by_default(answer, at(0), &[]);
     let tokens = tokens.unwrap_or_else(|error| panic!("{error}: {answer:?}"));
@@ -26,7 +26,7 @@ fn both() -> (String, Option<String>, bool) {
 
 /// E3.
 #[test]
-fn a_compressed_answer_is_read() {
+fn compressed_answers_are_read() {
     let gzip = |bytes: &[u8]| {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
         encoder.write_all(bytes).unwrap();
@@ -42,7 +42,7 @@ fn a_compressed_answer_is_read() {
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
     };
-    // An uncompressed block of brotli (RFC 7932 §9.2): the end of its header is filled up with zeros.
+    // An uncompressed brotli block (RFC 7932 §9.2), whose header is padded with zeros.
     let length = u16::try_from(TOKENS.len() - 1).unwrap();
     let header = (u32::from(length) << 4) | (1 << 20);
     let brotli = [&header.to_le_bytes()[..3], TOKENS.as_bytes(), &[3]].concat();
@@ -62,10 +62,10 @@ fn a_compressed_answer_is_read() {
         (&["gzip"], gzip(&gzip(json))),
         (&["deflate", "gzip"], gzip(&zlib(json))),
         (&["br, gzip"], gzip(&brotli)),
-        // It says so and is not.
+        // Declared but not encoded.
         (&["gzip"], [json, b" "].concat()),
         (&["deflate"], [b"\xef\xbb\xbf ", json].concat()),
-        // The checksum is missing, and the last bytes of the content.
+        // Without the checksum and the last bytes of the content.
         (&["gzip"], gzip(json).split_last_chunk::<8>().unwrap().0.to_vec()),
     ] {
         let mut compressed = RawAnswer { body, ..answer(200, "") };
@@ -94,16 +94,16 @@ fn a_compressed_answer_is_read() {
 }
 
 #[test]
-fn tokens_are_read_from_what_is_not_quite_json() {
+fn tokens_are_read_from_malformed_json() {
     for body in [
-        // Around it.
+        // Surrounding text.
         &b"\n\n<b>Warning</b>: {x} in a.php\n{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}"[..],
         b")]}',\n{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}",
         b"cb({\"access_token\":\"at2\",\"refresh_token\":\"rt2\"})",
         b"<pre>{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}</pre>",
         b"{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}\r\n0\r\n\r\n",
         b"{\"ok\":1}{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}",
-        // Within it.
+        // Errors inside.
         b"{\"name\":\"\xe9\",\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}",
         b"{\"name\":\"\\x\",\"access_token\":\"at2\",\"refresh_token\":\"rt2\",}",
         b"{\"name\":\"a\nb\",\"access_token\":\"at2\" \"refresh_token\":\"rt2\"}",
@@ -111,7 +111,7 @@ fn tokens_are_read_from_what_is_not_quite_json() {
         b"{\"access_token\":\"at2\",\"refresh_token\":\"rt2\",\"name\":\"\xc3",
         b"{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"",
         b"{\"access_token\":\"at2\",\"refresh_token\":\"rt2\",\"expires_in\":36",
-        // Elsewhere, and spelt in another way.
+        // In other places and spellings.
         b"{\"data\":{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"}}",
         b"{\"data\":[{\"accessToken\":\"at2\"},{\"refreshToken\":\"rt2\"}]}",
         b"{\"AccessToken\":\"at2\",\"Refresh-Token\":\"rt2\"}",
@@ -119,7 +119,7 @@ fn tokens_are_read_from_what_is_not_quite_json() {
         b"{\"access_token\":\"at2\",\"refreshToken\":\"rt2\"}",
         b"{\"statusCode\":200,\"body\":\"{\\\"access_token\\\":\\\"at2\\\",\\\"refresh_token\\\":\\\"rt2\\\"}\"}",
         b"\"{\\\"access_token\\\":\\\"at2\\\",\\\"refresh_token\\\":\\\"rt2\\\"}\"",
-        // The same twice is one; another pair is another's.
+        // Repeated tokens count once; another pair belongs to something else.
         b"{\"a\":{\"access_token\":\"at2\",\"refresh_token\":\"rt2\"},\"b\":{\"refresh_token\":\"rt2\"}}",
         b"{\"access_token\":\"at2\",\"x\":{\"refresh_token\":\"rt2\"},\"user\":{\"access_token\":\"u\",\"refresh_token\":\"ru\"}}",
     ] {
@@ -142,9 +142,9 @@ fn tokens_are_read_from_what_is_not_quite_json() {
     assert_eq!(tokens(&cut), both(), "a complete object is an answer however the connection ended");
 }
 
-/// A successor that may have been there is not taken for none.
+/// A refresh token that may be missing from a truncated answer is not treated as absent.
 #[test]
-fn what_may_be_missing_is_not_taken_for_absent() {
+fn a_truncated_answer_is_not_treated_as_complete() {
     for body in [
         r#"{"access_token":"at2","refresh_token":"rt"#,
         r#"{"access_token":"at2","refresh_tok"#,
@@ -172,7 +172,7 @@ fn what_may_be_missing_is_not_taken_for_absent() {
 
 /// E2: the mapping finds nothing.
 #[test]
-fn a_refresh_token_is_salvaged_from_where_the_mapping_does_not_look() {
+fn refresh_tokens_are_recovered_from_other_places() {
     let place = Mapping { access_token: Some(path("result.token")), ..Mapping::default() };
     let reading = mapped(place);
     let read = |body: &str, secrets: &[&Secret]| read(&answer(200, body), &reading, at(0), secrets);
@@ -202,7 +202,7 @@ fn a_refresh_token_is_salvaged_from_where_the_mapping_does_not_look() {
 }
 
 #[test]
-fn what_could_not_be_read_is_kept_up_to_a_limit() {
+fn unreadable_answers_are_kept_up_to_a_limit() {
     let long = format!("{}é", "a".repeat(reader::MAX_UNREAD - 1)).repeat(2);
     let error = read_by_default(&answer(200, &long), at(0), &[]).unwrap_err();
     let unread = expose(error.unread).unwrap();
@@ -217,7 +217,7 @@ fn what_could_not_be_read_is_kept_up_to_a_limit() {
 
 /// E38.
 #[test]
-fn a_token_type_that_says_whose_token_it_is_is_a_bearer_token() {
+fn token_types_that_name_the_owner_mean_bearer() {
     let read_as_type = |kind: &str, wanted| {
         let body =
             serde_json::json!({ "access_token": "a", "refresh_token": "r", "token_type": kind });
@@ -264,7 +264,7 @@ fn a_token_type_that_says_whose_token_it_is_is_a_bearer_token() {
 
 /// E38 again.
 #[test]
-fn the_longest_access_token_is_a_limit_that_has_a_name() {
+fn the_limit_for_access_tokens_is_named() {
     let body = |length: usize| {
         format!(r#"{{"access_token":"{}","refresh_token":"r"}}"#, "a".repeat(length))
     };
@@ -280,7 +280,7 @@ fn the_longest_access_token_is_a_limit_that_has_a_name() {
 
 /// E37, and E45 for other names.
 #[test]
-fn the_ends_of_a_refresh_token_and_of_its_grant_are_read() {
+fn expiry_of_refresh_token_and_grant_is_read() {
     let body = r#"{"access_token":"a","refresh_token_timeout":60,"authorization_expires_in":"600","rt":{"ttl":90}}"#;
     let tokens = read_by_default(&answer(200, body), at(0), &[]).unwrap();
     assert_eq!((tokens.refresh_expires_at, tokens.grant_expires_at), (Some(at(60)), Some(at(600))));
@@ -291,10 +291,10 @@ fn the_ends_of_a_refresh_token_and_of_its_grant_are_read() {
     assert_eq!(read_by_default(&answer(200, none), at(0), &[]).unwrap().grant_expires_at, None);
 }
 
-/// What stands under the name of a refresh token is one, in whatever shape, and never "none returned": the
-/// old one would be presented again, which looks like a thief.
+/// A value under the name of a refresh token is a token, in any shape, and never "absent": the old
+/// token would be presented again, which looks like token theft.
 #[test]
-fn a_refresh_token_in_another_shape_is_taken_or_missed_aloud() {
+fn refresh_tokens_in_other_shapes_are_used_or_reported() {
     let sent = Secret::new("rt1".to_owned());
     let read = |members: &str| {
         let body = format!(r#"{{"access_token":"at2",{members}}}"#);
@@ -317,9 +317,9 @@ fn a_refresh_token_in_another_shape_is_taken_or_missed_aloud() {
         (r#""refresh_token":["rt1","rt2"]"#, Some("rt2")),
         (r#""data":{"refresh_token":"rt1","new_refresh_token":"rt2"}"#, Some("rt2")),
         (r#""refresh_token":"rt2\n""#, Some("rt2")),
-        // The same one is the same one.
+        // The token that was sent.
         (r#""refresh_token":{"token":"rt1"}"#, Some("rt1")),
-        // A number is one as it is written.
+        // Numbers are kept as written.
         (r#""refresh_token":4243"#, Some("4243")),
         (r#""refresh_token":{"token":4243}"#, Some("4243")),
         (
@@ -328,12 +328,12 @@ fn a_refresh_token_in_another_shape_is_taken_or_missed_aloud() {
         ),
         (r#""refresh_token":1.50"#, Some("1.50")),
         (r#""data":{"refresh_token":12345678901234567890123}"#, Some("12345678901234567890123")),
-        // Twice: as JSON parsers do, so that the server's own clients read the same.
+        // Duplicates: the last one counts, as in JSON parsers and so in the server's own clients.
         (r#""refresh_token":"rt2","refresh_token":"rt2""#, Some("rt2")),
         (r#""refresh_token":"rt1","refresh_token":"rt2""#, Some("rt2")),
         (r#""refresh_token":"rt2","refresh_token":"rt1""#, Some("rt2")),
         (r#""refresh_token":"rt2","refresh_token":"rt3""#, Some("rt3")),
-        // None.
+        // No token.
         (r#""refresh_token":"null""#, None),
         (r#""refresh_token":"undefined""#, None),
         (r#""refresh_token":"  ""#, None),
@@ -378,7 +378,7 @@ fn a_refresh_token_in_another_shape_is_taken_or_missed_aloud() {
 }
 
 #[test]
-fn tokens_are_read_from_a_page_and_from_unusual_bytes() {
+fn tokens_are_read_from_markup_and_unusual_encodings() {
     let utf16 = |text: &str, bom: &[u8], to: fn(u16) -> [u8; 2]| {
         [bom, &text.encode_utf16().flat_map(to).collect::<Vec<_>>()].concat()
     };
@@ -415,9 +415,9 @@ fn tokens_are_read_from_a_page_and_from_unusual_bytes() {
     assert_eq!(class_of(200, page), ErrorClass::Gateway);
 }
 
-/// TikTok has an object called `error` in every answer.
+/// TikTok has an `error` object in every answer.
 #[test]
-fn an_error_that_says_that_there_is_none_is_none_beside_a_token() {
+fn an_empty_error_next_to_a_token_is_ignored() {
     let read = |error: &str| {
         let body = format!(r#"{{"access_token":"at2","refresh_token":"rt2","error":{error}}}"#);
         read_by_default(&answer(200, &body), at(0), &[])
@@ -460,7 +460,7 @@ fn an_error_that_says_that_there_is_none_is_none_beside_a_token() {
 }
 
 #[test]
-fn an_access_token_is_one_word() {
+fn access_tokens_have_no_spaces() {
     let read = |token: &str, wanted| {
         let body = serde_json::json!({ "access_token": token, "refresh_token": "rt2" }).to_string();
         read_as(wanted, &answer(200, &body), &TokenResponseFormat::default(), at(0), &[])

@@ -1,8 +1,9 @@
-//! Requests that nobody has read: a handshake is refused, or another protocol is spoken.
+//! Requests that no server has read: the handshake was rejected, or the server speaks another
+//! protocol.
 
 use super::*;
 
-/// A server of TLS with a certificate of its own, which the first connection is made to.
+/// Starts a TLS server with its own certificate for one connection.
 async fn secured(change: impl FnOnce(&mut ServerConfig)) -> (url::Url, CertificateDer<'static>) {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -27,9 +28,9 @@ async fn secured(change: impl FnOnce(&mut ServerConfig)) -> (url::Url, Certifica
     (url.parse().unwrap(), certificate)
 }
 
-/// What no server has looked at is not lost, and the operator is told what is in the way.
+/// A request that no server read is not lost, and the operator learns the cause.
 #[tokio::test]
-async fn a_handshake_that_is_refused_is_a_request_not_sent_with_a_reason() {
+async fn after_a_rejected_handshake_the_request_was_not_sent() {
     let not_sent = |error: TransportError| match error {
         TransportError::NotSent(why) => why,
         TransportError::NoAnswer(why) => panic!("the server read nothing: {why}"),
@@ -60,9 +61,9 @@ async fn a_handshake_that_is_refused_is_a_request_not_sent_with_a_reason() {
     assert!(why.contains("check the port"), "{why}");
 }
 
-/// The same where the first bytes show that something else than HTTP/1.1 is spoken.
+/// The first bytes show that the server does not speak HTTP/1.1.
 #[tokio::test]
-async fn an_answer_in_another_protocol_is_a_request_not_sent() {
+async fn after_an_answer_in_another_protocol_the_request_was_not_sent() {
     for (answer, word) in [
         ("\u{15}\u{3}\u{1}\0\u{2}\u{2}\u{28}", "TLS"),
         ("\0\0\u{6}\u{4}\0\0\0\0\0\0\u{3}\0\0\0\u{64}\0\0\u{8}\u{7}\0\0\0\0\0", "HTTP/2"),
