@@ -34,7 +34,7 @@ pub enum ClientCertError {
     #[error("holds no private key")]
     NoKey,
     /// The key is a JWK, which TLS does not support.
-    #[error("is a JWK, and TLS takes a key in PEM or DER")]
+    #[error("is a JWK, but TLS needs a key in PEM or DER")]
     Jwk,
     /// The key belongs to another certificate.
     #[error("is not the key of the certificate")]

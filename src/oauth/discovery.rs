@@ -129,7 +129,7 @@ pub(super) fn refusal(status: StatusCode) -> GrantError {
     match status.as_u16() {
         408 | 425 | 429 | 500.. => GrantError::without_answer(
             ErrorClass::NotSent,
-            format!("the issuer answered {status} for its document"),
+            format!("the issuer answered {status} to the request for its metadata document"),
         ),
         _ => GrantError::without_answer(
             ErrorClass::Config,
@@ -150,8 +150,8 @@ pub(super) fn hide(text: String, secrets: &[&Secret]) -> String {
 /// `https://…/{tenantid}/v2.0`.
 fn advice(published: &str) -> String {
     if published.contains(['{', '}']) {
-        return "put your own tenant in the place of the name in braces and write that as `issuer`, or \
-                write token_url instead"
+        return "replace the name in braces with your own tenant and set that as `issuer`, or set \
+                token_url instead"
             .to_owned();
     }
     format!("write issuer = \"{published}\" if that is the server you mean, or token_url instead")

@@ -297,7 +297,7 @@ impl TokenEndpoint {
         &self,
         grant: Grant<'_>,
     ) -> Result<ExchangeTokens, GrantError> {
-        let late = || "the token of somebody else could not be read in time".to_owned();
+        let late = || "the token for the exchange could not be read in time".to_owned();
         let read =
             tokio::time::timeout(self.config.timeout.min(READ_LIMIT), self.exchange_tokens(grant))
                 .await;
@@ -330,7 +330,7 @@ async fn read_secret(source: &SecretSource) -> Result<Secret, GrantError> {
     match tokio::task::spawn_blocking(move || source.read()).await {
         Ok(Ok(secret)) => Ok(secret),
         Ok(Err(error)) => Err(not_sent(error.to_string())),
-        Err(_) => Err(not_sent("reading a token ended early".to_owned())),
+        Err(_) => Err(not_sent("reading a token was interrupted".to_owned())),
     }
 }
 

@@ -86,7 +86,7 @@ impl ErrorClass {
                 "user_needed",
                 No,
                 Long,
-                Some("a person has to sign in or consent at the provider, for a new refresh_token"),
+                Some("a user has to sign in or consent at the provider to get a new refresh_token"),
             ),
             Self::Busy => ("busy", No, Short, None),
             Self::Throttled => ("throttled", No, Short, None),
@@ -97,7 +97,7 @@ impl ErrorClass {
                 "unreadable_answer",
                 Yes,
                 Growing,
-                Some("say in `response` where this server's answers have their members"),
+                Some("set in `response` where this server's answers have their members"),
             ),
             Self::Unusable => (
                 "unusable_token",
@@ -114,7 +114,7 @@ impl ErrorClass {
                 "gateway_page",
                 Maybe,
                 Growing,
-                Some("check token_url, and what is in front of the token endpoint"),
+                Some("check token_url and any gateway in front of the token endpoint"),
             ),
             Self::Config => (
                 "refused",
@@ -127,15 +127,15 @@ impl ErrorClass {
                 No,
                 Long,
                 Some(
-                    "check client_id, client_secret, scope and the other parameters; if nothing is \
-                     wrong with them, the refresh token is dead: sign in again",
+                    "check client_id, client_secret, scope and the other parameters; if they \
+                     are correct, the refresh token is invalid: sign in again",
                 ),
             ),
             Self::Nonce => (
                 "refused",
                 No,
                 Long,
-                Some("the server accepts no proof of possession: check this machine's clock"),
+                Some("the server accepts no DPoP proof: check this machine's clock"),
             ),
         };
         let bootstrap_resolves = matches!(self, Self::GrantDead | Self::Doubtful);

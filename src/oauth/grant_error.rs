@@ -62,7 +62,7 @@ impl fmt::Display for GrantError {
         match self.status {
             Some(status) => write!(f, "the token endpoint answered {status}")?,
             None if self.class == ErrorClass::Ambiguous => {
-                f.write_str("the token endpoint gave no answer that can be read")?;
+                f.write_str("the token endpoint sent no readable answer")?;
             }
             None if self.class == ErrorClass::Config => {
                 f.write_str("the token endpoint was not asked")?

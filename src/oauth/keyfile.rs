@@ -60,13 +60,13 @@ pub enum KeyFault {
     #[error("is encrypted, and bearerd cannot ask for a passphrase")]
     Encrypted,
     /// A certificate instead of a private key.
-    #[error("is a certificate, and a private key is needed")]
+    #[error("is a certificate, but a private key is needed")]
     Certificate,
     /// A public key instead of a private one, also as JWK.
-    #[error("is a public key, and a private key is needed")]
+    #[error("is a public key, but a private key is needed")]
     Public,
     /// A certificate signing request.
-    #[error("is a certificate request, and a private key is needed")]
+    #[error("is a certificate request, but a private key is needed")]
     Request,
     /// `BEGIN OPENSSH PRIVATE KEY`.
     #[error("is in the format of OpenSSH")]
@@ -87,7 +87,7 @@ pub enum KeyFault {
     #[error("is a file of Google credentials that holds no key")]
     GoogleUser,
     /// A kind of key that is not supported.
-    #[error("is {0}, with which bearerd does not sign")]
+    #[error("is {0}, which bearerd does not support")]
     Kind(&'static str),
     /// Smaller than RFC 7518 §3.3 allows, or larger than the cryptographic library supports.
     #[error("is an RSA key of less than 2048 or more than 8192 bits")]
@@ -111,7 +111,7 @@ impl KeyFault {
                  PLAIN, readable for bearerd alone"
             }
             Self::Certificate | Self::Public | Self::Request => {
-                "name the private key that belongs to it: what is public is for the authorization server"
+                "use the private key that belongs to it; the public part is for the authorization server"
             }
             Self::OpenSsh => "convert a copy with `ssh-keygen -p -m PKCS8 -f COPY`, and name that",
             Self::Pkcs12 => {
@@ -123,7 +123,7 @@ impl KeyFault {
                  x, d of Ed25519"
             }
             Self::Several | Self::NotInSet => {
-                "write kid = \"…\" as the set names the key to sign with"
+                "set kid to the identifier of the signing key in the set"
             }
             Self::GoogleUser => {
                 "name the JSON key of a service account; a user's file has a refresh token, which goes into \

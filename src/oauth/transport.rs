@@ -160,7 +160,7 @@ impl HttpTransport {
             Some(Host::Ipv4(address)) => ServerName::IpAddress(address.into()),
             Some(Host::Ipv6(address)) => ServerName::IpAddress(address.into()),
             _ => ServerName::try_from(url.host_str().unwrap_or_default().to_owned())
-                .map_err(|_| "its name is none that a certificate can have".to_owned())?,
+                .map_err(|_| "its host is not a valid server name".to_owned())?,
         };
         let tls = match &request.client_cert {
             Some(certificate) => Arc::new(certificate.present(&self.tls)),
@@ -226,7 +226,7 @@ async fn receive(
             }
             Ok(Err(error)) => return Ok(Some(error)),
             Err(_) if response.is_sufficient() => {
-                return Ok(Some(Error::other("nothing more came")));
+                return Ok(Some(Error::other("no more data arrived")));
             }
             Err(_) if grace_end.is_some() => return Ok(Some(timeout_error())),
             Err(_) => {}
@@ -256,10 +256,9 @@ fn describe_tls_error(error: &Error) -> String {
             (format!("the server's certificate was not accepted: {fault}"), fault.advice())
         }
         None => match TlsCause::of(error) {
-            TlsCause::Protocol => (
-                error.to_string(),
-                "to a token endpoint bearerd speaks HTTP/1.1 alone, and not HTTP/2",
-            ),
+            TlsCause::Protocol => {
+                (error.to_string(), "bearerd only speaks HTTP/1.1 to token endpoints, not HTTP/2")
+            }
             cause => (error.to_string(), cause.advice()),
         },
     };

@@ -31,7 +31,7 @@ pub(super) fn output(argv: &[String], limit: Duration) -> Result<String, String>
         .spawn()
         .map_err(failed)?;
     let group = ProcessGroup::of(&child);
-    let stdout = child.stdout.take().ok_or("prints nowhere")?;
+    let stdout = child.stdout.take().ok_or("has no output")?;
     let (sender, printed) = mpsc::channel();
     std::thread::spawn(move || {
         let mut text = Vec::new();
@@ -51,14 +51,14 @@ pub(super) fn output(argv: &[String], limit: Duration) -> Result<String, String>
     let Some(status) = status else {
         let _reaped = child.wait();
         let limit = humantime::format_duration(limit);
-        return Err(format!("did not end within {limit}"));
+        return Err(format!("did not exit within {limit}"));
     };
     if !status.success() {
         return Err(format!("ended with {status}; run it by hand to see why"));
     }
     let text = printed
         .recv_timeout(OUTPUT_GRACE)
-        .map_err(|_| "has ended, and something that it started keeps its output open")?;
+        .map_err(|_| "has exited, but one of its child processes keeps the output open")?;
     String::from_utf8(text.map_err(failed)?).map_err(|_| "did not print UTF-8".to_owned())
 }
 
@@ -105,7 +105,7 @@ mod tests {
         };
         for script in ["exec sleep 60", "echo s3cret; exec >&-; exec sleep 60"] {
             let error = run(script).unwrap_err();
-            assert_eq!(error, "did not end within 500ms");
+            assert_eq!(error, "did not exit within 500ms");
         }
         assert_eq!(run("sleep 60 & echo s3cret").unwrap(), "s3cret\n");
     }

@@ -20,7 +20,7 @@ pub struct TemplateError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateFault {
     /// A `$` that starts no name.
-    #[error("has a `$` that begins no `${{name}}`")]
+    #[error("has a `$` that starts no `${{name}}`")]
     Dollar,
     /// A `${` without `}`.
     #[error("has a `${{` without its `}}`")]
@@ -29,7 +29,7 @@ pub enum TemplateFault {
     #[error("names something unknown in `${{…}}`")]
     Unknown,
     /// The client's name, where no request supplies one.
-    #[error("names the proxy's client, which has no name at that point")]
+    #[error("uses the name of the proxy's client, which is not known at that point")]
     Client,
     /// A token, an assertion or an answer where it does not exist.
     #[error("names something that does not exist at that point")]

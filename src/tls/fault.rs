@@ -74,7 +74,7 @@ impl CertificateFault {
     /// Advice for the operator; empty if the error speaks for itself.
     pub fn advice(&self) -> &'static str {
         match self {
-            Self::SelfSigned => "if it is the right one, list it in tls.extra_roots",
+            Self::SelfSigned => "if it is the expected certificate, list it in tls.extra_roots",
             Self::UnknownIssuer { sent_chain: true, .. } => {
                 "if that authority is your own, list it in tls.extra_roots"
             }
@@ -84,18 +84,20 @@ impl CertificateFault {
             Self::OtherKey { .. } => {
                 "if the authority was renewed, trust its new certificate in place of the old one"
             }
-            Self::Name { .. } => "use a name that the certificate has",
+            Self::Name { .. } => "use a name that is in the certificate",
             Self::Expired { .. } => {
                 "its operator has to renew it; check the clock of bearerd's machine as well"
             }
             Self::NotYetValid { .. } => "check the clock of bearerd's machine",
             Self::Revoked => "its operator has to replace it",
-            Self::Purpose => "its operator has to replace it by one with the usage serverAuth",
+            Self::Purpose => {
+                "its operator has to replace it with one that has the usage serverAuth"
+            }
             Self::Signature => {
                 "its operator has to replace it; something may interfere with the connection"
             }
             Self::Algorithm => {
-                "its operator has to replace it by one that is signed with SHA-256 or better"
+                "its operator has to replace it with one that is signed with SHA-256 or better"
             }
             Self::Malformed | Self::Other(_) => "",
         }

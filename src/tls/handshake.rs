@@ -72,7 +72,7 @@ impl TlsCause {
             }
             Self::ClientCertificate => "see client_cert of the credential",
             Self::ServerName | Self::InvalidName => "check the name",
-            Self::Protocol => "check the port, and which versions of HTTP are spoken there",
+            Self::Protocol => "check the port and which HTTP versions the server supports",
             Self::Closed => "check whether it speaks TLS on that port",
             Self::Other => "",
         }

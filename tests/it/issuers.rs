@@ -64,7 +64,7 @@ async fn another_issuer_is_a_configuration_error_and_is_checked_once_a_minute() 
     assert_eq!(issuer.asked(), 1, "one look in 55 seconds");
     let reply = world.ask_admin("/api/v1/credentials").await;
     let status = String::from_utf8(reply.content).unwrap();
-    for says in ["/common", "/{tenantid}", "put your own tenant"] {
+    for says in ["/common", "/{tenantid}", "your own tenant"] {
         assert!(status.contains(says), "the status does not say {says:?}: {status}");
     }
     assert_never_says("Proxy-Status", &status, ["could not be asked"]);

@@ -94,7 +94,7 @@ impl ErrorDetails {
     pub(super) fn of(body: &[u8], members: &Members, mapped: Option<&MemberPath>) -> Self {
         let is_page = !members.is_strict && is_page(body);
         if is_page {
-            let description = Some("it is a page for people".to_owned());
+            let description = Some("it is an HTML or XML page".to_owned());
             return Self { is_page, description, ..Self::default() };
         }
         let mapped = mapped.and_then(|path| Members::code_of(members.at(path)?));

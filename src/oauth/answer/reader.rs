@@ -79,8 +79,8 @@ impl AnswerReader<'_> {
         if configured_class.is_none() && is_issued {
             let details =
                 error.description.take().map(|details| format!("{details}; ")).unwrap_or_default();
-            let advice = "an access_token stands beside the error: if it is none, say in response.ok or \
-                          response.error how the two are told apart";
+            let advice = "the error contains an access_token: if this is a success, set response.ok or \
+                          response.error so that it is recognised";
             error.description = Some(format!("{details}{advice}"));
         }
         if configured_class.is_none() && !has_none {
@@ -196,14 +196,14 @@ impl AnswerReader<'_> {
             }
             TokenLookup::None => return Err(unreadable("it has no access_token")),
             TokenLookup::Several => {
-                return Err(unreadable("which is its access_token cannot be told"));
+                return Err(unreadable("its access_token is ambiguous"));
             }
             TokenLookup::One(token) if !self.wanted.for_steps && has_spaces(token.expose()) => {
-                let why = "its access_token has blanks, which no bearer token has (RFC 6750 §2.1)";
+                let why = "its access_token has spaces, which no bearer token has (RFC 6750 §2.1)";
                 return Err(refuse(ErrorClass::Unusable, why));
             }
             TokenLookup::One(token) if !is_visible(token.expose()) => {
-                let why = "its access_token has characters that no header field may carry";
+                let why = "its access_token has characters that are not valid in a header field";
                 return Err(refuse(ErrorClass::Unusable, why));
             }
             TokenLookup::One(token) if token.expose().len() > reading.token_bytes => {
@@ -216,7 +216,7 @@ impl AnswerReader<'_> {
             TokenLookup::One(token) => Some(token),
         };
         if has_several && self.wanted.rotates {
-            return Err(unreadable("which is its refresh_token cannot be told"));
+            return Err(unreadable("its refresh_token is ambiguous"));
         }
         // The refresh token that was sent may precede the new one.
         let may_be_less = || {
@@ -226,20 +226,20 @@ impl AnswerReader<'_> {
         };
         let is_less = refresh_token.is_none() || may_be_less();
         if members.is_cut && is_less && self.wanted.rotates {
-            let how = self.answer.cut.as_deref().unwrap_or("its JSON has no end");
-            return Err(unreadable(&format!("no refresh_token is in what came of it: {how}")));
+            let how = self.answer.cut.as_deref().unwrap_or("its JSON is incomplete");
+            return Err(unreadable(&format!("it is incomplete and has no refresh_token: {how}")));
         }
         let mut notes = self.notes(tokens.is_searched);
         let name = mapping.access_token.as_ref();
         let text = members.find(name, "access_token").and_then(Value::as_str);
         if text.is_some_and(|text| text.ends_with(['\r', '\n'])) {
-            notes.push("its access_token ends with a line break, which was left out".to_owned());
+            notes.push("its access_token ends with a line break, which was removed".to_owned());
         }
         if mapping.refresh_token.is_none() && members.has_conflicting_duplicates("refresh_token") {
-            notes.push("its refresh_token stands twice".to_owned());
+            notes.push("it has two different refresh_tokens".to_owned());
         }
         if has_several {
-            notes.push("which is its refresh_token cannot be told".to_owned());
+            notes.push("its refresh_token is ambiguous".to_owned());
         }
         let kind = members.find(mapping.token_type.as_ref(), "token_type");
         let beside = tokens.beside.as_ref();
@@ -275,7 +275,7 @@ impl AnswerReader<'_> {
             (ParsedTokenType::Supported(TokenType::Dpop), true) => Ok(TokenType::Dpop),
             // The operator requires bound tokens, so that stolen tokens are useless.
             (ParsedTokenType::Supported(_) | ParsedTokenType::Unusual(_), true) if is_new => {
-                Err("its token_type is not DPoP: the token is bound to no key".to_owned())
+                Err("its token_type is not DPoP: the token is not bound to a key".to_owned())
             }
             (ParsedTokenType::Supported(token_type), _) => Ok(token_type),
             (ParsedTokenType::Unusual(kind), _) => {
@@ -298,25 +298,26 @@ impl AnswerReader<'_> {
     fn notes(&self, is_searched: bool) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(why) = &self.answer.cut {
-            notes.push(format!("it was read although {}", self.printable(why, 200)));
+            notes.push(format!("it was accepted although {}", self.printable(why, 200)));
         }
         match &self.content.coding {
             Some(BodyDecoding::Decoded) => {
-                notes.push("it is compressed, which nobody asked for".into())
+                notes.push("it is compressed, although compression was not requested".into())
             }
             Some(BodyDecoding::Partly) => {
                 notes.push("it is compressed, and part of it is missing".into())
             }
             Some(BodyDecoding::Unknown(_)) => {
-                notes.push("it is not compressed, but says so".into())
+                notes.push("it declares a content coding, but is not compressed".into())
             }
             None => {}
         }
         if !self.members.is_strict {
-            notes.push("it is not quite JSON: what could be read of it was taken".to_owned());
+            notes.push("it is malformed JSON: its readable parts were used".to_owned());
         }
         if is_searched {
-            let advice = "its tokens are not where they are looked for: say where in `response`";
+            let advice =
+                "its tokens are not in the expected members: set their places in `response`";
             notes.push(advice.to_owned());
         }
         notes
@@ -326,7 +327,7 @@ impl AnswerReader<'_> {
         match &self.content.coding {
             Some(BodyDecoding::Unknown(coding)) => {
                 let coding = self.printable(coding, 64);
-                format!("it is in the content coding {coding}, which was not asked for")
+                format!("it is in the content coding {coding}, which was not requested")
             }
             Some(BodyDecoding::Partly) => {
                 "it is compressed, and too much of it is missing".to_owned()
@@ -378,8 +379,8 @@ impl AnswerReader<'_> {
         let mut description = details.description.as_deref().map(|text| self.printable(text, 200));
         if matches!(status.as_u16(), 426 | 505) {
             let details = description.map(|details| format!(": {details}")).unwrap_or_default();
-            let why = "the token endpoint wants another version of HTTP, perhaps HTTP/2; bearerd speaks \
-                       HTTP/1.1 to it";
+            let why = "the token endpoint requires another version of HTTP, perhaps HTTP/2; bearerd \
+                       only speaks HTTP/1.1 to it";
             description = Some(format!("{why}{details}"));
         }
         let mut error = self.error(class, description);

@@ -66,14 +66,14 @@ impl SigningKeyError {
             Self::Text(fault) => fault.fix(),
             Self::Algorithm => ALGORITHMS,
             Self::Mismatch(..) => {
-                "leave alg out, and the key decides; or name a key of the kind that `alg` says"
+                "remove alg to use the key's default algorithm, or use a key that supports it"
             }
             Self::NoPair => "remove cert, or sign with the private key of the certificate",
             Self::OtherCertificate => {
                 "name the certificate of this key: `openssl x509 -in CERT -noout -pubkey` and \
                  `openssl pkey -in KEY -pubout` print the same"
             }
-            Self::Failed => "make another key",
+            Self::Failed => "generate another key",
         }
     }
 }

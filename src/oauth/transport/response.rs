@@ -150,7 +150,7 @@ impl Response {
         let end = self.pending.iter().rposition(|byte| *byte == b'\n');
         let lines = self.pending.get(..end.unwrap_or(self.pending.len())).unwrap_or_default();
         let (status, fields) = head(lines).ok().filter(|(status, _)| status.is_success())?;
-        let cut = Some("its head has no end".to_owned());
+        let cut = Some("its head is incomplete".to_owned());
         Some(RawAnswer { status, fields, body: Vec::new(), cut })
     }
 
@@ -278,9 +278,9 @@ fn chunk_size(line: &[u8]) -> Option<usize> {
 /// Recognises a TLS alert, or the SETTINGS frame that an HTTP/2 server sends first (RFC 9113 §3.4).
 fn other_protocol(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
-        [0x15, 3, 0..=4, ..] => Some("TLS is spoken there, and token_url begins with http:"),
+        [0x15, 3, 0..=4, ..] => Some("the server speaks TLS, but token_url starts with http:"),
         [0, _, _, 4, 0 | 1, 0, 0, 0, 0, ..] => {
-            Some("only HTTP/2 is spoken there; bearerd speaks HTTP/1.1 to a token endpoint")
+            Some("the server only speaks HTTP/2, but bearerd speaks HTTP/1.1 to token endpoints")
         }
         _ => None,
     }

@@ -215,7 +215,7 @@ async fn only_responses_without_a_status_are_discarded() {
         for stays_open in [false, true] {
             let answer = answered(answer, stays_open, short).await.unwrap();
             assert_eq!((answer.status.as_u16(), answer.body.len()), (200, 0));
-            assert_eq!(answer.cut.as_deref(), Some("its head has no end"));
+            assert_eq!(answer.cut.as_deref(), Some("its head is incomplete"));
         }
     }
     let begun = "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{\"access";

@@ -365,7 +365,7 @@ fn an_assertion_says_what_people_ask_for() {
         (
             "key = { file = \"cert.pem\" }",
             "{ file",
-            "is a certificate, and a private key is needed",
+            "is a certificate, but a private key is needed",
         ),
         (
             "alg = \"ES512\", key = { file = \"jwk\" }",
