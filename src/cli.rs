@@ -7,6 +7,7 @@ mod check;
 mod logout;
 mod refresh;
 mod run;
+mod schema;
 mod status;
 
 use std::ffi::OsString;
@@ -78,6 +79,12 @@ enum Command {
     /// Manages the local certificate authority that clients trust
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Prints what the configuration may say: every key with its type, default and reason
+    Schema {
+        /// The format
+        #[arg(long, default_value = "json")]
+        format: schema::SchemaFormat,
+    },
 }
 
 const REFRESH: &str = "Makes the running proxy replace a token now, although it is still valid.
@@ -179,6 +186,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Refresh { name, json } => refresh::refresh(&locator, &name, json),
         Command::Logout { name, json } => logout::logout(&locator, &name, json),
         Command::Ca(command) => ca::ca(&locator, &command),
+        Command::Schema { format } => schema::schema(format),
     }
 }
 

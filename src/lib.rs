@@ -70,6 +70,7 @@ mod content_match;
 pub mod crash;
 pub mod credential;
 pub mod dpop;
+pub mod inputs;
 mod jwt;
 pub mod log;
 pub mod metrics;

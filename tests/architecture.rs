@@ -18,7 +18,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     // `clock`: the program's edge is where the real clock comes in.
     // `ca`: `bearerd ca` works without a running proxy. `admin`: why there is no admin token.
-    ("cli", &["admin", "app", "ca", "clock", "log", "secret", "settings", "tls"]),
+    // `config`: the JSON Schema. `inputs`: what a running proxy watches.
+    (
+        "cli",
+        &["admin", "app", "ca", "clock", "config", "inputs", "log", "secret", "settings", "tls"],
+    ),
     // The composition root: it builds every part, so it may use them all but `config` and `cli`.
     (
         "app",
@@ -46,6 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "ca",
             "config",
             "credential",
+            "inputs",
             "oauth",
             "proxy",
             "secret",
@@ -55,8 +60,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "token",
         ],
     ),
-    // Where a secret is, as written in the file; never the secret itself.
-    ("config", &["secret"]),
+    // The domain's enums, which are read directly; and where a secret is, never the secret itself.
+    // `inputs`: the largest file that is read.
+    ("config", &["credential", "inputs", "oauth", "proxy", "secret", "token"]),
+    ("inputs", &["secret"]),
     // `store`, `token`: the words for why a credential is not ready, which operators read.
     ("admin", &["clock", "credential", "metrics", "origin", "secret", "store", "token"]),
     // `store`: the same words, for the client that gets a 503.

@@ -13,7 +13,8 @@ use super::admin_client::{AdminClient, AdminError, join_names};
 use super::{EX_CONFIG, EX_UNAVAILABLE, EX_USAGE, print_error, print_problems, print_result};
 use crate::app::{OfflineError, log_out_offline};
 use crate::clock::Clock;
-use crate::settings::{Inputs, Locator, Settings};
+use crate::inputs::Inputs;
+use crate::settings::{Locator, Settings};
 
 /// The result for each token, by name.
 type LogoutResults = Vec<(String, Result<Value, String>)>;

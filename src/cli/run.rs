@@ -14,8 +14,9 @@ use self::input_watcher::InputWatcher;
 use super::{EX_CONFIG, RunArguments, colors, print_error, print_problems};
 use crate::app::App;
 use crate::clock::Clock;
+use crate::inputs::Inputs;
 use crate::log::{DroppedLines, Log};
-use crate::settings::{Inputs, Listen, Locator, LogFormat, Problems, Settings, Severity};
+use crate::settings::{Listen, Locator, LogFormat, Problems, Settings, Severity};
 
 pub(super) fn run(locator: &Locator, arguments: RunArguments, log_level: Option<&str>) -> ExitCode {
     harden();

@@ -1,209 +1,220 @@
-//! The types that a value in the file can have, and what is said when it has another.
+//! The types that a value of the file can have.
 //!
-//! A message names what is expected and the kind of thing that was found, never the value: a
-//! password may stand where a number belongs.
+//! A message names what is expected and the type that was found, never the value: a password may stand where a number
+//! belongs.
 
-use std::ops::Range;
+use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::{Method, StatusCode};
 use ipnet::IpNet;
+use serde_json::{Value as Json, json};
 use toml::Spanned;
-use toml::de::{DeArray, DeString, DeTable, DeValue};
+use toml::de::{DeArray, DeInteger, DeTable, DeValue};
 
 use super::problem::Problem;
-use super::section::known_keys;
+use super::reader::{Fault, FromToml, Reader, TomlValue};
+use crate::credential::{HostPattern, PathPrefix};
 use crate::secret::SecretSource;
+use crate::token::Margin;
 
-/// What can be read from one value of the file.
-pub(super) trait FromToml: Sized {
-    /// Reads `value`, or says everything that is wrong with it.
-    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>>;
-}
+/// Implements [`FromToml`] for a type with one form: what is expected, its schema, and how it is read.
+macro_rules! value {
+    (impl [$($generic:tt)*] $type:ty, $expected:expr, $schema:expr, |$value:ident| $read:expr) => {
+        impl<$($generic)*> FromToml for $type {
+            fn expected() -> Cow<'static, str> {
+                $expected.into()
+            }
 
-/// Why a value cannot be read.
-#[derive(Debug)]
-pub(super) struct Wrong {
-    /// The keys inside of the value that lead to it, each after a dot.
-    below: String,
-    span: Range<usize>,
-    message: String,
-    fix: Option<String>,
-}
+            fn schema() -> Json {
+                $schema
+            }
 
-impl Wrong {
-    /// Something other than `expected` was found.
-    pub(super) fn kind(value: &Spanned<DeValue<'_>>, expected: &str) -> Vec<Self> {
-        Self::text(value, format!("must be {expected}, not {}", described(value.get_ref())), None)
-    }
-
-    /// The right kind of value, but not a usable one.
-    pub(super) fn value(value: &Spanned<DeValue<'_>>, expected: &str) -> Vec<Self> {
-        Self::text(value, format!("must be {expected}"), None)
-    }
-
-    fn text(value: &Spanned<DeValue<'_>>, message: String, fix: Option<&str>) -> Vec<Self> {
-        let below = String::new();
-        vec![Self { below, span: value.span(), message, fix: fix.map(str::to_owned) }]
-    }
-
-    /// A key that a table inside of the value does not have.
-    pub(super) fn unknown(key: &Spanned<DeString<'_>>, known: &[&str]) -> Self {
-        let (span, fix) = (key.span(), Some(known_keys(key.get_ref(), known)));
-        Self { below: String::new(), span, message: "has an unknown key".to_owned(), fix }
-    }
-
-    /// The finding as one about `key` of the table around it.
-    pub(super) fn within(self, key: &str) -> Self {
-        Self { below: format!(".{key}{}", self.below), ..self }
-    }
-
-    /// A part of the value, what is wrong with it and what to write.
-    pub(super) fn part(span: Range<usize>, message: &str, fix: String) -> Self {
-        Self { below: String::new(), span, message: message.to_owned(), fix: Some(fix) }
-    }
-
-    /// The finding about the key that holds the value.
-    pub(super) fn of_key(self, path: &str, key: &str) -> Problem {
-        let problem =
-            Problem::error(format!("`{path}.{key}{}` {}", self.below, self.message)).at(self.span);
-        match self.fix {
-            Some(fix) => problem.fix(fix),
-            None => problem,
+            fn from_toml($value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+                let read = (|| $read)();
+                reader.accept($value, read)
+            }
         }
-    }
+    };
+    ($type:ty, $($rest:tt)*) => {
+        value!(impl [] $type, $($rest)*);
+    };
 }
+pub(super) use value;
 
-fn described(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a fraction",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    }
-}
-
-impl FromToml for String {
-    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
-        value.get_ref().as_str().map(Self::from).ok_or_else(|| Wrong::kind(value, "a string"))
-    }
-}
-
-impl FromToml for PathBuf {
-    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
-        match value.get_ref().as_str() {
-            Some(text) if is_path(text) => Ok(Self::from(text)),
-            Some(_) => Err(Wrong::value(value, "a path, which is not empty and has no NUL in it")),
-            None => Err(Wrong::kind(value, "a path in quotes")),
-        }
-    }
+/// Reads a string with `parse`, which returns `None` for a string that is not what `T` expects.
+pub(super) fn text<T: FromToml>(
+    value: &TomlValue<'_>,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, Fault> {
+    let text = value.get_ref().as_str().ok_or_else(|| Fault::Type(T::expected()))?;
+    parse(text).ok_or_else(|| Fault::Value(T::expected()))
 }
 
 fn is_path(text: &str) -> bool {
     !text.is_empty() && !text.contains('\0')
 }
 
-impl FromToml for bool {
-    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
-        value.get_ref().as_bool().ok_or_else(|| Wrong::kind(value, "true or false, without quotes"))
-    }
+/// Returns the value of an integer, whatever its radix, if it is not negative.
+fn unsigned(integer: &DeInteger<'_>) -> Option<u64> {
+    u64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
-impl FromToml for u64 {
-    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
-        match value.get_ref() {
-            DeValue::Integer(_) => integer(value.get_ref()).ok_or_else(|| {
-                Wrong::value(value, "a whole number that is not negative and not huge")
-            }),
-            _ => Err(Wrong::kind(value, "a whole number")),
-        }
-    }
+/// Returns the value of an integer, whatever its radix.
+pub(super) fn signed(integer: &DeInteger<'_>) -> Option<i64> {
+    i64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
-fn integer(value: &DeValue<'_>) -> Option<u64> {
-    let number = value.as_integer()?;
-    u64::from_str_radix(number.as_str(), number.radix()).ok()
+/// Reads a whole number from `min` to `max`.
+fn number(value: &TomlValue<'_>, min: u64, max: u64) -> Result<u64, Fault> {
+    let integer = value.get_ref().as_integer();
+    let integer = integer.ok_or_else(|| Fault::Type("a whole number".into()))?;
+    let range = || Fault::Value(format!("from {min} to {max}").into());
+    unsigned(integer).filter(|number| (min..=max).contains(number)).ok_or_else(range)
 }
 
-impl FromToml for u16 {
-    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
-        let number = u64::from_toml(value)?;
-        let port = Self::try_from(number).ok().filter(|port| *port != 0);
-        port.ok_or_else(|| Wrong::value(value, "a port from 1 to 65535"))
-    }
-}
+value!(String, "a string", json!({ "type": "string" }), |value| text(value, |text| Some(
+    text.into()
+)));
 
-impl FromToml for IpNet {
-    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
-        let expected = "an address or a network such as \"10.0.0.0/8\"";
-        let text = value.get_ref().as_str().ok_or_else(|| Wrong::kind(value, expected))?;
-        let address = || text.parse().ok().map(|address: std::net::IpAddr| Self::from(address));
-        text.parse().ok().or_else(address).ok_or_else(|| Wrong::value(value, expected))
-    }
-}
+value!(PathBuf, "a path", json!({ "type": "string", "minLength": 1 }), |value| {
+    text(value, |text| is_path(text).then(|| text.into()))
+});
 
-/// One value or a list of them, each with its place.
-impl<T: FromToml> FromToml for Vec<Spanned<T>> {
-    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
-        match value.get_ref() {
-            DeValue::Array(items) => read_items(items),
-            _ => T::from_toml(value).map(|one| vec![Spanned::new(value.span(), one)]),
-        }
-    }
-}
+value!(bool, "true or false, without quotes", json!({ "type": "boolean" }), |value| {
+    value.get_ref().as_bool().ok_or_else(|| Fault::Type(Self::expected()))
+});
 
-fn read_items<T: FromToml>(items: &DeArray<'_>) -> Result<Vec<Spanned<T>>, Vec<Wrong>> {
-    let (mut read, mut wrong) = (Vec::new(), Vec::new());
-    for item in items {
-        match T::from_toml(item) {
-            Ok(value) => read.push(Spanned::new(item.span(), value)),
-            Err(more) => wrong.extend(more),
-        }
-    }
-    if wrong.is_empty() { Ok(read) } else { Err(wrong) }
-}
-
-/// The longest time that can be written: ten years. Longer ones are mistakes, and adding one to a
-/// clock could overflow.
-pub(super) const LONGEST: Duration = Duration::from_secs(3653 * 24 * 3600);
-
-/// `"30s"`, `"5m"`, `"1h"`, `"365d"`, or whole seconds as a number.
-impl FromToml for Duration {
-    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
-        const EXPECTED: &str = "a duration such as \"30s\", \"5m\" or \"1h\", at most ten years";
-        let read = match value.get_ref() {
-            DeValue::String(text) => duration(text),
-            DeValue::Integer(_) => integer(value.get_ref()).map(Self::from_secs),
-            _ => return Err(Wrong::kind(value, EXPECTED)),
-        };
-        read.filter(|time| *time <= LONGEST).ok_or_else(|| Wrong::value(value, EXPECTED))
-    }
-}
-
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    humantime::parse_duration(text).ok()
-}
-
-/// A number of bytes: `"64KiB"`, `"1MiB"`, `"1GiB"`, or the number itself.
+/// A whole number from `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub u64);
+pub struct Count<const MIN: u64, const MAX: u64>(pub usize);
 
-impl FromToml for Size {
-    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
-        const EXPECTED: &str = "a size such as \"64KiB\", \"1MiB\" or a number of bytes";
-        let read = match value.get_ref() {
-            DeValue::String(text) => bytes(text),
-            DeValue::Integer(_) => integer(value.get_ref()),
-            _ => return Err(Wrong::kind(value, EXPECTED)),
-        };
-        read.map(Self).ok_or_else(|| Wrong::value(value, EXPECTED))
+value!(
+    impl [const MIN: u64, const MAX: u64] Count<MIN, MAX>,
+    format!("a whole number from {MIN} to {MAX}"),
+    json!({ "type": "integer", "minimum": MIN, "maximum": MAX }),
+    |value| number(value, MIN, MAX).map(|number| Self(usize::try_from(number).unwrap_or(usize::MAX)))
+);
+
+value!(
+    u16,
+    "a port from 1 to 65535",
+    json!({ "type": "integer", "minimum": 1, "maximum": 65535 }),
+    |value| {
+        let wrong = |_| Fault::Value(Self::expected());
+        number(value, 1, 65535).and_then(|port| Self::try_from(port).map_err(wrong))
+    }
+);
+
+value!(
+    StatusCode,
+    "a status from 200 to 599",
+    json!({ "type": "integer", "minimum": 200, "maximum": 599 }),
+    |value| {
+        let status = value.get_ref().as_integer().ok_or_else(|| Fault::Type(Self::expected()))?;
+        let status = unsigned(status).and_then(|status| u16::try_from(status).ok());
+        let status = status.filter(|status| (200..600).contains(status));
+        status
+            .and_then(|status| Self::from_u16(status).ok())
+            .ok_or_else(|| Fault::Value(Self::expected()))
+    }
+);
+
+value!(
+    IpNet,
+    "an address or a network such as \"10.0.0.0/8\"",
+    json!({ "type": "string" }),
+    |value| {
+        let address = |text: &str| text.parse().ok().map(|address: IpAddr| Self::from(address));
+        text(value, |text| text.parse().ok().or_else(|| address(text)))
+    }
+);
+
+/// The longest time that the file may say: ten years. A longer one is a mistake, and adding it to a clock could
+/// overflow.
+const LONGEST: Duration = Duration::from_secs(3653 * 24 * 3600);
+
+fn duration_schema() -> Json {
+    json!({ "anyOf": [
+        { "type": "string", "pattern": "^\\s*([0-9]+\\s*[A-Za-z]+\\s*)+$" },
+        { "type": "integer", "minimum": 0 },
+    ] })
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text).ok().filter(|time| *time <= LONGEST)
+}
+
+// `"30s"`, `"5m"`, `"1h"`, `"365d"`, or whole seconds as a number.
+value!(
+    Duration,
+    "a duration such as \"30s\", \"5m\" or \"1h\", at most ten years",
+    duration_schema(),
+    |value| {
+        match value.get_ref() {
+            DeValue::Integer(seconds) => {
+                let time = unsigned(seconds).map(Self::from_secs).filter(|time| *time <= LONGEST);
+                time.ok_or_else(|| Fault::Value(Self::expected()))
+            }
+            _ => text(value, parse_duration),
+        }
+    }
+);
+
+/// A duration that is longer than zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period(pub Duration);
+
+impl FromToml for Period {
+    fn expected() -> Cow<'static, str> {
+        Duration::expected()
+    }
+
+    fn schema() -> Json {
+        Duration::schema()
+    }
+
+    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+        let time = Duration::from_toml(value, reader)?;
+        let period = (!time.is_zero()).then_some(Self(time));
+        reader.accept(value, period.ok_or_else(|| Fault::Value("longer than zero".into())))
     }
 }
 
-fn bytes(text: &str) -> Option<u64> {
+/// A number of bytes from `MIN` to `MAX`: `"64KiB"`, `"1MiB"`, `"1GiB"`, or the number itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size<const MIN: u64 = 0, const MAX: u64 = { u64::MAX }>(pub u64);
+
+impl<const MIN: u64, const MAX: u64> Size<MIN, MAX> {
+    /// Returns the number of bytes.
+    pub fn as_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+value!(
+    impl [const MIN: u64, const MAX: u64] Size<MIN, MAX>,
+    "a size such as \"64KiB\", \"1MiB\" or a number of bytes",
+    json!({ "anyOf": [
+        { "type": "string", "pattern": "^[0-9]+ *(B|KiB|MiB|GiB)?$" },
+        { "type": "integer", "minimum": MIN },
+    ] }),
+    |value| {
+        let read = match value.get_ref() {
+            DeValue::String(text) => parse_bytes(text),
+            DeValue::Integer(bytes) => unsigned(bytes),
+            _ => return Err(Fault::Type(Self::expected())),
+        };
+        let bytes = read.ok_or_else(|| Fault::Value(Self::expected()))?;
+        let range = || Fault::Value(format!("from {MIN} to {MAX} bytes").into());
+        (MIN..=MAX).contains(&bytes).then_some(Self(bytes)).ok_or_else(range)
+    }
+);
+
+fn parse_bytes(text: &str) -> Option<u64> {
     let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(unit)?;
     let factor = match unit.trim_start() {
@@ -216,52 +227,259 @@ fn bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
+value!(
+    Margin,
+    "\"auto\", a duration such as \"30s\", or a share from \"0%\" to \"100%\"",
+    json!({ "anyOf": [
+        { "type": "string", "pattern": "^(auto|[0-9.]+%|\\s*([0-9]+\\s*[A-Za-z]+\\s*)+)$" },
+        { "type": "integer", "minimum": 0 },
+    ] }),
+    |value| match value.get_ref() {
+        DeValue::Integer(seconds) => {
+            let time = unsigned(seconds).map(Duration::from_secs).filter(|time| *time <= LONGEST);
+            time.map(Self::Fixed).ok_or_else(|| Fault::Value(Self::expected()))
+        }
+        _ => text(value, |text| match text.strip_suffix('%') {
+            _ if text == "auto" => Some(Self::Auto),
+            Some(share) => {
+                let share = share.parse::<f64>().ok().map(|share| share / 100.0);
+                share.filter(|share| (0.0..=1.0).contains(share)).map(Self::Share)
+            }
+            None => parse_duration(text).map(Self::Fixed),
+        }),
+    }
+);
+
+/// One value, or a list of values, each with its place. Unusable items are reported and left out.
+impl<T: FromToml> FromToml for Vec<Spanned<T>> {
+    fn expected() -> Cow<'static, str> {
+        format!("{}, or a list", T::expected()).into()
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [T::schema(), { "type": "array", "items": T::schema() }] })
+    }
+
+    fn keys() -> &'static [super::reader::Key] {
+        T::keys()
+    }
+
+    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+        let DeValue::Array(items) = value.get_ref() else {
+            return T::from_toml(value, reader).map(|one| vec![Spanned::new(value.span(), one)]);
+        };
+        let read =
+            |item: &TomlValue<'_>| Some(Spanned::new(item.span(), T::from_toml(item, reader)?));
+        let read: Self = items.iter().filter_map(read).collect();
+        (items.is_empty() || !read.is_empty()).then_some(read)
+    }
+}
+
+/// A list that is not empty.
+#[derive(Clone, Debug)]
+pub struct NonEmpty<T>(Vec<Spanned<T>>);
+
+impl<T> Deref for NonEmpty<T> {
+    type Target = [Spanned<T>];
+
+    fn deref(&self) -> &[Spanned<T>] {
+        &self.0
+    }
+}
+
+impl<T: FromToml> FromToml for NonEmpty<T> {
+    fn expected() -> Cow<'static, str> {
+        Vec::<Spanned<T>>::expected()
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [T::schema(), { "type": "array", "items": T::schema(), "minItems": 1 }] })
+    }
+
+    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+        let items = Vec::from_toml(value, reader)?;
+        if items.is_empty() { reader.refuse_empty(value) } else { Some(Self(items)) }
+    }
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// An IP address and a port; port 0 asks the system for a free one.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Listen {
+    /// Returns true if only programs on this machine can connect.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+
+    /// Parses `HOST:PORT`, where HOST is an IP address or `localhost`, or `unix:PATH`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, as the end of a sentence that begins with the text.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match is_path(path) {
+                true => Ok(Self::Unix(path.into())),
+                false => Err("needs a path after `unix:`"),
+            };
+        }
+        if text.starts_with("fd:") {
+            return Err("with `fd:` is not available in this version");
+        }
+        parse_address(text)
+            .map(Self::Tcp)
+            .ok_or("must be \"HOST:PORT\" with an IP address or localhost, or \"unix:/PATH\"")
+    }
+}
+
+fn parse_address(text: &str) -> Option<SocketAddr> {
+    match text.strip_prefix("localhost:") {
+        Some(port) => Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port.parse().ok()?)),
+        None => text.parse().ok(),
+    }
+}
+
+value!(
+    Listen,
+    "\"HOST:PORT\" with an IP address or localhost, or \"unix:/PATH\"",
+    json!({ "type": "string" }),
+    |value| {
+        let text = value.get_ref().as_str().ok_or_else(|| Fault::Type(Self::expected()))?;
+        Self::parse(text)
+            .map_err(|message| Fault::other(message, "write \"127.0.0.1:8080\" or \"unix:/PATH\""))
+    }
+);
+
+/// The address of the admin listener; `None` turns it off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdminListen(pub Option<SocketAddr>);
+
+value!(
+    AdminListen,
+    "\"HOST:PORT\" with an IP address or localhost, or \"\" for no admin listener",
+    json!({ "type": "string" }),
+    |value| text(value, |text| match text {
+        "" => Some(Self(None)),
+        _ => parse_address(text).map(|address| Self(Some(address))),
+    })
+);
+
+impl FromToml for HostPattern {
+    fn expected() -> Cow<'static, str> {
+        "a host such as \"api.example.com\", \"*.example.com\" or \"api.example.com:8443\"".into()
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "minLength": 1 })
+    }
+
+    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+        let Some(text) = value.get_ref().as_str() else {
+            return reader.accept(value, Err(Fault::Type(Self::expected())));
+        };
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            let problem = Problem::warning("hosts are compared in lower case").at(value.span());
+            reader.problems.push(problem.fix("write it in lower case"));
+        }
+        reader.accept(value, Self::parse(text).map_err(|error| invalid::<Self>(&error)))
+    }
+}
+
+fn invalid<T: FromToml>(error: &dyn std::error::Error) -> Fault {
+    Fault::other(format!("contains an invalid value: {error}"), format!("write {}", T::expected()))
+}
+
+value!(
+    PathPrefix,
+    "the plain beginning of a path, such as \"/v2/\" or \"/${club}/\"",
+    json!({ "type": "string", "pattern": "^/" }),
+    |value| {
+        let text = value.get_ref().as_str().ok_or_else(|| Fault::Type(Self::expected()))?;
+        Self::parse(text).map_err(|error| invalid::<Self>(&error))
+    }
+);
+
+value!(Method, "a method such as \"GET\"", json!({ "type": "string", "minLength": 1 }), |value| {
+    const USUAL: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    let text = value.get_ref().as_str().ok_or_else(|| Fault::Type(Self::expected()))?;
+    let method = Self::from_bytes(text.as_bytes()).map_err(|_| Fault::Value(Self::expected()))?;
+    if matches!(method, Self::CONNECT | Self::TRACE) {
+        return Err(Fault::other("names a method that never gets a token", "remove it"));
+    }
+    if !USUAL.contains(&text) && USUAL.contains(&text.to_ascii_uppercase().as_str()) {
+        let message = "names a method in lower case, which is another method";
+        return Err(Fault::other(message, "write it in capitals"));
+    }
+    Ok(method)
+});
+
 /// How to write a secret.
 const SECRET_FORMS: &str = "write { file = \"PATH\" }, { env = \"NAME\" }, { cmd = [\"prog\", \"arg\"] } or { credential = \"NAME\" }";
 
-impl FromToml for SecretSource {
-    fn from_toml(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Wrong>> {
+/// The keys that name the place of a secret.
+pub(super) const SECRET_KEYS: [&str; 4] = ["env", "file", "cmd", "credential"];
+
+value!(
+    SecretSource,
+    "the place of a secret, such as { file = \"PATH\" } or { env = \"NAME\" }",
+    json!({
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "additionalProperties": false,
+        "properties": {
+            "env": { "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "description": "an environment variable" },
+            "file": { "type": "string", "minLength": 1, "description": "a file" },
+            "cmd": { "type": "array", "items": { "type": "string" }, "minItems": 1,
+                     "description": "a program and its arguments; it prints the secret" },
+            "credential": { "type": "string", "minLength": 1, "description": "a systemd credential" },
+        },
+    }),
+    |value| {
         let message = match value.get_ref() {
-            DeValue::Table(table) => return secret_source(value, table),
+            DeValue::Table(table) => match secret_source(table) {
+                Ok(source) => return Ok(source),
+                Err(message) => message,
+            },
             DeValue::String(_) | DeValue::Integer(_) | DeValue::Float(_) => {
                 "must say where the secret is kept; the secret itself does not belong in this file"
             }
             _ => "must say where the secret is kept",
         };
-        Err(Wrong::text(value, message.to_owned(), Some(SECRET_FORMS)))
+        Err(Fault::other(message, SECRET_FORMS))
     }
-}
+);
 
-fn secret_source(
-    whole: &Spanned<DeValue<'_>>,
-    table: &DeTable<'_>,
-) -> Result<SecretSource, Vec<Wrong>> {
-    let message = match (table.iter().next(), table.len()) {
-        (Some((key, value)), 1) => match place(key.get_ref(), value.get_ref()) {
-            Ok(source) => return Ok(source),
-            Err(message) => message,
-        },
-        _ => "must name exactly one place for the secret",
+fn secret_source(table: &DeTable<'_>) -> Result<SecretSource, &'static str> {
+    let (Some((key, value)), 1) = (table.iter().next(), table.len()) else {
+        return Err("must name exactly one place for the secret");
     };
-    Err(Wrong::text(whole, message.to_owned(), Some(SECRET_FORMS)))
-}
-
-fn place(key: &str, value: &DeValue<'_>) -> Result<SecretSource, &'static str> {
-    let text = value.as_str();
-    match key {
-        "env" => text
-            .filter(|name| is_variable(name))
-            .map(|name| SecretSource::Env(name.to_owned()))
-            .ok_or("needs the name of an environment variable, of letters, digits and `_`, after `env`"),
-        "file" => text
-            .filter(|path| is_path(path))
+    let text =
+        |is_usable: fn(&str) -> bool| value.get_ref().as_str().filter(|text| is_usable(text));
+    match key.get_ref().as_ref() {
+        "env" => text(is_variable).map(|name| SecretSource::Env(name.to_owned())).ok_or(
+            "needs the name of an environment variable, of letters, digits and `_`, after `env`",
+        ),
+        "file" => text(is_path)
             .map(|path| SecretSource::File(path.into()))
             .ok_or("needs a path after `file`"),
-        "credential" => text
-            .filter(|name| is_path(name) && !name.contains('/'))
+        "credential" => text(|name| is_path(name) && !name.contains('/'))
             .map(|name| SecretSource::Credential(name.to_owned()))
             .ok_or("needs the name of a systemd credential after `credential`"),
-        "cmd" => value.as_array().and_then(command).ok_or("needs a list of a program and its arguments after `cmd`"),
+        "cmd" => value
+            .get_ref()
+            .as_array()
+            .and_then(command)
+            .ok_or("needs a list of a program and its arguments after `cmd`"),
         _ => Err("names an unknown kind of place for a secret"),
     }
 }
@@ -273,8 +491,8 @@ fn is_variable(name: &str) -> bool {
 }
 
 fn command(items: &DeArray<'_>) -> Option<SecretSource> {
-    let argv: Option<Vec<String>> =
-        items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
-    let argv = argv.filter(|argv| argv.iter().all(|word| !word.contains('\0')))?;
+    let words =
+        items.iter().map(|item| item.get_ref().as_str().filter(|word| !word.contains('\0')));
+    let argv: Vec<String> = words.map(|word| word.map(str::to_owned)).collect::<Option<_>>()?;
     argv.first().is_some_and(|program| !program.is_empty()).then_some(SecretSource::Cmd(argv))
 }

@@ -1,166 +1,146 @@
 //! `[credential.NAME]`: the hosts a token may go to, the token endpoint, and the secrets.
 //!
-//! The checks here are what keeps a credential from going where it does not belong: no request that
-//! two credentials are for, no plain-http token endpoint beyond this machine, no text that could end
-//! a header.
+//! The checks here keep a credential from going where it does not belong: no two credentials match the same request, no
+//! token endpoint beyond this machine uses plain http, no text can end a header.
 
-mod answers;
 mod assertion;
+mod client;
 mod grants;
 mod injection;
 mod matching;
 mod oauth;
 mod seeds;
+mod steps;
 mod templates;
 mod variables;
 
 use std::ops::Range;
-use std::time::Duration;
 
 use toml::Spanned;
 
-use super::defaults;
+use self::matching::MatchTable;
+use self::seeds::SeedUse;
+use self::variables::RequestVariables;
 use super::review::Review;
-use crate::config::{ConfigFile, CredentialSection, Field, Margin, Problem, Size};
+use crate::config::{ConfigFile, CredentialSection, Field, OnFailure, Period, Problem};
 use crate::credential::{self, InstanceSecret};
 use crate::oauth::{GrantRenewal, GrantType};
 use crate::secret::{Secret, SecretSource};
 use crate::template::Variables;
 use crate::token::{self, Seed};
-use matching::Named;
-use oauth::grant_type;
-use seeds::Beginning;
-use variables::Chosen;
+
+/// What the credentials of a file must not have in common.
+#[derive(Default)]
+struct Uniqueness {
+    matches: MatchTable,
+    seeds: Vec<SeedUse>,
+}
 
 impl Review<'_> {
-    /// Every credential of the file that is complete.
-    pub(super) fn credentials(
-        &mut self,
-        file: &ConfigFile,
-        wait: Duration,
-    ) -> Vec<credential::Config> {
+    /// Returns every credential of the file that is complete.
+    pub(super) fn credentials(&mut self, file: &ConfigFile) -> Vec<credential::Config> {
         if file.credentials.is_empty() {
             let problem =
                 Problem::warning("no credential is active: every request passes without a token");
             self.missing(problem.fix("add a [credential.NAME] section"));
         }
-        let token_bytes = self.token_bytes(&file.limits);
-        let (mut named, mut beginnings) = (Named::new(), Vec::new());
-        let credentials = file.credentials.iter();
+        let mut unique = Uniqueness::default();
+        let mut credentials = Vec::new();
+        for (name, section) in &file.credentials {
+            self.inputs.set_owner(Some(name.get_ref()));
+            let review = CredentialReview {
+                path: format!("credential.{}", name.get_ref()),
+                span: name.span(),
+                section,
+                file,
+                review: self,
+                variables: RequestVariables::default(),
+            };
+            credentials.extend(review.config(name.get_ref(), &mut unique));
+            self.inputs.set_owner(None);
+        }
         credentials
-            .filter_map(|(name, section)| {
-                self.credential(name, section, wait, (&mut named, &mut beginnings))
-            })
-            .map(|mut credential| {
-                credential.token.oauth.reading.token_bytes = token_bytes;
-                credential
-            })
-            .collect()
     }
+}
 
-    fn credential(
-        &mut self,
-        name: &Spanned<String>,
-        section: &CredentialSection,
-        wait: Duration,
-        lists: (&mut Named, &mut Vec<Beginning>),
-    ) -> Option<credential::Config> {
-        self.inputs.belong_to(Some(name.get_ref()));
-        let config = self.whole_credential(name, section, wait, lists);
-        self.inputs.belong_to(None);
-        config
-    }
+/// The review of one credential.
+struct CredentialReview<'a, 'b> {
+    /// `credential.NAME`
+    path: String,
+    /// The place of the name in the file.
+    span: Range<usize>,
+    section: &'a CredentialSection,
+    file: &'a ConfigFile,
+    review: &'a mut Review<'b>,
+    variables: RequestVariables,
+}
 
-    fn whole_credential(
-        &mut self,
-        name: &Spanned<String>,
-        section: &CredentialSection,
-        wait: Duration,
-        (named, beginnings): (&mut Named, &mut Vec<Beginning>),
-    ) -> Option<credential::Config> {
-        let mut part = Part {
-            path: format!("credential.{}", name.get_ref()),
-            span: name.span(),
-            section,
-            review: self,
-            chosen: Chosen::default(),
-        };
-        let (paths, methods) = (part.paths(), part.methods());
-        let hosts = part.hosts(named, &paths, &methods);
-        let names = part.names();
-        let injection = part.injection(&names);
-        let oauth = part.oauth(&names, &injection);
-        let forward_without_token = part.forwards_without_token();
-        part.refuse_stub_without_token_url();
-        let seed = part.seed();
-        let lifetime = part.lifetime();
-        let keepalive = part.keepalive();
-        let variables = part.variables(&paths);
-        let secrets = std::mem::take(&mut part.chosen.secrets);
-        part.check_beginning(beginnings, seed.as_ref(), &secrets, &variables);
-        part.review.note_own(&secrets, &variables, &part.span);
+impl CredentialReview<'_, '_> {
+    fn config(mut self, name: &str, unique: &mut Uniqueness) -> Option<credential::Config> {
+        let (section, wait) = (self.section, self.file.limits.wait.0);
+        let hosts = self.hosts(&mut unique.matches);
+        let names = self.names();
+        let injection = self.injection(&names);
+        let oauth = self.oauth(&names, &injection);
+        self.check_failure();
+        let seed = self.seed();
+        let variables = self.variables();
+        let secrets = std::mem::take(&mut self.variables.secrets);
+        self.check_seed_use(&mut unique.seeds, seed.as_ref(), &secrets, &variables);
+        self.note_own_secrets(&secrets, &variables);
+        let period = |field: &Field<Period>| field.get().map(|period| period.0);
         let token = token::Config {
-            name: name.get_ref().clone(),
+            name: name.to_owned(),
             oauth: oauth?,
             variables: Variables::new(),
             seed,
-            margin: margin(section),
-            lifetime,
-            keepalive,
+            margin: *section.margin,
+            lifetime: period(&section.lifetime),
+            keepalive: period(&section.keepalive),
             wait,
         };
+        let values = |items: &[Spanned<http::Method>]| {
+            items.iter().map(|item| item.get_ref().clone()).collect()
+        };
         Some(credential::Config {
-            name: name.get_ref().clone(),
+            name: name.to_owned(),
             hosts,
-            paths: paths.into_iter().map(|(path, _)| path).collect(),
-            methods,
-            allow_http: section.allow_http.or(false),
+            paths: self.paths().iter().map(|path| path.get_ref().clone()).collect(),
+            methods: values(section.methods.get().map_or(&[], |methods| methods)),
+            allow_http: *section.allow_http,
             injection,
             rejections: matching::rejections(section),
-            reread: (grant_type(section) == GrantType::Static).then_some(wait),
-            replay_body: section.replay_body.or(Size(defaults::REPLAY_BODY)).0,
-            forward_without_token,
-            stub_token_endpoint: section.stub_token_endpoint.or(false),
-            rewrite_location: section.rewrite_location.or(true),
-            allow_overrides: section.allow_overrides.or(false),
+            reread: (*section.grant == GrantType::Static).then_some(wait),
+            replay_body: section.replay_body.0,
+            forward_without_token: *section.on_failure == OnFailure::Forward,
+            stub_token_endpoint: *section.stub_token_endpoint,
+            rewrite_location: *section.rewrite_location,
+            allow_overrides: *section.allow_overrides,
             variables,
             secrets,
             token,
         })
     }
-}
 
-/// The review of one credential.
-struct Part<'a, 'b> {
-    /// `credential.NAME`
-    path: String,
-    /// The name in the file.
-    span: Range<usize>,
-    section: &'a CredentialSection,
-    review: &'a mut Review<'b>,
-    chosen: Chosen,
-}
-
-impl Part<'_, '_> {
     fn seed(&mut self) -> Option<Seed> {
         let section = self.section;
-        if self.is_own("refresh_token", InstanceSecret::RefreshToken, &section.refresh_token) {
+        if self.is_own("refresh_token", InstanceSecret::RefreshToken, section.refresh_token.given())
+        {
             return None;
         }
-        let Some((source, span)) = self.source(&section.refresh_token) else {
+        let Some((source, span)) = self.source(section.refresh_token.given()) else {
             self.warn_without_seed();
             return None;
         };
-        let grant = grant_type(section);
-        if grant.renewal() == GrantRenewal::Repeatable {
-            self.warn_unused("refresh_token", grant, span);
+        if section.grant.renewal() == GrantRenewal::Repeatable {
+            self.warn_unused("refresh_token", *section.grant, span);
             return None;
         }
-        match self.read(&source, span.clone()) {
+        match self.review.read(&source, span.clone()) {
             Ok(value) => Some(Seed { source, value: Some(value) }),
             Err(error) if error.missing => Some(Seed { source, value: None }),
             Err(error) => {
-                self.unreadable("refresh_token", &error.to_string(), span);
+                self.unreadable("refresh_token", &error, span);
                 None
             }
         }
@@ -170,83 +150,77 @@ impl Part<'_, '_> {
         let section = self.section;
         let lacks = section.refresh_token.is_absent() && section.bootstrap.is_absent();
         let from_a_person = matches!(
-            grant_type(section),
+            *section.grant,
             GrantType::RefreshToken | GrantType::DeviceCode | GrantType::AuthorizationCode
         );
-        // Where a refresh only prolongs, a refresh token alone would not help.
-        let only_prolongs = section.response.get().and_then(|it| it.keep_access_token.as_ref());
-        if from_a_person && lacks && only_prolongs.is_none() {
+        // If a refresh only prolongs the token, a refresh token alone would not help.
+        let prolongs =
+            section.response.get().is_some_and(|it| it.keep_access_token.given().is_some());
+        if from_a_person && lacks && !prolongs {
             let message = format!("`{}` has no first refresh token", self.path);
             let fix = "write refresh_token = { file = \"PATH\" } or bootstrap = { grant = \"…\" }; without them the store must hold a token already";
             self.review.missing(Problem::warning(message).at(self.span.clone()).fix(fix));
         }
     }
 
-    /// What an issuer publishes is not known yet when the application asks, and may change.
-    fn refuse_stub_without_token_url(&mut self) {
+    /// Checks the keys that decide what happens without a token.
+    fn check_failure(&mut self) {
         let section = self.section;
+        if let (OnFailure::Forward, Some(given)) = (*section.on_failure, section.on_failure.given())
+        {
+            let message = "lets requests go to the API without a token while there is none";
+            let fix = "write \"refuse\" unless the API is meant to be used without a token as well";
+            self.warn("on_failure", message, given.span(), fix);
+        }
         let stub = section.stub_token_endpoint.given().filter(|given| *given.get_ref());
         if let (Some(given), true) = (stub, section.token_url.is_absent()) {
             let message =
                 "needs `token_url`: that is where the application's own token requests go";
             let fix = "write token_url = \"https://…\", as the application has it";
-            self.report("stub_token_endpoint", message, given.span(), fix);
+            self.error("stub_token_endpoint", message, given.span(), fix);
         }
     }
 
-    fn lifetime(&mut self) -> Option<Duration> {
-        let key = format!("{}.lifetime", self.path);
-        let given = self.section.lifetime.get().copied();
-        given.map(|time| self.review.time(&key, &self.section.lifetime, time))
-    }
-
-    fn keepalive(&mut self) -> Option<Duration> {
-        let key = format!("{}.keepalive", self.path);
-        let given = self.section.keepalive.get().copied();
-        given.map(|time| self.review.time(&key, &self.section.keepalive, time))
-    }
-
-    /// The place of a secret, its path made absolute, unless nothing may be read.
-    fn source(&mut self, field: &Field<SecretSource>) -> Option<(SecretSource, Range<usize>)> {
-        let given = field.given().filter(|_| !self.review.garbled)?;
-        let given = match self.fixed_path(given) {
-            Some(path) => Spanned::new(given.span(), SecretSource::File(path)),
-            None => given.clone(),
-        };
-        Some((self.review.place_of(&given), given.span()))
-    }
-
-    fn read(
+    /// Returns the place of a secret, its path made absolute, unless nothing may be read.
+    fn source(
         &mut self,
-        source: &SecretSource,
-        span: Range<usize>,
-    ) -> Result<Secret, crate::secret::SecretError> {
-        self.review.read(source, span)
+        given: Option<&Spanned<SecretSource>>,
+    ) -> Option<(SecretSource, Range<usize>)> {
+        let given = given.filter(|_| !self.review.is_invalid)?;
+        let source = self.with_fixed_path(given.get_ref());
+        Some((self.review.place_of(&Spanned::new(given.span(), source)), given.span()))
     }
 
-    fn unreadable(&mut self, key: &str, error: &str, span: Range<usize>) {
+    /// Reads the secret at a place; reports it if that fails.
+    fn secret(&mut self, key: &str, given: &Spanned<SecretSource>) -> Option<Secret> {
+        let (source, span) = self.source(Some(given))?;
+        let read = self.review.read(&source, span.clone());
+        read.map_err(|error| self.unreadable(key, &error, span)).ok()
+    }
+
+    /// Reads a key or a certificate; reports it if that fails. Returns `None` also if nothing may be read.
+    fn lines(&mut self, key: &str, given: &Spanned<SecretSource>) -> Option<Secret> {
+        let (source, span) = self.source(Some(given))?;
+        let read = self.review.read_lines(&source);
+        read.map_err(|error| self.unreadable(key, &error, span)).ok().flatten()
+    }
+
+    fn unreadable(&mut self, key: &str, error: &dyn std::error::Error, span: Range<usize>) {
         let fix = "put the secret there, readable for the user that runs bearerd";
-        self.report(key, &format!("has no value: {error}"), span, fix);
+        self.error(key, &format!("has no value: {error}"), span, fix);
     }
 
-    fn require<T>(&mut self, field: &Field<T>, key: &str, fix: &str) {
-        if field.is_absent() {
-            let problem =
-                Problem::error(format!("`{}.{key}` is missing", self.path)).at(self.span.clone());
-            self.review.missing(problem.fix(fix));
-        }
+    /// Reports that `key` is missing, at `place`.
+    fn require(&mut self, key: &str, why: &str, place: Range<usize>, fix: &str) {
+        let message = format!("`{}.{key}` is missing{why}", self.path);
+        self.review.missing(Problem::error(message).at(place).fix(fix));
     }
 
-    fn report(&mut self, key: &str, message: &str, span: Range<usize>, fix: &str) {
-        let problem = Problem::error(format!("`{}.{key}` {message}", self.path));
-        self.review.report(problem.at(span).fix(fix));
+    fn error(&mut self, key: &str, message: &str, span: Range<usize>, fix: &str) {
+        self.review.error(span, format!("`{}.{key}` {message}", self.path), fix);
     }
-}
 
-fn margin(section: &CredentialSection) -> token::Margin {
-    match section.margin.or(Margin::Auto) {
-        Margin::Auto => token::Margin::Auto,
-        Margin::Fixed(time) => token::Margin::Fixed(time),
-        Margin::Share(share) => token::Margin::Share(share),
+    fn warn(&mut self, key: &str, message: &str, span: Range<usize>, fix: &str) {
+        self.review.warn(span, format!("`{}.{key}` {message}", self.path), fix);
     }
 }

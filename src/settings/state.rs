@@ -2,82 +2,81 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use toml::Spanned;
 
-use super::defaults;
 use super::environment::Volatility;
 use super::review::Review;
-use crate::config::{CaSection, ConfigFile, Field, Grant, OldKey, Problem, StoreSection};
+use crate::config::{CaSection, ConfigFile, Problem, StoreSection};
+use crate::oauth::GrantType;
 use crate::secret::SecretSource;
 use crate::{ca, store};
 
+/// The directory of the store, beside the file, if systemd names none.
+const STORE_DIR: &str = "state";
+/// The directory of the local CA, beside the file, if systemd names none.
+const CA_DIR: &str = "certs";
+
 impl Review<'_> {
-    /// `[store]`; default `$STATE_DIRECTORY`, or `state` beside the file.
+    /// `[store]`.
     pub(super) fn store(&mut self, file: &ConfigFile) -> store::Config {
         let keys = self.store_keys(&file.store);
-        let Field::Given(url) = &file.store.url else {
-            let dir = self.state_dir(defaults::STORE_DIR);
+        let Some(url) = file.store.url.given() else {
+            let dir = self.state_dir(STORE_DIR);
             self.warn_if_volatile(file, &dir, None);
             return store::Config::File { dir, keys };
         };
-        match url.get_ref().split_once(':') {
+        let message = match url.get_ref().split_once(':') {
             Some(("memory", "")) => {
-                self.warn_if_keys_are_idle(&file.store);
-                self.memory_store(file, url)
+                self.warn_about_memory(file, url.span());
+                return store::Config::Memory;
             }
             Some(("file", dir)) if !dir.is_empty() && !dir.contains('\0') => {
                 let dir = self.path(dir.strip_prefix("//").unwrap_or(dir));
                 self.warn_if_volatile(file, &dir, Some(url.span()));
-                store::Config::File { dir, keys }
+                return store::Config::File { dir, keys };
             }
-            Some(("redis" | "rediss" | "postgres" | "kubernetes" | "https", _)) => self
-                .refuse_store(url, "names a kind of store that is not available in this version"),
-            _ => self.refuse_store(url, "names no kind of store"),
-        }
+            Some(("redis" | "rediss" | "postgres" | "kubernetes" | "https", _)) => {
+                "`store.url` names a kind of store that is not available in this version"
+            }
+            _ => "`store.url` names no kind of store",
+        };
+        self.error(url.span(), message, "write \"file:DIR\" or \"memory:\"");
+        store::Config::Memory
     }
 
-    fn memory_store(&mut self, file: &ConfigFile, url: &Spanned<String>) -> store::Config {
+    fn warn_about_memory(&mut self, file: &ConfigFile, span: Range<usize>) {
+        if let Some(key) = file.store.key.given() {
+            let message = "`store.key` is not used: `memory:` writes nothing";
+            self.warn(key.span(), message, "remove it");
+        }
         if keeps_refresh_tokens(file) {
             let message = "a refresh token that the server replaces is lost with the next restart";
-            let fix = "write url = \"file:DIR\", unless the refresh tokens never change";
-            self.report(Problem::warning(message).at(url.span()).fix(fix));
+            self.warn(
+                span,
+                message,
+                "write url = \"file:DIR\", unless the refresh tokens never change",
+            );
         }
-        store::Config::Memory
     }
 
-    fn refuse_store(&mut self, url: &Spanned<String>, message: &str) -> store::Config {
-        let problem = Problem::error(format!("`store.url` {message}")).at(url.span());
-        self.report(problem.fix("write \"file:DIR\" or \"memory:\""));
-        store::Config::Memory
-    }
-
-    /// `store.key`, which seals, and `store.old_keys`, which only open.
+    /// Returns `store.key`, which encrypts, and `store.old_keys`, which only decrypt.
     fn store_keys(&mut self, store: &StoreSection) -> store::EncryptionKeys {
         let current = store.key.given().and_then(|given| self.store_key("store.key", given));
         let mut keys = store::EncryptionKeys { current, ..store::EncryptionKeys::default() };
-        for given in store.old_keys.get().into_iter().flatten() {
-            match given.get_ref() {
-                OldKey::Plain => {
-                    keys.plain = true;
-                    self.warn_if_plain_is_idle(store, given.span());
-                }
-                OldKey::Kept(source) => {
-                    let place = Spanned::new(given.span(), source.clone());
-                    keys.old.extend(self.store_key("store.old_keys", &place));
-                }
+        for given in store.old_keys.iter() {
+            if let Some(source) = &given.get_ref().0 {
+                let source = Spanned::new(given.span(), source.clone());
+                keys.old.extend(self.store_key("store.old_keys", &source));
+                continue;
+            }
+            keys.plain = true;
+            if store.key.is_absent() {
+                let message = "`store.old_keys` names \"plain\", and without `store.key` all records are plain";
+                self.warn(given.span(), message, "remove it, or write key = { … }");
             }
         }
         keys
-    }
-
-    fn warn_if_plain_is_idle(&mut self, store: &StoreSection, span: Range<usize>) {
-        if store.key.is_absent() {
-            let message =
-                "`store.old_keys` names \"plain\", and without `store.key` all records are plain";
-            self.report(Problem::warning(message).at(span).fix("remove it, or write key = { … }"));
-        }
     }
 
     fn store_key(
@@ -85,28 +84,15 @@ impl Review<'_> {
         name: &str,
         given: &Spanned<SecretSource>,
     ) -> Option<store::EncryptionKey> {
-        if self.garbled {
-            return None;
-        }
-        let (message, fix) = match self.secret(given).map(|text| store::EncryptionKey::parse(&text))
-        {
-            Ok(Ok(key)) => return Some(key),
-            Ok(Err(error)) => (error.to_string(), "make a key with `openssl rand -base64 32`"),
-            Err(error) => (
-                format!("has no value: {error}"),
-                "put the key there, readable for the user that runs bearerd; `openssl rand -base64 32` makes one",
-            ),
-        };
-        let problem = Problem::error(format!("`{name}` {message}")).at(given.span());
-        self.report(problem.fix(fix));
-        None
-    }
-
-    fn warn_if_keys_are_idle(&mut self, store: &StoreSection) {
-        if let Some(key) = store.key.given() {
-            let message = "`store.key` is not used: `memory:` writes nothing";
-            self.report(Problem::warning(message).at(key.span()).fix("remove it"));
-        }
+        let what = "key (`openssl rand -base64 32` makes one)";
+        let (_, text) = self.secret(name, given, what)?;
+        let parsed = store::EncryptionKey::parse(&text);
+        parsed
+            .map_err(|error| {
+                let fix = "make a key with `openssl rand -base64 32`";
+                self.error(given.span(), format!("`{name}` {error}"), fix);
+            })
+            .ok()
     }
 
     fn warn_if_volatile(&mut self, file: &ConfigFile, dir: &Path, span: Option<Range<usize>>) {
@@ -127,47 +113,38 @@ impl Review<'_> {
             ),
         };
         let problem = Problem::warning(message).fix(fix);
-        self.report(match span {
+        self.problems.push(match span {
             Some(span) => problem.at(span),
             None => problem,
         });
     }
 
-    /// `[ca]`; default `$STATE_DIRECTORY`, or `certs` beside the file.
+    /// `[ca]`.
     pub(super) fn ca(&mut self, ca: &CaSection) -> ca::Config {
-        let lifetime = self.time("ca.lifetime", &ca.lifetime, defaults::CA_LIFETIME);
-        let leaf_lifetime =
-            self.time("ca.leaf_lifetime", &ca.leaf_lifetime, defaults::LEAF_LIFETIME);
-        self.compare_lifetimes(ca, lifetime, leaf_lifetime);
-        let dir =
-            ca.dir.get().map_or_else(|| self.state_dir(defaults::CA_DIR), |dir| self.path(dir));
+        let (lifetime, leaf_lifetime) = (ca.lifetime.0, ca.leaf_lifetime.0);
+        let given = ca.leaf_lifetime.given().or(ca.lifetime.given());
+        if let Some(given) = given.filter(|_| leaf_lifetime > lifetime) {
+            let message =
+                "`ca.leaf_lifetime` is longer than `ca.lifetime`, the lifetime of its issuer";
+            self.error(given.span(), message, "make it shorter");
+        }
+        let dir = ca.dir.get().map_or_else(|| self.state_dir(CA_DIR), |dir| self.path(dir));
         ca::Config { dir, lifetime, leaf_lifetime }
     }
 
-    fn compare_lifetimes(&mut self, ca: &CaSection, lifetime: Duration, leaf: Duration) {
-        let given = ca.leaf_lifetime.given().or(ca.lifetime.given());
-        if let Some(given) = given.filter(|_| leaf > lifetime) {
-            let message =
-                "`ca.leaf_lifetime` is longer than `ca.lifetime`, the life of what it hangs on";
-            self.report(Problem::error(message).at(given.span()).fix("make it shorter"));
-        }
-    }
-
-    /// Where bearerd keeps what is its own: the store's directory, or what it would be by default.
+    /// Returns the directory for bearerd's own files: the store's, or what it would be by default.
     pub(super) fn state(&self, store: &store::Config) -> PathBuf {
-        store.dir().map_or_else(|| self.state_dir(defaults::STORE_DIR), Path::to_owned)
+        store.dir().map_or_else(|| self.state_dir(STORE_DIR), Path::to_owned)
     }
 
-    fn state_dir(&self, otherwise: &str) -> PathBuf {
-        self.environment.state_directory.clone().unwrap_or_else(|| self.path(otherwise))
+    fn state_dir(&self, default: &str) -> PathBuf {
+        self.environment.state_directory.clone().unwrap_or_else(|| self.path(default))
     }
 }
 
-/// Does a credential live on a refresh token, which the server may replace?
+/// Returns true if a credential depends on a refresh token that the server may replace.
 fn keeps_refresh_tokens(file: &ConfigFile) -> bool {
-    let refreshes = |grant: Option<&Grant>| {
-        use Grant::{AuthorizationCode, DeviceCode, RefreshToken};
-        grant.is_none_or(|it| matches!(it, RefreshToken | AuthorizationCode | DeviceCode))
-    };
-    file.credentials.iter().any(|(_, section)| refreshes(section.grant.get()))
+    use GrantType::{AuthorizationCode, DeviceCode, RefreshToken};
+    let grants = file.credentials.iter().map(|(_, section)| *section.grant);
+    grants.into_iter().any(|grant| matches!(grant, RefreshToken | AuthorizationCode | DeviceCode))
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::app::{App, ChangedSecret, RejectedSecrets};
 
-use crate::settings::Inputs;
+use crate::inputs::Inputs;
 
 /// The polling interval. A new seed is in use within three seconds.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);

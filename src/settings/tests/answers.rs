@@ -297,20 +297,20 @@ fn what_describes_no_answer_is_refused_with_its_place() {
         ("response = { ok = \"== 1\" }", "7:19", "must be one comparison such as"),
         ("response = { ok = true }", "7:19", "must be one comparison such as"),
         ("dead = [404]", "7:9", "must be a table such as"),
-        ("dead = [{ }]", "7:9", "must be told at least one of status"),
+        ("dead = [{ }]", "7:9", "needs at least one of status"),
         ("dead = [{ status = 99 }]", "7:20", "must be a status from 200 to 599"),
         ("dead = [{ status = \"404\" }]", "7:20", "must be a status from 200 to 599"),
         ("dead = [{ eror = \"x\" }]", "7:11", "did you mean `error`?"),
         ("dead = [{ body = \"\" }]", "7:18", "must be a text that is not empty"),
-        ("dead = [{ json = \"a.b\" }]", "7:9", "must be given both `json` and `is`"),
-        ("busy = [{ status = 400, is = 1 }]", "7:9", "must be given both `json` and `is`"),
+        ("dead = [{ json = \"a.b\" }]", "7:9", "needs both `json` and `is`"),
+        ("busy = [{ status = 400, is = 1 }]", "7:9", "needs both `json` and `is`"),
         ("busy = [{ json = \"a\", is = 1.5 }]", "7:28", "a whole number"),
-        ("busy = [{ status = 200 }]", "7:9", "would take every success for an error"),
+        ("busy = [{ status = 200 }]", "7:9", "would treat every success as an error"),
     ] {
         refused(&credential(keys), place, says);
     }
     let said = report(&credential("response = { keep_access_token = true }"));
-    assert!(said.contains("takes every answer with status 200"), "{said}");
+    assert!(said.contains("treats every answer with status 200"), "{said}");
     let report = report(&credential("response = { access_token = \"hunter2[\", unit = \"h\" }"));
     assert!(!report.contains("hunter2") && report.contains("unit = \"h\""), "{report}");
 }

@@ -237,7 +237,7 @@ fn what_a_grant_lacks_is_said_where_it_belongs() {
         (
             "client_id = \"a\"\nsteps = [{ url = \"https://x.test\", response = { access_token = \"a..b\" } }]",
             "5:64",
-            "is no path",
+            "must be a path of names",
         ),
         ("client_id = \"a\"\nencoding = \"xml\"", "5:12", "`credential.x.encoding` must be"),
     ] {

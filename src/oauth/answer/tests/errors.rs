@@ -55,7 +55,7 @@ fn invalid_refresh_tokens_are_recognised_in_every_dialect() {
         ),
         (401, r#"{"message":"no active refresh token"}"#),
         (401, r#"{"message":"An active refresh token is required"}"#),
-        (401, r#"{"detail":"TokenRequestContext refresh token does not exist"}"#),
+        (401, r#"{"detail":"Given refresh token does not exist"}"#),
         (
             400,
             r#"{"error":"invalid_request","error_description":"Invalid \"refresh_token\" in request."}"#,

@@ -79,7 +79,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
                 ("at", Some("rt2"), Some(8 * 3600)),
             ),
             // getsentry/sentry, sentry_apps/token_exchange/refresher.py.
-            dead(401, r#"{"detail":"TokenRequestContext refresh token does not exist"}"#),
+            dead(401, r#"{"detail":"Given refresh token does not exist"}"#),
             refused(401, r#"{"detail":"Could not find matching Application for given client_id"}"#),
             // getsentry/sentry#91445.
             passing(500, r#"{"detail":"Internal Error","errorId":"x"}"#),

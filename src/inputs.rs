@@ -1,61 +1,69 @@
-//! What settings were made from, so that a change of it can be noticed.
+//! What the settings were read from: the configuration file and the secrets, so that a change can be noticed.
 //!
-//! Everything is compared by what it says and not by its time or its inode: the files of a Kubernetes
-//! volume are links whose target is swapped, NFS tells nobody of changes, and editors replace files.
-//! What is kept of a secret is its hash.
+//! Everything is compared by its content, not by its time or its inode: the files of a Kubernetes volume are links whose
+//! target is swapped, NFS announces no changes, and editors replace files. Of a secret only its hash is kept.
 
+mod secret_checks;
+
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use self::secret_checks::{exposed_mode, surroundings};
+
 use crate::secret::{Fingerprint, Secret, SecretError, SecretSource};
 
-/// The configuration file and the secrets that one reading has looked at, and what was there.
+/// The largest configuration file that is read. A real one has some thousand bytes; the limit keeps hostile or mistaken
+/// input (a log, a device) from taking the time and memory of the proxy.
+pub const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// The configuration file and the secrets that were read, and what was found.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    file: Option<File>,
-    secrets: Vec<Place>,
-    /// Whose secrets are read at present: a credential's, by its name.
+    file: Option<FileInput>,
+    secrets: Vec<SecretInput>,
+    /// The credential whose secrets are being read.
     owner: Option<Arc<str>>,
 }
 
-/// The place of a secret.
+/// A secret, and what was found at its place.
 #[derive(Clone, Debug)]
-struct Place {
+struct SecretInput {
     source: SecretSource,
-    /// It has several lines, as a key in PEM has.
-    lines: bool,
+    /// It has several lines, like a key in PEM.
+    has_lines: bool,
     owner: Option<Arc<str>>,
-    content: Content,
+    found: InputHash,
 }
 
-impl Place {
-    fn read(&self) -> Content {
-        let read = if self.lines { self.source.read_lines() } else { self.source.read() };
-        Content::of_secret(read.as_ref().map(Some))
+impl SecretInput {
+    fn read(&self) -> InputHash {
+        let read = if self.has_lines { self.source.read_lines() } else { self.source.read() };
+        InputHash::of_secret(read.as_ref().map(Some))
     }
 }
 
 /// The configuration file.
 #[derive(Clone, Debug)]
-struct File {
+struct FileInput {
     path: PathBuf,
-    content: Content,
-    /// What came through a pipe, which cannot be read a second time.
-    spoken: Option<String>,
+    found: InputHash,
+    /// The text, if it came through a pipe, which cannot be read a second time.
+    piped: Option<String>,
 }
 
-/// What is at a place.
+/// What was found at a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Content {
-    /// Something, with this hash.
+enum InputHash {
+    /// Content with this hash.
     Some(Fingerprint),
     /// Nothing.
     Missing,
-    /// Something that cannot be read, or must not be used.
+    /// Content that cannot be read, or must not be used.
     Unusable,
 }
 
-impl Content {
+impl InputHash {
     fn of_secret(read: Result<Option<&Secret>, &SecretError>) -> Self {
         match read {
             Ok(secret) => secret.map_or(Self::Missing, |secret| Self::Some(secret.fingerprint())),
@@ -70,72 +78,72 @@ impl Content {
 }
 
 impl Inputs {
-    /// What is noted from now on are secrets of this credential, or of none.
-    pub(super) fn belong_to(&mut self, credential: Option<&String>) {
-        self.owner = credential.map(|name| Arc::from(name.as_str()));
+    /// Sets the credential that the secrets noted from now on belong to.
+    pub(crate) fn set_owner(&mut self, credential: Option<&str>) {
+        self.owner = credential.map(Arc::from);
     }
 
     /// Notes what was found at the place of a secret.
-    pub(super) fn note(&mut self, source: &SecretSource, read: &Result<Secret, SecretError>) {
-        self.place(source, false, Content::of_secret(read.as_ref().map(Some)));
+    pub(crate) fn note(&mut self, source: &SecretSource, read: &Result<Secret, SecretError>) {
+        self.add(source, false, InputHash::of_secret(read.as_ref().map(Some)));
     }
 
-    /// The same for a secret of several lines.
-    pub(super) fn note_lines(
+    /// Notes what was found at the place of a secret of several lines.
+    pub(crate) fn note_lines(
         &mut self,
         source: &SecretSource,
         read: &Result<Option<Secret>, SecretError>,
     ) {
-        self.place(source, true, Content::of_secret(read.as_ref().map(Option::as_ref)));
+        self.add(source, true, InputHash::of_secret(read.as_ref().map(Option::as_ref)));
     }
 
-    fn place(&mut self, source: &SecretSource, lines: bool, content: Content) {
+    fn add(&mut self, source: &SecretSource, has_lines: bool, found: InputHash) {
         let (source, owner) = (source.clone(), self.owner.clone());
-        self.secrets.push(Place { source, lines, owner, content });
+        self.secrets.push(SecretInput { source, has_lines, owner, found });
     }
 
     /// Notes the configuration file; `None` if it could not be read.
-    pub(super) fn note_file(&mut self, path: PathBuf, text: Option<&str>) {
-        let spoken = text.filter(|_| path.as_os_str() == "-" || is_stream(&path));
-        let spoken = spoken.map(str::to_owned);
-        self.file = Some(File { path, content: Content::of_text(text), spoken });
+    pub(crate) fn note_file(&mut self, path: PathBuf, text: Option<&str>) {
+        let piped = text.filter(|_| path.as_os_str() == "-" || is_stream(&path));
+        let piped = piped.map(str::to_owned);
+        self.file = Some(FileInput { path, found: InputHash::of_text(text), piped });
     }
 
-    /// The same, with the configuration file gone from its place.
-    pub(super) fn without_file(mut self) -> Self {
+    /// Returns these inputs with the configuration file missing.
+    pub(crate) fn without_file(mut self) -> Self {
         if let Some(file) = &mut self.file {
-            file.content = Content::Unusable;
+            file.found = InputHash::Unusable;
         }
         self
     }
 
-    /// Has a configuration file been read?
-    pub(super) fn has_file(&self) -> bool {
+    /// Returns true if a configuration file has been read.
+    pub(crate) fn has_file(&self) -> bool {
         self.file.is_some()
     }
 
-    /// The configuration that came through standard input or another pipe.
-    pub(super) fn spoken(&self) -> Option<&str> {
-        self.file.as_ref()?.spoken.as_deref()
+    /// Returns the configuration that came through standard input or another pipe.
+    pub(crate) fn piped(&self) -> Option<&str> {
+        self.file.as_ref()?.piped.as_deref()
     }
 
-    /// Does a command give a secret?
+    /// Returns true if a command prints one of the secrets.
     pub fn has_commands(&self) -> bool {
-        self.secrets.iter().any(|place| matches!(place.source, SecretSource::Cmd(_)))
+        self.secrets.iter().any(|input| matches!(input.source, SecretSource::Cmd(_)))
     }
 
-    /// Looks at every file again, and takes what is there now for known. Returns what has changed: the
-    /// places, never what is there. Blocks.
+    /// Reads every file again. Returns the places whose content has changed since the last call, never the content.
+    /// Blocks.
     pub fn changes(&mut self) -> Vec<String> {
         let mut changed = Vec::new();
-        if let Some(file) = self.file.as_mut().filter(|file| file.spoken.is_none()) {
-            let now = Content::of_text(super::read_text(&file.path).ok().as_deref());
-            if now != file.content {
-                file.content = now;
+        if let Some(file) = self.file.as_mut().filter(|file| file.piped.is_none()) {
+            let now = InputHash::of_text(read_text(&file.path).ok().as_deref());
+            if now != file.found {
+                file.found = now;
                 changed.push(format!("configuration `{}`", file.path.display()));
             }
         }
-        changed.extend(self.changed_secrets(|place| match &place.source {
+        changed.extend(self.changed_secrets(|input| match &input.source {
             SecretSource::File(path) => !is_stream(path),
             SecretSource::Credential(_) => true,
             SecretSource::Env(_) | SecretSource::Cmd(_) => false,
@@ -143,25 +151,25 @@ impl Inputs {
         changed
     }
 
-    /// Runs the commands again that give secrets, of these credentials or (`None`) all there are; otherwise
-    /// as [`Inputs::changes`].
+    /// Runs the commands again that print the secrets of these credentials (`None`: all secrets). Otherwise like
+    /// [`Inputs::changes`].
     pub fn changes_of_commands(&mut self, credentials: Option<&[Arc<str>]>) -> Vec<String> {
-        let is_meant = |place: &Place| match credentials {
-            Some(credentials) => place.owner.iter().any(|owner| credentials.contains(owner)),
+        let is_selected = |input: &SecretInput| match credentials {
+            Some(credentials) => input.owner.iter().any(|owner| credentials.contains(owner)),
             None => true,
         };
-        self.changed_secrets(|place| {
-            matches!(place.source, SecretSource::Cmd(_)) && is_meant(place)
+        self.changed_secrets(|input| {
+            matches!(input.source, SecretSource::Cmd(_)) && is_selected(input)
         })
     }
 
-    fn changed_secrets(&mut self, looked_at: impl Fn(&Place) -> bool) -> Vec<String> {
+    fn changed_secrets(&mut self, is_read: impl Fn(&SecretInput) -> bool) -> Vec<String> {
         let mut changed = Vec::new();
-        for place in self.secrets.iter_mut().filter(|place| looked_at(place)) {
-            let now = place.read();
-            if now != place.content {
-                place.content = now;
-                changed.push(place.source.to_string());
+        for input in self.secrets.iter_mut().filter(|input| is_read(input)) {
+            let now = input.read();
+            if now != input.found {
+                input.found = now;
+                changed.push(input.source.to_string());
             }
         }
         changed.dedup();
@@ -169,9 +177,29 @@ impl Inputs {
     }
 }
 
-/// A pipe or a device: reading it again would take what is in it from others, or wait for ever.
+/// Returns true for a pipe or a device. Reading it again would take its content from others, or wait forever.
 fn is_stream(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|file| !file.is_file() && !file.is_dir())
+}
+
+/// Reads the text of a configuration file (`-`: standard input), at most one byte more than bearerd accepts.
+///
+/// # Errors
+///
+/// Why it cannot be read, or that it is not UTF-8.
+pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    let limit = MAX_FILE_BYTES + 1;
+    if path == Path::new("-") {
+        std::io::stdin().take(limit).read_to_end(&mut bytes)?;
+    } else {
+        std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        let message = format!("it is not UTF-8 from byte {offset} on; save it as UTF-8");
+        std::io::Error::new(std::io::ErrorKind::InvalidData, message)
+    })
 }
 
 #[cfg(test)]
@@ -245,7 +273,7 @@ mod tests {
         assert!(changed.concat().contains("proxy.toml") && changed.len() == 1, "{changed:?}");
         inputs.note_file("-".into(), Some("c"));
         assert!(inputs.changes().is_empty());
-        assert_eq!(inputs.spoken(), Some("c"));
+        assert_eq!(inputs.piped(), Some("c"));
     }
 
     /// `bearerd run --config <(…)`, and a secret that a supervisor gives through a pipe.
@@ -259,7 +287,7 @@ mod tests {
         inputs.note(&SecretSource::File(pipe.clone()), &Ok(Secret::new("s".to_owned())));
         inputs.note_file(pipe, Some("text"));
         assert!(inputs.changes().is_empty());
-        assert_eq!(inputs.spoken(), Some("text"));
+        assert_eq!(inputs.piped(), Some("text"));
     }
 
     #[test]
@@ -269,7 +297,7 @@ mod tests {
         std::fs::write(&path, "one").unwrap();
         let source = SecretSource::Cmd(vec!["cat".into(), path.to_str().unwrap().into()]);
         let mut inputs = noted(&source);
-        inputs.belong_to(Some(&"api".to_owned()));
+        inputs.set_owner(Some("api"));
         inputs.note(&source, &source.read());
         std::fs::write(&path, "two").unwrap();
         assert!(inputs.has_commands() && inputs.changes().is_empty());

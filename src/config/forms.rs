@@ -1,0 +1,414 @@
+//! The values of the file that have several forms, and those that describe responses.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use http::{HeaderName, StatusCode};
+use serde_json::{Value as Json, json};
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::field::Field;
+use super::keys::{AnswerRuleTable, ChosenVariable, RejectionRuleTable};
+use super::reader::{Fault, FromToml, Key, Reader, TomlValue};
+use super::values::{signed, text, value};
+use crate::credential::{RejectionEvidence, RejectionRule};
+use crate::oauth::{AnswerRule, Comparison, MemberPath};
+use crate::secret::SecretSource;
+
+/// Names that the operator chose, each with a value, in alphabetical order.
+#[derive(Clone, Debug, Default)]
+pub struct Entries<T>(pub Vec<(Spanned<String>, Spanned<T>)>);
+
+impl<T> Field<Entries<T>> {
+    /// Returns the entries, none if there is no table.
+    pub fn entries(&self) -> &[(Spanned<String>, Spanned<T>)] {
+        self.get().map_or(&[], |entries| entries.0.as_slice())
+    }
+}
+
+impl<T: FromToml> FromToml for Entries<T> {
+    fn expected() -> Cow<'static, str> {
+        "a table such as { name = \"text\" }".into()
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "object", "additionalProperties": T::schema() })
+    }
+
+    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+        let Some(table) = value.get_ref().as_table() else {
+            return reader.accept(value, Err(Fault::Type(Self::expected())));
+        };
+        let mut entries = Vec::new();
+        for (name, value) in table {
+            let read = T::from_toml(value, reader);
+            let name = Spanned::new(name.span(), name.get_ref().to_string());
+            entries.push(read.map(|read| (name, Spanned::new(value.span(), read))));
+        }
+        let mut entries: Vec<_> = entries.into_iter().collect::<Option<_>>()?;
+        entries.sort_by(|(one, _), (other, _)| one.get_ref().cmp(other.get_ref()));
+        Some(Self(entries))
+    }
+}
+
+/// A value of the file that is either plain text or the place of a secret.
+#[derive(Clone, Debug)]
+pub enum TextOrSecret {
+    /// The text.
+    Text(String),
+    /// The place of the secret.
+    Secret(SecretSource),
+}
+
+impl FromToml for TextOrSecret {
+    fn expected() -> Cow<'static, str> {
+        "a string or the place of a secret".into()
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "type": "string" }, SecretSource::schema()] })
+    }
+
+    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::Table(_) => SecretSource::from_toml(value, reader).map(Self::Secret),
+            _ => reader.accept(value, text(value, |text| Some(Self::Text(text.to_owned())))),
+        }
+    }
+}
+
+/// Declares the place of a secret that may also be one fixed text, or the path of a file.
+macro_rules! secret_or_text {
+    ($(#[$meta:meta])* $name:ident, $expected:literal, $schema:expr, |$text:ident| $read:expr) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug)]
+        pub struct $name(pub Option<SecretSource>);
+
+        impl FromToml for $name {
+            fn expected() -> Cow<'static, str> {
+                $expected.into()
+            }
+
+            fn schema() -> Json {
+                json!({ "anyOf": [$schema, SecretSource::schema()] })
+            }
+
+            fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+                let plain = value.get_ref().as_str().and_then(|$text: &str| $read);
+                plain.or_else(|| SecretSource::from_toml(value, reader).map(Some)).map(Self)
+            }
+        }
+    };
+}
+
+secret_or_text! {
+    /// The secret of the OAuth client. `""` is `None`: some servers want Basic with nothing after the colon.
+    ClientSecret, "the place of a secret, or \"\"", json!({ "const": "" }), |text| text.is_empty().then_some(None)
+}
+
+secret_or_text! {
+    /// An entry of `store.old_keys`. `"plain"` is `None`: records in plain text are read as well.
+    OldKey, "the place of a secret, or \"plain\"", json!({ "const": "plain" }), |text| (text == "plain").then_some(None)
+}
+
+secret_or_text! {
+    /// A private key: the path of a file, or the place of a secret.
+    KeyPlace, "the path of a file, or the place of a secret", json!({ "type": "string", "minLength": 1 }), |text| {
+        let usable = !text.is_empty() && !text.contains('\0');
+        usable.then(|| Some(SecretSource::File(PathBuf::from(text))))
+    }
+}
+
+/// The value of a variable, or where it comes from.
+#[derive(Clone, Debug)]
+pub enum VariableValue {
+    /// A fixed text.
+    Text(String),
+    /// The place of a secret.
+    Secret(SecretSource),
+    /// The path of a request chooses one of these.
+    List(Vec<Spanned<String>>),
+    /// Something else of a request chooses the value.
+    Chosen(Box<ChosenVariable>),
+}
+
+impl FromToml for VariableValue {
+    fn expected() -> Cow<'static, str> {
+        "a string, a list of strings or the place of a secret".into()
+    }
+
+    fn schema() -> Json {
+        let list = json!({ "type": "array", "items": { "type": "string" } });
+        json!({ "anyOf": [{ "type": "string" }, list, SecretSource::schema(), ChosenVariable::schema()] })
+    }
+
+    fn keys() -> &'static [Key] {
+        ChosenVariable::keys()
+    }
+
+    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::String(text) => Some(Self::Text(text.to_string())),
+            DeValue::Array(_) => Vec::from_toml(value, reader).map(Self::List),
+            DeValue::Table(table) if table.contains_key("from") => {
+                ChosenVariable::from_toml(value, reader).map(|it| Self::Chosen(Box::new(it)))
+            }
+            DeValue::Table(_) => SecretSource::from_toml(value, reader).map(Self::Secret),
+            _ => reader.accept(value, Err(Fault::Type(Self::expected()))),
+        }
+    }
+}
+
+/// The value of a claim: any value but a date.
+#[derive(Clone, Debug)]
+pub enum ClaimValue {
+    /// A text, which may contain names.
+    Text(Spanned<String>),
+    /// A number or a truth value.
+    Plain(Json),
+    /// A list.
+    List(Vec<Self>),
+    /// A table.
+    Table(Vec<(String, Self)>),
+}
+
+impl FromToml for ClaimValue {
+    fn expected() -> Cow<'static, str> {
+        "a text, a number, true or false, a list or a table of these".into()
+    }
+
+    fn schema() -> Json {
+        json!({})
+    }
+
+    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+        Some(match value.get_ref() {
+            DeValue::String(text) => Self::Text(Spanned::new(value.span(), text.to_string())),
+            DeValue::Array(items) => Self::List(
+                items.iter().map(|item| Self::from_toml(item, reader)).collect::<Option<_>>()?,
+            ),
+            DeValue::Table(table) => {
+                let entries = table.iter().map(|(name, value)| {
+                    Some((name.get_ref().to_string(), Self::from_toml(value, reader)?))
+                });
+                Self::Table(entries.collect::<Option<_>>()?)
+            }
+            DeValue::Datetime(_) => {
+                return reader.accept(value, Err(Fault::Type(Self::expected())));
+            }
+            _ => {
+                let plain = literal(value.get_ref()).ok_or_else(|| Fault::Value(Self::expected()));
+                Self::Plain(reader.accept(value, plain)?)
+            }
+        })
+    }
+}
+
+/// Returns a text, number or truth value as JSON has it.
+fn literal(value: &DeValue<'_>) -> Option<Json> {
+    match value {
+        DeValue::String(text) => Some(Json::from(text.as_ref())),
+        DeValue::Boolean(truth) => Some(Json::from(*truth)),
+        DeValue::Integer(number) => signed(number).map(Json::from),
+        DeValue::Float(number) => {
+            let number: f64 = number.as_str().replace('_', "").parse().ok()?;
+            serde_json::Number::from_f64(number).map(Json::Number)
+        }
+        DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => None,
+    }
+}
+
+/// Any value as JSON has it, for the defaults and examples of the schema.
+pub(super) struct AnyValue(pub(super) Json);
+
+value!(AnyValue, "a value", json!({}), |value| any(value.get_ref())
+    .map(Self)
+    .ok_or_else(|| Fault::Value(Self::expected())));
+
+fn any(value: &DeValue<'_>) -> Option<Json> {
+    match value {
+        DeValue::Array(items) => items.iter().map(|item| any(item.get_ref())).collect(),
+        DeValue::Table(table) => {
+            let entries = table
+                .iter()
+                .map(|(name, value)| Some((name.get_ref().to_string(), any(value.get_ref())?)));
+            entries.collect::<Option<_>>().map(Json::Object)
+        }
+        other => literal(other),
+    }
+}
+
+/// A value that JSON is compared with: a text, a whole number, true or false.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Literal(pub Json);
+
+value!(
+    Literal,
+    "a text, a whole number, true or false",
+    json!({ "type": ["string", "integer", "boolean"] }),
+    |value| match value.get_ref() {
+        DeValue::Float(_) => Err(Fault::Type(Self::expected())),
+        other => literal(other).map(Self).ok_or_else(|| Fault::Type(Self::expected())),
+    }
+);
+
+/// A text that is not empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Words(pub String);
+
+value!(Words, "a text that is not empty", json!({ "type": "string", "minLength": 1 }), |value| {
+    text(value, |text| (!text.is_empty()).then(|| Self(text.to_owned())))
+});
+
+value!(HeaderName, "the name of a field", json!({ "type": "string", "minLength": 1 }), |value| {
+    text(value, |text| Self::from_bytes(text.as_bytes()).ok())
+});
+
+value!(
+    MemberPath,
+    "a path of names and indexes with dots between, such as \"data.0.token\"",
+    json!({ "type": "string", "minLength": 1 }),
+    |value| text(value, member_path)
+);
+
+/// Reads dotted names and indexes. Other notations (`$.a`, `a[0]`, spaces) would never be found.
+fn member_path(text: &str) -> Option<MemberPath> {
+    let is_usable = |step: &str| step != "$" && !step.contains(['[', ']']) && step.trim() == step;
+    text.split('.').all(is_usable).then(|| MemberPath::parse(text)).flatten()
+}
+
+value!(
+    Comparison,
+    "one comparison such as \"result == '0000'\", \"code != 0\" or \"ok == true\": a path, == or !=, and a text in \
+     quotes, a whole number, true or false",
+    json!({ "type": "string", "pattern": "(==|!=)" }),
+    |value| text(value, comparison)
+);
+
+fn comparison(text: &str) -> Option<Comparison> {
+    let (left, right) = text.split_at_checked(text.find(['=', '!'])?)?;
+    let (equal, right) = match right.strip_prefix("==") {
+        Some(right) => (true, right.trim()),
+        None => (false, right.strip_prefix("!=")?.trim()),
+    };
+    let quoted = ['\'', '"'].into_iter().find_map(|quote| {
+        let inner = right.strip_prefix(quote)?.strip_suffix(quote)?;
+        (!inner.contains(quote)).then(|| Json::from(inner))
+    });
+    let plain = || match right {
+        "true" | "false" => Some(Json::from(right == "true")),
+        _ => right.parse::<i64>().ok().map(Json::from),
+    };
+    Some(Comparison { path: member_path(left.trim())?, equal, literal: quoted.or_else(plain)? })
+}
+
+/// Returns what a rule says about JSON: a path and the value there.
+fn json_rule(json: &Field<MemberPath>, is: &Field<Literal>) -> Option<(MemberPath, Json)> {
+    json.get().cloned().zip(is.get().map(|literal| literal.0.clone()))
+}
+
+fn words(field: &Field<Words>) -> Option<String> {
+    field.get().map(|words| words.0.clone())
+}
+
+impl FromToml for AnswerRule {
+    fn expected() -> Cow<'static, str> {
+        AnswerRuleTable::expected()
+    }
+
+    fn schema() -> Json {
+        AnswerRuleTable::schema()
+    }
+
+    fn keys() -> &'static [Key] {
+        AnswerRuleTable::keys()
+    }
+
+    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+        let given = AnswerRuleTable::from_toml(value, reader)?;
+        let rule = Self {
+            status: given.status.get().copied(),
+            error: words(&given.error),
+            body: words(&given.body),
+            json: json_rule(&given.json, &given.is),
+        };
+        let only_a_status = Self { status: rule.status, ..Self::default() };
+        let read = if given.json.is_absent() != given.is.is_absent() {
+            Err(Fault::other("needs both `json` and `is`, or neither", "add the other one"))
+        } else if rule == Self::default() {
+            let message = "needs at least one of status, error, body, or json and is";
+            Err(Fault::other(message, "write what distinguishes the answer"))
+        } else if rule == only_a_status && rule.status.is_some_and(|status| status.is_success()) {
+            let fix = "add error, body, or json and is, to distinguish it from a success";
+            Err(Fault::other("would treat every success as an error", fix))
+        } else {
+            Ok(rule)
+        };
+        reader.accept(value, read)
+    }
+}
+
+impl FromToml for RejectionRule {
+    fn expected() -> Cow<'static, str> {
+        "a status such as 401, or { status = 403, body = \"text\" }, or { status = 400, json = \"error.code\", is = 190 }, \
+         or { status = 403, field = \"x-error\", has = \"text\" }, or { grpc_status = 16 }"
+            .into()
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [StatusCode::schema(), RejectionRuleTable::schema()] })
+    }
+
+    fn keys() -> &'static [Key] {
+        RejectionRuleTable::keys()
+    }
+
+    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+        let given = match value.get_ref() {
+            DeValue::Integer(_) => {
+                let status = StatusCode::from_toml(value, reader)?;
+                return Some(Self { status, evidence: None });
+            }
+            DeValue::Table(_) => RejectionRuleTable::from_toml(value, reader)?,
+            _ => return reader.accept(value, Err(Fault::Type(Self::expected()))),
+        };
+        let read = rejection_rule(&given).ok_or_else(|| Fault::Value(Self::expected()));
+        reader.accept(value, read)
+    }
+}
+
+/// Returns the rule if its keys are those of one of the forms.
+fn rejection_rule(given: &RejectionRuleTable) -> Option<RejectionRule> {
+    let field = given.field.get().cloned().zip(words(&given.has));
+    let absent = [
+        given.status.is_absent(),
+        given.body.is_absent(),
+        given.json.is_absent() && given.is.is_absent(),
+        given.field.is_absent() && given.has.is_absent(),
+        given.grpc_status.is_absent(),
+    ];
+    let evidence = match absent {
+        [false, true, true, true, true] => None,
+        [false, false, true, true, true] => Some(RejectionEvidence::Contains(words(&given.body)?)),
+        [false, true, false, true, true] => {
+            let (path, is) = json_rule(&given.json, &given.is)?;
+            let path = path.to_string().split('.').map(str::to_owned).collect();
+            Some(RejectionEvidence::Json { path, is })
+        }
+        [false, true, true, false, true] => {
+            let (name, has) = field?;
+            Some(RejectionEvidence::Field { name, has })
+        }
+        // HTTP has nothing to say about the end of a gRPC call.
+        [true, true, true, true, false] => {
+            let status = u8::try_from(given.grpc_status.get()?.0).ok()?;
+            return Some(RejectionRule {
+                status: StatusCode::OK,
+                evidence: Some(RejectionEvidence::Grpc(status)),
+            });
+        }
+        _ => return None,
+    };
+    Some(RejectionRule { status: *given.status.get()?, evidence })
+}
