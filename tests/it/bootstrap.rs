@@ -8,7 +8,7 @@ use super::world::{HOURS, World, WorldBuilder, assert_all, eventually};
 const BOOTSTRAP: &str =
     r#"bootstrap = { grant = "password", username = "svc", password = { file = "secret" } }"#;
 
-/// A server that knows the service account; its password is the client's secret, for want of another file.
+/// A server that knows the service account, whose password is the client secret so that no further file is needed.
 fn knows_service(builder: WorldBuilder) -> WorldBuilder {
     builder.authorization_server(|config| {
         config.resource_owner = Some(("svc".to_owned(), config.client_secret.clone()));
@@ -64,7 +64,7 @@ async fn the_first_refresh_token_may_come_from_a_password() {
     }
 }
 
-/// #24: nobody notices.
+/// #24: the clients do not notice.
 #[tokio::test]
 async fn a_revoked_grant_is_healed_within_the_request_that_detects_it() {
     let world = knows_service(World::builder()).credential(BOOTSTRAP).settled().await;
@@ -104,7 +104,7 @@ async fn a_lost_rotation_is_counted_and_healed() {
     assert_stored(&world);
 }
 
-/// Nobody has refused anything: it is asked for again soon.
+/// An unreadable answer is not a refusal, so the request is repeated soon.
 #[tokio::test]
 async fn an_unreadable_answer_to_a_bootstrap_is_retried() {
     let bootstrap = r#"bootstrap = { grant = "client_credentials" }"#;

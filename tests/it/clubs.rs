@@ -55,7 +55,7 @@ fn write_secret(world: &World, path: &str, value: &str) {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// A `GET` with `X-Club`.
+/// One `GET` with `X-Club`.
 async fn get_for(world: &World, club: &str) -> Reply {
     get(world.client().get(world.http("/members")).header("X-Club", club)).await
 }
@@ -85,7 +85,7 @@ fn titles(world: &World) -> Vec<String> {
     statuses.iter().map(|status| status.name.to_string()).collect()
 }
 
-/// The clubs of the token requests, in the order of their arrival.
+/// The clubs of the token requests in the order of their arrival.
 fn asked_for(world: &World) -> Vec<String> {
     let requests = world.authorization_server.requests();
     requests.iter().map(|request| request.param("club").unwrap().to_owned()).collect()
@@ -309,7 +309,7 @@ async fn a_club_without_its_seed_waits_for_one_and_the_others_work() {
     assert_asked_for(&world, &["paris", "lyon"]);
 }
 
-/// As on a disk that does not answer: whoever asks gets an answer, and the next that ask start no second look.
+/// As on a disk that does not answer: requests get an answer, and further requests start no second read.
 #[tokio::test]
 async fn a_seed_that_cannot_be_read_in_time_does_not_block_requests() {
     let mut world = servers(BY_FIELD).sections("[limits]\nwait = \"50ms\"").start_servers().await;
@@ -321,7 +321,7 @@ async fn a_seed_that_cannot_be_read_in_time_does_not_block_requests() {
     world.start_proxy().await;
     let asked = async { [get_for(&world, "lyon").await, get_for(&world, "lyon").await] };
     let asked = tokio::time::timeout(Duration::from_secs(10), asked).await;
-    // Whoever reads comes to an end, and the test with it.
+    // This ends the pending read, so that the test can end.
     std::fs::write(&pipe, world.authorization_server.current_refresh_token_of("lyon")).unwrap();
     for reply in asked.unwrap() {
         reply.assert_status(503, "a seed that cannot be read in time kept the request waiting");
@@ -490,7 +490,7 @@ async fn a_rejection_renews_the_token_of_its_club_alone() {
     for path in ["/paris/", "/lyon/"] {
         world.get(path).await.assert_ok();
     }
-    // Old enough that nobody waits for it to become known.
+    // Old enough to get no propagation delay.
     world.clock.advance(Duration::from_secs(600));
     let paris = world.tokens_seen()[0].clone();
     world.authorization_server.tokens().revoke_access_token(&paris);

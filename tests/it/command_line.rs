@@ -648,7 +648,7 @@ async fn sigterm_lets_a_client_that_reads_slowly_have_all_of_its_answer() {
         client.reply_head().await.assert_ok();
         clients.push((size, client));
     }
-    // One that fits into the kernel's buffers is over.
+    // A response that fits into the kernel's buffers is finished.
     program.logs("/bytes/300000").await;
     program.signal(Signal::TERM);
     program.logs("stopping").await;
@@ -802,7 +802,7 @@ fn files(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Waits until nobody accepts at `address`.
+/// Waits until connections to `address` are refused.
 async fn refuses(address: SocketAddr) {
     within(async { while TcpStream::connect(address).await.is_ok() {} }).await;
 }

@@ -225,7 +225,7 @@ async fn a_client_that_vanishes_takes_the_connection_to_the_origin_with_it() {
     origin.send("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nsome").await;
     wire.reply_head().await.assert_ok();
     drop(wire);
-    // One that has only closed its half looks the same until it is sent something.
+    // A half-closed client looks the same until something is sent to it.
     within(async { while origin.stream.write_all(b"more").await.is_ok() {} }).await;
 }
 

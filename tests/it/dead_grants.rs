@@ -1,4 +1,4 @@
-//! Refresh tokens that the authorization server no longer accepts: who is told, and who is asked.
+//! Refresh tokens that the authorization server no longer accepts: answers to clients and further token requests.
 //!
 //! Rows are those of `docs/behaviours.md`.
 

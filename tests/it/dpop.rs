@@ -74,7 +74,7 @@ async fn an_authorization_server_that_asks_for_a_nonce_costs_one_more_request() 
     world.get("/").await.assert_ok();
     server.assert_token_requests(2, "the demand for a nonce has to cost one more token request");
     world.assert_stored(1);
-    // The next request brings the nonce along, until another is asked for.
+    // The next request includes the nonce until the server demands another one.
     for (generation, requests) in [(2, 3), (3, 5)] {
         if generation == 3 {
             server.change_nonce();
@@ -228,7 +228,7 @@ async fn the_key_survives_a_restart() {
     let before = key(&world);
     assert!(before.is_string(), "the key is not in the record");
     world.restart().await;
-    // The token of before, with a proof of the same key.
+    // The old token is used with a proof of the same key.
     world.get("/").await.assert_ok();
     world
         .authorization_server

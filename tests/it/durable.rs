@@ -454,7 +454,7 @@ async fn a_torn_record_is_moved_aside_and_the_seed_tried() {
     }
 }
 
-/// Row 22: the seed was used up long ago, and the server says so.
+/// Row 22: the server refuses the seed because it was used long ago.
 #[tokio::test]
 async fn a_torn_record_whose_seed_is_used_up_costs_one_token_request_and_is_named_corrupt() {
     let mut world = World::settled().await;
@@ -640,7 +640,7 @@ async fn near_expiry_nothing_is_refreshed_that_could_not_be_saved() {
     server.assert_token_requests(2, "the refresh was not made up for by one token request");
 }
 
-/// A token that is only in memory still refreshes, with the refresh token that nobody else knows.
+/// A token that is only in memory is refreshed with its unsaved refresh token.
 #[tokio::test]
 async fn an_unsaved_token_can_expire_and_be_replaced_before_the_disk_recovers() {
     let world = World::settled().await;

@@ -36,7 +36,7 @@ use super::wire::{Reply, Wire, within};
 use super::world::{World, WorldBuilder};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// The longest pause between two looks at a server in trouble, and some more.
+/// A little more than the longest backoff of a failing server.
 const QUARTER: Duration = Duration::from_secs(15 * 60 + 30);
 
 /// A request does not wait long for its token, so that a test need not either.
@@ -115,7 +115,7 @@ fn kept(world: &World) -> String {
     text
 }
 
-/// Is the newest refresh token on the disk?
+/// Returns true if the newest refresh token is on the disk.
 fn keeps_newest(world: &World) -> bool {
     kept(world).contains(&world.authorization_server.current_refresh_token())
 }

@@ -1,4 +1,4 @@
-//! What goes wrong behind the proxy, and what the client is told of it.
+//! Failures behind the proxy and the answers that clients get.
 
 use std::time::Duration;
 

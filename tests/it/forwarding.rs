@@ -1,4 +1,4 @@
-//! Requests in plain http to the proxy's listener: what reaches the origin server and what comes back.
+//! Requests in plain http to the proxy's listener: what the origin server receives and what the client gets.
 
 use std::net::Ipv4Addr;
 

@@ -232,7 +232,7 @@ async fn with_a_full_disk_tokens_are_served_from_memory_and_written_when_there_i
         "the old record is not whole, or does not say that a refresh was begun"
     );
 
-    // Rejected: there is no token left that could be used instead, so the next one is asked for.
+    // After a rejection there is no usable token left, so the next one is requested.
     server.tokens().revoke_all_access_tokens();
     program.get(&world.http("/")).await.assert_ok();
     server.assert_token_requests(3, "the rejected token has to cost one token request");

@@ -601,7 +601,7 @@ async fn a_shutdown_says_goaway_and_finishes_the_streams() {
     assert!(!stopping.is_finished(), "the shutdown did not wait for the streams");
     world.origin.release_all();
     stream.send_data(Bytes::from_static(b"to the end"), true).unwrap();
-    // Both at a time: one that nobody reads fills the window of the connection.
+    // Both are read at the same time because an unread one fills the window of the connection.
     let (reply, long) =
         tokio::join!(async { received(within(response).await.unwrap()).await }, async {
             received(within(waiting).await.unwrap()).await

@@ -1,4 +1,4 @@
-//! The document of an issuer: what it says about itself, and who is told when that is not right.
+//! The metadata document of an issuer: what is read from it, and how a wrong one is reported.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use super::world::World;
 use crate::texts::assert_never_says;
 
-/// Serves the document of a server with many tenants: `/common/…` is nobody's, as at Entra.
+/// Serves the metadata of a server with many tenants: `/common/…` belongs to no tenant, as at Entra.
 struct Issuer {
     url: String,
     asked: Arc<AtomicUsize>,

@@ -392,7 +392,7 @@ async fn a_head_that_is_too_large_is_refused_with_the_status_that_says_so() {
 
 // ===== Helpers =====
 
-/// Sends a request that must be refused and the connection closed; says so if it was not.
+/// Sends a request that must be refused and its connection closed; returns a description if it was not.
 async fn not_refused(world: &World, lines: &[&str]) -> Option<String> {
     not_refused_bytes(world, &message(lines)).await
 }

@@ -13,7 +13,7 @@ use super::world::{World, WorldBuilder};
 
 const BOUND: &str = r#"client_cert = { cert = "client.pem", key = "client.key", bind = true }"#;
 
-/// An API that asks for certificates of `clients`; `required`: it talks to nobody without one.
+/// An API that requests certificates of `clients`; if `required`, it refuses connections without one.
 fn asking(clients: &Arc<TestCa>, required: bool) -> WorldBuilder {
     let clients = Arc::clone(clients);
     World::builder()

@@ -87,7 +87,7 @@ fn set_admin_listen(world: &mut World, listen: &str) {
     });
 }
 
-/// One change asked for as programs do: the status.
+/// The status of a change requested over HTTP.
 async fn post(admin: std::net::SocketAddr, path: &str, token: &str) -> u16 {
     let request = [
         &*format!("POST /api/v1/credentials/{path} HTTP/1.1"),
@@ -163,7 +163,7 @@ async fn refresh_exits_with_69_without_a_running_proxy_and_with_78_without_a_goo
     assert_says("standard error", &complaints, ["cleint_id"]);
 }
 
-/// Off, or on a port that nobody knows.
+/// The admin listener is off or has an unknown port.
 #[tokio::test]
 async fn refresh_says_what_to_write_where_the_proxy_cannot_be_found() {
     for (listen, expected) in [("", "write listen = \"127.0.0.1:9090\""), ("127.0.0.1:0", "port 0")]
@@ -208,7 +208,7 @@ async fn refresh_says_why_there_is_no_new_token_and_what_to_do() {
     assert_no_secret(&world, &(complaints + &json.to_string()));
 }
 
-/// Nobody has to act: the server is down for a while.
+/// No operator action is needed: the server is down for a while.
 #[tokio::test]
 async fn a_temporarily_failed_refresh_keeps_the_token_and_says_so() {
     let world = servers(World::builder()).await;
@@ -475,7 +475,7 @@ async fn an_admin_token_that_others_can_read_is_refused_until_its_mode_is_fixed(
     world
         .authorization_server
         .assert_token_requests(1, "a refused change has cost a token request");
-    // A start goes on without it.
+    // A start succeeds without it.
     program.stop().await;
     let program = Program::start(&world).await;
     program.logs("will be refused").await;
@@ -706,7 +706,7 @@ async fn a_logout_says_what_was_not_revoked_and_makes_no_store_where_none_was() 
     assert_says("the output", &said, ["no revoke_url is known"]);
 }
 
-/// Its proxy has no admin listener, and notices all the same.
+/// The proxy has no admin listener and still notices the logout.
 #[tokio::test]
 async fn a_logout_reaches_a_running_proxy_that_cannot_be_asked() {
     for listen in ["", "127.0.0.1:0"] {
@@ -852,7 +852,7 @@ async fn logout_reads_its_configuration_from_standard_input() {
     world.assert_needs_login("logged_out");
 }
 
-/// Opening a token whose time is over may begin a refresh; nothing of it is left behind.
+/// Opening an expired token may start a refresh; a logout leaves nothing of it.
 #[tokio::test]
 async fn a_logout_of_an_expired_token_leaves_no_new_one() {
     let (revocations, line) = revocations().await;
@@ -943,7 +943,7 @@ async fn the_tokens_of_a_name_are_listed_for_programs() {
     assert_eq!(post(program.admin, "api/refresh", token.trim_end()).await, 404, "which one?");
 }
 
-/// Another program has taken the port: it is told nothing that it could use.
+/// Another program has taken the admin port and must not receive the admin token.
 #[tokio::test]
 async fn another_program_on_the_admin_port_gets_no_token() {
     let mut world = servers(World::builder()).await;

@@ -153,7 +153,7 @@ impl Process {
                 log.send_modify(|log| log.push_str(&line));
                 line.clear();
             }
-            // All is read before the end is told.
+            // Everything is read before the end is published.
             let _nobody = lines.read_to_string(&mut line);
             ended.send_replace(child.wait().ok());
         });

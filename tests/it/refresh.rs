@@ -25,7 +25,7 @@ async fn fifty_requests_without_a_token_cost_one_token_request() {
     world.assert_stored(1);
 }
 
-/// Row 1, from a stored generation 1 whose access token is over.
+/// Row 1, from a stored generation 1 whose access token has expired.
 #[tokio::test]
 async fn fifty_requests_with_an_expired_token_wait_for_one_token_request() {
     let world = World::settled().await;
@@ -89,7 +89,7 @@ async fn a_late_rejection_of_an_older_token_costs_no_token_request() {
     world
         .authorization_server
         .assert_token_requests(2, "the revoked token was not replaced by one token request");
-    // Far enough for another forced refresh, if anything asked for one.
+    // Late enough for another forced refresh.
     world.clock.advance(MINUTE);
     world.origin.release_all();
     for request in late {

@@ -391,7 +391,7 @@ async fn a_refresh_that_fails_leaves_the_rejection_as_it_is() {
     world.assert_stored(2);
 }
 
-/// Row 44, for bodies that are not sent again: nobody learns whether the new token helps.
+/// Row 44 for bodies that are not sent again, so that bearerd does not learn whether the new token works.
 #[tokio::test]
 async fn an_api_that_rejects_every_upload_costs_one_token_request_in_thirty_seconds() {
     let world = World::settled().await;

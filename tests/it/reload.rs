@@ -58,7 +58,7 @@ async fn a_new_host_gets_the_token_from_the_next_request_on() {
     world.configure_file(|text| text.replace(&one, &both));
     let said = reload(&program).await;
     assert_says("the output", &said, ["the new configuration is in force"]);
-    // Also on a connection of before.
+    // Also on a connection from before the reload.
     client.ask(&get(&other.url("/"))).await.assert_ok();
     client.ask(&get(&world.http("/"))).await.assert_ok();
     world.authorization_server.assert_token_requests(1, "the reload has cost a token request");
@@ -130,7 +130,7 @@ async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
     let mut client = Wire::to_address(program.proxy).await;
     client.send(message(&get(&world.http("/")))).await;
     server.wait_for_token_requests(1).await;
-    // To the token this is another configuration; the flight of before still holds the lock.
+    // For the token this is another configuration; the old flight still holds the lock.
     world.configure_file(|text| format!("{text}\nlifetime = \"30m\"\n"));
     reload(&program).await;
     world.authorization_server.release_all();
@@ -275,7 +275,7 @@ async fn a_new_seed_heals_a_dead_grant_without_a_restart() {
 
 // ----- in this process -----
 
-/// What stays as it was at the start, each key alone.
+/// Each key that is fixed at the start, changed alone.
 #[tokio::test]
 async fn each_key_that_needs_a_restart_is_named() {
     for (key, before, after) in [
@@ -318,7 +318,7 @@ async fn a_key_that_needs_a_restart_is_named_until_it_is_reverted() {
     );
 }
 
-/// Operators see what is in force.
+/// The admin listener shows the configuration in force.
 #[tokio::test]
 async fn a_removed_credential_is_no_longer_reported() {
     let second = r#"[credential.second]
@@ -381,7 +381,7 @@ async fn tokens_are_kept_over_reloads_of_anything_else() {
     world.authorization_server.assert_token_requests(1, "the reload has cost a token request");
 }
 
-/// What a token is asked for with has changed: the token itself is still good.
+/// Keys of the credential have changed, but its token is still valid.
 #[tokio::test]
 async fn a_token_is_kept_over_a_change_of_its_own_credential() {
     let mut world = World::settled().await;
@@ -418,7 +418,7 @@ async fn a_token_in_flight_is_adopted_by_the_changed_credential() {
     world.authorization_server.assert_no_reuse();
 }
 
-/// It is for a host of before, which the new grant may have nothing to do with.
+/// The request is for an old host, which may have nothing to do with the new grant.
 #[tokio::test]
 async fn a_request_from_before_a_reload_never_gets_a_token_of_the_new_grant() {
     let mut world = World::plain().settled().await;

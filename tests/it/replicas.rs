@@ -30,7 +30,7 @@ async fn pair() -> (World, Sibling) {
     (world, sibling)
 }
 
-/// The record, changed by somebody who does not care for the lock.
+/// Changes the record without taking the lock.
 fn rewrite_record(world: &World, change: impl FnOnce(&mut TokenRecord)) {
     let path = world.state().join("api.json");
     let (mut record, write) =
@@ -388,7 +388,7 @@ async fn a_new_seed_given_to_one_replica_heals_both() {
     server.assert_token_requests(3, "the seed was presented again by the second replica");
 }
 
-/// Row 28, before anything has expired: the grant of before may be another account's.
+/// Row 28, before anything has expired: the old grant may belong to another account.
 #[tokio::test]
 async fn a_new_seed_wins_over_the_good_token_of_a_sibling() {
     let (world, sibling) = pair().await;
@@ -481,7 +481,7 @@ async fn a_killed_lock_holder_blocks_nobody_and_its_refresh_is_done_by_another()
     is_served_meanwhile(&world).await;
     program.signal(Signal::KILL);
     program.ends().await;
-    // The pause after the last attempt is over, and the next request makes another.
+    // The backoff of the last attempt has ended, and the next request makes another attempt.
     let freed = Instant::now();
     world.clock.advance(Duration::from_secs(2));
     world.get("/").await.assert_ok();
@@ -570,7 +570,7 @@ async fn a_restored_backup_is_overwritten_by_running_replicas_with_the_newest_re
     let server = &world.authorization_server;
     let newest = server.current_refresh_token();
     std::fs::write(world.state().join("api.json"), &backup).unwrap();
-    // Whoever looks first writes back what it knows. Nobody goes back.
+    // The first process that polls writes the newest record back. No process adopts the backup.
     let newest_is_stored = || world.record()["refresh_token"] == *newest;
     eventually("the newest is written back", newest_is_stored).await;
     assert_eq!(

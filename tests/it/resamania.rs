@@ -25,7 +25,7 @@ fn resamania() -> WorldBuilder {
     })
 }
 
-/// A world whose access token is over and whose next token request is answered with `error`.
+/// A world whose access token has expired and whose next token request is answered with `error`.
 async fn with_error(error: TokenBehaviour) -> (World, u16, String) {
     let world = resamania().settled().await;
     world.clock.advance(HOURS);

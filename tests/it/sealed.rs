@@ -127,7 +127,7 @@ async fn plain_records_and_records_of_an_old_key_are_read_and_encrypted_by_the_n
             format!("{before}{section}\n[credential{after}")
         });
         world.restart().await;
-        // The token of before is still good, and nothing is plain from now on.
+        // The stored token is still valid, and records are encrypted from now on.
         let requests = world.authorization_server.token_requests();
         world.get("/").await.assert_ok();
         assert_eq!(

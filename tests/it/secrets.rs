@@ -143,7 +143,7 @@ async fn a_secret_that_comes_after_the_configuration_that_names_it_is_noticed() 
     program.stop().await;
 }
 
-/// The command is asked only once the authorization server has refused what it said before.
+/// The command runs again only after the authorization server has refused its earlier output.
 #[tokio::test]
 async fn a_command_is_run_again_when_its_client_secret_is_refused() {
     let mut world = World::plain().start_servers().await;
@@ -162,7 +162,7 @@ async fn a_command_is_run_again_when_its_client_secret_is_refused() {
     program.get(&world.http("/")).await.assert_ok();
     let noticed = program.logs(NOTICED).await;
     assert_says("the log line", &noticed, ["command `sh`"]);
-    // One to see that it says something else, one for the new settings.
+    // One run compares the secret, one builds the new settings.
     assert_eq!(
         runs(),
         3,

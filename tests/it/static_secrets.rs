@@ -163,7 +163,7 @@ async fn many_requests_with_a_rotated_key_cost_one_reading_and_are_all_answered(
     world.origin.wait_for_verdicts(50).await;
     world.origin.release_all();
     assert_eq!(requests.join_all().await, [200; 50], "a request noticed the rotation of the key");
-    // One to see that it says something else, one for the new settings.
+    // One run compares the secret, one builds the new settings.
     assert_eq!(runs(&world), 3, "fifty rejections have to share one reading");
     program.stop().await;
 }
@@ -220,7 +220,7 @@ async fn after_a_body_that_was_not_kept_the_next_request_has_the_new_key() {
     program.stop().await;
 }
 
-/// A command that does not end is waited for no longer than for a token, and the proxy stops all the same.
+/// A request waits for a hanging command no longer than for a token, and the proxy still stops.
 #[tokio::test]
 async fn a_command_that_hangs_holds_a_request_no_longer_than_the_limit() {
     let source = r#"{ cmd = ["sh", "-c", "exec 2>/dev/null; test -e slow && sleep 25; cat key"] }"#;

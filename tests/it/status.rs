@@ -246,7 +246,7 @@ async fn a_dead_grant_is_shown_with_its_reason_and_what_to_do() {
     world.write_seed(&server.issue_refresh_token());
 }
 
-/// After a restart as well, when nobody has asked for anything.
+/// The same after a restart, before the first request.
 #[tokio::test]
 async fn a_dead_grant_is_shown_after_a_restart() {
     let world = servers(World::builder()).await;

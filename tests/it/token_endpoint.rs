@@ -1,4 +1,4 @@
-//! What token endpoints answer, and how they are asked.
+//! Answers of token endpoints, and the requests that they get.
 //!
 //! Rows are those of `docs/behaviours.md`.
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::world::{HOURS, MINUTE, TO_MARGIN, World, assert_all, eventually};
 
-// ----- what they answer -----
+// ----- answers -----
 
 /// Row 7.
 #[tokio::test]
@@ -327,7 +327,7 @@ async fn a_token_request_does_not_follow_a_redirect() {
     assert_eq!(elsewhere.requests().len(), 0, "the token request followed the redirect");
 }
 
-// ----- how they are asked -----
+// ----- requests -----
 
 #[tokio::test]
 async fn a_refresh_posts_a_form_with_the_client_in_it() {

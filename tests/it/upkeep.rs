@@ -18,7 +18,7 @@ async fn reaches(world: &World, generation: u64) {
     eventually("the next generation", || world.status().generation == Generation(generation)).await;
 }
 
-/// #7 and #8: by the clock, with nobody asking.
+/// #7 and #8: by the clock, without a request.
 #[tokio::test]
 async fn near_expiry_a_used_token_is_replaced_without_a_request() {
     let world = World::settled().await;
@@ -101,7 +101,7 @@ async fn a_clock_set_back_before_a_restart_does_not_make_an_old_token_look_new()
         .assert_token_requests(2, "the rejected token was not replaced by one token request");
 }
 
-/// Row 6: a failure is over when its pause is, whatever the wall clock says.
+/// Row 6: a backoff ends on time, whatever the wall clock says.
 #[tokio::test]
 async fn a_clock_that_is_set_back_does_not_lengthen_a_backoff() {
     let world = World::new().await;
@@ -111,7 +111,7 @@ async fn a_clock_that_is_set_back_does_not_lengthen_a_backoff() {
     let failed = || matches!(world.status().condition, Condition::Failing(_));
     eventually("the token request has failed", failed).await;
     world.clock.set_back(Duration::from_secs(1800));
-    // Whoever waits sees the next attempt through, two seconds later.
+    // The waiting request gets the result of the next attempt, two seconds later.
     waiting.await.unwrap().assert_ok();
 }
 
@@ -166,7 +166,7 @@ async fn rotation_ignore_keeps_the_refresh_token() {
     assert_eq!(world.record()["attempt"], Value::Null, "the record still has an open attempt");
 }
 
-/// Row 46, near expiry: the server returns the same token until it is over (Reltio).
+/// Row 46, near expiry: the server returns the same token until it expires (Reltio).
 #[tokio::test]
 async fn a_server_that_returns_the_same_token_near_expiry_is_not_asked_again_at_once() {
     let world = World::settled().await;
@@ -227,7 +227,7 @@ async fn a_logout_ends_a_credential_in_every_process_and_through_restarts() {
     );
 }
 
-/// #11: a sibling has a newer token than the one that is rejected, and nobody waits for it.
+/// #11: a sibling has a newer token than the rejected one, and it is used without a delay.
 #[tokio::test]
 async fn the_store_is_read_before_a_new_token_gets_a_propagation_delay() {
     let world = World::new().await;

@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    /// A world whose API speaks plain http, and may be given tokens all the same.
+    /// A world whose API speaks plain http and is allowed to receive tokens.
     pub(crate) fn plain() -> WorldBuilder {
         Self::builder().plain_origin().credential("allow_http = true")
     }

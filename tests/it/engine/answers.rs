@@ -1,4 +1,4 @@
-//! A received answer is never discarded: other shapes, other codings, nothing readable at all.
+//! A received answer is never discarded, whatever its shape and coding, even if it is unreadable.
 
 use bearerd_test_support::{Answer, Rotation, TokenBehaviour, coding};
 use serde_json::{Value, json};
@@ -10,12 +10,12 @@ use super::{
 };
 use crate::texts::{assert_never_says, assert_says};
 
-/// Makes another JSON of the same members.
+/// Arranges the same members in another JSON.
 type Shape = fn(Value) -> Value;
 /// Codes a body.
 type Code = fn(&[u8]) -> Vec<u8>;
 
-/// Has the token of a settled world replaced by an answer like this; the refresh token before it.
+/// Refreshes the token of a settled world with this answer; returns the old refresh token and the status.
 pub(super) async fn answered(world: &World, answer: TokenBehaviour) -> (String, u16) {
     let server = &world.authorization_server;
     let old = server.current_refresh_token();
@@ -25,8 +25,8 @@ pub(super) async fn answered(world: &World, answer: TokenBehaviour) -> (String, 
     (old, status)
 }
 
-/// The answer was read: the request has its token, the new refresh token is on the disk and good for the
-/// next refresh, and the old one was presented once.
+/// Asserts that the answer was read: the request has its token, the new refresh token is on the disk and works
+/// for the next refresh, and the old one was presented once.
 pub(super) async fn assert_read(world: &World, answer: TokenBehaviour, case: &str) {
     let (old, status) = answered(world, answer).await;
     let server = &world.authorization_server;
@@ -118,7 +118,7 @@ async fn e02_tokens_where_the_mapping_does_not_look_are_found() {
     assert!(keeps_newest(&world), "the newest refresh token is not on the disk");
 }
 
-/// Answers with status 2xx from which no refresh token can be had. None is an HTML page.
+/// Answers with status 2xx that yield no refresh token. None is an HTML page.
 fn unreadable() -> Vec<(&'static str, TokenBehaviour)> {
     let body = |text: &'static str| {
         TokenBehaviour::changed(move |answer| answer.body = text.as_bytes().into())
@@ -208,7 +208,7 @@ async fn e02_an_answer_that_nothing_can_be_read_from_is_healed_by_a_bootstrap() 
     .await;
 }
 
-/// A server that keeps its refresh tokens has lost nothing.
+/// A server that does not rotate its refresh tokens has lost nothing.
 #[tokio::test]
 async fn e02_where_nothing_rotates_an_unreadable_answer_passes() {
     each(unreadable(), |case, answer| async move {
@@ -251,7 +251,7 @@ async fn e03_a_compressed_answer_is_read_although_identity_was_asked() {
     .await;
 }
 
-/// The field was lost on the way, or names what a gateway has undone.
+/// The field was lost, or a gateway has decoded the content and kept the field.
 #[tokio::test]
 async fn e03_a_coding_that_is_not_named_or_is_named_wrongly_costs_nothing() {
     let plain: Code = |body| body.to_vec();
@@ -312,7 +312,7 @@ async fn e38_an_access_token_of_twenty_kilobytes_is_sent() {
 
 // ----- E41 -----
 
-/// Answers whose access token is of no use, now and later.
+/// Answers whose access token can never be used.
 fn unusable() -> Vec<(&'static str, TokenBehaviour)> {
     let member = |name: &'static str, value: String| {
         TokenBehaviour::reshaped(move |mut tokens| {

@@ -1,4 +1,4 @@
-//! E5, E6 and E22: what a token was issued for, and who is given it.
+//! E5, E6 and E22: a token is used only for the grant and the parameters that it was issued for.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl Provider {
         get(world.client().get(self.api.url("/"))).await
     }
 
-    /// Neither the API nor the token endpoint was shown one of these.
+    /// Asserts that neither the API nor the token endpoint received one of these tokens.
     #[track_caller]
     fn assert_never_saw(&self, tokens: &[String], case: &str) {
         let seen = |text: &str| tokens.iter().any(|token| text.contains(token));
@@ -78,7 +78,7 @@ impl Provider {
     }
 }
 
-/// The credential's name stays, and everything else is another provider's.
+/// Points the credential to another provider; only its name stays.
 fn move_to(world: &mut World, other: &Provider) {
     let (host, token_url) = (world.origin.authority(), world.authorization_server.token_url());
     world.configure(|text| {
@@ -134,7 +134,7 @@ async fn a_credential_moved_to_another_provider_never_sends_it_an_old_token() {
             world.authorization_server.assert_token_requests(1, &case);
             assert_says_what_to_do(admin(&world), &case).await;
 
-            // The old setting.
+            // Back to the old configuration.
             move_back(&mut world, &other);
             by.apply(&mut world).await;
             world.get("/").await.assert_status(200, &case);
@@ -149,7 +149,7 @@ async fn a_credential_moved_to_another_provider_never_sends_it_an_old_token() {
     }
 }
 
-/// E5, healed by what status says: a seed of the other provider.
+/// E5, healed by the step that the status names: a seed of the other provider.
 #[tokio::test]
 async fn a_seed_of_the_other_provider_begins_its_grant() {
     for by in EITHER {
@@ -182,7 +182,7 @@ async fn a_seed_of_the_other_provider_begins_its_grant() {
     }
 }
 
-/// A wrong seed of the other provider must not bring the first one's token out again.
+/// A wrong seed of the other provider must not make bearerd use the first one's token.
 #[tokio::test]
 async fn a_seed_that_the_other_provider_refuses_does_not_fall_back_to_the_first_ones_token() {
     for by in EITHER {
@@ -206,7 +206,7 @@ async fn a_seed_that_the_other_provider_refuses_does_not_fall_back_to_the_first_
     }
 }
 
-/// Each part of what a grant is, alone. The API stays the same, and would take the token.
+/// Changes each part of a grant alone. The API stays the same and would accept the token.
 #[tokio::test]
 async fn a_token_is_not_used_after_any_part_of_its_grant_has_changed() {
     for by in EITHER {
@@ -233,7 +233,7 @@ async fn a_token_is_not_used_after_any_part_of_its_grant_has_changed() {
     }
 }
 
-/// What a grant is not.
+/// These keys are not part of a grant.
 #[tokio::test]
 async fn a_token_stays_in_use_if_anything_else_changes() {
     for by in EITHER {
@@ -327,7 +327,7 @@ async fn another_users_token_is_not_used() {
     }
 }
 
-/// A refresh is under way while the provider changes: its answer is for the old setting alone.
+/// A refresh is under way while the provider changes: its answer belongs to the old configuration.
 #[tokio::test]
 async fn an_answer_that_comes_after_the_move_is_kept_and_not_shown_to_the_other_provider() {
     let mut world = World::plain().settled().await;
@@ -377,7 +377,7 @@ async fn two_processes_with_different_providers_do_not_use_each_others_tokens() 
     stays_true("the new grant in the record", WRITTEN_BACK, is_kept).await;
     world.origin.clear();
     for _ in 0..2 {
-        // To the end of its own token; then it has none.
+        // The sibling is served until its own token expires.
         let status = sibling.get(&world).await.status;
         assert!(matches!(status, 200 | 503), "{status}: the sibling answered with another status");
         world.clock.advance(HOURS);
@@ -408,7 +408,7 @@ async fn two_processes_with_different_providers_do_not_use_each_others_tokens() 
 
 // ----- another request -----
 
-/// Old line, new line, and the parameter that says so.
+/// The old line, the new line, and the parameter that shows the change.
 const WORDS: [(&str, &str, (&str, &str)); 5] = [
     ("scope = \"a\"", "scope = \"a b\"", ("scope", "a b")),
     ("scope = \"a\"", "", ("scope", "")),
@@ -456,7 +456,7 @@ async fn after_a_change_of_parameters_the_next_request_has_a_token_requested_wit
     }
 }
 
-/// A refused scope leaves no token by the new words; the old words still have theirs.
+/// A refused scope yields no token for the new parameters; the token for the old ones is kept.
 #[tokio::test]
 async fn parameters_that_the_server_refuses_can_be_reverted() {
     for by in EITHER {
@@ -493,7 +493,7 @@ async fn parameters_that_the_server_refuses_can_be_reverted() {
     }
 }
 
-/// During a roll-out: they have one refresh token and want different access tokens.
+/// During a roll-out two processes share a refresh token and need different access tokens.
 #[tokio::test]
 async fn two_processes_with_different_parameters_do_not_alternate_refreshes() {
     let mut world = World::plain().credential("scope = \"a\"").settled().await;
@@ -515,7 +515,7 @@ async fn two_processes_with_different_parameters_do_not_alternate_refreshes() {
     world.assert_newest_refresh_token_is_stored();
 }
 
-/// The words change while a token by the old ones is under way.
+/// The parameters change while a token for the old ones is being requested.
 #[tokio::test]
 async fn a_token_requested_with_the_old_parameters_is_not_used_for_the_new_ones() {
     let mut world = World::plain().credential("scope = \"a\"").settled().await;
@@ -554,7 +554,7 @@ fn proven_by(request: &TokenRequest) -> Option<Value> {
     Some(serde_json::from_slice::<Value>(&head).unwrap()["jwk"].clone())
 }
 
-/// E22: off by mistake, and on again.
+/// E22: DPoP is switched off by mistake and on again.
 #[tokio::test]
 async fn binding_switched_off_and_on_again_costs_no_grant() {
     for by in EITHER {
@@ -589,7 +589,7 @@ async fn binding_switched_off_and_on_again_costs_no_grant() {
     }
 }
 
-/// The key lives as long as the refresh token that is bound to it, through whatever else happens.
+/// The key is kept as long as the refresh token that is bound to it.
 #[tokio::test]
 async fn a_bound_refresh_token_is_presented_with_one_key_through_damage_and_restarts() {
     let mut world = bound().settled().await;

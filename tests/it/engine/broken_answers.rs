@@ -1,4 +1,4 @@
-//! E4: answers that break off, miscount themselves or are not quite text, with the tokens in them.
+//! E4: answers with tokens that break off, have a wrong length or contain invalid text.
 
 use bearerd_test_support::{End, TokenAnswer, TokenBehaviour};
 use serde_json::json;
@@ -89,7 +89,7 @@ async fn e04_the_refresh_token_before_a_break_is_kept() {
     each_is_read(ends.map(|end| (format!("{end:?}"), TokenBehaviour::written(end, cut)))).await;
 }
 
-/// Nothing may be made of half a refresh token.
+/// Half a refresh token must not be used.
 #[tokio::test]
 async fn e04_half_a_refresh_token_is_never_presented() {
     let cut = |answer: &TokenAnswer| {
@@ -138,7 +138,7 @@ async fn e04_invalid_text_beside_the_tokens_does_not_matter() {
     each_is_read(members.map(|(case, member)| (case, odd(member)))).await;
 }
 
-/// Each of these answers is read, by a world of its own.
+/// Asserts that each of these answers is read, each in a world of its own.
 async fn each_is_read(answers: impl IntoIterator<Item = (impl ToString, TokenBehaviour)>) {
     each(answers, |case, answer| async move {
         assert_read(&abroad().settled().await, answer, &case).await;

@@ -1,5 +1,5 @@
-//! E43: file systems that are not what they seem: an overlay that goes with the container, and names
-//! that differ in case alone.
+//! E43: unusual file systems: an overlay that is removed with its container, and names that differ only in
+//! case.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,7 +13,7 @@ use crate::texts::assert_says;
 
 // ----- overlayfs -----
 
-/// Becomes the program where the state directory is an overlay, as in a container without a volume.
+/// Executes the program with an overlay as its state directory, as in a container without a volume.
 const ON_OVERLAY: &str = r#"
 mount -t tmpfs tmpfs "$1" && mkdir "$1/lower" "$1/upper" "$1/work" &&
 mount -t overlay overlay -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work" "$0" &&
@@ -89,7 +89,7 @@ async fn servers_for(names: &[String]) -> World {
     world
 }
 
-/// Would a disk that ignores case keep all of these files apart?
+/// Asserts that the file names differ on a file system that ignores case.
 #[track_caller]
 fn assert_distinct(world: &World) {
     let mut seen = BTreeMap::new();
@@ -100,7 +100,7 @@ fn assert_distinct(world: &World) {
     }
 }
 
-/// All slots are asked, restarted and refreshed; each has a record of its own.
+/// Uses, restarts and refreshes all slots and asserts that each has its own record.
 async fn each_has_its_own(names: &[String]) {
     let mut world = servers_for(names).await;
     world.start_proxy().await;
@@ -133,14 +133,14 @@ async fn values_that_differ_in_case_alone_have_records_of_their_own() {
     each_has_its_own(&["Paris", "paris", "PARIS"].map(str::to_owned)).await;
 }
 
-/// What such a name may be written as must not be another one's.
+/// The escaped form of a name must differ from every other name.
 #[tokio::test]
 async fn values_that_look_like_the_escaped_form_of_others_are_not_mistaken_for_them() {
     let names = ["Ab", "aB", "ab", "+ab", "~ab", "=ab", "_ab", "-ab", "a_b", "ab.lock", "ab.json"];
     each_has_its_own(&names.map(str::to_owned)).await;
 }
 
-/// The longest that a value may be, in letters that an escaped name may write as several.
+/// Values of the greatest length, in letters that escaping makes longer.
 #[tokio::test]
 async fn the_longest_values_have_records_of_their_own() {
     let long = ["N", "n"].map(|letter| letter.repeat(63));
@@ -151,7 +151,7 @@ async fn the_longest_values_have_records_of_their_own() {
 /// SHA-256 of `a-seed-of-long-ago`.
 const SEED: &str = "629498943a6e4dbd8c65df63cd7d41b679e1601bcdc921135c7a7af52e08698b";
 
-/// Before there was such a rule, the record of `Paris` was in a file of that name.
+/// Older versions stored the record of `Paris` under that name.
 #[tokio::test]
 async fn a_record_under_its_older_file_name_is_still_found() {
     let names = ["Paris", "paris"].map(str::to_owned);

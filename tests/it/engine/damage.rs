@@ -1,4 +1,4 @@
-//! E7: what happens to the record while bearerd runs, and how soon it is whole again.
+//! E7: damage to the record while bearerd runs, and how soon the record is restored.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::operator::{
 
 const DAMAGES: [&str; 6] = ["deleted", "empty", "cut", "flipped", "older", "other"];
 
-/// Damages the record; what is in its place now. `older` is what the file held before.
+/// Damages the record and returns the new content of the file. `older` is an earlier content.
 fn damage(world: &World, how: &str, older: &[u8]) -> Option<Vec<u8>> {
     let path = world.state().join("api.json");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -91,7 +91,7 @@ async fn under_two_replicas_a_damaged_record_is_written_back_and_stays() {
         sibling.get(&world).await.assert_ok();
         let damaged = damage(&world, how, &older);
         is_written_back(&world, damaged, how).await;
-        // They do not take turns at it.
+        // The replicas do not overwrite each other's record.
         let before = std::fs::read(world.state().join("api.json")).unwrap();
         let same = || std::fs::read(world.state().join("api.json")).unwrap() == before;
         stays_true("the record as it was written back", WRITTEN_BACK, same).await;
@@ -107,7 +107,7 @@ async fn under_two_replicas_a_damaged_record_is_written_back_and_stays() {
     }
 }
 
-/// E7, as it hurt: a crash soon after.
+/// E7 with a crash soon after the damage.
 #[tokio::test]
 async fn after_a_kill_a_backup_that_was_put_back_does_not_present_a_dead_token() {
     for how in DAMAGES {
@@ -132,7 +132,7 @@ async fn after_a_kill_a_backup_that_was_put_back_does_not_present_a_dead_token()
     }
 }
 
-/// While a token request is out: what was begun must be known to whoever comes next.
+/// During a token request the next process must learn of the open attempt.
 #[tokio::test]
 async fn during_a_token_request_a_damaged_record_is_written_back_too() {
     for how in DAMAGES {
@@ -164,7 +164,7 @@ fn spawn_get(world: &World, sibling: &Sibling) -> tokio::task::JoinHandle<u16> {
     tokio::spawn(async move { request.send().await.unwrap().status().as_u16() })
 }
 
-/// A damaged file is kept for a person to look at, and never more of them than there were damages.
+/// Each damaged file is kept once for inspection.
 #[tokio::test]
 async fn a_damaged_record_is_moved_aside_once() {
     let (world, older) = third_generation().await;
@@ -181,7 +181,7 @@ async fn a_damaged_record_is_moved_aside_once() {
     );
 }
 
-/// A logout wins over the backup of what it has ended.
+/// A logout takes precedence over a backup of the ended grant.
 #[tokio::test]
 async fn a_backup_from_before_a_logout_does_not_undo_it() {
     for restarted in [false, true] {
@@ -223,7 +223,7 @@ async fn a_backup_from_before_a_logout_does_not_undo_it() {
     }
 }
 
-/// A logout by another process is newer, not damage.
+/// A logout by another process is a newer record, not damage.
 #[tokio::test]
 async fn a_logout_by_another_process_is_not_overwritten() {
     let mut world = World::builder().start_servers().await;
@@ -256,7 +256,7 @@ refresh_token = { file = "second-seed" }
 params = { realm = "second" }
 "#;
 
-/// Two credentials on one host and server, whose grants are nobody else's.
+/// Two credentials on one host and server with separate grants.
 async fn two_credentials() -> World {
     let mut world = World::builder()
         .authorization_server(|config| config.realm_parameter = Some("realm".into()))
@@ -276,7 +276,7 @@ async fn two_credentials() -> World {
     world
 }
 
-/// Somebody copies one credential's file over another's.
+/// The file of one credential is copied over another's.
 #[tokio::test]
 async fn the_record_of_another_credential_is_not_used() {
     for running in [true, false] {
@@ -300,7 +300,7 @@ async fn the_record_of_another_credential_is_not_used() {
             world.get("/first/").await.assert_ok();
             assert_eq!(world.tokens_seen(), [first], "the token of another credential was sent");
         } else {
-            // Its own record is lost, and its seed used up: it may fail, but not be somebody else.
+            // Its own record is lost and its seed used, so it may fail, but must not use the other's tokens.
             let status = world.get("/first/").await.status;
             assert!(matches!(status, 200 | 503), "{status}: the lost record led to another answer");
             assert!(
@@ -330,7 +330,7 @@ async fn the_record_of_another_credential_is_not_used() {
 
 // ----- what is moved aside holds tokens (E43) -----
 
-/// The tokens of a logged-out credential are in no file any more, whatever the file is called.
+/// After a logout no file holds a token of the credential.
 #[tokio::test]
 async fn a_logout_leaves_no_token_in_files_that_were_moved_aside() {
     let world = two_credentials().await;

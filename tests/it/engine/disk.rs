@@ -17,10 +17,10 @@ use super::operator::{
 };
 use crate::texts::assert_never_says;
 
-/// A call of the store is given up after a second; the machine may be busy.
+/// The store gives up on a call after a second; the rest allows for a busy machine.
 const GIVEN_UP: Duration = Duration::from_millis(2500);
 
-/// Servers, and a disk; `None` where there can be none with faults.
+/// Servers and a disk; `None` if faults cannot be injected here.
 async fn world_with_faults(builder: WorldBuilder) -> Option<(World, Faults)> {
     let mut world = builder.start_servers().await;
     add_admin_token(&mut world);
@@ -38,7 +38,7 @@ async fn settled(builder: WorldBuilder) -> Option<(World, Faults, Program)> {
     Some((world, faults, program))
 }
 
-/// An operator wants another token; the server has received the token request and keeps it.
+/// An operator forces a refresh; the server has received the token request and holds it.
 async fn begin_to_force(program: &Program, server: &AuthorizationServer) -> JoinHandle<Reply> {
     let before = server.token_requests();
     server.hold();
@@ -80,7 +80,7 @@ fn generation(world: &World) -> Value {
     whole_record(world).unwrap()["generation"].clone()
 }
 
-/// Each refresh token was presented once, and the newest is in the record.
+/// Asserts that each refresh token was presented once and that the newest is in the record.
 #[track_caller]
 fn assert_nothing_lost(world: &World, case: &str) {
     let server = &world.authorization_server;
@@ -106,7 +106,7 @@ fn assert_nothing_lost(world: &World, case: &str) {
 
 // ----- a disk that hangs -----
 
-/// E15: from the moment at which the answer with the new refresh token comes.
+/// E15: the disk hangs when the answer with the new refresh token arrives.
 #[tokio::test]
 async fn a_commit_that_never_returns_delays_the_new_token_by_a_second() {
     for hang in ["hang sync", "hang dirsync", "hang rename"] {
@@ -147,7 +147,7 @@ async fn a_commit_that_never_returns_delays_the_new_token_by_a_second() {
     }
 }
 
-/// E15: there is no usable token, and nothing can be written, not even what is about to be done.
+/// E15: there is no usable token and nothing can be written, not even the attempt.
 #[tokio::test]
 async fn with_a_disk_that_hangs_a_rejected_token_is_still_replaced() {
     for hang in ["hang sync", "hang rename"] {
@@ -157,7 +157,7 @@ async fn with_a_disk_that_hangs_a_rejected_token_is_still_replaced() {
         server.tokens().revoke_all_access_tokens();
         let began = Instant::now();
         is_replaced(&program, &world, hang).await;
-        // A brand-new token is given three seconds to become known, and each call of the store one.
+        // A new token gets a propagation delay of three seconds, and each call of the store a second.
         assert!(
             began.elapsed() < Duration::from_secs(9),
             "{hang}: it took too long: {:?}",
@@ -171,12 +171,12 @@ async fn with_a_disk_that_hangs_a_rejected_token_is_still_replaced() {
     }
 }
 
-/// E15, from nothing: the first refresh token is the seed.
+/// E15 without a record: the first refresh token is the seed.
 #[tokio::test]
 async fn started_on_a_disk_that_hangs_it_serves_and_saves_later() {
     for hang in ["hang sync", "hang rename"] {
         let Some((world, faults)) = world_with_faults(World::plain()).await else { return };
-        // The first start makes what is not the store's: the authority of the proxy.
+        // The first start creates the CA, which does not belong to the store.
         faults.start(&world).await.stop().await;
         faults.set(&[hang]);
         let program = faults.start(&world).await;
@@ -195,7 +195,7 @@ async fn started_on_a_disk_that_hangs_it_serves_and_saves_later() {
     }
 }
 
-/// There is a token to use, and what is about to be done cannot be written: nothing is begun.
+/// There is a usable token and the attempt cannot be written, so no refresh is started.
 #[tokio::test]
 async fn with_a_disk_that_hangs_a_usable_token_is_kept_and_operators_are_answered() {
     for hang in ["hang sync", "hang rename", "hang flock"] {
@@ -242,7 +242,7 @@ async fn refreshes_again(program: &Program) {
     within(forced).await;
 }
 
-/// A write that hangs must not keep a stop waiting for ever, however long it would.
+/// A hanging write must not block a shutdown.
 #[tokio::test]
 async fn with_a_disk_that_hangs_the_program_still_ends() {
     let builder = || World::plain().proxy("shutdown_grace = \"2s\"");
@@ -259,7 +259,7 @@ async fn with_a_disk_that_hangs_the_program_still_ends() {
     }
 }
 
-/// Killed while the write hangs: the record is the old one, with what had been begun, or the new one.
+/// After a kill during a hanging write, the record is the old one with its open attempt, or the new one.
 #[tokio::test]
 async fn a_kill_while_a_write_hangs_leaves_a_record_that_can_be_used() {
     for (hang, is_new) in [("hang sync", false), ("hang rename", false), ("hang dirsync", true)] {
@@ -284,7 +284,7 @@ async fn a_kill_while_a_write_hangs_leaves_a_record_that_can_be_used() {
     }
 }
 
-/// Asks until there is an answer with a new token: a brand-new one that is rejected is given some seconds.
+/// Repeats a request until it is served with a new token, because a rejected new token gets a propagation delay.
 async fn is_replaced(program: &Program, world: &World, case: &str) {
     let began = Instant::now();
     while within(program.get(&world.http("/"))).await.status != 200 {
@@ -292,7 +292,7 @@ async fn is_replaced(program: &Program, world: &World, case: &str) {
     }
 }
 
-/// Two tokens are only in memory, and the write of the first comes to its end after all.
+/// Two tokens are only in memory when the write of the first finally succeeds.
 #[tokio::test]
 async fn writes_that_hung_do_not_overtake_newer_ones() {
     for hang in ["hang sync", "hang rename"] {
@@ -317,8 +317,8 @@ async fn writes_that_hung_do_not_overtake_newer_ones() {
     }
 }
 
-/// E8 at its narrowest: the lock is lost while what is about to be done is being written. Another
-/// process does it instead, and the write that hung does not undo that when it comes to its end.
+/// E8: the lock is lost while the attempt is being written. Another process refreshes instead, and the
+/// hanging write does not undo that when it finally succeeds.
 #[tokio::test]
 async fn a_process_that_loses_the_lock_before_presenting_presents_nothing() {
     for hang in ["hang sync", "hang rename"] {
@@ -351,7 +351,7 @@ async fn a_process_that_loses_the_lock_before_presenting_presents_nothing() {
 
 // ----- a disk that fails -----
 
-/// E27: the record is replaced, and whether that would survive a power cut is not known.
+/// E27: the record is replaced, but the replacement may not survive a power failure.
 #[tokio::test]
 async fn a_failed_directory_sync_is_retried_and_the_token_counts_as_unsaved_until_then() {
     let Some((world, faults, program)) = settled(World::plain()).await else { return };
@@ -385,8 +385,8 @@ async fn a_failed_directory_sync_is_retried_and_the_token_counts_as_unsaved_unti
     assert_never_says("the log", &log, ["someone else", "conflict"]);
 }
 
-/// E27, at the first of the two writes: what is about to be done may not survive, so with a usable
-/// token it is not done.
+/// E27 at the first of the two writes: the attempt may not survive a power failure, so with a usable
+/// token it is not made.
 #[tokio::test]
 async fn an_attempt_that_may_not_be_on_the_disk_is_not_made_while_there_is_a_usable_token() {
     for fail in ["fail dirsync", "fail sync", "fail rename"] {
@@ -407,7 +407,7 @@ async fn an_attempt_that_may_not_be_on_the_disk_is_not_made_while_there_is_a_usa
     }
 }
 
-/// The old record is whole until the new one is durable; nothing is left behind.
+/// The old record stays whole until the new one is durable, and no temporary file is left.
 #[tokio::test]
 async fn a_failed_write_is_repeated_and_leaves_no_temporary_file() {
     for fail in ["fail sync", "fail rename"] {

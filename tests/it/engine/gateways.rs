@@ -1,5 +1,4 @@
-//! E11: what gateways say while the token endpoint behind them is away. E19: what refusals that pass
-//! leave behind.
+//! E11: answers of gateways while their token endpoint is down. E19: temporary refusals and the margin.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use super::{QUARTER, at_rest, back_within, each, look, presented, state};
 
 // ----- E11 -----
 
-/// What stands before a token endpoint says while the endpoint is away.
+/// Answers of gateways while their token endpoint is down.
 fn gateway_answers() -> Vec<TokenBehaviour> {
     let express = "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
                    <title>Error</title>\n</head>\n<body>\n<pre>Cannot POST /oauth/refresh_token</pre>\n\
@@ -109,7 +108,7 @@ async fn e11_a_page_with_status_200_or_502_is_waited_out() {
     .await;
 }
 
-/// The pauses grow: a page that stays for an hour is no reason for a request every second.
+/// The backoff grows while the page stays.
 #[tokio::test]
 async fn e11_a_page_with_status_200_is_retried_with_backoff() {
     let world = short().settled().await;
@@ -147,7 +146,7 @@ async fn e19_refusals_that_pass_leave_the_margin_as_it_is() {
         let world =
             short().authorization_server(long).credential("margin = \"2h\"").settled().await;
         let server = &world.authorization_server;
-        // Also the timer asks when the clock moves, so each answer is there before that.
+        // The timer also makes requests when the clock moves, so each answer is enqueued before that.
         server.decide_by(move |_| TokenBehaviour::error(status, error, Some(text)));
         world.clock.advance(lifetime - MINUTE - before_the_end);
         for failed in 1..=3 {

@@ -13,7 +13,7 @@ use crate::texts::assert_says;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A server whose access tokens live for a year, so that nothing is refreshed for their sake.
+/// A server whose access tokens live for a year, so that their expiry causes no refresh.
 fn answering(members: &[(&'static str, Value)]) -> WorldBuilder {
     let members = members.to_vec();
     World::builder().authorization_server(move |config| {
@@ -77,15 +77,15 @@ async fn the_end_of_a_grant_is_stored_and_announced_a_week_before() {
             assert_says(&format!("{said}: the answer"), &text, ["grant", "login"]);
         }
     }
-    // Keepalive cannot move it, so nothing is asked for its sake.
+    // Keepalive cannot move the end of the grant, so it causes no token request.
     world.authorization_server.assert_token_requests(
         1,
         "a refresh cannot move the end of the grant, so none may be made for its sake",
     );
 }
 
-/// The server names it with the first answer alone: it is the same grant after a refresh, and another
-/// one with a new seed.
+/// The server sends the end only with the first answer. It stays valid over refreshes and is dropped with a
+/// new seed.
 #[tokio::test]
 async fn the_end_of_a_grant_is_kept_over_refreshes_and_restarts_and_dropped_with_the_grant() {
     let mut world = World::builder().start_servers().await;
@@ -123,7 +123,7 @@ async fn the_end_of_a_grant_is_kept_over_refreshes_and_restarts_and_dropped_with
     );
 }
 
-/// Past the named end the server decides.
+/// After the announced end, the server decides.
 #[tokio::test]
 async fn a_grant_that_goes_on_past_its_end_is_used() {
     let world = World::builder()

@@ -1,4 +1,4 @@
-//! Records of formats 2 and 3, as the edition before this one wrote them (`records/`), are read and used.
+//! Records of formats 2 and 3 (`records/`), as the previous version wrote them, are read and used.
 //!
 //! They were made with a token endpoint at [`TOKEN_ENDPOINT`], which is part of the hash of the
 //! configuration in them. The access token in most of them lives until 2099.
@@ -22,12 +22,12 @@ use super::operator::{
     WRITTEN_BACK, add_admin_token, described, files_with, force, presented, stays_true,
 };
 
-/// Nobody else's, and below the ports that the system gives out.
+/// A port below the range of ephemeral ports that nothing else uses.
 const TOKEN_ENDPOINT: &str = "127.86.13.7:28431";
 /// What the records of generation 5 hold.
 const ACCESS_TOKEN: &str = "golden-at-5";
 const REFRESH_TOKEN: &str = "golden-rt-5";
-/// Superseded ones, and the seed that it all began with.
+/// Superseded refresh tokens and the first seed.
 const OLD: [&str; 3] = ["golden-rt-4", "golden-rt-3", "golden-seed"];
 /// The seed on trial in `displaced`.
 const TRIAL: &str = "golden-seed-2";
@@ -46,10 +46,10 @@ fn golden(name: &str) -> String {
     std::fs::read_to_string(dir.join(format!("{name}.json"))).unwrap()
 }
 
-/// A world whose state is a record of before.
+/// A world whose state directory holds a record of an older format.
 struct Old {
     world: World,
-    /// Takes every token, and says which it was shown.
+    /// Accepts every token and records it.
     api: OriginServer,
     _alone: MutexGuard<'static, ()>,
 }
@@ -59,7 +59,7 @@ impl Old {
     async fn servers(record: &str, current: &str, dpop: bool) -> Self {
         static ALONE: Mutex<()> = Mutex::const_new(());
         let alone = ALONE.lock().await;
-        // The server of the test before is ending.
+        // The server of the previous test may still be shutting down.
         eventually("the address is free", || TcpListener::bind(TOKEN_ENDPOINT).is_ok()).await;
         let change = |config: &mut AuthorizationServerConfig| {
             config.listen = Some(TOKEN_ENDPOINT.parse().unwrap());
@@ -104,7 +104,7 @@ impl Old {
         presented(&self.world.authorization_server, refresh_token)
     }
 
-    /// The newest refresh token is in the record, which is of the format of today.
+    /// Asserts that the newest refresh token is in the record, in the current format.
     #[track_caller]
     fn assert_stored(&self, case: &str) {
         let server = &self.world.authorization_server;
@@ -129,7 +129,7 @@ impl Old {
     }
 }
 
-/// The ordinary ones, of each format, and one with everything that a record could hold.
+/// An ordinary record of each format, and one with every member.
 #[tokio::test]
 async fn a_token_of_an_older_format_is_used_and_then_refreshed() {
     for record in ["format-2", "format-3", "everything"] {
@@ -192,7 +192,7 @@ async fn superseded_refresh_tokens_in_an_older_format_are_never_presented() {
     }
 }
 
-/// Its own margin, its raw members and its other facts make no difference; but a rejection does.
+/// A rejection or an expiry in the old record causes a refresh; its other members do not.
 #[tokio::test]
 async fn a_rejected_or_expired_token_of_an_older_format_is_refreshed() {
     for record in ["rejected", "expired"] {
@@ -229,7 +229,7 @@ async fn an_open_attempt_in_an_older_format_is_repeated_once() {
     );
     old.assert_stored("not consumed");
     drop(old);
-    // It was consumed, and what it brought is lost.
+    // The refresh token was used, and the answer is lost.
     let old = Old::start("intent", "golden-rt-6").await;
     for _ in 0..3 {
         old.get().await.assert_no_token();
@@ -240,7 +240,7 @@ async fn an_open_attempt_in_an_older_format_is_repeated_once() {
     old.world.assert_needs_login("lost_rotation");
 }
 
-/// A new seed had taken the place of a grant that worked, and had not brought anything yet.
+/// A new seed had replaced a working grant and had not yet been used.
 #[tokio::test]
 async fn a_seed_on_trial_in_an_older_format_is_tried_and_falls_back_to_the_displaced_grant() {
     // A seed on trial is the configured one.
@@ -282,7 +282,7 @@ async fn a_seed_on_trial_in_an_older_format_is_tried_and_falls_back_to_the_displ
     old.assert_stored("a refused seed");
 }
 
-/// Dead stays dead, without a request; an operator or a new seed brings it back.
+/// A dead grant stays dead without a request until an operator's refresh or a new seed heals it.
 #[tokio::test]
 async fn a_dead_grant_in_an_older_format_stays_dead_until_an_operator_acts() {
     for (record, reason) in [("revoked", "revoked"), ("lost-rotation", "lost_rotation")] {
@@ -306,7 +306,7 @@ async fn a_dead_grant_in_an_older_format_stays_dead_until_an_operator_acts() {
                 old.world.write_seed(&seed);
                 old.world.reload().await;
             } else {
-                // It was a mistake: the server takes it.
+                // The server accepts the refresh token after all.
                 assert_eq!(old.force().await, 200, "{case}: the operator's refresh failed");
             }
             old.get().await.assert_status(200, &case);
@@ -371,7 +371,7 @@ async fn a_bound_refresh_token_of_an_older_format_is_presented_with_its_key() {
     old.assert_stored("bound");
 }
 
-/// Sealed, with the key that is still the one, or with one of before.
+/// Encrypted with the current key or with an old one.
 #[tokio::test]
 async fn an_encrypted_record_of_an_older_format_is_decrypted_with_its_key() {
     let tokens = [ACCESS_TOKEN.to_owned(), REFRESH_TOKEN.to_owned()];
@@ -410,7 +410,7 @@ async fn an_encrypted_record_of_an_older_format_is_decrypted_with_its_key() {
             "{keys}: a token is on the disk unencrypted"
         );
     }
-    // Without its key it is nothing, and is left alone.
+    // Without its key the record cannot be read and is not changed.
     let old = Old::servers("sealed", REFRESH_TOKEN, false).await;
     let output = bearerd(old.world.dir.path(), &["check"]);
     assert_eq!(
@@ -423,7 +423,7 @@ async fn an_encrypted_record_of_an_older_format_is_decrypted_with_its_key() {
     assert_eq!(left, golden("sealed"), "a record that cannot be decrypted was changed");
 }
 
-/// A record of before is no damage: it is not rewritten for nothing, nor moved aside.
+/// A record of an older format does not count as damaged: it is neither rewritten without need nor moved aside.
 #[tokio::test]
 async fn a_record_of_an_older_format_is_not_moved_aside_and_survives_a_restart_without_a_request() {
     for record in ["format-2", "format-3", "everything", "displaced", "revoked", "logged-out"] {
@@ -440,7 +440,7 @@ async fn a_record_of_an_older_format_is_not_moved_aside_and_survives_a_restart_w
     }
 }
 
-/// One that is put back over a newer record, as the backup of an older edition would be.
+/// A record of an older format restored over a newer one, like a backup from before an upgrade.
 #[tokio::test]
 async fn a_record_of_an_older_format_that_is_restored_over_a_newer_one_is_overwritten() {
     let old = Old::start("format-3", REFRESH_TOKEN).await;

@@ -70,7 +70,7 @@ impl Published {
         }
     }
 
-    /// Uses the refresh token of whoever is to be asked, and makes a request.
+    /// Makes the refresh token of the expected server the seed, and makes a request.
     async fn ask(&mut self, is_alias: bool) {
         let server = if is_alias { &self.alias } else { &self.world.authorization_server };
         self.world.write_seed(&server.current_refresh_token());
@@ -166,7 +166,7 @@ async fn without_a_certificate_or_without_an_alias_the_normal_endpoint_is_used()
     }
 }
 
-/// What the operator writes down wins over what is published.
+/// A configured token URL takes precedence over the published ones.
 #[tokio::test]
 async fn a_configured_token_url_takes_precedence_over_the_alias() {
     let mut published = Published::start(CERTIFICATE, true).await;

@@ -11,11 +11,11 @@ use super::super::wire::{Reply, Wire};
 use super::super::world::World;
 use crate::texts::assert_says;
 
-/// Within which a record is on the disk again: the store is looked at every two seconds, and the
+/// Time within which a record is on the disk again: the store is polled every two seconds, and the
 /// machine may be busy.
 pub(super) const WRITTEN_BACK: Duration = Duration::from_secs(3);
 
-/// Lets operators change things; counts from the next start on.
+/// Configures an admin token; it takes effect with the next start.
 pub(super) fn add_admin_token(world: &mut World) {
     world.write_secret("admin", "adm1n");
     world.configure_file(|text| {
@@ -32,7 +32,7 @@ pub(super) async fn change(admin: SocketAddr, credential: &str, action: &str) ->
     Wire::to_address(admin).await.ask(&lines).await
 }
 
-/// An operator wants another token for `api`.
+/// Forces a refresh of `api` through the admin listener.
 pub(super) async fn force(admin: SocketAddr) -> Reply {
     change(admin, "api", "refresh").await
 }
@@ -53,7 +53,7 @@ pub(super) async fn described(admin: SocketAddr) -> Value {
     json(admin, "/api/v1/credentials").await["credentials"][0].clone()
 }
 
-/// What the probe says.
+/// The answer of `/readyz`.
 pub(super) async fn readiness(admin: SocketAddr) -> Value {
     json(admin, "/readyz").await
 }
@@ -66,7 +66,7 @@ pub(super) async fn metric(admin: SocketAddr, name: &str) -> Option<f64> {
     line.rsplit_once(' ')?.1.parse().ok()
 }
 
-/// An operator is told that something is wrong, and what to do.
+/// Asserts that the status reports a problem and the next step.
 pub(super) async fn assert_says_what_to_do(admin: SocketAddr, case: &str) {
     let described = described(admin).await;
     assert_ne!(
@@ -97,7 +97,7 @@ pub(super) fn files_with(world: &World, texts: &[String]) -> Vec<String> {
     files(world).into_iter().filter(|(_, content)| holds(content)).map(|(name, _)| name).collect()
 }
 
-/// The record, if there is a whole one: it may be on its way.
+/// The record if there is a complete one.
 pub(super) fn whole_record(world: &World) -> Option<Value> {
     let text = std::fs::read(world.state().join("api.json")).ok()?;
     let file = serde_json::from_slice::<Value>(&text).ok()?;

@@ -15,7 +15,7 @@ fn short() -> WorldBuilder {
     World::builder().sections(SHORT_WAIT)
 }
 
-/// Requests every `step` of the proxy's time, for `long`; each is refused.
+/// Makes a request every `step` of the proxy's time, for `long`, and asserts that each is refused.
 async fn outage(world: &World, long: Duration, step: Duration) {
     let mut passed = Duration::ZERO;
     while passed < long {
@@ -36,7 +36,7 @@ fn down() -> TokenBehaviour {
 
 // ----- E16 -----
 
-/// One answer of another kind does not inherit the count of those before it.
+/// An answer of another kind starts its own backoff.
 #[tokio::test]
 async fn e16_one_404_after_an_outage_does_not_lock_anybody_out() {
     let others = [
@@ -147,7 +147,7 @@ async fn e17_an_unreachable_server_is_used_within_five_seconds_of_its_return() {
     );
 }
 
-/// A restart in the middle of it forgets nothing that matters, and invents nothing.
+/// A restart during an outage changes neither the backoff nor the grant.
 #[tokio::test]
 async fn e17_a_restart_during_an_outage_changes_nothing() {
     let mut world = short().settled().await;
@@ -165,7 +165,7 @@ async fn e17_a_restart_during_an_outage_changes_nothing() {
 
 #[tokio::test]
 async fn e18_a_connection_that_never_completes_has_sent_nothing() {
-    // Shorter than connecting may take: listening has not begun.
+    // The timeout is shorter than the time for connecting.
     let world = short().credential("timeout = \"2s\"").settled().await;
     let server = &world.authorization_server;
     let old = server.current_refresh_token();
@@ -215,7 +215,7 @@ async fn e18_a_backlog_that_empties_is_noticed_within_five_seconds() {
     server.assert_no_reuse();
 }
 
-/// Refused, not full: the same kind.
+/// A refused connection counts like one that never completes.
 #[tokio::test]
 async fn e18_a_refused_connection_has_sent_nothing_either() {
     let world = with_operator(short()).await;

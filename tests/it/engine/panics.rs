@@ -1,11 +1,11 @@
-//! E29: a panic while a refresh is under way. The program goes on, and so does the token.
+//! E29: after a panic during a refresh the program keeps running and the token stays in use.
 
 use super::super::program::Program;
 use super::super::wire::within;
 use super::super::world::{World, eventually};
 use super::operator::{add_admin_token, force, presented, whole_record};
 
-/// Between the answer and its place in the record, and right behind it.
+/// The crash points between the answer and the commit, and right after the commit.
 const POINTS: [&str; 3] = ["after_temp:2", "after_rename:2", "after_publish"];
 
 async fn start(world: &World, point: &str) -> Program {
@@ -39,20 +39,20 @@ async fn a_panic_between_answer_and_commit_loses_no_token() {
         let mut world = World::plain().start_servers().await;
         add_admin_token(&mut world);
         let program = start(&world, point).await;
-        // Whether the request that waits is answered or not: the token is there for the next one.
+        // The waiting request may fail; the token is there for the next one.
         let _first = within(program.get(&world.http("/"))).await;
         program.logs("panic point").await;
         within(program.get(&world.http("/"))).await.assert_status(200, point);
         world.authorization_server.assert_token_requests(1, point);
         is_saved(&world, point).await;
-        // The next refresh goes on from there.
+        // The next refresh continues with the stored token.
         within(force(program.admin)).await.assert_status(200, point);
         world.authorization_server.assert_token_requests(2, point);
         is_saved(&world, point).await;
     }
 }
 
-/// The same in the first refresh after a restart, where a restart again must find the newest one.
+/// The same in the first refresh after a restart; the next restart must find the newest token.
 #[tokio::test]
 async fn a_panic_in_a_later_refresh_loses_no_token_either() {
     for point in POINTS {

@@ -1,4 +1,4 @@
-//! What an API's rejections set going: requests sent again, tokens replaced, and what is left alone.
+//! Consequences of rejections by an API: requests sent again and tokens replaced.
 
 use bearerd_test_support::{Answer, pattern};
 use std::time::Instant;
@@ -50,7 +50,7 @@ async fn e24_each_revocation_costs_one_long_upload() {
     }
 }
 
-/// The same where short requests find out.
+/// The same with short requests.
 #[tokio::test]
 async fn e24_revocations_in_a_row_are_noticed_by_no_short_request() {
     let world = World::settled().await;
@@ -83,7 +83,7 @@ async fn e30_a_login_that_is_refused_whatever_the_token_is_sent_twice() {
     assert_eq!(seen(&world, LOGIN), 2, "a refused login has to be sent once more with a new token");
     assert!(asked.elapsed() < SECOND * 6, "it took too long: {:?}", asked.elapsed());
     server.assert_token_requests(2, "the refused login has to cost one token request");
-    // It is remembered: wrong passwords are not sent twice for ever.
+    // The target is remembered, so that wrong passwords are not always sent twice.
     for attempt in 1..=5 {
         world.clock.advance(SECOND * 7);
         assert_eq!(
@@ -106,7 +106,7 @@ async fn e30_a_login_that_is_refused_whatever_the_token_is_sent_twice() {
     );
 }
 
-/// Another query is no other target.
+/// A target with another query is the same target.
 #[tokio::test]
 async fn e30_a_target_is_known_by_method_and_path() {
     let world = World::settled().await;
@@ -224,7 +224,7 @@ async fn e31_many_paths_that_always_reject_cause_few_token_requests() {
     world.get("/").await.assert_ok();
 }
 
-/// The first evidence is the rejection: nothing was accepted with this token yet.
+/// The rejection is the first response with this token.
 #[tokio::test]
 async fn e31_a_revocation_right_after_a_lone_rejection_heals_at_once() {
     let world = World::settled().await;

@@ -19,15 +19,15 @@ enum Change {
     LocksRemoved,
     /// `mv state old; cp -a old state`
     Copied,
-    /// The same, and the directory of before is gone.
+    /// The same, and the old directory is removed.
     CopiedAndRemoved,
     /// A restored backup: the records, without the locks.
     Restored,
-    /// Emptied and made anew.
+    /// Replaced by an empty directory.
     Emptied,
 }
 
-/// Those after which the directory still says what had been begun.
+/// The changes after which the directory still holds the open attempt.
 const KEPT: [Change; 4] =
     [Change::LocksRemoved, Change::Copied, Change::CopiedAndRemoved, Change::Restored];
 const CHANGES: [Change; 5] = [KEPT[0], KEPT[1], KEPT[2], KEPT[3], Change::Emptied];
@@ -68,7 +68,7 @@ fn spawn_get(world: &World, sibling: &Sibling) -> JoinHandle<u16> {
     tokio::spawn(async move { request.send().await.unwrap().status().as_u16() })
 }
 
-/// Each refresh token was presented once, and the newest gets into the record by itself.
+/// Asserts that each refresh token was presented once, and that the newest gets into the record without a request.
 async fn nothing_is_lost(world: &World, case: &str) {
     let server = &world.authorization_server;
     for token in server.previous_refresh_tokens() {
@@ -90,7 +90,7 @@ async fn nothing_is_lost(world: &World, case: &str) {
     assert!(began.elapsed() <= WRITTEN_BACK, "{case}: it took too long: {:?}", began.elapsed());
 }
 
-/// One has presented the refresh token and waits for the answer; the other would like to as well.
+/// One process has presented the refresh token and waits for the answer; the other needs a token as well.
 #[tokio::test]
 async fn a_refresh_token_in_flight_is_not_presented_by_another_process() {
     for change in KEPT {
@@ -114,7 +114,7 @@ async fn a_refresh_token_in_flight_is_not_presented_by_another_process() {
         );
         server.assert_token_requests(2, &case);
         nothing_is_lost(&world, &case).await;
-        // Both go on together.
+        // Both continue to share one refresh.
         world.clock.advance(HOURS);
         let (here, there) = tokio::join!(world.get_many(5), sibling.get_many(&world, 5));
         assert!(
@@ -126,7 +126,7 @@ async fn a_refresh_token_in_flight_is_not_presented_by_another_process() {
     }
 }
 
-/// Nobody holds anything when it happens; right after it both need a token.
+/// No process holds the lock during the change; right after it both need a token.
 #[tokio::test]
 async fn after_the_change_two_processes_still_make_one_token_request() {
     for change in CHANGES {
@@ -192,7 +192,7 @@ async fn two_programs_present_a_refresh_token_once_whatever_becomes_of_the_direc
         stays_true(&case, Duration::from_secs(2), || server.token_requests() == 2).await;
         server.release_all();
         within(asking).await.unwrap().assert_status(200, &case);
-        // It may find that one, or have another.
+        // It may adopt that token or get another one.
         let _other = within(also_asking).await.unwrap();
         for program in [&first, &second] {
             within(program.get(&world.http("/"))).await.assert_status(200, &case);
@@ -201,7 +201,7 @@ async fn two_programs_present_a_refresh_token_once_whatever_becomes_of_the_direc
     }
 }
 
-/// Killed right after the change: what was known is on the disk by then, under the name.
+/// A program killed right after the change has already written its token to the new directory.
 #[tokio::test]
 async fn a_program_killed_after_the_directory_was_replaced_leaves_its_token_there() {
     for change in CHANGES {

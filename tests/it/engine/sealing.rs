@@ -1,4 +1,4 @@
-//! E26: plain records beside a `store.key`, forged ones and those from before there was a key.
+//! E26: plain records beside a `store.key`, both forged ones and those from before the key.
 
 use std::time::Instant;
 
@@ -30,13 +30,13 @@ fn set_keys(world: &mut World, keys: &str) {
     });
 }
 
-/// All that is secret in the record of `api`.
+/// The secrets in the record of `api`.
 fn tokens(world: &World) -> [String; 2] {
     let server = &world.authorization_server;
     [server.current_refresh_token(), server.tokens().newest_access_token().unwrap()]
 }
 
-/// A plain record with a good access token, and a refresh token that is nobody's but a forger's.
+/// A forged plain record with a valid access token and an unknown refresh token.
 fn forged(world: &World) -> (Vec<u8>, [String; 2]) {
     let access_token = world.authorization_server.tokens().issue_access_token(HOURS);
     let refresh_token = "forged-refresh-token".to_owned();
@@ -46,7 +46,7 @@ fn forged(world: &World) -> (Vec<u8>, [String; 2]) {
     (super::migration::envelope(3, &record), [refresh_token, access_token])
 }
 
-/// E26: `store.key` is new, and nobody has said that plain records are to be believed.
+/// E26: `store.key` is new, and `old_keys` does not accept plain records.
 #[tokio::test]
 async fn a_plain_record_beside_a_key_stops_the_start_with_the_fix_in_the_error() {
     let mut world = servers(World::plain()).await;
@@ -75,7 +75,7 @@ async fn a_plain_record_beside_a_key_stops_the_start_with_the_fix_in_the_error()
         .assert_token_requests(1, "a token was requested although no start succeeded");
 }
 
-/// E26: the operator says so, and the start seals them, whether or not anything is asked for.
+/// E26: if `old_keys` accepts plain records, the start encrypts them without waiting for a request.
 #[tokio::test]
 async fn plain_records_are_encrypted_at_start() {
     let mut world = servers(World::plain()).await;
@@ -97,7 +97,7 @@ async fn plain_records_are_encrypted_at_start() {
         .authorization_server
         .assert_token_requests(1, "encrypting the record has cost a token request");
     program.kill().await;
-    // From now on without the exception.
+    // From now on without `"plain"` in `old_keys`.
     set_keys(&mut world, SEALED);
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
@@ -108,7 +108,7 @@ async fn plain_records_are_encrypted_at_start() {
     assert_eq!(files_with(&world, &tokens), [""; 0], "a token is still on the disk in plain text");
 }
 
-/// Records of all slots, also of those that no request has asked for since the start.
+/// The start encrypts the records of all slots, including slots without a request since the start.
 #[tokio::test]
 async fn records_of_all_values_of_a_variable_are_encrypted_at_start() {
     let lines = "paths = [\"/${club}/\"]\nvars = { club = [\"paris\", \"lyon\"] }\n\
@@ -146,7 +146,7 @@ async fn records_of_all_values_of_a_variable_are_encrypted_at_start() {
         .assert_token_requests(2, "the tokens in the encrypted records were not used");
 }
 
-/// A change of keys with the record of before still plain: one start is enough.
+/// A key change while a record is still plain needs only one start.
 #[tokio::test]
 async fn plain_records_and_an_old_key_can_be_given_together() {
     let mut world = servers(World::builder()).await;
@@ -174,7 +174,7 @@ async fn plain_records_and_an_old_key_can_be_given_together() {
     assert_eq!(files_with(&world, &tokens), [""; 0], "a token is on the disk in plain text");
 }
 
-/// Without a key there is nothing that plain records could be the exception of.
+/// Without a key, `"plain"` in `old_keys` has no effect.
 #[tokio::test]
 async fn plain_without_a_key_changes_nothing() {
     let mut world = servers(World::plain()).await;
@@ -185,8 +185,8 @@ async fn plain_without_a_key_changes_nothing() {
     world.assert_stored(1);
 }
 
-/// E26: whoever can write the directory puts a token of their own there, to have calls made in their
-/// name, while bearerd runs. Format 3 is plain text that every edition reads.
+/// E26: an attacker who can write the directory puts a token of their own there while bearerd runs, to have
+/// calls made in their name. Format 3 is plain text that every version reads.
 #[tokio::test]
 async fn a_plain_record_forged_while_it_runs_is_never_used() {
     for restarted in [false, true] {
@@ -220,7 +220,7 @@ async fn a_plain_record_forged_while_it_runs_is_never_used() {
     }
 }
 
-/// The record of another credential, sealed with the same key, in this one's place.
+/// The record of another credential, encrypted with the same key, is put in the place of this one.
 #[tokio::test]
 async fn an_encrypted_record_of_another_credential_is_not_used() {
     let mut world = servers(World::builder()).await;

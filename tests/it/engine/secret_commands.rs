@@ -10,7 +10,7 @@ use super::super::wire::Wire;
 use super::super::world::{World, eventually};
 use crate::texts::assert_never_says;
 
-/// A command is given up after half a minute; the machine may be busy.
+/// A command is killed after half a minute; the rest allows for a busy machine.
 const GIVEN_UP: Duration = Duration::from_secs(45);
 
 const GOOD: &str = "printf test-client-secret";
@@ -46,7 +46,7 @@ fn is_alive(pid: Pid) -> bool {
     test_kill_process(pid).is_ok() && !is_zombie
 }
 
-/// Whoever the test has started does not outlive it, whatever bearerd does.
+/// Kills the processes that the test has started, whatever bearerd does.
 struct Reaper<'a>(&'a Path);
 
 impl Drop for Reaper<'_> {
@@ -103,14 +103,14 @@ async fn replace_and_restore((case, script): (&str, &str)) {
     write_script(dir, script);
     reload_ends(&program, case).await;
     assert!(!pids(dir).is_empty(), "{case}: it was never run");
-    // Killed, and taken note of.
+    // The command was killed, and the reload failed.
     let began = Instant::now();
     let mut pause = tokio::time::interval(Duration::from_millis(20));
     while pids(dir).into_iter().any(is_alive) {
         assert!(began.elapsed() < Duration::from_secs(5), "{case}: it lives on");
         pause.tick().await;
     }
-    // What it has printed may count or not; the token goes on.
+    // Its output may count or not; the token stays in use.
     program.get(&world.http("/")).await.assert_status(200, case);
     write_script(dir, GOOD);
     reload_ends(&program, case).await;
@@ -150,7 +150,7 @@ async fn a_command_that_prints_for_ever_is_killed_and_reloads_go_on() {
     replace_and_restore(BAD[5]).await;
 }
 
-/// A stop is not kept waiting by a command either.
+/// A shutdown does not wait for a command either.
 #[tokio::test]
 async fn a_stop_does_not_wait_for_a_command() {
     let (world, program) = start().await;

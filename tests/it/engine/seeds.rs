@@ -1,4 +1,4 @@
-//! E21 and the seeds of E43: refresh tokens that come back from long ago, and very many of them.
+//! E21 and the seeds of E43: old refresh tokens as seeds, and very many seeds.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use super::super::world::{HOURS, MINUTE, World};
 use super::operator::{add_admin_token, change, files, force, presented};
 use crate::texts::assert_never_says;
 
-/// So many more generations, each from the refresh token before it.
+/// Refreshes the token so many times.
 async fn rotate(world: &World, times: usize) {
     let server = &world.authorization_server;
     for _ in 0..times {
@@ -18,7 +18,7 @@ async fn rotate(world: &World, times: usize) {
     server.assert_no_reuse();
 }
 
-/// Makes each of these the seed, by a restart and by a reload, and asserts that it is not presented.
+/// Makes each of these tokens the seed, by a restart and by a reload, and asserts that it is not presented.
 async fn never_presented(world: &mut World, tokens: &[String]) {
     for token in tokens {
         for restart in [false, true] {
@@ -51,7 +51,7 @@ async fn a_refresh_token_of_long_ago_as_a_seed_is_never_presented() {
     never_presented(&mut world, &chosen).await;
 }
 
-/// The same after a hundred rotations: the backup of last week.
+/// The same after a hundred rotations, as with a backup of last week.
 #[tokio::test]
 async fn a_refresh_token_of_a_hundred_rotations_ago_is_still_known() {
     let mut world = World::settled().await;
@@ -61,8 +61,7 @@ async fn a_refresh_token_of_a_hundred_rotations_ago_is_still_known() {
     never_presented(&mut world, &chosen).await;
 }
 
-/// Of a grant that another seed has replaced, or that was logged out: its refresh tokens are used up all
-/// the same.
+/// The refresh tokens of a grant that was replaced by another seed or logged out still count as used.
 #[tokio::test]
 async fn a_rotated_refresh_token_of_a_grant_before_this_one_is_never_presented() {
     for logged_out in [false, true] {
@@ -88,7 +87,7 @@ async fn a_rotated_refresh_token_of_a_grant_before_this_one_is_never_presented()
     }
 }
 
-/// The newest one as a seed: it may be used once more, and that is all.
+/// The current refresh token as a seed may be presented once.
 #[tokio::test]
 async fn the_current_refresh_token_as_a_seed_costs_no_grant() {
     let mut world = World::settled().await;
@@ -112,7 +111,7 @@ async fn the_current_refresh_token_as_a_seed_costs_no_grant() {
     world.assert_newest_refresh_token_is_stored();
 }
 
-/// Whoever has written it there waits for something to happen, and is told why nothing does.
+/// An operator who writes an old seed learns from the log why it has no effect.
 #[tokio::test]
 async fn the_log_says_why_a_seed_is_ignored() {
     let mut world = World::plain().start_servers().await;
@@ -175,7 +174,7 @@ async fn a_thousand_seeds_leave_a_bounded_record() {
         let reply = world.get("/").await;
         let (status, said) = (reply.status, reply.text());
         assert_eq!(status, 200, "{number}: the client got another status: {said}");
-        // The floor between two flights of one credential.
+        // The shortest time between two refreshes of one credential.
         world.clock.advance(MINUTE);
     }
     server.assert_token_requests(1001, "each of a thousand seeds has to cost one token request");

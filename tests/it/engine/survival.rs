@@ -1,4 +1,4 @@
-//! What a process that dies leaves behind, logins that repeat themselves, and what idling costs.
+//! Tokens after a crash, repeated bootstraps, and the cost of idle tokens.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ fn session() -> Answer {
     Answer::json(200, json!({ "t": "session" }))
 }
 
-/// Long before the step has taken too long.
+/// Asserts that the new refresh token is stored while the step is still under way.
 async fn is_on_the_disk_soon(world: &World) {
     let saved = eventually("the new refresh token is on the disk", || keeps_newest(world));
     let soon = tokio::time::timeout(SECOND * 2, saved).await;
@@ -74,7 +74,7 @@ async fn e01_a_shutdown_during_slow_steps_keeps_the_grant() {
     rest.wait_for_requests(1).await;
     program.signal(Signal::TERM);
     is_on_the_disk_soon(&world).await;
-    // The step is still under way; whether the end waits for it is of no matter to the grant.
+    // The step is still under way; the grant does not depend on whether the shutdown waits for it.
     rest.release_all();
     program.ends().await;
     let _hung_up = request.await.unwrap();
@@ -115,7 +115,7 @@ async fn e01_a_step_that_fails_is_repeated_alone() {
     );
 }
 
-/// Otherwise one that is rejected would count as the one that the steps have brought.
+/// Otherwise a rejected old token would count as the one that the steps return.
 #[tokio::test]
 async fn the_old_access_token_keeps_its_number_until_the_steps_are_done() {
     let (mut world, rest) = with_a_step(World::builder()).await;
@@ -171,7 +171,7 @@ async fn e23_a_crash_soon_after_a_bootstrap_is_healed_by_another() {
     load.await.unwrap();
     server.release_all();
     let program = Program::start(&world).await;
-    // The old token may be good for a moment yet.
+    // The old token may still be valid for a moment.
     let healed = async {
         while grants(&world).len() < 4 {
             program.get(&world.http("/")).await.assert_ok();
@@ -201,7 +201,7 @@ async fn e23_a_second_revocation_soon_after_a_bootstrap_is_healed_too() {
     assert_keeps_newest(&world);
 }
 
-/// A server that revokes whatever a login brings is not logged in to in a loop.
+/// Bootstraps pause if the server revokes each new grant.
 #[tokio::test]
 async fn e23_bootstraps_in_a_row_pause_after_the_second() {
     let world =
@@ -221,7 +221,7 @@ async fn e23_bootstraps_in_a_row_pause_after_the_second() {
         "{logins} logins in forty seconds, {healed} requests healed"
     );
     assert!(healed >= 2, "{healed} requests healed");
-    // It goes on after the pause.
+    // Bootstraps continue after the pause.
     let back = back_within(&world, MINUTE * 6, SECOND * 10).await;
     assert!(back.is_some(), "no bootstrap after the pause: {}", world.status().condition);
 }
@@ -272,8 +272,7 @@ async fn e42_a_thousand_idle_tokens_use_almost_no_processor_time() {
         MANY,
         "each slot has to make one token request"
     );
-    // Not a wait for anything: the time over which is measured. In the first one it looks once more at what it has
-    // written.
+    // The window of the measurement. In the first one the program checks once more what it has written.
     let window = Duration::from_secs(4);
     let mut share = f64::MAX;
     for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! What a refusal means: dead for ever, of no meaning at all, or something that passes.
+//! Refusals of token endpoints: a dead grant, a temporary failure, or neither.
 
 use std::time::Instant;
 
@@ -70,7 +70,7 @@ async fn e12_an_operators_attempt_that_is_refused_changes_nothing_and_costs_one_
     }
 }
 
-/// Also out of a backoff, whose end nobody has to wait for.
+/// An operator's refresh does not wait for the end of a backoff.
 #[tokio::test]
 async fn e12_an_operators_attempt_needs_no_pause_to_end() {
     let errors = [(401, "invalid_client"), (400, "invalid_scope"), (404, "not_found")];
@@ -162,7 +162,7 @@ async fn e13_an_invalid_grant_without_such_a_text_is_dead_at_once() {
         "AADSTS70008: The refresh token has expired due to inactivity. Send a new interactive request",
         "Session not active",
         "unknown or revoked; the user has to log in again",
-        // Words within words: rate, iat, exp, temp.
+        // These texts contain other words: rate, iat, exp, temp.
         "Please generate a new refresh token",
         "The appropriate consent was withdrawn",
         "Consent expired; use another template to integrate this app",
@@ -186,7 +186,7 @@ async fn e13_an_invalid_grant_without_such_a_text_is_dead_at_once() {
 
 // ----- E14 -----
 
-/// How providers say that a refresh token is dead, other than by `invalid_grant`.
+/// Answers by which providers report a dead refresh token without `invalid_grant`.
 fn dialects_of_death() -> Vec<(String, (u16, Value))> {
     let described = |code: &str, text: &str| json!({"error": code, "error_description": text});
     let dialects = [
@@ -246,7 +246,7 @@ async fn e14_a_bootstrap_heals_every_dialect_within_the_request() {
     .await;
 }
 
-/// Refusals that speak of tokens and grants without saying that this one is dead.
+/// Refusals that mention tokens and grants but do not report a dead refresh token.
 #[tokio::test]
 async fn e14_what_is_not_about_this_refresh_token_does_not_end_it() {
     let described = |code: &str, text: &str| json!({"error": code, "error_description": text});

@@ -1,5 +1,4 @@
-//! How long an answer is listened for, how often a token is presented after lost answers, and when a
-//! server said to wait.
+//! Timeouts of token requests, replays after lost answers, and `Retry-After`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +28,7 @@ fn long_margin() -> WorldBuilder {
     builder.sections(SHORT_WAIT).credential("margin = \"1h\"")
 }
 
-/// Into the margin of such a token, with 45 minutes left.
+/// Moves the clock into the margin of such a token, with 45 minutes left.
 const TO_LONG_MARGIN: Duration = Duration::from_secs(36_000 - 60 - 45 * 60);
 
 // ----- E9 -----
@@ -62,7 +61,7 @@ async fn e09_late_answers_cost_three_presentations_while_the_token_is_good() {
         "another token than the one whose answers are lost was presented"
     );
 
-    // Once the token is over, there is nothing left to hurt.
+    // An expired token cannot be revoked by a replay.
     world.authorization_server.decide_by(|_| TokenBehaviour::Normal);
     world.clock.advance(MINUTE * 30);
     let back = back_within(&world, MINUTE, SECOND * 5).await;
@@ -71,7 +70,7 @@ async fn e09_late_answers_cost_three_presentations_while_the_token_is_good() {
     assert_keeps_newest(&world);
 }
 
-/// The replays come soon after the loss or not at all: a grace is short.
+/// Replays come soon after the loss or not at all, because a grace period is short.
 #[tokio::test]
 async fn e09_replays_come_within_seconds_of_the_first_attempt() {
     let world = long_margin().settled().await;
@@ -99,7 +98,7 @@ async fn e09_replays_come_within_seconds_of_the_first_attempt() {
     );
 }
 
-/// Beyond its grace the server takes a replay for theft, and revokes the token that is still good.
+/// After its grace period the server treats a replay as theft and revokes the valid token.
 #[tokio::test]
 async fn e09_a_replay_that_could_revoke_a_valid_token_waits_for_its_expiry() {
     let strict_after = |config: &mut bearerd_test_support::AuthorizationServerConfig| {
@@ -147,7 +146,7 @@ async fn e09_without_a_token_two_replicas_share_the_retries_at_a_server_that_los
         looks.push(presented(&world, &old));
         world.clock.advance(SECOND * 5);
     }
-    // A minute without a token: the replays, and what a short backoff leaves for both together.
+    // In a minute without a token: the replays, and the attempts that a short backoff allows both together.
     let all = *looks.last().unwrap();
     assert!(
         (3..=12).contains(&all),
@@ -163,7 +162,7 @@ async fn e09_without_a_token_two_replicas_share_the_retries_at_a_server_that_los
 
 // ----- E10 -----
 
-/// Takes as long as the server does: twelve seconds.
+/// This test takes twelve seconds because the server does.
 #[tokio::test]
 async fn e10_a_strict_server_that_needs_twelve_seconds_once_loses_nothing() {
     let world = World::settled().await;
@@ -182,7 +181,7 @@ async fn e10_a_strict_server_that_needs_twelve_seconds_once_loses_nothing() {
     assert_keeps_newest(&world);
 }
 
-/// The client's wait is not the engine's.
+/// A client that stops waiting does not end the token request.
 #[tokio::test]
 async fn e10_requests_that_have_waited_long_enough_leave_the_token_request_alone() {
     let world = World::builder().sections(SHORT_WAIT).settled().await;
@@ -198,7 +197,7 @@ async fn e10_requests_that_have_waited_long_enough_leave_the_token_request_alone
     assert_presented_once(&world, &old);
 }
 
-/// An answer on its way is worth more than a quick exit.
+/// A shutdown waits for a slow answer because it holds the new refresh token.
 #[tokio::test]
 async fn e10_a_shutdown_waits_for_a_slow_answer_beyond_its_grace() {
     let world = World::plain().proxy("shutdown_grace = \"1s\"").start_servers().await;
@@ -219,7 +218,7 @@ async fn e10_a_shutdown_waits_for_a_slow_answer_beyond_its_grace() {
 
 // ----- E20 -----
 
-/// Load until so many tokens were needed; each answer that was not a 200.
+/// Makes requests until so many tokens were issued; returns each answer that was not a 200.
 async fn under_load(world: &World, tokens: usize) -> Vec<Reply> {
     load(world, &[world.client()], tokens).await
 }
@@ -283,7 +282,7 @@ async fn e20_two_replicas_with_tokens_of_one_second_answer_every_request() {
     world.authorization_server.assert_no_reuse();
 }
 
-/// A request now and then: each finds a token that is nearly or wholly over.
+/// With few requests, each finds a token that has expired or is about to.
 #[tokio::test]
 async fn e20_few_requests_with_tokens_of_one_second_are_answered_too() {
     let world = short_lived(SECOND).start().await;
@@ -323,7 +322,7 @@ fn throttled(status: u16, retry_after: &str) -> TokenBehaviour {
     TokenBehaviour::json(status, json!({})).with_header("retry-after", retry_after)
 }
 
-/// Nobody asks until `wait` is over, whatever is restarted, reloaded or started beside it.
+/// No token request is made within `wait`, over restarts, reloads and a second process.
 async fn is_left_alone(mut world: World, answer: TokenBehaviour, wait: Duration, case: &str) {
     world.authorization_server.enqueue(answer);
     world.clock.advance(HOURS);
@@ -371,7 +370,7 @@ async fn e25_a_date_is_measured_against_the_answers_own_date() {
     }
 }
 
-/// A token that is still good is used meanwhile, and nobody else asks either.
+/// A valid token stays in use meanwhile, and no other process makes a token request.
 #[tokio::test]
 async fn e25_near_expiry_a_retry_after_is_obeyed_as_well() {
     let mut world = with_operator(long_margin()).await;

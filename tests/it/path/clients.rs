@@ -101,7 +101,7 @@ async fn p07_a_client_that_closes_its_half_gets_its_answer() {
     wire.send(post(&world.http("/echo"), 4) + "more").await;
     wire.stream.shutdown().await.unwrap();
     world.origin.wait_for_requests(1).await;
-    // What is asked and answered later shows that the end was seen before.
+    // These later requests show that the end was seen before.
     for _ in 0..4 {
         ask(&world, &["OPTIONS * HTTP/1.1", "Host: x"]).await.assert_ok();
     }
@@ -175,7 +175,7 @@ async fn p07_both_halves_of_a_tunnel_end_by_themselves() {
     );
 }
 
-// ===== What is cut looks cut =====
+// ===== Truncated answers look truncated =====
 
 #[tokio::test]
 async fn p11_an_answer_that_breaks_off_ends_in_a_reset_where_the_end_is_the_connections() {
@@ -294,7 +294,7 @@ async fn p07_the_end_may_come_with_the_last_of_the_content() {
             .await;
         let mut server = accept(&listener).await;
         server.head_text().await;
-        // Whoever reads the content waits for the rest now.
+        // The reader of the content waits for the rest now.
         assert_eq!(
             server.exactly(2).await,
             b"he",
@@ -491,7 +491,7 @@ async fn p34_an_upload_that_trickles_on_after_an_early_answer_is_no_slow_head() 
     );
 }
 
-// ===== What is told =====
+// ===== Logs =====
 
 #[tokio::test]
 async fn p34_a_tunnel_is_logged_at_its_end_with_what_passed() {

@@ -71,7 +71,7 @@ async fn p17_a_connection_is_free_when_content_has_been_sent_on_it() {
     }
 }
 
-/// HTTP/1.1 is over with the last byte of a length, while its client's stream may end later.
+/// An HTTP/1.1 request ends with the last byte of its length; the stream of its HTTP/2 client may end later.
 #[tokio::test]
 async fn p17_a_connection_is_free_after_the_length_that_a_client_of_http2_declared() {
     let (world, api) = RawApi::start(&[b"http/1.1"]).await;
@@ -206,7 +206,7 @@ async fn p21_a_connection_that_authenticates_a_person_serves_nobody_else() {
     }
 }
 
-/// What a client is told who it is, its fields being these.
+/// The user that the server sees in a request with these fields.
 async fn who(client: &mut Wire, url: &str, fields: &[&str]) -> String {
     let line = format!("GET {url} HTTP/1.1");
     client.ask(&[&[&*line, "Host: x"], fields].concat()).await.text()
@@ -250,7 +250,7 @@ async fn p21_an_authenticated_connection_stays_with_its_client_at_each_origin() 
             );
         }
     }
-    // A connection that the origin server has closed is hers no longer, and nobody else's.
+    // After the origin server has closed the connection, neither she nor anybody else is authenticated.
     assert_eq!(
         who(&mut alice, &format!("{}/bye", origins[0]), &[]).await,
         "alice",

@@ -217,7 +217,7 @@ async fn an_origin_that_takes_no_content_runs_into_send_timeout() {
     wire.send(message(&[&*target, "Host: x", "Content-Length: 9"]) + "hi").await;
     let (_, (request, _held)) = within(requests.recv()).await.unwrap();
     wire.reply().await.is_refusal(504, "connection_write_timeout");
-    // Nothing of it goes on.
+    // The rest of the content is not sent.
     assert!(
         matches!(within(request.into_body().data()).await, Some(Err(_))),
         "the rest of the content was sent after the request had been given up"

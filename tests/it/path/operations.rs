@@ -132,7 +132,7 @@ async fn p31_dropped_log_lines_are_counted_and_logged() {
         }
         assert!(Instant::now() < deadline, "nothing was counted");
     }
-    // Whoever reads on is told.
+    // A reader that continues gets the number of dropped lines.
     let told = tokio::task::spawn_blocking(move || {
         let mut line = String::new();
         while !line.contains("log lines were dropped") {

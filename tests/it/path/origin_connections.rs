@@ -1,4 +1,4 @@
-//! From a name to a TLS connection with an origin server, and what is said when there is none.
+//! From a name to a TLS connection with an origin server, and the answers if there is none.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -278,7 +278,7 @@ inject = {{ x-key = "${{key}}" }}"#
     )
 }
 
-/// What a client of a credential for `address` is told.
+/// The answer to a client of a credential for `address`.
 async fn told(address: SocketAddr) -> Reply {
     let world = World::builder().sections(&credential_for(address)).start().await;
     ask(&world, &get(&format!("http://{address}/"))).await

@@ -13,7 +13,7 @@ use crate::world::World;
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const REJECTED: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
 
-/// An upload that was rejected by its head while the next token is asked for.
+/// An upload that was rejected by its head while the next token is being requested.
 struct Rejected {
     world: World,
     api: RawApi,

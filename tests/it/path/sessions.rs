@@ -87,7 +87,7 @@ async fn each_failed_handshake_is_logged_with_its_host_and_what_to_do() {
         wire.ask_head(&lines).await.assert_ok();
         wire
     };
-    // It trusts nobody.
+    // It trusts no authority.
     let untrusting = client_config(RootCertStore::empty());
     handshake(open().await.stream, untrusting, "localhost").await.unwrap_err();
     let line = program.logs("reason=\"untrusted\"").await;

@@ -1,4 +1,4 @@
-//! Rows about how an answer says what it says.
+//! Behaviours of the parsing of token responses.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ fn time(text: &Value) -> SystemTime {
     humantime::parse_rfc3339(text.as_str().unwrap()).unwrap()
 }
 
-/// Row 10: the same instant, however it is told.
+/// Row 10: every notation gives the same instant.
 #[tokio::test]
 async fn row_10_an_expiry_is_the_same_instant_in_seconds_milliseconds_and_as_text() {
     // Whole seconds, an hour from now.

@@ -1,7 +1,6 @@
 //! Rows 20, 21, 22 and 29: the process ends at each named point of a refresh, for real.
 //!
-//! Whoever comes next is the same program, started again, or another replica that was running all the
-//! while.
+//! The next process is the same program, started again, or another replica that was running meanwhile.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, SystemTime};
@@ -24,7 +23,7 @@ const BETWEEN: [&str; 3] = ["after_send", "after_response", "after_temp:2"];
 /// The new refresh token is in the record.
 const AFTER_STORING: [&str; 2] = ["after_rename:2", "after_publish"];
 
-/// Who is asked after the crash.
+/// Which process gets the requests after the crash.
 #[derive(Clone, Copy, Debug)]
 enum Next {
     TheSameAgain,
@@ -33,7 +32,7 @@ enum Next {
 
 const EITHER: [Next; 2] = [Next::TheSameAgain, Next::AnotherReplica];
 
-/// A store at generation 1 whose access token is over.
+/// A store at generation 1 whose access token has expired.
 async fn expired(rotation: Rotation) -> World {
     let builder = World::plain().authorization_server(|config| config.rotation = rotation);
     let mut world = builder.settled().await;
@@ -179,7 +178,7 @@ async fn row_22_a_crash_around_the_rename_leaves_the_old_record_or_the_new_one()
     }
 }
 
-/// Where nothing was sent, or everything was stored, the strictest server notices nothing.
+/// If nothing was sent or everything was stored, a strict server notices nothing.
 #[tokio::test]
 async fn row_22_a_crash_before_sending_or_after_storing_costs_no_token_request() {
     let points = BEFORE_SENDING.into_iter().chain(AFTER_STORING);
@@ -191,7 +190,7 @@ async fn row_22_a_crash_before_sending_or_after_storing_costs_no_token_request()
     }
 }
 
-/// The same from nothing: there is only the seed.
+/// The same without a record: there is only the seed.
 #[tokio::test]
 async fn row_20_a_crash_during_the_first_refresh_leaves_the_seed_or_its_successor() {
     for point in BEFORE_SENDING.into_iter().chain(BETWEEN).chain(AFTER_STORING) {

@@ -1,4 +1,4 @@
-//! Rows 19 to 31 under two replicas, as far as `replicas` and `crashes` have not got them.
+//! Behaviours 19 to 31 under two replicas that `replicas` and `crashes` do not show.
 
 use std::time::{Duration, Instant};
 
@@ -87,8 +87,8 @@ async fn row_24_a_refresh_whose_client_is_gone_serves_the_other_replica() {
     world.assert_stored(2);
 }
 
-/// The one that has the token serves it; the other can do nothing with a store that is not there, and
-/// above all does not present the refresh token that the first has used.
+/// The replica that has the token serves it. The other cannot use the missing store and must not present
+/// the refresh token that the first has used.
 #[tokio::test]
 async fn row_26_a_token_that_cannot_be_saved_is_not_asked_for_by_the_other_replica() {
     let (world, sibling) = pair(World::builder()).await;
@@ -163,7 +163,7 @@ async fn row_30_a_superseded_refresh_token_replaces_the_newest_on_neither_replic
         "the superseded refresh token was stored over the newest one"
     );
     server.assert_token_requests(2, "the expired token was not replaced by one token request");
-    // The other one goes on with what is stored.
+    // The other replica continues with the stored token.
     world.clock.advance(HOURS);
     sibling.get(&world).await.assert_ok();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Rows that one proxy shows, as far as the tests by subject have not got them.
+//! Behaviours of one proxy that the tests by subject do not show.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::super::world::{HOURS, MINUTE, World, assert_all, eventually};
 
-/// An answer with this body, which the authorization server counts and has no part in.
+/// An answer with this body; the authorization server only counts the request.
 fn answer(content_type: &str, body: impl Into<Bytes>) -> TokenBehaviour {
     let headers = vec![("content-type".to_owned(), content_type.to_owned())];
     TokenBehaviour::Respond { status: 200, headers, body: body.into() }
@@ -83,7 +83,7 @@ async fn row_05_credentials_that_expire_together_refresh_one_by_one() {
     assert_eq!(server.token_requests(), 2 * MANY, "each credential has to be refreshed once");
 }
 
-/// Row 9: a lifetime that cannot be meant counts as unknown, and costs no second token request.
+/// Row 9: an absurd lifetime counts as unknown and causes no second token request.
 #[tokio::test]
 async fn row_09_an_absurd_lifetime_does_not_cause_a_loop_of_refreshes() {
     for lifetime in [json!(0), json!(-1), json!("abc"), json!(1e18), json!([3600]), json!("")] {
@@ -126,7 +126,7 @@ async fn row_13_an_answer_is_read_by_its_content_and_not_by_its_content_type() {
     }
 }
 
-/// Has a refresh answered with a body made of new tokens.
+/// Answers a refresh with a body made of new tokens and asserts that it is read.
 async fn reads(kind: &str, body: impl FnOnce(&str, &str) -> String) {
     let world = World::settled().await;
     let server = &world.authorization_server;
@@ -196,7 +196,7 @@ async fn row_37_a_throttle_without_429_pauses_refreshes_for_a_minute() {
     }
 }
 
-/// Nobody is asked before the time, whoever asks; afterwards once.
+/// No token request is made before `wait` has passed, and one afterwards.
 async fn is_left_alone(world: &World, wait: u64, case: &str) {
     let server = &world.authorization_server;
     let (status, retry_after) = ask(world).await;
