@@ -1,4 +1,4 @@
-//! Grants that are begun anew without a person, by the `password` grant of a real server.
+//! Bootstraps: a new grant without a person, by the `password` grant of a real server.
 
 use bearerd::token::Condition;
 use bearerd_test_support::TokenBehaviour;
@@ -37,7 +37,7 @@ fn assert_stored(world: &World) {
     assert_eq!(record["attempt"], serde_json::Value::Null, "the record still has an open attempt");
 }
 
-/// #5 and #24: both ways of saying it.
+/// #5 and #24: both ways to configure it.
 #[tokio::test]
 async fn the_first_refresh_token_may_come_from_a_password() {
     let grant = "grant = \"password\"\nusername = \"svc\"\npassword = { file = \"secret\" }";
@@ -51,7 +51,7 @@ async fn the_first_refresh_token_may_come_from_a_password() {
             "the first token was not requested with the password"
         );
         assert_stored(&world);
-        // From then on the refresh token, also after a restart.
+        // Later requests use the refresh token, also after a restart.
         world.clock.advance(HOURS);
         world.restart().await;
         world.get("/").await.assert_ok();
@@ -121,7 +121,7 @@ async fn an_unreadable_answer_to_a_bootstrap_is_retried() {
     );
 }
 
-/// #24: a bootstrap that fails is no end: the account may be unlocked at the server.
+/// #24: a failed bootstrap is retried, because the account may be unlocked at the server.
 #[tokio::test]
 async fn a_refused_bootstrap_is_retried_every_five_minutes() {
     let world = knows_service(World::builder().without_seed()).credential(BOOTSTRAP).start().await;
@@ -156,7 +156,7 @@ async fn a_refused_bootstrap_is_retried_every_five_minutes() {
     assert_stored(&world);
 }
 
-/// Access tokens may be all that a bootstrap gives: the credential lives on it from then on.
+/// If a bootstrap returns no refresh token, the credential repeats the bootstrap for each access token.
 #[tokio::test]
 async fn a_bootstrap_without_a_refresh_token_takes_the_place_of_the_dead_one() {
     let world = World::builder()

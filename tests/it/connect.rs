@@ -258,7 +258,7 @@ async fn one_session_outlives_its_tokens() {
     let mut client = secure(&world, world.origin.authority()).await;
     for _ in 0..3 {
         client.ask(&["GET / HTTP/1.1", &host]).await.assert_ok();
-        // A token that is not brand new any more.
+        // Old enough to get no propagation delay.
         world.clock.advance(Duration::from_secs(600));
         world.authorization_server.tokens().revoke_all_access_tokens();
     }
@@ -527,7 +527,7 @@ async fn a_client_hello_in_records_of_one_byte_is_harmless() {
 
 #[tokio::test]
 async fn a_client_that_vanishes_from_a_session_takes_the_connection_to_the_origin_with_it() {
-    // An origin of our own, because we want to see its connection end.
+    // A raw origin server, to see when its connection ends.
     let config = Arc::new(Mutex::new(None));
     let kept = Arc::clone(&config);
     let (server, address) = server().await;
@@ -577,7 +577,7 @@ async fn accepted(server: &TcpListener) -> Wire {
     Wire::over(within(server.accept()).await.unwrap().0)
 }
 
-/// Nobody waits to be accepted.
+/// Asserts that no connection waits to be accepted.
 #[track_caller]
 fn was_not_dialled(server: TcpListener) {
     let waiting = server.into_std().unwrap().accept();
@@ -631,7 +631,7 @@ pub(super) fn client_config(roots: RootCertStore) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// A client that takes any certificate, to see what the proxy does with a wrong name.
+/// A client that accepts any certificate, to test how the proxy treats a wrong name.
 fn trusting_anyone() -> Arc<ClientConfig> {
     let mut config = client_config(RootCertStore::empty());
     let verifier = Arc::new(TrustAnyone(bearerd::tls::provider()));

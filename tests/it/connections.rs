@@ -72,7 +72,7 @@ async fn a_request_is_retried_if_the_origin_has_closed_a_kept_connection() {
     }
 }
 
-/// With and without TLS: many servers do not say goodbye there.
+/// With and without TLS, because many servers close without close_notify.
 #[tokio::test]
 async fn a_get_is_retried_if_the_origin_closes_a_kept_connection_on_it() {
     for world in [World::builder(), World::plain()] {
@@ -90,7 +90,7 @@ async fn a_get_is_retried_if_the_origin_closes_a_kept_connection_on_it() {
     }
 }
 
-/// What may have been processed is not sent twice, whatever its content is: the client decides.
+/// A request that may have been processed is not sent twice; the client decides.
 #[tokio::test]
 async fn an_unsafe_request_is_not_retried_if_the_origin_closes_a_kept_connection() {
     let world = World::plain().start().await;
@@ -199,7 +199,7 @@ async fn beyond_its_share_of_connections_a_client_is_closed_until_another_leaves
         Wire::to(&world).await.is_closed().await;
         tunnel.ask(&["GET / HTTP/1.1", "Host: x"]).await.assert_ok();
         drop(tunnel);
-        // The proxy learns of that in its own time.
+        // The proxy notices that some time later.
         within(async {
             loop {
                 let mut next = Wire::to(&world).await;
@@ -242,7 +242,7 @@ async fn a_head_that_does_not_come_to_an_end_is_cut_off() {
     let ended = loop {
         tokio::select! {
             read = wire.stream.read(&mut buffer) => break read,
-            // The connection may break while we write; reading tells.
+            // The connection may break during the write; the read reports it.
             _ = drip.tick() => { let _broken = wire.stream.write_all(b"x").await; }
         }
         assert!(began.elapsed() < DEADLINE, "the connection lives on");

@@ -142,7 +142,7 @@ async fn an_api_that_asks_for_a_nonce_gets_the_same_token_again() {
     assert!(!metrics.contains("bearerd_rejections_total{"), "it was no rejection: {metrics}");
 }
 
-/// All were sent before the first of them was told the nonce.
+/// All requests were sent before the first of them got the nonce.
 #[tokio::test]
 async fn requests_that_learn_of_a_nonce_at_the_same_time_are_all_repeated() {
     let world = settled().await;
@@ -280,7 +280,7 @@ async fn a_bound_answer_that_nobody_asked_for_is_refused() {
     world.origin.assert_requests(0, "no token ever left");
 }
 
-/// Not even where the new configuration's first token request fails.
+/// The same if the first token request of the new configuration fails.
 #[tokio::test]
 async fn a_bound_token_is_not_sent_as_bearer_after_dpop_was_switched_off() {
     let mut world = settled().await;

@@ -1,4 +1,4 @@
-//! What survives: kills at any moment, restarts, new seeds, damaged records, a disk in trouble.
+//! Durability: kills at any moment, restarts, new seeds, damaged records and a failing disk.
 //!
 //! Where the process has to die for real, the tests run the program itself ([`Program`]).
 
@@ -22,7 +22,7 @@ const FORGIVING: Rotation =
 
 const ROUNDS: usize = 40;
 
-/// Requests until the proxy is gone; every answer that comes has to be a 200.
+/// Makes requests until the proxy is gone; returns an error at the first answer that is not a 200.
 async fn drive(client: reqwest::Client, url: String) -> Result<usize, String> {
     let mut answered = 0;
     loop {
@@ -41,7 +41,7 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
     let world = World::plain()
         .authorization_server(|config| {
             config.rotation = FORGIVING;
-            // Over after 200 ms, replaced after some 100 ms: the next refresh is never far.
+            // Tokens expire after 200 ms and are replaced after some 100 ms, so refreshes are frequent.
             config.expires_in = ExpiresIn::Json(json!(0.2));
         })
         .start_servers()
@@ -61,7 +61,7 @@ async fn whenever_the_process_is_killed_the_record_holds_a_refresh_token_that_wo
             let committed = server.token_requests() + 1;
             server.wait_for_token_requests(committed).await;
         }
-        // Not a wait for anything: the moment of the kill, from at once to 33 ms later.
+        // Varies the moment of the kill between 0 and 33 ms.
         tokio::time::sleep(Duration::from_micros(round as u64 * 2741 % 33_000)).await;
         program.kill().await;
         server.release_all();
@@ -191,7 +191,7 @@ async fn a_kill_before_the_server_acts_costs_nothing_but_a_second_request() {
         waiting.await.unwrap().is_err(),
         "the request was answered although its program was killed"
     );
-    // Still not dealt with: the next process is first.
+    // The server has still not processed it, so the next process is first.
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_ok();
     world.assert_newest_refresh_token_is_stored();
@@ -220,7 +220,7 @@ async fn two_processes_on_one_store_make_one_token_request() {
     };
     many(100).await;
     server.assert_token_requests(1, "two processes have to make one token request");
-    // Brand-new tokens are given three seconds first.
+    // New tokens first get a propagation delay of three seconds.
     server.tokens().revoke_all_access_tokens();
     many(100).await;
     server
@@ -282,7 +282,7 @@ async fn a_restart_with_the_original_seed_goes_on_with_the_stored_token() {
     server.assert_no_reuse();
 }
 
-/// Row 27: also when a person puts the original seed back after another one.
+/// Row 27 when an operator restores the original seed after another one.
 #[tokio::test]
 async fn a_seed_that_was_used_before_never_wins_again() {
     let mut world = World::settled().await;
@@ -407,7 +407,7 @@ async fn a_rejected_token_is_not_used_again_after_a_restart() {
 
 // ----- damaged records -----
 
-/// Row 22: what a kill between writing and renaming leaves behind.
+/// Row 22: a temporary file that a kill between writing and renaming has left.
 #[tokio::test]
 async fn a_half_written_temporary_file_is_neither_read_nor_kept() {
     let mut world = World::settled().await;
@@ -429,7 +429,7 @@ async fn a_half_written_temporary_file_is_neither_read_nor_kept() {
     assert!(!litter.exists(), "the temporary file was left behind");
 }
 
-/// Row 22: the refresh token still works where nothing rotates.
+/// Row 22: without rotation the seed still works.
 #[tokio::test]
 async fn a_torn_record_is_moved_aside_and_the_seed_tried() {
     for keep in [0, 1, 200] {
@@ -622,7 +622,7 @@ async fn save_later(world: &World, generation: u64, trouble: Trouble) {
     server.assert_no_reuse();
 }
 
-/// I3: while there is time, a refresh that cannot be recorded is not begun.
+/// I3: with a usable token, a refresh whose attempt cannot be stored is not started.
 #[tokio::test]
 async fn near_expiry_nothing_is_refreshed_that_could_not_be_saved() {
     let world = World::settled().await;

@@ -1,7 +1,7 @@
-//! The cases of the engine's second edition (E1 to E46): what users, operators and both servers see.
+//! The cases E1 to E46 of the refresh engine: what users, operators and both servers see.
 //!
-//! Nothing here knows how the engine is built. A test looks at answers, at what the servers received, at
-//! the files in the state directory as text, at the status and at the metrics.
+//! These tests do not depend on the implementation. They read answers, the requests that the servers received,
+//! the files in the state directory as text, the status and the metrics.
 
 mod answers;
 mod belonging;
@@ -39,7 +39,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A little more than the longest backoff of a failing server.
 const QUARTER: Duration = Duration::from_secs(15 * 60 + 30);
 
-/// A request does not wait long for its token, so that a test need not either.
+/// A short wait of requests for their token, to keep the tests short.
 const SHORT_WAIT: &str = "[limits]\nwait = \"300ms\"";
 
 const BOOTSTRAP: &str =
@@ -72,7 +72,7 @@ async fn with_operator(builder: WorldBuilder) -> World {
     world
 }
 
-/// `POST /api/v1/credentials/api/refresh`: the status, and what is said.
+/// `POST /api/v1/credentials/api/refresh`; returns status and content.
 async fn operator_refreshes(world: &World) -> (u16, Value) {
     let mut admin = Wire::to_address(world.app().admin_address().unwrap()).await;
     let lines = [
@@ -150,7 +150,7 @@ fn presented(world: &World, refresh_token: &str) -> usize {
     world.authorization_server.presentations_of(refresh_token).len()
 }
 
-/// Waits until no token request is under way, and none is about to be repeated.
+/// Waits until no token request is under way or about to be repeated.
 async fn at_rest(world: &World) {
     let mut pause = tokio::time::interval(Duration::from_millis(10));
     within(async {
@@ -161,7 +161,7 @@ async fn at_rest(world: &World) {
     .await;
 }
 
-/// Runs a test with each of its cases, and says which of them fail.
+/// Runs a test with each of its cases and reports all that fail.
 async fn each<T, F>(
     cases: impl IntoIterator<Item = (impl ToString, T)>,
     test: impl Fn(String, T) -> F,
@@ -182,14 +182,14 @@ async fn each<T, F>(
     assert!(failed.is_empty(), "{} of {all} cases failed: {failed:#?}", failed.len());
 }
 
-/// One request, and whatever it has set going.
+/// Makes one request and waits until no refresh is under way.
 async fn look(world: &World) -> Reply {
     let reply = world.get("/").await;
     at_rest(world).await;
     reply
 }
 
-/// Asks now and after each `step` of the proxy's time until a request is answered; how long it took.
+/// Makes a request now and after each `step` of the proxy's time until one is served; returns how long it took.
 async fn back_within(world: &World, limit: Duration, step: Duration) -> Option<Duration> {
     let mut waited = Duration::ZERO;
     loop {

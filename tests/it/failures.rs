@@ -173,7 +173,7 @@ async fn a_client_that_prefers_json_gets_a_problem_document() {
 
 // ===== Helpers =====
 
-/// Each of these bytes, as an origin server's answer, is a 502 without any of its content.
+/// Asserts that each of these answers of an origin server becomes a 502 without any of its content.
 async fn answers_become_502(answers: &[&str]) {
     let world = World::new().await;
     let mut wrong = Vec::new();

@@ -11,7 +11,7 @@ use super::program::Program;
 use super::world::{HOURS, World, WorldBuilder};
 use crate::texts::assert_says;
 
-/// Longer than a server that refuses this OAuth client is left alone at first.
+/// Longer than the first backoff after a refusal of the OAuth client.
 const MINUTES: Duration = Duration::from_secs(120);
 const ID_TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmYW4tNDcxMSJ9.c2lnbmF0dXJl";
 
@@ -112,7 +112,7 @@ async fn the_id_token_is_not_stored_and_no_token_is_logged() {
     let description = format!("{} has gone", world.authorization_server.current_refresh_token());
     let gone = TokenBehaviour::error(400, "invalid_grant", Some(&description));
     world.authorization_server.enqueue(gone);
-    // Brand-new tokens are given three seconds; then it is refreshed, and the grant is dead.
+    // New tokens get a propagation delay of three seconds; then the refresh finds the grant dead.
     program
         .get(&world.http("/"))
         .await
@@ -160,7 +160,7 @@ async fn a_400_about_the_grant_needs_a_login() {
     world.assert_needs_login("revoked");
 }
 
-/// A wrong secret, a wrong URL, a request the server cannot read: nothing is thrown away.
+/// A wrong secret, a wrong URL or an unreadable request does not end the grant.
 #[tokio::test]
 async fn configuration_errors_keep_the_refresh_token_and_are_retried_rarely() {
     for (status, body) in [
@@ -195,7 +195,7 @@ async fn configuration_errors_keep_the_refresh_token_and_are_retried_rarely() {
             Value::Null,
             "{case}: the record says that a login is needed"
         );
-        // As soon as it is mended, the same refresh token works.
+        // After the fix the same refresh token works.
         world.clock.advance(MINUTES);
         world.get("/orders").await.assert_status(200, &case);
         world.authorization_server.assert_token_requests(2, &case);

@@ -17,12 +17,12 @@ use super::wire::{Reply, Wire, within};
 use super::world::{World, WorldBuilder, eventually};
 
 const PAGE: usize = 4096;
-/// Of the disk. A record takes one or a few.
+/// Pages of the disk. A record takes one or a few.
 const PAGES: usize = 24;
-/// That it can hold, itself among them.
+/// Files that the disk can hold, including its root directory.
 const FILES: usize = 32;
 
-/// A tmpfs, and the process that keeps its namespace while bearerd comes and goes.
+/// A tmpfs, and the process that keeps its namespace while bearerd is started and stopped.
 struct Disk {
     holder: Child,
     /// As this process reaches it.
@@ -63,7 +63,7 @@ impl Disk {
         command
     }
 
-    /// Makes all the files that there may be.
+    /// Creates files until no inode is left.
     fn take_all_names(&self) {
         let make =
             |number: usize| std::fs::File::create(self.path.join(format!("filler-{number}")));
@@ -162,7 +162,7 @@ async fn world_on_a_small_disk(builder: WorldBuilder) -> Option<(World, Disk)> {
     Some((world, disk?))
 }
 
-/// An operator wants another token.
+/// Forces a refresh through the admin listener.
 async fn force(admin: SocketAddr) -> Reply {
     let lines = [
         "POST /api/v1/credentials/api/refresh HTTP/1.1",
@@ -209,7 +209,7 @@ async fn assert_unsaved(program: &Program, unsaved: bool) {
     );
 }
 
-/// Row 26: it fills up while a token request is under way, and then token follows token in memory alone.
+/// Row 26: the disk fills up during a token request, and later tokens are only in memory.
 #[tokio::test]
 async fn with_a_full_disk_tokens_are_served_from_memory_and_written_when_there_is_room() {
     let Some((world, disk)) = world_on_a_small_disk(World::plain()).await else { return };
@@ -224,7 +224,7 @@ async fn with_a_full_disk_tokens_are_served_from_memory_and_written_when_there_i
     asking.await.unwrap().assert_ok();
     program.get(&world.http("/")).await.assert_ok();
     assert_unsaved(&program, true).await;
-    // The old record is whole, and says that a refresh was begun.
+    // The old record is whole and has an open attempt.
     let record = disk.record();
     assert_eq!(
         (&record["generation"], record["attempt"].is_null()),
@@ -247,7 +247,7 @@ async fn with_a_full_disk_tokens_are_served_from_memory_and_written_when_there_i
 
     disk.empty();
     disk.saves(3, server).await;
-    // Said right after it is written.
+    // The probe follows right after the write.
     let said = async {
         let mut pause = tokio::time::interval(std::time::Duration::from_millis(5));
         while ask(&program, "/readyz").await["status"] != "ok" {
@@ -282,7 +282,7 @@ async fn with_a_full_disk_and_a_token_to_use_no_refresh_is_begun() {
     server.assert_token_requests(1, "a refresh was begun that cannot be saved");
     assert_eq!(disk.record(), before, "the record was changed although no refresh was begun");
     disk.empty();
-    // After the pause that follows a failure.
+    // After the backoff that follows a failure.
     let forced = async {
         let mut pause = tokio::time::interval(std::time::Duration::from_millis(50));
         while force(program.admin).await.status != 200 {
@@ -295,7 +295,7 @@ async fn with_a_full_disk_and_a_token_to_use_no_refresh_is_begun() {
     server.assert_no_reuse();
 }
 
-/// A start must not make an outage of a full disk: neither the first one nor that after a crash.
+/// Neither the first start nor one after a crash may fail because of a full disk.
 #[tokio::test]
 async fn started_on_a_full_disk_it_serves_and_saves_later() {
     let Some((world, disk)) = world_on_a_small_disk(World::plain()).await else { return };
@@ -318,7 +318,7 @@ async fn started_on_a_full_disk_it_serves_and_saves_later() {
     program.get(&world.http("/")).await.assert_ok();
     server.assert_token_requests(1, "the stored token was good");
     assert_unsaved(&program, false).await;
-    // It has no use any more, and the refresh token is still the newest.
+    // The access token is revoked, but the refresh token is still the newest.
     server.tokens().revoke_all_access_tokens();
     program.get(&world.http("/")).await.assert_ok();
     server.assert_token_requests(2, "the rejected token has to cost one token request");
@@ -327,7 +327,7 @@ async fn started_on_a_full_disk_it_serves_and_saves_later() {
     disk.saves(2, server).await;
 }
 
-/// No file can be made, which the start tries, but what is there can be read.
+/// No file can be created, which the start tries, but existing files can be read.
 #[tokio::test]
 async fn started_where_no_file_can_be_made_it_serves_the_stored_token() {
     let Some((world, disk)) = world_on_a_small_disk(World::plain()).await else { return };
@@ -342,7 +342,7 @@ async fn started_where_no_file_can_be_made_it_serves_the_stored_token() {
     server.assert_token_requests(1, "the stored token was not used where no file can be made");
 }
 
-/// Row 22: the record is longer than what is left of the disk.
+/// Row 22: the record is longer than the free space.
 #[tokio::test]
 async fn a_write_that_the_disk_tears_leaves_the_old_record_and_nothing_else() {
     let long = World::plain()
@@ -372,7 +372,7 @@ async fn a_write_that_the_disk_tears_leaves_the_old_record_and_nothing_else() {
     disk.empty();
     disk.saves(2, server).await;
 
-    // Killed while it wrote: what it left takes all the room, until the next commit.
+    // After a kill during a write the temporary file takes all the space until the next commit.
     program.kill().await;
     disk.fill(".api.json.Ab12Cd.tmp", 0);
     let program = disk.start(&world).await;

@@ -67,7 +67,7 @@ async fn a_failed_step_costs_no_refresh_token() {
     rest.enqueue(Answer::status(503));
     rest.enqueue(Answer::json(200, json!({ "t": "session" })));
     world.origin.enqueue(Answer::status(200));
-    // The request waits while the step is tried again, alone: the first answer is stored already.
+    // The request waits while only the step is repeated, because the first answer is already stored.
     world.get("/").await.assert_ok();
     let server = &world.authorization_server;
     server.assert_token_requests(1, "the failed step has cost another token request");

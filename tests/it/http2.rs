@@ -1,6 +1,6 @@
 //! HTTP/2 on either side of an intercepted session, and any pairing of it with HTTP/1.1.
 //!
-//! The client is the bare protocol, so that it can also do what no polite client does.
+//! The client is the `h2` crate alone, so that it can also misbehave.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -245,7 +245,7 @@ async fn every_pairing_carries_the_token_and_the_content_both_ways() {
     }
 }
 
-/// The origin server knows HTTP/2, and was spoken to in HTTP/1.1 before for another client.
+/// The origin server supports HTTP/2 and was used over HTTP/1.1 for another client before.
 #[tokio::test]
 async fn http2_requests_stay_http2_after_another_client_has_used_http1() {
     let world = speaking(Protocols::Both).start().await;
@@ -309,7 +309,7 @@ async fn streams_beyond_a_hundred_wait_for_their_turn() {
     let world = speaking(Protocols::Both).start().await;
     let mut client = Client::open(&world).await;
     client.ask(get(&world.https("/"))).await.assert_ok();
-    // The client keeps to what it was told; the rest waits with it.
+    // The client obeys the limit and queues the rest.
     assert_eq!(
         client.sender.current_max_send_streams(),
         100,
@@ -584,7 +584,7 @@ async fn a_shutdown_says_goaway_and_finishes_the_streams() {
     let (waiting, _stream) = client.begin(get(&world.https("/bytes/300000")), true).await;
     world.origin.wait_for_verdicts(2).await;
     let stopping = tokio::spawn(world.take_app().shutdown());
-    // A farewell that the proxy has sent is here before its answer to the next ping.
+    // A GOAWAY of the proxy arrives before its answer to the next ping.
     let error = within(async {
         loop {
             client.pings.ping(Ping::opaque()).await.unwrap();
@@ -618,7 +618,7 @@ async fn a_shutdown_says_goaway_and_finishes_the_streams() {
     );
     within(stopping).await.unwrap();
     drop(stream);
-    // The client's own farewell may come too late for the socket.
+    // The client's own GOAWAY may come too late for the socket.
     let _how = client.closes().await;
 }
 
@@ -645,7 +645,7 @@ async fn an_idle_connection_is_closed_after_its_timeout_and_a_busy_one_is_not() 
     let (response, _stream) = busy.begin(get(&world.https("/")), true).await;
     let idle = Client::open(&world).await;
     let began = Instant::now();
-    // Refused or closed in good order: gone.
+    // It does not matter how the connection was closed.
     let _how = idle.closes().await;
     assert!(
         began.elapsed() > Duration::from_millis(900),
@@ -667,7 +667,7 @@ async fn an_idle_connection_is_closed_after_its_timeout_and_a_busy_one_is_not() 
     );
 }
 
-/// Streams that the client gave up are over as well.
+/// Streams that the client has reset do not keep a connection busy.
 #[tokio::test]
 async fn a_connection_whose_streams_were_reset_is_idle() {
     let world = speaking(Protocols::Both).sections(SHORT).start().await;
@@ -682,14 +682,13 @@ async fn a_connection_whose_streams_were_reset_is_idle() {
     let _how = client.closes().await;
 }
 
-/// HTTP/2 has frames between requests; none of them begins a head that would have to end.
+/// HTTP/2 frames between requests do not start a head with a time limit.
 #[tokio::test]
 async fn http2_frames_between_requests_are_not_a_slow_head() {
     let limits = "[limits]\nheader_read_timeout = \"1s\"";
     let world = speaking(Protocols::Both).sections(limits).start().await;
     let mut client = Client::open(&world).await;
-    // Time itself is what is tested: the pings go on for longer than a head may take, before the first
-    // request and after it.
+    // The pings last longer than a head may take, before the first request and after it.
     let mut pace = tokio::time::interval(Duration::from_millis(500));
     for round in 0..=7 {
         pace.tick().await;
@@ -715,7 +714,7 @@ async fn streams_reset_while_they_wait_for_a_token_cost_the_others_nothing() {
         begun.push(client.begin(get(&world.https("/")), true).await);
     }
     server.wait_for_token_requests(1).await;
-    // The first, which has started the refresh, is among those that go.
+    // The stream that has started the refresh is among those that are reset.
     for (response, mut stream) in begun.drain(..15) {
         stream.send_reset(Reason::CANCEL);
         drop(response);
@@ -730,7 +729,7 @@ async fn streams_reset_while_they_wait_for_a_token_cost_the_others_nothing() {
     server.assert_no_reuse();
 }
 
-/// All of them go, and the connection with them.
+/// All streams are reset, and the connection is closed.
 #[tokio::test]
 async fn a_refresh_outlives_the_connection_whose_streams_asked_for_it() {
     let world = speaking(Protocols::Both).start().await;

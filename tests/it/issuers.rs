@@ -69,7 +69,7 @@ async fn another_issuer_is_a_configuration_error_and_is_checked_once_a_minute() 
     }
     assert_never_says("Proxy-Status", &status, ["could not be asked"]);
     world.authorization_server.assert_token_requests(0, "no refresh token was spent");
-    // Written as it should be, it works at once.
+    // With the corrected issuer it works at once.
     let own = format!("issuer = \"{}/acme\"", issuer.url);
     world.configure(|text| text.replace(&common, &own));
     world.reload().await;

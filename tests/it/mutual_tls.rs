@@ -1,4 +1,4 @@
-//! Client certificates towards the API: with `bind` the token's requests show it, and no other.
+//! Client certificates towards the API: with `bind` only requests with the token show the certificate.
 //!
 //! That the token endpoint sees it either way is shown where token requests travel.
 
@@ -106,7 +106,7 @@ async fn without_bind_the_api_sees_the_token_and_no_certificate() {
             "a certificate was shown although `bind` is off"
         );
         assert!(request.bearer().is_some(), "the request has no token");
-        // Where the API insists, there is no connection.
+        // If the API requires a certificate, there is no connection.
         let world = started(asking(&clients, true).credential(&line), &certificate).await;
         world
             .get("/")
@@ -183,7 +183,7 @@ async fn connections_of_different_certificates_are_never_mixed() {
                 "{protocols:?}: a connection was shared by requests with different certificates"
             );
         }
-        // Each is used again, by its own.
+        // Each connection is used again by the same credential.
         assert_eq!(
             (owners.len(), world.origin.connections()),
             (4, 4),

@@ -1,5 +1,4 @@
-//! What operators do to a credential: `bearerd refresh`, `bearerd logout`, and the admin token that both
-//! need.
+//! `bearerd refresh`, `bearerd logout`, and the admin token that both need.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -36,7 +35,7 @@ async fn run_in(dir: &Path, arguments: &str, environment: &[(&str, &str)]) -> Sa
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-/// A server that takes tokens back.
+/// A revocation endpoint.
 async fn revocations() -> (OriginServer, String) {
     let server =
         OriginServer::start(OriginConfig { keep_bodies: true, ..OriginConfig::default() }).await;
@@ -44,7 +43,7 @@ async fn revocations() -> (OriginServer, String) {
     (server, line)
 }
 
-/// The tokens that it was given, in their order.
+/// The tokens that were revoked there, in order of arrival.
 fn given_back(server: &OriginServer) -> Vec<String> {
     let token = |body: &str| {
         let mut fields = body.split('&').filter_map(|field| field.split_once('='));
@@ -245,7 +244,7 @@ async fn an_unknown_name_is_a_usage_error_that_lists_the_known_ones() {
     }
     world.authorization_server.assert_token_requests(1, "an unknown name has cost a token request");
     program.stop().await;
-    // The same in the store.
+    // The same without a proxy, on the store.
     let (code, said, complaints) = run(world.dir.path(), "logout api[rome]").await;
     assert_eq!(
         (code, &*said),
@@ -271,7 +270,7 @@ async fn one_token_of_many_is_named_in_either_way_and_all_of_them_by_the_credent
             "another token was refreshed: {said}"
         );
     }
-    // Its first token.
+    // This is its first token.
     let (_, said, _) = run(world.dir.path(), "refresh api[lyon]").await;
     assert!(
         said.starts_with("api[lyon]: refreshed; token number 1,"),
@@ -367,7 +366,7 @@ async fn a_wrong_token_changes_nothing_and_a_given_one_does_not_need_a_file() {
     world
         .authorization_server
         .assert_token_requests(2, "a wrong admin token has cost a token request");
-    // What is given may change without a restart.
+    // A configured token may change without a restart.
     world.write_secret("admin", "adm1n2");
     program.logs("in force").await;
     assert_eq!(
@@ -377,7 +376,7 @@ async fn a_wrong_token_changes_nothing_and_a_given_one_does_not_need_a_file() {
     );
 }
 
-/// What a shell of an operator has not: the variables that the proxy's service has.
+/// An operator's shell does not have the environment variables of the proxy's service.
 #[tokio::test]
 async fn a_command_needs_no_secret_but_the_admin_token() {
     let mut world = servers(World::builder()).await;
@@ -396,7 +395,7 @@ async fn a_command_needs_no_secret_but_the_admin_token() {
     program.stop().await;
 }
 
-/// Where no secret is read, none is like another.
+/// Commands do not read the secrets, so they must not report them as equal.
 #[tokio::test]
 async fn a_command_works_where_each_of_two_credentials_has_a_first_refresh_token() {
     let mut world = servers(World::builder()).await;
@@ -480,7 +479,7 @@ async fn an_admin_token_that_others_can_read_is_refused_until_its_mode_is_fixed(
     let program = Program::start(&world).await;
     program.logs("will be refused").await;
     program.get(&world.http("/")).await.assert_ok();
-    // An editor of another system has been there.
+    // An editor has written CRLF line ends.
     std::fs::write(&path, format!("{}\r\n", token.trim_end())).unwrap();
     set_mode(&path, 0o600);
     let (code, _, complaints) = run(dir, "refresh api").await;
@@ -552,7 +551,7 @@ async fn without_a_store_directory_the_token_is_in_the_state_directory_or_beside
 #[tokio::test]
 async fn without_a_writable_admin_token_requests_are_still_served() {
     let world = servers(World::builder().sections("[store]\nurl = \"memory:\"")).await;
-    // Even root makes no file within a file.
+    // Even root cannot make a file within a file.
     std::fs::write(world.state(), "a file").unwrap();
     let program = Program::start(&world).await;
     let warning = program.logs("will be refused").await;
@@ -580,7 +579,7 @@ async fn the_proxy_is_found_wherever_it_listens() {
         let mut world = servers(World::builder()).await;
         let free = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
         set_admin_listen(&mut world, &format!("{listen}:{free}"));
-        // Beyond loopback reading needs the token, too.
+        // On other addresses than loopback, reading needs the token too.
         let program = Program::start(&world).await;
         for arguments in ["status", "status --probe", "refresh api", "logout api"] {
             let (code, _, complaints) = run(world.dir.path(), arguments).await;
@@ -621,7 +620,7 @@ async fn logout_through_the_running_proxy_revokes_and_lasts() {
         "logged_out",
         "the status does not say that it was logged out"
     );
-    // There is nothing left to do, and that is no failure.
+    // A second logout has nothing to do and succeeds.
     let (code, json, _) = run(world.dir.path(), "logout --json api").await;
     assert_eq!(code, Some(0), "a second `logout` failed");
     let json: Value = serde_json::from_str(&json).unwrap();
@@ -686,7 +685,7 @@ async fn logout_without_a_proxy_works_on_the_store_and_lasts() {
     assert_no_secret(&world, &[json.to_string(), complaints, program.stop().await].concat());
 }
 
-/// A seed that was never used is not used after it, either.
+/// A seed that was never used is not used after a logout either.
 #[tokio::test]
 async fn a_logout_says_what_was_not_revoked_and_makes_no_store_where_none_was() {
     let world = servers(World::builder()).await;
@@ -746,7 +745,7 @@ async fn a_token_in_a_memory_store_is_logged_out_by_its_proxy_alone() {
     program.get(&world.http("/")).await.assert_no_token();
 }
 
-/// With the proxy, and without.
+/// With and without a running proxy.
 #[tokio::test]
 async fn a_credential_is_logged_out_of_each_of_its_tokens_or_of_one() {
     for running in [true, false] {
@@ -815,7 +814,7 @@ fn records(world: &World) -> Vec<String> {
     ["lyon", "nice", "paris"].map(record).to_vec()
 }
 
-/// A record that a sibling has written since the proxy has looked.
+/// A sibling has written a record since the proxy last polled the store.
 #[tokio::test]
 async fn a_token_that_is_only_in_the_store_is_logged_out_as_well() {
     let world = clubs().await;
@@ -833,7 +832,7 @@ async fn a_token_that_is_only_in_the_store_is_logged_out_as_well() {
     program.stop().await;
 }
 
-/// The configuration is read twice, and a pipe only once.
+/// The configuration is needed twice, but a pipe can be read only once.
 #[tokio::test]
 async fn logout_reads_its_configuration_from_standard_input() {
     let world = servers(World::builder()).await;
@@ -883,7 +882,7 @@ async fn a_logout_of_an_expired_token_leaves_no_new_one() {
     }
 }
 
-/// What root wrote there, the proxy's user could not read.
+/// The proxy's user could not read a record written by root.
 #[tokio::test]
 async fn root_is_told_to_run_as_the_owner_of_the_store() {
     let world = servers(World::builder()).await;
@@ -891,7 +890,7 @@ async fn root_is_told_to_run_as_the_owner_of_the_store() {
     program.get(&world.http("/")).await.assert_ok();
     program.stop().await;
     if std::os::unix::fs::chown(world.state(), Some(65532), None).is_err() {
-        // Only root can give a directory away, and only root needs to be told.
+        // Only root can change the owner, and only root gets this error.
         return;
     }
     let (code, said, complaints) = run(world.dir.path(), "logout api").await;
@@ -918,7 +917,7 @@ async fn the_tokens_of_a_name_are_listed_for_programs() {
         (&json!("api[paris]"), &json!("api/paris")),
         "the token has another name or key"
     );
-    // Allowed, and never used: asking makes nothing.
+    // An allowed value that was never used: reading its status creates nothing.
     let lyon = ask("GET /api/v1/credentials/api%2Flyon", "Host: localhost").await;
     let lyon: Value = serde_json::from_slice(&lyon.content).unwrap();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! When tokens are replaced: what the application, the authorization server and the record see.
+//! When tokens are refreshed: effects on the application, the authorization server and the record.
 //!
 //! Each test names its row of `docs/behaviours.md`. Time is the proxy's own
 //! clock, which a test moves; the servers' tokens really live for an hour.
@@ -14,7 +14,7 @@ use super::world::{HOURS, MINUTE, TO_MARGIN, World, assert_all, eventually};
 
 // ----- one token request for everybody -----
 
-/// Row 1, from nothing.
+/// Row 1, without a record.
 #[tokio::test]
 async fn fifty_requests_without_a_token_cost_one_token_request() {
     let world = World::new().await;
@@ -210,7 +210,7 @@ async fn a_client_that_hangs_up_does_not_cancel_the_refresh_it_waits_for() {
     world.assert_stored(2);
 }
 
-/// Row 24: the proxy has let go of the request before the answer comes.
+/// Row 24: the proxy has dropped the request before the answer arrives.
 #[tokio::test]
 async fn a_refresh_goes_on_after_its_request_is_gone() {
     let world = World::settled().await;

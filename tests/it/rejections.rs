@@ -418,8 +418,7 @@ async fn an_api_that_rejects_every_upload_costs_one_token_request_in_thirty_seco
 
 // ----- helpers -----
 
-/// One request whose new token comes from a request that was sent a minute ago, so that a rejection
-/// of it is not put down to its youth.
+/// One request whose new token was requested a minute ago, so that it gets no propagation delay.
 async fn get_with_a_token_that_was_long_under_way(world: &World) -> Reply {
     let request = world.begin_refresh().await;
     world.clock.advance(MINUTE);
@@ -444,7 +443,7 @@ async fn a_token_that_is_expired_on_arrival_is_replaced_within_the_same_request(
     world.assert_stored(3);
 }
 
-/// The torture test's 429 after a revocation: the pause is a matter of moments.
+/// A 429 with a short `Retry-After` after a revocation, as in the torture test.
 #[tokio::test]
 async fn requests_wait_out_a_short_retry_after_following_a_rejection() {
     let world = World::settled().await;

@@ -1,4 +1,4 @@
-//! Several proxies on one `file:` store: who asks for a token, who finds one, and who waits for whom.
+//! Several proxies on one `file:` store: token requests, adopted tokens and the lock.
 //!
 //! Most run in this process, on one state directory and one clock. Where one has to be killed or
 //! stopped while it holds the lock, it is the program itself.
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::program::Program;
 use super::world::{HOURS, Sibling, TO_MARGIN, World, assert_all, eventually};
 
-/// Within which a sibling's token is in use.
+/// Time within which a sibling's token is adopted.
 const ADOPTION: Duration = Duration::from_secs(2);
 
 /// A settled world and a second proxy beside it, both with generation 1.

@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 use super::world::{HOURS, TO_MARGIN, World, WorldBuilder, assert_all, eventually};
 use crate::texts::{assert_never_says, assert_says};
 
-/// Longer than a server that refuses this OAuth client is left alone at first.
+/// Longer than the first backoff after a refusal of the OAuth client.
 const MINUTES: Duration = Duration::from_secs(120);
 
 fn resamania() -> WorldBuilder {
     World::builder().authorization_server(|config| {
         config.token_path = "/club-4711/oauth/v2/token".into();
         config.client_auth = ClientAuth::Post;
-        // The old token's row is deleted: presenting it again is an error and nothing more.
+        // The old token's row is deleted: presenting it again is an error without further consequences.
         config.rotation = Rotation::Rotate { grace: Duration::ZERO, on_reuse: OnReuse::Refuse };
         config.token_type = Some("bearer".into());
         config.scope = Some("client_api user".into());
@@ -162,7 +162,7 @@ async fn configuration_errors_keep_the_refresh_token() {
     }
 }
 
-/// A gateway answers for a club that is not there for a moment: the request waits for the next look.
+/// A gateway answers while its club is down for a moment: the request waits for the next attempt.
 #[tokio::test]
 async fn a_404_of_a_gateway_passes_and_keeps_the_refresh_token() {
     let page = "<!DOCTYPE html><title>404 Not Found</title>";
@@ -207,7 +207,7 @@ async fn a_500_before_the_rotation_is_retried_within_the_request() {
     world.assert_newest_refresh_token_is_stored();
 }
 
-/// The honest limit: the old refresh token is deleted at once, the new one was in the lost answer.
+/// This cannot be healed: the old refresh token is deleted at once, and the new one was in the lost answer.
 #[tokio::test]
 async fn a_500_after_the_rotation_cannot_be_healed_and_says_so() {
     let error = TokenBehaviour::json(500, json!({"code": 500})).after_commit();

@@ -156,7 +156,7 @@ async fn plain_records_and_records_of_an_old_key_are_read_and_encrypted_by_the_n
     world.authorization_server.assert_no_reuse();
 }
 
-/// Another process with another key has written: this one serves what it has, and then refuses.
+/// Another process with another key has written the record: this one serves its token until it expires.
 #[tokio::test]
 async fn a_record_encrypted_with_another_key_is_never_overwritten() {
     let mut world = world(World::builder()).await;

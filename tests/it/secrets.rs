@@ -1,4 +1,4 @@
-//! What changes on the disk takes effect without a signal, in the real program.
+//! Changes of secrets and configuration on the disk take effect without a signal, in the real program.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::wire::{Wire, get};
 use super::world::{World, eventually};
 use crate::texts::{assert_never_says, assert_says};
 
-/// From the change to the request that has the use of it.
+/// Time from a change to the first request that uses it.
 const SOON: Duration = Duration::from_secs(3);
 
 const NOTICED: &str = "reading the configuration again";
@@ -130,7 +130,7 @@ async fn a_changed_configuration_is_in_force_without_a_signal_and_a_bad_one_is_r
     );
 }
 
-/// It is named by the new configuration, which is bad only because the file is not there yet.
+/// The new configuration is invalid only because the file of its secret does not exist yet.
 #[tokio::test]
 async fn a_secret_that_comes_after_the_configuration_that_names_it_is_noticed() {
     let mut world = World::plain().start_servers().await;

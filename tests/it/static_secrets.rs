@@ -1,5 +1,5 @@
-//! Credentials without tokens: an API that rejects their secret gets the one that its place holds by now.
-//! In the real program, which reads secrets; once with a caller of the library who does.
+//! Credentials without tokens: after a rejection the secret is read again from its source.
+//! Most tests run the real program, which reads the secrets; one embeds the library and reads them itself.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ async fn world(source: &str) -> World {
     world
 }
 
-/// A command that says what it has done.
+/// A command that records its runs.
 fn by_command() -> String {
     r#"{ cmd = ["sh", "-c", "echo run >> runs; cat key"] }"#.to_owned()
 }
@@ -37,7 +37,7 @@ fn runs(world: &World) -> usize {
     runs.lines().count()
 }
 
-/// The API accepts another key, and only that; it is where the secret comes from.
+/// Writes a new key to the source of the secret and makes the API accept only that one.
 fn rotate(world: &World) -> String {
     let tokens = world.authorization_server.tokens();
     tokens.revoke_all_access_tokens();
@@ -90,7 +90,7 @@ async fn a_rejected_secret_is_read_again_and_the_request_sent_again() {
     }
 }
 
-/// The request is known again, also by what is not sent on.
+/// The repeated request still has the field that chooses the value, although it is not forwarded.
 #[tokio::test]
 async fn a_key_is_read_again_if_requests_choose_another_variable() {
     for (choice, path, fields) in [
@@ -238,7 +238,7 @@ async fn a_command_that_hangs_holds_a_request_no_longer_than_the_limit() {
     program.stop().await;
 }
 
-/// What a request would be given by the new configuration is not sent where that does not want it.
+/// A new key is not sent to a host that the new configuration no longer has.
 #[tokio::test]
 async fn a_key_that_was_moved_to_another_host_is_not_sent_to_the_old_one() {
     let mut world = world("{ file = \"key\" }").await;
@@ -273,7 +273,7 @@ async fn an_embedding_program_reads_the_secrets_itself() {
     world.start_proxy().await;
     world.get("/").await.assert_ok();
     rotate(&world);
-    // Nobody reads: the rejection is passed on at once.
+    // Nobody reads the secret, so the rejection is forwarded at once.
     let asked = Instant::now();
     world
         .get("/")
@@ -292,7 +292,7 @@ async fn an_embedding_program_reads_the_secrets_itself() {
         std::future::pending::<()>().await;
     };
     let answered = async {
-        // The reading has begun to be waited for.
+        // The app waits for a rejected secret by now.
         tokio::task::yield_now().await;
         world.get("/").await.status
     };

@@ -1,4 +1,4 @@
-//! The raw client, which writes exactly the bytes a test wants, and what else speaks HTTP/1.1 by hand.
+//! A raw client that writes exactly the bytes of a test, and raw servers of HTTP/1.1.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::world::World;
 
-/// Nothing here takes as long; whatever does will never come.
+/// Anything that takes this long counts as never happening.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A client, or a server, that writes and reads what a test tells it to.
@@ -36,7 +36,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self { stream, unread: Vec::new() }
     }
 
-    /// Writes; a peer that has closed already is found out by reading.
+    /// Writes; errors are ignored because the next read shows that the peer has closed.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _closed = self.stream.write_all(bytes.as_ref()).await;
         let _closed = self.stream.flush().await;
@@ -155,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// So many bytes.
+    /// Reads exactly so many bytes.
     pub(crate) async fn exactly(&mut self, length: usize) -> Vec<u8> {
         while self.unread.len() < length {
             assert!(self.fill().await, "the peer closed before {length} bytes had come");
@@ -163,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.unread.drain(..length).collect()
     }
 
-    /// What comes first, without a look at it; empty if the peer closes.
+    /// The first bytes that arrive; empty if the peer closes.
     pub(crate) async fn first_bytes(&mut self) -> Vec<u8> {
         self.fill().await;
         std::mem::take(&mut self.unread)
@@ -175,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         std::mem::take(&mut self.unread)
     }
 
-    /// The peer closes, and has sent nothing more.
+    /// Asserts that the peer closes without sending anything more.
     pub(crate) async fn is_closed(&mut self) {
         let rest = self.rest().await;
         assert!(
@@ -185,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         );
     }
 
-    /// Reads some more; `false` at the end, however it comes.
+    /// Reads some more; returns false at the end of the stream or after an error.
     async fn fill(&mut self) -> bool {
         let mut buffer = [0; 16 * 1024];
         let read = within(self.stream.read(&mut buffer)).await.unwrap_or(0);
@@ -263,7 +263,7 @@ impl Reply {
         String::from_utf8_lossy(&self.content).into_owned()
     }
 
-    /// The proxy's own answer, with everything that belongs to one.
+    /// Asserts that this is bearerd's own answer, with all its fields.
     #[track_caller]
     pub(crate) fn is_refusal(&self, status: u16, kind: &str) {
         self.assert_status(status, "this is not the expected answer of bearerd itself");
@@ -311,7 +311,7 @@ pub(crate) async fn ask(world: &World, lines: &[impl AsRef<str>]) -> Reply {
     Wire::to(world).await.ask(lines).await
 }
 
-/// What comes in time.
+/// Waits for a future at most [`DEADLINE`].
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future).await.expect("it never came")
 }

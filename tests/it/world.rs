@@ -1,4 +1,4 @@
-//! A small world for one test: an authorization server, an API, and bearerd in between.
+//! The set-up of one test: an authorization server, an API, and bearerd in between.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,14 +16,14 @@ use tempfile::TempDir;
 
 use super::wire::{Reply, Wire};
 
-/// Longer than a new token is given to become known to the API.
+/// Longer than the propagation delay of a new token.
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 /// Longer than a token lives.
 pub(crate) const HOURS: Duration = Duration::from_secs(2 * 3600);
 /// Moves a settled token of an hour into its margin, which begins 240 to 300 s before its end.
 pub(crate) const TO_MARGIN: Duration = Duration::from_secs(3400 - 60);
 
-/// What a test wants its world to be like; the rest is as a careful operator would have it.
+/// The configuration of a [`World`]; the defaults are those of a careful operator.
 pub(crate) struct WorldBuilder {
     authorization_server: AuthorizationServerConfig,
     origin: OriginConfig,
@@ -37,7 +37,7 @@ pub(crate) struct WorldBuilder {
     certificate: Certificate,
 }
 
-/// What the API proves itself with, made by the authority that the proxy trusts.
+/// Makes the certificate of the API, signed by the authority that the proxy trusts.
 type Certificate = Box<dyn FnOnce(&TestCa) -> Arc<rustls::ServerConfig> + Send>;
 
 /// Another proxy on the same configuration, state and clock as a world's.
@@ -49,7 +49,7 @@ pub(crate) struct Sibling {
 pub(crate) struct World {
     pub(crate) authorization_server: AuthorizationServer,
     pub(crate) origin: OriginServer,
-    /// bearerd's alone: the servers go by the real time.
+    /// bearerd's clock; the servers use the real time.
     pub(crate) clock: Clock,
     pub(crate) dir: TempDir,
     configuration: String,
@@ -102,7 +102,7 @@ impl World {
         format!("https://{}{path}", self.origin.authority())
     }
 
-    /// An HTTP client as an application would have it: told of the proxy and of bearerd's CA.
+    /// An HTTP client configured like an application's, with the proxy and bearerd's CA.
     pub(crate) fn client(&self) -> reqwest::Client {
         client_of(self.app())
     }
@@ -118,7 +118,7 @@ impl World {
         get(self.client().get(self.http(path))).await
     }
 
-    /// What bearerd says about the credential.
+    /// The status of the credential.
     pub(crate) fn status(&self) -> Status {
         self.app().credentials().all()[0].statuses().remove(0)
     }
@@ -145,7 +145,7 @@ impl World {
         serde_json::from_slice::<serde_json::Value>(&text).unwrap()["record"].clone()
     }
 
-    /// Why the record says that a person has to act.
+    /// The terminal reason in the record.
     pub(crate) fn terminal_reason(&self) -> serde_json::Value {
         self.record()["terminal"]["reason"].clone()
     }
@@ -199,7 +199,7 @@ impl World {
             .unwrap_or_else(|problems| panic!("{}", problems.render(false)))
     }
 
-    /// Has the running proxy read its configuration again: the keys that need a restart.
+    /// Reloads the configuration of the running proxy; returns the keys that need a restart.
     pub(crate) async fn reload(&self) -> Vec<&'static str> {
         self.app().reload(self.settings()).await.unwrap()
     }
@@ -228,12 +228,12 @@ impl World {
         self.origin.requests().iter().map(bearer).collect()
     }
 
-    /// Writes another seed; it counts from the next start on.
+    /// Writes another seed; it takes effect with the next start or reload.
     pub(crate) fn write_seed(&self, refresh_token: &str) {
         self.write_secret("seed", refresh_token);
     }
 
-    /// Writes another client secret; it counts from the next start on.
+    /// Writes another client secret; it takes effect with the next start or reload.
     pub(crate) fn write_client_secret(&self, secret: &str) {
         self.write_secret("secret", secret);
     }
@@ -243,7 +243,7 @@ impl World {
         write_secret(&self.dir.path().join(name), secret);
     }
 
-    /// Changes the configuration; it counts from the next start on.
+    /// Changes the configuration; it takes effect with the next start or reload.
     pub(crate) fn configure(&mut self, change: impl FnOnce(&str) -> String) {
         self.configuration = change(&self.configuration);
     }
@@ -254,13 +254,13 @@ impl World {
         std::fs::write(self.dir.path().join("proxy.toml"), &self.configuration).unwrap();
     }
 
-    /// Ends the proxy in good order and starts another on the same state.
+    /// Shuts the proxy down and starts another on the same state.
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.start_proxy().await;
     }
 
-    /// Ends the proxy in good order.
+    /// Shuts the proxy down.
     pub(crate) async fn stop(&mut self) {
         if let Some(app) = self.app.take() {
             app.shutdown().await;
@@ -365,8 +365,8 @@ impl WorldBuilder {
         world
     }
 
-    /// Starts everything and has one request answered: generation 1, old enough for a rejection of it
-    /// not to be put down to its youth.
+    /// Starts everything and makes one request: the token is of generation 1 and old enough to get no
+    /// propagation delay.
     pub(crate) async fn settled(self) -> World {
         let world = self.start().await;
         world.get("/").await.assert_ok();
@@ -443,7 +443,7 @@ impl Sibling {
         &self.app
     }
 
-    /// What it says about the credential.
+    /// Its status of the credential.
     pub(crate) fn status(&self) -> Status {
         self.app.credentials().all()[0].statuses().remove(0)
     }
@@ -462,13 +462,13 @@ impl Sibling {
         get_many(&self.client(), &world.http("/"), n).await
     }
 
-    /// Ends it in good order.
+    /// Shuts it down.
     pub(crate) async fn stop(self) {
         self.app.shutdown().await;
     }
 }
 
-/// An HTTP client as an application would have it: told of the proxy and of bearerd's CA.
+/// An HTTP client configured like an application's, with the proxy and bearerd's CA.
 fn client_of(app: &App) -> reqwest::Client {
     client_through(app.proxy_addresses()[0], roots_of(app))
 }
@@ -525,7 +525,7 @@ pub(crate) fn assert_all(answers: &[Reply], status: u16) {
     }
 }
 
-/// Waits for what no event announces, at most ten seconds.
+/// Polls a condition for at most ten seconds.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     let mut pause = tokio::time::interval(Duration::from_millis(5));

@@ -199,7 +199,7 @@ async fn an_upgrade_over_http2_is_502() {
     wire.reply().await.is_refusal(502, "http_upgrade_failed");
 }
 
-/// Whose window is closed has not all of the content, however little that is.
+/// With a closed window the origin server has not received all of the content, however little it is.
 #[tokio::test]
 async fn an_origin_that_takes_no_content_runs_into_send_timeout() {
     let limits = "[limits]\nsend_timeout = \"1s\"\nresponse_timeout = \"60s\"";
@@ -209,7 +209,7 @@ async fn an_origin_that_takes_no_content_runs_into_send_timeout() {
     builder.initial_window_size(0);
     let url = api.http("/");
     let mut requests = requests(api, builder);
-    // The first request may go out before the origin server's settings are there.
+    // The first request may be sent before the origin server's settings have arrived.
     let mut wire = begin(&world, &url).await;
     let (_, (_, respond)) = within(requests.recv()).await.unwrap();
     answer(respond, 204);
@@ -337,7 +337,7 @@ async fn p26_a_session_offers_what_the_origin_is_known_to_speak() {
     let world = World::new().await;
     let client = Client::open(&world).await;
     client.ask(get_http2(&world.https("/"))).await.assert_ok();
-    // One core has learned it; the sessions go to the cores in turn.
+    // One core knows the protocol by now; the sessions go to the cores in turn.
     let (mut agreed, mut only) = (Vec::new(), Vec::new());
     for _ in 0..4 {
         agreed.push(crate::http2::agreed(&world, &[b"h2", b"http/1.1"]).await);

@@ -1,4 +1,4 @@
-//! P25, P27, P38, P41 and P42: what is inside a CONNECT, the local CA, and the admin listener's door.
+//! P25, P27, P38, P41 and P42: protocols within a CONNECT, the local CA, and access to the admin listener.
 
 use std::sync::Arc;
 use std::time::Duration;
