@@ -365,9 +365,11 @@ impl Store {
                 Ok(matches!(self.put(&key, version, None, &record).await?, PutOutcome::Stored(_)))
             };
             match sealed.await {
-                Ok(true) => tracing::info!(key, "a record from before the key is sealed now"),
+                Ok(true) => tracing::info!(key, "encrypted an existing record"),
                 Ok(false) => {}
-                Err::<_, StoreError>(error) => tracing::warn!(key, %error, "not sealed"),
+                Err::<_, StoreError>(error) => {
+                    tracing::warn!(key, %error, "cannot encrypt an existing record")
+                }
             }
         }
     }

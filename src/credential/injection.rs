@@ -88,7 +88,7 @@ pub enum Additions<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum InjectionError {
     /// The value is not a valid field value.
-    #[error("what is to be injected is no field value")]
+    #[error("the injected value is not a valid field value")]
     Field(#[from] InvalidHeaderValue),
     /// The target is not valid, because it is too long.
     #[error("the target with its parameters is too long")]

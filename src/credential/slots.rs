@@ -185,7 +185,7 @@ impl SlotMap {
     async fn open_stored(&self) {
         let SlotBuilder { token, variables, context, .. } = &*self.builder;
         let keys = context.store.keys(&token.name).await.unwrap_or_else(|error| {
-            tracing::error!(credential = token.name, %error, "token store");
+            tracing::error!(credential = token.name, %error, "cannot list stored tokens");
             Vec::new()
         });
         // If clients choose the values, half of the slots stay free for new ones.

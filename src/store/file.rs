@@ -17,7 +17,7 @@
 //! can be blocked forever by a hung disk.
 
 mod directory;
-mod names;
+mod file_names;
 mod watch;
 
 use std::fs::File;
@@ -32,7 +32,7 @@ use rustix::fs::{OFlags, Stat};
 use tokio::sync::Semaphore;
 
 use self::directory::Directory;
-use self::names::{key_of_name, record_name, stem_of};
+use self::file_names::{key_of_name, record_name, stem_of};
 use self::watch::DirectoryWatcher;
 use super::{ByteStore, Fence, HeldLease, StoreChanges, StoreError, StoreFuture, Version};
 
@@ -70,12 +70,12 @@ impl FileStore {
             .recursive(true)
             .mode(0o700)
             .create(path)
-            .map_err(|error| io_error("make", path, error))?;
+            .map_err(|error| io_error("create", path, error))?;
         let path: Arc<Path> = Arc::from(path);
         let directory = Arc::new(Directory::open(&path)?);
         match directory.check_writable() {
             Err(error @ StoreError::Full(_)) => {
-                tracing::error!(%error, "token store; what is in it is used");
+                tracing::error!(%error, "cannot write to the token store; stored tokens are still used");
             }
             proven => proven?,
         }
@@ -94,8 +94,8 @@ impl FileStore {
         replaced.rename_legacy_files()?;
         tracing::warn!(
             place = %self.path.display(),
-            "the directory of the token store was replaced: what is in it now is used, and what is \
-             known beyond it is written there"
+            "the token store's directory was replaced; its records are used, and tokens that it \
+             lacks are written to it"
         );
         *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&replaced);
         Ok(replaced)
@@ -137,7 +137,7 @@ async fn run_blocking<T: Send + 'static>(
     threads: &Arc<Semaphore>,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    let ended = || StoreError::Unavailable("the token store is going away".to_owned());
+    let ended = || StoreError::Unavailable("the token store is shutting down".to_owned());
     let thread = Arc::clone(threads).acquire_owned().await.map_err(|_| ended())?;
     let working = tokio::task::spawn_blocking(move || {
         let _thread = thread;

@@ -780,7 +780,7 @@ async fn stop_once_more(program: &Program) {
         }
     };
     tokio::select! {
-        _line = program.logs("told to stop once more") => {}
+        _line = program.logs("second stop signal") => {}
         () = again => {}
     }
 }

@@ -217,7 +217,7 @@ async fn a_temporarily_failed_refresh_keeps_the_token_and_says_so() {
     world.authorization_server.enqueue(trouble.with_header("retry-after", "90"));
     let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
     assert_eq!(code, Some(1), "the command has another exit code: {complaints}");
-    assert_says("standard error", &complaints, ["tries again by itself"]);
+    assert_says("standard error", &complaints, ["retries automatically"]);
     assert_says("standard error", &complaints, ["stays in use: number 1, expires in"]);
     program.get(&world.http("/")).await.assert_ok();
 }
@@ -238,7 +238,7 @@ async fn an_unknown_name_is_a_usage_error_that_lists_the_known_ones() {
             assert_says(
                 &format!("{name}: standard error"),
                 &complaints,
-                ["known are: api, api[paris]"],
+                ["known names: api, api[paris]"],
             );
         }
     }
@@ -251,7 +251,7 @@ async fn an_unknown_name_is_a_usage_error_that_lists_the_known_ones() {
         (Some(2), ""),
         "an unknown name is no usage error where the store is asked"
     );
-    assert_says("standard error", &complaints, ["known are: api"]);
+    assert_says("standard error", &complaints, ["known names: api"]);
 }
 
 #[tokio::test]
@@ -638,7 +638,7 @@ async fn logout_through_the_running_proxy_revokes_and_lasts() {
     program.get(&world.http("/")).await.assert_no_token();
     let (code, _, complaints) = run(world.dir.path(), "refresh api").await;
     assert_eq!(code, Some(1), "`refresh` after a logout has another exit code");
-    assert_says("standard error", &complaints, ["it was logged out"]);
+    assert_says("standard error", &complaints, ["logged out: log in"]);
     world.authorization_server.assert_token_requests(1, "a token was requested after the logout");
     assert_no_secret(&world, &[said, json.to_string(), log, program.stop().await].concat());
 }

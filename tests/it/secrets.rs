@@ -16,7 +16,7 @@ use crate::texts::{assert_never_says, assert_says};
 /// Time from a change to the first request that uses it.
 const SOON: Duration = Duration::from_secs(3);
 
-const NOTICED: &str = "reading the configuration again";
+const NOTICED: &str = "reloading the configuration";
 
 #[tokio::test]
 async fn a_new_seed_heals_a_dead_grant_within_three_seconds_and_without_a_signal() {
@@ -114,7 +114,7 @@ async fn a_changed_configuration_is_in_force_without_a_signal_and_a_bad_one_is_r
     let one = format!("hosts = [\"{}\"]", world.origin.authority());
     let both = format!("hosts = [\"{}\", \"{}\"]", world.origin.authority(), other.authority());
     world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
-    program.logs("the one before stays in force").await;
+    program.logs("the previous one stays in force").await;
     program.get(&world.http("/")).await.assert_ok();
     world.configure_file(|text| text.replace("cleint_id =", "client_id =").replace(&one, &both));
     program.logs("the new configuration is in force").await;
@@ -124,7 +124,7 @@ async fn a_changed_configuration_is_in_force_without_a_signal_and_a_bad_one_is_r
         .assert_token_requests(1, "a change of hosts has cost a token request");
     let log = program.stop().await;
     assert_eq!(
-        log.matches("the one before stays in force").count(),
+        log.matches("the previous one stays in force").count(),
         1,
         "the bad configuration was not reported exactly once: {log}"
     );
@@ -136,7 +136,7 @@ async fn a_secret_that_comes_after_the_configuration_that_names_it_is_noticed() 
     let mut world = World::plain().start_servers().await;
     let program = Program::start(&world).await;
     world.configure_file(|text| text.replace("file = \"secret\"", "file = \"new-secret\""));
-    program.logs("the one before stays in force").await;
+    program.logs("the previous one stays in force").await;
     world.write_secret("new-secret", "test-client-secret");
     program.logs("the new configuration is in force").await;
     program.get(&world.http("/")).await.assert_ok();
@@ -235,7 +235,7 @@ async fn warnings_and_problems_are_objects_of_the_json_log() {
     let warned = program.logs("can be read by others").await;
     world.configure_file(|text| text.replace("client_id =", "cleint_id ="));
     let refused = program.logs("unknown key").await;
-    program.logs("the one before stays in force").await;
+    program.logs("the previous one stays in force").await;
     for (line, level) in [(warned, "WARN"), (refused, "ERROR")] {
         let line: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line["level"], level, "the level of the log line is another one: {line}");

@@ -82,7 +82,7 @@ async fn a_rejected_secret_is_read_again_and_the_request_sent_again() {
         );
         let log = program.stop().await;
         assert_eq!(
-            log.matches("reading the configuration again").count(),
+            log.matches("reloading the configuration").count(),
             1,
             "the configuration was read again more or less often than once: {log}"
         );

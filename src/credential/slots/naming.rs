@@ -80,7 +80,7 @@ impl Slots {
         match many.builder.named(name, instances.clone()).await {
             Ok(named) => named,
             Err(error) => {
-                tracing::error!(credential, %error, "token store");
+                tracing::error!(credential, %error, "cannot list stored tokens");
                 (name == credential).then_some(instances)
             }
         }

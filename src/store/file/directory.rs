@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::names::{
+use super::file_names::{
     QUARANTINE_INFIX, TEMPORARY, key_of, key_of_name, quarantine_time, record_name, split_name,
     stem_of, temporary_prefix,
 };

@@ -139,7 +139,7 @@ async fn links_pipes_directories_and_readable_files_are_refused() {
         let error = store.load("a").await.unwrap_err();
         assert!(error.to_string().contains("chmod 600"), "{error}");
         let put = store.put("a", Version::ABSENT, None, &record("rt-2")).await;
-        assert!(put.is_err(), "what may be somebody else's is not replaced");
+        assert!(put.is_err(), "a file that others can access was replaced");
     }
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     assert_eq!(token_of(&store, "a").await.as_deref(), Some("rt-1"));

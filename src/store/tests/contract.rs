@@ -257,7 +257,10 @@ async fn a_dropped_call_leaves_the_old_or_the_new_record(storage: TestStorage) {
         let polled = futures_poll(writing.as_mut()).await;
         drop(writing);
         let (after, _) = store.load("a").await.unwrap().unwrap();
-        assert!(after == new || after == before && !polled, "neither nor");
+        assert!(
+            after == new || after == before && !polled,
+            "the record is neither the old nor the new one"
+        );
         // The dropped write may still take effect, which the next write then detects.
         let (_, version) = store.load("a").await.unwrap().unwrap();
         match put(&store, "a", version, "next").await {
@@ -295,7 +298,10 @@ async fn reseal_records_encrypts_only_the_given_credentials(storage: TestStorage
     let sealing = |plain| Store::new((storage.open)(), EncryptionKeys { plain, ..keys(1, &[2]) });
     sealing(true).reseal_records(&["b"]).await;
     let b = storage.bytes("b").await.unwrap();
-    assert!(keys(1, &[]).is_sealed_with_current_key(&b), "what an old key opens is sealed anew");
+    assert!(
+        keys(1, &[]).is_sealed_with_current_key(&b),
+        "a record sealed with an old key is sealed again"
+    );
     let other = storage.bytes("other").await;
     // If plain text is refused it is not encrypted either, because anyone could have put it there.
     let untouched = storage.bytes("a").await;

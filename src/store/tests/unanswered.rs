@@ -8,7 +8,7 @@ use super::*;
 
 /// How a scripted byte store behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum StoreScript {
+enum HangingBehavior {
     /// No call ever ends.
     Hangs,
     /// Reads return damaged bytes; quarantining never ends.
@@ -24,21 +24,21 @@ enum StoreScript {
 }
 
 #[derive(Debug)]
-struct ScriptedStore {
-    script: StoreScript,
+struct HangingStore {
+    script: HangingBehavior,
     reads: AtomicUsize,
     fence: Fence,
 }
 
-impl ScriptedStore {
-    fn store(script: StoreScript) -> Store {
+impl HangingStore {
+    fn store(script: HangingBehavior) -> Store {
         let fence = Fence("scripted".to_owned());
         Store::new(Arc::new(Self { script, reads: AtomicUsize::new(0), fence }), keys(1, &[]))
     }
 
     fn answer<T: Send + 'static>(&self) -> StoreFuture<'_, T> {
         match self.script {
-            StoreScript::Refuses => {
+            HangingBehavior::Refuses => {
                 Box::pin(async { Err(StoreError::Unavailable("it refused".to_owned())) })
             }
             _ => Box::pin(std::future::pending()),
@@ -46,10 +46,10 @@ impl ScriptedStore {
     }
 }
 
-impl ByteStore for ScriptedStore {
+impl ByteStore for HangingStore {
     fn read<'a>(&'a self, _key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
         match self.script {
-            StoreScript::HangsSettingAside | StoreScript::ChangesAllTheTime => {
+            HangingBehavior::HangsSettingAside | HangingBehavior::ChangesAllTheTime => {
                 let read = self.reads.fetch_add(1, Ordering::SeqCst);
                 Box::pin(async move { Ok(Some(format!("{{{read}").into_bytes())) })
             }
@@ -73,7 +73,7 @@ impl ByteStore for ScriptedStore {
         _damaged: Version,
     ) -> StoreFuture<'a, Option<String>> {
         match self.script {
-            StoreScript::ChangesAllTheTime => Box::pin(async { Ok(None) }),
+            HangingBehavior::ChangesAllTheTime => Box::pin(async { Ok(None) }),
             _ => self.answer(),
         }
     }
@@ -84,7 +84,9 @@ impl ByteStore for ScriptedStore {
 
     fn keys(&self) -> StoreFuture<'_, Vec<String>> {
         match self.script {
-            StoreScript::KnowsKeys => Box::pin(async { Ok(vec!["a".to_owned(), "b".to_owned()]) }),
+            HangingBehavior::KnowsKeys => {
+                Box::pin(async { Ok(vec!["a".to_owned(), "b".to_owned()]) })
+            }
             _ => self.answer(),
         }
     }
@@ -97,7 +99,7 @@ impl ByteStore for ScriptedStore {
     ) -> StoreFuture<'a, Box<dyn HeldLease>> {
         let fence = self.fence.clone();
         match self.script {
-            StoreScript::GivesLeases => {
+            HangingBehavior::GivesLeases => {
                 Box::pin(async { Ok(Box::new(HangingLease(fence)) as Box<dyn HeldLease>) })
             }
             _ => self.answer(),
@@ -140,7 +142,7 @@ fn is_timeout<T: fmt::Debug>(result: &Result<T, StoreError>) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn every_call_to_a_hanging_store_ends_at_its_deadline() {
-    let store = ScriptedStore::store(StoreScript::Hangs);
+    let store = HangingStore::store(HangingBehavior::Hangs);
     assert!(is_timeout(&after(DEADLINE, store.load("a")).await));
     assert!(is_timeout(&after(DEADLINE, store.keys("a")).await));
     assert!(is_timeout(&after(DEADLINE, store.clear_quarantine("a")).await));
@@ -153,7 +155,7 @@ async fn every_call_to_a_hanging_store_ends_at_its_deadline() {
 /// The record may be stored now or later, so the result is neither success nor failure.
 #[tokio::test(start_paused = true)]
 async fn a_put_without_an_answer_is_unknown() {
-    let store = ScriptedStore::store(StoreScript::Hangs);
+    let store = HangingStore::store(HangingBehavior::Hangs);
     let new = record("rt-1");
     let put = after(DEADLINE, store.put("a", Version::ABSENT, None, &new)).await;
     assert_eq!(put.unwrap(), PutOutcome::Unknown);
@@ -161,7 +163,7 @@ async fn a_put_without_an_answer_is_unknown() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_cannot_be_checked_does_not_count_as_held() {
-    let store = ScriptedStore::store(StoreScript::GivesLeases);
+    let store = HangingStore::store(HangingBehavior::GivesLeases);
     let lease = store.lease("a", SOON, SOON).await.unwrap();
     assert!(is_timeout(&after(DEADLINE, lease.check()).await));
     let new = record("rt-1");
@@ -171,19 +173,19 @@ async fn a_lease_that_cannot_be_checked_does_not_count_as_held() {
 
 #[tokio::test(start_paused = true)]
 async fn quarantining_counts_toward_the_deadline_of_a_load() {
-    let store = ScriptedStore::store(StoreScript::HangsSettingAside);
+    let store = HangingStore::store(HangingBehavior::HangsSettingAside);
     assert!(is_timeout(&after(DEADLINE, store.load("a")).await));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_load_ends_even_if_the_record_keeps_changing() {
-    let store = ScriptedStore::store(StoreScript::ChangesAllTheTime);
+    let store = HangingStore::store(HangingBehavior::ChangesAllTheTime);
     assert!(is_busy(&after(Duration::ZERO, store.load("a")).await));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_not_a_timeout() {
-    let store = ScriptedStore::store(StoreScript::Refuses);
+    let store = HangingStore::store(HangingBehavior::Refuses);
     let new = record("rt-1");
     let refusals = [
         after(Duration::ZERO, store.load("a")).await.map(drop),
@@ -200,6 +202,6 @@ async fn a_refusal_is_not_a_timeout() {
 /// A record that cannot be read does not delay the others forever.
 #[tokio::test(start_paused = true)]
 async fn resealing_waits_at_most_the_deadline_per_record() {
-    let store = ScriptedStore::store(StoreScript::KnowsKeys);
+    let store = HangingStore::store(HangingBehavior::KnowsKeys);
     after(2 * DEADLINE, store.reseal_records(&["a", "b"])).await;
 }

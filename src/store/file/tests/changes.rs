@@ -72,7 +72,7 @@ async fn all_keys_are_reported_when_the_directory_is_replaced() {
     std::fs::rename(&path, &old).unwrap();
     // The owner of the records learns once that they are unreachable.
     assert_eq!(next(&mut *changes, &both).await, ["a", "b/Paris"]);
-    assert!(is_quiet(&mut *changes, &both).await, "while there is none, nothing is known of it");
+    assert!(is_quiet(&mut *changes, &both).await, "a missing directory reports no changes");
     copy(&old, &path);
     std::fs::remove_file(path.join("b@,paris.json")).unwrap();
     assert_eq!(next(&mut *changes, &both).await, ["a", "b/Paris"]);

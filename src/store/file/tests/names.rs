@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::file::names::{MAX_STEM_LEN, key_of};
+use crate::store::file::file_names::{MAX_STEM_LEN, key_of};
 
 #[test]
 fn file_names_are_unique_on_case_insensitive_file_systems() {
