@@ -9,10 +9,10 @@ pub(crate) fn contains(content: &[u8], text: &[u8]) -> bool {
 }
 
 /// Returns the value at a path of object members and array indexes.
-pub(crate) fn value_at<'a, S: AsRef<str>>(
-    whole: &'a Value,
+pub(crate) fn value_at<S: AsRef<str>>(
+    whole: &Value,
     path: impl IntoIterator<Item = S>,
-) -> Option<&'a Value> {
+) -> Option<&Value> {
     path.into_iter().try_fold(whole, |value, step| match value {
         Value::Array(items) => items.get(step.as_ref().parse::<usize>().ok()?),
         other => other.get(step.as_ref()),

@@ -38,7 +38,7 @@ pub struct Step {
     pub access_token: Option<MemberPath>,
     /// The place of the token's lifetime in the answer. `None` keeps the current expiry.
     pub expires_in: Option<MemberPath>,
-    /// The members of the answer that later texts name.
+    /// The members of the answer that later templates use.
     pub raw: Vec<MemberPath>,
 }
 
@@ -49,7 +49,7 @@ pub struct StepResult {
     pub access_token: Option<Secret>,
     /// When the access token expires, if the answer says.
     pub expires_at: Option<SystemTime>,
-    /// The members that later texts name.
+    /// The members that later templates use.
     pub raw: BTreeMap<String, Secret>,
 }
 

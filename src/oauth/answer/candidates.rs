@@ -13,7 +13,7 @@ use crate::secret::Secret;
 /// The maximum number of candidates. More of them would be ambiguous anyway.
 const MAX_CANDIDATES: usize = 4;
 
-/// The texts that may be the token.
+/// The possible refresh tokens.
 #[derive(Clone, Default)]
 pub(super) struct Candidates {
     texts: Vec<String>,

@@ -155,11 +155,11 @@ const OTHER_CAUSE_TEXTS: [&str; 14] = [
     "ip address",
 ];
 
-/// The class by the rules that hold for every server.
+/// Classifies an error by the rules for all servers.
 pub(super) fn classify(status: StatusCode, details: &ErrorDetails) -> ErrorClass {
     let is_client_error = matches!(status.as_u16(), 200..=299 | 400..=499);
     let description = details.description.as_deref().map(plain).unwrap_or_default();
-    // A server that throttles may call itself unavailable; its wait counts all the same.
+    // A rate-limiting server may report itself unavailable; its wait still applies.
     let is_too_much = status == StatusCode::TOO_MANY_REQUESTS;
     if !is_too_much
         && (details.is(&TRANSIENT_CODES) || TRANSIENT_CODES.contains(&description.as_str()))

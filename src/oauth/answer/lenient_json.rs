@@ -15,7 +15,7 @@ const MAX_QUOTED: usize = 2;
 /// Replaces unreadable characters of a string. No token contains it.
 pub(super) const UNREADABLE: char = char::REPLACEMENT_CHARACTER;
 
-/// What could be read.
+/// The readable parts of a body.
 #[derive(Default)]
 pub(super) struct LenientJson {
     /// The members of the first object, or of the first one with tokens or an error.

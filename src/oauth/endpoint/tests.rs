@@ -1,4 +1,4 @@
-//! Discovery, steps, revocation and the grants without a request, over scripted answers.
+//! Tests of discovery, steps, revocation and grants without a request, with scripted answers.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;

@@ -161,7 +161,7 @@ fn a_truncated_answer_is_not_treated_as_complete() {
         assert_eq!((error.class, error.recovered), (ErrorClass::Unreadable, None), "{body}");
         assert_eq!(expose(error.unread).unwrap(), body);
     }
-    // Who asks with its own grant has no refresh token to lose.
+    // The credential's own grant has no refresh token to lose.
     let wanted = Expectation { rotates: false, for_steps: false };
     let cut = answer(200, r#"{"access_token":"at2","expires_in":60,"na"#);
     let own = read_as(wanted, &cut, &TokenResponseFormat::default(), at(0), &[]).unwrap();
@@ -170,7 +170,7 @@ fn a_truncated_answer_is_not_treated_as_complete() {
     assert_eq!(tokens(&answer(200, others)).1, None, "another's token");
 }
 
-/// E2: the mapping finds nothing.
+/// E2: the configured places are empty.
 #[test]
 fn refresh_tokens_are_recovered_from_other_places() {
     let place = Mapping { access_token: Some(path("result.token")), ..Mapping::default() };
@@ -371,7 +371,7 @@ fn refresh_tokens_in_other_shapes_are_used_or_reported() {
     let cut = answer(200, r#"{"access_token":"at2","refresh_token":["rt1""#);
     let error = read_by_default(&cut, at(0), &[&sent]).unwrap_err();
     assert_eq!(error.class, ErrorClass::Unreadable, "its successor may have followed");
-    // Who asks with its own grant has no refresh token to lose.
+    // The credential's own grant has no refresh token to lose.
     let wanted = Expectation { rotates: false, for_steps: false };
     let odd = answer(200, r#"{"access_token":"at2","refresh_token":{"a":"b","c":"d"}}"#);
     assert!(read_as(wanted, &odd, &TokenResponseFormat::default(), at(0), &[]).is_ok());
