@@ -9,18 +9,18 @@ const LONG: Duration = Duration::from_secs(20);
 
 /// A table of names, some of which hang until the test releases them.
 #[derive(Clone, Default)]
-struct Table {
-    state: Arc<(Mutex<TableState>, Condvar)>,
+struct ScriptedLookup {
+    state: Arc<(Mutex<ScriptedLookupState>, Condvar)>,
 }
 
 #[derive(Default)]
-struct TableState {
+struct ScriptedLookupState {
     answers: HashMap<String, Result<Vec<IpAddr>, NameError>>,
     hanging: HashSet<String>,
     asked: Vec<String>,
 }
 
-impl Table {
+impl ScriptedLookup {
     fn set(&self, name: &str, answer: Result<[u8; 4], NameError>) {
         let answer = answer.map(|address| vec![Ipv4Addr::from(address).into()]);
         self.state.0.lock().unwrap().answers.insert(name.to_owned(), answer);
@@ -44,7 +44,7 @@ impl Table {
         let table = self.clone();
         let asked = move || {
             let state = table.state.0.lock().unwrap();
-            let until = |state: &mut TableState| state.asked.len() < count;
+            let until = |state: &mut ScriptedLookupState| state.asked.len() < count;
             let waited = table.state.1.wait_timeout_while(state, LONG, until).unwrap();
             assert!(!waited.1.timed_out(), "{count} names were never looked up");
         };
@@ -52,7 +52,7 @@ impl Table {
     }
 }
 
-impl Lookup for Table {
+impl Lookup for ScriptedLookup {
     fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, NameError> {
         let mut state = self.state.0.lock().unwrap();
         state.asked.push(name.to_owned());
@@ -81,7 +81,7 @@ fn late() -> Instant {
 
 #[tokio::test]
 async fn p24_hanging_names_delay_neither_others_nor_shutdown() {
-    let table = Table::default();
+    let table = ScriptedLookup::default();
     table.set("api.test", Ok([192, 0, 2, 1]));
     let resolver = Resolver::with(table.clone(), CacheTimes::default());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -103,7 +103,7 @@ async fn p24_hanging_names_delay_neither_others_nor_shutdown() {
 
 #[tokio::test]
 async fn concurrent_callers_share_one_lookup() {
-    let table = Table::default();
+    let table = ScriptedLookup::default();
     table.set("api.test", Ok([192, 0, 2, 1]));
     table.hang("api.test");
     let resolver = Resolver::with(table.clone(), CacheTimes::default());
@@ -123,7 +123,7 @@ async fn concurrent_callers_share_one_lookup() {
 
 #[tokio::test]
 async fn an_answer_that_arrives_before_the_caller_joins_is_used() {
-    let table = Table::default();
+    let table = ScriptedLookup::default();
     table.set("api.test", Ok([192, 0, 2, 1]));
     let resolver = Resolver::with(table.clone(), CacheTimes::default());
     assert!(resolver.addresses("api.test", late()).await.is_ok());
@@ -134,7 +134,7 @@ async fn an_answer_that_arrives_before_the_caller_joins_is_used() {
 
 #[tokio::test]
 async fn a_slow_lookup_times_out_and_its_answer_is_cached() {
-    let table = Table::default();
+    let table = ScriptedLookup::default();
     table.set("slow.test", Ok([192, 0, 2, 1]));
     table.hang("slow.test");
     let resolver = Resolver::with(table.clone(), CacheTimes::default());
@@ -146,7 +146,7 @@ async fn a_slow_lookup_times_out_and_its_answer_is_cached() {
 
 #[tokio::test]
 async fn a_stale_answer_is_used_while_the_lookup_hangs_or_fails() {
-    let table = Table::default();
+    let table = ScriptedLookup::default();
     table.set("api.test", Ok([192, 0, 2, 1]));
     let resolver = Resolver::with(table.clone(), ALWAYS_STALE);
     let first = resolver.addresses("api.test", late()).await;
@@ -168,7 +168,7 @@ async fn a_stale_answer_is_used_while_the_lookup_hangs_or_fails() {
 
 #[tokio::test]
 async fn failures_are_cached_briefly() {
-    let table = Table::default();
+    let table = ScriptedLookup::default();
     let resolver = Resolver::with(table.clone(), CacheTimes::default());
     for _ in 0..10 {
         let answer = resolver.addresses("gone.test", late()).await;
