@@ -32,7 +32,8 @@ use super::refresh_state::FlightOutcome;
 use super::resolved_config::ResolvedConfig;
 use super::{FailureReason, Generation, runtime};
 use crate::oauth::{ErrorClass, GrantError, RetryPace};
-use crate::store::{Attempt, Lease, StoreError, TerminalReason, TokenRecord};
+use crate::secret::Secret;
+use crate::store::{Attempt, Lease, StoreError, TerminalReason, TerminalState, TokenRecord};
 
 /// The longest that the transport takes to connect. It counts towards the duration of a flight.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,20 +48,23 @@ pub(super) struct RefreshRequest {
     /// The generation to replace.
     seen: Generation,
     /// An origin server rejected that token.
-    rejected: bool,
+    is_rejected: bool,
     /// An operator requested one attempt, regardless of backoffs and dead grants.
     is_forced: bool,
 }
 
 impl RefreshRequest {
+    /// A request or the timer needs a new token.
     pub(super) fn replace(seen: Generation) -> Self {
-        Self { seen, rejected: false, is_forced: false }
+        Self { seen, is_rejected: false, is_forced: false }
     }
 
+    /// An origin server rejected the token.
     pub(super) fn rejected(seen: Generation) -> Self {
-        Self { rejected: true, ..Self::replace(seen) }
+        Self { is_rejected: true, ..Self::replace(seen) }
     }
 
+    /// An operator requested a refresh.
     pub(super) fn forced(seen: Generation) -> Self {
         Self { is_forced: true, ..Self::replace(seen) }
     }
@@ -108,7 +112,7 @@ enum FlightProgress {
 
 /// Starts the flight that the state machine has just allowed.
 pub(super) fn start(entry: &Arc<CacheEntry>, request: RefreshRequest) {
-    if request.rejected
+    if request.is_rejected
         && let Some(token) = entry.current_token()
         && token.generation == request.seen
     {
@@ -147,22 +151,22 @@ impl Drop for FlightGuard {
 }
 
 async fn run_flight(entry: &Arc<CacheEntry>, request: RefreshRequest) -> FlightOutcome {
-    let began = Instant::now();
-    let mut adopted = false;
+    let started_at = Instant::now();
+    let mut has_adopted = false;
     let result = async {
         let mut flight = Flight::open(entry, request).await?;
         let result = flight.run().await;
-        adopted = flight.adopted;
+        has_adopted = flight.has_adopted;
         flight.close();
         result
     };
     let (word, outcome) = match result.await {
         Ok(()) => {
-            let ends = matches!(
+            let needs_login = matches!(
                 entry.lock().next_action(false, entry.context.clock.moment()),
                 NextAction::Stop(_)
             );
-            let word = match (ends, adopted) {
+            let word = match (needs_login, has_adopted) {
                 (true, _) => "needs_login",
                 (false, true) => "adopted",
                 (false, false) => "success",
@@ -176,7 +180,7 @@ async fn run_flight(entry: &Arc<CacheEntry>, request: RefreshRequest) -> FlightO
             (reason.word(), FlightOutcome::Failed { pace, retry_after, reason })
         }
     };
-    entry.metrics.record_refresh(word, began.elapsed());
+    entry.metrics.record_refresh(word, started_at.elapsed());
     outcome
 }
 
@@ -189,7 +193,7 @@ struct Flight<'a> {
     /// An attempt with another refresh token that this flight's attempt has replaced in the record.
     displaced: Option<Attempt>,
     /// Another process had already refreshed the token.
-    adopted: bool,
+    has_adopted: bool,
 }
 
 impl<'a> Flight<'a> {
@@ -203,11 +207,11 @@ impl<'a> Flight<'a> {
             (Arc::clone(&inner.resolved), inner.lease.take())
         };
         let store = &entry.context.store;
-        let is_kept = match &lease {
+        let is_still_held = match &lease {
             Some(lease) => lease.check().await.is_ok(),
             None => false,
         };
-        let lease = match lease.filter(|_| is_kept) {
+        let lease = match lease.filter(|_| is_still_held) {
             Some(lease) => lease,
             None => store
                 .lease(&entry.key, max_duration(&resolved.config.oauth), resolved.config.wait)
@@ -220,17 +224,24 @@ impl<'a> Flight<'a> {
         match entry.sync_with_store().await {
             Ok(_) => {}
             // The unsaved record is the newest one as long as no other process had the lease.
-            Err(_) if is_kept && entry.lock().is_unsaved => {}
+            Err(_) if is_still_held && entry.lock().is_unsaved => {}
             // No request is made with a refresh token that may be superseded.
             Err(error) => return Err(FlightFailure::of_store(&error)),
         }
         {
             let mut inner = entry.lock();
-            if request.rejected && inner.record.generation == request.seen {
+            if request.is_rejected && inner.record.generation == request.seen {
                 inner.record.rejected = true;
             }
         }
-        Ok(Self { entry, resolved, request, lease: Some(lease), displaced: None, adopted: false })
+        Ok(Self {
+            entry,
+            resolved,
+            request,
+            lease: Some(lease),
+            displaced: None,
+            has_adopted: false,
+        })
     }
 
     /// Keeps the lease for an unsaved record.
@@ -250,7 +261,7 @@ impl<'a> Flight<'a> {
                 continue;
             }
             let now = self.now();
-            let (plan, record) = {
+            let (action, record) = {
                 let mut inner = self.entry.lock();
                 // Each action uses one configuration, so that no token is sent to another server.
                 self.resolved = Arc::clone(&inner.resolved);
@@ -258,11 +269,11 @@ impl<'a> Flight<'a> {
                 (inner.next_action(self.request.is_forced, moment), inner.record.clone())
             };
             if self.has_newer_token(&record, now) {
-                self.adopted = true;
+                self.has_adopted = true;
                 self.entry.report_adopted(&self.entry.lock());
                 return Ok(());
             }
-            let next = match plan {
+            let next = match action {
                 NextAction::Refresh(token) => self.refresh(&token, false).await?,
                 NextAction::TrySeed(seed) => self.refresh(&seed, true).await?,
                 NextAction::UseConfiguredGrant => self.request_configured().await?,
@@ -308,15 +319,14 @@ impl<'a> Flight<'a> {
     async fn record_dead_grant(
         &self,
         reason: TerminalReason,
-        refresh_token: &crate::secret::Secret,
+        refresh_token: &Secret,
         error: &GrantError,
     ) -> FlightProgress {
         let (hash, at) = (refresh_token.fingerprint(), self.now());
         let config = self.resolved.fingerprint.clone();
         self.entry.update_record(|record| {
             record.doubts = 0;
-            record.terminal =
-                Some(crate::store::TerminalState { reason, refresh_token: Some(hash), config, at });
+            record.terminal = Some(TerminalState { reason, refresh_token: Some(hash), config, at });
         });
         if reason == TerminalReason::LostRotation {
             self.entry.metrics.record_lost_rotation();

@@ -107,8 +107,11 @@ pub(super) mod exploration {
     /// Time stands still, except that whoever waits for a duration moves the clock to its end.
     pub(in crate::token) fn explore(schedules: usize, test: fn(&Clock)) {
         // The store sets timeouts on its operations, which need a timer to exist. It is never driven.
-        let timers =
-            Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let timers = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without I/O");
         let _entered = timers.enter();
         let run = move || {
             let clock = Clock::adjustable();

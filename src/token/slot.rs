@@ -204,57 +204,72 @@ impl Slot {
             if let Some(request) = start {
                 refresh::start(&self.entry, request);
             }
-            let pause = match (decision, token) {
-                (RefreshDecision::Use | RefreshDecision::UseAndStart, Some(token)) => {
-                    return match self.resolved.accepts(&token) {
-                        true => WaitResult::Token(token),
-                        false => WaitResult::reloaded(),
-                    };
-                }
-                (RefreshDecision::RetryAfter(wait), Some(_)) => {
+            match self.wait_step(decision, token, has_waited, deadline, now) {
+                WaitStep::Return(result) => return result,
+                WaitStep::RetryAfter(wait) => {
                     runtime::sleep(wait).await;
                     return match self.entry.current_token() {
                         Some(token) if self.resolved.accepts(&token) => WaitResult::Token(token),
                         _ => WaitResult::PassOn,
                     };
                 }
-                (RefreshDecision::NeedsLogin(reason), _) => {
-                    return WaitResult::Failed(TokenError::NeedsLogin { reason });
+                WaitStep::BackOff(pause) => {
+                    runtime::occurs_within(pause, changes.changed()).await;
                 }
-                (
-                    RefreshDecision::PassOn
-                    | RefreshDecision::PassOnAndStart
-                    | RefreshDecision::RetryAfter(_),
-                    _,
-                ) => return WaitResult::PassOn,
-                (RefreshDecision::BackOff(backoff), _) => {
-                    let retry_after = backoff.until.left(now);
-                    // A request that waited for the failed refresh may wait for the next one as well. A later
-                    // request fails immediately, unless the backoff is short.
-                    let fails_now = !has_waited && retry_after > MAX_WAITED_BACKOFF;
-                    if fails_now || Instant::now() + retry_after >= deadline {
-                        return WaitResult::Failed(unavailable(retry_after, backoff.reason));
+                WaitStep::WaitForFlight => {
+                    if !runtime::occurs_before(deadline, changes.changed()).await {
+                        return WaitResult::Failed(unavailable(RETRY_SOON, FailureReason::Timeout));
                     }
-                    Some(retry_after)
-                }
-                (
-                    RefreshDecision::Start
-                    | RefreshDecision::Wait
-                    | RefreshDecision::Use
-                    | RefreshDecision::UseAndStart,
-                    _,
-                ) => None,
-            };
-            match pause {
-                Some(pause) => _ = runtime::occurs_within(pause, changes.changed()).await,
-                None if runtime::occurs_before(deadline, changes.changed()).await => {
                     has_waited = true;
-                }
-                None => {
-                    return WaitResult::Failed(unavailable(RETRY_SOON, FailureReason::Timeout));
                 }
             }
         }
+    }
+
+    /// Translates a decision of the state machine for a request. `has_waited`: the request has waited for a flight.
+    fn wait_step(
+        &self,
+        decision: RefreshDecision,
+        token: Option<Arc<AccessToken>>,
+        has_waited: bool,
+        deadline: Instant,
+        now: Moment,
+    ) -> WaitStep {
+        WaitStep::Return(match (decision, token) {
+            (RefreshDecision::Use | RefreshDecision::UseAndStart, Some(token)) => {
+                match self.resolved.accepts(&token) {
+                    true => WaitResult::Token(token),
+                    false => WaitResult::reloaded(),
+                }
+            }
+            (RefreshDecision::RetryAfter(wait), Some(_)) => return WaitStep::RetryAfter(wait),
+            (RefreshDecision::NeedsLogin(reason), _) => {
+                WaitResult::Failed(TokenError::NeedsLogin { reason })
+            }
+            (
+                RefreshDecision::PassOn
+                | RefreshDecision::PassOnAndStart
+                | RefreshDecision::RetryAfter(_),
+                _,
+            ) => WaitResult::PassOn,
+            (RefreshDecision::BackOff(backoff), _) => {
+                let retry_after = backoff.until.left(now);
+                // A request that waited for the failed refresh may wait for the next one as well. A later request
+                // fails immediately, unless the backoff is short.
+                let fails_now = !has_waited && retry_after > MAX_WAITED_BACKOFF;
+                if !fails_now && Instant::now() + retry_after < deadline {
+                    return WaitStep::BackOff(retry_after);
+                }
+                WaitResult::Failed(unavailable(retry_after, backoff.reason))
+            }
+            (
+                RefreshDecision::Start
+                | RefreshDecision::Wait
+                | RefreshDecision::Use
+                | RefreshDecision::UseAndStart,
+                _,
+            ) => return WaitStep::WaitForFlight,
+        })
     }
 
     /// Looks for a newer record in the store. Runs on the control runtime, where stores are used.
@@ -371,6 +386,17 @@ impl Slot {
 
 fn unavailable(retry_after: Duration, reason: FailureReason) -> TokenError {
     TokenError::Unavailable { retry_after, reason }
+}
+
+/// What a request that waits for a token does next.
+enum WaitStep {
+    Return(WaitResult),
+    /// Wait for the newly issued token to become known, and send the request with it again.
+    RetryAfter(Duration),
+    /// Wait for the end of the backoff, or for a change before it.
+    BackOff(Duration),
+    /// Wait for the flight in progress.
+    WaitForFlight,
 }
 
 /// The result of waiting for a token.

@@ -4,6 +4,7 @@
 
 mod answers;
 mod bootstrap;
+mod faulty_store;
 mod interleavings;
 mod logout;
 mod lost_answers;
@@ -12,7 +13,6 @@ mod refusals;
 mod reload;
 mod restored;
 mod scripted_server;
-mod scripted_store;
 mod seeds;
 mod steps;
 mod storage;
@@ -28,8 +28,8 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::faulty_store::{FaultyStore, WriteHang};
 use self::scripted_server::ScriptedServer;
-use self::scripted_store::{ScriptedStore, WriteHang};
 use super::*;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -78,7 +78,7 @@ fn config() -> Config {
 /// A configuration, one server and one store for the slots of a test.
 struct Fixture {
     server: Arc<ScriptedServer>,
-    store: Arc<ScriptedStore>,
+    store: Arc<FaultyStore>,
     /// The same store without the script.
     stored: Store,
     clock: Clock,
@@ -89,7 +89,7 @@ struct Fixture {
 impl Fixture {
     fn new(change: impl FnOnce(&mut Config)) -> Self {
         let memory = Arc::new(MemoryStore::default());
-        let store = Arc::new(ScriptedStore::over(Arc::clone(&memory)));
+        let store = Arc::new(FaultyStore::over(Arc::clone(&memory)));
         let server = Arc::new(ScriptedServer::with_journal(store.journal()));
         let clock = Clock::adjustable();
         let mut config = config();

@@ -1,4 +1,4 @@
-//! What becomes a token, how long it is one, and what the next one inherits.
+//! Creation and expiry of tokens, and what the next token inherits.
 #![allow(clippy::unwrap_used)]
 
 use std::time::UNIX_EPOCH;
@@ -54,7 +54,7 @@ fn a_token_is_due_within_its_margin_and_usable_until_it_expires() {
     assert!(!rejected.is_usable(at(1001)) && rejected.is_due(at(1001)));
 }
 
-/// As after a restart that followed it.
+/// For example after a restart.
 #[test]
 fn a_clock_that_was_set_back_makes_no_token_newer_or_longer_lived() {
     for (set_back, age, left) in [(0, 100, 3500), (100, 0, 3600), (101, 0, 3600)] {
@@ -72,10 +72,10 @@ fn a_clock_that_was_set_back_makes_no_token_newer_or_longer_lived() {
     assert!(!token.is_due(at(3799)) && token.is_due(at(3800)) && !token.is_usable(at(4100)));
 }
 
-/// A reload makes a token of the same record again.
+/// A reload creates the token from the same record again.
 #[test]
 fn a_recreated_token_keeps_its_expiry_although_the_clock_was_set_back() {
-    // A store keeps milliseconds.
+    // Stored times have millisecond precision.
     let precise = |at: Option<SystemTime>| at.map(|at| at + Duration::from_nanos(999));
     let stored = record("abc");
     let issued = TokenRecord {
@@ -96,7 +96,10 @@ fn a_recreated_token_keeps_its_expiry_although_the_clock_was_set_back() {
 fn only_the_same_token_inherits_usage_and_acceptance() {
     let before = AccessToken { first_generation: Generation(2), ..token("abc") };
     before.mark_used();
-    assert!(before.record_acceptance(7) && !before.record_acceptance(8), "news only once");
+    assert!(
+        before.record_acceptance(7) && !before.record_acceptance(8),
+        "only the first acceptance is reported"
+    );
     for (access_token, inherits) in [("abc", true), ("def", false)] {
         let mut next = token(access_token);
         next.carry_over_from(&before);
@@ -105,12 +108,12 @@ fn only_the_same_token_inherits_usage_and_acceptance() {
             (next.was_used(), next.was_accepted(), next.first_generation),
             (inherits, inherits, since)
         );
-        // Which targets take good tokens is known of both.
+        // The accepted targets are inherited in both cases.
         assert!(next.was_accepted_by(7) && next.was_accepted_by(8) && !next.was_accepted_by(9));
     }
 }
 
-/// Hashes of targets, as good as random.
+/// Hashes of targets, practically random.
 fn targets() -> impl Iterator<Item = u64> {
     (1..=u64::MAX).map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31))
 }
@@ -126,7 +129,7 @@ fn the_target_filter_knows_accepted_targets_and_has_few_false_positives() {
     assert!(wrong < 100, "{wrong} of 1000");
 }
 
-/// Otherwise every target would count as a good one after a while.
+/// Otherwise every target would count as accepted after a while.
 #[test]
 fn a_full_target_filter_is_reset_with_the_next_token() {
     let before = token("abc");

@@ -1,4 +1,4 @@
-//! How early, as a table and for any time.
+//! Margins for a table of lifetimes, and for any lifetime.
 
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ fn the_margin_is_scaled_to_the_lifetime() {
     let (auto, share) = (Margin::Auto, Margin::Share);
     let fixed = |seconds| Margin::Fixed(Duration::from_secs(seconds));
     for (margin, lifetime, expected) in [
-        // A tenth, at least 10 s and at most 5 min, never more than half.
+        // A tenth, at least 10 s and at most 5 min, but at most half.
         (auto, 5.0, 2.5),
         (auto, 15.0, 7.5),
         (auto, 60.0, 10.0),
@@ -33,7 +33,7 @@ fn the_margin_is_scaled_to_the_lifetime() {
         let lifetime = Duration::from_secs_f64(lifetime);
         let expected = Duration::from_secs_f64(expected);
         assert_eq!(margin.of(lifetime, 0.0), expected, "{margin:?} of {lifetime:?}");
-        // Up to a fifth is taken off at random, and not a bit more.
+        // At most a fifth is taken off at random.
         let fifth = expected.mul_f64(0.8);
         assert_eq!(margin.of(lifetime, 1.0), fifth, "{margin:?} of {lifetime:?}");
         assert_eq!(margin.of(lifetime, 9.0), fifth, "{margin:?} of {lifetime:?}");
@@ -44,7 +44,7 @@ fn any_margin() -> impl Strategy<Value = Margin> {
     prop_oneof![
         Just(Margin::Auto),
         (0..10 * DAY).prop_map(|seconds| Margin::Fixed(Duration::from_secs(seconds))),
-        // Also what the settings refuse.
+        // Including values that the settings refuse.
         (-1.0..3.0).prop_map(Margin::Share),
     ]
 }
@@ -56,7 +56,7 @@ proptest! {
     ) {
         let lifetime = Duration::from_millis(millis);
         let taken = margin.of(lifetime, jitter);
-        // Shares are rounded to what a floating-point number can tell apart.
+        // Shares are rounded to the precision of floating-point numbers.
         let rounding = Duration::from_micros(1);
         prop_assert!(taken <= lifetime / 2 + rounding, "{:?}", taken);
         let most = margin.of(lifetime, 0.0);

@@ -1,4 +1,4 @@
-//! What is left to do, as tables.
+//! The next action, as tables.
 #![allow(clippy::unwrap_used)]
 
 #[path = "tests/bootstrap.rs"]
@@ -79,7 +79,7 @@ impl PlanFixture {
         next_action(record, self.sources(), false, false, None, at(NOW))
     }
 
-    fn is_forced(&self, record: &TokenRecord) -> NextAction {
+    fn forced_action(&self, record: &TokenRecord) -> NextAction {
         next_action(record, self.sources(), false, true, None, at(NOW))
     }
 }
@@ -92,7 +92,7 @@ fn issued_for(grant: &str, request: &str) -> Option<IssuedFor> {
     Some(IssuedFor { grant: hash(grant), request: hash(request) })
 }
 
-/// A record whose seed `s1` has become `current`, by way of `r2`, for the configuration `c`.
+/// A record of the configuration `c` whose refresh token went from the seed `s1` over `r2` to `current`.
 fn record(current: Option<&str>) -> TokenRecord {
     TokenRecord {
         generation: Generation(3),
@@ -199,7 +199,7 @@ fn a_damaged_record_needs_a_login_or_a_new_grant() {
     assert_eq!(is_damaged(&unseeded(), &record(Some("r3"))), refresh("r3"));
 }
 
-/// E5: a refresh token is shown to nobody but those whom it is for.
+/// E5.
 #[test]
 fn a_refresh_token_is_presented_only_to_its_own_server() {
     let other = NextAction::Stop(TerminalReason::OtherGrant);
@@ -267,19 +267,19 @@ fn a_refresh_token_is_presented_only_to_its_own_server() {
     ] {
         let setting = PlanFixture { bound, ..unseeded() };
         assert_eq!(setting.next_action(&record), expected, "{case}");
-        assert_eq!(setting.is_forced(&record), expected, "{case}, forced");
-        // Another grant is begun anew where that needs nobody.
+        assert_eq!(setting.forced_action(&record), expected, "{case}, forced");
+        // A bootstrap replaces a grant of another configuration.
         let instead =
             if matches!(expected, NextAction::Stop(_)) { NextAction::Bootstrap } else { expected };
         let setting = PlanFixture { can_bootstrap: true, ..setting };
         assert_eq!(setting.next_action(&record), instead, "{case}, with a bootstrap");
     }
-    // The same text can be meant for this server, if an operator says so.
+    // The same token can belong to this server if an operator configures it as a seed.
     let record = with(|it| it.issued_for = issued_for("other", "request of c"));
     assert_eq!(PlanFixture::seeded(Some("r3")).next_action(&record), attempt("r3"));
 }
 
-/// E5, E6: which access tokens may be used.
+/// E5, E6.
 #[test]
 fn an_access_token_is_used_only_for_its_own_request() {
     let with = |alter: fn(&mut TokenRecord)| {
@@ -333,14 +333,14 @@ fn a_repeatable_grant_can_always_be_used() {
             assert_eq!(found, NextAction::UseConfiguredGrant);
         }
     }
-    // There is no seed and no login to lift it by: another configuration does.
+    // There is neither seed nor login, so that a changed configuration ends the logout.
     assert_eq!(setting().next_action(&tombstone()), NextAction::Stop(TerminalReason::LoggedOut));
-    assert_eq!(setting().is_forced(&tombstone()), NextAction::Stop(TerminalReason::LoggedOut));
+    assert_eq!(setting().forced_action(&tombstone()), NextAction::Stop(TerminalReason::LoggedOut));
     let other = PlanFixture { config: hash("other"), ..setting() };
     assert_eq!(other.next_action(&tombstone()), NextAction::UseConfiguredGrant);
 }
 
-/// Neither an old seed nor a bootstrap nor another configuration nor force.
+/// An old seed, a bootstrap, another configuration or a forced attempt does not end it.
 #[test]
 fn a_logout_ends_with_a_new_seed_or_with_another_configuration_if_no_person_is_needed() {
     let stop = || NextAction::Stop(TerminalReason::LoggedOut);
@@ -354,11 +354,11 @@ fn a_logout_ends_with_a_new_seed_or_with_another_configuration_if_no_person_is_n
         let setting =
             PlanFixture { can_bootstrap: true, config: hash(config), ..PlanFixture::seeded(seed) };
         assert_eq!(setting.next_action(&tombstone()), expected, "{seed:?} {config}");
-        assert_eq!(setting.is_forced(&tombstone()), expected, "{seed:?} {config}, forced");
+        assert_eq!(setting.forced_action(&tombstone()), expected, "{seed:?} {config}, forced");
     }
 }
 
-/// E12: an operator gets one attempt, whatever is known.
+/// E12.
 #[test]
 fn an_operator_can_force_one_attempt() {
     use TerminalReason::{NoGrant, Revoked, UserNeeded};
@@ -381,13 +381,13 @@ fn an_operator_can_force_one_attempt() {
         ),
         ("a new seed", dead(Revoked, "c"), PlanFixture::seeded(Some("s2")), attempt("s2")),
     ] {
-        assert_eq!(setting.is_forced(&record), expected, "{case}");
+        assert_eq!(setting.forced_action(&record), expected, "{case}");
     }
 }
 
-// ----- a server that wants to be left alone -----
+// ----- Retry-After -----
 
-/// E25: also by an operator, a seed or a bootstrap.
+/// E25: it applies to operators, seeds and bootstraps as well.
 #[test]
 fn retry_after_applies_to_every_action() {
     let until = |throttled_until| {

@@ -1,4 +1,4 @@
-//! Which record wins, as a table and for whatever a credential goes through.
+//! Which record is newer, as a table and for any history of a credential.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-/// The record after so many rotations, each a second after the one before.
+/// The record after this many rotations, one per second.
 fn rotated(times: u64) -> TokenRecord {
     let mut record = TokenRecord::default();
     for number in 1..=times {
@@ -34,7 +34,7 @@ fn rotated(times: u64) -> TokenRecord {
     record
 }
 
-/// What a logout leaves.
+/// The record after a logout.
 fn logged_out(record: &TokenRecord, time: SystemTime) -> TokenRecord {
     let mut before = record.clone();
     before.retire_refresh_token();
@@ -52,7 +52,7 @@ fn logged_out(record: &TokenRecord, time: SystemTime) -> TokenRecord {
     }
 }
 
-/// What a first refresh token leaves that was dead already.
+/// The record after a seed that was dead from the start.
 fn dead_on_arrival(record: &TokenRecord, seed: Secret, time: SystemTime) -> TokenRecord {
     let mut record = record.clone();
     record.seeds.insert(&seed.fingerprint());
@@ -67,13 +67,13 @@ fn dead_on_arrival(record: &TokenRecord, seed: Secret, time: SystemTime) -> Toke
     record
 }
 
-/// The record as whoever reads the store has it.
+/// The record after it was stored and loaded.
 fn stored(record: &TokenRecord) -> TokenRecord {
     let bytes = record.to_bytes("api", &WriteId::default());
     TokenRecord::from_bytes("api", &bytes).unwrap().0
 }
 
-/// Asks both sides, each of which has the other's record from the store.
+/// Compares from both sides, each with the other's record as the stored one.
 fn both(one: &TokenRecord, other: &TokenRecord) -> (RecordOrder, RecordOrder) {
     both_of((one, &stored(one)), (other, &stored(other)))
 }
@@ -141,8 +141,8 @@ fn fields_other_than_tokens_do_not_decide() {
     assert_eq!(compare_records(&rotated(3), Some(&noted)), RecordOrder::Same);
 }
 
-/// Two processes start with a seed that is dead. The second must not forget what the first found out: it would
-/// present it again, and for ever.
+/// Two processes start with a dead seed. The second must adopt the record of the first; otherwise it would present the
+/// seed again and again.
 #[test]
 fn a_dead_first_refresh_token_is_newer_than_an_empty_record() {
     let dead = dead_on_arrival(&TokenRecord::default(), secret("seed"), at(5));
@@ -155,8 +155,7 @@ fn a_dead_first_refresh_token_is_newer_than_an_empty_record() {
     assert_eq!(both(&dead, &after_a_logout), (RecordOrder::OursNewer, RecordOrder::StoredNewer));
 }
 
-/// Two answers for one refresh token that is not rotated, within one millisecond, of which a store knows nothing
-/// finer.
+/// Two responses to one refresh token without rotation within a millisecond, the precision of stored times.
 #[test]
 fn both_processes_choose_the_same_of_two_equal_records() {
     let asked = |micros, access_token| TokenRecord {
@@ -174,7 +173,7 @@ fn both_processes_choose_the_same_of_two_equal_records() {
     }
 }
 
-/// A flight was in the air while an operator logged out: what it brings does not undo that.
+/// A token request was in progress when an operator logged out.
 #[test]
 fn a_response_in_transit_does_not_undo_a_logout() {
     for (asked, over) in [(5, 9), (8, 9)] {
@@ -184,28 +183,28 @@ fn a_response_in_transit_does_not_undo_a_logout() {
     }
 }
 
-// ----- whatever happens -----
+// ----- any history -----
 
-/// What happens to a credential.
+/// An event of a credential.
 #[derive(Clone, Copy, Debug)]
 enum RecordEvent {
     Rotate,
-    /// A refresh after which the refresh token is the same.
+    /// A refresh without rotation.
     Keep,
     LogOut,
-    /// A person, or a bootstrap: a new grant.
+    /// A new grant, by a login or a bootstrap.
     Begin,
-    /// The server hands out the refresh token that it had issued before.
+    /// The server issues the previous refresh token again.
     BeginWithTheSame,
-    /// One without a refresh token.
+    /// A new grant without a refresh token.
     BeginWithout,
     Seed,
     DeadSeed,
-    /// The grant has become one that needs no refresh token.
+    /// The configuration changes to a grant without a refresh token.
     Own,
 }
 
-/// One record, made of the one at that place by an event at that time.
+/// A record that an event at a given time created from an earlier record.
 #[derive(Clone, Copy, Debug)]
 struct HistoryStep {
     of: usize,
@@ -228,7 +227,7 @@ fn any_event() -> impl Strategy<Value = RecordEvent> {
     ]
 }
 
-/// A history: each event happens to the record before it, or to a backup that was restored.
+/// A history: each event applies to the previous record or, with `backups`, to a restored one.
 fn any_history(backups: bool) -> impl Strategy<Value = Vec<HistoryStep>> {
     let restored = if backups { 1 } else { 0 };
     let back = prop_oneof![4 => Just(0), restored => 0..20_usize];
@@ -244,17 +243,22 @@ fn any_history(backups: bool) -> impl Strategy<Value = Vec<HistoryStep>> {
     })
 }
 
-/// The records of a history; the first is that of nothing.
+/// The records of a history. The first one is empty.
 fn records(history: &[HistoryStep]) -> Vec<TokenRecord> {
     let mut records = vec![TokenRecord::default()];
     for (number, made) in history.iter().enumerate() {
-        let record = happen(&records[made.of], made.event, number, at(1000 + made.at));
+        let record = apply_event(&records[made.of], made.event, number, at(1000 + made.at));
         records.push(record);
     }
     records
 }
 
-fn happen(old: &TokenRecord, event: RecordEvent, number: usize, now: SystemTime) -> TokenRecord {
+fn apply_event(
+    old: &TokenRecord,
+    event: RecordEvent,
+    number: usize,
+    now: SystemTime,
+) -> TokenRecord {
     let (seed, new) = (secret(&format!("seed{number}")), secret(&format!("rt{number}")));
     let current = old.refresh_token.clone();
     let (presented, answered) = match (event, &current) {
@@ -292,7 +296,7 @@ fn happen(old: &TokenRecord, event: RecordEvent, number: usize, now: SystemTime)
         dpop_nonce: None,
         notes: Vec::new(),
     };
-    // Where steps follow, or the access token is no good, the refresh token is all that is kept at first.
+    // Before configured steps, or without a usable access token, only the refresh token is kept.
     match number % 4 {
         0 => apply_refresh_token(old, response.refresh_token, &terms),
         _ => apply_response(old, &response, &terms).unwrap(),
@@ -310,7 +314,7 @@ fn descends(history: &[HistoryStep], later: usize, earlier: usize) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever the clocks say, and whichever of its former records comes back from a backup.
+    /// For any clocks, and for any earlier record that is restored.
     #[test]
     fn the_later_record_of_a_history_is_newer(history in any_history(false)) {
         let records = records(&history);
@@ -326,8 +330,8 @@ proptest! {
         }
     }
 
-    /// The same where processes have gone on from backups: whoever descends wins, and of two that do not
-    /// descend from each other both sides choose the same one.
+    /// The same if processes continued from backups: the descendant is newer, and of two records without a common line
+    /// of descent both processes choose the same one.
     #[test]
     fn both_processes_choose_the_same_record(history in any_history(true)) {
         let records = records(&history);

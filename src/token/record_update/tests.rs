@@ -1,4 +1,4 @@
-//! What answers make of records.
+//! How responses change records.
 #![allow(clippy::unwrap_used)]
 
 use std::time::UNIX_EPOCH;
@@ -64,7 +64,7 @@ fn answer(access_token: Option<&str>, refresh_token: Option<&str>) -> TokenRespo
     }
 }
 
-/// In the background, 200 s before the end of the old token.
+/// A refresh in the background, 200 s before the old token expires.
 fn context(presented: PresentedGrant<'_>) -> ResponseContext<'_> {
     ResponseContext {
         presented,
@@ -117,7 +117,7 @@ fn a_success_updates_every_field() {
     }
 }
 
-/// Salvaged, or before the steps: the access token from before stays as it was.
+/// After an unusable response, or before the steps. The previous access token stays.
 #[test]
 fn a_refresh_token_alone_leaves_the_access_token() {
     let (old, current) = (TokenRecord { rejected: true, ..old() }, secret("rt3"));
@@ -135,7 +135,7 @@ fn a_refresh_token_alone_leaves_the_access_token() {
         ..old.clone()
     };
     assert_eq!(record, expected);
-    // Nothing could be read: the presented one stays, in case the server does not rotate.
+    // The response could not be read: the presented token stays, in case the server does not rotate.
     let record = apply_refresh_token(&old, None, &context(PresentedGrant::RefreshToken(&current)));
     assert_eq!((record.refresh_token, record.parent), (Some(secret("rt3")), Some(hash("rt3"))));
 }
@@ -150,12 +150,12 @@ fn which_refresh_token_is_kept() {
         (Auto, refreshed, Some("rt4"), Ok(Some("rt4"))),
         (Auto, refreshed, Some("rt3"), Ok(Some("rt3"))),
         (Auto, refreshed, None, Ok(Some("rt3"))),
-        // It was superseded long ago.
+        // A superseded token is ignored.
         (Auto, refreshed, Some("rt2"), Ok(Some("rt3"))),
         (Auto, seeded, Some("rt4"), Ok(Some("rt4"))),
         (Auto, seeded, None, Ok(Some("s2"))),
         (Auto, begun, Some("rt4"), Ok(Some("rt4"))),
-        // Some servers hand out the one that they have issued before.
+        // Some servers issue an earlier token again.
         (Auto, begun, Some("rt3"), Ok(Some("rt3"))),
         (Auto, begun, Some("rt2"), Ok(Some("rt2"))),
         (Auto, begun, None, Ok(None)),
@@ -163,7 +163,7 @@ fn which_refresh_token_is_kept() {
         (Ignore, refreshed, Some("rt4"), Ok(Some("rt3"))),
         (Ignore, refreshed, None, Ok(Some("rt3"))),
         (Ignore, seeded, Some("rt4"), Ok(Some("s2"))),
-        // The first one of a new grant.
+        // The first token of a new grant.
         (Ignore, begun, Some("rt4"), Ok(Some("rt4"))),
         (Require, refreshed, Some("rt4"), Ok(Some("rt4"))),
         (Require, refreshed, Some("rt3"), Err(ResponseDefect::NotRotated)),
@@ -188,7 +188,7 @@ fn a_response_without_an_access_token_extends_the_old_one() {
     assert_eq!(record.access_token, Some(secret("at3")));
     assert_eq!((record.issued_at, record.expires_at), (Some(at(4400)), Some(at(8000))));
     assert_eq!(record.generation, Generation(4));
-    // `lifetime` counts anew, too.
+    // The configured lifetime starts again as well.
     let silent = TokenResponse { expires_at: None, ..answer(None, None) };
     let by_config = ResponseContext { lifetime: Some(Duration::from_secs(60)), ..context.clone() };
     assert_eq!(apply_response(&old(), &silent, &by_config).unwrap().expires_at, Some(at(4460)));
@@ -198,7 +198,7 @@ fn a_response_without_an_access_token_extends_the_old_one() {
         apply_response(&nothing, &answer(None, None), &context),
         Err(ResponseDefect::NothingToExtend)
     );
-    // What is thrown away is not prolonged: that of another grant, or of another scope.
+    // The access token of another grant or scope is discarded and not extended.
     let begun = ResponseContext { presented: PresentedGrant::NewGrant, ..context.clone() };
     assert_eq!(
         apply_response(&old(), &answer(None, Some("rt4")), &begun),
@@ -211,7 +211,7 @@ fn a_response_without_an_access_token_extends_the_old_one() {
     );
 }
 
-/// Reltio: the same token comes back until it is over.
+/// Reltio issues the same token until it expires.
 #[test]
 fn an_access_token_that_is_issued_again_keeps_its_expiry() {
     let current = secret("rt3");
@@ -267,7 +267,7 @@ fn expiries_of_refresh_token_and_grant_change_only_with_them() {
     }
 }
 
-/// A seed, a login or a bootstrap takes the place of what was there, and remembers it.
+/// A seed, a login or a bootstrap. The previous refresh token is kept in the history.
 #[test]
 fn a_new_grant_replaces_the_previous_one() {
     let seed = secret("s2");
@@ -295,7 +295,7 @@ fn a_new_grant_replaces_the_previous_one() {
             ..TokenRecord::default()
         };
         assert_eq!(record, expected, "{presented:?}");
-        // As long as there is no other access token there is none.
+        // Without a new access token there is none.
         let record = apply_refresh_token(&old(), Some(secret("rt4")), &context(presented));
         assert_eq!((record.access_token, record.expires_at), (None, None), "{presented:?}");
     }
@@ -318,7 +318,7 @@ fn a_token_for_another_request_keeps_nothing_of_the_old_one() {
         assert_eq!(record.access_token, old_access_token, "{presented:?} {asked_for}");
         assert_eq!(record.issued_for, Some(issued_for(asked_for)));
     }
-    // Of a record that does not say what it was issued for nobody knows better.
+    // If the record does not state its request, the token is kept.
     let former = TokenRecord { issued_for: None, ..old() };
     let context = ResponseContext { issued_for: issued_for("other"), ..context(refreshed) };
     assert_eq!(apply_refresh_token(&former, None, &context).access_token, Some(secret("at3")));
@@ -346,7 +346,7 @@ fn a_dpop_key_is_kept_as_long_as_its_refresh_token() {
     }
 }
 
-/// By that, whoever logs in again is known to come after it, whatever clocks say.
+/// So a later login is recognised as newer, whatever the clocks show.
 #[test]
 fn a_record_after_a_logout_has_the_logout_in_its_history() {
     let logout = TokenRecord {
@@ -373,14 +373,13 @@ fn a_record_after_a_logout_has_the_logout_in_its_history() {
     }
 }
 
-// ----- whatever is answered -----
+// ----- any response -----
 
 fn any_token() -> impl Strategy<Value = Option<Secret>> {
     prop::option::of(prop::sample::select(vec!["rt1", "rt2", "rt3", "rt4", "s2"]).prop_map(secret))
 }
 
 proptest! {
-    /// It would be the only copy.
     #[test]
     fn no_refresh_token_is_lost(
         answers in prop::collection::vec((any_token(), any::<bool>(), 0..4_usize), 1..12),
@@ -413,7 +412,7 @@ proptest! {
             prop_assert_eq!(&next.parent, &presented.refresh_token().map(Secret::fingerprint));
             prop_assert_eq!(next.issued_for.as_ref(), Some(&context.issued_for));
             prop_assert!(next.attempt.is_none() && next.terminal.is_none());
-            // Whatever was superseded stays known, and so does the one before.
+            // Superseded tokens stay in the history, including the previous one.
             let current = next.refresh_token.as_ref();
             for text in ["rt1", "rt2", "rt3", "rt4", "s2"] {
                 let was_known = record.has_superseded(&hash(text));

@@ -80,7 +80,9 @@ impl Flight<'_> {
             let lost = before.is_some();
             let (asked_at, answer) = self.request(Grant::RefreshToken(token), &base).await;
             let error = match answer {
-                Ok(response) => return self.issued(&base, presented, response, asked_at).await,
+                Ok(response) => {
+                    return self.handle_success(&base, presented, response, asked_at).await;
+                }
                 Err(error) => error,
             };
             if self.is_superseded(&base) {
@@ -97,7 +99,7 @@ impl Flight<'_> {
                 _ => None,
             };
             let Some(wait) = wait else {
-                return self.refused(&base, presented, error, asked_at, lost).await;
+                return self.handle_error(&base, presented, error, asked_at, lost).await;
             };
             if error.class.policy().consumption != Consumption::No {
                 self.entry.metrics.record_token_replay();
@@ -132,14 +134,14 @@ impl Flight<'_> {
         let (now, hash) = (self.now(), token.fingerprint());
         let has_usable_token = self.has_usable_token();
         let fence = self.lease.as_ref().map(|lease| lease.fence().0.clone()).unwrap_or_default();
-        let noted = self.entry.lock().record.attempt.clone();
+        let stored = self.entry.lock().record.attempt.clone();
         let is_for_token = |attempt: &Attempt| attempt.refresh_token == hash;
-        if noted.as_ref().is_some_and(|attempt| !is_for_token(attempt)) {
-            self.displaced.clone_from(&noted);
+        if stored.as_ref().is_some_and(|attempt| !is_for_token(attempt)) {
+            self.displaced.clone_from(&stored);
         }
-        let before = noted.filter(is_for_token);
+        let before = stored.filter(is_for_token);
         if let Some(attempt) = &before {
-            self.wait_for_others(attempt, &fence, now)?;
+            self.check_other_holder(attempt, &fence, now)?;
         }
         if let Some(attempt) = before.as_ref().filter(|_| !has_waited) {
             match replay_timing(attempt, has_usable_token, now) {
@@ -179,7 +181,7 @@ impl Flight<'_> {
                 Ok(()) => {}
                 Err(WriteError::Superseded) => return Ok(None),
                 Err(WriteError::Store(error @ StoreError::LeaseLost { .. })) => {
-                    return Err(self.lost_lease(&error, before, was_unsaved).await);
+                    return Err(self.undo_after_lost_lease(&error, before, was_unsaved).await);
                 }
                 // The current token is usable, so the attempt waits until it can be stored.
                 Err(WriteError::Store(error)) if has_usable_token => {
@@ -198,13 +200,13 @@ impl Flight<'_> {
         if let Some(lease) = &self.lease
             && let Err(error) = lease.check().await
         {
-            return Err(self.lost_lease(&error, before, was_unsaved).await);
+            return Err(self.undo_after_lost_lease(&error, before, was_unsaved).await);
         }
         Ok(Some((self.entry.lock().record.clone(), before)))
     }
 
     /// Fails if the refresh token was presented under another lease whose holder may still receive the response.
-    fn wait_for_others(
+    fn check_other_holder(
         &self,
         attempt: &Attempt,
         fence: &str,
@@ -223,14 +225,14 @@ impl Flight<'_> {
     fn is_still_planned(&self, token: &Secret) -> bool {
         let mut inner = self.entry.lock();
         let moment = self.entry.context.clock.moment();
-        let plan = inner.next_action(self.request.is_forced, moment);
-        matches!(plan, NextAction::Refresh(wanted) | NextAction::TrySeed(wanted) if wanted == *token)
+        let action = inner.next_action(self.request.is_forced, moment);
+        matches!(action, NextAction::Refresh(wanted) | NextAction::TrySeed(wanted) if wanted == *token)
             && Arc::ptr_eq(&inner.resolved, &self.resolved)
     }
 
     /// Undoes the attempt in memory. In the store it is undone only if the new holder of the lease has not changed the
     /// record.
-    async fn lost_lease(
+    async fn undo_after_lost_lease(
         &self,
         error: &StoreError,
         before: Option<Attempt>,
@@ -281,14 +283,14 @@ impl Flight<'_> {
             let now = self.now();
             let nonce = self.entry.lock().nonce.clone();
             let proof = key.as_ref().map(|key| DpopBinding { key, nonce: nonce.as_deref() });
-            let given = TokenRequestContext {
+            let context = TokenRequestContext {
                 now,
                 access_token: base.access_token.as_ref(),
                 variables: &self.resolved.config.variables,
                 proof,
                 response_timeout,
             };
-            let answer = self.resolved.endpoint.request(grant, given).await;
+            let answer = self.resolved.endpoint.request(grant, context).await;
             let nonce = match &answer {
                 Ok(response) => &response.dpop_nonce,
                 Err(error) => &error.dpop_nonce,
@@ -311,8 +313,8 @@ impl Flight<'_> {
     /// Returns how long to wait for the response: the configured timeout if it may hold a new refresh token.
     fn response_timeout(&self, grant: Grant<'_>, base: &TokenRecord) -> Duration {
         let timeout = self.resolved.config.oauth.timeout;
-        let can_lose = matches!(grant, Grant::RefreshToken(_)) && !base.reuses_refresh_token();
-        if can_lose { timeout } else { timeout.min(SHORT_RESPONSE_TIMEOUT) }
+        let may_rotate = matches!(grant, Grant::RefreshToken(_)) && !base.reuses_refresh_token();
+        if may_rotate { timeout } else { timeout.min(SHORT_RESPONSE_TIMEOUT) }
     }
 
     /// Generates a key to bind tokens to, if that is configured and the record has none yet.
@@ -337,7 +339,7 @@ impl Flight<'_> {
             match answer {
                 Ok(response) => {
                     return self
-                        .issued(&base, PresentedGrant::Configured, response, asked_at)
+                        .handle_success(&base, PresentedGrant::Configured, response, asked_at)
                         .await;
                 }
                 Err(error) if error.class == ErrorClass::NotSent && !has_retried_unsent => {
@@ -345,7 +347,7 @@ impl Flight<'_> {
                 }
                 Err(error) => {
                     return self
-                        .refused(&base, PresentedGrant::Configured, error, asked_at, false)
+                        .handle_error(&base, PresentedGrant::Configured, error, asked_at, false)
                         .await;
                 }
             }

@@ -35,7 +35,7 @@ impl Flight<'_> {
     }
 
     /// Stores the issued tokens. If steps are configured, they are made in the next round of the flight.
-    pub(super) async fn issued(
+    pub(super) async fn handle_success(
         &self,
         base: &TokenRecord,
         presented: PresentedGrant<'_>,
@@ -43,11 +43,10 @@ impl Flight<'_> {
         asked_at: SystemTime,
     ) -> Result<FlightProgress, FlightFailure> {
         self.log_oddities(&response);
-        let response_context = self.response_context(presented, asked_at);
+        let context = self.response_context(presented, asked_at);
         if !self.resolved.config.oauth.steps.is_empty() {
             // The new refresh token is saved before anything else happens.
-            let mut record =
-                apply_refresh_token(base, response.refresh_token.clone(), &response_context);
+            let mut record = apply_refresh_token(base, response.refresh_token.clone(), &context);
             // The previous access token stays in use, with its generation.
             record.generation = base.generation;
             record.refresh_expires_at = response.refresh_expires_at.or(record.refresh_expires_at);
@@ -62,7 +61,7 @@ impl Flight<'_> {
             }
             return Ok(FlightProgress::Replan);
         }
-        match apply_response(base, &response, &response_context) {
+        match apply_response(base, &response, &context) {
             Ok(record) => {
                 let was_extended = response.access_token.is_none();
                 if !self.record_and_save(base, record).await {
@@ -73,7 +72,7 @@ impl Flight<'_> {
                 Ok(FlightProgress::Done)
             }
             Err(defect) => {
-                let record = apply_refresh_token(base, response.refresh_token, &response_context);
+                let record = apply_refresh_token(base, response.refresh_token, &context);
                 // The previous access token stays in use, with its generation.
                 self.record_and_save(base, TokenRecord { generation: base.generation, ..record })
                     .await;
@@ -93,7 +92,7 @@ impl Flight<'_> {
         let Some((response, asked_at)) = pending_steps else { return Ok(None) };
         let key = base.dpop_key.as_ref().filter(|_| self.resolved.sources().bound);
         let key = key.and_then(|key| crate::dpop::ProofKey::from_stored(key).ok());
-        let given = TokenRequestContext {
+        let context = TokenRequestContext {
             now: asked_at,
             access_token: base.access_token.as_ref(),
             variables: &self.resolved.config.variables,
@@ -105,10 +104,10 @@ impl Flight<'_> {
             self.entry.lock().pending_steps = None;
             return Ok(None);
         }
-        match self.resolved.endpoint.follow(response, given).await {
+        match self.resolved.endpoint.follow(response, context).await {
             Ok(response) => {
-                let response_context = self.response_context(PresentedGrant::Configured, asked_at);
-                let record = apply_steps(&base, &response, &response_context);
+                let context = self.response_context(PresentedGrant::Configured, asked_at);
+                let record = apply_steps(&base, &response, &context);
                 self.entry.lock().pending_steps = None;
                 let Ok(record) = record else {
                     return Err(defect_failure(ResponseDefect::NothingToExtend));
@@ -165,7 +164,7 @@ impl Flight<'_> {
     }
 
     /// Handles an error response, or a response without a usable token.
-    pub(super) async fn refused(
+    pub(super) async fn handle_error(
         &mut self,
         base: &TokenRecord,
         presented: PresentedGrant<'_>,
@@ -323,7 +322,8 @@ impl Flight<'_> {
         let error = match answer {
             Ok(response) => {
                 let base = TokenRecord { bootstrap: tried(0), ..base };
-                let issued = self.issued(&base, PresentedGrant::NewGrant, response, asked_at).await;
+                let issued =
+                    self.handle_success(&base, PresentedGrant::NewGrant, response, asked_at).await;
                 let outcome = if issued.is_ok() { "success" } else { "failed" };
                 self.entry.metrics.record_bootstrap(outcome);
                 return issued;
@@ -339,8 +339,8 @@ impl Flight<'_> {
         if let Some(recovered) = error.recovered.clone() {
             // The next token is requested with this refresh token instead of another bootstrap.
             let base = TokenRecord { bootstrap: tried(0), ..base };
-            let response_context = self.response_context(PresentedGrant::NewGrant, asked_at);
-            let record = apply_refresh_token(&base, Some(recovered), &response_context);
+            let context = self.response_context(PresentedGrant::NewGrant, asked_at);
+            let record = apply_refresh_token(&base, Some(recovered), &context);
             self.record_and_save(&base, record).await;
             self.entry.metrics.record_bootstrap("failed");
             return Err(FlightFailure { detail, ..FlightFailure::of_answer(&error) });

@@ -1,4 +1,4 @@
-//! The machine as tables: a situation, a question, the answer.
+//! The state machine as tables.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::time::UNIX_EPOCH;
@@ -15,26 +15,26 @@ mod rejections;
 #[path = "tests/timer.rs"]
 mod timer;
 
-/// When every token of these tests was issued.
+/// The issue time of all tokens in these tests.
 const ISSUED: u64 = 1_000_000;
-/// Of a token that lives for an hour: it is in its margin, and it is over.
+/// When a token with a lifetime of an hour is due, and when it expires.
 const DUE: u64 = ISSUED + 3300;
 const OVER: u64 = ISSUED + 3600;
-/// Far beyond its settling, far from its expiry.
+/// A time at which the token is neither newly issued nor due.
 const OLD: u64 = ISSUED + 600;
 const DAY: u64 = 86_400;
-/// What most requests of these tests ask for, and what others do.
+/// The target of most requests, and another one.
 const TARGET: u64 = 1;
 const OTHER: u64 = 2;
 const WHY: FailureReason = FailureReason::Answer(ErrorClass::Transient);
 
-/// On a machine that has run since 1970 and whose clock was never set.
+/// A moment of a process that has run since 1970 and whose clock was never set.
 fn at(seconds: u64) -> Moment {
     let running = Duration::from_secs(seconds);
     Moment { wall: UNIX_EPOCH + running, running }
 }
 
-/// The same moment with a wall clock that shows something else.
+/// The same moment with another wall-clock time.
 fn showing(shown: u64, now: u64) -> Moment {
     Moment { wall: at(shown).wall, ..at(now) }
 }
@@ -53,7 +53,7 @@ fn record(generation: u64) -> TokenRecord {
     }
 }
 
-/// A token of this generation that lives so long; `None`: until it is rejected.
+/// A token with this lifetime. `None`: it never expires.
 fn token_living(generation: u64, lifetime: Option<Duration>) -> AccessToken {
     let expires_at = lifetime.map(|lifetime| at(ISSUED).wall + lifetime);
     let record = TokenRecord { expires_at, ..record(generation) };
@@ -64,12 +64,12 @@ fn token(generation: u64) -> AccessToken {
     token_living(generation, Some(seconds(3600)))
 }
 
-/// What a machine may be doing.
+/// A situation of the state machine.
 #[derive(Clone, Copy, Debug)]
 enum MachinePhase {
     Idle,
     InFlight,
-    /// A failure holds it up until then.
+    /// A backoff lasts until this time.
     BackingOff(u64),
     Ended(TerminalReason),
 }
@@ -92,24 +92,24 @@ fn failed(pace: RetryPace, retry_after: Option<u64>) -> FlightOutcome {
     FlightOutcome::Failed { pace, retry_after: retry_after.map(seconds), reason: WHY }
 }
 
-/// A rejection of a request that has nothing behind it yet, and can be sent again.
+/// The first rejection of a request that can be sent again.
 fn rejection(token: &AccessToken) -> Rejection<'_> {
     Rejection { token, target: TARGET, can_resend: true, has_new_token: false, has_waited: false }
 }
 
-/// A first rejection of the current token.
+/// Rejects the current token.
 fn reject(state: &mut RefreshState, token: &AccessToken, now: u64) -> RefreshDecision {
     state.record_rejection(rejection(token), Some(token), at(now))
 }
 
-/// The end of a flight that brought `token`, which is then rejected like the one before.
+/// Ends a flight that obtained `token`, and rejects that token as well.
 fn rejected_again(state: &mut RefreshState, token: &AccessToken, now: u64) {
     state.finish_flight(FlightOutcome::Completed, at(now), 0.0);
     let last = Rejection { has_new_token: true, can_resend: false, ..rejection(token) };
     assert_eq!(state.record_rejection(last, Some(token), at(now)), RefreshDecision::PassOn);
 }
 
-// ----- what a request may do -----
+// ----- requests -----
 
 #[test]
 fn a_request_uses_the_token_waits_or_fails_by_state() {
@@ -162,11 +162,11 @@ fn a_request_without_a_token_waits_or_fails_by_state() {
     ] {
         assert_eq!(state(phase).request_token(None, at(OLD)), decision, "{phase:?}");
     }
-    // Whoever asks after a logout is told so, whatever is on its way.
+    // After a logout requests fail, even during a flight.
     let logged_out = TerminalReason::LoggedOut;
     let mut flying = RefreshState { terminal: Some(logged_out), ..state(MachinePhase::InFlight) };
     assert_eq!(flying.request_token(None, at(OLD)), RefreshDecision::NeedsLogin(logged_out));
-    // Whoever asks while an operator has it tried all the same waits for that.
+    // Requests wait for the forced flight of an operator.
     let mut ended = state(MachinePhase::Ended(lost));
     assert_eq!(ended.force_flight(at(OLD)), RefreshDecision::Start);
     assert_eq!(ended.request_token(None, at(OLD)), RefreshDecision::Wait);
@@ -180,7 +180,7 @@ fn a_thousand_requests_start_one_flight() {
     assert_eq!((count(RefreshDecision::Start), count(RefreshDecision::Wait)), (1, 999));
 }
 
-/// E20: but a token that was worth it may be replaced at once.
+/// E20: a token that was accepted may be replaced at once.
 #[test]
 fn flights_start_at_least_a_second_apart() {
     let min_interval = |until| {
@@ -193,7 +193,7 @@ fn flights_start_at_least_a_second_apart() {
     assert_eq!(state.request_token(Some(&spent), at(OLD)), min_interval(OLD + 1));
     assert_eq!(state.request_token(None, at(OLD)), min_interval(OLD + 1));
     let fresh = token(2);
-    assert_eq!(reject(&mut state, &fresh, OLD), min_interval(OLD + 1), "that is sat out");
+    assert_eq!(reject(&mut state, &fresh, OLD), min_interval(OLD + 1), "requests wait this out");
     assert!(
         !state
             .tick(TimerInput { keepalive_at: Some(at(OLD).wall), ..TimerInput::default() }, at(OLD))
@@ -206,7 +206,7 @@ fn flights_start_at_least_a_second_apart() {
     assert_eq!(state.request_token(Some(&spent), at(OLD + 1)), RefreshDecision::Start);
 }
 
-// ----- how flights end -----
+// ----- ends of flights -----
 
 #[test]
 fn the_backoff_grows_by_pace_and_obeys_retry_after() {
@@ -216,9 +216,9 @@ fn the_backoff_grows_by_pace_and_obeys_retry_after() {
         (Short, None, 0.0, [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60]),
         (Growing, None, 0.0, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900]),
         (Long, None, 0.0, [60, 120, 240, 480, 900, 900, 900, 900, 900, 900, 900]),
-        // Half of it at most is taken off at random.
+        // At most half is taken off at random.
         (Long, None, 1.0, [30, 60, 120, 240, 450, 450, 450, 450, 450, 450, 450]),
-        // The longer of both counts.
+        // The longer of backoff and Retry-After applies.
         (Short, Some(20), 0.0, [20, 20, 20, 20, 20, 32, 60, 60, 60, 60, 60]),
         (Short, Some(3600), 1.0, [3600; 11]),
     ] {
@@ -235,7 +235,7 @@ fn the_backoff_grows_by_pace_and_obeys_retry_after() {
     }
 }
 
-/// E16: what one kind of failure has grown does not become another one's.
+/// E16: the backoff of one kind of failure does not carry over to another.
 #[test]
 fn each_kind_of_failure_has_its_own_count() {
     let mut state = RefreshState::default();
@@ -285,7 +285,7 @@ fn a_success_ends_the_backoff() {
     assert_eq!(state.failure(), Some((WHY, at(OLD + 9))));
 }
 
-/// As when an answer takes as long as its token lives.
+/// For example if a response takes longer than the lifetime of its token.
 #[test]
 fn a_request_whose_new_token_has_expired_waits_for_the_next_one() {
     let (rejected, next) = (token(1), token_living(2, Some(seconds(1))));
@@ -304,7 +304,7 @@ fn a_request_whose_new_token_has_expired_waits_for_the_next_one() {
     }
 }
 
-/// A late replay is put off for the sake of a token that an API has just rejected.
+/// The backoff protected the token that was just rejected from a late replay.
 #[test]
 fn a_rejection_ends_the_backoff_that_protects_the_rejected_token() {
     for (reason, generation, decision) in [
@@ -315,7 +315,7 @@ fn a_rejection_ends_the_backoff_that_protects_the_rejected_token() {
         let backoff = Backoff { reason, ..backoff(OVER) };
         let mut state = RefreshState { backoff: Some(backoff), ..RefreshState::default() };
         let (rejected, current) = (token(1), token(generation));
-        // Rejected it may have been before it was found to be too old.
+        // The token may have been rejected before.
         current.mark_rejected();
         let found = state.record_rejection(rejection(&rejected), Some(&current), at(OLD));
         assert_eq!(found, decision, "{reason:?}, {generation}");
@@ -345,7 +345,7 @@ fn a_clock_that_is_set_back_prolongs_no_backoff_and_no_pause() {
             state.record_rejection(again, Some(&second), now(OLD + 30)),
             RefreshDecision::Start
         );
-        // Nor the second between two flights.
+        // The minimum interval is not prolonged either.
         state.finish_flight(FlightOutcome::Completed, now(OLD + 30), 0.0);
         assert_eq!(state.request_token(None, now(OLD + 31)), RefreshDecision::Start);
     }
@@ -365,7 +365,7 @@ fn a_token_expires_after_its_lifetime_even_if_the_clock_is_set_back() {
     }
 }
 
-// ----- what an operator wants -----
+// ----- operators -----
 
 /// E12.
 #[test]

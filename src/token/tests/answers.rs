@@ -1,7 +1,7 @@
 //! How responses, and lost responses, affect the grant.
 
+use super::faulty_store::JournalEntry;
 use super::scripted_server::ScriptedAnswer;
-use super::scripted_store::JournalEntry;
 use super::*;
 
 fn prolonging(config: &mut Config) {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use http::{HeaderValue, StatusCode};
 use tokio::sync::Notify;
 
-use super::scripted_store::{Journal, JournalEntry};
+use super::faulty_store::{Journal, JournalEntry};
 use super::*;
 use crate::oauth::{RawAnswer, TokenRequest, Transport, TransportError};
 

@@ -1,6 +1,6 @@
 //! Configured steps after the token request.
 
-use super::scripted_store::JournalEntry;
+use super::faulty_store::JournalEntry;
 use super::*;
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::scripted_store::ALL;
+use super::faulty_store::ALL;
 use super::*;
 
 #[tokio::test(start_paused = true)]

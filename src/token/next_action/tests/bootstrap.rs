@@ -1,4 +1,4 @@
-//! Where no person is needed a grant is begun anew, and at what distance.
+//! When bootstraps are made.
 
 use super::*;
 
@@ -52,7 +52,7 @@ fn the_pause_between_bootstraps_depends_on_their_results() {
         ("refused for years", dead_one(), tried(NOW - 1, None, u32::MAX), pause(NOW + 299)),
         ("and now it is time", dead_one(), tried(NOW - 300, None, u32::MAX), NextAction::Bootstrap),
         ("doubtful", doubtful(), tried(NOW, None, 1), pause(NOW + 30)),
-        // By a clock that was set back: nobody knows how long ago it was.
+        // The clock was set back, so that the time since then is unknown.
         ("tried in the future", dead_one(), tried(NOW + 1, Some(NOW), 0), NextAction::Bootstrap),
         ("refused in the future", dead_one(), tried(NOW + 1, None, 9), NextAction::Bootstrap),
         (
@@ -67,8 +67,7 @@ fn the_pause_between_bootstraps_depends_on_their_results() {
     }
 }
 
-/// The seconds at which bootstraps are made, one after the other, if each is `refused` or brings something that
-/// is dead at once.
+/// The times in seconds at which bootstraps are made if each is `refused` or yields a grant that is dead at once.
 fn bootstraps(refused: impl Fn(usize) -> bool) -> Vec<u64> {
     let setting = PlanFixture::bootstrapping();
     let mut record = dead(TerminalReason::Revoked, "c");

@@ -1,4 +1,4 @@
-//! What is never done, whatever a record says.
+//! What is never done, for any record.
 
 use proptest::prelude::*;
 
@@ -73,7 +73,7 @@ fn any_record() -> impl Strategy<Value = TokenRecord> {
     )
 }
 
-fn any_setting() -> impl Strategy<Value = PlanFixture> {
+fn any_fixture() -> impl Strategy<Value = PlanFixture> {
     let renewal = prop::sample::select(vec![GrantRenewal::RefreshToken, GrantRenewal::Repeatable]);
     (any_token(), renewal, any::<[bool; 2]>()).prop_map(
         |(seed, renewal, [can_bootstrap, bound])| {
@@ -84,7 +84,7 @@ fn any_setting() -> impl Strategy<Value = PlanFixture> {
     )
 }
 
-/// Said in another way than the code does.
+/// An independent formulation of the rule in the code.
 fn is_ours(record: &TokenRecord) -> bool {
     match (&record.issued_for, &record.worked_with) {
         (Some(it), _) => {
@@ -99,7 +99,7 @@ proptest! {
 
     #[test]
     fn no_record_makes_a_refresh_token_go_to_another_server(
-        record in any_record(), setting in any_setting(), is_damaged: bool, is_forced: bool,
+        record in any_record(), setting in any_fixture(), is_damaged: bool, is_forced: bool,
         throttled_until in prop::option::of(1..8000_u64),
     ) {
         let quiet_until = throttled_until.map(|it| at(NOW + it));
@@ -147,9 +147,9 @@ proptest! {
         }
     }
 
-    /// However long, and whatever clock it was written by.
+    /// Whatever its length, and whatever clock it was written by.
     #[test]
-    fn a_pause_ends(record in any_record(), setting in any_setting(), throttled_until in prop::option::of(1..3600_u64)) {
+    fn a_pause_ends(record in any_record(), setting in any_fixture(), throttled_until in prop::option::of(1..3600_u64)) {
         let mut now = at(NOW);
         let mut pauses = 0;
         loop {
@@ -164,7 +164,7 @@ proptest! {
     }
 
     #[test]
-    fn a_usable_access_token_belongs_to_this_configuration(record in any_record(), setting in any_setting()) {
+    fn a_usable_access_token_belongs_to_this_configuration(record in any_record(), setting in any_fixture()) {
         if has_usable_access_token(&record, setting.sources()) {
             prop_assert!(is_ours(&record) && !record.is_tombstone());
             let asked = record.issued_for.as_ref().map(|it| &it.request);

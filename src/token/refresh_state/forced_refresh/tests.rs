@@ -1,4 +1,4 @@
-//! When another token may be asked for because of a rejection.
+//! Which rejections may force a refresh.
 
 use std::time::UNIX_EPOCH;
 
@@ -14,12 +14,12 @@ fn at(seconds: u64) -> Moment {
     Moment { wall: UNIX_EPOCH + running, running }
 }
 
-/// The same moment with a wall clock that shows something else.
+/// The same moment with another wall-clock time.
 fn showing(shown: u64, now: u64) -> Moment {
     Moment { wall: at(shown).wall, ..at(now) }
 }
 
-/// Checks that nothing is forced for `target` before `pause` is over, and then it is.
+/// Checks that `target` may force a refresh after `pause` and not before.
 fn check_pause(
     limiter: &ForcedRefreshLimiter,
     target: (u64, bool),
@@ -43,7 +43,7 @@ fn the_first_rejection_forces_a_refresh_and_the_next_waits_30_s() {
         limiter.record_forced(Generation(1), is_trusted, at(NOW));
         check_pause(&limiter, (A, is_trusted), NOW, 30, "the same target");
         check_pause(&limiter, (B, is_trusted), NOW, 30, "another target");
-        // What the others bring about is counted for itself.
+        // The other kind of target has a pause of its own.
         check_pause(&limiter, (B, !is_trusted), NOW, 0, "one of the others");
     }
 }
@@ -55,7 +55,7 @@ fn a_failed_flight_ends_the_pause() {
         limiter.record_forced(Generation(1), is_trusted, at(NOW));
         limiter.clear_pauses();
         check_pause(&limiter, (A, is_trusted), NOW, 0, "first");
-        // What was known before is known still.
+        // The length of the pause is kept.
         limiter.record_forced(Generation(1), is_trusted, at(NOW));
         limiter.record_unhelpful(Generation(2), is_trusted, at(NOW));
         limiter.record_forced(Generation(2), is_trusted, at(NOW + 30));
@@ -93,7 +93,7 @@ fn an_accepted_new_token_resets_the_pauses_and_an_old_one_does_not() {
         (true, 9, true, 0),
         (false, 2, true, 60),
         (false, 3, true, 0),
-        // It was not for this one that the token was asked for: only the doubling is over.
+        // The token was not requested for this target, so only the doubling is reset.
         (false, 3, false, 60),
     ] {
         let mut limiter = ForcedRefreshLimiter::default();
@@ -101,7 +101,9 @@ fn an_accepted_new_token_resets_the_pauses_and_an_old_one_does_not() {
         limiter.record_unhelpful(Generation(2), is_trusted, at(NOW - 100));
         limiter.record_forced(Generation(2), is_trusted, at(NOW));
         limiter.record_acceptance(Generation(accepted), has_new_token);
-        let case = format!("good: {is_trusted}, generation {accepted}, renewed: {has_new_token}");
+        let case = format!(
+            "is_trusted: {is_trusted}, generation {accepted}, has_new_token: {has_new_token}"
+        );
         check_pause(&limiter, (A, is_trusted), NOW, pause, &case);
         if accepted > 2 {
             limiter.record_forced(Generation(accepted), is_trusted, at(NOW + 100));
@@ -121,7 +123,7 @@ fn a_blamed_target_delays_no_other() {
             check_pause(&limiter, (B, is_trusted), now, 0, "another target");
             check_pause(&limiter, (A, is_trusted), now, pause, "the target");
         }
-        // However many of its rejections are under way, and whatever is accepted elsewhere.
+        // Concurrent rejections and acceptances by other targets do not change that.
         limiter.blame_target(A, at(now + pause - 1));
         limiter.record_acceptance(Generation(9), true);
         check_pause(&limiter, (A, true), now, pause, "the target, blamed again");
@@ -153,7 +155,7 @@ fn a_clock_that_is_set_back_prolongs_no_pause() {
             assert!(!limiter.allows(Some(target), is_trusted, now(pause - 1)), "{back}");
             assert!(limiter.allows(Some(target), is_trusted, now(pause)), "{back}");
         }
-        // It is over for whoever blames it again, too.
+        // The pause has ended for the next rejection as well.
         limiter.blame_target(B, now(60));
         assert!(!limiter.allows(Some(B), false, now(60 + 119)), "{back}");
         assert!(limiter.allows(Some(B), false, now(60 + 120)), "{back}");

@@ -1,18 +1,18 @@
-//! The machine for any sequence of events.
+//! The state machine under any sequence of events.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What happens to one credential.
+/// An event of one credential.
 #[derive(Clone, Debug)]
 enum StateEvent {
-    /// So many milliseconds.
+    /// Time passes, in milliseconds.
     Pass(u64),
-    /// The wall clock, by so many seconds.
+    /// The wall clock is set back by this many seconds.
     SetBack(u64),
     Ask,
-    /// A token so many generations back is rejected, by a request that has come so far.
+    /// A request with a token this many generations old is rejected.
     Reject {
         back: usize,
         target: u64,
@@ -20,7 +20,7 @@ enum StateEvent {
         has_new_token: bool,
         has_waited: bool,
     },
-    /// A token so many generations back is accepted.
+    /// A token this many generations old is accepted.
     Accept {
         back: usize,
         target: u64,
@@ -30,8 +30,8 @@ enum StateEvent {
         keepalive_at: bool,
     },
     Force,
-    /// The flight lands, if there is one.
-    Land(FlightEnd),
+    /// The flight ends, if there is one.
+    FinishFlight(FlightEnd),
     /// Another process stored a newer token, or found that the grant is dead.
     Adopt {
         alive: bool,
@@ -78,7 +78,7 @@ fn any_event() -> impl Strategy<Value = StateEvent> {
             .prop_map(|(back, target, has_new_token)| StateEvent::Accept { back, target, has_new_token }),
         2 => any::<bool>().prop_map(|keepalive_at| StateEvent::Tick { keepalive_at }),
         1 => Just(StateEvent::Force),
-        8 => any_ending().prop_map(StateEvent::Land),
+        8 => any_ending().prop_map(StateEvent::FinishFlight),
         1 => any::<bool>().prop_map(|alive| StateEvent::Adopt { alive }),
     ]
 }
@@ -95,30 +95,30 @@ enum FlightCause {
     Operator,
 }
 
-/// When the last flight was forced by a target, and whether the next may come at once: the flight failed, or what
-/// it brought was accepted.
+/// When a target last forced a flight, and whether the next may follow at once because the flight failed or its token
+/// was accepted.
 #[derive(Clone, Copy, Debug, Default)]
 struct LastForced {
     last: Option<u64>,
     forgiven: bool,
 }
 
-/// The machine beside what a reader of the rules would expect of it.
+/// The state machine together with an independent model of its rules.
 struct StateModel {
     state: RefreshState,
     /// In milliseconds.
     now: u64,
     set_back: Duration,
-    /// All there were; the last one is the current one.
+    /// All tokens so far. The last one is current.
     tokens: Vec<AccessToken>,
     in_flight: Option<FlightCause>,
     needs_login: bool,
     last_started: Option<u64>,
-    /// By targets that have never accepted a token, and by those that have.
+    /// For untrusted and for trusted targets.
     forced: [LastForced; 2],
-    /// Of which generation the rejection was that forced the last flight.
+    /// The generation whose rejection forced the last flight.
     from: Option<Generation>,
-    /// When a target has rejected a fresh token.
+    /// When a target rejected a new token.
     blamed_targets: std::collections::BTreeMap<u64, u64>,
 }
 
@@ -143,7 +143,7 @@ impl StateModel {
         Moment { wall: UNIX_EPOCH + running - self.set_back, running }
     }
 
-    fn happens(&mut self, event: &StateEvent) {
+    fn apply(&mut self, event: &StateEvent) {
         match event {
             StateEvent::Pass(millis) => self.now += millis,
             StateEvent::SetBack(by) => {
@@ -159,27 +159,28 @@ impl StateModel {
             }
             StateEvent::Tick { keepalive_at } => self.tick(*keepalive_at),
             StateEvent::Force => match self.state.force_flight(self.moment()) {
-                RefreshDecision::Start => self.starts(FlightCause::Operator),
+                RefreshDecision::Start => self.check_start(FlightCause::Operator),
                 decision => {
                     assert_eq!(decision, RefreshDecision::Wait);
                     assert!(self.in_flight.is_some());
                 }
             },
-            StateEvent::Land(ending) => self.land(ending),
+            StateEvent::FinishFlight(ending) => self.finish_flight(ending),
             StateEvent::Adopt { alive } => self.adopt(*alive),
         }
         assert_eq!(self.state.is_in_flight(), self.in_flight.is_some());
     }
 
-    /// One at a time, none for a dead grant, and not one after the other; but for operators.
-    fn starts(&mut self, cause: FlightCause) {
+    /// Checks that a flight may start: one at a time and, unless an operator starts it, none for a dead grant and none
+    /// within the minimum interval.
+    fn check_start(&mut self, cause: FlightCause) {
         assert_eq!(self.in_flight, None, "two flights at once");
         if cause != FlightCause::Operator {
             assert!(!self.needs_login, "a flight for a dead grant");
-            let was_worth_it = self.tokens.last().is_some_and(AccessToken::was_accepted);
+            let was_accepted = self.tokens.last().is_some_and(AccessToken::was_accepted);
             let apart =
                 self.last_started.is_none_or(|last_started| self.now - last_started >= 1000);
-            assert!(apart || was_worth_it, "the last flight started less than a second ago");
+            assert!(apart || was_accepted, "the last flight started less than a second ago");
         }
         self.in_flight = Some(cause);
         self.last_started = Some(self.now);
@@ -193,13 +194,13 @@ impl StateModel {
             RefreshDecision::Use => assert!(usable),
             RefreshDecision::UseAndStart => {
                 assert!(usable);
-                self.starts(FlightCause::Asked);
+                self.check_start(FlightCause::Asked);
             }
             RefreshDecision::Start => {
                 assert!(!usable, "nobody waits while there is a token");
-                self.starts(FlightCause::Asked);
+                self.check_start(FlightCause::Asked);
             }
-            // Somebody is there to wake whoever waits.
+            // The flight in progress will wake the request.
             RefreshDecision::Wait => assert!(!usable && self.in_flight.is_some()),
             RefreshDecision::BackOff(backoff) => {
                 assert!(!usable && self.in_flight.is_none() && !backoff.until.is_over(now));
@@ -227,16 +228,16 @@ impl StateModel {
         let (generation, is_trusted) = (rejected.generation, rejected.was_accepted_by(target));
         if newer {
             let expected = if can_resend { RefreshDecision::Use } else { RefreshDecision::PassOn };
-            assert_eq!(decision, expected, "that was the one before");
+            assert_eq!(decision, expected, "the rejected token was not the current one");
             return decision;
         }
         let is_over = |token: &AccessToken| token.time_left(now).is_some_and(|left| left.is_zero());
         if token.is_some_and(|token| token.generation > rejected.generation && is_over(token)) {
-            // Like any request that finds the token over.
+            // The same as for a request that finds an expired token.
             match decision {
                 RefreshDecision::Start => {
                     assert!(can_resend);
-                    self.starts(FlightCause::Asked);
+                    self.check_start(FlightCause::Asked);
                     self.tokens[place].mark_rejected();
                 }
                 RefreshDecision::Wait => assert!(can_resend && self.in_flight.is_some()),
@@ -248,7 +249,7 @@ impl StateModel {
             }
             return decision;
         }
-        // Whoever waits for the token to become known blames nobody yet.
+        // A request that waits for the token to become known blames no target yet.
         let should_wait =
             can_resend && !has_waited && rejected.age(now) < propagation_times(rejected).1;
         if has_new_token && !should_wait {
@@ -265,10 +266,10 @@ impl StateModel {
             }
             RefreshDecision::Start | RefreshDecision::PassOnAndStart => {
                 assert_eq!(can_resend, decision == RefreshDecision::Start);
-                self.starts(FlightCause::Rejected);
-                self.pays_for_a_forced_one(target, is_trusted);
+                self.check_start(FlightCause::Rejected);
+                self.check_forced_flight(target, is_trusted);
                 self.from = Some(generation);
-                // As whoever starts the flight does.
+                // The start of the flight does this.
                 self.tokens[place].mark_rejected();
             }
             RefreshDecision::Wait => assert!(can_resend && self.in_flight.is_some()),
@@ -285,9 +286,8 @@ impl StateModel {
         decision
     }
 
-    /// An API that rejects everything costs a flight in 30 s, unless one of them helped; and a target one in 60 s,
-    /// whatever others make of it.
-    fn pays_for_a_forced_one(&mut self, target: u64, is_trusted: bool) {
+    /// Checks the limits of forced flights: one per 30 s unless one helped, and one per 60 s for each blamed target.
+    fn check_forced_flight(&mut self, target: u64, is_trusted: bool) {
         let forced = &mut self.forced[usize::from(is_trusted)];
         if let (Some(last), false) = (forced.last, forced.forgiven) {
             assert!(self.now - last >= 30_000, "{} ms after the one before", self.now - last);
@@ -319,11 +319,11 @@ impl StateModel {
             TimerInput { token, keepalive_at: keepalive_at.then_some(now.wall), grant_end: None };
         if self.state.tick(input, now).start {
             assert!(keepalive_at || is_due);
-            self.starts(FlightCause::Asked);
+            self.check_start(FlightCause::Asked);
         }
     }
 
-    fn land(&mut self, ending: &FlightEnd) {
+    fn finish_flight(&mut self, ending: &FlightEnd) {
         let Some(cause) = self.in_flight.take() else { return };
         let outcome = match ending {
             FlightEnd::Refreshed { lifetime } => {
@@ -333,7 +333,7 @@ impl StateModel {
                 FlightOutcome::Completed
             }
             FlightEnd::Failed { pace, retry_after } => {
-                // It says nothing about what new tokens are worth; its own pause holds the next one up.
+                // The backoff of the failure applies instead of the pause.
                 let is_forced = cause == FlightCause::Rejected;
                 self.forced.iter_mut().for_each(|forced| forced.forgiven |= is_forced);
                 failed(*pace, *retry_after)
@@ -347,7 +347,7 @@ impl StateModel {
         self.state.finish_flight(outcome, self.moment(), 0.5);
     }
 
-    /// What is found in the store, which nobody looks at while a flight is under way.
+    /// Adopts a record of another process. The store is not reloaded during a flight.
     fn adopt(&mut self, alive: bool) {
         if self.state.is_in_flight() {
             return;
@@ -385,19 +385,19 @@ proptest! {
     ) {
         let mut model = StateModel::new();
         for event in &events {
-            model.happens(event);
+            model.apply(event);
         }
     }
 
-    /// Whatever has happened, and wherever the clock was set to.
+    /// After any events and any clock change.
     #[test]
     fn every_pause_ends(events in any_events(60), back in 0..900_000_u64) {
         let mut model = StateModel::new();
         for event in &events {
-            model.happens(event);
+            model.apply(event);
         }
-        model.land(&FlightEnd::Failed { pace: RetryPace::Long, retry_after: Some(3600) });
-        model.happens(&StateEvent::SetBack(back));
+        model.finish_flight(&FlightEnd::Failed { pace: RetryPace::Long, retry_after: Some(3600) });
+        model.apply(&StateEvent::SetBack(back));
         model.now += 3_600_000;
         let now = model.moment();
         prop_assert_eq!(model.state.backoff(now), None);
@@ -414,8 +414,7 @@ proptest! {
         prop_assert_eq!(model.state.request_token(None, now), expected);
     }
 
-    /// What one request costs an API that rejects everything, with any flight that it waits for: as
-    /// `Slot::rejected` counts.
+    /// Counts how often one request is sent to an API that rejects everything, as `Slot::rejected` does.
     #[test]
     fn a_request_is_sent_at_most_twice_or_three_times_with_the_wait(
         events in any_events(30), endings in prop::collection::vec((any_ending(), 0..10_u64), 8),
@@ -424,7 +423,7 @@ proptest! {
         let mut model = StateModel::new();
         model.publish(Some(3600));
         for event in &events {
-            model.happens(event);
+            model.apply(event);
         }
         let (mut has_new_token, mut has_waited, mut had_newly_issued_token, mut sent) = (false, false, false, 1);
         let mut carried = model.tokens.len() - 1;
@@ -437,7 +436,7 @@ proptest! {
                     model.now += u64::try_from(wait.as_millis()).unwrap();
                     has_waited = true;
                 }
-                // Nothing is sent for it.
+                // The request is not sent.
                 RefreshDecision::BackOff(backoff) => {
                     let left = backoff.until.left(model.moment());
                     model.now += u64::try_from(left.as_millis()).unwrap() + 1;
@@ -445,7 +444,7 @@ proptest! {
                 }
                 RefreshDecision::Start | RefreshDecision::Wait => {
                     model.now += pause * 1000;
-                    model.land(&ending);
+                    model.finish_flight(&ending);
                     continue;
                 }
                 RefreshDecision::Use => {}

@@ -1,4 +1,4 @@
-//! What a rejection leads to.
+//! How rejections are handled.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn a_rejection_of_the_current_token_starts_one_flight_or_is_passed_on() {
         let found = state.record_rejection(rejection, Some(&token), at(OLD));
         assert_eq!(
             found, decision,
-            "{phase:?}, resendable: {can_resend}, renewed: {has_new_token}"
+            "{phase:?}, can_resend: {can_resend}, has_new_token: {has_new_token}"
         );
     }
 }
@@ -53,18 +53,18 @@ fn a_rejection_counts_only_for_its_own_token() {
             );
         }
         assert_eq!(state.is_in_flight(), matches!(phase, MachinePhase::InFlight));
-        // It is no evidence of anything either.
+        // The rejection affects no pause either.
         for is_trusted in [false, true] {
             assert!(state.limiter.allows(Some(TARGET), is_trusted, at(OLD)));
         }
     }
-    // A newer one that is over is none.
+    // A newer token that has expired does not count.
     let rejection = rejection(&old);
     assert_eq!(
         RefreshState::default().record_rejection(rejection, Some(&new), at(OVER)),
         RefreshDecision::Start
     );
-    // Nor is the very same token under another number.
+    // The same access token with a newer generation does not count either.
     let mut same = token(2);
     same.first_generation = Generation(1);
     assert_eq!(
@@ -90,7 +90,7 @@ fn a_newly_issued_token_is_retried_once_and_then_replaced() {
         (hour, 3, None),
         (None, 2, Some(1000)),
         (None, 3, None),
-        // Of short tokens only the first tenth is youth.
+        // A short-lived token is newly issued for a tenth of its lifetime.
         (Some(seconds(20)), 1, Some(1000)),
         (Some(seconds(20)), 2, None),
         (Some(seconds(5)), 0, Some(500)),
@@ -108,14 +108,14 @@ fn a_newly_issued_token_is_retried_once_and_then_replaced() {
         let window = |millis| RefreshDecision::RetryAfter(Duration::from_millis(millis));
         let expected = wait.map_or(RefreshDecision::Start, window);
         assert_eq!(ask(false, false), expected, "{lifetime:?}, {age} s old");
-        // Others are accepted: this one may be behind.
+        // Another target has accepted the token: this one may not know it yet.
         assert_eq!(ask(false, true), expected, "{lifetime:?}, {age} s old");
         assert_eq!(ask(true, false), RefreshDecision::Start, "{lifetime:?}, {age} s old, waited");
         assert!(!is_newly_issued(&token, at(ISSUED + 5)));
     }
 }
 
-/// Whoever comes next may find it good; but one that was good already has become bad.
+/// The next request may succeed with the token. A token that was accepted before has been revoked.
 #[test]
 fn an_unrepeatable_request_forces_no_refresh_while_the_token_may_be_unknown() {
     for (age, accepted, decision) in [
@@ -138,7 +138,7 @@ fn an_unrepeatable_request_forces_no_refresh_while_the_token_may_be_unknown() {
 #[test]
 fn while_new_tokens_are_rejected_the_pause_doubles_from_30_s_to_10_min() {
     let (mut state, mut now) = (RefreshState::default(), OLD);
-    // Each time it is another target that asks: none of them is to blame.
+    // Each rejection comes from another target, so that no target pause applies.
     let ask = |state: &mut RefreshState, generation, now: u64| {
         let token = token_living(generation, None);
         let rejection = Rejection { target: now, ..rejection(&token) };
@@ -155,7 +155,7 @@ fn while_new_tokens_are_rejected_the_pause_doubles_from_30_s_to_10_min() {
         );
         now += pause;
         assert_eq!(ask(&mut state, generation, now), RefreshDecision::Start, "{pause} s");
-        // However many there are, a generation that does not help counts once.
+        // A generation that does not help counts once.
         rejected_again(&mut state, &token_living(generation + 1, None), now);
         for _ in 0..10 {
             assert_eq!(ask(&mut state, generation + 1, now + 1), RefreshDecision::PassOn);
@@ -163,7 +163,7 @@ fn while_new_tokens_are_rejected_the_pause_doubles_from_30_s_to_10_min() {
     }
 }
 
-/// E31: one path is answered 401 whatever the token, and then the token is revoked.
+/// E31: one path always answers 401, and then the token is revoked.
 #[test]
 fn a_target_that_rejects_every_token_does_not_delay_others() {
     let (mut state, tokens) = (RefreshState::default(), [1, 2, 3, 4].map(token));
@@ -172,7 +172,7 @@ fn a_target_that_rejects_every_token_does_not_delay_others() {
     };
     assert_eq!(ask(&mut state, &tokens[0], TARGET, OLD), RefreshDecision::Start);
     rejected_again(&mut state, &tokens[1], OLD + 1);
-    // The other one has accepted a token, and now it does not.
+    // The other target accepted a token before and now rejects it.
     assert!(tokens[1].record_acceptance(OTHER));
     state.record_acceptance(Generation(2), false);
     assert_eq!(ask(&mut state, &tokens[1], TARGET, OLD + 2), RefreshDecision::PassOn);
@@ -195,8 +195,7 @@ fn a_target_that_rejects_every_token_does_not_delay_others() {
     assert_eq!(ask(&mut state, &tokens[3], TARGET, OLD + 181), RefreshDecision::Start);
 }
 
-/// Of targets that have never accepted anything nobody knows what their rejections are worth: those of others are
-/// worth the same as ever.
+/// Rejections by targets that never accepted a token do not delay the refresh for those that did.
 #[test]
 fn untrusted_targets_do_not_delay_trusted_ones() {
     let (mut state, token, next) = (RefreshState::default(), token(1), token(2));
@@ -213,7 +212,7 @@ fn untrusted_targets_do_not_delay_trusted_ones() {
         RefreshDecision::Start
     );
     state.finish_flight(FlightOutcome::Completed, at(OLD + 111), 0.0);
-    // What it has brought is not accepted yet, and it is not asked again at once.
+    // The new token is not accepted yet, so the next forced refresh has to wait.
     assert_eq!(
         state.record_rejection(trusted(&next), Some(&next), at(OLD + 112)),
         RefreshDecision::PassOn
@@ -229,7 +228,7 @@ fn an_accepted_request_resets_the_pauses() {
     assert_eq!(ask(&mut state, &tokens[0], 10, OLD), RefreshDecision::Start);
     rejected_again(&mut state, &tokens[1], OLD);
     assert_eq!(ask(&mut state, &tokens[1], 11, OLD + 1), RefreshDecision::PassOn);
-    // What was accepted with the token of before says nothing about the new one.
+    // The acceptance of the previous token says nothing about the new one.
     state.record_acceptance(Generation(1), true);
     assert_eq!(ask(&mut state, &tokens[1], 11, OLD + 1), RefreshDecision::PassOn);
     state.record_acceptance(Generation(2), true);
@@ -239,13 +238,13 @@ fn an_accepted_request_resets_the_pauses() {
     assert_eq!(ask(&mut state, &tokens[2], 11, OLD + 32), RefreshDecision::Start);
 }
 
-/// Whoever is rejected with a token that nothing will replace is the last to be sent with it.
+/// No token will replace the rejected one, so that no further request is sent with it.
 #[test]
 fn with_a_dead_grant_a_rejected_token_is_not_served() {
     let mut state = state(MachinePhase::Ended(TerminalReason::Revoked));
     let (old, new) = (token(1), token(2));
     assert_eq!(state.record_rejection(rejection(&old), Some(&new), at(OLD)), RefreshDecision::Use);
-    assert!(new.is_usable(at(OLD)), "that was the one before");
+    assert!(new.is_usable(at(OLD)), "the rejection of the previous token marked the new one");
     assert_eq!(reject(&mut state, &new, OLD), RefreshDecision::PassOn);
     assert!(!new.is_usable(at(OLD)));
     let decision = state.request_token(Some(&new), at(OLD));
@@ -258,7 +257,7 @@ fn a_failed_forced_flight_causes_no_pause_of_its_own() {
     assert_eq!(reject(&mut state, &token, OLD), RefreshDecision::Start);
     state.finish_flight(failed(RetryPace::Short, None), at(OLD), 0.0);
     assert_eq!(reject(&mut state, &token, OLD + 1), RefreshDecision::Start);
-    // One that nobody had rejected a token for changes nothing of that.
+    // A failed flight without a rejection does not change that.
     state.finish_flight(FlightOutcome::Completed, at(OLD + 1), 0.0);
     assert_eq!(state.force_flight(at(OLD + 1)), RefreshDecision::Start);
     state.finish_flight(failed(RetryPace::Short, None), at(OLD + 1), 0.0);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A machine that has been running for a while.
+/// A state whose timer has run before.
 fn started(phase: MachinePhase) -> RefreshState {
     RefreshState { has_started: true, ..state(phase) }
 }
@@ -23,7 +23,7 @@ fn near_expiry_the_timer_replaces_a_used_token() {
         (MachinePhase::Idle, true, DUE - 1, false),
         (MachinePhase::Idle, true, DUE, true),
         (MachinePhase::Idle, true, OVER - 1, true),
-        // Once it is over, the next request sees to it.
+        // An expired token is replaced by the next request.
         (MachinePhase::Idle, true, OVER, false),
         (MachinePhase::Idle, false, DUE, false),
         (MachinePhase::InFlight, true, DUE, false),
@@ -58,7 +58,7 @@ fn a_refresh_token_is_used_before_it_expires_unused() {
         (MachinePhase::BackingOff(ISSUED + 31 * DAY), ISSUED + 30 * DAY, false),
         (MachinePhase::Ended(TerminalReason::LoggedOut), ISSUED + 30 * DAY, false),
     ] {
-        // The access token is long over, and nobody has used it.
+        // The access token has expired and was not used.
         let token = token(1);
         let input = TimerInput { keepalive_at, ..of_token(&token) };
         assert_eq!(started(phase).tick(input, at(now)).start, starts, "{phase:?}");
@@ -76,7 +76,7 @@ fn the_keepalive_time_depends_on_last_use_and_expiry() {
         (None, Some(days(100)), after(days(93))),
         (Some(days(30)), Some(days(60)), after(days(30))),
         (Some(days(30)), Some(days(20)), after(days(18))),
-        // What lives for minutes dies with its session.
+        // A refresh token with a lifetime of minutes is not kept alive.
         (None, Some(seconds(1800)), None),
         (Some(Duration::MAX), None, None),
     ] {
@@ -92,7 +92,7 @@ fn the_keepalive_time_depends_on_last_use_and_expiry() {
     }
 }
 
-/// A server that never moves the end is asked a handful of times on the way to it.
+/// The server never extends the expiry.
 #[test]
 fn an_expiry_that_is_not_extended_causes_few_requests() {
     let end = at(ISSUED + 30 * DAY).wall;
@@ -112,13 +112,13 @@ fn an_outage_of_15_minutes_is_reported_once() {
         let now = at(ISSUED + 60 * minute);
         let tick = state.tick(TimerInput::default(), now);
         assert_eq!(tick.report_outage, minute == 15, "minute {minute}");
-        // Whatever kind they are of.
+        // The kind of failure does not matter.
         let pace = if minute % 2 == 0 { RetryPace::Short } else { RetryPace::Long };
         state.finish_flight(failed(pace, None), now, 0.0);
     }
     state.finish_flight(FlightOutcome::Completed, at(ISSUED + 3600), 0.0);
     assert!(!state.tick(TimerInput::default(), at(ISSUED + 8000)).report_outage);
-    // The next outage is another one.
+    // The next outage is reported again.
     state.finish_flight(failed(RetryPace::Short, None), at(ISSUED + 9000), 0.0);
     assert!(!state.tick(TimerInput::default(), at(ISSUED + 9899)).report_outage);
     assert!(state.tick(TimerInput::default(), at(ISSUED + 9900)).report_outage);
@@ -140,7 +140,7 @@ fn the_end_of_a_grant_is_reported_once_a_week_before() {
         (Some(30), 23, true),
         (Some(30), 24, false),
         (Some(30), 31, false),
-        // A new grant ends later, and is another one.
+        // A new grant, with a later end, is reported again.
         (Some(90), 32, false),
         (Some(90), 83, true),
     ] {

@@ -41,7 +41,7 @@ type Intruder = (Generation, TokenRecord);
 
 /// A memory store with a script.
 #[derive(Debug)]
-pub(super) struct ScriptedStore {
+pub(super) struct FaultyStore {
     inner: Arc<MemoryStore>,
     journal: Journal,
     /// The next writes that fail.
@@ -63,7 +63,7 @@ pub(super) struct ScriptedStore {
     changes: tokio::sync::broadcast::Sender<String>,
 }
 
-impl ScriptedStore {
+impl FaultyStore {
     pub(super) fn over(inner: Arc<MemoryStore>) -> Self {
         Self {
             inner,
@@ -174,7 +174,7 @@ fn lease_lost() -> StoreError {
     StoreError::LeaseLost { key: "api".to_owned() }
 }
 
-impl ByteStore for ScriptedStore {
+impl ByteStore for FaultyStore {
     fn read<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
         if self.unreadable.load(SeqCst) {
             let away = StoreError::Unavailable("the server of the files is away".to_owned());
