@@ -166,9 +166,8 @@ async fn a_club_outside_the_list_is_refused_and_creates_nothing() {
     let world = start(BY_PATH, &["paris", "lyon", "berlin"]).await;
     for path in ["/berlin/members", "/Paris/members", "/paris;x/members", "/parisx/", "/..paris/"] {
         let reply = world.get(path).await;
-        let (status, said) = (reply.status, reply.text());
-        assert_eq!(status, 403, "{path}: the client got another status: {said}");
-        assert_says("the output", &said, ["is not for this value of \"club\""]);
+        reply.assert_status(403, format!("{path} was not refused"));
+        assert_says("the answer", reply.text(), ["is not for this value of \"club\""]);
     }
     for path in ["/%70aris/members", "/paris%2fx", "/berlin/..%2fparis/"] {
         world.get(path).await.assert_status(400, path);
@@ -249,15 +248,14 @@ async fn a_field_that_chooses_nothing_is_refused_and_creates_nothing() {
     assert_eq!(twice.status(), 403, "a request with two such fields was not refused");
     for unfit in ["", ".", "..", "../seed", "a b", "a%2fb", "${client_id}", &"a".repeat(65)] {
         let reply = get_for(&world, unfit).await;
-        let (status, said) = (reply.status, reply.text());
-        assert_eq!(status, 403, "{unfit:?}: the client got another status");
-        assert_says("the output", &said, ["1 to 64 letters"]);
-        assert_never_says("the output", &said, ["../seed"]);
+        reply.assert_status(403, format!("the unfit value {unfit:?} was not refused"));
+        assert_says("the answer", reply.text(), ["1 to 64 letters"]);
+        assert_never_says("the answer", reply.text(), ["../seed"]);
     }
     let reply = get_for(&world, "stranger").await;
     let said = reply.text();
     reply.assert_status(403, "a value without a seed was not refused");
-    assert_says("the output", &said, ["no refresh token for these values"]);
+    assert_says("the answer", &said, ["no refresh token for these values"]);
     assert_eq!(stored(&world), [""; 0], "a refused value has left a file");
     world
         .authorization_server
@@ -301,7 +299,7 @@ async fn a_club_without_its_seed_waits_for_one_and_the_others_work() {
     let reply = world.get("/lyon/").await;
     let said = reply.text();
     reply.assert_status(503, "a club without its seed was served");
-    assert_says("the output", &said, ["api[lyon]", "it has no refresh token"]);
+    assert_says("the answer", &said, ["api[lyon]", "it has no refresh token"]);
     world.get("/paris/").await.assert_ok();
     write_seed(&world, "lyon");
     world.reload().await;
@@ -350,7 +348,7 @@ async fn each_club_can_have_a_client_secret_of_its_own() {
     let reply = world.get("/lyon/").await;
     let said = reply.text();
     reply.assert_status(503, "a club without its client secret was served");
-    assert_says("the output", &said, ["a secret that cannot be read"]);
+    assert_says("the answer", &said, ["a secret that cannot be read"]);
     // It is read by the next request, not by the next start.
     write_secret(&world, "secrets/lyon", "test-client-secret");
     world.get("/lyon/").await.assert_ok();
@@ -604,7 +602,7 @@ async fn strangers_values_make_no_more_slots_than_are_allowed() {
     let reply = get_for(&world, "one-more").await;
     let said = reply.text();
     reply.assert_status(503, "more slots were made than are allowed");
-    assert_says("the output", &said, ["has reached its maximum number of tokens"]);
+    assert_says("the answer", &said, ["has reached its maximum number of tokens"]);
     assert_eq!(get(7).await, 200, "a value that has a slot was not served at the limit");
     assert_eq!(
         world.authorization_server.token_requests(),

@@ -768,7 +768,7 @@ async fn a_token_request_under_way_outlasts_a_second_sigterm() {
     );
 }
 
-// ===== Helpers =====
+// ===== Support =====
 
 /// A signal that comes with the first is the same: terminals and wrappers send it twice.
 async fn stop_once_more(program: &Program) {

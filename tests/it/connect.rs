@@ -565,7 +565,7 @@ async fn a_client_that_vanishes_from_a_session_takes_the_connection_to_the_origi
     origin.is_closed().await;
 }
 
-// ===== Helpers =====
+// ===== Support =====
 
 async fn server() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

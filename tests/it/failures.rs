@@ -171,7 +171,7 @@ async fn a_client_that_prefers_json_gets_a_problem_document() {
     );
 }
 
-// ===== Helpers =====
+// ===== Support =====
 
 /// Asserts that each of these answers of an origin server becomes a 502 without any of its content.
 async fn answers_become_502(answers: &[&str]) {

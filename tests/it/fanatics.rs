@@ -171,7 +171,11 @@ async fn configuration_errors_keep_the_refresh_token_and_are_retried_rarely() {
     ] {
         let (world, response) = after(TokenBehaviour::json(status, body.clone())).await;
         let case = format!("{status} {body}");
-        assert_eq!(response.status(), 503, "{case}: the client got another status");
+        assert_eq!(
+            response.status(),
+            503,
+            "{case}: a request was served although the server refused the refresh"
+        );
         assert_eq!(
             error_of(&response),
             "credential_unavailable",

@@ -539,7 +539,7 @@ async fn cookies_stay_separate_and_in_order() {
     );
 }
 
-// ===== Helpers =====
+// ===== Support =====
 
 fn sha256(bytes: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);

@@ -559,7 +559,7 @@ async fn a_head_that_is_too_large_costs_only_its_own_stream() {
                 Ok(response) => assert_eq!(
                     response.status(),
                     expected,
-                    "{protocols:?}: the client got another status"
+                    "{protocols:?}: the oversized request was not refused"
                 ),
                 Err(error) => assert!(
                     error.is_reset(),

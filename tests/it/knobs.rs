@@ -455,7 +455,7 @@ async fn an_applications_own_token_request_gets_no_token_and_a_stub_answers_it_i
         world.origin.enqueue(Answer::status(200));
         let asked = world.client().post(world.https(path)).body("grant_type=password").send();
         let answer = asked.await.unwrap();
-        assert_eq!(answer.status(), 200, "{key}: the client got another status");
+        assert_eq!(answer.status(), 200, "{key}: the application's token request was not answered");
         let seen = world.origin.requests();
         assert_eq!(
             seen.len(),

@@ -390,7 +390,7 @@ async fn a_head_that_is_too_large_is_refused_with_the_status_that_says_so() {
     ask(&world, &hundred).await.assert_ok();
 }
 
-// ===== Helpers =====
+// ===== Support =====
 
 /// Sends a request that must be refused and its connection closed; returns a description if it was not.
 async fn not_refused(world: &World, lines: &[&str]) -> Option<String> {

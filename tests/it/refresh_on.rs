@@ -73,7 +73,7 @@ async fn content_is_matched_in_every_framing_and_coding() {
         world.origin.enqueue(told);
         let url = if number % 2 == 0 { world.http("/") } else { world.https("/") };
         let response = world.client().get(url).send().await.unwrap();
-        assert_eq!(response.status(), 200, "{number}: the client got another status");
+        assert_eq!(response.status(), 200, "{number}: the rejection reached the client");
         assert!(
             response.text().await.unwrap().contains("\"authorization\":true"),
             "{number}: the request was not sent again with the new token"

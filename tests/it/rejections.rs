@@ -378,12 +378,8 @@ async fn a_refresh_that_fails_leaves_the_rejection_as_it_is() {
     server.tokens().revoke_all_access_tokens();
     server.enqueue(TokenBehaviour::json(429, json!({})).with_header("retry-after", "60"));
     let reply = world.get("/").await;
-    let (status, body) = (reply.status, reply.text());
-    assert_eq!(
-        (status, body.contains("revoked")),
-        (401, true),
-        "the API's own rejection did not reach the client: {body}"
-    );
+    reply.assert_status(401, "the API's own rejection did not reach the client");
+    assert!(reply.text().contains("revoked"), "the API's own words were changed: {reply}");
     world.get("/").await.assert_no_token();
     server.assert_token_requests(2, "the server was asked before the time that it had named");
     world.clock.advance(Duration::from_secs(61));
@@ -416,7 +412,7 @@ async fn an_api_that_rejects_every_upload_costs_one_token_request_in_thirty_seco
     eventually("it was tried again", || server.token_requests() == 3).await;
 }
 
-// ----- helpers -----
+// ----- support -----
 
 /// One request whose new token was requested a minute ago, so that it gets no propagation delay.
 async fn get_with_a_token_that_was_long_under_way(world: &World) -> Reply {

@@ -110,7 +110,7 @@ async fn a_400_about_the_refresh_token_needs_a_login() {
     for description in ["Invalid refresh token", "Refresh token has expired"] {
         let error = TokenBehaviour::error(400, "invalid_grant", Some(description));
         let (world, status, proxy_status) = with_error(error).await;
-        assert_eq!(status, 503, "{description}: the client got another status");
+        assert_eq!(status, 503, "{description}: a request was served with a dead grant");
         assert_says("Proxy-Status", &proxy_status, ["credential_needs_login"]);
         assert_never_says("Proxy-Status", &proxy_status, [description]);
         world.clock.advance(HOURS);
@@ -138,7 +138,10 @@ async fn configuration_errors_keep_the_refresh_token() {
     ] {
         let case = format!("{status} {body}");
         let (world, status, proxy_status) = with_error(TokenBehaviour::json(status, body)).await;
-        assert_eq!(status, 503, "{case}: the client got another status");
+        assert_eq!(
+            status, 503,
+            "{case}: a request was served although the server refused the refresh"
+        );
         assert_says(&format!("{case}: Proxy-Status"), &proxy_status, ["credential_unavailable"]);
         world.get("/members").await.assert_status(503, &case);
         assert_eq!(
@@ -169,7 +172,7 @@ async fn a_404_of_a_gateway_passes_and_keeps_the_refresh_token() {
     let json = json!({"code": 404, "message": "Not Found"});
     for error in [TokenBehaviour::html(404, page), TokenBehaviour::json(404, json)] {
         let (world, status, proxy_status) = with_error(error).await;
-        assert_eq!(status, 200, "the client got another status: {proxy_status}");
+        assert_eq!(status, 200, "the request did not wait out a temporary 404: {proxy_status}");
         assert_eq!(
             world.record()["terminal"],
             Value::Null,

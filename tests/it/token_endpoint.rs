@@ -414,7 +414,7 @@ async fn client_credentials_need_no_refresh_token() {
         .assert_token_requests(3, "the stored token was not used after the restart");
 }
 
-// ----- helpers -----
+// ----- support -----
 
 fn time(value: &Value) -> SystemTime {
     humantime::parse_rfc3339(value.as_str().unwrap()).unwrap()

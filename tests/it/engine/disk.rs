@@ -339,7 +339,7 @@ async fn a_process_that_loses_the_lock_before_presenting_presents_nothing() {
         let newest = server.current_refresh_token();
         faults.set(&[]);
         let answered = within(asking).await.unwrap().unwrap();
-        assert_eq!(answered.status(), 200, "{hang}: the client got another status");
+        assert_eq!(answered.status(), 200, "{hang}: the waiting request was not served");
         let kept = || {
             whole_record(&world).is_some_and(|record| record["refresh_token"] == newest.as_str())
         };

@@ -171,9 +171,7 @@ async fn a_thousand_seeds_leave_a_bounded_record() {
     for number in 0..1000 {
         world.write_seed(&server.issue_refresh_token());
         world.reload().await;
-        let reply = world.get("/").await;
-        let (status, said) = (reply.status, reply.text());
-        assert_eq!(status, 200, "{number}: the client got another status: {said}");
+        world.get("/").await.assert_status(200, format!("seed {number} was not used"));
         // The shortest time between two refreshes of one credential.
         world.clock.advance(MINUTE);
     }

@@ -40,7 +40,7 @@ async fn e12_one_wrong_invalid_grant_is_healed_by_an_operator_alone() {
     let server = &world.authorization_server;
     server.assert_token_requests(2, "dead stays dead without requests");
     let (status, said) = operator_refreshes(&world).await;
-    assert_eq!(status, 200, "the client got another status: {said}");
+    assert_eq!(status, 200, "the operator's refresh failed: {said}");
     world.get("/").await.assert_ok();
     server.assert_token_requests(3, "the operator's refresh has to cost one token request");
     server.assert_no_reuse();
@@ -87,7 +87,7 @@ async fn e12_an_operators_attempt_needs_no_pause_to_end() {
         look(&world).await;
         server.decide_by(|_| TokenBehaviour::Normal);
         let (status, said) = operator_refreshes(&world).await;
-        assert_eq!(status, 200, "{error}: the client got another status: {said}");
+        assert_eq!(status, 200, "{error}: the operator's refresh failed: {said}");
         world.get("/").await.assert_status(200, error);
     })
     .await;

@@ -289,9 +289,7 @@ async fn e20_few_requests_with_tokens_of_one_second_are_answered_too() {
     let mut pace = tokio::time::interval(Duration::from_millis(90));
     for number in 0..50 {
         pace.tick().await;
-        let reply = world.get("/").await;
-        let (status, text) = (reply.status, reply.text());
-        assert_eq!(status, 200, "request {number}: {text}: the client got another status");
+        world.get("/").await.assert_status(200, format!("request {number} was not served"));
     }
 }
 

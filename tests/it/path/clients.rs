@@ -51,7 +51,7 @@ async fn p06_a_refusal_is_read_by_a_client_that_sends_everything_first() {
         let mut wire = Wire::to(&world).await;
         uploads_whole(&mut wire, post(&url, length), length).await;
         let reply = wire.reply().await;
-        assert_eq!(reply.status, status, "{url}: the client got another status");
+        assert_eq!(reply.status, status, "{url}: the refusal did not reach the client");
         assert_eq!(
             reply.field("connection"),
             Some("close"),

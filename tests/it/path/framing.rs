@@ -319,7 +319,7 @@ async fn p04_a_flood_of_interim_responses_is_502() {
         while reply.status == 102 {
             reply = wire.reply_head().await;
         }
-        assert_eq!(reply.status, status, "{count}: the client got another status");
+        assert_eq!(reply.status, status, "{count} interim responses led to another status");
     }
 }
 

@@ -200,7 +200,7 @@ async fn row_37_a_throttle_without_429_pauses_refreshes_for_a_minute() {
 async fn is_left_alone(world: &World, wait: u64, case: &str) {
     let server = &world.authorization_server;
     let (status, retry_after) = ask(world).await;
-    assert_eq!(status, 503, "{case}: the client got another status");
+    assert_eq!(status, 503, "{case}: a request was served while the server throttles");
     assert!(
         (wait - 10..=wait).contains(&retry_after.unwrap()),
         "{case}: the client is told another time than the server's: {retry_after:?}"
