@@ -7,7 +7,7 @@
 #[path = "architecture/documents.rs"]
 mod documents;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::ops::Range;
@@ -226,6 +226,19 @@ fn declarations_use_words_that_say_something() {
     assert!(complaints.is_empty(), "names that say too little:\n{complaints}");
 }
 
+/// Each part owns a `Config`; associated types are not declarations of their own.
+#[test]
+fn a_type_name_means_one_type() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in sources() {
+        for (at, name) in declared_types(&blanked(&source.text)) {
+            places.entry(name).or_default().push(source.place(at));
+        }
+    }
+    places.retain(|name, places| places.len() > 1 && name != "Config" && name != "$");
+    assert!(places.is_empty(), "type names that are declared twice: {places:#?}");
+}
+
 #[test]
 fn every_expect_says_why_it_holds() {
     let mut complaints = String::new();
@@ -303,6 +316,13 @@ fn a_name_is_taken_apart_into_words() {
     assert_eq!(words("as_utils2"), ["as", "utils2"]);
     let declared = declared_names("pub(crate) fn open() {} struct TokenManager; let handler = 1;");
     assert_eq!(names(&declared), ["open", "TokenManager"]);
+}
+
+#[test]
+fn a_declared_type_is_found_whatever_its_visibility() {
+    let code = "pub(in crate::a) struct One;\npub enum Two<T> {}\nmod m {\n    trait Three {\n\
+                \x20       type Item;\n    }\n}\ntype Four = u8;\nlet structure = 1;\n";
+    assert_eq!(names(&declared_types(code)), ["One", "Two", "Three", "Four"]);
 }
 
 #[test]
@@ -520,6 +540,26 @@ fn declared_names(code: &str) -> Vec<(usize, String)> {
         at += piece.len();
     }
     declared
+}
+
+/// The names of types, with their places; of aliases only those that no `impl` or `trait` encloses.
+fn declared_types(code: &str) -> Vec<(usize, String)> {
+    let mut types = Vec::new();
+    let mut at = 0;
+    for line in code.split_inclusive('\n') {
+        let item = line.trim_start();
+        let item = item.strip_prefix("pub").map_or(item, |rest| match rest.strip_prefix('(') {
+            Some(scope) => scope.split_once(") ").map_or(rest, |(_, item)| item),
+            None => rest.trim_start(),
+        });
+        let is_alias = !line.starts_with(' ') && item.starts_with("type ");
+        let keyword = item.split(' ').next().unwrap_or_default();
+        if is_alias || ["struct", "enum", "union", "trait"].contains(&keyword) {
+            types.push((at, first_word(item.get(keyword.len()..).unwrap_or_default())));
+        }
+        at += line.len();
+    }
+    types
 }
 
 /// `ErrorHandler` and `error_handler` are both `error` and `handler`.

@@ -25,7 +25,7 @@ use crate::oauth::{ErrorClass, GrantRenewal, RawAnswer, read};
 const NOW: u64 = 1_700_000_000;
 
 /// One documented block and the answers of its token endpoint.
-struct Provider {
+struct ProviderAnswers {
     name: &'static str,
     answers: &'static [Answer],
     /// Kinds of answers that cannot be here, each with the reason.
@@ -97,7 +97,7 @@ const fn answer(what: What, status: u16, fields: Fields, body: &'static str) -> 
     Answer { what, status, fields, body }
 }
 
-fn providers() -> impl Iterator<Item = &'static Provider> {
+fn providers() -> impl Iterator<Item = &'static ProviderAnswers> {
     let parts = [a_to_e::PROVIDERS, f_to_g::PROVIDERS, h_to_r::PROVIDERS, s_to_z::PROVIDERS];
     parts.into_iter().flatten()
 }

@@ -3,8 +3,8 @@
 use super::What::{Dead, Throttled};
 use super::*;
 
-pub(super) const PROVIDERS: &[Provider] = &[
-    Provider {
+pub(super) const PROVIDERS: &[ProviderAnswers] = &[
+    ProviderAnswers {
         name: "adp",
         answers: &[
             success(
@@ -27,7 +27,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "amazon-sp-api",
         answers: &[
             success(
@@ -57,7 +57,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "atlassian",
         answers: &[
             success(
@@ -87,7 +87,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "auth0",
         answers: &[
             success(
@@ -116,7 +116,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "bullhorn",
         answers: &[
             success(
@@ -135,7 +135,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "clover",
         answers: &[
             // docs.clover.com, "Use refresh token to generate new expiring token".
@@ -158,7 +158,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "coros",
         answers: &[
             answer(
@@ -176,7 +176,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
             (Throttled(0), "its guide has no code for it"),
         ],
     },
-    Provider {
+    ProviderAnswers {
         name: "dropbox",
         answers: &[
             success(
@@ -206,7 +206,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "entra-app",
         answers: &[
             success(
@@ -240,7 +240,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "entra-user",
         answers: &[
             success(

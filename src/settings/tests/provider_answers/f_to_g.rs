@@ -2,8 +2,8 @@
 
 use super::*;
 
-pub(super) const PROVIDERS: &[Provider] = &[
-    Provider {
+pub(super) const PROVIDERS: &[ProviderAnswers] = &[
+    ProviderAnswers {
         name: "fanatics",
         answers: &[
             success(
@@ -24,7 +24,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "fiserv",
         answers: &[
             success(
@@ -50,7 +50,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "fitbit",
         answers: &[
             success(
@@ -91,7 +91,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "github-app",
         answers: &[
             success(
@@ -135,7 +135,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "github-user",
         answers: &[
             success(
@@ -172,7 +172,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "gitlab",
         answers: &[
             success(
@@ -200,7 +200,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "google-service-account",
         answers: &[
             success(
@@ -231,7 +231,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "google-user",
         answers: &[
             success(

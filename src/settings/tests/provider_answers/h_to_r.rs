@@ -3,8 +3,8 @@
 use super::What::{Passing, Throttled};
 use super::*;
 
-pub(super) const PROVIDERS: &[Provider] = &[
-    Provider {
+pub(super) const PROVIDERS: &[ProviderAnswers] = &[
+    ProviderAnswers {
         name: "hubspot",
         answers: &[
             success(
@@ -55,7 +55,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "instagram",
         answers: &[
             success(
@@ -101,7 +101,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "keycloak",
         answers: &[
             success(
@@ -133,7 +133,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[(Throttled(0), "it does not limit token requests; what stands before it may")],
     },
-    Provider {
+    ProviderAnswers {
         name: "linkedin",
         answers: &[
             success(
@@ -165,7 +165,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "okta-service",
         answers: &[
             success(
@@ -194,7 +194,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "okta-user",
         answers: &[
             success(
@@ -229,7 +229,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "paypal",
         answers: &[
             success(
@@ -255,7 +255,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "quickbooks",
         answers: &[
             success(
@@ -283,7 +283,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "reddit",
         answers: &[
             success(
@@ -308,7 +308,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "resamania",
         answers: &[
             success(
@@ -331,7 +331,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "revolut",
         answers: &[
             success(

@@ -3,8 +3,8 @@
 use super::What::{Dead, Passing, Success, Throttled};
 use super::*;
 
-pub(super) const PROVIDERS: &[Provider] = &[
-    Provider {
+pub(super) const PROVIDERS: &[ProviderAnswers] = &[
+    ProviderAnswers {
         name: "salesforce",
         answers: &[
             success(
@@ -43,7 +43,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "salesforce-jwt",
         answers: &[
             success(
@@ -70,7 +70,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "sentry",
         answers: &[
             success(
@@ -95,7 +95,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "shopify",
         answers: &[
             success(
@@ -126,7 +126,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "slack",
         answers: &[
             success(
@@ -149,7 +149,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "snowflake",
         answers: &[],
         lacks: &[
@@ -159,7 +159,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
             (Throttled(0), "it has no token endpoint"),
         ],
     },
-    Provider {
+    ProviderAnswers {
         name: "spotify",
         answers: &[
             success(
@@ -186,7 +186,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "stripe-app",
         answers: &[
             success(
@@ -218,7 +218,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "stripe-key",
         answers: &[],
         lacks: &[
@@ -228,7 +228,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
             (Throttled(0), "a key is no token"),
         ],
     },
-    Provider {
+    ProviderAnswers {
         name: "tiktok",
         answers: &[
             success(
@@ -266,7 +266,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "walmart",
         answers: &[
             success(
@@ -293,7 +293,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[(Dead, "what it answers to a dead refresh token is not published")],
     },
-    Provider {
+    ProviderAnswers {
         name: "xero",
         answers: &[
             success(
@@ -310,7 +310,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "zoho",
         answers: &[
             success(
@@ -338,7 +338,7 @@ pub(super) const PROVIDERS: &[Provider] = &[
         ],
         lacks: &[],
     },
-    Provider {
+    ProviderAnswers {
         name: "zoom",
         answers: &[
             success(
