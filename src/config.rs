@@ -9,6 +9,7 @@
 //! The invariant: no [`Problem`] that comes from here contains a value of the file in its texts, and
 //! [`ConfigFile::public`] names the only values that a report may show.
 
+mod addresses;
 mod field;
 mod forms;
 mod keys;
@@ -26,6 +27,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+pub use self::addresses::{AdminListen, Listen};
 pub use self::field::{Field, Setting};
 pub use self::forms::{
     ClaimValue, ClientSecret, Entries, KeyPlace, Literal, OldKey, TextOrSecret, VariableValue,
@@ -40,7 +42,7 @@ pub use self::problem::{Problem, Severity};
 use self::reader::Reader;
 pub(crate) use self::reference::is_known_word;
 pub use self::reference::{example, page, schema};
-pub use self::values::{AdminListen, Count, Listen, NonEmpty, Period, Size};
+pub use self::values::{Count, NonEmpty, Period, Size};
 pub use self::words::{LogFormat, OnFailure, Switch};
 use crate::inputs::MAX_FILE_BYTES;
 

@@ -101,7 +101,7 @@ impl<T: FromToml> Member for Field<T> {
         Self::Absent
     }
 
-    fn set(&mut self, field: Field<T>) {
+    fn set(&mut self, field: Self) {
         *self = field;
     }
 }

@@ -11,7 +11,7 @@ use toml::de::DeValue;
 use super::field::Field;
 use super::keys::{AnswerRuleTable, ChosenVariable, RejectionRuleTable};
 use super::reader::{Fault, FromToml, Key, Reader, TomlValue};
-use super::values::{signed, text, value};
+use super::values::{ReadValue, signed, text, value};
 use crate::credential::{RejectionEvidence, RejectionRule};
 use crate::oauth::{AnswerRule, Comparison, MemberPath};
 use crate::secret::SecretSource;

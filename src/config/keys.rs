@@ -16,9 +16,10 @@ pub use self::credential::{
     AnswerRuleTable, AssertionTable, BootstrapTable, ChosenVariable, ClientCertTable,
     CredentialSection, RejectionRuleTable, ResponseTable, StepResponse, StepTable,
 };
+use super::addresses::{AdminListen, Listen};
 use super::forms::OldKey;
 use super::reader::keys;
-use super::values::{AdminListen, Count, Listen, NonEmpty, Period, Size};
+use super::values::{Count, NonEmpty, Period, Size};
 use super::words::{LogFormat, Switch};
 use crate::proxy::Unmatched;
 use crate::secret::SecretSource;
