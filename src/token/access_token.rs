@@ -164,6 +164,10 @@ impl AccessToken {
             self.first_generation = before.first_generation;
             *self.used.get_mut() = before.was_used();
             *self.accepted.get_mut() = before.was_accepted();
+            // A refresh that extends a token gives it a new generation, and another chance.
+            if self.generation == before.generation {
+                *self.rejected.get_mut() |= before.rejected.load(Ordering::Acquire);
+            }
         }
     }
 

@@ -139,6 +139,19 @@ fn a_full_target_filter_is_reset_with_the_next_token() {
     assert!(targets().take(100).all(|target| !next.was_accepted_by(target)));
 }
 
+/// As when another process writes the record before it learns of the rejection.
+#[test]
+fn a_rejected_token_stays_rejected_when_its_record_is_read_again() {
+    let before = token("abc");
+    before.mark_rejected();
+    let extended = TokenRecord { generation: Generation(4), ..record("abc") };
+    for (record, is_usable) in [(record("abc"), false), (extended, true), (record("def"), true)] {
+        let mut next = AccessToken::from_record(&record, Margin::Auto, 0.0, at(1000)).unwrap();
+        next.carry_over_from(&before);
+        assert_eq!(next.is_usable(at(1001)), is_usable, "generation {}", record.generation);
+    }
+}
+
 proptest! {
     #[test]
     fn a_token_is_due_before_it_expires_and_not_before_half_of_its_lifetime(
