@@ -1,13 +1,12 @@
 //! One thing that is wrong with a configuration file.
 //!
-//! A [`Problem`] says what is wrong, where, and what to write instead. Its texts are made from
-//! names that bearerd knows and from what the parser says; they hold no value from the file, so
-//! that no text can carry a secret. What the value is, the report shows by underlining it, and only
-//! if it may be shown.
+//! A [`Problem`] says what is wrong, where, and what to write instead. Its texts consist of names that bearerd knows and
+//! of the parser's messages. They contain no value of the file, so that no text can contain a secret. The report shows
+//! the value by underlining it, and only if it may be shown.
 
 use std::ops::Range;
 
-/// How much a [`Problem`] weighs.
+/// The severity of a [`Problem`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     /// bearerd does not start.
@@ -19,25 +18,25 @@ pub enum Severity {
 /// One finding in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Whether bearerd starts in spite of it.
+    /// Whether it stops the start.
     pub severity: Severity,
-    /// The bytes of the file that are meant; none if the finding is about no place in it.
+    /// The bytes of the file that it is about; `None` if it has no place in the file.
     pub span: Option<Range<usize>>,
-    /// What is wrong, without any value from the file.
+    /// What is wrong, without any value of the file.
     pub message: String,
     /// What to write or to do instead.
     pub fix: Option<String>,
-    /// A second place that belongs to the finding, and what it is.
+    /// A second place that belongs to it, and its label.
     pub related: Option<(Range<usize>, String)>,
 }
 
 impl Problem {
-    /// A finding that stops the start.
+    /// Creates a finding that stops the start.
     pub fn error(message: impl Into<String>) -> Self {
         Self::new(Severity::Error, message.into())
     }
 
-    /// A finding that does not stop the start.
+    /// Creates a finding that does not stop the start.
     pub fn warning(message: impl Into<String>) -> Self {
         Self::new(Severity::Warning, message.into())
     }
@@ -46,21 +45,21 @@ impl Problem {
         Self { severity, span: None, message, fix: None, related: None }
     }
 
-    /// Says which bytes of the file are meant.
+    /// Sets the bytes of the file that it is about.
     #[must_use]
     pub fn at(mut self, span: Range<usize>) -> Self {
         self.span = Some(span);
         self
     }
 
-    /// Says what to write or do instead.
+    /// Sets what to write or do instead.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
         self
     }
 
-    /// Adds a second place and what it is.
+    /// Adds a second place and its label.
     #[must_use]
     pub fn related(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
         self.related = Some((span, label.into()));

@@ -1,6 +1,6 @@
-//! What is known from outside the file: where it is, and the process's surroundings.
+//! What the settings depend on beside the file: where the file is, and the environment of the process.
 //!
-//! Both are read once, here, so that everything after is a function of its arguments.
+//! Both are read once, here, so that everything else is a function of its arguments.
 
 use std::path::{Path, PathBuf};
 
@@ -9,24 +9,24 @@ use crate::secret::{Secret, SecretError, SecretSource};
 /// Where to look for the configuration file.
 #[derive(Clone, Debug, Default)]
 pub struct Locator {
-    /// `--config`; `-` is standard input. Nothing else is looked at when it is given.
+    /// `--config`; `-` is standard input. If it is given, nothing else is searched.
     pub explicit: Option<PathBuf>,
     /// `$BEARERD_CONFIG`, the second choice.
     pub variable: Option<PathBuf>,
 }
 
 impl Locator {
-    /// A locator with `--config` and this process's `$BEARERD_CONFIG`.
+    /// Creates a locator from `--config` and this process's `$BEARERD_CONFIG`.
     pub fn new(explicit: Option<PathBuf>) -> Self {
         let variable = std::env::var_os("BEARERD_CONFIG").filter(|path| !path.is_empty());
         Self { explicit, variable: variable.map(PathBuf::from) }
     }
 
-    /// The file to read: a path that was named, or the first usual place where there is a file.
+    /// Returns the file to read: the path that was named, or the first usual path where there is a file.
     ///
     /// # Errors
     ///
-    /// The sentence that names the places that were looked at.
+    /// A sentence that names the places that were searched.
     pub fn find(&self) -> Result<PathBuf, String> {
         let named = self.explicit.as_ref().or(self.variable.as_ref()).cloned();
         let usual =
@@ -40,7 +40,7 @@ impl Locator {
 
 const USUAL: [&str; 2] = ["proxy.toml", "/etc/bearerd/proxy.toml"];
 
-/// The surroundings of the process, as far as settings depend on them.
+/// The environment of the process, as far as settings depend on it.
 #[derive(Clone, Debug)]
 pub struct Environment {
     /// The first directory of `$STATE_DIRECTORY`, which systemd sets for `StateDirectory=`.
@@ -49,26 +49,25 @@ pub struct Environment {
     pub cpus: usize,
     /// The open files this process may have.
     pub open_files: u64,
-    /// How a secret is read: [`SecretSource::read`], unless a test must not touch the machine.
+    /// Reads a secret: [`SecretSource::read`], except in tests that must not touch the machine.
     pub read_secret: fn(&SecretSource) -> Result<Secret, SecretError>,
-    /// The same for keys and certificates: [`SecretSource::read_lines`]; `None` where nothing may be
-    /// read, and nothing that could stand for one.
+    /// Reads a key or a certificate: [`SecretSource::read_lines`]. Returns `None` if nothing may be read.
     pub read_lines: fn(&SecretSource) -> Result<Option<Secret>, SecretError>,
-    /// Does a directory, or the place where it would be made, lose what is in it by itself?
+    /// Returns why a directory, or the place where it would be created, does not keep its files; `None` if it does.
     pub volatility: fn(&Path) -> Option<Volatility>,
 }
 
-/// Why what is written to a place does not last.
+/// Why files in a directory do not last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Volatility {
-    /// It is in memory: a reboot empties it.
+    /// It is in memory; a reboot empties it.
     Memory,
-    /// It is the writable layer of a container, which goes with the container.
+    /// It is the writable layer of a container, which is deleted with the container.
     Layer,
 }
 
 impl Environment {
-    /// The surroundings of this process, now.
+    /// Returns the environment of this process.
     pub fn of_process() -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         Self {
@@ -84,8 +83,8 @@ impl Environment {
     }
 }
 
-/// tmpfs or ramfs, which is also what an `emptyDir` in memory of Kubernetes is; overlayfs or aufs, which
-/// is what a container has where no volume is mounted.
+/// Recognizes tmpfs and ramfs, which an in-memory `emptyDir` of Kubernetes is, and overlayfs and aufs, which a container
+/// has where no volume is mounted.
 fn volatility(dir: &Path) -> Option<Volatility> {
     let found = dir.ancestors().find_map(|place| rustix::fs::statfs(place).ok())?;
     match found.f_type {
@@ -100,7 +99,7 @@ fn first_directory(list: &str) -> Option<PathBuf> {
     (!first.is_empty()).then(|| PathBuf::from(first))
 }
 
-/// The directory against which relative paths of the file at `path` are taken.
+/// Returns the directory at which relative paths of the file at `path` start.
 pub(super) fn base_of(path: &Path) -> PathBuf {
     let parent = path.parent().unwrap_or(Path::new("")).join(".");
     let base = std::path::absolute(&parent).unwrap_or(parent);

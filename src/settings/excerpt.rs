@@ -1,9 +1,8 @@
-//! The lines of the file that a report shows, with everything hidden that may be a secret.
+//! The lines of the file that a report shows, with everything masked that may be a secret.
 //!
-//! It works by permission, not by suspicion: known keys, punctuation and the values that
-//! [`ConfigFile::public`](crate::config::ConfigFile::public) names are copied; any other run of text,
-//! comments included, becomes `…`. So a secret stays hidden also where a quote is missing, where a
-//! key is misspelt, and whatever its length.
+//! Only what is known to be harmless is shown: known keys, punctuation, and the values that
+//! [`ConfigFile::public`](crate::config::ConfigFile::public) names. All other text, comments included, becomes `…`. So a
+//! secret stays hidden even if a quote is missing or a key is misspelt, and its length does not show.
 
 use std::ops::Range;
 
@@ -17,7 +16,7 @@ pub(super) struct Excerpt {
     pieces: Vec<Piece>,
 }
 
-/// Where a run of the file went.
+/// A part of the file, and its place in the masked text.
 #[derive(Debug)]
 struct Piece {
     from: Range<usize>,
@@ -26,8 +25,8 @@ struct Piece {
 }
 
 impl Excerpt {
-    /// Masks `lines` of `text`; `public` is sorted. What is masked in `aligned` keeps its width, so
-    /// that a column after it stays what it is.
+    /// Masks `lines` of `text`; `public` is sorted. Masked parts in `aligned` keep their width, so that the columns after
+    /// them do not change.
     pub(super) fn new(
         text: &str,
         lines: Range<usize>,
@@ -41,7 +40,7 @@ impl Excerpt {
             let allowed = allowed
                 .map_or(0..0, |range| range.start.saturating_sub(at)..range.end.saturating_sub(at));
             let (length, masked) = next_piece(rest, allowed);
-            // A finding inside of what is masked: what comes before it is a piece of its own.
+            // If a finding begins inside a masked part, what comes before it is a piece of its own.
             let before = aligned.end.saturating_sub(at);
             let cut = masked && aligned.contains(&at) && rest.is_char_boundary(before);
             let length = if cut { length.min(before) } else { length };
@@ -63,7 +62,7 @@ impl Excerpt {
         self.pieces.push(Piece { from, to: start..self.text.len(), masked });
     }
 
-    /// Where `span` of the file is in the masked text.
+    /// Returns the place of `span` of the file in the masked text.
     pub(super) fn locate(&self, span: &Range<usize>) -> Range<usize> {
         let start = self.piece(span.start).map_or(self.text.len(), |piece| match piece.masked {
             true => piece.to.start,
@@ -83,7 +82,7 @@ impl Excerpt {
     }
 }
 
-/// What is shown in place of `piece`, `width` characters wide or the few more that tell its kind.
+/// Returns what is shown instead of `piece`: `width` characters, or a few more that show its type.
 fn mask(piece: &str, width: usize) -> String {
     let (before, after) = match piece.chars().next() {
         Some('"') => ("\"", "\""),
@@ -95,7 +94,7 @@ fn mask(piece: &str, width: usize) -> String {
     format!("{before}{}{after}", "…".repeat(inner))
 }
 
-/// The length of the next piece of `rest`, and whether it is masked. `allowed` may be shown.
+/// Returns the length of the next piece of `rest`, and whether it is masked. `allowed` may be shown.
 fn next_piece(rest: &str, allowed: Range<usize>) -> (usize, bool) {
     if allowed.start == 0 && allowed.end > 0 {
         return (allowed.end.min(rest.len()), false);
@@ -112,7 +111,7 @@ fn next_piece(rest: &str, allowed: Range<usize>) -> (usize, bool) {
     }
 }
 
-/// The length of a string that begins here; all of `line` if it does not end.
+/// Returns the length of a string that begins here, or of all of `line` if the string does not end.
 fn quoted(line: &str) -> usize {
     let quote = line.chars().next();
     let mut escaped = false;
@@ -125,7 +124,7 @@ fn quoted(line: &str) -> usize {
     line.len()
 }
 
-/// The length of a known key or section name that begins here and is used as one.
+/// Returns the length of a known key or section name that begins here and is used as one.
 fn known_key(rest: &str) -> Option<usize> {
     let end = rest.find(|c: char| !(c.is_ascii_lowercase() || c == '_'))?;
     let (word, after) = rest.split_at_checked(end)?;
@@ -133,7 +132,7 @@ fn known_key(rest: &str) -> Option<usize> {
     (is_key && is_known_word(word)).then_some(end)
 }
 
-/// The whole lines around `span`, without the last line's end.
+/// Returns the whole lines around `span`, without the last line break.
 pub(super) fn lines_of(text: &str, span: &Range<usize>) -> Range<usize> {
     let start = line_start(text, span.start);
     let end = text
@@ -143,7 +142,7 @@ pub(super) fn lines_of(text: &str, span: &Range<usize>) -> Range<usize> {
     start..end
 }
 
-/// `span` cut to what can be underlined: the part on its first line, at character boundaries.
+/// Returns the part of `span` that can be underlined: the part on its first line, at character boundaries.
 pub(super) fn first_line_of(text: &str, span: &Range<usize>) -> Range<usize> {
     let start = boundary(text, span.start);
     let line = text

@@ -1,7 +1,7 @@
-//! All that is wrong with one file, as a report for a person.
+//! The report of everything that is wrong with one file.
 //!
-//! Each finding is shown as rustc does: what, where, the line with the part underlined, the fix. The
-//! lines are masked (`excerpt.rs`), so a report can be pasted into a ticket.
+//! Each finding looks like one of rustc's: what is wrong, where, the line with the part underlined, the fix. The lines
+//! are masked (`excerpt.rs`), so a report can be pasted into a ticket.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use annotate_snippets::{
 use super::excerpt::{self, Excerpt};
 use crate::config::{Problem, Severity, line_start};
 
-/// How many findings are shown; a file with more is another kind of file.
+/// The number of findings that are shown. A file with more of them is hardly a configuration.
 const SHOWN: usize = 100;
 
 /// Findings about one file, in the order of the file.
@@ -26,7 +26,7 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// Findings about `text`, of which `public` may be shown.
+    /// Creates a report of findings about `text`. Only the parts in `public` may be shown.
     pub(super) fn new(
         source: &str,
         text: &str,
@@ -38,27 +38,27 @@ impl Problems {
         Self { source: source.to_owned(), text: text.to_owned(), public, list }
     }
 
-    /// One finding that is about no place in the file.
+    /// Creates a report of one finding that has no place in the file.
     pub fn of(source: &str, problem: Problem) -> Self {
         Self::new(source, "", Vec::new(), vec![problem])
     }
 
-    /// Does anything stop the start?
+    /// Returns true if a finding stops the start.
     pub fn has_errors(&self) -> bool {
         self.count(Severity::Error) > 0
     }
 
-    /// Is there nothing to say?
+    /// Returns true if there are no findings.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// The findings, in the order of the file.
+    /// Returns the findings, in the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.list.iter()
     }
 
-    /// The line and the column of a finding, from 1, the column in characters.
+    /// Returns the line and the column of a finding. Both count from 1, the column in characters.
     pub fn position(&self, problem: &Problem) -> Option<(usize, usize)> {
         let span = excerpt::first_line_of(&self.text, problem.span.as_ref()?);
         let start = line_start(&self.text, span.start);
@@ -67,7 +67,7 @@ impl Problems {
         Some((line, column))
     }
 
-    /// Where a finding is, as `proxy.toml:3:1`, or only in which file.
+    /// Returns the place of a finding, such as `proxy.toml:3:1`, or only the file.
     pub fn place(&self, problem: &Problem) -> String {
         match self.position(problem) {
             Some((line, column)) => format!("{}:{line}:{column}", self.source),
@@ -75,7 +75,7 @@ impl Problems {
         }
     }
 
-    /// The whole report, every line ended, empty if there is nothing to say.
+    /// Returns the whole report. Every line ends with a line break; without findings it is empty.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let mut report = String::new();
@@ -133,7 +133,7 @@ impl Problems {
         group.element(snippet.annotation(primary).annotations(related))
     }
 
-    /// "proxy.toml has 2 problems and 1 warning".
+    /// Returns a line such as "proxy.toml has 2 problems and 1 warning".
     fn summary(&self) -> String {
         let (errors, warnings) = (self.count(Severity::Error), self.count(Severity::Warning));
         let mut summary = format!("{} has {}", self.source, counted(errors, "problem"));
@@ -155,14 +155,14 @@ fn counted(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// The report without colour.
+/// Writes the report without colors.
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.render(false))
     }
 }
 
-/// The findings without the file, which may hold secrets.
+/// Shows the findings without the file, which may contain secrets.
 impl fmt::Debug for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Problems")

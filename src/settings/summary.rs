@@ -1,4 +1,4 @@
-//! What the settings come to, for the person who runs `bearerd check`.
+//! The summary that `bearerd check` prints.
 
 use std::time::UNIX_EPOCH;
 
@@ -7,12 +7,12 @@ use crate::credential::{self, PathPrefix};
 use crate::template::Values;
 
 impl Settings {
-    /// One line for each credential: its hosts, its grant and the host of its token endpoint.
+    /// Returns one line for each credential: its hosts, its grant and the host of its token endpoint.
     pub fn summary(&self) -> Vec<String> {
         self.credentials.iter().map(described).collect()
     }
 
-    /// Where records are kept, and whether they are encrypted.
+    /// Returns where records are kept, and whether they are encrypted.
     pub fn storage(&self) -> String {
         let Some(dir) = self.store.dir() else {
             return "store: memory, nothing survives a restart".to_owned();
