@@ -58,7 +58,7 @@ enum Command {
         #[arg(long, conflicts_with = "json")]
         probe: bool,
     },
-    /// Makes the running proxy replace a token now, although it is still valid
+    /// Makes the running proxy replace a token now, even if it is still valid
     #[command(long_about = REFRESH)]
     Refresh {
         /// The credential as shown by `bearerd status`; without values, all of its tokens
@@ -79,7 +79,7 @@ enum Command {
     /// Manages the local certificate authority that clients trust
     #[command(subcommand)]
     Ca(CaCommand),
-    /// Prints what the configuration may say: every key with its type, default and reason
+    /// Prints every key of the configuration with its type, default and reason
     Schema {
         /// The format
         #[arg(long, default_value = "json")]
@@ -87,13 +87,14 @@ enum Command {
     },
 }
 
-const REFRESH: &str = "Makes the running proxy replace a token now, although it is still valid.
+const REFRESH: &str = "Makes the running proxy replace a token now, even if it is still valid.
 
 The proxy is found through the same configuration: admin.listen and admin.token, or the token that the proxy \
 keeps as admin.token in its state directory. NAME is `api`, `resamania[paris]` or `resamania/paris`; `resamania` \
 means all of its tokens.
 
-Exit codes: 0 refreshed, 1 not (standard error says why), 2 no such credential, 69 no running proxy, 78 configuration.";
+Exit codes: 0 refreshed, 1 failed (standard error says why), 2 no such credential, 69 no running proxy, 78 \
+configuration error.";
 
 const LOGOUT: &str = "Revokes a credential's tokens (RFC 7009) and deletes them in every process. Only a new seed \
 can replace them, or a changed configuration if the grant has no seed.
@@ -102,8 +103,8 @@ The command uses the running proxy, found through admin.listen and the admin tok
 directly on the store. NAME is `api`, `resamania[paris]` or `resamania/paris`; `resamania` means all of its tokens. \
 If the server has no revocation endpoint (revoke_url), the tokens stay valid there until they expire.
 
-Exit codes: 0 logged out, 1 not (standard error says why), 2 no such credential, 69 neither a running proxy nor a \
-store, 78 configuration.";
+Exit codes: 0 logged out, 1 failed (standard error says why), 2 no such credential, 69 neither a running proxy nor \
+a store, 78 configuration error.";
 
 #[derive(Debug, Default, clap::Args)]
 struct RunArguments {
@@ -140,7 +141,7 @@ enum CaCommand {
     Init,
     /// Shows where the CA is, when it expires and how to trust it
     Show,
-    /// Creates the next CA beside the expiring one; clients have to trust both for a while
+    /// Creates the next CA while the expiring one stays in use; clients have to trust both for a while
     Renew,
     /// Writes the certificate to standard output
     Export {

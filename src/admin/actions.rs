@@ -20,7 +20,7 @@ const CREDENTIALS: &str = "/api/v1/credentials/";
 /// An operator action on a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
-    /// Replace the token although it is still valid.
+    /// Replace the token even if it is still valid.
     Refresh,
     /// Revoke and delete the tokens in every process; only a new seed can replace them.
     Logout,

@@ -1,4 +1,4 @@
-//! `bearerd refresh`: makes the running proxy replace a token now, although it is still valid.
+//! `bearerd refresh`: makes the running proxy replace a token now, even if it is still valid.
 
 use std::process::ExitCode;
 use std::time::Duration;

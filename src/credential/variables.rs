@@ -60,7 +60,7 @@ pub enum VariableError {
     InvalidField(HeaderName),
     /// The client gave no name.
     #[error(
-        "is chosen by the client's name, which it gives as the user name of its proxy: \
+        "is chosen by the client's name, which it gives as the user name of its proxy URL: \
          http://NAME:any@127.0.0.1:8080"
     )]
     NoClientName,
@@ -71,7 +71,9 @@ pub enum VariableError {
     )]
     InvalidClientName,
     /// The value is not listed.
-    #[error("is not for this value of \"{0}\"; an operator can add it to the credential's `vars`")]
+    #[error(
+        "does not allow this value of \"{0}\"; an operator can add it to the credential's `vars`"
+    )]
     NotAllowed(String),
 }
 

@@ -1,7 +1,7 @@
 //! Opens TCP connections: resolves the name, checks the addresses, connects.
 //!
 //! The name is resolved once, and exactly the addresses that were checked are used, so a name whose
-//! addresses change between two look-ups (DNS rebinding) cannot bypass the check.
+//! addresses change between two lookups (DNS rebinding) cannot bypass the check.
 
 mod address_policy;
 mod effective_addresses;

@@ -31,7 +31,7 @@ pub(super) enum ProxyError {
     #[error("no credential is configured for this host, and `unmatched` is \"deny\"")]
     Unmatched,
     #[error(
-        "no credential of this host applies to this method and path, and `unmatched` is \"deny\""
+        "no credential for this host applies to this method and path, and `unmatched` is \"deny\""
     )]
     UnmatchedPath,
     #[error(

@@ -33,8 +33,8 @@ pub(super) fn token_failure(credential: &str, error: &TokenError) -> ErrorReport
         }
         TokenError::Unavailable { retry_after, .. } => {
             let text = format!(
-                "{event} at the moment: the last token request failed. bearerd keeps retrying; retry after \
-                 `Retry-After`."
+                "{event} at the moment: the last token request failed. bearerd keeps retrying; try again \
+                 after the time in `Retry-After`."
             );
             let retry_after = Some(*retry_after);
             ErrorReport {
@@ -65,8 +65,8 @@ pub(super) fn instance_failure(error: InstanceError, event: &str) -> ErrorReport
         InstanceError::TooMany => (
             UNAVAILABLE,
             "credential_unavailable",
-            "an operator can list the allowed values in its `vars`, or reload bearerd (SIGHUP), which drops those \
-             without a token",
+            "an operator can list the allowed values in its `vars`, or reload bearerd (SIGHUP), which drops the \
+             values without a token",
         ),
         InstanceError::Secret => {
             (UNAVAILABLE, "credential_needs_login", "bearerd's log names the file")
@@ -86,7 +86,7 @@ fn terminal_reason(reason: TerminalReason) -> &'static str {
         TerminalReason::Corrupt => "its stored record is damaged",
         TerminalReason::LoggedOut => "it was logged out",
         TerminalReason::OtherGrant => {
-            "its stored tokens belong to another configuration (server, client or user)"
+            "its stored tokens belong to another configuration (authorization server, OAuth client or user)"
         }
     }
 }

@@ -89,9 +89,9 @@ async fn a_refresh_token_in_use_by_another_process_is_not_presented() {
     let mut fixture = Fixture::new(|_| ());
     let slot = fixture.expired().await;
     store_attempt(&fixture, 1, "lock-of-another").await;
-    assert_eq!(why(token(&slot).await.unwrap_err()), "in_the_air");
+    assert_eq!(why(token(&slot).await.unwrap_err()), "request_in_flight");
     tokio::time::sleep(Duration::from_secs(50)).await;
-    assert_eq!(why(token(&slot).await.unwrap_err()), "in_the_air");
+    assert_eq!(why(token(&slot).await.unwrap_err()), "request_in_flight");
     assert_eq!(fixture.server.presented("rt1"), 0);
     tokio::time::sleep(Duration::from_secs(6)).await;
     fixture.server.issue(2);
