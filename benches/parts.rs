@@ -1,8 +1,8 @@
-//! The parts of the request path that are pure or in memory, one by one: `cargo bench --bench parts`.
+//! Microbenchmarks of the pure and in-memory parts of the request path: `cargo bench --bench parts`.
 //!
-//! Reading an authority, the rules for fields, finding a credential, reading its token, and minting a
-//! leaf certificate. Nothing here touches the network or the disk while it is measured.
-#![allow(missing_docs, reason = "criterion's macro makes a public function")]
+//! Parsing an authority, the field rules, finding a credential, reading its token, and issuing a
+//! leaf certificate. The measured code does not access the network or the disk.
+#![allow(missing_docs, reason = "criterion's macro defines a public function")]
 
 use std::future::Future;
 use std::hint::black_box;
@@ -29,12 +29,12 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use tokio::runtime::Runtime;
 
-/// These modules are private to the request path, so their files are compiled again here.
+/// These modules are private to the request path, so this benchmark compiles their files.
 #[path = "../src/proxy/fields.rs"]
-#[allow(dead_code, unused_imports, reason = "not all of it is measured")]
+#[allow(dead_code, unused_imports, reason = "the benchmark does not measure all of it")]
 mod fields;
 #[path = "../src/proxy/request_target.rs"]
-#[allow(dead_code, unused_imports, reason = "not all of it is measured")]
+#[allow(dead_code, unused_imports, reason = "the benchmark does not measure all of it")]
 mod request_target;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -53,7 +53,7 @@ fn authorities(criterion: &mut Criterion) {
         assert!(Authority::parse(text, Some(443)).is_ok(), "{text}");
         group.bench_function(name, |b| b.iter(|| Authority::parse(black_box(text), Some(443))));
     }
-    // What a request whose host is no host costs.
+    // The cost of an invalid host.
     group.bench_function("refused", |b| {
         b.iter(|| Authority::parse(black_box("api.example.com:443@evil.example"), Some(443)))
     });
@@ -86,10 +86,10 @@ fn field_rules(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A read is to cost the same however many credentials there are. `in turn` asks for another one
-/// each time: what is more with many of them is then the processor's caches, which cannot hold all.
+/// A read must cost the same for any number of credentials. `in turn` reads another one each time: any
+/// increase with many credentials is due to processor cache misses.
 fn tokens(criterion: &mut Criterion) {
-    let runtime = Runtime::new().expect("a runtime needs nothing but threads");
+    let runtime = Runtime::new().expect("the runtime can start its threads");
     let mut group = criterion.benchmark_group("token");
     for count in [1, 100, 10_000] {
         let credentials = runtime.block_on(credentials(count));
@@ -224,7 +224,7 @@ fn of_an_answer() -> HeaderMap {
     ])
 }
 
-/// So many credentials, each for a host of its own, each with a token that is good for a day.
+/// Returns `count` credentials, each for its own host, each with a token valid for a day.
 async fn credentials(count: usize) -> Credentials {
     let store = Store::new(Arc::new(MemoryStore::default()), EncryptionKeys::default());
     let mut configs = Vec::new();
@@ -240,7 +240,7 @@ async fn credentials(count: usize) -> Credentials {
         store,
         cache: TokenCache::default(),
         revision: 0,
-        transport: Arc::new(Silence),
+        transport: Arc::new(UnusedTransport),
         metrics: Metrics::new(),
     };
     let tls = tls::Config { roots: tls::Roots::Bundled, extra_roots: Vec::new() };
@@ -297,11 +297,11 @@ fn credential_config(n: usize) -> credential::Config {
     }
 }
 
-/// Every token is fresh, so nothing is ever sent.
+/// A transport that is never used, because every token is fresh.
 #[derive(Debug)]
-struct Silence;
+struct UnusedTransport;
 
-impl Transport for Silence {
+impl Transport for UnusedTransport {
     fn send(
         &self,
         _request: TokenRequest,

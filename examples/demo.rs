@@ -1,11 +1,10 @@
-//! The main job, to watch: an application that knows no OAuth, an API that wants a fresh token, and
-//! bearerd between them.
+//! Demonstrates bearerd between an application without OAuth and an API that requires a fresh token.
 //!
 //! `cargo run --example demo` starts an authorization server whose access tokens live five seconds and
 //! whose refresh tokens work once, an API that checks them, and the real proxy. It drives requests
-//! through the proxy, prints what the application saw beside what happened underneath, and stays up
-//! for you to try. With `--once` it ends after the tour.
-#![allow(clippy::print_stdout, reason = "printing is what a demo does")]
+//! through the proxy, prints the status that the application received and what bearerd did, and keeps
+//! running for you to try. With `--once` it exits after the tour.
+#![allow(clippy::print_stdout, reason = "a demo prints its output")]
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -19,24 +18,24 @@ use bearerd_test_support::{
 };
 use tempfile::TempDir;
 
-/// Short enough to see several expire within a tour.
+/// The access token lifetime, short enough for several to expire within a tour.
 const LIFETIME: Duration = Duration::from_secs(5);
 
-/// A short tour needs no error type of its own.
+/// The demo does not need its own error type.
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Outcome<()> {
     let once = std::env::args().any(|argument| argument == "--once");
-    let stage = Stage::set().await?;
-    stage.introduce();
-    let failures = Tour::new(&stage)?.walk().await?;
-    stage.conclude(failures);
+    let test_bed = TestBed::set_up().await?;
+    test_bed.introduce();
+    let failures = Tour::new(&test_bed)?.walk().await?;
+    test_bed.conclude(failures);
     if !once {
-        stage.invite();
+        test_bed.invite();
         tokio::signal::ctrl_c().await?;
     }
-    stage.app.shutdown().await;
+    test_bed.app.shutdown().await;
     if failures > 0 {
         return Err("the application saw a failure".into());
     }
@@ -44,15 +43,15 @@ async fn main() -> Outcome<()> {
 }
 
 /// The servers and the proxy.
-struct Stage {
+struct TestBed {
     authorization_server: AuthorizationServer,
     api: OriginServer,
     app: App,
     dir: TempDir,
 }
 
-impl Stage {
-    async fn set() -> Outcome<Self> {
+impl TestBed {
+    async fn set_up() -> Outcome<Self> {
         let dir = tempfile::tempdir()?;
         let ca = TestCa::new();
         let authorization_server = AuthorizationServer::start(AuthorizationServerConfig {
@@ -96,16 +95,16 @@ impl Stage {
             self.dir.path().display()
         );
         println!();
-        println!("{:>6}  {:<34} {:<6} underneath", "time", "the application asked for", "saw");
+        println!("{:>6}  {:<34} {:<6} what bearerd did", "time", "application request", "status");
     }
 
     fn conclude(&self, failures: usize) {
         let rejected = self.api.rejected();
         println!();
         println!(
-            "The application saw {failures} failures. Underneath: {} token requests, each with the \
-             newest refresh token; {rejected} answers 401 from the API, none of which it noticed; {} \
-             refresh tokens used twice.",
+            "The application saw {failures} failures. bearerd sent {} token requests, each with the newest \
+             refresh token. The API sent {rejected} 401 answers, none of which reached the application. \
+             {} refresh tokens were used twice.",
             self.authorization_server.token_requests(),
             self.authorization_server.reuse_count(),
         );
@@ -115,30 +114,30 @@ impl Stage {
         let (proxy, authority) = (self.proxy(), self.api.authority());
         let ca = self.dir.path().join("certs/ca.pem");
         println!();
-        println!("It goes on running. Try, in another terminal:");
+        println!("The demo keeps running. Try in another terminal:");
         println!();
         println!("  # without bearerd: 401");
         println!(
             "  curl --cacert {}/api-ca.pem https://{authority}/orders",
             self.dir.path().display()
         );
-        println!("  # plain http to bearerd, https to the API: nothing to install");
+        println!("  # plain http to bearerd, https to the API: no CA to install");
         println!("  curl -x {proxy} http://{authority}/orders");
-        println!("  # https all the way: the application trusts bearerd's CA");
+        println!("  # https on both sides: the application trusts bearerd's CA");
         println!(
             "  curl -x {proxy} --cacert {} https://{authority}/orders -d '{{\"n\":1}}'",
             ca.display()
         );
         if let Some(admin) = self.app.admin_address() {
-            println!("  # what bearerd says of itself");
+            println!("  # bearerd's readiness");
             println!("  curl http://{admin}/readyz");
         }
         println!();
-        println!("Ctrl-C ends it.");
+        println!("Press Ctrl-C to stop.");
     }
 }
 
-/// On port 8080 like the real one, or on a free port if that is taken.
+/// Starts the proxy on port 8080, the default, or on a free port if 8080 is in use.
 async fn start_proxy(
     dir: &TempDir,
     authorization_server: &AuthorizationServer,
@@ -189,7 +188,7 @@ fn write_secret(dir: &TempDir, name: &str, value: &str) -> std::io::Result<()> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
 }
 
-/// TLS as the application does it, once it has been given bearerd's CA.
+/// Returns the TLS configuration of an application that trusts bearerd's CA.
 fn trust(ca: Option<&CertificateAuthority>) -> Outcome<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     if let Some(ca) = ca {
@@ -201,31 +200,31 @@ fn trust(ca: Option<&CertificateAuthority>) -> Outcome<rustls::ClientConfig> {
         .with_no_client_auth())
 }
 
-/// The application, and what is going on while it runs.
+/// The application, and its view of the servers while it runs.
 struct Tour<'a> {
-    stage: &'a Stage,
+    test_bed: &'a TestBed,
     client: reqwest::Client,
     began: Instant,
     failures: usize,
-    /// At the last line that was printed.
-    last: Marks,
+    /// The counts at the last printed line.
+    last: Counts,
 }
 
-/// How far the servers have come.
+/// Request counts of the servers.
 #[derive(Clone, Copy)]
-struct Marks {
+struct Counts {
     token_requests: usize,
     sent: usize,
 }
 
 impl<'a> Tour<'a> {
-    fn new(stage: &'a Stage) -> Outcome<Self> {
+    fn new(test_bed: &'a TestBed) -> Outcome<Self> {
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(trust(stage.app.ca().as_deref())?)
-            .proxy(reqwest::Proxy::all(stage.proxy())?)
+            .tls_backend_preconfigured(trust(test_bed.app.ca().as_deref())?)
+            .proxy(reqwest::Proxy::all(test_bed.proxy())?)
             .build()?;
-        let last = Marks { token_requests: 0, sent: 0 };
-        Ok(Self { stage, client, began: Instant::now(), failures: 0, last })
+        let last = Counts { token_requests: 0, sent: 0 };
+        Ok(Self { test_bed, client, began: Instant::now(), failures: 0, last })
     }
 
     async fn walk(mut self) -> Outcome<usize> {
@@ -235,16 +234,16 @@ impl<'a> Tour<'a> {
             self.ask(scheme, "/orders", "").await?;
         }
         self.note("the API revokes every access token");
-        self.stage.authorization_server.tokens().revoke_all_access_tokens();
+        self.test_bed.authorization_server.tokens().revoke_all_access_tokens();
         self.ask("http", "/orders/17", "").await?;
-        self.note("and once more, while the application posts");
+        self.note("and again, before the application sends a POST");
         tokio::time::sleep(Duration::from_secs(1)).await;
-        self.stage.authorization_server.tokens().revoke_all_access_tokens();
+        self.test_bed.authorization_server.tokens().revoke_all_access_tokens();
         self.ask("https", "/orders", r#"{"article":"shoe","size":43}"#).await?;
         self.note("the application is idle until the token has expired");
         tokio::time::sleep(LIFETIME + Duration::from_millis(500)).await;
         self.ask("https", "/orders", "").await?;
-        self.note("forty requests at once, again after an expiry");
+        self.note("forty concurrent requests, again after an expiry");
         tokio::time::sleep(LIFETIME + Duration::from_millis(500)).await;
         self.burst(40).await?;
         Ok(self.failures)
@@ -258,17 +257,17 @@ impl<'a> Tour<'a> {
         format!("{:.1} s", self.began.elapsed().as_secs_f64())
     }
 
-    fn marks(&self) -> Marks {
-        Marks {
-            token_requests: self.stage.authorization_server.token_requests(),
-            sent: self.stage.api.requests().len(),
+    fn counts(&self) -> Counts {
+        Counts {
+            token_requests: self.test_bed.authorization_server.token_requests(),
+            sent: self.test_bed.api.requests().len(),
         }
     }
 
-    /// One request; a `POST` if there is content.
+    /// Sends one request, a `POST` if there is content.
     async fn ask(&mut self, scheme: &str, path: &str, content: &'static str) -> Outcome<()> {
-        let before = self.marks();
-        let url = format!("{scheme}://{}{path}", self.stage.api.authority());
+        let before = self.counts();
+        let url = format!("{scheme}://{}{path}", self.test_bed.api.authority());
         let (method, request) = match content {
             "" => ("GET", self.client.get(url)),
             content => ("POST", self.client.post(url).body(content)),
@@ -276,14 +275,14 @@ impl<'a> Tour<'a> {
         let status = request.send().await?.status();
         self.failures += usize::from(!status.is_success());
         let asked = format!("{method} {scheme}://…{path}");
-        let underneath = self.underneath(before);
-        println!("{:>6}  {asked:<34} {:<6} {underneath}", self.time(), status.as_u16());
+        let activity = self.activity(before);
+        println!("{:>6}  {asked:<34} {:<6} {activity}", self.time(), status.as_u16());
         Ok(())
     }
 
     async fn burst(&mut self, count: usize) -> Outcome<()> {
-        let before = self.marks();
-        let url = format!("http://{}/orders", self.stage.api.authority());
+        let before = self.counts();
+        let url = format!("http://{}/orders", self.test_bed.api.authority());
         let requests: Vec<_> =
             (0..count).map(|_| tokio::spawn(self.client.get(&url).send())).collect();
         let mut succeeded = 0;
@@ -293,17 +292,17 @@ impl<'a> Tour<'a> {
         self.failures += count - succeeded;
         let asked = format!("{count} x GET http://…/orders");
         let saw = format!("{succeeded}x200");
-        let underneath = self.underneath(before);
-        println!("{:>6}  {asked:<34} {saw:<6} {underneath}", self.time());
+        let activity = self.activity(before);
+        println!("{:>6}  {asked:<34} {saw:<6} {activity}", self.time());
         Ok(())
     }
 
-    /// What the servers saw since `before`, and in the background since the last line.
-    fn underneath(&mut self, before: Marks) -> String {
+    /// Describes the requests that the servers received since `before`, and in the background since the last line.
+    fn activity(&mut self, before: Counts) -> String {
         let meanwhile = before.token_requests - self.last.token_requests;
-        self.last = self.marks();
-        let server = &self.stage.authorization_server;
-        let sent = self.stage.api.requests();
+        self.last = self.counts();
+        let server = &self.test_bed.authorization_server;
+        let sent = self.test_bed.api.requests();
         let sent = sent.get(before.sent..).unwrap_or_default();
         let token = |bearer: Option<&str>| {
             let mut parts = bearer.unwrap_or("none").splitn(3, '-');
@@ -315,7 +314,7 @@ impl<'a> Tour<'a> {
         let refreshed = format!("{refreshes} token request, refresh token replaced");
         match (rejected, refreshes) {
             (0, 0) if meanwhile > 0 => {
-                format!("near expiry: replaced in the background meanwhile; sent with {last}")
+                format!("replaced in the background near expiry; sent with {last}")
             }
             (0, 0) => format!("sent with {last}"),
             (0, _) if before.sent == 0 => format!("no token yet: {refreshed}; sent with {last}"),

@@ -1,10 +1,10 @@
-//! The token engine in a program of your own, without the proxy.
+//! Uses the token engine in a program without the proxy.
 //!
 //! `cargo run --example embed` starts an authorization server whose refresh tokens work once, then gets a token for
-//! one credential, replaces it, and ends in order. What the engine does here it does in the proxy too: one token
-//! request however many tasks need a token, the new refresh token on disk before the access token is used, and
-//! a replacement in the background before the token expires.
-#![allow(clippy::print_stdout, reason = "printing is what an example does")]
+//! one credential, replaces it, and shuts down. The engine works as in the proxy: one token request for any number of
+//! tasks, the new refresh token is stored before the access token is used, and tokens are replaced in the background
+//! before they expire.
+#![allow(clippy::print_stdout, reason = "an example prints its output")]
 
 use std::error::Error;
 use std::io::Write;
@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = AuthorizationServer::start(AuthorizationServerConfig::default()).await;
     let state = tempfile::tempdir()?;
 
-    // The settings of proxy.toml. Only the credential, `[store]` and `[tls]` matter without the proxy.
+    // The settings of proxy.toml. Without the proxy, only the credential, `[store]` and `[tls]` apply.
     write_secret(state.path(), "client_secret", "test-client-secret")?;
     write_secret(state.path(), "seed", &server.current_refresh_token())?;
     let text = format!(
@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Settings::from_text("embed.toml", state.path(), &text, &Environment::of_process())?;
     let credential = settings.credentials.first().ok_or("no credential")?;
 
-    // What all credentials share. `watch` replaces tokens before they expire and notices what other processes store.
+    // The context of all credentials. `watch` replaces tokens before they expire and adopts those stored by others.
     let transport = HttpTransport::new(settings.tls.build()?);
     let context = Context::new(settings.store.build()?, Arc::new(transport));
     tokio::spawn(context.cache.clone().watch(context.clone()));
@@ -74,13 +74,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Shows which token it is and not what it is.
+/// Returns the identifying prefix of a token without its secret part.
 fn masked(token: &str) -> String {
     let start: String = token.chars().take(5).collect();
     format!("{start}… ({} characters)", token.len())
 }
 
-/// bearerd warns about secrets that other users can read.
+/// Writes a private file, because bearerd warns about secrets that other users can read.
 fn write_secret(directory: &Path, name: &str, value: &str) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(directory.join(name))?;

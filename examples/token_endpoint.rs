@@ -1,8 +1,8 @@
 //! A token endpoint to test OAuth clients against: refresh tokens work once, and presenting one twice revokes the grant.
 //!
-//! `cargo run --example token_endpoint -- [--listen 127.0.0.1:9000] [--lifetime SECONDS] [--once]` prints what a client
-//! has to be configured with, and a line for each token request. With `--once` it tries itself out and ends.
-#![allow(clippy::print_stdout, reason = "printing is what an example does")]
+//! `cargo run --example token_endpoint -- [--listen 127.0.0.1:9000] [--lifetime SECONDS] [--once]` prints the
+//! configuration for a client, and a line for each token request. With `--once` it sends itself two requests and exits.
+#![allow(clippy::print_stdout, reason = "an example prints its output")]
 
 use std::error::Error;
 use std::time::Duration;
@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Presents the first refresh token twice: the first time it brings a new one, the second time nothing works any more.
+/// Presents the first refresh token twice: the first request returns a new one, the second revokes the grant.
 async fn try_out(
     server: &AuthorizationServer,
     config: &AuthorizationServerConfig,
@@ -66,7 +66,7 @@ async fn try_out(
     Ok(())
 }
 
-/// One token request, as it looks on the wire.
+/// Sends one token request and returns the response as on the wire.
 async fn refresh(
     server: &AuthorizationServer,
     config: &AuthorizationServerConfig,

@@ -1,8 +1,8 @@
-//! Holds `src/` to the drawing in `docs/architecture.md`: which module may use which, and the few
-//! rules of style that a program can check.
+//! Checks `src/` against `docs/architecture.md`: the allowed dependencies between modules, and the
+//! style rules that a program can check.
 //!
-//! It reads source text, not a syntax tree: comments and literals are blanked, `#[cfg(test)]` items
-//! and files of tests are left out, and what remains is searched for paths that begin with `crate`.
+//! The checks scan source text, not a syntax tree: they blank comments and literals, skip
+//! `#[cfg(test)]` items and test files, and search the rest for paths that begin with `crate`.
 
 #[path = "architecture/documents.rs"]
 mod documents;
@@ -13,17 +13,17 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Which top-level module may use which. An arrow that is not used any more has to go.
+/// The modules that each top-level module may use. Unused arrows must be removed.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    // `clock`: the program's edge is where the real clock comes in.
-    // `ca`: `bearerd ca` works without a running proxy. `admin`: why there is no admin token.
-    // `config`: the JSON Schema. `inputs`: what a running proxy watches.
+    // `clock`: the program passes the real clock in.
+    // `ca`: `bearerd ca` works without a running proxy. `admin`: the reason an admin token is missing.
+    // `config`: the JSON Schema. `inputs`: the files that a running proxy watches.
     (
         "cli",
         &["admin", "app", "ca", "clock", "config", "inputs", "log", "secret", "settings", "tls"],
     ),
-    // The composition root: it builds every part, so it may use them all but `config` and `cli`.
+    // The composition root builds every part, so it may use all except `config` and `cli`.
     (
         "app",
         &[
@@ -41,8 +41,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "token",
         ],
     ),
-    // `settings` alone knows the file format. It fills the `Config` type that each part owns, which
-    // is all it takes from them; `secret`: it finds out whether each secret is there.
+    // Only `settings` converts the file format. It fills the `Config` type of each part and uses
+    // nothing else of them. `secret`: it checks that each secret exists.
     (
         "settings",
         &[
@@ -60,14 +60,14 @@ const ARROWS: &[(&str, &[&str])] = &[
             "token",
         ],
     ),
-    // The domain's enums, which are read directly; and where a secret is, never the secret itself.
-    // `inputs`: the largest file that is read.
+    // The enums of these parts, which are deserialized directly, and the location of a secret, never
+    // its value. `inputs`: the maximum file size.
     ("config", &["credential", "inputs", "oauth", "proxy", "secret", "token"]),
     ("inputs", &["secret"]),
-    // `store`, `token`: the words for why a credential is not ready, which operators read.
+    // `store`, `token`: the reasons shown to operators when a credential is not ready.
     ("admin", &["clock", "credential", "metrics", "origin", "secret", "store", "token"]),
-    // `store`: the same words, for the client that gets a 503.
-    // `coding`: an API may say in compressed content that it rejects a token.
+    // `store`: the same reasons, for a client that gets a 503.
+    // `coding`: an API may reject a token in compressed content.
     (
         "proxy",
         &[
@@ -83,9 +83,9 @@ const ARROWS: &[(&str, &[&str])] = &[
             "token",
         ],
     ),
-    // `secret`: each token of a credential may have secrets of its own, read at first use.
-    // `tls`: a credential's client certificate, where its tokens are bound to it.
-    // `store`: why it is not known which of its tokens there are.
+    // `secret`: each token of a credential may have its own secrets, read at first use.
+    // `tls`: the client certificate of a credential whose tokens are certificate-bound.
+    // `store`: the reason its stored tokens cannot be listed.
     (
         "credential",
         &[
@@ -100,16 +100,16 @@ const ARROWS: &[(&str, &[&str])] = &[
             "token",
         ],
     ),
-    // The only place where the protocol and its durability meet.
-    // `template`: what the variables of a slot stand for.
+    // The only module that combines the OAuth protocol with persistence.
+    // `template`: the values of a slot's variables.
     ("token", &["clock", "crash", "dpop", "metrics", "oauth", "secret", "store", "template"]),
-    // `tls`: the words for what is wrong with a server's certificate.
+    // `tls`: the descriptions of certificate errors.
     ("oauth", &["coding", "content_match", "crash", "dpop", "secret", "template", "tls"]),
-    // `template`: random names for writes.
+    // `template`: random IDs for writes.
     ("store", &["crash", "secret", "template"]),
-    // `origin`: a leaf is made for a host. `secret`: the key is one. `tls`: the library's provider.
+    // `origin`: a leaf is issued for a host. `secret`: the private key. `tls`: the cryptography provider.
     ("ca", &["origin", "secret", "tls"]),
-    // Below everything.
+    // The lowest layer.
     ("clock", &[]),
     ("coding", &[]),
     ("content_match", &[]),
@@ -119,56 +119,56 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("jwt", &[]),
     ("metrics", &[]),
     ("origin", &[]),
-    // One for the process: its threads and answers are shared.
+    // One resolver per process, with shared threads and cache.
     ("resolver", &[]),
     ("secret", &[]),
-    // Secret variables stand in templates, and are masked by their value.
+    // Templates may contain secret variables, which are masked in output.
     ("template", &["secret"]),
     ("tls", &[]),
 ];
 
-/// Arrows that no edit of the table above may allow.
-const NEVER: &[(&str, &str)] = &[
-    // A protocol client that also persists is where others went wrong: `token` composes the two.
+/// Arrows that the table above must never allow.
+const FORBIDDEN_ARROWS: &[(&str, &str)] = &[
+    // The protocol client must not persist anything: `token` combines the two.
     ("oauth", "store"),
     ("store", "oauth"),
-    // The local CA has nothing to do with how tokens are had and kept.
+    // The local CA is independent of obtaining and storing tokens.
     ("ca", "oauth"),
     ("ca", "store"),
     ("ca", "token"),
 ];
 
-/// What is below the proxy knows nothing of what is above it.
-const BELOW: &[&str] = &["token", "oauth", "store", "ca", "credential"];
-const ABOVE: &[&str] = &["proxy", "app", "admin", "settings", "config"];
+/// The modules below the proxy, which must not use [`UPPER_MODULES`].
+const LOWER_MODULES: &[&str] = &["token", "oauth", "store", "ca", "credential"];
+const UPPER_MODULES: &[&str] = &["proxy", "app", "admin", "settings", "config"];
 
-/// Words that say too little; docs/architecture.md has better ones.
-const BANNED_WORDS: &[&str] =
+/// Vague words that names must not contain. docs/architecture.md lists better ones.
+const VAGUE_WORDS: &[&str] =
     &["upstream", "backend", "manager", "handler", "helper", "util", "common"];
 
-/// What declares a name.
-const DECLARING: &[&str] =
+/// The keywords that declare a name.
+const DECLARING_KEYWORDS: &[&str] =
     &["mod", "struct", "enum", "union", "trait", "fn", "type", "static", "macro_rules"];
 
-const MOST_LINES: usize = 500;
+const MAX_LINES: usize = 500;
 
 #[test]
 fn modules_use_only_what_the_table_allows() {
     let modules = modules();
-    let mut complaints = String::new();
+    let mut violations = String::new();
     for arrow in arrows() {
         if !modules.contains(&arrow.to) {
-            complain(
-                &mut complaints,
+            report(
+                &mut violations,
                 &arrow.place,
-                &format!("`{}` is no module of src/", arrow.to),
+                &format!("`{}` is not a module of src/", arrow.to),
             );
         } else if !is_allowed(&arrow.from, &arrow.to) {
-            let text = format!("{} → {} is not in the table of arrows", arrow.from, arrow.to);
-            complain(&mut complaints, &arrow.place, &text);
+            let text = format!("{} → {} is not in the ARROWS table", arrow.from, arrow.to);
+            report(&mut violations, &arrow.place, &text);
         }
     }
-    assert!(complaints.is_empty(), "forbidden arrows:\n{complaints}");
+    assert!(violations.is_empty(), "forbidden arrows:\n{violations}");
 }
 
 #[test]
@@ -185,48 +185,48 @@ fn every_arrow_in_the_table_is_used() {
 #[test]
 fn every_module_is_in_the_table() {
     let known: BTreeSet<String> = ARROWS.iter().map(|(from, _)| from.to_string()).collect();
-    assert_eq!(modules(), known, "the modules of src/, and those the table has a line for");
+    assert_eq!(modules(), known, "the modules of src/ differ from the rows of the ARROWS table");
 }
 
 #[test]
 fn the_table_points_downward() {
     for (from, to) in table() {
-        let upward = BELOW.contains(&from) && ABOVE.contains(&to);
+        let upward = LOWER_MODULES.contains(&from) && UPPER_MODULES.contains(&to);
         let to_the_top = to == "main" || (to == "cli" && from != "main");
-        let never = upward || to_the_top || NEVER.contains(&(from, to));
-        assert!(!never, "the table allows {from} → {to}, which nothing may");
+        let never = upward || to_the_top || FORBIDDEN_ARROWS.contains(&(from, to));
+        assert!(!never, "the table must not allow {from} → {to}");
     }
 }
 
 #[test]
-fn no_file_is_longer_than_a_sitting() {
-    let mut complaints = String::new();
+fn no_file_exceeds_the_line_limit() {
+    let mut violations = String::new();
     for source in sources() {
         let lines = source.text.lines().count();
-        if lines > MOST_LINES {
-            let _ = writeln!(complaints, "  {}: {lines} lines", source.name);
+        if lines > MAX_LINES {
+            let _ = writeln!(violations, "  {}: {lines} lines", source.name);
         }
     }
-    assert!(complaints.is_empty(), "files of more than {MOST_LINES} lines:\n{complaints}");
+    assert!(violations.is_empty(), "files of more than {MAX_LINES} lines:\n{violations}");
 }
 
 #[test]
-fn declarations_use_words_that_say_something() {
-    let mut complaints = String::new();
+fn names_do_not_contain_vague_words() {
+    let mut violations = String::new();
     for source in sources() {
         for (at, name) in declared_names(&blanked(&source.text)) {
             for word in words(&name) {
-                if BANNED_WORDS.contains(&word.trim_end_matches('s')) {
-                    let text = format!("`{name}`: `{word}` is not one of our words");
-                    complain(&mut complaints, &source.place(at), &text);
+                if VAGUE_WORDS.contains(&word.trim_end_matches('s')) {
+                    let text = format!("`{name}`: `{word}` is too vague");
+                    report(&mut violations, &source.place(at), &text);
                 }
             }
         }
     }
-    assert!(complaints.is_empty(), "names that say too little:\n{complaints}");
+    assert!(violations.is_empty(), "vague names:\n{violations}");
 }
 
-/// Each part owns a `Config`; associated types are not declarations of their own.
+/// `Config` is exempt, because each part owns one. Associated types do not count.
 #[test]
 fn a_type_name_means_one_type() {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -236,72 +236,76 @@ fn a_type_name_means_one_type() {
         }
     }
     places.retain(|name, places| places.len() > 1 && name != "Config" && name != "$");
-    assert!(places.is_empty(), "type names that are declared twice: {places:#?}");
+    assert!(places.is_empty(), "duplicate type names: {places:#?}");
 }
 
 #[test]
-fn every_expect_says_why_it_holds() {
-    let mut complaints = String::new();
+fn every_expect_gives_a_reason() {
+    let mut violations = String::new();
     for source in sources().iter().filter(|source| !source.is_test()) {
-        for (at, reason) in reasons(&source.text, &source.code()) {
+        for (at, reason) in expect_reasons(&source.text, &source.code()) {
             if reason.split_whitespace().count() < 3 {
-                let text = format!("`{reason}` does not say why this cannot fail");
-                complain(&mut complaints, &source.place(at), &text);
+                let text = format!("`{reason}` does not explain why this cannot fail");
+                report(&mut violations, &source.place(at), &text);
             }
         }
     }
-    assert!(complaints.is_empty(), "expectations without a reason:\n{complaints}");
+    assert!(violations.is_empty(), "expectations without a reason:\n{violations}");
 }
 
 #[test]
-fn unwrap_is_for_tests() {
-    let mut complaints = String::new();
+fn unwrap_is_used_only_in_tests() {
+    let mut violations = String::new();
     for source in sources().iter().filter(|source| !source.is_test()) {
         for (at, _) in source.code().match_indices(".unwrap()") {
-            complain(&mut complaints, &source.place(at), "unwrap: handle it, or say why it holds");
+            report(
+                &mut violations,
+                &source.place(at),
+                "unwrap: handle the error, or use expect with a reason",
+            );
         }
     }
-    assert!(complaints.is_empty(), "{complaints}");
+    assert!(violations.is_empty(), "{violations}");
 }
 
 #[test]
-fn every_assertion_of_an_integration_test_says_what_its_failure_means() {
-    let mut complaints = String::new();
+fn every_assertion_of_an_integration_test_has_a_message() {
+    let mut violations = String::new();
     for source in sources_in("tests/it") {
         for (at, message) in assertion_messages(&source.text) {
             if words_beside_values(&message) < 2 {
-                let text = "this assertion does not say in words what its failure means";
-                complain(&mut complaints, &source.place(at), text);
+                let text = "this assertion has no message that explains its failure";
+                report(&mut violations, &source.place(at), text);
             }
         }
     }
-    assert!(complaints.is_empty(), "assertions without a message:\n{complaints}");
+    assert!(violations.is_empty(), "assertions without a message:\n{violations}");
 }
 
-// ===== the scanner, tested on texts =====
+// ===== tests of the scanner =====
 
 #[test]
-fn a_grouped_use_is_several_arrows() {
+fn a_grouped_use_yields_one_arrow_per_member() {
     let code =
         "use crate::{admin, ca::{self, Leaf}, token::Token};\nlet a = crate::tls::provider();";
     assert_eq!(names(&crate_paths(code)), ["admin", "ca", "token", "tls"]);
 }
 
 #[test]
-fn a_path_in_a_comment_or_a_literal_is_no_arrow() {
+fn paths_in_comments_and_literals_are_ignored() {
     let text = "/// [`crate::a`]\n// crate::b /* */\n/* crate::c /* x */ crate::d */\n\
                 \"crate::e \\\" crate::f\" r#\"crate::g\"# '\"' crate::h &'a str";
     assert_eq!(names(&crate_paths(&blanked(text))), ["h"]);
 }
 
 #[test]
-fn super_from_the_top_of_a_module_is_the_crate() {
+fn enough_supers_reach_the_crate_root() {
     assert_eq!(names(&super_paths("use super::store; use super::super::token;", 1)), ["store"]);
     assert_eq!(names(&super_paths("use super::store; use super::super::token;", 2)), ["token"]);
 }
 
 #[test]
-fn an_item_for_tests_is_left_out() {
+fn test_items_are_skipped() {
     let text = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() { crate::x::y() }\n}\nfn c() {}\n\
                 #[cfg(test)]\nuse crate::z;\n";
     let code = without_tests(&blanked(text));
@@ -311,7 +315,7 @@ fn an_item_for_tests_is_left_out() {
 }
 
 #[test]
-fn a_name_is_taken_apart_into_words() {
+fn names_are_split_into_words() {
     assert_eq!(words("ErrorHandler"), ["error", "handler"]);
     assert_eq!(words("as_utils2"), ["as", "utils2"]);
     let declared = declared_names("pub(crate) fn open() {} struct TokenManager; let handler = 1;");
@@ -326,13 +330,13 @@ fn a_declared_type_is_found_whatever_its_visibility() {
 }
 
 #[test]
-fn the_reason_of_an_expect_is_found_across_lines() {
+fn a_multi_line_expect_yields_its_reason() {
     let text = "a.expect(\n    \"the lock is never poisoned\").expect(LOCK)";
-    assert_eq!(names(&reasons(text, &blanked(text))), ["the lock is never poisoned"]);
+    assert_eq!(names(&expect_reasons(text, &blanked(text))), ["the lock is never poisoned"]);
 }
 
 #[test]
-fn the_message_of_an_assertion_stands_behind_what_it_compares() {
+fn the_message_of_an_assertion_follows_its_operands() {
     let text = "assert!(a(b, c)); assert_eq!(a, [1, 2], \"{case}: one, two\"); assert_ne!(a, b,);";
     assert_eq!(names(&assertion_messages(text)), ["", "\"{case}: one, two\"", ""]);
     assert_eq!(words_beside_values("\"{case}: one, {two words} 3: {}\""), 1);
@@ -352,22 +356,21 @@ fn is_allowed(from: &str, to: &str) -> bool {
     from == to || table().any(|arrow| arrow == (from, to))
 }
 
-/// One module's use of another.
+/// One use of a module by another.
 struct Arrow {
     from: String,
     to: String,
     place: String,
 }
 
-/// The arrows between different modules, outside tests.
+/// Returns the arrows between different modules, outside tests.
 fn arrows() -> Vec<Arrow> {
     let modules = modules();
     let mut arrows = Vec::new();
     for source in sources().iter().filter(|source| !source.is_test()) {
         let code = source.code();
         let mut found = crate_paths(&code);
-        // Further up than the file's own modules only if an inline module is left: then the name
-        // tells.
+        // An inline module makes the depth wrong, so keep only names of top-level modules.
         let above = super_paths(&code, source.depth());
         found.extend(above.into_iter().filter(|(_, name)| modules.contains(name)));
         let from = source.module();
@@ -385,23 +388,23 @@ fn arrows() -> Vec<Arrow> {
 
 /// One file of `src/` or of the tests.
 struct Source {
-    /// From the package's directory: `src/token/refresh.rs`.
+    /// The path relative to the package directory, such as `src/token/refresh.rs`.
     name: String,
     text: String,
 }
 
 impl Source {
-    /// The parts of the path below `src`, without `.rs`.
+    /// Returns the parts of the path below `src`, without `.rs`.
     fn parts(&self) -> impl Iterator<Item = &str> {
         self.name.trim_start_matches("src/").trim_end_matches(".rs").split('/')
     }
 
-    /// The top-level module it belongs to.
+    /// Returns the top-level module of the file.
     fn module(&self) -> String {
         self.parts().next().unwrap_or_default().to_owned()
     }
 
-    /// How many modules deep the file is: 1 for `src/token.rs`.
+    /// Returns the module depth of the file: 1 for `src/token.rs`.
     fn depth(&self) -> usize {
         self.parts().count()
     }
@@ -410,7 +413,7 @@ impl Source {
         self.parts().any(|part| part == "tests")
     }
 
-    /// The text without comments, literals and tests, each byte where it was.
+    /// Returns the text with comments, literals and tests blanked. Byte offsets are unchanged.
     fn code(&self) -> String {
         without_tests(&blanked(&self.text))
     }
@@ -425,7 +428,7 @@ fn sources() -> Vec<Source> {
     sources_in("src")
 }
 
-/// The files below a directory of the package, sorted.
+/// Returns the source files below a directory of the package, sorted.
 fn sources_in(directory: &str) -> Vec<Source> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = Vec::new();
@@ -454,23 +457,23 @@ fn collect(directory: &Path, paths: &mut Vec<PathBuf>) {
     }
 }
 
-/// The top-level modules: every file and directory of `src/` but the front page.
+/// Returns the top-level modules: every file and directory of `src/` except `lib.rs`.
 fn modules() -> BTreeSet<String> {
     sources().iter().map(Source::module).filter(|module| module != "lib").collect()
 }
 
-fn complain(complaints: &mut String, place: &str, text: &str) {
-    let _ = writeln!(complaints, "  {place}: {text}");
+fn report(violations: &mut String, place: &str, text: &str) {
+    let _ = writeln!(violations, "  {place}: {text}");
 }
 
-// ===== the text =====
+// ===== the scanner =====
 
-/// What follows `crate::`, and `bearerd::` in the program: module names, with their places.
+/// Returns the module names after `crate::`, and after `bearerd::` in the binary, with their offsets.
 fn crate_paths(code: &str) -> Vec<(usize, String)> {
     ["crate::", "bearerd::"].iter().flat_map(|root| paths_after(code, root)).collect()
 }
 
-/// What follows exactly as many `super::` as lead to the crate's root.
+/// Returns the names after exactly `depth` times `super::`, which lead to the crate root.
 fn super_paths(code: &str, depth: usize) -> Vec<(usize, String)> {
     let root = "super::".repeat(depth);
     let mut found = paths_after(code, &root);
@@ -478,7 +481,7 @@ fn super_paths(code: &str, depth: usize) -> Vec<(usize, String)> {
     found
 }
 
-/// The first segment of each path after `root`, which may be a group of paths.
+/// Returns the first segment of each path after `root`, which may be a group of paths.
 fn paths_after(code: &str, root: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices(root) {
@@ -495,7 +498,7 @@ fn paths_after(code: &str, root: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The first segments of the paths in a group, up to its closing brace.
+/// Returns the first segments of the paths in a group, up to its closing brace.
 fn members(group: &str) -> Vec<String> {
     let (mut depth, mut starts, mut names) = (0_usize, true, Vec::new());
     for (at, character) in group.char_indices() {
@@ -514,7 +517,7 @@ fn members(group: &str) -> Vec<String> {
     names
 }
 
-/// The word a text begins with; a glob import is the word `*`.
+/// Returns the first word of a text. A glob import yields `*`.
 fn first_word(text: &str) -> String {
     let text = text.trim_start();
     let word: String = text.chars().take_while(|character| is_word(*character)).collect();
@@ -525,7 +528,7 @@ fn is_word(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
 }
 
-/// The names that `mod`, `struct`, `fn` and the like declare.
+/// Returns the names declared by the keywords in [`DECLARING_KEYWORDS`], with their offsets.
 fn declared_names(code: &str) -> Vec<(usize, String)> {
     let mut declared = Vec::new();
     let mut declaring = false;
@@ -535,14 +538,14 @@ fn declared_names(code: &str) -> Vec<(usize, String)> {
         if declaring && !word.is_empty() {
             declared.push((at, word.clone()));
         }
-        // The exclamation mark of `macro_rules!` stands between the two words.
-        declaring = DECLARING.contains(&word.as_str()) || (declaring && word.is_empty());
+        // The exclamation mark of `macro_rules!` separates keyword and name.
+        declaring = DECLARING_KEYWORDS.contains(&word.as_str()) || (declaring && word.is_empty());
         at += piece.len();
     }
     declared
 }
 
-/// The names of types, with their places; of aliases only those that no `impl` or `trait` encloses.
+/// Returns the declared types with their offsets. Aliases inside `impl` or `trait` do not count.
 fn declared_types(code: &str) -> Vec<(usize, String)> {
     let mut types = Vec::new();
     let mut at = 0;
@@ -562,7 +565,7 @@ fn declared_types(code: &str) -> Vec<(usize, String)> {
     types
 }
 
-/// `ErrorHandler` and `error_handler` are both `error` and `handler`.
+/// Splits a name into lower-case words: `ErrorHandler` and `error_handler` yield `error` and `handler`.
 fn words(name: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut before_is_lower = false;
@@ -579,8 +582,8 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// The literal reasons given to `expect`; those that are constants are named for themselves.
-fn reasons(text: &str, code: &str) -> Vec<(usize, String)> {
+/// Returns the literal reasons given to `expect`. Constants do not count: their names are the reason.
+fn expect_reasons(text: &str, code: &str) -> Vec<(usize, String)> {
     let reason = |(at, call): (usize, &str)| {
         let after = text.get(at + call.len()..)?.trim_start();
         let literal = after.strip_prefix('"')?;
@@ -589,7 +592,7 @@ fn reasons(text: &str, code: &str) -> Vec<(usize, String)> {
     code.match_indices(".expect(").filter_map(reason).collect()
 }
 
-/// The message of each assertion as it is written; empty if there is none.
+/// Returns the message of each assertion as written, or an empty text if it has none.
 fn assertion_messages(text: &str) -> Vec<(usize, String)> {
     let code = blanked(text);
     let mut found = Vec::new();
@@ -603,7 +606,7 @@ fn assertion_messages(text: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// Where the arguments of a call stand; `start` is the place behind its parenthesis.
+/// Returns the ranges of the arguments of a call. `start` is the offset after its parenthesis.
 fn arguments(code: &str, start: usize) -> Vec<Range<usize>> {
     let (mut depth, mut begin, mut found) = (0_usize, start, Vec::new());
     for (at, byte) in code.bytes().enumerate().skip(start) {
@@ -624,7 +627,7 @@ fn arguments(code: &str, start: usize) -> Vec<Range<usize>> {
     found
 }
 
-/// How many words the literal of a message has outside the braces of its values.
+/// Returns the number of words in the literal of a message, outside the braces of its values.
 fn words_beside_values(message: &str) -> usize {
     let literal = message.rsplit_once('"').map_or(message, |(literal, _)| literal);
     let outside = literal.split('{').map(|part| part.rsplit_once('}').map_or(part, |(_, it)| it));
@@ -632,7 +635,7 @@ fn words_beside_values(message: &str) -> usize {
     words.filter(|word| word.len() > 1).count()
 }
 
-/// Blanks each item that begins with `#[cfg(test)]`, up to its `;` or its closing brace.
+/// Blanks each item with `#[cfg(test)]`, up to its `;` or its closing brace.
 fn without_tests(code: &str) -> String {
     const ATTRIBUTE: &str = "#[cfg(test)]";
     let mut kept = code.as_bytes().to_vec();
@@ -665,7 +668,7 @@ fn blank(byte: &mut u8) {
     }
 }
 
-/// The text with comments and the contents of literals made blank, byte for byte.
+/// Blanks comments and literals. Byte offsets are unchanged.
 fn blanked(text: &str) -> String {
     let mut kept = text.as_bytes().to_vec();
     let mut at = 0;
@@ -679,7 +682,7 @@ fn blanked(text: &str) -> String {
     String::from_utf8(kept).expect("blanks are ASCII and replace whole characters")
 }
 
-/// How many bytes of a comment or literal a text begins with; 0 when with neither.
+/// Returns the length in bytes of the comment or literal that the text begins with, or 0.
 fn blank_length(text: &str, follows_word: bool) -> usize {
     if text.starts_with("//") {
         return text.find('\n').unwrap_or(text.len());
@@ -696,7 +699,7 @@ fn blank_length(text: &str, follows_word: bool) -> usize {
     if follows_word { 0 } else { raw_string_length(text).unwrap_or(0) }
 }
 
-/// Block comments nest.
+/// Returns the length of a block comment, which may contain nested ones.
 fn block_comment_length(text: &str) -> usize {
     let (mut depth, mut at) = (0_usize, 0);
     while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
@@ -729,14 +732,14 @@ fn quoted_length(text: &str, quote: char) -> usize {
     text.len()
 }
 
-/// A character literal; a lifetime has no closing quote after one character.
+/// Returns the length of a character literal, or 0 for a lifetime, which has no closing quote.
 fn character_length(text: &str) -> usize {
     let mut characters = text.chars().skip(1);
     let (first, second) = (characters.next(), characters.next());
     if first == Some('\\') || second == Some('\'') { quoted_length(text, '\'') } else { 0 }
 }
 
-/// `r"…"`, `r#"…"#`, `br"…"`.
+/// Returns the length of a raw string: `r"…"`, `r#"…"#` or `br"…"`.
 fn raw_string_length(text: &str) -> Option<usize> {
     let prefix = if text.starts_with("br") { "br" } else { "r" };
     let rest = text.strip_prefix(prefix)?;

@@ -1,8 +1,8 @@
-//! The least that a proxy on hyper can be: one field is added, and nothing is looked at.
+//! A minimal hyper proxy: it adds one field and checks nothing.
 //!
-//! As many threads as the other proxies have, each with a runtime of its own; a client's connection
-//! has one connection to the origin server and never changes threads. Not a proxy to choose but a mark to read
-//! the others by. Runs in a process of its own.
+//! It has as many threads as the other proxies, each with its own runtime. Each client connection uses one
+//! connection to the origin server and stays on its thread. It is a baseline for the other proxies, not a proxy to
+//! use. It runs in its own process.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -28,26 +28,26 @@ use tokio_rustls::TlsConnector;
 
 use crate::origin_server::AUTHORIZATION_EXPECTED;
 use crate::peer::THREADS;
-use crate::stage;
+use crate::test_bed;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Where clients connect, on loopback.
+    /// The listening port on loopback.
     port: u16,
-    /// Where the requests go.
+    /// The address of the origin server.
     origin_server: SocketAddr,
-    /// Over TLS, whose authority is this one.
+    /// The CA file for TLS to the origin server. `None`: plain http.
     roots: Option<PathBuf>,
 }
 
-/// Where the requests go.
-struct Reach {
+/// Connects to the origin server.
+struct Connector {
     address: SocketAddr,
     tls: Option<TlsConnector>,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    stage::end_with_parent();
+    test_bed::end_with_parent();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
     let tls = match &options.roots {
         None => None,
@@ -59,10 +59,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut threads = Vec::new();
     for _ in 0..THREADS {
         let (sender, streams) = unbounded_channel();
-        let reach = Reach { address: options.origin_server, tls: tls.clone() };
+        let connector = Connector { address: options.origin_server, tls: tls.clone() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::spawn(move || {
-            runtime.block_on(LocalSet::new().run_until(core(reach, streams)))
+            runtime.block_on(LocalSet::new().run_until(core(connector, streams)))
         });
         threads.push(sender);
     }
@@ -75,22 +75,22 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn core(reach: Reach, mut streams: UnboundedReceiver<std::net::TcpStream>) {
-    let reach = Rc::new(reach);
+async fn core(connector: Connector, mut streams: UnboundedReceiver<std::net::TcpStream>) {
+    let connector = Rc::new(connector);
     while let Some(stream) = streams.recv().await {
-        let reach = Rc::clone(&reach);
+        let connector = Rc::clone(&connector);
         spawn_local(async move {
-            if let Err(error) = serve(stream, &reach).await {
+            if let Err(error) = serve(stream, &connector).await {
                 eprintln!("bare hyper: {error:#}");
             }
         });
     }
 }
 
-async fn serve(stream: std::net::TcpStream, reach: &Reach) -> anyhow::Result<()> {
+async fn serve(stream: std::net::TcpStream, connector: &Connector) -> anyhow::Result<()> {
     let stream = TcpStream::from_std(stream)?;
-    // hyper asks for one answer at a time, so the lock is always free.
-    let sender = Mutex::new(reach.connect().await?);
+    // hyper processes one request at a time, so the lock is uncontended.
+    let sender = Mutex::new(connector.connect().await?);
     let service = service_fn(async |request| forward(request, &mut *sender.lock().await).await);
     http1::Builder::new().serve_connection(TokioIo::new(stream), service).await?;
     Ok(())
@@ -108,7 +108,7 @@ async fn forward(
     Ok(sender.send_request(request).await?)
 }
 
-impl Reach {
+impl Connector {
     async fn connect(&self) -> anyhow::Result<SendRequest<Incoming>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;

@@ -1,14 +1,14 @@
-//! The CPU time of a process and all that it started, as Linux counts it.
+//! The CPU time of a process and its descendants, as Linux counts it.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::Context;
 
-/// `/proc/PID/stat` counts in hundredths of a second on every architecture that Rust runs on.
+/// `/proc/PID/stat` counts in hundredths of a second on every architecture supported by Rust.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What is of interest in one `/proc/PID/stat` (proc(5)).
+/// The relevant fields of `/proc/PID/stat` (proc(5)).
 #[derive(Clone, Copy)]
 struct Process {
     id: u32,
@@ -16,7 +16,7 @@ struct Process {
     ticks: u32,
 }
 
-/// User and system time of `root` and its descendants, all their threads included.
+/// Returns the user and system time of `root` and its descendants, including all threads.
 pub(crate) fn of_tree(root: u32) -> anyhow::Result<Duration> {
     let processes = all().context("cannot read /proc")?;
     let mut tree = HashSet::from([root]);
@@ -37,7 +37,7 @@ fn all() -> std::io::Result<Vec<Process>> {
     for entry in std::fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        // It may have ended since.
+        // The process may have exited.
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) else { continue };
         processes.extend(parse(id, &stat));
     }
@@ -45,7 +45,7 @@ fn all() -> std::io::Result<Vec<Process>> {
 }
 
 fn parse(id: u32, stat: &str) -> Option<Process> {
-    // The second field is the program's name in parentheses, which may hold anything.
+    // The second field is the program name in parentheses, which may contain any character.
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace().skip(1);
     let parent = fields.next()?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! The client: a closed loop over so many connections, every answer checked.
+//! The load generator: a closed loop over a fixed number of connections that checks every answer.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -15,14 +15,14 @@ use tokio::net::TcpStream;
 
 use crate::origin_server::{AUTHORIZATION_EXPECTED, CONTENT, RECEIVED};
 
-/// The client's threads, each with a runtime and a share of the connections.
+/// The number of client threads. Each has a runtime and a share of the connections.
 const THREADS: usize = 2;
-/// Whatever takes longer is wrong.
+/// The timeout of a request. A later answer counts as wrong.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After a wrong answer, so that a proxy that is gone does not become a busy loop.
+/// The pause after a wrong answer, which avoids a busy loop if the proxy has exited.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What one client asks of one proxy.
+/// The load on one proxy.
 #[derive(Clone)]
 pub(crate) struct Load {
     proxy: SocketAddr,
@@ -31,22 +31,22 @@ pub(crate) struct Load {
     connections: usize,
 }
 
-/// What one measurement showed.
+/// The result of one measurement.
 #[derive(Default)]
 pub(crate) struct Outcome {
-    /// Of each right answer within the window, in ascending order.
+    /// The latency of each correct answer within the window, in ascending order.
     pub(crate) latencies: Vec<Duration>,
-    /// Wrong answers, the warm-up's included.
+    /// The number of wrong answers, including the warm-up.
     pub(crate) wrong: u64,
-    /// The first of them.
+    /// The first wrong answer.
     pub(crate) problem: Option<String>,
-    /// How long the window really was.
+    /// The actual length of the window.
     pub(crate) elapsed: Duration,
-    /// What the proxy used in it.
+    /// The CPU time of the proxy in the window.
     pub(crate) cpu: Duration,
 }
 
-/// Where a measurement has got to.
+/// The current phase of a measurement.
 struct Phase(AtomicU8);
 
 impl Phase {
@@ -73,13 +73,13 @@ impl Load {
         Ok(Self { proxy, uri, host: HeaderValue::try_from(authority)?, connections })
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection.
     pub(crate) fn try_once(&self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async { self.exchange(&mut self.connect().await?).await })
     }
 
-    /// Asks for as long as `warm_up` and `window`; `cpu` is read at both ends of the window.
+    /// Sends requests for `warm_up` plus `window`. `cpu` is read at both ends of the window.
     pub(crate) fn run(
         &self,
         warm_up: Duration,
@@ -96,7 +96,7 @@ impl Load {
                 })
                 .collect();
             let watched = watch(&phase, warm_up, window, cpu);
-            // Also when that failed: the clients wait for it.
+            // Set even after an error, because the clients wait for it.
             phase.enter(Phase::OVER);
             let mut outcome = Outcome::default();
             for client in clients {
@@ -109,7 +109,7 @@ impl Load {
         })
     }
 
-    /// One thread of the client.
+    /// Runs one client thread.
     fn client(&self, connections: usize, phase: &Phase) -> anyhow::Result<Outcome> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(runtime.block_on(async {
@@ -122,7 +122,7 @@ impl Load {
         }))
     }
 
-    /// One connection's loop; a new connection takes the place of one that failed.
+    /// Runs the loop of one connection, and reconnects after a failure.
     async fn ask_on(&self, phase: &Phase) -> Outcome {
         let mut outcome = Outcome::default();
         let mut connection = None;
@@ -155,12 +155,12 @@ impl Load {
         let stream = TcpStream::connect(self.proxy).await.context("cannot connect")?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // Its error is that of the request on it as well.
+        // The request on the connection reports the same error.
         tokio::spawn(connection);
         Ok(sender)
     }
 
-    /// One request and its answer.
+    /// Sends one request and checks its answer.
     async fn exchange(&self, connection: &mut Connection) -> anyhow::Result<()> {
         connection.ready().await?;
         let mut request = Request::new(Empty::new());
@@ -175,7 +175,7 @@ impl Load {
         if status != StatusCode::OK {
             bail!("{status}: {}", String::from_utf8_lossy(&content));
         }
-        let received = received.context("the answer is not the origin server's")?;
+        let received = received.context("the answer is not from the origin server")?;
         ensure!(received == AUTHORIZATION_EXPECTED, "the origin server received {received:?}");
         ensure!(content == CONTENT, "{} octets of content", content.len());
         Ok(())
@@ -192,7 +192,7 @@ impl Outcome {
     }
 }
 
-/// Opens and closes the window; returns its length and the CPU time within.
+/// Opens and closes the window. Returns its length and the CPU time in it.
 fn watch(
     phase: &Phase,
     warm_up: Duration,

@@ -1,17 +1,17 @@
-//! bearerd beside what would be run in its place, on this machine: `cargo bench --bench compare`.
+//! Compares bearerd with alternative proxies on this machine: `cargo bench --bench compare`.
 //!
-//! A closed-loop client sends requests through one proxy at a time to an origin server that answers
-//! with the `Authorization` it received, and checks every answer. The number that counts is the CPU
-//! time of the proxy's processes for each request: client, origin server and proxy share the
-//! machine, so requests per second and latency say as much about how the three share it.
+//! A closed-loop client sends requests through one proxy at a time to an origin server that echoes
+//! the received `Authorization`, and checks every answer. The main metric is the CPU time of the
+//! proxy processes per request: client, origin server and proxy share the machine, so requests per
+//! second and latency also depend on how they share it.
 //!
-//! Each proxy is a process of its own, started afresh for each turn, and takes its turn in every
-//! round: what disturbs the machine disturbs all of them, and a ratio is one of the same round. The
-//! origin server and the bare hyper proxy are this program again, in other processes ([`Role`]).
+//! Each proxy runs as a new process in each round. Disturbances of the machine affect all proxies of
+//! a round, and ratios compare measurements of the same round. The origin server and the bare hyper
+//! proxy are this program in other processes ([`Role`]).
 //!
-//! nginx and HAProxy are set up as reverse proxies for the one origin server, with a fixed value for
-//! the field: they know no CONNECT, no names and no tokens.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a benchmark does")]
+//! nginx and HAProxy run as reverse proxies for the one origin server with a fixed field value: they
+//! do not process CONNECT, resolve names or request tokens.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its results")]
 
 mod bare_proxy;
 mod cpu;
@@ -19,7 +19,7 @@ mod load;
 mod origin_server;
 mod peer;
 mod report;
-mod stage;
+mod test_bed;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,38 +31,38 @@ use clap::{Parser, Subcommand};
 use load::Load;
 use peer::Kind;
 use report::{Machine, Measurement, Report, Row, ScenarioReport};
-use stage::{Scenario, Stage};
+use test_bed::{Scenario, TestBed};
 
 /// Compares bearerd with other proxies.
 #[derive(Parser)]
 #[command(name = "compare")]
 struct Options {
-    /// In each round every peer is measured once. Default 5.
+    /// The number of rounds. Each round measures every proxy once. Default: 5.
     #[arg(long)]
     rounds: Option<usize>,
-    /// How long each measurement takes. Default 3.
+    /// The length of each measurement in seconds. Default: 3.
     #[arg(long)]
     seconds: Option<f64>,
-    /// How many connections the client keeps busy.
+    /// The number of concurrent client connections.
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// Which proxies.
+    /// The proxies to compare.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
     peers: Vec<Kind>,
     /// How the proxy reaches the origin server.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Scenario::ALL)]
     scenarios: Vec<Scenario>,
-    /// Where the results go. Default bench/compare.json in the target directory.
+    /// The output file. Default: bench/compare.json in the target directory.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// `cargo bench` says so; without it everything is tried once, briefly, and nothing is written.
+    /// Set by `cargo bench`. Without it, each measurement runs once, briefly, and nothing is written.
     #[arg(long, hide = true)]
     bench: bool,
     #[command(subcommand)]
     role: Option<Role>,
 }
 
-/// What this program is in the processes that it starts itself.
+/// The roles of this program in its child processes.
 #[derive(Subcommand)]
 enum Role {
     #[command(hide = true)]
@@ -71,7 +71,7 @@ enum Role {
     BareProxy(bare_proxy::Options),
 }
 
-/// How long, and how often.
+/// The number and length of the measurements.
 struct Plan {
     rounds: usize,
     warm_up: Duration,
@@ -89,7 +89,7 @@ impl Plan {
             connections: options.connections,
         };
         if plan.rounds == 0 || plan.window.is_zero() || plan.connections == 0 {
-            bail!("--rounds, --seconds and --connections are more than 0");
+            bail!("--rounds, --seconds and --connections must be greater than 0");
         }
         Ok(plan)
     }
@@ -107,12 +107,12 @@ fn main() -> anyhow::Result<ExitCode> {
 
 fn compare(options: &Options) -> anyhow::Result<ExitCode> {
     let plan = Plan::of(options)?;
-    let stage = Stage::set()?;
+    let test_bed = TestBed::set_up()?;
     let mut peers = Vec::new();
     for kind in &options.peers {
         match kind.find() {
             Some(program) => peers.push((*kind, program)),
-            None => eprintln!("{kind} is not installed and is left out"),
+            None => eprintln!("{kind} is not installed; skipped"),
         }
     }
     let mut report = Report {
@@ -124,7 +124,7 @@ fn compare(options: &Options) -> anyhow::Result<ExitCode> {
         scenarios: Vec::new(),
     };
     for scenario in &options.scenarios {
-        let measured = measure(&stage, *scenario, &peers, &plan)?;
+        let measured = measure(&test_bed, *scenario, &peers, &plan)?;
         println!("{measured}");
         report.scenarios.push(measured);
     }
@@ -136,15 +136,15 @@ fn compare(options: &Options) -> anyhow::Result<ExitCode> {
     match report.wrong_answers() {
         0 => Ok(ExitCode::SUCCESS),
         wrong => {
-            eprintln!("{wrong} answers were not what the origin server was to send: see above");
+            eprintln!("{wrong} answers were wrong: see above");
             Ok(ExitCode::FAILURE)
         }
     }
 }
 
-/// All rounds of one scenario.
+/// Runs all rounds of one scenario.
 fn measure(
-    stage: &Stage,
+    test_bed: &TestBed,
     scenario: Scenario,
     peers: &[(Kind, PathBuf)],
     plan: &Plan,
@@ -152,7 +152,7 @@ fn measure(
     let mut rows: Vec<Row> = peers.iter().map(|(kind, program)| Row::new(*kind, program)).collect();
     for round in 1..=plan.rounds {
         for ((kind, program), row) in peers.iter().zip(&mut rows) {
-            let measurement = take_turn(stage, scenario, *kind, program, plan)
+            let measurement = measure_once(test_bed, scenario, *kind, program, plan)
                 .with_context(|| format!("{kind}, scenario {scenario}"))?;
             eprintln!(
                 "{scenario} {round}/{} {kind}: {:.1} µs, {:.0} requests/s",
@@ -164,16 +164,16 @@ fn measure(
     Ok(ScenarioReport { scenario, rows })
 }
 
-/// One measurement of one proxy, from its start to its end.
-fn take_turn(
-    stage: &Stage,
+/// Starts one proxy, measures it and stops it.
+fn measure_once(
+    test_bed: &TestBed,
     scenario: Scenario,
     kind: Kind,
     program: &Path,
     plan: &Plan,
 ) -> anyhow::Result<Measurement> {
-    let peer = kind.start(program, stage, scenario)?;
-    let load = Load::new(peer.address(), &stage.authority(scenario), plan.connections)?;
+    let peer = kind.start(program, test_bed, scenario)?;
+    let load = Load::new(peer.address(), &test_bed.authority(scenario), plan.connections)?;
     peer.await_first_answer(&load)?;
     let outcome = load.run(plan.warm_up, plan.window, || cpu::of_tree(peer.id()))?;
     if let Some(problem) = &outcome.problem {

@@ -1,4 +1,4 @@
-//! The origin server, over http and https, and the token endpoint. Runs in a process of its own.
+//! The origin server, over http and https, and the token endpoint. They run in their own process.
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
@@ -18,22 +18,22 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::stage;
+use crate::test_bed;
 
-/// The `Authorization` that every request is to arrive with.
+/// The `Authorization` expected in every request.
 pub(crate) const AUTHORIZATION_EXPECTED: &str = "Bearer token-of-the-benchmark";
-/// The field of an answer that says which one did arrive.
+/// The response field that echoes the received `Authorization`.
 pub(crate) const RECEIVED: HeaderName = HeaderName::from_static("x-received-authorization");
-/// The content of every answer: 1 KiB, as of a small API call.
+/// The content of every answer: 1 KiB, typical of a small API call.
 pub(crate) const CONTENT: &[u8] = &[b'.'; 1024];
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Where the certificate of its authority is put.
+    /// The directory for the certificate of its CA.
     dir: PathBuf,
 }
 
-/// The ports, on loopback; written to standard output once they are open.
+/// The loopback ports, written to standard output once they are open.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Addresses {
     pub(crate) http: u16,
@@ -43,13 +43,13 @@ pub(crate) struct Addresses {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let ca = TestCa::new();
-    std::fs::write(stage::roots_in(&options.dir), ca.pem())?;
+    std::fs::write(test_bed::roots_in(&options.dir), ca.pem())?;
     let acceptor = TlsAcceptor::from(ca.server_config(&["localhost", "127.0.0.1"]));
     let http = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let https = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let addresses =
         Addresses { http: http.local_addr()?.port(), https: https.local_addr()?.port() };
-    stage::end_with_parent();
+    test_bed::end_with_parent();
     println!("{}", serde_json::to_string(&addresses)?);
     tokio::spawn(accept(https, Some(acceptor)));
     accept(http, None).await;
@@ -60,13 +60,13 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>) {
     while let Ok((stream, _)) = listener.accept().await {
         let acceptor = acceptor.clone();
         tokio::spawn(async move {
-            // A small answer is not to wait for the client's acknowledgement.
+            // Do not delay small answers until the client's acknowledgement (Nagle).
             let _best_effort = stream.set_nodelay(true);
             match acceptor {
                 None => serve(stream).await,
                 Some(acceptor) => match acceptor.accept(stream).await {
                     Ok(stream) => serve(stream).await,
-                    Err(error) => eprintln!("origin server: no TLS: {error}"),
+                    Err(error) => eprintln!("origin server: TLS handshake failed: {error}"),
                 },
             }
         });
@@ -75,7 +75,7 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>) {
 
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin) {
     let service = service_fn(async |request| Ok::<_, Infallible>(answer(&request)));
-    // A connection may end in any way: what is missing then, the client misses.
+    // The client notices missing answers, so the result is ignored.
     let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 

@@ -1,4 +1,4 @@
-//! The proxies: how each is found, set up for the same work, started and ended.
+//! The compared proxies: finds, configures, starts and stops each of them.
 
 use std::fmt;
 use std::fs::File;
@@ -15,16 +15,16 @@ use serde::Serialize;
 
 use crate::load::Load;
 use crate::origin_server::AUTHORIZATION_EXPECTED;
-use crate::stage::{Scenario, Stage};
+use crate::test_bed::{Scenario, TestBed};
 
-/// The threads or workers of every proxy.
+/// The number of threads or workers of each proxy.
 pub(crate) const THREADS: usize = 2;
-/// Every proxy answers long before this.
+/// The timeout for the first answer of a proxy.
 const START: Duration = Duration::from_secs(20);
-/// And ends long before this, without open connections.
+/// The timeout for the exit of a proxy without open connections.
 const END: Duration = Duration::from_secs(5);
 
-/// One of the proxies that are compared.
+/// The compared proxies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
@@ -48,7 +48,7 @@ impl fmt::Display for Kind {
 impl Kind {
     pub(crate) const ALL: [Self; 4] = [Self::Bearerd, Self::Nginx, Self::Haproxy, Self::BareHyper];
 
-    /// The program: `BEARERD` or the one just built, and what is installed.
+    /// Returns the path of the program: for bearerd `BEARERD` or the built one, for others the installed one.
     pub(crate) fn find(self) -> Option<PathBuf> {
         match self {
             Self::Bearerd => Some(match std::env::var_os("BEARERD") {
@@ -61,7 +61,7 @@ impl Kind {
         }
     }
 
-    /// What the program says it is, in one line.
+    /// Returns the version line of the program.
     pub(crate) fn version(self, program: &Path) -> String {
         let argument = match self {
             Self::Bearerd => "--version",
@@ -69,45 +69,45 @@ impl Kind {
             Self::BareHyper => return concat!("of bearerd ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         let Ok(said) = Command::new(program).arg(argument).output() else { return String::new() };
-        // nginx says it on standard error.
+        // nginx prints its version to standard error.
         let said = [said.stdout, said.stderr].concat();
         String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned()
     }
 
-    /// Starts it on a free port of loopback.
+    /// Starts the proxy on a free loopback port.
     pub(crate) fn start(
         self,
         program: &Path,
-        stage: &Stage,
+        test_bed: &TestBed,
         scenario: Scenario,
     ) -> anyhow::Result<Peer> {
-        let dir = stage.dir_for(&format!("{scenario}-{self}"))?;
+        let dir = test_bed.dir_for(&format!("{scenario}-{self}"))?;
         let port = free_port()?;
         let mut command = Command::new(program);
         match self {
             Self::Bearerd => {
                 let path = dir.join("proxy.toml");
-                std::fs::write(&path, bearerd_toml(stage, scenario, port))?;
+                std::fs::write(&path, bearerd_toml(test_bed, scenario, port))?;
                 std::fs::write(dir.join("secret"), "any")?;
                 std::fs::set_permissions(dir.join("secret"), PermissionsExt::from_mode(0o600))?;
                 command.arg("run").arg("--config").arg(path);
             }
             Self::Nginx => {
                 let path = dir.join("nginx.conf");
-                std::fs::write(&path, nginx_conf(stage, scenario, port))?;
-                // With a prefix of its own it writes nowhere else; -e: not even before it has read that.
+                std::fs::write(&path, nginx_conf(test_bed, scenario, port))?;
+                // -p confines its files to this directory; -e does so before the configuration is read.
                 command.arg("-p").arg(&dir).arg("-e").arg("stderr").arg("-c").arg(path);
             }
             Self::Haproxy => {
                 let path = dir.join("haproxy.cfg");
-                std::fs::write(&path, haproxy_cfg(stage, scenario, port))?;
+                std::fs::write(&path, haproxy_cfg(test_bed, scenario, port))?;
                 command.arg("-db").arg("-f").arg(path);
             }
             Self::BareHyper => {
                 command.arg("bare-proxy").arg(port.to_string());
-                command.arg(stage.origin_server(scenario).to_string());
+                command.arg(test_bed.origin_server(scenario).to_string());
                 if scenario == Scenario::Https {
-                    command.arg(stage.roots());
+                    command.arg(test_bed.roots());
                 }
             }
         }
@@ -124,7 +124,7 @@ impl Kind {
     }
 }
 
-/// A proxy at work. It ends with this.
+/// A running proxy, which stops when dropped.
 pub(crate) struct Peer {
     child: Child,
     address: SocketAddr,
@@ -140,13 +140,13 @@ impl Peer {
         self.child.id()
     }
 
-    /// Waits until a request gets the right answer.
+    /// Waits until a request gets the correct answer.
     pub(crate) fn await_first_answer(&self, load: &Load) -> anyhow::Result<()> {
         let deadline = Instant::now() + START;
         while let Err(problem) = load.try_once() {
             if Instant::now() > deadline {
                 let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-                bail!("it does not answer as it should: {problem:#}\n{log}");
+                bail!("no correct answer in time: {problem:#}\n{log}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -155,9 +155,9 @@ impl Peer {
 }
 
 impl Drop for Peer {
-    /// In good order: a master that is killed would leave its workers.
+    /// Terminates gracefully, because a killed master process would leave its workers running.
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have exited already.
         let _gone = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let deadline = Instant::now() + END;
         while Instant::now() < deadline {
@@ -178,14 +178,14 @@ fn find_installed(name: &str) -> Option<PathBuf> {
     dirs.find_map(|dir| Some(dir.join(name)).filter(|program| program.is_file()))
 }
 
-/// A port that was free a moment ago.
+/// Returns a port that is free at this moment.
 fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// The token comes from the token endpoint. In `https` the request in plain http is sent over TLS, to
+/// bearerd gets its token from the token endpoint. In the `https` scenario it upgrades plain http requests to TLS on
 /// the same port.
-fn bearerd_toml(stage: &Stage, scenario: Scenario, port: u16) -> String {
+fn bearerd_toml(test_bed: &TestBed, scenario: Scenario, port: u16) -> String {
     format!(
         r#"
 [proxy]
@@ -207,15 +207,15 @@ token_url = "{token_url}"
 client_id = "compare"
 client_secret = {{ file = "secret" }}
 "#,
-        roots = stage.roots().display(),
-        host = stage.authority(scenario),
+        roots = test_bed.roots().display(),
+        host = test_bed.authority(scenario),
         allow_http = scenario == Scenario::Http,
-        token_url = stage.token_url(),
+        token_url = test_bed.token_url(),
     )
 }
 
-/// Connections are kept on both sides for as long as the measurement takes.
-fn nginx_conf(stage: &Stage, scenario: Scenario, port: u16) -> String {
+/// Both sides keep connections open during the whole measurement.
+fn nginx_conf(test_bed: &TestBed, scenario: Scenario, port: u16) -> String {
     let tls = match scenario {
         Scenario::Http => String::new(),
         Scenario::Https => format!(
@@ -224,7 +224,7 @@ fn nginx_conf(stage: &Stage, scenario: Scenario, port: u16) -> String {
              proxy_ssl_name localhost;
              proxy_ssl_server_name on;
              proxy_ssl_protocols TLSv1.2 TLSv1.3;",
-            stage.roots().display()
+            test_bed.roots().display()
         ),
     };
     format!(
@@ -260,17 +260,17 @@ http {{
     }}
 }}
 "#,
-        origin_server = stage.origin_server(scenario),
+        origin_server = test_bed.origin_server(scenario),
     )
 }
 
-/// `set-uri`: the request arrives with a whole URI and is to leave with a path.
-fn haproxy_cfg(stage: &Stage, scenario: Scenario, port: u16) -> String {
+/// `set-uri` converts the absolute-form target of the request to origin-form.
+fn haproxy_cfg(test_bed: &TestBed, scenario: Scenario, port: u16) -> String {
     let tls = match scenario {
         Scenario::Http => String::new(),
         Scenario::Https => format!(
             " ssl verify required ca-file {} sni str(localhost) verifyhost localhost",
-            stage.roots().display()
+            test_bed.roots().display()
         ),
     };
     format!(
@@ -293,6 +293,6 @@ frontend clients
 backend origin_server
     server origin_server {origin_server}{tls}
 "#,
-        origin_server = stage.origin_server(scenario),
+        origin_server = test_bed.origin_server(scenario),
     )
 }

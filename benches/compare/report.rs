@@ -1,4 +1,4 @@
-//! What was measured, as a table for people and as JSON for programs.
+//! The results, as a table for people and as JSON for programs.
 
 use std::fmt;
 use std::path::Path;
@@ -8,27 +8,27 @@ use serde::Serialize;
 
 use crate::load::Outcome;
 use crate::peer::Kind;
-use crate::stage::Scenario;
+use crate::test_bed::Scenario;
 
-/// Everything of one run.
+/// The results of one run.
 #[derive(Serialize)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) rounds: usize,
     pub(crate) seconds: f64,
     pub(crate) connections: usize,
-    /// Threads or workers of each proxy.
+    /// The number of threads or workers of each proxy.
     pub(crate) peer_threads: usize,
     pub(crate) scenarios: Vec<ScenarioReport>,
 }
 
-/// Where it was measured.
+/// The machine of the measurement.
 #[derive(Serialize)]
 pub(crate) struct Machine {
     cpus: usize,
     cpu: String,
     kernel: String,
-    /// Of the last minute before the first round: how busy others were.
+    /// The load average of the minute before the first round: the load from other processes.
     load_average: String,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct ScenarioReport {
     pub(crate) rows: Vec<Row>,
 }
 
-/// One proxy's rounds.
+/// The rounds of one proxy.
 #[derive(Serialize)]
 pub(crate) struct Row {
     kind: Kind,
@@ -51,7 +51,7 @@ pub(crate) struct Row {
 #[derive(Serialize)]
 pub(crate) struct Measurement {
     pub(crate) requests: usize,
-    /// User and system time of the proxy's processes for each request.
+    /// User and system time of the proxy processes per request.
     #[serde(rename = "cpu_us_per_request")]
     pub(crate) cpu_us: f64,
     #[serde(rename = "requests_per_second")]
@@ -62,7 +62,7 @@ pub(crate) struct Measurement {
 }
 
 impl Measurement {
-    /// `None` if there was not one right answer.
+    /// Returns `None` if there was no correct answer.
     pub(crate) fn of(outcome: Outcome) -> Option<Self> {
         let requests = outcome.latencies.len();
         let percentile = |percent: usize| {
@@ -84,7 +84,7 @@ fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-/// Several rounds in three numbers.
+/// Median, minimum and maximum of several rounds.
 #[derive(Clone, Copy, Serialize)]
 struct Spread {
     median: f64,
@@ -105,7 +105,7 @@ impl Spread {
     }
 }
 
-/// `median (least–greatest)`, with the precision that is asked for.
+/// Formats `median (least–greatest)` with the requested precision.
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(0);
@@ -127,7 +127,7 @@ impl Row {
         self.rounds.iter().map(|round| round.wrong).sum()
     }
 
-    /// CPU time in parts of nginx's of the same round.
+    /// Returns the CPU time relative to that of nginx in the same round.
     fn ratio_to(&self, nginx: Option<&Self>) -> Option<Spread> {
         let pairs = self.rounds.iter().zip(&nginx?.rounds);
         Spread::of(pairs.map(|(own, nginx)| own.cpu_us / nginx.cpu_us))
@@ -138,7 +138,7 @@ fn nginx(rows: &[Row]) -> Option<&Row> {
     rows.iter().find(|row| row.kind == Kind::Nginx)
 }
 
-/// A row with what the table shows of it.
+/// A row with the summary shown in the table.
 #[derive(Serialize)]
 struct Summary<'a> {
     #[serde(flatten)]

@@ -1,4 +1,4 @@
-//! A token endpoint's answer: status, fields, and a body that may be compressed, cut short or no JSON.
+//! Parses a token response: status, fields, and a body that may be compressed, truncated or not JSON.
 #![no_main]
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -24,7 +24,7 @@ fuzz_target!(|input: (u16, Vec<u8>, bool, u8, Vec<u8>)| {
     if let Some(coding) = CODINGS.get(usize::from(shape >> 1)).filter(|it| !it.is_empty()) {
         fields.insert("content-encoding", HeaderValue::from_static(coding));
     }
-    let cut = (shape & 1 == 1).then(|| "it ended early".to_owned());
+    let cut = (shape & 1 == 1).then(|| "the body ended early".to_owned());
     let mut reading = TokenResponseFormat::default();
     if mapped {
         let path = MemberPath::parse;
@@ -47,15 +47,15 @@ fuzz_target!(|input: (u16, Vec<u8>, bool, u8, Vec<u8>)| {
                 assert!(HeaderValue::from_str(text.expose()).is_ok());
             }
             assert!(token.access_token.iter().all(|it| it.expose().len() <= reading.token_bytes));
-            // Bytes that are no text come out of no reader as a token.
+            // No reader returns bytes that are not text as a token.
             assert!(token.refresh_token.iter().all(|it| !it.expose().is_empty()));
             assert!(token.notes.iter().all(|note| !note.contains(char::is_control)));
             let year = Duration::from_secs(365 * 24 * 60 * 60);
             assert!(token.expires_at.is_none_or(|end| end > now && end <= now + year));
         }
         Err(error) => {
-            let said = format!("{error} {error:?}");
-            assert!(!said.contains(SECRET));
+            let output = format!("{error} {error:?}");
+            assert!(!output.contains(SECRET));
             assert!(!error.to_string().contains(char::is_control));
             assert!(
                 error.unread.is_none_or(|it| status.is_success() && it.expose().len() <= 65_536)

@@ -1,5 +1,5 @@
-//! Host and port of a request, and the patterns of `hosts` and `paths`: what is accepted means the
-//! same when it is written and read again.
+//! Parses authorities and the patterns of `hosts` and `paths`. An accepted authority must survive
+//! formatting and parsing again.
 #![no_main]
 
 use bearerd::credential::{HostPattern, PathPrefix};

@@ -1,4 +1,4 @@
-//! `WWW-Authenticate` of an origin server.
+//! Parses `WWW-Authenticate` of an origin server.
 #![no_main]
 
 use bearerd::proxy::fuzzing;

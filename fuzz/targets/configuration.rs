@@ -1,5 +1,5 @@
-//! The text of proxy.toml: whatever it is, every finding points into it and can be shown, and no
-//! secret is read but through the environment.
+//! Parses any text as proxy.toml. Every problem must point into the text and be printable, and no
+//! output may contain a secret from the environment.
 #![no_main]
 
 use std::path::Path;
@@ -22,9 +22,9 @@ fuzz_target!(|text: &str| {
         read_lines: |_| Ok(None),
         volatility: |_| None,
     };
-    let said = match Settings::from_text("proxy.toml", Path::new("/"), text, &environment) {
+    let output = match Settings::from_text("proxy.toml", Path::new("/"), text, &environment) {
         Ok(settings) => format!("{settings:?} {}", settings.warnings),
         Err(problems) => problems.to_string(),
     };
-    assert!(!said.contains("s3cret-of-the-environment"));
+    assert!(!output.contains("s3cret-of-the-environment"));
 });

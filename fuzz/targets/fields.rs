@@ -1,5 +1,5 @@
-//! A client's head: refused, or fit for an origin server, with nothing in it that is for one
-//! connection alone.
+//! Converts a client's request head for an origin server. It is refused, or valid and without
+//! hop-by-hop fields.
 #![no_main]
 
 use bearerd::proxy::fuzzing;

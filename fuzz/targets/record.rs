@@ -1,4 +1,5 @@
-//! A record in a store: refused, or read and written the same every time; and never another key's.
+//! Parses stored records. A record is refused, or it survives writing and reading unchanged; a record of another key
+//! is always refused.
 #![no_main]
 
 use bearerd::secret::Fingerprint;
@@ -9,7 +10,7 @@ const KEY: &str = "api";
 
 fuzz_target!(|bytes: &[u8]| {
     check(bytes);
-    // As if the checksum were right, which no fuzzer ever guesses.
+    // Adds a valid checksum, which a fuzzer cannot guess.
     if let Ok(text) = std::str::from_utf8(bytes).map(str::trim) {
         let sum = Fingerprint::of(format!("{KEY}\n1\nw\n{text}").as_bytes());
         let sum = sum.as_str();
@@ -28,7 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
 
 fn check(bytes: &[u8]) {
     if let Ok((record, write)) = TokenRecord::from_bytes(KEY, bytes) {
-        // Times are written in milliseconds: the second writing is what has to be the first.
+        // Writing truncates times to milliseconds, so compare the second output with the first.
         let written = record.to_bytes(KEY, &write);
         let (again, write) =
             TokenRecord::from_bytes(KEY, &written).expect("what was written can be read");

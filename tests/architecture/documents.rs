@@ -1,4 +1,4 @@
-//! Checks the pages for people: the tests they name exist, and their relative links lead somewhere.
+//! Checks the documentation: the tests that it names exist, and relative links and paths are valid.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 const BEHAVIOURS: &str = "docs/behaviours.md";
 const PROMISES: &str = "docs/promises.md";
 
-/// Where the file of a test named `file::test` may be.
+/// The folders that may contain the file of a test named `file::test`.
 const TEST_FOLDERS: [&str; 3] = ["tests/it", "src", "src/token/tests"];
 
 #[test]
-fn every_test_that_a_page_names_exists() {
+fn every_test_named_in_a_page_exists() {
     let mut missing = String::new();
     for page in [BEHAVIOURS, PROMISES] {
         let text = read(&root().join(page));
@@ -26,14 +26,14 @@ fn every_test_that_a_page_names_exists() {
 }
 
 #[test]
-fn every_row_of_a_page_about_tests_names_one() {
+fn every_row_of_a_test_page_names_a_test() {
     let mut without = String::new();
     for page in [BEHAVIOURS, PROMISES] {
         for row in rows(&read(&root().join(page))).filter(|row| named_tests(row).is_empty()) {
             let _ = writeln!(without, "  {page}: {row}");
         }
     }
-    assert!(without.is_empty(), "rows that name no test:\n{without}");
+    assert!(without.is_empty(), "rows without a test name:\n{without}");
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn the_behaviours_are_numbered_from_1_to_48() {
 }
 
 #[test]
-fn relative_links_lead_to_files_and_headings() {
+fn relative_links_are_valid() {
     let mut broken = String::new();
     for page in pages() {
         let text = read(&page);
@@ -62,7 +62,7 @@ fn relative_links_lead_to_files_and_headings() {
             }
         }
     }
-    assert!(broken.is_empty(), "links that lead nowhere:\n{broken}");
+    assert!(broken.is_empty(), "broken links:\n{broken}");
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn paths_in_pages_exist() {
 }
 
 #[test]
-fn anchors_are_made_of_headings_as_github_makes_them() {
+fn heading_anchors_match_those_of_github() {
     let text =
         "# One `two`: three!\n## Same\n```sh\n# a comment\n```\n## Same\n<a id=\"own\"></a>\n";
     let expected = ["one-two-three", "own", "same", "same-1"];
@@ -86,7 +86,7 @@ fn anchors_are_made_of_headings_as_github_makes_them() {
 
 // ===== tests =====
 
-/// The names in the form `path::to::test` that stand in backticks; `NAME` is a placeholder.
+/// Returns the names of the form `path::to::test` in backticks. `NAME` is a placeholder.
 fn named_tests(text: &str) -> BTreeSet<&str> {
     let quoted = text.split('`').skip(1).step_by(2);
     let is_test = |name: &&str| {
@@ -109,7 +109,7 @@ fn exists(name: &str) -> bool {
     })
 }
 
-/// The rows of all tables of a page, without their heads.
+/// Returns the rows of all tables of a page, without header rows.
 fn rows(page: &str) -> impl Iterator<Item = String> {
     let lines: Vec<&str> = page.lines().collect();
     let is_rule = |line: &str| line.starts_with("| ---");
@@ -122,7 +122,7 @@ fn rows(page: &str) -> impl Iterator<Item = String> {
 
 // ===== links =====
 
-/// The pages of the repository: at the top, and in the folders that have some.
+/// Returns the Markdown pages of the repository, in the folders that contain some.
 fn pages() -> Vec<PathBuf> {
     let folders = ["", "docs", "docs/adr", "certs", ".github"];
     let files = folders.iter().filter_map(|folder| fs::read_dir(root().join(folder)).ok());
@@ -133,12 +133,12 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The targets of `[text](target)`, outside code.
+/// Returns the targets of `[text](target)`.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target))
 }
 
-/// The paths in backticks that begin with a folder of the repository; capitals are placeholders.
+/// Returns the paths in backticks that begin with a folder of the repository. Capitals are placeholders.
 fn paths(text: &str) -> impl Iterator<Item = &str> {
     const FOLDERS: [&str; 8] =
         [".ci/", "benches/", "deploy/", "docs/", "examples/", "fuzz/", "src/", "tests/"];
@@ -154,7 +154,7 @@ fn anchors(page: &Path) -> BTreeSet<String> {
     anchors_in(&read(page))
 }
 
-/// The anchors that GitHub makes of a page's headings, and those that the page sets itself.
+/// Returns the anchors that GitHub generates for the headings, and the explicit ones.
 fn anchors_in(text: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     let mut in_code = false;

@@ -1,4 +1,4 @@
-//! The request path, case by case; the names of the tests begin with the number of the case.
+//! Tests of the request path by case. Test names begin with the number of the case.
 
 mod clients;
 mod connections;

@@ -1,6 +1,6 @@
-//! SIGHUP: what a new configuration changes, and what it leaves alone.
+//! Configuration reloads: what they change and what they keep.
 //!
-//! The program itself where the signal, the file or the log matters, else a reload in this process.
+//! Tests of the signal, the file or the log run the program. The others reload in this process.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::wire::{Wire, get, message, within};
 use super::world::{HOURS, World, eventually};
 use crate::texts::{assert_never_says, assert_says};
 
-/// A second API in plain http and the credential line that names both hosts.
+/// Starts a second plain http API. Returns it and the credential line with both hosts.
 async fn second_api(world: &World) -> (OriginServer, String) {
     let config = OriginConfig {
         tokens: Some(world.authorization_server.tokens()),
@@ -29,7 +29,7 @@ fn hosts(world: &World) -> String {
     format!(r#"hosts = ["{}"]"#, world.origin.authority())
 }
 
-/// Has the program read its file again; the line that says what came of it.
+/// Reloads the program and returns the log line with the result.
 async fn reload(program: &Program) -> String {
     program.signal(Signal::HUP);
     program.logs("in force").await
@@ -58,10 +58,10 @@ async fn a_new_host_gets_the_token_from_the_next_request_on() {
     world.configure_file(|text| text.replace(&one, &both));
     let said = reload(&program).await;
     assert_says("the output", &said, ["the new configuration is in force"]);
-    // Also on a connection from before the reload.
+    // This also applies to connections from before the reload.
     client.ask(&get(&other.url("/"))).await.assert_ok();
     client.ask(&get(&world.http("/"))).await.assert_ok();
-    world.authorization_server.assert_token_requests(1, "the reload has cost a token request");
+    world.authorization_server.assert_token_requests(1, "the reload caused a token request");
     program.stop().await;
 }
 
@@ -76,14 +76,14 @@ async fn a_removed_host_gets_no_token() {
 
     world.configure_file(|text| text.replace(&both, &one));
     reload(&program).await;
-    program.get(&other.url("/")).await.assert_status(401, "the host that is gone was still served");
+    program.get(&other.url("/")).await.assert_status(401, "the removed host was still served");
     assert_eq!(
         other.requests()[1].header("authorization"),
         None,
-        "a token was sent to a host that is gone"
+        "a token was sent to a removed host"
     );
     program.get(&world.http("/")).await.assert_ok();
-    world.authorization_server.assert_token_requests(1, "the reload has cost a token request");
+    world.authorization_server.assert_token_requests(1, "the reload caused a token request");
     program.stop().await;
 }
 
@@ -102,7 +102,7 @@ async fn requests_under_way_are_finished_over_a_reload() {
     streaming.send(message(&get(&world.http("/")))).await;
     world.origin.wait_for_verdicts(2).await;
 
-    // The credential itself goes.
+    // Remove the credential itself.
     world.configure_file(|text| text.split("[credential.api]").next().unwrap().to_owned());
     reload(&program).await;
     world.origin.release_all();
@@ -110,14 +110,14 @@ async fn requests_under_way_are_finished_over_a_reload() {
     assert_eq!(
         (reply.status, reply.content.len()),
         (200, 300_000),
-        "a download under way was cut by the reload"
+        "the reload interrupted a download"
     );
     world.origin.release_chunk();
     streaming.reply_head().await.assert_ok();
-    assert_eq!(streaming.chunk().await, b"one", "the first chunk of a stream under way was lost");
+    assert_eq!(streaming.chunk().await, b"one", "the first chunk of the stream is missing");
     world.origin.release_chunk();
-    assert_eq!(streaming.chunk().await, b"two", "the second chunk of a stream under way was lost");
-    assert_eq!(streaming.chunk().await, b"", "the stream under way did not end");
+    assert_eq!(streaming.chunk().await, b"two", "the second chunk of the stream is missing");
+    assert_eq!(streaming.chunk().await, b"", "the stream did not end");
     program.stop().await;
 }
 
@@ -130,7 +130,7 @@ async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
     let mut client = Wire::to_address(program.proxy).await;
     client.send(message(&get(&world.http("/")))).await;
     server.wait_for_token_requests(1).await;
-    // For the token this is another configuration; the old flight still holds the lock.
+    // The token configuration changes while the old flight still holds the lock.
     world.configure_file(|text| format!("{text}\nlifetime = \"30m\"\n"));
     reload(&program).await;
     world.authorization_server.release_all();
@@ -138,7 +138,7 @@ async fn a_request_that_waits_for_a_token_gets_it_over_a_reload() {
     program.get(&world.http("/")).await.assert_ok();
     world
         .authorization_server
-        .assert_token_requests(1, "the token request under way was repeated after the reload");
+        .assert_token_requests(1, "the token request was repeated after the reload");
     world.authorization_server.assert_no_reuse();
     program.stop().await;
 }
@@ -161,13 +161,13 @@ async fn a_bad_file_keeps_the_previous_configuration_in_force_and_logs_why() {
     let metrics = admin.ask(&["GET /metrics HTTP/1.1", "Host: localhost"]).await.text();
     assert_says("the metrics", &metrics, ["bearerd_reloads_total{outcome=\"failure\"} 1\n"]);
 
-    // One that is being copied over it.
+    // A file that is being copied.
     std::fs::write(world.dir.path().join("proxy.toml"), "").unwrap();
     program.signal(Signal::HUP);
     program.logs("it is empty now").await;
     program.get(&world.http("/")).await.assert_ok();
 
-    // One that is gone altogether, and then the good one again.
+    // A missing file, then the valid one again.
     std::fs::remove_file(world.dir.path().join("proxy.toml")).unwrap();
     program.signal(Signal::HUP);
     let failed_thrice = async {
@@ -184,7 +184,7 @@ async fn a_bad_file_keeps_the_previous_configuration_in_force_and_logs_why() {
     program.signal(Signal::HUP);
     program.logs("the new configuration is in force").await;
     program.get(&world.http("/")).await.assert_ok();
-    world.authorization_server.assert_token_requests(1, "a bad file has cost a token request");
+    world.authorization_server.assert_token_requests(1, "an invalid file caused a token request");
     program.stop().await;
 }
 
@@ -207,9 +207,15 @@ async fn keys_that_need_a_restart_are_named_and_change_nothing() {
     program.get(&world.http("/")).await.assert_ok();
     world
         .authorization_server
-        .assert_token_requests(1, "a reload that changes nothing has cost a token request");
-    assert!(!world.dir.path().join("elsewhere").exists(), "a store that needs a restart was made");
-    assert!(!world.dir.path().join("other-certs").exists(), "a CA that needs a restart was made");
+        .assert_token_requests(1, "a reload without changes caused a token request");
+    assert!(
+        !world.dir.path().join("elsewhere").exists(),
+        "a store that needs a restart was created"
+    );
+    assert!(
+        !world.dir.path().join("other-certs").exists(),
+        "a CA that needs a restart was created"
+    );
     program.stop().await;
 }
 
@@ -235,14 +241,11 @@ async fn a_corrected_client_secret_is_tried_at_once() {
     let program = Program::start(&world).await;
     program.get(&world.http("/")).await.assert_no_token();
     program.get(&world.http("/")).await.assert_no_token();
-    server.assert_token_requests(
-        1,
-        "a wrong client secret was tried again before anything had changed",
-    );
+    server.assert_token_requests(1, "a wrong client secret was retried before a change");
     world.write_client_secret("test-client-secret");
     reload(&program).await;
     program.get(&world.http("/")).await.assert_ok();
-    server.assert_token_requests(2, "the right client secret has to cost one token request");
+    server.assert_token_requests(2, "the corrected client secret must cause one token request");
     server.assert_no_reuse();
     let log = program.stop().await;
     assert_never_says("the log", &log, ["a-mistyped-secret", "test-client-secret"]);
@@ -259,7 +262,7 @@ async fn a_new_seed_heals_a_dead_grant_without_a_restart() {
     world.write_seed(&seed);
     reload(&program).await;
     program.get(&world.http("/")).await.assert_ok();
-    server.assert_token_requests(2, "the new seed has to cost one token request");
+    server.assert_token_requests(2, "the new seed must cause one token request");
     assert_eq!(
         server.requests()[1].param("refresh_token"),
         Some(&*seed),
@@ -275,7 +278,7 @@ async fn a_new_seed_heals_a_dead_grant_without_a_restart() {
 
 // ----- in this process -----
 
-/// Each key that is fixed at the start, changed alone.
+/// Changes each key that needs a restart, one at a time.
 #[tokio::test]
 async fn each_key_that_needs_a_restart_is_named() {
     for (key, before, after) in [
@@ -294,11 +297,11 @@ async fn each_key_that_needs_a_restart_is_named() {
             assert_says(&format!("{key}: the answer"), text, [before]);
             text.replacen(before, after, 1)
         });
-        assert_eq!(world.reload().await, [key], "{key} is not named as what needs a restart");
+        assert_eq!(world.reload().await, [key], "{key} is not reported as requiring a restart");
     }
 }
 
-/// A reload is compared with what runs, not with the reload before it.
+/// A reload is compared with the running configuration, not with the previous reload.
 #[tokio::test]
 async fn a_key_that_needs_a_restart_is_named_until_it_is_reverted() {
     let mut world = World::new().await;
@@ -307,15 +310,11 @@ async fn a_key_that_needs_a_restart_is_named_until_it_is_reverted() {
         assert_eq!(
             world.reload().await,
             ["proxy.threads"],
-            "the key that needs a restart is named once only"
+            "the key that needs a restart is reported only once"
         );
     }
     world.configure(|text| text.replacen("threads = 1", "threads = 2", 1));
-    assert_eq!(
-        world.reload().await,
-        Vec::<&str>::new(),
-        "a key that is as it was at the start is still named"
-    );
+    assert_eq!(world.reload().await, Vec::<&str>::new(), "a reverted key is still reported");
 }
 
 /// The admin listener shows the configuration in force.
@@ -329,7 +328,7 @@ client_secret = { file = "secret" }
 grant = "client_credentials"
 "#;
     let mut world = World::builder().sections(second).start().await;
-    assert_eq!(names(&world).await, ["api", "second"], "other credentials are listed");
+    assert_eq!(names(&world).await, ["api", "second"], "unexpected credentials are listed");
     let series = "bearerd_credential_state{credential=\"second\"";
     assert!(
         world.ask_admin("/metrics").await.text().contains(series),
@@ -341,13 +340,13 @@ grant = "client_credentials"
         format!("{before}[credential.api]{after}")
     });
     world.reload().await;
-    assert_eq!(names(&world).await, ["api"], "the credential that is gone is still listed");
+    assert_eq!(names(&world).await, ["api"], "the removed credential is still listed");
     let metrics = world.ask_admin("/metrics").await.text();
     assert_never_says("the metrics", &metrics, [series]);
     assert_says("the metrics", &metrics, ["bearerd_credential_state{credential=\"api\""]);
 }
 
-/// The credentials that the admin listener lists, sorted.
+/// Returns the credentials listed by the admin listener, sorted.
 async fn names(world: &World) -> Vec<String> {
     let listed = world.ask_admin("/api/v1/credentials").await;
     let listed: Value = serde_json::from_slice(&listed.content).unwrap();
@@ -367,21 +366,21 @@ async fn tokens_are_kept_over_reloads_of_anything_else() {
     assert_eq!(
         world.reload().await,
         Vec::<&str>::new(),
-        "a reload of other keys is said to need a restart"
+        "a reload of other keys is reported as requiring a restart"
     );
-    assert_eq!(world.status().generation, Generation(1), "the reload has replaced the token");
+    assert_eq!(world.status().generation, Generation(1), "the reload replaced the token");
     assert_eq!(
         world.status().condition,
         Condition::Fresh,
-        "the reload has changed the state of the token"
+        "the reload changed the state of the token"
     );
     world.get("/").await.assert_ok();
     let large = world.client().post(world.http("/")).body(vec![b'x'; 2000]);
-    assert_eq!(large.send().await.unwrap().status(), 413, "the new limit is not in force");
-    world.authorization_server.assert_token_requests(1, "the reload has cost a token request");
+    assert_eq!(large.send().await.unwrap().status(), 413, "the new limit does not apply");
+    world.authorization_server.assert_token_requests(1, "the reload caused a token request");
 }
 
-/// Keys of the credential have changed, but its token is still valid.
+/// Some keys of the credential changed, but its token is still valid.
 #[tokio::test]
 async fn a_token_is_kept_over_a_change_of_its_own_credential() {
     let mut world = World::settled().await;
@@ -393,11 +392,11 @@ async fn a_token_is_kept_over_a_change_of_its_own_credential() {
     assert_eq!(
         world.status().generation,
         Generation(1),
-        "the reload of its own credential has replaced the token"
+        "the reload of its own credential replaced the token"
     );
     world
         .authorization_server
-        .assert_token_requests(1, "the reload of its own credential has cost a token request");
+        .assert_token_requests(1, "the reload of its own credential caused a token request");
 }
 
 #[tokio::test]
@@ -411,14 +410,13 @@ async fn a_token_in_flight_is_adopted_by_the_changed_credential() {
     world.authorization_server.release_all();
     before.await.unwrap().assert_ok();
     after.await.unwrap().assert_ok();
-    world.authorization_server.assert_token_requests(
-        2,
-        "the token under way was requested again by the changed credential",
-    );
+    world
+        .authorization_server
+        .assert_token_requests(2, "the changed credential repeated the token request in progress");
     world.authorization_server.assert_no_reuse();
 }
 
-/// The request is for an old host, which may have nothing to do with the new grant.
+/// The request is for an old host, which may be unrelated to the new grant.
 #[tokio::test]
 async fn a_request_from_before_a_reload_never_gets_a_token_of_the_new_grant() {
     let mut world = World::plain().settled().await;
@@ -444,26 +442,26 @@ async fn a_request_from_before_a_reload_never_gets_a_token_of_the_new_grant() {
         .assert_status(401, "the rejection did not reach the client of the old configuration");
     world.origin.assert_requests(
         1,
-        "the request of the old configuration was sent again with the new grant's token",
+        "the request of the old configuration was repeated with the new grant's token",
     );
     world
         .authorization_server
-        .assert_token_requests(2, "the new grant has to cost one token request");
+        .assert_token_requests(2, "the new grant must cause one token request");
 }
 
-/// The new token is only in memory because the disk is full; a reload must not fall back to the
-/// token before.
+/// The new token is only in memory because it cannot be stored. A reload must not return to the
+/// previous token.
 #[tokio::test]
 async fn a_token_that_could_not_be_saved_is_kept_over_a_change_of_its_credential() {
     let mut world = World::settled().await;
     world.clock.advance(HOURS);
-    // Nobody can write where no directory is.
+    // Writes fail because the directory is missing.
     let (state, away) = (world.state(), world.dir.path().join("away"));
     let request = world.begin_refresh().await;
     std::fs::rename(&state, &away).unwrap();
     world.authorization_server.release_all();
     request.await.unwrap().assert_ok();
-    assert!(world.status().is_unsaved, "the token was saved although the disk takes nothing");
+    assert!(world.status().is_unsaved, "the token was saved although writes fail");
     world.configure(|text| text.replace("client_id =", "margin = \"30s\"\nclient_id ="));
     world.reload().await;
     world.get("/").await.assert_ok();

@@ -1,7 +1,7 @@
 //! Several proxies on one `file:` store: token requests, adopted tokens and the lock.
 //!
-//! Most run in this process, on one state directory and one clock. Where one has to be killed or
-//! stopped while it holds the lock, it is the program itself.
+//! Most run in this process, on one state directory and one clock. A proxy that is killed or
+//! stopped while it holds the lock runs as a program.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use super::program::Program;
 use super::world::{HOURS, Sibling, TO_MARGIN, World, assert_all, eventually};
 
-/// Time within which a sibling's token is adopted.
+/// The time within which a sibling's token must be adopted.
 const ADOPTION: Duration = Duration::from_secs(2);
 
-/// A settled world and a second proxy beside it, both with generation 1.
+/// Starts a world and a second proxy on its store, both with generation 1.
 async fn pair() -> (World, Sibling) {
     let world = World::settled().await;
     let sibling = world.sibling().await;
@@ -30,19 +30,19 @@ async fn pair() -> (World, Sibling) {
     (world, sibling)
 }
 
-/// Changes the record without taking the lock.
+/// Modifies the record without taking the lock.
 fn rewrite_record(world: &World, change: impl FnOnce(&mut TokenRecord)) {
     let path = world.state().join("api.json");
     let (mut record, write) =
         TokenRecord::from_bytes("api", &std::fs::read(&path).unwrap()).unwrap();
     change(&mut record);
-    // The file keeps its mode.
+    // Writing in place keeps the mode of the file.
     std::fs::write(&path, record.to_bytes("api", &write)).unwrap();
 }
 
 // ----- one token request for all -----
 
-/// Row 1, under two replicas.
+/// Behaviour 1 with two replicas.
 #[tokio::test]
 async fn replicas_without_a_token_make_one_token_request() {
     let world = World::new().await;
@@ -52,7 +52,7 @@ async fn replicas_without_a_token_make_one_token_request() {
     assert_all(&there, 200);
     world
         .authorization_server
-        .assert_token_requests(1, "two replicas without a token have to share one token request");
+        .assert_token_requests(1, "two replicas without a token must share one token request");
     world.assert_stored(1);
     assert_eq!(
         sibling.status().generation,
@@ -61,7 +61,7 @@ async fn replicas_without_a_token_make_one_token_request() {
     );
 }
 
-/// Row 19: the strictest server, and every one of 100 requests was sent with the token that is dead.
+/// Behaviour 19: a server with strict rotation rejects 100 requests, all sent with the revoked token.
 #[tokio::test]
 async fn a_hundred_rejections_over_two_replicas_cost_one_token_request() {
     let (world, sibling) = pair().await;
@@ -77,9 +77,9 @@ async fn a_hundred_rejections_over_two_replicas_cost_one_token_request() {
     assert_eq!(
         world.origin.rejected(),
         100,
-        "the requests were not all rejected at once, so the test shows nothing"
+        "the requests were not all rejected at once, so the test proves nothing"
     );
-    server.assert_token_requests(2, "a hundred rejections have to share one token request");
+    server.assert_token_requests(2, "a hundred rejections must share one token request");
     assert_eq!(
         world.status().generation,
         Generation(2),
@@ -109,7 +109,7 @@ async fn each_expiry_costs_three_replicas_one_token_request() {
         assert_eq!(
             server.token_requests() as u64,
             generation,
-            "each expiry has to cost one token request of three replicas"
+            "each expiry must cause one token request of the three replicas"
         );
         world.assert_stored(generation);
     }
@@ -131,11 +131,11 @@ async fn near_expiry_replicas_make_one_token_request_in_the_background() {
         generations == [Generation(2); 2]
     })
     .await;
-    server.assert_token_requests(2, "two replicas near expiry have to share one token request");
+    server.assert_token_requests(2, "two replicas near expiry must share one token request");
     world.assert_stored(2);
 }
 
-/// Row 3, under two replicas: each finds out for itself, once.
+/// Behaviour 3 with two replicas: each discovers the failure once.
 #[tokio::test]
 async fn near_expiry_a_failing_endpoint_gets_one_request_from_all_replicas() {
     let (world, sibling) = pair().await;
@@ -153,12 +153,12 @@ async fn near_expiry_a_failing_endpoint_gets_one_request_from_all_replicas() {
     eventually("both know of the failure", failed).await;
     let (here, there) = tokio::join!(world.get_many(20), sibling.get_many(&world, 20));
     assert_all(&[here, there].concat(), 200);
-    server.assert_token_requests(2, "two replicas have to share the failed token request");
+    server.assert_token_requests(2, "two replicas must share the failed token request");
     let record = world.record();
     assert_eq!(
         (&record["generation"], &record["terminal"]),
         (&json!(1), &Value::Null),
-        "(generation, terminal): a failure near expiry has changed the token"
+        "(generation, terminal): a failure near expiry changed the token"
     );
     assert_eq!(
         world.tokens_seen(),
@@ -177,12 +177,12 @@ async fn near_expiry_a_failing_endpoint_gets_one_request_from_all_replicas() {
     assert_eq!(
         server.token_requests(),
         before + 1,
-        "the replicas have to share the repeated token request"
+        "the replicas must share the repeated token request"
     );
     world.assert_stored(2);
 }
 
-// ----- what a sibling has stored -----
+// ----- records stored by a sibling -----
 
 #[tokio::test]
 async fn a_siblings_token_is_adopted_within_two_seconds_without_a_request() {
@@ -197,13 +197,17 @@ async fn a_siblings_token_is_adopted_within_two_seconds_without_a_request() {
     );
     eventually("it is adopted", || sibling.status().generation == Generation(2)).await;
     assert!(stored.elapsed() <= ADOPTION, "it took too long: {:?}", stored.elapsed());
-    assert_eq!(sibling.status().condition, Condition::Fresh, "the adopted token has another state");
+    assert_eq!(
+        sibling.status().condition,
+        Condition::Fresh,
+        "unexpected state of the adopted token"
+    );
     world
         .authorization_server
-        .assert_token_requests(2, "the sibling's token was not adopted but requested");
+        .assert_token_requests(2, "the sibling's token was requested again instead of adopted");
 }
 
-/// At once, before the sibling has looked into the store for itself.
+/// Happens at once, before the sibling polls the store.
 #[tokio::test]
 async fn a_rejection_reloads_the_record_before_a_token_request() {
     let (world, sibling) = pair().await;
@@ -218,7 +222,7 @@ async fn a_rejection_reloads_the_record_before_a_token_request() {
         assert_eq!(
             (asks.status, finds.status),
             (200, 200),
-            "(asks, finds): a replica noticed the revocation"
+            "(refreshing, adopting): the client of a replica noticed the revocation"
         );
         assert_eq!(
             server.token_requests() as u64,
@@ -235,18 +239,19 @@ async fn an_expired_token_is_looked_up_in_the_store_before_a_token_request() {
     world.clock.advance(HOURS);
     world.get("/").await.assert_ok();
     sibling.get(&world).await.assert_ok();
-    world
-        .authorization_server
-        .assert_token_requests(2, "the sibling's token was not found in the store but requested");
+    world.authorization_server.assert_token_requests(
+        2,
+        "the sibling's token was requested again instead of read from the store",
+    );
     let newest = world.authorization_server.tokens().newest_access_token().unwrap();
     assert_eq!(
         world.tokens_seen(),
         [newest.clone(), newest],
-        "the replicas used another token than the stored one"
+        "the replicas did not use the stored token"
     );
 }
 
-/// Stores generation 2, as another process may on a disk that knows no locks; its access token.
+/// Stores generation 2 without the lock, as another process may on a disk without locks. Returns its access token.
 fn rotate_past_the_lock(world: &World) -> String {
     let server = &world.authorization_server;
     let (access_token, refresh_token) =
@@ -262,7 +267,7 @@ fn rotate_past_the_lock(world: &World) -> String {
     access_token
 }
 
-/// Row 25: another process has rotated meanwhile, so that ours was too late.
+/// Behaviour 25: another process rotated the token first, so this refresh came too late.
 #[tokio::test]
 async fn a_refresh_token_rotated_by_another_process_is_not_a_dead_grant() {
     let (world, sibling) = pair().await;
@@ -278,14 +283,13 @@ async fn a_refresh_token_rotated_by_another_process_is_not_a_dead_grant() {
     assert_eq!(
         world.tokens_seen(),
         [access_token.clone(), access_token],
-        "the replicas used another token than the one that another process had stored"
+        "the replicas did not use the token stored by another process"
     );
-    server
-        .assert_token_requests(2, "a token was requested although another process had stored one");
-    assert_eq!(world.record(), stored, "generation 2 is untouched");
+    server.assert_token_requests(2, "a token was requested although another process stored one");
+    assert_eq!(world.record(), stored, "the record of generation 2 was changed");
 }
 
-/// The same where ours was answered as well: what is stored counts.
+/// This refresh succeeded too, but the stored record takes precedence.
 #[tokio::test]
 async fn a_record_that_another_process_has_stored_meanwhile_is_not_overwritten() {
     let (world, sibling) = pair().await;
@@ -303,11 +307,10 @@ async fn a_record_that_another_process_has_stored_meanwhile_is_not_overwritten()
     assert_eq!(
         world.tokens_seen(),
         [access_token.clone(), access_token],
-        "the replicas used another token than the one that another process had stored"
+        "the replicas did not use the token stored by another process"
     );
-    server
-        .assert_token_requests(2, "a token was requested although another process had stored one");
-    assert_eq!(world.record(), stored, "generation 2 is untouched");
+    server.assert_token_requests(2, "a token was requested although another process stored one");
+    assert_eq!(world.record(), stored, "the record of generation 2 was changed");
 }
 
 #[tokio::test]
@@ -332,14 +335,14 @@ async fn a_siblings_dead_grant_costs_no_second_token_request() {
     assert_all(&sibling.get_many(&world, 20).await, 503);
     assert!(
         matches!(sibling.status().condition, Condition::NeedsLogin(_)),
-        "the sibling does not know that a login is needed: {}",
+        "the sibling does not report that a login is needed: {}",
         sibling.status().condition
     );
     assert_all(&world.get_many(20).await, 503);
     server.assert_token_requests(2, "the sibling presented a dead refresh token");
 }
 
-/// The grant is dead and the access token is not: it is served to its end, by both.
+/// The grant is dead but the access token is still valid: both replicas use it until it expires.
 #[tokio::test]
 async fn near_expiry_a_siblings_dead_grant_leaves_the_token_to_its_end() {
     let (world, sibling) = pair().await;
@@ -357,7 +360,7 @@ async fn near_expiry_a_siblings_dead_grant_leaves_the_token_to_its_end() {
     server.assert_token_requests(2, "the sibling presented a dead refresh token");
 }
 
-/// Row 28: one replica is given the new seed, the other finds its token.
+/// Behaviour 28: one replica gets the new seed, the other adopts its token.
 #[tokio::test]
 async fn a_new_seed_given_to_one_replica_heals_both() {
     let (world, sibling) = pair().await;
@@ -377,18 +380,18 @@ async fn a_new_seed_given_to_one_replica_heals_both() {
     eventually("the other has found it", healed).await;
     assert!(stored.elapsed() <= ADOPTION, "it took too long: {:?}", stored.elapsed());
     sibling.get(&world).await.assert_ok();
-    server.assert_token_requests(3, "the new seed has to cost one token request");
+    server.assert_token_requests(3, "the new seed must cause one token request");
     let generation = world.record()["generation"].as_u64().unwrap();
-    assert!(generation > 1, "the new grant began with a number that was used before");
+    assert!(generation > 1, "the new grant reused a generation number");
     world.assert_stored(generation);
 
-    // The other is given it as well, later.
+    // Later the other replica gets the seed too.
     sibling.app().reload(world.settings()).await.unwrap();
     sibling.get(&world).await.assert_ok();
     server.assert_token_requests(3, "the seed was presented again by the second replica");
 }
 
-/// Row 28, before anything has expired: the old grant may belong to another account.
+/// Behaviour 28 with a valid old token: the new seed still wins, because the old grant may belong to another account.
 #[tokio::test]
 async fn a_new_seed_wins_over_the_good_token_of_a_sibling() {
     let (world, sibling) = pair().await;
@@ -411,13 +414,13 @@ async fn a_new_seed_wins_over_the_good_token_of_a_sibling() {
         [newest.clone(), newest],
         "the replicas did not both use the new seed's token"
     );
-    server.assert_token_requests(2, "the new seed has to cost one token request");
+    server.assert_token_requests(2, "the new seed must cause one token request");
 }
 
-// ----- a lock holder that does not come back -----
+// ----- a lock holder that is killed or stopped -----
 
-/// A token near its end, the program holding the lock because its token request is not answered, and a
-/// proxy in this process that may wait a second.
+/// Starts a program that holds the lock near the expiry of the token, because its token request is not answered,
+/// and a proxy in this process that waits for the lock for at most one second.
 async fn holder(commit_first: bool) -> (World, Program) {
     let builder = World::builder().sections("[limits]\nwait = \"1s\"");
     let mut world = builder
@@ -430,7 +433,7 @@ async fn holder(commit_first: bool) -> (World, Program) {
     world.get("/").await.assert_ok();
     world.stop().await;
     rewrite_record(&world, |record| {
-        // The program's clock cannot be moved.
+        // The program's clock cannot be changed.
         record.issued_at = Some(SystemTime::now() - Duration::from_secs(3400));
         record.expires_at = Some(SystemTime::now() + Duration::from_secs(200));
     });
@@ -441,14 +444,13 @@ async fn holder(commit_first: bool) -> (World, Program) {
     if commit_first {
         world.authorization_server.wait_for_committed(2).await;
     }
-    // Only now, because it would replace such a token at its start.
+    // Started only now, because it would replace such a token at its start.
     world.start_proxy().await;
     world.origin.clear();
     (world, program)
 }
 
-/// Requests are answered with the current token, none of them late, before and after the wait for
-/// the lock is over.
+/// Checks that requests are answered promptly with the current token, both during and after the wait for the lock.
 async fn is_served_meanwhile(world: &World) {
     let slowest = Duration::from_millis(900);
     for round in 0..2 {
@@ -456,15 +458,15 @@ async fn is_served_meanwhile(world: &World) {
         assert_all(&world.get_many(20).await, 200);
         assert!(
             began.elapsed() < slowest,
-            "round {round}: it took too long: {:?}",
+            "round {round}: the request took too long: {:?}",
             began.elapsed()
         );
         let busy = || world.status().condition.to_string() == "failing (lock_busy)";
-        eventually("the lock is not to be had", busy).await;
-        // The wait is a second.
+        eventually("the lock is reported as busy", busy).await;
+        // The wait for the lock is one second.
         assert!(
             began.elapsed() < Duration::from_secs(3),
-            "round {round}: it took too long: {:?}",
+            "round {round}: the request took too long: {:?}",
             began.elapsed()
         );
     }
@@ -473,7 +475,7 @@ async fn is_served_meanwhile(world: &World) {
         .assert_token_requests(2, "a token was requested while another process held the lock");
 }
 
-/// Row 20, under two replicas: the other one replays the refresh token within the server's grace.
+/// Behaviour 20 with two replicas: the other one replays the refresh token within the server's grace period.
 #[tokio::test]
 async fn a_killed_lock_holder_blocks_nobody_and_its_refresh_is_done_by_another() {
     let (world, program) = holder(true).await;
@@ -481,7 +483,7 @@ async fn a_killed_lock_holder_blocks_nobody_and_its_refresh_is_done_by_another()
     is_served_meanwhile(&world).await;
     program.signal(Signal::KILL);
     program.ends().await;
-    // The backoff of the last attempt has ended, and the next request makes another attempt.
+    // The backoff of the last attempt is over, so the next request starts another attempt.
     let freed = Instant::now();
     world.clock.advance(Duration::from_secs(2));
     world.get("/").await.assert_ok();
@@ -500,11 +502,11 @@ async fn a_stopped_lock_holder_blocks_nobody_beyond_the_wait() {
     program.signal(Signal::STOP);
     is_served_meanwhile(&world).await;
 
-    // Without a token there is nothing to serve; it is said in time.
+    // Without a token the request fails, within the wait.
     world.clock.advance(Duration::from_secs(300));
     let began = Instant::now();
     let response = world.client().get(world.http("/")).send().await.unwrap();
-    assert_eq!(response.status(), 503, "a request without a token was served");
+    assert_eq!(response.status(), 503, "a request was served without a token");
     assert!(
         response.headers().contains_key("retry-after"),
         "the client is not told when to try again"
@@ -512,17 +514,17 @@ async fn a_stopped_lock_holder_blocks_nobody_beyond_the_wait() {
     assert!(began.elapsed() < Duration::from_secs(2), "it took too long: {:?}", began.elapsed());
     server.assert_token_requests(2, "a token was requested while another process held the lock");
 
-    // The answer that waited for it all the time is stored, and found.
+    // The pending answer is stored and adopted.
     server.release_all();
     program.signal(Signal::CONT);
     eventually("it is adopted", || world.status().generation == Generation(2)).await;
     world.get("/").await.assert_ok();
-    server.assert_token_requests(2, "the answer for which the stopped process waited was lost");
+    server.assert_token_requests(2, "the answer to the stopped process was lost");
     world.assert_stored(2);
     program.stop().await;
 }
 
-/// A rejection finds the lock held: the request gets the API's own answer, within the wait.
+/// If the lock is held after a rejection, the client gets the API's answer within the wait.
 #[tokio::test]
 async fn a_rejection_waits_no_longer_for_a_stopped_lock_holder() {
     let (world, program) = holder(false).await;
@@ -538,13 +540,13 @@ async fn a_rejection_waits_no_longer_for_a_stopped_lock_holder() {
     program.signal(Signal::CONT);
     eventually("it is adopted", || world.status().generation == Generation(2)).await;
     world.get("/").await.assert_ok();
-    server.assert_token_requests(2, "the answer for which the stopped process waited was lost");
+    server.assert_token_requests(2, "the answer to the stopped process was lost");
     program.stop().await;
 }
 
-// ----- a backup that is put back -----
+// ----- restored backups -----
 
-/// Generation 3 in both, and the file of generation 1.
+/// Returns two replicas with generation 3, and the file of generation 1.
 async fn with_a_backup() -> (World, Sibling, Vec<u8>) {
     let (world, sibling) = pair().await;
     let backup = std::fs::read(world.state().join("api.json")).unwrap();
@@ -560,7 +562,7 @@ async fn with_a_backup() -> (World, Sibling, Vec<u8>) {
     );
     world
         .authorization_server
-        .assert_token_requests(3, "two expiries have to cost two token requests");
+        .assert_token_requests(3, "two expiries must cause two token requests");
     (world, sibling, backup)
 }
 
@@ -572,16 +574,16 @@ async fn a_restored_backup_is_overwritten_by_running_replicas_with_the_newest_re
     std::fs::write(world.state().join("api.json"), &backup).unwrap();
     // The first process that polls writes the newest record back. No process adopts the backup.
     let newest_is_stored = || world.record()["refresh_token"] == *newest;
-    eventually("the newest is written back", newest_is_stored).await;
+    eventually("the newest record is written back", newest_is_stored).await;
     assert_eq!(
         world.status().generation,
         Generation(3),
-        "the backup has replaced the token of the first replica"
+        "the backup replaced the token of the first replica"
     );
     assert_eq!(
         sibling.status().generation,
         Generation(3),
-        "the backup has replaced the token of the second replica"
+        "the backup replaced the token of the second replica"
     );
 
     world.clock.advance(HOURS);
@@ -589,12 +591,12 @@ async fn a_restored_backup_is_overwritten_by_running_replicas_with_the_newest_re
     assert_all(&[here, there].concat(), 200);
     server.assert_token_requests(
         4,
-        "the backup has cost more than the one token request for the expired token",
+        "the backup caused more than the one token request for the expired token",
     );
     assert_eq!(
         server.requests()[3].param("refresh_token"),
         Some(&*newest),
-        "another refresh token than the newest was presented"
+        "a refresh token other than the newest was presented"
     );
     world.assert_stored(4);
     eventually("both have it", || {
@@ -603,7 +605,7 @@ async fn a_restored_backup_is_overwritten_by_running_replicas_with_the_newest_re
     .await;
 }
 
-/// The same, where a new client secret is read before the next refresh.
+/// A restored backup is also detected if a reload precedes the next refresh.
 #[tokio::test]
 async fn a_reload_does_not_forget_that_a_backup_was_put_back() {
     let (world, sibling, backup) = with_a_backup().await;
@@ -611,7 +613,7 @@ async fn a_reload_does_not_forget_that_a_backup_was_put_back() {
     let server = &world.authorization_server;
     let newest = server.current_refresh_token();
     std::fs::write(world.state().join("api.json"), &backup).unwrap();
-    // The same secret to the server, another to the configuration.
+    // The server ignores this change, but it gives the credential a new slot.
     let mut settings = world.settings();
     settings.credentials[0].token.lifetime = Some(Duration::from_secs(1800));
     world.app().reload(settings).await.unwrap();
@@ -619,12 +621,12 @@ async fn a_reload_does_not_forget_that_a_backup_was_put_back() {
     world.get("/").await.assert_ok();
     server.assert_token_requests(
         4,
-        "the backup has cost more than the one token request for the expired token",
+        "the backup caused more than the one token request for the expired token",
     );
     assert_eq!(
         server.requests()[3].param("refresh_token"),
         Some(&*newest),
-        "another refresh token than the newest was presented"
+        "a refresh token other than the newest was presented"
     );
     server.assert_no_reuse();
 }
@@ -649,22 +651,22 @@ async fn a_backup_restored_while_nothing_runs_costs_one_token_request_and_needs_
     );
     assert!(
         matches!(world.status().condition, Condition::NeedsLogin(_)),
-        "the first replica does not say that a login is needed: {}",
+        "the first replica does not report that a login is needed: {}",
         world.status().condition
     );
     assert!(
         matches!(sibling.status().condition, Condition::NeedsLogin(_)),
-        "the second replica does not say that a login is needed: {}",
+        "the second replica does not report that a login is needed: {}",
         sibling.status().condition
     );
     world.assert_needs_login("revoked");
 
-    // What heals it is what heals every dead grant.
+    // A new seed recovers it, like every dead grant.
     world.write_seed(&world.authorization_server.issue_refresh_token());
     world.reload().await;
     world.get("/").await.assert_ok();
     eventually("the other as well", || sibling.status().condition == Condition::Fresh).await;
     world
         .authorization_server
-        .assert_token_requests(5, "the new seed has to cost one token request");
+        .assert_token_requests(5, "the new seed must cause one token request");
 }

@@ -1,4 +1,4 @@
-//! What operators and their programs read: `bearerd status`, the admin listener, the metrics.
+//! The interfaces for operators and monitoring: `bearerd status`, the admin listener, the metrics.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -12,23 +12,23 @@ use super::wire::{Reply, Wire, get, message};
 use super::world::{HOURS, World, WorldBuilder, eventually};
 use crate::texts::{assert_never_says, assert_says};
 
-/// Servers, and a configuration whose admin listener `bearerd status` can find.
+/// Starts servers, and writes a configuration with an admin listener that `bearerd status` can find.
 pub(crate) async fn servers(builder: WorldBuilder) -> World {
     let mut world = builder.start_servers().await;
-    // Free a moment ago.
+    // A port that is free at this moment.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     world.configure_file(|text| {
         let listen = "[admin]\nlisten = \"127.0.0.1:0\"";
-        assert!(text.contains(listen), "the configuration of the test has another admin listener");
+        assert!(text.contains(listen), "the test configuration has an unexpected admin listener");
         text.replace(listen, &format!("[admin]\nlisten = \"{free}\""))
     });
     world
 }
 
-/// Runs `bearerd status` with these arguments: exit code, standard output, standard error.
+/// Runs `bearerd status`. Returns exit code, standard output and standard error.
 async fn status(dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let (dir, arguments) = (dir.to_owned(), [&["status"], arguments].concat().join(" "));
-    // The servers of the world go on meanwhile.
+    // A blocking task, so that the servers of the world keep running.
     let run = move || bearerd(&dir, &arguments.split(' ').collect::<Vec<_>>());
     let output = tokio::task::spawn_blocking(run).await.unwrap();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
@@ -39,26 +39,26 @@ async fn ask(admin: SocketAddr, path: &str) -> Reply {
     Wire::to_address(admin).await.ask(&[&*request, "Host: localhost"]).await
 }
 
-/// The one credential, as the admin listener describes it.
+/// Returns the description of the only credential from the admin listener.
 pub(crate) async fn described(admin: SocketAddr) -> Value {
     let reply = ask(admin, "/api/v1/credentials").await;
     reply.assert_ok();
     assert_eq!(
         reply.field("content-type"),
         Some("application/json"),
-        "the description has another content type"
+        "unexpected content type of the description"
     );
-    assert_eq!(reply.field("cache-control"), Some("no-store"), "the description may be cached");
+    assert_eq!(reply.field("cache-control"), Some("no-store"), "the description lacks no-store");
     let all: Value = serde_json::from_slice(&reply.content).unwrap();
     assert_eq!(
         all["credentials"].as_array().unwrap().len(),
         1,
-        "another number of credentials is described: {all}"
+        "unexpected number of credentials: {all}"
     );
     all["credentials"][0].clone()
 }
 
-/// Everything that may be told apart from what must not be told.
+/// Returns all secrets, which must never appear in output.
 fn secrets(world: &World) -> Vec<String> {
     let server = &world.authorization_server;
     let mut secrets = vec!["test-client-secret".to_owned(), server.current_refresh_token()];
@@ -71,7 +71,7 @@ fn secrets(world: &World) -> Vec<String> {
 #[track_caller]
 pub(crate) fn assert_no_secret(world: &World, said: &str) {
     for secret in secrets(world) {
-        assert!(!said.contains(&secret), "the output holds the secret {secret}: {said}");
+        assert!(!said.contains(&secret), "the output contains the secret {secret}: {said}");
     }
 }
 
@@ -90,7 +90,7 @@ async fn status_says_what_each_credential_is_doing() {
 
     program.get(&world.http("/")).await.assert_ok();
     let (code, said, complaints) = status(world.dir.path(), &[]).await;
-    assert_eq!((code, &*complaints), (Some(0), ""), "`status` failed or complained");
+    assert_eq!((code, &*complaints), (Some(0), ""), "`status` failed or wrote to standard error");
     assert!(said.starts_with("api: fresh\n"), "the output does not begin with the state: {said}");
     assert_says("the output", &said, ["number 1, expires in 59m"]);
     assert_says("the output", &said, ["last refresh"]);
@@ -111,15 +111,11 @@ async fn status_says_what_each_credential_is_doing() {
     assert_no_secret(&world, &(said + &json.to_string()));
 
     let (code, said, complaints) = status(world.dir.path(), &["--probe"]).await;
-    assert_eq!(
-        (code, &*said, &*complaints),
-        (Some(0), "", ""),
-        "the probe failed or said something"
-    );
+    assert_eq!((code, &*said, &*complaints), (Some(0), "", ""), "the probe failed or wrote output");
     assert_eq!(
         status(world.dir.path(), &["--probe", "--json"]).await.0,
         Some(2),
-        "`--probe` together with `--json` is no usage error"
+        "`--probe` with `--json` is not a usage error"
     );
     program.stop().await;
 }
@@ -132,7 +128,7 @@ async fn status_exits_with_69_without_a_running_proxy_and_with_78_without_a_good
         assert_eq!(
             (code, &*said),
             (Some(69), ""),
-            "{arguments:?}: the command has another exit code, or said something on standard output"
+            "{arguments:?}: unexpected exit code or standard output"
         );
         assert!(
             complaints.contains("admin.listen") && complaints.contains("bearerd run"),
@@ -146,7 +142,7 @@ async fn status_exits_with_69_without_a_running_proxy_and_with_78_without_a_good
         assert_eq!(
             (code, &*said),
             (Some(78), ""),
-            "{arguments:?}: the command has another exit code, or said something on standard output"
+            "{arguments:?}: unexpected exit code or standard output"
         );
         assert_says("standard error", &complaints, ["cleint_id"]);
     }
@@ -161,11 +157,11 @@ async fn status_without_an_admin_listener_says_so() {
         format!("{}[admin]\nlisten = \"\"{}", &text[..at], &text[end..])
     });
     let (code, _, complaints) = status(world.dir.path(), &[]).await;
-    assert_eq!(code, Some(69), "`status` without an admin listener has another exit code");
+    assert_eq!(code, Some(69), "unexpected exit code of `status` without an admin listener");
     assert_says("standard error", &complaints, ["admin.listen"]);
 }
 
-/// Exit code 69 of the probe: alive, and not to be given anything new.
+/// Exit code 69 of the probe: the proxy is alive, but must not get new requests.
 #[tokio::test]
 async fn the_probe_fails_while_the_proxy_drains() {
     let world = servers(World::builder()).await;
@@ -182,13 +178,13 @@ async fn the_probe_fails_while_the_proxy_drains() {
     assert_eq!(
         (code, &*said),
         (Some(69), ""),
-        "the command has another exit code, or said something on standard output: {complaints}"
+        "unexpected exit code or standard output: {complaints}"
     );
     assert_says("standard error", &complaints, ["draining"]);
     ask(program.admin, "/livez").await.assert_ok();
     world.origin.release_all();
     client.reply().await.assert_ok();
-    assert_eq!(program.ends().await.code(), Some(0), "the program did not end in good order");
+    assert_eq!(program.ends().await.code(), Some(0), "the program did not shut down gracefully");
 }
 
 #[tokio::test]
@@ -217,7 +213,7 @@ async fn a_dead_grant_is_shown_with_its_reason_and_what_to_do() {
     );
 
     let credential = described(program.admin).await;
-    assert_eq!(credential["reason"], "revoked", "the description has another reason: {credential}");
+    assert_eq!(credential["reason"], "revoked", "unexpected reason: {credential}");
     assert_eq!(
         credential["token"], false,
         "the description says that there is a token: {credential}"
@@ -242,11 +238,11 @@ async fn a_dead_grant_is_shown_with_its_reason_and_what_to_do() {
     );
     let everything = [said, credential.to_string(), metrics, program.stop().await].concat();
     assert_no_secret(&world, &everything);
-    // What heals it is read from the same file.
+    // The recovery reads the new seed from the same file.
     world.write_seed(&server.issue_refresh_token());
 }
 
-/// The same after a restart, before the first request.
+/// A dead grant is also shown after a restart, before the first request.
 #[tokio::test]
 async fn a_dead_grant_is_shown_after_a_restart() {
     let world = servers(World::builder()).await;
@@ -287,11 +283,11 @@ async fn an_expired_token_is_shown_as_expired() {
     );
     assert!(
         (-3700..=-3500).contains(&credential["expires_in"].as_i64().unwrap()),
-        "the token expired at another time: {credential}"
+        "unexpected expiry of the token: {credential}"
     );
 }
 
-/// An authorization server that does not accept the OAuth client: ready, and degraded.
+/// If the authorization server rejects the OAuth client, bearerd is ready but degraded.
 #[tokio::test]
 async fn a_refresh_that_was_refused_is_shown_with_what_to_do() {
     let mut world = servers(World::builder()).await;
@@ -299,15 +295,12 @@ async fn a_refresh_that_was_refused_is_shown_with_what_to_do() {
     world.authorization_server.enqueue(TokenBehaviour::error(401, "invalid_client", None));
     world.get("/").await.assert_no_token();
     let ready = world.ask_admin("/readyz").await;
-    ready.assert_status(200, "a refused refresh makes the program unready");
+    ready.assert_status(200, "a refused refresh makes bearerd not ready");
     let ready: Value = serde_json::from_slice(&ready.content).unwrap();
-    assert_eq!(
-        ready["status"], "degraded",
-        "the probe does not say that something is wrong: {ready}"
-    );
+    assert_eq!(ready["status"], "degraded", "the probe does not report the problem: {ready}");
     assert_eq!(
         ready["credentials"][0]["reason"], "refused",
-        "the probe has another reason: {ready}"
+        "unexpected reason in the probe: {ready}"
     );
     let (_, said, _) = status(world.dir.path(), &[]).await;
     assert!(
@@ -323,7 +316,7 @@ async fn a_token_that_is_only_in_memory_is_shown_with_what_to_do() {
     let mut world = servers(World::builder()).await;
     world.start_proxy().await;
     let request = world.begin_refresh().await;
-    // Nobody can write where no directory is.
+    // Writes fail because the directory is missing.
     let (state, away) = (world.state(), world.dir.path().join("away"));
     std::fs::rename(&state, &away).unwrap();
     world.authorization_server.release_all();
@@ -364,14 +357,14 @@ async fn beyond_loopback_the_probes_name_nobody_and_the_rest_needs_the_token() {
     world.start_proxy().await;
     assert!(
         world.app().admin_address().unwrap().ip().is_unspecified(),
-        "the admin listener is not open to others, so the test shows nothing"
+        "the admin listener is bound to loopback only, so the test proves nothing"
     );
     let admin = (Ipv4Addr::LOCALHOST, world.app().admin_address().unwrap().port()).into();
     let ready = ask(admin, "/readyz").await;
     assert_eq!(
         (ready.status, ready.text()),
         (200, "{\"status\":\"ok\"}\n".to_owned()),
-        "the probe tells others more than that bearerd is ready"
+        "the probe reveals more than the readiness"
     );
     for path in ["/metrics", "/api/v1/credentials"] {
         ask(admin, path).await.assert_status(401, path);
@@ -382,9 +375,9 @@ async fn beyond_loopback_the_probes_name_nobody_and_the_rest_needs_the_token() {
         ];
         Wire::to_address(admin).await.ask(&request).await.assert_status(200, path);
     }
-    // `bearerd status` finds the token where the proxy does.
+    // `bearerd status` reads the token from the same file as the proxy.
     let (code, said, complaints) = status(world.dir.path(), &[]).await;
-    assert_eq!(code, Some(0), "the command has another exit code: {complaints}");
+    assert_eq!(code, Some(0), "unexpected exit code: {complaints}");
     assert!(
         said.starts_with("api: absent\n"),
         "the output does not begin with a credential without a token: {said}"
@@ -417,19 +410,16 @@ async fn a_credential_is_described_with_all_its_members() {
             "the description lacks {name}: {credential}"
         );
     }
-    assert_eq!(credential["name"], "api", "the description has another name: {credential}");
-    assert_eq!(
-        credential["generation"], 1,
-        "the description has another token number: {credential}"
-    );
+    assert_eq!(credential["name"], "api", "unexpected name: {credential}");
+    assert_eq!(credential["generation"], 1, "unexpected token generation: {credential}");
     assert_eq!(
         (&credential["token"], &credential["unsaved"]),
         (&true.into(), &false.into()),
-        "(token, unsaved): the description is not that of a stored token"
+        "(token, unsaved): the description does not match a stored token"
     );
     assert!(
         (3500..=3600).contains(&credential["expires_in"].as_i64().unwrap()),
-        "the token expires at another time: {credential}"
+        "unexpected expiry of the token: {credential}"
     );
     for name in ["refreshed_at", "expires_at"] {
         humantime::parse_rfc3339(credential[name].as_str().unwrap()).unwrap();
@@ -438,13 +428,13 @@ async fn a_credential_is_described_with_all_its_members() {
         assert_eq!(
             credential[name],
             Value::Null,
-            "{name}: the description of a token in order has this member"
+            "{name}: the description of a healthy token has this member"
         );
     }
     program.stop().await;
 }
 
-/// DNS rebinding: a web page may bring a browser here under a name of its own.
+/// Protects against DNS rebinding: a web page may direct a browser here under its own host name.
 #[tokio::test]
 async fn admin_requests_under_another_host_name_are_403() {
     let world = servers(World::builder()).await;
@@ -473,14 +463,14 @@ async fn admin_requests_under_another_host_name_are_403() {
 
 // ----- metrics -----
 
-/// The value of a series.
+/// Returns the value of a series, if it exists.
 fn sample(metrics: &str, series: &str) -> Option<f64> {
     let rest = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
     Some(rest.parse().unwrap())
 }
 
-/// Reads the OpenMetrics text format, strictly: each family announced once before its samples, each
-/// sample of the family before it, no series twice, `# EOF` at the end. Returns the series.
+/// Parses the OpenMetrics text format strictly and returns the series: each family is declared once before
+/// its samples, every sample belongs to the last declared family, no series is repeated, `# EOF` ends the text.
 fn parsed(metrics: &str) -> Vec<String> {
     let body = metrics.strip_suffix("# EOF\n").expect("it ends with # EOF");
     let (mut families, mut series) = (Vec::<(String, String)>::new(), Vec::new());
@@ -489,15 +479,15 @@ fn parsed(metrics: &str) -> Vec<String> {
             let mut words = described.splitn(3, ' ');
             let (what, name) = (words.next().unwrap(), words.next().unwrap());
             let rest = words.next().unwrap_or_default();
-            assert!(name.starts_with("bearerd_"), "the metric is not bearerd's: {line}");
+            assert!(name.starts_with("bearerd_"), "the metric lacks the prefix bearerd_: {line}");
             match what {
                 "TYPE" => assert!(
                     ["counter", "gauge", "histogram"].contains(&rest),
-                    "the metric has another type: {line}"
+                    "unexpected type of the metric: {line}"
                 ),
                 "HELP" => assert!(
                     !rest.is_empty() && !rest.contains(".."),
-                    "the help of the metric is empty or unfinished: {line}"
+                    "the help of the metric is empty or not a sentence: {line}"
                 ),
                 "UNIT" => assert!(
                     name.ends_with(&format!("_{rest}")),
@@ -508,7 +498,7 @@ fn parsed(metrics: &str) -> Vec<String> {
             if families.last().is_none_or(|(last, _)| last != name) {
                 assert!(
                     families.iter().all(|(known, _)| known != name),
-                    "the family is announced twice: {line}"
+                    "the family is declared twice: {line}"
                 );
                 families.push((name.to_owned(), String::new()));
             }
@@ -527,7 +517,7 @@ fn parsed(metrics: &str) -> Vec<String> {
             _ => ["_bucket", "_sum", "_count"].contains(&suffix),
         };
         assert!(fits, "the sample does not fit the {kind} {family}: {line}");
-        assert!(!series.contains(&name.to_owned()), "the series is there twice: {line}");
+        assert!(!series.contains(&name.to_owned()), "the series is repeated: {line}");
         series.push(name.to_owned());
     }
     series
@@ -540,7 +530,7 @@ async fn metrics_are_openmetrics_and_count_what_happened() {
     let reply = ask(program.admin, "/metrics").await;
     assert!(
         reply.field("content-type").unwrap().starts_with("application/openmetrics-text"),
-        "the metrics have another content type"
+        "unexpected content type of the metrics"
     );
     parsed(&reply.text());
 
@@ -573,11 +563,11 @@ async fn metrics_are_openmetrics_and_count_what_happened() {
         assert_eq!(
             sample(&metrics, &series),
             Some(value),
-            "the series {series} has another value in {metrics}"
+            "unexpected value of the series {series} in {metrics}"
         );
     }
     let expires = sample(&metrics, &format!("bearerd_token_expires_in_seconds{{{api}}}")).unwrap();
-    assert!((3500.0..=3600.0).contains(&expires), "the token expires at another time: {expires}");
+    assert!((3500.0..=3600.0).contains(&expires), "unexpected expiry of the token: {expires}");
     assert_no_secret(&world, &metrics);
     program.stop().await;
 }
@@ -607,7 +597,7 @@ async fn absorbed_rejections_and_failed_refreshes_are_counted() {
         assert_eq!(
             sample(&metrics, &series),
             Some(value),
-            "the series {series} has another value in {metrics}"
+            "unexpected value of the series {series} in {metrics}"
         );
     }
 }
@@ -627,11 +617,11 @@ async fn a_rejection_that_no_refresh_heals_is_counted_as_passed_on() {
     assert_eq!(
         (rejections("passed_on"), rejections("absorbed")),
         (1.0, 0.0),
-        "(passed on, absorbed): the rejection was counted otherwise: {metrics}"
+        "(forwarded, absorbed): unexpected counts of the rejection: {metrics}"
     );
 }
 
-/// A client chooses hosts, paths and methods as it likes; the number of series is the operator's.
+/// Clients choose hosts, paths and methods freely, so these must not create series.
 #[tokio::test]
 async fn no_metric_label_holds_a_value_chosen_by_a_client() {
     let world = servers(World::builder()).await;
@@ -641,12 +631,12 @@ async fn no_metric_label_holds_a_value_chosen_by_a_client() {
     program.get(&format!("http://127.0.0.1:{port}/x")).await.assert_ok();
     let before = parsed(&ask(program.admin, "/metrics").await.text());
     for number in 2..200 {
-        // All of them lead to this machine.
+        // All of these addresses belong to this machine.
         let url = format!("http://127.0.0.{number}:{port}/client-path-{number}?q=client-query");
         let status = program.get(&url).await.status;
         assert!(
             matches!(status, 200 | 502),
-            "{status}: a request to this machine was answered with another status"
+            "{status}: unexpected status of a request to this machine"
         );
     }
     for name in ["client-one.invalid", "client-two.invalid"] {
@@ -657,7 +647,7 @@ async fn no_metric_label_holds_a_value_chosen_by_a_client() {
     assert_never_says("the metrics", &metrics, ["client-", "127.0.0."]);
     let mut new: Vec<_> = after.iter().filter(|series| !before.contains(series)).collect();
     new.retain(|series| !series.starts_with("bearerd_requests_total{credential=\"none\",code=\"5"));
-    assert_eq!(new, Vec::<&String>::new(), "clients have made new series");
+    assert_eq!(new, Vec::<&String>::new(), "clients created new series");
     let total: f64 = [200, 502, 504]
         .iter()
         .filter_map(|code| {
@@ -665,6 +655,6 @@ async fn no_metric_label_holds_a_value_chosen_by_a_client() {
             sample(&metrics, &series)
         })
         .sum();
-    assert_eq!(total, 201.0, "requests to hosts without a credential are missing in the count");
+    assert_eq!(total, 201.0, "requests to hosts without a credential are not counted");
     program.stop().await;
 }

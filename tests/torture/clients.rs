@@ -1,4 +1,4 @@
-//! Applications that POST all the time, and what they see.
+//! Applications that POST continuously, and the results they observe.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use bearerd_test_support::pattern;
 use tokio::task::JoinSet;
 
-use super::stage::{CREDENTIALS, Stage, name};
+use super::test_bed::{CREDENTIALS, TestBed, name};
 
-/// Between two requests of a client.
+/// The pause between two requests of a client.
 const PAUSE: Duration = Duration::from_millis(30);
 const LONGEST_BODY: usize = 32 * 1024;
 
-/// A request that was not answered as it should have been.
+/// A request with an unexpected result.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) credential: usize,
@@ -22,20 +22,20 @@ pub(crate) struct Failure {
     pub(crate) what: String,
 }
 
-/// What the clients have seen.
+/// The results observed by the clients.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
-    /// 200, after the API has read the body that was sent.
+pub(crate) struct ClientStats {
+    /// Requests answered with 200 after the API received the whole body.
     pub(crate) answered: usize,
-    /// The proxy was not there.
+    /// Connections refused while the proxy was down.
     refused: usize,
-    /// The proxy was killed while the request was under way.
+    /// Requests interrupted by a kill of the proxy.
     cut_off: usize,
     slowest: Duration,
     pub(crate) failed: Vec<Failure>,
 }
 
-impl Seen {
+impl ClientStats {
     fn add(&mut self, other: Self) {
         self.answered += other.answered;
         self.refused += other.refused;
@@ -45,40 +45,40 @@ impl Seen {
     }
 
     pub(crate) fn print(&self) {
-        println!("    the clients");
-        println!("      answered, the body having arrived   {}", self.answered);
+        println!("    clients");
+        println!("      answered with the body intact       {}", self.answered);
         println!("      slowest answer                      {:.1?}", self.slowest);
         println!("      refused while the proxy was down    {}", self.refused);
-        println!("      cut off by a kill                   {}", self.cut_off);
+        println!("      interrupted by a kill               {}", self.cut_off);
     }
 }
 
-/// Clients under way.
+/// The running clients.
 pub(crate) struct Clients {
-    tasks: JoinSet<Seen>,
+    tasks: JoinSet<ClientStats>,
     stop: Arc<AtomicBool>,
 }
 
 impl Clients {
-    pub(crate) fn start(stage: &Stage, n: usize) -> Self {
+    pub(crate) fn start(test_bed: &TestBed, n: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for number in 0..n {
-            let proxy = &stage.proxies[number / CREDENTIALS % stage.proxies.len()];
+            let proxy = &test_bed.proxies[number / CREDENTIALS % test_bed.proxies.len()];
             let client = Client {
                 http: reqwest::Client::builder()
                     .proxy(reqwest::Proxy::all(format!("http://{}", proxy.address)).unwrap())
                     .tls_backend_preconfigured(no_tls())
-                    // A connection that a kill has closed must not be found by the request after it.
+                    // A request must not reuse a connection closed by a kill.
                     .pool_max_idle_per_host(0)
                     .timeout(Duration::from_secs(60))
                     .build()
                     .unwrap(),
-                // Described in the answer: the body is read to its end before the token is judged. An API
-                // that rejects without reading closes the connection behind its answer.
-                url: stage.origin.url(&format!("/{}/", name(number % CREDENTIALS))),
+                // This path reads the body to its end before the token check. An API that rejects without
+                // reading closes the connection after its answer.
+                url: test_bed.origin.url(&format!("/{}/", name(number % CREDENTIALS))),
                 credential: number % CREDENTIALS,
-                life: Arc::clone(&proxy.life),
+                epoch: Arc::clone(&proxy.epoch),
                 stop: Arc::clone(&stop),
             };
             tasks.spawn(client.drive(number));
@@ -86,9 +86,9 @@ impl Clients {
         Self { tasks, stop }
     }
 
-    pub(crate) async fn stop(self) -> Seen {
+    pub(crate) async fn stop(self) -> ClientStats {
         self.stop.store(true, SeqCst);
-        let mut seen = Seen::default();
+        let mut seen = ClientStats::default();
         for one in self.tasks.join_all().await {
             seen.add(one);
         }
@@ -108,13 +108,13 @@ struct Client {
     http: reqwest::Client,
     url: String,
     credential: usize,
-    life: Arc<AtomicUsize>,
+    epoch: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 }
 
 impl Client {
-    async fn drive(self, number: usize) -> Seen {
-        let mut seen = Seen::default();
+    async fn drive(self, number: usize) -> ClientStats {
+        let mut seen = ClientStats::default();
         let mut round = number;
         while !self.stop.load(SeqCst) {
             self.post(round * 7919 % LONGEST_BODY, &mut seen).await;
@@ -124,11 +124,11 @@ impl Client {
         seen
     }
 
-    async fn post(&self, length: usize, seen: &mut Seen) {
+    async fn post(&self, length: usize, seen: &mut ClientStats) {
         let body = pattern(length);
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &body);
         let expected: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        let life = self.life.load(SeqCst);
+        let epoch = self.epoch.load(SeqCst);
         let began = Instant::now();
         let answer = async {
             let response = self.http.post(&self.url).body(body.clone()).send().await?;
@@ -136,12 +136,13 @@ impl Client {
                 (response.status(), response.headers().get("proxy-status").cloned());
             Ok::<_, reqwest::Error>((status, why, response.bytes().await?))
         };
-        let was_alive = || life.is_multiple_of(2) && self.life.load(SeqCst) == life;
+        let was_alive = || epoch.is_multiple_of(2) && self.epoch.load(SeqCst) == epoch;
         let what = match answer.await {
             Ok((status, _, description))
                 if status == 200
-                    && serde_json::from_slice(&description)
-                        .is_ok_and(|told: serde_json::Value| told["body_sha256"] == expected) =>
+                    && serde_json::from_slice(&description).is_ok_and(
+                        |description: serde_json::Value| description["body_sha256"] == expected,
+                    ) =>
             {
                 seen.answered += 1;
                 seen.slowest = seen.slowest.max(began.elapsed());
@@ -163,7 +164,7 @@ impl Client {
             Err(error) => format!("{:?}", error.without_url()),
         };
         let (credential, ended) = (self.credential, Instant::now());
-        tracing::info!(what, credential, "a request has failed");
+        tracing::info!(what, credential, "request failed");
         seen.failed.push(Failure { credential, began, ended, what });
     }
 }

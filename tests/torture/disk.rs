@@ -1,26 +1,26 @@
-//! A disk that hangs, fails and is full, and a state directory that others tamper with.
+//! Disk faults (hang, failure, disk full), and tampering with the state directory.
 //!
-//! The disk is `tests/it/engine/faults.c`: it runs the program and decides about each call that makes a file durable.
-//! Where there is no C compiler, or the kernel does not allow it, the disk is without faults, and that is said.
+//! `tests/it/engine/faults.c` runs the program and intercepts each call that makes a file durable. Without a C
+//! compiler or kernel support there are no disk faults, and the test prints that.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::dice::Dice;
+use super::rng::Rng;
 
-/// What a program is run under.
+/// The fault injector that a program runs under.
 pub(crate) struct Disk {
     wrapper: Option<PathBuf>,
     control: PathBuf,
 }
 
 impl Disk {
-    /// A disk without faults so far.
+    /// Creates the injector, without a fault so far.
     pub(crate) fn new(dir: &Path) -> Self {
         let wrapper = compile().filter(|wrapper| works(wrapper));
         if wrapper.is_none() {
-            println!("    no C compiler or no seccomp: the disk has no faults");
+            println!("    no C compiler or no seccomp: running without disk faults");
         }
         Self { wrapper, control: dir.join("faults") }
     }
@@ -29,7 +29,7 @@ impl Disk {
         self.wrapper.is_some()
     }
 
-    /// What becomes `program`, on this disk.
+    /// Returns the command that runs `program` on this disk.
     pub(crate) fn command(&self, program: &str) -> Command {
         let Some(wrapper) = &self.wrapper else { return Command::new(program) };
         let mut command = Command::new(wrapper);
@@ -37,16 +37,16 @@ impl Disk {
         command
     }
 
-    /// From now on this, such as `hang sync`, and nothing else.
+    /// Sets the active fault, such as `hang sync`, and replaces any other.
     pub(crate) fn set(&self, fault: &str) {
         let new = self.control.with_extension("new");
         std::fs::write(&new, format!("{fault};")).unwrap();
         std::fs::rename(new, &self.control).unwrap();
     }
 
-    /// A fault by chance.
-    pub(crate) fn any(dice: &mut Dice) -> &'static str {
-        dice.pick(&[
+    /// Returns a random fault.
+    pub(crate) fn any(rng: &mut Rng) -> &'static str {
+        rng.pick(&[
             "hang sync",
             "hang dirsync",
             "hang rename",
@@ -83,7 +83,7 @@ impl Drop for Disk {
 
 // ===== The state directory =====
 
-/// Removes the locks: all of them, held or not.
+/// Removes all locks, whether held or not.
 pub(crate) fn remove_locks(state: &Path) {
     for entry in std::fs::read_dir(state).unwrap().flatten() {
         if entry.file_name().to_string_lossy().ends_with(".lock") {
@@ -92,26 +92,26 @@ pub(crate) fn remove_locks(state: &Path) {
     }
 }
 
-/// Puts a copy of the directory in its place. It has another name while it is copied, so that only what was
-/// being written already can still be written to it.
+/// Replaces the directory by a copy. The original is renamed while it is copied, so that only writes in progress
+/// can still reach it.
 pub(crate) fn replace_by_a_copy(state: &Path) {
     let (old, copy) = (state.with_extension("old"), state.with_extension("copy"));
     std::fs::rename(state, &old).unwrap();
     std::fs::DirBuilder::new().mode(0o700).create(&copy).unwrap();
     for entry in std::fs::read_dir(&old).unwrap().flatten() {
-        // A temporary file may be gone by now.
+        // A temporary file may have disappeared.
         let _gone = std::fs::copy(entry.path(), copy.join(entry.file_name()));
     }
     std::fs::rename(&copy, state).unwrap();
     let _litter = std::fs::remove_dir_all(&old);
 }
 
-/// Puts `bytes` in the place of a record; `None` removes it.
+/// Replaces a record by `bytes`. `None` removes it.
 pub(crate) fn replace_record(record: &Path, bytes: Option<&[u8]>) {
     match bytes {
         None => {
             let _gone = std::fs::remove_file(record);
         }
-        Some(bytes) => super::stage::write_privately(record, bytes),
+        Some(bytes) => super::test_bed::write_privately(record, bytes),
     }
 }

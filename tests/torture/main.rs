@@ -1,31 +1,30 @@
-//! The torture test: the real program between servers that misbehave, on a disk that does too, ended every few
-//! seconds.
+//! The torture test: the real program with misbehaving servers and a faulty disk, terminated every few seconds.
 //!
-//! 64 clients send bodies through 16 credentials, each with a grant of its own, whose access tokens live for
-//! six seconds: some hundred token requests a minute, a tenth of which meets a fault. Answers are lost, late, cut,
-//! compressed, miscounted or a gateway's page. The disk hangs, fails and is full; locks are removed, the state directory
-//! is replaced by a copy, records are deleted, damaged and put back from a backup. The program is killed and told to
-//! end.
+//! 64 clients send bodies through 16 credentials. Each has its own grant, with access tokens that live for six
+//! seconds: several hundred token requests per minute, a tenth of which gets a fault. Answers are lost, late,
+//! truncated, compressed, sent with a wrong length, or replaced by a gateway's page. The disk hangs, fails and runs
+//! full; locks are removed, the state directory is replaced by a copy, records are deleted, damaged and restored from
+//! a backup. The program is killed and terminated.
 //!
-//! There are three parts. In the first two programs share a state directory, and the authorization server forgives a
-//! refresh token that is presented again within 30 s: a grant ends only by a success that nobody can read. In the
-//! second it is strict. There, what happens before it commits may cost nothing (first half); what
-//! happens after it cannot be prevented by any client (second half). Each loss has to have its cause, its alarm and its
-//! count, and has to be healed: half of the credentials by a `bootstrap`, unnoticed by the clients, the others by an
-//! operator's new seed. In the third the proxy runs in this process, and its clock is set forward and back.
+//! There are three parts. In the first part two programs share a state directory, and the authorization server accepts
+//! a refresh token again within 30 s: only an unreadable success loses a grant. In the second part the server is
+//! strict. Faults before the commit must not lose a grant (first half); no client can prevent losses after the commit
+//! (second half). Each loss must have a cause, an alarm and a count, and must be recovered: half of the credentials by
+//! a `bootstrap`, unnoticed by the clients, the others by a new seed from the operator. In the third part the proxy
+//! runs in this process, and its clock is set forward and back.
 //!
-//! What is done follows from the seed that is printed first. What the program does at the same time does not, so
-//! a seed that has failed may have to be run more than once.
-#![allow(clippy::print_stdout, reason = "figures are what this is for")]
+//! The seed, which is printed first, determines the disturbances. It does not determine what the program does at the
+//! same time, so reproducing a failure may take several runs.
+#![allow(clippy::print_stdout, reason = "this test prints a report")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod account;
 mod adversary;
+mod checks;
 mod clients;
-mod dice;
 mod disk;
 mod faults;
-mod stage;
+mod rng;
+mod test_bed;
 
 use std::fs::OpenOptions;
 use std::hash::{BuildHasher, RandomState};
@@ -36,23 +35,23 @@ use std::time::Duration;
 
 use bearerd_test_support::Rotation;
 
-use account::{History, check_clients, check_clock, check_density, check_losses};
-use adversary::Deeds;
-use clients::{Clients, Seen};
-use dice::Dice;
-use faults::{Kind, Phase};
-use stage::{Setting, Stage};
+use adversary::Disturbances;
+use checks::{History, check_clients, check_clock, check_density, check_losses};
+use clients::{ClientStats, Clients};
+use faults::{FaultKind, Phase};
+use rng::Rng;
+use test_bed::{TestBed, TestBedConfig};
 
-/// What the command line says.
+/// The command line arguments.
 struct Arguments {
-    /// How long all parts last together. Default 3 minutes.
+    /// The total duration of all parts. Default: 3 minutes.
     length: Duration,
-    /// What chance follows from. Another one each time by default.
+    /// The seed of all random decisions. Default: random.
     seed: u64,
-    /// How many clients send at once. Default 64.
+    /// The number of concurrent clients. Default: 64.
     clients: usize,
     parts: Vec<Part>,
-    /// Where the log of the proxy is kept. Nowhere by default.
+    /// The file for the log of the proxy. Default: none.
     log: Option<PathBuf>,
 }
 
@@ -95,15 +94,15 @@ impl Arguments {
         Some(arguments)
     }
 
-    /// How long this part lasts: the clock half as long as the others.
+    /// Returns the duration of a part. The clock part is half as long as the others.
     fn length_of(&self, part: Part) -> Duration {
         let weight = |part: Part| if part == Part::Clock { 1 } else { 2 };
         self.length * weight(part) / self.parts.iter().map(|part| weight(*part)).sum::<u32>()
     }
 
-    fn setting(&self, rotation: Rotation) -> Setting<'_> {
-        let dice = Dice::new(self.seed);
-        Setting { rotation, programs: 1, has_clock: false, dice, log: self.log.as_deref() }
+    fn options(&self, rotation: Rotation) -> TestBedConfig<'_> {
+        let rng = Rng::new(self.seed);
+        TestBedConfig { rotation, programs: 1, has_clock: false, rng, log: self.log.as_deref() }
     }
 }
 
@@ -117,117 +116,136 @@ async fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     println!("seed {}", arguments.seed);
-    let mut wrong = Vec::new();
+    let mut violations = Vec::new();
     for part in &arguments.parts {
         let length = arguments.length_of(*part);
-        wrong.extend(match part {
+        violations.extend(match part {
             Part::Forgiving => forgiving(&arguments, length).await,
             Part::Strict => strict(&arguments, length).await,
             Part::Clock => clock(&arguments, length).await,
         });
     }
     println!();
-    for line in &wrong {
-        println!("NOT AS PROMISED: {line}");
+    for line in &violations {
+        println!("VIOLATION: {line}");
     }
-    if wrong.is_empty() {
-        println!("everything as promised");
+    if violations.is_empty() {
+        println!("no violations");
         return ExitCode::SUCCESS;
     }
     println!(
-        "again: tests/torture/run --seed {} --minutes {}",
+        "to repeat: tests/torture/run --seed {} --minutes {}",
         arguments.seed,
         arguments.length.as_secs_f64() / 60.0
     );
     ExitCode::FAILURE
 }
 
-/// What clients see of a phase, and what of that and of everything before it is wrong. All programs have ended
-/// after it.
-async fn whole(
-    stage: &Stage,
+/// Runs a phase to the exit of all programs. Returns the disturbances, the client results, and the violations of the
+/// whole part so far.
+async fn run_phase(
+    test_bed: &TestBed,
     arguments: &Arguments,
     phase: Phase,
     length: Duration,
-) -> (Deeds, Seen, Vec<String>) {
-    let from = stage.script().log.len();
-    let clients = Clients::start(stage, arguments.clients);
-    let mut deeds = adversary::disturb(stage, phase, length).await;
+) -> (Disturbances, ClientStats, Vec<String>) {
+    let from = test_bed.script().log.len();
+    let clients = Clients::start(test_bed, arguments.clients);
+    let mut disturbances = adversary::disturb(test_bed, phase, length).await;
     let seen = clients.stop().await;
-    stage.end_all().await;
-    let mut wrong = std::mem::take(&mut deeds.wrong);
-    let history = History::of(stage);
-    stage.script().print(from);
-    deeds.print(stage);
+    test_bed.end_all().await;
+    let mut violations = std::mem::take(&mut disturbances.violations);
+    let history = History::of(test_bed);
+    test_bed.script().print(from);
+    disturbances.print(test_bed);
     history.print();
-    check_losses(stage, &history, &deeds, &mut wrong);
-    check_clients(stage, &seen, &deeds.losses, &mut wrong);
-    history.check(&mut wrong);
-    (deeds, seen, wrong)
+    check_losses(test_bed, &history, &disturbances, &mut violations);
+    check_clients(test_bed, &seen, &disturbances.losses, &mut violations);
+    history.check(&mut violations);
+    (disturbances, seen, violations)
 }
 
-/// Two programs, and a server with a grace of 30 s; all faults, before and after it commits; ends at any moment.
+/// Two programs and a server with a grace period of 30 s. All faults, before and after the commit; kills at any
+/// moment.
 async fn forgiving(arguments: &Arguments, length: Duration) -> Vec<String> {
-    println!("\n(a) a server that takes a refresh token again for 30 s, two programs, {length:?}");
-    let setting = Setting { programs: 2, ..arguments.setting(stage::FORGIVING) };
-    let stage = Stage::set(setting).await;
-    let (deeds, seen, mut wrong) = whole(&stage, arguments, Phase::Forgiving, length).await;
-    expect(&mut wrong, stage.server.reuse_count() == 0, "a grant was lost in spite of the grace");
-    expect(&mut wrong, seen.answered > 0 && deeds.kills > 0, "nothing happened");
-    check_density(&stage, Kind::ALL, length, &mut wrong);
-    wrong
+    println!("\n(a) two programs, a server with a grace period of 30 s, {length:?}");
+    let options = TestBedConfig { programs: 2, ..arguments.options(test_bed::FORGIVING) };
+    let test_bed = TestBed::set_up(options).await;
+    let (disturbances, seen, mut violations) =
+        run_phase(&test_bed, arguments, Phase::Forgiving, length).await;
+    expect(
+        &mut violations,
+        test_bed.server.reuse_count() == 0,
+        "a grant was lost despite the grace period",
+    );
+    expect(
+        &mut violations,
+        seen.answered > 0 && disturbances.kills > 0,
+        "no disturbance or no answered request",
+    );
+    check_density(&test_bed, FaultKind::ALL, length, &mut violations);
+    violations
 }
 
-/// A strict server. First half: what costs nothing; second half: everything.
+/// A strict server. First half: only faults that lose no grant. Second half: all faults.
 async fn strict(arguments: &Arguments, length: Duration) -> Vec<String> {
     println!("\n(b) a strict server, {length:?}");
-    let stage = Stage::set(arguments.setting(stage::STRICT)).await;
+    let test_bed = TestBed::set_up(arguments.options(test_bed::STRICT)).await;
     let half = length / 2;
 
-    println!("  first half: faults and kills before it commits");
-    let clients = Clients::start(&stage, arguments.clients);
-    let mut before = adversary::disturb(&stage, Phase::BeforeCommit, half).await;
+    println!("  first half: faults and kills before the commit");
+    let clients = Clients::start(&test_bed, arguments.clients);
+    let mut before = adversary::disturb(&test_bed, Phase::BeforeCommit, half).await;
     let seen = clients.stop().await;
-    let mut wrong = std::mem::take(&mut before.wrong);
-    stage.script().print(0);
-    before.print(&stage);
-    check_clients(&stage, &seen, &before.losses, &mut wrong);
-    expect(&mut wrong, before.losses.is_empty(), "what came before the commit has cost a grant");
-    expect(&mut wrong, seen.answered > 0 && before.kills > 0, "nothing happened");
+    let mut violations = std::mem::take(&mut before.violations);
+    test_bed.script().print(0);
+    before.print(&test_bed);
+    check_clients(&test_bed, &seen, &before.losses, &mut violations);
+    expect(&mut violations, before.losses.is_empty(), "a fault before the commit lost a grant");
+    expect(
+        &mut violations,
+        seen.answered > 0 && before.kills > 0,
+        "no disturbance or no answered request",
+    );
 
-    println!("  second half: before and after it commits");
-    let (after, _, mut also) = whole(&stage, arguments, Phase::Strict, half).await;
-    wrong.append(&mut also);
-    expect(&mut wrong, !after.losses.is_empty() && after.kills > 0, "nothing was lost");
-    check_density(&stage, Kind::ALL, length, &mut wrong);
-    wrong
+    println!("  second half: faults and kills before and after the commit");
+    let (after, _, mut also) = run_phase(&test_bed, arguments, Phase::Strict, half).await;
+    violations.append(&mut also);
+    expect(
+        &mut violations,
+        !after.losses.is_empty() && after.kills > 0,
+        "no kill or no lost grant in the second half",
+    );
+    check_density(&test_bed, FaultKind::ALL, length, &mut violations);
+    violations
 }
 
-/// The proxy in this process, with a clock that is set, and a server with a grace.
+/// The proxy in this process with an adjustable clock, and a server with a grace period.
 async fn clock(arguments: &Arguments, length: Duration) -> Vec<String> {
-    println!("\n(c) a clock that is set forward and back, {length:?}");
+    println!("\n(c) clock changes forward and back, {length:?}");
     if let Some(path) = &arguments.log {
         let file = OpenOptions::new().create(true).append(true).open(path).unwrap();
         let said = tracing_subscriber::fmt().with_writer(Mutex::new(file)).with_ansi(false);
         said.with_max_level(tracing::Level::DEBUG).init();
     }
-    let setting = Setting { has_clock: true, ..arguments.setting(stage::FORGIVING) };
-    let stage = Stage::set(setting).await;
-    let (deeds, seen, mut wrong) = whole(&stage, arguments, Phase::Lossless, length).await;
-    check_clock(&stage, &deeds, length, &mut wrong);
-    expect(&mut wrong, deeds.losses.is_empty(), "a clock that was set has cost a grant");
+    let options = TestBedConfig { has_clock: true, ..arguments.options(test_bed::FORGIVING) };
+    let test_bed = TestBed::set_up(options).await;
+    let (disturbances, seen, mut violations) =
+        run_phase(&test_bed, arguments, Phase::Lossless, length).await;
+    check_clock(&test_bed, &disturbances, length, &mut violations);
+    expect(&mut violations, disturbances.losses.is_empty(), "a clock change lost a grant");
     expect(
-        &mut wrong,
-        seen.answered > 0 && deeds.forwards + deeds.backwards > 0,
-        "nothing happened",
+        &mut violations,
+        seen.answered > 0 && disturbances.forwards + disturbances.backwards > 0,
+        "no disturbance or no answered request",
     );
-    let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Garbage);
-    check_density(&stage, kinds, length, &mut wrong);
-    wrong
+    let kinds = FaultKind::ALL.into_iter().filter(|kind| *kind != FaultKind::Garbage);
+    check_density(&test_bed, kinds, length, &mut violations);
+    violations
 }
 
-fn expect(wrong: &mut Vec<String>, holds: bool, otherwise: &str) {
+fn expect(violations: &mut Vec<String>, holds: bool, otherwise: &str) {
     if !holds {
-        wrong.push(otherwise.to_owned());
+        violations.push(otherwise.to_owned());
     }
 }

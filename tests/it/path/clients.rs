@@ -1,4 +1,4 @@
-//! P6, P7, P11 to P13 and P32 to P34: the client's side of a connection, and its ends.
+//! P6, P7, P11 to P13 and P32 to P34: client connections and how they end.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ fn post(url: &str, length: usize) -> String {
 
 // ===== Refusals while the client sends =====
 
-/// Programs that send everything before they read.
+/// Sends the whole request before reading the response, as some programs do.
 async fn uploads_whole(
     wire: &mut Wire<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>,
     head: String,
@@ -31,7 +31,10 @@ async fn uploads_whole(
     within(async {
         wire.stream.write_all(head.as_bytes()).await.expect("the head");
         for _ in 0..length / MIB {
-            wire.stream.write_all(&vec![b'x'; MIB]).await.expect("content that is not wanted");
+            wire.stream
+                .write_all(&vec![b'x'; MIB])
+                .await
+                .expect("the proxy reads unwanted content");
         }
         wire.stream.flush().await.expect("the end");
     })
@@ -70,7 +73,7 @@ async fn p06_a_refusal_inside_a_session_is_read_as_well() {
         "Content-Length: 8388608",
     ]);
     uploads_whole(&mut wire, head, 8 * MIB).await;
-    wire.reply().await.assert_status(413, "the refusal was lost behind the content");
+    wire.reply().await.assert_status(413, "the refusal did not reach the client");
 }
 
 #[tokio::test]
@@ -81,13 +84,13 @@ async fn p06_an_early_answer_of_the_origin_is_read_by_such_a_client() {
         let mut server = accept(&listener).await;
         server.head_text().await;
         server.send("HTTP/1.1 403 No\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno").await;
-        // It closes with content unread: a reset.
+        // Dropping the socket with unread content causes a TCP reset.
     });
     let mut wire = Wire::to(&world).await;
     uploads_whole(&mut wire, post(&format!("{url}/"), 8 * MIB), 8 * MIB).await;
     wire.reply()
         .await
-        .assert_status(403, "the origin server's early answer was lost behind the content");
+        .assert_status(403, "the origin server's early answer did not reach the client");
     served.await.unwrap();
 }
 
@@ -101,7 +104,7 @@ async fn p07_a_client_that_closes_its_half_gets_its_answer() {
     wire.send(post(&world.http("/echo"), 4) + "more").await;
     wire.stream.shutdown().await.unwrap();
     world.origin.wait_for_requests(1).await;
-    // These later requests show that the end was seen before.
+    // These later requests prove that the proxy has seen the end by then.
     for _ in 0..4 {
         ask(&world, &["OPTIONS * HTTP/1.1", "Host: x"]).await.assert_ok();
     }
@@ -110,7 +113,7 @@ async fn p07_a_client_that_closes_its_half_gets_its_answer() {
     assert_eq!(
         (reply.status, reply.text().as_str()),
         (200, "more"),
-        "the answer did not come through the half-closed connection"
+        "the answer did not arrive on the half-closed connection"
     );
     wire.is_closed().await;
 }
@@ -135,7 +138,7 @@ async fn p07_content_that_never_comes_ends_the_request() {
     assert_eq!(
         server.exactly(4).await,
         b"half",
-        "the origin server did not get the content that there was"
+        "the origin server did not receive the content sent so far"
     );
     wire.stream.shutdown().await.unwrap();
     server.is_closed().await;
@@ -165,17 +168,17 @@ async fn p07_both_halves_of_a_tunnel_end_by_themselves() {
     assert_eq!(
         server.rest().await,
         b"question",
-        "the end of the client's half did not reach the origin server"
+        "the client's half-close did not reach the origin server"
     );
     server.send("answer").await;
     assert_eq!(
         wire.exactly(6).await,
         b"answer",
-        "the answer did not come through the half-closed tunnel"
+        "the answer did not arrive through the half-closed tunnel"
     );
 }
 
-// ===== Truncated answers look truncated =====
+// ===== Truncated answers =====
 
 #[tokio::test]
 async fn p11_an_answer_that_breaks_off_ends_in_a_reset_where_the_end_is_the_connections() {
@@ -187,13 +190,13 @@ async fn p11_an_answer_that_breaks_off_ends_in_a_reset_where_the_end_is_the_conn
     server.head_text().await;
     server.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nsome\r\n").await;
     wire.reply_head().await.assert_ok();
-    assert_eq!(wire.exactly(4).await, b"some", "the content before the break is lost");
+    assert_eq!(wire.exactly(4).await, b"some", "the content before the truncation is missing");
     drop(server);
     let ended = within(wire.stream.read(&mut [0; 16])).await;
     assert_eq!(
         ended.map_err(|error| error.kind()),
         Err(ErrorKind::ConnectionReset),
-        "a response that broke off ended like a whole one"
+        "a truncated response ended like a complete one"
     );
 }
 
@@ -206,15 +209,15 @@ async fn p12_options_of_an_authority_alone_ask_for_the_server() {
         let target = format!("OPTIONS {}{target} HTTP/1.1", world.http(""));
         world.origin.clear();
         ask(&world, &[&*target, "Host: x"]).await.assert_ok();
-        assert_eq!(world.origin.requests()[0].target, received, "the target has another form");
+        assert_eq!(world.origin.requests()[0].target, received, "unexpected form of the target");
     }
-    // The next on the same connection is read anew.
+    // The next request on the same connection is parsed independently.
     let mut wire = Wire::to(&world).await;
     world.origin.clear();
     wire.ask(&[&*format!("OPTIONS {} HTTP/1.1", world.http("")), "Host: x"]).await;
     wire.ask(&[&*format!("OPTIONS {}/ HTTP/1.1", world.http("")), "Host: x"]).await;
     let targets: Vec<_> = world.origin.requests().iter().map(|it| it.target.clone()).collect();
-    assert_eq!(targets, ["*", "/"], "the target of the request before was kept");
+    assert_eq!(targets, ["*", "/"], "the target of the previous request was reused");
 }
 
 #[tokio::test]
@@ -258,7 +261,7 @@ async fn p13_an_unreadable_request_is_refused_with_a_reason_and_logged() {
         assert_eq!(
             reply.field("connection"),
             Some("close"),
-            "a request that could not be read left the connection open"
+            "an unreadable request left the connection open"
         );
         let id = reply.field("x-request-id").unwrap().to_owned();
         let line = program.logs(&id).await;
@@ -294,7 +297,7 @@ async fn p07_the_end_may_come_with_the_last_of_the_content() {
             .await;
         let mut server = accept(&listener).await;
         server.head_text().await;
-        // The reader of the content waits for the rest now.
+        // The proxy is now waiting for the rest of the content.
         assert_eq!(
             server.exactly(2).await,
             b"he",
@@ -312,9 +315,9 @@ async fn p07_the_end_may_come_with_the_last_of_the_content() {
     }
 }
 
-// ===== Waits that end =====
+// ===== Timeouts =====
 
-/// A client whose socket takes little, so that what is not read stays with the proxy.
+/// Returns a client with a small receive buffer, so that unread data stays in the proxy.
 async fn narrow_client(world: &World) -> Wire {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -337,7 +340,7 @@ async fn p32_clients_that_never_read_are_freed() {
         server.send("HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n").await;
     }
     for (_client, mut server) in clients {
-        // Until the proxy hangs up.
+        // Wait until the proxy closes the connection.
         within(async { while server.stream.write_all(&[0; 65536]).await.is_ok() {} }).await;
     }
 }
@@ -356,14 +359,14 @@ async fn p32_answers_that_stall_in_the_middle_are_cut() {
         assert_eq!(
             client.exactly(4).await,
             b"some",
-            "HTTP/{version}: the content before the stall is lost"
+            "HTTP/{version}: the content before the stall is missing"
         );
         server.is_closed().await;
         let ended = within(client.stream.read(&mut [0; 16])).await;
         assert_eq!(
             ended.map_err(|error| error.kind()),
             Err(ErrorKind::ConnectionReset),
-            "{version}: an answer that stalled ended like a whole one"
+            "{version}: a stalled answer ended like a complete one"
         );
     }
 }
@@ -394,7 +397,7 @@ async fn p32_a_stream_of_http2_whose_client_takes_nothing_is_reset_and_the_other
     let client = Client::open(&world).await;
     world.origin.enqueue(Answer::text(200, &"x".repeat(1 << 20)));
     let (response, _) = client.begin(get_http2(&world.https("/")), true).await;
-    // Data is read and its window is given back only at the end, for the others on the connection.
+    // The stream's window is not released. The connection window is, for the other streams.
     let mut content = within(response).await.unwrap().into_body();
     let mut taken = 0;
     let ended = within(async {
@@ -440,7 +443,7 @@ async fn p32_an_origin_that_takes_nothing_is_504() {
     read.unwrap();
     assert_eq!(
         answer, b"HTTP/1.1 504",
-        "an origin server that takes nothing is not reported as 504"
+        "an origin server that reads nothing is not reported as 504"
     );
 }
 
@@ -453,12 +456,12 @@ async fn p33_a_reader_that_pauses_longer_than_the_idle_time_gets_everything() {
     client.send(message(&get(&world.http(&format!("/bytes/{length}"))))).await;
     client.reply_head().await.assert_ok();
     client.exactly(length / 2).await;
-    // The pause is what is tried.
+    // The pause is longer than idle_timeout.
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(
         client.exactly(length / 2).await.len(),
         length / 2,
-        "a client that paused has lost content"
+        "a client that paused did not receive all content"
     );
 }
 
@@ -477,12 +480,9 @@ async fn p34_an_upload_that_trickles_on_after_an_early_answer_is_no_slow_head() 
         tokio::time::sleep(Duration::from_millis(500)).await;
         client.send("x").await;
     }
-    assert!(
-        began.elapsed() > Duration::from_secs(3),
-        "the upload was over too soon to show anything"
-    );
+    assert!(began.elapsed() > Duration::from_secs(3), "the upload was too short for this test");
     assert_eq!(server.exactly(8).await.len(), 8, "the rest of the upload did not arrive");
-    // And the connection serves on.
+    // The connection still serves the next request.
     client.send(message(&get(&format!("{url}/next")))).await;
     let next = server.head_text().await;
     assert!(

@@ -1,4 +1,4 @@
-//! P17 and P21: when a connection is free, and for whom.
+//! P17 and P21: when an origin connection may be reused, and by which client.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::world::World;
 async fn p17_an_early_answer_gives_no_connection_to_the_next_request() {
     let world = World::builder().proxy("").start().await;
     let (listener, url) = origin().await;
-    // Both go to the same core: there is one request after the other on one connection of the client.
+    // Both requests run on the same core, because they share one client connection.
     let mut uploading = Vec::new();
     for _ in 0..2 {
         let mut client = Wire::to(&world).await;
@@ -31,22 +31,22 @@ async fn p17_an_early_answer_gives_no_connection_to_the_next_request() {
         );
         uploading.push((client, server));
     }
-    // Whichever core they go to, it has a connection whose upload is not over.
+    // Every core has an origin connection with an unfinished upload.
     for _ in 0..2 {
         let mut client = Wire::to(&world).await;
         client.send(message(&get(&format!("{url}/next")))).await;
         let mut server = accept(&listener).await;
         assert!(
             server.head_text().await.starts_with("GET /next "),
-            "the next request came on a connection whose upload is not over"
+            "the next request reused a connection with an unfinished upload"
         );
         server.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
         client.reply().await.assert_ok();
     }
-    // The uploads go on, and end.
+    // The uploads continue and finish.
     for (mut client, mut server) in uploading {
         client.send("x".repeat(95)).await;
-        assert_eq!(server.exactly(100).await.len(), 100, "the upload was cut by another request");
+        assert_eq!(server.exactly(100).await.len(), 100, "another request interrupted the upload");
     }
 }
 
@@ -107,7 +107,7 @@ async fn p17_a_repetition_goes_on_a_new_connection_and_the_first_closes() {
     let line = format!("POST {} HTTP/1.1", world.http("/"));
     let mut client = Wire::to(&world).await;
     client.send(message(&[&*line, "Host: x", "Content-Length: 10"]) + "begun").await;
-    // The second attempt has what was sent so far, while the rest is still to come.
+    // The second attempt contains the content sent so far; the rest follows.
     within(world.origin.wait_for_requests(2)).await;
     client.send("ended").await;
     client.reply().await.assert_ok();
@@ -115,17 +115,17 @@ async fn p17_a_repetition_goes_on_a_new_connection_and_the_first_closes() {
     assert_eq!(
         &requests[1].body[..],
         b"begunended",
-        "the second attempt has other content than the client sent"
+        "the content of the second attempt differs from the client's"
     );
     assert_ne!(
         requests[0].connection, requests[1].connection,
-        "the second attempt came on the connection whose upload was not over"
+        "the second attempt reused the connection with the unfinished upload"
     );
     world.get("/").await.assert_ok();
 }
 
-/// A server that authenticates connections, as NTLM does: whoever sends on one again is taken for the first. It closes
-/// the connection of whoever asks for `/bye`.
+/// Starts a server that authenticates connections, as NTLM does: every request on a connection counts as the user who
+/// authenticated on it. It closes the connection after a request for `/bye`.
 async fn ntlm_origin() -> String {
     let (listener, url) = origin().await;
     tokio::spawn(async move {
@@ -171,20 +171,20 @@ async fn p21_a_connection_that_authenticates_a_person_serves_nobody_else() {
         alice
             .ask(&[&*line, "Host: x"])
             .await
-            .assert_status(401, "a request without authentication was taken for somebody's");
+            .assert_status(401, "an unauthenticated request was served as an authenticated user");
         let reply = alice.ask(&[&*line, "Host: x", "Authorization: NTLM type1"]).await;
         assert_eq!(
             (reply.status, reply.field("www-authenticate")),
             (401, Some("NTLM type2")),
-            "the second step of NTLM did not come through"
+            "the second step of NTLM did not reach the client"
         );
         let reply = alice.ask(&[&*line, "Host: x", "Authorization: NTLM type3"]).await;
         assert_eq!(
             (reply.status, reply.text()),
             (200, "alice".to_owned()),
-            "the third step of NTLM came on another connection"
+            "the third step of NTLM used another connection"
         );
-        // The connection stays hers, without a word of authentication.
+        // Alice keeps the connection, without further authentication.
         assert_eq!(
             alice.ask(&[&*line, "Host: x"]).await.text(),
             "alice",
@@ -197,16 +197,16 @@ async fn p21_a_connection_that_authenticates_a_person_serves_nobody_else() {
             .await
             .assert_status(401, "a stranger was served on Alice's connection");
     }
-    // Nor when she has gone.
+    // Nobody else gets it after she has disconnected.
     drop(alices);
     for _ in 0..8 {
         ask(&world, &[&*line, "Host: x"])
             .await
-            .assert_status(401, "a stranger was served on the connection that Alice had left");
+            .assert_status(401, "a stranger was served on the connection left by Alice");
     }
 }
 
-/// The user that the server sees in a request with these fields.
+/// Returns the user that the server identifies in a request with these fields.
 async fn who(client: &mut Wire, url: &str, fields: &[&str]) -> String {
     let line = format!("GET {url} HTTP/1.1");
     client.ask(&[&[&*line, "Host: x"], fields].concat()).await.text()
@@ -223,16 +223,16 @@ async fn p21_an_authenticated_connection_stays_with_its_client_at_each_origin() 
         assert_eq!(
             who(&mut alice, &url, &[&field("type1")]).await,
             "nobody",
-            "the first step already counts as authentication"
+            "the first step of NTLM already authenticated the connection"
         );
-        // With content, whose end may come after the response.
+        // A request with content, which may end after the response.
         let post = format!("POST {url} HTTP/1.1");
         let chunked = [&*post, "Host: x", &field("type3"), "Transfer-Encoding: chunked"];
         alice.send(message(&chunked) + "2\r\nhi\r\n0\r\n\r\n").await;
         assert_eq!(
             alice.reply().await.text(),
             "alice",
-            "{scheme}: the authentication was not finished on one connection"
+            "{scheme}: the authentication did not finish on one connection"
         );
     }
     for origin in &origins {
@@ -250,7 +250,7 @@ async fn p21_an_authenticated_connection_stays_with_its_client_at_each_origin() 
             );
         }
     }
-    // After the origin server has closed the connection, neither she nor anybody else is authenticated.
+    // After the origin server closes the connection, nobody is authenticated, not even Alice.
     assert_eq!(
         who(&mut alice, &format!("{}/bye", origins[0]), &[]).await,
         "alice",
@@ -264,7 +264,7 @@ async fn p21_an_authenticated_connection_stays_with_its_client_at_each_origin() 
     assert_eq!(
         who(&mut alice, &format!("{}/", origins[1]), &[]).await,
         "alice",
-        "the connection to the other origin server is no longer Alice's"
+        "Alice lost her connection to the other origin server"
     );
 }
 
@@ -279,7 +279,7 @@ async fn p21_no_client_finishes_the_authentication_of_another() {
             assert_eq!(
                 who(&mut alice, &url, &["Authorization: NTLM type1"]).await,
                 "nobody",
-                "the first step already counts as authentication"
+                "the first step of NTLM already authenticated the connection"
             );
             if stays {
                 clients.push(alice);
@@ -290,7 +290,7 @@ async fn p21_no_client_finishes_the_authentication_of_another() {
             assert_eq!(
                 who(&mut mallory, &url, &["Authorization: NTLM type3"]).await,
                 "nobody",
-                "another client ended the authentication that Alice had begun"
+                "another client completed Alice's authentication"
             );
         }
     }

@@ -1,5 +1,5 @@
-//! Answers whose head is good and whose content is not. After a request that changes something the head is all that
-//! the client needs to know.
+//! Answers with a valid head and faulty content. The head must reach the client, because it tells whether the request
+//! took effect.
 
 use tokio::io::AsyncReadExt;
 
@@ -10,10 +10,10 @@ use crate::texts::assert_says;
 use crate::wire::{Wire, get, message, within};
 use crate::world::World;
 
-/// What depends on which task is first shows in one of many.
+/// The number of repetitions, which makes task-order races likely to show.
 const TIMES: usize = 10;
 
-/// What follows the fields of a head, with what arrives of it.
+/// Returns the faulty rest of a response, and the part of its content that arrives.
 fn faults() -> Vec<(String, &'static str)> {
     let chunked = |rest: &str| format!("transfer-encoding: chunked\r\n\r\n{rest}");
     let long = "e".repeat(20_000);
@@ -28,7 +28,7 @@ fn faults() -> Vec<(String, &'static str)> {
     ]
 }
 
-/// A server that sends a faulty answer at once, and closes.
+/// Sends a faulty answer at once and closes the connection.
 async fn answer(
     mut server: Wire<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>,
     fault: &str,
@@ -57,7 +57,7 @@ async fn the_head_arrives_and_what_follows_does_not_look_whole() {
             let rest = String::from_utf8_lossy(&rest).into_owned();
             assert!(
                 rest.contains(arrives),
-                "{fault:.60?}: the content before the fault is lost: {rest:?}"
+                "{fault:.60?}: the content before the fault is missing: {rest:?}"
             );
             assert!(!rest.ends_with("0\r\n\r\n") && rest.len() < 9, "it looks whole: {rest:?}");
         }
@@ -86,7 +86,7 @@ async fn the_head_arrives_over_http2_and_the_stream_is_reset() {
             assert_eq!(
                 String::from_utf8_lossy(&seen),
                 arrives,
-                "{fault:.60?}: the content before the fault is lost or was changed"
+                "{fault:.60?}: the content before the fault is missing or changed"
             );
         }
     }

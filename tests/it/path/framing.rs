@@ -1,4 +1,4 @@
-//! P1 to P15: what says where content ends, and fields that are more than they seem.
+//! P1 to P15: message framing, and fields with special meaning.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::http2::{Client, get as get_http2};
 use crate::wire::{Wire, ask, get, message, raw_origin, within};
 use crate::world::World;
 
-/// Chunks of `text`, as a client writes them.
+/// Encodes `text` in the chunked coding.
 fn chunked(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n0\r\n\r\n", text.len())
 }
@@ -35,7 +35,7 @@ async fn p01_content_arrives_whatever_method_it_comes_with() {
         assert_eq!(
             request.header("transfer-encoding"),
             Some("chunked"),
-            "{method}: the content arrived with another framing"
+            "{method}: unexpected framing of the content"
         );
     }
 }
@@ -65,15 +65,15 @@ async fn p02_a_request_without_content_says_so_where_content_is_usual() {
         assert_eq!(
             world.origin.requests()[0].header("content-length"),
             expected,
-            "{method}: Content-Length does not say whether there is content"
+            "{method}: wrong Content-Length for a request without content"
         );
-        // And over HTTP/1.1, with what the client said.
+        // Over HTTP/1.1, the client's own Content-Length applies.
         let target = format!("{method} {} HTTP/1.1", world.http("/"));
         ask(&world, &[&*target, "Host: x"]).await.assert_ok();
         assert_eq!(
             world.origin.requests()[1].header("content-length"),
             expected,
-            "{method}: Content-Length over HTTP/1.1 does not say whether there is content"
+            "{method}: wrong Content-Length over HTTP/1.1"
         );
     }
 }
@@ -88,11 +88,7 @@ async fn a_target_without_a_path_asks_for_the_root() {
         world.origin.clear();
         let line = format!("GET http://{authority}{rest} HTTP/1.1");
         ask(&world, &[&*line, "Host: x"]).await.assert_status(200, format!("{rest:?}"));
-        assert_eq!(
-            world.origin.requests()[0].target,
-            target,
-            "the target was read differently: {rest:?}"
-        );
+        assert_eq!(world.origin.requests()[0].target, target, "unexpected target: {rest:?}");
     }
 }
 
@@ -112,11 +108,11 @@ async fn te_trailers_is_forwarded_and_named_in_connection() {
             head.iter().map(|line| &**line).chain(fields.iter().copied()).collect();
         ask(&world, &lines).await.assert_status(200, format!("{fields:?}"));
         let request = &world.origin.requests()[0];
-        assert_eq!(request.header("te"), te, "{fields:?}: TE was not forwarded as it should be");
+        assert_eq!(request.header("te"), te, "{fields:?}: unexpected TE at the origin server");
         assert_eq!(
             request.header("connection"),
             connection,
-            "{fields:?}: Connection does not name TE as it should"
+            "{fields:?}: unexpected Connection at the origin server"
         );
     }
 }
@@ -138,7 +134,7 @@ async fn expect_in_a_request_of_http10_is_ignored() {
         assert_eq!(
             world.origin.requests()[0].header("expect"),
             expected,
-            "{version}: the expectation was not forwarded as it should be"
+            "{version}: unexpected Expect at the origin server"
         );
     }
 }
@@ -189,7 +185,7 @@ async fn p03_what_a_lenient_client_would_read_is_passed_on_in_one_form() {
         assert_eq!(
             head.matches("content-length").count(),
             usize::from(answer.contains("content-length")),
-            "Content-Length was added, lost or repeated: {head:?}"
+            "wrong number of Content-Length fields: {head:?}"
         );
     }
 }
@@ -202,7 +198,7 @@ async fn p09_the_limit_of_fields_goes_for_both_directions() {
         let answer = format!("HTTP/1.1 200 OK\r\n{many}content-length: 0\r\n\r\n");
         let origin = raw_origin(answer).await;
         let reply = ask(&world, &get(&format!("http://{origin}/"))).await;
-        assert_eq!(reply.status, status, "{count} fields: another status");
+        assert_eq!(reply.status, status, "{count} fields: unexpected status");
         if status == 502 {
             reply.is_refusal(502, "http_response_header_section_size");
         }
@@ -224,7 +220,7 @@ async fn p09_split_cookie_fields_count_as_one_field() {
     }
     client.ask(request).await.assert_ok();
     let cookie = world.origin.requests()[0].header("cookie").unwrap().to_owned();
-    assert_eq!(cookie.split("; ").count(), 120, "crumbs of the cookie were lost");
+    assert_eq!(cookie.split("; ").count(), 120, "parts of the cookie are missing");
 }
 
 // ===== Interim responses =====
@@ -245,7 +241,7 @@ async fn p04_interim_responses_reach_clients_of_http1() {
         assert_eq!(
             (hints.status, hints.field("link")),
             (103, Some("</a.css>; rel=preload")),
-            "the second interim response did not arrive whole"
+            "the second interim response is incomplete"
         );
         assert_eq!(
             (hints.field("x-hop"), hints.field("connection")),
@@ -256,7 +252,7 @@ async fn p04_interim_responses_reach_clients_of_http1() {
         assert_eq!(
             (reply.status, reply.text()),
             (200, "ok".to_owned()),
-            "the final response did not arrive whole"
+            "the final response is incomplete"
         );
     }
 }
@@ -294,7 +290,7 @@ async fn p04_an_interim_response_does_not_wait_for_the_response() {
     origin.send(HINTS).await;
     wire.reply_head()
         .await
-        .assert_status(103, "the interim response was held back until the final one");
+        .assert_status(103, "the interim response was delayed until the final one");
     origin.send(FINAL).await;
     wire.reply().await.assert_ok();
 }
@@ -319,7 +315,7 @@ async fn p04_a_flood_of_interim_responses_is_502() {
         while reply.status == 102 {
             reply = wire.reply_head().await;
         }
-        assert_eq!(reply.status, status, "{count} interim responses led to another status");
+        assert_eq!(reply.status, status, "{count} interim responses: unexpected status");
     }
 }
 
@@ -335,17 +331,13 @@ async fn p05_a_rejection_before_any_content_is_absorbed_however_long_the_content
     let mut wire = Wire::to(&world).await;
     let length = format!("Content-Length: {LENGTH}");
     wire.send(message(&[&*target, "Host: x", "Expect: 100-continue", &*length])).await;
-    wire.reply_head().await.assert_status(100, "the client was not asked for its content");
+    wire.reply_head().await.assert_status(100, "the client got no 100 (Continue)");
     let requests = world.origin.requests();
-    assert_eq!(requests.len(), 2, "the client is asked by the second attempt");
-    assert_eq!(requests[0].body_length, 0, "the first attempt has taken content");
+    assert_eq!(requests.len(), 2, "the second attempt did not cause the 100 (Continue)");
+    assert_eq!(requests[0].body_length, 0, "the first attempt received content");
     wire.send(pattern(LENGTH)).await;
     wire.reply().await.assert_ok();
-    assert_eq!(
-        world.origin.requests()[1].body_length,
-        LENGTH as u64,
-        "the content did not arrive whole"
-    );
+    assert_eq!(world.origin.requests()[1].body_length, LENGTH as u64, "the content is incomplete");
 }
 
 #[tokio::test]
@@ -374,12 +366,10 @@ async fn p05_an_origin_that_does_not_ask_gets_the_content_after_a_second() {
         "the expectation was not forwarded"
     );
     let begun = Instant::now();
-    wire.reply_head()
-        .await
-        .assert_status(100, "the client was not asked for its content after a second");
+    wire.reply_head().await.assert_status(100, "the client got no 100 (Continue) after a second");
     assert!(
         begun.elapsed() > Duration::from_millis(500),
-        "it was over too soon: {:?}",
+        "the wait was too short: {:?}",
         begun.elapsed()
     );
     wire.send("hi").await;
@@ -411,7 +401,7 @@ async fn p14_a_name_with_a_dot_passes_unless_it_is_a_credentials() {
     assert_eq!(
         (reply.status, reply.text()),
         (200, "ok".to_owned()),
-        "a name with a final dot that is no credential's did not pass"
+        "a name with a final dot and without a credential was refused"
     );
     let dotted = world.http("/").replace("localhost", "localhost.");
     ask(&world, &get(&dotted)).await.is_refusal(400, "http_request_error");
@@ -427,7 +417,7 @@ async fn p14_an_unknown_coding_closes_the_connection() {
     assert_eq!(
         (reply.status, reply.field("connection")),
         (501, Some("close")),
-        "an unknown transfer coding has to end the connection"
+        "an unknown transfer coding must close the connection"
     );
     wire.is_closed().await;
 }
@@ -451,7 +441,7 @@ async fn p10_a_clients_trailers_arrive_but_for_what_only_a_head_may_say() {
         let trailers = world.origin.requests()[0].trailers.clone();
         let mut names: Vec<&str> = trailers.keys().map(http::HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["grpc-status", "x-sum"], "{protocols:?}: other trailers arrived");
+        assert_eq!(names, ["grpc-status", "x-sum"], "{protocols:?}: unexpected trailers");
     }
 }
 
@@ -469,7 +459,7 @@ async fn p10_trailers_of_grpc_arrive_unannounced_in_every_pairing() {
         assert_eq!(
             world.origin.requests()[0].trailers["grpc-status"],
             "0",
-            "{protocols:?}: the trailer of gRPC was lost"
+            "{protocols:?}: the gRPC trailer is missing"
         );
     }
 }
@@ -490,19 +480,19 @@ async fn p15_an_application_that_asked_by_http_stays_within_the_proxy() {
     assert_eq!(
         reply.field("location"),
         Some(&*world.http("/next?a=b")),
-        "the redirect leads past the proxy"
+        "the redirect bypasses the proxy"
     );
     assert_eq!(
         reply.field("link"),
         Some(&*format!("<{}>; rel=next", world.http("/2"))),
-        "the link leads past the proxy"
+        "the link bypasses the proxy"
     );
     assert_eq!(
         reply.field("set-cookie"),
         Some("a=b; Path=/; HttpOnly"),
-        "the cookie would not be sent over http"
+        "the client would not send the cookie over http"
     );
-    // Who speaks TLS gets it as it is.
+    // Clients that use TLS get the answer unchanged.
     world.origin.enqueue(answer(&world));
     let response = world.client().get(world.https("/")).send().await.unwrap();
     assert_eq!(

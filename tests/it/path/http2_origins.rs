@@ -1,4 +1,4 @@
-//! P16, P18, P19 and P26: origin servers that speak HTTP/2.
+//! P16, P18, P19 and P26: origin servers with HTTP/2.
 
 use bearerd_test_support::Protocols;
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use crate::world::World;
 
 type Exchange = (Request<h2::RecvStream>, SendResponse<Bytes>);
 
-/// Each request of each connection, with the number of its connection.
+/// Returns a channel of all requests, each with the number of its connection.
 fn requests(api: RawApi, builder: Builder) -> UnboundedReceiver<(usize, Exchange)> {
     let (send, receive) = unbounded_channel();
     tokio::spawn(async move {
@@ -44,7 +44,7 @@ fn answer(mut respond: SendResponse<Bytes>, status: u16) {
     respond.send_response(response, true).unwrap();
 }
 
-/// A request in plain http, which bearerd sends over HTTP/2 where nothing else is spoken.
+/// Sends a plain http request, which bearerd forwards over HTTP/2 if the origin server speaks only that.
 async fn begin(world: &World, url: &str) -> Wire {
     let mut wire = Wire::to(world).await;
     wire.send(message(&get(url))).await;
@@ -68,7 +68,7 @@ async fn p16_a_client_that_does_not_read_stalls_nobody_else() {
         assert_eq!(
             content.len(),
             500_000,
-            "a client that does not read has cut the content of another"
+            "a client that does not read interrupted the content of another"
         );
     }
 }
@@ -80,7 +80,7 @@ async fn p18_where_streams_run_out_another_connection_is_made() {
     let mut builder = Builder::new();
     builder.max_concurrent_streams(4);
     let mut requests = requests(api, builder);
-    // The first tells bearerd the limit.
+    // The first connection tells bearerd the stream limit.
     let mut first = begin(&world, &url).await;
     let (_, (_, respond)) = within(requests.recv()).await.unwrap();
     answer(respond, 200);
@@ -90,7 +90,7 @@ async fn p18_where_streams_run_out_another_connection_is_made() {
         let wire = begin(&world, &url).await;
         polls.push((wire, within(requests.recv()).await.unwrap()));
     }
-    // Each core has connections of its own; none has more than it may.
+    // Each core has its own connections; none exceeds the stream limit.
     for number in 1..=10 {
         let streams = polls.iter().filter(|(_, (connection, _))| *connection == number).count();
         assert!(streams <= 4, "{streams} on connection {number}");
@@ -166,7 +166,7 @@ async fn p19_a_stream_that_broke_for_another_reason_is_not_repeated() {
     let (_, (_, mut respond)) = within(requests.recv()).await.unwrap();
     respond.send_reset(Reason::INTERNAL_ERROR);
     let reply = wire.reply().await;
-    reply.assert_status(502, "a stream that broke is not reported as 502");
+    reply.assert_status(502, "a reset stream is not reported as 502");
     assert_says("the answer", reply.text(), ["reset the request's HTTP/2 stream"]);
 }
 
@@ -199,7 +199,7 @@ async fn an_upgrade_over_http2_is_502() {
     wire.reply().await.is_refusal(502, "http_upgrade_failed");
 }
 
-/// With a closed window the origin server has not received all of the content, however little it is.
+/// With a closed window the origin server does not receive all of the content, even a small one.
 #[tokio::test]
 async fn an_origin_that_takes_no_content_runs_into_send_timeout() {
     let limits = "[limits]\nsend_timeout = \"1s\"\nresponse_timeout = \"60s\"";
@@ -209,7 +209,7 @@ async fn an_origin_that_takes_no_content_runs_into_send_timeout() {
     builder.initial_window_size(0);
     let url = api.http("/");
     let mut requests = requests(api, builder);
-    // The first request may be sent before the origin server's settings have arrived.
+    // The first request may be sent before the origin server's SETTINGS arrive.
     let mut wire = begin(&world, &url).await;
     let (_, (_, respond)) = within(requests.recv()).await.unwrap();
     answer(respond, 204);
@@ -220,7 +220,7 @@ async fn an_origin_that_takes_no_content_runs_into_send_timeout() {
     // The rest of the content is not sent.
     assert!(
         matches!(within(request.into_body().data()).await, Some(Err(_))),
-        "the rest of the content was sent after the request had been given up"
+        "the rest of the content was sent after the request failed"
     );
 }
 
@@ -257,20 +257,17 @@ async fn a_connection_whose_origin_is_late_gets_no_further_requests() {
     assert_eq!(
         within(late).await.unwrap().status(),
         504,
-        "an origin server that is late is not reported as 504"
+        "a late origin server is not reported as 504"
     );
     let (next, _) = client.begin(get_http2(&url), true).await;
     let (second, (_, respond)) = within(requests.recv()).await.unwrap();
     answer(respond, 204);
-    assert_eq!(within(next).await.unwrap().status(), 204, "the request after the late one failed");
-    assert_ne!(
-        first, second,
-        "the next request went on the connection whose origin server is late"
-    );
+    assert_eq!(within(next).await.unwrap().status(), 204, "the request after the timeout failed");
+    assert_ne!(first, second, "the next request reused the connection of the timed-out request");
     drop(held);
 }
 
-/// As nginx does with `keepalive_requests`.
+/// nginx sends such a GOAWAY at `keepalive_requests`.
 #[tokio::test]
 async fn p19_requests_that_goaway_leaves_out_are_repeated() {
     const REQUESTS: usize = 300;
@@ -309,7 +306,7 @@ async fn p19_requests_that_goaway_leaves_out_are_repeated() {
         assert_eq!(
             answers.join_all().await,
             [201; 50],
-            "requests that GOAWAY left out were not repeated"
+            "requests excluded by GOAWAY were not repeated"
         );
     }
 }
@@ -325,10 +322,10 @@ async fn a_response_that_is_reset_is_never_taken_for_whole() {
         let mut content = respond.send_response(Response::new(()), false).unwrap();
         content.send_data(Bytes::from_static(b"half"), false).unwrap();
         wire.reply_head().await.assert_ok();
-        assert_eq!(wire.chunk().await, b"half", "the content before the reset is lost");
+        assert_eq!(wire.chunk().await, b"half", "the content before the reset is missing");
         content.send_reset(reason);
         let rest = within(wire.rest()).await;
-        assert!(rest.is_empty(), "{reason}: a response that was reset looks whole: {rest:?}");
+        assert!(rest.is_empty(), "{reason}: a reset response looks complete: {rest:?}");
     }
 }
 
@@ -337,7 +334,7 @@ async fn p26_a_session_offers_what_the_origin_is_known_to_speak() {
     let world = World::new().await;
     let client = Client::open(&world).await;
     client.ask(get_http2(&world.https("/"))).await.assert_ok();
-    // One core knows the protocol by now; the sessions go to the cores in turn.
+    // One core knows the protocol now. Sessions are distributed over the cores.
     let (mut agreed, mut only) = (Vec::new(), Vec::new());
     for _ in 0..4 {
         agreed.push(crate::http2::agreed(&world, &[b"h2", b"http/1.1"]).await);
@@ -347,7 +344,7 @@ async fn p26_a_session_offers_what_the_origin_is_known_to_speak() {
     }
     assert!(
         agreed.contains(&Some(b"http/1.1".to_vec())),
-        "HTTP/1.1 is not offered any more: {agreed:?}"
+        "HTTP/1.1 is no longer offered: {agreed:?}"
     );
-    assert_eq!(only, vec![Some(b"h2".to_vec()); 4], "a client that speaks HTTP/2 alone is refused");
+    assert_eq!(only, vec![Some(b"h2".to_vec()); 4], "a client that speaks only HTTP/2 is refused");
 }

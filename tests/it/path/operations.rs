@@ -1,4 +1,4 @@
-//! P29, P31, P35 and P36: descriptors, the log, and the end.
+//! P29, P31, P35 and P36: file descriptors, the log, and shutdown.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ async fn p29_with_few_descriptors_new_connections_are_refused_and_existing_ones_
     for _ in 0..320 {
         idle.push(within(tokio::net::TcpStream::connect(program.admin)).await.unwrap());
     }
-    // More requests than there are descriptors, each on a connection of its own to the API.
+    // More requests than file descriptors, each on its own connection to the API.
     let client = program.client();
     let url = world.http("/held");
     let asked: Vec<_> = (0..200)
@@ -37,7 +37,10 @@ async fn p29_with_few_descriptors_new_connections_are_refused_and_existing_ones_
             tokio::spawn(async move { client.get(url).send().await.map(|it| it.status().as_u16()) })
         })
         .collect();
-    eventually("the API has what the budget allows", || world.origin.connections() >= 90).await;
+    eventually("the API receives as many connections as the budget allows", || {
+        world.origin.connections() >= 90
+    })
+    .await;
     let mut probe = Wire::to_address(program.admin).await;
     probe.ask(&["GET /livez HTTP/1.1", "Host: localhost"]).await.assert_ok();
     program.signal(Signal::HUP);
@@ -51,7 +54,7 @@ async fn p29_with_few_descriptors_new_connections_are_refused_and_existing_ones_
     assert!(served >= 90, "{served} of 200 were served");
     let unheard = statuses.iter().filter(|status| ![200, 503, 0].contains(*status)).count();
     assert_eq!(unheard, 0, "some connections were closed without an answer: {statuses:?}");
-    // And afterwards everything is as before, as soon as the clients are gone.
+    // Normal service resumes as soon as the clients disconnect.
     drop(client);
     within(async {
         loop {
@@ -67,7 +70,7 @@ async fn p29_with_few_descriptors_new_connections_are_refused_and_existing_ones_
     program.stop().await;
 }
 
-/// bearerd with standard error on a pipe that is read until it listens, and never again.
+/// Starts bearerd with standard error on a pipe that is read only until it listens.
 fn unread(world: &World) -> (Child, SocketAddr, SocketAddr, impl BufRead + Send + 'static) {
     let mut run = command(world.dir.path(), &["run"]);
     let mut child = run.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -104,7 +107,7 @@ async fn p31_a_log_that_nobody_reads_stops_nothing() {
     assert_eq!(
         within(ended).await.unwrap().code(),
         Some(0),
-        "a program whose log nobody reads did not end in good order"
+        "a program with an unread log did not shut down gracefully"
     );
     assert!(began.elapsed() < Duration::from_secs(10), "it took too long: {:?}", began.elapsed());
     drop(pipe);
@@ -116,7 +119,7 @@ async fn p31_dropped_log_lines_are_counted_and_logged() {
     let (mut child, proxy, admin, mut pipe) = unread(&world);
     let request = message(&get(&world.http("/")));
     let mut wire = Wire::to_address(proxy).await;
-    // The pipe takes 64 KiB, the queue 4,096 lines.
+    // The pipe holds 64 KiB, the queue 4,096 lines.
     for _ in 0..6000 {
         wire.send(&request).await;
         wire.reply().await;
@@ -132,7 +135,7 @@ async fn p31_dropped_log_lines_are_counted_and_logged() {
         }
         assert!(Instant::now() < deadline, "nothing was counted");
     }
-    // A reader that continues gets the number of dropped lines.
+    // A reader that resumes gets the number of dropped lines.
     let told = tokio::task::spawn_blocking(move || {
         let mut line = String::new();
         while !line.contains("log lines were dropped") {
@@ -152,7 +155,7 @@ async fn p35_a_silent_tunnel_ends_first_and_a_request_is_finished() {
     let target = listener.local_addr().unwrap();
     let (mut tunnel, _) = connect(&world, target).await;
     let (mut server, _) = within(listener.accept()).await.unwrap();
-    // A request is under way while the end begins.
+    // A request is in progress when the shutdown begins.
     let mut client = Wire::to(&world).await;
     client.send(message(&get(&format!("http://{target}/slow")))).await;
     let mut origin = Wire::over(within(listener.accept()).await.unwrap().0);
@@ -160,7 +163,7 @@ async fn p35_a_silent_tunnel_ends_first_and_a_request_is_finished() {
     let app = world.take_app();
     let began = Instant::now();
     let stopping = tokio::spawn(app.shutdown());
-    // The tunnel is closed although the request is not over.
+    // The tunnel is closed while the request is still in progress.
     tunnel.is_closed().await;
     assert!(began.elapsed() < Duration::from_secs(8), "it took too long: {:?}", began.elapsed());
     let mut end = [0; 1];
@@ -170,6 +173,10 @@ async fn p35_a_silent_tunnel_ends_first_and_a_request_is_finished() {
         "the tunnel was not closed at its server"
     );
     origin.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
-    assert_eq!(client.reply().await.text(), "ok", "the request under way was cut by the shutdown");
-    assert!(within(stopping).await.unwrap(), "the shutdown has cut something");
+    assert_eq!(
+        client.reply().await.text(),
+        "ok",
+        "the shutdown interrupted the request in progress"
+    );
+    assert!(within(stopping).await.unwrap(), "the shutdown was not graceful");
 }

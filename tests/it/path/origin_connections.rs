@@ -1,4 +1,4 @@
-//! From a name to a TLS connection with an origin server, and the answers if there is none.
+//! Resolving, connecting and the TLS handshake with an origin server, and the answers if they fail.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::world::{World, WorldBuilder};
 
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 
-/// `CONNECT` to any port that no credential names.
+/// Allows `CONNECT` to any port for hosts without a credential.
 const ANY_PORT: &str = "connect_ports = []";
 
 async fn connect(world: &World, target: &str) -> Reply {
@@ -114,8 +114,8 @@ async fn p24_names_below_localhost_and_invalid_need_no_resolver() {
     assert_says("Proxy-Status", status, ["; rcode=\"NXDOMAIN\""]);
 }
 
-/// Where the machine's name servers do not answer, each of these names takes as long as the system's resolver
-/// tries; elsewhere the test says only that a flood of bad names does no harm.
+/// If the machine's name servers do not answer, each name takes as long as the system resolver retries. Otherwise
+/// the test only shows that a flood of bad names does no harm.
 #[tokio::test]
 async fn p24_600_names_that_do_not_resolve_delay_neither_localhost_nor_the_end() {
     let mut world = World::plain().start_servers().await;
@@ -133,7 +133,7 @@ async fn p24_600_names_that_do_not_resolve_delay_neither_localhost_nor_the_end()
     program
         .get(&format!("http://app.localhost:{port}/"))
         .await
-        .assert_status(401, "names that do not resolve delay a name that does");
+        .assert_status(401, "unresolvable names delay a resolvable one");
     assert!(began.elapsed() < Duration::from_secs(2), "it took too long: {:?}", began.elapsed());
     let began = Instant::now();
     program.stop().await;
@@ -160,14 +160,14 @@ fn params(names: &[&str]) -> CertificateParams {
     CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap()
 }
 
-/// What `openssl req -x509` makes: an authority.
+/// Returns the parameters of a CA certificate, as `openssl req -x509` creates.
 fn ca_params(names: &[&str]) -> CertificateParams {
     let mut params = params(names);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params
 }
 
-/// A world whose API presents this certificate, which is listed in `tls.extra_roots`.
+/// Starts a world whose API presents this certificate, which is listed in `tls.extra_roots`.
 async fn pinned(params: CertificateParams) -> World {
     let (config, pem) = server_config(params);
     let mut world = World::builder().certificate(move |_| config).start_servers().await;
@@ -200,7 +200,9 @@ async fn p28_a_listed_certificate_for_another_name_is_refused() {
         assert_says("the answer", reply.text(), [words]);
         assert!(!reply.text().contains("extra_roots"), "it is listed: {}", reply.text());
         assert!(!reply.text().contains("other.test"), "a foreign name: {}", reply.text());
-        world.origin.assert_requests(0, "a request was sent to a server with a wrong certificate");
+        world
+            .origin
+            .assert_requests(0, "a request was sent to a server with an invalid certificate");
     }
 }
 
@@ -211,7 +213,7 @@ async fn p28_each_cause_has_its_own_sentence() {
         (builder(|ca| ca.server_config_expired(&NAMES)), "has expired", false),
         (builder(|ca| ca.server_config_self_signed(&NAMES)), "is self-signed", true),
         (builder(|ca| ca.server_config(&["other.test"])), "for another host", false),
-        // Another authority with the name of the trusted one.
+        // Another CA with the name of the trusted one.
         (builder(|_| TestCa::new().server_config(&NAMES)), "another key", false),
     ];
     for (world, words, lists) in worlds {
@@ -226,7 +228,7 @@ async fn p28_each_cause_has_its_own_sentence() {
         assert_eq!(
             reply.text().contains("extra_roots"),
             lists,
-            "the answer does not tell what `extra_roots` would help: {}",
+            "the answer does not name the certificate for `extra_roots`: {}",
             reply.text()
         );
     }
@@ -234,7 +236,7 @@ async fn p28_each_cause_has_its_own_sentence() {
 
 // ===== Handshakes (P27, P28) =====
 
-/// An alert as a TLS record.
+/// Returns a fatal TLS alert record.
 const fn alert(description: u8) -> [u8; 7] {
     [0x15, 3, 3, 0, 2, 2, description]
 }
@@ -245,16 +247,16 @@ const UNRECOGNISED_NAME: u8 = 112;
 const CERTIFICATE_REQUIRED: u8 = 116;
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 
-/// The hello of a server that speaks TLS 1.1 at most.
+/// Returns the ServerHello of a server limited to TLS 1.1.
 fn tls11_hello() -> Vec<u8> {
     let mut hello = vec![0x16, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
     hello.extend([7; 32]);
-    // No session, TLS_RSA_WITH_AES_128_CBC_SHA, no compression.
+    // No session ID, TLS_RSA_WITH_AES_128_CBC_SHA, no compression.
     hello.extend([0, 0, 0x2f, 0]);
     hello
 }
 
-/// A server that answers the first bytes of each connection with these and closes.
+/// Starts a server that answers the first bytes of each connection with `answer` and closes it.
 async fn answering(answer: Vec<u8>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -267,7 +269,7 @@ async fn answering(answer: Vec<u8>) -> SocketAddr {
     address
 }
 
-/// A credential for this host, without token requests.
+/// Returns a credential for this host that needs no token request.
 fn credential_for(address: SocketAddr) -> String {
     format!(
         r#"[credential.other]
@@ -278,7 +280,7 @@ inject = {{ x-key = "${{key}}" }}"#
     )
 }
 
-/// The answer to a client of a credential for `address`.
+/// Returns the answer to a request with a credential for `address`.
 async fn told(address: SocketAddr) -> Reply {
     let world = World::builder().sections(&credential_for(address)).start().await;
     ask(&world, &get(&format!("http://{address}/"))).await
@@ -331,7 +333,7 @@ async fn p28_other_refusals_of_a_handshake_have_sentences_of_their_own() {
 
 // ===== One deadline (P22) =====
 
-/// A server that refuses HTTP/1.1 by ALPN after `pause`, and says nothing to those who come again.
+/// Starts a server that refuses HTTP/1.1 by ALPN after `pause`, and does not answer later connections.
 async fn slow_then_silent(pause: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! Origin servers whose protocol a test speaks by hand.
+//! Origin servers for tests that write the protocol by hand.
 
 use std::sync::{Arc, mpsc};
 
@@ -10,31 +10,31 @@ use tokio_rustls::server::TlsStream;
 use crate::wire::{Wire, within};
 use crate::world::World;
 
-/// An origin server in plain http, and the beginning of its URLs.
+/// Starts a plain http origin server. Returns it and its base URL.
 pub(super) async fn origin() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     (listener, url)
 }
 
-/// Its next connection.
+/// Accepts the next connection.
 pub(super) async fn accept(listener: &TcpListener) -> Wire {
     Wire::over(within(listener.accept()).await.unwrap().0)
 }
 
-/// An API over TLS whose protocol a test speaks by hand. The credential of its world is for it as well.
+/// An API over TLS for tests that write the protocol by hand. The credential of its world includes it.
 pub(super) struct RawApi {
     listener: TcpListener,
     tls: TlsAcceptor,
 }
 
 impl RawApi {
-    /// A world, and the second API of its credential, which agrees on one of these protocols.
+    /// Starts a world and the second API of its credential, which negotiates one of these protocols by ALPN.
     pub(super) async fn start(protocols: &[&[u8]]) -> (World, Self) {
         Self::start_with(protocols, "").await
     }
 
-    /// The same with further sections in the configuration.
+    /// Like [`start`](Self::start), with additional configuration sections.
     pub(super) async fn start_with(protocols: &[&[u8]], sections: &str) -> (World, Self) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (send, config) = mpsc::channel();
@@ -57,12 +57,12 @@ impl RawApi {
         format!("localhost:{}", self.listener.local_addr().unwrap().port())
     }
 
-    /// What an application asks for that knows no TLS.
+    /// Returns the http URL that an application without TLS requests.
     pub(super) fn http(&self, path: &str) -> String {
         format!("http://{}{path}", self.authority())
     }
 
-    /// The next connection whose handshake succeeds.
+    /// Accepts the next connection with a successful handshake.
     pub(super) async fn accept(&self) -> TlsStream<TcpStream> {
         loop {
             let (stream, _) = within(self.listener.accept()).await.unwrap();

@@ -1,4 +1,5 @@
-//! A rejection that comes before all of a request's content: what is sent again is all of it, or nothing is.
+//! Rejections that arrive before the end of the request content: a repetition contains all of the content, or does
+//! not happen.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::world::World;
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const REJECTED: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
 
-/// An upload that was rejected by its head while the next token is being requested.
+/// An upload that was rejected after its head, while the next token is being requested.
 struct Rejected {
     world: World,
     api: RawApi,
@@ -22,7 +23,7 @@ struct Rejected {
 }
 
 impl Rejected {
-    /// The client sends `framing` and `first` and is answered with 401.
+    /// Sends a request with `framing` and `first`, and rejects it with 401.
     async fn begin(limits: &str, framing: &str, first: &str) -> Self {
         let sections = format!("[limits]\n{limits}");
         let (world, api) = RawApi::start_with(&[b"http/1.1"], &sections).await;
@@ -32,7 +33,7 @@ impl Rejected {
         server.head_text().await;
         server.send(OK).await;
         client.reply().await.assert_ok();
-        // Old enough for a rejection not to be put down to its youth.
+        // The token is older than the propagation delay, so the rejection counts.
         world.clock.advance(Duration::from_secs(60));
         let requests = world.authorization_server.token_requests();
         world.authorization_server.hold();
@@ -44,7 +45,7 @@ impl Rejected {
         Self { world, api, client, server }
     }
 
-    /// The client sends `more`, of which nothing is read before there is a token; then the request comes again.
+    /// Sends `more`, which the proxy must not read before it has a token, and accepts the repeated request.
     async fn goes_on(&mut self, more: &str) -> Wire<TlsStream<TcpStream>> {
         if !more.is_empty() {
             self.client.send(more).await;
@@ -57,7 +58,7 @@ impl Rejected {
         {
             passed += length;
         }
-        assert!(passed < 60_000, "the proxy has taken {passed} bytes, more than it may keep");
+        assert!(passed < 60_000, "the proxy read {passed} bytes, more than it may buffer");
         self.world.authorization_server.release_all();
         Wire::over(self.api.accept().await)
     }
@@ -140,7 +141,7 @@ async fn content_that_is_too_large_during_a_repetition_is_413() {
         .assert_status(413, "content that is too large is not reported to the client as 413");
 }
 
-/// Its end is no end of its content, which is all there.
+/// The half-close is not an error, because the content is complete.
 #[tokio::test]
 async fn a_client_that_half_closes_during_a_repetition_gets_its_answer() {
     let mut upload = Rejected::begin("", "Content-Length: 5", "hel").await;
@@ -153,7 +154,7 @@ async fn a_client_that_half_closes_during_a_repetition_gets_its_answer() {
     upload.client.reply().await.assert_ok();
 }
 
-/// What was not kept is not repeated, and the client gets the API's word.
+/// Content that was not buffered cannot be repeated, so the client gets the API's rejection.
 #[tokio::test]
 async fn a_rejection_is_forwarded_if_the_content_was_not_kept() {
     let sections = "[limits]\nreplay_bytes = \"1KiB\"";
@@ -178,7 +179,7 @@ async fn a_rejection_is_forwarded_if_the_content_was_not_kept() {
         assert_eq!(
             (reply.status, &*reply.text()),
             (401, "no!"),
-            "{framing}: the rejection did not reach the client whole"
+            "{framing}: the rejection did not reach the client completely"
         );
     }
 }

@@ -36,7 +36,7 @@ async fn p25_http2_without_tls_is_served_after_a_connect() {
         assert_eq!(
             world.origin.requests()[0].accepted,
             Some(true),
-            "{method} went without a token"
+            "{method} was sent without a token"
         );
     }
 }
@@ -51,7 +51,7 @@ async fn p25_what_only_begins_like_http2_is_http1() {
     client.reply_head().await.assert_ok();
 }
 
-/// A client of TLS 1.2 that knows only servers with RSA keys.
+/// Returns a TLS 1.2 client that supports only RSA server keys.
 fn rsa_only(world: &World) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let ca = world.app().ca().unwrap();
@@ -87,17 +87,17 @@ async fn each_failed_handshake_is_logged_with_its_host_and_what_to_do() {
         wire.ask_head(&lines).await.assert_ok();
         wire
     };
-    // It trusts no authority.
+    // This client trusts no CA.
     let untrusting = client_config(RootCertStore::empty());
     handshake(open().await.stream, untrusting, "localhost").await.unwrap_err();
     let line = program.logs("reason=\"untrusted\"").await;
     assert_says("the log line", &line, ["host=localhost", "bearerd ca show"]);
-    // It goes away.
+    // This client disconnects.
     let mut gone = open().await;
     gone.stream.write_all(&[0x16, 3, 1]).await.unwrap();
     drop(gone);
     program.logs("reason=\"went_away\"").await;
-    // It speaks something else.
+    // This client does not speak TLS.
     let mut other = open().await;
     other.send([0x16, 9, 9, 0, 5, 1, 2, 3, 4, 5]).await;
     program.logs("reason=\"not_tls\"").await;
@@ -130,7 +130,7 @@ async fn p38_details_are_not_shown_under_a_foreign_host_name_or_through_a_proxy(
     assert_eq!(
         (answer.status, answer.text().trim()),
         (200, "{\"status\":\"ok\"}"),
-        "a page of another host was told more than that bearerd is ready"
+        "a page of another host received more than the readiness"
     );
 }
 
@@ -169,12 +169,12 @@ async fn p42_method_and_url_override_fields_are_removed_where_they_could_bypass_
         assert_eq!(
             seen.header("x-http-method-override"),
             expected,
-            "{lines}: the method override was not dealt with as it should be"
+            "{lines}: unexpected method override at the API"
         );
         assert_eq!(
             seen.header("x-original-url").is_some(),
             expected.is_some(),
-            "{lines}: the URL override was not dealt with as it should be"
+            "{lines}: unexpected URL override at the API"
         );
     }
 }

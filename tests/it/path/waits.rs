@@ -1,4 +1,4 @@
-//! Whose turn it is: each wait is for one peer, and its limit counts from when that peer's turn began.
+//! Timeouts apply to one peer each, and start when that peer has to act.
 
 use std::time::{Duration, Instant};
 
@@ -32,20 +32,17 @@ async fn response_timeout_does_not_run_while_the_client_pauses() {
         let mut server = accept(&listener).await;
         server.head_text().await;
         let early = tokio::time::timeout(Duration::from_secs(4), client.reply()).await;
-        assert!(early.is_err(), "{framing}: the request was over before its content: {early:?}");
+        assert!(early.is_err(), "{framing}: the request ended before its content: {early:?}");
         client.send(pieces[1]).await;
         match framing {
             "Content-Length: 6" => {
-                assert_eq!(server.exactly(6).await, b"abcdef", "the content did not arrive whole")
+                assert_eq!(server.exactly(6).await, b"abcdef", "the content is incomplete")
             }
             _ => while !server.chunk().await.is_empty() {},
         }
-        // Its time begins here.
+        // response_timeout starts here.
         let early = tokio::time::timeout(Duration::from_secs(1), client.reply()).await;
-        assert!(
-            early.is_err(),
-            "{framing}: the origin server's time was over before it should be: {early:?}"
-        );
+        assert!(early.is_err(), "{framing}: response_timeout expired too early: {early:?}");
         server.send(OK).await;
         client.reply().await.assert_status(200, framing);
     }
@@ -63,7 +60,7 @@ async fn response_timeout_starts_again_for_a_repeated_request() {
         server.head_text().await;
         assert_eq!(server.exactly(2).await, b"hi", "the content did not arrive with each attempt");
         let early = tokio::time::timeout(Duration::from_millis(1400), client.reply()).await;
-        assert!(early.is_err(), "an answer that the origin server did not give");
+        assert!(early.is_err(), "an answer without one from the origin server");
         server.send(answer).await;
     }
     client.reply().await.assert_ok();
@@ -86,7 +83,7 @@ async fn response_timeout_starts_with_the_end_of_the_content() {
     let took = began.elapsed();
     assert!(
         Duration::from_millis(900) < took && took < Duration::from_secs(4),
-        "the request was over too soon or too late: {took:?}"
+        "the request ended too early or too late: {took:?}"
     );
 }
 
@@ -110,7 +107,7 @@ async fn a_client_that_stops_sending_content_gets_408_and_the_origin_connection_
     assert_eq!(
         reply.field("connection"),
         Some("close"),
-        "the connection of a client that stopped in its content was kept"
+        "the connection of the stalled client was kept"
     );
     assert_says("the answer", reply.text(), ["limits.stall_timeout"]);
     server.exactly(3).await;
@@ -143,7 +140,7 @@ async fn a_stream_whose_client_stops_sending_content_gets_408_and_the_others_go_
     assert_eq!(
         within(response).await.unwrap().status(),
         408,
-        "a client that stopped in its content is not told so with 408"
+        "the stalled client did not get a 408"
     );
     let (response, _) = client.begin(crate::http2::get(&url), true).await;
     let mut server = Wire::over(api.accept().await);
@@ -152,6 +149,6 @@ async fn a_stream_whose_client_stops_sending_content_gets_408_and_the_others_go_
     assert_eq!(
         within(response).await.unwrap().status(),
         200,
-        "another stream of the connection was harmed"
+        "another stream of the connection failed"
     );
 }

@@ -2,17 +2,17 @@
 //!
 //! It answers the grants `refresh_token`, `client_credentials` and `password`, rotates
 //! refresh tokens, detects their reuse, and can be told to fail in every way a token
-//! endpoint fails on the way to its answer.
+//! endpoint can fail before its answer arrives.
 //!
 //! Invariants:
 //!
-//! * Requests are recorded in the order of their arrival, and the n-th takes the n-th
-//!   enqueued behaviour.
-//! * A token request that arrived is processed to its end even when the client hangs
-//!   up meanwhile, as a real server would: the refresh token is then consumed although
-//!   nobody got the new one. Only [`TokenBehaviour::Respond`], [`TokenBehaviour::Hang`] and
-//!   [`TokenBehaviour::DropBeforeCommit`] leave the tokens alone.
-//! * A refresh is atomic: concurrent presentations are judged one after the other.
+//! * Requests are recorded in arrival order. The n-th request takes the n-th enqueued
+//!   behaviour.
+//! * A token request is processed to its end even if the client disconnects, as on a real
+//!   server: the refresh token is consumed although no client receives its successor. Only
+//!   [`TokenBehaviour::Respond`], [`TokenBehaviour::Hang`] and
+//!   [`TokenBehaviour::DropBeforeCommit`] do not change the tokens.
+//! * A refresh is atomic: concurrent presentations are serialized.
 
 mod behaviour;
 mod config;
@@ -29,7 +29,7 @@ pub use behaviour::{End, TokenAnswer, TokenBehaviour};
 pub use config::{AuthorizationServerConfig, ClientAuth, ExpiresIn};
 pub use request::TokenRequest;
 
-use crate::listening::{Door, Listening, Tasks};
+use crate::listening::{AcceptMode, Listening, Tasks};
 use crate::refresh_tokens::{Reuse, Rotation};
 use crate::tokens::Tokens;
 use endpoint::Endpoint;
@@ -45,7 +45,7 @@ impl AuthorizationServer {
     ///
     /// # Panics
     ///
-    /// When the address cannot be listened on.
+    /// Panics if the address cannot be bound.
     pub async fn start(config: AuthorizationServerConfig) -> AuthorizationServer {
         let (listen, tls, tasks) = (config.listen, config.tls.clone(), Tasks::new());
         let endpoint = Arc::new(Endpoint::new(config, tasks.clone()));
@@ -61,83 +61,83 @@ impl AuthorizationServer {
         self.listening.stop().await;
     }
 
-    /// The URL of the token endpoint, with the host `localhost`.
+    /// Returns the URL of the token endpoint, with the host `localhost`.
     pub fn token_url(&self) -> String {
         let (scheme, authority) = (self.listening.scheme(), self.listening.authority());
         format!("{scheme}://{authority}{}", self.endpoint.token_path())
     }
 
-    /// The address listened on.
+    /// Returns the listening address.
     pub fn addr(&self) -> SocketAddr {
         self.listening.addr()
     }
 
-    /// The access tokens, for an origin server to check.
+    /// Returns the access tokens, for an origin server to check.
     pub fn tokens(&self) -> Tokens {
         self.endpoint.tokens().clone()
     }
 
-    /// Changes what happens to refresh tokens from the next grant on.
+    /// Sets the rotation policy for subsequent grants.
     pub fn set_rotation(&self, rotation: Rotation) {
         self.endpoint.change_policy(|policy| policy.rotation = rotation);
     }
 
-    /// Changes the announced lifetime.
+    /// Sets the announced lifetime (`expires_in`).
     pub fn set_expires_in(&self, expires_in: ExpiresIn) {
         self.endpoint.change_policy(|policy| policy.expires_in = expires_in);
     }
 
-    /// Changes the real lifetime of the access tokens issued from now on.
+    /// Sets the actual lifetime of access tokens issued from now on.
     pub fn set_access_token_lifetime(&self, lifetime: Duration) {
         self.endpoint.change_policy(|policy| policy.access_token_lifetime = lifetime);
     }
 
-    /// Changes whether a refresh revokes the access tokens before it.
+    /// Sets whether a refresh revokes earlier access tokens of its family.
     pub fn set_revoke_previous_access_token(&self, revoke: bool) {
         self.endpoint.change_policy(|policy| policy.revoke_previous_access_token = revoke);
     }
 
-    /// From now on each proof has to carry a new nonce, which is returned.
+    /// Requires a new nonce in every subsequent proof, and returns it.
     pub fn change_nonce(&self) -> String {
         self.endpoint.proofs().change_nonce()
     }
 
-    /// Gives the next token request without a behaviour this one.
+    /// Enqueues the behaviour for the next token request that has none yet.
     pub fn enqueue(&self, behaviour: TokenBehaviour) {
         self.endpoint.enqueue(behaviour);
     }
 
-    /// Asks `decide`, in the order of arrival, about each token request that no enqueued behaviour is for.
+    /// Calls `decide`, in arrival order, for each token request without an enqueued behaviour.
     pub fn decide_by(&self, decide: impl FnMut(&TokenRequest) -> TokenBehaviour + Send + 'static) {
         self.endpoint.decide_by(Box::new(decide));
     }
 
-    /// From now on token requests are recorded and then wait before they are processed.
+    /// Holds subsequent token requests after they are recorded and before they are processed.
     pub fn hold(&self) {
         self.endpoint.gate().hold();
     }
 
-    /// Ends the hold and every stall of the requests that arrived so far.
+    /// Ends the hold, and every stall of the requests received so far.
     pub fn release_all(&self) {
         self.endpoint.gate().release();
     }
 
-    /// How many token requests arrived.
+    /// Returns the number of token requests received.
     pub fn token_requests(&self) -> usize {
         self.endpoint.arrived().get()
     }
 
-    /// The token requests in the order of their arrival.
+    /// Returns the token requests in arrival order.
     pub fn requests(&self) -> Vec<TokenRequest> {
         self.endpoint.requests()
     }
 
     /// Waits until `n` token requests have arrived since the start.
     pub async fn wait_for_token_requests(&self, n: usize) {
-        self.endpoint.arrived().reached(n).await;
+        self.endpoint.arrived().wait_for(n).await;
     }
 
-    /// When a refresh token was presented, each time, whatever became of it.
+    /// Returns the time of each presentation of a refresh token, accepted or not.
     pub fn presentations_of(&self, refresh_token: &str) -> Vec<Instant> {
         let requests = self.endpoint.requests();
         let presents =
@@ -145,54 +145,53 @@ impl AuthorizationServer {
         requests.iter().filter(presents).map(|request| request.at).collect()
     }
 
-    /// Refuses connections from now on and drops those that there are; what was issued stays known.
+    /// Refuses new connections and drops the open ones. Issued tokens stay valid.
     pub async fn refuse_connections(&self) {
-        self.listening.set_door(Door::Shut).await;
+        self.listening.set_accept_mode(AcceptMode::Refusing).await;
     }
 
-    /// Listens with a backlog that is full: connecting never completes.
+    /// Fills the listen backlog, so that connecting never completes.
     pub async fn fill_backlog(&self) {
-        self.listening.set_door(Door::Full).await;
+        self.listening.set_accept_mode(AcceptMode::BacklogFull).await;
     }
 
-    /// Accepts connections again, at the same address.
+    /// Accepts connections again at the same address.
     pub async fn accept_connections(&self) {
-        self.listening.set_door(Door::Open).await;
+        self.listening.set_accept_mode(AcceptMode::Accepting).await;
     }
 
-    /// How many token requests were dealt with: processed, then answered or dropped.
+    /// Returns the number of token requests that were processed and then answered or dropped.
     pub fn answered(&self) -> usize {
         self.endpoint.answered().get()
     }
 
-    /// Waits until `n` token requests were dealt with since the start.
+    /// Waits until `n` token requests were answered or dropped since the start.
     ///
-    /// A connection dropped on purpose counts too. The answer itself may still be on
-    /// its way to the client.
+    /// Deliberate drops count too. The client may not have received the answer yet.
     pub async fn wait_for_answered(&self, n: usize) {
-        self.endpoint.answered().reached(n).await;
+        self.endpoint.answered().wait_for(n).await;
     }
 
-    /// Waits until `n` grants were committed since the start, answered or not.
+    /// Waits until `n` grants were committed since the start, whether answered or not.
     pub async fn wait_for_committed(&self, n: usize) {
-        self.endpoint.committed().reached(n).await;
+        self.endpoint.committed().wait_for(n).await;
     }
 
-    /// How often a refresh token was presented after it had been replaced.
+    /// Returns how often a replaced refresh token was presented.
     pub fn reuse_count(&self) -> usize {
         self.endpoint.reuses().len()
     }
 
-    /// Each presentation of a refresh token after it had been replaced.
+    /// Returns each presentation of a replaced refresh token.
     pub fn reuses(&self) -> Vec<Reuse> {
         self.endpoint.reuses()
     }
 
-    /// Asserts that so many token requests have arrived since the start.
+    /// Asserts that `expected` token requests have arrived since the start.
     ///
     /// # Panics
     ///
-    /// When it were more or fewer, with `meaning` and the requests.
+    /// Panics if the count differs. The message is `meaning` and the requests.
     #[track_caller]
     pub fn assert_token_requests(&self, expected: usize, meaning: impl fmt::Display) {
         let (received, requests) = (self.token_requests(), self.requests());
@@ -203,11 +202,11 @@ impl AuthorizationServer {
         );
     }
 
-    /// Asserts that no refresh token was presented after it had been replaced.
+    /// Asserts that no replaced refresh token was presented.
     ///
     /// # Panics
     ///
-    /// When one was, with each such presentation.
+    /// Panics if one was. The message lists each presentation.
     #[track_caller]
     pub fn assert_no_reuse(&self) {
         let reuses = self.reuses();
@@ -217,17 +216,17 @@ impl AuthorizationServer {
         );
     }
 
-    /// The newest refresh token, even when it was revoked.
+    /// Returns the newest refresh token, even if it was revoked.
     pub fn current_refresh_token(&self) -> String {
         self.endpoint.of_realm("", |tokens| tokens.current().to_owned())
     }
 
-    /// The same of one realm.
+    /// Returns the newest refresh token of one realm, even if it was revoked.
     pub fn current_refresh_token_of(&self, realm: &str) -> String {
         self.endpoint.of_realm(realm, |tokens| tokens.current().to_owned())
     }
 
-    /// A new valid refresh token of one realm, as after an interactive login there.
+    /// Issues a new refresh token for one realm, as an interactive login does.
     pub fn issue_refresh_token_of(&self, realm: &str) -> String {
         self.endpoint.of_realm(realm, |tokens| tokens.log_in())
     }
@@ -237,25 +236,24 @@ impl AuthorizationServer {
         self.endpoint.of_realm(realm, |tokens| tokens.revoke());
     }
 
-    /// The refresh tokens that were replaced, oldest first.
+    /// Returns the replaced refresh tokens, oldest first.
     pub fn previous_refresh_tokens(&self) -> Vec<String> {
         self.endpoint.of_realm("", |tokens| tokens.previous())
     }
 
-    /// Whether `token` is the newest refresh token and not revoked.
+    /// Returns true if `token` is the newest refresh token and not revoked.
     pub fn refresh_token_is_current(&self, token: &str) -> bool {
         self.endpoint.of_realm("", |tokens| tokens.is_current(token))
     }
 
-    /// A new valid refresh token, as after an interactive login.
+    /// Issues a new refresh token, as an interactive login does.
     ///
-    /// It replaces the current one, which gives a plain `invalid_grant` from now on.
-    /// Access tokens stay as they are.
+    /// The previous one gets a plain `invalid_grant` from now on. Access tokens are unaffected.
     pub fn issue_refresh_token(&self) -> String {
         self.endpoint.of_realm("", |tokens| tokens.log_in())
     }
 
-    /// Revokes the current refresh token: the next refresh gives `invalid_grant`.
+    /// Revokes the current refresh token: the next refresh gets `invalid_grant`.
     pub fn revoke_refresh_token(&self) {
         self.endpoint.of_realm("", |tokens| tokens.revoke());
     }

@@ -1,9 +1,9 @@
-//! Content codings, written down by hand: what is read must not be what the same library wrote.
+//! Content codings implemented by hand, so that tests do not decode with the library that encoded.
 //!
 //! Deflate (RFC 1951) uses one block with the fixed Huffman code and no references; Brotli (RFC 7932)
-//! one uncompressed meta-block. Both are what any decoder has to read.
+//! one uncompressed meta-block. Every decoder must support both.
 
-/// The body in gzip (RFC 1952).
+/// Encodes the body as gzip (RFC 1952).
 pub fn gzip(body: &[u8]) -> Vec<u8> {
     let mut coded = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
     coded.extend(raw_deflate(body));
@@ -12,7 +12,7 @@ pub fn gzip(body: &[u8]) -> Vec<u8> {
     coded
 }
 
-/// The body as `deflate` is defined: in the zlib format (RFC 1950).
+/// Encodes the body as `deflate`, which is the zlib format (RFC 1950).
 pub fn zlib(body: &[u8]) -> Vec<u8> {
     let mut coded = vec![0x78, 0x01];
     coded.extend(raw_deflate(body));
@@ -20,7 +20,7 @@ pub fn zlib(body: &[u8]) -> Vec<u8> {
     coded
 }
 
-/// The body as some servers understand `deflate`: without the zlib format around it.
+/// Encodes the body as raw DEFLATE without the zlib wrapper, which some servers send as `deflate`.
 pub fn raw_deflate(body: &[u8]) -> Vec<u8> {
     let mut bits = Bits::default();
     bits.put(1, 1);
@@ -35,27 +35,27 @@ pub fn raw_deflate(body: &[u8]) -> Vec<u8> {
     bits.bytes
 }
 
-/// The body in Brotli.
+/// Encodes the body as Brotli.
 ///
 /// # Panics
 ///
-/// When the body is empty or longer than 64 KiB.
+/// Panics if the body is empty or longer than 64 KiB.
 pub fn brotli(body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len() - 1).expect("a short body");
     assert!(length < 1 << 16, "one meta-block");
     let mut bits = Bits::default();
-    // A window of 64 KiB, not the last block, a length of 16 bits, uncompressed.
+    // 64 KiB window, not the last block, 16-bit length, uncompressed.
     for (value, width) in [(0, 1), (0, 1), (0, 2), (length, 16), (1, 1)] {
         bits.put(value, width);
     }
     let mut coded = bits.bytes;
     coded.extend(body);
-    // The last block, which is empty.
+    // The empty last block.
     coded.push(0b11);
     coded
 }
 
-/// Bits, the lowest of each byte first.
+/// A bit writer, least significant bit first.
 #[derive(Default)]
 struct Bits {
     bytes: Vec<u8>,
@@ -74,7 +74,7 @@ impl Bits {
         }
     }
 
-    /// A Huffman code, whose highest bit goes first.
+    /// Writes a Huffman code, most significant bit first.
     fn put_code(&mut self, code: u32, width: u32) {
         self.put(code.reverse_bits() >> (32 - width), width);
     }
@@ -101,16 +101,16 @@ fn adler32(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    /// As Python's `zlib.crc32` and `zlib.adler32` say.
+    /// The values are those of Python's `zlib.crc32` and `zlib.adler32`.
     #[test]
-    fn checksums_are_those_of_the_standards() {
+    fn checksums_match_the_standards() {
         assert_eq!(super::crc32(b"123456789"), 0xcbf4_3926);
         assert_eq!(super::adler32(b"Wikipedia"), 0x11e6_0398);
     }
 
-    /// `zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_FIXED)` writes the same.
+    /// The values are those of Python's `zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_FIXED)`.
     #[test]
-    fn a_fixed_block_is_what_others_write() {
+    fn a_fixed_block_matches_other_encoders() {
         assert_eq!(super::raw_deflate(b"abc"), [0x4b, 0x4c, 0x4a, 0x06, 0x00]);
         assert_eq!(super::raw_deflate("é{".as_bytes()), [0x3b, 0xbc, 0xb2, 0x1a, 0x00]);
         assert_eq!(super::brotli(b"a"), [0x00, 0x00, 0x10, b'a', 0x03]);

@@ -1,7 +1,7 @@
-//! A loopback endpoint through which scripts in other processes watch the servers.
+//! A loopback endpoint through which scripts in other processes observe the servers.
 //!
-//! `GET /stats` tells the counts of the authorization server and of each named origin
-//! server; `POST /revoke` revokes all access tokens that are live at that moment.
+//! `GET /stats` returns the counts of the authorization server and of each named origin
+//! server. `POST /revoke` revokes all live access tokens.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::listening::{Listening, Outcome, Service, Tasks};
 use crate::origin_server::OriginServer;
 use crate::payload;
 
-/// The servers that are watched.
+/// The observed servers.
 struct Watched {
     authorization_server: Arc<AuthorizationServer>,
     origins: Vec<(String, Arc<OriginServer>)>,
@@ -64,11 +64,11 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// Starts the endpoint on a free port of 127.0.0.1. It keeps the servers running.
+    /// Starts the endpoint on a free port of 127.0.0.1. The endpoint keeps the servers running.
     ///
     /// # Panics
     ///
-    /// When no port can be listened on.
+    /// Panics if no port can be bound.
     pub async fn start(
         authorization_server: Arc<AuthorizationServer>,
         origins: Vec<(String, Arc<OriginServer>)>,
@@ -78,12 +78,12 @@ impl ControlServer {
         ControlServer { listening: listening.expect("the control endpoint can listen") }
     }
 
-    /// The address listened on.
+    /// Returns the listening address.
     pub fn addr(&self) -> SocketAddr {
         self.listening.addr()
     }
 
-    /// `http://127.0.0.1:PORT`, without a path.
+    /// Returns `http://127.0.0.1:PORT`, without a path.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr())
     }

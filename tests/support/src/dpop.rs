@@ -1,7 +1,7 @@
-//! Proofs of possession (RFC 9449) as a server checks them.
+//! Server-side checks of DPoP proofs (RFC 9449).
 //!
-//! No server accepts a `jti` twice. When a proof was made is not checked: whoever makes them in a test
-//! may go by a clock of its own.
+//! A `jti` is accepted once. The age of a proof is not checked, because a test may run the prover on its own
+//! clock.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard};
@@ -17,23 +17,23 @@ use crate::tokens::unique_value;
 
 const LOCK: &str = "no holder of this lock panics";
 
-/// The request that a proof was sent with.
-pub(crate) struct Proved<'a> {
+/// The request that carries a proof.
+pub(crate) struct ProofRequest<'a> {
     pub(crate) method: &'a Method,
-    /// The scheme of the server, and the target as it was sent.
+    /// The scheme of the server, and the request target as sent.
     pub(crate) scheme: &'a str,
     pub(crate) target: &'a str,
     pub(crate) headers: &'a HeaderMap,
-    /// The access token that goes along.
+    /// The access token of the request, if any.
     pub(crate) access_token: Option<&'a str>,
 }
 
-/// What is wrong with a proof.
+/// The reason a proof is rejected.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Flaw {
-    /// It has to carry this nonce.
+pub(crate) enum ProofError {
+    /// The proof lacks this nonce.
     Nonce(String),
-    /// Anything else.
+    /// Any other reason.
     Invalid(&'static str),
 }
 
@@ -44,12 +44,12 @@ struct Ledger {
     nonces: usize,
 }
 
-/// The proofs that one server has seen, and the nonce that it wants in the next.
+/// The proofs received by one server, and the nonce that it requires.
 #[derive(Default)]
 pub(crate) struct Proofs(Mutex<Ledger>);
 
 impl Proofs {
-    /// From now on each proof has to carry a nonce that nobody knows yet; returns it.
+    /// Requires a fresh nonce in every subsequent proof, and returns it.
     pub(crate) fn change_nonce(&self) -> String {
         let mut ledger = self.ledger();
         ledger.nonces += 1;
@@ -59,31 +59,31 @@ impl Proofs {
     }
 
     /// Checks the proof of a request and returns the thumbprint of its key (RFC 7638).
-    pub(crate) fn check(&self, of: &Proved<'_>) -> Result<String, Flaw> {
+    pub(crate) fn check(&self, of: &ProofRequest<'_>) -> Result<String, ProofError> {
         let mut lines = of.headers.get_all("dpop").iter();
         let (Some(line), None) = (lines.next(), lines.next()) else {
-            return Err(Flaw::Invalid("there is not exactly one proof"));
+            return Err(ProofError::Invalid("expected exactly one proof"));
         };
-        let text = line.to_str().map_err(|_| Flaw::Invalid("the proof is no text"))?;
-        let (header, claims) = verify(text).ok_or(Flaw::Invalid("the signature does not hold"))?;
+        let text = line.to_str().map_err(|_| ProofError::Invalid("the proof is not ASCII"))?;
+        let (header, claims) = verify(text).ok_or(ProofError::Invalid("invalid signature"))?;
         let expected = format!("{}://{}{}", of.scheme, host(of), path(of.target));
         let ath = of.access_token.map(|token| encode(digest(&SHA256, token.as_bytes()).as_ref()));
         if header["typ"] != "dpop+jwt" || header["jwk"].get("d").is_some() {
-            return Err(Flaw::Invalid("it is no proof"));
+            return Err(ProofError::Invalid("the proof is malformed"));
         }
         if claims["htm"] != of.method.as_str() || claims["htu"] != expected {
-            return Err(Flaw::Invalid("the proof is for another request"));
+            return Err(ProofError::Invalid("the proof is for another request"));
         }
         if claims["ath"] != json!(ath) || !claims["iat"].is_u64() {
-            return Err(Flaw::Invalid("the proof is for another token, or has no time"));
+            return Err(ProofError::Invalid("the proof is for another token, or has no iat"));
         }
         let mut ledger = self.ledger();
         let jti = claims["jti"].as_str().unwrap_or_default().to_owned();
         if jti.is_empty() || !ledger.jtis.insert(jti) {
-            return Err(Flaw::Invalid("the proof was used before"));
+            return Err(ProofError::Invalid("the proof was already used"));
         }
         match &ledger.nonce {
-            Some(nonce) if claims["nonce"] != **nonce => Err(Flaw::Nonce(nonce.clone())),
+            Some(nonce) if claims["nonce"] != **nonce => Err(ProofError::Nonce(nonce.clone())),
             _ => Ok(thumbprint(&header["jwk"])),
         }
     }
@@ -93,7 +93,7 @@ impl Proofs {
     }
 }
 
-/// The access token of exactly one `Authorization: DPoP …`.
+/// Returns the access token if there is exactly one `Authorization: DPoP …`.
 pub(crate) fn bound_token(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
@@ -101,7 +101,7 @@ pub(crate) fn bound_token(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("dpop").then_some(token)
 }
 
-/// Header and claims of an ES256 signature that holds for the key in the header.
+/// Returns the header and the claims if the ES256 signature verifies with the key in the header.
 fn verify(text: &str) -> Option<(Value, Value)> {
     let (signed, signature) = text.rsplit_once('.')?;
     let (header, claims) = signed.split_once('.')?;
@@ -120,15 +120,15 @@ fn thumbprint(jwk: &Value) -> String {
     encode(digest(&SHA256, members.to_string().as_bytes()).as_ref())
 }
 
-/// What HTTP/1.1 says in `Host`, and HTTP/2 in the target.
-fn host(of: &Proved<'_>) -> String {
+/// Returns the authority: `Host` in HTTP/1.1, the request target in HTTP/2.
+fn host(of: &ProofRequest<'_>) -> String {
     let field = of.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
     let target = of.target.parse::<http::Uri>().ok();
     let authority = target.as_ref().and_then(http::Uri::authority).map(|it| it.as_str());
     field.or(authority).unwrap_or_default().to_owned()
 }
 
-/// The path of a target in origin-form or absolute-form.
+/// Returns the path of a target in origin-form or absolute-form.
 fn path(target: &str) -> String {
     target.parse::<http::Uri>().map(|uri| uri.path().to_owned()).unwrap_or_default()
 }

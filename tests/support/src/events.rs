@@ -1,12 +1,12 @@
-//! Counts that can be awaited, and gates that hold requests back.
+//! Counts that can be awaited, and gates that hold requests.
 //!
-//! Both are built on watch channels, so an event that happened before the wait
-//! began is never missed. A request takes its `Pass` at the moment it is recorded:
-//! whoever saw the request in the record can release it, with no window in between.
+//! Both use watch channels, so a wait does not miss an event that happened before it
+//! began. A request takes its `Pass` at the moment it is recorded: a test that sees the
+//! request in the record can release it without a race.
 
 use tokio::sync::watch;
 
-/// A number that only grows and that tests can wait for.
+/// A counter that tests can wait for.
 pub(crate) struct Count(watch::Sender<usize>);
 
 impl Count {
@@ -27,9 +27,9 @@ impl Count {
     }
 
     /// Waits until the count is at least `wanted`.
-    pub(crate) async fn reached(&self, wanted: usize) {
+    pub(crate) async fn wait_for(&self, wanted: usize) {
         let mut counts = self.0.subscribe();
-        // The sender lives in `self`, so the channel cannot close during the wait.
+        // `self` owns the sender, so the channel cannot close during the wait.
         let _ = counts.wait_for(|count| *count >= wanted).await;
     }
 }
@@ -40,7 +40,7 @@ struct GateState {
     releases: u64,
 }
 
-/// A gate that is open until it is held, and opens for all waiters at a release.
+/// A gate that is open until it is held. A release opens it for all waiters.
 pub(crate) struct Gate(watch::Sender<GateState>);
 
 impl Gate {
@@ -52,7 +52,7 @@ impl Gate {
         self.0.send_modify(|state| state.held = true);
     }
 
-    /// Lets every pass taken so far through and leaves the gate open.
+    /// Releases every pass taken so far and leaves the gate open.
     pub(crate) fn release(&self) {
         self.0.send_modify(|state| {
             state.held = false;
@@ -60,7 +60,7 @@ impl Gate {
         });
     }
 
-    /// Notes how the gate stands now, for a request that arrives now.
+    /// Takes a pass, which records whether the gate is held now.
     pub(crate) fn pass(&self) -> Pass {
         let state = *self.0.borrow();
         Pass { states: self.0.subscribe(), taken: state }
@@ -75,14 +75,14 @@ pub(crate) struct Pass {
 
 impl Pass {
     /// Waits for a release if the gate was held when the pass was taken.
-    pub(crate) async fn through(&mut self) {
+    pub(crate) async fn wait_if_held(&mut self) {
         if self.taken.held {
-            self.released().await;
+            self.wait_for_release().await;
         }
     }
 
     /// Waits for the first release after the pass was taken, held or not.
-    pub(crate) async fn released(&mut self) {
+    pub(crate) async fn wait_for_release(&mut self) {
         let taken = self.taken.releases;
         let _ = self.states.wait_for(|state| state.releases > taken).await;
     }

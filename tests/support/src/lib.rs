@@ -1,19 +1,18 @@
 //! Real local servers for bearerd's tests, demo and interoperability scripts.
 //!
-//! Two servers speak HTTP/1.1, and HTTP/2 where TLS agrees on it, over real sockets on the loopback interface: an
-//! OAuth authorization server whose token endpoint rotates, revokes, fails and
-//! stalls on request, and an API ("origin server") that checks the access tokens
-//! that the former issued and records what it received. A throwaway certificate
-//! authority gives either of them TLS.
+//! Two servers speak HTTP/1.1, and HTTP/2 if ALPN selects it, over real sockets on the loopback interface: an
+//! OAuth authorization server whose token endpoint rotates, revokes, fails and stalls on request, and an API
+//! ("origin server") that checks the access tokens and records the requests it receives. A throwaway certificate
+//! authority provides TLS for both.
 //!
 //! Invariants of the crate:
 //!
-//! * Nothing waits by sleeping. Whatever a test has to wait for is a count that
-//!   can be awaited, and whatever a test wants to delay is held until released.
+//! * Nothing waits by sleeping. A test waits for awaitable counts, and delays a request by holding it
+//!   until it releases it.
 //! * A server lives as long as its handle. Dropping the handle closes the listener
 //!   and every connection; `stop().await` does the same and waits for it.
-//! * The tokens of an authorization server are one ledger, shared by reference with
-//!   the origin servers, so a revocation is seen by the next request.
+//! * Origin servers share the token ledger of the authorization server, so a revocation applies to the
+//!   next request.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

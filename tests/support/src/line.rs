@@ -1,9 +1,8 @@
-//! One accepted TCP connection, with or without TLS, and the ways it can end badly.
+//! One accepted TCP connection, with or without TLS, and its abnormal ends.
 //!
-//! hyper only knows how to end a connection politely. A `Line` is the switch that a
-//! service keeps while hyper owns the socket: it can ask for a TCP reset instead of a
-//! close, for an end of the connection that no header announced, and it can tell a
-//! response body that its bytes have reached the kernel.
+//! hyper always closes a connection cleanly. A service controls the connection through its
+//! `Line` while hyper owns the socket: the line requests a TCP reset, or a close without
+//! `Connection: close`, and tells a response body when its bytes have reached the kernel.
 
 use std::io;
 use std::pin::Pin;
@@ -28,7 +27,7 @@ struct LineState {
     writer: Option<Waker>,
 }
 
-/// What a service knows about the connection a request came on.
+/// A service's view of the connection that carried a request.
 pub(crate) struct Line {
     id: u64,
     certificate: OnceLock<CertificateDer<'static>>,
@@ -40,17 +39,17 @@ impl Line {
         Arc::new(Line { id, certificate: OnceLock::new(), state: Mutex::default() })
     }
 
-    /// The number of the connection, counted from 1 per server.
+    /// Returns the number of the connection, counted from 1 per server.
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
-    /// The certificate that the client showed in TLS, if it showed one.
+    /// Returns the TLS client certificate, if any.
     pub(crate) fn certificate(&self) -> Option<&CertificateDer<'static>> {
         self.certificate.get()
     }
 
-    /// Keeps what the client showed in the handshake of `stream`.
+    /// Records the client certificate of the handshake of `stream`.
     pub(crate) fn note_certificate(&self, stream: &Stream) {
         if let Stream::Tls(tls) = stream
             && let Some([leaf, ..]) = tls.get_ref().1.peer_certificates()
@@ -59,41 +58,41 @@ impl Line {
         }
     }
 
-    /// Counts one more request on this connection and returns the count.
+    /// Increments the number of requests on this connection and returns it.
     pub(crate) fn count_request(&self) -> usize {
         let mut state = self.state();
         state.requests += 1;
         state.requests
     }
 
-    /// Makes the end of the connection a TCP reset.
+    /// Makes the connection end with a TCP reset.
     pub(crate) fn reset(&self) {
         self.state().reset = true;
     }
 
-    /// Ends the connection once everything written so far is flushed.
+    /// Closes the connection once everything written so far is flushed.
     pub(crate) fn close_once_flushed(&self) {
         self.state().closing = true;
     }
 
-    /// The same, without a word of TLS about it.
+    /// Closes the connection once flushed, without a TLS close_notify.
     pub(crate) fn close_silently_once_flushed(&self) {
         self.state().silent = true;
         self.close_once_flushed();
     }
 
-    /// The same by a TCP reset.
+    /// Resets the connection once everything written so far is flushed.
     pub(crate) fn reset_once_flushed(&self) {
         self.reset();
         self.close_once_flushed();
     }
 
-    /// Sends these bytes in the place of whatever is written from now on.
-    pub(crate) fn write_instead(&self, bytes: Vec<u8>) {
+    /// Sends these bytes instead of everything that hyper writes from now on.
+    pub(crate) fn replace_output(&self, bytes: Vec<u8>) {
         self.state().instead = Some(bytes);
     }
 
-    fn take_instead(&self) -> Option<Vec<u8>> {
+    fn take_replacement(&self) -> Option<Vec<u8>> {
         self.state().instead.take()
     }
 
@@ -101,7 +100,7 @@ impl Line {
         self.state().silent
     }
 
-    /// How often the connection was flushed; wakes `cx` at the next flush.
+    /// Returns the number of flushes so far. Wakes `cx` at the next one.
     pub(crate) fn poll_flushes(&self, cx: &Context<'_>) -> u64 {
         let mut state = self.state();
         state.writer = Some(cx.waker().clone());
@@ -139,16 +138,16 @@ fn wake(waker: &mut Option<Waker>) {
     }
 }
 
-/// The bytes of a connection.
+/// The byte stream of a connection.
 pub(crate) enum Stream {
     /// Plain TCP.
     Plain(TcpStream),
-    /// TLS over TCP, handshake done.
+    /// TLS over TCP, after the handshake.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
-    /// Did the handshake agree on HTTP/2?
+    /// Returns true if ALPN selected HTTP/2.
     pub(crate) fn is_http2(&self) -> bool {
         match self {
             Stream::Plain(_) => false,
@@ -164,11 +163,11 @@ impl Stream {
     }
 }
 
-/// The socket that hyper drives: a stream that obeys its line.
+/// The socket that hyper drives: a stream under the control of its line.
 pub(crate) struct Socket {
     stream: Stream,
     line: Arc<Line>,
-    /// What is left of the bytes that a test writes in the place of hyper's.
+    /// The unsent rest of the bytes that replace hyper's output.
     instead: Option<Vec<u8>>,
 }
 
@@ -177,9 +176,9 @@ impl Socket {
         Socket { stream, line, instead: None }
     }
 
-    /// Writes the bytes that go in the place of hyper's; `false` if there are none.
-    fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        if let Some(bytes) = self.line.take_instead() {
+    /// Writes the bytes that replace hyper's output. Returns false if there are none.
+    fn poll_replacement(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if let Some(bytes) = self.line.take_replacement() {
             self.instead = Some(bytes);
         }
         let Some(bytes) = &mut self.instead else { return Poll::Ready(Ok(false)) };
@@ -207,7 +206,7 @@ impl Stream {
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.line.wants_reset() {
-            // A socket whose peer is already gone cannot be configured, nor need be.
+            // Fails if the peer is already gone; nothing is left to reset then.
             let _ = self.stream.tcp().set_zero_linger();
         }
     }
@@ -235,7 +234,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if ready!(self.poll_instead(cx))? {
+        if ready!(self.poll_replacement(cx))? {
             return Poll::Ready(Ok(bytes.len()));
         }
         Pin::new(&mut self.stream).poll_write(cx, bytes)

@@ -1,8 +1,8 @@
-//! A listener and the tasks of its connections, which live as long as the handle.
+//! A listener and its connection tasks, which run as long as the handle lives.
 //!
-//! A service either returns a response or says that the connection is to end without
-//! one. Tasks that a service spawns belong to the server too: they survive the
-//! connection that caused them, not the server.
+//! A service returns a response, or ends the connection without one. Tasks that a
+//! service spawns belong to the server: they may outlive their connection, but not the
+//! server.
 
 use std::fmt;
 use std::future::Future;
@@ -27,22 +27,22 @@ use tokio_util::task::TaskTracker;
 use crate::line::{Line, Socket, Stream};
 use crate::payload::Payload;
 
-/// A service's wish to end the connection without a response.
+/// A service's request to end the connection without a response.
 #[derive(Debug)]
 pub(crate) struct NoAnswer;
 
 impl fmt::Display for NoAnswer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("the test wants no answer on this connection")
+        out.write_str("the test ends this connection without an answer")
     }
 }
 
 impl std::error::Error for NoAnswer {}
 
-/// A response, or the end of the connection.
+/// A response, or the end of the connection without one.
 pub(crate) type Outcome = Result<Response<Payload>, NoAnswer>;
 
-/// What a server does with a request.
+/// Processes the requests of a server.
 pub(crate) trait Service: Send + Sync + 'static {
     /// Answers one request that came on `line`.
     fn answer(
@@ -52,7 +52,7 @@ pub(crate) trait Service: Send + Sync + 'static {
     ) -> impl Future<Output = Outcome> + Send;
 }
 
-/// Where a server's tasks run until the server stops.
+/// The tasks of a server, which run until it stops.
 #[derive(Clone)]
 pub(crate) struct Tasks {
     stopping: CancellationToken,
@@ -64,7 +64,7 @@ impl Tasks {
         Tasks { stopping: CancellationToken::new(), tracker: TaskTracker::new() }
     }
 
-    /// Runs a task to its end or to the end of the server.
+    /// Spawns a task that runs until it finishes or the server stops.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stopping = self.stopping.clone();
         self.tracker.spawn(async move {
@@ -73,19 +73,19 @@ impl Tasks {
     }
 }
 
-/// How a server meets those who want to connect.
+/// How a server treats new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Door {
-    /// It accepts.
-    Open,
-    /// Nobody listens: connections are refused.
-    Shut,
-    /// Somebody listens and never accepts, and the queue is full: connecting never completes.
-    Full,
+pub(crate) enum AcceptMode {
+    /// Accepts them.
+    Accepting,
+    /// Does not listen: connections are refused.
+    Refusing,
+    /// Listens with a full backlog and never accepts: connecting never completes.
+    BacklogFull,
 }
 
-/// Another door, and what is told once it is in its place.
-type Order = (Door, oneshot::Sender<()>);
+/// The new mode, and the channel that confirms the change.
+type Order = (AcceptMode, oneshot::Sender<()>);
 
 /// The handle of a running server.
 pub(crate) struct Listening {
@@ -97,7 +97,7 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// Listens on `listen`, or else on a free port of 127.0.0.1, and serves.
+    /// Listens on `listen`, by default on a free port of 127.0.0.1, and serves requests.
     pub(crate) fn start(
         listen: Option<SocketAddr>,
         tls: Option<Arc<ServerConfig>>,
@@ -114,23 +114,23 @@ impl Listening {
         Ok(Listening { addr, secure, tasks, orders, _stop })
     }
 
-    /// Drops all connections and meets the next ones like this.
-    pub(crate) async fn set_door(&self, door: Door) {
+    /// Drops all connections and sets the mode for new ones.
+    pub(crate) async fn set_accept_mode(&self, mode: AcceptMode) {
         let (done, is_done) = oneshot::channel();
-        self.orders.send((door, done)).expect("the listener lives as long as its handle");
-        is_done.await.expect("the listener obeys");
+        self.orders.send((mode, done)).expect("the listener lives as long as its handle");
+        is_done.await.expect("the listener confirms each change");
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// `http` or `https`.
+    /// Returns `http` or `https`.
     pub(crate) fn scheme(&self) -> &'static str {
         if self.secure { "https" } else { "http" }
     }
 
-    /// The authority by name, which a certificate can be made for.
+    /// Returns the authority with the host `localhost`, which a certificate can name.
     pub(crate) fn authority(&self) -> String {
         format!("localhost:{}", self.addr.port())
     }
@@ -156,8 +156,8 @@ fn bind(listen: Option<SocketAddr>, backlog: u32) -> io::Result<TcpListener> {
     socket.listen(backlog)
 }
 
-/// Connects until the queue of a listener takes no more.
-async fn fill(addr: SocketAddr) -> Vec<TcpStream> {
+/// Opens connections until the backlog of a listener is full.
+async fn fill_backlog(addr: SocketAddr) -> Vec<TcpStream> {
     let mut queued = Vec::new();
     let patience = Duration::from_millis(100);
     while let Ok(Ok(stream)) = tokio::time::timeout(patience, TcpStream::connect(addr)).await {
@@ -174,13 +174,13 @@ async fn accept(
     service: Arc<impl Service>,
 ) {
     let addr = listener.local_addr().expect("it listens");
-    let (mut listener, mut door, mut queued) = (Some(listener), Door::Open, Vec::new());
+    let (mut listener, mut mode, mut queued) = (Some(listener), AcceptMode::Accepting, Vec::new());
     let mut connections = CancellationToken::new();
     let accepted = AtomicU64::new(0);
     loop {
         let next = async {
             match &listener {
-                Some(listener) if door == Door::Open => listener.accept().await,
+                Some(listener) if mode == AcceptMode::Accepting => listener.accept().await,
                 _ => std::future::pending().await,
             }
         };
@@ -188,36 +188,36 @@ async fn accept(
             connected = next => match connected {
                 Ok((tcp, _)) => {
                     let line = Line::new(accepted.fetch_add(1, Ordering::Relaxed) + 1);
-                    let conversation = converse(tcp, tls.clone(), line, service.clone());
+                    let conversation = serve_connection(tcp, tls.clone(), line, service.clone());
                     let end = connections.clone();
                     tasks.spawn(async move {
                         end.run_until_cancelled(conversation).await;
                     });
                 }
-                // Out of descriptors or a peer that left early: let others run, try again.
+                // Out of file descriptors, or the peer disconnected early: yield and retry.
                 Err(_) => tokio::task::yield_now().await,
             },
             Some((ordered, done)) = orders.recv() => {
                 std::mem::take(&mut connections).cancel();
                 drop((listener.take(), std::mem::take(&mut queued)));
-                door = ordered;
-                listener = match door {
-                    Door::Open => Some(bind(Some(addr), BACKLOG)),
-                    Door::Full => Some(bind(Some(addr), 1)),
-                    Door::Shut => None,
+                mode = ordered;
+                listener = match mode {
+                    AcceptMode::Accepting => Some(bind(Some(addr), BACKLOG)),
+                    AcceptMode::BacklogFull => Some(bind(Some(addr), 1)),
+                    AcceptMode::Refusing => None,
                 }
                 .map(|bound| bound.expect("the address is still ours"));
-                if door == Door::Full {
-                    queued = fill(addr).await;
+                if mode == AcceptMode::BacklogFull {
+                    queued = fill_backlog(addr).await;
                 }
-                // A test that does not wait for it need not be told.
+                // The receiver is gone if the test does not wait for the change.
                 let _ = done.send(());
             }
         }
     }
 }
 
-async fn converse(
+async fn serve_connection(
     tcp: TcpStream,
     tls: Option<TlsAcceptor>,
     line: Arc<Line>,
@@ -230,7 +230,7 @@ async fn converse(
     let is_http2 = stream.is_http2();
     let socket = TokioIo::new(Socket::new(stream, line.clone()));
     let answering = service_fn(move |request| service.clone().answer(request, line.clone()));
-    // How a connection ended is the client's observation to make, not the server's.
+    // Tests observe the end of a connection at the client.
     let _ = match is_http2 {
         true => http2::Builder::new(TokioExecutor::new()).serve_connection(socket, answering).await,
         false => http1::Builder::new().serve_connection(socket, answering).await,

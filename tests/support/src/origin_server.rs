@@ -1,11 +1,11 @@
-//! An API that checks access tokens and records what it received.
+//! An API that checks access tokens and records the requests it receives.
 //!
-//! Every request is recorded when its head has arrived and takes its place in the queue
-//! of scripted answers at the same moment. Unless its answer says otherwise, the body is
-//! then read to its end, the token is judged, and the answer follows from the verdict.
+//! A request is recorded when its head has arrived, and takes the next scripted answer at
+//! the same moment. Unless that answer specifies otherwise, the body is then read to its
+//! end, the token is checked, and the answer depends on the result.
 //!
 //! Routes of the default answer: `/echo` streams the request's body back, `/bytes/N`
-//! sends N pattern bytes, `/sse` and `/sse/N` send events as they are released,
+//! sends N pattern bytes, `/sse` and `/sse/N` send events as the test releases them,
 //! `/status/N` answers with that status, `/files/...` serves a directory, and any other
 //! path describes the request as JSON.
 
@@ -28,20 +28,20 @@ use crate::listening::{Listening, Tasks};
 use crate::tokens::Tokens;
 use api::Api;
 
-/// What an https server speaks.
+/// The HTTP versions of an https server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocols {
-    /// HTTP/1.1 alone.
+    /// HTTP/1.1 only.
     #[default]
     Http1,
-    /// HTTP/2, or HTTP/1.1 with clients that do not know it.
+    /// HTTP/2, or HTTP/1.1 if the client does not offer HTTP/2.
     Both,
-    /// HTTP/2 alone: a client that offers nothing else is refused by an alert.
+    /// HTTP/2 only: a client that does not offer it gets a TLS alert.
     Http2,
 }
 
 impl Protocols {
-    /// As TLS names them.
+    /// Returns the ALPN protocol IDs.
     fn alpn(self) -> Vec<Vec<u8>> {
         let names: &[&[u8]] = match self {
             Protocols::Http1 => &[b"http/1.1"],
@@ -52,29 +52,29 @@ impl Protocols {
     }
 }
 
-/// What an [`OriginServer`] is started with.
+/// The configuration of an [`OriginServer`].
 #[derive(Clone)]
 pub struct OriginConfig {
-    /// Serves https when given.
+    /// Serves https if present.
     pub tls: Option<Arc<ServerConfig>>,
-    /// What is spoken over TLS; plain http is HTTP/1.1.
+    /// The HTTP versions over TLS. Plain http is always HTTP/1.1.
     pub protocols: Protocols,
-    /// The valid tokens; without, every request is accepted.
+    /// The valid tokens. `None`: every request is accepted.
     pub tokens: Option<Tokens>,
-    /// Whether tokens have to be bound to a key and come with a proof (RFC 9449).
+    /// True if tokens must be key-bound and come with a DPoP proof (RFC 9449).
     pub dpop: bool,
-    /// The address to listen on; a free port of 127.0.0.1 by default.
+    /// The address to listen on. Default: a free port of 127.0.0.1.
     pub listen: Option<SocketAddr>,
-    /// The directory served below `/files/`.
+    /// The directory served below `/files/`, if any.
     pub files: Option<PathBuf>,
-    /// Ends a connection after that many answers, without announcing it.
+    /// Closes a connection after this many answers, without `Connection: close`.
     pub close_after: Option<usize>,
-    /// Whether the record keeps bodies; their length and digest are always kept.
+    /// True if the record keeps bodies. Their length and digest are always kept.
     pub keep_bodies: bool,
 }
 
 impl Default for OriginConfig {
-    /// Plain HTTP that accepts everything and keeps connections open.
+    /// Plain HTTP, accepts every request, keeps connections open.
     fn default() -> OriginConfig {
         OriginConfig {
             tls: None,
@@ -100,7 +100,7 @@ impl OriginServer {
     ///
     /// # Panics
     ///
-    /// When the address cannot be listened on.
+    /// Panics if the address cannot be bound.
     pub async fn start(mut config: OriginConfig) -> OriginServer {
         if let Some(tls) = &mut config.tls {
             Arc::make_mut(tls).alpn_protocols = config.protocols.alpn();
@@ -116,36 +116,36 @@ impl OriginServer {
         self.listening.stop().await;
     }
 
-    /// The address listened on.
+    /// Returns the listening address.
     pub fn addr(&self) -> SocketAddr {
         self.listening.addr()
     }
 
-    /// The port listened on.
+    /// Returns the listening port.
     pub fn port(&self) -> u16 {
         self.addr().port()
     }
 
-    /// `http(s)://localhost:PORT` followed by `path`.
+    /// Returns `http(s)://localhost:PORT` followed by `path`.
     pub fn url(&self, path: &str) -> String {
         format!("{}://{}{path}", self.listening.scheme(), self.authority())
     }
 
-    /// `localhost:PORT`.
+    /// Returns `localhost:PORT`.
     pub fn authority(&self) -> String {
         self.listening.authority()
     }
 
-    /// The requests in the order of their arrival, as far as they were received.
+    /// Returns the requests in arrival order, as received so far.
     pub fn requests(&self) -> Vec<ReceivedRequest> {
         self.api.requests()
     }
 
-    /// Asserts that so many requests have arrived since `clear`.
+    /// Asserts that `expected` requests have arrived since `clear`.
     ///
     /// # Panics
     ///
-    /// When it were more or fewer, with `meaning` and the requests.
+    /// Panics if the count differs. The message is `meaning` and the requests.
     #[track_caller]
     pub fn assert_requests(&self, expected: usize, meaning: impl fmt::Display) {
         let requests = self.requests();
@@ -159,76 +159,76 @@ impl OriginServer {
 
     /// Waits until the heads of `n` requests have arrived, counted since `clear`.
     pub async fn wait_for_requests(&self, n: usize) {
-        self.api.arrived().reached(n).await;
+        self.api.arrived().wait_for(n).await;
     }
 
-    /// Waits until `n` requests were read to the end of their body since `clear`.
+    /// Waits until `n` request bodies were completely read since `clear`.
     pub async fn wait_for_bodies(&self, n: usize) {
-        self.api.completed().reached(n).await;
+        self.api.completed().wait_for(n).await;
     }
 
     /// Waits until `n` requests were accepted or rejected since `clear`.
     pub async fn wait_for_verdicts(&self, n: usize) {
-        self.api.judged().reached(n).await;
+        self.api.checked().wait_for(n).await;
     }
 
-    /// Forgets the requests and sets all counts to zero. Scripted answers stay.
+    /// Clears the record and resets all counts. Scripted answers stay enqueued.
     pub fn clear(&self) {
         self.api.clear();
     }
 
-    /// How many requests had a valid token.
+    /// Returns the number of requests with a valid token.
     pub fn accepted(&self) -> usize {
         self.api.accepted().get()
     }
 
-    /// How many requests were refused for their token.
+    /// Returns the number of requests rejected because of their token.
     pub fn rejected(&self) -> usize {
         self.api.rejected().get()
     }
 
-    /// How many TCP connections brought at least one request since the start.
+    /// Returns the number of TCP connections that carried at least one request since the start.
     pub fn connections(&self) -> usize {
         self.api.connections().get()
     }
 
-    /// Gives the next request without a scripted answer this one.
+    /// Enqueues the answer for the next request that has none yet.
     pub fn enqueue(&self, answer: Answer) {
         self.api.enqueue(answer);
     }
 
-    /// From now on each proof has to carry a new nonce, which is returned.
+    /// Requires a new nonce in every subsequent proof, and returns it.
     pub fn change_nonce(&self) -> String {
         self.api.proofs().change_nonce()
     }
 
-    /// Whether every token is refused from now on.
+    /// Sets whether every token is rejected from now on.
     pub fn reject_all(&self, reject: bool) {
         self.api.reject_all(reject);
     }
 
-    /// The same as [`hold_before_check`](Self::hold_before_check).
+    /// Alias of [`hold_before_check`](Self::hold_before_check).
     pub fn hold(&self) {
         self.hold_before_check();
     }
 
-    /// From now on requests are recorded and read, then wait before the token check.
+    /// Holds subsequent requests after they are recorded and read, before the token check.
     pub fn hold_before_check(&self) {
         self.api.gates().before_check.hold();
     }
 
-    /// From now on requests wait between the token check and the answer.
+    /// Holds subsequent requests between the token check and the answer.
     pub fn hold_after_check(&self) {
         self.api.gates().after_check.hold();
     }
 
-    /// Ends both holds and every stall of the requests that arrived so far.
+    /// Ends both holds, and every stall of the requests received so far.
     pub fn release_all(&self) {
         self.api.gates().before_check.release();
         self.api.gates().after_check.release();
     }
 
-    /// Lets one chunk or event be sent, now or as soon as one is waiting.
+    /// Releases one chunk or event, now or as soon as one is waiting.
     pub fn release_chunk(&self) {
         self.api.chunks().add_permits(1);
     }

@@ -1,7 +1,7 @@
 //! Response bodies: complete, streamed by a task, generated, or cut short.
 //!
-//! A streamed body ends when its sender is dropped and fails when it is sent an
-//! error, which makes hyper close the connection in the middle of the message.
+//! A streamed body ends when its sender is dropped. It fails when the sender sends an
+//! error: hyper then closes the connection in the middle of the message.
 
 use std::io;
 use std::pin::Pin;
@@ -18,17 +18,17 @@ use tokio::sync::mpsc;
 
 use crate::line::Line;
 
-/// The body of every response of this crate.
+/// The response body type of this crate.
 pub(crate) type Payload = BoxBody<Bytes, io::Error>;
 
-/// The writing end of a streamed body.
+/// The sender of a streamed body.
 pub(crate) type Feed = mpsc::Sender<io::Result<Frame<Bytes>>>;
 
-/// A response made of its parts.
+/// Builds a response from its parts.
 ///
 /// # Panics
 ///
-/// When the status or a header is not valid in HTTP: a mistake in the test.
+/// Panics if the status or a header is invalid in HTTP, which is a mistake in the test.
 pub(crate) fn response(
     status: u16,
     headers: &[(String, String)],
@@ -41,23 +41,23 @@ pub(crate) fn response(
     builder.body(body).expect("a valid status and valid headers")
 }
 
-/// A JSON response.
+/// Builds a JSON response.
 pub(crate) fn json(status: u16, value: &Value) -> Response<Payload> {
     let headers = [owned("content-type", "application/json")];
     response(status, &headers, full(value.to_string()))
 }
 
-/// A header as the scripted answers hold it.
+/// Builds an owned header for a scripted answer.
 pub(crate) fn owned(name: &str, value: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
 }
 
-/// A body that is complete now, sent with a Content-Length.
+/// Returns a complete body, which is sent with a Content-Length.
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Payload {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
-/// A body without length that ends when the returned feed is dropped.
+/// Returns a body of unknown length, which ends when the returned feed is dropped.
 pub(crate) fn streamed() -> (Feed, Payload) {
     let (feed, frames) = mpsc::channel(1);
     (feed, Streamed(frames).boxed())
@@ -80,15 +80,15 @@ impl Body for Streamed {
 const PERIOD: u8 = 251;
 const PIECE: usize = 256 * PERIOD as usize;
 
-/// The `length` bytes that the origin server answers to `/bytes/<length>`.
+/// Returns the `length` bytes that the origin server sends for `/bytes/<length>`.
 ///
-/// They count from 0 to 250 and start over, so a lost, doubled or moved piece of any
-/// usual buffer size shows.
+/// They count from 0 to 250 repeatedly: 251 is prime, so a lost, duplicated or moved piece of
+/// any usual buffer size is detected.
 pub fn pattern(length: usize) -> Bytes {
     (0..PERIOD).cycle().take(length).collect()
 }
 
-/// A body of `length` pattern bytes that is never in memory as a whole.
+/// Returns a body of `length` pattern bytes that is never buffered as a whole.
 pub(crate) fn generated(length: u64) -> Payload {
     let piece = pattern(PIECE);
     Generated { piece, left: length }.boxed()
@@ -128,9 +128,9 @@ impl Body for Generated {
     }
 }
 
-/// A body that is cut short: the connection ends after `sent`, once it is flushed.
+/// Returns a truncated body: the connection closes once `sent` is flushed.
 ///
-/// The response must announce a Content-Length greater than that.
+/// The response must announce a greater Content-Length.
 pub(crate) fn cut_short(sent: Bytes, line: Arc<Line>) -> Payload {
     let cut = CutShort { sent: Some(sent).filter(|sent| !sent.is_empty()), seen: None, line };
     cut.boxed()
@@ -166,7 +166,7 @@ impl Body for CutShort {
     }
 }
 
-/// A body after which the connection ends, although no header announced it.
+/// Returns a body after which the connection closes without `Connection: close`.
 pub(crate) fn last_on(line: Arc<Line>, body: Payload) -> Payload {
     LastOn { body, line }.boxed()
 }

@@ -1,33 +1,33 @@
-//! The life of a refresh token: rotation, grace, reuse and revocation.
+//! Refresh tokens: rotation, grace period, reuse detection and revocation.
 //!
-//! Exactly one refresh token is current. A family is everything that descends from one
-//! login; a new login starts a new family and takes the old one's refresh token out of
-//! use. Within a family tokens have generations: the successor of a token is one
-//! generation younger than the token that was presented for it. A token rotated away is
-//! remembered for ever, so presenting it again is always recognized.
+//! Exactly one refresh token is current. A family is all tokens that descend from one
+//! login; a new login starts a new family and invalidates the refresh token of the old
+//! one. Tokens in a family are numbered by generation: the successor of a token has the
+//! generation of the presented token plus one. Rotated tokens are never forgotten, so
+//! every reuse is detected.
 
 use std::time::{Duration, Instant};
 
 use crate::tokens::unique_value;
 
-/// What a refresh does to the refresh token that was presented.
+/// The effect of a refresh on the presented refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rotation {
-    /// The answer repeats the refresh token, which stays valid.
+    /// The answer repeats the refresh token. It stays valid.
     Keep,
-    /// The answer has no `refresh_token`; the presented one stays valid.
+    /// The answer has no `refresh_token`. The presented one stays valid.
     Omit,
     /// The answer has a new refresh token that replaces the presented one.
     Rotate {
-        /// How long the immediately preceding token is still accepted.
+        /// How long the immediate predecessor is still accepted.
         grace: Duration,
-        /// What happens when a replaced token is presented outside the grace.
+        /// The reaction to a replaced token presented after the grace period.
         on_reuse: OnReuse,
     },
 }
 
 impl Rotation {
-    /// Rotation without grace that revokes the family on reuse: the strictest servers.
+    /// Rotation without a grace period that revokes the family on reuse, as the strictest servers do.
     pub const STRICT: Rotation =
         Rotation::Rotate { grace: Duration::ZERO, on_reuse: OnReuse::RevokeFamily };
 
@@ -49,10 +49,10 @@ impl Rotation {
 /// The server's reaction to a replaced refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnReuse {
-    /// `invalid_grant`, nothing else.
+    /// Answers `invalid_grant` only.
     Refuse,
-    /// `invalid_grant`, and the newest refresh token and all live access tokens of the
-    /// family are revoked.
+    /// Answers `invalid_grant`, and revokes the newest refresh token and all live access
+    /// tokens of the family.
     RevokeFamily,
 }
 
@@ -68,27 +68,27 @@ struct Superseded {
     family: u64,
     generation: u64,
     at: Instant,
-    /// A login took it out of use; it was not exchanged for a successor.
+    /// True if a login replaced the token, instead of a refresh.
     by_login: bool,
 }
 
-/// What the presentation of a refresh token amounts to.
+/// The result of presenting a refresh token.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Presented {
-    /// Accepted; `returned` is the refresh token for the answer.
+    /// Accepted. `returned` is the refresh token of the answer.
     Accepted { family: u64, returned: Option<String> },
     /// Never issued, revoked, or replaced by a login.
     Invalid,
-    /// Replaced and presented again; `revoked` is the family this has cost.
+    /// Presented after it was replaced. `revoked` is the family that was revoked.
     Reused { revoked: Option<u64> },
 }
 
-/// The presentation of a refresh token that had been replaced.
+/// One presentation of a replaced refresh token.
 #[derive(Clone, Debug)]
 pub struct Reuse {
     /// The refresh token.
     pub refresh_token: String,
-    /// When it was presented.
+    /// The time of the presentation.
     pub at: Instant,
 }
 
@@ -102,7 +102,7 @@ pub(crate) struct RefreshTokens {
 }
 
 impl RefreshTokens {
-    /// Tokens whose first family has this number.
+    /// Creates the tokens; the first family has this number.
     pub(crate) fn new(initial: String, family: u64) -> RefreshTokens {
         RefreshTokens {
             current: Current { value: initial, family, generation: 0, revoked: false },
@@ -113,7 +113,7 @@ impl RefreshTokens {
         }
     }
 
-    /// Judges a presented token and rotates if the policy says so.
+    /// Checks a presented token, and rotates it if the policy requires it.
     pub(crate) fn present(&mut self, token: &str, rotation: Rotation) -> Presented {
         match self.generation_of(token, rotation.grace()) {
             Some(generation) => self.accept(token, generation, rotation),
@@ -152,7 +152,7 @@ impl RefreshTokens {
         &self.reuses
     }
 
-    /// The generation of an acceptable token.
+    /// Returns the generation of an acceptable token.
     fn generation_of(&self, token: &str, grace: Duration) -> Option<u64> {
         if self.current.revoked {
             return None;

@@ -1,4 +1,4 @@
-//! Tests of the servers themselves, each over real sockets.
+//! Tests of the test servers over real sockets.
 
 mod authorization_server;
 mod client;

@@ -1,8 +1,8 @@
 //! A throwaway certificate authority for TLS on the loopback interface.
 //!
-//! Its certificates carry what strict verifiers ask for (key usages, key identifiers),
-//! so that curl, Python, Java or Node accept them once they trust the authority. The
-//! cryptography provider is always named, never taken from the process.
+//! Its certificates carry the extensions that strict verifiers require (key usages, key
+//! identifiers), so that curl, Python, Java and Node accept them once they trust the
+//! authority. The cryptography provider is always explicit, never the process default.
 
 use std::sync::Arc;
 
@@ -21,13 +21,13 @@ pub struct TestCa {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// What a client proves itself with.
+/// A client certificate and its private key.
 pub struct ClientCertificate {
-    /// The certificate, as a server sees it.
+    /// The certificate as DER.
     pub der: CertificateDer<'static>,
-    /// The same for a file.
+    /// The certificate as PEM.
     pub pem: String,
-    /// Its private key.
+    /// The private key as PEM.
     pub key_pem: String,
 }
 
@@ -39,22 +39,22 @@ impl TestCa {
         TestCa { issuer: issuer.expect("the parameters are valid") }
     }
 
-    /// The authority's certificate, for a trust store file.
+    /// Returns the authority's certificate as PEM, for a trust store file.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// The authority's certificate as DER.
+    /// Returns the authority's certificate as DER.
     pub fn der(&self) -> CertificateDer<'static> {
         self.issuer.der().clone()
     }
 
-    /// A server that proves the given DNS names and IP addresses. ALPN is `http/1.1`.
+    /// Returns a server configuration for the given DNS names and IP addresses. ALPN is `http/1.1`.
     pub fn server_config(&self, names: &[&str]) -> Arc<ServerConfig> {
         self.issue(leaf_params(names))
     }
 
-    /// The same with a certificate that expired years ago.
+    /// Returns a server configuration whose certificate expired years ago.
     pub fn server_config_expired(&self, names: &[&str]) -> Arc<ServerConfig> {
         let mut params = leaf_params(names);
         params.not_before = date_time_ymd(2001, 1, 1);
@@ -62,15 +62,15 @@ impl TestCa {
         self.issue(params)
     }
 
-    /// The same with a certificate that signs itself, which this authority never saw.
+    /// Returns a server configuration with a self-signed certificate, which this authority did not issue.
     pub fn server_config_self_signed(&self, names: &[&str]) -> Arc<ServerConfig> {
         let key = fresh_key();
         let certificate = leaf_params(names).self_signed(&key);
         server_config(certificate.expect("the parameters are valid").into(), &key)
     }
 
-    /// A server that asks its clients for a certificate of `clients`, and sends those away that have
-    /// none if `required`.
+    /// Returns a server configuration that requests client certificates issued by `clients`. If
+    /// `required`, it rejects clients without one.
     pub fn server_config_asking(
         &self,
         names: &[&str],
@@ -86,7 +86,7 @@ impl TestCa {
         server_config_with(verifier, certificate.der().clone(), &key)
     }
 
-    /// A client's certificate and its key.
+    /// Issues a client certificate.
     pub fn client_certificate(&self, name: &str) -> ClientCertificate {
         let mut params = leaf_params(&[name]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -98,7 +98,7 @@ impl TestCa {
         }
     }
 
-    /// A client that trusts this authority and nobody else.
+    /// Returns a client configuration that trusts only this authority.
     pub fn client_config(&self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.der()).expect("a valid authority");

@@ -1,34 +1,34 @@
-//! The ledger of access tokens: what was issued, and what each is worth now.
+//! The ledger of issued access tokens and their current state.
 //!
-//! Validity is measured with the monotonic clock, independent of what a token response
-//! announced. Every access token belongs to a family, the grant it descends from, so
-//! that a revocation can take a whole family with it. Revoked stays revoked.
+//! Validity follows the monotonic clock, independent of the announced `expires_in`. Every
+//! access token belongs to a family, the grant it descends from, so that a revocation can
+//! cover the whole family. Revocation is final.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// The worth of an access token at an API.
+/// The state of an access token at an API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenState {
-    /// It was issued and neither expired nor was revoked.
+    /// Issued, not expired and not revoked.
     Valid,
-    /// Its lifetime is over.
+    /// Expired.
     Expired,
-    /// It was revoked, expired or not.
+    /// Revoked, whether expired or not.
     Revoked,
-    /// It was never issued.
+    /// Never issued.
     Unknown,
 }
 
 struct AccessToken {
     value: String,
     family: u64,
-    /// The thumbprint of the key that it is bound to.
+    /// The thumbprint of the key that the token is bound to, if any.
     key: Option<String>,
     ends: Instant,
     revoked: bool,
-    /// When an API first accepted it.
+    /// The time an API first accepted the token.
     used: Option<Instant>,
 }
 
@@ -48,20 +48,20 @@ struct Ledger {
     by_value: HashMap<String, usize>,
 }
 
-/// All access tokens of an authorization server; clones share the same ledger.
+/// All access tokens of an authorization server. Clones share one ledger.
 #[derive(Clone, Default)]
 pub struct Tokens(Arc<Mutex<Ledger>>);
 
-/// The family of tokens that no refresh token stands behind.
+/// The family number of tokens without a refresh token.
 const NO_FAMILY: u64 = 0;
 
 impl Tokens {
-    /// An empty ledger, for an API without an authorization server.
+    /// Creates an empty ledger, for an API without an authorization server.
     pub fn new() -> Tokens {
         Tokens::default()
     }
 
-    /// What `token` is worth now.
+    /// Returns the current state of `token`, and records its first use.
     pub fn check(&self, token: &str) -> TokenState {
         let mut ledger = self.ledger();
         let Some(&at) = ledger.by_value.get(token) else { return TokenState::Unknown };
@@ -72,12 +72,12 @@ impl Tokens {
         state
     }
 
-    /// Issues a token outside of any token response.
+    /// Issues a token without a token response.
     pub fn issue_access_token(&self, lifetime: Duration) -> String {
         self.issue(NO_FAMILY, lifetime)
     }
 
-    /// Revokes one token; an unknown one is left unknown.
+    /// Revokes one token. Does nothing if the token is unknown.
     pub fn revoke_access_token(&self, token: &str) {
         self.revoke_where(|candidate| candidate.value == token);
     }
@@ -87,8 +87,8 @@ impl Tokens {
         self.revoke_where(|_| true);
     }
 
-    /// Revokes those of the live tokens that APIs have accepted for so long for which `chosen` is true.
-    /// Returns how many.
+    /// Revokes the live tokens that an API first accepted at least `time` ago and for which `chosen`
+    /// returns true. Returns the number revoked.
     pub fn revoke_access_tokens_in_use_for(
         &self,
         time: Duration,
@@ -101,7 +101,7 @@ impl Tokens {
             .count()
     }
 
-    /// Ends the lifetime of all tokens issued so far.
+    /// Expires all tokens issued so far.
     pub fn expire_all_access_tokens(&self) {
         let now = Instant::now();
         for token in &mut self.ledger().tokens {
@@ -109,19 +109,19 @@ impl Tokens {
         }
     }
 
-    /// The tokens an API would accept now, oldest first.
+    /// Returns the tokens that an API accepts now, oldest first.
     pub fn live_access_tokens(&self) -> Vec<String> {
         let ledger = self.ledger();
         let live = ledger.tokens.iter().filter(|token| token.state() == TokenState::Valid);
         live.map(|token| token.value.clone()).collect()
     }
 
-    /// How many tokens were ever issued.
+    /// Returns the number of tokens issued.
     pub fn issued_access_tokens(&self) -> usize {
         self.ledger().tokens.len()
     }
 
-    /// The token issued last, whatever became of it.
+    /// Returns the token issued last, whatever its state.
     pub fn newest_access_token(&self) -> Option<String> {
         self.ledger().tokens.last().map(|token| token.value.clone())
     }
@@ -142,14 +142,14 @@ impl Tokens {
         value
     }
 
-    /// Binds a token to the key with this thumbprint.
+    /// Binds a token to the key with the thumbprint `key`.
     pub(crate) fn bind(&self, token: &str, key: String) {
         for found in self.ledger().tokens.iter_mut().filter(|found| found.value == token) {
             found.key = Some(key.clone());
         }
     }
 
-    /// The thumbprint of the key that a token is bound to.
+    /// Returns the thumbprint of the key that a token is bound to, if any.
     pub(crate) fn key_of(&self, token: &str) -> Option<String> {
         let ledger = self.ledger();
         ledger.by_value.get(token).and_then(|&at| ledger.tokens[at].key.clone())
@@ -170,14 +170,14 @@ impl Tokens {
     }
 }
 
-/// A value like `at-3-5f0c…` that no log contains by accident.
+/// Returns a value such as `at-3-5f0c…`, random enough to search logs for.
 pub(crate) fn unique_value(prefix: &str, number: usize) -> String {
     let mut random = [0; 16];
     aws_lc_rs::rand::fill(&mut random).expect("the system has randomness");
     format!("{prefix}-{number}-{}", hex(&random))
 }
 
-/// Lower-case hexadecimal digits.
+/// Returns lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

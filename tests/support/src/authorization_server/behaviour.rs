@@ -1,4 +1,4 @@
-//! One-shot behaviours of the token endpoint: how the next request will go.
+//! One-shot behaviours of the token endpoint, one per request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use crate::payload::owned;
 
-/// How one token request is treated.
+/// How the token endpoint processes one token request.
 ///
-/// To *commit* is to process the request normally, issuing, rotating or refusing.
+/// To *commit* means to process the request normally: to issue, rotate or refuse.
 #[derive(Clone, Debug)]
 pub enum TokenBehaviour {
     /// Commits and answers.
     Normal,
-    /// Answers this without committing: the refresh token is not consumed.
+    /// Sends this response without committing: the refresh token is not consumed.
     Respond {
         /// The status code.
         status: u16,
@@ -25,7 +25,7 @@ pub enum TokenBehaviour {
         /// The body.
         body: Bytes,
     },
-    /// Commits, but answers this instead of the tokens.
+    /// Commits, but sends this response instead of the tokens.
     CommitThenRespond {
         /// The status code.
         status: u16,
@@ -36,16 +36,16 @@ pub enum TokenBehaviour {
     },
     /// Resets the connection without committing.
     DropBeforeCommit,
-    /// Commits, then resets the connection without a byte of answer.
+    /// Commits, then resets the connection without sending a byte.
     DropAfterCommit,
-    /// Commits, announces the whole answer, sends its first bytes and closes.
+    /// Commits, announces the whole length, sends the first bytes and closes.
     CommitThenTruncate {
-        /// How many bytes of the body are sent.
+        /// The number of body bytes sent.
         keep: usize,
     },
     /// Does not answer until `release_all`, then answers normally.
     Stall {
-        /// Whether to commit before the stall, not after it.
+        /// True to commit before the stall, false to commit after it.
         commit_first: bool,
     },
     /// Does not answer until `release_all`, then resets the connection without ever committing.
@@ -55,16 +55,16 @@ pub enum TokenBehaviour {
         /// The time between two bytes.
         interval: Duration,
     },
-    /// Answers normally, but so much later: a server that is slow, not one that a test holds.
+    /// Answers normally after a fixed delay, like a slow server.
     Late {
-        /// How much later.
+        /// The delay.
         by: Duration,
-        /// Whether to commit before the delay, not after it.
+        /// True to commit before the delay, false to commit after it.
         commit_first: bool,
     },
-    /// Commits and sends the answer as it was changed; see [`TokenBehaviour::changed`].
+    /// Commits and sends a modified answer; see [`TokenBehaviour::changed`].
     CommitThenChange(Change),
-    /// Commits and sends exactly these bytes, head included; see [`TokenBehaviour::written`].
+    /// Commits and sends exactly these bytes, including the head; see [`TokenBehaviour::written`].
     CommitThenWrite(Write, End),
 }
 
@@ -80,16 +80,16 @@ pub struct TokenAnswer {
 }
 
 impl TokenAnswer {
-    /// The body's members.
+    /// Parses the body as JSON.
     ///
     /// # Panics
     ///
-    /// When it is not JSON: a mistake in the test.
+    /// Panics if the body is not JSON, which is a mistake in the test.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("the answer is JSON")
     }
 
-    /// The status line, the headers and a Content-Length, as HTTP/1.1 writes them.
+    /// Formats the HTTP/1.1 head: status line, headers and Content-Length.
     pub fn head(&self, content_length: usize) -> String {
         let headers = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
         let headers = headers.collect::<String>();
@@ -97,24 +97,24 @@ impl TokenAnswer {
     }
 }
 
-/// How a connection goes on after bytes that a test wrote.
+/// The state of a connection after bytes written by a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It stays open, and nothing more comes.
+    /// Stays open without further bytes.
     Open,
-    /// It is closed; TLS says so first.
+    /// Closed, with a TLS close_notify.
     Close,
-    /// It is closed, and TLS is not told (no close_notify).
+    /// Closed without a TLS close_notify.
     CloseSilently,
-    /// It is reset.
+    /// Reset.
     Reset,
 }
 
-/// What changes an answer.
+/// A function that modifies an answer.
 #[derive(Clone)]
 pub struct Change(pub(super) Arc<dyn Fn(&mut TokenAnswer) + Send + Sync>);
 
-/// What makes the bytes of an answer.
+/// A function that produces the bytes of an answer.
 #[derive(Clone)]
 pub struct Write(pub(super) Arc<Writing>);
 
@@ -133,7 +133,7 @@ impl fmt::Debug for Write {
 }
 
 impl TokenBehaviour {
-    /// An RFC 6749 section 5.2 error, without committing.
+    /// Sends an RFC 6749 section 5.2 error without committing.
     pub fn error(status: u16, error: &str, description: Option<&str>) -> TokenBehaviour {
         let mut value = json!({ "error": error });
         if let Some(description) = description {
@@ -142,27 +142,27 @@ impl TokenBehaviour {
         TokenBehaviour::json(status, value)
     }
 
-    /// Any JSON, without committing.
+    /// Sends any JSON without committing.
     pub fn json(status: u16, value: Value) -> TokenBehaviour {
         TokenBehaviour::text(status, "application/json", value.to_string())
     }
 
-    /// An HTML page, such as a gateway's or a login form, without committing.
+    /// Sends an HTML page, such as a gateway error or a login form, without committing.
     pub fn html(status: u16, page: &str) -> TokenBehaviour {
         TokenBehaviour::text(status, "text/html; charset=utf-8", page.to_owned())
     }
 
-    /// Commits, and lets `change` have its way with the answer, whose framing stays correct.
+    /// Commits and applies `change` to the answer. The framing stays correct.
     pub fn changed(change: impl Fn(&mut TokenAnswer) + Send + Sync + 'static) -> TokenBehaviour {
         TokenBehaviour::CommitThenChange(Change(Arc::new(change)))
     }
 
-    /// Commits, and answers the same members in another JSON.
+    /// Commits and sends the members in another JSON structure.
     pub fn reshaped(shape: impl Fn(Value) -> Value + Send + Sync + 'static) -> TokenBehaviour {
         TokenBehaviour::changed(move |answer| answer.body = shape(answer.json()).to_string().into())
     }
 
-    /// Commits, sends the bytes that `write` makes of the answer, and ends so.
+    /// Commits, sends the bytes that `write` returns for the answer, then applies `end`.
     pub fn written(
         end: End,
         write: impl Fn(&TokenAnswer) -> Vec<u8> + Send + Sync + 'static,
@@ -170,7 +170,7 @@ impl TokenBehaviour {
         TokenBehaviour::CommitThenWrite(Write(Arc::new(write)), end)
     }
 
-    /// The same answer, but after a commit; other behaviours stay as they are.
+    /// Returns the same response, but after a commit. Other behaviours are unchanged.
     pub fn after_commit(self) -> TokenBehaviour {
         match self {
             TokenBehaviour::Respond { status, headers, body } => {
@@ -180,7 +180,7 @@ impl TokenBehaviour {
         }
     }
 
-    /// The same answer with one more header; other behaviours stay as they are.
+    /// Adds a header to the response. Other behaviours are unchanged.
     pub fn with_header(mut self, name: &str, value: &str) -> TokenBehaviour {
         if let TokenBehaviour::Respond { headers, .. }
         | TokenBehaviour::CommitThenRespond { headers, .. } = &mut self

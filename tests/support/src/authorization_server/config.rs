@@ -1,4 +1,4 @@
-//! What an authorization server is started with.
+//! The configuration of an authorization server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 use crate::refresh_tokens::Rotation;
 use crate::tokens::unique_value;
 
-/// How a client may prove itself at the token endpoint.
+/// The accepted methods of client authentication at the token endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// Either way, but not both at once.
+    /// Either method, but not both at once.
     Any,
     /// `client_id` and `client_secret` in the body (`client_secret_post`).
     Post,
@@ -21,21 +21,21 @@ pub enum ClientAuth {
     Basic,
 }
 
-/// The `expires_in` of a success answer.
+/// The `expires_in` of a success response.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExpiresIn {
-    /// A JSON number, as the standard wants it.
+    /// A JSON number (RFC 6749 section 5.1).
     Seconds(u64),
     /// A JSON string, as some servers send it.
     Text(String),
-    /// No such member.
+    /// The member is absent.
     Absent,
     /// Any JSON value.
     Json(Value),
 }
 
 impl ExpiresIn {
-    /// The JSON value, if the member is there at all.
+    /// Returns the JSON value, or `None` if the member is absent.
     pub(super) fn to_value(&self) -> Option<Value> {
         match self {
             ExpiresIn::Seconds(seconds) => Some((*seconds).into()),
@@ -46,43 +46,43 @@ impl ExpiresIn {
     }
 }
 
-/// What an [`AuthorizationServer`](super::AuthorizationServer) is started with.
+/// The configuration of an [`AuthorizationServer`](super::AuthorizationServer).
 #[derive(Clone)]
 pub struct AuthorizationServerConfig {
     /// The only client.
     pub client_id: String,
-    /// Its secret; empty for a public client, which sends its `client_id` only.
+    /// The client secret. Empty for a public client, which sends only its `client_id`.
     pub client_secret: String,
-    /// The accepted ways of client authentication.
+    /// The accepted methods of client authentication.
     pub client_auth: ClientAuth,
-    /// The exact path of the token endpoint; everything else is 404. A segment `*` stands for any, and
-    /// each has refresh tokens of its own: a realm.
+    /// The exact path of the token endpoint; other paths get a 404. A segment `*` matches any realm name, and
+    /// each realm has its own refresh tokens.
     pub token_path: String,
-    /// A parameter of token requests that names the realm.
+    /// The parameter of token requests that names the realm, if any.
     pub realm_parameter: Option<String>,
-    /// What a refresh does to the refresh token.
+    /// The rotation policy.
     pub rotation: Rotation,
-    /// What the answer says about the lifetime.
+    /// The announced lifetime.
     pub expires_in: ExpiresIn,
-    /// How long an access token really works, by the monotonic clock.
+    /// The actual lifetime of an access token, by the monotonic clock.
     pub access_token_lifetime: Duration,
     /// The `token_type` of the answer.
     pub token_type: Option<String>,
-    /// Whether a token request has to bring a proof (RFC 9449), to whose key the token is then bound.
+    /// True if a token request must carry a DPoP proof (RFC 9449). The token is bound to its key.
     pub dpop: bool,
     /// The `scope` of the answer.
     pub scope: Option<String>,
-    /// Members merged into every success answer, winning over the others.
+    /// Members merged into every success response. They override the others.
     pub extra: Map<String, Value>,
-    /// Whether a refresh revokes the family's access tokens issued before.
+    /// True if a refresh revokes the earlier access tokens of the family.
     pub revoke_previous_access_token: bool,
-    /// The refresh token that is valid at the start.
+    /// The initial refresh token.
     pub initial_refresh_token: String,
-    /// User name and password for the `password` grant; without, it is unsupported.
+    /// User name and password of the `password` grant. `None`: the grant is unsupported.
     pub resource_owner: Option<(String, String)>,
-    /// Serves https when given.
+    /// Serves https if present.
     pub tls: Option<Arc<ServerConfig>>,
-    /// The address to listen on; a free port of 127.0.0.1 by default.
+    /// The address to listen on. Default: a free port of 127.0.0.1.
     pub listen: Option<SocketAddr>,
 }
 

@@ -1,8 +1,8 @@
 //! The token endpoint: recording, holding, committing and answering.
 //!
-//! The record and the queue of behaviours are under one lock, which gives every request
-//! its place; the refresh tokens and the policy are under another, which makes a grant
-//! atomic. Neither lock is held across a wait.
+//! One lock guards the record and the behaviour queue, so every request has one position in
+//! both. Another guards the refresh tokens and the policy, so a grant is atomic. Neither lock
+//! is held across an await.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -18,9 +18,9 @@ use tokio::sync::oneshot;
 
 use super::behaviour::{End, TokenAnswer as Answer, TokenBehaviour};
 use super::config::AuthorizationServerConfig;
-use super::grant::{Desk, Policy, Refusal};
+use super::grant::{GrantProcessor, Policy, Refusal};
 use super::request::TokenRequest;
-use crate::dpop::{Flaw, Proofs, Proved};
+use crate::dpop::{ProofError, ProofRequest, Proofs};
 use crate::events::{Count, Gate, Pass};
 use crate::line::Line;
 use crate::listening::{NoAnswer, Outcome, Service, Tasks};
@@ -30,7 +30,7 @@ use crate::tokens::Tokens;
 
 const LOCK: &str = "no holder of this lock panics";
 
-/// Decides how token requests go for which nothing is enqueued.
+/// Decides the behaviour of token requests without an enqueued one.
 pub(super) type Decide = Box<dyn FnMut(&TokenRequest) -> TokenBehaviour + Send>;
 
 #[derive(Default)]
@@ -48,16 +48,16 @@ impl Arrivals {
     }
 }
 
-struct Books {
+struct Ledgers {
     policy: Policy,
-    /// By realm; that of a server with one is the empty text.
+    /// By realm. A server without realms uses the empty name.
     refresh_tokens: BTreeMap<String, RefreshTokens>,
 }
 
-/// Families of different realms never have the same number.
+/// The distance between the family numbers of two realms, so that they never overlap.
 const FAMILIES: u64 = 1_000_000;
 
-impl Books {
+impl Ledgers {
     fn realm(&mut self, realm: &str, config: &AuthorizationServerConfig) -> &mut RefreshTokens {
         let first = 1 + FAMILIES * self.refresh_tokens.len() as u64;
         let initial = match realm {
@@ -69,14 +69,14 @@ impl Books {
     }
 }
 
-/// A request with the place it got.
+/// A recorded request with its behaviour.
 struct Arrival {
     request: TokenRequest,
     behaviour: TokenBehaviour,
     pass: Pass,
 }
 
-/// How the exchange ends on the connection.
+/// How the answer is sent and the exchange ends.
 enum Ending {
     Whole(Answer),
     Truncated(Answer, usize),
@@ -89,7 +89,7 @@ enum Ending {
 pub(super) struct Endpoint {
     config: AuthorizationServerConfig,
     tokens: Tokens,
-    books: Mutex<Books>,
+    ledgers: Mutex<Ledgers>,
     proofs: Proofs,
     arrivals: Mutex<Arrivals>,
     gate: Gate,
@@ -101,11 +101,11 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(config: AuthorizationServerConfig, tasks: Tasks) -> Endpoint {
-        let books = Books { policy: Policy::new(&config), refresh_tokens: BTreeMap::new() };
+        let ledgers = Ledgers { policy: Policy::new(&config), refresh_tokens: BTreeMap::new() };
         Endpoint {
             config,
             tokens: Tokens::new(),
-            books: Mutex::new(books),
+            ledgers: Mutex::new(ledgers),
             proofs: Proofs::default(),
             arrivals: Mutex::default(),
             gate: Gate::new(),
@@ -157,20 +157,24 @@ impl Endpoint {
     }
 
     pub(super) fn change_policy(&self, change: impl FnOnce(&mut Policy)) {
-        change(&mut self.books.lock().expect(LOCK).policy);
+        change(&mut self.ledgers.lock().expect(LOCK).policy);
     }
 
-    pub(super) fn of_realm<T>(&self, realm: &str, look: impl FnOnce(&mut RefreshTokens) -> T) -> T {
-        look(self.books.lock().expect(LOCK).realm(realm, &self.config))
+    pub(super) fn of_realm<T>(
+        &self,
+        realm: &str,
+        access: impl FnOnce(&mut RefreshTokens) -> T,
+    ) -> T {
+        access(self.ledgers.lock().expect(LOCK).realm(realm, &self.config))
     }
 
     pub(super) fn reuses(&self) -> Vec<Reuse> {
-        let books = self.books.lock().expect(LOCK);
-        books.refresh_tokens.values().flat_map(RefreshTokens::reuses).cloned().collect()
+        let ledgers = self.ledgers.lock().expect(LOCK);
+        ledgers.refresh_tokens.values().flat_map(RefreshTokens::reuses).cloned().collect()
     }
 
-    /// Whether `path` is the token endpoint's.
-    fn is_here(&self, path: &str) -> bool {
+    /// Returns true if `path` is the path of the token endpoint.
+    fn is_token_path(&self, path: &str) -> bool {
         let pattern: Vec<_> = self.config.token_path.split('/').collect();
         let segments: Vec<_> = path.split('/').collect();
         let same = |(wanted, found): (&&str, &&str)| *wanted == "*" || wanted == found;
@@ -200,7 +204,7 @@ impl Endpoint {
     }
 
     async fn process(&self, mut arrival: Arrival) -> Ending {
-        arrival.pass.through().await;
+        arrival.pass.wait_if_held().await;
         let ending = self.behave(arrival).await;
         self.answered.increment();
         ending
@@ -227,15 +231,15 @@ impl Endpoint {
             }
             TokenBehaviour::Stall { commit_first: true } => {
                 let answer = self.commit(&request);
-                pass.released().await;
+                pass.wait_for_release().await;
                 Ending::Whole(answer)
             }
             TokenBehaviour::Stall { commit_first: false } => {
-                pass.released().await;
+                pass.wait_for_release().await;
                 Ending::Whole(self.commit(&request))
             }
             TokenBehaviour::Hang => {
-                pass.released().await;
+                pass.wait_for_release().await;
                 Ending::Reset
             }
             TokenBehaviour::SlowDrip { interval } => {
@@ -265,9 +269,9 @@ impl Endpoint {
         if request.method != Method::POST {
             return wrong_method();
         }
-        let key = match self.prove(request) {
+        let key = match self.check_proof(request) {
             Ok(key) => key,
-            Err(flaw) => return unproved(&flaw),
+            Err(proof_error) => return proof_error_answer(&proof_error),
         };
         match self.decide(request) {
             Ok(tokens) => {
@@ -281,12 +285,12 @@ impl Endpoint {
         }
     }
 
-    /// The key that tokens are to be bound to, where they are.
-    fn prove(&self, request: &TokenRequest) -> Result<Option<String>, Flaw> {
+    /// Returns the thumbprint of the key that tokens must be bound to, if proofs are required.
+    fn check_proof(&self, request: &TokenRequest) -> Result<Option<String>, ProofError> {
         if !self.config.dpop {
             return Ok(None);
         }
-        let proved = Proved {
+        let proved = ProofRequest {
             method: &request.method,
             scheme: if self.config.tls.is_some() { "https" } else { "http" },
             target: &request.path_and_query,
@@ -297,16 +301,16 @@ impl Endpoint {
     }
 
     fn decide(&self, request: &TokenRequest) -> Result<serde_json::Value, Refusal> {
-        let books = &mut *self.books.lock().expect(LOCK);
-        books.realm(&self.realm_of(request), &self.config);
-        let Books { policy, refresh_tokens } = books;
-        let mut desk = Desk {
+        let ledgers = &mut *self.ledgers.lock().expect(LOCK);
+        ledgers.realm(&self.realm_of(request), &self.config);
+        let Ledgers { policy, refresh_tokens } = ledgers;
+        let mut processor = GrantProcessor {
             config: &self.config,
             policy,
             refresh_tokens: refresh_tokens.get_mut(&self.realm_of(request)).expect("just made"),
             tokens: &self.tokens,
         };
-        desk.decide(request)
+        processor.decide(request)
     }
 
     fn end(&self, ending: Ending, line: Arc<Line>) -> Outcome {
@@ -323,8 +327,8 @@ impl Endpoint {
                     End::CloseSilently => line.close_silently_once_flushed(),
                     End::Reset => line.reset_once_flushed(),
                 }
-                line.write_instead(bytes);
-                // The line writes other bytes in the place of these.
+                line.replace_output(bytes);
+                // The line replaces these bytes.
                 Ok(response(200, &[], full(Bytes::new())))
             }
             Ending::Reset => {
@@ -351,7 +355,7 @@ impl Endpoint {
 
 impl Service for Endpoint {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, line: Arc<Line>) -> Outcome {
-        if !self.is_here(request.uri().path()) {
+        if !self.is_token_path(request.uri().path()) {
             return Ok(json(404, &serde_json::json!({ "error": "not_found" })));
         }
         let (head, body) = request.into_parts();
@@ -360,7 +364,7 @@ impl Service for Endpoint {
         let (finish, finished) = oneshot::channel();
         let endpoint = self.clone();
         self.tasks.spawn(async move {
-            // The client may have hung up; the request is processed all the same.
+            // The request is processed even if the client disconnects.
             let _ = finish.send(endpoint.process(arrival).await);
         });
         self.end(finished.await.map_err(|_| NoAnswer)?, line)
@@ -391,10 +395,10 @@ fn refused(refusal: &Refusal) -> Answer {
     answer
 }
 
-fn unproved(flaw: &Flaw) -> Answer {
-    let (error, description, nonce) = match flaw {
-        Flaw::Nonce(nonce) => ("use_dpop_nonce", "the proof needs a nonce", Some(nonce)),
-        Flaw::Invalid(why) => ("invalid_dpop_proof", *why, None),
+fn proof_error_answer(proof_error: &ProofError) -> Answer {
+    let (error, description, nonce) = match proof_error {
+        ProofError::Nonce(nonce) => ("use_dpop_nonce", "the proof needs a nonce", Some(nonce)),
+        ProofError::Invalid(why) => ("invalid_dpop_proof", *why, None),
     };
     let body = serde_json::json!({ "error": error, "error_description": description });
     let mut answer = uncached(400, body.to_string());

@@ -1,7 +1,7 @@
-//! The grants of RFC 6749: who asks, with what right, and what they get.
+//! The grants of RFC 6749: client authentication, checks and the tokens issued.
 //!
-//! Nothing here knows of HTTP connections. A grant is decided and entered into the
-//! ledgers in one step, and the answer is a value that may or may not be sent.
+//! This module does not depend on HTTP connections. A grant is decided and recorded in
+//! the ledgers in one step. The answer is a value that the caller may or may not send.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::request::TokenRequest;
 use crate::refresh_tokens::{Presented, RefreshTokens, Rotation};
 use crate::tokens::Tokens;
 
-/// The part of the configuration that can change at run time.
+/// The settings that can change at run time.
 pub(super) struct Policy {
     pub(super) rotation: Rotation,
     pub(super) expires_in: ExpiresIn,
@@ -32,12 +32,12 @@ impl Policy {
     }
 }
 
-/// An error answer of RFC 6749 section 5.2.
+/// An error response (RFC 6749 section 5.2).
 pub(super) struct Refusal {
     pub(super) status: u16,
     error: &'static str,
     description: &'static str,
-    /// Whether to name the Basic scheme in WWW-Authenticate.
+    /// True if WWW-Authenticate names the Basic scheme.
     pub(super) challenge: bool,
 }
 
@@ -59,16 +59,16 @@ impl Refusal {
     }
 }
 
-/// The books of the server, open for one request.
-pub(super) struct Desk<'a> {
+/// Processes one token request against the ledgers of the server.
+pub(super) struct GrantProcessor<'a> {
     pub(super) config: &'a AuthorizationServerConfig,
     pub(super) policy: &'a Policy,
     pub(super) refresh_tokens: &'a mut RefreshTokens,
     pub(super) tokens: &'a Tokens,
 }
 
-impl Desk<'_> {
-    /// Decides a request and enters the consequences.
+impl GrantProcessor<'_> {
+    /// Decides a request and updates the ledgers.
     pub(super) fn decide(&mut self, request: &TokenRequest) -> Result<Value, Refusal> {
         check_form(request)?;
         authenticate(self.config, request)?;
@@ -76,7 +76,7 @@ impl Desk<'_> {
             "refresh_token" => self.refresh(required(request, "refresh_token")?),
             "client_credentials" => Ok(self.success(None, None)),
             "password" if self.config.resource_owner.is_some() => self.log_in(request),
-            _ => Err(Refusal::new("unsupported_grant_type", "no such grant here")),
+            _ => Err(Refusal::new("unsupported_grant_type", "unsupported grant type")),
         }
     }
 
@@ -84,11 +84,11 @@ impl Desk<'_> {
         match self.refresh_tokens.present(token, self.policy.rotation) {
             Presented::Accepted { family, returned } => Ok(self.success(Some(family), returned)),
             Presented::Invalid => Err(Refusal::new("invalid_grant", "unknown or revoked")),
-            Presented::Reused { revoked } => Err(self.punish(revoked)),
+            Presented::Reused { revoked } => Err(self.refuse_reuse(revoked)),
         }
     }
 
-    fn punish(&self, revoked: Option<u64>) -> Refusal {
+    fn refuse_reuse(&self, revoked: Option<u64>) -> Refusal {
         if let Some(family) = revoked {
             self.tokens.revoke_family(family);
         }
@@ -154,30 +154,30 @@ fn authenticate(config: &AuthorizationServerConfig, request: &TokenRequest) -> R
     let tried_basic = request.headers.contains_key(http::header::AUTHORIZATION);
     let proven = match (basic, post, config.client_auth) {
         (Some(_), Some(_), _) => return Err(malformed("two ways of client authentication")),
-        (Some(pair), None, ClientAuth::Any | ClientAuth::Basic) => proves_basic(config, &pair),
+        (Some(pair), None, ClientAuth::Any | ClientAuth::Basic) => is_basic_valid(config, &pair),
         (None, _, ClientAuth::Any | ClientAuth::Post) => {
-            !tried_basic && proves_post(config, request)
+            !tried_basic && is_post_valid(config, request)
         }
         _ => false,
     };
     proven.then_some(()).ok_or_else(|| Refusal::client(tried_basic))
 }
 
-fn proves_post(config: &AuthorizationServerConfig, request: &TokenRequest) -> bool {
+fn is_post_valid(config: &AuthorizationServerConfig, request: &TokenRequest) -> bool {
     request.param("client_id") == Some(&config.client_id)
         && request.param("client_secret").unwrap_or("") == config.client_secret
 }
 
-/// RFC 6749 section 2.3.1 has both halves form-encoded; many clients and servers do
-/// not, so either spelling is accepted.
-fn proves_basic(config: &AuthorizationServerConfig, pair: &(String, String)) -> bool {
+/// RFC 6749 section 2.3.1 requires both halves to be form-encoded. Many clients and servers
+/// do not encode them, so both forms are accepted.
+fn is_basic_valid(config: &AuthorizationServerConfig, pair: &(String, String)) -> bool {
     let wanted = (&config.client_id, &config.client_secret);
     let decoded = (form_decoded(&pair.0), form_decoded(&pair.1));
     wanted == (&pair.0, &pair.1) || wanted == (&decoded.0, &decoded.1)
 }
 
 fn form_decoded(text: &str) -> String {
-    // A lone key of a form: the text must not contain the form's own separators.
+    // Parsed as a form key without a value, so the text must not contain form separators.
     let mut pairs = form_urlencoded::parse(text.as_bytes());
     pairs.next().map(|(key, _)| key.into_owned()).unwrap_or_default()
 }

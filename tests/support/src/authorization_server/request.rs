@@ -1,4 +1,4 @@
-//! A token request as it was received.
+//! A received token request.
 
 use std::fmt;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, header};
 use url::form_urlencoded;
 
-/// A request that the token endpoint received.
+/// A request received by the token endpoint.
 #[derive(Clone, Debug)]
 pub struct TokenRequest {
     /// The method.
@@ -19,13 +19,13 @@ pub struct TokenRequest {
     pub path_and_query: String,
     /// The headers.
     pub headers: HeaderMap,
-    /// The body's parameters in their order, percent-decoded.
+    /// The body parameters in order, percent-decoded.
     pub form: Vec<(String, String)>,
-    /// When the request had arrived completely.
+    /// The time the request was completely received.
     pub at: Instant,
 }
 
-/// The grant, and what identifies it: a line for the message of a failed test.
+/// The grant type and its identifying parameter, as one line for test failure messages.
 impl fmt::Display for TokenRequest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} {}", self.method, self.path_and_query)?;
@@ -49,13 +49,13 @@ impl TokenRequest {
         }
     }
 
-    /// The first value of a body parameter.
+    /// Returns the first value of a body parameter.
     pub fn param(&self, name: &str) -> Option<&str> {
         let found = self.form.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_str())
     }
 
-    /// User name and password of HTTP Basic, base64-decoded but not percent-decoded.
+    /// Returns user name and password of HTTP Basic, base64-decoded but not percent-decoded.
     pub fn basic(&self) -> Option<(String, String)> {
         let value = self.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
         let (scheme, credentials) = value.split_once(' ')?;
@@ -65,7 +65,7 @@ impl TokenRequest {
         scheme.eq_ignore_ascii_case("basic").then(|| (user.into(), password.into()))
     }
 
-    /// Whether the body says that it is a form.
+    /// Returns true if Content-Type declares a form.
     pub(super) fn is_form(&self) -> bool {
         let content_type = self.headers.get(header::CONTENT_TYPE);
         let media_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or("");
@@ -73,7 +73,7 @@ impl TokenRequest {
         essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
     }
 
-    /// Whether a parameter is there twice, which RFC 6749 section 3.2 forbids; RFC 8707 section 2
+    /// Returns true if a parameter is repeated, which RFC 6749 section 3.2 forbids. RFC 8707 section 2
     /// allows it for `resource`.
     pub(super) fn repeats_a_parameter(&self) -> bool {
         let names = || self.form.iter().map(|(name, _)| name).filter(|name| *name != "resource");

@@ -1,4 +1,4 @@
-//! The servers of the test crate as a process, for scripts in other languages.
+//! Runs the test servers as a process, for scripts in other languages.
 //!
 //! `bearerd-test-servers [--lifetime SECONDS] [--files DIR] --out DIR` starts a strictly
 //! rotating authorization server, an http API and an https API on free ports, writes
@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 const USAGE: &str = "usage: bearerd-test-servers [--lifetime SECONDS] [--files DIR] --out DIR";
 
-/// The names the https API can prove.
+/// The names in the certificate of the https API.
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 
 struct Arguments {
@@ -123,7 +123,7 @@ async fn start_origin(
 fn input_closed() -> oneshot::Receiver<()> {
     let (closed, resolved) = oneshot::channel();
     std::thread::spawn(move || {
-        // An input that cannot be read is as good as closed.
+        // An unreadable input counts as closed.
         let _ = io::copy(&mut io::stdin().lock().by_ref(), &mut io::sink());
         let _ = closed.send(());
     });

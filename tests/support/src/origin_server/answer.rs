@@ -1,4 +1,4 @@
-//! One-shot answers of the API: what the next request will get.
+//! One-shot answers of the API, one per request.
 
 use std::io::Read;
 
@@ -9,14 +9,14 @@ use serde_json::Value;
 
 use crate::payload::owned;
 
-/// What one request gets.
+/// The answer to one request.
 ///
-/// The token is judged and counted for every answer but `CloseWithoutAnswer` and
-/// `ResetWithoutAnswer`. Only `Normal` and `Stall` let the verdict decide the answer;
-/// the others replace it.
+/// The token is checked and counted for every answer except `CloseWithoutAnswer` and
+/// `ResetWithoutAnswer`. The result of the check decides the answer only for `Normal` and
+/// `Stall`.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// What the path and the verdict call for, as without a script.
+    /// The default answer for the path and the result of the token check.
     Normal,
     /// This response.
     Respond {
@@ -26,22 +26,22 @@ pub enum Answer {
         headers: Vec<(String, String)>,
         /// The body.
         body: Bytes,
-        /// How the client learns where the body ends.
+        /// How the end of the body is signalled.
         framing: Framing,
     },
-    /// 401 whatever the token, after the body was read.
+    /// A 401 for any token, after the body was read.
     RejectToken,
-    /// 401 whatever the token, without reading the body.
+    /// A 401 for any token, without reading the body.
     RejectEarly,
-    /// The connection is closed after the request's head.
+    /// Closes the connection after the request head.
     CloseWithoutAnswer,
-    /// The connection is reset after the request's head.
+    /// Resets the connection after the request head.
     ResetWithoutAnswer,
-    /// Nothing until `release_all`, then what `Normal` gives.
+    /// Nothing until `release_all`, then the same as `Normal`.
     Stall,
-    /// A 200 whose head comes at once and whose chunks are released one by one.
+    /// A 200 whose head is sent at once. The test releases its chunks one by one.
     Chunks(Vec<Bytes>),
-    /// A chunked 200 with trailer fields. They are sent to clients with `TE: trailers`.
+    /// A chunked 200 with trailer fields, which are sent to clients with `TE: trailers`.
     Trailers {
         /// The body.
         body: Bytes,
@@ -50,26 +50,26 @@ pub enum Answer {
     },
     /// A 200 that announces more bytes than it sends before the connection closes.
     Truncated {
-        /// The Content-Length; greater than the length of the body.
+        /// The Content-Length, greater than the length of the body.
         announced: u64,
-        /// What is sent.
+        /// The bytes sent.
         body: Bytes,
     },
 }
 
-/// How a client learns where a body ends.
+/// How the end of a body is signalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// By its Content-Length.
     Length,
-    /// By its last chunk; it is sent in several.
+    /// By the last of several chunks.
     Chunked,
     /// By the end of the connection, as in HTTP/1.0.
     Close,
 }
 
 impl Answer {
-    /// A response with an empty body.
+    /// Returns a response with an empty body.
     pub fn status(status: u16) -> Answer {
         Answer::Respond {
             status,
@@ -79,17 +79,17 @@ impl Answer {
         }
     }
 
-    /// A plain text response.
+    /// Returns a plain text response.
     pub fn text(status: u16, text: &str) -> Answer {
         Answer::typed(status, "text/plain; charset=utf-8", text.to_owned())
     }
 
-    /// A JSON response.
+    /// Returns a JSON response.
     pub fn json(status: u16, value: Value) -> Answer {
         Answer::typed(status, "application/json", value.to_string())
     }
 
-    /// The same response with one more header; other answers stay as they are.
+    /// Adds a header to the response. Other answers are unchanged.
     pub fn with_header(mut self, name: &str, value: &str) -> Answer {
         if let Answer::Respond { headers, .. } = &mut self {
             headers.push(owned(name, value));
@@ -97,7 +97,7 @@ impl Answer {
         self
     }
 
-    /// The same response without a Content-Length; other answers stay as they are.
+    /// Sets how the end of the response body is signalled. Other answers are unchanged.
     pub fn framed(mut self, how: Framing) -> Answer {
         if let Answer::Respond { framing, .. } = &mut self {
             *framing = how;
@@ -105,13 +105,15 @@ impl Answer {
         self
     }
 
-    /// The same response in a content coding, gzip or deflate (RFC 9110 §8.4.1.2, with zlib around it).
+    /// Encodes the response body with a content coding: gzip, or deflate in the zlib format (RFC 9110 §8.4.1.2).
     ///
     /// # Panics
     ///
-    /// When it is another coding or not [`Respond`](Answer::Respond): a mistake in the test.
+    /// Panics for another coding, or if the answer is not [`Respond`](Answer::Respond): a mistake in the test.
     pub fn coded(mut self, coding: &str) -> Answer {
-        let Answer::Respond { body, .. } = &mut self else { panic!("only a response is coded") };
+        let Answer::Respond { body, .. } = &mut self else {
+            panic!("only Answer::Respond can be encoded")
+        };
         let mut coded = Vec::new();
         let read = match coding {
             "gzip" => GzEncoder::new(&body[..], Compression::default()).read_to_end(&mut coded),

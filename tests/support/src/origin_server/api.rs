@@ -1,4 +1,4 @@
-//! The API's course of one request: record, read, judge, answer.
+//! The steps of one request at the API: record, read, check the token, answer.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use super::answer::{Answer, Framing};
 use super::record::{ReceivedRequest, Record, Recorded, bearer};
 use super::{OriginConfig, routes};
-use crate::dpop::{Flaw, Proofs, Proved, bound_token};
+use crate::dpop::{ProofError, ProofRequest, Proofs, bound_token};
 use crate::events::{Count, Gate, Pass};
 use crate::line::Line;
 use crate::listening::{NoAnswer, Outcome, Service, Tasks};
@@ -25,7 +25,7 @@ use crate::tokens::TokenState;
 
 const LOCK: &str = "no holder of this lock panics";
 
-/// The two places where requests can be held.
+/// The two points where requests can be held.
 pub(super) struct Gates {
     pub(super) before_check: Gate,
     pub(super) after_check: Gate,
@@ -42,15 +42,15 @@ struct Arrivals {
     answers: VecDeque<Answer>,
 }
 
-/// A request on its way through the API.
-struct Visit {
+/// A request in progress.
+struct PendingRequest {
     head: Parts,
     record: Record,
     body: Option<Incoming>,
     line: Arc<Line>,
     passes: Passes,
-    /// What is wrong with its proof.
-    flaw: Option<Flaw>,
+    /// The reason its proof is rejected, if it is.
+    proof_error: Option<ProofError>,
 }
 
 /// The API behind an origin server.
@@ -63,7 +63,7 @@ pub(super) struct Api {
     chunks: Arc<Semaphore>,
     arrived: Count,
     completed: Count,
-    judged: Count,
+    checked: Count,
     accepted: Count,
     rejected: Count,
     connections: Count,
@@ -81,7 +81,7 @@ impl Api {
             chunks: Arc::new(Semaphore::new(0)),
             arrived: Count::new(),
             completed: Count::new(),
-            judged: Count::new(),
+            checked: Count::new(),
             accepted: Count::new(),
             rejected: Count::new(),
             connections: Count::new(),
@@ -113,8 +113,8 @@ impl Api {
         &self.completed
     }
 
-    pub(super) fn judged(&self) -> &Count {
-        &self.judged
+    pub(super) fn checked(&self) -> &Count {
+        &self.checked
     }
 
     pub(super) fn accepted(&self) -> &Count {
@@ -137,7 +137,7 @@ impl Api {
     pub(super) fn clear(&self) {
         let mut arrivals = self.arrivals.lock().expect(LOCK);
         arrivals.records.clear();
-        for count in [&self.arrived, &self.completed, &self.judged, &self.accepted, &self.rejected]
+        for count in [&self.arrived, &self.completed, &self.checked, &self.accepted, &self.rejected]
         {
             count.reset();
         }
@@ -169,7 +169,7 @@ impl Api {
         self.completed.increment();
     }
 
-    fn arrive(&self, request: Request<Incoming>, line: Arc<Line>) -> (Visit, Answer) {
+    fn arrive(&self, request: Request<Incoming>, line: Arc<Line>) -> (PendingRequest, Answer) {
         let (head, body) = request.into_parts();
         let record = Record::new(&head, &line);
         let mut arrivals = self.arrivals.lock().expect(LOCK);
@@ -180,64 +180,65 @@ impl Api {
             after_check: self.gates.after_check.pass(),
         };
         self.arrived.increment();
-        (Visit { head, record, body: Some(body), line, passes, flaw: None }, answer)
+        (PendingRequest { head, record, body: Some(body), line, passes, proof_error: None }, answer)
     }
 
-    async fn attend(self: &Arc<Self>, mut visit: Visit, answer: Answer) -> Outcome {
-        if reads_first(&answer, &visit.head) {
-            self.read(&mut visit).await?;
+    async fn process(self: &Arc<Self>, mut pending: PendingRequest, answer: Answer) -> Outcome {
+        if reads_first(&answer, &pending.head) {
+            self.read(&mut pending).await?;
         }
-        visit.passes.before_check.through().await;
-        if let Some(outcome) = end_without_answer(&answer, &visit.line) {
+        pending.passes.before_check.wait_if_held().await;
+        if let Some(outcome) = end_without_answer(&answer, &pending.line) {
             return outcome;
         }
-        visit.flaw = self.prove(&visit.head).err();
-        let accepted = self.judge(&visit, &answer);
-        visit.passes.after_check.through().await;
-        self.respond(visit, answer, accepted).await
+        pending.proof_error = self.check_proof(&pending.head).err();
+        let accepted = self.check_token(&pending, &answer);
+        pending.passes.after_check.wait_if_held().await;
+        self.respond(pending, answer, accepted).await
     }
 
-    async fn read(self: &Arc<Self>, visit: &mut Visit) -> Result<(), NoAnswer> {
-        if let Some(body) = self.take_body(visit) {
+    async fn read(self: &Arc<Self>, pending: &mut PendingRequest) -> Result<(), NoAnswer> {
+        if let Some(body) = self.take_body(pending) {
             body.collect().await.map_err(|_| NoAnswer)?;
         }
         Ok(())
     }
 
-    fn take_body(self: &Arc<Self>, visit: &mut Visit) -> Option<Recorded> {
-        let incoming = visit.body.take()?;
-        Some(Recorded::new(incoming, visit.record.clone(), self.clone()))
+    fn take_body(self: &Arc<Self>, pending: &mut PendingRequest) -> Option<Recorded> {
+        let incoming = pending.body.take()?;
+        Some(Recorded::new(incoming, pending.record.clone(), self.clone()))
     }
 
-    fn judge(&self, visit: &Visit, answer: &Answer) -> bool {
+    fn check_token(&self, pending: &PendingRequest, answer: &Answer) -> bool {
         let refused = matches!(answer, Answer::RejectToken | Answer::RejectEarly)
             || self.rejecting.load(Ordering::SeqCst);
-        let accepted = !refused && visit.flaw.is_none() && self.admits(&visit.head.headers);
-        visit.record.judge(accepted);
+        let accepted =
+            !refused && pending.proof_error.is_none() && self.is_token_valid(&pending.head.headers);
+        pending.record.set_accepted(accepted);
         let verdict = if accepted { &self.accepted } else { &self.rejected };
         verdict.increment();
-        self.judged.increment();
+        self.checked.increment();
         accepted
     }
 
-    fn admits(&self, headers: &HeaderMap) -> bool {
+    fn is_token_valid(&self, headers: &HeaderMap) -> bool {
         let Some(tokens) = &self.config.tokens else {
             return true;
         };
         self.token(headers).is_some_and(|token| tokens.check(token) == TokenState::Valid)
     }
 
-    /// The token, sent as it has to be.
+    /// Returns the token, if it uses the required scheme.
     fn token<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
         if self.config.dpop { bound_token(headers) } else { bearer(headers) }
     }
 
-    /// Checks the proof that has to come with a token.
-    fn prove(&self, head: &Parts) -> Result<(), Flaw> {
+    /// Checks the DPoP proof of the request, if proofs are required.
+    fn check_proof(&self, head: &Parts) -> Result<(), ProofError> {
         let Some(access_token) = self.token(&head.headers).filter(|_| self.config.dpop) else {
             return Ok(());
         };
-        let proved = Proved {
+        let proved = ProofRequest {
             method: &head.method,
             scheme: if self.config.tls.is_some() { "https" } else { "http" },
             target: &head.uri.to_string(),
@@ -247,57 +248,66 @@ impl Api {
         let key = self.proofs.check(&proved)?;
         match self.config.tokens.as_ref().and_then(|tokens| tokens.key_of(access_token)) {
             Some(bound) if bound == key => Ok(()),
-            _ => Err(Flaw::Invalid("the token is not bound to the key of the proof")),
+            _ => Err(ProofError::Invalid("the token is not bound to the key of the proof")),
         }
     }
 
-    async fn respond(self: &Arc<Self>, visit: Visit, answer: Answer, accepted: bool) -> Outcome {
+    async fn respond(
+        self: &Arc<Self>,
+        pending: PendingRequest,
+        answer: Answer,
+        accepted: bool,
+    ) -> Outcome {
         match answer {
-            Answer::Stall => self.respond_late(visit, accepted).await,
+            Answer::Stall => self.respond_late(pending, accepted).await,
             Answer::Respond { status, headers, body, framing } => {
                 Ok(self.framed(response(status, &headers, full("")), body, framing))
             }
             Answer::Chunks(chunks) => Ok(self.released(chunks)),
             Answer::Trailers { body, trailers } => Ok(self.with_trailers(body, &trailers)),
-            Answer::Truncated { announced, body } => Ok(truncated(announced, body, visit.line)),
-            _ if accepted => Ok(self.route(visit).await),
-            _ => Ok(self.refuse(&visit)),
+            Answer::Truncated { announced, body } => Ok(truncated(announced, body, pending.line)),
+            _ if accepted => Ok(self.route(pending).await),
+            _ => Ok(self.refuse(&pending)),
         }
     }
 
-    async fn respond_late(self: &Arc<Self>, mut visit: Visit, accepted: bool) -> Outcome {
-        visit.passes.after_check.released().await;
-        Box::pin(self.respond(visit, Answer::Normal, accepted)).await
+    async fn respond_late(
+        self: &Arc<Self>,
+        mut pending: PendingRequest,
+        accepted: bool,
+    ) -> Outcome {
+        pending.passes.after_check.wait_for_release().await;
+        Box::pin(self.respond(pending, Answer::Normal, accepted)).await
     }
 
-    async fn route(self: &Arc<Self>, mut visit: Visit) -> Response<Payload> {
-        let body = self.take_body(&mut visit);
-        routes::route(self, &visit.head, &visit.record, body).await
+    async fn route(self: &Arc<Self>, mut pending: PendingRequest) -> Response<Payload> {
+        let body = self.take_body(&mut pending);
+        routes::route(self, &pending.head, &pending.record, body).await
     }
 
-    fn refuse(&self, visit: &Visit) -> Response<Payload> {
-        let (challenge, reason) = self.complaint(visit);
+    fn refuse(&self, pending: &PendingRequest) -> Response<Payload> {
+        let (challenge, reason) = self.token_error(pending);
         let mut refusal =
             payload::json(401, &json!({ "error": "invalid_token", "reason": reason }));
         let fields = refusal.headers_mut();
         fields.insert(header::WWW_AUTHENTICATE, challenge.parse().expect("ASCII"));
-        if let Some(Flaw::Nonce(nonce)) = &visit.flaw {
+        if let Some(ProofError::Nonce(nonce)) = &pending.proof_error {
             fields.insert("dpop-nonce", nonce.parse().expect("ASCII"));
         }
         refusal
     }
 
-    fn complaint(&self, visit: &Visit) -> (&'static str, String) {
-        match &visit.flaw {
-            Some(Flaw::Nonce(_)) => {
+    fn token_error(&self, pending: &PendingRequest) -> (&'static str, String) {
+        match &pending.proof_error {
+            Some(ProofError::Nonce(_)) => {
                 return (r#"DPoP realm="api", error="use_dpop_nonce""#, "nonce".into());
             }
-            Some(Flaw::Invalid(why)) => {
+            Some(ProofError::Invalid(why)) => {
                 return (r#"DPoP realm="api", error="invalid_dpop_proof""#, (*why).into());
             }
             None => {}
         }
-        let headers = &visit.head.headers;
+        let headers = &pending.head.headers;
         if !headers.contains_key(header::AUTHORIZATION) {
             return (r#"Bearer realm="api""#, "missing".into());
         }
@@ -319,7 +329,7 @@ impl Api {
             let mut rest = body;
             for length in [1, 2, rest.len()] {
                 let piece = rest.split_to(length.min(rest.len()));
-                // A client that hung up needs no more.
+                // Sending fails if the client disconnected.
                 let _ = feed.send(Ok(Frame::data(piece))).await;
             }
         });
@@ -341,14 +351,14 @@ impl Api {
         let fields = trailer_fields(trailers);
         let (feed, stream) = streamed();
         self.tasks.spawn(async move {
-            // A client that hung up needs neither the body nor the trailers.
+            // Sending fails if the client disconnected.
             let _ = feed.send(Ok(Frame::data(body))).await;
             let _ = feed.send(Ok(Frame::trailers(fields))).await;
         });
         response(200, &headers, stream)
     }
 
-    /// Marks the last answer of a connection that is to close unannounced.
+    /// Closes the connection after this answer if `close_after` is reached.
     fn limit(&self, answer: Response<Payload>, line: Arc<Line>, nth: usize) -> Response<Payload> {
         match self.config.close_after {
             Some(limit) if nth >= limit => answer.map(|body| last_on(line, body)),
@@ -363,13 +373,13 @@ impl Service for Api {
         if nth == 1 {
             self.connections.increment();
         }
-        let (visit, answer) = self.arrive(request, line.clone());
-        let answer = self.attend(visit, answer).await?;
+        let (pending, answer) = self.arrive(request, line.clone());
+        let answer = self.process(pending, answer).await?;
         Ok(self.limit(answer, line, nth))
     }
 }
 
-/// Whether the body is read before the token is judged. An echo reads while it answers.
+/// Returns true if the body is read before the token check. An echo reads while it answers.
 fn reads_first(answer: &Answer, head: &Parts) -> bool {
     match answer {
         Answer::RejectEarly | Answer::CloseWithoutAnswer | Answer::ResetWithoutAnswer => false,

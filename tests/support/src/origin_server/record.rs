@@ -1,4 +1,4 @@
-//! The record of one request, which grows while the request is received.
+//! The record of one request, updated while the request is received.
 
 use std::fmt;
 use std::pin::Pin;
@@ -18,36 +18,36 @@ use crate::dpop::bound_token;
 use crate::line::Line;
 use crate::tokens::hex;
 
-/// A request as far as the API has received it.
+/// A request as received by the API so far.
 #[derive(Clone, Debug)]
 pub struct ReceivedRequest {
     /// The method.
     pub method: Method,
-    /// The request target as it was sent, in origin or absolute form; of HTTP/2 the whole URI.
+    /// The request target as sent: origin-form or absolute-form in HTTP/1.1, the whole URI in HTTP/2.
     pub target: String,
     /// The protocol version.
     pub version: Version,
     /// The headers.
     pub headers: HeaderMap,
-    /// The body received so far; empty when the server does not keep bodies.
+    /// The body received so far. Empty if the server does not keep bodies.
     pub body: Bytes,
     /// The trailers.
     pub trailers: HeaderMap,
     /// The length of the body received so far.
     pub body_length: u64,
-    /// Whether the body was read to its end.
+    /// True if the body was read to its end.
     pub body_complete: bool,
     /// The SHA-256 of the body received so far, in lower-case hexadecimal.
     pub body_sha256: String,
     /// The TCP connection, counted from 1 per server.
     pub connection: u64,
-    /// The certificate that the client showed in TLS, as DER, if it showed one.
+    /// The TLS client certificate as DER, if any.
     pub client_certificate: Option<CertificateDer<'static>>,
-    /// The verdict on the token; `None` before it is judged.
+    /// The result of the token check. `None` before the check.
     pub accepted: Option<bool>,
 }
 
-/// Request line, credentials and verdict: a line for the message of a failed test.
+/// Request line, credentials and result, as one line for test failure messages.
 impl fmt::Display for ReceivedRequest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let authorization = self.header("authorization").unwrap_or("no authorization");
@@ -55,29 +55,29 @@ impl fmt::Display for ReceivedRequest {
         formatter.write_str(match self.accepted {
             Some(true) => "accepted",
             Some(false) => "rejected",
-            None => "not judged yet",
+            None => "not checked yet",
         })
     }
 }
 
 impl ReceivedRequest {
-    /// A header's first value, if it is text.
+    /// Returns the first value of a header, if it is text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The bearer token, if the request has exactly one Authorization header with one.
+    /// Returns the bearer token, if there is exactly one Authorization header.
     pub fn bearer(&self) -> Option<&str> {
         bearer(&self.headers)
     }
 
-    /// The token that is bound to a key, if the request has exactly one Authorization header with one.
+    /// Returns the DPoP-bound token, if there is exactly one Authorization header.
     pub fn bound_token(&self) -> Option<&str> {
         bound_token(&self.headers)
     }
 }
 
-/// The bearer token of exactly one Authorization header.
+/// Returns the bearer token, if there is exactly one Authorization header.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
@@ -93,7 +93,7 @@ struct Growing {
     digest: digest::Context,
 }
 
-/// A shared record that is still being written.
+/// A shared record of a request in progress.
 #[derive(Clone)]
 pub(super) struct Record(Arc<Mutex<Growing>>);
 
@@ -120,7 +120,7 @@ impl Record {
         })))
     }
 
-    /// The request as received so far.
+    /// Returns the request as received so far.
     pub(super) fn snapshot(&self) -> ReceivedRequest {
         let growing = self.growing();
         ReceivedRequest {
@@ -130,7 +130,7 @@ impl Record {
         }
     }
 
-    pub(super) fn judge(&self, accepted: bool) {
+    pub(super) fn set_accepted(&self, accepted: bool) {
         self.growing().request.accepted = Some(accepted);
     }
 
@@ -156,10 +156,10 @@ impl Record {
     }
 }
 
-/// A request's body that enters what passes through it into the record.
+/// A request body that copies each frame into the record.
 ///
-/// Whoever reads it may stop at the announced length without asking for the end, so the
-/// end is noted as soon as it is known.
+/// A reader may stop at the announced length without polling for the end, so the end is
+/// recorded as soon as it is known.
 pub(super) struct Recorded {
     incoming: Incoming,
     record: Record,

@@ -16,7 +16,7 @@ use super::api::Api;
 use super::record::{Record, Recorded};
 use crate::payload::{self, Feed, Payload, full, generated, owned, response, streamed};
 
-/// The path that sends the request's body back.
+/// The path that echoes the request body.
 pub(super) const ECHO: &str = "/echo";
 
 /// Answers an accepted request.
@@ -39,7 +39,7 @@ pub(super) async fn route(
     }
 }
 
-/// A body whose chunks wait for `release_chunk`, one each.
+/// Returns a body each of whose chunks waits for one `release_chunk`.
 pub(super) fn released(api: &Api, chunks: impl Iterator<Item = Bytes> + Send + 'static) -> Payload {
     let (feed, body) = streamed();
     api.tasks().spawn(send_released(feed, chunks, api.chunks().clone()));
@@ -48,7 +48,7 @@ pub(super) fn released(api: &Api, chunks: impl Iterator<Item = Bytes> + Send + '
 
 async fn send_released(feed: Feed, chunks: impl Iterator<Item = Bytes>, permits: Arc<Semaphore>) {
     for chunk in chunks {
-        // A client that hung up must not take the chunk of one that still listens.
+        // A disconnected client must not consume the permit of a connected one.
         let permit = tokio::select! {
             () = feed.closed() => return,
             permit = permits.acquire() => permit.expect("the semaphore is never closed"),
@@ -106,7 +106,7 @@ async fn file(api: &Api, path: &str) -> Response<Payload> {
     }
 }
 
-/// The file meant by a URL path, if it is inside the directory by its spelling.
+/// Returns the file for a URL path, if the path lexically stays inside the directory.
 fn located(directory: Option<&Path>, path: &str) -> Option<PathBuf> {
     let relative = PathBuf::from(percent_decoded(path));
     let stays_inside = relative.components().all(|part| matches!(part, Component::Normal(_)));
@@ -114,7 +114,7 @@ fn located(directory: Option<&Path>, path: &str) -> Option<PathBuf> {
 }
 
 fn percent_decoded(path: &str) -> String {
-    // The form decoder decodes percent signs; a plus sign is itself in a path.
+    // The form decoder decodes percent-encoding. A plus sign in a path is literal.
     let escaped = path.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
     let mut pairs = url::form_urlencoded::parse(escaped.as_bytes());
     pairs.next().map(|(key, _)| key.into_owned()).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The authorization server: rotation, reuse, failures and holds.
+//! Tests of the authorization server: rotation, reuse, failures and holds.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The client of the tests: one connection, requests one after the other.
+//! A test client: one connection, sequential requests.
 
 use std::net::SocketAddr;
 
@@ -39,14 +39,14 @@ impl Client {
     }
 }
 
-/// A GET request with a bearer token.
+/// Builds a GET request with a bearer token.
 pub(super) fn get(path: &str, token: &str) -> Request<Full<Bytes>> {
     let request = Request::get(path).header("host", "localhost");
     let request = request.header("authorization", format!("Bearer {token}"));
     request.body(Full::default()).expect("a valid request")
 }
 
-/// A form request to `/token`.
+/// Builds a form request to `/token`.
 pub(super) fn form(fields: &[(&str, &str)]) -> Request<Full<Bytes>> {
     let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
     Request::post("/token")
@@ -56,7 +56,7 @@ pub(super) fn form(fields: &[(&str, &str)]) -> Request<Full<Bytes>> {
         .expect("a valid request")
 }
 
-/// A refresh with the default client.
+/// Builds a refresh request of the default client.
 pub(super) fn refresh_form(token: &str) -> Request<Full<Bytes>> {
     form(&[
         ("grant_type", "refresh_token"),
@@ -66,7 +66,7 @@ pub(super) fn refresh_form(token: &str) -> Request<Full<Bytes>> {
     ])
 }
 
-/// Sends a refresh on a connection of its own.
+/// Sends a refresh request on a new connection.
 pub(super) async fn refresh(addr: SocketAddr, token: &str) -> hyper::Result<(StatusCode, Value)> {
     let response = Client::connect(addr).await.send(refresh_form(token)).await?;
     let status = response.status();
@@ -74,7 +74,7 @@ pub(super) async fn refresh(addr: SocketAddr, token: &str) -> hyper::Result<(Sta
     Ok((status, serde_json::from_slice(&body).expect("a JSON answer")))
 }
 
-/// The whole body of a response.
+/// Reads the whole body of a response.
 pub(super) async fn body(response: Response<Incoming>) -> Bytes {
     response.into_body().collect().await.expect("a whole body").to_bytes()
 }

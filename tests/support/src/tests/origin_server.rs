@@ -1,4 +1,4 @@
-//! The origin server: token checks, scripted answers, streams and connections.
+//! Tests of the origin server: token checks, scripted answers, streams and connections.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the proxies stand between: the origin server, and a directory for everybody's files.
+//! The test bed of the proxies: the origin server, and a directory for all files.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -13,11 +13,11 @@ use tempfile::TempDir;
 
 use crate::origin_server::Addresses;
 
-/// How the proxy reaches the origin server; the client asks for the same in both.
+/// The scheme to the origin server. The client sends the same requests in both scenarios.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Scenario {
-    /// http all the way.
+    /// http on both sides.
     Http,
     /// http from the client, TLS to the origin server.
     Https,
@@ -36,15 +36,15 @@ impl fmt::Display for Scenario {
     }
 }
 
-/// The origin server at work. It ends with this.
-pub(crate) struct Stage {
+/// The running origin server, which stops when dropped.
+pub(crate) struct TestBed {
     dir: TempDir,
     origin_server: Child,
     addresses: Addresses,
 }
 
-impl Stage {
-    pub(crate) fn set() -> anyhow::Result<Self> {
+impl TestBed {
+    pub(crate) fn set_up() -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let mut origin_server = Command::new(std::env::current_exe()?)
             .arg("origin-server")
@@ -61,14 +61,14 @@ impl Stage {
         Ok(Self { dir, origin_server, addresses })
     }
 
-    /// A directory for one proxy.
+    /// Creates a directory for one proxy.
     pub(crate) fn dir_for(&self, name: &str) -> anyhow::Result<PathBuf> {
         let dir = self.dir.path().join(name);
         std::fs::create_dir_all(&dir)?;
         Ok(dir)
     }
 
-    /// The authority to trust in TLS with the origin server.
+    /// Returns the CA file for TLS to the origin server.
     pub(crate) fn roots(&self) -> PathBuf {
         roots_in(self.dir.path())
     }
@@ -81,7 +81,7 @@ impl Stage {
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
 
-    /// What stands in the client's requests.
+    /// Returns the authority in the client's requests.
     pub(crate) fn authority(&self, scenario: Scenario) -> String {
         format!("localhost:{}", self.origin_server(scenario).port())
     }
@@ -91,9 +91,9 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for TestBed {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have exited already.
         let _gone = self.origin_server.kill();
         let _gone = self.origin_server.wait();
     }
@@ -103,7 +103,7 @@ pub(crate) fn roots_in(dir: &Path) -> PathBuf {
     dir.join("origin-ca.pem")
 }
 
-/// Ends this process when the one that started it is gone, however that came about.
+/// Makes the kernel end this process when its parent exits for any reason.
 pub(crate) fn end_with_parent() {
     std::thread::spawn(|| {
         let _end_of_input = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());

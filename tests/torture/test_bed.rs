@@ -1,4 +1,4 @@
-//! The servers, the configuration, and the program that is killed and started again.
+//! The servers, the configuration, and the programs that are terminated and restarted.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -25,40 +25,40 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::dice::Dice;
 use super::disk::Disk;
 use super::faults::Script;
+use super::rng::Rng;
 
 pub(crate) const FORGIVING: Rotation =
     Rotation::Rotate { grace: Duration::from_secs(30), on_reuse: OnReuse::RevokeFamily };
 
 pub(crate) const STRICT: Rotation = Rotation::STRICT;
 
-/// Each with a grant, a token URL and an API of its own.
+/// The number of credentials. Each has its own grant, token URL and API path.
 pub(crate) const CREDENTIALS: usize = 16;
 
-/// Each token is replaced after about half of it.
+/// The lifetime of access tokens. They are replaced after about half of it.
 const LIFETIME: Duration = Duration::from_secs(6);
 
-/// How long the answer to a token request is listened for.
+/// The timeout of a token request.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(6);
 
 pub(crate) fn name(credential: usize) -> String {
     format!("c{credential:02}")
 }
 
-/// What begins a lost grant anew.
+/// How a lost grant is recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Healer {
-    /// A person, who puts a new seed into the file.
+pub(crate) enum Recovery {
+    /// An operator writes a new seed to the file.
     Seed,
-    /// `bootstrap`, which brings a refresh token.
+    /// A `bootstrap` that returns a refresh token.
     Password,
-    /// `bootstrap`, which brings access tokens alone.
+    /// A `bootstrap` that returns access tokens only.
     ClientCredentials,
 }
 
-impl Healer {
+impl Recovery {
     pub(crate) const ALL: [Self; 3] = [Self::Seed, Self::Password, Self::ClientCredentials];
 
     pub(crate) fn of(credential: usize) -> Self {
@@ -80,69 +80,70 @@ impl Healer {
     }
 }
 
-/// What the log calls a lost rotation: the credential and the generation that was lost.
+/// A lost rotation in the log: the credential and the lost generation.
 pub(crate) type Alarm = (String, u64);
 
 /// One process from its start to its end.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Life {
-    /// The losses that its log told of, its own or those that it found.
+pub(crate) struct ProcessRun {
+    /// The losses in its log, whether it caused or found them.
     pub(crate) alarms: BTreeSet<Alarm>,
-    /// How many of its own its log told of, and how many of them before the metrics were read.
+    /// The number of its own losses in its log.
     pub(crate) losses: usize,
+    /// The number of its own losses logged before the metrics were read.
     pub(crate) before_counted: usize,
-    /// What `bearerd_lost_rotations_total` said at its end.
+    /// `bearerd_lost_rotations_total` shortly before its exit.
     pub(crate) counted: usize,
 }
 
-/// How a process is ended.
+/// How a process is terminated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// `kill -9`.
     Kill,
-    /// SIGTERM, in good order.
+    /// SIGTERM, for a graceful shutdown.
     Term,
 }
 
-/// The end of a process, until nothing could come from it any more.
+/// The exit of a process. The span ends when no more of its requests can arrive.
 #[derive(Clone, Debug)]
-pub(crate) struct Ended {
+pub(crate) struct ProcessEnd {
     pub(crate) how: End,
     pub(crate) span: Range<Instant>,
 }
 
-/// What was done to what is stored.
+/// How stored data was damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Harm {
-    /// The disk did not do what it was told.
+pub(crate) enum DamageKind {
+    /// A disk fault.
     Disk,
     /// The locks were removed.
     Locks,
-    /// A copy took the place of the directory.
+    /// The directory was replaced by a copy.
     Directory,
     /// The record of this credential was deleted or damaged.
     Record(usize),
-    /// The record of this credential became the one before.
+    /// The record of this credential was restored from a backup.
     Backup(usize),
 }
 
-/// When that was.
+/// One damage and its time span.
 #[derive(Clone, Debug)]
 pub(crate) struct Damage {
-    pub(crate) harm: Harm,
+    pub(crate) kind: DamageKind,
     pub(crate) span: Range<Instant>,
 }
 
-/// A process under way.
+/// A running process.
 struct Program {
     child: Child,
     admin: SocketAddr,
     log: JoinHandle<()>,
-    said: Arc<Mutex<Said>>,
+    said: Arc<Mutex<LogSummary>>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Said {
+struct LogSummary {
     alarms: BTreeSet<Alarm>,
     losses: usize,
 }
@@ -152,50 +153,50 @@ enum Runner {
     App(Box<App>),
 }
 
-/// A proxy that ends and is started again.
+/// A proxy that is terminated and restarted.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
-    /// Even while it may be expected to answer, odd while it dies or is dead.
-    pub(crate) life: Arc<AtomicUsize>,
+    /// Incremented when the proxy goes down and when it is up again: even while up, odd while down.
+    pub(crate) epoch: Arc<AtomicUsize>,
     runner: Mutex<Option<Runner>>,
 }
 
-/// Everything but the clients.
-pub(crate) struct Stage {
+/// The servers, proxies and files of a part: everything except the clients.
+pub(crate) struct TestBed {
     pub(crate) server: AuthorizationServer,
     pub(crate) origin: OriginServer,
     pub(crate) proxies: Vec<Proxy>,
     pub(crate) disk: Disk,
-    /// The clock of the proxy, where it runs in this process.
+    /// The clock of the proxy, if it runs in this process.
     pub(crate) clock: Option<Clock>,
-    /// Whoever has it alone kills, or tampers with what is stored: after that there are two seconds to mend it.
+    /// Serializes kills and tampering. The holder keeps it until the damage is repaired.
     pub(crate) tampering: tokio::sync::Mutex<()>,
-    pub(crate) dice: Dice,
+    pub(crate) rng: Rng,
     script: Arc<Mutex<Script>>,
-    lives: Mutex<Vec<Life>>,
-    ends: Mutex<Vec<Ended>>,
+    runs: Mutex<Vec<ProcessRun>>,
+    ends: Mutex<Vec<ProcessEnd>>,
     damages: Mutex<Vec<Damage>>,
     dir: TempDir,
-    /// Where what the program says is kept.
+    /// The file for the log of the programs, if any.
     log: Option<Arc<File>>,
 }
 
-/// How a stage is set.
-pub(crate) struct Setting<'a> {
+/// The configuration of a test bed.
+pub(crate) struct TestBedConfig<'a> {
     pub(crate) rotation: Rotation,
-    /// How many programs share one state directory.
+    /// The number of programs that share one state directory.
     pub(crate) programs: usize,
-    /// Instead, one proxy in this process, whose clock can be set.
+    /// True to run one proxy in this process, with an adjustable clock, instead of programs.
     pub(crate) has_clock: bool,
-    pub(crate) dice: Dice,
+    pub(crate) rng: Rng,
     pub(crate) log: Option<&'a Path>,
 }
 
-impl Stage {
-    pub(crate) async fn set(setting: Setting<'_>) -> Self {
+impl TestBed {
+    pub(crate) async fn set_up(options: TestBedConfig<'_>) -> Self {
         let mut config = AuthorizationServerConfig {
             token_path: "/token/*".to_owned(),
-            rotation: setting.rotation,
+            rotation: options.rotation,
             expires_in: ExpiresIn::Seconds(LIFETIME.as_secs()),
             access_token_lifetime: LIFETIME,
             ..AuthorizationServerConfig::default()
@@ -208,32 +209,32 @@ impl Stage {
             ..OriginConfig::default()
         })
         .await;
-        let script = Arc::new(Mutex::new(Script::new(&setting.dice)));
+        let script = Arc::new(Mutex::new(Script::new(&options.rng)));
         let deciding = Arc::clone(&script);
         server.decide_by(move |request| deciding.lock().unwrap().decide(request));
         let dir = tempfile::tempdir().unwrap();
-        let stage = Self {
+        let test_bed = Self {
             server,
             origin,
-            proxies: (0..setting.programs).map(|_| Proxy::new()).collect(),
+            proxies: (0..options.programs).map(|_| Proxy::new()).collect(),
             disk: Disk::new(dir.path()),
-            clock: setting.has_clock.then(Clock::adjustable),
+            clock: options.has_clock.then(Clock::adjustable),
             tampering: tokio::sync::Mutex::default(),
-            dice: setting.dice,
+            rng: options.rng,
             script,
-            lives: Mutex::default(),
+            runs: Mutex::default(),
             ends: Mutex::default(),
             damages: Mutex::default(),
             dir,
-            log: setting.log.map(|path| {
+            log: options.log.map(|path| {
                 Arc::new(OpenOptions::new().create(true).append(true).open(path).unwrap())
             }),
         };
-        stage.configure(&config);
-        for proxy in &stage.proxies {
-            stage.start(proxy).await;
+        test_bed.configure(&config);
+        for proxy in &test_bed.proxies {
+            test_bed.start(proxy).await;
         }
-        stage
+        test_bed
     }
 
     fn configure(&self, config: &AuthorizationServerConfig) {
@@ -255,7 +256,7 @@ impl Stage {
                 self.server.token_url().replace('*', &name),
                 config.client_id,
                 TIMEOUT.as_secs(),
-                Healer::of(credential).configuration(),
+                Recovery::of(credential).configuration(),
             );
         }
         std::fs::write(self.dir.path().join("proxy.toml"), text).unwrap();
@@ -297,7 +298,7 @@ impl Stage {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let said = Arc::<Mutex<Said>>::default();
+        let said = Arc::<Mutex<LogSummary>>::default();
         let ((admin_said, mut admin), heard) = (watch::channel(None), Arc::clone(&said));
         let (listening, mut listens) = watch::channel(false);
         let kept = self.log.clone();
@@ -327,19 +328,20 @@ impl Stage {
             }
         });
         listens.wait_for(|listens| *listens).await.expect("bearerd listens");
-        let admin = admin.wait_for(Option::is_some).await.expect("bearerd tells").unwrap();
+        let admin =
+            admin.wait_for(Option::is_some).await.expect("bearerd logs its admin address").unwrap();
         Program { child, admin, log, said }
     }
 
-    /// Ends a proxy, and at once starts it again.
+    /// Terminates a proxy and restarts it at once.
     pub(crate) async fn restart(&self, proxy: &Proxy, how: End) {
         let number = self.end(proxy, how).await;
         self.start(proxy).await;
         self.ends.lock().unwrap()[number].span.end = Instant::now();
-        proxy.life.fetch_add(1, SeqCst);
+        proxy.epoch.fetch_add(1, SeqCst);
     }
 
-    /// Ends all of them for good.
+    /// Terminates all proxies.
     pub(crate) async fn end_all(&self) {
         for proxy in &self.proxies {
             self.end(proxy, End::Term).await;
@@ -351,7 +353,7 @@ impl Stage {
         let (mut child, admin, log, said) = match runner {
             Runner::Program(Program { child, admin, log, said }) => (child, admin, log, said),
             Runner::App(app) => {
-                proxy.life.fetch_add(1, SeqCst);
+                proxy.epoch.fetch_add(1, SeqCst);
                 let number = self.ends_now(how);
                 app.shutdown().await;
                 return number;
@@ -360,7 +362,7 @@ impl Stage {
         let before_counted = said.lock().unwrap().losses;
         let counting = tokio::task::spawn_blocking(move || lost_rotations_total(admin));
         let counted = counting.await.unwrap();
-        proxy.life.fetch_add(1, SeqCst);
+        proxy.epoch.fetch_add(1, SeqCst);
         let number = self.ends_now(how);
         let signal = match how {
             End::Kill => Signal::KILL,
@@ -373,41 +375,41 @@ impl Stage {
             status
         });
         let status = tokio::time::timeout(Duration::from_secs(60), ending).await;
-        let status = status.expect("a program that is told to ends within a minute").unwrap();
+        let status = status.expect("a terminated program exits within a minute").unwrap();
         assert!(how == End::Kill || status.code() == Some(0), "SIGTERM: {status:?}");
-        let Said { alarms, losses } = said.lock().unwrap().clone();
-        self.lives.lock().unwrap().push(Life { alarms, losses, before_counted, counted });
+        let LogSummary { alarms, losses } = said.lock().unwrap().clone();
+        self.runs.lock().unwrap().push(ProcessRun { alarms, losses, before_counted, counted });
         number
     }
 
     fn ends_now(&self, how: End) -> usize {
         let now = Instant::now();
         let mut ends = self.ends.lock().unwrap();
-        // What it has sent may arrive until the next one is there, on a machine that is busy.
-        ends.push(Ended { how, span: now..now });
+        // On a busy machine its requests may arrive until the next process is up.
+        ends.push(ProcessEnd { how, span: now..now });
         ends.len() - 1
     }
 
-    pub(crate) fn ends(&self) -> Vec<Ended> {
+    pub(crate) fn ends(&self) -> Vec<ProcessEnd> {
         self.ends.lock().unwrap().clone()
     }
 
-    /// Of the processes that have ended.
-    pub(crate) fn lives(&self) -> Vec<Life> {
-        self.lives.lock().unwrap().clone()
+    /// Returns the runs of the exited processes.
+    pub(crate) fn runs(&self) -> Vec<ProcessRun> {
+        self.runs.lock().unwrap().clone()
     }
 
     pub(crate) fn damages(&self) -> Vec<Damage> {
         self.damages.lock().unwrap().clone()
     }
 
-    pub(crate) fn note_damage(&self, harm: Harm, began: Instant) {
+    pub(crate) fn record_damage(&self, kind: DamageKind, began: Instant) {
         let span = began..Instant::now();
-        self.damages.lock().unwrap().push(Damage { harm, span });
+        self.damages.lock().unwrap().push(Damage { kind, span });
     }
 
-    /// What an operator does about a lost rotation: no signal, no restart.
-    pub(crate) fn bring_a_new_seed(&self, credential: usize) {
+    /// Writes a new seed, as an operator does after a lost rotation: no signal, no restart.
+    pub(crate) fn write_new_seed(&self, credential: usize) {
         let seed = self.server.issue_refresh_token_of(&name(credential));
         write_privately(&self.seed(credential), seed.as_bytes());
     }
@@ -426,14 +428,14 @@ impl Stage {
         file["record"].clone()
     }
 
-    /// Does the record hold the newest refresh token, or live on a bootstrap that gives none?
-    pub(crate) fn is_whole(&self, credential: usize) -> bool {
+    /// Returns true if the record holds the newest refresh token, or needs none because its bootstrap returns none.
+    pub(crate) fn is_recovered(&self, credential: usize) -> bool {
         let record = self.record(credential);
         if !record["terminal"].is_null() || record["access_token"].is_null() {
             return false;
         }
         match record["refresh_token"].as_str() {
-            None => Healer::of(credential) == Healer::ClientCredentials,
+            None => Recovery::of(credential) == Recovery::ClientCredentials,
             Some(token) => token == self.server.current_refresh_token_of(&name(credential)),
         }
     }
@@ -441,9 +443,9 @@ impl Stage {
 
 impl Proxy {
     fn new() -> Self {
-        // Taken and let go: the program listens there again and again.
+        // Bound once to reserve a free port: each program listens there.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Self { address, life: Arc::default(), runner: Mutex::default() }
+        Self { address, epoch: Arc::default(), runner: Mutex::default() }
     }
 }
 
@@ -457,14 +459,14 @@ impl Drop for Proxy {
 }
 
 pub(crate) fn write_privately(path: &Path, bytes: &[u8]) {
-    // Replaced as a whole: the program may be reading it.
+    // Replaced atomically, because the program may be reading it.
     let new = path.with_extension("new");
     std::fs::write(&new, bytes).unwrap();
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
     std::fs::rename(&new, path).unwrap();
 }
 
-/// `bearerd_lost_rotations_total` of all credentials, as its listener says.
+/// Reads `bearerd_lost_rotations_total` of all credentials from the admin listener.
 fn lost_rotations_total(admin: SocketAddr) -> usize {
     let mut stream = TcpStream::connect(admin).unwrap();
     stream

@@ -1,27 +1,27 @@
-//! Randomness that can be had again: everything that is decided by chance follows from the seed.
+//! Reproducible randomness: every random decision derives from the seed.
 //!
-//! Each purpose has dice of its own, and each token request of a credential takes one throw of that credential's,
-//! so that what happens to one does not depend on how threads take turns with the others.
+//! Each purpose has its own generator, and each token request of a credential takes one draw from the generator of
+//! that credential. So the decisions for one do not depend on thread scheduling.
 
 use std::time::Duration;
 
-/// SplitMix64.
+/// A SplitMix64 generator.
 #[derive(Clone, Debug)]
-pub(crate) struct Dice(u64);
+pub(crate) struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Dice for this purpose, with the same seed.
+    /// Returns the generator for a purpose, derived from the same seed.
     pub(crate) fn of(&self, purpose: &str) -> Self {
         let mixed =
             purpose.bytes().fold(self.0, |mixed, byte| Self(mixed ^ u64::from(byte)).next());
         Self(mixed)
     }
 
-    /// Dice for the next decision, however many throws that takes.
+    /// Returns a generator for the next decision, which may draw any number of values.
     pub(crate) fn decision(&mut self) -> Self {
         Self(self.next())
     }
@@ -33,7 +33,7 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `limit`.
+    /// Returns a number below `limit`.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
@@ -46,7 +46,7 @@ impl Dice {
         from[self.below(from.len() as u64) as usize]
     }
 
-    /// A time from `low` to `high`, in milliseconds.
+    /// Returns a duration from `low` to `high`, both in milliseconds.
     pub(crate) fn between(&mut self, low: u64, high: u64) -> Duration {
         Duration::from_millis(low + self.below(high - low))
     }
