@@ -13,11 +13,13 @@
 //! | --- | --- |
 //! | how a request gets a token or waits for one | `slot.rs` |
 //! | when a token is refreshed and what a rejection triggers | `refresh_state.rs` (pure) |
+//! | how often rejections may cause a refresh | `refresh_state/forced_refresh.rs` (pure) |
 //! | what a refresh does, step by step | `refresh.rs` |
 //! | which grant to use next, or why none | `next_action.rs` (pure) |
 //! | how a token response changes the record | `record_update.rs` (pure) |
 //! | which of two records is newer | `record_order.rs` (pure) |
 //! | how records are saved and retried | `cache_entry/write_back.rs` |
+//! | the timer, and what other processes store | `cache.rs` |
 //! | login, logout and revocation | `login_logout.rs` |
 
 mod access_token;

@@ -400,7 +400,7 @@ fn rejection_rule(given: &RejectionRuleTable) -> Option<RejectionRule> {
             let (name, has) = field?;
             Some(RejectionEvidence::Field { name, has })
         }
-        // HTTP has nothing to say about the end of a gRPC call.
+        // A gRPC call has the HTTP status 200 whatever its result.
         [true, true, true, true, false] => {
             let status = u8::try_from(given.grpc_status.get()?.0).ok()?;
             return Some(RejectionRule {

@@ -113,7 +113,7 @@ impl Reader {
     pub(super) fn section<T: Table>(&mut self, path: &str, value: &TomlValue<'_>) -> T {
         let Some(table) = self.table(path, value) else { return T::default() };
         path.clone_into(&mut self.path);
-        self.keys(table, |reader, key| {
+        self.read_keys(table, |reader, key| {
             reader.unknown_key(path, key, T::KEYS.iter().map(|key| key.name))
         })
     }
@@ -143,7 +143,7 @@ impl Reader {
             return self.accept(value, Err(Fault::Type(expected)));
         };
         let before = self.problems.len();
-        let read = self.keys(table, |reader, key| {
+        let read = self.read_keys(table, |reader, key| {
             let names = T::KEYS.iter().map(|key| key.name);
             let fix = known_keys(key.get_ref(), &names.collect::<Vec<_>>());
             reader.report(key.span(), "has an unknown key", Some(fix));
@@ -151,7 +151,8 @@ impl Reader {
         (self.problems.len() == before).then_some(read)
     }
 
-    fn keys<T: Table>(
+    /// Reads the keys of a table. Those that it does not have are passed to `unknown`.
+    fn read_keys<T: Table>(
         &mut self,
         table: &DeTable<'_>,
         mut unknown: impl FnMut(&mut Self, &Spanned<DeString<'_>>),
@@ -302,9 +303,11 @@ pub(super) fn table_schema(keys: &[Key]) -> Json {
 
 /// Declares a table of the file. See the module's documentation.
 ///
-/// A key with a default is written `key: Type = default("TOML", "the reason")` and becomes a [`Setting`](super::field::Setting). A key
-/// without one is written `key: Type = unset("what applies then", "an example in TOML")` and becomes a [`Field`].
-/// `[secret]` marks values that may be secrets or contain some.
+/// - A key with a default is written `key: Type = default("TOML", "the reason")` and becomes a
+///   [`Setting`](super::field::Setting).
+/// - A key without one is written `key: Type = unset("what applies then", "an example in TOML")` and becomes a [`Field`].
+/// - `[secret]` marks values that may be secrets or contain some.
+/// - A key that 0.1.0 did not have names its first version: `default("TOML", "the reason", since "0.2.0")`.
 macro_rules! keys {
     (
         $(#[doc = $about:literal])*

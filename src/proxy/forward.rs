@@ -69,6 +69,7 @@ impl Proxy {
         self.forward_untouched(ctx, parts, content, origin).await
     }
 
+    /// As [`Proxy::forward_plain`], with content that is limited already.
     async fn forward_untouched(
         &self,
         ctx: &mut RequestContext<'_>,
@@ -142,7 +143,7 @@ impl Proxy {
     ) -> Result<Response<ResponseBody>, ProxyError> {
         let SelectedCredential { credential, origin, .. } = &selected;
         let metrics = &credential.metrics;
-        let mut sending = ResendState::first(
+        let mut resend = ResendState::first(
             target_hash(&outgoing.method, &outgoing.uri),
             outgoing.method.is_safe(),
         );
@@ -156,7 +157,7 @@ impl Proxy {
             let nonce = context.nonce.as_deref();
             match check_token(credential, origin, &token, nonce, &mut response).await {
                 TokenCheck::Accepted => {
-                    instance.slot.accepted(&token, &sending);
+                    instance.slot.accepted(&token, &resend);
                     return Ok(self.prepare_response(response));
                 }
                 TokenCheck::NonceRequired if !has_retried_nonce && outgoing.can_send_again() => {
@@ -174,7 +175,7 @@ impl Proxy {
                 let retry = self.retry_with_new_secrets(ctx, &selected, outgoing, response);
                 return Box::pin(retry).await;
             }
-            let renewal = Box::pin(instance.slot.rejected(&token, &mut sending, can_retry));
+            let renewal = Box::pin(instance.slot.rejected(&token, &mut resend, can_retry));
             let Some(next) = renewal.await else {
                 metrics.record_rejection(RejectionOutcome::PassedOn);
                 return Ok(self.prepare_response(response));
@@ -278,7 +279,7 @@ impl Proxy {
 
     /// Sends a request and returns the response, whatever its status.
     ///
-    /// Sends the request again if it was certainly not processed. A safe request (RFC 9110 §9.2.2) is also sent again
+    /// Sends the request again if it was certainly not processed. A safe request (RFC 9110 §9.2.1) is also sent again
     /// if a reused connection turns out to be closed, although the origin server may have seen it then. `additions` is
     /// called for each attempt, because a DPoP proof can be used only once.
     async fn exchange<'a>(

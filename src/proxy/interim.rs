@@ -1,7 +1,8 @@
 //! Interim (1xx) responses from an origin server to the client (RFC 9110 §15.2).
 //!
 //! Over HTTP/2 they are sent on the request's stream. hyper's HTTP/1.1 server writes exactly one response for each
-//! request, so there interim responses wait in a queue, which a stream below hyper writes between hyper's messages.
+//! request, so there interim responses wait in a queue, which `http1_stream.rs`, below hyper, writes between hyper's
+//! messages.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

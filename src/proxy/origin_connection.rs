@@ -49,7 +49,7 @@ pub(super) struct ResponseTimeouts {
 pub(super) struct Http1Connection {
     pub(super) origin: Origin,
     sender: http1::SendRequest<RequestBody>,
-    head: ResponseExpectation,
+    expectation: ResponseExpectation,
     /// Reused for every response: resetting a timer is much cheaper than creating one.
     timer: Pin<Box<Sleep>>,
     idle_since: Instant,
@@ -116,7 +116,7 @@ impl Http1Connection {
         origin: Origin,
         sender: http1::SendRequest<RequestBody>,
         task: AbortOnDropHandle<()>,
-        head: ResponseExpectation,
+        expectation: ResponseExpectation,
         config_version: u64,
     ) -> Self {
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
@@ -124,7 +124,7 @@ impl Http1Connection {
         Self {
             origin,
             sender,
-            head,
+            expectation,
             timer,
             idle_since,
             keep_alive: None,
@@ -181,7 +181,7 @@ impl OriginConnection {
         match self {
             Self::Http1(connection) => {
                 to_http1(origin, &mut request);
-                connection.head.expect(interim);
+                connection.expectation.expect(interim);
                 let sending = pin!(connection.sender.try_send_request(request));
                 let timer = connection.timer.as_mut();
                 let sent = within(timer, timeouts, interim, progress, sending).await;

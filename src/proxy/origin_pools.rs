@@ -74,7 +74,7 @@ impl OriginPools {
     /// # Errors
     ///
     /// [`SendError`]. If a reused connection failed before anything was written, the request has
-    /// already been tried again on a new one.
+    /// already been tried again on another one.
     pub(super) async fn send(
         &self,
         route: Route<'_>,

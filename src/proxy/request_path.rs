@@ -52,9 +52,9 @@ impl Proxy {
         let format = ResponseFormat::of(request.headers());
         let (version, has_content) = (request.version(), !request.body().is_end_stream());
         let snapshot = self.shared.snapshot.load_full();
-        let line = || Box::new(AccessLogEntry::new(&request_id.to_string(), request.method()));
-        let line = snapshot.config.access_log.then(line);
-        let mut record = RequestRecord::new(Arc::clone(&snapshot.unmatched_metrics), line);
+        let log_entry = || Box::new(AccessLogEntry::new(&request_id.to_string(), request.method()));
+        let log_entry = snapshot.config.access_log.then(log_entry);
+        let mut record = RequestRecord::new(Arc::clone(&snapshot.unmatched_metrics), log_entry);
         client.interim.set_open(true);
         let mut context = RequestContext {
             snapshot: &snapshot,

@@ -1,7 +1,8 @@
 //! How far the upload of a request's content has come, and which peer has to act next.
 //!
-//! The body that is sent to the origin server reports each step here. The task that waits for the response reads it
-//! to choose the timeout that applies.
+//! The client's content (`client_content.rs`), the body that is sent to the origin server (`request_body.rs`), its
+//! HTTP/2 stream (`http2/client.rs`) and the relay of 100 (Continue) (`interim.rs`) report here. The task that waits
+//! for the response (`origin_connection.rs`) reads it to choose the timeout that applies.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -60,7 +61,8 @@ impl Default for UploadProgress {
 }
 
 impl UploadProgress {
-    /// Starts over, because the request is sent from its beginning on a connection.
+    /// Starts over, because the request is sent from its beginning on a connection. What has been read from the client
+    /// stays read.
     pub(super) fn restart(&self) {
         for state in [&self.needs_client_data, &self.is_complete, &self.is_flow_blocked] {
             state.store(false, Ordering::Relaxed);

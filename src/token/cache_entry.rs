@@ -188,7 +188,8 @@ impl CacheEntry {
         self.current.load_full()
     }
 
-    /// Returns the current token if it is fresh and belongs to this configuration. Takes no lock.
+    /// Returns the current token if it is fresh and belongs to this configuration, and marks it as used. Takes no
+    /// lock.
     pub(super) fn fresh_token(&self, resolved: &ResolvedConfig) -> Option<Arc<AccessToken>> {
         scheduling_point();
         let token = self.current.load();
@@ -329,17 +330,16 @@ impl CacheEntry {
     }
 
     /// Ends a flight: publishes the token, updates the state machine and notifies the waiting requests.
-    /// `flown_with`: the configuration of the flight. The failure of another configuration does not count for the
-    /// one in force.
+    /// `started_with`: the configuration in force when the flight started. A failure does not count for another one.
     pub(super) fn finish_flight(
         self: &Arc<Self>,
         outcome: FlightOutcome,
-        flown_with: &ResolvedConfig,
+        started_with: &ResolvedConfig,
     ) {
         let now = self.context.clock.moment();
         let is_unsaved = {
             let mut inner = self.lock();
-            let is_current = flown_with.fingerprint == inner.resolved.fingerprint;
+            let is_current = started_with.fingerprint == inner.resolved.fingerprint;
             let outcome = if is_current { outcome } else { FlightOutcome::Completed };
             inner.is_saving = false;
             self.publish(&mut inner);

@@ -30,7 +30,8 @@ pub struct Config {
     pub wait: Duration,
 }
 
-/// The first refresh token. Once a record exists, the record takes precedence.
+/// The first refresh token. A value that the record does not know yet is presented even if there is a record: if the
+/// server accepts it, it replaces the grant of the record; if not, that grant stays in use. Then it is not tried again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seed {
     /// Where the value comes from, for messages.

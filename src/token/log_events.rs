@@ -1,4 +1,5 @@
-//! The log events of a credential. Each is logged once, with the generation and never with a token.
+//! The log events of a credential, with its generation where that helps and never with a token. Some are counted in
+//! metrics as well.
 
 use std::time::{Duration, SystemTime};
 

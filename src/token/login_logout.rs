@@ -1,5 +1,5 @@
 //! Login, logout and revocation. Neither login nor logout waits for a refresh in progress: the refresh finds that
-//! the record has changed, and discards its result.
+//! the record has changed, and discards its result, which it revokes after a logout.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

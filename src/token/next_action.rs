@@ -7,7 +7,8 @@ use crate::oauth::{ErrorClass, GrantIdentity, GrantRenewal};
 use crate::secret::{Fingerprint, Secret};
 use crate::store::{IssuedFor, TerminalReason, TokenRecord};
 
-/// After this many consecutive ambiguous refusals, a bootstrap is tried instead.
+/// After this many consecutive refusals that leave open whether the grant is dead ([`ErrorClass::Doubtful`]), a
+/// bootstrap is tried instead.
 pub(super) const MAX_DOUBTS: u32 = 3;
 /// Two bootstraps within this time are made without a pause; a third one has to wait.
 const BOOTSTRAP_WINDOW: Duration = Duration::from_secs(600);

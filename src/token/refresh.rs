@@ -35,7 +35,7 @@ use crate::oauth::{ErrorClass, GrantError, RetryPace};
 use crate::secret::Secret;
 use crate::store::{Attempt, Lease, StoreError, TerminalReason, TerminalState, TokenRecord};
 
-/// The longest that the transport takes to connect. It counts towards the duration of a flight.
+/// The longest that `oauth/transport.rs` takes to connect. It counts towards the duration of a flight.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest that repeating a token request takes.
 const MAX_REPLAY_DURATION: Duration = Duration::from_secs(5);

@@ -53,10 +53,10 @@ pub(super) struct RefreshState {
     has_reported_grant_end: bool,
     last_started: Option<Moment>,
     /// A rejection caused the flight in progress.
-    is_forced: bool,
+    is_after_rejection: bool,
     limiter: ForcedRefreshLimiter,
     /// The timer has run once.
-    has_started: bool,
+    has_ticked: bool,
 }
 
 /// A pause after a failure.
@@ -83,7 +83,7 @@ pub(super) enum RefreshDecision {
     /// An operator has to act.
     NeedsLogin(TerminalReason),
     /// The rejected token is newly issued: send the request with it again after this wait.
-    RetryAfter(Duration),
+    ResendAfter(Duration),
     /// Pass the rejection on to the client.
     PassOn,
     /// Pass the rejection on, and start a flight in the background.
@@ -188,9 +188,9 @@ impl RefreshState {
         (!was_accepted && !until.is_over(now)).then_some(backoff)
     }
 
-    fn start_flight(&mut self, is_forced: bool, now: Moment) {
+    fn start_flight(&mut self, is_after_rejection: bool, now: Moment) {
         self.is_in_flight = true;
-        self.is_forced = is_forced;
+        self.is_after_rejection = is_after_rejection;
         self.last_started = Some(now);
     }
 
@@ -258,7 +258,7 @@ impl RefreshState {
             None => {}
         }
         if should_wait {
-            return RefreshDecision::RetryAfter(delay - age);
+            return RefreshDecision::ResendAfter(delay - age);
         }
         // If this request cannot wait for the token to become known, a later one can, and may succeed.
         let may_be_unknown = !can_resend && !has_waited && age < window && !rejected.was_accepted();
@@ -301,7 +301,7 @@ impl RefreshState {
     /// that would otherwise expire unused is refreshed as well.
     pub(super) fn tick(&mut self, input: TimerInput<'_>, now: Moment) -> TimerActions {
         let TimerInput { token, keepalive_at, grant_end } = input;
-        let is_first = !std::mem::replace(&mut self.has_started, true);
+        let is_first = !std::mem::replace(&mut self.has_ticked, true);
         let report_outage = !self.has_reported_outage
             && self.failing_since.is_some_and(|since| since.elapsed(now) >= OUTAGE_NOTICE);
         self.has_reported_outage |= report_outage;
@@ -322,11 +322,11 @@ impl RefreshState {
     /// Records the end of a flight. `jitter`, from 0 to 1, spreads the attempts of several processes.
     pub(super) fn finish_flight(&mut self, outcome: FlightOutcome, now: Moment, jitter: f64) {
         self.is_in_flight = false;
-        let was_forced = std::mem::take(&mut self.is_forced);
+        let was_after_rejection = std::mem::take(&mut self.is_after_rejection);
         match outcome {
             FlightOutcome::Completed => self.clear_failures(),
             FlightOutcome::Failed { pace, retry_after, reason } => {
-                if was_forced {
+                if was_after_rejection {
                     // There was no new token whose effect could be judged.
                     self.limiter.clear_pauses();
                 }
@@ -342,7 +342,7 @@ impl RefreshState {
         }
     }
 
-    /// Resets the backoff: there is a token, or an operator has to act.
+    /// Resets the backoff: there is a token or another configuration, or an operator has to act.
     pub(super) fn clear_failures(&mut self) {
         self.backoff = None;
         self.failures = 0;

@@ -206,7 +206,7 @@ impl Slot {
             }
             match self.wait_step(decision, token, has_waited, deadline, now) {
                 WaitStep::Return(result) => return result,
-                WaitStep::RetryAfter(wait) => {
+                WaitStep::ResendAfter(wait) => {
                     runtime::sleep(wait).await;
                     return match self.entry.current_token() {
                         Some(token) if self.resolved.accepts(&token) => WaitResult::Token(token),
@@ -242,14 +242,14 @@ impl Slot {
                     false => WaitResult::reloaded(),
                 }
             }
-            (RefreshDecision::RetryAfter(wait), Some(_)) => return WaitStep::RetryAfter(wait),
+            (RefreshDecision::ResendAfter(wait), Some(_)) => return WaitStep::ResendAfter(wait),
             (RefreshDecision::NeedsLogin(reason), _) => {
                 WaitResult::Failed(TokenError::NeedsLogin { reason })
             }
             (
                 RefreshDecision::PassOn
                 | RefreshDecision::PassOnAndStart
-                | RefreshDecision::RetryAfter(_),
+                | RefreshDecision::ResendAfter(_),
                 _,
             ) => WaitResult::PassOn,
             (RefreshDecision::BackOff(backoff), _) => {
@@ -321,8 +321,8 @@ impl Slot {
     }
 
     /// Deletes the credential's tokens for every process on the store, and revokes them. A refresh in progress
-    /// does not restore them; only a new seed or [`Slot::store_login`] does. Returns the result of revoking each
-    /// token.
+    /// does not restore them; only a new seed, [`Slot::store_login`] or, for a grant that needs no person, a changed
+    /// configuration does. Returns the result of revoking each token.
     ///
     /// # Errors
     ///
@@ -392,7 +392,7 @@ fn unavailable(retry_after: Duration, reason: FailureReason) -> TokenError {
 enum WaitStep {
     Return(WaitResult),
     /// Wait for the newly issued token to become known, and send the request with it again.
-    RetryAfter(Duration),
+    ResendAfter(Duration),
     /// Wait for the end of the backoff, or for a change before it.
     BackOff(Duration),
     /// Wait for the flight in progress.

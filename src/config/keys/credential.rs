@@ -68,7 +68,8 @@ keys! {
         /// A signed JWT, for the grant "jwt_bearer", for client_auth = "private_key_jwt" and for `${assertion}`.
         [secret]
         assertion: AssertionTable = unset("there is none", "{ key = { file = \"key.pem\" }, aud = \"https://login.example.com\" }"),
-        /// The first refresh token. Only the first start uses it; afterwards the store has a newer one and wins.
+        /// The first refresh token. It is used once; afterwards the store has a newer one and wins. A new value is
+        /// tried once as well, and replaces the stored one if the server accepts it.
         [secret]
         refresh_token: SecretSource = unset("`bootstrap` or the store must have one", "{ file = \"/run/secrets/seed\" }"),
         /// Where the first refresh token comes from without a person, and the next one if a token is lost.

@@ -1,5 +1,5 @@
-//! Retries a rejected request whose credential consists of secrets and has no token. There is nothing to renew, but the
-//! source of a secret may hold a new value.
+//! Retries a rejected request whose credential consists of secrets and has no token (`grant = "static"`). There is
+//! nothing to renew, but the source of a secret may hold a new value.
 
 use std::sync::Arc;
 
@@ -52,6 +52,7 @@ impl Proxy {
             return Ok(None);
         };
         let Ok(instance) = credential.instance(values).await else { return Ok(None) };
+        // The slot of a `static` credential serves an empty token, which carries the secrets past the same code.
         let Ok(token) = instance.slot.token().await else { return Ok(None) };
         credential.injection.remove_lookalikes(&mut outgoing.fields);
         let (credential, instance) = (&*credential, &*instance);

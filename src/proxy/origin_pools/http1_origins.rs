@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::origin::Origin;
 
 /// Origin servers that chose HTTP/1.1 although HTTP/2 was offered. Entries are valid for one version of
-/// the connector, because another configuration may lead to another result.
+/// the configuration, because another one may lead to another result.
 #[derive(Default)]
 pub(super) struct Http1Origins(Mutex<HashMap<Origin, Http1Origin>>);
 

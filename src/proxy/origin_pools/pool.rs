@@ -28,7 +28,7 @@ pub(super) struct Pool {
     /// All HTTP/2 connections. An origin server has several if one cannot take more requests.
     http2: Mutex<HashMap<Origin, Vec<PooledHttp2>>>,
     http1_origins: Http1Origins,
-    /// Connection attempts whose result other requests are waiting for.
+    /// Connection attempts whose result other requests may wait for.
     attempts: Mutex<HashMap<Origin, watch::Sender<()>>>,
 }
 
@@ -42,9 +42,9 @@ struct PooledHttp2 {
 
 impl PooledHttp2 {
     fn is_valid(&self, connector: &Connector) -> bool {
-        let is_unused = self.last_used.elapsed() >= connector.idle_timeout;
+        let is_idle_too_long = self.last_used.elapsed() >= connector.idle_timeout;
         self.config_version == connector.config_version
-            && (!is_unused || self.connection.is_busy())
+            && (!is_idle_too_long || self.connection.is_busy())
             && self.connection.is_open()
     }
 }

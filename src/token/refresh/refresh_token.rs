@@ -1,4 +1,5 @@
 //! How a flight presents a refresh token: when it may, what it stores before, and how it repeats lost requests.
+//! [`Flight::request`] sends every token request of a flight, those of the configured grant and of a bootstrap as well.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -73,11 +74,13 @@ impl Flight<'_> {
     ) -> Result<FlightProgress, FlightFailure> {
         let presented =
             if is_seed { PresentedGrant::Seed(token) } else { PresentedGrant::RefreshToken(token) };
-        let (mut has_retried_unsent, mut has_waited) = (false, self.request.is_forced);
+        let mut has_retried_unsent = false;
+        // An operator does not wait for the pause after a lost response.
+        let mut is_pause_over = self.request.is_forced;
         loop {
-            let attempt = self.record_attempt(token, has_waited).await?;
+            let attempt = self.record_attempt(token, is_pause_over).await?;
             let Some((base, before)) = attempt else { return Ok(FlightProgress::Replan) };
-            let lost = before.is_some();
+            let was_presented_before = before.is_some();
             let (asked_at, answer) = self.request(Grant::RefreshToken(token), &base).await;
             let error = match answer {
                 Ok(response) => {
@@ -99,14 +102,16 @@ impl Flight<'_> {
                 _ => None,
             };
             let Some(wait) = wait else {
-                return self.handle_error(&base, presented, error, asked_at, lost).await;
+                return self
+                    .handle_error(&base, presented, error, asked_at, was_presented_before)
+                    .await;
             };
             if error.class.policy().consumption != Consumption::No {
                 self.entry.metrics.record_token_replay();
             }
             self.entry.report_retry(&error, wait);
             runtime::sleep(wait).await;
-            has_waited = true;
+            is_pause_over = true;
         }
     }
 
@@ -129,7 +134,7 @@ impl Flight<'_> {
     async fn record_attempt(
         &mut self,
         token: &Secret,
-        has_waited: bool,
+        is_pause_over: bool,
     ) -> Result<Option<(TokenRecord, Option<Attempt>)>, FlightFailure> {
         let (now, hash) = (self.now(), token.fingerprint());
         let has_usable_token = self.has_usable_token();
@@ -143,7 +148,7 @@ impl Flight<'_> {
         if let Some(attempt) = &before {
             self.check_other_holder(attempt, &fence, now)?;
         }
-        if let Some(attempt) = before.as_ref().filter(|_| !has_waited) {
+        if let Some(attempt) = before.as_ref().filter(|_| !is_pause_over) {
             match replay_timing(attempt, has_usable_token, now) {
                 ReplayTiming::After(wait) => runtime::sleep(wait).await,
                 ReplayTiming::NotBefore(until) => {

@@ -10,7 +10,7 @@ use crate::oauth::{
 };
 use crate::secret::Secret;
 use crate::store::{BootstrapHistory, NotBefore, TerminalReason, TokenRecord};
-use crate::token::next_action::MAX_DOUBTS;
+use crate::token::next_action::{MAX_DOUBTS, NextAction, belongs_to_grant};
 use crate::token::record_order::{RecordOrder, compare_records};
 use crate::token::record_update::{
     PresentedGrant, ResponseContext, ResponseDefect, apply_refresh_token, apply_response,
@@ -106,6 +106,7 @@ impl Flight<'_> {
         }
         match self.resolved.endpoint.follow(response, context).await {
             Ok(response) => {
+                // Steps present no refresh token. What `Configured` does to the stored one, `apply_steps` takes back.
                 let context = self.response_context(PresentedGrant::Configured, asked_at);
                 let record = apply_steps(&base, &response, &context);
                 self.entry.lock().pending_steps = None;
@@ -151,26 +152,23 @@ impl Flight<'_> {
 
     fn log_oddities(&self, response: &TokenResponse) {
         let mut inner = self.entry.lock();
-        for update_record in &response.notes {
-            if !inner.logged_notes.contains(update_record) && inner.logged_notes.len() < 16 {
-                inner.logged_notes.push(update_record.clone());
-                tracing::warn!(
-                    credential = &*self.resolved.title,
-                    update_record,
-                    "unusual token response"
-                );
+        for note in &response.notes {
+            if !inner.logged_notes.contains(note) && inner.logged_notes.len() < 16 {
+                inner.logged_notes.push(note.clone());
+                tracing::warn!(credential = &*self.resolved.title, note, "unusual token response");
             }
         }
     }
 
-    /// Handles an error response, or a response without a usable token.
+    /// Handles an error response, or a response without a usable token. `was_presented_before`: the record had an
+    /// earlier attempt with the same refresh token, whose response may have been lost.
     pub(super) async fn handle_error(
         &mut self,
         base: &TokenRecord,
         presented: PresentedGrant<'_>,
         error: GrantError,
         asked_at: SystemTime,
-        lost: bool,
+        was_presented_before: bool,
     ) -> Result<FlightProgress, FlightFailure> {
         if self.is_superseded(base) {
             return Ok(FlightProgress::Replan);
@@ -194,7 +192,9 @@ impl Flight<'_> {
             (ErrorClass::GrantDead, Some(_)) if self.entry.lock().is_damaged => {
                 Some(TerminalReason::Corrupt)
             }
-            (ErrorClass::GrantDead, Some(_)) if lost => Some(TerminalReason::LostRotation),
+            (ErrorClass::GrantDead, Some(_)) if was_presented_before => {
+                Some(TerminalReason::LostRotation)
+            }
             (ErrorClass::GrantDead, Some(_)) => Some(TerminalReason::Revoked),
             (ErrorClass::UserNeeded, Some(_)) => Some(TerminalReason::UserNeeded),
             (ErrorClass::Unreadable, Some(_)) if self.may_have_rotated(base, presented) => {
@@ -256,7 +256,7 @@ impl Flight<'_> {
         if let PresentedGrant::Seed(seed) = presented {
             let has_grant = base.refresh_token.is_some()
                 && base.terminal.is_none()
-                && crate::token::next_action::belongs_to_grant(base, self.resolved.sources());
+                && belongs_to_grant(base, self.resolved.sources());
             let issued_for = self.resolved.issued_for();
             let displaced = self.displaced.take();
             self.entry.update_record(|record| {
@@ -364,9 +364,9 @@ impl Flight<'_> {
         self.entry.update_record(|record| record.bootstrap = tried(refused.saturating_add(1)));
         self.entry.save().await;
         let now = self.now();
-        let plan = self.entry.lock().next_action(false, self.entry.context.clock.moment());
-        let retry_after = match plan {
-            crate::token::next_action::NextAction::Wait(until, _) => until.duration_since(now).ok(),
+        let next = self.entry.lock().next_action(false, self.entry.context.clock.moment());
+        let retry_after = match next {
+            NextAction::Wait(until, _) => until.duration_since(now).ok(),
             _ => None,
         };
         let reason = FailureReason::BootstrapRefused;
@@ -381,10 +381,10 @@ impl Flight<'_> {
 fn apply_steps(
     base: &TokenRecord,
     response: &TokenResponse,
-    response_context: &ResponseContext<'_>,
+    context: &ResponseContext<'_>,
 ) -> Result<TokenRecord, ResponseDefect> {
     let TokenRecord { refresh_token, parent, history, refresh_expires_at, .. } = base;
-    let issued = apply_response(base, response, response_context)?;
+    let issued = apply_response(base, response, context)?;
     Ok(TokenRecord {
         refresh_token: refresh_token.clone(),
         parent: parent.clone(),

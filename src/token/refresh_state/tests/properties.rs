@@ -256,7 +256,7 @@ impl StateModel {
             self.blamed_targets.entry(target).or_insert(self.now);
         }
         match &decision {
-            RefreshDecision::RetryAfter(wait) => {
+            RefreshDecision::ResendAfter(wait) => {
                 assert!(
                     can_resend
                         && !has_waited
@@ -432,7 +432,7 @@ proptest! {
             let can_resend = sent < if safe && had_newly_issued_token { 3 } else { 2 };
             match model.reject(carried, 0, can_resend, has_new_token, has_waited) {
                 RefreshDecision::PassOn | RefreshDecision::PassOnAndStart => break,
-                RefreshDecision::RetryAfter(wait) => {
+                RefreshDecision::ResendAfter(wait) => {
                     model.now += u64::try_from(wait.as_millis()).unwrap();
                     has_waited = true;
                 }

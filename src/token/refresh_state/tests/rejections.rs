@@ -105,7 +105,7 @@ fn a_newly_issued_token_is_retried_once_and_then_replaced() {
             let rejection = Rejection { has_waited, ..rejection(&token) };
             RefreshState::default().record_rejection(rejection, Some(&token), at(ISSUED + age))
         };
-        let window = |millis| RefreshDecision::RetryAfter(Duration::from_millis(millis));
+        let window = |millis| RefreshDecision::ResendAfter(Duration::from_millis(millis));
         let expected = wait.map_or(RefreshDecision::Start, window);
         assert_eq!(ask(false, false), expected, "{lifetime:?}, {age} s old");
         // Another target has accepted the token: this one may not know it yet.

@@ -4,7 +4,7 @@ use super::*;
 
 /// A state whose timer has run before.
 fn started(phase: MachinePhase) -> RefreshState {
-    RefreshState { has_started: true, ..state(phase) }
+    RefreshState { has_ticked: true, ..state(phase) }
 }
 
 fn used() -> AccessToken {
