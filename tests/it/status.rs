@@ -347,7 +347,7 @@ async fn a_token_that_is_only_in_memory_is_shown_with_what_to_do() {
 // ----- the admin listener -----
 
 #[tokio::test]
-async fn beyond_loopback_the_probes_name_nobody_and_the_rest_needs_the_token() {
+async fn beyond_loopback_probes_reveal_no_names_and_the_rest_needs_the_token() {
     let mut world = servers(World::builder()).await;
     world.write_secret("admin-token", "test-admin-token");
     world.configure_file(|text| {

@@ -55,7 +55,7 @@ impl fmt::Display for FaultKind {
             Self::Throttle => "429",
             Self::Reset => "resets",
             Self::Stall => "stalls",
-            Self::Garbage => "unreadable 200, also cut",
+            Self::Garbage => "unreadable or truncated 200",
             Self::Page => "a gateway's pages",
             Self::Late => "late or slow, in time",
             Self::TooLate => "later than the timeout",

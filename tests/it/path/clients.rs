@@ -77,7 +77,7 @@ async fn p06_a_refusal_inside_a_session_is_read_as_well() {
 }
 
 #[tokio::test]
-async fn p06_an_early_answer_of_the_origin_is_read_by_such_a_client() {
+async fn p06_an_early_answer_is_read_by_a_client_that_sends_everything_first() {
     let world = World::plain().settled().await;
     let (listener, url) = origin().await;
     let served = tokio::spawn(async move {
@@ -181,7 +181,7 @@ async fn p07_both_halves_of_a_tunnel_end_by_themselves() {
 // ===== Truncated answers =====
 
 #[tokio::test]
-async fn p11_an_answer_that_breaks_off_ends_in_a_reset_where_the_end_is_the_connections() {
+async fn p11_a_truncated_close_delimited_answer_ends_with_a_reset() {
     let world = World::new().await;
     let (listener, url) = origin().await;
     let mut wire = Wire::to(&world).await;
@@ -203,7 +203,7 @@ async fn p11_an_answer_that_breaks_off_ends_in_a_reset_where_the_end_is_the_conn
 // ===== Request lines =====
 
 #[tokio::test]
-async fn p12_options_of_an_authority_alone_ask_for_the_server() {
+async fn p12_options_without_a_path_targets_the_server() {
     let world = World::new().await;
     for (target, received) in [("", "*"), ("/", "/")] {
         let target = format!("OPTIONS {}{target} HTTP/1.1", world.http(""));
@@ -286,7 +286,7 @@ async fn p13_an_http2_preface_without_tls_is_logged() {
 }
 
 #[tokio::test]
-async fn p07_the_end_may_come_with_the_last_of_the_content() {
+async fn p07_a_half_close_may_arrive_with_the_last_content() {
     let world = World::new().await;
     let (listener, url) = origin().await;
     for number in 1..=20 {
@@ -346,7 +346,7 @@ async fn p32_clients_that_never_read_are_freed() {
 }
 
 #[tokio::test]
-async fn p32_answers_that_stall_in_the_middle_are_cut() {
+async fn p32_answers_that_stall_are_aborted() {
     let world = World::builder().sections("[limits]\nstall_timeout = \"1s\"").start().await;
     let (listener, url) = origin().await;
     for version in ["1.1", "1.0"] {
@@ -372,7 +372,7 @@ async fn p32_answers_that_stall_in_the_middle_are_cut() {
 }
 
 #[tokio::test]
-async fn p32_a_stalled_stream_of_http2_is_reset_and_the_others_go_on() {
+async fn p32_a_stalled_http2_stream_is_reset_and_others_continue() {
     let world = World::builder().sections("[limits]\nstall_timeout = \"1s\"").start().await;
     let client = Client::open(&world).await;
     world.origin.enqueue(Answer::Chunks(vec!["some".into()]));
@@ -392,12 +392,12 @@ async fn p32_a_stalled_stream_of_http2_is_reset_and_the_others_go_on() {
 }
 
 #[tokio::test]
-async fn p32_a_stream_of_http2_whose_client_takes_nothing_is_reset_and_the_others_go_on() {
+async fn p32_an_http2_stream_whose_client_reads_nothing_is_reset_and_others_continue() {
     let world = World::builder().sections("[limits]\nsend_timeout = \"1s\"").start().await;
     let client = Client::open(&world).await;
     world.origin.enqueue(Answer::text(200, &"x".repeat(1 << 20)));
     let (response, _) = client.begin(get_http2(&world.https("/")), true).await;
-    // The stream's window is not released. The connection window is, for the other streams.
+    // Reads the data, but releases its flow-control window only at the end, for the later request.
     let mut content = within(response).await.unwrap().into_body();
     let mut taken = 0;
     let ended = within(async {
@@ -419,7 +419,7 @@ async fn p32_a_stream_of_http2_whose_client_takes_nothing_is_reset_and_the_other
 }
 
 #[tokio::test]
-async fn p32_an_origin_that_takes_nothing_is_504() {
+async fn p32_an_origin_that_reads_nothing_is_504() {
     let world = World::builder().sections("[limits]\nsend_timeout = \"1s\"").start().await;
     let (listener, url) = origin().await;
     let mut client = Wire::to(&world).await;
@@ -466,7 +466,7 @@ async fn p33_a_reader_that_pauses_longer_than_the_idle_time_gets_everything() {
 }
 
 #[tokio::test]
-async fn p34_an_upload_that_trickles_on_after_an_early_answer_is_no_slow_head() {
+async fn p34_a_slow_upload_after_an_early_answer_is_not_a_slow_head() {
     let world = World::builder().sections("[limits]\nheader_read_timeout = \"1s\"").start().await;
     let (listener, url) = origin().await;
     let mut client = Wire::to(&world).await;
@@ -494,7 +494,7 @@ async fn p34_an_upload_that_trickles_on_after_an_early_answer_is_no_slow_head() 
 // ===== Logs =====
 
 #[tokio::test]
-async fn p34_a_tunnel_is_logged_at_its_end_with_what_passed() {
+async fn p34_a_closed_tunnel_is_logged_with_its_byte_counts() {
     let world = World::builder().proxy("connect_ports = []").start().await;
     let (listener, url) = origin().await;
     let program = Program::start(&world).await;

@@ -160,7 +160,7 @@ async fn ntlm_origin() -> String {
 }
 
 #[tokio::test]
-async fn p21_a_connection_that_authenticates_a_person_serves_nobody_else() {
+async fn p21_an_authenticated_connection_serves_only_its_client() {
     let world = World::new().await;
     let url = ntlm_origin().await;
     let line = format!("GET {url}/ HTTP/1.1");

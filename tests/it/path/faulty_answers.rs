@@ -38,7 +38,7 @@ async fn answer(
 }
 
 #[tokio::test]
-async fn the_head_arrives_and_what_follows_does_not_look_whole() {
+async fn the_head_arrives_and_the_body_does_not_look_complete() {
     let world = World::new().await;
     let (listener, url) = origin().await;
     for (fault, arrives) in faults() {
@@ -59,7 +59,10 @@ async fn the_head_arrives_and_what_follows_does_not_look_whole() {
                 rest.contains(arrives),
                 "{fault:.60?}: the content before the fault is missing: {rest:?}"
             );
-            assert!(!rest.ends_with("0\r\n\r\n") && rest.len() < 9, "it looks whole: {rest:?}");
+            assert!(
+                !rest.ends_with("0\r\n\r\n") && rest.len() < 9,
+                "the truncated body looks complete: {rest:?}"
+            );
         }
     }
 }
@@ -82,7 +85,7 @@ async fn the_head_arrives_over_http2_and_the_stream_is_reset() {
                     ended => break ended,
                 }
             };
-            assert!(matches!(ended, Some(Err(_))), "it looks whole");
+            assert!(matches!(ended, Some(Err(_))), "the truncated body looks complete");
             assert_eq!(
                 String::from_utf8_lossy(&seen),
                 arrives,

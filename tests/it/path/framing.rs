@@ -142,7 +142,7 @@ async fn expect_in_a_request_of_http10_is_ignored() {
 // ===== Answers =====
 
 #[tokio::test]
-async fn p03_what_a_lenient_client_would_read_is_passed_on_in_one_form() {
+async fn p03_lenient_syntax_is_forwarded_in_canonical_form() {
     let many: String = (0..150).map(|number| format!("x-{number}: 1\r\n")).collect();
     let world = World::new().await;
     for (answer, lines) in [
@@ -191,7 +191,7 @@ async fn p03_what_a_lenient_client_would_read_is_passed_on_in_one_form() {
 }
 
 #[tokio::test]
-async fn p09_the_limit_of_fields_goes_for_both_directions() {
+async fn p09_the_field_limit_applies_to_both_directions() {
     let world = World::builder().sections("[limits]\nheader_count = 20").start().await;
     for (count, status) in [(15, 200), (25, 502)] {
         let many: String = (0..count).map(|number| format!("x-{number}: 1\r\n")).collect();
@@ -341,7 +341,7 @@ async fn p05_a_rejection_before_any_content_is_absorbed_however_long_the_content
 }
 
 #[tokio::test]
-async fn p05_a_final_answer_comes_without_the_content_being_asked_for() {
+async fn p05_a_final_answer_arrives_without_100_continue() {
     let world = World::settled().await;
     let origin =
         raw_origin("HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n".into()).await;
@@ -425,7 +425,7 @@ async fn p14_an_unknown_coding_closes_the_connection() {
 // ===== Trailers =====
 
 #[tokio::test]
-async fn p10_a_clients_trailers_arrive_but_for_what_only_a_head_may_say() {
+async fn p10_client_trailers_arrive_without_head_only_fields() {
     for protocols in [Protocols::Http1, Protocols::Http2] {
         let world = World::builder().origin(|config| config.protocols = protocols).start().await;
         let client = Client::open(&world).await;
@@ -467,7 +467,7 @@ async fn p10_trailers_of_grpc_arrive_unannounced_in_every_pairing() {
 // ===== Answers to upgraded requests =====
 
 #[tokio::test]
-async fn p15_an_application_that_asked_by_http_stays_within_the_proxy() {
+async fn p15_redirects_of_upgraded_requests_stay_within_the_proxy() {
     let world = World::new().await;
     let answer = |world: &World| {
         Answer::status(302)
@@ -508,7 +508,7 @@ async fn p15_an_application_that_asked_by_http_stays_within_the_proxy() {
 }
 
 #[tokio::test]
-async fn p15_a_key_leaves_answers_as_they_are() {
+async fn p15_rewrite_location_off_leaves_answers_unchanged() {
     let world = World::builder().credential("rewrite_location = false").start().await;
     world.origin.enqueue(Answer::status(302).with_header("location", &world.https("/next")));
     let reply = ask(&world, &get(&world.http("/"))).await;

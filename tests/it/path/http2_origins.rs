@@ -74,7 +74,7 @@ async fn p16_a_client_that_does_not_read_stalls_nobody_else() {
 }
 
 #[tokio::test]
-async fn p18_where_streams_run_out_another_connection_is_made() {
+async fn p18_another_connection_is_opened_at_the_stream_limit() {
     let (world, api) = RawApi::start(&[b"h2"]).await;
     let url = api.http("/");
     let mut builder = Builder::new();
@@ -201,7 +201,7 @@ async fn an_upgrade_over_http2_is_502() {
 
 /// With a closed window the origin server does not receive all of the content, even a small one.
 #[tokio::test]
-async fn an_origin_that_takes_no_content_runs_into_send_timeout() {
+async fn an_origin_that_reads_no_content_runs_into_send_timeout() {
     let limits = "[limits]\nsend_timeout = \"1s\"\nresponse_timeout = \"60s\"";
     let (world, api) = RawApi::start_with(&[b"h2"], limits).await;
     let target = format!("POST {} HTTP/1.1", api.http("/"));
@@ -312,7 +312,7 @@ async fn p19_requests_that_goaway_leaves_out_are_repeated() {
 }
 
 #[tokio::test]
-async fn a_response_that_is_reset_is_never_taken_for_whole() {
+async fn a_reset_response_never_looks_complete() {
     for reason in [Reason::CANCEL, Reason::NO_ERROR, Reason::INTERNAL_ERROR] {
         let (world, api) = RawApi::start(&[b"h2"]).await;
         let url = api.http("/");

@@ -89,7 +89,7 @@ fn unread(world: &World) -> (Child, SocketAddr, SocketAddr, impl BufRead + Send 
 }
 
 #[tokio::test]
-async fn p31_a_log_that_nobody_reads_stops_nothing() {
+async fn p31_an_unread_log_does_not_block_anything() {
     let world = World::settled().await;
     let (mut child, proxy, admin, pipe) = unread(&world);
     let mut wire = Wire::to_address(proxy).await;

@@ -207,7 +207,7 @@ async fn p28_a_listed_certificate_for_another_name_is_refused() {
 }
 
 #[tokio::test]
-async fn p28_each_cause_has_its_own_sentence() {
+async fn p28_each_certificate_error_has_its_own_message() {
     let builder = |make: fn(&TestCa) -> Arc<ServerConfig>| World::builder().certificate(make);
     let worlds: [(WorldBuilder, &str, bool); 4] = [
         (builder(|ca| ca.server_config_expired(&NAMES)), "has expired", false),
@@ -222,7 +222,7 @@ async fn p28_each_cause_has_its_own_sentence() {
         reply.is_refusal(502, "tls_certificate_error");
         assert!(
             reply.text().contains(words),
-            "the answer does not say {words:?}: {}",
+            "the answer does not contain {words:?}: {}",
             reply.text()
         );
         assert_eq!(
@@ -287,7 +287,7 @@ async fn told(address: SocketAddr) -> Reply {
 }
 
 #[tokio::test]
-async fn p27_a_server_without_a_common_version_or_suite_is_called_that() {
+async fn p27_a_server_without_a_common_version_or_suite_is_reported_as_such() {
     for (answer, kind, words) in [
         (alert(HANDSHAKE_FAILURE).to_vec(), "tls_alert_received", "no cipher suite that bearerd"),
         (alert(PROTOCOL_VERSION).to_vec(), "tls_alert_received", "no TLS version that bearerd"),
@@ -297,7 +297,7 @@ async fn p27_a_server_without_a_common_version_or_suite_is_called_that() {
         reply.is_refusal(502, kind);
         assert!(
             reply.text().contains(words),
-            "the answer does not say {words:?}: {}",
+            "the answer does not contain {words:?}: {}",
             reply.text()
         );
         assert_says("the answer", reply.text(), ["TLS 1.2"]);
@@ -305,7 +305,7 @@ async fn p27_a_server_without_a_common_version_or_suite_is_called_that() {
 }
 
 #[tokio::test]
-async fn p28_a_server_that_speaks_no_tls_is_called_that() {
+async fn p28_a_server_without_tls_is_reported_as_such() {
     for answer in ["HTTP/1.1 400 Bad Request\r\n\r\n", "SSH-2.0-OpenSSH_9.6\r\n", "220 smtp\r\n"] {
         let reply = told(answering(answer.into()).await).await;
         reply.is_refusal(502, "tls_protocol_error");
@@ -315,7 +315,7 @@ async fn p28_a_server_that_speaks_no_tls_is_called_that() {
 }
 
 #[tokio::test]
-async fn p28_other_refusals_of_a_handshake_have_sentences_of_their_own() {
+async fn p28_other_handshake_failures_have_their_own_messages() {
     for (answer, kind, words) in [
         (alert(CERTIFICATE_REQUIRED).to_vec(), "tls_alert_received", "client certificate"),
         (alert(UNRECOGNISED_NAME).to_vec(), "tls_alert_received", "host's name"),
@@ -325,7 +325,7 @@ async fn p28_other_refusals_of_a_handshake_have_sentences_of_their_own() {
         reply.is_refusal(502, kind);
         assert!(
             reply.text().contains(words),
-            "the answer does not say {words:?}: {}",
+            "the answer does not contain {words:?}: {}",
             reply.text()
         );
     }

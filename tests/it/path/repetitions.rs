@@ -110,7 +110,7 @@ async fn content_is_sent_again_although_the_rest_exceeds_the_replay_buffer() {
 async fn content_that_breaks_off_during_a_repetition_is_not_taken_for_the_whole() {
     let mut upload = Rejected::begin("", "Transfer-Encoding: chunked", &chunk(3)).await;
     let mut server = upload.goes_on("ZZ\r\n").await;
-    assert!(!server.rest().await.ends_with(b"0\r\n\r\n"), "it looks whole");
+    assert!(!server.rest().await.ends_with(b"0\r\n\r\n"), "the truncated body looks complete");
     upload
         .client
         .reply()
@@ -124,7 +124,7 @@ async fn a_client_that_leaves_during_a_repetition_has_not_sent_a_whole_request()
     upload.client.send("3\r\nde").await;
     upload.client.stream.shutdown().await.unwrap();
     let mut server = upload.goes_on("").await;
-    assert!(!server.rest().await.ends_with(b"0\r\n\r\n"), "it looks whole");
+    assert!(!server.rest().await.ends_with(b"0\r\n\r\n"), "the truncated body looks complete");
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn content_that_is_too_large_during_a_repetition_is_413() {
     let mut upload = Rejected::begin(limits, "Transfer-Encoding: chunked", &chunk(16_384)).await;
     let mut server = upload.goes_on(&(chunk(16_384) + &chunk(8_192) + "0\r\n\r\n")).await;
     let rest = server.rest().await;
-    assert!(!rest.ends_with(b"0\r\n\r\n"), "it looks whole");
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "the truncated body looks complete");
     upload
         .client
         .reply()

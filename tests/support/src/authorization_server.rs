@@ -1,7 +1,7 @@
 //! An OAuth authorization server whose token endpoint behaves like real ones.
 //!
 //! It answers the grants `refresh_token`, `client_credentials` and `password`, rotates
-//! refresh tokens, detects their reuse, and can be told to fail in every way a token
+//! refresh tokens, detects their reuse, and can be made to fail in every way a token
 //! endpoint can fail before its answer arrives.
 //!
 //! Invariants:

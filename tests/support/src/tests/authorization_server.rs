@@ -79,7 +79,7 @@ async fn reuse_revokes_the_family() {
 }
 
 #[tokio::test]
-async fn reuse_that_is_only_refused_costs_nothing() {
+async fn reuse_that_is_only_refused_revokes_nothing() {
     let grace = Duration::ZERO;
     let server = server(Rotation::Rotate { grace, on_reuse: OnReuse::Refuse }).await;
     let first = server.current_refresh_token();
@@ -216,7 +216,7 @@ async fn held_requests_are_recorded_and_processed_after_the_release() {
 }
 
 #[tokio::test]
-async fn a_request_whose_client_left_is_processed_all_the_same() {
+async fn a_request_whose_client_left_is_still_processed() {
     let server = strict().await;
     let first = server.current_refresh_token();
     server.hold();

@@ -186,7 +186,7 @@ async fn an_early_rejection_does_not_read_the_body() {
 }
 
 #[tokio::test]
-async fn trailers_reach_a_client_that_wants_them() {
+async fn trailers_reach_a_client_that_accepts_them() {
     let (server, mut client) = open(OriginConfig::default()).await;
     let trailers = vec![("x-check".to_owned(), "42".to_owned())];
     server.enqueue(Answer::Trailers { body: "text".into(), trailers });
