@@ -23,7 +23,8 @@
 //! [`token::Slot::open`] then returns a [`token::Slot`]. [`Slot::token`](token::Slot::token)
 //! returns a valid token and waits for the token endpoint only if there is none;
 //! [`Slot::rejected`](token::Slot::rejected) reports a token that an API rejected and returns the
-//! one to retry with. A rotated refresh token is on stable storage before its access token is used.
+//! one to retry with. A rotated refresh token is on stable storage before its access token is used;
+//! while the storage fails, the token is used from memory and written as soon as possible.
 //! `examples/embed.rs` is a complete program.
 //!
 //! # Modules
@@ -34,7 +35,8 @@
 //!                 └─▶ proxy ─▶ credential ─▶ token ─▶ oauth
 //!                       │                      └────▶ store
 //!                       └─▶ ca
-//!     below everything: secret  clock  origin  template  tls  metrics  crash  coding  content_match
+//!     below everything: secret  clock  origin  template  tls  dpop  jwt  metrics  log  crash  coding
+//!                       content_match  inputs  resolver
 //! ```
 //!
 //! An arrow means "may use". `tests/architecture.rs` enforces it, and `docs/architecture.md` gives
@@ -42,7 +44,7 @@
 //!
 //! | module | purpose |
 //! | --- | --- |
-//! | [`cli`] | the command line: run, check, status, refresh, logout, ca |
+//! | [`cli`] | the command line: run, check, status, refresh, logout, ca, schema |
 //! | [`app`] | the composition root: builds all parts, accepts connections, reloads, shuts down |
 //! | [`settings`], [`config`] | the configuration file, validated, and each part's configuration |
 //! | [`proxy`] | forwarding of requests, interception, connections to origin servers |

@@ -40,7 +40,7 @@ keys! {
     ProxySection {
         /// The addresses that clients connect to: "HOST:PORT", "unix:/PATH" (created with mode 0600), or a list.
         listen: NonEmpty<Listen> = default("\"127.0.0.1:8080\"", "only programs on this machine reach it"),
-        /// Allow everyone who reaches a listener to use the proxy and its credentials. A listener beyond loopback is
+        /// Allow everyone who can reach a listener to use the proxy and its credentials. A listener beyond loopback is
         /// refused without it.
         open: bool = default("false", "the credentials are for this machine's applications"),
         /// What happens to requests that no credential matches: "forward" sends them on without a token, "deny" answers
@@ -53,7 +53,7 @@ keys! {
         /// Exceptions to `deny_addresses`.
         allow_addresses: Vec<Spanned<IpNet>> = default("[]", "none are known"),
         /// The ports that a CONNECT may name for hosts without a credential. `[]` allows any port.
-        connect_ports: Vec<Spanned<u16>> = default("[80, 443, 8443]", "these are the web's; a CONNECT to port 22 or 25 is rarely meant"),
+        connect_ports: Vec<Spanned<u16>> = default("[80, 443, 8443]", "the usual web ports; a CONNECT to port 22 or 25 is rarely meant"),
         /// Worker threads.
         threads: Count<1, 1024> = unset("the number of CPUs that the process may use", "2"),
         /// How long open requests may take to end when bearerd stops. 0 cuts them off.
@@ -135,7 +135,7 @@ keys! {
         connections_per_peer: Count<0, 1_000_000> = default("0", "one application is one address"),
         /// Bytes of a request line.
         request_line: Head = default("\"8KiB\"", "RFC 9112 §3 asks every recipient to accept that much"),
-        /// Bytes of a message's header section.
+        /// Bytes of the header section of a request.
         header_bytes: Head = default("\"32KiB\"", "room for large cookies and tokens, not for an attack on memory"),
         /// Fields of a message's header section, in both directions.
         header_count: Count<1, 10_000> = unset("100 for requests, several times what programs send, and 256 for responses, because APIs send more", "100"),
@@ -148,13 +148,13 @@ keys! {
         /// How long a tunnel without traffic stays open.
         tunnel_idle_timeout: Period = default("\"10m\"", "a tunnel may carry a long poll"),
         /// How long connecting to an API host may take: name, all addresses and TLS together.
-        connect_timeout: Period = default("\"5s\"", "room for one lost packet and its second repetition"),
+        connect_timeout: Period = default("\"5s\"", "time for two retransmissions of a lost packet"),
         /// How long the header section of an API's response may take to arrive.
         response_timeout: Period = default("\"300s\"", "some APIs compute for minutes"),
-        /// How long a peer may accept none of the bytes that wait for it: a client its response, an API the request's
+        /// How long a peer may accept no byte of what waits for it: a client of its response, an API of the request's
         /// content.
-        send_timeout: Period = default("\"60s\"", "longer than TCP repeats a lost packet on a working path"),
-        /// How long a message's content may bring no byte; 0 is no limit.
+        send_timeout: Period = default("\"60s\"", "longer than TCP needs to retransmit a lost packet"),
+        /// How long a message's content may go without a byte; 0 is no limit.
         stall_timeout: Duration = default("\"15m\"", "event streams send a comment more often"),
         /// How long a request waits for a token.
         wait: Period = default("\"15s\"", "longer than one token request, shorter than most clients wait"),

@@ -175,10 +175,10 @@ const HEADER: &str = "\
 #
 # A line that starts with \"# key =\" shows a setting with its default, or an example where it says so: remove the \"# \"
 # to change it. Durations are \"30s\", \"5m\", \"1h\"; sizes \"64KiB\", \"1MiB\". Relative paths start at this file's
-# directory. A secret is never written here, only its place:
+# directory. Never write a secret here; write where it is:
 #   { file = \"PATH\" }   { env = \"NAME\" }   { cmd = [\"prog\", \"arg\"] }   { credential = \"NAME\" } (systemd)
-# bearerd uses the secret byte by byte, without one line break at its end; it warns about blanks and quotes around it.
-# A command has 30 seconds, prints the secret and cannot ask a person for anything.
+# bearerd uses it verbatim, except for one trailing line break, and warns about surrounding blanks or quotes.
+# A command must print the secret within 30 seconds and cannot prompt.
 ";
 
 const CREDENTIALS: &str = r#"

@@ -58,6 +58,13 @@ refresh_on = [401, { status = 403, body = "expired" }, { status = 400, json = "e
 inject = { Authorization = "Token ${access_token}", x-api-key = "${key}" }
 query = { access_token = "${access_token}" }
 on_existing = "keep"
+client_cert = { cert = "client.pem", key = "client.key", bind = false }
+dpop = false
+keepalive = "30d"
+on_failure = "refuse"
+stub_token_endpoint = false
+rewrite_location = true
+allow_overrides = false
 replay_body = "1MiB"
 timeout = 10
 
@@ -77,6 +84,8 @@ extra_roots = []
 
 [admin]
 listen = ""
+token = { env = "ADMIN_TOKEN" }
+metrics_public = false
 
 [log]
 format = "json"
@@ -99,6 +108,7 @@ response_timeout = "300s"
 wait = "15s"
 replay_bytes = "64MiB"
 body_bytes = 0
+token_bytes = "64KiB"
 "#;
 
 fn messages(text: &str) -> Vec<String> {
@@ -118,6 +128,16 @@ fn every_key_is_read() {
     assert_eq!(file.proxy.allow_addresses.len(), 1);
     assert_eq!(*file.log.access, Switch::Off);
     assert_eq!(file.limits.header_bytes.given().unwrap().get_ref().0, 32 << 10);
+}
+
+#[test]
+fn the_text_with_every_key_has_every_key() {
+    for section in &reference::SECTIONS {
+        for key in section.keys {
+            let line = format!("\n{} = ", key.name);
+            assert!(EVERYTHING.contains(&line), "{}.{} is missing", section.name, key.name);
+        }
+    }
 }
 
 #[test]

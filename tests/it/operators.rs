@@ -165,8 +165,7 @@ async fn refresh_exits_with_69_without_a_running_proxy_and_with_78_without_a_goo
 /// The admin listener is off or has an unknown port.
 #[tokio::test]
 async fn refresh_says_what_to_write_where_the_proxy_cannot_be_found() {
-    for (listen, expected) in [("", "write listen = \"127.0.0.1:9090\""), ("127.0.0.1:0", "port 0")]
-    {
+    for (listen, expected) in [("", "set listen = \"127.0.0.1:9090\""), ("127.0.0.1:0", "port 0")] {
         let mut world = servers(World::builder()).await;
         set_admin_listen(&mut world, listen);
         let (code, said, complaints) = run(world.dir.path(), "refresh api").await;

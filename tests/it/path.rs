@@ -1,4 +1,6 @@
-//! Tests of the request path by case. Test names begin with the number of the case.
+//! The request path, a file for each part of it. A test named `pNN_…` shows the case with that number in the design of
+//! the path. What an origin server or a client does wrong belongs here; what operators see belongs to the files beside
+//! this one.
 
 mod clients;
 mod connections;

@@ -40,7 +40,7 @@ keys! {
         /// is the token. "custom" sends only `params` and `headers`. "static" makes no token request: `inject` uses
         /// `vars`; after a 401 these are read again from their file or command, at most once in 5 s, and the request is
         /// repeated if they changed.
-        grant: GrantType = default("\"refresh_token\"", "most APIs with OAuth give one to legacy applications"),
+        grant: GrantType = default("\"refresh_token\"", "most OAuth APIs issue refresh tokens to legacy applications"),
         /// The token endpoint.
         token_url: String = unset("what the `issuer` publishes", "\"https://login.example.com/oauth/token\""),
         /// The authorization server. What it publishes (RFC 8414, OpenID Connect Discovery) fills in the URLs that are
@@ -58,13 +58,13 @@ keys! {
         client_id: TextOrSecret = unset("an error, except for the grants \"jwt_bearer\", \"self_signed_jwt\", \"custom\" and \"static\"", "\"acme\""),
         /// The secret of the OAuth client. "" is for servers that want Basic with nothing after the colon.
         [secret]
-        client_secret: ClientSecret = unset("the client is public", "{ file = \"/run/secrets/client_secret\" }"),
+        client_secret: ClientSecret = unset("the OAuth client is public", "{ file = \"/run/secrets/client_secret\" }"),
         /// How the OAuth client authenticates to the token endpoint: "post" in the body, "basic" percent-encoded as RFC
         /// 6749 §2.3.1 says, "basic_raw" without that encoding, "both", "none", or by a signed JWT.
         client_auth: ClientAuthentication = default("\"post\"", "most servers accept it"),
         /// A client certificate for mutual TLS.
         [secret]
-        client_cert: ClientCertTable = unset("no certificate is shown", "{ cert = \"client.pem\", key = \"client.key\" }"),
+        client_cert: ClientCertTable = unset("no certificate is presented", "{ cert = \"client.pem\", key = \"client.key\" }"),
         /// A signed JWT, for the grant "jwt_bearer", for client_auth = "private_key_jwt" and for `${assertion}`.
         [secret]
         assertion: AssertionTable = unset("there is none", "{ key = { file = \"key.pem\" }, aud = \"https://login.example.com\" }"),
@@ -162,15 +162,15 @@ keys! {
         /// What happens to requests while there is no token: "refuse" answers them with 503, "forward" sends them without
         /// one.
         on_failure: OnFailure = default("\"refuse\"", "an API must not take a request for an anonymous one"),
-        /// Answer the application's own calls to `token_url` with tokens that are worth nothing, for applications that
-        /// insist on their own token requests. Needs `token_url`: what an issuer publishes is not known when the
+        /// Answer the application's own calls to `token_url` with dummy tokens, for applications that insist on their own
+        /// token requests. Needs `token_url`: what an issuer publishes is not known when the
         /// application asks.
         stub_token_endpoint: bool = default("false", "most applications make no token requests"),
-        /// If the application asked by http and the API was called over TLS: Location, Content-Location and Link name http
-        /// again, and cookies lose Secure, so that the application stays within the proxy.
+        /// If the application used http and the API was called over TLS, Location, Content-Location and Link are changed
+        /// back to http and cookies lose Secure, so that the application stays within the proxy.
         rewrite_location: bool = default("true", "the application would follow an https link outside of the proxy"),
-        /// Let the fields pass that name another method or path (X-HTTP-Method-Override, X-HTTP-Method,
-        /// X-Method-Override, X-Original-URL, X-Original-URI, X-Rewrite-URL) although `methods` or `paths` decide.
+        /// Forward fields that name another method or path (X-HTTP-Method-Override, X-HTTP-Method, X-Method-Override,
+        /// X-Original-URL, X-Original-URI, X-Rewrite-URL) even if `methods` or `paths` decide.
         allow_overrides: bool = default("false", "an API that honours them would do something else than was allowed"),
         /// The longest request body that is kept for a second attempt. Longer bodies stream and are not repeated.
         replay_body: Size = default("\"1MiB\"", "nearly all API calls are smaller"),
@@ -208,7 +208,7 @@ keys! {
         alg: String = unset("what fits the key", "\"RS256\""),
         /// The private key: PEM, DER or JWK, or Google's JSON of a service account, which brings `kid` and `iss`. Not
         /// encrypted; base64 and line breaks written as \n are understood.
-        key: SecretSource = unset("the client's secret signs, with client_auth = \"client_secret_jwt\"", "{ file = \"key.pem\" }"),
+        key: SecretSource = unset("the OAuth client's secret signs, with client_auth = \"client_secret_jwt\"", "{ file = \"key.pem\" }"),
         /// The name of the key at the authorization server.
         kid: String = unset("the one in the key, if any", "\"key-1\""),
         /// The issuer.
@@ -238,7 +238,7 @@ keys! {
         cert: PathBuf = unset("an error", "\"client.pem\""),
         /// Its private key, PEM: the path of a file or the place of a secret.
         key: KeyPlace = unset("an error", "\"client.key\""),
-        /// Show the certificate to the API as well, with requests that get the token.
+        /// Present the certificate to the API as well, with requests that get the token.
         bind: bool = default("false", "few APIs check it"),
     }
 }

@@ -57,6 +57,9 @@ fn every_provider_has_one_block_and_stands_in_the_table() {
         .map(|(name, _)| name)
         .collect();
     assert_eq!(names, linked);
+    let readme = include_str!("../../../README.md");
+    let count = format!("{} complete blocks", names.len());
+    assert!(readme.contains(&count), "README.md does not say that there are {count}");
 }
 
 /// The block of one provider, and what it sends for a refresh token or for its own grant.
