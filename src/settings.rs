@@ -199,7 +199,12 @@ impl Review<'_> {
             store,
             ca: self.ca(&file.ca),
             tls: self.tls(&file.tls),
-            admin: self.admin(&file.admin, &listen, &state),
+            // An unusable listener has been reported, and must not clash with its default.
+            admin: self.admin(
+                &file.admin,
+                if proxy.listen.is_broken() { &[] } else { &listen },
+                &state,
+            ),
             log: LogConfig { format: *file.log.format, access },
             warnings: Problems::default(),
             listen,

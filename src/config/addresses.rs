@@ -96,11 +96,12 @@ impl FromToml for HostPattern {
         let Some(text) = value.get_ref().as_str() else {
             return reader.accept(value, Err(Fault::Type(Self::expected())));
         };
-        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        let parsed = Self::parse(text).map_err(|error| invalid::<Self>(&error));
+        if parsed.is_ok() && text.bytes().any(|byte| byte.is_ascii_uppercase()) {
             let problem = Problem::warning("hosts are compared in lower case").at(value.span());
             reader.problems.push(problem.fix("write it in lower case"));
         }
-        reader.accept(value, Self::parse(text).map_err(|error| invalid::<Self>(&error)))
+        reader.accept(value, parsed)
     }
 }
 

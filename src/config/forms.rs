@@ -36,6 +36,10 @@ impl<T: FromToml> FromToml for Entries<T> {
         json!({ "type": "object", "additionalProperties": T::schema() })
     }
 
+    fn keys() -> &'static [Key] {
+        T::keys()
+    }
+
     fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
         let Some(table) = value.get_ref().as_table() else {
             return reader.accept(value, Err(Fault::Type(Self::expected())));
@@ -78,7 +82,7 @@ impl FromToml for TextOrSecret {
     }
 }
 
-/// Declares the place of a secret that may also be one fixed text, or the path of a file.
+/// Declares the place of a secret that may also be one fixed text.
 macro_rules! secret_or_text {
     ($(#[$meta:meta])* $name:ident, $expected:literal, $schema:expr, |$text:ident| $read:expr) => {
         $(#[$meta])*
@@ -112,11 +116,25 @@ secret_or_text! {
     OldKey, "the place of a secret, or \"plain\"", json!({ "const": "plain" }), |text| (text == "plain").then_some(None)
 }
 
-secret_or_text! {
-    /// A private key: the path of a file, or the place of a secret.
-    KeyPlace, "the path of a file, or the place of a secret", json!({ "type": "string", "minLength": 1 }), |text| {
-        let usable = !text.is_empty() && !text.contains('\0');
-        usable.then(|| Some(SecretSource::File(PathBuf::from(text))))
+/// A private key: the path of a file, or the place of a secret.
+#[derive(Clone, Debug)]
+pub struct KeyPlace(pub SecretSource);
+
+impl FromToml for KeyPlace {
+    fn expected() -> Cow<'static, str> {
+        "the path of a file, or the place of a secret".into()
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [PathBuf::schema(), SecretSource::schema()] })
+    }
+
+    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::String(_) => PathBuf::from_toml(value, reader).map(SecretSource::File),
+            _ => SecretSource::from_toml(value, reader),
+        }
+        .map(Self)
     }
 }
 
@@ -257,9 +275,12 @@ value!(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Words(pub String);
 
-value!(Words, "a text that is not empty", json!({ "type": "string", "minLength": 1 }), |value| {
-    text(value, |text| (!text.is_empty()).then(|| Self(text.to_owned())))
-});
+value!(
+    Words,
+    "a text that is not empty: every answer contains the empty one",
+    json!({ "type": "string", "minLength": 1 }),
+    |value| text(value, |text| (!text.is_empty()).then(|| Self(text.to_owned())))
+);
 
 value!(HeaderName, "the name of a field", json!({ "type": "string", "minLength": 1 }), |value| {
     text(value, |text| Self::from_bytes(text.as_bytes()).ok())

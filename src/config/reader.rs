@@ -92,6 +92,9 @@ impl Fault {
     }
 }
 
+/// What is wrong with an empty list of what a credential matches.
+const UNUSED: &str = "is empty, so the credential would never be used";
+
 /// Collects what is found while a file is read.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
@@ -206,9 +209,10 @@ impl Reader {
                 (format!("must be {expected}, not {}", described(value.get_ref())), None)
             }
             Err(Fault::Value(expected)) => {
-                let key = self.key.filter(|key| key.has_default);
-                let default = key.map(|key| key.text.trim_matches('"'));
-                let fix = default.map(|default| format!("leave it out for the default, {default}"));
+                let fix = self.key.map(|key| match key.has_default {
+                    true => format!("leave it out for the default, {}", key.text.trim_matches('"')),
+                    false => format!("write {} = {}, for example", key.name, key.text),
+                });
                 (format!("must be {expected}"), fix)
             }
             Err(Fault::Other(message, fix)) => (message, Some(fix)),
@@ -219,10 +223,25 @@ impl Reader {
 
     /// Reports a list without items.
     pub(super) fn refuse_empty<T>(&mut self, value: &TomlValue<'_>) -> Option<T> {
-        let write =
-            self.key.map(|key| format!("write {} = {}, or leave it out", key.name, key.text));
-        self.report(value.span(), "is empty", write);
+        let write = |key: &Key| format!("write {} = {}", key.name, key.text);
+        let (message, fix) = match self.key {
+            Some(key) if key.has_default => ("is empty", Some(write(key))),
+            Some(key) if key.note.starts_with("an error") => (UNUSED, Some(write(key))),
+            Some(key) => {
+                (UNUSED, Some(format!("leave it out for {}, or {}", key.note, write(key))))
+            }
+            None => ("is empty", None),
+        };
+        self.report(value.span(), message, fix);
         None
+    }
+
+    /// Reads an item of a list. What is wrong with it says nothing about the key's default.
+    pub(super) fn item<T: FromToml>(&mut self, value: &TomlValue<'_>) -> Option<Spanned<T>> {
+        let key = self.key.take();
+        let read = T::from_toml(value, self);
+        self.key = key;
+        Some(Spanned::new(value.span(), read?))
     }
 
     /// Reports something about the key that is being read.
@@ -275,9 +294,11 @@ fn described(value: &DeValue<'_>) -> &'static str {
 
 /// Returns the key that was probably meant, or all keys.
 fn known_keys(key: &str, known: &[&str]) -> String {
-    let scored = known.iter().map(|name| (strsim::damerau_levenshtein(key, name), *name));
+    // A long key is no misspelling, and comparing it would take time that grows with its length.
+    let comparable = known.iter().filter(|_| key.len() <= 64);
+    let scored = comparable.map(|name| (strsim::damerau_levenshtein(key, name), *name));
     let near = scored.filter(|(distance, name)| *distance <= name.len().div_ceil(3)).min();
-    match near.filter(|_| key.len() <= 64) {
+    match near {
         Some((_, near)) => format!("did you mean `{near}`?"),
         None => format!("the keys here are {}", known.join(", ")),
     }

@@ -89,9 +89,12 @@ value!(String, "a string", json!({ "type": "string" }), |value| text(value, |tex
     text.into()
 )));
 
-value!(PathBuf, "a path", json!({ "type": "string", "minLength": 1 }), |value| {
-    text(value, |text| is_path(text).then(|| text.into()))
-});
+value!(
+    PathBuf,
+    "a path that is not empty and contains no NUL",
+    json!({ "type": "string", "minLength": 1 }),
+    |value| text(value, |text| is_path(text).then(|| text.into()))
+);
 
 value!(bool, "true or false, without quotes", json!({ "type": "boolean" }), |value| {
     value.get_ref().as_bool().ok_or_else(|| Fault::Type(Self::expected()))
@@ -277,9 +280,7 @@ impl<T: FromToml> FromToml for Vec<Spanned<T>> {
         let DeValue::Array(items) = value.get_ref() else {
             return T::from_toml(value, reader).map(|one| vec![Spanned::new(value.span(), one)]);
         };
-        let read =
-            |item: &TomlValue<'_>| Some(Spanned::new(item.span(), T::from_toml(item, reader)?));
-        let read: Self = items.iter().filter_map(read).collect();
+        let read: Self = items.iter().filter_map(|item| reader.item(item)).collect();
         (items.is_empty() || !read.is_empty()).then_some(read)
     }
 }

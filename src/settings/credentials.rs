@@ -15,6 +15,7 @@ mod templates;
 mod variables;
 
 use std::ops::Range;
+use std::path::PathBuf;
 
 use toml::Spanned;
 
@@ -198,11 +199,21 @@ impl CredentialReview<'_, '_> {
         read.map_err(|error| self.unreadable(key, &error, span)).ok()
     }
 
-    /// Reads a key or a certificate; reports it if that fails. Returns `None` also if nothing may be read.
+    /// Reads a key; reports it if that fails. Returns `None` also if nothing may be read.
     fn lines(&mut self, key: &str, given: &Spanned<SecretSource>) -> Option<Secret> {
         let (source, span) = self.source(Some(given))?;
         let read = self.review.read_lines(&source);
         read.map_err(|error| self.unreadable(key, &error, span)).ok().flatten()
+    }
+
+    /// Reads a certificate, which is not secret; reports it if that fails. Returns `None` also if nothing may be read.
+    fn certificate(&mut self, key: &str, path: &Spanned<PathBuf>) -> Option<Secret> {
+        if self.review.is_invalid {
+            return None;
+        }
+        let source = SecretSource::File(self.review.path(path.get_ref()));
+        let read = self.review.read_lines(&source);
+        read.map_err(|error| self.unreadable(key, &error, path.span())).ok().flatten()
     }
 
     fn unreadable(&mut self, key: &str, error: &dyn std::error::Error, span: Range<usize>) {

@@ -26,10 +26,12 @@ impl Review<'_> {
             } else if !listen.is_local() && !*proxy.open && !proxy.open.is_broken() {
                 let message =
                     "anyone who reaches this address could use the proxy and its credentials";
-                let problem = Problem::error(message).at(given.span());
-                self.missing(problem.fix(
-                    "listen on 127.0.0.1, [::1] or unix:/PATH, or write open = true in [proxy] if the network keeps others out",
-                ));
+                let fix = "listen on 127.0.0.1, [::1] or unix:/PATH, or write open = true in [proxy] if the network keeps others out";
+                let problem = Problem::error(message).at(given.span()).fix(fix);
+                match proxy.open.given() {
+                    Some(_) => self.problems.push(problem),
+                    None => self.missing(problem),
+                }
             }
             listeners.push(listen);
         }

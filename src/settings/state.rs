@@ -123,7 +123,8 @@ impl Review<'_> {
     pub(super) fn ca(&mut self, ca: &CaSection) -> ca::Config {
         let (lifetime, leaf_lifetime) = (ca.lifetime.0, ca.leaf_lifetime.0);
         let given = ca.leaf_lifetime.given().or(ca.lifetime.given());
-        if let Some(given) = given.filter(|_| leaf_lifetime > lifetime) {
+        let is_read = !ca.lifetime.is_broken() && !ca.leaf_lifetime.is_broken();
+        if let Some(given) = given.filter(|_| is_read && leaf_lifetime > lifetime) {
             let message =
                 "`ca.leaf_lifetime` is longer than `ca.lifetime`, the lifetime of its issuer";
             self.error(given.span(), message, "make it shorter");

@@ -112,6 +112,21 @@ fn an_empty_file_gives_the_defaults_and_one_warning() {
     assert!(settings.warnings.to_string().contains("no credential is active"));
 }
 
+/// Certificates are public, so their mode is no reason for a warning.
+#[test]
+fn only_the_key_of_a_certificate_has_to_be_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    for (name, mode) in [("cert.pem", 0o644), ("key.pem", 0o600)] {
+        write_private(&dir.path().join(name));
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(dir.path().join(name), permissions).unwrap();
+    }
+    let text = credential("client_cert = { cert = \"cert.pem\", key = \"key.pem\" }");
+    let settings = Settings::from_text("p", dir.path(), &text, &environment()).unwrap();
+    assert_eq!(settings.warnings.iter().count(), 0, "{}", settings.warnings);
+}
+
 #[test]
 fn systemd_names_the_state_directory() {
     let environment =

@@ -8,7 +8,7 @@ use crate::oauth::{
     Assertion, CertificateThumbprint, Claim, ClientAuthentication, GrantType, SigningKey,
     SigningKeyError,
 };
-use crate::secret::{Secret, SecretSource};
+use crate::secret::Secret;
 use crate::template::{DeferredName, Names, Template};
 
 impl CredentialReview<'_, '_> {
@@ -108,8 +108,7 @@ impl CredentialReview<'_, '_> {
         key: Option<&SigningKey>,
     ) -> Option<CertificateThumbprint> {
         let given = table.cert.given()?;
-        let source = Spanned::new(given.span(), SecretSource::File(given.get_ref().clone()));
-        let text = self.lines("assertion.cert", &source)?;
+        let text = self.certificate("assertion.cert", given)?;
         match key?.thumbprint(text.expose()) {
             Ok(thumbprint) => Some(thumbprint),
             Err(error) => {

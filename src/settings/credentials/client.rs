@@ -8,7 +8,7 @@ use super::CredentialReview;
 use crate::config::{ClientCertTable, TextOrSecret};
 use crate::credential::InstanceSecret;
 use crate::oauth::{ClientAuthentication, ClientCert, ClientCertError, GrantType};
-use crate::secret::{Secret, SecretSource};
+use crate::secret::Secret;
 use crate::template::{Names, Template, Values};
 use crate::tls;
 
@@ -107,9 +107,8 @@ impl CredentialReview<'_, '_> {
         }
         self.refuse_bind_without_tls(table);
         let (cert, key) = (table.cert.given()?, table.key.given()?);
-        let place = SecretSource::File(cert.get_ref().clone());
-        let chain = self.lines("client_cert.cert", &Spanned::new(cert.span(), place))?;
-        let place = Spanned::new(key.span(), key.get_ref().0.clone()?);
+        let chain = self.certificate("client_cert.cert", cert)?;
+        let place = Spanned::new(key.span(), key.get_ref().0.clone());
         let private = self.lines("client_cert.key", &place)?;
         match ClientCert::from_pem(chain.expose(), &private, *table.bind, &tls::provider()) {
             Ok(identity) => Some(identity),

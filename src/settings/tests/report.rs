@@ -3,6 +3,39 @@
 use super::*;
 use crate::config::tests::computed;
 
+/// A reader that stalls would stop a reload.
+#[test]
+fn a_long_unknown_key_is_reported_without_much_work() {
+    let begin = computed();
+    let report = report(&format!("[credential.x]\n{} = 1\n", "a".repeat(200_000)));
+    assert!(report.contains("unknown key in [credential.x]"), "{report:.200}");
+    let work = computed() - begin;
+    assert!(work < Duration::from_secs(5), "{work:?}");
+}
+
+#[test]
+fn a_report_shows_the_keys_of_inner_tables() {
+    let report = report(&credential("password = { file = \"a\", env = \"b\" }"));
+    assert!(report.contains("{ file = \"…\", env = \"…\" }"), "{report}");
+    for word in ["from", "values", "grpc_status", "backdate", "cmd", "proxy"] {
+        assert!(config::is_known_word(word), "{word}");
+    }
+    assert!(!config::is_known_word("hunter2"));
+}
+
+#[test]
+fn an_unusable_value_causes_no_second_report() {
+    for (text, problems) in [
+        ("[proxy]\nlisten = \"bad\"\n[admin]\nlisten = \"127.0.0.1:8080\"", 1),
+        ("[ca]\nlifetime = \"1h\"\nleaf_lifetime = 0", 1),
+        ("[proxy]\nlisten = \"0.0.0.0:1\"\nopen = \"yes\"", 1),
+    ] {
+        let report = report(text);
+        let errors = report.matches("error: `").count();
+        assert_eq!(errors, problems, "{report}");
+    }
+}
+
 #[test]
 fn no_report_shows_a_secret() {
     for line in [
