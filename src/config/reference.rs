@@ -184,8 +184,8 @@ const HEADER: &str = "\
 const CREDENTIALS: &str = r#"
 # --- Credentials: one section for each way to get tokens. None is active until you uncomment one. ---
 
-# Fanatics: one refresh token, one API host. The file "fanatics_seed" contains the first refresh token. Only the first
-# start uses it; afterwards the store has a newer one and wins.
+# Fanatics: one refresh token, one API host. The file "fanatics_seed" contains the first refresh token. It is used once;
+# afterwards the store has a newer one and wins.
 
 # [credential.fanatics]
 # hosts         = ["api.fanatics.example"]
