@@ -401,35 +401,25 @@ impl FromToml for RejectionRule {
 
 /// Returns the rule if its keys are those of one of the forms.
 fn rejection_rule(given: &RejectionRuleTable) -> Option<RejectionRule> {
+    let has_half_a_pair = given.json.is_absent() != given.is.is_absent()
+        || given.field.is_absent() != given.has.is_absent();
+    let json = json_rule(&given.json, &given.is)
+        .map(|(path, is)| RejectionEvidence::Json { path: path.steps().to_vec(), is });
     let field = given.field.get().cloned().zip(words(&given.has));
-    let absent = [
-        given.status.is_absent(),
-        given.body.is_absent(),
-        given.json.is_absent() && given.is.is_absent(),
-        given.field.is_absent() && given.has.is_absent(),
-        given.grpc_status.is_absent(),
+    let grpc = given.grpc_status.get().and_then(|status| u8::try_from(status.0).ok());
+    let conditions = [
+        words(&given.body).map(RejectionEvidence::Contains),
+        json,
+        field.map(|(name, has)| RejectionEvidence::Field { name, has }),
+        grpc.map(RejectionEvidence::Grpc),
     ];
-    let evidence = match absent {
-        [false, true, true, true, true] => None,
-        [false, false, true, true, true] => Some(RejectionEvidence::Contains(words(&given.body)?)),
-        [false, true, false, true, true] => {
-            let (path, is) = json_rule(&given.json, &given.is)?;
-            let path = path.to_string().split('.').map(str::to_owned).collect();
-            Some(RejectionEvidence::Json { path, is })
-        }
-        [false, true, true, false, true] => {
-            let (name, has) = field?;
-            Some(RejectionEvidence::Field { name, has })
-        }
+    let mut conditions = conditions.into_iter().flatten();
+    let (evidence, another) = (conditions.next(), conditions.next());
+    let status = match (&evidence, given.status.get()) {
         // A gRPC call has the HTTP status 200 whatever its result.
-        [true, true, true, true, false] => {
-            let status = u8::try_from(given.grpc_status.get()?.0).ok()?;
-            return Some(RejectionRule {
-                status: StatusCode::OK,
-                evidence: Some(RejectionEvidence::Grpc(status)),
-            });
-        }
-        _ => return None,
+        (Some(RejectionEvidence::Grpc(_)), None) => StatusCode::OK,
+        (Some(RejectionEvidence::Grpc(_)), Some(_)) => return None,
+        (_, status) => *status?,
     };
-    Some(RejectionRule { status: *given.status.get()?, evidence })
+    (another.is_none() && !has_half_a_pair).then_some(RejectionRule { status, evidence })
 }

@@ -129,6 +129,11 @@ impl MemberPath {
         usable.then_some(Self(steps))
     }
 
+    /// Returns the steps, at least one.
+    pub fn steps(&self) -> &[String] {
+        &self.0
+    }
+
     /// Returns the only step, if there is exactly one.
     pub(super) fn only(&self) -> Option<&String> {
         self.split().filter(|(_, below)| below.is_empty()).map(|(name, _)| name)
