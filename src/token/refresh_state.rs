@@ -55,7 +55,7 @@ pub(super) struct RefreshState {
     /// A rejection caused the flight in progress.
     is_after_rejection: bool,
     limiter: ForcedRefreshLimiter,
-    /// The timer has run once.
+    /// The timer has seen a token.
     has_ticked: bool,
 }
 
@@ -301,7 +301,8 @@ impl RefreshState {
     /// that would otherwise expire unused is refreshed as well.
     pub(super) fn tick(&mut self, input: TimerInput<'_>, now: Moment) -> TimerActions {
         let TimerInput { token, keepalive_at, grant_end } = input;
-        let is_first = !std::mem::replace(&mut self.has_ticked, true);
+        // The first look at a token counts: the entry ticks before its record has been read.
+        let is_first = token.is_some() && !std::mem::replace(&mut self.has_ticked, true);
         let report_outage = !self.has_reported_outage
             && self.failing_since.is_some_and(|since| since.elapsed(now) >= OUTAGE_NOTICE);
         self.has_reported_outage |= report_outage;
