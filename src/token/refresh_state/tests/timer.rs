@@ -48,6 +48,14 @@ fn at_startup_a_token_near_expiry_is_replaced_before_its_first_use() {
     }
 }
 
+/// At startup the timer may run before the record has been read.
+#[test]
+fn a_token_near_expiry_is_replaced_even_if_the_timer_ran_before_there_was_a_token() {
+    let (mut state, token) = (RefreshState::default(), token(1));
+    assert!(!state.tick(TimerInput::default(), at(DUE)).start, "there is nothing to replace");
+    assert!(state.tick(of_token(&token), at(DUE)).start, "the first token was not looked at");
+}
+
 #[test]
 fn a_refresh_token_is_used_before_it_expires_unused() {
     let keepalive_at = Some(at(ISSUED + 30 * DAY).wall);
