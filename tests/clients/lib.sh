@@ -395,45 +395,11 @@ start_clients() {
 
 statistics() { curl --silent --fail --noproxy '*' --max-time 5 "$control/stats"; }
 
-# Prints a number of the statistics, addressed in Python syntax: `count "['https']['rejected']"`.
-count() { statistics | python3 -c "import json, sys; print(json.load(sys.stdin)$1)"; }
-
-milliseconds() {
-    local now=${EPOCHREALTIME/[.,]/}
-    printf '%s' "${now%???}"
-}
-
-# Succeeds if another access token has been issued. If not, none was issued until `since`.
-another_issued() { # COUNT
-    local asked
-    asked=$(milliseconds)
-    if (($(count "['issued']") > $1)); then return 0; fi
-    since=$asked
-    return 1
-}
-
-# Revokes all valid access tokens about every five seconds, always about a second after one was issued: then every
-# request carries that token and no other token is being issued. A request whose first and second token are both
-# revoked would correctly get the second 401. If the machine is too busy to find such a moment, nothing is revoked.
-revoke_now_and_then() {
-    trap - EXIT
-    local issued since
-    while true; do
-        sleep 3
-        since=$(milliseconds)
-        issued=$(count "['issued']")
-        await 60 another_issued "$issued" || continue
-        sleep 0.7
-        if (($(milliseconds) - since > 1900)); then continue; fi
-        curl --silent --fail --noproxy '*' --max-time 5 --request POST "$control/revoke"
-    done
-}
-
 # Starts bearerd and all clients and waits until the clients are done.
 run_clients() {
     start_bearerd
     start_clients
-    revoke_now_and_then >"$scratch/revocations.log" 2>&1 9>&- &
+    python3 $programs/revoke.py "$control" >"$scratch/revocations.log" 2>&1 9>&- &
     local revoking=$! pid
     for pid in "${client_pids[@]}"; do wait "$pid" || true; done
     { kill -- "-$revoking" && wait "$revoking"; } 2>/dev/null || true
@@ -509,6 +475,8 @@ report_end() {
 conclude() {
     if ((failed)); then
         say
+        say "the last revocations of access tokens:"
+        tail -n 5 "$scratch/revocations.log" || true
         say "the last warnings of bearerd's log:"
         grep -E 'WARN|ERROR' "$scratch/bearerd.log" | tail -n 10 | cut -c 1-400 || true
     fi

@@ -246,6 +246,7 @@ function serve(issuer, provider) {
 async function revoke(provider) {
   const live = accessTokens.splice(0);
   for (const token of live) await (await provider.AccessToken.find(token))?.destroy();
+  return { revoked: live.length };
 }
 
 function control(provider) {
@@ -254,8 +255,7 @@ function control(provider) {
       case "GET /stats":
         return response.end(JSON.stringify(stats));
       case "POST /revoke":
-        await revoke(provider);
-        return response.end();
+        return response.end(JSON.stringify(await revoke(provider)));
       case "GET /tokens":
         return response.end(tokens.map((token) => `${token}\n`).join(""));
       default:
