@@ -3,7 +3,7 @@
 //! Where the process has to die for real, the tests run the program itself ([`Program`]).
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bearerd::token::Condition;
 use bearerd_test_support::{ExpiresIn, OnReuse, Rotation, TokenBehaviour};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::program::Program;
+use super::stopwatch::Stopwatch;
 use super::world::{HOURS, MINUTE, TO_MARGIN, World, eventually};
 use crate::texts::assert_says;
 
@@ -579,7 +580,7 @@ async fn save_later(world: &World, generation: u64, trouble: Trouble) {
     world.clock.advance(HOURS);
     let request = world.begin_refresh().await;
     trouble.begin(world);
-    let released = Instant::now();
+    let released = Stopwatch::start();
     server.release_all();
     request.await.unwrap().assert_status(200, &case);
     assert!(

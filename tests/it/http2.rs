@@ -17,6 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::client::TlsStream;
 
 use super::connect::{client_config, connect, handshake};
+use super::stopwatch::Stopwatch;
 use super::wire::{Wire, message, within};
 use super::world::{World, WorldBuilder, eventually};
 
@@ -628,7 +629,7 @@ async fn an_idle_connection_without_streams_does_not_hold_up_a_shutdown() {
     let fresh = Client::open(&world).await;
     let used = Client::open(&world).await;
     used.ask(get(&world.https("/"))).await.assert_ok();
-    let began = Instant::now();
+    let began = Stopwatch::start();
     within(world.take_app().shutdown()).await;
     assert!(began.elapsed() < Duration::from_secs(5), "it took too long: {:?}", began.elapsed());
     let _how = (fresh.closes().await, used.closes().await);

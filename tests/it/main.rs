@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod program;
+mod stopwatch;
 mod texts;
 mod wire;
 mod world;

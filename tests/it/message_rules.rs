@@ -1,11 +1,9 @@
 //! The rules for messages: fields of one hop, requests for the proxy itself, and what is refused because
 //! it could be read in two ways.
 
-use std::time::Duration;
-
 use bearerd_test_support::{Answer, OriginConfig, OriginServer};
 
-use super::wire::{Wire, ask, get, message};
+use super::wire::{DEADLINE, Wire, ask, get, message};
 use super::world::World;
 use crate::texts::assert_says;
 
@@ -400,12 +398,12 @@ async fn not_refused(world: &World, lines: &[&str]) -> Option<String> {
 async fn not_refused_bytes(world: &World, request: &str) -> Option<String> {
     let mut wire = Wire::to(world).await;
     wire.send(request).await;
-    let Ok(reply) = tokio::time::timeout(Duration::from_secs(5), wire.reply()).await else {
+    let Ok(reply) = tokio::time::timeout(DEADLINE, wire.reply()).await else {
         return Some(format!("{request:?} got no answer"));
     };
     if !matches!(reply.status, 400 | 501) {
         return Some(format!("{request:?} got {}", reply.status));
     }
-    let closed = tokio::time::timeout(Duration::from_secs(5), wire.rest()).await;
+    let closed = tokio::time::timeout(DEADLINE, wire.rest()).await;
     closed.is_err().then(|| format!("{request:?} got {} and was not closed", reply.status))
 }

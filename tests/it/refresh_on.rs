@@ -1,11 +1,12 @@
 //! Rejections that are no 401: what `refresh_on` finds in fields and in content, however that is framed and
 //! coded, and that the client gets what it does not find, untouched.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bearerd_test_support::{Answer, Framing};
 use serde_json::json;
 
+use super::stopwatch::Stopwatch;
 use super::wire::{Reply, Wire, get, message};
 use super::world::{MINUTE, World};
 
@@ -182,7 +183,7 @@ async fn a_slow_answer_is_forwarded_without_being_read() {
     let pieces = ["one", "two", "three"].map(|piece| piece.into());
     world.origin.enqueue(Answer::Chunks(pieces.into()));
     let mut client = Wire::to(&world).await;
-    let asked = Instant::now();
+    let asked = Stopwatch::start();
     world.origin.release_chunk();
     let head = client.ask_head(&get(&world.http("/"))).await;
     assert_eq!(
@@ -199,7 +200,7 @@ async fn a_slow_answer_is_forwarded_without_being_read() {
     assert_eq!(client.chunk().await, b"", "the slow answer did not end");
     assert_eq!(unread(&world, "slow").await, 1, "the slow answer is not counted as slow");
     // One that announces itself is not held back at all.
-    let asked = Instant::now();
+    let asked = Stopwatch::start();
     client.send(message(&get(&world.http("/sse/2")))).await;
     client.reply_head().await.assert_ok();
     assert!(

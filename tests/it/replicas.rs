@@ -3,7 +3,7 @@
 //! Most run in this process, on one state directory and one clock. A proxy that is killed or
 //! stopped while it holds the lock runs as a program.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bearerd::secret::Secret;
 use bearerd::store::{Generation, TokenRecord};
@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::program::Program;
+use super::stopwatch::Stopwatch;
 use super::world::{HOURS, Sibling, TO_MARGIN, World, assert_all, eventually};
 
 /// The time within which a sibling's token must be adopted.
@@ -189,7 +190,7 @@ async fn a_siblings_token_is_adopted_within_two_seconds_without_a_request() {
     let (world, sibling) = pair().await;
     world.clock.advance(HOURS);
     world.get("/").await.assert_ok();
-    let stored = Instant::now();
+    let stored = Stopwatch::start();
     assert_eq!(
         world.status().generation,
         Generation(2),
@@ -375,7 +376,7 @@ async fn a_new_seed_given_to_one_replica_heals_both() {
     world.write_seed(&server.issue_refresh_token());
     world.reload().await;
     world.get("/").await.assert_ok();
-    let stored = Instant::now();
+    let stored = Stopwatch::start();
     let healed = || sibling.status().condition == Condition::Fresh;
     eventually("the other has found it", healed).await;
     assert!(stored.elapsed() <= ADOPTION, "it took too long: {:?}", stored.elapsed());
@@ -454,7 +455,7 @@ async fn holder(commit_first: bool) -> (World, Program) {
 async fn is_served_meanwhile(world: &World) {
     let slowest = Duration::from_millis(900);
     for round in 0..2 {
-        let began = Instant::now();
+        let began = Stopwatch::start();
         assert_all(&world.get_many(20).await, 200);
         assert!(
             began.elapsed() < slowest,
@@ -484,7 +485,7 @@ async fn a_killed_lock_holder_blocks_nobody_and_its_refresh_is_done_by_another()
     program.signal(Signal::KILL);
     program.ends().await;
     // The backoff of the last attempt is over, so the next request starts another attempt.
-    let freed = Instant::now();
+    let freed = Stopwatch::start();
     world.clock.advance(Duration::from_secs(2));
     world.get("/").await.assert_ok();
     eventually("another has refreshed", || world.status().generation == Generation(2)).await;
@@ -504,7 +505,7 @@ async fn a_stopped_lock_holder_blocks_nobody_beyond_the_wait() {
 
     // Without a token the request fails, within the wait.
     world.clock.advance(Duration::from_secs(300));
-    let began = Instant::now();
+    let began = Stopwatch::start();
     let response = world.client().get(world.http("/")).send().await.unwrap();
     assert_eq!(response.status(), 503, "a request was served without a token");
     assert!(response.headers().contains_key("retry-after"), "the response has no Retry-After");
@@ -528,7 +529,7 @@ async fn a_rejection_waits_no_longer_for_a_stopped_lock_holder() {
     let server = &world.authorization_server;
     program.signal(Signal::STOP);
     server.tokens().revoke_all_access_tokens();
-    let began = Instant::now();
+    let began = Stopwatch::start();
     world.get("/").await.assert_status(401, "the API's rejection did not reach the client");
     assert!(began.elapsed() < Duration::from_secs(2), "it took too long: {:?}", began.elapsed());
     server.assert_token_requests(2, "a token was requested while another process held the lock");

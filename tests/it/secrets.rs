@@ -3,12 +3,13 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bearerd_test_support::{OriginConfig, OriginServer};
 use serde_json::Value;
 
 use super::program::{Program, command};
+use super::stopwatch::Stopwatch;
 use super::wire::{Wire, get};
 use super::world::{World, eventually};
 use crate::texts::{assert_never_says, assert_says};
@@ -29,7 +30,7 @@ async fn a_new_seed_heals_a_dead_grant_within_three_seconds_and_without_a_signal
     server.assert_token_requests(1, "a dead grant was presented again before the seed changed");
     let seed = server.issue_refresh_token();
     world.write_seed(&seed);
-    let changed = Instant::now();
+    let changed = Stopwatch::start();
     program.logs("the new configuration is in force").await;
     program.get(&world.http("/")).await.assert_ok();
     assert!(changed.elapsed() < SOON, "it took too long: {:?}", changed.elapsed());

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bearerd_test_support::{Answer, pattern};
 
 use super::program::Program;
+use super::stopwatch::Stopwatch;
 use super::wire::{Wire, get};
 use super::world::{World, eventually};
 use crate::texts::assert_never_says;
@@ -142,8 +143,14 @@ async fn a_key_that_stays_wrong_is_read_once_in_five_seconds() {
     for _ in 0..10 {
         program.get(&url).await.assert_status(401, "the API's rejection did not reach the client");
     }
-    assert!(began.elapsed() < Duration::from_secs(5), "it took too long: {:?}", began.elapsed());
-    assert_eq!(runs(&world), 2, "a key that stays wrong was read more than once in five seconds");
+    // On a machine that took longer, once in each five seconds.
+    let most = 2 + began.elapsed().as_secs() / 5;
+    assert!(
+        (2..=most).contains(&(runs(&world) as u64)),
+        "a key that stays wrong was not read once in five seconds, but {} times in {:?}",
+        runs(&world) - 1,
+        began.elapsed()
+    );
     world.origin.assert_requests(60, "a request was sent again with the key that was rejected");
     program.stop().await;
 }
@@ -229,7 +236,7 @@ async fn a_command_that_hangs_holds_a_request_no_longer_than_the_limit() {
     let program = Program::start(&world).await;
     rotate(&world);
     world.write_secret("slow", "");
-    let asked = Instant::now();
+    let asked = Stopwatch::start();
     program
         .get(&world.http("/"))
         .await
@@ -274,7 +281,7 @@ async fn an_embedding_program_reads_the_secrets_itself() {
     world.get("/").await.assert_ok();
     rotate(&world);
     // Nobody reads the secret, so the rejection is forwarded at once.
-    let asked = Instant::now();
+    let asked = Stopwatch::start();
     world
         .get("/")
         .await

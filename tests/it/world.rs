@@ -14,7 +14,7 @@ use bearerd_test_support::{
 };
 use tempfile::TempDir;
 
-use super::wire::{Reply, Wire};
+use super::wire::{DEADLINE, Reply, Wire};
 
 /// Longer than the propagation delay of a new token.
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
@@ -525,9 +525,9 @@ pub(crate) fn assert_all(answers: &[Reply], status: u16) {
     }
 }
 
-/// Polls a condition for at most ten seconds.
+/// Polls a condition for at most [`DEADLINE`].
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let deadline = tokio::time::Instant::now() + DEADLINE;
     let mut pause = tokio::time::interval(Duration::from_millis(5));
     while !holds() {
         assert!(tokio::time::Instant::now() < deadline, "it never came true: {what}");

@@ -1,6 +1,6 @@
 //! E15 and E27: a disk that hangs, and one that fails at the worst moment.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bearerd_test_support::AuthorizationServer;
 use rustix::process::Signal;
@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use super::super::program::Program;
+use super::super::stopwatch::Stopwatch;
 use super::super::wire::{Reply, within};
 use super::super::world::{World, WorldBuilder};
 use super::faults::Faults;
@@ -114,7 +115,7 @@ async fn a_commit_that_never_returns_delays_the_new_token_by_a_second() {
         let server = &world.authorization_server;
         let (asking, before) = (begin_to_force(&program, server).await, faults.log());
         faults.set(&[hang]);
-        let released = Instant::now();
+        let released = Stopwatch::start();
         server.release_all();
         within(asking).await.unwrap().assert_status(200, hang);
         assert!(
@@ -125,7 +126,7 @@ async fn a_commit_that_never_returns_delays_the_new_token_by_a_second() {
         faults.happens(hang, &before).await;
         world.origin.clear();
         for _ in 0..3 {
-            let began = Instant::now();
+            let began = Stopwatch::start();
             program.get(&world.http("/")).await.assert_status(200, hang);
             assert!(began.elapsed() < GIVEN_UP, "{hang}: it took too long: {:?}", began.elapsed());
         }
@@ -155,7 +156,7 @@ async fn with_a_disk_that_hangs_a_rejected_token_is_still_replaced() {
         let server = &world.authorization_server;
         faults.set(&[hang]);
         server.tokens().revoke_all_access_tokens();
-        let began = Instant::now();
+        let began = Stopwatch::start();
         is_replaced(&program, &world, hang).await;
         // A new token gets a propagation delay of three seconds, and each call of the store a second.
         assert!(
@@ -180,7 +181,7 @@ async fn started_on_a_disk_that_hangs_it_serves_and_saves_later() {
         faults.start(&world).await.stop().await;
         faults.set(&[hang]);
         let program = faults.start(&world).await;
-        let began = Instant::now();
+        let began = Stopwatch::start();
         within(program.get(&world.http("/"))).await.assert_status(200, hang);
         assert!(
             began.elapsed() < Duration::from_secs(5),
@@ -202,7 +203,7 @@ async fn with_a_disk_that_hangs_a_usable_token_is_kept_and_operators_are_answere
         let Some((world, faults, program)) = settled(World::plain()).await else { return };
         let server = &world.authorization_server;
         faults.set(&[hang]);
-        let began = Instant::now();
+        let began = Stopwatch::start();
         let forced = within(force(program.admin)).await;
         assert!(
             began.elapsed() < Duration::from_secs(4),
@@ -215,7 +216,7 @@ async fn with_a_disk_that_hangs_a_usable_token_is_kept_and_operators_are_answere
             "{hang}: a refresh was promised although nothing can be written: {}",
             forced.text()
         );
-        let began = Instant::now();
+        let began = Stopwatch::start();
         within(program.get(&world.http("/"))).await.assert_status(200, hang);
         assert!(began.elapsed() < GIVEN_UP, "{hang}: it took too long: {:?}", began.elapsed());
         let ready = within(readiness(program.admin)).await;
@@ -286,7 +287,7 @@ async fn a_kill_while_a_write_hangs_leaves_a_record_that_can_be_used() {
 
 /// Repeats a request until it is served with a new token, because a rejected new token gets a propagation delay.
 async fn is_replaced(program: &Program, world: &World, case: &str) {
-    let began = Instant::now();
+    let began = Stopwatch::start();
     while within(program.get(&world.http("/"))).await.status != 200 {
         assert!(began.elapsed() < Duration::from_secs(15), "{case}: it is never replaced");
     }

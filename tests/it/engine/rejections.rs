@@ -1,8 +1,8 @@
 //! Consequences of rejections by an API: requests sent again and tokens replaced.
 
 use bearerd_test_support::{Answer, pattern};
-use std::time::Instant;
 
+use super::super::stopwatch::Stopwatch;
 use super::super::world::{World, eventually};
 use super::{SECOND, at_rest};
 
@@ -74,7 +74,7 @@ async fn e24_revocations_in_a_row_are_noticed_by_no_short_request() {
 async fn e30_a_login_that_is_refused_whatever_the_token_is_sent_twice() {
     let world = World::settled().await;
     let server = &world.authorization_server;
-    let asked = Instant::now();
+    let asked = Stopwatch::start();
     assert_eq!(
         post(&world, LOGIN).await,
         401,
@@ -132,7 +132,7 @@ async fn e30_a_safe_request_is_sent_three_times_at_most_and_only_while_the_token
                 world.origin.enqueue(answer);
             }
         }
-        let asked = Instant::now();
+        let asked = Stopwatch::start();
         assert_eq!(
             world.get(path).await.status,
             status,
@@ -148,7 +148,7 @@ async fn e30_a_safe_request_is_sent_three_times_at_most_and_only_while_the_token
 async fn e30_a_first_token_that_is_not_known_yet_is_waited_for() {
     let world = World::new().await;
     world.origin.enqueue(Answer::RejectToken);
-    let asked = Instant::now();
+    let asked = Stopwatch::start();
     world.get("/").await.assert_ok();
     assert!(asked.elapsed() < SECOND * 5, "it took too long: {:?}", asked.elapsed());
     world.origin.assert_requests(2, "a first token that is not known yet has to be sent twice");

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 use super::super::program::Program;
+use super::super::stopwatch::Stopwatch;
 use super::super::wire::within;
 use super::super::world::{HOURS, Sibling, World, eventually};
 use super::operator::{
@@ -84,7 +85,7 @@ async fn nothing_is_lost(world: &World, case: &str) {
         "{case}: a refresh token was presented after it had been replaced"
     );
     let newest = server.current_refresh_token();
-    let began = Instant::now();
+    let began = Stopwatch::start();
     let stored = || whole_record(world).is_some_and(|it| it["refresh_token"] == newest.as_str());
     eventually(&format!("{case}: the newest is in the record"), stored).await;
     assert!(began.elapsed() <= WRITTEN_BACK, "{case}: it took too long: {:?}", began.elapsed());

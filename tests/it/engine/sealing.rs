@@ -1,8 +1,7 @@
 //! E26: plain records beside a `store.key`, both forged ones and those from before the key.
 
-use std::time::Instant;
-
 use super::super::program::{Program, bearerd, text};
+use super::super::stopwatch::Stopwatch;
 use super::super::world::{HOURS, World, WorldBuilder, eventually};
 use super::operator::{WRITTEN_BACK, files, files_with, presented, stays_true};
 use crate::texts::{assert_never_says, assert_says};
@@ -90,7 +89,7 @@ async fn plain_records_are_encrypted_at_start() {
     );
     set_keys(&mut world, SEALED_AND_PLAIN);
     let program = Program::start(&world).await;
-    let began = Instant::now();
+    let began = Stopwatch::start();
     eventually("it is sealed", || files_with(&world, &tokens).is_empty()).await;
     assert!(began.elapsed() <= WRITTEN_BACK, "it took too long: {:?}", began.elapsed());
     world

@@ -1,11 +1,12 @@
 //! E28: commands that print secrets and do not end.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::super::program::Program;
+use super::super::stopwatch::Stopwatch;
 use super::super::wire::Wire;
 use super::super::world::{World, eventually};
 use crate::texts::assert_never_says;
@@ -71,7 +72,7 @@ async fn reloads(program: &Program) -> f64 {
 async fn reload_ends(program: &Program, case: &str) {
     let before = reloads(program).await;
     program.signal(Signal::HUP);
-    let began = Instant::now();
+    let began = Stopwatch::start();
     let mut pause = tokio::time::interval(Duration::from_millis(100));
     while reloads(program).await <= before {
         assert!(began.elapsed() < GIVEN_UP, "{case}: the reload never ends");
@@ -104,7 +105,7 @@ async fn replace_and_restore((case, script): (&str, &str)) {
     reload_ends(&program, case).await;
     assert!(!pids(dir).is_empty(), "{case}: it was never run");
     // The command was killed, and the reload failed.
-    let began = Instant::now();
+    let began = Stopwatch::start();
     let mut pause = tokio::time::interval(Duration::from_millis(20));
     while pids(dir).into_iter().any(is_alive) {
         assert!(began.elapsed() < Duration::from_secs(5), "{case}: it lives on");

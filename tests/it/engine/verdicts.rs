@@ -1,10 +1,9 @@
 //! Refusals of token endpoints: a dead grant, a temporary failure, or neither.
 
-use std::time::Instant;
-
 use bearerd_test_support::TokenBehaviour;
 use serde_json::{Value, json};
 
+use super::super::stopwatch::Stopwatch;
 use super::super::world::{HOURS, MINUTE, World, WorldBuilder};
 use super::{
     QUARTER, SECOND, SHORT_WAIT, assert_keeps_newest, assert_state, at_rest, back_within, each,
@@ -238,7 +237,7 @@ async fn e14_a_bootstrap_heals_every_dialect_within_the_request() {
         let server = &world.authorization_server;
         server.enqueue(refusal(status, body.clone()));
         world.clock.advance(HOURS);
-        let asked = Instant::now();
+        let asked = Stopwatch::start();
         world.get("/").await.assert_status(200, &body);
         assert!(asked.elapsed() < SECOND * 2, "{body}: it took too long: {:?}", asked.elapsed());
         server.assert_token_requests(3, &body);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bearerd_test_support::TestCa;
 use futures_util::FutureExt;
@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::program::Program;
+use crate::stopwatch::Stopwatch;
 use crate::texts::assert_says;
 use crate::wire::{Reply, Wire, ask, get, within};
 use crate::world::{World, WorldBuilder};
@@ -128,14 +129,14 @@ async fn p24_600_names_that_do_not_resolve_delay_neither_localhost_nor_the_end()
         wire.send(format!("{target}\r\n{host}\r\n\r\n")).await;
         flood.push(wire);
     }
-    let began = Instant::now();
+    let began = Stopwatch::start();
     let port = world.origin.addr().port();
     program
         .get(&format!("http://app.localhost:{port}/"))
         .await
         .assert_status(401, "unresolvable names delay a resolvable one");
     assert!(began.elapsed() < Duration::from_secs(2), "it took too long: {:?}", began.elapsed());
-    let began = Instant::now();
+    let began = Stopwatch::start();
     program.stop().await;
     assert!(began.elapsed() < Duration::from_secs(8), "it took too long: {:?}", began.elapsed());
 }
@@ -355,7 +356,7 @@ async fn p22_connect_timeout_covers_resolving_connecting_and_the_handshake() {
     let limits = "[limits]\nconnect_timeout = \"1s\"";
     let world = World::builder().sections(limits).sections(&credential_for(address));
     let world = world.start().await;
-    let began = Instant::now();
+    let began = Stopwatch::start();
     let reply = within(ask(&world, &get(&format!("http://{address}/")))).await;
     let took = began.elapsed();
     reply.is_refusal(504, "connection_timeout");

@@ -1,11 +1,12 @@
 //! Behaviours 19 to 31 under two replicas that `replicas` and `crashes` do not show.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bearerd::store::Generation;
 use bearerd_test_support::{OnReuse, Rotation, TokenBehaviour};
 use serde_json::json;
 
+use super::super::stopwatch::Stopwatch;
 use super::super::wire::Reply;
 use super::super::world::{HOURS, Sibling, TO_MARGIN, World, WorldBuilder, assert_all, eventually};
 
@@ -97,7 +98,7 @@ async fn row_26_a_token_that_cannot_be_saved_is_not_asked_for_by_the_other_repli
     let request = world.begin_refresh().await;
     let away = world.dir.path().join("away");
     std::fs::rename(world.state(), &away).unwrap();
-    let released = Instant::now();
+    let released = Stopwatch::start();
     server.release_all();
     request.await.unwrap().assert_ok();
     assert!(
