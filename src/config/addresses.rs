@@ -1,15 +1,14 @@
 //! The values that say where bearerd listens and which requests a credential matches.
 
-use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use http::Method;
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use super::problem::Problem;
-use super::reader::{Fault, FromToml, Reader, TomlValue};
-use super::values::{ReadValue, is_path, text, value};
+use super::reader::{Fault, FromToml};
+use super::values::{is_path, text, value};
 use crate::credential::{HostPattern, PathPrefix};
 
 /// An address to listen on.
@@ -63,7 +62,7 @@ value!(
     "\"HOST:PORT\" with an IP address or localhost, or \"unix:/PATH\"",
     json!({ "type": "string" }),
     |value| {
-        let text = value.get_ref().as_str().ok_or_else(|| Fault::Type(Self::expected()))?;
+        let text = value.get_ref().as_str().ok_or_else(Self::wrong_type)?;
         Self::parse(text)
             .map_err(|message| Fault::other(message, "write \"127.0.0.1:8080\" or \"unix:/PATH\""))
     }
@@ -83,27 +82,20 @@ value!(
     })
 );
 
-impl FromToml for HostPattern {
-    fn expected() -> Cow<'static, str> {
-        "a host such as \"api.example.com\", \"*.example.com\" or \"api.example.com:8443\"".into()
-    }
-
-    fn schema() -> Json {
-        json!({ "type": "string", "minLength": 1 })
-    }
-
-    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
-        let Some(text) = value.get_ref().as_str() else {
-            return reader.accept(value, Err(Fault::Type(Self::expected())));
-        };
-        let parsed = Self::parse(text).map_err(|error| invalid::<Self>(&error));
-        if parsed.is_ok() && text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+value!(
+    HostPattern,
+    "a host such as \"api.example.com\", \"*.example.com\" or \"api.example.com:8443\"",
+    json!({ "type": "string", "minLength": 1 }),
+    |value, reader| {
+        let text = value.get_ref().as_str().ok_or_else(Self::wrong_type)?;
+        let host = Self::parse(text).map_err(|error| invalid::<Self>(&error))?;
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
             let problem = Problem::warning("hosts are compared in lower case").at(value.span());
             reader.problems.push(problem.fix("write it in lower case"));
         }
-        reader.accept(value, parsed)
+        Ok(host)
     }
-}
+);
 
 fn invalid<T: FromToml>(error: &dyn std::error::Error) -> Fault {
     Fault::other(format!("contains an invalid value: {error}"), format!("write {}", T::expected()))
@@ -114,15 +106,15 @@ value!(
     "the plain beginning of a path, such as \"/v2/\" or \"/${club}/\"",
     json!({ "type": "string", "pattern": "^/" }),
     |value| {
-        let text = value.get_ref().as_str().ok_or_else(|| Fault::Type(Self::expected()))?;
+        let text = value.get_ref().as_str().ok_or_else(Self::wrong_type)?;
         Self::parse(text).map_err(|error| invalid::<Self>(&error))
     }
 );
 
 value!(Method, "a method such as \"GET\"", json!({ "type": "string", "minLength": 1 }), |value| {
     const USUAL: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-    let text = value.get_ref().as_str().ok_or_else(|| Fault::Type(Self::expected()))?;
-    let method = Self::from_bytes(text.as_bytes()).map_err(|_| Fault::Value(Self::expected()))?;
+    let text = value.get_ref().as_str().ok_or_else(Self::wrong_type)?;
+    let method = Self::from_bytes(text.as_bytes()).map_err(|_| Self::wrong_value())?;
     if matches!(method, Self::CONNECT | Self::TRACE) {
         return Err(Fault::other("names a method that never gets a token", "remove it"));
     }

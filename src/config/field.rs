@@ -4,7 +4,7 @@ use std::ops::{Deref, Range};
 
 use toml::Spanned;
 
-use super::reader::{FromToml, Reader, parse};
+use super::reader::{FromToml, parse};
 
 /// What the file says about a key without a default.
 #[derive(Clone, Debug, Default)]
@@ -110,7 +110,7 @@ impl<T: FromToml> Member for Setting<T> {
     type Value = T;
 
     fn absent(default: &str) -> Self {
-        let default = parse(default, &mut Reader::default());
+        let default = parse(default);
         Self { field: Field::Absent, default: default.expect("a test reads every default") }
     }
 

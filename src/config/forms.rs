@@ -1,6 +1,5 @@
 //! The values of the file that have several forms, and those that describe responses.
 
-use std::borrow::Cow;
 use std::path::PathBuf;
 
 use http::{HeaderName, StatusCode};
@@ -10,8 +9,8 @@ use toml::de::DeValue;
 
 use super::field::Field;
 use super::keys::{AnswerRuleTable, ChosenVariable, RejectionRuleTable};
-use super::reader::{Fault, FromToml, Key, Reader, TomlValue};
-use super::values::{ReadValue, signed, text, value};
+use super::reader::{Fault, FromToml, Reader, TomlValue};
+use super::values::{signed, text, value};
 use crate::credential::{RejectionEvidence, RejectionRule};
 use crate::oauth::{AnswerRule, Comparison, MemberPath};
 use crate::secret::SecretSource;
@@ -27,34 +26,25 @@ impl<T> Field<Entries<T>> {
     }
 }
 
-impl<T: FromToml> FromToml for Entries<T> {
-    fn expected() -> Cow<'static, str> {
-        "a table such as { name = \"text\" }".into()
-    }
-
-    fn schema() -> Json {
-        json!({ "type": "object", "additionalProperties": T::schema() })
-    }
-
-    fn keys() -> &'static [Key] {
-        T::keys()
-    }
-
-    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
-        let Some(table) = value.get_ref().as_table() else {
-            return reader.accept(value, Err(Fault::Type(Self::expected())));
-        };
+value!(
+    impl [T: FromToml] Entries<T>,
+    "a table such as { name = \"text\" }",
+    json!({ "type": "object", "additionalProperties": T::schema() }),
+    keys T,
+    |value, reader| {
+        let table = value.get_ref().as_table().ok_or_else(Self::wrong_type)?;
         let mut entries = Vec::new();
         for (name, value) in table {
             let read = T::from_toml(value, reader);
             let name = Spanned::new(name.span(), name.get_ref().to_string());
             entries.push(read.map(|read| (name, Spanned::new(value.span(), read))));
         }
-        let mut entries: Vec<_> = entries.into_iter().collect::<Option<_>>()?;
+        let entries: Option<Vec<_>> = entries.into_iter().collect();
+        let mut entries = entries.ok_or(Fault::Reported)?;
         entries.sort_by(|(one, _), (other, _)| one.get_ref().cmp(other.get_ref()));
-        Some(Self(entries))
+        Ok(Self(entries))
     }
-}
+);
 
 /// A value of the file that is either plain text or the place of a secret.
 #[derive(Clone, Debug)]
@@ -65,78 +55,64 @@ pub enum TextOrSecret {
     Secret(SecretSource),
 }
 
-impl FromToml for TextOrSecret {
-    fn expected() -> Cow<'static, str> {
-        "a string or the place of a secret".into()
+value!(
+    TextOrSecret,
+    "a string or the place of a secret",
+    json!({ "anyOf": [{ "type": "string" }, SecretSource::schema()] }),
+    |value, reader| match value.get_ref() {
+        DeValue::Table(_) => SecretSource::read_value(value, reader).map(Self::Secret),
+        _ => text(value, |text| Some(Self::Text(text.to_owned()))),
     }
+);
 
-    fn schema() -> Json {
-        json!({ "anyOf": [{ "type": "string" }, SecretSource::schema()] })
+/// The secret of the OAuth client. `""` is `None`: some servers want Basic with nothing after the colon.
+#[derive(Clone, Debug)]
+pub struct ClientSecret(pub Option<SecretSource>);
+
+value!(
+    ClientSecret,
+    "the place of a secret, or \"\"",
+    json!({ "anyOf": [{ "const": "" }, SecretSource::schema()] }),
+    |value, reader| secret_unless("", value, reader).map(Self)
+);
+
+/// An entry of `store.old_keys`. `"plain"` is `None`: records in plain text are read as well.
+#[derive(Clone, Debug)]
+pub struct OldKey(pub Option<SecretSource>);
+
+value!(
+    OldKey,
+    "the place of a secret, or \"plain\"",
+    json!({ "anyOf": [{ "const": "plain" }, SecretSource::schema()] }),
+    |value, reader| secret_unless("plain", value, reader).map(Self)
+);
+
+/// Reads the place of a secret, or returns `None` for the text `word`.
+fn secret_unless(
+    word: &str,
+    value: &TomlValue<'_>,
+    reader: &mut Reader,
+) -> Result<Option<SecretSource>, Fault> {
+    match value.get_ref().as_str() == Some(word) {
+        true => Ok(None),
+        false => SecretSource::read_value(value, reader).map(Some),
     }
-
-    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Table(_) => SecretSource::from_toml(value, reader).map(Self::Secret),
-            _ => reader.accept(value, text(value, |text| Some(Self::Text(text.to_owned())))),
-        }
-    }
-}
-
-/// Declares the place of a secret that may also be one fixed text.
-macro_rules! secret_or_text {
-    ($(#[$meta:meta])* $name:ident, $expected:literal, $schema:expr, |$text:ident| $read:expr) => {
-        $(#[$meta])*
-        #[derive(Clone, Debug)]
-        pub struct $name(pub Option<SecretSource>);
-
-        impl FromToml for $name {
-            fn expected() -> Cow<'static, str> {
-                $expected.into()
-            }
-
-            fn schema() -> Json {
-                json!({ "anyOf": [$schema, SecretSource::schema()] })
-            }
-
-            fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
-                let plain = value.get_ref().as_str().and_then(|$text: &str| $read);
-                plain.or_else(|| SecretSource::from_toml(value, reader).map(Some)).map(Self)
-            }
-        }
-    };
-}
-
-secret_or_text! {
-    /// The secret of the OAuth client. `""` is `None`: some servers want Basic with nothing after the colon.
-    ClientSecret, "the place of a secret, or \"\"", json!({ "const": "" }), |text| text.is_empty().then_some(None)
-}
-
-secret_or_text! {
-    /// An entry of `store.old_keys`. `"plain"` is `None`: records in plain text are read as well.
-    OldKey, "the place of a secret, or \"plain\"", json!({ "const": "plain" }), |text| (text == "plain").then_some(None)
 }
 
 /// A private key: the path of a file, or the place of a secret.
 #[derive(Clone, Debug)]
 pub struct KeyPlace(pub SecretSource);
 
-impl FromToml for KeyPlace {
-    fn expected() -> Cow<'static, str> {
-        "the path of a file, or the place of a secret".into()
+value!(
+    KeyPlace,
+    "the path of a file, or the place of a secret",
+    json!({ "anyOf": [PathBuf::schema(), SecretSource::schema()] }),
+    |value, reader| match value.get_ref() {
+        DeValue::String(_) =>
+            PathBuf::read_value(value, reader).map(|path| Self(SecretSource::File(path))),
+        _ => SecretSource::read_value(value, reader).map(Self),
     }
-
-    fn schema() -> Json {
-        json!({ "anyOf": [PathBuf::schema(), SecretSource::schema()] })
-    }
-
-    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::String(_) => PathBuf::from_toml(value, reader).map(SecretSource::File),
-            _ => SecretSource::from_toml(value, reader),
-        }
-        .map(Self)
-    }
-}
+);
 
 /// The value of a variable, or where it comes from.
 #[derive(Clone, Debug)]
@@ -151,32 +127,26 @@ pub enum VariableValue {
     Chosen(Box<ChosenVariable>),
 }
 
-impl FromToml for VariableValue {
-    fn expected() -> Cow<'static, str> {
-        "a string, a list of strings or the place of a secret".into()
-    }
-
-    fn schema() -> Json {
-        let list = json!({ "type": "array", "items": { "type": "string" } });
-        json!({ "anyOf": [{ "type": "string" }, list, SecretSource::schema(), ChosenVariable::schema()] })
-    }
-
-    fn keys() -> &'static [Key] {
-        ChosenVariable::keys()
-    }
-
-    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::String(text) => Some(Self::Text(text.to_string())),
-            DeValue::Array(_) => Vec::from_toml(value, reader).map(Self::List),
-            DeValue::Table(table) if table.contains_key("from") => {
-                ChosenVariable::from_toml(value, reader).map(|it| Self::Chosen(Box::new(it)))
-            }
-            DeValue::Table(_) => SecretSource::from_toml(value, reader).map(Self::Secret),
-            _ => reader.accept(value, Err(Fault::Type(Self::expected()))),
+value!(
+    VariableValue,
+    "a string, a list of strings or the place of a secret",
+    json!({ "anyOf": [
+        { "type": "string" },
+        { "type": "array", "items": { "type": "string" } },
+        SecretSource::schema(),
+        ChosenVariable::schema(),
+    ] }),
+    keys ChosenVariable,
+    |value, reader| match value.get_ref() {
+        DeValue::String(text) => Ok(Self::Text(text.to_string())),
+        DeValue::Array(_) => Vec::read_value(value, reader).map(Self::List),
+        DeValue::Table(table) if table.contains_key("from") => {
+            ChosenVariable::read_value(value, reader).map(|it| Self::Chosen(Box::new(it)))
         }
+        DeValue::Table(_) => SecretSource::read_value(value, reader).map(Self::Secret),
+        _ => Err(Self::wrong_type()),
     }
-}
+);
 
 /// The value of a claim: any value but a date.
 #[derive(Clone, Debug)]
@@ -191,37 +161,34 @@ pub enum ClaimValue {
     Table(Vec<(String, Self)>),
 }
 
-impl FromToml for ClaimValue {
-    fn expected() -> Cow<'static, str> {
-        "a text, a number, true or false, a list or a table of these".into()
+value!(
+    ClaimValue,
+    "a text, a number, true or false, a list or a table of these",
+    json!({}),
+    |value, reader| match value.get_ref() {
+        DeValue::String(text) => {
+            Ok(Self::Text(Spanned::new(value.span(), text.to_string())))
+        }
+        DeValue::Array(items) => {
+            items
+                .iter()
+                .map(|item| Self::from_toml(item, reader).ok_or(Fault::Reported))
+                .collect::<Result<_, _>>()
+                .map(Self::List)
+        }
+        DeValue::Table(table) => {
+            let entries = table.iter().map(|(name, value)| {
+                Ok((
+                    name.get_ref().to_string(),
+                    Self::from_toml(value, reader).ok_or(Fault::Reported)?,
+                ))
+            });
+            entries.collect::<Result<_, _>>().map(Self::Table)
+        }
+        DeValue::Datetime(_) => Err(Self::wrong_type()),
+        other => literal(other).map(Self::Plain).ok_or_else(Self::wrong_value),
     }
-
-    fn schema() -> Json {
-        json!({})
-    }
-
-    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
-        Some(match value.get_ref() {
-            DeValue::String(text) => Self::Text(Spanned::new(value.span(), text.to_string())),
-            DeValue::Array(items) => Self::List(
-                items.iter().map(|item| Self::from_toml(item, reader)).collect::<Option<_>>()?,
-            ),
-            DeValue::Table(table) => {
-                let entries = table.iter().map(|(name, value)| {
-                    Some((name.get_ref().to_string(), Self::from_toml(value, reader)?))
-                });
-                Self::Table(entries.collect::<Option<_>>()?)
-            }
-            DeValue::Datetime(_) => {
-                return reader.accept(value, Err(Fault::Type(Self::expected())));
-            }
-            _ => {
-                let plain = literal(value.get_ref()).ok_or_else(|| Fault::Value(Self::expected()));
-                Self::Plain(reader.accept(value, plain)?)
-            }
-        })
-    }
-}
+);
 
 /// Returns a text, number or truth value as JSON has it.
 fn literal(value: &DeValue<'_>) -> Option<Json> {
@@ -237,26 +204,6 @@ fn literal(value: &DeValue<'_>) -> Option<Json> {
     }
 }
 
-/// Any value as JSON has it, for the defaults and examples of the schema.
-pub(super) struct AnyValue(pub(super) Json);
-
-value!(AnyValue, "a value", json!({}), |value| any(value.get_ref())
-    .map(Self)
-    .ok_or_else(|| Fault::Value(Self::expected())));
-
-fn any(value: &DeValue<'_>) -> Option<Json> {
-    match value {
-        DeValue::Array(items) => items.iter().map(|item| any(item.get_ref())).collect(),
-        DeValue::Table(table) => {
-            let entries = table
-                .iter()
-                .map(|(name, value)| Some((name.get_ref().to_string(), any(value.get_ref())?)));
-            entries.collect::<Option<_>>().map(Json::Object)
-        }
-        other => literal(other),
-    }
-}
-
 /// A value that JSON is compared with: a text, a whole number, true or false.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Literal(pub Json);
@@ -266,8 +213,8 @@ value!(
     "a text, a whole number, true or false",
     json!({ "type": ["string", "integer", "boolean"] }),
     |value| match value.get_ref() {
-        DeValue::Float(_) => Err(Fault::Type(Self::expected())),
-        other => literal(other).map(Self).ok_or_else(|| Fault::Type(Self::expected())),
+        DeValue::Float(_) => Err(Self::wrong_type()),
+        other => literal(other).map(Self).ok_or_else(Self::wrong_type),
     }
 );
 
@@ -333,71 +280,44 @@ fn words(field: &Field<Words>) -> Option<String> {
     field.get().map(|words| words.0.clone())
 }
 
-impl FromToml for AnswerRule {
-    fn expected() -> Cow<'static, str> {
-        AnswerRuleTable::expected()
+value!(AnswerRule from AnswerRuleTable, |given| {
+    let rule = Self {
+        status: given.status.get().copied(),
+        error: words(&given.error),
+        body: words(&given.body),
+        json: json_rule(&given.json, &given.is),
+    };
+    let only_a_status = Self { status: rule.status, ..Self::default() };
+    if given.json.is_absent() != given.is.is_absent() {
+        Err(Fault::other("needs both `json` and `is`, or neither", "add the other one"))
+    } else if rule == Self::default() {
+        let message = "needs at least one of status, error, body, or json and is";
+        Err(Fault::other(message, "write what distinguishes the answer"))
+    } else if rule == only_a_status && rule.status.is_some_and(|status| status.is_success()) {
+        let fix = "add error, body, or json and is, to distinguish it from a success";
+        Err(Fault::other("would treat every success as an error", fix))
+    } else {
+        Ok(rule)
     }
+});
 
-    fn schema() -> Json {
-        AnswerRuleTable::schema()
+value!(
+    RejectionRule,
+    "a status such as 401, or { status = 403, body = \"text\" }, or { status = 400, json = \"error.code\", is = 190 }, \
+     or { status = 403, field = \"x-error\", has = \"text\" }, or { grpc_status = 16 }",
+    json!({ "anyOf": [StatusCode::schema(), RejectionRuleTable::schema()] }),
+    keys RejectionRuleTable,
+    |value, reader| match value.get_ref() {
+        DeValue::Integer(_) => {
+            Ok(Self { status: StatusCode::read_value(value, reader)?, evidence: None })
+        }
+        DeValue::Table(_) => {
+            let given = RejectionRuleTable::read_value(value, reader)?;
+            rejection_rule(&given).ok_or_else(Self::wrong_value)
+        }
+        _ => Err(Self::wrong_type()),
     }
-
-    fn keys() -> &'static [Key] {
-        AnswerRuleTable::keys()
-    }
-
-    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
-        let given = AnswerRuleTable::from_toml(value, reader)?;
-        let rule = Self {
-            status: given.status.get().copied(),
-            error: words(&given.error),
-            body: words(&given.body),
-            json: json_rule(&given.json, &given.is),
-        };
-        let only_a_status = Self { status: rule.status, ..Self::default() };
-        let read = if given.json.is_absent() != given.is.is_absent() {
-            Err(Fault::other("needs both `json` and `is`, or neither", "add the other one"))
-        } else if rule == Self::default() {
-            let message = "needs at least one of status, error, body, or json and is";
-            Err(Fault::other(message, "write what distinguishes the answer"))
-        } else if rule == only_a_status && rule.status.is_some_and(|status| status.is_success()) {
-            let fix = "add error, body, or json and is, to distinguish it from a success";
-            Err(Fault::other("would treat every success as an error", fix))
-        } else {
-            Ok(rule)
-        };
-        reader.accept(value, read)
-    }
-}
-
-impl FromToml for RejectionRule {
-    fn expected() -> Cow<'static, str> {
-        "a status such as 401, or { status = 403, body = \"text\" }, or { status = 400, json = \"error.code\", is = 190 }, \
-         or { status = 403, field = \"x-error\", has = \"text\" }, or { grpc_status = 16 }"
-            .into()
-    }
-
-    fn schema() -> Json {
-        json!({ "anyOf": [StatusCode::schema(), RejectionRuleTable::schema()] })
-    }
-
-    fn keys() -> &'static [Key] {
-        RejectionRuleTable::keys()
-    }
-
-    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
-        let given = match value.get_ref() {
-            DeValue::Integer(_) => {
-                let status = StatusCode::from_toml(value, reader)?;
-                return Some(Self { status, evidence: None });
-            }
-            DeValue::Table(_) => RejectionRuleTable::from_toml(value, reader)?,
-            _ => return reader.accept(value, Err(Fault::Type(Self::expected()))),
-        };
-        let read = rejection_rule(&given).ok_or_else(|| Fault::Value(Self::expected()));
-        reader.accept(value, read)
-    }
-}
+);
 
 /// Returns the rule if its keys are those of one of the forms.
 fn rejection_rule(given: &RejectionRuleTable) -> Option<RejectionRule> {

@@ -34,8 +34,22 @@ pub(super) trait FromToml: Sized {
         &[]
     }
 
+    /// Reads `value`. What is wrong with values inside it is reported to `reader`.
+    fn read_value(value: &TomlValue<'_>, reader: &mut Reader) -> Result<Self, Fault>;
+
     /// Reads `value`. Returns `None` after reporting to `reader` everything that is wrong with it.
-    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self>;
+    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+        let read = Self::read_value(value, reader);
+        reader.accept(value, read)
+    }
+
+    fn wrong_type() -> Fault {
+        Fault::Type(Self::expected())
+    }
+
+    fn wrong_value() -> Fault {
+        Fault::Value(Self::expected())
+    }
 }
 
 /// The declaration of one key.
@@ -68,11 +82,43 @@ pub(super) trait Table: Default {
     fn read_key(&mut self, key: &'static Key, value: &TomlValue<'_>, reader: &mut Reader);
 }
 
+/// A table that is the value of a key. It is unusable as a whole if one of its values is.
+impl<T: Table> FromToml for T {
+    fn expected() -> Cow<'static, str> {
+        let first = T::KEYS.first().map(|key| format!("{} = {}", key.name, key.text));
+        format!("a table such as {{ {} }}", first.unwrap_or_default()).into()
+    }
+
+    fn schema() -> Json {
+        table_schema(T::KEYS)
+    }
+
+    fn keys() -> &'static [Key] {
+        T::KEYS
+    }
+
+    fn read_value(value: &TomlValue<'_>, reader: &mut Reader) -> Result<Self, Fault> {
+        let table = value.get_ref().as_table().ok_or_else(Self::wrong_type)?;
+        let before = reader.problems.len();
+        let read = reader.read_keys(table, |reader, key| {
+            let names = T::KEYS.iter().map(|key| key.name);
+            let fix = known_keys(key.get_ref(), &names.collect::<Vec<_>>());
+            reader.report(key.span(), "has an unknown key", Some(fix));
+        });
+        if reader.problems.len() == before { Ok(read) } else { Err(Fault::Reported) }
+    }
+}
+
 /// Reads one value that stands alone in `text`.
-pub(super) fn parse<T: FromToml>(text: &str, reader: &mut Reader) -> Option<T> {
+pub(super) fn parse<T: FromToml>(text: &str) -> Option<T> {
     let text = format!("value = {text}");
     let document = DeTable::parse(&text).ok()?;
-    T::from_toml(document.get_ref().get("value")?, reader)
+    T::from_toml(document.get_ref().get("value")?, &mut Reader::default())
+}
+
+/// Returns the value that stands alone in `text` as JSON has it.
+pub(super) fn parse_json(text: &str) -> Option<Json> {
+    toml::from_str::<Json>(&format!("value = {text}")).ok()?.get("value").cloned()
 }
 
 /// Why a value cannot be read.
@@ -84,6 +130,8 @@ pub(super) enum Fault {
     Value(Cow<'static, str>),
     /// What is wrong, and what to write instead.
     Other(String, String),
+    /// It contains something unusable, which has been reported.
+    Reported,
 }
 
 impl Fault {
@@ -134,24 +182,6 @@ impl Reader {
             self.problems.push(problem.fix(fix));
         }
         table
-    }
-
-    /// Reads a table that is the value of a key. It is unusable as a whole if one of its values is.
-    pub(super) fn nested<T: Table>(
-        &mut self,
-        value: &TomlValue<'_>,
-        expected: Cow<'static, str>,
-    ) -> Option<T> {
-        let Some(table) = value.get_ref().as_table() else {
-            return self.accept(value, Err(Fault::Type(expected)));
-        };
-        let before = self.problems.len();
-        let read = self.read_keys(table, |reader, key| {
-            let names = T::KEYS.iter().map(|key| key.name);
-            let fix = known_keys(key.get_ref(), &names.collect::<Vec<_>>());
-            reader.report(key.span(), "has an unknown key", Some(fix));
-        });
-        (self.problems.len() == before).then_some(read)
     }
 
     /// Reads the keys of a table. Those that it does not have are passed to `unknown`.
@@ -216,24 +246,21 @@ impl Reader {
                 (format!("must be {expected}"), fix)
             }
             Err(Fault::Other(message, fix)) => (message, Some(fix)),
+            Err(Fault::Reported) => return None,
         };
         self.report(value.span(), &message, fix);
         None
     }
 
-    /// Reports a list without items.
-    pub(super) fn refuse_empty<T>(&mut self, value: &TomlValue<'_>) -> Option<T> {
-        let write = |key: &Key| format!("write {} = {}", key.name, key.text);
-        let (message, fix) = match self.key {
-            Some(key) if key.has_default => ("is empty", Some(write(key))),
-            Some(key) if key.note.starts_with("an error") => (UNUSED, Some(write(key))),
-            Some(key) => {
-                (UNUSED, Some(format!("leave it out for {}, or {}", key.note, write(key))))
-            }
-            None => ("is empty", None),
-        };
-        self.report(value.span(), message, fix);
-        None
+    /// Returns what is wrong with a list without items.
+    pub(super) fn empty(&self) -> Fault {
+        let Some(key) = self.key else { return Fault::other("is empty", "remove it") };
+        let write = format!("write {} = {}", key.name, key.text);
+        match key.has_default {
+            true => Fault::other("is empty", write),
+            false if key.note.starts_with("an error") => Fault::other(UNUSED, write),
+            false => Fault::other(UNUSED, format!("leave it out for {}, or {write}", key.note)),
+        }
     }
 
     /// Reads an item of a list. What is wrong with it says nothing about the key's default.
@@ -308,8 +335,7 @@ fn known_keys(key: &str, known: &[&str]) -> String {
 pub(super) fn table_schema(keys: &[Key]) -> Json {
     let properties = keys.iter().map(|key| {
         let mut schema = (key.schema)();
-        let text = parse::<super::forms::AnyValue>(key.text, &mut Reader::default());
-        if let (Some(schema), Some(super::forms::AnyValue(text))) = (schema.as_object_mut(), text) {
+        if let (Some(schema), Some(text)) = (schema.as_object_mut(), parse_json(key.text)) {
             schema.insert("description".to_owned(), super::reference::paragraph(key).into());
             match key.has_default {
                 true => schema.insert("default".to_owned(), text),
@@ -381,29 +407,6 @@ macro_rules! keys {
                     $(stringify!($key) => reader.member(key, value, &mut self.$key),)*
                     _ => {}
                 }
-            }
-        }
-
-        impl $crate::config::reader::FromToml for $name {
-            fn expected() -> std::borrow::Cow<'static, str> {
-                let key = Self::keys().first();
-                let first = key.map(|key| format!("{} = {}", key.name, key.text));
-                format!("a table such as {{ {} }}", first.unwrap_or_default()).into()
-            }
-
-            fn schema() -> serde_json::Value {
-                $crate::config::reader::table_schema(Self::keys())
-            }
-
-            fn keys() -> &'static [$crate::config::reader::Key] {
-                <Self as $crate::config::reader::Table>::KEYS
-            }
-
-            fn from_toml(
-                value: &$crate::config::reader::TomlValue<'_>,
-                reader: &mut $crate::config::reader::Reader,
-            ) -> Option<Self> {
-                reader.nested(value, Self::expected())
             }
         }
     };

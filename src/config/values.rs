@@ -3,9 +3,8 @@
 //! A message names what is expected and the type that was found, never the value: a password may stand where a number
 //! belongs.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
-use std::ops::Deref;
+use std::ops::{Deref, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,38 +14,46 @@ use serde_json::{Value as Json, json};
 use toml::Spanned;
 use toml::de::{DeArray, DeInteger, DeTable, DeValue};
 
-use super::reader::{Fault, FromToml, Reader, TomlValue};
+use super::reader::{Fault, FromToml, TomlValue};
 use crate::secret::SecretSource;
 use crate::token::Margin;
 
-/// A type that is read from one value alone.
-pub(super) trait ReadValue: Sized {
-    fn read(value: &TomlValue<'_>) -> Result<Self, Fault>;
-}
-
-/// Implements [`FromToml`] for a type with one form: what is expected, its schema, and how it is read.
+/// Implements [`FromToml`]: what is expected, the schema, whose keys a value has, and how it is read. `Type from Other`
+/// is read as `Other` and then checked.
 macro_rules! value {
-    (impl [$($generic:tt)*] $type:ty, $expected:expr, $schema:expr, |$value:ident| $read:expr) => {
-        impl<$($generic)*> FromToml for $type {
-            fn expected() -> Cow<'static, str> {
+    (
+        impl [$($generic:tt)*] $type:ty, $expected:expr, $schema:expr, $(keys $table:ty,)?
+        |$value:ident, $reader:ident| $read:expr $(,)?
+    ) => {
+        impl<$($generic)*> $crate::config::reader::FromToml for $type {
+            fn expected() -> std::borrow::Cow<'static, str> {
                 $expected.into()
             }
 
-            fn schema() -> Json {
+            fn schema() -> serde_json::Value {
                 $schema
             }
 
-            fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
-                let read = <Self as ReadValue>::read(value);
-                reader.accept(value, read)
-            }
-        }
+            $(fn keys() -> &'static [$crate::config::reader::Key] {
+                <$table>::keys()
+            })?
 
-        impl<$($generic)*> ReadValue for $type {
-            fn read($value: &TomlValue<'_>) -> Result<Self, Fault> {
+            fn read_value(
+                $value: &$crate::config::reader::TomlValue<'_>,
+                $reader: &mut $crate::config::reader::Reader,
+            ) -> Result<Self, $crate::config::reader::Fault> {
                 $read
             }
         }
+    };
+    (impl [$($generic:tt)*] $type:ty, $expected:expr, $schema:expr, |$value:ident| $read:expr $(,)?) => {
+        value!(impl [$($generic)*] $type, $expected, $schema, |$value, _reader| $read);
+    };
+    ($type:ident from $other:ty, |$read:ident| $checked:expr) => {
+        value!(
+            impl [] $type, <$other>::expected(), <$other>::schema(), keys $other,
+            |value, reader| <$other>::read_value(value, reader).and_then(|$read| $checked)
+        );
     };
     ($type:ty, $($rest:tt)*) => {
         value!(impl [] $type, $($rest)*);
@@ -59,8 +66,8 @@ pub(super) fn text<T: FromToml>(
     value: &TomlValue<'_>,
     parse: impl FnOnce(&str) -> Option<T>,
 ) -> Result<T, Fault> {
-    let text = value.get_ref().as_str().ok_or_else(|| Fault::Type(T::expected()))?;
-    parse(text).ok_or_else(|| Fault::Value(T::expected()))
+    let text = value.get_ref().as_str().ok_or_else(T::wrong_type)?;
+    parse(text).ok_or_else(T::wrong_value)
 }
 
 pub(super) fn is_path(text: &str) -> bool {
@@ -77,12 +84,10 @@ pub(super) fn signed(integer: &DeInteger<'_>) -> Option<i64> {
     i64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
-/// Reads a whole number from `min` to `max`.
-fn number(value: &TomlValue<'_>, min: u64, max: u64) -> Result<u64, Fault> {
-    let integer = value.get_ref().as_integer();
-    let integer = integer.ok_or_else(|| Fault::Type("a whole number".into()))?;
-    let range = || Fault::Value(format!("from {min} to {max}").into());
-    unsigned(integer).filter(|number| (min..=max).contains(number)).ok_or_else(range)
+/// Reads a whole number in `range`.
+fn number<T: FromToml>(value: &TomlValue<'_>, range: RangeInclusive<u64>) -> Result<u64, Fault> {
+    let integer = value.get_ref().as_integer().ok_or_else(T::wrong_type)?;
+    unsigned(integer).filter(|number| range.contains(number)).ok_or_else(T::wrong_value)
 }
 
 value!(String, "a string", json!({ "type": "string" }), |value| text(value, |text| Some(
@@ -97,7 +102,7 @@ value!(
 );
 
 value!(bool, "true or false, without quotes", json!({ "type": "boolean" }), |value| {
-    value.get_ref().as_bool().ok_or_else(|| Fault::Type(Self::expected()))
+    value.get_ref().as_bool().ok_or_else(Self::wrong_type)
 });
 
 /// A whole number from `MIN` to `MAX`.
@@ -108,7 +113,7 @@ value!(
     impl [const MIN: u64, const MAX: u64] Count<MIN, MAX>,
     format!("a whole number from {MIN} to {MAX}"),
     json!({ "type": "integer", "minimum": MIN, "maximum": MAX }),
-    |value| number(value, MIN, MAX).map(|number| Self(usize::try_from(number).unwrap_or(usize::MAX)))
+    |value| number::<Self>(value, MIN..=MAX).map(|number| Self(usize::try_from(number).unwrap_or(usize::MAX)))
 );
 
 value!(
@@ -116,8 +121,8 @@ value!(
     "a port from 1 to 65535",
     json!({ "type": "integer", "minimum": 1, "maximum": 65535 }),
     |value| {
-        let wrong = |_| Fault::Value(Self::expected());
-        number(value, 1, 65535).and_then(|port| Self::try_from(port).map_err(wrong))
+        let port = number::<Self>(value, 1..=65535)?;
+        Self::try_from(port).map_err(|_| Self::wrong_value())
     }
 );
 
@@ -126,12 +131,8 @@ value!(
     "a status from 200 to 599",
     json!({ "type": "integer", "minimum": 200, "maximum": 599 }),
     |value| {
-        let status = value.get_ref().as_integer().ok_or_else(|| Fault::Type(Self::expected()))?;
-        let status = unsigned(status).and_then(|status| u16::try_from(status).ok());
-        let status = status.filter(|status| (200..600).contains(status));
-        status
-            .and_then(|status| Self::from_u16(status).ok())
-            .ok_or_else(|| Fault::Value(Self::expected()))
+        let status = u16::try_from(number::<Self>(value, 200..=599)?).ok();
+        status.and_then(|status| Self::from_u16(status).ok()).ok_or_else(Self::wrong_value)
     }
 );
 
@@ -156,6 +157,10 @@ fn duration_schema() -> Json {
     ] })
 }
 
+fn seconds(integer: &DeInteger<'_>) -> Option<Duration> {
+    unsigned(integer).map(Duration::from_secs).filter(|time| *time <= LONGEST)
+}
+
 fn parse_duration(text: &str) -> Option<Duration> {
     humantime::parse_duration(text).ok().filter(|time| *time <= LONGEST)
 }
@@ -167,10 +172,7 @@ value!(
     duration_schema(),
     |value| {
         match value.get_ref() {
-            DeValue::Integer(seconds) => {
-                let time = unsigned(seconds).map(Self::from_secs).filter(|time| *time <= LONGEST);
-                time.ok_or_else(|| Fault::Value(Self::expected()))
-            }
+            DeValue::Integer(integer) => seconds(integer).ok_or_else(Self::wrong_value),
             _ => text(value, parse_duration),
         }
     }
@@ -180,21 +182,10 @@ value!(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Period(pub Duration);
 
-impl FromToml for Period {
-    fn expected() -> Cow<'static, str> {
-        Duration::expected()
-    }
-
-    fn schema() -> Json {
-        Duration::schema()
-    }
-
-    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
-        let time = Duration::from_toml(value, reader)?;
-        let period = (!time.is_zero()).then_some(Self(time));
-        reader.accept(value, period.ok_or_else(|| Fault::Value("longer than zero".into())))
-    }
-}
+value!(Period from Duration, |time| match time.is_zero() {
+    true => Err(Fault::Value("longer than zero".into())),
+    false => Ok(Self(time)),
+});
 
 /// A number of bytes from `MIN` to `MAX`: `"64KiB"`, `"1MiB"`, `"1GiB"`, or the number itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,9 +209,9 @@ value!(
         let read = match value.get_ref() {
             DeValue::String(text) => parse_bytes(text),
             DeValue::Integer(bytes) => unsigned(bytes),
-            _ => return Err(Fault::Type(Self::expected())),
+            _ => return Err(Self::wrong_type()),
         };
-        let bytes = read.ok_or_else(|| Fault::Value(Self::expected()))?;
+        let bytes = read.ok_or_else(Self::wrong_value)?;
         let range = || Fault::Value(format!("from {MIN} to {MAX} bytes").into());
         (MIN..=MAX).contains(&bytes).then_some(Self(bytes)).ok_or_else(range)
     }
@@ -247,9 +238,8 @@ value!(
         { "type": "integer", "minimum": 0 },
     ] }),
     |value| match value.get_ref() {
-        DeValue::Integer(seconds) => {
-            let time = unsigned(seconds).map(Duration::from_secs).filter(|time| *time <= LONGEST);
-            time.map(Self::Fixed).ok_or_else(|| Fault::Value(Self::expected()))
+        DeValue::Integer(integer) => {
+            seconds(integer).map(Self::Fixed).ok_or_else(Self::wrong_value)
         }
         _ => text(value, |text| match text.strip_suffix('%') {
             _ if text == "auto" => Some(Self::Auto),
@@ -262,28 +252,20 @@ value!(
     }
 );
 
-/// One value, or a list of values, each with its place. Unusable items are reported and left out.
-impl<T: FromToml> FromToml for Vec<Spanned<T>> {
-    fn expected() -> Cow<'static, str> {
-        format!("{}, or a list", T::expected()).into()
-    }
-
-    fn schema() -> Json {
-        json!({ "anyOf": [T::schema(), { "type": "array", "items": T::schema() }] })
-    }
-
-    fn keys() -> &'static [super::reader::Key] {
-        T::keys()
-    }
-
-    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
+// One value, or a list of values, each with its place. Unusable items are reported and left out.
+value!(
+    impl [T: FromToml] Vec<Spanned<T>>,
+    format!("{}, or a list", T::expected()),
+    json!({ "anyOf": [T::schema(), { "type": "array", "items": T::schema() }] }),
+    keys T,
+    |value, reader| {
         let DeValue::Array(items) = value.get_ref() else {
-            return T::from_toml(value, reader).map(|one| vec![Spanned::new(value.span(), one)]);
+            return Ok(vec![Spanned::new(value.span(), T::read_value(value, reader)?)]);
         };
         let read: Self = items.iter().filter_map(|item| reader.item(item)).collect();
-        (items.is_empty() || !read.is_empty()).then_some(read)
+        (items.is_empty() || !read.is_empty()).then_some(read).ok_or(Fault::Reported)
     }
-}
+);
 
 /// A list that is not empty.
 #[derive(Clone, Debug)]
@@ -297,20 +279,15 @@ impl<T> Deref for NonEmpty<T> {
     }
 }
 
-impl<T: FromToml> FromToml for NonEmpty<T> {
-    fn expected() -> Cow<'static, str> {
-        Vec::<Spanned<T>>::expected()
+value!(
+    impl [T: FromToml] NonEmpty<T>,
+    Vec::<Spanned<T>>::expected(),
+    json!({ "anyOf": [T::schema(), { "type": "array", "items": T::schema(), "minItems": 1 }] }),
+    |value, reader| {
+        let items = Vec::read_value(value, reader)?;
+        if items.is_empty() { Err(reader.empty()) } else { Ok(Self(items)) }
     }
-
-    fn schema() -> Json {
-        json!({ "anyOf": [T::schema(), { "type": "array", "items": T::schema(), "minItems": 1 }] })
-    }
-
-    fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
-        let items = Vec::from_toml(value, reader)?;
-        if items.is_empty() { reader.refuse_empty(value) } else { Some(Self(items)) }
-    }
-}
+);
 
 /// How to write a secret.
 const SECRET_FORMS: &str = "write { file = \"PATH\" }, { env = \"NAME\" }, { cmd = [\"prog\", \"arg\"] } or { credential = \"NAME\" }";

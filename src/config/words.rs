@@ -1,10 +1,8 @@
 //! The enums of other modules that the file names by one word each.
 
-use std::borrow::Cow;
+use serde_json::json;
 
-use serde_json::{Value as Json, json};
-
-use super::reader::{Fault, FromToml, Reader, TomlValue};
+use super::values::{text, value};
 use crate::credential::OnExisting;
 use crate::oauth::{ClientAuthentication, Encoding, GrantType, Rotation, TimeUnit};
 use crate::proxy::Unmatched;
@@ -12,24 +10,12 @@ use crate::proxy::Unmatched;
 /// Declares the words for the variants of an enum.
 macro_rules! words {
     ($($name:ident { $($variant:ident = $word:literal,)+ })+) => { $(
-        impl FromToml for $name {
-            fn expected() -> Cow<'static, str> {
-                one_of(&[$($word),+]).into()
-            }
-
-            fn schema() -> Json {
-                json!({ "enum": [$($word),+] })
-            }
-
-            fn from_toml(value: &TomlValue<'_>, reader: &mut Reader) -> Option<Self> {
-                let read = match value.get_ref().as_str() {
-                    $(Some($word) => Ok(Self::$variant),)+
-                    Some(_) => Err(Fault::Value(Self::expected())),
-                    None => Err(Fault::Type(Self::expected())),
-                };
-                reader.accept(value, read)
-            }
-        }
+        value!($name, one_of(&[$($word),+]), json!({ "enum": [$($word),+] }), |value| {
+            text(value, |text| match text {
+                $($word => Some(Self::$variant),)+
+                _ => None,
+            })
+        });
     )+ };
 }
 
