@@ -91,6 +91,50 @@ fn everything_the_file_can_say_arrives_at_its_part() {
     assert_eq!(credential.token.wait, Duration::from_secs(15));
 }
 
+/// The parts' `Config`s name what they get as the file does, so that their `Debug` shows what arrived.
+#[test]
+fn every_limit_and_time_arrives_under_its_own_name() {
+    let arrives = |key: &str, text: String, value: &str| {
+        let settings = format!("{:?}", load(&text).unwrap());
+        assert!(settings.contains(&format!("{key}: {value}")), "{key} is lost: {settings}");
+    };
+    for key in [
+        "header_read_timeout",
+        "handshake_timeout",
+        "idle_timeout",
+        "tunnel_idle_timeout",
+        "connect_timeout",
+        "response_timeout",
+        "send_timeout",
+        "stall_timeout",
+        "wait",
+    ] {
+        arrives(key, credential(&format!("[limits]\n{key} = \"7777s\"")), "7777s");
+    }
+    for key in [
+        "connections",
+        "connections_per_peer",
+        "request_line",
+        "header_bytes",
+        "header_count",
+        "replay_bytes",
+        "body_bytes",
+        "token_bytes",
+    ] {
+        arrives(key, credential(&format!("[limits]\n{key} = 7777")), "7777");
+    }
+    for (key, value, debug) in [
+        ("margin", "\"7777s\"", "Fixed(7777s)"),
+        ("rotation", "\"require\"", "Require"),
+        ("lifetime", "\"7777s\"", "Some(7777s)"),
+        ("keepalive", "\"7777s\"", "Some(7777s)"),
+        ("timeout", "\"7777s\"", "7777s"),
+        ("replay_body", "7777", "7777"),
+    ] {
+        arrives(key, credential(&format!("{key} = {value}")), debug);
+    }
+}
+
 #[test]
 fn an_empty_file_gives_the_defaults_and_one_warning() {
     let settings = load("").unwrap();
