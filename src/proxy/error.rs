@@ -138,6 +138,8 @@ impl From<AuthorityError> for ProxyError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    mod reference;
+
     use std::time::Duration;
 
     use super::*;

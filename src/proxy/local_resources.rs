@@ -10,6 +10,9 @@ use super::response_body::ResponseBody;
 use super::{Proxy, Snapshot};
 use crate::origin::{Origin, Scheme};
 
+/// The text of a 404.
+pub(super) const UNKNOWN_RESOURCE: &str = "this proxy itself serves only http://bearerd.invalid/ca.pem, and that once a credential is configured";
+
 impl Proxy {
     /// Serves `http://bearerd.invalid/ca.pem`, and 404 for every other path.
     pub(super) fn local_resource(
@@ -26,10 +29,9 @@ impl Proxy {
                 response
             }
             _ => {
-                let text = "this proxy itself serves only http://bearerd.invalid/ca.pem, and that once a \
-                            credential is configured";
+                let format = ResponseFormat::of(&parts.headers);
                 let id = self.shared.request_ids.next().to_string();
-                local_response(StatusCode::NOT_FOUND, text, ResponseFormat::of(&parts.headers), &id)
+                local_response(StatusCode::NOT_FOUND, UNKNOWN_RESOURCE, format, &id)
             }
         }
     }

@@ -13,7 +13,7 @@ use super::local_response::{ResponseFormat, insert_proxy_status, local_response_
 use super::request_record::RequestRecord;
 
 /// The `Proxy-Status` error type (RFC 9209). Nothing but the status is known of such a request.
-const ERROR_TYPE: &str = "http_request_error";
+pub(super) const ERROR_TYPE: &str = "http_request_error";
 
 impl Proxy {
     /// The response that replaces hyper's response with `status`. It is counted and logged like any
@@ -59,7 +59,8 @@ fn unknown_method() -> Method {
     Method::from_bytes(b"-").unwrap_or_default()
 }
 
-fn reason(status: StatusCode) -> &'static str {
+/// Returns the text for the client.
+pub(super) fn reason(status: StatusCode) -> &'static str {
     match status {
         StatusCode::URI_TOO_LONG => "the request line is longer than limits.request_line allows",
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {

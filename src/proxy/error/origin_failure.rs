@@ -170,19 +170,21 @@ fn exchange_failure(error: &OriginError) -> ErrorReport {
             "the request's content ended early",
             "",
         ),
-        OriginError::Closed(PeerError::Http2(error)) if error.is_reset() => report(
-            BAD_GATEWAY,
-            "connection_terminated",
-            "the origin server reset the request's HTTP/2 stream before it responded",
-            "",
-        ),
-        _ => report(
-            BAD_GATEWAY,
-            "connection_terminated",
-            "the origin server closed the connection before it responded",
-            "",
-        ),
+        error => {
+            let is_reset =
+                matches!(error, OriginError::Closed(PeerError::Http2(error)) if error.is_reset());
+            closed(is_reset)
+        }
     }
+}
+
+/// Reports a connection that was closed, or an HTTP/2 stream that was reset.
+pub(super) fn closed(is_reset: bool) -> ErrorReport {
+    let event = match is_reset {
+        true => "the origin server reset the request's HTTP/2 stream before it responded",
+        false => "the origin server closed the connection before it responded",
+    };
+    report(BAD_GATEWAY, "connection_terminated", event, "")
 }
 
 fn name_failure(error: NameError) -> ErrorReport {
@@ -248,7 +250,7 @@ fn certificate_event(fault: &CertificateFault) -> &'static str {
     }
 }
 
-fn tls_failure(error_type: &'static str, cause: TlsCause) -> ErrorReport {
+pub(super) fn tls_failure(error_type: &'static str, cause: TlsCause) -> ErrorReport {
     report(BAD_GATEWAY, error_type, tls_event(cause), or_see_log(cause.advice()))
 }
 
