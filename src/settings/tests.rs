@@ -119,7 +119,6 @@ fn every_limit_and_time_arrives_under_its_own_name() {
         "header_count",
         "replay_bytes",
         "body_bytes",
-        "token_bytes",
     ] {
         arrives(key, credential(&format!("[limits]\n{key} = 7777")), "7777");
     }
@@ -133,6 +132,10 @@ fn every_limit_and_time_arrives_under_its_own_name() {
     ] {
         arrives(key, credential(&format!("{key} = {value}")), debug);
     }
+    // `Debug` leaves out how answers are read.
+    let settings = load(&credential("[limits]\ntoken_bytes = 7777")).unwrap();
+    let oauth = &settings.credentials.first().unwrap().token.oauth;
+    assert_eq!(oauth.reading.token_bytes, 7777);
 }
 
 #[test]
