@@ -255,6 +255,8 @@ async fn an_expired_token_is_looked_up_in_the_store_before_a_token_request() {
 /// Stores generation 2 without the lock, as another process may on a disk without locks. Returns its access token.
 fn rotate_past_the_lock(world: &World) -> String {
     let server = &world.authorization_server;
+    // Of two unrelated records the one issued later is newer. In one millisecond, chance would decide.
+    world.clock.advance(Duration::from_secs(1));
     let (access_token, refresh_token) =
         (server.tokens().issue_access_token(HOURS), server.issue_refresh_token());
     rewrite_record(world, |record| {
